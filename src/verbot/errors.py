@@ -1,0 +1,56 @@
+"""Every error that verbot raises on purpose. Each message says what came, what was expected and what exists."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VerbotError(Exception):
+    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+
+
+class SpecError(VerbotError, ValueError):
+    """A robot spec, an observation or an action does not fit its contract."""
+
+
+class ConfigError(VerbotError, ValueError):
+    """A configuration file or option is wrong."""
+
+
+class UnknownNameError(VerbotError, LookupError):
+    """A name is in no registry; the message lists what exists and the nearest name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        near = difflib.get_close_matches(name, self.known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"there is no {kind} named {name!r}.{hint} Known: {', '.join(self.known) or 'none'}")
+
+
+class DataError(VerbotError):
+    """A dataset cannot be read or written as asked."""
+
+
+class CorruptFileError(DataError):
+    """A file of a dataset or a policy does not hold what was written; `path` names it."""
+
+    def __init__(self, path: object, reason: str):
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class PolicyError(VerbotError):
+    """A policy directory is incomplete, or a policy was given what it was not made for."""
+
+
+class SimulationError(VerbotError):
+    """The simulator reported a fault; the episode counts as an error, never as a failure."""
+
+
+class TrainingError(VerbotError):
+    """Training stopped for a reason that a person must look at."""
+
+
+class MissingDependencyError(VerbotError, ImportError):
+    """An optional package or system library is absent; the message says what to install."""

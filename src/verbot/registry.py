@@ -1,0 +1,69 @@
+"""Names to factories. A part registers itself by being imported; a registry finds the modules of its package by itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from verbot.errors import ConfigError, UnknownNameError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[F]):
+    """The parts of one kind.
+
+    Args:
+        kind: what they are, for messages, e.g. ``"vision encoder"``.
+        package: every module of this package is imported on the first look-up, so that a new file is enough.
+        group: entry-point group through which other distributions add parts, e.g. ``"verbot.heads"``.
+
+    Example:
+        >>> shapes = Registry("shape")
+        >>> @shapes.register("square")
+        ... def square(): return 4
+        >>> shapes.get("square")()
+        4
+    """
+
+    def __init__(self, kind: str, package: str | None = None, group: str | None = None):
+        self.kind, self._package, self._group = kind, package, group
+        self._factories: dict[str, F] = {}
+        self._complete = package is None and group is None
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Decorator. Raises `ConfigError` when the name is taken."""
+
+        def add(factory: F) -> F:
+            if name in self._factories and self._factories[name].__qualname__ != factory.__qualname__:
+                raise ConfigError(f"the {self.kind} name {name!r} is taken by {self._factories[name].__qualname__}")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def get(self, name: str) -> F:
+        """The factory called `name`. Raises `UnknownNameError` with the nearest name."""
+        self._discover()
+        if name not in self._factories:
+            raise UnknownNameError(self.kind, name, self._factories)
+        return self._factories[name]
+
+    def names(self) -> tuple[str, ...]:
+        self._discover()
+        return tuple(sorted(self._factories))
+
+    def _discover(self) -> None:
+        if self._complete:
+            return
+        self._complete = True
+        if self._package:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+        if self._group:
+            for point in entry_points(group=self._group):
+                self._factories.setdefault(point.name, point.load())

@@ -1,0 +1,227 @@
+"""What a robot is, sees and does: plain frozen data, numpy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.errors import SpecError
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+KINDS = (
+    "position",  # absolute position, m
+    "position_delta",  # m
+    "rotation_delta",  # rotation vector, rad
+    "quaternion",  # unit, w first
+    "joint_position",  # rad or m
+    "joint_velocity",
+    "velocity",  # linear and angular
+    "gripper",  # opening: 0 closed, 1 open
+    "discrete",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named run of dimensions in the state or action vector.
+
+    Args:
+        name: unique within the vector, e.g. ``"ee_position"``.
+        kind: one of `KINDS`; heads and transforms choose their treatment by it.
+        axes: one name per dimension.
+        unit: e.g. ``"m"``, ``"rad"``, ``"1"``.
+        frame: the frame the values are expressed in, e.g. ``"base"``.
+        low, high: the range of each dimension, in `unit`.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    unit: str
+    frame: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SpecError(f"component {self.name!r} has kind {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if not len(self.axes) == len(self.low) == len(self.high) or not self.axes:
+            raise SpecError(
+                f"component {self.name!r} needs one low and one high per axis: "
+                f"{len(self.axes)} axes, {len(self.low)} low, {len(self.high)} high"
+            )
+        if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
+            raise SpecError(f"component {self.name!r} has a low that is not below its high: {self.low} and {self.high}")
+
+    @property
+    def size(self) -> int:
+        return len(self.axes)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera: its name, image size in pixels and, where known, its calibration.
+
+    Args:
+        intrinsics: 3×3 row-major pinhole matrix in pixels (origin at the top left corner of the image).
+        extrinsics: 4×4 row-major pose of the camera in `frame` (x right, y down, z forward: OpenCV's convention).
+        frame: ``"base"`` for a fixed camera, ``"tool"`` for one that moves with the end effector.
+    """
+
+    name: str
+    height: int
+    width: int
+    intrinsics: tuple[float, ...] | None = None
+    extrinsics: tuple[float, ...] | None = None
+    frame: str = "base"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise SpecError(f"camera {self.name!r} has size {self.height}×{self.width}; expected positive pixels")
+        for label, values, size in (("intrinsics", self.intrinsics, 9), ("extrinsics", self.extrinsics, 16)):
+            if values is not None and len(values) != size:
+                raise SpecError(f"camera {self.name!r} has {len(values)} {label}; expected {size} numbers, row-major")
+        if self.frame not in ("base", "tool"):
+            raise SpecError(f"camera {self.name!r} is in frame {self.frame!r}; expected 'base' or 'tool'")
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """What a robot sees, feels and can be told to do; owned by every dataset, env and policy.
+
+    Example:
+        >>> gripper = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
+        >>> spec = RobotSpec("toy", 10.0, (Camera("front", 64, 64),), (gripper,), (gripper,))
+        >>> spec.action_size, RobotSpec.from_json(spec.to_json()) == spec
+        (1, True)
+    """
+
+    name: str
+    rate_hz: float
+    cameras: tuple[Camera, ...]
+    state: tuple[Component, ...]
+    action: tuple[Component, ...]
+
+    def __post_init__(self) -> None:
+        if self.rate_hz <= 0:
+            raise SpecError(f"robot {self.name!r} has rate {self.rate_hz} Hz; expected more than 0")
+        for label, items in (("camera", self.cameras), ("state", self.state), ("action", self.action)):
+            names = [item.name for item in items]
+            if len(set(names)) != len(names):
+                raise SpecError(f"robot {self.name!r} has a {label} name twice: {', '.join(names)}")
+
+    @property
+    def state_size(self) -> int:
+        return sum(c.size for c in self.state)
+
+    @property
+    def action_size(self) -> int:
+        return sum(c.size for c in self.action)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.cameras)
+
+    def state_slices(self) -> dict[str, slice]:
+        """Where each state component lies in the state vector."""
+        return _slices(self.state)
+
+    def action_slices(self) -> dict[str, slice]:
+        """Where each action component lies in the action vector."""
+        return _slices(self.action)
+
+    def action_low(self) -> FloatArray:
+        return np.array([x for c in self.action for x in c.low], np.float32)
+
+    def action_high(self) -> FloatArray:
+        return np.array([x for c in self.action for x in c.high], np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> RobotSpec:
+        """Inverse of `to_json`. Raises `SpecError` on a missing or unknown field."""
+        try:
+            return RobotSpec(
+                name=record["name"],
+                rate_hz=float(record["rate_hz"]),
+                cameras=tuple(Camera(**_tuples(c)) for c in record["cameras"]),
+                state=tuple(Component(**_tuples(c)) for c in record["state"]),
+                action=tuple(Component(**_tuples(c)) for c in record["action"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise SpecError(f"not a robot spec: {error}; expected the fields of RobotSpec.to_json()") from error
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot knows at one instant.
+
+    Args:
+        images: camera name to uint8 RGB (h, w, 3).
+        state: float32 (s,), in the units of the spec's state components.
+        instruction: what it was told, in plain words; may be empty.
+        goal_image: uint8 RGB (h, w, 3) of the wanted state, where the goal is given as an image.
+        time_s: seconds since the episode began.
+    """
+
+    images: Mapping[str, UInt8Array]
+    state: FloatArray
+    instruction: str = ""
+    goal_image: UInt8Array | None = None
+    time_s: float = 0.0
+
+    def check(self, spec: RobotSpec) -> None:
+        """Raise `SpecError` unless this observation is what `spec` promises."""
+        for camera in spec.cameras:
+            if camera.name not in self.images:
+                raise SpecError(
+                    f"the observation lacks camera {camera.name!r} of robot {spec.name!r}; "
+                    f"it has {', '.join(self.images) or 'no cameras'}"
+                )
+            image = self.images[camera.name]
+            if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+                raise SpecError(
+                    f"camera {camera.name!r} gave {image.dtype} {image.shape}; "
+                    f"expected uint8 ({camera.height}, {camera.width}, 3)"
+                )
+        if self.state.shape != (spec.state_size,):
+            raise SpecError(f"the state has shape {self.state.shape}; robot {spec.name!r} expects ({spec.state_size},)")
+        if not np.isfinite(self.state).all():
+            raise SpecError(f"the state of robot {spec.name!r} is not finite: {self.state.tolist()}")
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Actions for the next `k` control steps.
+
+    Args:
+        values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
+        time_s: when the observation was made that it was predicted from.
+        extras: whatever the policy can show of its thinking, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
+    """
+
+    values: FloatArray
+    time_s: float = 0.0
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _slices(components: tuple[Component, ...]) -> dict[str, slice]:
+    out, start = {}, 0
+    for component in components:
+        out[component.name] = slice(start, start + component.size)
+        start += component.size
+    return out
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
