@@ -54,3 +54,7 @@ class TrainingError(VerbotError):
 
 class MissingDependencyError(VerbotError, ImportError):
     """An optional package or system library is absent; the message says what to install."""
+
+
+class WireError(VerbotError, ValueError):
+    """A message between a robot and a policy server cannot be read, or the other side could not answer it."""

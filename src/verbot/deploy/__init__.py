@@ -1,0 +1,5 @@
+"""Policies at work: served to robots over the network."""
+
+from verbot.deploy.server import PolicyServer
+
+__all__ = ["PolicyServer"]

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from verbot.contracts import Policy
+from verbot.deploy import PolicyServer
+from verbot.errors import WireError
+from verbot.remote import RemotePolicy, decode, encode
+from verbot.remote.codec import observation_to_wire
+from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
+
+GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
+SPEC = RobotSpec("toy", 10.0, (Camera("front", 4, 6),), (GRIPPER,), (GRIPPER,))
+
+
+class Echo:
+    """Answers with the state, twice; fails when told to."""
+
+    spec = SPEC
+
+    def predict(self, observations):
+        if any(o.instruction == "fail" for o in observations):
+            raise RuntimeError("out of order")
+        return [ActionChunk(np.stack([o.state, o.state]), o.time_s, {"said": o.instruction}) for o in observations]
+
+
+def observation(value, instruction="open"):
+    return Observation({"front": np.zeros((4, 6, 3), np.uint8)}, np.array([value], np.float32), instruction, None, value)
+
+
+@pytest.fixture
+def server():
+    with PolicyServer(Echo()) as running:
+        yield running
+
+
+def test_a_remote_policy_predicts_what_the_policy_predicts(server):
+    with RemotePolicy(server.url) as remote:
+        assert isinstance(remote, Policy) and remote.spec == SPEC
+        for _ in range(3):
+            chunks = remote.predict([observation(0.25), observation(0.75, "close")])
+            assert [c.values.tolist() for c in chunks] == [[[0.25], [0.25]], [[0.75], [0.75]]]
+            assert [c.extras["said"] for c in chunks] == ["open", "close"] and chunks[1].time_s == 0.75
+        assert remote.predict([]) == []
+
+
+def test_errors_are_answered_and_the_connection_lives(server):
+    with RemotePolicy(server.url) as remote:
+        with pytest.raises(WireError, match=r"PolicyError: RuntimeError: out of order"):
+            remote.predict([observation(0.1, "fail")])
+        with pytest.raises(WireError, match=r"SpecError: the state has shape \(2,\)"):
+            remote.predict([Observation(observation(0).images, np.zeros(2, np.float32))])
+        with pytest.raises(WireError, match=r"SpecError: the observation lacks camera 'front'"):
+            remote.predict([Observation({}, np.zeros(1, np.float32))])
+        assert remote.predict([observation(0.5)])[0].values.shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xc1",
+        "hello",
+        encode({"id": 1}),
+        encode({"id": "x", "observations": []}),
+        encode({"id": 1, "observations": [3]}),
+        encode({"id": 1, "observations": [{**observation_to_wire(observation(0)), "images": {"front": 1}}]}),
+        b"\x81\xa1a\x84"
+        + b"\xc4\x0b__ndarray__\xc3"
+        + b"\xc4\x04data\xc4\x08"
+        + b"\0" * 8
+        + b"\xc4\x05dtype\xa2|O\xc4\x05shape\x91\x01",
+    ],
+)
+def test_malformed_messages_get_a_typed_error(server, message):
+    with connect(server.url, compression=None) as socket:
+        assert decode(socket.recv())["verbot"] == 1
+        socket.send(message)
+        assert decode(socket.recv())["error"]["kind"] == "WireError"
+        socket.send(encode({"id": 7, "observations": [observation_to_wire(observation(0.5))]}))
+        assert decode(socket.recv())["id"] == 7
+
+
+def test_no_server_is_said():
+    with pytest.raises(WireError, match="no policy server answers at ws://127.0.0.1:9"):
+        RemotePolicy("ws://127.0.0.1:9", timeout_s=2)
+    with pytest.raises(WireError, match="no policy server"):
+        RemotePolicy("not a url")
+
+
+def test_a_closed_server_is_said():
+    server = PolicyServer(Echo())
+    remote = RemotePolicy(server.url)
+    server.close()
+    with pytest.raises(WireError, match="broke"):
+        remote.predict([observation(0.5)])
+    remote.close()
+
+
+def test_a_slow_server_is_not_waited_for(server, monkeypatch):
+    import time
+
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: time.sleep(0.5) or [])
+    with RemotePolicy(server.url, timeout_s=0.1) as remote:
+        with pytest.raises(WireError, match=r"did not answer within 0\.1 s"):
+            remote.predict([observation(0.5)])
+        with pytest.raises(WireError, match="broke"):
+            remote.predict([observation(0.5)])
