@@ -80,8 +80,8 @@ class Statistics:
 
     Example:
         >>> statistics = Statistics.of({"state": np.array([[0.0, 7.0], [1.0, 7.0], [2.0, 7.0]])})
-        >>> statistics["state"].mean.tolist(), statistics["state"].std[1] == 0.0
-        ([1.0, 7.0], True)
+        >>> statistics["state"].mean.tolist(), statistics["state"].std.tolist()[1]
+        ([1.0, 7.0], 0.0)
         >>> Statistics.from_json(statistics.to_json())["state"].quantiles[0.5].tolist()
         [1.0, 7.0]
     """
