@@ -20,6 +20,8 @@ LEVELS = {
     "spec": 0,
     "contracts": 1,
     "registry": 1,
+    "configuration": 1,
+    "processes": 1,
     "transforms": 2,
     "statistics": 2,
     "data": 3,

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+import verbot
+
+HEAVY = ("torch", "mujoco", "pyarrow", "av", "PIL", "gymnasium", "tyro", "rich", "websockets", "msgpack", "safetensors", "scipy")
+
+
+def modules_after(statement):
+    """The modules in memory after `statement` in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(' '.join(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_verbot_costs_numpy():
+    loaded = modules_after("import verbot")
+    assert "numpy" in loaded
+    assert not loaded.intersection(HEAVY)
+
+
+def test_a_robot_computer_needs_no_torch():
+    loaded = modules_after("import verbot.spec, verbot.remote")
+    assert not loaded.intersection({"torch", "mujoco", "pyarrow", "av", "PIL", "gymnasium"})
+
+
+def test_every_public_name_exists_and_is_documented():
+    assert set(verbot.__all__) <= set(dir(verbot))
+    for name in verbot.__all__:
+        value = getattr(verbot, name)
+        assert name == "__version__" or value.__doc__, name
+
+
+@pytest.mark.parametrize("name", ["open_dataset", "make_env", "load_policy", "collect", "train", "evaluate"])
+def test_every_public_function_shows_an_example(name):
+    function = getattr(verbot, name)
+    assert callable(function)
+    assert "Example:" in function.__doc__
+    assert ">>> " in function.__doc__
+
+
+def test_a_wrong_name_is_told_what_exists():
+    with pytest.raises(AttributeError, match="no attribute 'open_data'; its public names are .*open_dataset"):
+        verbot.open_data  # noqa: B018

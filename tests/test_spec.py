@@ -1,0 +1,77 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from verbot.errors import SpecError
+from verbot.spec import Camera, Component, Observation, RobotSpec
+
+MOVE = Component("move", "position_delta", ("x", "y"), "m", "base", (-0.1, -0.2), (0.1, 0.2))
+GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
+CAMERA = Camera("front", 4, 6, intrinsics=(1.0,) * 9, extrinsics=(0.0,) * 16)
+SPEC = RobotSpec("toy", 10.0, (CAMERA, Camera("wrist", 4, 6, frame="tool")), (GRIPPER,), (MOVE, GRIPPER))
+
+
+def test_a_spec_counts_and_slices():
+    assert (SPEC.state_size, SPEC.action_size, SPEC.camera_names) == (1, 3, ("front", "wrist"))
+    assert SPEC.action_slices() == {"move": slice(0, 2), "gripper": slice(2, 3)}
+    assert SPEC.state_slices() == {"gripper": slice(0, 1)}
+    np.testing.assert_array_equal(SPEC.action_low(), np.array([-0.1, -0.2, 0.0], np.float32))
+    np.testing.assert_array_equal(SPEC.action_high(), np.array([0.1, 0.2, 1.0], np.float32))
+
+
+def test_a_spec_survives_json():
+    assert RobotSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+
+
+@pytest.mark.parametrize("record", [{}, {"name": "x"}, {**SPEC.to_json(), "cameras": [{"name": "a", "size": 3}]}])
+def test_a_record_that_is_no_spec_is_refused(record):
+    with pytest.raises(SpecError, match="not a robot spec"):
+        RobotSpec.from_json(record)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dataclasses.replace(MOVE, kind="wheel"), "component 'move' has kind 'wheel'; expected one of position"),
+        (lambda: dataclasses.replace(MOVE, axes=("x",)), "1 axes, 2 low, 2 high"),
+        (lambda: dataclasses.replace(MOVE, axes=(), low=(), high=()), "0 axes"),
+        (lambda: dataclasses.replace(MOVE, low=(0.1, 0.0)), "low that is not below its high"),
+        (lambda: Camera("front", 0, 6), "size 0×6; expected positive"),
+        (lambda: Camera("front", 4, 6, intrinsics=(1.0,)), "1 intrinsics; expected 9"),
+        (lambda: Camera("front", 4, 6, extrinsics=(1.0,)), "1 extrinsics; expected 16"),
+        (lambda: Camera("front", 4, 6, frame="moon"), "frame 'moon'; expected 'base' or 'tool'"),
+        (lambda: dataclasses.replace(SPEC, rate_hz=0), "rate 0 Hz; expected more than 0"),
+        (lambda: dataclasses.replace(SPEC, cameras=(CAMERA, CAMERA)), "camera name twice: front, front"),
+        (lambda: dataclasses.replace(SPEC, action=(MOVE, MOVE)), "action name twice"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(SpecError, match=message):
+        make()
+
+
+def observation(**changes):
+    images = {name: np.zeros((4, 6, 3), np.uint8) for name in ("front", "wrist")}
+    return dataclasses.replace(Observation(images, np.zeros(1, np.float32)), **changes)
+
+
+def test_an_observation_that_fits_passes():
+    observation().check(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": {"front": np.zeros((4, 6, 3), np.uint8)}}, "lacks camera 'wrist' of robot 'toy'; it has front"),
+        ({"images": {}}, "it has no cameras"),
+        ({"images": {"front": np.zeros((6, 4, 3), np.uint8)}}, r"uint8 \(6, 4, 3\); expected uint8 \(4, 6, 3\)"),
+        ({"images": {"front": np.zeros((4, 6, 3), np.float32)}}, "gave float32"),
+        ({"state": np.zeros(2, np.float32)}, r"shape \(2,\); robot 'toy' expects \(1,\)"),
+        ({"state": np.array([np.nan], np.float32)}, r"not finite: \[nan\]"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises(SpecError, match=message):
+        observation(**changes).check(SPEC)
