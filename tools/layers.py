@@ -22,6 +22,7 @@ LEVELS = {
     "registry": 1,
     "configuration": 1,
     "processes": 1,
+    "progress": 1,
     "transforms": 2,
     "film": 2,
     "statistics": 2,
@@ -31,10 +32,10 @@ LEVELS = {
     "remote": 3,
     "policy": 4,
     "agents": 4,
+    "collection": 4,
     "training": 5,
     "evaluation": 5,
     "deploy": 5,
-    "collection": 5,
     "recipes": 6,
     "console": 6,
     "cli": 7,
@@ -47,7 +48,7 @@ ALLOWED = {
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.
-BLIND_TO_POLICIES = {"evaluation", "deploy"}
+BLIND_TO_POLICIES = {"evaluation", "deploy", "collection"}
 POLICY_UNITS = {"policy", "models"}
 
 

@@ -1,0 +1,261 @@
+"""Demonstrations from scripted experts, gathered by several processes into one dataset."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verbot.configuration import build, to_plain
+from verbot.contracts import Agent, Env, Expert, observation_from_env
+from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
+from verbot.envs import make_env
+from verbot.errors import ConfigError, DataError, SimulationError
+from verbot.processes import Channel, Worker, serve, workers
+from verbot.progress import Progress
+from verbot.spec import Observation
+
+AHEAD = 2  # requests in each worker's pipe, so that it never waits for the writer
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to demonstrate.
+
+    Args:
+        env: a registered env's name.
+        episodes: successful demonstrations to save.
+        seed: attempt i is a function of (seed, i); failed attempts are counted, not saved.
+        noise: of the expert's executed actions; the label is always the clean action.
+        workers: processes.
+        tasks: shown in turn; None shows all that the env has.
+        options: of `make_env`.
+        axes: randomisation axis to strength, for every episode.
+        attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
+    """
+
+    env: str = "tabletop-starter"
+    episodes: int = 1600
+    seed: int = 0
+    noise: float = 0.15
+    workers: int = 2
+    tasks: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
+    attempts_per_episode: float = 2.0
+
+
+@dataclass(frozen=True)
+class CollectResult:
+    """What was gathered: `episodes` saved, `failures` of the expert and `errors` of the simulator among the attempts."""
+
+    path: str
+    episodes: int
+    frames: int
+    attempts: int
+    failures: int
+    errors: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one attempt; `record` is None unless it succeeded."""
+
+    index: int
+    record: EpisodeRecord | None
+    error: str | None = None
+
+
+def collect(env: str, path: str | Path, episodes: int, seed: int = 0, *, progress: bool = True, **settings: Any) -> CollectResult:
+    """Save `episodes` successful demonstrations of `env`'s expert at `path`.
+
+    An interrupted collection continues where it was when called again, and its dataset is the one that it would have been.
+
+    Args:
+        settings: other fields of `CollectConfig`, e.g. ``workers=2``, ``noise=0.15``.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> collect("tabletop-starter", folder.name + "/demos", 1, workers=1, progress=False).episodes
+        1
+        >>> folder.cleanup()
+    """
+    return run(CollectConfig(env=env, episodes=episodes, seed=seed, **settings), Path(path), progress)
+
+
+def run(config: CollectConfig, path: Path, progress: bool = True) -> CollectResult:
+    """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
+    started = time.monotonic()
+    with closing(make_env(config.env, **config.options)) as env:
+        spec, tasks = env.robot_spec, config.tasks or env.tasks
+        unknown = set(tasks) - set(env.tasks)
+        if unknown:
+            raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
+    saved, frames, tried, errors = _already(path, config)
+    limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
+    briefing = {"config": to_plain(config), "tasks": tasks}
+    with DatasetWriter(path, spec) as writer, Progress("collect", config.episodes, "episodes", saved, progress) as bar:
+        for attempt in attempts(briefing, range(tried, limit if saved < config.episodes else tried), config.workers):
+            tried, errors = attempt.index + 1, errors + (attempt.error is not None)
+            if attempt.record is not None:
+                attempt.record.extras["collection"]["errors"] = errors
+                writer.save_episode(attempt.record)
+                saved, frames = saved + 1, frames + len(attempt.record.actions)
+                bar.update(saved, f"{tried - saved} of {tried} attempts failed")
+            if saved == config.episodes:
+                break
+    if saved < config.episodes:
+        raise DataError(f"only {saved} of {config.episodes} demonstrations after {tried} attempts ({errors} simulator errors)")
+    return CollectResult(str(path), saved, frames, tried, tried - saved - errors, errors, time.monotonic() - started)
+
+
+def attempts(
+    briefing: Mapping[str, Any], indices: Sequence[int], count: int, module: str = "verbot.collection"
+) -> Iterator[Attempt]:
+    """The attempts of `indices`, in order, made by `count` worker processes.
+
+    Args:
+        briefing: the first message to each worker.
+        module: what a worker runs; it answers every index with an `Attempt`.
+    """
+    waiting, done, next_index = deque(indices), dict[int, Attempt](), 0
+    with workers(module, min(count, len(indices)), "collection worker") as team:
+        by_connection = {worker.connection: worker for worker in team}
+        for worker in team:
+            worker.send(briefing)
+        for worker in team * AHEAD:
+            _give(worker, waiting)
+        while next_index < len(indices):
+            for connection in wait(list(by_connection)):
+                attempt = by_connection[connection].receive()  # type: ignore[index]
+                done[attempt.index] = attempt
+                _give(by_connection[connection], waiting)  # type: ignore[index]
+            while next_index < len(indices) and indices[next_index] in done:
+                yield done.pop(indices[next_index])
+                next_index += 1
+
+
+def demonstrate(env: Env, request: Mapping[str, Any], noise: float, seed: int, lead_in: LeadIn | None = None) -> Attempt:
+    """One attempt of the expert, recorded.
+
+    Args:
+        request: the fields of an `EpisodeRequest`.
+        lead_in: who acts before the expert takes over; what it does is not recorded.
+    """
+    index = int(request["index"])
+    record, info = env.reset(seed=seed, options=dict(request))
+    expert = env.expert(noise=noise, seed=seed * 1_000_003 + index)
+    expert.reset(record["instruction"])
+    try:
+        if lead_in is not None:
+            record, info, over = lead_in(env, expert, record, info)
+            if over:
+                return Attempt(index, None, info["error"])
+        return Attempt(index, *_record(env, expert, record, info, request))
+    except SimulationError as error:
+        return Attempt(index, None, str(error))
+
+
+@dataclass(frozen=True)
+class LeadIn:
+    """An agent acts for a number of steps, while the expert watches."""
+
+    agent: Agent
+    steps: int
+
+    def __call__(self, env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any]) -> Any:
+        self.agent.reset(record["instruction"])
+        over = False
+        for _ in range(self.steps):
+            observation = observation_from_env(record)
+            expert.act(observation)
+            record, _, terminated, truncated, info = env.step(self.agent.act(observation))
+            if over := terminated or truncated:
+                break
+        return record, info, over
+
+
+def _record(
+    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any]
+) -> tuple[EpisodeRecord | None, str | None]:
+    seen: list[Observation] = []
+    labels: list[np.ndarray] = []
+    first, engaged, over = info, None, False
+    while not over:
+        if engaged is None and info["engaged"] is not None:
+            engaged = len(seen)
+        seen.append(observation_from_env(record))
+        action = expert.act(seen[-1])
+        labels.append(expert.label())
+        record, _, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+    if info["error"] or not info["success"]:
+        return None, info["error"]
+    cameras = env.robot_spec.camera_names
+    return EpisodeRecord(
+        instruction=first["instruction"],
+        states=np.stack([o.state for o in seen]),
+        actions=np.stack(labels),
+        images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
+        calibration=first["calibration"],
+        extras={
+            "goal": first["goal"],
+            "instructions": list(first["instructions"]),
+            "feasible": first["feasible"],
+            "grounding": first["grounding"],
+            "engaged_frame": engaged,
+            "success": True,
+            "collection": {"request": dict(request), "attempt": request["index"]},
+        },
+    ), None
+
+
+def _work(channel: Channel) -> None:
+    """A worker: told once what to do, then one attempt for each index that comes."""
+    briefing = channel.receive()
+    config = build(CollectConfig, briefing["config"])
+    with closing(make_env(config.env, **config.options)) as env:
+        while True:
+            index = channel.receive()
+            request = request_for(config, briefing["tasks"], index)
+            channel.send(demonstrate(env, request, config.noise, config.seed))
+
+
+def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:
+    """Tasks take turns, in an order that the seed shuffles anew in every round."""
+    turn, place = divmod(index, len(tasks))
+    order = np.random.default_rng([config.seed, turn]).permutation(len(tasks))
+    return {"task": tasks[order[place]], "split": "train", "index": index, "wording": "seen", "axes": dict(config.axes)}
+
+
+def _give(worker: Worker, waiting: deque[int]) -> None:
+    if waiting:
+        worker.send(waiting.popleft())
+
+
+def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
+    """Episodes and frames saved, attempts made and simulator errors met by an earlier, interrupted call."""
+    if not path.exists():
+        return 0, 0, 0, 0
+    dataset = open_dataset(path)
+    if not len(dataset):
+        return 0, 0, 0, 0
+    last = dataset[len(dataset) - 1].extras["collection"]
+    return len(dataset), sum(len(dataset[i].actions) for i in range(len(dataset))), last["attempt"] + 1, last["errors"]
+
+
+if __name__ == "__main__":
+    # Under the module's own name, so that what is sent can be read by the parent.
+    from verbot.collection import _work as work
+
+    serve(work)

@@ -1,0 +1,119 @@
+"""Worker processes that talk over a pipe: no fork of a threaded parent, no re-run of the user's script, no orphans.
+
+A worker is ``python -m module`` with one end of a pipe. When either side dies the other's next message fails at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+from verbot.errors import VerbotError
+
+Serve = Callable[["Channel"], None]
+
+
+class WorkerError(VerbotError):
+    """A worker process raised, or ended before its work was done."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The worker's end: `receive` blocks, both raise `EOFError` or `BrokenPipeError` when the parent is gone."""
+
+    connection: Connection
+
+    def send(self, message: Any) -> None:
+        self.connection.send(("message", message))
+
+    def receive(self) -> Any:
+        return self.connection.recv()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The parent's end."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    connection: Connection
+
+    def send(self, message: Any) -> None:
+        try:
+            self.connection.send(message)
+        except OSError as error:
+            self.receive()  # what it died of, if it could say so
+            raise self._gone() from error
+
+    def receive(self) -> Any:
+        """The next message. Raises `WorkerError` with the worker's traceback, or its exit code if it left none."""
+        try:
+            kind, message = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        if kind == "error":
+            raise WorkerError(f"{self.name} failed:\n{message}")
+        return message
+
+    def close(self) -> None:
+        """Hang up and wait; a worker that does not take the hint is killed."""
+        self.connection.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _gone(self) -> WorkerError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        return WorkerError(f"{self.name} ended early with exit code {self.process.poll()}; its last words are on stderr")
+
+
+@contextlib.contextmanager
+def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Worker]]:
+    """`count` processes of ``python -m module``, closed on the way out. Each computes with one thread."""
+    started: list[Worker] = []
+    try:
+        for number in range(count):
+            started.append(_start(module, f"{name} {number + 1}"))
+        yield started
+    finally:
+        for worker in started:
+            worker.close()
+
+
+def serve(work: Serve) -> None:
+    """The body of a worker module's ``__main__``: run `work`, tell the parent what went wrong, leave quietly without it."""
+    channel = Channel(Connection(int(sys.argv[1])))
+    try:
+        work(channel)
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        sys.exit(1)
+    except Exception:
+        with contextlib.suppress(OSError):
+            channel.connection.send(("error", traceback.format_exc()))
+        sys.exit(1)
+
+
+def _start(module: str, name: str) -> Worker:
+    ours, theirs = Pipe()
+    source = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+        )
+    return Worker(name, process, ours)
