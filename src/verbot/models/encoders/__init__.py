@@ -1,0 +1,1 @@
+"""Encoders: pixels, words and joint readings to token groups."""

@@ -1,0 +1,25 @@
+"""What the robot feels, as one token."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from verbot.models.parts import state_encoders
+from verbot.models.tokens import Sizes, TokenGroup
+
+
+@state_encoders.register("proprioception")
+class Proprioception(nn.Module):
+    """A two-layer network from the normalized state (b, s) to one token; an absent state gives a masked token.
+
+    Values beyond ±`limit` standard deviations are held there: a sensor never seen to move so far must not swamp the rest.
+    """
+
+    def __init__(self, sizes: Sizes, hidden: int = 64, limit: float = 10.0):
+        super().__init__()
+        self.counts, self.limit = {"state": 1}, limit
+        self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), nn.Linear(hidden, sizes.width))
+
+    def forward(self, state: Tensor, mask: Tensor) -> TokenGroup:
+        state = state.clamp(-self.limit, self.limit).masked_fill(~mask.unsqueeze(-1), 0)
+        return TokenGroup(self.layers(state).unsqueeze(1), mask.unsqueeze(1), "state")

@@ -1,0 +1,74 @@
+"""Instructions as words from a vocabulary of their own, read by a small transformer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.layers import Block
+from verbot.models.parts import language_encoders
+from verbot.models.tokens import Sizes, TextBatch, TokenGroup
+
+PAD, UNKNOWN, START, END = range(4)
+SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case words without punctuation.
+
+    >>> split_words("Put the RED cube, please!")
+    ['put', 'the', 'red', 'cube', 'please']
+    """
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
+
+
+@language_encoders.register("words")
+class Words(nn.Module):
+    """Word embeddings, positions and `layers` of self-attention under the padding mask. ``""`` is START END.
+
+    Args:
+        vocabulary: the words known, after `SPECIAL`; made by `fit`, saved with the policy.
+        layers, heads: of the transformer.
+        longest: words kept of one instruction.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        vocabulary: Sequence[str] = (),
+        layers: int = 1,
+        heads: int = 4,
+        longest: int = 48,
+    ):
+        super().__init__()
+        if not vocabulary:
+            raise ConfigError("the word encoder has no vocabulary; build it with Words.fit(options, instructions)")
+        self.ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary))}
+        self.longest = longest
+        self.embed = nn.Embedding(len(self.ids), sizes.width)
+        self.positions = nn.Parameter(torch.randn(longest + 2, sizes.width) * 0.1)
+        self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(sizes.width)
+
+    @staticmethod
+    def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` with the vocabulary of `instructions`."""
+        return {**options, "vocabulary": sorted({word for text in set(instructions) for word in split_words(text)})}
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        rows = [[START, *(self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.longest]), END] for t in texts]
+        length = max(map(len, rows), default=2)
+        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.int64)
+        return TextBatch(ids, ids != PAD)
+
+    def forward(self, text: TextBatch) -> TokenGroup:
+        x: Tensor = self.embed(text.values) + self.positions[: text.values.shape[1]]  # (b, l, e)
+        for block in self.blocks:
+            x = block(x, text.mask)
+        return TokenGroup(self.norm(x), text.mask, "words")

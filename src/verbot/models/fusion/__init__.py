@@ -1,0 +1,1 @@
+"""Fusions: several token groups to one."""

@@ -1,0 +1,31 @@
+"""All tokens side by side into one wide hidden layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from verbot.models.parts import fusions
+from verbot.models.tokens import Sizes, TokenGroup
+
+
+@fusions.register("mlp")
+class Mlp(nn.Module):
+    """All groups of fixed number are flattened (the words come as their sentence); masked tokens are zeros; one token out."""
+
+    def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2):
+        super().__init__()
+        self.width, self.count = hidden, 1
+        inputs = [sizes.width * sum(n for kind, n in counts.items() if kind != "words")]
+        widths = inputs + [hidden] * layers
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
+        flat = [g.tokens.masked_fill(~g.mask.unsqueeze(-1), 0).flatten(1) for g in groups if g.kind != "words"]
+        x: Tensor = torch.cat(flat, 1)  # (b, n·e)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return TokenGroup(x.unsqueeze(1), x.new_ones(len(x), 1, dtype=torch.bool), "fused")

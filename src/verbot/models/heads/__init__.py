@@ -1,0 +1,1 @@
+"""Heads: fused tokens to actions."""

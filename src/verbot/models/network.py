@@ -1,0 +1,165 @@
+"""The whole network: see, be told, feel, fuse, act."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.keypoints import keypoint_loss, supervised
+from verbot.models.layers import AttentionPool
+from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
+from verbot.models.tokens import Batch, Prediction, Sizes, TextBatch, TokenGroup
+from verbot.spec import RobotSpec
+
+FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
+MLP, REGRESSION = Part("mlp"), Part("regression")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which parts a network is made of. With a robot spec it determines every shape.
+
+    Args:
+        width: e, the common width of all tokens.
+        chunk: k, the actions predicted at once.
+        history: t, the frames seen at once.
+        image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
+        keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
+
+    Example:
+        >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
+        True
+    """
+
+    vision: Part = FILM_CONV
+    language: Part = WORDS
+    state: Part = PROPRIOCEPTION
+    fusion: Part = MLP
+    head: Part = REGRESSION
+    width: int = 64
+    chunk: int = 10
+    history: int = 1
+    image_size: tuple[int, int] | None = None
+    keypoint_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.chunk, self.history) < 1:
+            raise ConfigError(f"width, chunk and history must be at least 1; got {self.width}, {self.chunk}, {self.history}")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> NetworkConfig:
+        """Inverse of `to_json`. Raises `ConfigError` on an unknown field."""
+        known = {f.name for f in dataclasses.fields(NetworkConfig)}
+        if unknown := set(record) - known:
+            raise ConfigError(
+                f"a network configuration has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+            )
+        values: dict[str, Any] = {key: Part(**value) if isinstance(value, Mapping) else value for key, value in record.items()}
+        if values.get("image_size") is not None:
+            values["image_size"] = tuple(values["image_size"])
+        return NetworkConfig(**values)
+
+    def fit(self, instructions: list[str]) -> NetworkConfig:
+        """The same network with what its language encoder takes from the training instructions, e.g. the vocabulary."""
+        options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
+        return dataclasses.replace(self, language=Part(self.language.name, options))
+
+    def sizes(self, spec: RobotSpec) -> Sizes:
+        """Raises `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
+        found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
+        if len(found) != 1:
+            raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
+        (height, width_px), *_ = found
+        return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action)
+
+
+class VLANetwork(nn.Module):
+    """Vision, language and action.
+
+    Args:
+        config: the parts, after `NetworkConfig.fit`.
+        spec: the robot.
+    """
+
+    def __init__(self, config: NetworkConfig, spec: RobotSpec):
+        super().__init__()
+        self.config, sizes = config, config.sizes(spec)
+        self.sizes = sizes
+        self.vision = vision_encoders.get(config.vision.name)(sizes, **config.vision.options)
+        self.language = language_encoders.get(config.language.name)(sizes, **config.language.options)
+        self.sentence = AttentionPool(config.width)
+        self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
+        counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
+        self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
+        self.head = heads.get(config.head.name)(sizes, self.fusion.width, self.fusion.count, **config.head.options)
+        if config.history > 1:  # row t - 1 is the latest frame
+            self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
+
+    def forward(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None]:
+        """The fused tokens, and the keypoint tokens (of all frames, the latest last) where the vision encoder makes them."""
+        words, sentence = self.read(batch.text)
+        seen = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0])
+        felt = self.feel(batch.state, batch.state_mask)
+        fused = self.fusion([words, sentence, *seen, felt])
+        return fused, next((g for g in seen if g.heatmaps is not None), None)
+
+    def read(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]:
+        """The words (b, l, e), and their sentence (b, 1, e)."""
+        words = self.language(text)
+        pooled = self.sentence(words).unsqueeze(1)
+        return words, TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
+
+    def see(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        """Every frame through the vision encoder, then all frames' tokens side by side."""
+        frames = images.shape[1]
+        groups = self.vision(_as_float(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
+        return [self._in_time(group, frames) for group in groups]
+
+    def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
+        return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
+
+    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize.
+
+        Rows whose `actions_mask` is False throughout teach only the keypoints.
+        """
+        fused, keypoints = self.forward(batch)
+        losses = self.head.losses(fused, batch, generator)
+        total = losses["action"]
+        if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
+            losses |= keypoint_loss(keypoints, batch.keypoints, batch.keypoints_mask, self.config.history)
+            total = total + self.config.keypoint_weight * losses["keypoint"]
+        return {"loss": total, **losses}
+
+    def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
+        fused, keypoints = self.forward(batch)
+        actions = self.head.predict(fused, generator)
+        if keypoints is None or keypoints.points is None:
+            return Prediction(actions)
+        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history))
+
+    def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
+        if frames == 1 and self.config.history == 1:
+            return group
+        if frames != self.config.history:
+            raise ConfigError(f"this network sees {self.config.history} frames at once; the batch has {frames}")
+
+        def side_by_side(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
+
+        tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
+        return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+
+
+def _as_float(images: Tensor) -> Tensor:
+    """To [-1, 1], whichever of the two forms they come in."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1

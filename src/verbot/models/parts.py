@@ -1,0 +1,37 @@
+"""The registries of a network's parts, and what each part promises.
+
+A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` line; `VLANetwork` builds it by name.
+
+| part | built as | called as |
+|---|---|---|
+| vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
+| language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
+| state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
+| fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count`` | ``([TokenGroup]) -> TokenGroup`` |
+| head | ``factory(sizes, width, count, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from verbot.registry import Registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered part by name, with the options of its factory (JSON-able)."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+vision_encoders: Registry[Any] = Registry("vision encoder", package="verbot.models.encoders", group="verbot.vision_encoders")
+language_encoders: Registry[Any] = Registry(
+    "language encoder", package="verbot.models.encoders", group="verbot.language_encoders"
+)
+state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders", group="verbot.state_encoders")
+fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")
+heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads")

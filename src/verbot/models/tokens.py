@@ -1,0 +1,119 @@
+"""The currency inside networks: groups of tokens with a mask; and the batch that a network is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verbot.spec import Component
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """Tokens of one kind.
+
+    Args:
+        tokens: (b, n, e).
+        mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
+        kind: ``"words"`` (of any number); ``"sentence"``, ``"keypoints"``, ``"patches"``, ``"state"``, ``"fused"``.
+        points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints only.
+        heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    kind: str
+    points: Tensor | None = None
+    heatmaps: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        return self.tokens.shape[-1]
+
+    def mean(self) -> Tensor:
+        """The mean of the valid tokens, (b, e); zero where there are none."""
+        weight = self.mask.unsqueeze(-1).to(self.tokens.dtype)
+        return (self.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def join(groups: Sequence[TokenGroup], kind: str = "joined") -> TokenGroup:
+    """All tokens of `groups` in order, as one group; points and heatmaps stay with their own groups."""
+    return TokenGroup(torch.cat([g.tokens for g in groups], 1), torch.cat([g.mask for g in groups], 1), kind)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a part must know of the robot and of the network that it joins.
+
+    Args:
+        width: e, the common width of all tokens.
+        views, height, width_px: the cameras and the size that every image is brought to.
+        state: s, the dimensions of the state vector.
+        chunk: k, the actions predicted at once.
+        action: the action's components, in order.
+    """
+
+    width: int
+    views: int
+    height: int
+    width_px: int
+    state: int
+    chunk: int
+    action: tuple[Component, ...]
+
+    @property
+    def action_size(self) -> int:
+        return sum(c.size for c in self.action)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Instructions as numbers: ids (b, l) int64, or the states of a frozen encoder (b, l, d); mask (b, l) bool."""
+
+    values: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network learns from, all normalized; for prediction the last five are None.
+
+    Args:
+        images: (b, t, v, 3, h, w), uint8 or float in [0, 1].
+        images_mask: (b, t, v) bool, False where a camera or a past frame is missing.
+        state: (b, t, s).
+        state_mask: (b, t) bool.
+        text: one instruction a row.
+        actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
+        keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool.
+    """
+
+    images: Tensor
+    images_mask: Tensor
+    state: Tensor
+    state_mask: Tensor
+    text: TextBatch
+    actions: Tensor | None = None
+    actions_mask: Tensor | None = None
+    keypoints: Tensor | None = None
+    keypoints_mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(value: Tensor | TextBatch | None) -> Tensor | TextBatch | None:
+            if isinstance(value, TextBatch):
+                return TextBatch(value.values.to(device), value.mask.to(device))
+            return None if value is None else value.to(device)
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps."""
+
+    actions: Tensor
+    keypoints: Tensor | None = None

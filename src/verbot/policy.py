@@ -1,0 +1,302 @@
+"""A policy: a network with everything around it that turns raw frames, raw state and a sentence into a robot's own actions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
+from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.models.tokens import Batch
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+from verbot.statistics import Statistics
+from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
+
+if TYPE_CHECKING:
+    from verbot.data.windows import WindowBatch
+
+FORMAT = "verbot-policy/1"
+WEIGHTS, CONFIG, STATISTICS, CARD, MANIFEST = (
+    "weights.safetensors",
+    "policy.json",
+    "statistics.json",
+    "README.md",
+    "manifest.json",
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How raw values become normalized ones; see `verbot.transforms.METHODS`.
+
+    Args:
+        allow_missing_cameras: an observation without one of the cameras is masked there; otherwise it is an error.
+    """
+
+    state: str = "z_score"
+    action: str = "z_score"
+    allow_missing_cameras: bool = False
+
+
+class Policy:
+    """Implements `verbot.contracts.Policy`. Make one with `Policy.create`, `Policy.load` or `verbot.load_policy`.
+
+    Args:
+        network: the parts and their weights; `network.config` says which.
+        spec: the robot it was made for.
+        statistics: of ``"state"`` and ``"action"`` of the training data. Raises `DataError` where one is missing.
+        blind: never sees a word: every instruction is read as ``""``.
+    """
+
+    def __init__(
+        self,
+        network: VLANetwork,
+        spec: RobotSpec,
+        statistics: Statistics,
+        preprocessing: Preprocessing | None = None,
+        blind: bool = False,
+    ):
+        self.network, self.statistics, self.blind = network, statistics, blind
+        self.preprocessing = preprocessing or Preprocessing()
+        self._spec = spec
+        self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
+        action = normalizer(self.preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
+        self._action = Pipeline((Clip(spec.action_low(), spec.action_high()), action))
+        self._size = (network.sizes.height, network.sizes.width_px)
+
+    @staticmethod
+    def create(
+        config: NetworkConfig,
+        spec: RobotSpec,
+        statistics: Statistics,
+        instructions: Sequence[str],
+        preprocessing: Preprocessing | None = None,
+        seed: int = 0,
+    ) -> Policy:
+        """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = VLANetwork(config.fit(list(instructions)), spec)
+        return Policy(network, spec, statistics, preprocessing)
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self._spec
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def blinded(self) -> Policy:
+        """The same policy (it shares the weights) that never sees a word: the baseline of language."""
+        return Policy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
+
+    def predict(
+        self, observations: Sequence[Observation], past: Sequence[Sequence[Observation]] | None = None
+    ) -> list[ActionChunk]:
+        """One chunk per observation, in the robot's own units and within its ranges.
+
+        Args:
+            past: earlier observations of each episode, oldest first, for a network that sees several frames at once; frames
+                that are not there are masked.
+
+        Each chunk's `extras` hold ``"keypoints"`` (v, 2, 2): where in each image the policy looks for the target and the
+        receptacle, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit the spec.
+        """
+        if not observations:
+            return []
+        batch = self._observe(observations, past or [()] * len(observations))
+        with torch.inference_mode():
+            prediction = self.network.predict(batch)
+        actions = self._action.inverse(prediction.actions.cpu().numpy())
+        points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
+        extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
+        return [ActionChunk(a, o.time_s, e) for a, o, e in zip(actions, observations, extras, strict=True)]
+
+    def collate(self, window: WindowBatch) -> Batch:
+        """A batch of raw windows as the network's tensors, images still uint8."""
+        fit = FitImage(window.images.shape[-3:-1], self._size)
+        keypoints = fit.points(window.keypoints).astype(np.float32)
+        inside = (np.abs(keypoints) <= 1).all(-1)
+        return self._batch(
+            images=fit.forward(window.images),
+            images_mask=window.images_mask,
+            state=self._state.forward(window.state),
+            state_mask=window.state_mask,
+            instructions=window.instructions,
+            actions=self._action.forward(window.actions),
+            actions_mask=window.actions_mask,
+            keypoints=keypoints,
+            keypoints_mask=window.keypoints_mask & inside,
+        )
+
+    def save(self, path: str | os.PathLike[str], card: str = "") -> None:
+        """Write one directory, complete or not at all; one that was there is replaced.
+
+        Args:
+            card: Markdown for the model card: recipe, commit, figures.
+        """
+        files = {
+            WEIGHTS: save({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}),
+            CONFIG: _json(
+                {
+                    "format": FORMAT,
+                    "spec": self._spec.to_json(),
+                    "network": self.config.to_json(),
+                    "preprocessing": dataclasses.asdict(self.preprocessing),
+                    "blind": self.blind,
+                }
+            ),
+            STATISTICS: _json(self.statistics.to_json()),
+            CARD: (self._card() + card).encode(),
+        }
+        files[MANIFEST] = _json({"format": FORMAT, "sha256": {name: _sha256(data) for name, data in files.items()}})
+        _write_directory(Path(path), files)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Policy:
+        """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
+        files = _read_directory(Path(path))
+        try:
+            record = json.loads(files[CONFIG])
+            spec = RobotSpec.from_json(record["spec"])
+            config, blind = NetworkConfig.from_json(record["network"]), record["blind"]
+            preprocessing = Preprocessing(**record["preprocessing"])
+            statistics = Statistics.from_json(json.loads(files[STATISTICS]))
+        except (ConfigError, DataError, KeyError, TypeError, ValueError) as error:
+            raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
+        network = VLANetwork(config, spec)
+        network.load_state_dict(load(files[WEIGHTS]))
+        return Policy(network.eval(), spec, statistics, preprocessing, blind)
+
+    def _observe(self, observations: Sequence[Observation], past: Sequence[Sequence[Observation]]) -> Batch:
+        frames, views = self.config.history, len(self._spec.cameras)
+        images = np.zeros((len(observations), frames, views, *self._size, 3), np.uint8)
+        images_mask = np.zeros(images.shape[:3], bool)
+        state = np.zeros((len(observations), frames, self._spec.state_size), np.float32)
+        state_mask = np.zeros(state.shape[:2], bool)
+        for row, (latest, earlier) in enumerate(zip(observations, past, strict=True)):
+            seen = [*earlier, latest][-frames:]
+            for frame, observation in enumerate(seen, start=frames - len(seen)):
+                self._check(observation)
+                state[row, frame], state_mask[row, frame] = self._state.forward(observation.state), True
+                for view, camera in enumerate(self._spec.cameras):
+                    if camera.name in observation.images:
+                        image = observation.images[camera.name]
+                        images[row, frame, view] = FitImage(image.shape[:2], self._size).forward(image)
+                        images_mask[row, frame, view] = True
+        return self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+
+    def _batch(
+        self,
+        images: np.ndarray,
+        images_mask: np.ndarray,
+        state: FloatArray,
+        state_mask: np.ndarray,
+        instructions: Sequence[str],
+        **targets: np.ndarray,
+    ) -> Batch:
+        text = self.network.language.prepare([""] * len(instructions) if self.blind else instructions)
+        pixels = torch.from_numpy(images).movedim(-1, -3)  # (b, t, v, 3, h, w), in the memory of the windows
+        arrays: dict[str, Tensor] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in targets.items()}
+        batch = Batch(
+            pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask), text, **arrays
+        )
+        return batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _check(self, observation: Observation) -> None:
+        spec = self._spec
+        if self.preprocessing.allow_missing_cameras:
+            spec = dataclasses.replace(spec, cameras=tuple(c for c in spec.cameras if c.name in observation.images))
+        observation.check(spec)
+
+    def _card(self) -> str:
+        config, count = self.config, sum(p.numel() for p in self.network.parameters())
+        parts = [f"- {label}: `{getattr(config, label).name}`" for label in ("vision", "language", "state", "fusion", "head")]
+        lines = [
+            f"# A verbot policy for {self._spec.name}",
+            "",
+            f"{count:,} parameters; sees {', '.join(self._spec.camera_names)}; predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
+            "",
+            *parts,
+            "",
+            "```python",
+            "import verbot",
+            'policy = verbot.load_policy("this directory")',
+            "chunk, = policy.predict([observation])",
+            "```",
+            "",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """The policy saved in a directory, ready to predict: `Policy.load`."""
+    return Policy.load(path)
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    """All files or none: written aside, flushed to the disk, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir()
+    for name, data in files.items():
+        with open(aside / name, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if path.exists():
+        path.rename(old)
+    aside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read_directory(path: Path) -> dict[str, bytes]:
+    """Every file of the manifest, each verified."""
+    if not (path / MANIFEST).is_file():
+        raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by Policy.save")
+    try:
+        expected = json.loads((path / MANIFEST).read_bytes())["sha256"]
+        files = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in expected}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(path / MANIFEST, f"not a policy's manifest: {error}") from error
+    if missing := {WEIGHTS, CONFIG, STATISTICS} - set(expected):
+        raise PolicyError(f"{path} lacks {', '.join(sorted(missing))}: a policy without it cannot act")
+    for name, data in files.items():
+        if data is None:
+            raise CorruptFileError(path / name, "missing, though the manifest lists it")
+        if _sha256(data) != expected[name]:
+            raise CorruptFileError(path / name, "changed since it was saved: its sha256 is not the manifest's")
+    return {name: data for name, data in files.items() if data is not None}
