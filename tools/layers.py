@@ -23,6 +23,7 @@ LEVELS = {
     "configuration": 1,
     "processes": 1,
     "progress": 1,
+    "progress": 1,
     "transforms": 2,
     "film": 2,
     "statistics": 2,

@@ -91,6 +91,11 @@ def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Work
             worker.close()
 
 
+def cores() -> int:
+    """The cores that this process may use, which a container or a batch system can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def serve(work: Serve) -> None:
     """The body of a worker module's ``__main__``: run `work`, tell the parent what went wrong, leave quietly without it."""
     channel = Channel(Connection(int(sys.argv[1])))

@@ -1,0 +1,274 @@
+"""The command ``verbot``. The only file that knows everything; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from verbot.errors import ConfigError, VerbotError
+
+# `verbot list` KIND: where its registry lives.
+REGISTRIES = {
+    "envs": "verbot.envs:envs",
+    "recipes": "verbot.recipes:recipes",
+    "vision-encoders": "verbot.models:vision_encoders",
+    "language-encoders": "verbot.models:language_encoders",
+    "state-encoders": "verbot.models:state_encoders",
+    "fusions": "verbot.models:fusions",
+    "heads": "verbot.models:heads",
+}
+Kind = Literal["envs", "recipes", "vision-encoders", "language-encoders", "state-encoders", "fusions", "heads"]
+Mode = Literal["canonical", "paraphrase", "blank", "counterfactual"]
+Axis = Literal["positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics"]
+
+
+def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int = 0, workers: int = 0) -> int:
+    """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
+
+    Example: verbot demo --out outputs/demo
+
+    Args:
+        out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
+        recipe: what to collect and train; see `verbot list recipes`.
+        seed: of everything.
+        workers: processes; 0 takes one for each core.
+    """
+    from verbot.recipes import demo as demonstration
+
+    return demonstration.run(out, recipe, seed=seed, workers=workers)
+
+
+def collect(
+    out: Positional[Path],
+    suite: str = "tabletop-starter",
+    episodes: int = 1600,
+    seed: int = 0,
+    noise: float = 0.15,
+    tasks: tuple[str, ...] = (),
+    axes: dict[str, int] | None = None,
+    image_size: int = 64,
+    workers: int = 0,
+) -> int:
+    """Gather demonstrations of the scripted experts. An interrupted collection continues.
+
+    Example: verbot collect outputs/demos --suite tabletop-full --episodes 400 --axes lighting 2 camera 1
+
+    Args:
+        out: the dataset's folder.
+        suite: the env; see `verbot list envs`.
+        episodes: successful demonstrations to save.
+        seed: of the scenes and of the noise.
+        noise: of the executed actions; the recorded label is always the clean action.
+        tasks: only these; otherwise all, in turn.
+        axes: randomization axes, each followed by its strength, 1 to 3.
+        image_size: pixels, square.
+        workers: processes; 0 takes one for each core.
+    """
+    from verbot import collection, processes
+
+    result = collection.collect(
+        suite,
+        out,
+        episodes,
+        seed,
+        noise=noise,
+        tasks=tasks or None,
+        axes=axes or {},
+        options={"image_size": image_size},
+        workers=workers or processes.cores(),
+    )
+    print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
+    return 0
+
+
+def data_check(path: Positional[Path]) -> int:
+    """Verify a dataset's checksums and structure; names every broken file.
+
+    Example: verbot data check outputs/demo/dataset
+
+    Args:
+        path: the dataset's folder.
+    """
+    from verbot.data import check
+
+    problems = check(path)
+    for problem in problems:
+        print(problem)
+    print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
+    return 1 if problems else 0
+
+
+def data_info(path: Positional[Path]) -> int:
+    """What a dataset holds: robot, cameras, episodes, instructions, statistics.
+
+    Example: verbot data info outputs/demo/dataset
+
+    Args:
+        path: the dataset's folder.
+    """
+    from verbot.data import open_dataset
+
+    dataset = open_dataset(path)
+    spec = dataset.spec
+    frames = sum(len(dataset[i].actions) for i in range(len(dataset)))
+    said = sorted({dataset[i].instruction for i in range(len(dataset))})
+    print(f"{path}: {len(dataset)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes")
+    print(f"robot {spec.name} at {spec.rate_hz:g} Hz; {len(said)} instructions, such as: {'; '.join(said[:5])}")
+    for camera in spec.cameras:
+        print(f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}")
+    for label, components in (("state", spec.state), ("action", spec.action)):
+        for part in components:
+            print(f"{label} {part.name}: {part.kind}, {', '.join(part.axes)} ({part.unit}, frame {part.frame})")
+    return 0
+
+
+def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
+    """One recorded episode as a film.
+
+    Example: verbot data view outputs/demo/dataset --episode 3 --out episode.mp4
+
+    Args:
+        path: the dataset's folder.
+        episode: its number.
+        out: an .mp4 or .gif; without it a window opens.
+    """
+    from verbot import film
+    from verbot.data import open_dataset
+
+    dataset = open_dataset(path)
+    if not 0 <= episode < len(dataset):
+        raise ConfigError(f"{path} has no episode {episode}; it has {len(dataset)}, counted from 0")
+    one = dataset[episode]
+    views = {name: one.images(name) for name in dataset.spec.camera_names}
+    frames = [film.compose({name: view[i] for name, view in views.items()}, one.instruction) for i in range(len(one.actions))]
+    if out is None:
+        film.show(frames, dataset.spec.rate_hz, one.instruction)
+    else:
+        print(film.write(out, frames, dataset.spec.rate_hz))
+    return 0
+
+
+def watch(
+    text: Positional[str],
+    policy: str = "starter",
+    suite: str = "tabletop-starter",
+    scene: int | None = None,
+    out: Path = Path("outputs/watch.mp4"),
+    window: bool = False,
+    execute: int = 2,
+) -> int:
+    """A policy or the expert obeys a sentence, filmed.
+
+    Example: verbot watch "put the red cube in the blue box"
+
+    Args:
+        text: what it is told.
+        policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
+        suite: the env; see `verbot list envs`.
+        scene: number of a test scene; otherwise one that holds the things named is looked for.
+        out: an .mp4 or .gif.
+        window: show it in a window instead.
+        execute: actions of each predicted chunk that are carried out.
+    """
+    from verbot import film
+    from verbot.recipes.players import agent_maker
+    from verbot.recipes.watch import watch as run
+
+    seen = run(text, agent_maker(policy, execute), suite, scene)
+    print(f"{'obeyed' if seen.success else 'failed'} after {seen.seconds:.1f} s (scene {seen.scene}): {text}")
+    if window:
+        film.show(seen.frames, seen.rate_hz, text)
+    else:
+        print(film.write(out, seen.frames, seen.rate_hz))
+    return 0
+
+
+def list_parts(kind: Positional[Kind | None] = None) -> int:
+    """What there is to choose from: envs, recipes and the parts of networks.
+
+    Example: verbot list recipes
+
+    Args:
+        kind: only these.
+    """
+    for name in [kind] if kind else REGISTRIES:
+        module, attribute = REGISTRIES[name].split(":")
+        registry = getattr(importlib.import_module(module), attribute)
+        print(f"{name}: {', '.join(registry.names())}")
+    return 0
+
+
+def doctor() -> int:
+    """Does this machine have what verbot needs? Says what to install otherwise.
+
+    Example: verbot doctor
+    """
+    from verbot.recipes.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok     ' if finding.good else 'missing'}  {finding.what}: {finding.detail}")
+    return 0 if all(finding.good or finding.optional for finding in findings) else 1
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "collect": collect,
+    "data check": data_check,
+    "data info": data_info,
+    "data view": data_view,
+    "watch": watch,
+    "list": list_parts,
+    "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 when all is well, 1 when it found errors, 2 when it could not be done."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        name, rest = _command(arguments)
+        if name is None:
+            print(_overview())
+            sys.exit(0)
+        import tyro
+
+        sys.exit(tyro.cli(COMMANDS[name], args=rest, prog=f"verbot {name}"))
+    except VerbotError as error:
+        print(f"verbot: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("verbot: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The command's name (None asks for the overview) and what is left for it. Raises `ConfigError` with the nearest name."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return None, []
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, arguments[words:]
+    group = [name for name in COMMANDS if name.startswith(arguments[0] + " ")]
+    asked = " ".join(arguments[: 2 if group else 1])
+    near = difflib.get_close_matches(asked, group or COMMANDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near and near[0] != asked else ""
+    raise ConfigError(f"there is no command {asked!r}.{hint} Known: {', '.join(group or COMMANDS)}")
+
+
+def _overview() -> str:
+    lines = ["usage: verbot COMMAND …", "", "A robot that sees, is told, and does.", ""]
+    for name, function in COMMANDS.items():
+        lines.append(f"  {name:<12} {(function.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "verbot COMMAND --help explains one and shows an example."])
+
+
+if __name__ == "__main__":
+    main()

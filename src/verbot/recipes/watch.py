@@ -1,0 +1,125 @@
+"""A robot that obeys a typed sentence, filmed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verbot import film
+from verbot.contracts import Agent, Env, observation_from_env
+from verbot.envs import make_env
+from verbot.envs.tabletop.language import canonical, wordings
+from verbot.envs.tabletop.vocabulary import COLORS, RECEPTACLES, SHAPES, SYNONYMS
+from verbot.errors import ConfigError, SimulationError
+from verbot.spec import UInt8Array
+
+SCENES = 400  # looked at before giving up
+ENOUGH = 6  # scenes that hold the named things; their best goal is taken
+AFTERGLOW_S = 1.0  # filmed after the end
+NOUNS = {other: noun for noun, others in SYNONYMS.items() for other in (noun, *others)}
+NAME = re.compile(rf"\b({'|'.join(COLORS)})\s+({'|'.join(NOUNS)})\b")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was filmed: `goal` is what the env took the sentence for, `success` whether it was reached."""
+
+    frames: list[UInt8Array]
+    rate_hz: float
+    instruction: str
+    goal: dict[str, Any]
+    scene: int
+    success: bool
+    seconds: float
+
+
+def watch(text: str, make_agent: Callable[[Env], Agent], suite: str = "tabletop-starter", scene: int | None = None) -> Watched:
+    """Let an agent obey `text` in a scene where that is feasible.
+
+    Args:
+        make_agent: the one who acts, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
+        suite: the env.
+        scene: the index of a test scene; None looks for one that holds the things named in `text`.
+
+    Raises:
+        ConfigError: nothing of what can be done in `suite` (or in this scene) is like `text`.
+        SimulationError: the simulator reported a fault.
+
+    Example:
+        >>> watch("pick up the red cube", lambda env: env.expert()).success
+        True
+    """
+    with closing(make_env(suite)) as env:
+        index, goal = find_scene(env, text, scene)
+        record, info = env.reset(seed=0, options={"index": index, "goal": goal, "text": text})
+        agent = make_agent(env)
+        agent.reset(text)
+        rate, seen, over = env.robot_spec.rate_hz, [record["images"]], False
+        while not over:
+            action = agent.act(observation_from_env(record, (len(seen) - 1) / rate))
+            record, _, terminated, truncated, info = env.step(action)
+            seen.append(record["images"])
+            over = terminated or truncated
+        if info["error"]:
+            raise SimulationError(str(info["error"]))
+    border = film.GREEN if info["success"] else film.RED
+    frames = [film.compose(images, text) for images in seen]
+    frames += [film.compose(seen[-1], text, border=border)] * round(AFTERGLOW_S * rate)
+    return Watched(frames, rate, text, dict(info["goal"]), index, bool(info["success"]), (len(seen) - 1) / rate)
+
+
+def watch_to_file(path: Path, text: str, make_agent: Callable[[Env], Agent], suite: str, scene: int | None) -> Watched:
+    """As `watch`, written to an ``.mp4`` or ``.gif``."""
+    seen = watch(text, make_agent, suite, scene)
+    film.write(path, seen.frames, seen.rate_hz)
+    return seen
+
+
+def find_scene(env: Env, text: str, scene: int | None = None) -> tuple[int, int]:
+    """(index, goal) of a test scene and of the feasible goal in it that `text` is most like."""
+    best, found = (0.0, 0, 0), 0
+    for index, feasible in _scenes(env, range(SCENES) if scene is None else (scene,)):
+        likeness = [_likeness(text, goal) for goal in feasible]
+        goal = int(np.argmax(likeness))
+        best = max(best, (likeness[goal], -index, goal))
+        found += likeness[goal] > 0
+        if best[0] == 1 or found == ENOUGH:
+            break
+    if best[0] > 0:
+        return -best[1], best[2]
+    if scene is not None:
+        known = "; ".join(sorted({canonical(goal) for goal in feasible}))
+        raise ConfigError(f"scene {scene} has nothing like {text!r}; what can be done there: {known}")
+    named = ", ".join(sorted(_named(text))) or "nothing by color and shape"
+    raise ConfigError(
+        f"no scene fits {text!r}: it names {named}. Name things by a color ({', '.join(COLORS)}) and a shape "
+        f"({', '.join((*SHAPES, *RECEPTACLES))}), or try --suite tabletop-full, which has more to do"
+    )
+
+
+def _scenes(env: Env, indices: Any) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+    for index in indices:
+        _, info = env.reset(seed=0, options={"index": index})
+        yield index, info["feasible"]
+
+
+def _likeness(text: str, goal: Mapping[str, Any]) -> float:
+    """0 where `text` names other things than `goal`; else how near it comes to one of the goal's wordings, up to 1."""
+    mine = {name for key in ("object", "receptacle") if (name := goal.get(key)) and NAME.fullmatch(name)}
+    if mine != _named(text):
+        return 0.0
+    said = text.lower().rstrip(".!").split()
+    known = [*wordings(goal, "seen"), *wordings(goal, "unseen")]
+    return max(difflib.SequenceMatcher(None, said, wording.split()).ratio() for wording in known)
+
+
+def _named(text: str) -> set[str]:
+    """The things that `text` names, synonyms resolved: ``{"red cube"}`` in "grab the red block"."""
+    return {f"{color} {NOUNS[noun]}" for color, noun in NAME.findall(text.lower())}
