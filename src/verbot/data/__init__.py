@@ -1,0 +1,51 @@
+"""Episodes: on disk as LeRobotDataset v3.0, in memory as windows, in training as seeded batches."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verbot.data.cache import FrameCache
+    from verbot.data.check import Finding, check_dataset
+    from verbot.data.loader import Loader
+    from verbot.data.mixture import Mixture
+    from verbot.data.reader import Dataset, Episode, open_dataset
+    from verbot.data.store import DatasetWriter, EpisodeRecord
+    from verbot.data.windows import WindowBatch, Windows
+
+_LAZY = {
+    "Dataset": "reader",
+    "DatasetWriter": "store",
+    "Episode": "reader",
+    "EpisodeRecord": "store",
+    "Finding": "check",
+    "FrameCache": "cache",
+    "Loader": "loader",
+    "Mixture": "mixture",
+    "WindowBatch": "windows",
+    "Windows": "windows",
+    "check_dataset": "check",
+    "open_dataset": "reader",
+}
+
+__all__ = [
+    "Dataset",
+    "DatasetWriter",
+    "Episode",
+    "EpisodeRecord",
+    "Finding",
+    "FrameCache",
+    "Loader",
+    "Mixture",
+    "WindowBatch",
+    "Windows",
+    "check_dataset",
+    "open_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'verbot.data' has no attribute {name!r}; its names are {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"verbot.data.{_LAZY[name]}"), name)

@@ -1,0 +1,97 @@
+"""Files that are either whole or absent: atomic writes, checksums, parquet with verified pages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verbot.errors import CorruptFileError, DataError
+
+
+def write_atomic(path: Path, content: bytes) -> str:
+    """Write `content` so that at every instant `path` holds all of the old or all of the new. Returns its sha256.
+
+    The bytes are on the disk (fsync of the file, rename, fsync of the folder) before this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return sha256(content)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+Checksum = str | Sequence[str] | None  # the sha256 a file must have, or those it may have, where known
+
+
+def read_bytes(path: Path, checksum: Checksum = None) -> bytes:
+    """The content of a file. Raises `CorruptFileError` when it is missing or its sha256 differs."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
+    accepted = (checksum,) if isinstance(checksum, str) else checksum
+    if accepted is not None and sha256(content) not in accepted:
+        raise CorruptFileError(path, "does not hold what was written: its sha256 differs")
+    return content
+
+
+def read_json(path: Path, checksum: Checksum = None) -> Any:
+    """Raises `CorruptFileError` when the file is missing, damaged or not JSON."""
+    try:
+        return json.loads(read_bytes(path, checksum))
+    except ValueError as error:
+        raise CorruptFileError(path, f"is not JSON ({error})") from error
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A parquet file with page checksums, in memory."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="snappy", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str], bool] = lambda name: True) -> pa.Table:
+    """The columns whose name passes, with sha256 (where known) and page checksums verified.
+
+    Raises `CorruptFileError` naming the file when it is missing or damaged.
+    """
+    content = pa.BufferReader(read_bytes(path, checksum))
+    try:
+        with pq.ParquetFile(content, page_checksum_verification=True) as file:
+            return file.read([name for name in file.schema_arrow.names if columns(name)])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptFileError(path, f"is not a whole parquet file ({error})") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
+    """An exclusive lock that the system drops when its process dies. Raises `DataError` if taken, unless `wait`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise DataError(f"{path.parent}: {holder}") from error
+        yield

@@ -1,0 +1,187 @@
+"""The LeRobotDataset v3.0 layout: paths, feature table, parquet schemas, and what verbot adds to them.
+
+A dataset of verbot is a plain v3.0 dataset with two additions that LeRobot ignores: the key ``"verbot"`` of ``meta/info.json`` (robot
+spec, and the checksum of every file the commit names) and ``meta/verbot/`` (calibration and extras of each episode).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from verbot.errors import DataError
+from verbot.spec import Camera, Component, RobotSpec
+from verbot.statistics import QUANTILES, quantile_name
+
+VERSION = "v3.0"
+INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EXTRAS_PATH = "meta/verbot/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+FILES_PER_CHUNK = 1000
+
+STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
+FRAME_COLUMNS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+STATISTICS_KEYS = ("min", "max", "mean", "std", "count", *map(quantile_name, QUANTILES))
+
+
+def place(template: str, number: int, **keys: str) -> str:
+    """The path of the `number`-th file of its kind."""
+    chunk, file = divmod(number, FILES_PER_CHUNK)
+    return template.format(chunk_index=chunk, file_index=file, **keys)
+
+
+def fps_of(rate_hz: float) -> int | float:
+    """LeRobot wants a whole number where the rate is one."""
+    return int(rate_hz) if float(rate_hz).is_integer() else rate_hz
+
+
+def features_of(spec: RobotSpec, codec: str, pixel_format: str) -> dict[str, dict[str, Any]]:
+    """The feature table of ``info.json`` for a robot."""
+    table: dict[str, dict[str, Any]] = {}
+    for camera in spec.cameras:
+        table[IMAGES + camera.name] = {
+            "dtype": "video",
+            "shape": [camera.height, camera.width, 3],
+            "names": ["height", "width", "channels"],
+            "info": {
+                "video.height": camera.height,
+                "video.width": camera.width,
+                "video.codec": codec,
+                "video.pix_fmt": pixel_format,
+                "video.is_depth_map": False,
+                "video.fps": fps_of(spec.rate_hz),
+                "video.channels": 3,
+                "has_audio": False,
+            },
+        }
+    for key, components in ((STATE, spec.state), (ACTION, spec.action)):
+        names = axis_names(components)
+        if names:
+            table[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
+    for key, dtype in FRAME_COLUMNS.items():
+        table[key] = {"dtype": dtype, "shape": [1], "names": None}
+    return table
+
+
+def axis_names(components: Sequence[Component]) -> list[str]:
+    """``"ee_position.x"`` for each dimension; the component's own name where it has only one."""
+    return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components for axis in c.axes]
+
+
+def data_schema(spec: RobotSpec) -> pa.Schema:
+    """The schema of ``data/*.parquet``, with the feature table that Hugging Face datasets reads back."""
+    fields, described = [], {}
+    for key, size in ((STATE, spec.state_size), (ACTION, spec.action_size)):
+        value = {"dtype": "float32", "_type": "Value"}
+        if size == 1:  # LeRobot keeps a vector of one number as a plain column
+            fields.append(pa.field(key, pa.float32()))
+            described[key] = value
+        elif size > 1:
+            fields.append(pa.field(key, pa.list_(pa.float32(), size)))
+            described[key] = {"feature": value, "length": size, "_type": "List"}
+    for key, dtype in FRAME_COLUMNS.items():
+        fields.append(pa.field(key, getattr(pa, dtype)()))
+        described[key] = {"dtype": dtype, "_type": "Value"}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+
+
+def vectors(values: np.ndarray, size: int) -> pa.Array:
+    """(n, size) float32 as a column of `data_schema`."""
+    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+    return flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
+
+
+def episodes_schema(features: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+    """The schema of ``meta/episodes/*.parquet``, column for column what LeRobot writes."""
+    fields = [("episode_index", pa.int64()), ("tasks", pa.list_(pa.string())), ("length", pa.int64())]
+    fields += [(key, pa.int64()) for key in ("data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")]
+    videos = [key for key, feature in features.items() if feature["dtype"] == "video"]
+    for key in videos:
+        fields += [(f"videos/{key}/chunk_index", pa.int64()), (f"videos/{key}/file_index", pa.int64())]
+        fields += [(f"videos/{key}/from_timestamp", pa.float64()), (f"videos/{key}/to_timestamp", pa.float64())]
+    for key, feature in features.items():
+        whole = feature["dtype"] == "int64"
+        for statistic in STATISTICS_KEYS:
+            integral = statistic == "count" or (whole and statistic in ("min", "max"))
+            kind = pa.list_(pa.int64() if integral else pa.float64())
+            if key in videos and statistic != "count":
+                kind = pa.list_(pa.list_(kind))
+            fields.append((f"stats/{key}/{statistic}", kind))
+    fields += [("meta/episodes/chunk_index", pa.int64()), ("meta/episodes/file_index", pa.int64())]
+    return pa.schema(fields)
+
+
+EXTRAS_SCHEMA = pa.schema(
+    [("episode_index", pa.int64()), ("identity", pa.string()), ("calibration", pa.string()), ("extras", pa.string())]
+)
+
+
+def tasks_table(tasks: Sequence[str]) -> pa.Table:
+    """``meta/tasks.parquet``: without pandas' index metadata LeRobot would read task numbers instead of sentences."""
+    index = "__index_level_0__"
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    pandas = {
+        "index_columns": [index],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+            {"name": None, "field_name": index, **text},
+        ],
+        "attributes": {},
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.2.0",
+    }
+    schema = pa.schema([("task_index", pa.int64()), (index, pa.large_string())], metadata={"pandas": json.dumps(pandas)})
+    return pa.table([pa.array(range(len(tasks)), pa.int64()), pa.array(tasks, pa.large_string())], schema=schema)
+
+
+def spec_of(info: Mapping[str, Any], stats: Mapping[str, Any] | None, path: Path) -> RobotSpec:
+    """The spec a dataset was recorded with; for a dataset of others, one derived from its feature table.
+
+    A derived spec has one component of kind ``"other"`` per vector, whose range is what the data covers: LeRobot records no units,
+    frames or ranges. Pass ``open_dataset(path, spec=…)`` where they are known.
+    """
+    if "verbot" in info:
+        return RobotSpec.from_json(info["verbot"]["spec"])
+    features = info["features"]
+    if ACTION not in features:
+        raise DataError(f"{path}: no feature named {ACTION!r}; it has {', '.join(features)}")
+    cameras = []
+    for key, name in camera_features(features).items():
+        height, width = features[key]["shape"][:2]
+        if features[key].get("names") == ["channels", "height", "width"]:
+            height, width = features[key]["shape"][1:]
+        cameras.append(Camera(name, height, width))
+    vectors_ = {key: _derived(key, features[key], (stats or {}).get(key)) for key in (STATE, ACTION) if key in features}
+    state = (vectors_[STATE],) if STATE in vectors_ else ()
+    return RobotSpec(info.get("robot_type") or "unknown", float(info["fps"]), tuple(cameras), state, (vectors_[ACTION],))
+
+
+def camera_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Feature key to camera name, for every color camera."""
+    names: dict[str, str] = {}
+    for key, feature in features.items():
+        depth = (feature.get("info") or {}).get("video.is_depth_map", False)
+        if feature["dtype"] in ("video", "image") and not depth:
+            names[key] = key.removeprefix(IMAGES) if key.startswith(IMAGES) else key.rpartition(".")[2]
+    return names
+
+
+def _derived(key: str, feature: Mapping[str, Any], stats: Mapping[str, Any] | None) -> Component:
+    (size,) = feature["shape"]
+    names = feature.get("names")
+    while isinstance(names, Mapping):  # older recordings: {"motors": [...]}
+        names = next(iter(names.values()), None)
+    axes = tuple(map(str, names)) if isinstance(names, list) and len(names) == size else tuple(f"{i}" for i in range(size))
+    low, high = np.full(size, -1.0), np.full(size, 1.0)
+    if stats and np.size(stats.get("min")) == np.size(stats.get("max")) == size:
+        low, high = np.asarray(stats["min"], float).reshape(-1), np.asarray(stats["max"], float).reshape(-1)
+    spread = np.maximum(high - low, 1e-6)
+    return Component(key.rpartition(".")[2], "other", axes, "", "", tuple((high - spread).tolist()), tuple(high.tolist()))
