@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from verbot.spec import UInt8Array
 SCENES = 400  # looked at before giving up
 ENOUGH = 6  # scenes that hold the named things; their best goal is taken
 AFTERGLOW_S = 1.0  # filmed after the end
+SIZE = 256  # of each view, pixels
 NOUNS = {other: noun for noun, others in SYNONYMS.items() for other in (noun, *others)}
 NAME = re.compile(rf"\b({'|'.join(COLORS)})\s+({'|'.join(NOUNS)})\b")
 
@@ -56,58 +56,66 @@ def watch(text: str, make_agent: Callable[[Env], Agent], suite: str = "tabletop-
         >>> watch("pick up the red cube", lambda env: env.expert()).success
         True
     """
+    options = find_scene(text, suite, scene)
     with closing(make_env(suite)) as env:
-        index, goal = find_scene(env, text, scene)
-        record, info = env.reset(seed=0, options={"index": index, "goal": goal, "text": text})
+        record, info = env.reset(seed=0, options={**options, "text": text})
         agent = make_agent(env)
         agent.reset(text)
-        rate, seen, over = env.robot_spec.rate_hz, [record["images"]], False
+        rate, seen, over = env.robot_spec.rate_hz, [_views(env, record)], False
         while not over:
             action = agent.act(observation_from_env(record, (len(seen) - 1) / rate))
             record, _, terminated, truncated, info = env.step(action)
-            seen.append(record["images"])
+            seen.append(_views(env, record))
             over = terminated or truncated
-        if info["error"]:
-            raise SimulationError(str(info["error"]))
+    if info["error"]:
+        raise SimulationError(str(info["error"]))
     border = film.GREEN if info["success"] else film.RED
-    frames = [film.compose(images, text) for images in seen]
+    frames = [film.compose(views, text) for views in seen]
     frames += [film.compose(seen[-1], text, border=border)] * round(AFTERGLOW_S * rate)
-    return Watched(frames, rate, text, dict(info["goal"]), index, bool(info["success"]), (len(seen) - 1) / rate)
+    return Watched(frames, rate, text, dict(info["goal"]), options["index"], bool(info["success"]), (len(seen) - 1) / rate)
 
 
-def watch_to_file(path: Path, text: str, make_agent: Callable[[Env], Agent], suite: str, scene: int | None) -> Watched:
-    """As `watch`, written to an ``.mp4`` or ``.gif``."""
-    seen = watch(text, make_agent, suite, scene)
-    film.write(path, seen.frames, seen.rate_hz)
-    return seen
+def find_scene(text: str, suite: str, scene: int | None = None) -> dict[str, Any]:
+    """The options of `Env.reset` for a test scene, and for the feasible goal in it that `text` is most like.
+
+    Example:
+        >>> find_scene("push the red cube to the left", "tabletop-starter", scene=None)["index"] >= 0
+        True
+    """
+    best, likest, found, feasible = {}, 0.0, 0, []
+    with closing(make_env(suite, render_cameras=False)) as env:
+        for index in range(SCENES) if scene is None else (scene,):
+            # Demonstrated combinations and the others live in different scenes.
+            for composition in ("seen", "unseen"):
+                _, info = env.reset(seed=0, options={"index": index, "composition": composition})
+                feasible += info["feasible"]
+                likeness = [_likeness(text, goal) for goal in info["feasible"]]
+                goal = int(np.argmax(likeness))
+                found += likeness[goal] > 0
+                if likeness[goal] > likest:
+                    best, likest = {"index": index, "composition": composition, "goal": goal}, likeness[goal]
+            if likest == 1 or found >= ENOUGH:
+                break
+    if not best:
+        raise ConfigError(_nothing_like(text, scene, feasible))
+    return best
 
 
-def find_scene(env: Env, text: str, scene: int | None = None) -> tuple[int, int]:
-    """(index, goal) of a test scene and of the feasible goal in it that `text` is most like."""
-    best, found = (0.0, 0, 0), 0
-    for index, feasible in _scenes(env, range(SCENES) if scene is None else (scene,)):
-        likeness = [_likeness(text, goal) for goal in feasible]
-        goal = int(np.argmax(likeness))
-        best = max(best, (likeness[goal], -index, goal))
-        found += likeness[goal] > 0
-        if best[0] == 1 or found == ENOUGH:
-            break
-    if best[0] > 0:
-        return -best[1], best[2]
+def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]]) -> str:
     if scene is not None:
         known = "; ".join(sorted({canonical(goal) for goal in feasible}))
-        raise ConfigError(f"scene {scene} has nothing like {text!r}; what can be done there: {known}")
+        return f"scene {scene} has nothing like {text!r}; what can be done there: {known}"
     named = ", ".join(sorted(_named(text))) or "nothing by color and shape"
-    raise ConfigError(
+    return (
         f"no scene fits {text!r}: it names {named}. Name things by a color ({', '.join(COLORS)}) and a shape "
         f"({', '.join((*SHAPES, *RECEPTACLES))}), or try --suite tabletop-full, which has more to do"
     )
 
 
-def _scenes(env: Env, indices: Any) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-    for index in indices:
-        _, info = env.reset(seed=0, options={"index": index})
-        yield index, info["feasible"]
+def _views(env: Env, record: Mapping[str, Any]) -> dict[str, UInt8Array]:
+    """Larger pictures than the policy's, where the env can draw them."""
+    picture = getattr(env, "picture", None)
+    return {name: picture(name, SIZE) if picture else image for name, image in record["images"].items()}
 
 
 def _likeness(text: str, goal: Mapping[str, Any]) -> float:
