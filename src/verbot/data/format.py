@@ -1,7 +1,7 @@
 """The LeRobotDataset v3.0 layout: paths, feature table, parquet schemas, and what verbot adds to them.
 
-A dataset of verbot is a plain v3.0 dataset with two additions that LeRobot ignores: the key ``"verbot"`` of ``meta/info.json`` (robot
-spec, and the checksum of every file the commit names) and ``meta/verbot/`` (calibration and extras of each episode).
+A dataset of verbot is a plain v3.0 dataset with two additions that LeRobot ignores: the key ``"verbot"`` of ``meta/info.json``
+(robot spec, and the checksum of every file the commit names) and ``meta/verbot/`` (calibration and extras of each episode).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXTRAS_PATH = "meta/verbot/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet
 FILES_PER_CHUNK = 1000
 
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
-FRAME_COLUMNS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+FRAME_COLUMNS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
 STATISTICS_KEYS = ("min", "max", "mean", "std", "count", *map(quantile_name, QUANTILES))
 
 
@@ -77,9 +77,10 @@ def axis_names(components: Sequence[Component]) -> list[str]:
 
 def data_schema(spec: RobotSpec) -> pa.Schema:
     """The schema of ``data/*.parquet``, with the feature table that Hugging Face datasets reads back."""
-    fields, described = [], {}
+    fields: list[pa.Field] = []
+    described: dict[str, Any] = {}
     for key, size in ((STATE, spec.state_size), (ACTION, spec.action_size)):
-        value = {"dtype": "float32", "_type": "Value"}
+        value: dict[str, Any] = {"dtype": "float32", "_type": "Value"}
         if size == 1:  # LeRobot keeps a vector of one number as a plain column
             fields.append(pa.field(key, pa.float32()))
             described[key] = value
@@ -145,8 +146,8 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 def spec_of(info: Mapping[str, Any], stats: Mapping[str, Any] | None, path: Path) -> RobotSpec:
     """The spec a dataset was recorded with; for a dataset of others, one derived from its feature table.
 
-    A derived spec has one component of kind ``"other"`` per vector, whose range is what the data covers: LeRobot records no units,
-    frames or ranges. Pass ``open_dataset(path, spec=…)`` where they are known.
+    A derived spec has one component of kind ``"other"`` per vector, whose range is what the data covers: LeRobot records no
+    units, frames or ranges. Pass ``open_dataset(path, spec=…)`` where they are known.
     """
     if "verbot" in info:
         return RobotSpec.from_json(info["verbot"]["spec"])
@@ -181,7 +182,7 @@ def _derived(key: str, feature: Mapping[str, Any], stats: Mapping[str, Any] | No
         names = next(iter(names.values()), None)
     axes = tuple(map(str, names)) if isinstance(names, list) and len(names) == size else tuple(f"{i}" for i in range(size))
     low, high = np.full(size, -1.0), np.full(size, 1.0)
-    if stats and np.size(stats.get("min")) == np.size(stats.get("max")) == size:
+    if stats and np.size(stats["min"]) == np.size(stats["max"]) == size:
         low, high = np.asarray(stats["min"], float).reshape(-1), np.asarray(stats["max"], float).reshape(-1)
     spread = np.maximum(high - low, 1e-6)
     return Component(key.rpartition(".")[2], "other", axes, "", "", tuple((high - spread).tolist()), tuple(high.tolist()))

@@ -1,8 +1,8 @@
 """The journal: each saved episode as one whole file, until it is merged into the dataset's v3.0 files.
 
-``journal/episode-000042.episode`` is a line of magic, a line with the sha256 of the rest, a line of JSON (what the episode is, and name and
-length of each block), then the blocks: states, actions, and one mp4 per camera. The rename that gives the file its name *is* the
-commit of the episode; nothing else has to happen for it to be read.
+``journal/episode-000042.episode`` is a line of magic, a line with the sha256 of the rest, a line of JSON (what the episode is,
+and name and length of each block), then the blocks: states, actions, and one mp4 per camera. The rename that gives the file its
+name *is* the commit of the episode; nothing else has to happen for it to be read.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Entry:
         magic, _, rest = content.partition(b"\n")
         checksum, _, body = rest.partition(b"\n")
         if magic != MAGIC or checksum.decode(errors="replace") != sha256(body):
-            raise CorruptFileError(path, "does not hold what was written: its sha256 differs (remove it to go on without that episode)")
+            raise CorruptFileError(path, "does not hold what was written; remove it to go on without that episode")
         head, _, tail = body.partition(b"\n")
         header = json.loads(head)
         blocks, start = {}, 0

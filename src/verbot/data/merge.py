@@ -30,7 +30,12 @@ def joinable(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 def merged(
     entries: Sequence[Entry], spec: RobotSpec, features: Mapping[str, Any], number: int, frames: int, tasks: Sequence[str]
 ) -> dict[str, bytes]:
-    """The files, by name, that hold `entries`: the `number`-th of each kind, after `frames` frames of a dataset with these `tasks`."""
+    """The files, by name, that hold `entries`: the `number`-th of each kind.
+
+    Args:
+        frames: how many the dataset has before these episodes.
+        tasks: every sentence of the dataset, those of `entries` included.
+    """
     task_index = {task: i for i, task in enumerate(tasks)}
     rows, columns = [], []
     for entry in entries:
@@ -118,7 +123,7 @@ def _place_videos(rows: Sequence[dict[str, Any]], key: str, counts: Sequence[int
 
 
 def image_statistics(images: UInt8Array) -> dict[str, Any]:
-    """Statistics of (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), brightness 0..1, exact for the sampled frames."""
+    """Statistics of (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), in 0..1; exact for the sampled frames."""
     sampled = images[:: -(-len(images) // SAMPLED_FRAMES)]
     shifted = sampled + np.array([0, 256, 512], np.uint16)
     counts = np.bincount(shifted.reshape(-1), minlength=768).reshape(3, 256)

@@ -45,8 +45,8 @@ class Dataset:
         if not 0 <= number < len(self):
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
         if number >= self._committed:
-            entry = self._journaled[number - self._committed]
-            return Episode(self, number, entry.length, entry.identity, [entry.instruction], entry.calibration, entry.extras, entry)
+            one = self._journaled[number - self._committed]
+            return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, one.extras, one)
         row, extra = self._rows[number], self._extras.get(number)
         identity = extra["identity"] if extra else self._foreign_identity(row)
         calibration, extras = (json.loads(extra[key]) if extra else {} for key in ("calibration", "extras"))
@@ -221,7 +221,7 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
     """Open a LeRobotDataset v3.0 for reading, also while it is being written.
 
     Args:
-        spec: what the robot is, for a dataset whose recorder did not say (units, frames and ranges are then derived from the data).
+        spec: what the robot is, for a dataset whose recorder did not say; without it ranges are derived from the data.
 
     Raises `DataError` when `path` holds no such dataset, `CorruptFileError` (naming the file) when it is damaged.
 

@@ -1,9 +1,10 @@
 """Writes episodes as LeRobotDataset v3.0, such that a crash at any instant loses nothing that was saved.
 
-`DatasetWriter.save_episode` commits the episode to the journal (one file: written, fsynced, renamed). From time to time, and at the end,
-the journal is merged into new v3.0 files, which exist for nobody until ``meta/info.json``, replaced atomically, names them; only then are
-the journal's entries removed. So at every instant an episode is in the dataset's files, or in the journal, or (briefly) in both with the
-files counting. Existing files are never rewritten, but for ``meta/tasks.parquet`` and ``meta/stats.json``, which can be derived again.
+`DatasetWriter.save_episode` commits the episode to the journal (one file: written, fsynced, renamed). From time to time, and at
+the end, the journal is merged into new v3.0 files, which exist for nobody until ``meta/info.json``, replaced atomically, names
+them; only then are the journal's entries removed. So at every instant an episode is in the dataset's files, or in the journal, or
+(briefly) in both with the files counting. Existing files are never rewritten, but for ``meta/tasks.parquet`` and
+``meta/stats.json``, which can be derived again.
 """
 
 from __future__ import annotations
@@ -244,15 +245,15 @@ class DatasetWriter:
             first += len(episode)
         joined = {name: np.concatenate([c[name] for c in columns]).reshape(first, -1) for name in columns[0]}
         record = Statistics.of(joined).to_json()
-        for camera in self.spec.camera_names:
-            prefix = f"stats/{layout.IMAGES}{camera}/"
-            tables = [
-                read_parquet(self.root / name, checksum, lambda column, p=prefix: column.startswith(p))
-                for name, checksum in self._files("meta/episodes/").items()
-            ]
-            rows = [{key.removeprefix(prefix): value for key, value in row.items()} for table in tables for row in table.to_pylist()]
-            record[layout.IMAGES + camera] = combined_image_statistics(rows)
+        for key in (layout.IMAGES + camera for camera in self.spec.camera_names):
+            record[key] = combined_image_statistics(self._image_statistics(f"stats/{key}/"))
         return record
+
+    def _image_statistics(self, prefix: str) -> list[dict[str, Any]]:
+        rows = []
+        for name, checksum in self._files("meta/episodes/").items():
+            rows += read_parquet(self.root / name, checksum, lambda column: column.startswith(prefix)).to_pylist()
+        return [{column.removeprefix(prefix): value for column, value in row.items()} for row in rows]
 
 
 def _sealed(info: dict[str, Any]) -> bytes:

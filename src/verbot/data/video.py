@@ -1,8 +1,9 @@
 """Camera frames as H.264 video, through PyAV: encode, decode, join without re-encoding.
 
-The codec is H.264 4:4:4 (`libx264`, ultrafast, zero latency, CRF 18). On 64×64 frames halving the color resolution, as the usual 4:2:0
-does, costs 13 dB at the same speed and size (docs/decisions): a colored object is a handful of pixels. There are no B-frames and each
-episode starts with a keyframe, so that joining videos only copies packets, and a random read starts at most `GOP` frames early.
+The codec is H.264 4:4:4 (`libx264`, ultrafast, zero latency, CRF 18). On 64×64 frames halving the color resolution, as the usual
+4:2:0 does, costs 13 dB at the same speed and size: a colored object is a handful of pixels. There are no B-frames and each
+    episode
+starts with a keyframe, so that joining videos only copies packets, and a random read starts at most `GOP` frames early.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from verbot.errors import CorruptFileError, DataError
@@ -46,20 +48,21 @@ def join(videos: Sequence[bytes]) -> tuple[bytes, list[int]]:
 
     Raises `DataError` unless all were encoded alike (see `signature`): a file has one decoder configuration.
     """
-    sink, counts = io.BytesIO(), []
+    sink = io.BytesIO()
+    counts: list[int] = []
     signatures = {signature(video) for video in videos}
     if len(signatures) != 1:
         raise DataError(f"{len(videos)} videos of {len(signatures)} encodings cannot be joined in one file")
     with av.open(io.BytesIO(videos[0])) as first, av.open(sink, "w", format="mp4") as container:
         source = first.streams.video[0]
         stream = container.add_stream_from_template(source)
-        stream.time_base = source.time_base
+        stream.time_base = cast(Fraction, source.time_base)
         step = _ticks_per_frame(source)
         for video in videos:
             count = 0
             for packet in _packets(video):
                 packet.pts = packet.dts = (sum(counts) + count) * step
-                packet.stream, packet.time_base = stream, source.time_base
+                packet.stream, packet.time_base = stream, cast(Fraction, source.time_base)
                 container.mux(packet)
                 count += 1
             counts.append(count)
@@ -89,7 +92,7 @@ class Decoder:
         self._name, self._rate_hz = name, rate_hz
         self._reformatter = VideoReformatter()  # keeps its conversion tables: six times faster than frame.to_ndarray
         try:
-            self._container = av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video))
+            self._container = cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)))
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, IndexError) as error:
             raise CorruptFileError(name, f"is not a video ({error})") from error
@@ -113,7 +116,8 @@ class Decoder:
                 if filled == count:
                     break
         except (av.FFmpegError, OSError) as error:
-            raise CorruptFileError(self._name, f"cannot be decoded after frame {filled} from {start_s:.3f} s ({error})") from error
+            place = f"frame {filled} from {start_s:.3f} s"
+            raise CorruptFileError(self._name, f"cannot be decoded at {place} ({error})") from error
         if filled < count:
             raise CorruptFileError(self._name, f"holds {filled} frames from {start_s:.3f} s on; {count} were recorded")
         return out
@@ -128,7 +132,7 @@ class Decoder:
 
 
 def _packets(video: bytes) -> Iterator[av.Packet]:
-    with av.open(io.BytesIO(video)) as container:
+    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
         for packet in container.demux(video=0):
             if packet.size:
                 yield packet

@@ -1,0 +1,239 @@
+"""Training samples: for each recorded frame its past, its future actions and what was to be done, as plain arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.data.cache import FrameCache
+from verbot.data.hindsight import handled_points, project, projections
+from verbot.data.reader import Dataset, Episode
+from verbot.errors import ConfigError, DataError, UnknownNameError
+from verbot.spec import FloatArray, UInt8Array
+
+BoolArray = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+DRAWS = 3  # random numbers a window needs: which wording, whether another goal, which one
+KEYPOINTS = ("hindsight", "grounding")
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """`b` windows, in the robot's own units.
+
+    Args:
+        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last; before an episode's start its first frame, masked.
+        images_mask: bool (b, t, v); False for padding and for a camera that the dataset lacks.
+        state: float32 (b, t, s), with `state_mask` bool (b, t).
+        actions: float32 (b, k, a), from the latest frame on; after an episode's end its last action, masked.
+        actions_mask: bool (b, k); all False for a window told another goal than the one that was pursued.
+        instructions: one per window.
+        keypoints: float32 (b, v, 2, 2): target and receptacle in the latest frame of each view, x right and y down in [-1, 1].
+        keypoints_mask: bool (b, v, 2); False where a point is unknown or out of the picture.
+        index: int64 (b,), the windows' own numbers.
+    """
+
+    images: UInt8Array
+    images_mask: BoolArray
+    state: FloatArray
+    state_mask: BoolArray
+    actions: FloatArray
+    actions_mask: BoolArray
+    instructions: list[str]
+    keypoints: FloatArray
+    keypoints_mask: BoolArray
+    index: Indices
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, order: Indices) -> WindowBatch:
+        """The windows at these places, in this order."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        words = [self.instructions[i] for i in order]
+        return WindowBatch(**{name: value[order] for name, value in fields.items() if name != "instructions"}, instructions=words)
+
+    @staticmethod
+    def concatenate(parts: Sequence[WindowBatch]) -> WindowBatch:
+        """All windows of `parts`, one after another."""
+        names = [field.name for field in dataclasses.fields(WindowBatch) if field.name != "instructions"]
+        words = [text for part in parts for text in part.instructions]
+        return WindowBatch(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names}, instructions=words)
+
+
+@dataclass(frozen=True)
+class _Goals:
+    """What else an episode's first state admits: points (g, 2, 3) in the base frame, and wordings of each."""
+
+    points: npt.NDArray[np.float64]
+    instructions: Sequence[Sequence[str]]
+
+
+class Windows:
+    """Every frame of a dataset as a training sample.
+
+    Args:
+        source: an open dataset. What is saved later is seen by opening it again.
+        history: frames of the past in a window, the present one included.
+        chunk: actions in a window, from the present frame on.
+        cameras: views, in order; the dataset's own if None. One that it lacks is zero and masked.
+        episodes: numbers of the episodes to draw from; all if None.
+        keypoints: ``"hindsight"`` (where the gripper closed and opened) or ``"grounding"`` (``extras["grounding"]``: where the
+            objects were at first; used until the episode's ``engaged_frame``, hindsight from then on).
+        relabel: the chance that a window from before anything was engaged is told another goal that its scene admits,
+            with that goal's keypoints and no actions to imitate.
+        cache: the decoded frames; opened (and filled, if need be) if None.
+
+    Example:
+        >>> import tempfile
+        >>> from verbot.data.reader import open_dataset
+        >>> from verbot.data.store import example_dataset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     windows = Windows(open_dataset(example_dataset(folder)), history=2, chunk=5)
+        ...     batch = windows.batch(np.array([0, 11]), np.random.default_rng(0))
+        >>> batch.images.shape, batch.images_mask[:, :, 0].tolist(), batch.actions_mask.sum(axis=1).tolist()
+        ((2, 2, 1, 32, 32, 3), [[False, True], [True, True]], [5, 1])
+    """
+
+    def __init__(
+        self,
+        source: Dataset,
+        history: int = 1,
+        chunk: int = 10,
+        *,
+        cameras: Sequence[str] | None = None,
+        episodes: Sequence[int] | None = None,
+        keypoints: str = "hindsight",
+        relabel: float = 0.0,
+        cache: FrameCache | None = None,
+    ):
+        if history < 1 or chunk < 1:
+            raise ConfigError(f"windows need a history and a chunk of at least 1; got {history} and {chunk}")
+        if keypoints not in KEYPOINTS:
+            raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
+        if not 0 <= relabel <= 1:
+            raise ConfigError(f"relabel is a probability; got {relabel}")
+        self.spec, self.history, self.chunk, self.relabel = source.spec, history, chunk, relabel
+        self.cameras = tuple(source.camera_names if cameras is None else cameras)
+        recorded = list(source)
+        if not recorded:
+            raise DataError(f"{source.root} has no episodes yet")
+        chosen = range(len(recorded)) if episodes is None else episodes
+        ends = np.cumsum([0, *(len(episode) for episode in recorded)])
+        self._index = np.concatenate([np.arange(ends[e], ends[e + 1]) for e in chosen]) if len(chosen) else np.empty(0, np.int64)
+        self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
+        self._episode = np.repeat(np.arange(len(recorded)), np.diff(ends))
+        self._states = np.concatenate([episode.states for episode in recorded])
+        self._actions = np.concatenate([episode.actions for episode in recorded])
+        self._words = [episode.instructions for episode in recorded]
+        self._word_counts = np.array([len(words) for words in self._words])
+        present = [camera for camera in self.cameras if camera in source.camera_names]
+        cache = cache or FrameCache(source, present)
+        self._frames = {camera: cache.frames(camera) for camera in present}
+        self._size = self._image_size()
+        self._matrices = np.concatenate([projections(e.states, self.spec, e.calibration, self.cameras) for e in recorded])
+        points = np.concatenate([_points(episode, keypoints) for episode in recorded])
+        self._keypoints, self._keypoints_mask = project(self._matrices, points)
+        self._goals = [_other_goals(episode) for episode in recorded]
+        self._goal_counts = np.array([len(goals.points) for goals in self._goals])
+        engaged = np.array([_engaged(episode) for episode in recorded])
+        self._untouched = np.arange(ends[-1]) - self._first < engaged[self._episode]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What sources of one mixture must have in common."""
+        return (self.history, self.chunk, self.cameras, *self._size, self.spec.state_size, self.spec.action_size)
+
+    def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
+        """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
+        chosen = np.asarray(indices, np.int64)
+        return self.gather(chosen, rng.random((len(chosen), DRAWS)))
+
+    def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+        """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
+        now = self._index[indices]
+        past = now[:, None] + np.arange(1 - self.history, 1)  # (b, t)
+        future = now[:, None] + np.arange(self.chunk)  # (b, k)
+        past_mask = past >= self._first[now, None]
+        past = np.maximum(past, self._first[now, None])
+        future_mask = future < self._end[now, None]
+        future = np.minimum(future, self._end[now, None] - 1)
+        images, images_mask = self._images(past, past_mask)
+        episode = self._episode[now]
+        wording = (draws[:, 0] * self._word_counts[episode]).astype(np.int64)
+        instructions = [self._words[e][w] for e, w in zip(episode.tolist(), wording.tolist(), strict=True)]
+        keypoints, keypoints_mask = self._keypoints[now], self._keypoints_mask[now]
+        others = np.flatnonzero((draws[:, 1] < self.relabel) & self._untouched[now] & (self._goal_counts[episode] > 0))
+        if len(others):
+            told = (draws[others, 2] * self._goal_counts[episode[others]]).astype(np.int64)
+            points = np.empty((len(others), 2, 3))
+            for i, (row, goal) in enumerate(zip(others.tolist(), told.tolist(), strict=True)):
+                goals = self._goals[episode[row]]
+                points[i], words = goals.points[goal], goals.instructions[goal]
+                instructions[row] = words[int(draws[row, 0] * len(words))]
+            keypoints[others], keypoints_mask[others] = project(self._matrices[now[others]], points)
+            future_mask[others] = False
+        return WindowBatch(
+            images=images,
+            images_mask=images_mask,
+            state=self._states[past],
+            state_mask=past_mask,
+            actions=self._actions[future],
+            actions_mask=future_mask,
+            instructions=instructions,
+            keypoints=keypoints,
+            keypoints_mask=keypoints_mask,
+            index=np.asarray(indices, np.int64),
+        )
+
+    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, BoolArray]:
+        b, t = past.shape
+        images = np.zeros((b, t, len(self.cameras), *self._size, 3), np.uint8)
+        images_mask = np.zeros((b, t, len(self.cameras)), bool)
+        for view, camera in enumerate(self.cameras):
+            if camera in self._frames:
+                images[:, :, view] = self._frames[camera][past]
+                images_mask[:, :, view] = mask
+        return images, images_mask
+
+    def _image_size(self) -> tuple[int, int]:
+        sizes = {camera: frames.shape[1:3] for camera, frames in self._frames.items()}
+        if len(set(sizes.values())) > 1:
+            raise DataError(f"the cameras of one batch need one image size; they have {sizes}")
+        height, width = next(iter(sizes.values()), (1, 1))
+        return height, width
+
+
+def _engaged(episode: Episode) -> int:
+    """How many frames at the start show the scene untouched; none where nobody noted it."""
+    if "engaged_frame" not in episode.extras:
+        return 0
+    frame = episode.extras["engaged_frame"]
+    return len(episode) if frame is None else int(frame)
+
+
+def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
+    points = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
+    grounding = episode.extras.get("grounding")
+    if kind == "grounding" and grounding:
+        points[: _engaged(episode)] = _goal_points(grounding[0])
+    return points
+
+
+def _goal_points(goal: dict) -> npt.NDArray[np.float64]:
+    places = [goal.get("target_base_m"), goal.get("receptacle_base_m")]
+    return np.array([[np.nan] * 3 if place is None else place for place in places], float)
+
+
+def _other_goals(episode: Episode) -> _Goals:
+    """Those after the first, which is the one pursued."""
+    others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
+    points = np.array([_goal_points(goal) for goal in others]).reshape(-1, 2, 3)
+    return _Goals(points, [goal["instructions"] for goal in others])
