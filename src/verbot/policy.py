@@ -232,7 +232,8 @@ class Policy:
         lines = [
             f"# A verbot policy for {self._spec.name}",
             "",
-            f"{count:,} parameters; sees {', '.join(self._spec.camera_names)}; predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
+            f"{count:,} parameters; sees {', '.join(self._spec.camera_names)}; "
+            f"predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
             "",
             *parts,
             "",

@@ -1,4 +1,4 @@
-"""Frozen steps between raw and normalized values, each with its inverse; a pipeline runs forward in order, backward in reverse."""
+"""Frozen steps between raw and normalized values, each with its inverse."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 
     views = true.shape[1]
     points = supervised(group.points, views, history)
     logits = supervised(group.heatmaps, views, history)  # (b, v, 2, h, w)
+    true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
     place = masked_mean((points - true).abs(), mask)
     entropy = masked_mean(_cross_entropy(logits, true).unsqueeze(-1), mask)
     return {"keypoint": place + CROSS_ENTROPY_WEIGHT * entropy, "keypoint_l1": place.detach()}

@@ -96,3 +96,8 @@ def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
     """The mean of `errors` (…, d) over the valid places of `mask` (…); zero, with zero gradient, where there are none."""
     valid = mask.unsqueeze(-1)
     return errors.masked_fill(~valid, 0).sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 images to [-1, 1]; those that are float already are so."""
+    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.keypoints import keypoint_loss, supervised
-from verbot.models.layers import AttentionPool
+from verbot.models.layers import AttentionPool, as_float
 from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
 from verbot.models.tokens import Batch, Prediction, Sizes, TextBatch, TokenGroup
 from verbot.spec import RobotSpec
@@ -121,7 +121,7 @@ class VLANetwork(nn.Module):
     def see(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         """Every frame through the vision encoder, then all frames' tokens side by side."""
         frames = images.shape[1]
-        groups = self.vision(_as_float(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
+        groups = self.vision(as_float(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
         return [self._in_time(group, frames) for group in groups]
 
     def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
@@ -158,8 +158,3 @@ class VLANetwork(nn.Module):
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
         return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
-
-
-def _as_float(images: Tensor) -> Tensor:
-    """To [-1, 1], whichever of the two forms they come in."""
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1

@@ -48,8 +48,9 @@ class Flow(nn.Module):
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
         assert batch.actions is not None and batch.actions_mask is not None
-        actions = self._scale(batch.actions).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
         mask = batch.actions_mask.repeat_interleave(self.draws, 0)
+        actions = self._scale(batch.actions).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
+        actions = actions.masked_fill(~mask.unsqueeze(-1), 0)  # padding may hold anything, NaN too
         noise = torch.randn(actions.shape, generator=generator, device=actions.device)
         time = flow_times(len(actions), generator).to(actions.device)
         at = time[:, None, None]

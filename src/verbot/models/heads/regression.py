@@ -36,7 +36,8 @@ class Regression(nn.Module):
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``; zero where the batch has no valid step."""
         assert batch.actions is not None and batch.actions_mask is not None
-        pairs = zip(self.forward(fused).split(self.sizes, -1), batch.actions.split(self.sizes, -1), strict=True)
+        actions = batch.actions.masked_fill(~batch.actions_mask.unsqueeze(-1), 0)  # padding may hold anything, NaN too
+        pairs = zip(self.forward(fused).split(self.sizes, -1), actions.split(self.sizes, -1), strict=True)
         parts = [self._loss(c.kind, raw, true) for c, (raw, true) in zip(self.action, pairs, strict=True)]
         return {"action": masked_mean(torch.cat(parts, -1), batch.actions_mask)}
 

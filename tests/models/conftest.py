@@ -1,0 +1,99 @@
+"""One small robot, its networks and batches, for every test of networks."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
+from verbot.models.tokens import Batch
+from verbot.spec import Camera, Component, RobotSpec
+
+REGISTRIES = {
+    "vision": vision_encoders,
+    "language": language_encoders,
+    "state": state_encoders,
+    "fusion": fusions,
+    "head": heads,
+}
+TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box", "stop")
+
+
+def component(name: str, kind: str, size: int, low: float = -1.0) -> Component:
+    return Component(name, kind, tuple(f"{name}{i}" for i in range(size)), "1", "base", (low,) * size, (1.0,) * size)
+
+
+SPEC = RobotSpec(
+    "tiny",
+    10.0,
+    (Camera("front", 16, 16), Camera("wrist", 16, 16)),
+    (component("ee_position", "position", 3), component("gripper", "gripper", 1, 0.0)),
+    (
+        component("position_delta", "position_delta", 3),
+        component("turn", "quaternion", 4),
+        component("speed", "velocity", 2),
+        component("gripper", "gripper", 1, 0.0),
+    ),
+)
+BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
+
+
+def variants() -> list[tuple[str, NetworkConfig]]:
+    """The default network with every registered part in its place, and one with history."""
+    found = [
+        (f"{label}={name}", dataclasses.replace(BASE, **{label: Part(name)}))
+        for label, registry in REGISTRIES.items()
+        for name in registry.names()
+    ]
+    return [*found, ("history=2", dataclasses.replace(BASE, history=2))]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `variant` runs on every registered part."""
+    if "variant" in metafunc.fixturenames:
+        cases = variants()
+        metafunc.parametrize("variant", [c for _, c in cases], ids=[label for label, _ in cases])
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("VERBOT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def spec() -> RobotSpec:
+    return SPEC
+
+
+@pytest.fixture
+def make_network() -> Callable[[NetworkConfig], VLANetwork]:
+    return lambda config=BASE: VLANetwork(config.fit(list(TEXTS)), SPEC)
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    return draw_batch
+
+
+def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
+    """Everything valid, everything random."""
+    g = torch.Generator().manual_seed(seed)
+    t, k = network.config.history, network.config.chunk
+    turn = torch.nn.functional.normalize(torch.randn(rows, k, 4, generator=g), dim=-1)
+    gripper = torch.randint(0, 2, (rows, k, 1), generator=g).float()
+    actions = [torch.randn(rows, k, 3, generator=g), turn, torch.randn(rows, k, 2, generator=g), gripper]
+    return Batch(
+        images=torch.randint(0, 256, (rows, t, 2, 3, 16, 16), generator=g, dtype=torch.uint8),
+        images_mask=torch.ones(rows, t, 2, dtype=torch.bool),
+        state=torch.randn(rows, t, 4, generator=g),
+        state_mask=torch.ones(rows, t, dtype=torch.bool),
+        text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
+        actions=torch.cat(actions, -1),
+        actions_mask=torch.ones(rows, k, dtype=torch.bool),
+        keypoints=torch.rand(rows, 2, 2, 2, generator=g) * 2 - 1,
+        keypoints_mask=torch.ones(rows, 2, 2, dtype=torch.bool),
+    )

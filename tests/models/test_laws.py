@@ -1,0 +1,162 @@
+"""What holds for every registered encoder, fusion and head."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from verbot.errors import UnknownNameError
+from verbot.models.network import NetworkConfig
+from verbot.models.parts import Part, heads
+from verbot.models.tokens import TextBatch
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def other(values: torch.Tensor) -> torch.Tensor:
+    """Values of the same kind that are nowhere the same."""
+    if values.dtype == torch.uint8:
+        return 255 - values
+    return (values + 1) % 4 if values.dtype == torch.int64 else values * 3 + 5
+
+
+def losses(network, batch):
+    return network.losses(batch, torch.Generator().manual_seed(1))
+
+
+def test_a_missing_camera_changes_nothing(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    batch.images_mask[0, :, 1] = False
+    batch.images_mask[1] = False
+    images = torch.where(batch.images_mask[..., None, None, None], batch.images, other(batch.images))
+    changed = dataclasses.replace(batch, images=images)
+    close(network.predict(batch).actions, network.predict(changed).actions)
+    with_camera = dataclasses.replace(batch, images_mask=torch.ones_like(batch.images_mask))
+    assert not torch.allclose(network.predict(batch).actions[0], network.predict(with_camera).actions[0])
+
+
+def test_an_absent_state_changes_nothing(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    batch.state_mask[0] = False
+    changed = dataclasses.replace(batch, state=torch.where(batch.state_mask[..., None], batch.state, other(batch.state)))
+    close(network.predict(batch).actions, network.predict(changed).actions)
+
+
+def test_padding_after_the_words_changes_nothing(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    extra = other(batch.text.values[:, :3])
+    longer = TextBatch(
+        torch.cat([batch.text.values, extra], 1), torch.cat([batch.text.mask, torch.zeros(4, 3, dtype=torch.bool)], 1)
+    )
+    close(network.predict(batch).actions, network.predict(dataclasses.replace(batch, text=longer)).actions)
+
+
+def test_words_matter_and_no_words_are_finite(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    said = network.predict(batch).actions
+    swapped = network.language.prepare(["put the green box to the left"] * 4)
+    assert not torch.allclose(said, network.predict(dataclasses.replace(batch, text=swapped)).actions)
+    blank = network.predict(dataclasses.replace(batch, text=network.language.prepare([""] * 4))).actions
+    assert blank.isfinite().all()
+    nothing = TextBatch(batch.text.values, torch.zeros_like(batch.text.mask))
+    assert network.predict(dataclasses.replace(batch, text=nothing)).actions.isfinite().all()
+
+
+def test_rows_do_not_see_each_other(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    order = torch.tensor([2, 0, 3, 1])
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    text = fields.pop("text")
+    moved = dataclasses.replace(
+        batch, text=TextBatch(text.values[order], text.mask[order]), **{name: x[order] for name, x in fields.items()}
+    )
+    before, after = network.predict(batch), network.predict(moved)
+    close(before.actions[order], after.actions)
+    close(before.keypoints[order], after.keypoints)
+
+
+def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    batch.actions_mask[0, 1:] = False
+    batch.actions_mask[2] = False
+    batch.keypoints_mask[1] = False
+    known = batch.actions_mask[..., None]
+    changed = dataclasses.replace(
+        batch,
+        actions=torch.where(known, batch.actions, float("nan")),
+        keypoints=torch.where(batch.keypoints_mask[..., None], batch.keypoints, float("nan")),
+    )
+    before, after = losses(network, batch), losses(network, changed)
+    for name in before:
+        close(before[name], after[name])
+    after["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    batch.actions_mask[:] = False
+    found = losses(network, batch)
+    assert found["action"] == 0
+    close(found["loss"], found["keypoint"] * variant.keypoint_weight)
+    batch.keypoints_mask[:] = False
+    found = losses(network, batch)
+    found["loss"].backward()
+    assert found["loss"] == 0 and all(p.grad is None or not p.grad.any() for p in network.parameters())
+
+
+def test_gradients_reach_every_parameter(variant, make_network, make_batch):
+    network = make_network(variant)
+    losses(network, make_batch(network))["loss"].backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_one_batch_is_learned(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    before = losses(network, batch)
+    for _ in range(80):
+        optimizer.zero_grad()
+        losses(network, batch)["loss"].backward()
+        optimizer.step()
+    after = losses(network, batch)
+    assert after["action"] < 0.5 * before["action"]
+    assert after["keypoint"] < 0.7 * before["keypoint"]
+
+
+def test_predictions_keep_what_the_components_promise(variant, make_network, make_batch):
+    network = make_network(variant)
+    prediction = network.predict(make_batch(network))
+    assert prediction.actions.shape == (4, 3, 10)
+    turn, gripper = prediction.actions[..., 3:7], prediction.actions[..., 9]
+    close(turn.norm(dim=-1), torch.ones(4, 3))
+    assert (turn[..., 0] >= 0).all() and (gripper >= 0).all() and (gripper <= 1).all()
+    assert prediction.keypoints.shape == (4, 2, 2, 2) and prediction.keypoints.abs().max() <= 1
+
+
+def test_two_predictions_are_one(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    assert torch.equal(network.predict(batch).actions, network.predict(batch).actions)
+
+
+def test_the_configuration_survives_json(variant, make_network):
+    config = make_network(variant).config
+    assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_an_unknown_part_names_its_neighbors(make_network):
+    with pytest.raises(UnknownNameError, match="did you mean 'regression'|Did you mean 'regression'"):
+        make_network(NetworkConfig(head=Part("regresion")))
+    assert {"regression", "flow"} <= set(heads.names())
