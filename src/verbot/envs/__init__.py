@@ -1,0 +1,74 @@
+"""Worlds to act in: Gymnasium environments that know their robot, their tasks and an expert.
+
+Importing this package loads no simulator; `make_env` does. Gymnasium knows the tabletop as ``verbot/Tabletop-v0``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from verbot.contracts import Env
+from verbot.registry import Registry
+
+envs: Registry = Registry("env", group="verbot.envs")
+
+
+def make_env(name: str, **options: Any) -> Env:
+    """An environment by name: ``"tabletop-starter"``, ``"tabletop-full"`` (also ``"tabletop"``) or one that a plug-in adds.
+
+    Args:
+        options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`.
+
+    Raises:
+        UnknownNameError: when no env has this name.
+        MissingDependencyError: when the simulator or an OpenGL library is not installed.
+
+    Example:
+        >>> env = make_env("tabletop-starter", tasks=("pick",))
+        >>> observation, info = env.reset(seed=0)
+        >>> observation["images"]["front"].shape, observation["state"].shape, info["named"] in info["instruction"]
+        ((64, 64, 3), (8,), True)
+        >>> env.close()
+    """
+    return envs.get(name)(**options)
+
+
+def _tabletop(suite: str, **options: Any) -> Env:
+    from verbot.errors import MissingDependencyError
+
+    try:
+        import mujoco  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"the tabletop needs the simulator: pip install 'verbot[sim]' ({error})") from error
+    from verbot.envs.tabletop.env import TabletopEnv
+
+    return TabletopEnv(suite=suite, **options)
+
+
+@envs.register("tabletop-starter")
+def tabletop_starter(**options: Any) -> Env:
+    """Pick up, push and put; three to five things."""
+    return _tabletop("tabletop-starter", **options)
+
+
+@envs.register("tabletop-full")
+def tabletop_full(**options: Any) -> Env:
+    """All eleven tasks, with a drawer and a button on the table."""
+    return _tabletop("tabletop-full", **options)
+
+
+@envs.register("tabletop")
+def tabletop(**options: Any) -> Env:
+    """The full suite, by its short name."""
+    return _tabletop("tabletop-full", **options)
+
+
+def register_gymnasium() -> None:
+    """Make ``gymnasium.make("verbot/Tabletop-v0", suite=…)`` work."""
+    if "verbot/Tabletop-v0" not in gymnasium.registry:
+        gymnasium.register("verbot/Tabletop-v0", "verbot.envs.tabletop.env:TabletopEnv")
+
+
+register_gymnasium()

@@ -1,0 +1,113 @@
+"""Off-screen rendering: one OpenGL context in a thread for all envs, on EGL or OSMesa, whichever loads.
+
+Shadows and reflections are off: in software they cost twenty times the rest of the frame.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from verbot.errors import MissingDependencyError
+from verbot.spec import UInt8Array
+
+_LIBRARIES = {"egl": ("libEGL.so.1", "libegl1 libegl-mesa0"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
+_local = threading.local()
+
+
+class Renderer:
+    """Pictures of one model. Envs whose models were copied from the same compiled model share its textures on the GPU.
+
+    Args:
+        model: the env's own copy; its colors and poses are read at every frame.
+        family: what tells compiled models apart; equal families share one set of uploaded textures.
+    """
+
+    def __init__(self, model: mujoco.MjModel, family: object):
+        self._model, self._family = model, family
+        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):
+            self._scene.flags[int(flag)] = 0
+        self._option, self._perturb, self._camera = mujoco.MjvOption(), mujoco.MjvPerturb(), mujoco.MjvCamera()
+        self._camera.type = int(mujoco.mjtCamera.mjCAMERA_FIXED)
+        self._buffers: dict[tuple[int, int], UInt8Array] = {}
+
+    def render(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, UInt8Array]:
+        """One fresh uint8 RGB image (h, w, 3) per camera, upright."""
+        context = _context(self._family, self._model)
+        buffer = self._buffers.setdefault((height, width), np.empty((height, width, 3), np.uint8))
+        viewport, images = mujoco.MjrRect(0, 0, width, height), {}
+        for i, name in enumerate(cameras):
+            self._camera.fixedcamid = self._model.camera(name).id
+            if i == 0:
+                everything = int(mujoco.mjtCatBit.mjCAT_ALL)
+                mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._camera, everything, self._scene)
+            else:  # the same instant: only the eye moves
+                mujoco.mjv_updateCamera(self._model, data, self._camera, self._scene)
+            mujoco.mjr_render(viewport, self._scene, context)
+            mujoco.mjr_readPixels(buffer, None, viewport, context)
+            images[name] = np.ascontiguousarray(buffer[::-1])  # OpenGL's first row is the lowest
+        return images
+
+
+def backend() -> str:
+    """``"egl"`` or ``"osmesa"``: the first whose system library loads; the variable MUJOCO_GL may choose.
+
+    Raises `MissingDependencyError` that names the Debian packages when none does.
+    """
+    asked = os.environ.get("MUJOCO_GL", "").lower()
+    names = (asked,) if asked in _LIBRARIES else tuple(_LIBRARIES)
+    for name in names:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(_LIBRARIES[name][0])
+            return name
+    packages = " or ".join(f"'apt install {_LIBRARIES[name][1]}'" for name in names)
+    raise MissingDependencyError(f"no off-screen OpenGL library loads ({', '.join(names)}); on Debian: {packages}")
+
+
+def _context(family: object, model: mujoco.MjModel) -> mujoco.MjrContext:
+    """This thread's context for `family`. OpenGL contexts survive neither a change of thread nor a fork."""
+    if getattr(_local, "pid", None) != os.getpid():
+        _local.pid, _local.gl, _local.contexts = os.getpid(), _open_gl(), {}
+        _local.gl.make_current()
+    if family not in _local.contexts:
+        _local.contexts[family] = mujoco.MjrContext(model, int(mujoco.mjtFontScale.mjFONTSCALE_100))
+        mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), _local.contexts[family])
+        _local.latest = family
+    if _local.latest != family:
+        mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), _local.contexts[family])
+        _local.latest = family
+    return _local.contexts[family]
+
+
+def _open_gl() -> Any:
+    # Mesa's software rasterizer starts a thread per core unless told otherwise; the workers beside us need those cores.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    name = backend()
+    if "OpenGL" not in sys.modules:
+        os.environ["PYOPENGL_PLATFORM"] = name
+    if name == "egl":
+        from mujoco.egl import GLContext
+    else:
+        from mujoco.osmesa import GLContext
+    context = GLContext(640, 640)
+    # Registered after mujoco's own exit handler, so it runs before that: the other order prints exceptions at exit.
+    atexit.register(_close, os.getpid())
+    return context
+
+
+def _close(pid: int) -> None:
+    if os.getpid() != pid or getattr(_local, "pid", None) != pid:
+        return
+    for context in _local.contexts.values():
+        context.free()
+    _local.gl.free()
+    _local.pid = None

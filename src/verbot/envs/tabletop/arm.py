@@ -1,0 +1,107 @@
+"""The arm: the published kinematics of the Franka Emika Panda as facts, and damped least-squares tracking.
+
+Sources: Franka's joint offsets and limits (https://frankaemika.github.io/docs/control_parameters.html); damped least squares:
+Wampler, "Manipulator inverse kinematic solutions based on vector formulations and damped least-squares methods", 1986.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One revolute joint about its own z axis: where it sits in its parent (m, quaternion w first), its range and its gain."""
+
+    offset_m: tuple[float, float, float]
+    quaternion: tuple[float, float, float, float]
+    low_rad: float
+    high_rad: float
+    gain: float  # N·m/rad; damping is a tenth of it
+
+
+_H = 0.7071067811865476
+JOINTS = (
+    Joint((0.0, 0.0, 0.333), (1.0, 0.0, 0.0, 0.0), -2.8973, 2.8973, 4500.0),
+    Joint((0.0, 0.0, 0.0), (_H, -_H, 0.0, 0.0), -1.7628, 1.7628, 4500.0),
+    Joint((0.0, -0.316, 0.0), (_H, _H, 0.0, 0.0), -2.8973, 2.8973, 3500.0),
+    Joint((0.0825, 0.0, 0.0), (_H, _H, 0.0, 0.0), -3.0718, -0.0698, 3500.0),
+    Joint((-0.0825, 0.384, 0.0), (_H, -_H, 0.0, 0.0), -2.8973, 2.8973, 2000.0),
+    Joint((0.0, 0.0, 0.0), (_H, _H, 0.0, 0.0), -0.0175, 3.7525, 2000.0),
+    Joint((0.088, 0.0, 0.0), (_H, _H, 0.0, 0.0), -2.8973, 2.8973, 2000.0),
+)
+DAMPING_S = 0.1  # damping over gain
+FLANGE_M = 0.107  # from joint 7 to the flange, on which the hand is turned by −45°
+FINGER_M = 0.0584  # from the hand to the finger joints
+TOOL_M = 0.1034  # from the hand to the point between the finger pads
+FINGER_TRAVEL_M = 0.04
+READY_RAD = (0.0, -0.785398, 0.0, -2.356194, 0.0, 1.570796, 0.785398)  # Franka's "ready" pose: where the search starts
+HOME_TOOL_M = (0.44, 0.0, 0.22)
+
+LOW_RAD = np.array([joint.low_rad for joint in JOINTS])
+HIGH_RAD = np.array([joint.high_rad for joint in JOINTS])
+
+_DAMPING = 1e-4 * np.eye(6)
+
+
+def rotation_from_vector(vector: Array) -> Array:
+    """The rotation matrix (3, 3) of a rotation vector (3,), by Rodrigues' formula."""
+    angle = float(np.linalg.norm(vector))
+    if angle < 1e-9:
+        return np.eye(3)
+    x, y, z = vector / angle
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k)
+
+
+def vector_from_rotation(matrix: Array) -> Array:
+    """The rotation vector (3,) of a rotation matrix (3, 3); the inverse of `rotation_from_vector` for angles below π."""
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
+
+
+def rotation_about_z(angle_rad: float) -> Array:
+    c, s = np.cos(angle_rad), np.sin(angle_rad)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+class Tracker:
+    """Joint targets that bring the tool to a pose: damped least squares on the arm alone (λ² = 1e-4).
+
+    Args:
+        model: a compiled model that holds the seven arm joints first and a site called ``tool``.
+    """
+
+    def __init__(self, model: mujoco.MjModel):
+        self._model, self._data = model, mujoco.MjData(model)
+        self._site = model.site("tool").id
+        self._jacobian = np.zeros((6, model.nv))
+
+    def solve(self, joints: Array, position: Array, rotation: Array, iterations: int = 4) -> Array:
+        """Joints (7,) near `joints` whose tool pose is `position` (3,) and `rotation` (3, 3), within the limits."""
+        model, data, jacobian = self._model, self._data, self._jacobian
+        joints, error = joints.copy(), np.empty(6)
+        for _ in range(iterations):
+            data.qpos[:7] = joints
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
+            error[:3] = position - data.site_xpos[self._site]
+            error[3:] = vector_from_rotation(rotation @ data.site_xmat[self._site].reshape(3, 3).T)
+            if np.abs(error).max() < 1e-5:
+                break
+            j = jacobian[:, :7]
+            joints = np.clip(joints + j.T @ np.linalg.solve(j @ j.T + _DAMPING, error), LOW_RAD, HIGH_RAD)
+        return joints
+
+    def reach(self, position: Array, rotation: Array) -> Array:
+        """Joints (7,) for a pose anywhere above the table, searched from the ready pose."""
+        return self.solve(np.array(READY_RAD), position, rotation, iterations=60)

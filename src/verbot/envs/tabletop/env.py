@@ -1,0 +1,248 @@
+"""The tabletop as a Gymnasium environment: physics owns state, a task owns meaning, the environment owns time."""
+
+from __future__ import annotations
+
+import pickle
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+
+from verbot.contracts import EpisodeRequest
+from verbot.envs.rendering import Renderer
+from verbot.envs.tabletop import episodes, randomization
+from verbot.envs.tabletop.experts import TabletopExpert
+from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
+from verbot.envs.tabletop.scene import FRONT_FOVY_DEG, TIMESTEP_S, WRIST_FOVY_DEG
+from verbot.envs.tabletop.suites import find
+from verbot.envs.tabletop.tasks import tasks as task_registry
+from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
+
+RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
+_FOVY_DEG = {"front": FRONT_FOVY_DEG, "wrist": WRIST_FOVY_DEG}
+_FRAMES = {"front": "base", "wrist": "tool"}
+
+
+def robot_spec(image_size: int = 64) -> RobotSpec:
+    """The robot "tabletop-panda": what it sees, feels and can be told to do."""
+    low, high = TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1
+    turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
+    return RobotSpec(
+        name="tabletop-panda",
+        rate_hz=RATE_HZ,
+        cameras=tuple(
+            Camera(name, image_size, image_size, intrinsics(fovy, image_size), None, _FRAMES[name])
+            for name, fovy in _FOVY_DEG.items()
+        ),
+        state=(
+            Component("ee_position", "position", ("x", "y", "z"), "m", "base", tuple(low.tolist()), tuple(high.tolist())),
+            Component("ee_quaternion", "quaternion", ("w", "x", "y", "z"), "1", "base", (0.0, -1.0, -1.0, -1.0), (1.0,) * 4),
+            Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,)),
+        ),
+        action=(
+            Component("position_delta", "position_delta", ("x", "y", "z"), "m", "base", tuple(-m for m in move), move),
+            Component("rotation_delta", "rotation_delta", ("x", "y", "z"), "rad", "base", tuple(-t for t in turn), turn),
+            Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,)),
+        ),
+    )
+
+
+def intrinsics(fovy_deg: float, image_size: int) -> tuple[float, ...]:
+    """The pinhole matrix (9,), row-major, of a square image; the origin is the upper left corner of the first pixel."""
+    focal, center = image_size / 2 / np.tan(np.radians(fovy_deg) / 2), image_size / 2
+    return (float(focal), 0.0, center, 0.0, float(focal), center, 0.0, 0.0, 1.0)
+
+
+class TabletopEnv(gymnasium.Env):
+    """Implements `verbot.contracts.Env`.
+
+    Args:
+        suite: ``"tabletop-starter"`` or ``"tabletop-full"``.
+        image_size: height and width of both cameras' images.
+        axes: randomisation axis to strength 0–3 for every episode; an episode's own `axes` come on top.
+        max_seconds: an episode is truncated after this; by default each task has its own limit.
+        tasks: use only these tasks of the suite.
+        render_cameras: False leaves all images black, for an expert or a benchmark that needs the physics only.
+        render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
+
+    def __init__(
+        self,
+        suite: str = "tabletop-starter",
+        image_size: int = 64,
+        axes: Mapping[str, int] | None = None,
+        max_seconds: float | None = None,
+        tasks: Sequence[str] | None = None,
+        render_cameras: bool = True,
+        render_mode: str | None = None,
+    ):
+        self._suite = find(suite)
+        self.tasks = tuple(tasks or self._suite.tasks)
+        for name in self.tasks:
+            if name not in self._suite.tasks:
+                raise UnknownNameError(f"task of suite {self._suite.name!r}", name, self._suite.tasks)
+        self._tasks = {name: task_registry.get(name)() for name in self.tasks}
+        self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
+        self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
+        self.robot_spec = robot_spec(image_size)
+        self._physics = Physics(self._suite.scene)
+        self._renderer = Renderer(self._physics.model, self._suite.scene)
+        self._seed = 0
+        self._error: str | None = None
+        self._episode: episodes.Episode | None = None
+        spec = self.robot_spec
+        self.observation_space = spaces.Dict(
+            {
+                "images": spaces.Dict({c.name: spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for c in spec.cameras}),
+                "state": spaces.Box(-2.0, 2.0, (spec.state_size,), np.float32),
+                "instruction": spaces.Text(400, min_length=0, charset=string.printable),
+            }
+        )
+        self.action_space = spaces.Box(spec.action_low(), spec.action_high(), dtype=np.float32)
+
+    # Gymnasium.
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Set up an episode; see `verbot.contracts.EpisodeRequest` for `options`.
+
+        Without an index every call draws the next one, from the seed.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._seed = seed
+        options = dict(options or {})
+        options.setdefault("index", int(self.np_random.integers(2**31)))
+        try:
+            request = EpisodeRequest(**options)
+        except TypeError as error:
+            known = ", ".join(EpisodeRequest.__dataclass_fields__)
+            raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
+        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes)
+        self._episode, self._axes_now = episode, episode.axes
+        stream = episode.stream
+        position, yaw = randomization.start_pose(episode.axes, stream)
+        self._physics.reset(episode.layout, position, yaw, lambda model: randomization.rewrite(model, episode.axes, stream))
+        self._noise = stream("sensor_noise")
+        self._steps, self._held, self._success, self._error = 0, -1, False, None
+        self._limit = round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
+        self._constant_info = pickle.dumps({**episode.info, "calibration": self._calibrate()})
+        self._images = self._look()
+        return self._observation(), self._info()
+
+    def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step. Success terminates; the time limit and a simulator fault (``info["error"]``) truncate."""
+        if self._episode is None or self._error is not None:
+            raise SimulationError("call reset first: there is no episode" if self._error is None else self._error)
+        command = np.asarray(action, np.float64)
+        if command.shape != (7,) or not np.isfinite(command).all():
+            raise SpecError(f"the action must be 7 finite numbers; got shape {command.shape}: {command.tolist()}")
+        self._steps += 1
+        try:
+            self._physics.step(command)
+        except SimulationError as error:
+            self._error = str(error)
+            return self._observation(), 0.0, False, True, self._info()
+        self._judge()
+        self._images = self._look()
+        truncated = not self._success and self._steps >= self._limit
+        return self._observation(), float(self._success), self._success, truncated, self._info()
+
+    def render(self) -> UInt8Array | None:
+        return self.picture() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """The OpenGL context is shared; it closes with the process."""
+
+    # Beyond Gymnasium.
+
+    def expert(self, noise: float = 0.0, seed: int = 0) -> TabletopExpert:
+        """The scripted teacher of whatever episode this env is in. `noise` 0.15 makes good demonstrations."""
+
+        low, high = self.robot_spec.action_low(), self.robot_spec.action_high()
+
+        def clean() -> FloatArray:
+            episode = self._current()
+            action = episode.task.act(self._physics, episode.goal)
+            return np.clip(action, low, high).astype(np.float32)
+
+        def stream(number: int) -> np.random.Generator:
+            return self._episode.stream(f"expert {number}") if self._episode else np.random.default_rng(number)
+
+        return TabletopExpert(clean, stream, noise, seed)
+
+    def picture(self, camera: str = "front", size: int = 256) -> UInt8Array:
+        """A picture (size, size, 3) of the present state, at most 640 pixels wide."""
+        self._current()
+        return self._renderer.render(self._physics.data, (camera,), size, size)[camera]
+
+    @property
+    def physics(self) -> Physics:
+        """The simulator's own state, for experts, tests and tools; a policy never sees it."""
+        return self._physics
+
+    # What happened.
+
+    def _judge(self) -> None:
+        episode = self._current()
+        if not episode.task.satisfied(self._physics, episode.goal):
+            self._held = -1
+            return
+        self._held = self._steps if self._held < 0 else self._held
+        self._success = (self._steps - self._held) / RATE_HZ >= episode.task.hold_s - 1e-9
+
+    def _look(self) -> dict[str, UInt8Array]:
+        names = self.robot_spec.camera_names
+        if not self._render_cameras:
+            return {name: np.zeros((self._size, self._size, 3), np.uint8) for name in names}
+        images = self._renderer.render(self._physics.data, names, self._size, self._size)
+        strength = self._axes_now["sensor_noise"]
+        return randomization.blur_images(images, strength, self._noise) if strength else images
+
+    def _observation(self) -> dict[str, Any]:
+        physics = self._physics
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, physics.tool_rotation.reshape(9))
+        quaternion *= -1.0 if quaternion[0] < 0 else 1.0
+        state = np.concatenate([physics.tool_position, quaternion, [physics.opening]]).astype(np.float32)
+        if self._axes_now["sensor_noise"]:
+            state = randomization.blur_state(state, self._axes_now["sensor_noise"], self._noise)
+        images, self._images = self._images, {name: image.copy() for name, image in self._images.items()}
+        return {"images": images, "state": state, "instruction": self._current().instruction}
+
+    def _info(self) -> dict[str, Any]:
+        episode = self._current()
+        return {
+            **pickle.loads(self._constant_info),  # fresh every time: callers keep what they are given
+            "engaged": self._physics.engaged,
+            "success": self._success,
+            "final_error_m": episode.task.error_m(self._physics, episode.goal),
+            "error": self._error,
+        }
+
+    def _calibrate(self) -> dict[str, dict[str, Any]]:
+        model, data = self._physics.model, self._physics.data
+        tool = np.eye(4)
+        tool[:3, :3], tool[:3, 3] = self._physics.tool_rotation, self._physics.tool_position
+        out = {}
+        for name, frame in _FRAMES.items():
+            camera, pose = model.camera(name).id, np.eye(4)
+            # MuJoCo's cameras look along −z with y up; OpenCV's along +z with y down.
+            pose[:3, :3] = data.cam_xmat[camera].reshape(3, 3) * (1.0, -1.0, -1.0)
+            pose[:3, 3] = data.cam_xpos[camera]
+            if frame == "tool":
+                pose = np.linalg.inv(tool) @ pose
+            matrix = intrinsics(_FOVY_DEG[name], self._size)
+            out[name] = {"intrinsics": list(matrix), "extrinsics": pose.ravel().tolist(), "frame": frame}
+        return out
+
+    def _current(self) -> episodes.Episode:
+        if self._episode is None:
+            raise SimulationError("there is no episode: call reset first")
+        return self._episode

@@ -1,0 +1,182 @@
+"""What stands where when an episode begins: plain data, sampled without overlap. Needs no simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verbot.envs.tabletop import vocabulary
+from verbot.errors import SimulationError
+
+# Sizes in m, as MuJoCo counts them: half sides of the cube; radius and half height of the cylinder; radius of the ball.
+SIZES: dict[str, tuple[float, ...]] = {"cube": (0.024, 0.024, 0.024), "cylinder": (0.023, 0.025), "ball": (0.026,)}
+BOX_INNER_M, BOX_WALL_M, BOX_HEIGHT_M, BOX_FLOOR_M = 0.055, 0.004, 0.030, 0.004
+PLATE_RADIUS_M, PLATE_HEIGHT_M = 0.058, 0.008
+
+# The radius on the table that a thing needs to itself.
+RADII = {"cube": 0.034, "cylinder": 0.024, "ball": 0.027, "box": 0.072, "plate": 0.060, "clutter": 0.022}
+WORKSPACE_M = ((0.40, 0.64), (-0.22, 0.22))  # where things start
+REACH_M = ((0.35, 0.71), (-0.29, 0.29))  # where a push may end: still in the front camera's picture
+CLEARANCE_M = 0.030  # room for a finger between two things
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A movable object, a receptacle (fixed to the table) or a piece of clutter. Its id, "color shape", is unique in a scene."""
+
+    color: str
+    shape: str
+    x: float
+    y: float
+    yaw_rad: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return f"{self.color} {self.shape}"
+
+    @property
+    def radius_m(self) -> float:
+        return RADII[self.shape]
+
+    @property
+    def rest_height_m(self) -> float:
+        """The height of a movable's center while it rests on the table."""
+        size = SIZES[self.shape]
+        return size[1] if self.shape == "cylinder" else size[-1]
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A mechanism on the table, e.g. a drawer: where it stands, how far it is open, and the half sides that it needs."""
+
+    name: str
+    x: float
+    y: float
+    half_x: float
+    half_y: float
+    opening_01: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All things of a scene. `clutter` cannot be named; `fixtures` are there in suites that ask for them."""
+
+    movables: tuple[Thing, ...]
+    receptacles: tuple[Thing, ...]
+    clutter: tuple[Thing, ...] = ()
+    fixtures: Mapping[str, Fixture] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Thing]:
+        return iter(self.movables + self.receptacles)
+
+    def thing(self, name: str) -> Thing:
+        """The movable or receptacle with this id."""
+        return next(thing for thing in self if thing.id == name)
+
+    def obstacles(self) -> Iterator[tuple[float, float, float]]:
+        """Circles (x, y, radius) around everything that stands on the table."""
+        for thing in (*self, *self.clutter):
+            yield thing.x, thing.y, thing.radius_m
+        for fixture in self.fixtures.values():
+            yield from _circles(fixture)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a suite and its randomisation ask of a scene.
+
+    Args:
+        movables, receptacles: least and most of each.
+        widen_m: how far the workspace grows on every side.
+        yaw_rad: cubes are turned by up to this angle.
+        repeat_color: probability that two movables share a color.
+        clutter: pieces of clutter.
+        fixtures: names of `FIXTURES`.
+    """
+
+    movables: tuple[int, int] = (2, 3)
+    receptacles: tuple[int, int] = (1, 2)
+    widen_m: float = 0.0
+    yaw_rad: float = 0.35
+    repeat_color: float = 0.0
+    clutter: int = 0
+    fixtures: tuple[str, ...] = ()
+
+
+# The drawer slides out along +x, so its circle of need covers the open drawer too.
+FIXTURES = {
+    "drawer": Fixture("drawer", 0.50, 0.205, 0.150, 0.075),
+    "button": Fixture("button", 0.44, -0.215, 0.035, 0.035),
+}
+
+
+def sample(wishes: Wishes, rng: np.random.Generator) -> Layout:
+    """A layout without overlaps. Raises `SimulationError` when the wishes leave no room."""
+    for _ in range(200):
+        layout = _place(_fixtures(wishes, rng), *_things(wishes, rng), wishes, rng)
+        if layout is not None:
+            return layout
+    raise SimulationError(f"no scene without overlaps was found in 200 tries for {wishes}")
+
+
+def _fixtures(wishes: Wishes, rng: np.random.Generator) -> dict[str, Fixture]:
+    placed = {}
+    for name in wishes.fixtures:
+        fixture, shift = FIXTURES[name], rng.uniform(-0.008, 0.008, 2)
+        opening = float(rng.choice((0.0, 1.0))) if name == "drawer" else 0.0
+        placed[name] = dataclasses.replace(
+            fixture, x=fixture.x + float(shift[0]), y=fixture.y + float(shift[1]), opening_01=opening
+        )
+    return placed
+
+
+def _things(wishes: Wishes, rng: np.random.Generator) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(color, shape) of the movables and of the receptacles; colors differ, so that a 64×64 picture tells them apart."""
+    count = int(rng.integers(wishes.movables[0], wishes.movables[1] + 1))
+    extra = int(rng.integers(wishes.receptacles[0], wishes.receptacles[1] + 1))
+    colors = [str(c) for c in rng.permutation(vocabulary.OBJECT_COLORS)[: count + extra]]
+    shapes = [str(s) for s in rng.choice(vocabulary.SHAPES, count)]
+    kinds = [str(s) for s in rng.choice(tuple(vocabulary.RECEPTACLES), extra)]
+    movables = list(zip(colors[:count], shapes, strict=True))
+    if rng.random() < wishes.repeat_color:
+        others = [shape for shape in vocabulary.SHAPES if shape != shapes[0]]
+        movables[1] = (colors[0], str(rng.choice(others)))
+    return movables, list(zip(colors[count:], kinds, strict=True))
+
+
+def _place(
+    fixtures: dict[str, Fixture],
+    movables: list[tuple[str, str]],
+    receptacles: list[tuple[str, str]],
+    wishes: Wishes,
+    rng: np.random.Generator,
+) -> Layout | None:
+    low = np.array([WORKSPACE_M[0][0], WORKSPACE_M[1][0]]) - wishes.widen_m
+    high = np.array([WORKSPACE_M[0][1], WORKSPACE_M[1][1]]) + wishes.widen_m
+    taken = [circle for fixture in fixtures.values() for circle in _circles(fixture)]
+    things = []
+    # The largest first: they are the hardest to place.
+    for color, shape in (*receptacles, *movables, *[("gray", "clutter")] * wishes.clutter):
+        margin = 0.03 if shape in vocabulary.RECEPTACLES else 0.0
+        for _ in range(30):
+            x, y = rng.uniform(low + margin, high - margin)
+            if all((x - a) ** 2 + (y - b) ** 2 > (r + RADII[shape] + CLEARANCE_M) ** 2 for a, b, r in taken):
+                break
+        else:
+            return None
+        yaw = rng.uniform(-wishes.yaw_rad, wishes.yaw_rad) if shape == "cube" else 0.0
+        things.append(Thing(color, shape, float(x), float(y), float(yaw)))
+        taken.append((float(x), float(y), RADII[shape]))
+    a, b = len(receptacles), len(receptacles) + len(movables)
+    return Layout(tuple(things[a:b]), tuple(things[:a]), tuple(things[b:]), fixtures)
+
+
+def _circles(fixture: Fixture) -> Iterator[tuple[float, float, float]]:
+    """A rectangle as a row of circles along its longer side."""
+    radius, length = min(fixture.half_x, fixture.half_y), max(fixture.half_x, fixture.half_y)
+    along = (1.0, 0.0) if fixture.half_x >= fixture.half_y else (0.0, 1.0)
+    for shift in np.linspace(radius - length, length - radius, max(1, int(np.ceil(length / radius)))):
+        yield fixture.x + shift * along[0], fixture.y + shift * along[1], radius

@@ -1,0 +1,61 @@
+"""Tasks: what an instruction can ask for. One file a task; a new file that registers itself is enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from verbot.envs.tabletop.arm import Array
+from verbot.envs.tabletop.layout import Layout
+from verbot.envs.tabletop.physics import Physics
+from verbot.registry import Registry
+
+# {"verb": …, "object": …} and what else the verb needs: "receptacle" and "preposition", "direction", "color".
+Goal = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Where a goal's words point: the tool's position where the gripper closes, and where it opens or ends (3,), m."""
+
+    target_base_m: Array
+    receptacle_base_m: Array
+
+
+class Task(Protocol):
+    """What one verb means. Stateless: everything is a function of the layout or of the physics' present state.
+
+    Attributes:
+        variants: partial goals, e.g. one per direction; one is drawn before scenes are, so that none is rare.
+        hold_s: how long `satisfied` must stay true.
+        max_seconds: after this the episode is truncated.
+        is_compositional: whether goals name a color and a shape, some pairs of which are kept from training.
+    """
+
+    variants: tuple[Goal, ...]
+    hold_s: float
+    max_seconds: float
+    is_compositional: bool
+
+    def goals(self, layout: Layout) -> list[Goal]:
+        """Every goal of this verb that `layout` admits."""
+        ...
+
+    def named(self, goal: Goal) -> str:
+        """The id of the thing that must be engaged first."""
+        ...
+
+    def grounding(self, layout: Layout, goal: Goal) -> Grounding: ...
+
+    def satisfied(self, physics: Physics, goal: Goal) -> bool: ...
+
+    def error_m(self, physics: Physics, goal: Goal) -> float:
+        """How far the state is from satisfying the goal; 0 when it does."""
+        ...
+
+    def act(self, physics: Physics, goal: Goal) -> Array:
+        """The expert's action (7,) in any state, also after mistakes."""
+        ...
+
+
+tasks: Registry[type] = Registry("task", package="verbot.envs.tabletop.tasks")

@@ -1,0 +1,44 @@
+"""Pick up an object: it must be 5 cm above where it rested."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verbot.envs.tabletop import motion
+from verbot.envs.tabletop.arm import Array
+from verbot.envs.tabletop.layout import Layout
+from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+
+LIFTED_M = 0.05
+
+
+@tasks.register("pick")
+class Pick:
+    variants: tuple[Goal, ...] = ({},)
+    hold_s = 0.5
+    is_compositional = True
+    max_seconds = 6.0
+
+    def goals(self, layout: Layout) -> list[Goal]:
+        return [{"verb": "pick", "object": thing.id} for thing in layout.movables]
+
+    def named(self, goal: Goal) -> str:
+        return str(goal["object"])
+
+    def grounding(self, layout: Layout, goal: Goal) -> Grounding:
+        thing = layout.thing(goal["object"])
+        target = np.array((thing.x, thing.y, thing.rest_height_m))
+        return Grounding(target, np.array((thing.x, thing.y, motion.LIFT_HEIGHT_M)))
+
+    def satisfied(self, physics: Physics, goal: Goal) -> bool:
+        return self.error_m(physics, goal) <= 0.0 and not physics.touches(goal["object"], "table")
+
+    def error_m(self, physics: Physics, goal: Goal) -> float:
+        name = goal["object"]
+        return max(0.0, float(physics.starts[name][2] + LIFTED_M - physics.position(name)[2]))
+
+    def act(self, physics: Physics, goal: Goal) -> Array:
+        if physics.grasped(goal["object"]):
+            return motion.raise_to(physics, motion.LIFT_HEIGHT_M, is_open=False)
+        return motion.grasp(physics, goal["object"])
