@@ -29,6 +29,7 @@ from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 
 MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # merge the journal when it holds this much
+ABSENT = "absent"  # stands for the checksum of a derived file that need not exist yet
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class DatasetWriter:
         try:
             self.merge()
             self._write_statistics()
+            self._settle()
             self._journal.remove()
         finally:
             self._open.close()
@@ -198,6 +200,9 @@ class DatasetWriter:
                     path.unlink()
         self._journal.clear(before=self._info["total_episodes"])
         self._journal.renumber(self._info["total_episodes"])
+        tasks = parquet_bytes(layout.tasks_table(self._tasks))
+        if self._tasks and _checksum(self.root / layout.TASKS) != sha256(tasks):
+            self._write_info(json.loads(json.dumps(self._info)), {layout.TASKS: tasks})
 
     def _commit(self, entries: list[Entry]) -> None:
         """Merge `entries` into one new file of each kind; replacing ``info.json`` is the instant of the commit."""
@@ -220,12 +225,18 @@ class DatasetWriter:
         """Commit `info`, then replace the `derived` files; until each is replaced its old content counts as right too."""
         for name, content in derived.items():
             path = self.root / name
-            before = [sha256(path.read_bytes())] if path.is_file() else []
-            info["verbot"]["derived"][name] = sorted({*before, sha256(content)})
+            info["verbot"]["derived"][name] = sorted({_checksum(path), sha256(content)})
         write_atomic(self.root / layout.INFO, _sealed(info))
         self._info = info
         for name, content in derived.items():
             write_atomic(self.root / name, content)
+
+    def _settle(self) -> None:
+        """From now on only the present content of the derived files counts as right."""
+        info = json.loads(json.dumps(self._info))
+        info["verbot"]["derived"] = {name: [_checksum(self.root / name)] for name in info["verbot"]["derived"]}
+        if info != self._info:
+            self._write_info(info, {})
 
     def _write_statistics(self) -> None:
         if not self._info["total_episodes"]:
@@ -254,6 +265,10 @@ class DatasetWriter:
         for name, checksum in self._files("meta/episodes/").items():
             rows += read_parquet(self.root / name, checksum, lambda column: column.startswith(prefix)).to_pylist()
         return [{column.removeprefix(prefix): value for column, value in row.items()} for row in rows]
+
+
+def _checksum(path: Path) -> str:
+    return sha256(path.read_bytes()) if path.is_file() else ABSENT
 
 
 def _sealed(info: dict[str, Any]) -> bytes:

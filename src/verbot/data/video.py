@@ -1,9 +1,8 @@
 """Camera frames as H.264 video, through PyAV: encode, decode, join without re-encoding.
 
 The codec is H.264 4:4:4 (`libx264`, ultrafast, zero latency, CRF 18). On 64×64 frames halving the color resolution, as the usual
-4:2:0 does, costs 13 dB at the same speed and size: a colored object is a handful of pixels. There are no B-frames and each
-    episode
-starts with a keyframe, so that joining videos only copies packets, and a random read starts at most `GOP` frames early.
+4:2:0 does, costs 13 dB at the same speed and size: a colored object is a handful of pixels. There are no B-frames, and each
+episode starts with a keyframe: joining videos only copies packets, and a random read starts at most `GOP` frames early.
 """
 
 from __future__ import annotations
