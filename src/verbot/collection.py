@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,12 @@ class CollectResult:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one attempt; `record` is None unless it succeeded."""
+    """What came of one attempt: `record` is None unless the expert succeeded; `over` if it was never its turn."""
 
     index: int
     record: EpisodeRecord | None
     error: str | None = None
+    over: bool = False
 
 
 def collect(env: str, path: str | Path, episodes: int, seed: int = 0, *, progress: bool = True, **settings: Any) -> CollectResult:
@@ -108,8 +109,7 @@ def run(config: CollectConfig, path: Path, progress: bool = True) -> CollectResu
         for attempt in attempts(briefing, range(tried, limit if saved < config.episodes else tried), config.workers):
             tried, errors = attempt.index + 1, errors + (attempt.error is not None)
             if attempt.record is not None:
-                attempt.record.extras["collection"]["errors"] = errors
-                writer.save_episode(attempt.record)
+                writer.save_episode(stamped(attempt.record, attempt=attempt.index, errors=errors))
                 saved, frames = saved + 1, frames + len(attempt.record.actions)
                 bar.update(saved, f"{tried - saved} of {tried} attempts failed")
             if saved == config.episodes:
@@ -145,22 +145,25 @@ def attempts(
                 next_index += 1
 
 
-def demonstrate(env: Env, request: Mapping[str, Any], noise: float, seed: int, lead_in: LeadIn | None = None) -> Attempt:
-    """One attempt of the expert, recorded.
+def demonstrate(
+    env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None
+) -> Attempt:
+    """Attempt `index` of the expert, recorded.
 
     Args:
         request: the fields of an `EpisodeRequest`.
+        noise: of the executed actions.
         lead_in: who acts before the expert takes over; what it does is not recorded.
     """
-    index = int(request["index"])
-    record, info = env.reset(seed=seed, options=dict(request))
-    expert = env.expert(noise=noise, seed=seed * 1_000_003 + index)
-    expert.reset(record["instruction"])
     try:
+        record, info = env.reset(seed=seed, options=dict(request))
+        expert = env.expert(noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
+        expert.reset(record["instruction"])
+        over = False
         if lead_in is not None:
             record, info, over = lead_in(env, expert, record, info)
-            if over:
-                return Attempt(index, None, info["error"])
+        if over or info["error"]:
+            return Attempt(index, None, info["error"], over)
         return Attempt(index, *_record(env, expert, record, info, request))
     except SimulationError as error:
         return Attempt(index, None, str(error))
@@ -215,9 +218,14 @@ def _record(
             "grounding": first["grounding"],
             "engaged_frame": engaged,
             "success": True,
-            "collection": {"request": dict(request), "attempt": request["index"]},
+            "request": dict(request),
         },
     ), None
+
+
+def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
+    """With ``extras["collection"]``: what a later call must know to continue."""
+    return replace(record, extras={**record.extras, "collection": stamp})
 
 
 def _work(channel: Channel) -> None:
@@ -228,7 +236,7 @@ def _work(channel: Channel) -> None:
         while True:
             index = channel.receive()
             request = request_for(config, briefing["tasks"], index)
-            channel.send(demonstrate(env, request, config.noise, config.seed))
+            channel.send(demonstrate(env, request, config.noise, config.seed, index))
 
 
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:
@@ -255,7 +263,7 @@ def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
 
 
 if __name__ == "__main__":
-    # Under the module's own name, so that what is sent can be read by the parent.
+    # Under the module's own name, so that messages are of the same classes on both sides.
     from verbot.collection import _work as work
 
     serve(work)

@@ -1,0 +1,118 @@
+"""What a run is fed: demonstrations and corrections as one seeded stream of batches, and held-out ones to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
+from verbot.data.reader import statistics_of
+from verbot.errors import ConfigError
+from verbot.spec import RobotSpec
+from verbot.statistics import Statistics
+from verbot.training.augment import augment, numbers
+from verbot.training.config import TrainConfig
+from verbot.training.dagger import folder
+
+
+class Supply:
+    """Batches of one member of a team, each a function of (seed, number, rank); used as a context manager.
+
+    Args:
+        rounds: corrections gathered so far, which are mixed in.
+        rank: whose part of each batch this is.
+
+    Raises `ConfigError` where the datasets are of different robots.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int):
+        self._config, self._out, self._rank = config, out, rank
+        datasets = [open_dataset(path) for path in config.datasets]
+        self.spec: RobotSpec = datasets[0].spec
+        for dataset in datasets[1:]:
+            if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
+                raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
+        episodes = [episode for dataset in datasets for episode in dataset]
+        self.statistics: Statistics = (
+            datasets[0].statistics() if len(datasets) == 1 else statistics_of([(e.states, e.actions) for e in episodes])
+        )
+        self.instructions = sorted({words for e in episodes for words in (*e.instructions, *_other_words(e.extras))})
+        splits = [_split(config, number, len(dataset)) for number, dataset in enumerate(datasets)]
+        self._train = [self._windows(d, shown, config.augment.relabel) for d, (shown, _) in zip(datasets, splits, strict=True)]
+        held = [self._windows(d, hidden, 0.0) for d, (_, hidden) in zip(datasets, splits, strict=True) if hidden]
+        self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
+        self._corrections: list[Windows] = []
+        self._stream: Iterator[WindowBatch] | None = None
+        self._next = 0
+        self.grow(rounds)
+
+    @staticmethod
+    def prepare(config: TrainConfig) -> None:
+        """Decode every dataset's frames, once and for all members. Raises `DataError` for a dataset that cannot be read."""
+        for path in config.datasets:
+            FrameCache(open_dataset(path))
+
+    def __enter__(self) -> Supply:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    @property
+    def validates(self) -> bool:
+        return self._held_out is not None and self._config.validation_batches > 0
+
+    def grow(self, rounds: int) -> None:
+        """Mix in the corrections of all rounds up to this one, from the next batch on."""
+        for number in range(len(self._corrections), rounds):
+            dataset = open_dataset(folder(self._out, number))
+            self._corrections.append(self._windows(dataset, range(len(dataset)), self._config.augment.relabel))
+        lengths = [float(len(w)) for w in self._train]
+        shares = [w * sum(lengths) for w in self._config.weights] if self._config.weights else lengths
+        shares += [len(w) * self._config.dagger.weight for w in self._corrections]
+        self._loader_now = self._loader(Mixture((*self._train, *self._corrections), tuple(shares)), self._config.seed)
+        self._stop()
+
+    def batch(self, step: int, micro: int) -> WindowBatch:
+        """This member's part of the `micro`-th batch of `step`, augmented."""
+        number = step * self._config.accumulation + micro
+        if self._stream is None or number != self._next:
+            self._stop()
+            self._stream = self._loader_now.iterate(number)
+        self._next = number + 1
+        rng = numbers(self._config.seed, 2, number)
+        return augment(next(self._stream), self._config.augment, rng, self._rank, self._config.processes)
+
+    def held_out(self) -> Iterator[WindowBatch]:
+        """The same batches at every call."""
+        assert self._held_out is not None
+        return (self._held_out.batch(number) for number in range(self._config.validation_batches))
+
+    def _windows(self, dataset: Dataset, episodes: Sequence[int], relabel: float) -> Windows:
+        network = self._config.network
+        return Windows(
+            dataset, network.history, network.chunk, cameras=self.spec.camera_names, episodes=episodes, relabel=relabel
+        )  # fmt: skip
+
+    def _loader(self, source: Mixture, seed: int) -> Loader:
+        config = self._config
+        return Loader(source, config.batch_size, seed, self._rank, config.processes, config.loader_threads)
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            with closing(self._stream):  # type: ignore[type-var]  # a generator, whose threads end with it
+                self._stream = None
+
+
+def _split(config: TrainConfig, number: int, count: int) -> tuple[list[int], list[int]]:
+    """Episodes to train on and to validate on; at least one of each where there are two and a share was asked for."""
+    order = numbers(config.seed, 3, number).permutation(count)
+    hidden = min(count - 1, max(1, round(config.validation_share * count))) if config.validation_share else 0
+    return sorted(order[hidden:].tolist()), sorted(order[:hidden].tolist())
+
+
+def _other_words(extras: Mapping[str, Any]) -> Iterator[str]:
+    """The wordings of goals that were not pursued: with `relabel` they are told too."""
+    return (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())

@@ -1,0 +1,109 @@
+"""Checkpoints: a folder that is either whole or not there, and says so itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from verbot.errors import CorruptFileError
+
+TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with the tensors, all that the next step depends on."""
+
+    step: int = 0
+    total: int | None = None  # None until a budget in minutes has been turned into steps
+    skipped: int = 0  # steps without a finite loss, ever
+    skipped_in_a_row: int = 0
+    best: float | None = None  # the lowest validation loss
+    since_best: int = 0  # validations since then
+    rounds: int = 0  # of corrections, gathered and in use
+    layout: dict[str, list[int]] = field(default_factory=dict)  # of the weight vector
+    seconds: float = 0.0  # spent training, over all sessions
+
+
+def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int = 2) -> Path:
+    """Write ``folder/step-00000123``, whole or not at all, then drop all but the newest `keep`."""
+    from safetensors.torch import save as serialize
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"step-{progress.step:08d}"
+    draft = folder / f".{name}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    blob = serialize({key: value.detach().contiguous() for key, value in tensors.items()})
+    write_durably(draft / TENSORS, blob)
+    record = {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}
+    write_durably(draft / PROGRESS, json.dumps(record, indent=1).encode())
+    sync_folder(draft)
+    final = folder / name
+    if final.exists():  # saved again, e.g. with corrections; a kill right here falls back to the one before
+        shutil.rmtree(final)
+    os.replace(draft, final)
+    sync_folder(folder)
+    for old in found(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def found(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
+
+
+def load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
+    """Inverse of `save`. Raises `CorruptFileError` when the bytes are not those that were written."""
+    from safetensors.torch import load as deserialize
+
+    try:
+        record = json.loads((path / PROGRESS).read_bytes())
+        blob = (path / TENSORS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(path, f"cannot be read: {error}") from error
+    if hashlib.sha256(blob).hexdigest() != record.pop("sha256", None):
+        raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
+    return Progress(**record), deserialize(blob)
+
+
+def load_latest(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it."""
+    for path in reversed(found(folder)):
+        try:
+            return load(path)
+        except CorruptFileError:
+            if path == found(folder)[0]:
+                raise
+    return None
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write and reach the disk before returning."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """`path` holds either its old content or the new, at every instant."""
+    draft = path.with_name(f".{path.name}.tmp")
+    write_durably(draft, content)
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

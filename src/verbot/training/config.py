@@ -1,0 +1,137 @@
+"""What to train, on what and how: one frozen record, complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from verbot.errors import ConfigError
+from verbot.models.network import NetworkConfig
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a training sample; each is drawn anew for every sample and camera.
+
+    Args:
+        shift_pixels: the image moves by up to this many pixels each way, and its keypoints with it.
+        brightness, contrast, saturation: factors are drawn from 1 ± this.
+        blank_instruction: this share of samples is told nothing, so that a policy without words is not out of its depth.
+        relabel: this share of frames from before the hand committed itself is told another feasible goal instead; such a
+            sample teaches where to look, not what to do.
+    """
+
+    shift_pixels: int = 2
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    blank_instruction: float = 0.02
+    relabel: float = 0.0
+
+
+@dataclass(frozen=True)
+class DaggerConfig:
+    """Corrections by the expert on the policy's own mistakes, gathered while training (see `verbot.training.dagger`).
+
+    Args:
+        rounds: how often the policy is let loose; 0 is plain behavior cloning.
+        env: what it is let loose in, made with `options`.
+        axes: randomization axis to strength, for every episode.
+        episodes: corrections gathered in each round.
+        first, last: when the first and the last round happen, as shares of the training steps.
+        max_steps: the policy acts for 0 to this many control steps before the expert takes over.
+        weight: how often a correction's frame is drawn, where a demonstration's frame counts 1.
+        execute: how many actions of a chunk the policy executes.
+        noise: of the expert, as in collection.
+        workers: processes that gather; 0 takes as many as train.
+    """
+
+    rounds: int = 0
+    env: str = "tabletop-starter"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
+    episodes: int = 200
+    first: float = 0.4
+    last: float = 0.7
+    max_steps: int = 40
+    weight: float = 1.0
+    execute: int = 2
+    noise: float = 0.1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A complete training run. Exactly one of `steps`, `samples` and `minutes` says how long.
+
+    Args:
+        datasets: folders of episodes; mixed by `weights` where given, else frame by frame.
+        network: what is trained.
+        steps: optimizer steps.
+        samples: training samples; a step uses ``batch_size * accumulation``.
+        minutes: wall-clock; the number of steps is fixed after the first seconds, and from then on part of the checkpoint.
+        batch_size: of all processes together.
+        schedule: ``"cosine"`` to zero, ``"step"`` (a tenth at each of `milestones`, shares of the run) or ``"constant"``.
+        ema_decay: of the average of the weights, which is what is validated and saved.
+        bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
+        seed: every random number is a function of it, the step and the process.
+        processes: data-parallel processes on this machine, `threads` torch threads each.
+        loader_threads: batches are prepared ahead by this many threads; 0 prepares them in line. Never changes a result.
+        validation_share: of the episodes, held out by the seed.
+        patience: stop after this many validations without a new best; None never stops early.
+        keep: save the averaged weights of the ``"last"`` step or of the ``"best"`` validation.
+    """
+
+    datasets: tuple[str, ...]
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    weights: tuple[float, ...] | None = None
+    steps: int | None = None
+    samples: int | None = None
+    minutes: float | None = None
+    batch_size: int = 64
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.6, 0.85)
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    bf16: bool = False
+    seed: int = 0
+    processes: int = 1
+    threads: int = 1
+    loader_threads: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    dagger: DaggerConfig = field(default_factory=DaggerConfig)
+    validation_share: float = 0.02
+    validation_batches: int = 8
+    validate_every: int = 500
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
+        if len(budgets) != 1:
+            raise ConfigError(f"give one of steps, samples and minutes; came {' and '.join(budgets) or 'none'}")
+        for name in ("batch_size", "accumulation", "processes", "threads", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.batch_size % self.processes:
+            raise ConfigError(f"a batch of {self.batch_size} cannot be shared evenly by {self.processes} processes")
+        if not self.datasets:
+            raise ConfigError("no dataset to train on: datasets is empty")
+        if self.weights is not None and len(self.weights) != len(self.datasets):
+            raise ConfigError(f"{len(self.datasets)} datasets but {len(self.weights)} weights")
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(f"validation_share is {self.validation_share}; expected 0 to 1")
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps, or None where `minutes` decides."""
+        if self.samples is not None:
+            return max(1, round(self.samples / (self.batch_size * self.accumulation)))
+        return self.steps

@@ -1,0 +1,78 @@
+"""What a run writes about itself: one JSON line a record, TensorBoard where it is installed, a progress line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from verbot.progress import Progress
+from verbot.training.checkpoint import replace_durably
+
+
+class Log:
+    """``log.jsonl`` and, where TensorBoard is installed, ``tensorboard/`` below `out`.
+
+    Args:
+        out: the run's folder; None writes and shows nothing (a follower's log).
+        step: where the run stands; records from after it, left by a session that was killed, are dropped.
+        show: the progress line.
+    """
+
+    def __init__(self, out: Path | None, step: int, total: int | None, show: bool):
+        self._file: TextIO | None = None
+        self._board: Any = None
+        self._progress = Progress("train", total, "steps", step, show and out is not None)
+        if out is not None:
+            path = out / "log.jsonl"
+            keep = [line for line in _lines(path) if line["step"] <= step]
+            replace_durably(path, "".join(json.dumps(line) + "\n" for line in keep).encode())
+            self._file, self._board = path.open("a"), _board(out / "tensorboard", step)
+
+    def __enter__(self) -> Log:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(*error)
+        for writer in (self._file, self._board):
+            if writer is not None:
+                writer.close()
+
+    def record(self, kind: str, step: int, **values: float | int | str | None) -> None:
+        """One line ``{"kind":…, "step":…, **values}``; numbers go to TensorBoard as ``kind/name``."""
+        if self._file is not None:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def advance(self, step: int, total: int | None, note: str) -> None:
+        self._progress.update(step, note, total)
+
+
+def read_log(out: str | Path) -> list[dict[str, Any]]:
+    """All records of a run, oldest first."""
+    return _lines(Path(out) / "log.jsonl")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Complete records; a line cut short by a kill can only be the last."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _board(folder: Path, step: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)

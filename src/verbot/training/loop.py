@@ -1,0 +1,313 @@
+"""The training loop: one function, read top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from verbot.configuration import build, dump_yaml, load_yaml, to_plain
+from verbot.errors import ConfigError, TrainingError
+from verbot.policy import Policy
+from verbot.training import checkpoint, dagger
+from verbot.training.augment import jitter_colors, torch_numbers
+from verbot.training.batches import Supply
+from verbot.training.checkpoint import Progress
+from verbot.training.config import TrainConfig
+from verbot.training.distributed import Team, lead, torch_threads
+from verbot.training.log import Log
+from verbot.training.optimisation import Optimizer, learning_rate
+
+CONFIG, RESULT, CHECKPOINTS, POLICY = "config.yaml", "result.json", "checkpoints", "policy"
+MEASURE_S = 5.0  # how long a budget in minutes watches the speed before it fixes the number of steps
+ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
+# What may differ between a run and its continuation, because no weight depends on it.
+FREE = ("loader_threads", "log_every", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run; also ``result.json``.
+
+    Args:
+        policy: the directory of the trained policy.
+        steps, samples: done in all.
+        seconds: spent on them, over all sessions.
+        loss: the mean over the last steps; `validation_loss` of the weights that were saved, None without validation.
+        skipped: steps without a finite loss.
+        corrections: rounds of expert corrections gathered.
+        finished: False where `stop_at` ended it early; then there is no policy yet.
+    """
+
+    policy: str
+    steps: int
+    samples: int
+    seconds: float
+    loss: float | None
+    validation_loss: float | None
+    skipped: int
+    corrections: int
+    finished: bool
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / max(self.seconds, 1e-9)
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    stop_at: int | None = None,
+    progress: bool = True,
+    card: str = "",
+) -> TrainResult:
+    """Train the policy that `config` describes; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+
+    Args:
+        resume: continue what an interrupted call left in `out`, to the bit; False refuses a folder that holds a run.
+        stop_at: pause with a checkpoint after this many steps.
+        progress: show rate and time left.
+        card: Markdown for the policy's model card.
+
+    Raises `ConfigError` where `out` holds another run, `TrainingError` when the loss stays without a number or a process dies.
+    """
+    out = Path(out)
+    _claim(config, out, resume)
+    if (out / RESULT).exists():
+        return build(TrainResult, json.loads((out / RESULT).read_text()))
+    Supply.prepare(config)  # once, so that followers find done what takes long
+    briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+    with torch_threads(config.threads), torch.random.fork_rng(devices=[]), lead(config.processes, briefing) as team:
+        return run(config, out, team, stop_at=stop_at, show=progress, card=card)
+
+
+def run(
+    config: TrainConfig, out: Path, team: Team, stop_at: int | None = None, show: bool = False, card: str = ""
+) -> TrainResult:
+    """One member's part of `train`."""
+    found = checkpoint.load_latest(out / CHECKPOINTS)
+    now, tensors = found or (Progress(total=config.total_steps), {})
+    supply = Supply(config, out, now.rounds, team.rank)
+    policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions, seed=config.seed)
+    session = Session(config, out, team, supply, policy, Optimizer(policy.network, config), now, tensors.pop("best", None))
+    if found:
+        session.optimizer.restore(tensors, now.layout)
+    now.layout = session.optimizer.layout
+    with supply, Log(out if team.leads else None, now.step, now.total, show) as log:
+        last = _loop(session, log, stop_at)
+    return _finish(session, last, card)
+
+
+class Session:
+    """What a run is made of, and where it stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        team: Team,
+        supply: Supply,
+        policy: Policy,
+        optimizer: Optimizer,
+        now: Progress,
+        best: Tensor | None,
+    ):
+        self.config, self.out, self.team, self.supply = config, out, team, supply
+        self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
+        self._before, self._started, self._mark = now.seconds, time.monotonic(), (0.0, 0)
+
+    def seconds(self) -> float:
+        """Spent on this run, over all sessions."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        self.now.seconds = self.seconds()
+        if self.team.leads:
+            best = {} if self.best is None else {"best": self.best}
+            checkpoint.save(self.out / CHECKPOINTS, self.now, self.optimizer.state() | best)
+
+    def over(self, stop_at: int | None) -> bool:
+        done = self.now.total is not None and self.now.step >= self.now.total
+        early = self.config.patience is not None and self.now.since_best >= self.config.patience
+        return done or early or self.now.step == stop_at
+
+    def steps_in_budget(self) -> int | None:
+        """How many steps fit into `minutes` at the speed of the last seconds; None until it has been watched long enough."""
+        minutes = self.config.minutes or 0.0
+        if self._mark == (0.0, 0) and self.now.step >= 3:  # the first steps are slow: memory, caches
+            self._mark = (self.seconds(), self.now.step)
+        since, steps = self.seconds() - self._mark[0], self.now.step - self._mark[1]
+        if not self._mark[1] or not steps or since < min(MEASURE_S, 6 * minutes):
+            return None
+        # A little is kept for validation and checkpoints.
+        return self.now.step + max(1, int(0.97 * (60 * minutes - self.seconds()) * steps / since))
+
+
+def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
+    """Steps until it is over; returns the last mean losses. Whatever is random is a function of (seed, step, rank)."""
+    config, now, optimizer, team = session.config, session.now, session.optimizer, session.team
+    recent, last = _Mean(config), {}
+    while not session.over(stop_at):
+        if dagger.due(config.dagger, now):
+            with optimizer.averaged():
+                dagger.gather(config, session.policy, session.out, now, team, log)
+            now.rounds += 1
+            session.supply.grow(now.rounds)
+            session.save()
+
+        losses = _descend(session)
+        rate = learning_rate(config, now.step, now.total)
+        norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
+        now.step += 1
+        if math.isfinite(norm):
+            now.skipped_in_a_row = 0
+            recent.add({**losses, "norm": norm})
+        else:
+            now.skipped, now.skipped_in_a_row = now.skipped + 1, now.skipped_in_a_row + 1
+            if now.skipped_in_a_row == ROLL_BACK_AFTER:
+                _roll_back(session, log)
+
+        if now.total is None:
+            now.total = team.agree(session.steps_in_budget())
+            if now.total is not None:
+                session.save()
+        if now.step % config.log_every == 0:
+            last = recent.take()
+            log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
+            log.advance(now.step, now.total, f"loss {last.get('loss', math.nan):.4f}, {last['samples_per_s']:.0f} samples/s")
+        if session.supply.validates and now.step % config.validate_every == 0:
+            measured = _validate(session)
+            log.record("validation", now.step, **measured)
+            if now.best is None or measured["loss"] < now.best:
+                now.best, now.since_best = measured["loss"], 0
+                session.best = optimizer.average.clone() if config.keep == "best" else None
+            else:
+                now.since_best += 1
+        if now.step % config.checkpoint_every == 0:
+            session.save()
+    session.save()
+    return recent.take() or last
+
+
+def _descend(session: Session) -> dict[str, float]:
+    """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
+    config, now, team = session.config, session.now, session.team
+    session.policy.network.train()
+    session.optimizer.gradient.zero_()
+    losses: dict[str, Tensor] = {}
+    for micro in range(config.accumulation):
+        colors = torch_numbers(config.seed, 4, now.step, micro)
+        generator = torch_numbers(config.seed, 5, now.step, micro, team.rank)
+        torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
+        batch = session.policy.collate(session.supply.batch(now.step, micro))
+        batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.augment, colors, team.rank, team.size))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            parts = session.policy.network.losses(batch, generator)
+        (parts["loss"] / config.accumulation).backward()
+        for name, value in parts.items():
+            losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
+    numbers = torch.stack(list(losses.values()))
+    team.average(session.optimizer.gradient, numbers)
+    return dict(zip(losses, numbers.tolist(), strict=True))
+
+
+@torch.no_grad()
+def _validate(session: Session) -> dict[str, float]:
+    """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
+    session.policy.network.eval()
+    sums: dict[str, Tensor] = {}
+    with session.optimizer.averaged():
+        for number, window in enumerate(session.supply.held_out()):
+            parts = session.policy.network.losses(session.policy.collate(window), torch_numbers(session.config.seed, 6, number))
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0) + value.float() / session.config.validation_batches
+    numbers = torch.stack(list(sums.values()))
+    session.team.average(numbers)
+    return dict(zip(sums, numbers.tolist(), strict=True))
+
+
+def _roll_back(session: Session, log: Log) -> None:
+    found = checkpoint.load_latest(session.out / CHECKPOINTS)
+    step = found[0].step if found else 0
+    if found:
+        session.optimizer.restore(found[1], found[0].layout)
+    log.record("rolled back", session.now.step, to=step)
+    raise TrainingError(
+        f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.now.step}; rolled back to "
+        f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or train anew with a lower "
+        f"learning_rate (now {session.config.learning_rate:g}) or clip_norm (now {session.config.clip_norm:g})."
+    )
+
+
+def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
+    config, now, out = session.config, session.now, session.out
+    finished = session.over(stop_at=None)
+    held_out = _validate(session)["loss"] if finished and session.supply.validates else None
+    result = TrainResult(
+        policy=str(out / POLICY),
+        steps=now.step,
+        samples=now.step * config.batch_size * config.accumulation,
+        seconds=session.seconds(),
+        loss=last.get("loss"),
+        validation_loss=held_out if session.best is None else now.best,
+        skipped=now.skipped,
+        corrections=now.rounds,
+        finished=finished,
+    )
+    if finished and session.team.leads:
+        session.optimizer.release(session.optimizer.average if session.best is None else session.best)
+        session.policy.network.eval()
+        session.policy.save(out / POLICY, card=card)
+        checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+    return result
+
+
+class _Mean:
+    """Means of values over steps, and the speed of those steps."""
+
+    def __init__(self, config: TrainConfig):
+        self._samples = config.batch_size * config.accumulation
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self, values: dict[str, float]) -> None:
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; empty after no step."""
+        if not self._count:
+            return {}
+        means = {name: value / self._count for name, value in self._sums.items()}
+        means["samples_per_s"] = self._samples * self._count / max(time.monotonic() - self._since, 1e-9)
+        self._reset()
+        return means
+
+
+def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Make `out` this run's folder. Raises `ConfigError` where it holds another's."""
+    path = out / CONFIG
+    if path.exists():
+        if not resume:
+            raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
+        theirs, ours = to_plain(load_yaml(TrainConfig, path)), to_plain(config)
+        differing = [name for name in ours if ours[name] != theirs[name] and name not in FREE]
+        if differing:
+            raise ConfigError(
+                f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "
+                f"(only {', '.join(FREE)} may change), a new one needs another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    dump_yaml(config, path)

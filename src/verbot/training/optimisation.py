@@ -1,0 +1,130 @@
+"""All trainable weights as one vector, and what moves it: AdamW, schedule, clipping, weight averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import TrainingError
+from verbot.training.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int, total: int | None) -> float:
+    """The rate of step `step` (from 0) of `total`; while `total` is unknown (a budget in minutes) the peak holds.
+
+    Linear warm-up, then cosine to zero, or a factor 0.1 at each milestone, or constant.
+    """
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if total is None or config.schedule == "constant":
+        return config.learning_rate * warm
+    done = min(1.0, step / max(1, total))
+    if config.schedule == "cosine":
+        return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.learning_rate * warm * 0.1 ** sum(done >= milestone for milestone in config.milestones)
+
+
+class Optimizer:
+    """AdamW over one flat vector of weights.
+
+    The network's parameters become views of `weights`, their gradients views of `gradient`: one all-reduce, one norm, one
+    fused update and one average for the whole network, whatever the number of its tensors. Matrices decay, vectors do not.
+    """
+
+    def __init__(self, network: nn.Module, config: TrainConfig):
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        named.sort(key=lambda item: item[1].ndim < 2)  # stable: matrices first, so that decay is one slice
+        if not named:
+            raise TrainingError("the network has no trainable parameters")
+        self._network, self._config = network, config
+        self._parameters = [p for _, p in named]
+        self.layout = {name: list(p.shape) for name, p in named}
+        self.weights = torch.cat([p.detach().float().flatten() for p in self._parameters])  # (w,)
+        self.gradient = torch.zeros_like(self.weights)
+        self.average = self.weights.clone()
+        self.first_moment = torch.zeros_like(self.weights)
+        self.second_moment = torch.zeros_like(self.weights)
+        self._updates: list[Tensor] = []  # the same count, once for each group
+        self._adamw = self._make_adamw(sum(p.numel() for p in self._parameters if p.ndim >= 2))
+        for parameter, value, slope in zip(self._parameters, self._views(self.weights), self._views(self.gradient), strict=True):
+            parameter.data, parameter.grad = value, slope
+
+    def step(self, rate: float) -> float:
+        """Clip, update, average. Returns the norm of the gradient; where it is not finite nothing is changed."""
+        norm = float(torch.linalg.vector_norm(self.gradient))
+        if not math.isfinite(norm):
+            return norm
+        if norm > self._config.clip_norm:
+            self.gradient.mul_(self._config.clip_norm / norm)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        updates = int(self._updates[0])
+        # Early averages follow closely, or they would remember the random start.
+        decay = min(self._config.ema_decay, (1 + updates) / (10 + updates))
+        self.average.lerp_(self.weights, 1.0 - decay)
+        return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its averaged weights, for as long as the block lasts."""
+        for parameter, value in zip(self._parameters, self._views(self.average), strict=True):
+            parameter.data = value
+        try:
+            yield
+        finally:
+            for parameter, value in zip(self._parameters, self._views(self.weights), strict=True):
+                parameter.data = value
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, the network's buffers too."""
+        buffers = {f"buffer.{name}": value for name, value in self._network.named_buffers()}
+        return {
+            "weights": self.weights,
+            "average": self.average,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+            "updates": self._updates[0],
+            **{name: value.clone() for name, value in buffers.items()},
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor], layout: dict[str, list[int]]) -> None:
+        """Inverse of `state`. Raises `TrainingError` for the state of another network."""
+        if layout != self.layout:
+            raise TrainingError("the checkpoint is of another network: its weights have other names or shapes")
+        for name, own in self.state().items():
+            if not name.startswith("buffer."):
+                own.copy_(state[name])
+        for count in self._updates:
+            count.copy_(state["updates"])
+        for name, value in self._network.named_buffers():
+            value.copy_(state[f"buffer.{name}"])
+
+    def release(self, weights: Tensor) -> None:
+        """Give the network tensors of its own again, with these weights (w,) and without gradients."""
+        for parameter, value in zip(self._parameters, self._views(weights), strict=True):
+            parameter.data, parameter.grad = value.clone(), None
+
+    def _make_adamw(self, matrices: int) -> torch.optim.AdamW:
+        """torch's fused update of two long parameters (Loshchilov & Hutter 2019), working in our own vectors."""
+        groups: list[dict[str, object]] = []
+        state: dict[Tensor, dict[str, Tensor]] = {}
+        for piece, decay in ((slice(0, matrices), self._config.weight_decay), (slice(matrices, None), 0.0)):
+            if len(self.weights[piece]):
+                parameter = nn.Parameter(self.weights[piece])
+                parameter.grad = self.gradient[piece]
+                moments = {"exp_avg": self.first_moment[piece], "exp_avg_sq": self.second_moment[piece]}
+                self._updates.append(torch.zeros(()))
+                state[parameter] = {"step": self._updates[-1], **moments}
+                groups.append({"params": [parameter], "weight_decay": decay})
+        adamw = torch.optim.AdamW(groups, fused=True)
+        adamw.state.update(state)
+        return adamw
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        sizes = [p.numel() for p in self._parameters]
+        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self._parameters, strict=True)]

@@ -1,0 +1,64 @@
+"""A checkpoint is whole or not there, and damage is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from verbot.errors import CorruptFileError
+from verbot.training import checkpoint
+from verbot.training.checkpoint import Progress
+
+
+def write(folder, step, value=1.0):
+    progress = Progress(step=step, total=10, layout={"w": [3]})
+    return checkpoint.save(folder, progress, {"weights": torch.full((3,), value), "updates": torch.tensor(2.0)})
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    progress, tensors = checkpoint.load(write(tmp_path, 4))
+    assert progress == Progress(step=4, total=10, layout={"w": [3]})
+    assert torch.equal(tensors["weights"], torch.ones(3))
+    assert float(tensors["updates"]) == 2.0
+
+
+def test_the_newest_two_are_kept_and_drafts_are_nothing(tmp_path):
+    for step in (2, 4, 6):
+        write(tmp_path, step)
+    (tmp_path / ".step-00000008.tmp").mkdir()
+    (tmp_path / "step-00000009").mkdir()  # without its progress.json it never happened
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000004", "step-00000006"]
+    assert checkpoint.load_latest(tmp_path)[0].step == 6
+    assert checkpoint.load_latest(tmp_path / "nowhere") is None
+
+
+def test_a_step_can_be_saved_again(tmp_path):
+    write(tmp_path, 4)
+    write(tmp_path, 4, value=7.0)
+    assert float(checkpoint.load_latest(tmp_path)[1]["weights"][0]) == 7.0
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "progress.json"])
+def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path, name):
+    write(tmp_path, 2)
+    newest = write(tmp_path, 4)
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 255
+    (newest / name).write_bytes(content)
+    with pytest.raises(CorruptFileError, match="step-00000004"):
+        checkpoint.load(newest)
+    assert checkpoint.load_latest(tmp_path)[0].step == 2
+
+
+def test_no_sound_one_among_several_is_an_error(tmp_path):
+    path = write(tmp_path, 2)
+    (path / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptFileError, match="sha256"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_replace_durably_leaves_no_draft(tmp_path):
+    for content in (b"one", b"two"):
+        checkpoint.replace_durably(tmp_path / "file", content)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"two"
