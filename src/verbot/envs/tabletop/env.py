@@ -93,7 +93,7 @@ class TabletopEnv(gymnasium.Env):
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
         self.robot_spec = robot_spec(image_size)
         self._physics = Physics(self._suite.scene)
-        self._renderer = Renderer(self._physics.model, self._suite.scene)
+        self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
         self._error: str | None = None
         self._episode: episodes.Episode | None = None
@@ -180,7 +180,7 @@ class TabletopEnv(gymnasium.Env):
     def picture(self, camera: str = "front", size: int = 256) -> UInt8Array:
         """A picture (size, size, 3) of the present state, at most 640 pixels wide."""
         self._current()
-        return self._renderer.render(self._physics.data, (camera,), size, size)[camera]
+        return self._renderer.render(self._physics.data, (camera,), size, size, fine=True)[camera]
 
     @property
     def physics(self) -> Physics:

@@ -60,7 +60,7 @@ def _mjcf(config: SceneConfig) -> str:
   <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <visual>
     <global offwidth="640" offheight="640"/>
-    <quality offsamples="4" shadowsize="0"/>
+    <quality shadowsize="0" numquads="1"/>
     <headlight ambient=".40 .40 .40" diffuse="0 0 0" specular="0 0 0"/>
     <map znear="0.01" zfar="20"/>
   </visual>
@@ -197,20 +197,20 @@ def _receptacle(i: int) -> str:
 _FIXTURES = {
     "drawer": f"""
     <body name="drawer" pos="0 0 -2">
-      <geom type="box" size=".07 .07 .003" pos="-.07 0 .072" rgba=".45 .33 .22 1"/>
-      <geom type="box" size=".07 .003 .036" pos="-.07 .067 .036" rgba=".45 .33 .22 1"/>
-      <geom type="box" size=".07 .003 .036" pos="-.07 -.067 .036" rgba=".45 .33 .22 1"/>
-      <geom type="box" size=".003 .07 .036" pos="-.137 0 .036" rgba=".45 .33 .22 1"/>
+      <geom type="box" size=".07 .07 .003" pos="-.07 0 .060" rgba=".45 .33 .22 1"/>
+      <geom type="box" size=".07 .003 .030" pos="-.07 .067 .030" rgba=".45 .33 .22 1"/>
+      <geom type="box" size=".07 .003 .030" pos="-.07 -.067 .030" rgba=".45 .33 .22 1"/>
+      <geom type="box" size=".003 .07 .030" pos="-.137 0 .030" rgba=".45 .33 .22 1"/>
       <body name="drawer_slide" pos="0 0 0">
         <joint name="drawer" type="slide" axis="1 0 0" range="0 {DRAWER_TRAVEL_M}" damping="4" frictionloss=".5" armature=".1"/>
         <geom type="box" size=".058 .058 .002" pos="-.066 0 .006" mass=".1" rgba=".8 .7 .55 1"/>
-        <geom type="box" size=".003 .058 .026" pos="-.121 0 .032" mass=".03" rgba=".8 .7 .55 1"/>
+        <geom type="box" size=".003 .058 .022" pos="-.121 0 .028" mass=".03" rgba=".8 .7 .55 1"/>
         <geom type="box" size=".058 .003 .022" pos="-.066 .058 .028" mass=".03" rgba=".8 .7 .55 1"/>
         <geom type="box" size=".058 .003 .022" pos="-.066 -.058 .028" mass=".03" rgba=".8 .7 .55 1"/>
-        <geom name="drawer_face" type="box" size=".004 .066 .032" pos="-.004 0 .034" mass=".1" rgba=".8 .7 .55 1"/>
-        <geom name="drawer_handle" type="capsule" fromto=".045 -.04 .045 .045 .04 .045" size=".006" mass=".05" rgba=".1 .1 .1 1"/>
-        <geom type="capsule" fromto="0 -.04 .045 .045 -.04 .045" size=".005" mass=".01" rgba=".1 .1 .1 1"/>
-        <geom type="capsule" fromto="0 .04 .045 .045 .04 .045" size=".005" mass=".01" rgba=".1 .1 .1 1"/>
+        <geom name="drawer_face" type="box" size=".004 .066 .028" pos="-.004 0 .030" mass=".1" rgba=".8 .7 .55 1"/>
+        <geom name="drawer_handle" type="capsule" fromto=".045 -.04 .040 .045 .04 .040" size=".006" mass=".05" rgba=".1 .1 .1 1"/>
+        <geom type="capsule" fromto="0 -.04 .040 .045 -.04 .040" size=".005" mass=".01" rgba=".1 .1 .1 1"/>
+        <geom type="capsule" fromto="0 .04 .040 .045 .04 .040" size=".005" mass=".01" rgba=".1 .1 .1 1"/>
       </body>
     </body>""",
     "button": f"""
