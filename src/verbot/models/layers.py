@@ -98,6 +98,6 @@ def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
     return errors.masked_fill(~valid, 0).sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
 
 
-def as_float(images: Tensor) -> Tensor:
-    """uint8 images to [-1, 1]; those that are float already are so."""
-    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
+def centered(images: Tensor) -> Tensor:
+    """Images, uint8 or float in [0, 1], to [-1, 1]."""
+    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images.mul(2).sub_(1)

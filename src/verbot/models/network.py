@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.keypoints import keypoint_loss, supervised
-from verbot.models.layers import AttentionPool, as_float
+from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
+from verbot.models.text import unhear
 from verbot.models.tokens import Batch, Prediction, Sizes, TextBatch, TokenGroup
 from verbot.spec import RobotSpec
 
@@ -31,6 +32,7 @@ class NetworkConfig:
         history: t, the frames seen at once.
         image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
         keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
+        word_dropout: the share of words that are not understood, in training only.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -47,6 +49,7 @@ class NetworkConfig:
     history: int = 1
     image_size: tuple[int, int] | None = None
     keypoint_weight: float = 1.0
+    word_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.width, self.chunk, self.history) < 1:
@@ -121,7 +124,7 @@ class VLANetwork(nn.Module):
     def see(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         """Every frame through the vision encoder, then all frames' tokens side by side."""
         frames = images.shape[1]
-        groups = self.vision(as_float(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
+        groups = self.vision(centered(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
         return [self._in_time(group, frames) for group in groups]
 
     def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
@@ -132,6 +135,8 @@ class VLANetwork(nn.Module):
 
         Rows whose `actions_mask` is False throughout teach only the keypoints.
         """
+        if self.training and self.config.word_dropout:
+            batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
         fused, keypoints = self.forward(batch)
         losses = self.head.losses(fused, batch, generator)
         total = losses["action"]

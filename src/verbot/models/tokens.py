@@ -83,7 +83,7 @@ class Batch:
     """What a network learns from, all normalized; for prediction the last five are None.
 
     Args:
-        images: (b, t, v, 3, h, w), uint8, or float already in [-1, 1].
+        images: (b, t, v, 3, h, w), uint8, or float in [0, 1].
         images_mask: (b, t, v) bool, False where a camera or a past frame is missing.
         state: (b, t, s).
         state_mask: (b, t) bool.

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from verbot.errors import CorruptFileError, MissingDependencyError
-from verbot.models.encoders.words import split_words
 from verbot.models.layers import Block
 from verbot.models.parts import language_encoders
+from verbot.models.text import split_words
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +11,8 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.layers import Block
 from verbot.models.parts import language_encoders
+from verbot.models.text import END, PAD, SPECIAL, START, UNKNOWN, split_words
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
-
-PAD, UNKNOWN, START, END = range(4)
-SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
-
-
-def split_words(text: str) -> list[str]:
-    """Lower-case words without punctuation.
-
-    >>> split_words("Put the RED cube, please!")
-    ['put', 'the', 'red', 'cube', 'please']
-    """
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
 
 
 @language_encoders.register("words")
