@@ -14,6 +14,7 @@ CARRY_HEIGHT_M = 0.125
 _LOW_M, _FREE_M = 0.055, 0.080  # between these heights sideways motion fades in
 _SLOPE = 4.0  # of the funnel above a goal
 _NEAR_M = 0.010
+_GAIN = 0.8  # the tool lags behind its target by half a step: the full way would overshoot
 _UP = 2
 
 
@@ -36,7 +37,7 @@ def travel(physics: Physics, goal: Array, carried: Array | None = None, hover_m:
     delta[2] += min(hover_m, _SLOPE * max(0.0, across - _NEAR_M))
     if across > 3 * _NEAR_M:
         delta[:2] *= np.clip((physics.tool_position[2] - _LOW_M) / (_FREE_M - _LOW_M), 0.0, 1.0)
-    return delta
+    return _GAIN * delta
 
 
 def grasp_yaw(physics: Physics, name: str) -> float:

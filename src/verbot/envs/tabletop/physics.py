@@ -16,6 +16,7 @@ from verbot.errors import SimulationError
 
 SUBSTEPS = 20  # at 5 ms: a control step of 0.1 s
 RAMP = 0.8  # joint targets are reached after this part of a control step
+FEED_FORWARD = 0.2
 POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.05, 0.35
 LEASH_M, LEASH_RAD = 0.08, 0.5  # how far the target may run ahead of the tool
 TOOL_LOW_M, TOOL_HIGH_M = np.array([0.26, -0.42, 0.012]), np.array([0.76, 0.42, 0.50])
@@ -97,10 +98,13 @@ class Physics:
         start = self._joint_target
         goal = self._tracker.solve(start, self._target_position, self._target_rotation)
         ramp = round(SUBSTEPS * RAMP)
+        lead = FEED_FORWARD * arm.DAMPING_S / (ramp * scene.TIMESTEP_S)
         control, model, data = self.data.ctrl, self.model, self.data
         control[7:9] = arm.FINGER_TRAVEL_M if action[6] >= 0.5 else 0.0
         for i in range(1, ramp + 1):
-            control[:7] = start + (goal - start) * (i / ramp)
+            u = i / ramp
+            # A smooth ramp, and a part of its velocity fed forward: the dampers' lag shrinks; all of it would shake grasps loose.
+            control[:7] = start + (goal - start) * (u * u * (3.0 - 2.0 * u) + lead * 6.0 * u * (1.0 - u))
             mujoco.mj_step(model, data)
         control[:7] = goal
         mujoco.mj_step(model, data, SUBSTEPS - ramp)
