@@ -12,7 +12,7 @@ import numpy as np
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.tabletop import language, randomization
-from verbot.envs.tabletop.layout import Layout, sample
+from verbot.envs.tabletop.layout import Layout, sample, scatter
 from verbot.envs.tabletop.randomization import Stream
 from verbot.envs.tabletop.suites import Suite
 from verbot.envs.tabletop.tasks import Goal, Task
@@ -120,8 +120,17 @@ def _draw_scene(
             others = [g for g in others if language.is_demonstrated(g)]
         goals = [goal, *_in_turns(others, tasks, tasks[name].named(goal), rng)]
         if len(goals) >= LEAST_FEASIBLE and len({tasks[g["verb"]].named(g) for g in goals}) > 1:
-            return layout, goals
+            return _scatter(layout, goals, tasks, axes, stream), goals
     raise SimulationError(f"no scene for task {name!r} {variant} with composition {composition!r} in {_TRIES} tries")
+
+
+def _scatter(layout: Layout, goals: list[Goal], tasks: Mapping[str, Task], axes: Mapping[str, int], stream: Stream) -> Layout:
+    """Clutter that leaves every goal feasible, so that the scene is the same otherwise."""
+
+    def keeps(fuller: Layout) -> bool:
+        return all(goal in tasks[goal["verb"]].goals(fuller) for goal in goals)
+
+    return scatter(layout, randomization.clutter(axes), keeps, stream("distractors"))
 
 
 def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str, rng: np.random.Generator) -> list[Goal]:

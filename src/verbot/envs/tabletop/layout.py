@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,7 +93,6 @@ class Wishes:
         widen_m: how far the workspace grows on every side.
         yaw_rad: cubes are turned by up to this angle.
         repeat_color: probability that two movables share a color.
-        clutter: pieces of clutter.
         fixtures: names of `FIXTURES`.
     """
 
@@ -102,7 +101,6 @@ class Wishes:
     widen_m: float = 0.0
     yaw_rad: float = 0.35
     repeat_color: float = 0.0
-    clutter: int = 0
     fixtures: tuple[str, ...] = ()
 
 
@@ -159,7 +157,7 @@ def _place(
     taken = [circle for fixture in fixtures.values() for circle in _circles(fixture)]
     things = []
     # The largest first: they are the hardest to place.
-    for color, shape in (*receptacles, *movables, *[("gray", "clutter")] * wishes.clutter):
+    for color, shape in (*receptacles, *movables):
         margin = 0.03 if shape in vocabulary.RECEPTACLES else 0.0
         for _ in range(30):
             x, y = rng.uniform(low + margin, high - margin)
@@ -170,8 +168,24 @@ def _place(
         yaw = rng.uniform(-wishes.yaw_rad, wishes.yaw_rad) if shape == "cube" else 0.0
         things.append(Thing(color, shape, float(x), float(y), float(yaw)))
         taken.append((float(x), float(y), RADII[shape]))
-    a, b = len(receptacles), len(receptacles) + len(movables)
-    return Layout(tuple(things[a:b]), tuple(things[:a]), tuple(things[b:]), fixtures)
+    count = len(receptacles)
+    return Layout(tuple(things[count:]), tuple(things[:count]), (), fixtures)
+
+
+def scatter(layout: Layout, count: int, keeps: Callable[[Layout], bool], rng: np.random.Generator) -> Layout:
+    """`layout` with up to `count` pieces of clutter, placed where they overlap nothing and `keeps` stays true."""
+    low, high = np.array(REACH_M).T
+    for _ in range(40 * count):
+        x, y = rng.uniform(low, high)
+        piece = Thing("gray", "clutter", float(x), float(y))
+        if any((x - a) ** 2 + (y - b) ** 2 < (r + piece.radius_m + CLEARANCE_M) ** 2 for a, b, r in layout.obstacles()):
+            continue
+        fuller = dataclasses.replace(layout, clutter=(*layout.clutter, piece))
+        if keeps(fuller):
+            layout = fuller
+        if len(layout.clutter) == count:
+            break
+    return layout
 
 
 def _circles(fixture: Fixture) -> Iterator[tuple[float, float, float]]:

@@ -42,13 +42,17 @@ def checked(axes: Mapping[str, int]) -> dict[str, int]:
 
 
 def widen(wishes: Wishes, axes: Mapping[str, int]) -> Wishes:
-    """``positions`` and ``distractors``: what they ask of the layout."""
+    """``positions``: what it asks of the layout."""
     return dataclasses.replace(
         wishes,
         widen_m=wishes.widen_m + 0.008 * axes["positions"],
         yaw_rad=min(np.pi / 4, wishes.yaw_rad + 0.15 * axes["positions"]),
-        clutter=wishes.clutter + min(2 * axes["distractors"], scene.CLUTTER_SLOTS),
     )
+
+
+def clutter(axes: Mapping[str, int]) -> int:
+    """``distractors``: how many pieces of clutter."""
+    return min(2 * axes["distractors"], scene.CLUTTER_SLOTS)
 
 
 def start_pose(axes: Mapping[str, int], stream: Stream) -> tuple[Array, float]:

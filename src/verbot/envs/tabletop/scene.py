@@ -193,7 +193,8 @@ def _receptacle(i: int) -> str:
     )
 
 
-# The drawer's handle is a bar along y, held away from the face, so that a closed gripper can hook it from above.
+# The drawer's handle is a bar along y, held away from the face, so that a closed gripper can hook it from above; the cabinet is
+# lower than the palm of a hand that grasps beside it.
 _FIXTURES = {
     "drawer": f"""
     <body name="drawer" pos="0 0 -2">
