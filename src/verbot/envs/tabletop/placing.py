@@ -1,0 +1,54 @@
+"""Putting an object down at a chosen spot: where there is room, how the expert does it, and whether it stands there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verbot.envs.tabletop import motion
+from verbot.envs.tabletop.arm import Array
+from verbot.envs.tabletop.layout import CLEARANCE_M, WORKSPACE_M, Layout, Thing
+from verbot.envs.tabletop.physics import Physics
+
+DROP_M = 0.003  # the object's center is let go this much above where it will rest
+_ON_SPOT_M, _LOW_M, _PRECISE_M = 0.020, 0.015, 0.012
+
+
+def nearest_free(layout: Layout, thing: Thing, spots: Array) -> Array | None:
+    """The spot of (n, 2) nearest to where `thing` starts, among those with room for it; None where there is none."""
+    low, high = np.array(WORKSPACE_M).T
+    best, start = None, np.array((thing.x, thing.y))
+    for spot in spots:
+        inside = (low <= spot).all() and (spot <= high).all()
+        if not inside or (best is not None and np.linalg.norm(best - start) <= np.linalg.norm(spot - start)):
+            continue
+        if all(
+            np.hypot(x - spot[0], y - spot[1]) > radius + thing.radius_m + CLEARANCE_M
+            for x, y, radius in layout.obstacles()
+            if (x, y) != (thing.x, thing.y)
+        ):
+            best = spot
+    return best
+
+
+def place(physics: Physics, name: str, goal: Array, tolerance_m: float = _ON_SPOT_M) -> Array:
+    """The expert's action (7,) that takes a movable's center to `goal` (3,), lets go and leaves."""
+    if physics.grasped(name):
+        return motion.carry(physics, name, goal)
+    offset = physics.position(name) - goal
+    if np.hypot(offset[0], offset[1]) < tolerance_m and abs(offset[2]) < _LOW_M:
+        return motion.release(physics)
+    return motion.grasp(physics, name)
+
+
+def carry_straight(physics: Physics, name: str, goal: Array) -> Array:
+    """As `motion.carry`, but turning the tool to yaw 0 on the way and letting go only within 12 mm of the spot."""
+    offset = goal - physics.position(name)
+    if np.linalg.norm(offset) < _PRECISE_M:
+        return motion.action(physics, np.zeros(3), 0.0, is_open=True)
+    delta = motion.travel(physics, goal, physics.position(name), motion.CARRY_HEIGHT_M - goal[2])
+    return motion.action(physics, delta, 0.0, is_open=False)
+
+
+def stands_free(physics: Physics, name: str) -> bool:
+    """Whether a movable is on the table and let go."""
+    return physics.touches(name, "table") and not physics.touches(name, "gripper")

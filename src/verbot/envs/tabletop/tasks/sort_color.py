@@ -1,0 +1,98 @@
+"""Put everything of one color in the box, one thing after another; they may lean on each other there."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from verbot.envs.tabletop import motion
+from verbot.envs.tabletop.arm import Array
+from verbot.envs.tabletop.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, Thing
+from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.placing import carry_straight
+from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+
+_ASIDE_M = 0.027  # of the box's middle: two things lie side by side along x, across the way the fingers open
+_WITHIN_M = BOX_INNER_M - 0.010
+_ABOVE_M = 0.006  # the box's rim, when a thing is let go: lowered further, it could jam on a wall
+
+
+@tasks.register("sort_color")
+class SortColor:
+    variants: tuple[Goal, ...] = ({},)
+    hold_s = 0.5
+    is_compositional = False
+    max_seconds = 16.0
+
+    def goals(self, layout: Layout) -> list[Goal]:
+        counts = Counter(thing.color for thing in layout.movables)
+        return [
+            {"verb": "sort_color", "color": color, "receptacle": place.id, "preposition": "in"}
+            for color, count in counts.items()
+            for place in layout.receptacles
+            if count == 2 and place.shape == "box"
+        ]
+
+    def named(self, goal: Goal) -> str | None:
+        return None  # whichever of the color comes first
+
+    def grounding(self, layout: Layout, goal: Goal) -> Grounding:
+        place = layout.thing(goal["receptacle"])
+        first = min(_wanted(layout, goal), key=lambda thing: np.hypot(thing.x - place.x, thing.y - place.y))
+        target = np.array((first.x, first.y, first.rest_height_m))
+        return Grounding(target, np.array((place.x, place.y, _drop_height_m(first))))
+
+    def satisfied(self, physics: Physics, goal: Goal) -> bool:
+        place = physics.layout.thing(goal["receptacle"])
+        return all(
+            _is_inside(physics, thing, place)
+            and not physics.touches(thing.id, "gripper")
+            and not physics.touches(thing.id, "table")
+            for thing in _wanted(physics.layout, goal)
+        )
+
+    def error_m(self, physics: Physics, goal: Goal) -> float:
+        """The sum over the things that are not in the box yet."""
+        place = physics.position(goal["receptacle"])
+        errors = [np.abs(physics.position(thing.id) - place)[:2] - _WITHIN_M for thing in _wanted(physics.layout, goal)]
+        return float(sum(np.linalg.norm(np.maximum(0.0, error)) for error in errors))
+
+    def act(self, physics: Physics, goal: Goal) -> Array:
+        """The thing in the hand first, then whatever is nearest to the box and not in it."""
+        place = physics.layout.thing(goal["receptacle"])
+        things = _wanted(physics.layout, goal)
+        for thing in things:
+            if physics.grasped(thing.id):
+                return carry_straight(physics, thing.id, _spot(physics, thing, things, place))
+        left = [thing for thing in things if not _is_over(physics, thing, place)]
+        if not left or any(physics.touches(thing.id) for thing in things if thing not in left):
+            return motion.release(physics)
+        middle = physics.position(place.id)[:2]
+        return motion.grasp(physics, min(left, key=lambda t: np.linalg.norm(physics.position(t.id)[:2] - middle)).id)
+
+
+def _wanted(layout: Layout, goal: Goal) -> list[Thing]:
+    return [thing for thing in layout.movables if thing.color == goal["color"]]
+
+
+def _drop_height_m(thing: Thing) -> float:
+    return BOX_HEIGHT_M + thing.rest_height_m + _ABOVE_M
+
+
+def _is_inside(physics: Physics, thing: Thing, place: Thing) -> bool:
+    """Its lower half below the box's rim."""
+    return _is_over(physics, thing, place) and bool(physics.position(thing.id)[2] < BOX_HEIGHT_M + thing.rest_height_m)
+
+
+def _is_over(physics: Physics, thing: Thing, place: Thing) -> bool:
+    """Inside the box, or falling into it."""
+    x, y, z = np.abs(physics.position(thing.id) - (place.x, place.y, 0.0))
+    return bool(max(x, y) < _WITHIN_M and z < _drop_height_m(thing) + 0.010)
+
+
+def _spot(physics: Physics, thing: Thing, things: list[Thing], place: Thing) -> Array:
+    """Above the half of the box (3,) that faces where the thing comes from, or that is free."""
+    inside = [physics.position(other.id) for other in things if other is not thing and _is_over(physics, other, place)]
+    side = place.x - inside[0][0] if inside else physics.starts[thing.id][0] - place.x
+    return np.array((place.x + (_ASIDE_M if side > 0 else -_ASIDE_M), place.y, _drop_height_m(thing)))
