@@ -133,13 +133,13 @@ def _scatter(layout: Layout, goals: list[Goal], tasks: Mapping[str, Task], axes:
     return scatter(layout, randomization.clutter(axes), keeps, stream("distractors"))
 
 
-def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str, rng: np.random.Generator) -> list[Goal]:
+def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, rng: np.random.Generator) -> list[Goal]:
     """Shuffled so that neighbors name different things, one other than `drawn` first, and no verb crowds the others out."""
-    piles: dict[tuple[str, str], list[Goal]] = {}
+    piles: dict[tuple[str | None, str], list[Goal]] = {}
     for i in rng.permutation(len(goals)):
         goal = goals[i]
         piles.setdefault((tasks[goal["verb"]].named(goal), goal["verb"]), []).append(goal)
-    by_name: dict[str, list[list[Goal]]] = {}
+    by_name: dict[str | None, list[list[Goal]]] = {}
     for (named, _), pile in piles.items():
         by_name.setdefault(named, []).append(pile)
     order = sorted(by_name, key=lambda named: named == drawn)

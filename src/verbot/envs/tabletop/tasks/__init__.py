@@ -41,8 +41,8 @@ class Task(Protocol):
         """Every goal of this verb that `layout` admits."""
         ...
 
-    def named(self, goal: Goal) -> str:
-        """The id of the thing that must be engaged first."""
+    def named(self, goal: Goal) -> str | None:
+        """The id of the thing that must be engaged first; None where several would do."""
         ...
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding: ...
