@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from verbot.data import open_dataset
     from verbot.envs import make_env
     from verbot.policy import load_policy
-    from verbot.recipes import evaluate, train
+    from verbot.recipes.api import evaluate, train
 
 __version__ = "0.1.0"
 
@@ -31,8 +31,8 @@ _LAZY = {
     "make_env": "verbot.envs",
     "load_policy": "verbot.policy",
     "collect": "verbot.collection",
-    "train": "verbot.recipes",
-    "evaluate": "verbot.recipes",
+    "train": "verbot.recipes.api",
+    "evaluate": "verbot.recipes.api",
 }
 
 __all__ = [

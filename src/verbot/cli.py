@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ REGISTRIES = {
     "heads": "verbot.models:heads",
 }
 Kind = Literal["envs", "recipes", "vision-encoders", "language-encoders", "state-encoders", "fusions", "heads"]
-Mode = Literal["canonical", "paraphrase", "blank", "counterfactual"]
+Mode = Literal["canonical", "paraphrase", "blank", "counterfactual", "composition"]
 Axis = Literal["positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics"]
 
 
@@ -87,6 +88,70 @@ def collect(
     return 0
 
 
+def evaluate(
+    policy: Positional[str],
+    suite: str = "tabletop-starter",
+    episodes: int = 200,
+    seed: int = 0,
+    out: Path = Path("outputs/evaluation"),
+    paraphrases: Path | None = None,
+    instruction_mode: Mode = "canonical",
+    axis: Axis | None = None,
+    strength: Literal[1, 2, 3] = 2,
+    execute: int = 2,
+    baselines: bool = True,
+    videos: int = 24,
+    workers: int = 0,
+) -> int:
+    """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
+
+    Example: verbot evaluate outputs/demo/policy --suite tabletop-starter --episodes 200 --seed 1 --out outputs/evaluation
+
+    Args:
+        policy: a policy's folder, "starter" (the one that came with verbot), a server's ws:// address, "expert" or "random".
+        suite: the env; see `verbot list envs`.
+        episodes: scenes.
+        seed: another seed is another set of scenes.
+        out: the folder for the results.
+        paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
+            {receptacle}, {preposition} and {direction}.
+        instruction_mode: the condition.
+        axis: a randomization axis.
+        strength: of the axis.
+        execute: actions of each predicted chunk that are carried out.
+        baselines: random, expert and a language-blind copy beside the policy.
+        videos: episodes filmed for the report.
+        workers: processes; 0 takes one for each core.
+    """
+    from verbot.recipes.api import evaluate as run
+
+    templates = None
+    if paraphrases is not None:
+        from verbot.envs.tabletop.language import load_templates
+
+        templates = load_templates(paraphrases)
+    summary = run(
+        policy,
+        suite,
+        out=out,
+        command=shlex.join(["verbot", *sys.argv[1:]]),
+        episodes=episodes,
+        seed=seed,
+        mode=instruction_mode,
+        axes={axis: strength} if axis else {},
+        templates=templates,
+        execute=execute,
+        baselines=baselines,
+        videos=videos,
+        workers=workers,
+    )
+    print(summary.table())
+    for message in summary.error_messages:
+        print(f"error: {message}", file=sys.stderr)
+    print(out / "report.html")
+    return summary.exit_code
+
+
 def data_check(path: Positional[Path]) -> int:
     """Verify a dataset's checksums and structure; names every broken file.
 
@@ -95,9 +160,9 @@ def data_check(path: Positional[Path]) -> int:
     Args:
         path: the dataset's folder.
     """
-    from verbot.data import check
+    from verbot.data import check_dataset
 
-    problems = check(path)
+    problems = check_dataset(path)
     for problem in problems:
         print(problem)
     print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
@@ -220,6 +285,7 @@ def doctor() -> int:
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "collect": collect,
+    "evaluate": evaluate,
     "data check": data_check,
     "data info": data_info,
     "data view": data_view,
@@ -258,8 +324,8 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
             return name, arguments[words:]
     group = [name for name in COMMANDS if name.startswith(arguments[0] + " ")]
     asked = " ".join(arguments[: 2 if group else 1])
-    near = difflib.get_close_matches(asked, group or COMMANDS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near and near[0] != asked else ""
+    near = difflib.get_close_matches(asked, group or COMMANDS, n=1) if asked not in {name.split()[0] for name in group} else []
+    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"there is no command {asked!r}.{hint} Known: {', '.join(group or COMMANDS)}")
 
 
