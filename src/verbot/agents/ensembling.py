@@ -1,0 +1,69 @@
+"""Temporal ensembling: predict at every step and average what all chunks say about now.
+
+Source: Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT), 2023, section IV-B.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.contracts import Policy
+from verbot.errors import ConfigError
+from verbot.spec import ActionChunk, FloatArray, Observation
+
+
+class EnsembleAgent:
+    """Averages every prediction made for this step with weights ``exp(-decay · i)``, where i = 0 is the *oldest* one.
+
+    So the oldest chunk weighs most; a larger `decay` trusts old predictions more and reacts more slowly.
+
+    Args:
+        policy: predicts the chunks; shared with other agents, never changed.
+        decay: m in the paper; 0 averages evenly.
+    """
+
+    def __init__(self, policy: Policy, decay: float = 0.01):
+        if decay < 0:
+            raise ConfigError(f"decay is {decay}; expected 0 or more")
+        self.policy = policy
+        self._decay = decay
+        self._instruction = ""
+        self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is about now
+        self._current = False
+
+    def reset(self, instruction: str) -> None:
+        self._instruction = instruction
+        self._chunks, self._current = [], False
+
+    def wants(self, observation: Observation) -> Observation | None:
+        if self._current:
+            return None
+        return dataclasses.replace(observation, instruction=self._instruction)
+
+    def give(self, chunk: ActionChunk) -> None:
+        self._chunks.append(chunk.values)
+        self._current = True
+
+    def act(self, observation: Observation) -> FloatArray:
+        asked = self.wants(observation)
+        if asked is not None:
+            self.give(self.policy.predict([asked])[0])
+        weights = ensemble_weights(len(self._chunks), self._decay)
+        action = weights @ np.stack([chunk[0] for chunk in self._chunks])
+        self._chunks = [chunk[1:] for chunk in self._chunks if len(chunk) > 1]
+        self._current = False
+        return action.astype(np.float32)
+
+
+def ensemble_weights(count: int, decay: float) -> npt.NDArray[np.float64]:
+    """Weights of `count` predictions, oldest first, summing to 1.
+
+    Example:
+        >>> ensemble_weights(3, 0.5).round(3).tolist()
+        [0.506, 0.307, 0.186]
+    """
+    weights = np.exp(-decay * np.arange(count))
+    return weights / weights.sum()

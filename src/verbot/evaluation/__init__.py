@@ -1,0 +1,60 @@
+"""Does it obey? Episodes fixed by (suite, task, index, seed), played beside baselines, measured with intervals, shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from verbot.configuration import build
+from verbot.evaluation.intervals import Estimate
+from verbot.evaluation.players import BlindPolicy, PolicySource
+from verbot.evaluation.results import EpisodeResult, read_results
+from verbot.evaluation.run import run
+from verbot.evaluation.suites import EvaluationConfig
+from verbot.evaluation.summary import Summary
+
+__all__ = [
+    "BlindPolicy",
+    "EpisodeResult",
+    "Estimate",
+    "EvaluationConfig",
+    "PolicySource",
+    "Summary",
+    "evaluate",
+    "read_results",
+    "run",
+]
+
+
+def evaluate(
+    policy: PolicySource | str,
+    suite: str = "tabletop-starter",
+    *,
+    out: str | Path,
+    command: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Summary:
+    """Measure a policy on a suite; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
+
+    Called again with the same arguments it continues an interrupted run: only episodes that are missing are played.
+
+    Args:
+        policy: how worker processes get the policy, or ``"random"`` or ``"expert"``.
+        out: a folder; it may hold an interrupted run of the same policy.
+        command: what a person typed, for the report.
+        settings: other fields of `EvaluationConfig`, e.g. ``episodes=200``, ``mode="paraphrase"``, ``axes={"lighting": 2}``.
+
+    Raises:
+        ConfigError: for a setting that does not exist, or a folder that holds another policy's results.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> summary = evaluate("expert", out=folder.name, episodes=2, videos=0, baselines=False, conditions=(), progress=False)
+        >>> summary.metrics["success_rate"].n, summary.errors
+        (2, 0)
+        >>> folder.cleanup()
+    """
+    config = build(EvaluationConfig, {"suite": suite, **settings})
+    return run(policy, config, Path(out), command=command, progress=progress)

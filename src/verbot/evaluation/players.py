@@ -1,0 +1,79 @@
+"""Who plays: a policy under test, or one of the baselines that stand beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+
+SCRIPTED = ("random", "expert")  # they need no policy and no images
+AgentFactory = Callable[[Policy], ChunkedAgent]
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """How a worker process gets the policy; `load` must survive pickling, e.g. ``functools.partial(load_policy, path)``.
+
+    Args:
+        name: what reports call it.
+        identity: changes when the policy does (a digest of its weights), so that results are never mixed.
+    """
+
+    name: str
+    load: Callable[[], Policy]
+    identity: str = ""
+
+    def blinded(self) -> PolicySource:
+        """The same policy that never sees the instruction."""
+        return PolicySource(
+            f"{self.name}, blind to language", functools.partial(_load_blind, self.load), self.identity + " blind"
+        )
+
+
+@dataclass(frozen=True)
+class BlindPolicy:
+    """A policy that is given a blank instruction, whatever is said: what ignoring language would earn."""
+
+    policy: Policy
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self.policy.spec
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        return self.policy.predict([dataclasses.replace(o, instruction="") for o in observations])
+
+
+class RandomAgent:
+    """Uniform actions within the robot's range: what luck would earn."""
+
+    def __init__(self, spec: RobotSpec, seed: int):
+        self._low, self._high = spec.action_low(), spec.action_high()
+        self._rng = np.random.default_rng(seed)
+
+    def reset(self, instruction: str) -> None:
+        """Nothing to forget; the stream of actions goes on."""
+
+    def act(self, observation: Observation) -> FloatArray:
+        return self._rng.uniform(self._low, self._high).astype(np.float32)
+
+
+def scripted(player: str, env: Env, key: str) -> Agent | None:
+    """The agent of a player that needs no policy, or None. Its randomness is a function of the episode's `key`."""
+    seed = zlib.crc32(key.encode())
+    if player == "expert":
+        return env.expert(noise=0.0, seed=seed)
+    if player == "random":
+        return RandomAgent(env.robot_spec, seed)
+    return None
+
+
+def _load_blind(load: Callable[[], Policy]) -> Policy:
+    return BlindPolicy(load())

@@ -1,0 +1,225 @@
+"""Many episodes side by side in one process, with one batched prediction for all that want a chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, observation_from_env
+from verbot.errors import SimulationError
+from verbot.evaluation.players import SCRIPTED, AgentFactory, scripted
+from verbot.evaluation.results import EpisodeResult, Job, Outcome, encode_actions
+from verbot.spec import ActionChunk, FloatArray, Observation
+
+MakeEnv = Callable[..., Env]
+
+
+@dataclass
+class Episode:
+    """One episode under way: its env, its agent and what was seen last."""
+
+    job: Job
+    env: Env
+    agent: Agent
+    observation: Observation
+    info: dict[str, Any]
+    actions: list[FloatArray] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def begin(job: Job, env: Env, make_agent: Callable[[], Agent]) -> Episode:
+        record, info = env.reset(seed=job.seed, options=request_options(job))
+        agent = scripted(job.player, env, job.key) or make_agent()
+        agent.reset(info["instruction"])
+        return Episode(job, env, agent, observation_from_env(record), info)
+
+    def wants(self) -> Observation | None:
+        """What the policy should predict from, where this episode needs a chunk."""
+        return self.agent.wants(self.observation) if isinstance(self.agent, ChunkedAgent) else None
+
+    def step(self) -> EpisodeResult | None:
+        """Act once. The result when that ended the episode. Raises `SimulationError` on a simulator's fault."""
+        action = self.agent.act(self.observation)
+        self.actions.append(np.array(action, np.float32))
+        record, _, terminated, truncated, self.info = self.env.step(action)
+        if self.info.get("error"):
+            raise SimulationError(str(self.info["error"]))
+        self.observation = observation_from_env(record, len(self.actions) / self.env.robot_spec.rate_hz)
+        if not (terminated or truncated):
+            return None
+        return self.result("success" if self.info["success"] else "failure")
+
+    def result(self, outcome: Outcome, error: str | None = None) -> EpisodeResult:
+        return describe(self.job, self.info, outcome, error, self.actions, time.monotonic() - self.started)
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """Makes the same env for three uses: to be seen by a policy, for players who need no images, to be filmed."""
+
+    seeing: MakeEnv
+    sightless: MakeEnv
+    filmed: MakeEnv
+
+    @staticmethod
+    def of(make: MakeEnv) -> Worlds:
+        """From a factory; one that cannot leave its cameras off or be filmed without further ado serves as it is."""
+        return Worlds(make, _with(make, render_cameras=False), _with(make, render_mode="rgb_array"))
+
+
+class Stage:
+    """Plays episodes in `slots` envs at once.
+
+    An exception of an env, an agent or the policy makes that one episode an *error*; its env is then replaced.
+
+    Args:
+        worlds: make the envs.
+        policy: plays every job whose player is not scripted.
+        make_agent: wraps the policy for one episode.
+        slots: episodes under way at once.
+    """
+
+    def __init__(self, worlds: Worlds, policy: Policy | None, make_agent: AgentFactory, slots: int):
+        self._worlds, self._policy, self._make_agent, self._slots = worlds, policy, make_agent, slots
+        self._idle: dict[bool, list[Env]] = {True: [], False: []}  # by whether they are seeing
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
+        """Results in the order in which the episodes end."""
+        waiting, live, more = iter(jobs), list[Episode](), True
+        while True:
+            while more and len(live) < self._slots:
+                job = next(waiting, None)
+                if job is None:
+                    more = False
+                elif isinstance(begun := self._begin(job), Episode):
+                    live.append(begun)
+                else:
+                    yield begun
+            if not live:
+                return
+            failed = self._predict(live)
+            for episode in list(live):
+                result = self._step(episode, failed.get(id(episode)))
+                if result is not None:
+                    live.remove(episode)
+                    yield result
+
+    def time_predictions(self, jobs: Iterable[Job], count: int) -> list[float]:
+        """Seconds of `count` predictions from one observation each, made while acting; the first three warm up, untimed."""
+        seconds: list[float] = []
+        for job in jobs:
+            begun = self._begin(job)
+            while isinstance(begun, Episode):
+                if (wanted := begun.wants()) is not None and self._policy is not None:
+                    start = time.perf_counter()
+                    chunk = self._policy.predict([wanted])[0]
+                    seconds.append(time.perf_counter() - start)
+                    cast(ChunkedAgent, begun.agent).give(chunk)
+                if len(seconds) >= count + 3:
+                    self._leave(begun)
+                    return seconds[3:]
+                if self._step(begun, None) is not None:
+                    break
+        return seconds[3:]
+
+    def _begin(self, job: Job) -> Episode | EpisodeResult:
+        seeing = job.player not in SCRIPTED
+        idle = self._idle[seeing]
+        env = idle.pop() if idle else (self._worlds.seeing if seeing else self._worlds.sightless)()
+        try:
+            return Episode.begin(job, env, self._new_agent)
+        except Exception as error:
+            env.close()
+            return describe(job, {}, "error", _words(error))
+
+    def _new_agent(self) -> Agent:
+        if self._policy is None:
+            raise SimulationError("this stage was given no policy to play with")
+        return self._make_agent(self._policy)
+
+    def _predict(self, live: list[Episode]) -> dict[int, Exception]:
+        """Give a chunk to every episode that wants one. Returns the exceptions, by episode."""
+        asking = [(episode, wanted) for episode in live if (wanted := episode.wants()) is not None]
+        failed: dict[int, Exception] = {}
+        if not asking or self._policy is None:
+            return failed
+        try:
+            chunks: list[ActionChunk] | None = self._policy.predict([wanted for _, wanted in asking])
+        except Exception:
+            chunks = None  # find out below whose observation it was
+        for number, (episode, wanted) in enumerate(asking):
+            try:
+                chunk = chunks[number] if chunks is not None else self._policy.predict([wanted])[0]
+                cast(ChunkedAgent, episode.agent).give(chunk)
+            except Exception as error:
+                failed[id(episode)] = error
+        return failed
+
+    def _step(self, episode: Episode, failed: Exception | None) -> EpisodeResult | None:
+        try:
+            if failed is not None:
+                raise failed
+            result = episode.step()
+        except Exception as error:
+            episode.env.close()
+            return episode.result("error", _words(error))
+        if result is not None:
+            self._leave(episode)
+        return result
+
+    def _leave(self, episode: Episode) -> None:
+        self._idle[episode.job.player not in SCRIPTED].append(episode.env)
+
+
+def request_options(job: Job) -> dict[str, Any]:
+    """The fields of a job's request, as the options that `Env.reset` takes."""
+    return {f.name: getattr(job.request, f.name) for f in dataclasses.fields(job.request)}
+
+
+def describe(
+    job: Job,
+    info: Mapping[str, Any],
+    outcome: Outcome,
+    error: str | None = None,
+    actions: Iterable[FloatArray] = (),
+    seconds: float = 0.0,
+) -> EpisodeResult:
+    """The line that an episode leaves in ``results.jsonl``."""
+    actions, distance = list(actions), info.get("final_error_m")
+    return EpisodeResult(
+        key=job.key,
+        player=job.player,
+        task=str(job.request.task or info.get("goal", {}).get("verb", "")),
+        index=job.request.index,
+        goal_index=job.request.goal,
+        instruction=str(info.get("instruction", "")),
+        goal=dict(info.get("goal", {})),
+        named=info.get("named"),
+        engaged=info.get("engaged"),
+        outcome=outcome,
+        steps=len(actions),
+        final_error_m=float(distance) if distance is not None and np.isfinite(distance) else None,
+        seconds=round(seconds, 4),
+        error=error,
+        axes=dict(job.request.axes),
+        actions=encode_actions(actions),
+    )
+
+
+def _with(make: MakeEnv, **option: Any) -> MakeEnv:
+    fitted = functools.partial(make, **option)
+    try:
+        fitted().close()
+    except TypeError:
+        return make
+    return fitted
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

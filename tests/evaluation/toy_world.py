@@ -1,0 +1,134 @@
+"""A light world that keeps the contract: a hand on a line, three things on it, and policies that do or do not listen."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from verbot.contracts import EpisodeRequest
+from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
+
+COLORS = ("red", "green", "blue")
+POSITIONS = Component("places", "position", ("hand", *COLORS), "m", "base", (-9.0,) * 4, (9.0,) * 4)
+SPEC = RobotSpec(
+    "toy",
+    10.0,
+    (Camera("front", 16, 16),),
+    (POSITIONS,),
+    (Component("step", "position_delta", ("x",), "m", "base", (-1.0,), (1.0,)),),
+)
+LIMIT, REACH = 30, 0.3
+
+
+class ToyEnv:
+    """Go to a color. `broken` names scene numbers whose simulator fails at the third step."""
+
+    robot_spec = SPEC
+    tasks = ("go", "visit")
+
+    def __init__(
+        self, suite: str = "toy", broken: Sequence[int] = (), raises: Sequence[int] = (), render_mode: str | None = None
+    ):
+        self.broken, self.raises = tuple(broken), tuple(raises)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.request = r = EpisodeRequest(**(options or {}))
+        rng = np.random.default_rng([seed or 0, zlib.crc32(f"{r.task}{r.split}{r.composition}".encode()), r.index])
+        self.places = rng.permutation([-6.0, -2.0, 5.0]) + rng.uniform(-0.5, 0.5, 3)
+        order = rng.permutation(3)
+        self.feasible = [{"verb": "go", "object": COLORS[i]} for i in order]
+        self.target = int(order[r.goal])
+        self.hand, self.steps, self.engaged, self.held = 1.0, 0, None, 0
+        words = {"blank": "", "unseen": f"hurry over to {COLORS[self.target]}"}
+        self.words = words.get(r.wording, f"go to {COLORS[self.target]}")
+        return self._observe(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.request.index in self.raises and self.steps == 2:
+            raise RuntimeError("the toy fell apart")
+        self.hand += float(np.clip(action[0], -1, 1))
+        near = np.flatnonzero(np.abs(self.places - self.hand) < REACH)
+        if self.engaged is None and len(near):
+            self.engaged = COLORS[near[0]]
+        self.held = self.held + 1 if self.target in near else 0
+        success = self.held >= 2
+        return self._observe(), float(success), success, self.steps >= LIMIT, self._info(success)
+
+    def expert(self, noise: float = 0.0, seed: int = 0) -> ToyExpert:
+        return ToyExpert(self)
+
+    def render(self) -> np.ndarray:
+        return np.kron(self._observe()["images"]["front"], np.ones((4, 4, 1), np.uint8))
+
+    def close(self) -> None:
+        pass
+
+    def _observe(self) -> dict[str, Any]:
+        image = np.full((16, 16, 3), 40, np.uint8)
+        for place, color in zip(self.places, range(3), strict=True):
+            image[6:10, int(place + 8), color] = 255
+        image[2:5, int(np.clip(self.hand, -8, 7.9) + 8)] = 255
+        state = np.array([self.hand, *self.places], np.float32)
+        return {"images": {"front": image}, "state": state, "instruction": self.words}
+
+    def _info(self, success: bool = False) -> dict[str, Any]:
+        fault = "NaN in qpos" if self.request.index in self.broken and self.steps == 3 else None
+        return {
+            "instruction": self.words,
+            "goal": self.feasible[self.request.goal],
+            "named": COLORS[self.target],
+            "feasible": self.feasible,
+            "engaged": self.engaged,
+            "success": success,
+            "final_error_m": abs(float(self.places[self.target] - self.hand)),
+            "error": fault,
+        }
+
+
+@dataclasses.dataclass
+class ToyExpert:
+    env: ToyEnv
+
+    def reset(self, instruction: str) -> None:
+        pass
+
+    def label(self) -> np.ndarray:
+        return np.array([np.clip(self.env.places[self.env.target] - self.env.hand, -1, 1)], np.float32)
+
+    def act(self, observation: Observation) -> np.ndarray:
+        return self.label()
+
+
+class ToyPolicy:
+    """Goes to the color it hears, in half steps; to red when it hears none. Fails on `deaf` colors: it takes them for red."""
+
+    spec = SPEC
+
+    def __init__(self, deaf: Sequence[str] = ()):
+        self.deaf = deaf
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        return [ActionChunk(self._chunk(o)) for o in observations]
+
+    def _chunk(self, o: Observation) -> np.ndarray:
+        heard = [color for color in COLORS if color in o.instruction and color not in self.deaf] or ["red"]
+        gap = o.state[1 + COLORS.index(heard[0])] - o.state[0]
+        steps = np.clip(gap - 0.5 * np.arange(4) * np.sign(gap), -0.5, 0.5)
+        return np.asarray(steps, np.float32)[:, None]
+
+
+def listening() -> ToyPolicy:
+    return ToyPolicy()
+
+
+def half_deaf() -> ToyPolicy:
+    return ToyPolicy(("green",))
+
+
+def unloadable() -> ToyPolicy:
+    raise ValueError("these weights are torn")
