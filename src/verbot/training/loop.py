@@ -182,7 +182,9 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
         if now.step % config.log_every == 0:
             last = recent.take()
             log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
-            log.advance(now.step, now.total, f"loss {last.get('loss', math.nan):.4f}, {last['samples_per_s']:.0f} samples/s")
+            log.advance(
+                now.step, now.total, "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**last) if last else "no loss"
+            )
         if session.supply.validates and now.step % config.validate_every == 0:
             measured = _validate(session)
             log.record("validation", now.step, **measured)

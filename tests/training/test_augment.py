@@ -1,0 +1,97 @@
+"""What augmentation does to a picture it does to its keypoints, and any split of a batch draws the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from verbot.data import WindowBatch
+from verbot.training import AugmentConfig
+from verbot.training.augment import augment, jitter_colors, numbers, shift_images, torch_numbers
+
+
+def window(b: int = 8) -> WindowBatch:
+    """A white dot at column 6, row 3 of black 16×16 images, and the keypoint of its center."""
+    images = np.zeros((b, 1, 2, 16, 16, 3), np.uint8)
+    images[..., 3, 6, :] = 255
+    dot = np.array([(6 + 0.5) / 8 - 1, (3 + 0.5) / 8 - 1], np.float32)
+    return WindowBatch(
+        images=images,
+        images_mask=np.ones((b, 1, 2), bool),
+        state=np.zeros((b, 1, 4), np.float32),
+        state_mask=np.ones((b, 1), bool),
+        actions=np.zeros((b, 3, 4), np.float32),
+        actions_mask=np.ones((b, 3), bool),
+        instructions=["touch it"] * b,
+        keypoints=np.broadcast_to(dot, (b, 2, 2, 2)).copy(),
+        keypoints_mask=np.ones((b, 2, 2), bool),
+        index=np.arange(b),
+    )
+
+
+def test_keypoints_move_with_the_picture():
+    shifted = augment(window(), AugmentConfig(shift_pixels=2), numbers(0))
+    places = set()
+    for i in range(8):
+        for v in range(2):
+            row, column = np.argwhere(shifted.images[i, 0, v, :, :, 0] == 255)[0]
+            np.testing.assert_allclose(shifted.keypoints[i, v, 0], [(column + 0.5) / 8 - 1, (row + 0.5) / 8 - 1], atol=1e-6)
+            places.add((int(row), int(column)))
+    assert len(places) > 4
+    assert all(abs(row - 3) <= 2 and abs(column - 6) <= 2 for row, column in places)
+
+
+def test_what_comes_in_at_the_edge_repeats_it():
+    images = np.arange(16, dtype=np.uint8)[None, None, None, None, :, None].repeat(16, 3).repeat(3, 5)
+    moved = shift_images(images, np.array([[[2, 0]]]), 2)
+    assert moved[0, 0, 0, 0, :, 0].tolist() == [0, 0, *range(14)]
+
+
+def test_words_are_blanked_at_the_asked_rate():
+    blanked = augment(window(1000), AugmentConfig(shift_pixels=0, blank_instruction=0.3), numbers(1)).instructions
+    assert 250 < blanked.count("") < 350
+    assert "" not in augment(window(100), AugmentConfig(shift_pixels=0, blank_instruction=0.0), numbers(1)).instructions
+
+
+def test_any_split_of_a_batch_draws_the_same():
+    config, batch = AugmentConfig(blank_instruction=0.5), window(8)
+    whole = augment(batch, config, numbers(5))
+    halves = [augment(batch.take(np.arange(4 * r, 4 * r + 4)), config, numbers(5), r, 2) for r in range(2)]
+    joined = WindowBatch.concatenate(halves)
+    for field in dataclasses.fields(WindowBatch):
+        np.testing.assert_array_equal(getattr(whole, field.name), getattr(joined, field.name))
+    images = torch.rand(8, 1, 2, 3, 4, 4)
+    colors = [jitter_colors(images[4 * r : 4 * r + 4], config, torch_numbers(5), r, 2) for r in range(2)]
+    assert torch.equal(jitter_colors(images, config, torch_numbers(5)), torch.cat(colors))
+
+
+def test_colors_change_as_named():
+    gray, red = torch.full((1, 1, 1, 3, 2, 2), 0.5), torch.tensor([1.0, 0, 0]).view(1, 1, 1, 3, 1, 1).expand(1, 1, 1, 3, 2, 2)
+    none = AugmentConfig(brightness=0, contrast=0, saturation=0)
+    assert torch.equal(jitter_colors(gray, none, torch_numbers(0)), gray)
+    # Middle gray is where contrast turns, and without color saturation has nothing to change.
+    for change in ({"contrast": 0.5}, {"saturation": 0.5}):
+        torch.testing.assert_close(jitter_colors(gray, dataclasses.replace(none, **change), torch_numbers(0)), gray)
+    pale = jitter_colors(red, dataclasses.replace(none, saturation=0.9), torch_numbers(3))[0, 0, 0, :, 0, 0]
+    luma = pale @ torch.tensor([0.299, 0.587, 0.114])
+    assert float(luma) == pytest.approx(0.299, abs=1e-4) or float(pale.max()) == 1.0
+    bright = jitter_colors(gray, dataclasses.replace(none, brightness=0.5), torch_numbers(1))
+    assert 0.25 <= float(bright.min()) == float(bright.max()) <= 0.75 != 0.5
+
+
+def test_bytes_and_floats_agree():
+    images = torch.randint(0, 256, (2, 1, 2, 3, 4, 4), dtype=torch.uint8)
+    config = AugmentConfig()
+    torch.testing.assert_close(
+        jitter_colors(images, config, torch_numbers(0)), jitter_colors(images / 255, config, torch_numbers(0))
+    )
+
+
+def test_numbers_depend_on_every_part_of_their_key():
+    keys = [(0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2)]
+    assert len({numbers(*key).integers(1 << 62) for key in keys}) == 4
+    assert len({int(torch.randint(1 << 62, (), generator=torch_numbers(*key))) for key in keys}) == 4
+    assert numbers(0, 1).integers(1 << 62) == numbers(0, 1).integers(1 << 62)

@@ -1,0 +1,95 @@
+"""Kill -9 at any instant costs steps, never a bit: the resumed run ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_loop import losses, same
+from toys import toy_config
+
+from verbot.configuration import dump_yaml
+from verbot.training import train
+
+# Imports once, then forks a trainer for every kill: most kills come while it steps, saves and validates, some while it starts.
+# Prints which step's checkpoint each kill found on disk.
+DRIVER = """
+import json, os, pathlib, random, shutil, signal, sys, time
+import torch
+from verbot.configuration import load_yaml
+from verbot.training import TrainConfig, checkpoint, loop, train
+import verbot.data.cache, verbot.data.loader
+
+config, out, kills, seed = load_yaml(TrainConfig, sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+rng, found, stepping, genuine = random.Random(seed), [], os.pipe(), loop._loop
+
+def announced(*args):
+    os.write(stepping[1], b"x")
+    return genuine(*args)
+
+def start():
+    pid = os.fork()
+    if pid == 0:
+        loop._loop = announced
+        train(config, out, progress=False)
+        os._exit(0)
+    return pid
+
+while len(found) < kills:
+    pid, starts = start(), rng.random() < 0.2
+    if not starts:
+        os.read(stepping[0], 1)
+    time.sleep(rng.uniform(0.0, 0.4))
+    if os.waitpid(pid, os.WNOHANG)[0]:  # it finished first: begin anew
+        shutil.rmtree(out)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        saved = checkpoint.found(out / "checkpoints")
+        found.append(int(saved[-1].name[5:]) if saved else 0)
+    if starts and os.get_blocking(stepping[0]):
+        os.set_blocking(stepping[0], False)  # it may have got that far
+        try:
+            os.read(stepping[0], 1)
+        except BlockingIOError:
+            pass
+        os.set_blocking(stepping[0], True)
+code = os.waitpid(start(), 0)[1]
+print(json.dumps(found))
+sys.exit(code != 0)
+"""
+
+
+def interrupted(config, folder: Path, kills: int, seed: int = 0) -> list[int]:
+    dump_yaml(config, folder / "config.yaml")
+    command = [sys.executable, "-c", DRIVER, str(folder / "config.yaml"), str(folder / "killed"), str(kills), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def check(config, folder: Path, kills: int) -> None:
+    found = interrupted(config, folder, kills)
+    train(config, folder / "whole", progress=False)
+    assert same(folder / "whole", folder / "killed")
+    assert losses(folder / "whole") == losses(folder / "killed")
+    assert len(found) == kills
+    assert any(found), "no kill came after a checkpoint: the test tested nothing"
+
+
+def test_five_kills_of_one_process(toy, tmp_path):
+    check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, loader_threads=1), tmp_path, kills=5)
+
+
+@pytest.mark.soak
+def test_fifty_kills_of_one_process(toy, tmp_path):
+    check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, loader_threads=1), tmp_path, kills=50)
+
+
+@pytest.mark.soak
+def test_five_kills_of_two_processes(toy, tmp_path):
+    check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, processes=2), tmp_path, kills=5)
