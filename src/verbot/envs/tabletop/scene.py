@@ -193,6 +193,9 @@ def _receptacle(i: int) -> str:
     )
 
 
+# The arm could push a joint far beyond soft limits: a limit is as firm as the joint is heavy.
+_FIRM = 'armature="1" solreflimit="-20000 -200"'
+
 # The drawer's handle is a bar along y, held away from the face, so that a closed gripper can hook it from above; the cabinet is
 # lower than the palm of a hand that grasps beside it.
 _FIXTURES = {
@@ -203,7 +206,8 @@ _FIXTURES = {
       <geom type="box" size=".07 .003 .030" pos="-.07 -.067 .030" rgba=".45 .33 .22 1"/>
       <geom type="box" size=".003 .07 .030" pos="-.137 0 .030" rgba=".45 .33 .22 1"/>
       <body name="drawer_slide" pos="0 0 0">
-        <joint name="drawer" type="slide" axis="1 0 0" range="0 {DRAWER_TRAVEL_M}" damping="4" frictionloss=".5" armature=".1"/>
+        <joint name="drawer" type="slide" axis="1 0 0" range="0 {DRAWER_TRAVEL_M}" {_FIRM}
+          damping="4" frictionloss=".5"/>
         <geom type="box" size=".058 .058 .002" pos="-.066 0 .006" mass=".1" rgba=".8 .7 .55 1"/>
         <geom type="box" size=".003 .058 .022" pos="-.121 0 .028" mass=".03" rgba=".8 .7 .55 1"/>
         <geom type="box" size=".058 .003 .022" pos="-.066 .058 .028" mass=".03" rgba=".8 .7 .55 1"/>
@@ -218,7 +222,7 @@ _FIXTURES = {
     <body name="button" pos="0 0 -2">
       <geom type="cylinder" size=".032 .008" pos="0 0 .008" rgba=".2 .2 .22 1"/>
       <body name="button_slide" pos="0 0 .03">
-        <joint name="button" type="slide" axis="0 0 -1" range="0 {BUTTON_TRAVEL_M}" stiffness="60" damping="2" armature=".02"/>
+        <joint name="button" type="slide" axis="0 0 -1" range="0 {BUTTON_TRAVEL_M}" {_FIRM} stiffness="200" damping="8"/>
         <geom name="button_cap" type="cylinder" size=".022 .012" mass=".02" rgba=".9 .15 .45 1"/>
       </body>
     </body>""",

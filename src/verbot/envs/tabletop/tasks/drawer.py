@@ -12,6 +12,7 @@ from verbot.envs.tabletop.scene import DRAWER_TRAVEL_M
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 OPEN_M, CLOSED_M = 0.070, 0.012  # open at least, closed at most
+_MARGIN_M = 0.008  # beyond which the expert stops
 _INSIDE_M, _OUTSIDE_M, _HEIGHT_M = 0.0195, 0.085, 0.036  # from the drawer's face to the tool; above the table
 _SPEED_M = 0.025  # a step
 _HOVER = np.array((0.0, 0.0, motion.HOVER_M))
@@ -41,7 +42,8 @@ class OpenDrawer:
         return max(0.0, OPEN_M - physics.fixture_position("drawer"))
 
     def act(self, physics: Physics, goal: Goal) -> Array:
-        return _drive(physics, _INSIDE_M, _SPEED_M)
+        opened = physics.fixture_position("drawer") > OPEN_M + _MARGIN_M
+        return _drive(physics, _INSIDE_M, 0.0 if opened else _SPEED_M)
 
 
 @tasks.register("close_drawer")
@@ -68,7 +70,8 @@ class CloseDrawer:
         return max(0.0, physics.fixture_position("drawer") - CLOSED_M)
 
     def act(self, physics: Physics, goal: Goal) -> Array:
-        return _drive(physics, _OUTSIDE_M, -_SPEED_M)
+        closed = physics.fixture_position("drawer") < CLOSED_M - _MARGIN_M
+        return _drive(physics, _OUTSIDE_M, 0.0 if closed else -_SPEED_M)
 
 
 def _goals(layout: Layout, verb: str, opening_01: float) -> list[Goal]:
@@ -83,10 +86,10 @@ def _ahead(layout: Layout, opening_m: float, ahead_m: float) -> Array:
 
 
 def _drive(physics: Physics, ahead_m: float, speed_m: float) -> Array:
-    """Close above a point ahead of the drawer's face, go down, and move the handle along x without an end."""
+    """Close above a point ahead of the drawer's face, go down, and move the handle along x."""
     start = _ahead(physics.layout, physics.fixture_position("drawer"), ahead_m)
     x, y, z = physics.tool_position - start
-    is_shut, is_above = physics.opening < 0.3, np.hypot(x, y) < 0.012
+    is_shut, is_above = physics.opening < 0.3, np.hypot(x, y) < 0.012 and z < motion.HOVER_M + 0.02
     # Before contact the tool is at the start; in contact, up to the handle's depth beyond it.
     if is_shut and abs(y) < 0.03 and z < 0.012 and abs(x) < 0.030:
         return motion.action(physics, np.array((speed_m, -y, -z)), 0.0, is_open=False)

@@ -11,7 +11,7 @@ from verbot.envs.tabletop.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 PRESSED_M = 0.006
-_TOP_M, _PRESSED_M = 0.075, 0.030  # the tool's height above the cap before the gripper closes, and where it pushes to
+_TOP_M, _PRESSED_M = 0.075, 0.034  # the tool's height above the cap before the gripper closes, and where it pushes to
 _SPEED_M = 0.03  # a step
 
 
@@ -46,4 +46,5 @@ class PressButton:
         if is_shut and is_above:
             return motion.action(physics, offset, 0.0, is_open=False, speed_m=_SPEED_M)
         above = np.array((button.x, button.y, _TOP_M))
-        return motion.action(physics, motion.travel(physics, above), 0.0, is_open=not (is_shut or is_above))
+        is_near = is_above and physics.tool_position[2] < _TOP_M + 0.02
+        return motion.action(physics, motion.travel(physics, above), 0.0, is_open=not (is_shut or is_near))
