@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from verbot.data import format as layout
 from verbot.data.files import read_bytes, read_json, read_parquet
 from verbot.data.journal import Entry, Journal
-from verbot.data.reader import Dataset, checksums, open_dataset, read_info
+from verbot.data.reader import Episode, checksums, open_dataset, read_info
 from verbot.data.store import ABSENT, seal
 from verbot.errors import CorruptFileError, DataError
 
@@ -52,15 +54,18 @@ def check_dataset(path: str | Path) -> list[Finding]:
 
 
 def _info(root: Path) -> Iterator[Finding]:
-    info: dict[str, Any] = {}
-    yield from _attempt(lambda: info.update(read_info(root)), root)
+    try:
+        info = read_info(root)
+    except DataError as error:
+        yield _finding(error, root)
+        return
     if "verbot" in info and checksums(info) and info["verbot"].get("seal") != seal(info):
         yield Finding(str(root / layout.INFO), "is damaged, or was edited by hand: its own checksum differs")
 
 
 def _files(root: Path) -> Iterator[Finding]:
     for name, checksum in checksums(read_info(root)).items():
-        yield from _attempt(lambda name=name, checksum=checksum: read_bytes(root / name, checksum), root)
+        yield from _attempt(partial(read_bytes, root / name, checksum), root)
 
 
 def _derived(root: Path) -> Iterator[Finding]:
@@ -68,37 +73,45 @@ def _derived(root: Path) -> Iterator[Finding]:
     if checksums(info):
         for name, accepted in info["verbot"]["derived"].items():
             if (root / name).is_file() or ABSENT not in accepted:
-                yield from _attempt(lambda name=name, accepted=accepted: read_bytes(root / name, accepted), root)
+                yield from _attempt(partial(read_bytes, root / name, accepted), root)
     elif "verbot" not in info:
-        yield from _attempt(lambda: read_parquet(root / layout.TASKS), root)
-        yield from _attempt(lambda: read_json(root / layout.STATS), root)
+        yield from _attempt(partial(read_parquet, root / layout.TASKS), root)
+        yield from _attempt(partial(read_json, root / layout.STATS), root)
 
 
 def _journal(root: Path) -> Iterator[Finding]:
     for path in Journal(root).paths():
-        yield from _attempt(lambda path=path: Entry.from_bytes(read_bytes(path), 0, path), root)
+        yield from _attempt(partial(_read_entry, path), root)
+
+
+def _read_entry(path: Path) -> None:
+    Entry.from_bytes(read_bytes(path), 0, path)
 
 
 def _contents(root: Path) -> Iterator[Finding]:
     if any(True for _ in _journal(root)):
         return  # already named, and in the way of opening
-    opened: list[Dataset] = []
-    yield from _attempt(lambda: opened.append(open_dataset(root)), root)
-    for dataset in opened:
-        try:
-            episodes = list(dataset)
-        except DataError as error:
-            yield _finding(error, root)
-            return
-        frames = sum(len(episode) for episode in episodes)
-        counted = dataset.info["total_frames"] + sum(len(episode) for episode in episodes[dataset.info["total_episodes"] :])
-        if frames != counted:
-            yield Finding(str(root / layout.INFO), f"counts {counted} frames; the episodes have {frames}")
-        for episode in episodes:
-            yield from _attempt(lambda episode=episode: (episode.states, episode.actions), root)
-            if not checksums(dataset.info):
-                for camera in dataset.camera_names:
-                    yield from _attempt(lambda episode=episode, camera=camera: episode.images(camera), root)
+    try:
+        dataset = open_dataset(root)
+        episodes = list(dataset)
+    except DataError as error:
+        yield _finding(error, root)
+        return
+    frames = sum(len(episode) for episode in episodes)
+    counted = dataset.info["total_frames"] + sum(len(episode) for episode in episodes[dataset.info["total_episodes"] :])
+    if frames != counted:
+        yield Finding(str(root / layout.INFO), f"counts {counted} frames; the episodes have {frames}")
+    cameras = () if checksums(dataset.info) else dataset.camera_names
+    for episode in episodes:
+        yield from _attempt(partial(_read_vectors, episode), root)
+        for camera in cameras:
+            yield from _attempt(partial(episode.images, camera), root)
+
+
+def _read_vectors(episode: Episode) -> None:
+    for name, values in (("states", episode.states), ("actions", episode.actions)):
+        if not np.isfinite(values).all():
+            raise DataError(f"the {name} of episode {episode.index} are not finite")
 
 
 def _attempt(read: Callable[[], object], root: Path) -> Iterator[Finding]:

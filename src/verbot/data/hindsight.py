@@ -41,8 +41,9 @@ def tool_poses(states: FloatArray, spec: RobotSpec) -> tuple[Array, Array]:
 
 
 def rotation_matrices(quaternions: Array) -> Array:
-    """(t, 3, 3) of quaternions (t, 4), w first; they need not have length one."""
-    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
+    """(t, 3, 3) of quaternions (t, 4), w first; they need not have length one. NaN for one of length zero."""
+    with np.errstate(invalid="ignore"):
+        w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,15 +68,13 @@ class Mixture:
 
     def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `Windows.gather`; indices count through the sources in order."""
+        if len(self.sources) == 1:
+            return self.sources[0].gather(indices, draws)
         starts = np.cumsum([0, *(len(source) for source in self.sources)])
         owner = np.searchsorted(starts, indices, side="right") - 1
-        order = np.argsort(owner, kind="stable")
-        parts = [
-            source.gather(indices[owner == i] - starts[i], draws[owner == i])
-            for i, source in enumerate(self.sources)
-            if (owner == i).any()
-        ]
-        return WindowBatch.concatenate(parts).take(np.argsort(order, kind="stable"))
+        parts = [self.sources[i].gather(indices[owner == i] - starts[i], draws[owner == i]) for i in np.unique(owner)]
+        place = np.argsort(np.argsort(owner, kind="stable"), kind="stable")  # of each window in the parts joined
+        return dataclasses.replace(WindowBatch.concatenate(parts).take(place), index=np.asarray(indices, np.int64))
 
 
 def _deal(rng: np.random.Generator, length: int, count: int) -> Indices:

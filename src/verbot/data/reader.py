@@ -75,9 +75,8 @@ class Dataset:
     def _rows(self) -> list[dict[str, Any]]:
         """The rows of ``meta/episodes`` that ``info.json`` counts, by episode number."""
         rows: list[dict[str, Any]] = []
-        for path in sorted(self.root.glob("meta/episodes/*/*.parquet")):
-            if len(rows) >= self._committed:
-                break  # written by a commit that never happened
+        ours = [self.root / name for name in self._checksums if name.startswith("meta/episodes/")]
+        for path in sorted(ours or self.root.glob("meta/episodes/*/*.parquet")):
             rows += self._read(path, lambda name: not name.startswith("stats/")).to_pylist()
         rows = rows[: self._committed]
         if [row["episode_index"] for row in rows] != list(range(self._committed)):
@@ -88,7 +87,8 @@ class Dataset:
 
     @functools.cached_property
     def _extras(self) -> dict[int, dict[str, Any]]:
-        paths = [self.root / name for name in self._checksums if name.startswith("meta/verbot/")]
+        names = self.info["verbot"]["files"] if "verbot" in self.info else ()
+        paths = [self.root / name for name in names if name.startswith("meta/verbot/")]
         return {row["episode_index"]: row for path in sorted(paths) for row in self._read(path).to_pylist()}
 
     def _read(self, path: Path, columns: Any = lambda name: True) -> pa.Table:

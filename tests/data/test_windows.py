@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from verbot.data import DatasetWriter, Windows, open_dataset
+from verbot.data.hindsight import handled_points, project, projections
+from verbot.errors import ConfigError, DataError, UnknownNameError
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def dataset(written):
+    return open_dataset(written)
+
+
+def test_every_window_is_cut_from_its_episode(dataset, rng):
+    windows = Windows(dataset, history=3, chunk=4)
+    assert len(windows) == sum(len(episode) for episode in dataset)
+    batch = windows.batch(np.arange(len(windows)), rng)
+    row = 0
+    for episode in dataset:
+        images = {camera: episode.images(camera) for camera in ("front", "wrist")}
+        for now in range(len(episode)):
+            for i, t in enumerate(range(now - 2, now + 1)):
+                assert batch.state_mask[row, i] == (t >= 0)
+                assert np.array_equal(batch.state[row, i], episode.states[max(t, 0)])
+                assert batch.images_mask[row, i].tolist() == [t >= 0] * 2
+                for view, camera in enumerate(("front", "wrist")):
+                    assert np.array_equal(batch.images[row, i, view], images[camera][max(t, 0)])
+            for i, t in enumerate(range(now, now + 4)):
+                assert batch.actions_mask[row, i] == (t < len(episode))
+                assert np.array_equal(batch.actions[row, i], episode.actions[min(t, len(episode) - 1)])
+            assert batch.instructions[row] in episode.instructions
+            row += 1
+    assert batch.state.dtype == batch.actions.dtype == batch.keypoints.dtype == np.float32
+    assert batch.index.tolist() == list(range(len(windows)))
+
+
+def test_every_wording_is_drawn_and_the_same_numbers_draw_the_same(dataset):
+    windows = Windows(dataset)
+    said = {windows.batch([0], np.random.default_rng(seed)).instructions[0] for seed in range(20)}
+    assert said == {"pick up object 0", "lift object 0"}
+    one, two = (windows.batch(np.arange(30), np.random.default_rng(7)) for _ in range(2))
+    assert one.instructions == two.instructions
+
+
+def test_keypoints_are_the_hindsight_points_seen_in_each_view(dataset, rng):
+    windows = Windows(dataset)
+    batch = windows.batch(np.arange(len(windows)), rng)
+    episode = dataset[0]
+    points = handled_points(episode.states, episode.actions, dataset.spec)
+    matrices = projections(episode.states, dataset.spec, episode.calibration, ("front", "wrist"))
+    places, mask = project(matrices, points)
+    assert np.array_equal(batch.keypoints[: len(episode)], places) and np.array_equal(batch.keypoints_mask[: len(episode)], mask)
+    # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. The gripper closes at frame 1.
+    x, y, z = episode.states[1, :3]
+    expected = [(60 * x / (1 - z) + 16) / 16 - 1, (-60 * y / (1 - z) + 12) / 12 - 1]
+    assert batch.keypoints[0, 0, 0] == pytest.approx(expected, abs=1e-5) and batch.keypoints_mask[0, 0, 0]
+    assert batch.keypoints_mask.any(axis=0).all()
+
+
+def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, rng):
+    hindsight, grounding = (Windows(dataset, keypoints=kind).batch(np.arange(5), rng) for kind in ("hindsight", "grounding"))
+    # The goal pursued has its target at the base frame's origin, the camera's principal point, and no receptacle.
+    assert grounding.keypoints[:2, 0, 0] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
+    assert grounding.keypoints_mask[:2, 0].tolist() == [[True, False]] * 2
+    assert np.array_equal(grounding.keypoints[2:], hindsight.keypoints[2:])
+
+
+def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
+    windows = Windows(dataset, chunk=3, relabel=0.5)
+    plain = Windows(dataset, chunk=3)
+    indices = np.arange(len(windows))
+    batch, original = (w.batch(indices, np.random.default_rng(3)) for w in (windows, plain))
+    told = np.array([text in ("take the other", "carry it") for text in batch.instructions])
+    untouched = np.concatenate([np.arange(len(episode)) < 2 for episode in dataset])
+    assert not told[~untouched].any() and 0.2 < told[untouched].mean() < 0.8
+    assert np.array_equal(batch.actions_mask.any(axis=1), ~told)
+    for row in np.flatnonzero(~told):
+        assert batch.instructions[row] == original.instructions[row]
+        assert np.array_equal(batch.keypoints[row], original.keypoints[row])
+    places = {"take the other": (60 * 0.1 / 16, -60 * 0.05 / 12), "carry it": (-60 * 0.1 / 16, 0)}
+    for row in np.flatnonzero(told):
+        assert batch.keypoints[row, 0, 0] == pytest.approx(places[batch.instructions[row]], abs=1e-5)
+        assert batch.keypoints_mask[row, 0].tolist() == [True, batch.instructions[row] == "carry it"]
+    assert {batch.instructions[row] for row in np.flatnonzero(told)} == set(places)
+    assert np.array_equal(batch.images, original.images) and np.array_equal(batch.actions, original.actions)
+    again = windows.batch(indices, np.random.default_rng(3))
+    assert again.instructions == batch.instructions
+    assert plain.batch(indices, np.random.default_rng(3)).actions_mask[:, 0].all()  # relabeling wrote to no shared array
+
+
+def test_a_camera_that_the_dataset_lacks_is_masked(dataset, rng):
+    batch = Windows(dataset, cameras=("overhead", "wrist")).batch([0, 1], rng)
+    assert batch.images.shape == (2, 1, 2, 24, 32, 3)
+    assert batch.images_mask.tolist() == [[[False, True]]] * 2
+    assert not batch.images[:, :, 0].any() and not batch.keypoints_mask[:, 0].any()
+
+
+def test_windows_of_some_episodes_only(dataset, rng):
+    windows = Windows(dataset, episodes=[5, 2])
+    assert len(windows) == len(dataset[5]) + len(dataset[2])
+    batch = windows.batch(np.arange(len(windows)), rng)
+    assert np.array_equal(batch.state[:, 0], np.concatenate([dataset[5].states, dataset[2].states]))
+
+
+def test_wrong_options_are_refused(dataset, spec, tmp_path):
+    with pytest.raises(ConfigError, match="history and a chunk of at least 1; got 0 and 10"):
+        Windows(dataset, history=0)
+    with pytest.raises(ConfigError, match="relabel is a probability; got 1.5"):
+        Windows(dataset, relabel=1.5)
+    with pytest.raises(UnknownNameError, match="no kind of keypoints named 'hindsigt'. Did you mean 'hindsight'"):
+        Windows(dataset, keypoints="hindsigt")
+    DatasetWriter(tmp_path / "d", spec).close()
+    with pytest.raises(DataError, match="has no episodes yet"):
+        Windows(open_dataset(tmp_path / "d"))
+
+
+def test_what_is_told_to_a_batch_stays_there(dataset, rng):
+    windows = Windows(dataset)
+    before = windows.batch([0], rng)
+    for name in ("images", "state", "actions", "keypoints", "keypoints_mask", "actions_mask"):
+        getattr(before, name)[:] = 0
+    after = windows.batch([0], rng)
+    assert after.images.any() and after.actions.any() and after.actions_mask.any()
