@@ -100,8 +100,8 @@ def _light(model: mujoco.MjModel, strength: int, rng: np.random.Generator) -> No
 
 def _paint(model: mujoco.MjModel, strength: int, rng: np.random.Generator) -> None:
     for surface, count in (("table", scene.TABLE_MATERIALS), ("floor", scene.FLOOR_MATERIALS)):
-        # Stronger means more patterns to meet; the plain one stays among them.
-        choice = int(rng.integers(min(count, 1 + 2 * strength + (strength == STRONGEST))))
+        # Tints of the plain surface, then some of the patterns, then all.
+        choice = int(rng.integers((1, count // 2, count)[strength - 1]))
         material = model.material(f"{surface}{choice}").id
         model.geom_matid[model.geom(surface).id] = material
         tint = model.mat_rgba[material, :3] + rng.uniform(-0.09, 0.09, 3) * strength

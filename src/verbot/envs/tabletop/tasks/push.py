@@ -41,7 +41,7 @@ class Push:
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing, way = layout.thing(goal["object"]), np.array(DIRECTIONS[goal["direction"]])
         target = np.array((thing.x, thing.y, _HEIGHT_M)) - way * _BEHIND_M
-        return Grounding(target + np.array((0.0, 0.0, motion.HOVER_M)), target + way * (STROKE_M + 0.02))
+        return Grounding(target + np.array((0.0, 0.0, motion.HOVER_M)), target + way * STROKE_M)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         name = goal["object"]
@@ -69,7 +69,7 @@ class Push:
             return motion.action(physics, SPEED_M * way - aside - (0.0, 0.0, height), 0.0, is_open=False)
         start = place - way * _BEHIND_M
         across = physics.tool_position - start
-        is_above = float(np.hypot(across[0], across[1])) < 0.015
+        is_above = float(np.hypot(across[0], across[1])) < 0.015 and height < motion.HOVER_M + 0.02
         if not is_shut:
             start[2] += motion.HOVER_M  # open fingers would hit the object on the way down
         return motion.action(physics, motion.travel(physics, start), 0.0, is_open=not (is_shut or is_above))

@@ -1,0 +1,66 @@
+"""Off-screen rendering: says what to install, survives threads, and leaves without a word."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from verbot.envs import make_env, rendering
+from verbot.errors import MissingDependencyError
+
+SCRIPT = """
+from verbot.envs import make_env
+env = make_env("tabletop-starter")
+other = make_env("tabletop-starter")
+other.reset(seed=1)
+print(env.reset(seed=0)[0]["images"]["front"].mean() > 10)
+"""
+
+
+def test_a_missing_library_is_named_with_its_debian_packages(monkeypatch):
+    def refuse(name, *args, **kwargs):
+        raise OSError(name)
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(MissingDependencyError, match=r"libegl1 libegl-mesa0.*libosmesa6"):
+        rendering.backend()
+
+
+def test_the_second_backend_is_taken_when_the_first_does_not_load(monkeypatch):
+    def only_osmesa(name, *args, **kwargs):
+        if "OSMesa" not in name:
+            raise OSError(name)
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", only_osmesa)
+    assert rendering.backend() == "osmesa"
+
+
+def test_another_thread_sees_the_same():
+    env, seen = make_env("tabletop-starter"), {}
+    here = env.reset(seed=0)[0]["images"]
+
+    def look():
+        seen.update(env.reset(seed=0)[0]["images"])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(here["front"], seen["front"])
+
+
+def test_a_process_that_rendered_ends_silently():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("True", "", 0)
+
+
+def test_importing_the_package_loads_no_simulator():
+    code = "import sys, verbot.envs; print([m for m in ('mujoco', 'OpenGL', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
