@@ -5,15 +5,115 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from verbot.contracts import Policy
 from verbot.evaluation import PolicySource, Summary
 from verbot.evaluation import evaluate as measure
+from verbot.recipes.config import RunConfig, change, resolve
+from verbot.processes import cores
+from verbot.recipes import recipes
+from verbot.recipes.demo import recipe_card
 from verbot.recipes.players import policy_source
+from verbot.training import TrainConfig, TrainResult
+from verbot.training import train as run_training
+from verbot.recipes.stages import demonstrations, learn
+from verbot.training import TrainResult
 
 SCRIPTED = ("expert", "random")
+BUDGETS = ("steps", "samples", "minutes")
+
+
+def train(
+    recipe: str,
+    out: str | Path,
+    data: Sequence[str | Path] = (),
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    progress: bool = True,
+    **changes: Any,
+) -> TrainResult:
+    """Train a policy by a recipe's name, or from a YAML file; leaves ``policy/``, ``config.yaml`` and ``log.jsonl`` in `out`.
+
+    Called again with the same arguments it continues an interrupted run, to the bit.
+
+    Args:
+        recipe: see ``verbot list recipes``; or the path of a ``config.yaml``, which is taken as it is but for `changes`.
+        data: folders of episodes; without any the recipe's own demonstrations are collected into ``out/dataset`` first.
+        seed: of everything.
+        workers: processes; 0 takes one for each core.
+        changes: fields of `verbot.training.TrainConfig`, e.g. ``minutes=30``, ``batch_size=128``.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+        ConfigError: a field does not exist, or `out` holds another run.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> train("tiny", folder.name, workers=1, steps=2, progress=False).steps
+        2
+        >>> folder.cleanup()
+    """
+    folders = tuple(str(folder) for folder in data)
+    if recipe.endswith((".yaml", ".yml")):
+        config = load_yaml(TrainConfig, recipe)
+    else:
+        plan = recipes.get(recipe)(str(Path(out) / "dataset"), seed, workers or cores())
+        config = plan.train
+        if not folders:
+            collection.run(plan.collect, Path(out) / "dataset", progress)
+    if folders:
+        config = replace(config, {"datasets": folders})
+    if any(changes.get(name) is not None for name in BUDGETS):
+        changes = {**dict.fromkeys(BUDGETS), **changes}  # one budget replaces the others
+    return run_training(replace(config, changes), out, progress=progress, card=recipe_card(recipe, seed))
+
+
+def train(
+    recipe: str | Path | RunConfig = "starter",
+    *,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    seed: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    **settings: Any,
+) -> TrainResult:
+    """Train a policy by a recipe; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+
+    Called again with the same arguments it continues an interrupted training, to the bit.
+
+    Args:
+        recipe: a name (`verbot list recipes`), a YAML file of a `RunConfig`, or the configuration itself.
+        out: the folder for the results.
+        data: one or more datasets to train on; None gathers the recipe's demonstrations in ``out/dataset``.
+        seed: of everything; the recipe's own if None.
+        resume: False refuses a folder that holds a run.
+        progress: show what is being done, its rate and time left.
+        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``.
+
+    Raises:
+        ConfigError: a setting does not exist or does not fit, or `out` holds another run.
+        TrainingError: the loss stays without a number, or a process dies.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> result = train("tiny", out=folder.name, steps=2, progress=False)
+        >>> result.steps, result.finished
+        (2, True)
+        >>> folder.cleanup()
+    """
+    run = change(resolve(recipe), settings, seed)
+    if data is None:
+        folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
+    else:
+        folders = [data] if isinstance(data, str | Path) else list(data)
+    return learn(run, folders, Path(out), resume=resume, progress=progress)
 
 
 def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, out: str | Path, **settings: Any) -> Summary:

@@ -1,0 +1,1 @@
+"""One recipe, or one family of recipes, per file."""
