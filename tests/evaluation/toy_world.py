@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,7 @@ LIMIT, REACH = 30, 0.3
 
 
 class ToyEnv:
-    """Go to a color. `broken` names scene numbers whose simulator fails at the third step."""
+    """Go to a color. Scene numbers choose faults: the simulator breaks, an exception is raised, the process dies."""
 
     robot_spec = SPEC
     tasks = ("go", "visit")
@@ -51,6 +52,8 @@ class ToyEnv:
         self.steps += 1
         if self.request.index in self.raises and self.steps == 2:
             raise RuntimeError("the toy fell apart")
+        if self.request.index in self.kills:
+            os._exit(3)
         self.hand += float(np.clip(action[0], -1, 1))
         near = np.flatnonzero(np.abs(self.places - self.hand) < REACH)
         if self.engaged is None and len(near):

@@ -54,7 +54,8 @@ def _bar(row: Bar) -> str:
     quiet = "" if row.color == "policy" else " quiet"
     return (
         f'<div class="label{quiet}">{label}</div>'
-        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{words}"><title>{words}</title>{marks}</svg>'
+        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{words}">'
+        f"<title>{words}</title>{marks}</svg>"
         f'<div class="number">{percent(e.value, 1)}<span class="n">n = {e.n}</span></div>'
     )
 

@@ -134,9 +134,7 @@ def _repeat(summary: Summary) -> str:
     command = f"<pre>{html.escape(summary.command)}</pre>" if summary.command else ""
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     config = html.escape(json.dumps(summary.config, indent=2, ensure_ascii=False))
-    clock = (
-        f"{summary.played} episodes played in {summary.seconds:.0f} s." if summary.played else "All episodes were there already."
-    )
+    clock = f"{summary.played} episodes played in {summary.seconds:.0f} s."
     return (
         f"{command}<p>Scenes of seed {summary.seed}. {html.escape(versions)}. {clock}</p>"
         f"<details><summary>Every setting</summary><pre>{config}</pre></details>"

@@ -107,7 +107,7 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Each episode once; those that tend to last longest first, so that no worker is left alone with them."""
         patient = [job for name in ("random", "blind") for job in self.baselines.get(name, ())]
-        policy = [job for jobs in reversed(self.conditions.values()) for job in jobs]
+        policy = [job for jobs in reversed(list(self.conditions.values())) for job in jobs]
         return list({job.key: job for job in [*patient, *policy, *self.baselines.get("expert", ())]}.values())
 
 

@@ -13,8 +13,12 @@ from typing import Any
 
 from verbot.evaluation.intervals import Estimate
 
-PERCENT = ("success_rate", "execution_accuracy", "language_following", "engagement_rate", "language_understanding")
-PERCENT += ("strict_counterfactual", "language_sensitivity", "paraphrase_retention", "composition_retention")
+PERCENT = frozenset(
+    [
+        *("success_rate", "execution_accuracy", "language_following", "engagement_rate", "language_understanding"),
+        *("strict_counterfactual", "language_sensitivity", "paraphrase_retention", "composition_retention", "difference"),
+    ]
+)
 
 
 @dataclass(frozen=True)

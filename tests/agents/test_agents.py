@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from verbot.agents import ChunkAgent, EnsembleAgent
+from verbot.contracts import ChunkedAgent, Policy
+from verbot.errors import ConfigError, PolicyError
+from verbot.spec import ActionChunk, Component, Observation, RobotSpec
+
+STEP = Component("x", "position_delta", ("x",), "m", "base", (-1.0,), (1.0,))
+SPEC = RobotSpec("line", 10.0, (), (STEP,), (STEP,))
+
+
+class Counting:
+    """Chunk number n holds 10 n, 10 n + 1, 10 n + 2: an action tells which chunk and which row it came from."""
+
+    spec = SPEC
+
+    def __init__(self) -> None:
+        self.asked: list[Observation] = []
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        self.asked += observations
+        return [ActionChunk(np.arange(3, dtype=np.float32)[:, None] + 10 * len(self.asked))]
+
+
+def observe(time_s: float = 0.0) -> Observation:
+    return Observation({}, np.zeros(1, np.float32), "what the env says", time_s=time_s)
+
+
+def drive(agent: ChunkedAgent, steps: int) -> list[float]:
+    return [float(agent.act(observe(i / 10))[0]) for i in range(steps)]
+
+
+def test_agents_keep_the_contract() -> None:
+    policy = Counting()
+    assert isinstance(policy, Policy)
+    assert isinstance(ChunkAgent(policy), ChunkedAgent)
+    assert isinstance(EnsembleAgent(policy), ChunkedAgent)
+
+
+@pytest.mark.parametrize(("execute", "actions"), [(1, [10, 20, 30, 40]), (2, [10, 11, 20, 21]), (3, [10, 11, 12, 20])])
+def test_executes_n_of_k_then_predicts_anew(execute: int, actions: list[float]) -> None:
+    policy = Counting()
+    agent = ChunkAgent(policy, execute)
+    agent.reset("go")
+    assert drive(agent, 4) == actions
+    assert len(policy.asked) == -(-4 // execute)
+
+
+def test_policy_hears_what_the_agent_was_told() -> None:
+    for agent in (ChunkAgent(policy := Counting(), 1), EnsembleAgent(policy)):
+        agent.reset("go left")
+        agent.act(observe())
+        assert policy.asked[-1].instruction == "go left"
+
+
+def test_reset_forgets_the_rest_of_a_chunk() -> None:
+    agent = ChunkAgent(Counting(), 3)
+    agent.reset("go")
+    agent.act(observe())
+    assert agent.wants(observe()) is None
+    agent.reset("stop")
+    wanted = agent.wants(observe())
+    assert wanted is not None
+    assert wanted.instruction == "stop"
+
+
+def test_given_chunks_are_used_instead_of_asking() -> None:
+    for agent in (ChunkAgent(policy := Counting(), 2), EnsembleAgent(policy)):
+        agent.reset("go")
+        asked = len(policy.asked)
+        assert agent.wants(observe()) is not None
+        agent.give(ActionChunk(np.full((2, 1), 7.0, np.float32)))
+        assert agent.wants(observe()) is None
+        assert agent.act(observe()).tolist() == [7.0]
+        assert len(policy.asked) == asked
+
+
+def test_ensemble_weighs_the_oldest_most() -> None:
+    """Chunks say 10 11 12, 20 21 22, 30 31 32: at step 2 the oldest says 12, then 21, then 30."""
+    decay = 0.5
+    agent = EnsembleAgent(Counting(), decay)
+    agent.reset("go")
+    weights = np.exp(-decay * np.arange(3))
+    expected = [
+        10.0,
+        np.average([11, 20], weights=weights[:2]),
+        np.average([12, 21, 30], weights=weights),
+        np.average([22, 31, 40], weights=weights),
+    ]
+    np.testing.assert_allclose(drive(agent, 4), expected, rtol=1e-6)
+    assert expected[2] < np.mean([12, 21, 30])
+
+
+def test_ensemble_without_decay_is_the_mean_and_reset_forgets() -> None:
+    agent = EnsembleAgent(Counting(), 0.0)
+    agent.reset("go")
+    np.testing.assert_allclose(drive(agent, 3), [10, 15.5, 21])
+    agent.reset("go")
+    assert drive(agent, 1) == [40]
+
+
+def test_ensemble_actions_are_float32() -> None:
+    agent = EnsembleAgent(Counting())
+    agent.reset("go")
+    assert agent.act(observe()).dtype == np.float32
+
+
+def test_wrong_settings_teach() -> None:
+    with pytest.raises(ConfigError, match="execute is 0; expected at least 1"):
+        ChunkAgent(Counting(), 0)
+    with pytest.raises(ConfigError, match="decay is -1; expected 0 or more"):
+        EnsembleAgent(Counting(), -1)
+    with pytest.raises(
+        PolicyError, match="predicts 3 actions at a time but 4 were to be executed; choose execute between 1 and 3"
+    ):
+        ChunkAgent(Counting(), 4).act(observe())

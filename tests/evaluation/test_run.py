@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from verbot.errors import ConfigError, CorruptFileError
+from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run
+from verbot.evaluation.results import EpisodeResult, Journal
+from verbot.processes import WorkerError
+
+SMALL = {"suite": "toy", "episodes": 8, "side_episodes": 6, "videos": 0, "latency_calls": 5, "workers": 1}
+
+
+def evaluate(out: Path, load: str = "listening", world: dict[str, object] | None = None, **settings: object) -> Summary:
+    import toy_world
+
+    source = PolicySource("toy policy", getattr(toy_world, load), load)
+    make = functools.partial(toy_world.ToyEnv, **(world or {}))
+    config = EvaluationConfig(**(SMALL | settings))  # type: ignore[arg-type]
+    return run(source, config, out, make=make, progress=False)
+
+
+def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
+    return {r.key: (r.outcome, r.steps, r.engaged, r.actions) for r in read_results(out / "results.jsonl")}
+
+
+def test_a_policy_that_listens_and_its_baselines(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path)
+    assert summary.metrics["success_rate"].value == 1
+    assert summary.metrics["strict_counterfactual"].value == 1
+    assert summary.metrics["paraphrase_retention"].value == 1
+    assert summary.metrics["language_sensitivity"].value > 0.3
+    assert 0 < summary.metrics["spl"].value < 0.9  # half steps where the expert takes whole ones
+    assert summary.baselines["expert"]["success_rate"].value == 1
+    assert summary.baselines["random"]["success_rate"].value < 0.5
+    assert summary.baselines["blind"]["success_rate"].value == summary.conditions["blank"].value < 0.8
+    assert summary.exit_code == 0
+
+
+def test_files_hold_what_the_contract_says(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert record["policy"] == "toy policy"
+    assert (record["suite"], record["episodes"], record["errors"], record["seed"]) == ("toy", 8, 0, 0)
+    assert set(record["metrics"]["success_rate"]) == {"value", "low", "high", "n"}
+    assert record["metrics"]["success_rate"]["n"] == 8
+    assert set(record["by_task"]) == {"go", "visit"}
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["key"] for line in lines})
+
+
+def test_results_do_not_depend_on_workers_or_slots(tmp_path: Path) -> None:
+    evaluate(tmp_path / "a", workers=1, slots=1)
+    evaluate(tmp_path / "b", workers=2, slots=5)
+    assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"key": "policy/go/te'])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, torn: bytes) -> None:
+    whole = evaluate(tmp_path / "whole")
+    evaluate(tmp_path / "cut")
+    path = tmp_path / "cut" / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:9]) + torn)
+    resumed = evaluate(tmp_path / "cut")
+    assert resumed.played == len(lines) - 9
+    assert outcomes(tmp_path / "cut") == outcomes(tmp_path / "whole")
+    timed = {name for name in whole.metrics if name.startswith("latency")}
+    for name in set(whole.metrics) - timed:
+        assert resumed.metrics[name] == whole.metrics[name]
+
+
+def test_more_episodes_keep_those_already_played(tmp_path: Path) -> None:
+    first = evaluate(tmp_path, episodes=4, side_episodes=2)
+    more = evaluate(tmp_path, episodes=8, side_episodes=2)
+    assert first.played + more.played == len(outcomes(tmp_path))
+    assert more.metrics["success_rate"].n == 8
+
+
+def test_another_policys_folder_is_refused(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    with pytest.raises(ConfigError, match="another evaluation .*identity: 'listening', now 'half_deaf'"):
+        evaluate(tmp_path, "half_deaf")
+
+
+@pytest.mark.parametrize("fault", ["broken", "raises"])
+def test_a_fault_is_an_error_and_never_a_failure(tmp_path: Path, fault: str) -> None:
+    sound = evaluate(tmp_path / "sound")
+    summary = evaluate(tmp_path / "faulty", world={fault: (1,)})
+    faults = [r for r in read_results(tmp_path / "faulty" / "results.jsonl") if r.outcome == "error"]
+    assert {r.index for r in faults} == {1}
+    assert summary.errors == len(faults) > 0
+    assert summary.exit_code == 1
+    assert summary.metrics["success_rate"].n == 6  # two tasks, one scene of each lost
+    assert summary.metrics["success_rate"].value == sound.metrics["success_rate"].value == 1
+    expected = {"broken": "SimulationError: NaN in qpos", "raises": "RuntimeError: the toy fell apart"}[fault]
+    assert expected in summary.error_messages[0]
+
+
+def test_errors_are_tried_again(tmp_path: Path) -> None:
+    evaluate(tmp_path, world={"broken": (1,)})
+    assert evaluate(tmp_path).errors == 0
+
+
+def test_a_policy_that_does_not_load_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="these weights are torn"):
+        evaluate(tmp_path, "unloadable")
+
+
+def test_a_worker_that_dies_costs_its_own_episodes_only(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path, "listening", {"kills": (3,)}, workers=2, slots=1, conditions=(), baselines=False)
+    assert 1 <= summary.errors < 8
+    assert "exit code" in summary.error_messages[0]
+    assert summary.metrics["success_rate"].n == 8 - summary.errors
+
+
+def test_scripted_players_can_be_tested_too(tmp_path: Path) -> None:
+    import toy_world
+
+    config = EvaluationConfig(**SMALL)  # type: ignore[arg-type]
+    summary = run("expert", config, tmp_path, make=toy_world.ToyEnv, progress=False)
+    assert summary.metrics["success_rate"].value == 1
+    assert set(summary.baselines) == {"random", "expert"}
+    with pytest.raises(ConfigError, match="no player 'export' without a policy; known: random, expert"):
+        run("export", config, tmp_path, make=toy_world.ToyEnv)
+
+
+def test_counterfactual_mode_asks_every_goal_of_every_scene(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path, "half_deaf", mode="counterfactual", goals=3, episodes=6, baselines=False)
+    assert summary.metrics["success_rate"].n == 18
+    assert summary.metrics["strict_counterfactual"].value == 0  # green is always one of the three
+    assert summary.metrics["language_understanding"].value == pytest.approx(2 / 3)
+
+
+def test_axis_run_measures_its_retention(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path, axes={"lighting": 2}, baselines=False)
+    assert summary.condition == "canonical lighting:2"
+    assert summary.metrics["retention_lighting"].value == 1
+    assert set(summary.conditions) == {"canonical lighting:2", "canonical"}
+
+
+def test_a_broken_middle_line_is_named(tmp_path: Path, made: Callable[..., EpisodeResult]) -> None:
+    path = tmp_path / "results.jsonl"
+    with Journal(path) as journal:
+        journal.add(made(0))
+    path.write_text("not json\n" + path.read_text())
+    with pytest.raises(CorruptFileError, match="line 1 is not an episode result"):
+        Journal(path)
+
+
+def test_one_real_episode_of_every_player(tmp_path: Path) -> None:
+    config = EvaluationConfig(episodes=3, conditions=(), videos=2, workers=1, slots=3)
+    summary = run("expert", config, tmp_path, progress=False)
+    assert summary.errors == 0
+    assert summary.metrics["success_rate"].n == 3
+    assert summary.metrics["final_error_m"].value < 0.05
+    assert "data:video/mp4;base64," in (tmp_path / "report.html").read_text()
