@@ -8,11 +8,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from verbot.errors import ConfigError, VerbotError
+
+if TYPE_CHECKING:
+    from verbot.evaluation import Summary
 
 # `verbot list` KIND: where its registry lives.
 REGISTRIES = {
@@ -29,20 +32,24 @@ Mode = Literal["canonical", "paraphrase", "blank", "counterfactual", "compositio
 Axis = Literal["positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics"]
 
 
-def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int = 0, workers: int = 0) -> int:
+def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
     """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
 
     Example: verbot demo --out outputs/demo
 
     Args:
         out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
-        recipe: what to collect and train; see `verbot list recipes`.
-        seed: of everything.
-        workers: processes; 0 takes one for each core.
+        recipe: what to collect and train, see `verbot list recipes`; or a recipe.yaml.
+        seed: of everything; otherwise the recipe's own.
     """
-    from verbot.recipes import demo as demonstration
+    from verbot.recipes import demo as whole
 
-    return demonstration.run(out, recipe, seed=seed, workers=workers)
+    summary = whole.demo(out, recipe, seed, command=_typed())
+    _show(summary)
+    seconds = whole.timing(out)
+    print(", ".join(f"{stage} {seconds[stage]:.0f} s" for stage in whole.STAGES))
+    print(out / "report.html")
+    return summary.exit_code
 
 
 def collect(
@@ -85,6 +92,39 @@ def collect(
         workers=workers or processes.cores(),
     )
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
+    return 0
+
+
+def train(
+    recipe: Positional[str] = "starter",
+    data: tuple[Path, ...] = (),
+    out: Path = Path("outputs/run"),
+    minutes: float | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),
+    seed: int | None = None,
+) -> int:
+    """Train a policy by a recipe. An interrupted run continues, to the bit.
+
+    Example: verbot train starter --data outputs/demo/dataset --out outputs/run --minutes 6 --set batch_size=128
+
+    Args:
+        recipe: a name, see `verbot list recipes`; or a recipe.yaml.
+        data: folders of episodes; without any the recipe's own demonstrations are collected first.
+        out: gets policy, config.yaml, log.jsonl and result.json.
+        minutes: of training, instead of the recipe's budget.
+        samples: to train on, instead of the recipe's budget.
+        steps: of the optimizer, instead of the recipe's budget.
+        set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
+        seed: of everything; otherwise the recipe's own.
+    """
+    from verbot.recipes.api import train as run
+
+    budget = {name: value for name, value in (("minutes", minutes), ("samples", samples), ("steps", steps)) if value is not None}
+    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **_fields(set))
+    speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
+    print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
     return 0
 
 
@@ -134,7 +174,7 @@ def evaluate(
         policy,
         suite,
         out=out,
-        command=shlex.join(["verbot", *sys.argv[1:]]),
+        command=_typed(),
         episodes=episodes,
         seed=seed,
         mode=instruction_mode,
@@ -145,11 +185,28 @@ def evaluate(
         videos=videos,
         workers=workers,
     )
-    print(summary.table())
-    for message in summary.error_messages:
-        print(f"error: {message}", file=sys.stderr)
+    _show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def compare(a: Positional[Path], b: Positional[Path], out: Path | None = None) -> int:
+    """Two evaluations on the episodes that both played: the difference, and McNemar's exact test.
+
+    Example: verbot compare outputs/evaluation outputs/other
+
+    Args:
+        a: an evaluation's folder.
+        b: another one.
+        out: a JSON file for the figures.
+    """
+    from verbot.evaluation.compare import compare as run
+
+    comparison = run(a, b)
+    print(comparison.table())
+    if out is not None:
+        print(comparison.save(out))
+    return 0
 
 
 def data_check(path: Positional[Path]) -> int:
@@ -285,7 +342,9 @@ def doctor() -> int:
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "collect": collect,
+    "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "data check": data_check,
     "data info": data_info,
     "data view": data_view,
@@ -327,6 +386,33 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
     near = difflib.get_close_matches(asked, group or COMMANDS, n=1) if asked not in {name.split()[0] for name in group} else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"there is no command {asked!r}.{hint} Known: {', '.join(group or COMMANDS)}")
+
+
+def _show(summary: Summary) -> None:
+    print(summary.table())
+    for message in summary.error_messages:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _typed() -> str:
+    return shlex.join(["verbot", *sys.argv[1:]])
+
+
+def _fields(assignments: Sequence[str]) -> dict[str, Any]:
+    """``("augment.relabel=0.5", "keep=best")`` as ``{"augment": {"relabel": 0.5}, "keep": "best"}``; values are YAML."""
+    import yaml
+
+    fields: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {assignment!r} is not of the form name=value")
+        *outer, last = name.split(".")
+        inner = fields
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = yaml.safe_load(value)
+    return fields
 
 
 def _overview() -> str:

@@ -13,64 +13,11 @@ from verbot.contracts import Policy
 from verbot.evaluation import PolicySource, Summary
 from verbot.evaluation import evaluate as measure
 from verbot.recipes.config import RunConfig, change, resolve
-from verbot.processes import cores
-from verbot.recipes import recipes
-from verbot.recipes.demo import recipe_card
 from verbot.recipes.players import policy_source
-from verbot.training import TrainConfig, TrainResult
-from verbot.training import train as run_training
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
 
 SCRIPTED = ("expert", "random")
-BUDGETS = ("steps", "samples", "minutes")
-
-
-def train(
-    recipe: str,
-    out: str | Path,
-    data: Sequence[str | Path] = (),
-    *,
-    seed: int = 0,
-    workers: int = 0,
-    progress: bool = True,
-    **changes: Any,
-) -> TrainResult:
-    """Train a policy by a recipe's name, or from a YAML file; leaves ``policy/``, ``config.yaml`` and ``log.jsonl`` in `out`.
-
-    Called again with the same arguments it continues an interrupted run, to the bit.
-
-    Args:
-        recipe: see ``verbot list recipes``; or the path of a ``config.yaml``, which is taken as it is but for `changes`.
-        data: folders of episodes; without any the recipe's own demonstrations are collected into ``out/dataset`` first.
-        seed: of everything.
-        workers: processes; 0 takes one for each core.
-        changes: fields of `verbot.training.TrainConfig`, e.g. ``minutes=30``, ``batch_size=128``.
-
-    Raises:
-        UnknownNameError: there is no such recipe.
-        ConfigError: a field does not exist, or `out` holds another run.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> train("tiny", folder.name, workers=1, steps=2, progress=False).steps
-        2
-        >>> folder.cleanup()
-    """
-    folders = tuple(str(folder) for folder in data)
-    if recipe.endswith((".yaml", ".yml")):
-        config = load_yaml(TrainConfig, recipe)
-    else:
-        plan = recipes.get(recipe)(str(Path(out) / "dataset"), seed, workers or cores())
-        config = plan.train
-        if not folders:
-            collection.run(plan.collect, Path(out) / "dataset", progress)
-    if folders:
-        config = replace(config, {"datasets": folders})
-    if any(changes.get(name) is not None for name in BUDGETS):
-        changes = {**dict.fromkeys(BUDGETS), **changes}  # one budget replaces the others
-    return run_training(replace(config, changes), out, progress=progress, card=recipe_card(recipe, seed))
 
 
 def train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,8 +50,10 @@ def policy_source(name: str) -> PolicySource:
     folder = policy_folder(name)
     if not (folder / "manifest.json").is_file():
         raise PolicyError(f"{folder} is not a policy directory: it has no manifest.json; a policy is written by Policy.save")
-    # The manifest holds a digest of every other file.
-    identity = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:16]
+    # A digest of every file's digest; the card may change without making it another policy.
+    digests = json.loads((folder / "manifest.json").read_text())["sha256"]
+    digests.pop("README.md", None)
+    identity = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
     return PolicySource(name, functools.partial(open_policy, str(folder.resolve())), identity)
 
 

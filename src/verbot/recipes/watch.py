@@ -19,7 +19,7 @@ from verbot.envs.tabletop.vocabulary import COLORS, RECEPTACLES, SHAPES, SYNONYM
 from verbot.errors import ConfigError, SimulationError
 from verbot.spec import UInt8Array
 
-SCENES = 400  # looked at before giving up
+SCENES = 250  # looked at before giving up
 ENOUGH = 6  # scenes that hold the named things; their best goal is taken
 AFTERGLOW_S = 1.0  # filmed after the end
 SIZE = 256  # of each view, pixels

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from verbot.collection import CollectConfig
 from verbot.evaluation import EvaluationConfig
-from verbot.recipes import Recipe, recipes
+from verbot.recipes import recipes
+from verbot.recipes.config import HERE, RunConfig, members
 from verbot.training import AugmentConfig, DaggerConfig, TrainConfig
 
-SUITE = "tabletop-full"
+SUITE, BATCH = "tabletop-full", 64
 
 
 @recipes.register("full-hour")
-def full_hour(dataset: str, seed: int, workers: int) -> Recipe:
-    """All tasks: demonstrations and the expert's corrections."""
-    return Recipe(
-        collect=CollectConfig(env=SUITE, episodes=5500, seed=seed, workers=workers),
-        train=TrainConfig(
-            datasets=(dataset,),
+def full_hour() -> RunConfig:
+    """All tasks, demonstrations and the expert's corrections."""
+    return RunConfig(
+        name="full-hour",
+        about="all eleven tasks in an hour of two cores, with the expert's corrections",
+        collection=CollectConfig(env=SUITE, episodes=5500),
+        training=TrainConfig(
+            datasets=HERE,
             minutes=50.0,
-            batch_size=32 * workers,
+            batch_size=BATCH,
             augment=AugmentConfig(relabel=0.3),
             dagger=DaggerConfig(rounds=3, env=SUITE, episodes=550),
-            seed=seed,
-            processes=workers,
+            processes=members(BATCH),
         ),
-        evaluate=EvaluationConfig(suite=SUITE, episodes=550, seed=seed + 1, execute=1, workers=workers),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )
