@@ -234,19 +234,9 @@ def data_info(path: Positional[Path]) -> int:
     Args:
         path: the dataset's folder.
     """
-    from verbot.data import open_dataset
+    from verbot.recipes.inspection import describe
 
-    dataset = open_dataset(path)
-    spec = dataset.spec
-    frames = sum(len(dataset[i].actions) for i in range(len(dataset)))
-    said = sorted({dataset[i].instruction for i in range(len(dataset))})
-    print(f"{path}: {len(dataset)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes")
-    print(f"robot {spec.name} at {spec.rate_hz:g} Hz; {len(said)} instructions, such as: {'; '.join(said[:5])}")
-    for camera in spec.cameras:
-        print(f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}")
-    for label, components in (("state", spec.state), ("action", spec.action)):
-        for part in components:
-            print(f"{label} {part.name}: {part.kind}, {', '.join(part.axes)} ({part.unit}, frame {part.frame})")
+    print(describe(path))
     return 0
 
 
@@ -261,18 +251,13 @@ def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None)
         out: an .mp4 or .gif; without it a window opens.
     """
     from verbot import film
-    from verbot.data import open_dataset
+    from verbot.recipes.inspection import episode_frames
 
-    dataset = open_dataset(path)
-    if not 0 <= episode < len(dataset):
-        raise ConfigError(f"{path} has no episode {episode}; it has {len(dataset)}, counted from 0")
-    one = dataset[episode]
-    views = {name: one.images(name) for name in dataset.spec.camera_names}
-    frames = [film.compose({name: view[i] for name, view in views.items()}, one.instruction) for i in range(len(one.actions))]
+    frames, rate_hz, instruction = episode_frames(path, episode)
     if out is None:
-        film.show(frames, dataset.spec.rate_hz, one.instruction)
+        film.show(frames, rate_hz, instruction)
     else:
-        print(film.write(out, frames, dataset.spec.rate_hz))
+        print(film.write(out, frames, rate_hz))
     return 0
 
 

@@ -1,0 +1,39 @@
+"""A look into a dataset: what it holds in words, and an episode as a film."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from verbot import film
+from verbot.data import open_dataset
+from verbot.errors import ConfigError
+from verbot.spec import UInt8Array
+
+
+def describe(path: Path) -> str:
+    """Robot, cameras, episodes, instructions and components, a line each."""
+    dataset = open_dataset(path)
+    spec, episodes = dataset.spec, list(dataset)
+    frames = sum(len(episode.actions) for episode in episodes)
+    said = sorted({episode.instruction for episode in episodes})
+    lines = [
+        f"{path}: {len(episodes)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes",
+        f"robot {spec.name} at {spec.rate_hz:g} Hz; {len(said)} instructions, such as: {'; '.join(said[:5])}",
+    ]
+    lines += [f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}" for camera in spec.cameras]
+    for label, components in (("state", spec.state), ("action", spec.action)):
+        lines += [f"{label} {c.name}: {c.kind}, {', '.join(c.axes)} ({c.unit}, frame {c.frame})" for c in components]
+    return "\n".join(lines)
+
+
+def episode_frames(path: Path, number: int) -> tuple[list[UInt8Array], float, str]:
+    """(frames, rate in Hz, instruction) of one episode, for `verbot.film`. Raises `ConfigError` where there is no such episode."""
+    dataset = open_dataset(path)
+    if not 0 <= number < len(dataset):
+        raise ConfigError(f"{path} has no episode {number}; it has {len(dataset)}, counted from 0")
+    episode = dataset[number]
+    views = {name: episode.images(name) for name in dataset.spec.camera_names}
+    frames = [
+        film.compose({name: view[i] for name, view in views.items()}, episode.instruction) for i in range(len(episode.actions))
+    ]
+    return frames, dataset.spec.rate_hz, episode.instruction

@@ -1,0 +1,189 @@
+import functools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from verbot import cli
+from verbot.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr) of a command run in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+def commands_in(text):
+    """Command lines in shell blocks and in docstrings' examples."""
+    lines = re.findall(r"^(?:Example: |\$ )?(?:\.venv/bin/)?(verbot [a-z].*?)(?:\s+#.*)?$", text, re.MULTILINE)
+    return [line.rstrip("\\ ") for line in lines]
+
+
+def parse(line):
+    """Parse a command line as `verbot` would, without running it."""
+    name, rest = cli._command(shlex.split(line)[1:])
+    called = {}
+
+    @functools.wraps(cli.COMMANDS[name])
+    def remember(**arguments):
+        called.update(arguments)
+        return 0
+
+    tyro.cli(remember, args=rest)
+    return called
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy():
+    code = "import sys; from verbot.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(' '.join(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in cli.COMMANDS:
+        assert f"  {name} " in out
+    assert not {"torch", "mujoco", "pyarrow", "av", "gymnasium"}.intersection(out.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself_with_an_example_that_parses(capsys, name):
+    code, out, _ = run(capsys, *name.split(), "--help")
+    assert code == 0
+    assert f"Example: verbot {name}" in out
+    examples = commands_in("\n".join(line.strip() for line in cli.COMMANDS[name].__doc__.splitlines()))
+    assert examples
+    for example in examples:
+        parse(example)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_every_command_in_the_docs_parses(page):
+    for line in commands_in((ROOT / page).read_text()):
+        if " --help" not in line:
+            parse(line)
+
+
+@pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]])
+def test_every_link_in_the_docs_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_command_page_names_every_option():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for name, function in cli.COMMANDS.items():
+        assert f"verbot {name}" in page
+        section = page.split(f"## {name}\n")[1].split("\n## ")[0]
+        for option in function.__annotations__:
+            if option != "return":
+                assert f"--{option.replace('_', '-')}" in section or f"`{option.upper()}`" in section, (name, option)
+
+
+def test_a_misspelt_command_is_told_the_nearest(capsys):
+    assert run(capsys, "evalute", "x")[::2] == (
+        2,
+        f"verbot: there is no command 'evalute'. Did you mean 'evaluate'? Known: {', '.join(cli.COMMANDS)}\n",
+    )
+    code, _, err = run(capsys, "data", "chekc", "x")
+    assert code == 2
+    assert "there is no command 'data chekc'. Did you mean 'data check'? Known: data check, data info, data view" in err
+
+
+def test_errors_on_purpose_have_no_traceback(capsys, monkeypatch):
+    def broken() -> int:
+        """Break.
+
+        Example: verbot broken
+        """
+        raise DataError("the file is torn")
+
+    monkeypatch.setitem(cli.COMMANDS, "broken", broken)
+    assert run(capsys, "broken") == (2, "", "verbot: the file is torn\n")
+
+
+def test_interruption_is_said(capsys, monkeypatch):
+    def endless() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "endless", endless)
+    assert run(capsys, "endless") == (130, "", "verbot: interrupted\n")
+
+
+def test_list_knows_the_parts(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    assert re.search(r"^envs: .*tabletop-starter", out, re.MULTILINE)
+    assert re.search(r"^heads: .*regression", out, re.MULTILINE)
+    assert re.search(r"^recipes: .*starter", out, re.MULTILINE)
+    assert run(capsys, "list", "fusions")[1].startswith("fusions: ")
+
+
+def test_doctor_finds_a_healthy_machine(capsys):
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0, out
+    assert "ok       camera images:" in out
+
+
+def test_collect_check_info_and_view(tmp_path, capsys):
+    data = tmp_path / "demos"
+    code, out, _ = run(capsys, "collect", str(data), "--episodes", "2", "--workers", "1", "--seed", "5", "--tasks", "pick")
+    assert code == 0
+    assert out.startswith("2 episodes, ")
+    code, out, _ = run(capsys, "data", "check", str(data))
+    assert (code, out) == (0, f"{data}: all well\n")
+    code, out, _ = run(capsys, "data", "info", str(data))
+    assert code == 0
+    assert "2 episodes" in out
+    assert "camera front: 64×64" in out
+    film = tmp_path / "one.gif"
+    assert run(capsys, "data", "view", str(data), "--episode", "1", "--out", str(film))[0] == 0
+    assert film.stat().st_size > 1000
+    code, _, err = run(capsys, "data", "view", str(data), "--episode", "2")
+    assert code == 2
+    assert "has no episode 2; it has 2, counted from 0" in err
+    broken = next(data.rglob("*.parquet"))
+    broken.write_bytes(broken.read_bytes()[:-20])
+    code, out, _ = run(capsys, "data", "check", str(data))
+    assert code == 1
+    assert broken.name in out
+
+
+def test_watch_films_the_expert(tmp_path, capsys):
+    film = tmp_path / "watch.mp4"
+    code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(film))
+    assert code == 0
+    assert out.startswith("obeyed after ")
+    assert film.stat().st_size > 10_000
+
+
+def test_evaluate_measures_the_expert(tmp_path, capsys):
+    words = tmp_path / "words.yaml"
+    words.write_text(
+        "pick: ['lay hands on the {object}']\npush: ['nudge the {object} to the {direction}']\n"
+        "put: ['drop the {object} {preposition} the {receptacle}']\n"
+    )
+    out = tmp_path / "evaluation"
+    arguments = ["expert", "--episodes", "3", "--out", str(out), "--videos", "0", "--no-baselines", "--workers", "1"]
+    code, text, _ = run(capsys, "evaluate", *arguments, "--paraphrases", str(words), "--axis", "lighting", "--strength", "3")
+    assert code == 0
+    assert "success_rate" in text
+    for name in ("results.jsonl", "summary.json", "report.html"):
+        assert (out / name).stat().st_size > 100
+    lines = [line for line in (out / "results.jsonl").read_text().splitlines() if '"lighting": 3' in line]
+    assert len(lines) == 3
+    assert all(re.search(r"lay hands on|nudge|drop", line) for line in lines)
+
+
+def test_a_policy_that_is_not_there_is_said(tmp_path, capsys):
+    code, _, err = run(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "is not a policy directory: it has no manifest.json" in err
