@@ -108,7 +108,7 @@ def run_expert(arguments: Arguments, task: str) -> TaskFigures:
         high=high,
         n=len(ends),
         steps_mean=float(np.mean(lengths)),
-        named_first=float(np.mean([info["engaged"] == info["named"] for info in ends])),
+        named_first=float(np.mean([info["named"] in (None, info["engaged"]) for info in ends])),
         errors=sum(info["error"] is not None for info in ends),
     )
 
