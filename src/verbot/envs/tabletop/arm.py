@@ -48,6 +48,7 @@ LOW_RAD = np.array([joint.low_rad for joint in JOINTS])
 HIGH_RAD = np.array([joint.high_rad for joint in JOINTS])
 
 _DAMPING = 1e-4 * np.eye(6)
+_REFERENCE_RAD, _RELAXATION, _LARGEST_STEP_RAD = np.array(READY_RAD), 0.1, 0.25
 
 
 def rotation_from_vector(vector: Array) -> Array:
@@ -66,6 +67,15 @@ def vector_from_rotation(matrix: Array) -> Array:
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
     mujoco.mju_quat2Vel(vector, quaternion, 1.0)
     return vector
+
+
+def within_tilt(rotation: Array, limit_rad: float) -> Array:
+    """`rotation` (3, 3), turned back as little as possible so that its z axis leans at most `limit_rad` from the vertical."""
+    x, y, z = rotation[:, 2]
+    tilt, across = float(np.arccos(np.clip(z, -1.0, 1.0))), float(np.hypot(x, y))
+    if tilt <= limit_rad or across < 1e-9:
+        return rotation
+    return rotation_from_vector(np.array((y, -x, 0.0)) * ((tilt - limit_rad) / across)) @ rotation
 
 
 def rotation_about_z(angle_rad: float) -> Array:
@@ -96,11 +106,18 @@ class Tracker:
             mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
             error[:3] = position - data.site_xpos[self._site]
             error[3:] = vector_from_rotation(rotation @ data.site_xmat[self._site].reshape(3, 3).T)
-            if np.abs(error).max() < 1e-5:
-                break
-            j = jacobian[:, :7]
-            joints = np.clip(joints + j.T @ np.linalg.solve(j @ j.T + _DAMPING, error), LOW_RAD, HIGH_RAD)
+            step = self._step(joints, error, np.ones(7))
+            out = (joints + step < LOW_RAD) | (joints + step > HIGH_RAD)
+            if out.any():  # hold joints that would leave their range; else the others follow a motion that never comes
+                step = self._step(joints, error, (~out).astype(float))
+            joints = np.clip(joints + step, LOW_RAD, HIGH_RAD)
         return joints
+
+    def _step(self, joints: Array, error: Array, free: Array) -> Array:
+        """One damped step of the `free` joints. What the pose leaves open goes back to the reference posture."""
+        j, relaxing = self._jacobian[:, :7] * free, free * _RELAXATION * (_REFERENCE_RAD - joints)
+        step = relaxing + j.T @ np.linalg.solve(j @ j.T + _DAMPING, error - j @ relaxing)
+        return step * min(1.0, _LARGEST_STEP_RAD / (float(np.abs(step).max()) + 1e-9))
 
     def reach(self, position: Array, rotation: Array) -> Array:
         """Joints (7,) for a pose anywhere above the table, searched from the ready pose."""

@@ -20,7 +20,7 @@ PLATE_RADIUS_M, PLATE_HEIGHT_M = 0.058, 0.008
 RADII = {"cube": 0.034, "cylinder": 0.024, "ball": 0.027, "box": 0.072, "plate": 0.060, "clutter": 0.022}
 WORKSPACE_M = ((0.40, 0.64), (-0.22, 0.22))  # where things start
 REACH_M = ((0.35, 0.71), (-0.29, 0.29))  # where a push may end: still in the front camera's picture
-CLEARANCE_M = 0.030  # room for a finger between two things
+CLEARANCE_M = 0.038  # room for a finger between two things
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _place(
     things = []
     # The largest first: they are the hardest to place.
     for color, shape in (*receptacles, *movables):
-        margin = 0.03 if shape in vocabulary.RECEPTACLES else 0.0
+        margin = np.array((0.0, 0.03)) if shape in vocabulary.RECEPTACLES else np.zeros(2)
         for _ in range(30):
             x, y = rng.uniform(low + margin, high - margin)
             if all((x - a) ** 2 + (y - b) ** 2 > (r + RADII[shape] + CLEARANCE_M) ** 2 for a, b, r in taken):

@@ -19,7 +19,8 @@ RAMP = 0.8  # joint targets are reached after this part of a control step
 FEED_FORWARD = 0.2
 POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.05, 0.35
 LEASH_M, LEASH_RAD = 0.08, 0.5  # how far the target may run ahead of the tool
-TOOL_LOW_M, TOOL_HIGH_M = np.array([0.26, -0.42, 0.012]), np.array([0.76, 0.42, 0.50])
+TILT_RAD = 0.35  # how far the target may lean: beyond, the wrist nears its singularity and flips
+TOOL_LOW_M, TOOL_HIGH_M = np.array([0.31, -0.42, 0.012]), np.array([0.76, 0.42, 0.42])
 ENGAGED_M = 0.01
 _PARKED_M = -2.0
 
@@ -260,7 +261,7 @@ class Physics:
         rotation = arm.rotation_from_vector(action[3:6]) @ self._target_rotation
         turn = arm.vector_from_rotation(rotation @ self.tool_rotation.T)
         turn *= min(1.0, LEASH_RAD / (float(np.linalg.norm(turn)) + 1e-9))
-        self._target_rotation = arm.rotation_from_vector(turn) @ self.tool_rotation
+        self._target_rotation = arm.within_tilt(arm.rotation_from_vector(turn) @ self.tool_rotation, TILT_RAD)
 
     def _watch(self) -> None:
         """Remember how high each movable ever was, and which thing was engaged first."""

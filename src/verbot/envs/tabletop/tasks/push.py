@@ -17,6 +17,7 @@ LIFTED_M = 0.03
 STROKE_M = 0.15  # room that a push needs: it goes on, slowly, until the goal was held
 SPEED_M = 0.016  # a step
 _BEHIND_M = 0.066  # from the object's center to the tool before contact
+_CONTACT_M = 0.030  # from there to the tool when the object has just been moved
 _HEIGHT_M = 0.022
 
 
@@ -40,8 +41,8 @@ class Push:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing, way = layout.thing(goal["object"]), np.array(DIRECTIONS[goal["direction"]])
-        target = np.array((thing.x, thing.y, _HEIGHT_M)) - way * _BEHIND_M
-        return Grounding(target + np.array((0.0, 0.0, motion.HOVER_M)), target + way * STROKE_M)
+        place = np.array((thing.x, thing.y, _HEIGHT_M))
+        return Grounding(place - way * _CONTACT_M, place + way * (STROKE_M - _BEHIND_M))
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         name = goal["object"]
