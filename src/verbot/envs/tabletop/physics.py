@@ -123,10 +123,11 @@ class Physics:
 
     def fault(self) -> str | None:
         """What the simulator warned of, in words."""
-        for kind, warning in enumerate(self.data.warning):
-            if warning.number:
-                return f"the simulator warned: {mujoco.mju_warningText(kind, int(warning.lastinfo))}"
-        return None
+        kinds = np.flatnonzero(self.data.warning.number)
+        if not len(kinds):
+            return None
+        kind = int(kinds[0])
+        return f"the simulator warned: {mujoco.mju_warningText(kind, int(self.data.warning.lastinfo[kind]))}"
 
     # What is where.
 
