@@ -21,6 +21,20 @@ other.reset(seed=1)
 print(env.reset(seed=0)[0]["images"]["front"].mean() > 10)
 """
 
+FORK = """
+import os
+from verbot.envs import make_env
+env = make_env("tabletop-starter")
+env.reset(seed=0)
+if os.fork() == 0:
+    try:
+        env.reset(seed=0)
+    except Exception as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
 
 def test_a_missing_library_is_named_with_its_debian_packages(monkeypatch):
     def refuse(name, *args, **kwargs):
@@ -58,6 +72,12 @@ def test_another_thread_sees_the_same():
 def test_a_process_that_rendered_ends_silently():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("True", "", 0)
+
+
+def test_a_forked_child_is_told_to_be_spawned():
+    """It would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    assert "start workers by 'spawn'" in done.stdout, done.stderr
 
 
 def test_importing_the_package_loads_no_simulator():

@@ -18,7 +18,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from verbot.errors import MissingDependencyError
+from verbot.errors import MissingDependencyError, SimulationError
 from verbot.spec import UInt8Array
 
 _LIBRARIES = {"egl": ("libEGL.so.1", "libegl1 libegl-mesa0"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
@@ -30,6 +30,7 @@ _OFF = (
     mujoco.mjtRndFlag.mjRND_SKYBOX,
 )
 _local = threading.local()
+_owner: list[int] = []  # the process that opened OpenGL
 
 
 class Renderer:
@@ -85,10 +86,15 @@ def backend() -> str:
 
 
 def _context(family: str, model: mujoco.MjModel, fine: bool) -> mujoco.MjrContext:
-    """This thread's context for `family`. OpenGL contexts survive neither a change of thread nor a fork."""
+    """This thread's context for `family`: OpenGL contexts do not change threads.
+
+    Raises `SimulationError` in a forked child of a process that rendered: OpenGL would wait there for ever.
+    """
     key = (family, fine)
-    if getattr(_local, "pid", None) != os.getpid():
-        _local.pid, _local.gl, _local.contexts = os.getpid(), _open_gl(), {}
+    if _owner and _owner[0] != os.getpid():
+        raise SimulationError("this process was forked from one that had rendered; start workers by 'spawn' instead")
+    if not hasattr(_local, "gl"):
+        _local.gl, _local.contexts = _open_gl(), {}
         _local.gl.make_current()
     if key not in _local.contexts:
         model = copy.copy(model)
@@ -113,14 +119,15 @@ def _open_gl() -> Any:
         from mujoco.osmesa import GLContext
     context = GLContext(640, 640)
     # Registered after mujoco's own exit handler, so it runs before that: the other order prints exceptions at exit.
-    atexit.register(_close, os.getpid())
+    atexit.register(_close)
+    _owner[:] = [os.getpid()]
     return context
 
 
-def _close(pid: int) -> None:
-    if os.getpid() != pid or getattr(_local, "pid", None) != pid:
+def _close() -> None:
+    if _owner[0] != os.getpid() or not hasattr(_local, "gl"):
         return
     for context in _local.contexts.values():
         context.free()
     _local.gl.free()
-    _local.pid = None
+    del _local.gl
