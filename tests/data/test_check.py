@@ -13,7 +13,8 @@ FIXTURE = Path(__file__).parents[1] / "fixtures/lerobot_v3"
 
 
 def files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    found = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
 
 def flip(path: Path, rng: np.random.Generator) -> None:

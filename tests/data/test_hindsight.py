@@ -41,6 +41,10 @@ def frames_of(points: np.ndarray) -> list[list[int]]:
         # closed all along: only what a person or a simulator noted tells
         ([0, 0, 0, 0], 2, [2, 2, 2, 3], [3, 3, 3, 3]),
         ([0, 0, 0], None, [-1, -1, -1], [2, 2, 2]),
+        # pushed: it closes behind the object, and engages it later
+        ([1, 0, 0, 0, 0], 3, [3, 3, 3, 3, 4], [4, 4, 4, 4, 4]),
+        # grasped, carried and let go: engaged while it closes
+        ([1, 1, 0, 0, 1, 1], 2, [2, 2, 2, 3, 4, 4], [4, 4, 4, 4, 4, 4]),
         # closed at first, then opened to grasp
         ([0, 1, 0, 0], None, [0, 2, 2, 3], [1, 1, 3, 3]),
     ],

@@ -3,8 +3,9 @@
 Two points in the robot's base frame belong to every frame of an episode:
 
 - the *target*, what is (to be) handled: where the tool is when the gripper next closes; while it is closed, the tool itself;
-  after the last release, where that was. An episode that never closes the gripper has the tool's place at
-  ``extras["engaged_frame"]`` until then.
+  after the last release, where that was. Where the recorder noted the frame at which something was first engaged
+  (``extras["engaged_frame"]``), the target until then is where the tool was at that frame: a hand that pushes closes some way
+  behind the object, and a place beside the object is harder to find than the object.
 - the *receptacle*, where it goes: where the tool is when the gripper next opens; without such a moment the last release, if the
   gripper is open after one, else where the tool is at the end.
 
@@ -75,8 +76,10 @@ def handled_points(states: FloatArray, actions: FloatArray, spec: RobotSpec, eng
     released = is_open & (latest_opening >= 0) & (next_closing < 0)
     target = np.where(is_open, next_closing, frames)
     target = np.where(released, latest_opening, target)
-    if not len(closings):
-        target = np.full_like(frames, -1) if engaged_frame is None else np.maximum(frames, engaged_frame)
+    if engaged_frame is not None:
+        target = np.where(frames <= engaged_frame, min(engaged_frame, last), target if len(closings) else frames)
+    elif not len(closings):
+        target = np.full_like(frames, -1)
     receptacle = np.where(next_opening >= 0, next_opening, np.where(released, latest_opening, last))
     points = np.stack([positions[target], positions[receptacle]], axis=1)
     points[target < 0, 0] = np.nan

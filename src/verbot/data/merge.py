@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -13,44 +14,50 @@ import pyarrow as pa
 from verbot.data import format as layout
 from verbot.data.files import parquet_bytes
 from verbot.data.journal import Entry
-from verbot.data.video import join, packet_digest, signature
+from verbot.data.video import Clip, join
 from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.statistics import QUANTILES, FeatureStatistics, quantile_name
 
-SAMPLED_FRAMES = 32  # image statistics look at this many frames of an episode, evenly spread
+# Image statistics look at so many frames of an episode, evenly spread, and there at every second row and column.
+SAMPLED_FRAMES = 32
 
 
-def joinable(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Successive runs of entries whose videos can share a file."""
-    for _, run in groupby(entries, key=lambda entry: [(name, signature(video)) for name, video in sorted(entry.videos.items())]):
-        yield list(run)
+@dataclass(frozen=True)
+class Run:
+    """Successive entries whose videos can share a file, and those videos taken apart."""
+
+    entries: Sequence[Entry]
+    clips: Sequence[Mapping[str, Clip]]
+
+
+def runs(entries: Iterable[Entry]) -> Iterator[Run]:
+    """`entries` in as few runs as can be: they differ where another version of the encoder took over."""
+    opened = ((entry, {camera: Clip.of(video) for camera, video in entry.videos.items()}) for entry in entries)
+    for _, run in groupby(opened, key=lambda pair: sorted((camera, clip.signature) for camera, clip in pair[1].items())):
+        yield Run(*zip(*run, strict=True))
 
 
 def merged(
-    entries: Sequence[Entry], spec: RobotSpec, features: Mapping[str, Any], number: int, frames: int, tasks: Sequence[str]
+    run: Run, spec: RobotSpec, features: Mapping[str, Any], number: int, frames: int, tasks: Sequence[str]
 ) -> dict[str, bytes]:
-    """The files, by name, that hold `entries`: the `number`-th of each kind.
+    """The files, by name, that hold `run`: the `number`-th of each kind.
 
     Args:
         frames: how many the dataset has before these episodes.
-        tasks: every sentence of the dataset, those of `entries` included.
+        tasks: every sentence of the dataset, those of `run` included.
     """
     task_index = {task: i for i, task in enumerate(tasks)}
     rows, columns = [], []
-    for entry in entries:
+    for entry in run.entries:
         columns.append(frame_columns(entry, spec.rate_hz, frames, task_index[entry.instruction]))
         rows.append(_episode_row(entry, columns[-1], features, number, frames))
         frames += entry.length
     files = {layout.place(layout.DATA_PATH, number): parquet_bytes(_data_table(columns, spec))}
     for camera in spec.camera_names:
-        key = layout.IMAGES + camera
-        videos = [entry.videos[camera] for entry in entries]
-        video, counts = join(videos)
-        if packet_digest(video) != [packet for part in videos for packet in packet_digest(part)]:
-            raise DataError(f"joining {len(videos)} videos of camera {camera!r} did not keep every packet")
-        files[layout.place(layout.VIDEO_PATH, number, video_key=key)] = video
-        _place_videos(rows, key, counts, spec.rate_hz)
+        key, clips = layout.IMAGES + camera, [clips[camera] for clips in run.clips]
+        files[layout.place(layout.VIDEO_PATH, number, video_key=key)] = join(clips)
+        _place_videos(rows, key, [len(clip.packets) for clip in clips], spec.rate_hz)
     table = pa.Table.from_pylist(rows, schema=layout.episodes_schema(features))
     files[layout.place(layout.EPISODES_PATH, number)] = parquet_bytes(table)
     extras = [
@@ -60,7 +67,7 @@ def merged(
             "calibration": json.dumps(entry.calibration),
             "extras": json.dumps(entry.extras),
         }
-        for entry in entries
+        for entry in run.entries
     ]
     files[layout.place(layout.EXTRAS_PATH, number)] = parquet_bytes(pa.Table.from_pylist(extras, schema=layout.EXTRAS_SCHEMA))
     return files
@@ -123,8 +130,8 @@ def _place_videos(rows: Sequence[dict[str, Any]], key: str, counts: Sequence[int
 
 
 def image_statistics(images: UInt8Array) -> dict[str, Any]:
-    """Statistics of (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), in 0..1; exact for the sampled frames."""
-    sampled = images[:: -(-len(images) // SAMPLED_FRAMES)]
+    """Statistics of (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), in 0..1; exact for what is sampled."""
+    sampled = images[:: -(-len(images) // SAMPLED_FRAMES), ::2, ::2]
     shifted = sampled + np.array([0, 256, 512], np.uint16)
     counts = np.bincount(shifted.reshape(-1), minlength=768).reshape(3, 256)
     level, total = np.arange(256) / 255, counts[0].sum()

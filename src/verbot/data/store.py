@@ -21,7 +21,7 @@ import numpy as np
 from verbot.data import format as layout
 from verbot.data.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
 from verbot.data.journal import Entry, Journal
-from verbot.data.merge import combined_image_statistics, frame_columns, image_statistics, joinable, merged
+from verbot.data.merge import Run, combined_image_statistics, frame_columns, image_statistics, merged, runs
 from verbot.data.reader import open_dataset, read_info
 from verbot.data.video import CODEC, PIXELS, encode
 from verbot.errors import DataError
@@ -133,7 +133,7 @@ class DatasetWriter:
 
     def merge(self) -> None:
         """Move the journal's episodes into v3.0 files, where LeRobot sees them too."""
-        for run in joinable(self._journal.read(self._info["total_episodes"])):
+        for run in runs(self._journal.read(self._info["total_episodes"])):
             self._commit(run)
         self._pending_bytes = 0
 
@@ -204,16 +204,16 @@ class DatasetWriter:
         if self._tasks and _checksum(self.root / layout.TASKS) != sha256(tasks):
             self._write_info(json.loads(json.dumps(self._info)), {layout.TASKS: tasks})
 
-    def _commit(self, entries: list[Entry]) -> None:
-        """Merge `entries` into one new file of each kind; replacing ``info.json`` is the instant of the commit."""
+    def _commit(self, run: Run) -> None:
+        """Merge `run` into one new file of each kind; replacing ``info.json`` is the instant of the commit."""
         info = json.loads(json.dumps(self._info))
-        tasks = list(dict.fromkeys([*self._tasks, *(entry.instruction for entry in entries)]))
+        tasks = list(dict.fromkeys([*self._tasks, *(entry.instruction for entry in run.entries)]))
         number = len(self._files("data/"))
-        files = merged(entries, self.spec, info["features"], number, info["total_frames"], tasks)
+        files = merged(run, self.spec, info["features"], number, info["total_frames"], tasks)
         for name, content in files.items():
             info["verbot"]["files"][name] = write_atomic(self.root / name, content)
-        info["total_episodes"] += len(entries)
-        info["total_frames"] += sum(entry.length for entry in entries)
+        info["total_episodes"] += len(run.entries)
+        info["total_frames"] += sum(entry.length for entry in run.entries)
         info["total_tasks"] = len(tasks)
         info["splits"] = {"train": f"0:{info['total_episodes']}"}
         info["verbot"]["episodes"] = info["total_episodes"]
