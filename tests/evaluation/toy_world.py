@@ -32,9 +32,14 @@ class ToyEnv:
     tasks = ("go", "visit")
 
     def __init__(
-        self, suite: str = "toy", broken: Sequence[int] = (), raises: Sequence[int] = (), render_mode: str | None = None
+        self,
+        suite: str = "toy",
+        broken: Sequence[int] = (),
+        raises: Sequence[int] = (),
+        kills: Sequence[int] = (),
+        render_mode: str = "",
     ):
-        self.broken, self.raises = tuple(broken), tuple(raises)
+        self.broken, self.raises, self.kills = broken, raises, kills
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         self.request = r = EpisodeRequest(**(options or {}))

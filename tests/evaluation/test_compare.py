@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from verbot.errors import ConfigError
+from verbot.evaluation.compare import compare
+from verbot.evaluation.results import EpisodeResult, Journal
+
+Make = Callable[..., EpisodeResult]
+
+
+def save(folder: Path, results: list[EpisodeResult], policy: str = "policy A") -> Path:
+    folder.mkdir()
+    with Journal(folder / "results.jsonl") as journal:
+        for result in results:
+            journal.add(result)
+    (folder / "run.json").write_text(json.dumps({"policy": policy}))
+    return folder
+
+
+def test_same_episodes_are_compared_and_others_counted(tmp_path: Path, made: Make) -> None:
+    wording = {"key": "policy/go/test/0/goal0/unseen/seen/seed0"}
+    a = save(tmp_path / "a", [*(made(i) for i in range(12)), made(0, **wording)])
+    b = save(
+        tmp_path / "b",
+        [*(made(i, "failure" if i < 9 else "success") for i in range(10)), made(10, "error"), made(0, "failure", **wording)],
+        "policy B",
+    )
+    found = compare(a, b)
+    canonical, paraphrase = found.conditions
+    assert (canonical.group, canonical.first.n, canonical.only_first, canonical.only_second) == ("canonical", 10, 9, 0)
+    assert canonical.difference.value == pytest.approx(0.9)
+    assert canonical.p == pytest.approx(2 / 512)
+    assert (paraphrase.group, paraphrase.p) == ("paraphrase", 1.0)
+    assert found.unmatched == 2  # an error in b's, and one that only a played
+    assert [row.group for row in found.tasks] == ["go"]
+
+
+def test_table_and_file_say_the_same(tmp_path: Path, made: Make) -> None:
+    a = save(tmp_path / "a", [made(i) for i in range(10)])
+    b = save(tmp_path / "b", [made(i, "failure") for i in range(10)], "policy B")
+    found = compare(a, b)
+    record = json.loads(found.save(tmp_path / "out" / "comparison.json").read_text())
+    assert record["conditions"]["canonical"]["difference"]["value"] == 1
+    assert record["conditions"]["canonical"]["p"] == pytest.approx(2 / 1024)
+    assert "A = policy A" in found.table()
+    assert "100.0 %" in found.table()
+    assert "= 0.002" in found.table()
+
+
+def test_a_policy_against_the_expert(tmp_path: Path, made: Make) -> None:
+    a = save(tmp_path / "a", [made(0, "failure")])
+    key = made(0).key.replace("policy/", "expert/")
+    b = save(tmp_path / "b", [made(0, key=key, player="expert")], "expert")
+    assert compare(a, b).conditions[0].only_second == 1
+
+
+def test_nothing_in_common_and_nothing_at_all_teach(tmp_path: Path, made: Make) -> None:
+    a, b = save(tmp_path / "a", [made(0)]), save(tmp_path / "b", [made(1)])
+    with pytest.raises(ConfigError, match="no episode in common: evaluate both on the same suite, with the same seed and mode"):
+        compare(a, b)
+    with pytest.raises(ConfigError, match=r"holds no results.jsonl; `verbot evaluate POLICY"):
+        compare(a, tmp_path / "nowhere")

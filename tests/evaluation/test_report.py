@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from verbot.evaluation import PolicySource, run, wording
+from verbot.evaluation.exhibits import choose
+from verbot.evaluation.results import EpisodeResult, Job
+from verbot.evaluation.suites import EvaluationConfig
+
+VOID = {"meta", "link", "br", "rect", "line"}
+Make = Callable[..., EpisodeResult]
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text: list[str] = []
+        self.films: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.sources += [
+            value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "poster")
+        ]
+        if tag == "figure":
+            self.films.append(dict(attributes).get("class"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Closes itself."""
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.syspath_prepend(str(Path(__file__).parent))
+        import toy_world
+
+        out = tmp_path_factory.mktemp("report")
+        config = EvaluationConfig(suite="toy", episodes=12, side_episodes=6, videos=12, latency_calls=5, workers=1)
+        source = PolicySource("half <deaf>", toy_world.half_deaf)
+        run(source, config, out, make=toy_world.ToyEnv, command="verbot evaluate half-deaf & more", progress=False)
+        return (out / "report.html").read_text()
+
+
+@pytest.fixture
+def page(report: str) -> Page:
+    page = Page()
+    page.feed(report)
+    page.close()
+    return page
+
+
+def test_page_is_well_formed_and_complete(page: Page) -> None:
+    assert page.open == []
+    text = " ".join("".join(page.text).split())
+    assert "It did what it was told in" in text
+    for name in ("success_rate", "strict_counterfactual", "language_sensitivity", "spl", "latency_p99_ms"):
+        assert name in text
+    for heading in ("Does it listen?", "One scene, told different things", "Where it fails", "To repeat it", "Baselines"):
+        assert heading in text
+    assert "half <deaf>" in text
+    assert "verbot evaluate half-deaf & more" in text
+    assert "$" not in text
+
+
+def test_page_asks_the_network_for_nothing(page: Page, report: str) -> None:
+    assert page.sources
+    assert all(source.startswith("data:") for source in page.sources)
+    style = report.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert not re.findall(r"https?://", report)
+
+
+def test_films_have_their_outcomes_border(page: Page, report: str) -> None:
+    assert page.films.count("failure") >= 2
+    assert page.films.count("success") >= 4
+    assert report.count("data:video/mp4;base64,AAAA") == len(page.films)
+    assert len(report) < 6_000_000
+
+
+def test_exhibits_are_the_first_of_every_task(made: Make) -> None:
+    def pair(index: int, task: str, outcome: str = "success", goal: int = 0) -> tuple[Job, EpisodeResult]:
+        from verbot.contracts import EpisodeRequest
+
+        return Job("policy", EpisodeRequest(task=task, index=index)), made(index, outcome, task=task, goal_index=goal)
+
+    main = [pair(i, task, "failure" if i == 1 else "success") for i in range(4) for task in ("go", "visit")]
+    scenes = [pair(i, "go", "error" if i == 0 else "success", goal) for i in range(3) for goal in range(2)]
+    chosen = choose(main, scenes, 9)
+    told = [(e.room, e.result.task, e.result.index) for e in chosen]
+    assert [t for t in told if t[0] == "failures"] == [("failures", "go", 1), ("failures", "visit", 1)]
+    assert [t[1:] for t in told if t[0] == "counterfactual"] == [("go", 1), ("go", 1)]  # whole scenes without errors
+    assert [t[1:] for t in told if t[0] == "successes"] == [("go", 0), ("visit", 0), ("go", 2), ("visit", 2), ("go", 3)]
+    assert choose(main, scenes, 0) == []
+
+
+def test_reasons_say_what_went_wrong(made: Make) -> None:
+    assert wording.reason(made(0)) == ""
+    assert wording.reason(made(0, "failure", engaged=None)) == "touched nothing"
+    assert wording.reason(made(0, "failure", engaged="blue")) == "went for the blue"
+    assert wording.reason(made(0, "failure", final_error_m=0.124)) == "right thing, 12 cm off at the end"
+    assert wording.reason(made(0, "failure", named=None, final_error_m=None)) == "not done in time"
