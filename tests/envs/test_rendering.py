@@ -84,3 +84,14 @@ def test_importing_the_package_loads_no_simulator():
     code = "import sys, verbot.envs; print([m for m in ('mujoco', 'OpenGL', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_pictures_for_people_leave_what_policies_see_as_it_is():
+    env = make_env("tabletop-starter")
+    before = env.reset(seed=0)[0]["images"]
+    pictures = {quality: env.picture("front", 200, quality) for quality in rendering.QUALITIES}
+    after = env.reset(seed=0)[0]["images"]
+    np.testing.assert_array_equal(before["front"], after["front"])
+    assert all(picture.shape == (200, 200, 3) for picture in pictures.values())
+    darker = (pictures["shadows"].astype(int).sum(-1) < pictures["fine"].astype(int).sum(-1) - 60).mean()
+    assert 0.002 < darker < 0.3  # there are shadows, in places

@@ -177,10 +177,10 @@ class TabletopEnv(gymnasium.Env):
 
         return TabletopExpert(clean, stream, noise, seed)
 
-    def picture(self, camera: str = "front", size: int = 256) -> UInt8Array:
-        """A picture (size, size, 3) of the present state, at most 640 pixels wide."""
+    def picture(self, camera: str = "front", size: int = 256, quality: str = "fine") -> UInt8Array:
+        """A picture (size, size, 3) of the present state for people, at most 640 pixels wide; see `rendering.QUALITIES`."""
         self._current()
-        return self._renderer.render(self._physics.data, (camera,), size, size, fine=True)[camera]
+        return self._renderer.render(self._physics.data, (camera,), size, size, quality)[camera]
 
     @property
     def physics(self) -> Physics:

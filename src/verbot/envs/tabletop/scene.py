@@ -58,11 +58,12 @@ def _mjcf(config: SceneConfig) -> str:
 <mujoco model="verbot tabletop">
   <compiler angle="radian" autolimits="true"/>
   <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
+  <statistic center=".5 0 0" extent="1"/>
   <visual>
     <global offwidth="640" offheight="640"/>
     <quality shadowsize="0" numquads="1"/>
     <headlight ambient=".40 .40 .40" diffuse="0 0 0" specular="0 0 0"/>
-    <map znear="0.01" zfar="20"/>
+    <map znear="0.01" zfar="20" shadowclip="0.7"/>
   </visual>
   <default>
     <geom solref="0.01 1"/>
