@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 REGISTRIES = {
     "envs": "verbot.envs:envs",
     "recipes": "verbot.recipes:recipes",
-    "vision-encoders": "verbot.models:vision_encoders",
-    "language-encoders": "verbot.models:language_encoders",
-    "state-encoders": "verbot.models:state_encoders",
-    "fusions": "verbot.models:fusions",
-    "heads": "verbot.models:heads",
+    "vision-encoders": "verbot.models.parts:vision_encoders",
+    "language-encoders": "verbot.models.parts:language_encoders",
+    "state-encoders": "verbot.models.parts:state_encoders",
+    "fusions": "verbot.models.parts:fusions",
+    "heads": "verbot.models.parts:heads",
 }
 Kind = Literal["envs", "recipes", "vision-encoders", "language-encoders", "state-encoders", "fusions", "heads"]
 Mode = Literal["canonical", "paraphrase", "blank", "counterfactual", "composition"]
@@ -119,10 +119,13 @@ def train(
         set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
         seed: of everything; otherwise the recipe's own.
     """
+    from verbot.recipes.api import assignments
     from verbot.recipes.api import train as run
 
-    budget = {name: value for name, value in (("minutes", minutes), ("samples", samples), ("steps", steps)) if value is not None}
-    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **_fields(set))
+    budget: dict[str, Any] = {
+        name: value for name, value in (("minutes", minutes), ("samples", samples), ("steps", steps)) if value is not None
+    }
+    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **assignments(set))
     speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
     print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
     return 0
@@ -381,23 +384,6 @@ def _show(summary: Summary) -> None:
 
 def _typed() -> str:
     return shlex.join(["verbot", *sys.argv[1:]])
-
-
-def _fields(assignments: Sequence[str]) -> dict[str, Any]:
-    """``("augment.relabel=0.5", "keep=best")`` as ``{"augment": {"relabel": 0.5}, "keep": "best"}``; values are YAML."""
-    import yaml
-
-    fields: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {assignment!r} is not of the form name=value")
-        *outer, last = name.split(".")
-        inner = fields
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[last] = yaml.safe_load(value)
-    return fields
 
 
 def _overview() -> str:

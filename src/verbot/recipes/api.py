@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from verbot.contracts import Policy
+from verbot.errors import ConfigError
 from verbot.evaluation import PolicySource, Summary
 from verbot.evaluation import evaluate as measure
 from verbot.recipes.config import RunConfig, change, resolve
@@ -88,6 +91,26 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
         >>> folder.cleanup()
     """
     return measure(_source(policy), suite, out=out, **settings)
+
+
+def assignments(words: Sequence[str]) -> dict[str, Any]:
+    """Settings as a person types them; values are YAML.
+
+    Example:
+        >>> assignments(["augment.relabel=0.5", "keep=best"])
+        {'augment': {'relabel': 0.5}, 'keep': 'best'}
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{word!r} is not of the form name=value")
+        *outer, last = name.split(".")
+        inner = settings
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = yaml.safe_load(value)
+    return settings
 
 
 def _source(policy: str | Path | Policy) -> PolicySource | str:

@@ -56,8 +56,8 @@ class RemotePolicy:
             raise WireError(f"the connection to {self.url} broke: {error}") from error
         answer = self._receive()
         if isinstance(answer.get("error"), dict):
-            error = answer["error"]
-            raise WireError(f"{self.url} answered {error.get('kind')}: {error.get('message')}")
+            fault = answer["error"]
+            raise WireError(f"{self.url} answered {fault.get('kind')}: {fault.get('message')}")
         if answer.get("id") != self._count:
             raise WireError(f"{self.url} answered request {answer.get('id')!r}; expected {self._count}")
         chunks = answer.get("chunks")

@@ -1,0 +1,55 @@
+"""A new action head in one file: register it, and any network can be built with it by name.
+
+To use it in commands too, install it as a package with this entry point:
+
+    [project.entry-points."verbot.heads"]
+    bounded = "own_head:Bounded"
+
+Run it: python examples/own_head.py [FOLDER]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import verbot
+from verbot.models.parts import heads
+from verbot.models.tokens import Batch, Sizes, TokenGroup
+
+
+@heads.register("bounded")
+class Bounded(nn.Module):
+    """Actions through a tanh, at most `reach` standard deviations from the mean; Huber loss."""
+
+    def __init__(self, sizes: Sizes, width: int, count: int, reach: float = 4.0):
+        super().__init__()
+        self.chunk, self.reach = sizes.chunk, reach
+        self.out = nn.Linear(width, sizes.chunk * sizes.action_size)
+
+    def forward(self, fused: TokenGroup) -> Tensor:
+        return self.reach * torch.tanh(self.out(fused.mean())).unflatten(-1, (self.chunk, -1))  # (b, k, a)
+
+    def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        error = nn.functional.huber_loss(self(fused), batch.actions, reduction="none").mean(-1)
+        valid = batch.actions_mask.to(error.dtype)
+        return {"action": (error * valid).sum() / valid.sum().clamp(min=1)}
+
+    def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        return self(fused)
+
+
+def main(folder: Path, steps: int = 10) -> verbot.Policy:
+    """Train the tiny recipe with this head and load what was saved."""
+    network = {"head": {"name": "bounded", "options": {"reach": 3.0}}}
+    result = verbot.train("tiny", out=folder, network=network, steps=steps, progress=False)
+    policy = verbot.load_policy(result.policy)
+    print(f"{type(policy.network.head).__name__} head, loss {result.loss:.3f} after {result.steps} steps")
+    return policy
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/own_head"))

@@ -1,0 +1,50 @@
+"""The public API once around: collect, look, train, predict, act, measure. Everything tiny, so the robot learns nothing.
+
+Run it: python examples/tour.py [FOLDER]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import verbot
+
+
+def main(folder: Path, recipe: str = "tiny") -> float:
+    """Returns the success rate (of a policy that was trained for seconds)."""
+    # Demonstrations by the scripted expert; the same call continues after an interruption.
+    verbot.collect("tabletop-starter", folder / "demos", 4, workers=1, options={"image_size": 32}, progress=False)
+    dataset = verbot.open_dataset(folder / "demos")
+    episode = dataset[0]
+    print(f"{len(dataset)} episodes; the first: {episode.instruction!r}, {episode.actions.shape[0]} frames")
+    print("front camera:", episode.images("front").shape, "state:", episode.states.shape)
+
+    result = verbot.train(recipe, out=folder / "run", data=folder / "demos", progress=False)
+    policy = verbot.load_policy(result.policy)
+
+    env = verbot.make_env("tabletop-starter", image_size=32)
+    record, info = env.reset(seed=0, options={"task": "pick"})
+    (chunk,) = policy.predict([verbot.Observation(**record)])
+    print(f"told {info['instruction']!r}, it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
+    for action in chunk.values:
+        record, *_ = env.step(action)
+    env.close()
+
+    summary = verbot.evaluate(
+        result.policy,
+        out=folder / "evaluation",
+        episodes=2,
+        conditions=(),
+        baselines=False,
+        videos=0,
+        workers=1,
+        options={"image_size": 32},
+        progress=False,
+    )
+    print(summary.table())
+    return summary.metrics["success_rate"].value
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/tour"))

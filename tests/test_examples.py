@@ -1,0 +1,77 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import verbot
+from verbot.contracts import Env, Expert
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture
+def example(request):
+    """The module of an example, forgotten afterwards."""
+    name = request.param
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize("example", ["tour"], indirect=True)
+def test_tour(example, tmp_path, capsys):
+    assert 0 <= example.main(tmp_path) <= 1
+    out = capsys.readouterr().out
+    assert "4 episodes" in out
+    assert "success_rate" in out
+
+
+@pytest.mark.parametrize("example", ["own_head"], indirect=True)
+def test_own_head(example, tmp_path):
+    policy = example.main(tmp_path, steps=3)
+    assert isinstance(policy.network.head, example.Bounded)
+    assert policy.network.head.reach == 3.0
+
+
+@pytest.mark.parametrize("example", ["own_env"], indirect=True)
+def test_own_env(example, tmp_path):
+    env = verbot.make_env("dots")
+    assert isinstance(env, Env)
+    assert isinstance(env.expert(), verbot.Agent)
+    assert hasattr(env.expert(), "label") and hasattr(Expert, "label")
+    assert example.main(tmp_path, episodes=5) == 5
+    first, again = (env.reset(seed=3, options={"index": 7})[0] for _ in range(2))
+    np.testing.assert_array_equal(first["images"]["top"], again["images"]["top"])
+
+
+@pytest.mark.parametrize("example", ["own_format"], indirect=True)
+def test_own_format(example, tmp_path):
+    rng = np.random.default_rng(0)
+    source = tmp_path / "raw"
+    source.mkdir()
+    arrays = []
+    for i in range(3):
+        arrays.append({name: rng.uniform(0, 1, (6, 7)).astype(np.float32) for name in ("joints", "commands")})
+        np.savez(source / f"{i}.npz", task=f"task {i}", images=rng.integers(0, 255, (6, 16, 24, 3), np.uint8), **arrays[i])
+    assert example.import_folder(source, tmp_path / "set") == 3
+    dataset = verbot.open_dataset(tmp_path / "set")
+    assert [episode.instruction for episode in dataset] == ["task 0", "task 1", "task 2"]
+    np.testing.assert_array_equal(dataset[1].actions, arrays[1]["commands"])
+    assert dataset[2].images("side").shape == (6, 16, 24, 3)
+    assert example.import_folder(source, tmp_path / "set") == 3
+
+
+@pytest.mark.parametrize("example", ["serve"], indirect=True)
+def test_serve(example, tmp_path):
+    verbot.train("tiny", out=tmp_path, steps=1, progress=False)
+    assert example.main(verbot.load_policy(tmp_path / "policy")) == 0.0
+
+
+def test_every_example_is_tested():
+    text = Path(__file__).read_text()
+    assert all(f'"{path.stem}"' in text for path in EXAMPLES.glob("*.py"))
