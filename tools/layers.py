@@ -23,7 +23,6 @@ LEVELS = {
     "configuration": 1,
     "processes": 1,
     "progress": 1,
-    "progress": 1,
     "transforms": 2,
     "film": 2,
     "statistics": 2,
