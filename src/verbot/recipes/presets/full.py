@@ -6,6 +6,7 @@ from verbot.collection import CollectConfig
 from verbot.evaluation import EvaluationConfig
 from verbot.recipes import recipes
 from verbot.recipes.config import HERE, RunConfig, members
+from verbot.recipes.presets.starter import NETWORK
 from verbot.training import AugmentConfig, DaggerConfig, TrainConfig
 
 SUITE, BATCH = "tabletop-full", 64
@@ -20,9 +21,11 @@ def full_hour() -> RunConfig:
         collection=CollectConfig(env=SUITE, episodes=5500),
         training=TrainConfig(
             datasets=HERE,
+            network=NETWORK,
             minutes=50.0,
             batch_size=BATCH,
-            augment=AugmentConfig(relabel=0.3),
+            learning_rate=2e-3,
+            augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
             dagger=DaggerConfig(rounds=3, env=SUITE, episodes=550),
             processes=members(BATCH),
         ),
