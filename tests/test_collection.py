@@ -1,0 +1,162 @@
+"""Collection: what is saved, that it is a function of its seed, and that an interruption costs nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from verbot import collection
+from verbot.collection import CollectConfig, LeadIn, collect, demonstrate, request_for
+from verbot.contracts import observation_from_env
+from verbot.data import open_dataset
+from verbot.envs import make_env
+from verbot.errors import ConfigError, DataError, SimulationError
+
+OPTIONS = {"image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def env():
+    with closing(make_env("tabletop-starter", **OPTIONS)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "whole"
+    return collect("tabletop-starter", path, 5, seed=3, workers=2, options=OPTIONS, progress=False)
+
+
+def contents(path):
+    return [
+        (e.instruction, e.states.tobytes(), e.actions.tobytes(), e.images("front").tobytes(), dict(e.extras)["request"])
+        for e in open_dataset(path)
+    ]
+
+
+def test_what_an_episode_holds(demos):
+    dataset = open_dataset(demos.path)
+    assert (demos.episodes, len(dataset), demos.frames) == (5, 5, sum(len(e) for e in dataset))
+    assert demos.attempts == demos.episodes + demos.failures + demos.errors
+    tasks = [dataset[i].extras["goal"]["verb"] for i in range(3)]
+    assert demos.failures or sorted(tasks) == ["pick", "push", "put"]
+    for episode in dataset:
+        extras = episode.extras
+        assert extras["success"] is True
+        assert episode.instruction in extras["instructions"]
+        assert len(extras["instructions"]) >= 3
+        assert extras["feasible"][0] == extras["goal"]
+        assert len(extras["grounding"]) == len(extras["feasible"]) >= 3
+        assert 0 < extras["engaged_frame"] < len(episode)
+        assert extras["request"]["split"] == "train"
+        assert set(episode.calibration) == {"front", "wrist"}
+
+
+def test_an_interrupted_collection_becomes_the_same_dataset(demos, tmp_path):
+    script = (
+        "from verbot.collection import collect\n"
+        f"collect('tabletop-starter', {str(tmp_path / 'cut')!r}, 5, seed=3, workers=1, options={OPTIONS}, progress=False)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    journal = tmp_path / "cut"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and _saved(journal) < 2:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert _saved(journal) >= 2
+    result = collect("tabletop-starter", journal, 5, seed=3, workers=1, options=OPTIONS, progress=False)
+    assert contents(journal) == contents(demos.path)
+    assert (result.episodes, result.attempts, result.failures) == (5, demos.attempts, demos.failures)
+
+
+def _saved(path) -> int:
+    try:
+        return len(open_dataset(path))
+    except DataError:
+        return 0
+
+
+def test_labels_are_clean_while_noise_is_executed(env):
+    request = request_for(CollectConfig(seed=1), env.tasks, 0)
+    executed, labels = [], []
+    genuine = env.step
+
+    def step(action):
+        executed.append(np.array(action))
+        return genuine(action)
+
+    env.step = step
+    try:
+        record = demonstrate(env, request, noise=0.3, seed=1, index=0).record
+    finally:
+        del env.step
+    assert record is not None
+    labels, executed = record.actions, np.stack(executed)
+    assert labels.shape == executed.shape
+    assert np.abs(labels - executed).max() > 0.005
+    expert, (observation, _) = env.expert(), env.reset(seed=1, options=request)
+    expert.reset(observation["instruction"])
+    np.testing.assert_allclose(labels[0], expert.act(observation_from_env(observation)), atol=1e-6)
+
+
+def test_a_lead_in_is_not_recorded(env):
+    class Still:
+        def reset(self, instruction):
+            self.steps = 0
+
+        def act(self, observation):
+            self.steps += 1
+            return np.array([0, 0, -0.02, 0, 0, 0, 1], np.float32)
+
+    agent, request = Still(), request_for(CollectConfig(seed=1), env.tasks, 0)
+    whole = demonstrate(env, request, noise=0.0, seed=1, index=0)
+    after = demonstrate(env, request, noise=0.0, seed=1, index=0, lead_in=LeadIn(agent, 4))
+    assert agent.steps == 4
+    assert after.record is not None
+    assert not np.allclose(after.record.states[0], whole.record.states[0])
+    assert np.allclose(after.record.states[0][2], whole.record.states[0][2] - 0.08, atol=0.03)
+
+
+def test_an_agent_that_never_ends_leaves_nothing(env):
+    class Still:
+        def reset(self, instruction):
+            pass
+
+        def act(self, observation):
+            return np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+
+    attempt = demonstrate(env, request_for(CollectConfig(), env.tasks, 0), 0.0, 0, 0, LeadIn(Still(), 10_000))
+    assert (attempt.record, attempt.over, attempt.error) == (None, True, None)
+
+
+def test_a_fault_is_an_error_not_a_failure(env, monkeypatch):
+    def fault(action):
+        raise SimulationError("NaN in qpos")
+
+    monkeypatch.setattr(env, "step", fault)
+    attempt = demonstrate(env, request_for(CollectConfig(), env.tasks, 0), 0.0, 0, 0)
+    assert (attempt.record, attempt.error) == (None, "NaN in qpos")
+
+
+def test_tasks_take_turns_in_an_order_of_the_seed():
+    tasks = ("a", "b", "c")
+    requests = [request_for(CollectConfig(seed=2, axes={"lighting": 1}), tasks, i) for i in range(30)]
+    assert all({r["task"] for r in requests[i : i + 3]} == set(tasks) for i in range(0, 30, 3))
+    assert len({tuple(r["task"] for r in requests[i : i + 3]) for i in range(0, 30, 3)}) > 1
+    assert requests[7]["axes"] == {"lighting": 1}
+    assert [r["index"] for r in requests] == list(range(30))
+
+
+def test_wrong_tasks_and_a_hopeless_expert_are_told(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="has no task stir; it has pick, push, put"):
+        collect("tabletop-starter", tmp_path / "a", 1, tasks=("stir",), options=OPTIONS)
+    monkeypatch.setattr(collection, "attempts", lambda *args: (collection.Attempt(i, None) for i in args[1]))
+    with pytest.raises(DataError, match="only 0 of 2 demonstrations after 24 attempts"):
+        collect("tabletop-starter", tmp_path / "b", 2, options=OPTIONS, progress=False)
