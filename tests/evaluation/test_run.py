@@ -111,6 +111,11 @@ def test_a_policy_that_does_not_load_stops_the_run(tmp_path: Path) -> None:
         evaluate(tmp_path, "unloadable")
 
 
+def test_a_policy_for_another_robot_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="made for camera 'front' of 32×32; the env has 'front' of 16×16"):
+        evaluate(tmp_path, "misfit")
+
+
 def test_a_worker_that_dies_costs_its_own_episodes_only(tmp_path: Path) -> None:
     summary = evaluate(tmp_path, "listening", {"kills": (3,)}, workers=2, slots=1, conditions=(), baselines=False)
     assert 1 <= summary.errors < 8

@@ -138,5 +138,13 @@ def half_deaf() -> ToyPolicy:
     return ToyPolicy(("green",))
 
 
+class MisfitPolicy(ToyPolicy):
+    spec = dataclasses.replace(SPEC, cameras=(Camera("front", 32, 32),))
+
+
+def misfit() -> ToyPolicy:
+    return MisfitPolicy()
+
+
 def unloadable() -> ToyPolicy:
     raise ValueError("these weights are torn")

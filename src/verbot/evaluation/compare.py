@@ -131,9 +131,7 @@ def _cells(row: Row, label: str) -> tuple[str, ...]:
 def _load(folder: Path, player: str) -> Mapping[str, EpisodeResult]:
     path = folder / "results.jsonl"
     if not path.is_file():
-        raise ConfigError(
-            f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one"
-        )
+        raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one")
     # Whoever was tested is "the policy" here, also where that was the expert itself.
     tested = _tested(folder) if player == "policy" else player
     results = [result for result in read_results(path) if result.player == tested]

@@ -42,6 +42,7 @@ def work(channel: Channel) -> None:
     """A setup, then jobs until None, each answered with its result, then errands, each answered."""
     setup: Setup = channel.receive()
     stage = Stage(setup.worlds, setup.policy.load() if setup.policy else None, setup.make_agent, setup.slots)
+    stage.check()
     channel.send("ready")
     for result in stage.play(iter(channel.receive, None)):
         channel.send(result)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, observation_from_env
-from verbot.errors import SimulationError
+from verbot.errors import SimulationError, SpecError
 from verbot.evaluation.players import SCRIPTED, AgentFactory, scripted
 from verbot.evaluation.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -89,6 +89,26 @@ class Stage:
         self._worlds, self._policy, self._make_agent, self._slots = worlds, policy, make_agent, slots
         self._idle: dict[bool, list[Env]] = {True: [], False: []}  # by whether they are seeing
 
+    def check(self) -> None:
+        """Raise `SpecError` unless the policy was made for what the env shows and takes."""
+        if self._policy is None:
+            return
+        env = self._worlds.seeing()
+        self._idle[True].append(env)
+        made_for, has = self._policy.spec, env.robot_spec
+        sizes = {camera.name: (camera.height, camera.width) for camera in has.cameras}
+        for camera in made_for.cameras:
+            if sizes.get(camera.name) != (camera.height, camera.width):
+                raise SpecError(
+                    f"the policy was made for camera {camera.name!r} of {camera.height}×{camera.width}; the env has "
+                    f"{', '.join(f'{name!r} of {h}×{w}' for name, (h, w) in sizes.items())}. Choose the env's options to fit"
+                )
+        if (made_for.state_size, made_for.action_size) != (has.state_size, has.action_size):
+            raise SpecError(
+                f"the policy was made for {made_for.state_size} state and {made_for.action_size} action numbers; "
+                f"the env has {has.state_size} and {has.action_size}"
+            )
+
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Results in the order in which the episodes end."""
         waiting, live, more = iter(jobs), list[Episode](), True
@@ -111,20 +131,20 @@ class Stage:
                     yield result
 
     def time_predictions(self, jobs: Iterable[Job], count: int) -> list[float]:
-        """Seconds of `count` predictions from one observation each, made while acting; the first three warm up, untimed."""
+        """Seconds of `count` predictions from one observation each, made while acting; the first three warm up and are dropped."""
         seconds: list[float] = []
         for job in jobs:
             begun = self._begin(job)
             while isinstance(begun, Episode):
+                fault: Exception | None = None
                 if (wanted := begun.wants()) is not None and self._policy is not None:
                     start = time.perf_counter()
-                    chunk = self._policy.predict([wanted])[0]
+                    fault = self._predict([begun]).get(id(begun))
                     seconds.append(time.perf_counter() - start)
-                    cast(ChunkedAgent, begun.agent).give(chunk)
                 if len(seconds) >= count + 3:
                     self._leave(begun)
                     return seconds[3:]
-                if self._step(begun, None) is not None:
+                if self._step(begun, fault) is not None:
                     break
         return seconds[3:]
 
