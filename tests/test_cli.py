@@ -23,9 +23,9 @@ def run(capsys, *arguments):
 
 
 def commands_in(text):
-    """Command lines in shell blocks and in docstrings' examples."""
-    lines = re.findall(r"^(?:Example: |\$ )?(?:\.venv/bin/)?(verbot [a-z].*?)(?:\s+#.*)?$", text, re.MULTILINE)
-    return [line.rstrip("\\ ") for line in lines]
+    """Command lines in shell blocks, and in docstrings' examples."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    return re.findall(r"^(verbot .*)$", blocks, re.MULTILINE) + re.findall(r"^\s*Example: (verbot .*)$", text, re.MULTILINE)
 
 
 def parse(line):
@@ -55,7 +55,7 @@ def test_every_command_explains_itself_with_an_example_that_parses(capsys, name)
     code, out, _ = run(capsys, *name.split(), "--help")
     assert code == 0
     assert f"Example: verbot {name}" in out
-    examples = commands_in("\n".join(line.strip() for line in cli.COMMANDS[name].__doc__.splitlines()))
+    examples = commands_in(cli.COMMANDS[name].__doc__)
     assert examples
     for example in examples:
         parse(example)

@@ -249,7 +249,19 @@ class Policy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """The policy saved in a directory, ready to predict: `Policy.load`."""
+    """The policy saved in a directory, verified and ready to predict.
+
+    Raises:
+        PolicyError: the directory is incomplete, or is not a policy's.
+        CorruptFileError: a file has changed since it was saved.
+
+    Example:
+        >>> import tempfile, verbot
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     policy = load_policy(verbot.train("tiny", out=folder, steps=1, progress=False).policy)
+        >>> policy.spec.camera_names, policy.config.chunk
+        (('front', 'wrist'), 4)
+    """
     return Policy.load(path)
 
 

@@ -22,7 +22,6 @@ from verbot.spec import UInt8Array
 SCENES = 250  # looked at before giving up
 ENOUGH = 6  # scenes that hold the named things; their best goal is taken
 AFTERGLOW_S = 1.0  # filmed after the end
-SIZE = 256  # of each view, pixels
 NOUNS = {other: noun for noun, others in SYNONYMS.items() for other in (noun, *others)}
 NAME = re.compile(rf"\b({'|'.join(COLORS)})\s+({'|'.join(NOUNS)})\b")
 
@@ -40,13 +39,20 @@ class Watched:
     seconds: float
 
 
-def watch(text: str, make_agent: Callable[[Env], Agent], suite: str = "tabletop-starter", scene: int | None = None) -> Watched:
+def watch(
+    text: str,
+    make_agent: Callable[[Env], Agent],
+    suite: str = "tabletop-starter",
+    scene: int | None = None,
+    height: int = 256,
+) -> Watched:
     """Let an agent obey `text` in a scene where that is feasible.
 
     Args:
         make_agent: the one who acts, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
         suite: the env.
         scene: the index of a test scene; None looks for one that holds the things named in `text`.
+        height: of each view in the film, pixels.
 
     Raises:
         ConfigError: nothing of what can be done in `suite` (or in this scene) is like `text`.
@@ -61,17 +67,17 @@ def watch(text: str, make_agent: Callable[[Env], Agent], suite: str = "tabletop-
         record, info = env.reset(seed=0, options={**options, "text": text})
         agent = make_agent(env)
         agent.reset(text)
-        rate, seen, over = env.robot_spec.rate_hz, [_views(env, record)], False
+        rate, seen, over = env.robot_spec.rate_hz, [_views(env, record, height)], False
         while not over:
             action = agent.act(observation_from_env(record, (len(seen) - 1) / rate))
             record, _, terminated, truncated, info = env.step(action)
-            seen.append(_views(env, record))
+            seen.append(_views(env, record, height))
             over = terminated or truncated
     if info["error"]:
         raise SimulationError(str(info["error"]))
     border = film.GREEN if info["success"] else film.RED
-    frames = [film.compose(views, text) for views in seen]
-    frames += [film.compose(seen[-1], text, border=border)] * round(AFTERGLOW_S * rate)
+    frames = [film.compose(views, text, height) for views in seen]
+    frames += [film.compose(seen[-1], text, height, border)] * round(AFTERGLOW_S * rate)
     return Watched(frames, rate, text, dict(info["goal"]), options["index"], bool(info["success"]), (len(seen) - 1) / rate)
 
 
@@ -112,10 +118,10 @@ def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]
     )
 
 
-def _views(env: Env, record: Mapping[str, Any]) -> dict[str, UInt8Array]:
+def _views(env: Env, record: Mapping[str, Any], size: int) -> dict[str, UInt8Array]:
     """Larger pictures than the policy's, where the env can draw them."""
     picture = getattr(env, "picture", None)
-    return {name: picture(name, SIZE) if picture else image for name, image in record["images"].items()}
+    return {name: picture(name, size) if picture else image for name, image in record["images"].items()}
 
 
 def _likeness(text: str, goal: Mapping[str, Any]) -> float:
