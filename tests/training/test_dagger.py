@@ -1,0 +1,86 @@
+"""Corrections: gathered at the right steps, from where the policy led, mixed in, and repeated to the bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_loop import same
+from toys import SMALL
+
+from verbot.collection import collect
+from verbot.data import open_dataset
+from verbot.errors import TrainingError
+from verbot.training import DaggerConfig, TrainConfig, dagger, read_log, train
+from verbot.training.checkpoint import Progress
+
+OPTIONS = {"image_size": 16}
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "demos"
+    collect("tabletop-starter", path, 3, workers=1, options=OPTIONS, progress=False)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(demos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return train(settings(demos), out, progress=False), out
+
+
+def settings(demos, **changes) -> TrainConfig:
+    correct = DaggerConfig(rounds=1, env="tabletop-starter", options=OPTIONS, episodes=2, max_steps=6, execute=2, first=0.5)
+    return TrainConfig(
+        datasets=(demos,), network=SMALL, steps=6, batch_size=4, validation_share=0.0, log_every=1, checkpoint_every=2,
+        **{"dagger": correct, **changes},
+    )  # fmt: skip
+
+
+def test_rounds_are_spread_between_first_and_last():
+    config = DaggerConfig(rounds=3, first=0.2, last=0.8)
+    seen, now = [], Progress(total=100)
+    for step in range(100):
+        now.step = step
+        while dagger.due(config, now):
+            seen.append(step)
+            now.rounds += 1
+    assert seen == [20, 50, 80]
+    assert not dagger.due(config, Progress(step=99, total=None))
+    assert not dagger.due(DaggerConfig(), Progress(step=99, total=100))
+
+
+def test_corrections_begin_where_the_policy_led(demos, whole):
+    result, out = whole
+    assert result.corrections == 1
+    corrections = open_dataset(out / "corrections" / "round-1")
+    assert len(corrections) == 2
+    starts = torch.tensor([corrections[i].states[0, :3].tolist() for i in range(2)])
+    home = torch.tensor(open_dataset(demos)[0].states[0, :3].tolist())
+    assert (starts - home).abs().max() > 0.005
+    (line,) = [line for line in read_log(out) if line["kind"] == "corrections"]
+    assert (line["step"], line["episodes"]) == (3, 2)
+    assert not (out / "corrections" / "policy").exists()
+
+
+def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, tmp_path, monkeypatch):
+    genuine = dagger.attempts
+
+    def failing(*args):
+        for number, attempt in enumerate(genuine(*args)):
+            if number:
+                raise KeyboardInterrupt
+            yield attempt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dagger, "attempts", failing)
+        train(settings(demos), tmp_path, progress=False)
+    train(settings(demos), tmp_path, progress=False, stop_at=5)
+    train(settings(demos), tmp_path, progress=False)
+    assert same(whole[1], tmp_path)
+
+
+def test_a_round_that_gathers_nothing_is_an_error(demos, tmp_path, monkeypatch):
+    monkeypatch.setattr(dagger, "attempts", lambda *args: iter(()))
+    with pytest.raises(TrainingError, match="round 1 of corrections gathered nothing"):
+        train(settings(demos), tmp_path, progress=False)
