@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from verbot.configuration import build, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, TrainingError
 from verbot.policy import Policy
+from verbot.progress import Progress as Bar
 from verbot.training import checkpoint, dagger
 from verbot.training.augment import jitter_colors, torch_numbers
 from verbot.training.batches import Supply
@@ -25,7 +27,8 @@ from verbot.training.log import Log
 from verbot.training.optimisation import Optimizer, learning_rate
 
 CONFIG, RESULT, CHECKPOINTS, POLICY = "config.yaml", "result.json", "checkpoints", "policy"
-MEASURE_S = 5.0  # how long a budget in minutes watches the speed before it fixes the number of steps
+READ_TOGETHER = 256  # instructions
+MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # What may differ between a run and its continuation, because no weight depends on it.
 FREE = ("loader_threads", "log_every", "checkpoint_every")
@@ -97,6 +100,7 @@ def run(
     now, tensors = found or (Progress(total=config.total_steps), {})
     supply = Supply(config, out, now.rounds, team.rank)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions, seed=config.seed)
+    _read_ahead(policy, supply.instructions, team, show)
     session = Session(config, out, team, supply, policy, Optimizer(policy.network, config), now, tensors.pop("best", None))
     if found:
         session.optimizer.restore(tensors, now.layout)
@@ -104,6 +108,16 @@ def run(
     with supply, Log(out if team.leads else None, now.step, now.total, show) as log:
         last = _loop(session, log, stop_at)
     return _finish(session, last, card)
+
+
+def _read_ahead(policy: Policy, instructions: Sequence[str], team: Team, show: bool) -> None:
+    """Every instruction once, shared out, so that what a frozen encoder makes of them is cached before speed is measured."""
+    mine = instructions[team.rank :: team.size]
+    with Bar("read", len(mine), "instructions", enabled=show and team.leads) as bar:
+        for start in range(0, len(mine), READ_TOGETHER):
+            policy.network.language.prepare(mine[start : start + READ_TOGETHER])
+            bar.update(min(start + READ_TOGETHER, len(mine)))
+    team.agree()
 
 
 class Session:

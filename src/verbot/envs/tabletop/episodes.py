@@ -21,7 +21,7 @@ from verbot.errors import ConfigError, SimulationError
 SPLITS, WORDINGS, COMPOSITIONS = ("train", "test"), ("canonical", "seen", "unseen", "blank"), ("seen", "unseen")
 LEAST_FEASIBLE = 3
 _TRIES = 2000
-_SAID = 6  # wordings listed per goal
+_SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def _say(goal: Goal, request: EpisodeRequest, rng: np.random.Generator) -> str:
     return known[int(rng.integers(len(known)))]
 
 
-def _some_wordings(goal: Goal, rng: np.random.Generator) -> list[str]:
+def _some_wordings(goal: Goal, rng: np.random.Generator, count: int = _SAID) -> list[str]:
     known = _wordings(tuple(sorted(goal.items())), "seen")
-    return [known[i] for i in rng.permutation(len(known))[:_SAID]]
+    return [known[i] for i in rng.permutation(len(known))[:count]]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -184,7 +184,7 @@ def _wordings(goal: tuple[tuple[str, Any], ...], split: str) -> tuple[str, ...]:
 def _ground(task: Task, layout: Layout, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
     grounding = task.grounding(layout, goal)
     return {
-        "instructions": _some_wordings(goal, rng),
+        "instructions": _some_wordings(goal, rng, _SAID_OF_OTHERS),
         "target_base_m": grounding.target_base_m.tolist(),
         "receptacle_base_m": grounding.receptacle_base_m.tolist(),
     }
