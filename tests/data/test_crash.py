@@ -120,7 +120,7 @@ def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypat
             for _ in range(2):
                 writer = DatasetWriter(root, spec, merge_every=2)
                 try:
-                    for number in range(saved, saved + 3):
+                    for number in range(saved, saved + 2):
                         writer.save_episode(make(number))
                         saved = number + 1
                     writer.close()
@@ -141,4 +141,4 @@ def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypat
         numbers = [episode.extras["number"] for episode in open_dataset(root)]
         assert numbers in ([*range(saved + 1)], [*range(saved + 2)]), stopped_at
         stopped_at += 1
-    assert stopped_at > 40  # every change that two sessions of writing make
+    assert stopped_at > 30  # every change that two sessions of writing make

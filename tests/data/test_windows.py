@@ -53,12 +53,12 @@ def test_keypoints_are_the_hindsight_points_seen_in_each_view(dataset, rng):
     windows = Windows(dataset)
     batch = windows.batch(np.arange(len(windows)), rng)
     episode = dataset[0]
-    points = handled_points(episode.states, episode.actions, dataset.spec)
+    points = handled_points(episode.states, episode.actions, dataset.spec, engaged_frame=2)
     matrices = projections(episode.states, dataset.spec, episode.calibration, ("front", "wrist"))
     places, mask = project(matrices, points)
     assert np.array_equal(batch.keypoints[: len(episode)], places) and np.array_equal(batch.keypoints_mask[: len(episode)], mask)
-    # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. The gripper closes at frame 1.
-    x, y, z = episode.states[1, :3]
+    # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. Engaged at frame 2.
+    x, y, z = episode.states[2, :3]
     expected = [(60 * x / (1 - z) + 16) / 16 - 1, (-60 * y / (1 - z) + 12) / 12 - 1]
     assert batch.keypoints[0, 0, 0] == pytest.approx(expected, abs=1e-5) and batch.keypoints_mask[0, 0, 0]
     assert batch.keypoints_mask.any(axis=0).all()
