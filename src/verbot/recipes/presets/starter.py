@@ -27,13 +27,13 @@ def starter() -> RunConfig:
         training=TrainConfig(
             datasets=HERE,
             network=NETWORK,
-            minutes=6.0,
+            minutes=6.5,
             batch_size=BATCH,
             learning_rate=2e-3,
             augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
             processes=members(BATCH),
         ),
-        evaluation=EvaluationConfig(suite=SUITE, episodes=201),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )
 
 
