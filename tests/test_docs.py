@@ -1,0 +1,36 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
+SELF_CONTAINED = ("docs/world.md",)
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_in_the_docs_is_python_and_what_it_imports_exists(page):
+    for block in blocks(page):
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", SELF_CONTAINED)
+def test_code_that_needs_nothing_else_runs(page):
+    assert blocks(page)
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), {})
+
+
+def test_nothing_names_the_machine_it_was_made_on():
+    for folder in ("src", "docs", "examples", "tools", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".html", ".toml", ".yaml", ".json") and path != Path(__file__).resolve():
+                text = path.read_text()
+                found = re.search(r"/(work|root|home)/\w+", text)
+                assert found is None, (path, found)
