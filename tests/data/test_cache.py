@@ -8,6 +8,7 @@ import pytest
 
 from verbot.data import DatasetWriter, FrameCache, cache, open_dataset
 from verbot.data.reader import Episode
+from verbot.errors import DataError
 
 
 @pytest.fixture
@@ -118,3 +119,9 @@ def test_an_unreadable_record_is_made_anew(tmp_path, written, content):
     record.write_text(content)
     assert_right(open_dataset(tmp_path / "d"))
     assert len(json.loads(record.read_text())["digests"]) == 7
+
+
+def test_a_place_that_cannot_be_written_is_said_so(written, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be kept in .*file/frames.*choose another folder"):
+        FrameCache(open_dataset(written), ["front"], folder=tmp_path / "file/frames")

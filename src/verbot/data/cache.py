@@ -60,10 +60,15 @@ class FrameCache:
     def _open(self, camera: str) -> UInt8Array:
         if not len(self._dataset):
             raise DataError(f"{self._dataset.root} has no episodes yet")
-        with lock(self._folder / f"{camera}.lock", wait=True, holder="another process is decoding"):
-            path, done, height, width = self._state(camera)
-            if done < len(self._dataset):
-                height, width = self._fill(camera, path, done)
+        try:
+            with lock(self._folder / f"{camera}.lock", wait=True, holder="another process is decoding"):
+                path, done, height, width = self._state(camera)
+                if done < len(self._dataset):
+                    height, width = self._fill(camera, path, done)
+        except OSError as error:  # no room, or no right to write there
+            raise DataError(
+                f"decoded frames cannot be kept in {self._folder}: {error.strerror}; choose another folder"
+            ) from error
         shape = (int(self._ends[-1]), height, width, 3)
         if path.stat().st_size < np.prod(shape, dtype=np.int64):
             raise CorruptFileError(path, f"is shorter than its {shape[0]} frames; remove it and it is made anew")
