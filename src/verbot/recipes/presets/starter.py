@@ -14,6 +14,7 @@ SUITE, BATCH = "tabletop-starter", 64
 NETWORK = NetworkConfig(
     vision=Part("query_conv", {"channels": 24, "features": 48}),
     language=Part("minilm", {"depth": 3}),
+    fusion=Part("mlp", {"hidden": 352}),  # with which the weights stay below 5 MB
 )
 
 
