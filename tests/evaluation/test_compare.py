@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from verbot.errors import ConfigError
-from verbot.evaluation.compare import compare
+from verbot.evaluation.compare import compare, compare_policies
 from verbot.evaluation.results import EpisodeResult, Journal
 
 Make = Callable[..., EpisodeResult]
@@ -57,6 +57,14 @@ def test_a_policy_against_the_expert(tmp_path: Path, made: Make) -> None:
     key = made(0).key.replace("policy/", "expert/")
     b = save(tmp_path / "b", [made(0, key=key, player="expert")], "expert")
     assert compare(a, b).conditions[0].only_second == 1
+
+
+def test_two_policies_on_the_real_tabletop(tmp_path: Path) -> None:
+    found = compare_policies("expert", "random", "tabletop-starter", out=tmp_path, episodes=6, workers=1, progress=False)
+    assert (found.first, found.second) == ("expert", "random")
+    assert found.conditions[0].only_first == 6
+    assert found.conditions[0].p == pytest.approx(2 / 64)
+    assert [row.group for row in found.tasks] == ["pick", "push", "put"]
 
 
 def test_nothing_in_common_and_nothing_at_all_teach(tmp_path: Path, made: Make) -> None:

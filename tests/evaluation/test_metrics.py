@@ -104,6 +104,15 @@ def test_what_was_not_played_is_not_reported(made: Make) -> None:
     assert not {"spl", "paraphrase_retention", "language_sensitivity", "strict_counterfactual"} & set(found)
 
 
+def test_an_axis_at_several_strengths(made: Make) -> None:
+    conditions = {"canonical": [made(i) for i in range(4)]}
+    for strength, solved in ((1, 4), (2, 2)):
+        results = [made(i, "success" if i < solved else "failure", axes={"camera": strength}) for i in range(4)]
+        conditions[f"axis:camera:{strength}"] = results
+    found = metrics.axis_retentions(conditions, conditions["canonical"])
+    assert {name: estimate.value for name, estimate in found.items()} == {"retention_camera_1": 1.0, "retention_camera_2": 0.5}
+
+
 def test_by_task(made: Make) -> None:
     results = [made(0), made(1, "failure"), made(0, task="visit")]
     assert metrics.by_task(results) == {"go": wilson(1, 2), "visit": wilson(1, 1)}

@@ -87,6 +87,15 @@ def test_another_policys_folder_is_refused(tmp_path: Path) -> None:
         evaluate(tmp_path, "half_deaf")
 
 
+def test_the_same_policy_by_another_name_continues(tmp_path: Path) -> None:
+    import toy_world
+
+    evaluate(tmp_path)
+    source = PolicySource("./toy", toy_world.listening, "listening")
+    config = EvaluationConfig(**SMALL)  # type: ignore[arg-type]
+    assert run(source, config, tmp_path, make=toy_world.ToyEnv, progress=False).played == 0
+
+
 @pytest.mark.parametrize("fault", ["broken", "raises"])
 def test_a_fault_is_an_error_and_never_a_failure(tmp_path: Path, fault: str) -> None:
     sound = evaluate(tmp_path / "sound")
@@ -121,6 +130,12 @@ def test_a_worker_that_dies_costs_its_own_episodes_only(tmp_path: Path) -> None:
     assert 1 <= summary.errors < 8
     assert "exit code" in summary.error_messages[0]
     assert summary.metrics["success_rate"].n == 8 - summary.errors
+
+
+def test_the_run_stops_when_no_worker_is_left(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="all evaluation workers died with [0-9]+ episodes left to play"):
+        evaluate(tmp_path, "listening", {"kills": (0,)}, slots=1, conditions=(), baselines=False)
+    assert "error" in {outcome for outcome, *_ in outcomes(tmp_path).values()}
 
 
 def test_scripted_players_can_be_tested_too(tmp_path: Path) -> None:

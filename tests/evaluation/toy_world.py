@@ -57,7 +57,7 @@ class ToyEnv:
         self.steps += 1
         if self.request.index in self.raises and self.steps == 2:
             raise RuntimeError("the toy fell apart")
-        if self.request.index in self.kills:
+        if self.request.index in self.kills and self.request.task == "go":
             os._exit(3)
         self.hand += float(np.clip(action[0], -1, 1))
         near = np.flatnonzero(np.abs(self.places - self.hand) < REACH)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from verbot.evaluation.intervals import Estimate, correlation, mean, proportion, quantile, ratio
@@ -121,11 +121,20 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
             metrics["paraphrase_retention"] = retention(conditions["paraphrase"], reference)
         if "composition" in conditions:
             metrics["composition_retention"] = unpaired_retention(conditions["composition"], reference)
-        for name, results in conditions.items():
-            metrics |= {metric: retention(results, reference) for metric in _axis_metric(name, results)}
+        metrics |= axis_retentions(conditions, reference)
     if expert:
         metrics["spl"] = spl(main, expert)
     return metrics
+
+
+def axis_retentions(conditions: Mapping[str, Results], reference: Results) -> dict[str, Estimate]:
+    """``retention_AXIS`` of each randomisation axis; ``retention_AXIS_STRENGTH`` where it was measured at several."""
+    found = {pair: results for name, results in conditions.items() for pair in _varied(name, results)}
+    several = Counter(axis for axis, _ in found)
+    return {
+        f"retention_{axis}" + (f"_{strength}" if several[axis] > 1 else ""): retention(results, reference)
+        for (axis, strength), results in found.items()
+    }
 
 
 def by_task(results: Results) -> dict[str, Estimate]:
@@ -142,12 +151,10 @@ def paired(first: Results, second: Results) -> list[tuple[bool, bool]]:
     return [(r.success, other[_scene(r)]) for r in _valid(first) if _scene(r) in other]
 
 
-def _axis_metric(condition: str, results: Results) -> list[str]:
-    """``["retention_lighting"]`` for a condition that is canonical but for one axis, else nothing."""
-    axes = {axis for r in results for axis, strength in r.axes.items() if strength}
-    if len(axes) != 1 or not condition.startswith(("axis:", "canonical ")):
-        return []
-    return [f"retention_{axes.pop()}"]
+def _varied(condition: str, results: Results) -> list[tuple[str, int]]:
+    """The one (axis, strength) that a condition varies from the canonical one; empty where it varies none or more."""
+    axes = {(axis, strength) for r in results for axis, strength in r.axes.items() if strength}
+    return list(axes) if len(axes) == 1 and condition.startswith(("axis:", "canonical ")) else []
 
 
 def _valid(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:

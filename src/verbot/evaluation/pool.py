@@ -23,6 +23,11 @@ class Pool:
         self._team, self._slots = list(team), slots
         self._dismissed: set[Worker] = set()
 
+    @property
+    def alive(self) -> bool:
+        """Whether any worker is left for errands."""
+        return bool(self._team)
+
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Every job's result, as the episodes end. A pool plays once.
 

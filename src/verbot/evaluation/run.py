@@ -130,8 +130,8 @@ def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progres
                     bar.update(number)
             seconds = time.monotonic() - started
             main = plan.conditions[config.main]
-            latencies = pool.time_predictions(main, config.latency_calls) if setup.policy else []
-            films = _films(pool, plan, config, journal.done)
+            latencies = pool.time_predictions(main, config.latency_calls) if setup.policy and pool.alive else []
+            films = _films(pool, plan, config, journal.done) if pool.alive else []
     return Played(journal.done, latencies, films, seconds, len(waiting))
 
 
@@ -160,6 +160,8 @@ def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> N
         path.write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
+    if shape["identity"] == earlier.get("identity") != "":
+        earlier["policy"] = shape["policy"]  # the same policy by another name
     other = [f"{name}: {earlier.get(name)!r}, now {value!r}" for name, value in shape.items() if earlier.get(name) != value]
     if other:
         raise ConfigError(f"{out} holds results of another evaluation ({'; '.join(other)}); choose another folder, or delete it")
