@@ -62,3 +62,18 @@ def test_replace_durably_leaves_no_draft(tmp_path):
         checkpoint.replace_durably(tmp_path / "file", content)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"two"
+
+
+def test_the_share_done_follows_a_changing_total_smoothly():
+    now = Progress(total=10)
+    shares = []
+    for step in range(16):
+        if step == 4:
+            now.total = 16  # faster than thought
+        now.advance()
+        shares.append(now.done)
+    assert shares[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert shares[4:] == pytest.approx([0.4 + 0.05 * (i + 1) for i in range(12)])
+    waiting = Progress()
+    waiting.advance()
+    assert (waiting.step, waiting.done) == (1, 0.0)

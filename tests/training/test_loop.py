@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -123,15 +124,26 @@ def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):
     assert not (tmp_path / "policy").exists()
 
 
-def test_a_budget_in_minutes_becomes_steps_that_a_resumed_run_keeps(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MEASURE_S", 0.05)
-    config = toy_config(toy, steps=None, minutes=0.02, validate_every=10_000)
-    result = train(config, tmp_path, progress=False, stop_at=10)
-    progress, _ = checkpoint.load_latest(tmp_path / "checkpoints")
-    if result.finished:
-        assert progress.total == result.steps
-    else:
-        assert train(config, tmp_path, progress=False).steps == progress.total or progress.total is None
+def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_path, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: seconds[0])
+    genuine = loop._descend
+
+    def timed(session):
+        seconds[0] += 1.0 if session.now.step < 20 else 0.5  # twice as fast once caches are warm
+        return genuine(session)
+
+    monkeypatch.setattr(loop, "_descend", timed)
+    config = toy_config(toy, steps=None, minutes=1.0, validate_every=10_000, checkpoint_every=10)
+    paused = train(config, tmp_path, progress=False, stop_at=15)
+    assert not paused.finished
+    result = train(config, tmp_path, progress=False)
+    assert 90 <= result.steps <= 110  # 20 slow ones and 80 fast ones
+    assert 55 <= result.seconds <= 65
+    rates = [line["rate"] for line in read_log(tmp_path) if line["kind"] == "train"]
+    assert rates[5] > 0.9e-3
+    assert rates[-1] < 2e-5
+    assert all(after <= before + 1e-9 for before, after in itertools.pairwise(rates))
 
 
 def test_the_best_validation_is_kept_and_patience_ends_the_run(toy, tmp_path):

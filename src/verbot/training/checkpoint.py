@@ -21,7 +21,8 @@ class Progress:
     """Where a run stands: with the tensors, all that the next step depends on."""
 
     step: int = 0
-    total: int | None = None  # None until a budget in minutes has been turned into steps
+    total: int | None = None  # steps; None until a budget in minutes has been turned into steps
+    done: float = 0.0  # the share of the run that lies behind, which the schedule follows
     skipped: int = 0  # steps without a finite loss, ever
     skipped_in_a_row: int = 0
     best: float | None = None  # the lowest validation loss
@@ -29,6 +30,12 @@ class Progress:
     rounds: int = 0  # of corrections, gathered and in use
     layout: dict[str, list[int]] = field(default_factory=dict)  # of the weight vector
     seconds: float = 0.0  # spent training, over all sessions
+
+    def advance(self) -> None:
+        """One step on; `done` reaches 1 with `total`, smoothly also where `total` changes on the way."""
+        if self.total is not None:
+            self.done += (1.0 - self.done) / max(1, self.total - self.step)
+        self.step += 1
 
 
 def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int = 2) -> Path:

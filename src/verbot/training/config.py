@@ -70,7 +70,8 @@ class TrainConfig:
         network: what is trained.
         steps: optimizer steps.
         samples: training samples; a step uses ``batch_size * accumulation``.
-        minutes: wall-clock; the number of steps is fixed after the first seconds, and from then on part of the checkpoint.
+        minutes: wall-clock. The number of steps follows from the speed, looked at anew with every checkpoint; the schedule keeps
+            to the share of the run that is done. Only a run of `steps` or `samples` can be repeated to the bit.
         batch_size: of all processes together.
         schedule: ``"cosine"`` to zero, ``"step"`` (a tenth at each of `milestones`, shares of the run) or ``"constant"``.
         ema_decay: of the average of the weights, which is what is validated and saved.

@@ -34,10 +34,8 @@ def folder(out: Path, number: int) -> Path:
 
 def due(config: DaggerConfig, now: Progress) -> bool:
     """Whether the next round happens before the next step."""
-    if now.rounds >= config.rounds or now.total is None:
-        return False
     spread = (config.last - config.first) / max(1, config.rounds - 1)
-    return now.step >= round((config.first + spread * now.rounds) * now.total)
+    return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
 
 
 def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, team: Team, log: Log) -> None:

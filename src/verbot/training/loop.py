@@ -96,15 +96,17 @@ def run(
     config: TrainConfig, out: Path, team: Team, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
     """One member's part of `train`."""
+    started = time.monotonic()
     found = checkpoint.load_latest(out / CHECKPOINTS)
     now, tensors = found or (Progress(total=config.total_steps), {})
     supply = Supply(config, out, now.rounds, team.rank)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions, seed=config.seed)
     _read_ahead(policy, supply.instructions, team, show)
-    session = Session(config, out, team, supply, policy, Optimizer(policy.network, config), now, tensors.pop("best", None))
+    optimizer = Optimizer(policy.network, config)
+    session = Session(config, out, team, supply, policy, optimizer, now, tensors.pop("best", None), started)
     if found:
-        session.optimizer.restore(tensors, now.layout)
-    now.layout = session.optimizer.layout
+        optimizer.restore(tensors, now.layout)
+    now.layout = optimizer.layout
     with supply, Log(out if team.leads else None, now.step, now.total, show) as log:
         last = _loop(session, log, stop_at)
     return _finish(session, last, card)
@@ -133,10 +135,13 @@ class Session:
         optimizer: Optimizer,
         now: Progress,
         best: Tensor | None,
+        started: float,
     ):
         self.config, self.out, self.team, self.supply = config, out, team, supply
         self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
-        self._before, self._started, self._mark = now.seconds, time.monotonic(), (0.0, 0)
+        self._before, self._started = now.seconds, started
+        self._first = now.step
+        self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
 
     def seconds(self) -> float:
         """Spent on this run, over all sessions."""
@@ -153,16 +158,19 @@ class Session:
         early = self.config.patience is not None and self.now.since_best >= self.config.patience
         return done or early or self.now.step == stop_at
 
-    def steps_in_budget(self) -> int | None:
-        """How many steps fit into `minutes` at the speed of the last seconds; None until it has been watched long enough."""
-        minutes = self.config.minutes or 0.0
-        if self._mark == (0.0, 0) and self.now.step >= 3:  # the first steps are slow: memory, caches
-            self._mark = (self.seconds(), self.now.step)
-        since, steps = self.seconds() - self._mark[0], self.now.step - self._mark[1]
-        if not self._mark[1] or not steps or since < min(MEASURE_S, 6 * minutes):
-            return None
-        # A little is kept for validation and checkpoints.
-        return self.now.step + max(1, int(0.97 * (60 * minutes - self.seconds()) * steps / since))
+    def keep_to_budget(self) -> bool:
+        """Turn what is left of `minutes` into steps, at the speed since the last time. False while it is too early to say."""
+        if self.config.minutes is None:
+            return False
+        budget, now = 60 * self.config.minutes, self.seconds()
+        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow: memory, caches
+            self._mark = (now, self.now.step)
+        since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
+        total = self.now.step + max(1, round((budget - now) * steps / since)) if since > min(MEASURE_S, 0.1 * budget) else None
+        total = self.team.agree(total)
+        if total is not None:
+            self.now.total, self._mark = total, (now, self.now.step)
+        return total is not None
 
 
 def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
@@ -178,9 +186,9 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
             session.save()
 
         losses = _descend(session)
-        rate = learning_rate(config, now.step, now.total)
+        rate = learning_rate(config, now.step, now.done)
         norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
-        now.step += 1
+        now.advance()
         if math.isfinite(norm):
             now.skipped_in_a_row = 0
             recent.add({**losses, "norm": norm})
@@ -189,10 +197,8 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
             if now.skipped_in_a_row == ROLL_BACK_AFTER:
                 _roll_back(session, log)
 
-        if now.total is None:
-            now.total = team.agree(session.steps_in_budget())
-            if now.total is not None:
-                session.save()
+        if now.total is None and session.keep_to_budget():
+            session.save()
         if now.step % config.log_every == 0:
             last = recent.take()
             log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
@@ -208,6 +214,7 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
             else:
                 now.since_best += 1
         if now.step % config.checkpoint_every == 0:
+            session.keep_to_budget()
             session.save()
     session.save()
     return recent.take() or last

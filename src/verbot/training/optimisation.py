@@ -13,18 +13,15 @@ from verbot.errors import TrainingError
 from verbot.training.config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, step: int, total: int | None) -> float:
-    """The rate of step `step` (from 0) of `total`; while `total` is unknown (a budget in minutes) the peak holds.
+def learning_rate(config: TrainConfig, step: int, done: float) -> float:
+    """The rate of step `step` (from 0), when the share `done` of the run lies behind it.
 
-    Linear warm-up, then cosine to zero, or a factor 0.1 at each milestone, or constant.
+    Linear warm-up, then cosine to zero, or a tenth at each milestone, or constant.
     """
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if total is None or config.schedule == "constant":
-        return config.learning_rate * warm
-    done = min(1.0, step / max(1, total))
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "cosine":
-        return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
-    return config.learning_rate * warm * 0.1 ** sum(done >= milestone for milestone in config.milestones)
+        return rate * 0.5 * (1.0 + math.cos(math.pi * done))
+    return rate * 0.1 ** sum(done >= milestone for milestone in config.milestones) if config.schedule == "step" else rate
 
 
 class Optimizer:
