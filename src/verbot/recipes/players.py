@@ -39,7 +39,9 @@ def policy_folder(name: str) -> Path:
     if name != "starter":
         return Path(name)
     if not (STARTER / "manifest.json").is_file():
-        raise PolicyError("this copy of verbot came without its starter policy; `verbot demo` trains one")
+        raise PolicyError(
+            "this copy of verbot came without its starter policy: `verbot demo` trains one, and the expert needs none"
+        )
     return STARTER
 
 
