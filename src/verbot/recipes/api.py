@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import pickle
+import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import yaml
 
 from verbot.contracts import Policy
-from verbot.errors import ConfigError
-from verbot.evaluation import PolicySource, Summary
+from verbot.errors import ConfigError, PolicyError
+from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.recipes.config import RunConfig, change, resolve
 from verbot.recipes.players import policy_source
@@ -72,8 +71,8 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
     Called again with the same arguments it continues an interrupted evaluation.
 
     Args:
-        policy: a policy's folder, ``"starter"``, a server's ``ws://`` address, ``"expert"``, ``"random"``, or a policy in memory
-            that can be pickled.
+        policy: a policy's folder, ``"starter"``, a server's ``ws://`` address, ``"expert"``, ``"random"``, or a
+            `verbot.policy.Policy` in memory.
         suite: the env's name.
         out: the folder for the results.
         settings: fields of `verbot.evaluation.EvaluationConfig`, e.g. ``episodes=200``, ``seed=1``, ``mode="paraphrase"``.
@@ -90,7 +89,16 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
         2
         >>> folder.cleanup()
     """
-    return measure(_source(policy), suite, out=out, **settings)
+    if isinstance(policy, str | Path):
+        return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy)), suite, out=out, **settings)
+    if not hasattr(policy, "save"):
+        raise PolicyError(
+            f"a {type(policy).__name__} cannot be saved, so no worker can load it; give a policy's folder or address"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save(Path(folder) / "policy")
+        source = dataclasses.replace(policy_source(str(Path(folder) / "policy")), name="policy in memory")
+        return measure(source, suite, out=out, **settings)
 
 
 def assignments(words: Sequence[str]) -> dict[str, Any]:
@@ -111,10 +119,3 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
             inner = inner.setdefault(part, {})
         inner[last] = yaml.safe_load(value)
     return settings
-
-
-def _source(policy: str | Path | Policy) -> PolicySource | str:
-    if isinstance(policy, str | Path):
-        return str(policy) if str(policy) in SCRIPTED else policy_source(str(policy))
-    data = pickle.dumps(policy)
-    return PolicySource(type(policy).__name__, functools.partial(pickle.loads, data), hashlib.sha256(data).hexdigest()[:16])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -132,7 +132,7 @@ class TabletopEnv(gymnasium.Env):
         self._noise = stream("sensor_noise")
         self._steps, self._held, self._success, self._error = 0, -1, False, None
         self._limit = round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
-        self._constant_info = pickle.dumps({**episode.info, "calibration": self._calibrate()})
+        self._constant_info = json.dumps({**episode.info, "calibration": self._calibrate()})
         self._images = self._look()
         return self._observation(), self._info()
 
@@ -219,7 +219,7 @@ class TabletopEnv(gymnasium.Env):
     def _info(self) -> dict[str, Any]:
         episode = self._current()
         return {
-            **pickle.loads(self._constant_info),  # fresh every time: callers keep what they are given
+            **json.loads(self._constant_info),  # fresh every time: callers keep what they are given
             "engaged": self._physics.engaged,
             "success": self._success,
             "final_error_m": episode.task.error_m(self._physics, episode.goal),
