@@ -18,7 +18,7 @@ from verbot.errors import ConfigError, TrainingError
 from verbot.models.network import VLANetwork
 from verbot.policy import load_policy
 from verbot.spec import Observation
-from verbot.training import TrainConfig, checkpoint, loop, read_log, train
+from verbot.training import TrainConfig, checkpoint, loop, read_log, session, train
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -126,12 +126,12 @@ def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):
 
 def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_path, monkeypatch):
     seconds = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
     genuine = loop._descend
 
-    def timed(session):
-        seconds[0] += 1.0 if session.now.step < 20 else 0.5  # twice as fast once caches are warm
-        return genuine(session)
+    def timed(run):
+        seconds[0] += 1.0 if run.now.step < 20 else 0.5  # twice as fast once caches are warm
+        return genuine(run)
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=1.0, validate_every=10_000, checkpoint_every=10)

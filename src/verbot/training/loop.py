@@ -25,10 +25,10 @@ from verbot.training.config import TrainConfig
 from verbot.training.distributed import Team, lead, torch_threads
 from verbot.training.log import Log
 from verbot.training.optimisation import Optimizer, learning_rate
+from verbot.training.session import CHECKPOINTS, Mean, Session
 
-CONFIG, RESULT, CHECKPOINTS, POLICY = "config.yaml", "result.json", "checkpoints", "policy"
+CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 READ_TOGETHER = 256  # instructions
-MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # What may differ between a run and its continuation, because no weight depends on it.
 FREE = ("loader_threads", "log_every", "checkpoint_every")
@@ -122,61 +122,10 @@ def _read_ahead(policy: Policy, instructions: Sequence[str], team: Team, show: b
     team.agree()
 
 
-class Session:
-    """What a run is made of, and where it stands."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        out: Path,
-        team: Team,
-        supply: Supply,
-        policy: Policy,
-        optimizer: Optimizer,
-        now: Progress,
-        best: Tensor | None,
-        started: float,
-    ):
-        self.config, self.out, self.team, self.supply = config, out, team, supply
-        self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
-        self._before, self._started = now.seconds, started
-        self._first = now.step
-        self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
-
-    def seconds(self) -> float:
-        """Spent on this run, over all sessions."""
-        return self._before + time.monotonic() - self._started
-
-    def save(self) -> None:
-        self.now.seconds = self.seconds()
-        if self.team.leads:
-            best = {} if self.best is None else {"best": self.best}
-            checkpoint.save(self.out / CHECKPOINTS, self.now, self.optimizer.state() | best)
-
-    def over(self, stop_at: int | None) -> bool:
-        done = self.now.total is not None and self.now.step >= self.now.total
-        early = self.config.patience is not None and self.now.since_best >= self.config.patience
-        return done or early or self.now.step == stop_at
-
-    def keep_to_budget(self) -> bool:
-        """Turn what is left of `minutes` into steps, at the speed since the last time. False while it is too early to say."""
-        if self.config.minutes is None:
-            return False
-        budget, now = 60 * self.config.minutes, self.seconds()
-        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow: memory, caches
-            self._mark = (now, self.now.step)
-        since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
-        total = self.now.step + max(1, round((budget - now) * steps / since)) if since > min(MEASURE_S, 0.1 * budget) else None
-        total = self.team.agree(total)
-        if total is not None:
-            self.now.total, self._mark = total, (now, self.now.step)
-        return total is not None
-
-
 def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
     """Steps until it is over; returns the last mean losses. Whatever is random is a function of (seed, step, rank)."""
     config, now, optimizer, team = session.config, session.now, session.optimizer, session.team
-    recent, last = _Mean(config), {}
+    recent, last = Mean(config), {}
     while not session.over(stop_at):
         if dagger.due(config.dagger, now):
             with optimizer.averaged():
@@ -291,32 +240,6 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
         session.policy.save(out / POLICY, card=card)
         checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
-
-
-class _Mean:
-    """Means of values over steps, and the speed of those steps."""
-
-    def __init__(self, config: TrainConfig):
-        self._samples = config.batch_size * config.accumulation
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count, self._since = 0, time.monotonic()
-
-    def add(self, values: dict[str, float]) -> None:
-        self._count += 1
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call; empty after no step."""
-        if not self._count:
-            return {}
-        means = {name: value / self._count for name, value in self._sums.items()}
-        means["samples_per_s"] = self._samples * self._count / max(time.monotonic() - self._since, 1e-9)
-        self._reset()
-        return means
 
 
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:

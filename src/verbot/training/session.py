@@ -1,0 +1,96 @@
+"""What a run is made of and where it stands: its clock, its budget, its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from verbot.policy import Policy
+from verbot.training import checkpoint
+from verbot.training.batches import Supply
+from verbot.training.checkpoint import Progress
+from verbot.training.config import TrainConfig
+from verbot.training.distributed import Team
+from verbot.training.optimisation import Optimizer
+
+CHECKPOINTS = "checkpoints"
+MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
+
+
+class Session:
+    """What a run is made of, and where it stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        team: Team,
+        supply: Supply,
+        policy: Policy,
+        optimizer: Optimizer,
+        now: Progress,
+        best: Tensor | None,
+        started: float,
+    ):
+        self.config, self.out, self.team, self.supply = config, out, team, supply
+        self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
+        self._before, self._started = now.seconds, started
+        self._first = now.step
+        self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
+
+    def seconds(self) -> float:
+        """Spent on this run, over all sessions."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        self.now.seconds = self.seconds()
+        if self.team.leads:
+            best = {} if self.best is None else {"best": self.best}
+            checkpoint.save(self.out / CHECKPOINTS, self.now, self.optimizer.state() | best)
+
+    def over(self, stop_at: int | None) -> bool:
+        done = self.now.total is not None and self.now.step >= self.now.total
+        early = self.config.patience is not None and self.now.since_best >= self.config.patience
+        return done or early or self.now.step == stop_at
+
+    def keep_to_budget(self) -> bool:
+        """Turn what is left of `minutes` into steps, at the speed since the last time. False while it is too early to say."""
+        if self.config.minutes is None:
+            return False
+        budget, now = 60 * self.config.minutes, self.seconds()
+        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow: memory, caches
+            self._mark = (now, self.now.step)
+        since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
+        total = self.now.step + max(1, round((budget - now) * steps / since)) if since > min(MEASURE_S, 0.1 * budget) else None
+        total = self.team.agree(total)
+        if total is not None:
+            self.now.total, self._mark = total, (now, self.now.step)
+        return total is not None
+
+
+class Mean:
+    """Means of values over steps, and the speed of those steps."""
+
+    def __init__(self, config: TrainConfig):
+        self._samples = config.batch_size * config.accumulation
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self, values: dict[str, float]) -> None:
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; empty after no step."""
+        if not self._count:
+            return {}
+        means = {name: value / self._count for name, value in self._sums.items()}
+        means["samples_per_s"] = self._samples * self._count / max(time.monotonic() - self._since, 1e-9)
+        self._reset()
+        return means
