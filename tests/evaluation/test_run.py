@@ -59,6 +59,12 @@ def test_results_do_not_depend_on_workers_or_slots(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
 
 
+def test_a_policy_that_rounds_by_batch_size_plays_the_same_to_the_bit(tmp_path: Path) -> None:
+    evaluate(tmp_path / "a", "touchy", workers=1, slots=4)
+    evaluate(tmp_path / "b", "touchy", workers=2, slots=4)
+    assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"key": "policy/go/te'])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, torn: bytes) -> None:
     whole = evaluate(tmp_path / "whole")

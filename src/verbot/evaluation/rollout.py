@@ -77,6 +77,8 @@ class Stage:
     """Plays episodes in `slots` envs at once.
 
     An exception of an env, an agent or the policy makes that one episode an *error*; its env is then replaced.
+    Every batch is filled up to `slots`: a matrix product rounds by its shape, so batches of one shape make an episode the same
+    to the bit whoever plays beside it.
 
     Args:
         worlds: make the envs.
@@ -123,7 +125,7 @@ class Stage:
                     yield begun
             if not live:
                 return
-            failed = self._predict(live)
+            failed = self._predict(live, self._slots)
             for episode in list(live):
                 result = self._step(episode, failed.get(id(episode)))
                 if result is not None:
@@ -139,7 +141,7 @@ class Stage:
                 fault: Exception | None = None
                 if begun.wants() is not None:
                     start = time.perf_counter()
-                    fault = self._predict([begun]).get(id(begun))
+                    fault = self._predict([begun], 1).get(id(begun))
                     seconds.append(time.perf_counter() - start)
                 if len(seconds) >= count + 3:
                     self._leave(begun)
@@ -163,19 +165,20 @@ class Stage:
             raise SimulationError("this stage was given no policy to play with")
         return self._make_agent(self._policy)
 
-    def _predict(self, live: list[Episode]) -> dict[int, Exception]:
-        """Give a chunk to every episode that wants one. Returns the exceptions, by episode."""
+    def _predict(self, live: list[Episode], batch: int) -> dict[int, Exception]:
+        """Give a chunk to every episode that wants one, predicting `batch` at once. Returns the exceptions, by episode."""
         asking = [(episode, wanted) for episode in live if (wanted := episode.wants()) is not None]
         failed: dict[int, Exception] = {}
         if not asking or self._policy is None:
             return failed
+        observations = [wanted for _, wanted in asking]
         try:
-            chunks: list[ActionChunk] | None = self._policy.predict([wanted for _, wanted in asking])
+            chunks: list[ActionChunk] | None = self._policy.predict(_filled(observations, batch))
         except Exception:
             chunks = None  # find out below whose observation it was
         for number, (episode, wanted) in enumerate(asking):
             try:
-                chunk = chunks[number] if chunks is not None else self._policy.predict([wanted])[0]
+                chunk = chunks[number] if chunks is not None else self._policy.predict(_filled([wanted], batch))[0]
                 cast(ChunkedAgent, episode.agent).give(chunk)
             except Exception as error:
                 failed[id(episode)] = error
@@ -230,6 +233,11 @@ def describe(
         axes=dict(job.request.axes),
         actions=encode_actions(actions),
     )
+
+
+def _filled(observations: list[Observation], batch: int) -> list[Observation]:
+    """Repeats the first until there are `batch`."""
+    return observations + observations[:1] * (batch - len(observations))
 
 
 def _with(make: MakeEnv, **option: Any) -> MakeEnv:
