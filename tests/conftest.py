@@ -1,4 +1,4 @@
-"""One thread for everyone: tests share small machines, and two thread pools on two cores starve each other. No test writes home."""
+"""One thread for everyone: two thread pools on two cores starve each other. And no test writes into a person's home."""
 
 import atexit
 import os

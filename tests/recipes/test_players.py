@@ -53,7 +53,14 @@ def test_what_is_no_policy_is_said(tmp_path):
 
 
 def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):
-    settings = {"episodes": 2, "videos": 0, "baselines": False, "conditions": (), "progress": False, "options": {"image_size": 32}}
+    settings = {
+        "episodes": 2,
+        "videos": 0,
+        "baselines": False,
+        "conditions": (),
+        "progress": False,
+        "options": {"image_size": 32},
+    }
     ours = verbot.evaluate(verbot.load_policy(folder), out=tmp_path / "memory", **settings)
     theirs = verbot.evaluate(folder, out=tmp_path / "folder", **settings)
     assert ours.metrics["final_error_m"] == theirs.metrics["final_error_m"]

@@ -50,6 +50,8 @@ class QueryConv(nn.Module):
 class _Trunk(nn.Module):
     """Images (b, 3, h, w) and queries (b, p, f) to what each heatmap reads (b, p, f + 2) and its logits (b, p, h·w / 16)."""
 
+    cells: Tensor
+
     def __init__(self, channels: int, features: int, grid: tuple[int, int]):
         super().__init__()
         self.stem = nn.Conv2d(3, channels, 6, 4, padding=1)
