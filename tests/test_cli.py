@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 import shlex
@@ -187,3 +188,40 @@ def test_a_policy_that_is_not_there_is_said(tmp_path, capsys):
     code, _, err = run(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "is not a policy directory: it has no manifest.json" in err
+
+
+def test_train_takes_settings_and_names_a_wrong_one(tmp_path, capsys):
+    out = tmp_path / "run"
+    code, text, _ = run(capsys, "train", "tiny", "--out", str(out), "--steps", "2", "--set", "augment.relabel=0.5", "keep=best")
+    assert code == 0
+    assert text.startswith("2 steps, 16 samples in ")
+    config = (out / "config.yaml").read_text()
+    assert "relabel: 0.5" in config
+    assert "keep: best" in config
+    code, _, err = run(capsys, "train", "tiny", "--out", str(tmp_path / "other"), "--set", "batch_sise=8")
+    assert code == 2
+    assert "Did you mean 'batch_size'?" in err
+    code, _, err = run(capsys, "train", "tiny", "--set", "batch_size")
+    assert (code, err) == (2, "verbot: 'batch_size' is not of the form name=value\n")
+
+
+def test_compare_pairs_two_evaluations(tmp_path, capsys):
+    for player in ("expert", "random"):
+        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / player)]
+        assert run(capsys, "evaluate", player, *arguments)[0] == 0
+    code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c.json"))
+    assert code == 0
+    assert "McNemar" in out
+    assert (tmp_path / "c.json").is_file()
+
+
+def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch):
+    from verbot.recipes import api
+
+    measured = api.evaluate("expert", out=tmp_path, episodes=1, videos=0, baselines=False, conditions=(), progress=False)
+    faulty = dataclasses.replace(measured, errors=1, error_messages=("pick/0: SimulationError: NaN in qpos",))
+    monkeypatch.setattr(api, "evaluate", lambda *arguments, **settings: faulty)
+    code, out, err = run(capsys, "evaluate", "expert", "--out", str(tmp_path))
+    assert code == 1
+    assert "errors  1" in out
+    assert err == "error: pick/0: SimulationError: NaN in qpos\n"
