@@ -93,7 +93,7 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
         return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy)), suite, out=out, **settings)
     if not hasattr(policy, "save"):
         raise PolicyError(
-            f"a {type(policy).__name__} cannot be saved, so no worker can load it; give a policy's folder or address"
+            f"a policy of type {type(policy).__name__} cannot be saved, so no worker can load it; give a folder or an address"
         )
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")
