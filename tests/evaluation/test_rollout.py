@@ -101,7 +101,7 @@ def test_a_blinded_source_crosses_a_pipe() -> None:
 
     source = pickle.loads(pickle.dumps(PolicySource("toy", toy_world.listening, "1").blinded()))
     assert isinstance(source.load(), BlindPolicy)
-    assert (source.name, source.identity) == ("toy, blinded", "1 blinded")
+    assert (source.name, source.identity) == ("toy, blind to language", "1 blind")
 
 
 def test_random_player_stays_in_range_and_repeats() -> None:
