@@ -36,3 +36,11 @@ def test_messages_teach():
     assert str(errors.UnknownNameError("env", "xyz", [])) == "there is no env named 'xyz'. Known: none"
     corrupt = errors.CorruptFileError("a/b.parquet", "checksum differs")
     assert (str(corrupt), corrupt.path, corrupt.reason) == ("a/b.parquet: checksum differs", "a/b.parquet", "checksum differs")
+
+
+def test_a_missing_extra_is_named_and_other_modules_are_left_alone():
+    told = errors.missing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    assert isinstance(told, errors.MissingDependencyError)
+    assert str(told) == "this needs torch, which is not installed: pip install 'verbot[torch]'"
+    other = ModuleNotFoundError("No module named 'nothing'", name="nothing")
+    assert errors.missing(other) is other

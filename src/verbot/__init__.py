@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from verbot.contracts import Agent, Env, EpisodeRequest, EpisodeSource, Policy
-from verbot.errors import VerbotError
+from verbot.errors import VerbotError, missing
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'verbot' has no attribute {name!r}; its public names are {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
     globals()[name] = value
     return value
 

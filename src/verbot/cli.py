@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from verbot.errors import ConfigError, VerbotError
+from verbot.errors import ConfigError, VerbotError, missing
 
 if TYPE_CHECKING:
     from verbot.evaluation import Summary
@@ -353,8 +353,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import tyro
 
         sys.exit(tyro.cli(COMMANDS[name], args=rest, prog=f"verbot {name}"))
-    except VerbotError as error:
-        print(f"verbot: {error}", file=sys.stderr)
+    except (VerbotError, ModuleNotFoundError) as error:
+        told = missing(error) if isinstance(error, ModuleNotFoundError) else error
+        if not isinstance(told, VerbotError):
+            raise
+        print(f"verbot: {told}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("verbot: interrupted", file=sys.stderr)

@@ -58,3 +58,20 @@ class MissingDependencyError(VerbotError, ImportError):
 
 class WireError(VerbotError, ValueError):
     """A message between a robot and a policy server cannot be read, or the other side could not answer it."""
+
+
+# Modules that come with an extra of the distribution.
+_EXTRAS = {"torch": "torch", "mujoco": "sim", "tokenizers": "minilm", "transformers": "hf", "tensorboard": "tb"}
+
+
+def missing(error: ModuleNotFoundError) -> ImportError:
+    """`error` itself, or where an extra of verbot brings the module a `MissingDependencyError` that says so.
+
+    Example:
+        >>> missing(ModuleNotFoundError(name="torch"))
+        MissingDependencyError("this needs torch, which is not installed: pip install 'verbot[torch]'")
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        return error
+    return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
