@@ -209,10 +209,10 @@ def test_compare_pairs_two_evaluations(tmp_path, capsys):
     for player in ("expert", "random"):
         arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / player)]
         assert run(capsys, "evaluate", player, *arguments)[0] == 0
-    code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c.json"))
+    code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c"))
     assert code == 0
     assert "McNemar" in out
-    assert (tmp_path / "c.json").is_file()
+    assert (tmp_path / "c" / "comparison.json").is_file()
 
 
 def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch):

@@ -29,6 +29,7 @@ REGISTRIES = {
 }
 Kind = Literal["envs", "recipes", "vision-encoders", "language-encoders", "state-encoders", "fusions", "heads"]
 Mode = Literal["canonical", "paraphrase", "blank", "counterfactual", "composition"]
+SUITE, COMPARED = "tabletop-starter", Path("outputs/compare")
 Axis = Literal["positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics"]
 
 
@@ -141,7 +142,7 @@ def evaluate(
     instruction_mode: Mode = "canonical",
     axis: Axis | None = None,
     strength: Literal[1, 2, 3] = 2,
-    execute: int = 2,
+    execute: int = 1,
     baselines: bool = True,
     videos: int = 24,
     workers: int = 0,
@@ -174,41 +175,31 @@ def evaluate(
 
         templates = load_templates(paraphrases)
     summary = run(
-        policy,
-        suite,
-        out=out,
-        command=_typed(),
-        episodes=episodes,
-        seed=seed,
-        mode=instruction_mode,
-        axes={axis: strength} if axis else {},
-        templates=templates,
-        execute=execute,
-        baselines=baselines,
-        videos=videos,
-        workers=workers,
-    )
+        policy, suite, out=out, command=_typed(), episodes=episodes, seed=seed, mode=instruction_mode, templates=templates,
+        axes={axis: strength} if axis else {}, execute=execute, baselines=baselines, videos=videos, workers=workers,
+    )  # fmt: skip
     _show(summary)
     print(out / "report.html")
     return summary.exit_code
 
 
-def compare(a: Positional[Path], b: Positional[Path], out: Path | None = None) -> int:
-    """Two evaluations on the episodes that both played: the difference, and McNemar's exact test.
+def compare(
+    a: Positional[str], b: Positional[str], suite: str = SUITE, episodes: int = 200, seed: int = 0, out: Path = COMPARED
+) -> int:
+    """Two policies, or two evaluations' folders, on the same episodes: the difference, and McNemar's exact test.
 
-    Example: verbot compare outputs/evaluation outputs/other
+    Example: verbot compare outputs/demo/policy starter --episodes 200
 
     Args:
-        a: an evaluation's folder.
+        a: a policy (as of `verbot evaluate`), which is played, or a folder that `verbot evaluate` left.
         b: another one.
-        out: a JSON file for the figures.
+        suite: for policies that are played; likewise the number of episodes and the seed.
+        out: gets what is played, and comparison.json.
     """
-    from verbot.evaluation.compare import compare as run
+    from verbot.recipes.api import compare as run
 
-    comparison = run(a, b)
-    print(comparison.table())
-    if out is not None:
-        print(comparison.save(out))
+    comparison = run(a, b, suite, out=out, episodes=episodes, seed=seed)
+    print(comparison.table(), comparison.save(out / "comparison.json"), sep="\n")
     return 0
 
 
@@ -271,7 +262,7 @@ def watch(
     scene: int | None = None,
     out: Path = Path("outputs/watch.mp4"),
     window: bool = False,
-    execute: int = 2,
+    execute: int = 1,
 ) -> int:
     """A policy or the expert obeys a sentence, filmed.
 

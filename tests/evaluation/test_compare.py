@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from verbot.errors import ConfigError
-from verbot.evaluation.compare import compare, compare_policies
+from verbot.evaluation.compare import compare
 from verbot.evaluation.results import EpisodeResult, Journal
+from verbot.recipes.api import compare as play_and_compare
 
 Make = Callable[..., EpisodeResult]
 
@@ -60,7 +61,7 @@ def test_a_policy_against_the_expert(tmp_path: Path, made: Make) -> None:
 
 
 def test_two_policies_on_the_real_tabletop(tmp_path: Path) -> None:
-    found = compare_policies("expert", "random", "tabletop-starter", out=tmp_path, episodes=6, workers=1, progress=False)
+    found = play_and_compare("expert", "random", "tabletop-starter", out=tmp_path, episodes=6, workers=1, progress=False)
     assert (found.first, found.second) == ("expert", "random")
     assert found.conditions[0].only_first == 6
     assert found.conditions[0].p == pytest.approx(2 / 64)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from verbot.errors import ConfigError
-from verbot.evaluation import PolicySource, evaluate
 from verbot.evaluation.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.results import EpisodeResult, read_results
 from verbot.evaluation.summary import written
@@ -109,21 +108,6 @@ def compare(first: str | Path, second: str | Path, player: str = "policy") -> Co
         tuple(_row(task, [(a[key].success, b[key].success) for key in keys]) for task, keys in tasks.items()),
         len(a.keys() | b.keys()) - len(shared),
     )
-
-
-def compare_policies(
-    first: PolicySource | str, second: PolicySource | str, suite: str, *, out: str | Path, **settings: Any
-) -> Comparison:
-    """Evaluate two policies on the same episodes, in `out`/a and `out`/b, and compare them.
-
-    Args:
-        settings: as of `verbot.evaluation.evaluate`; by default the canonical condition alone, without baselines and films.
-    """
-    folders = (Path(out) / "a", Path(out) / "b")
-    lean: dict[str, Any] = {"baselines": False, "videos": 0, "conditions": ()}
-    for policy, folder in zip((first, second), folders, strict=True):
-        evaluate(policy, suite, out=folder, **(lean | settings))
-    return compare(*folders)
 
 
 def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> Row:

@@ -14,6 +14,8 @@ from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
+from verbot.evaluation.compare import Comparison
+from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
 from verbot.recipes.players import policy_source
 from verbot.recipes.stages import demonstrations, learn
@@ -99,6 +101,31 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
         policy.save(Path(folder) / "policy")
         source = dataclasses.replace(policy_source(str(Path(folder) / "policy")), name="policy in memory")
         return measure(source, suite, out=out, **settings)
+
+
+def compare(a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, out: str | Path, **settings: Any) -> Comparison:
+    """Two policies on the same episodes: the difference in success, and McNemar's exact test.
+
+    Args:
+        a, b: policies by name, as of `evaluate`, or folders that hold evaluations; the latter are read, not played.
+        suite, settings: as of `evaluate`, for policies that are played.
+        out: the folder for what is played: ``a`` and ``b`` in it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = compare("expert", "random", out=folder, episodes=2, progress=False)
+        >>> result.conditions[0].only_first, result.conditions[0].only_second
+        (2, 0)
+    """
+    lean: dict[str, Any] = {"baselines": False, "videos": 0, "conditions": ()}
+    folders = []
+    for side, name in (("a", a), ("b", b)):
+        folder = Path(name) if (Path(name) / "results.jsonl").is_file() else Path(out) / side
+        if folder != Path(name):
+            evaluate(name, suite, out=folder, **(lean | settings))
+        folders.append(folder)
+    return compare_folders(*folders)
 
 
 def assignments(words: Sequence[str]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def policy_source(name: str) -> PolicySource:
     return PolicySource(name, functools.partial(open_policy, str(folder.resolve())), identity)
 
 
-def agent_maker(name: str, execute: int = 2) -> Callable[[Env], Agent]:
+def agent_maker(name: str, execute: int = 1) -> Callable[[Env], Agent]:
     """Makes the agent called `name` for an env: ``"expert"``, or a policy that executes `execute` actions of each chunk."""
     if name == "expert":
         return lambda env: env.expert()
