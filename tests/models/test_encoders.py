@@ -73,6 +73,15 @@ def test_minilm_encodes_each_text_once_and_remembers_on_disk(monkeypatch, tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(computed, first, strict=True)), "a broken cache file is made anew"
 
 
+def test_minilm_encodes_a_text_to_the_same_bits_in_any_company():
+    encoder = frozen_encoder(3)
+    texts = [f"{verb} the {color} {noun}{rest}" for verb in ("push", "pick up") for color in ("red", "blue")
+             for noun in ("cube", "box") for rest in ("", " to the left", " and put it down gently right where it was before")]  # fmt: skip
+    together = encoder.compute(texts)
+    for text, states in zip(texts, together, strict=True):
+        assert torch.equal(encoder.compute([text])[0], states)
+
+
 def test_minilm_ignores_case_and_punctuation_and_reads_nothing():
     encoder = MiniLM(SIZES)
     text = encoder.prepare(["Push the CUBE!", "push the cube", ""])

@@ -23,6 +23,8 @@ from verbot.models.text import split_words
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
+TILE = 8  # texts computed at once, and what their padded length is a multiple of
+KEPT = 512  # texts computed before they are written to the disk
 
 
 @language_encoders.register("minilm")
@@ -94,22 +96,36 @@ class FrozenEncoder:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         self._memory: dict[str, Tensor] = {}
 
-    def encode(self, texts: Sequence[str], together: int = 64) -> list[Tensor]:
-        """Token states (l, 384) float16 of each text, l its own."""
-        missing = sorted({text for text in texts if text not in self._memory and not self._recall(text)}, key=len)
-        for start in range(0, len(missing), together):
-            part = missing[start : start + together]
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Token states (l, 384) float16 of each text, l its own; a function of the text alone, to the bit."""
+        missing = sorted({text for text in texts if text not in self._memory and not self._recall(text)})
+        for start in range(0, len(missing), KEPT):
+            part = missing[start : start + KEPT]
             for text, states in zip(part, self.compute(part), strict=True):
                 self._remember(text, states)
         return [self._memory[text] for text in texts]
 
     def compute(self, texts: Sequence[str]) -> list[Tensor]:
         """Token states (l, 384) float16 of each text, without the caches."""
-        tokenizer, w = _load(self.folder)
+        tokenizer, _ = _load(self.folder)
         encoded = [e.ids for e in tokenizer.encode_batch(list(texts))]
-        length = max(map(len, encoded))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in encoded])
-        mask = torch.arange(length) < torch.tensor([len(row) for row in encoded])[:, None]
+        # Sums are rounded by the shape of what is summed. So a text is computed in a shape that is its own, whoever keeps it
+        # company: in tiles of equal size, padded to a length that only its own length decides.
+        by_length: dict[int, list[int]] = {}
+        for number, ids in enumerate(encoded):
+            by_length.setdefault(-(-len(ids) // TILE) * TILE, []).append(number)
+        states: dict[int, Tensor] = {}
+        for length, numbers in by_length.items():
+            for start in range(0, len(numbers), TILE):
+                tile = numbers[start : start + TILE]
+                rows = [encoded[i] for i in tile + [tile[-1]] * (TILE - len(tile))]
+                states |= dict(zip(tile, self._compute_tile(rows, length), strict=False))
+        return [states[number] for number in range(len(texts))]
+
+    def _compute_tile(self, rows: Sequence[Sequence[int]], length: int) -> list[Tensor]:
+        _, w = _load(self.folder)
+        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+        mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
         with torch.inference_mode():
             x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][:length]
             x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
@@ -117,7 +133,7 @@ class FrozenEncoder:
                 x = _layer(w, f"encoder.layer.{layer}.", x, mask)
             half = x.half()
         # Cloned outside inference mode: its own tensors cannot be trained through.
-        return [row[: len(kept)].clone() for row, kept in zip(half, encoded, strict=True)]
+        return [states[: len(row)].clone() for states, row in zip(half, rows, strict=True)]
 
     def _recall(self, text: str) -> bool:
         try:
@@ -143,7 +159,11 @@ class FrozenEncoder:
 
     def _file(self, text: str) -> Path:
         home = os.environ.get("VERBOT_CACHE") or Path.home() / ".cache" / "verbot"
-        return Path(home) / f"minilm-{self.sha256[:16]}-{self.depth}" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        return (
+            Path(home)
+            / f"minilm-{self.sha256[:16]}-{self.depth}-{TILE}"
+            / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        )
 
 
 @functools.cache
