@@ -75,8 +75,9 @@ def test_minilm_encodes_each_text_once_and_remembers_on_disk(monkeypatch, tmp_pa
 
 def test_minilm_encodes_a_text_to_the_same_bits_in_any_company():
     encoder = frozen_encoder(3)
-    texts = [f"{verb} the {color} {noun}{rest}" for verb in ("push", "pick up") for color in ("red", "blue")
-             for noun in ("cube", "box") for rest in ("", " to the left", " and put it down gently right where it was before")]  # fmt: skip
+    things = [f"{color} {noun}" for color in ("red", "blue") for noun in ("cube", "box")]
+    endings = ("", " to the left", " and put it down gently right where it was before")
+    texts = [f"{verb} the {thing}{ending}" for verb in ("push", "pick up") for thing in things for ending in endings]
     together = encoder.compute(texts)
     for text, states in zip(texts, together, strict=True):
         assert torch.equal(encoder.compute([text])[0], states)
