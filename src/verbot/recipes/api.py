@@ -119,13 +119,13 @@ def compare(a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, ou
         (2, 0)
     """
     lean: dict[str, Any] = {"baselines": False, "videos": 0, "conditions": ()}
-    folders = []
+    folders: list[Path] = []
     for side, name in (("a", a), ("b", b)):
         folder = Path(name) if (Path(name) / "results.jsonl").is_file() else Path(out) / side
         if folder != Path(name):
             evaluate(name, suite, out=folder, **(lean | settings))
         folders.append(folder)
-    return compare_folders(*folders)
+    return compare_folders(folders[0], folders[1])
 
 
 def assignments(words: Sequence[str]) -> dict[str, Any]:
