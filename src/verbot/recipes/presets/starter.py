@@ -10,12 +10,25 @@ from verbot.recipes.config import HERE, RunConfig, members
 from verbot.training import AugmentConfig, DaggerConfig, TrainConfig
 
 SUITE, BATCH = "tabletop-starter", 64
-# Chosen by closed-loop success at equal samples; the figures are in docs/notebook.md.
-NETWORK = NetworkConfig(
-    vision=Part("query_conv", {"channels": 24, "features": 48}),
-    language=Part("minilm", {"depth": 3}),
-    fusion=Part("mlp", {"hidden": 352}),  # with which the weights stay below 5 MB
-)
+
+
+def training(minutes: float, dagger: DaggerConfig | None = None) -> TrainConfig:
+    """How the tabletop recipes train, chosen by closed-loop success at equal samples; the figures are in docs/notebook.md."""
+    network = NetworkConfig(
+        vision=Part("query_conv", {"channels": 24, "features": 48}),
+        language=Part("minilm", {"depth": 3}),
+        fusion=Part("mlp", {"hidden": 352}),  # with which the weights stay below 5 MB
+    )
+    return TrainConfig(
+        datasets=HERE,
+        network=network,
+        minutes=minutes,
+        batch_size=BATCH,
+        learning_rate=2e-3,
+        augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
+        dagger=dagger or DaggerConfig(),
+        processes=members(BATCH),
+    )
 
 
 @recipes.register("starter")
@@ -25,15 +38,7 @@ def starter() -> RunConfig:
         name="starter",
         about="pick, push and put from nothing, in ten minutes of two cores",
         collection=CollectConfig(env=SUITE, episodes=1600),
-        training=TrainConfig(
-            datasets=HERE,
-            network=NETWORK,
-            minutes=6.5,
-            batch_size=BATCH,
-            learning_rate=2e-3,
-            augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
-            processes=members(BATCH),
-        ),
+        training=training(minutes=6.5),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )
 
@@ -45,15 +50,6 @@ def starter_hour() -> RunConfig:
         name="starter-hour",
         about="pick, push and put in an hour of two cores, with the expert's corrections",
         collection=CollectConfig(env=SUITE, episodes=4000),
-        training=TrainConfig(
-            datasets=HERE,
-            network=NETWORK,
-            minutes=50.0,
-            batch_size=BATCH,
-            learning_rate=2e-3,
-            augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
-            dagger=DaggerConfig(rounds=3, env=SUITE, episodes=400),
-            processes=members(BATCH),
-        ),
+        training=training(minutes=50.0, dagger=DaggerConfig(rounds=3, env=SUITE, episodes=400)),
         evaluation=EvaluationConfig(suite=SUITE, episodes=501),
     )
