@@ -14,7 +14,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
     supply = Supply(config, Path(), 0, 0)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     policy.network.language.prepare(supply.instructions)
-    optimizer, spent, clock = Optimizer(policy.network, config), Counter[str](), time.process_time
+    optimizer, spent, clock = Optimizer(policy.network, config), defaultdict[str, float](float), time.process_time
 
     def lap(name: str, since: float) -> float:
         now = clock()

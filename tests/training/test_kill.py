@@ -25,24 +25,31 @@ import verbot.data.cache, verbot.data.loader
 
 config, out, kills, seed = load_yaml(TrainConfig, sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
-rng, found, stepping, genuine = random.Random(seed), [], os.pipe(), loop._loop
-
-def announced(*args):
-    os.write(stepping[1], b"x")
-    return genuine(*args)
+rng, found, genuine, steps = random.Random(seed), [], loop._descend, []
 
 def start():
+    stepping, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
-        loop._loop = announced
-        train(config, out, progress=False)
-        os._exit(0)
-    return pid
+        def announced(session):
+            steps.append(0)
+            if len(steps) == 2:  # the first step waits for followers to start
+                os.write(tell, b"x")
+            return genuine(session)
+
+        loop._descend = announced
+        try:
+            train(config, out, progress=False)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(tell)  # so that a trainer which ends is heard too
+    return pid, stepping
 
 while len(found) < kills:
-    pid, starts = start(), rng.random() < 0.2
-    if not starts:
-        os.read(stepping[0], 1)
+    pid, stepping = start()
+    if rng.random() < 0.8:
+        os.read(stepping, 1)
     time.sleep(rng.uniform(0.0, 0.4))
     if os.waitpid(pid, os.WNOHANG)[0]:  # it finished first: begin anew
         shutil.rmtree(out)
@@ -51,14 +58,8 @@ while len(found) < kills:
         os.waitpid(pid, 0)
         saved = checkpoint.found(out / "checkpoints")
         found.append(int(saved[-1].name[5:]) if saved else 0)
-    if starts and os.get_blocking(stepping[0]):
-        os.set_blocking(stepping[0], False)  # it may have got that far
-        try:
-            os.read(stepping[0], 1)
-        except BlockingIOError:
-            pass
-        os.set_blocking(stepping[0], True)
-code = os.waitpid(start(), 0)[1]
+    os.close(stepping)
+code = os.waitpid(start()[0], 0)[1]
 print(json.dumps(found))
 sys.exit(code != 0)
 """
@@ -81,8 +82,8 @@ def check(config, folder: Path, kills: int) -> None:
     assert any(found), "no kill came after a checkpoint: the test tested nothing"
 
 
-def test_five_kills_of_one_process(toy, tmp_path):
-    check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, loader_threads=1), tmp_path, kills=5)
+def test_twenty_kills_of_one_process(toy, tmp_path):
+    check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, loader_threads=1), tmp_path, kills=20)
 
 
 @pytest.mark.soak
