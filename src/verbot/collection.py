@@ -38,7 +38,7 @@ class CollectConfig:
         workers: processes.
         tasks: shown in turn; None shows all that the env has.
         options: of `make_env`.
-        axes: randomisation axis to strength, for every episode.
+        axes: randomization axis to strength, for every episode.
         attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
     """
 

@@ -96,9 +96,9 @@ class EpisodeRequest:
         goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
         wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a paraphrase kept for testing),
             ``"blank"``.
-        composition: ``"seen"`` draws only demonstrated colour-shape-verb triples, ``"unseen"`` only the others.
+        composition: ``"seen"`` draws only demonstrated color-shape-verb triples, ``"unseen"`` only the others.
         text: overrides the instruction's words; `templates` ({verb: [template, …]}) overrides the grammar.
-        axes: randomisation axis to strength 0–3, for this episode.
+        axes: randomization axis to strength 0–3, for this episode.
     """
 
     task: str | None = None

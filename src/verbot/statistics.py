@@ -1,4 +1,4 @@
-"""Exact statistics of states and actions: what normalisation is made of. numpy only."""
+"""Exact statistics of states and actions: what normalization is made of. numpy only."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_axis_conditions() -> None:
     ("settings", "message"),
     [
         ({"mode": "canonic"}, "no instruction mode 'canonic'. Did you mean 'canonical'"),
-        ({"axes": {"lightning": 2}}, "no randomisation axis 'lightning'. Did you mean 'lighting'"),
+        ({"axes": {"lightning": 2}}, "no randomization axis 'lightning'. Did you mean 'lighting'"),
         ({"axes": {"lighting": 4}}, "axis 'lighting' has strength 4; expected 0 .nominal. to 3"),
         ({"conditions": ("paraphrases",)}, "no condition 'paraphrases'. Did you mean 'paraphrase'"),
         ({"conditions": ("axis:camera:hard",)}, "axis 'camera' has strength 'hard'"),

@@ -128,7 +128,7 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
 
 
 def axis_retentions(conditions: Mapping[str, Results], reference: Results) -> dict[str, Estimate]:
-    """``retention_AXIS`` of each randomisation axis; ``retention_AXIS_STRENGTH`` where it was measured at several."""
+    """``retention_AXIS`` of each randomization axis; ``retention_AXIS_STRENGTH`` where it was measured at several."""
     found = {pair: results for name, results in conditions.items() for pair in _varied(name, results)}
     several = Counter(axis for axis, _ in found)
     return {

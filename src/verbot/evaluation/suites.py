@@ -26,7 +26,7 @@ class EvaluationConfig:
         episodes: scenes of the main condition; tasks take turns, so every task gets its share.
         seed: another seed is another set of scenes.
         mode: the main condition, which `success_rate` is about; one of `MODES`.
-        axes: randomisation axis to strength 1–3, in the main condition.
+        axes: randomization axis to strength 1–3, in the main condition.
         templates: verb to templates that replace the grammar's words, e.g. ``{"pick": ["grab the {object}"]}``.
         conditions: further conditions: modes, or ``"axis:NAME:STRENGTH"``. None chooses: around a plain canonical run the
             four others, beside a run with axes the canonical one, else none.
@@ -140,7 +140,7 @@ def blinded(job: Job) -> Job:
 
 
 def condition_axes(name: str) -> dict[str, int]:
-    """The randomisation of the condition called `name`; raises `ConfigError` where there is no such condition.
+    """The randomization of the condition called `name`; raises `ConfigError` where there is no such condition.
 
     Example:
         >>> condition_axes("axis:lighting:2"), condition_axes("paraphrase")
@@ -174,7 +174,7 @@ def _jobs(
 
 
 def _check_axis(axis: str, strength: object) -> None:
-    _one_of("randomisation axis", axis, AXES)
+    _one_of("randomization axis", axis, AXES)
     if not isinstance(strength, int) or not 0 <= strength <= 3:
         raise ConfigError(f"axis {axis!r} has strength {strength!r}; expected 0 (nominal) to 3")
 

@@ -64,7 +64,7 @@ class TabletopEnv(gymnasium.Env):
     Args:
         suite: ``"tabletop-starter"`` or ``"tabletop-full"``.
         image_size: height and width of both cameras' images.
-        axes: randomisation axis to strength 0–3 for every episode; an episode's own `axes` come on top.
+        axes: randomization axis to strength 0–3 for every episode; an episode's own `axes` come on top.
         max_seconds: an episode is truncated after this; by default each task has its own limit.
         tasks: use only these tasks of the suite.
         render_cameras: False leaves all images black, for an expert or a benchmark that needs the physics only.

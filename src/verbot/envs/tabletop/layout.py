@@ -86,7 +86,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a suite and its randomisation ask of a scene.
+    """What a suite and its randomization ask of a scene.
 
     Args:
         movables, receptacles: least and most of each.

@@ -279,7 +279,7 @@ class Physics:
                 self.engaged = name
 
 
-# The fields of the model that slots and randomisation rewrite.
+# The fields of the model that slots and randomization rewrite.
 _REWRITTEN = (
     "geom_type", "geom_size", "geom_rbound", "geom_aabb", "geom_rgba", "geom_matid", "geom_contype", "geom_conaffinity",
     "geom_friction", "body_pos", "body_mass", "body_inertia", "body_gravcomp", "cam_pos", "cam_quat", "mat_rgba",
