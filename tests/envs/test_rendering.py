@@ -56,6 +56,17 @@ def test_the_second_backend_is_taken_when_the_first_does_not_load(monkeypatch):
     assert rendering.backend() == "osmesa"
 
 
+def test_the_second_backend_is_taken_when_the_first_has_no_driver(monkeypatch):
+    class Dispatcher:  # libEGL without a driver: it loads, and finds no device
+        class eglGetProcAddress:
+            def __new__(cls, name):
+                return None
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, *args, **kwargs: Dispatcher)
+    assert rendering.backend() == "osmesa"
+
+
 def test_another_thread_sees_the_same():
     env, seen = make_env("tabletop-starter"), {}
     here = env.reset(seed=0)[0]["images"]

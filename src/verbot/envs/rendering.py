@@ -21,7 +21,8 @@ import numpy as np
 from verbot.errors import MissingDependencyError, SimulationError
 from verbot.spec import UInt8Array
 
-_LIBRARIES = {"egl": ("libEGL.so.1", "libegl1 libegl-mesa0"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
+_EGL_PLATFORM_DEVICE = 0x313F
+_LIBRARIES = {"egl": ("libEGL.so.1", "libegl1 libegl-mesa0 libgl1-mesa-dri"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
 _OFF = (
     mujoco.mjtRndFlag.mjRND_SHADOW,
     mujoco.mjtRndFlag.mjRND_REFLECTION,
@@ -79,7 +80,7 @@ class Renderer:
 
 
 def backend() -> str:
-    """``"egl"`` or ``"osmesa"``: the first whose system library loads; the variable MUJOCO_GL may choose.
+    """``"egl"`` or ``"osmesa"``: the first whose system library loads and works; the variable MUJOCO_GL may choose.
 
     Raises `MissingDependencyError` that names the Debian packages when none does.
     """
@@ -87,10 +88,30 @@ def backend() -> str:
     names = (asked,) if asked in _LIBRARIES else tuple(_LIBRARIES)
     for name in names:
         with contextlib.suppress(OSError):
-            ctypes.CDLL(_LIBRARIES[name][0])
-            return name
+            library = ctypes.CDLL(_LIBRARIES[name][0])
+            if name != "egl" or _egl_works(library):
+                return name
     packages = " or ".join(f"'apt install {_LIBRARIES[name][1]}'" for name in names)
-    raise MissingDependencyError(f"no off-screen OpenGL library loads ({', '.join(names)}); on Debian: {packages}")
+    raise MissingDependencyError(f"no off-screen OpenGL library works ({', '.join(names)}); on Debian: {packages}")
+
+
+def _egl_works(egl: ctypes.CDLL) -> bool:
+    """Whether any EGL device opens: libEGL alone is a dispatcher, and useless without a driver (Debian: libgl1-mesa-dri).
+
+    By hand, because PyOpenGL settles on one platform for good when it is first imported.
+    """
+    egl.eglGetProcAddress.restype = pointer = ctypes.c_void_p
+    query, display = (egl.eglGetProcAddress(name) for name in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
+    if not query or not display:
+        return False
+    devices, count = (pointer * 16)(), ctypes.c_int()
+    integers = ctypes.POINTER(ctypes.c_int)
+    if not ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), integers)(query)(16, devices, count):
+        return False
+    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(display)
+    egl.eglInitialize.argtypes = [pointer, integers, integers]
+    displays = (get_display(_EGL_PLATFORM_DEVICE, device, None) for device in devices[: count.value])
+    return any(found and egl.eglInitialize(found, None, None) for found in displays)
 
 
 def _context(family: str, model: mujoco.MjModel, quality: str) -> mujoco.MjrContext:
