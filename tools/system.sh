@@ -20,14 +20,18 @@ has_driver() { compgen -G '/usr/lib*/*/dri/swrast_dri.so' >/dev/null || compgen 
 offscreen_gl() {
     [ "$(uname -s)" = Linux ] || return 0
     # libEGL alone is only a dispatcher: it needs NVIDIA's side, or Mesa's with its drivers.
-    if has_library libEGL.so.1 && { has_library libEGL_nvidia.so.0 || { has_library libEGL_mesa.so.0 && has_driver; }; }; then return 0; fi
-    local packages="libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6"
+    if has_library libEGL.so.1 && has_library libOpenGL.so.0 &&
+        { has_library libEGL_nvidia.so.0 || { has_library libEGL_mesa.so.0 && has_driver; }; }; then
+        return 0
+    fi
+    local egl="libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"
+    local packages="$egl libosmesa6"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing OpenGL without a screen: $packages"
         apt-get update -qq </dev/null >/dev/null || true
         # libosmesa6 left Debian after 12; EGL alone is enough.
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages </dev/null >/dev/null ||
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri </dev/null >/dev/null ||
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $egl </dev/null >/dev/null ||
             echo "could not install $packages; camera images need them" >&2
     else
         echo "camera images need OpenGL without a screen: sudo apt-get install --no-install-recommends $packages" >&2

@@ -22,7 +22,11 @@ from verbot.errors import MissingDependencyError, SimulationError
 from verbot.spec import UInt8Array
 
 _EGL_PLATFORM_DEVICE = 0x313F
-_LIBRARIES = {"egl": ("libEGL.so.1", "libegl1 libegl-mesa0 libgl1-mesa-dri"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
+# Each backend's libraries, and the Debian packages that bring them. PyOpenGL finds no EGL functions without libOpenGL.
+_LIBRARIES = {
+    "egl": (("libEGL.so.1", "libOpenGL.so.0"), "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"),
+    "osmesa": (("libOSMesa.so.8",), "libosmesa6"),
+}
 _OFF = (
     mujoco.mjtRndFlag.mjRND_SHADOW,
     mujoco.mjtRndFlag.mjRND_REFLECTION,
@@ -88,8 +92,8 @@ def backend() -> str:
     names = (asked,) if asked in _LIBRARIES else tuple(_LIBRARIES)
     for name in names:
         with contextlib.suppress(OSError):
-            library = ctypes.CDLL(_LIBRARIES[name][0])
-            if name != "egl" or _egl_works(library):
+            first, *_ = [ctypes.CDLL(library) for library in _LIBRARIES[name][0]]
+            if name != "egl" or _egl_works(first):
                 return name
     packages = " or ".join(f"'apt install {_LIBRARIES[name][1]}'" for name in names)
     raise MissingDependencyError(f"no off-screen OpenGL library works ({', '.join(names)}); on Debian: {packages}")
