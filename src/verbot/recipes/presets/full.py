@@ -7,18 +7,17 @@ from verbot.evaluation import EvaluationConfig
 from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig
 from verbot.recipes.presets.starter import training
-from verbot.training import DaggerConfig
 
 SUITE = "tabletop-full"
 
 
 @recipes.register("full-hour")
 def full_hour() -> RunConfig:
-    """All tasks, demonstrations and the expert's corrections."""
+    """All tasks: more demonstrations, longer training."""
     return RunConfig(
         name="full-hour",
-        about="all eleven tasks in an hour of two cores, with the expert's corrections",
+        about="all eleven tasks in an hour of two cores",
         collection=CollectConfig(env=SUITE, episodes=5500),
-        training=training(minutes=50.0, dagger=DaggerConfig(rounds=3, env=SUITE, episodes=550)),
+        training=training(minutes=45.0),
         evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )
