@@ -56,6 +56,8 @@ class Env(Protocol):
     object's id), ``feasible`` (the goals this same initial state admits, the drawn one first), ``calibration`` ({camera:
     {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}}), ``engaged`` (id of the object first engaged,
     or None), ``success`` (bool), ``final_error_m`` (float), ``error`` (str or None: a simulator fault).
+
+    Where not all tasks have combinations that are never demonstrated, ``compositional_tasks`` names those that do.
     """
 
     @property

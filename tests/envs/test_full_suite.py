@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
-from verbot.envs.tabletop.language import canonical
+from verbot.envs.tabletop.language import canonical, is_demonstrated
 from verbot.envs.tabletop.suites import FULL
 
 NEW = tuple(task for task in FULL.tasks if task not in ("pick", "push", "put"))
@@ -148,3 +148,11 @@ def test_drawer_and_button_can_be_seen():
     pink = (closed[..., 0] > 150) & (closed[..., 1] < 90) & (closed[..., 2] > 60)
     assert pink.sum() >= 6
     env.close()
+
+
+def test_every_compositional_task_has_a_scene_with_a_combination_never_demonstrated():
+    env = make_env("tabletop-full", render_cameras=False)
+    assert set(env.tasks) - set(env.compositional_tasks) == {"open_drawer", "close_drawer", "press_button", "sort_color"}
+    for task in env.compositional_tasks:
+        _, info = env.reset(seed=0, options={"task": task, "index": 0, "composition": "unseen"})
+        assert not is_demonstrated(info["goal"]), task

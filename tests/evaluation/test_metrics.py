@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,8 @@ def test_retention_pairs_scenes(made: Make) -> None:
     estimate = metrics.retention(condition, reference)
     assert (estimate.value, estimate.n) == (0.75, 4)  # 3 of 4, where the reference solved all of these four
     assert metrics.unpaired_retention(condition, reference).value == pytest.approx(0.75 / 0.8)
+    other = [dataclasses.replace(result, task="another") for result in reference]
+    assert metrics.unpaired_retention(condition, [*reference, *other]).value == pytest.approx(0.75 / 0.8)
 
 
 def test_sensitivity_is_the_share_of_success_that_words_bring(made: Make) -> None:

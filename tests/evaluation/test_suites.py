@@ -86,3 +86,11 @@ def test_wrong_settings_teach(settings: dict[str, object], message: str) -> None
 def test_condition_names_parse() -> None:
     assert condition_axes("axis:robot_start:3") == {"robot_start": 3}
     assert condition_axes("blank") == {}
+
+
+def test_only_tasks_with_combinations_never_demonstrated_are_asked_for_them():
+    plan = make_plan(EvaluationConfig(episodes=6), TASKS, compositional=TASKS[:1])
+    assert {job.request.task for job in plan.conditions["composition"]} == {TASKS[0]}
+    assert {job.request.task for job in plan.conditions["canonical"]} == set(TASKS)
+    alone = make_plan(EvaluationConfig(episodes=6, mode="composition"), TASKS, compositional=TASKS[:1])
+    assert {job.request.task for job in alone.conditions["composition"]} == {TASKS[0]}

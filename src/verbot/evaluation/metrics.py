@@ -59,8 +59,9 @@ def retention(condition: Results, reference: Results) -> Estimate:
 
 
 def unpaired_retention(condition: Results, reference: Results) -> Estimate:
-    """`retention` where equal scene numbers are not the same scene."""
-    return ratio(success_rate(condition), success_rate(reference))
+    """`retention` where equal scene numbers are not the same scene; the reference on the tasks of the condition."""
+    tasks = {result.task for result in condition}
+    return ratio(success_rate(condition), success_rate([result for result in reference if result.task in tasks]))
 
 
 def language_sensitivity(reference: Results, blank: Results) -> Estimate:

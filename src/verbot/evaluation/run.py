@@ -75,7 +75,8 @@ def run(
     factory = functools.partial(make, config.suite, **config.options)
     worlds = Worlds.of(factory)
     with closing(worlds.sightless()) as env:
-        plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy")
+        compositional = getattr(env, "compositional_tasks", None)
+        plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
     setup = Setup(worlds, None if isinstance(policy, str) else policy, _agents(config), config.slots)
     played = _play(plan, setup, config, out, progress)
     summary = summarize(name, config, plan, played, out, command)

@@ -111,19 +111,23 @@ class Plan:
         return list({job.key: job for job in [*patient, *policy, *self.baselines.get("expert", ())]}.values())
 
 
-def make_plan(config: EvaluationConfig, tasks: tuple[str, ...], player: str = "policy") -> Plan:
+def make_plan(
+    config: EvaluationConfig, tasks: tuple[str, ...], player: str = "policy", compositional: tuple[str, ...] | None = None
+) -> Plan:
     """The episodes that `config` asks for on the tasks of its suite.
 
     Args:
         player: who is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
+        compositional: the tasks that have combinations never demonstrated, which alone can be asked for them; None: all.
     """
-    main = _jobs(config, tasks, player, config.mode, config.axes, config.episodes)
+    fitting = {"composition": tasks if compositional is None else compositional}
+    main = _jobs(config, fitting.get(config.mode, tasks), player, config.mode, config.axes, config.episodes)
     conditions = {config.main: main}
     for name in config.further:
         axes = condition_axes(name)
         count = config.episodes if config.axes else config.side
         mode = name if not axes else "canonical"
-        conditions[name] = _jobs(config, tasks, player, mode, axes, count)
+        conditions[name] = _jobs(config, fitting.get(mode, tasks), player, mode, axes, count)
     baselines: dict[str, tuple[Job, ...]] = {}
     if config.baselines:
         share = main[: config.side * (config.goals if config.mode == "counterfactual" else 1)]

@@ -89,6 +89,7 @@ class TabletopEnv(gymnasium.Env):
             if name not in self._suite.tasks:
                 raise UnknownNameError(f"task of suite {self._suite.name!r}", name, self._suite.tasks)
         self._tasks = {name: task_registry.get(name)() for name in self.tasks}
+        self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
         self.robot_spec = robot_spec(image_size)
