@@ -7,6 +7,7 @@ import verbot
 from verbot.deploy import PolicyServer
 from verbot.errors import PolicyError
 from verbot.recipes import players
+from verbot.recipes.watch import watch
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,9 @@ def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):
     assert ours.metrics["final_error_m"] == theirs.metrics["final_error_m"]
     with pytest.raises(PolicyError, match="a policy of type object cannot be saved, so no worker can load it"):
         verbot.evaluate(object(), out=tmp_path / "nothing")
+
+
+def test_the_policy_that_ships_is_small_sound_and_obeys():
+    assert sum(file.stat().st_size for file in players.STARTER.iterdir()) <= 5_000_000
+    assert watch("put the red cube in the blue box", players.agent_maker("starter")).success
+    assert watch("push the yellow ball to the left", players.agent_maker("starter")).success
