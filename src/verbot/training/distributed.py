@@ -1,8 +1,8 @@
 """Data parallelism over processes of one machine: equal copies of the network, each on its slice of the same batch.
 
-Gradients are averaged through shared memory, and a pipe to each follower is the barrier. On two cores this costs a
-millisecond where gloo over loopback costs five, a follower that dies is noticed at once, and two processes of one thread
-train faster than one process of two.
+Gradients are averaged through shared memory, and a pipe to each follower is the barrier: gloo over loopback took five
+milliseconds for the same vector, a follower that dies is noticed at once, and two processes of one thread train faster than
+one process of two.
 """
 
 from __future__ import annotations
