@@ -63,8 +63,8 @@ def window(rows=3, side=16, frames=1):
         actions=rng.uniform(-0.05, 0.05, (rows, 4, 4)).astype(np.float32),
         actions_mask=np.ones((rows, 4), bool),
         instructions=[TEXTS[i % 2] for i in range(rows)],
-        keypoints=rng.uniform(-1, 1, (rows, 2, 2, 2)).astype(np.float32),
-        keypoints_mask=np.ones((rows, 2, 2), bool),
+        keypoints=rng.uniform(-1, 1, (rows, 2, 3, 2)).astype(np.float32),
+        keypoints_mask=np.ones((rows, 2, 3), bool),
     )
 
 
@@ -76,7 +76,7 @@ def test_predictions_fit_the_contract():
     for chunk in chunks:
         assert chunk.values.shape == (4, 4) and chunk.values.dtype == np.float32
         assert (chunk.values >= SPEC.action_low()).all() and (chunk.values <= SPEC.action_high()).all()
-        assert chunk.extras["keypoints"].shape == (2, 2, 2)
+        assert chunk.extras["keypoints"].shape == (2, 3, 2)
 
 
 def test_a_batch_predicts_what_each_alone_does():

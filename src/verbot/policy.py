@@ -116,8 +116,8 @@ class Policy:
             past: earlier observations of each episode, oldest first, for a network that sees several frames at once; frames
                 that are not there are masked.
 
-        Each chunk's `extras` hold ``"keypoints"`` (v, 2, 2): where in each image the policy looks for the target and the
-        receptacle, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit the spec.
+        Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
+        receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit the spec.
         """
         if not observations:
             return []

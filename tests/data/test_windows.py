@@ -56,7 +56,10 @@ def test_keypoints_are_the_hindsight_points_seen_in_each_view(dataset, rng):
     points = handled_points(episode.states, episode.actions, dataset.spec, engaged_frame=2)
     matrices = projections(episode.states, dataset.spec, episode.calibration, ("front", "wrist"))
     places, mask = project(matrices, points)
-    assert np.array_equal(batch.keypoints[: len(episode)], places) and np.array_equal(batch.keypoints_mask[: len(episode)], mask)
+    ours, ours_mask = batch.keypoints[: len(episode)], batch.keypoints_mask[: len(episode)]
+    assert np.array_equal(ours[:, :, :2], places) and np.array_equal(ours_mask[:, :, :2], mask)
+    # What the goal is given relative to was recorded; the hand does not tell it.
+    assert ours[:, 0, 2] == pytest.approx(np.tile([60 * 0.05 / 16, 60 * 0.1 / 12], (len(episode), 1)), abs=1e-5)
     # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. Engaged at frame 2.
     x, y, z = episode.states[2, :3]
     expected = [(60 * x / (1 - z) + 16) / 16 - 1, (-60 * y / (1 - z) + 12) / 12 - 1]
@@ -68,7 +71,7 @@ def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, 
     hindsight, grounding = (Windows(dataset, keypoints=kind).batch(np.arange(5), rng) for kind in ("hindsight", "grounding"))
     # The goal pursued has its target at the base frame's origin, the camera's principal point, and no receptacle.
     assert grounding.keypoints[:2, 0, 0] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
-    assert grounding.keypoints_mask[:2, 0].tolist() == [[True, False]] * 2
+    assert grounding.keypoints_mask[:2, 0].tolist() == [[True, False, True]] * 2
     assert np.array_equal(grounding.keypoints[2:], hindsight.keypoints[2:])
 
 
@@ -87,7 +90,7 @@ def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
     places = {"take the other": (60 * 0.1 / 16, -60 * 0.05 / 12), "carry it": (-60 * 0.1 / 16, 0)}
     for row in np.flatnonzero(told):
         assert batch.keypoints[row, 0, 0] == pytest.approx(places[batch.instructions[row]], abs=1e-5)
-        assert batch.keypoints_mask[row, 0].tolist() == [True, batch.instructions[row] == "carry it"]
+        assert batch.keypoints_mask[row, 0].tolist() == [True, batch.instructions[row] == "carry it", False]
     assert {batch.instructions[row] for row in np.flatnonzero(told)} == set(places)
     assert np.array_equal(batch.images, original.images) and np.array_equal(batch.actions, original.actions)
     again = windows.batch(indices, np.random.default_rng(3))

@@ -94,6 +94,6 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=torch.cat(actions, -1),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
-        keypoints=torch.rand(rows, 2, 2, 2, generator=g) * 2 - 1,
-        keypoints_mask=torch.ones(rows, 2, 2, dtype=torch.bool),
+        keypoints=torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1,
+        keypoints_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
     )

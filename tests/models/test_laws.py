@@ -142,7 +142,7 @@ def test_predictions_keep_what_the_components_promise(variant, make_network, mak
     turn, gripper = prediction.actions[..., 3:7], prediction.actions[..., 9]
     close(turn.norm(dim=-1), torch.ones(4, 3))
     assert (turn[..., 0] >= 0).all() and (gripper >= 0).all() and (gripper <= 1).all()
-    assert prediction.keypoints.shape == (4, 2, 2, 2) and prediction.keypoints.abs().max() <= 1
+    assert prediction.keypoints.shape == (4, 2, 3, 2) and prediction.keypoints.abs().max() <= 1
 
 
 def test_two_predictions_are_one(variant, make_network, make_batch):

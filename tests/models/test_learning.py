@@ -48,26 +48,26 @@ def heatmap(x: float, y: float, side: int = 8) -> TokenGroup:
         for j in range(side):
             weight = max(0, 1 - abs(i - row)) * max(0, 1 - abs(j - column))
             cells[i, j] = math.log(weight) if weight else -30.0
-    points = torch.tensor([x, y]).expand(1, 6, 2)
-    return TokenGroup(torch.zeros(1, 6, 4), torch.ones(1, 6, dtype=torch.bool), "keypoints", points, cells.expand(1, 6, -1, -1))
+    points = torch.tensor([x, y]).expand(1, 8, 2)
+    return TokenGroup(torch.zeros(1, 8, 4), torch.ones(1, 8, dtype=torch.bool), "keypoints", points, cells.expand(1, 8, -1, -1))
 
 
 def test_the_keypoint_loss_is_least_at_the_true_place():
-    true, mask = torch.tensor([0.3, -0.2]).expand(1, 2, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)
+    true, mask = torch.tensor([0.3, -0.2]).expand(1, 2, 3, 2), torch.ones(1, 2, 3, dtype=torch.bool)
     right = keypoint_loss(heatmap(0.3, -0.2), true, mask)
     assert right["keypoint_l1"] < 1e-6
     for x, y in ((0.3, -0.1), (0.4, -0.2), (-0.3, 0.2), (-0.2, 0.3)):
         assert keypoint_loss(heatmap(x, y), true, mask)["keypoint"] > right["keypoint"] + 0.02
-    far = keypoint_loss(heatmap(0.3, -0.2), torch.ones(1, 2, 2, 2), mask)
+    far = keypoint_loss(heatmap(0.3, -0.2), torch.ones(1, 2, 3, 2), mask)
     torch.testing.assert_close(far["keypoint_l1"], torch.tensor((0.7 + 1.2) / 2))
 
 
-def test_only_the_latest_frame_and_the_first_two_heatmaps_are_taught():
+def test_only_the_latest_frame_and_the_first_three_heatmaps_are_taught():
     group = heatmap(0.0, 0.0)
-    points = torch.stack([torch.full((2,), float(i)) for i in range(12)])[None]  # two frames of two views of three
+    points = torch.stack([torch.full((2,), float(i)) for i in range(16)])[None]  # two frames of two views of four
     twice = dataclasses.replace(group, points=points, heatmaps=group.heatmaps.repeat(1, 2, 1, 1))
-    true = torch.tensor([[[6.0, 7.0], [9.0, 10.0]]])[..., None].expand(1, 2, 2, 2)
-    assert keypoint_loss(twice, true, torch.ones(1, 2, 2, dtype=torch.bool), history=2)["keypoint_l1"] == 0
+    true = torch.tensor([[[8.0, 9.0, 10.0], [12.0, 13.0, 14.0]]])[..., None].expand(1, 2, 3, 2)
+    assert keypoint_loss(twice, true, torch.ones(1, 2, 3, dtype=torch.bool), history=2)["keypoint_l1"] == 0
 
 
 ACTION = (

@@ -19,6 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 DRAWS = 3  # random numbers a window needs: which wording, whether another goal, which one
 KEYPOINTS = ("hindsight", "grounding")
+POINTS = ("target", "receptacle", "reference")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class WindowBatch:
         actions: float32 (b, k, a), from the latest frame on; after an episode's end its last action, masked.
         actions_mask: bool (b, k); all False for a window told another goal than the one that was pursued.
         instructions: one per window.
-        keypoints: float32 (b, v, 2, 2): target and receptacle in the latest frame of each view, x right and y down in [-1, 1].
-        keypoints_mask: bool (b, v, 2); False where a point is unknown or out of the picture.
+        keypoints: float32 (b, v, 3, 2): target, receptacle and reference in the latest frame of each view, x right and y down
+            in [-1, 1].
+        keypoints_mask: bool (b, v, 3); False where a point is unknown or out of the picture.
         index: int64 (b,), the windows' own numbers.
     """
 
@@ -67,7 +69,7 @@ class WindowBatch:
 
 @dataclass(frozen=True)
 class _Goals:
-    """What else an episode's first state admits: points (g, 2, 3) in the base frame, and wordings of each."""
+    """What else an episode's first state admits: points (g, 3, 3) in the base frame, and wordings of each."""
 
     points: npt.NDArray[np.float64]
     instructions: Sequence[Sequence[str]]
@@ -173,7 +175,7 @@ class Windows:
         others = np.flatnonzero((draws[:, 1] < self.relabel) & self._untouched[now] & (self._goal_counts[episode] > 0))
         if len(others):
             told = (draws[others, 2] * self._goal_counts[episode[others]]).astype(np.int64)
-            points = np.empty((len(others), 2, 3))
+            points = np.empty((len(others), len(POINTS), 3))
             for i, (row, goal) in enumerate(zip(others.tolist(), told.tolist(), strict=True)):
                 goals = self._goals[episode[row]]
                 points[i], words = goals.points[goal], goals.instructions[goal]
@@ -220,20 +222,23 @@ def _engaged(episode: Episode) -> int:
 
 
 def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
-    points = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
-    grounding = episode.extras.get("grounding")
-    if kind == "grounding" and grounding:
-        points[: _engaged(episode)] = _goal_points(grounding[0])
+    """Points (t, 3, 3) in the base frame; the hand never tells the reference, so it is known where it was recorded."""
+    handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
+    goals = episode.extras.get("grounding")
+    told = _goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
+    points = np.concatenate([handled, np.broadcast_to(told[2:], (len(handled), 1, 3))], axis=1)
+    if kind == "grounding" and goals:
+        points[: _engaged(episode)] = told
     return points
 
 
 def _goal_points(goal: dict) -> npt.NDArray[np.float64]:
-    places = [goal.get("target_base_m"), goal.get("receptacle_base_m")]
+    places = [goal.get(f"{name}_base_m") for name in POINTS]
     return np.array([[np.nan] * 3 if place is None else place for place in places], float)
 
 
 def _other_goals(episode: Episode) -> _Goals:
     """Those after the first, which is the one pursued."""
     others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
-    points = np.array([_goal_points(goal) for goal in others]).reshape(-1, 2, 3)
+    points = np.array([_goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)
     return _Goals(points, [goal["instructions"] for goal in others])

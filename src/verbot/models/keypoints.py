@@ -1,4 +1,4 @@
-"""Where to look: the loss that teaches the first heatmaps of each view where the hand will close and open."""
+"""Where to look: the loss that teaches the first heatmaps of each view what is handled, where it goes, and relative to what."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from verbot.models.layers import masked_mean
 from verbot.models.tokens import TokenGroup
 
 CROSS_ENTROPY_WEIGHT = 0.05
-POINTS = 2  # supervised per view: the target, the receptacle
+POINTS = 3  # supervised per view: the target, the receptacle, the reference
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:
-    """The supervised rows (b, v, 2, …) of the latest frame in what the keypoint tokens hold (b, t·v·p, …)."""
+    """The supervised rows (b, v, 3, …) of the latest frame in what the keypoint tokens hold (b, t·v·p, …)."""
     return values.unflatten(1, (history, views, -1))[:, -1, :, :POINTS]
 
 
@@ -24,13 +24,13 @@ def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 
 
     Args:
         group: keypoint tokens, the latest frame's last.
-        true: (b, v, 2, 2) in [-1, 1].
-        mask: (b, v, 2) bool.
+        true: (b, v, 3, 2) in [-1, 1].
+        mask: (b, v, 3) bool.
     """
     assert group.points is not None and group.heatmaps is not None
     views = true.shape[1]
     points = supervised(group.points, views, history)
-    logits = supervised(group.heatmaps, views, history)  # (b, v, 2, h, w)
+    logits = supervised(group.heatmaps, views, history)  # (b, v, 3, h, w)
     true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
     place = masked_mean((points - true).abs(), mask)
     entropy = masked_mean(_cross_entropy(logits, true).unsqueeze(-1), mask)

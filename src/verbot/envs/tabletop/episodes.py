@@ -187,4 +187,5 @@ def _ground(task: Task, layout: Layout, goal: Goal, rng: np.random.Generator) ->
         "instructions": _some_wordings(goal, rng, _SAID_OF_OTHERS),
         "target_base_m": grounding.target_base_m.tolist(),
         "receptacle_base_m": grounding.receptacle_base_m.tolist(),
+        "reference_base_m": None if grounding.reference_base_m is None else grounding.reference_base_m.tolist(),
     }

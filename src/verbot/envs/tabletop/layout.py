@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from verbot.envs.tabletop import vocabulary
 from verbot.errors import SimulationError
+
+FloatArray = npt.NDArray[np.float64]
 
 # Sizes in m, as MuJoCo counts them: half sides of the cube; radius and half height of the cylinder; radius of the ball.
 SIZES: dict[str, tuple[float, ...]] = {"cube": (0.024, 0.024, 0.024), "cylinder": (0.023, 0.025), "ball": (0.026,)}
@@ -46,6 +49,11 @@ class Thing:
         """The height of a movable's center while it rests on the table."""
         size = SIZES[self.shape]
         return size[1] if self.shape == "cylinder" else size[-1]
+
+    @property
+    def middle_m(self) -> FloatArray:
+        """Its center (3,) while it rests on the table; a receptacle's is on the table."""
+        return np.array((self.x, self.y, self.rest_height_m if self.shape in SIZES else 0.0))
 
 
 @dataclass(frozen=True)

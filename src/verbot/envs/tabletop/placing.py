@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from verbot.envs.tabletop import motion
@@ -13,21 +15,24 @@ DROP_M = 0.003  # the object's center is let go this much above where it will re
 _ON_SPOT_M, _LOW_M, _PRECISE_M = 0.020, 0.015, 0.012
 
 
-def nearest_free(layout: Layout, thing: Thing, spots: Array) -> Array | None:
-    """The spot of (n, 2) nearest to where `thing` starts, among those with room for it; None where there is none."""
+def ways(straight: Array, turns_rad: Sequence[float]) -> Array:
+    """Unit vectors (n, 2): the direction of `straight` (2,), turned by each angle."""
+    angle = np.arctan2(straight[1], straight[0]) + np.asarray(turns_rad)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def first_free(layout: Layout, thing: Thing, spots: Array) -> Array | None:
+    """The first spot (2,) of (n, 2) where `thing` has room, whatever else stands where it started; None where there is none."""
     low, high = np.array(WORKSPACE_M).T
-    best, start = None, np.array((thing.x, thing.y))
     for spot in spots:
         inside = (low <= spot).all() and (spot <= high).all()
-        if not inside or (best is not None and np.linalg.norm(best - start) <= np.linalg.norm(spot - start)):
-            continue
-        if all(
+        if inside and all(
             np.hypot(x - spot[0], y - spot[1]) > radius + thing.radius_m + CLEARANCE_M
             for x, y, radius in layout.obstacles()
             if (x, y) != (thing.x, thing.y)
         ):
-            best = spot
-    return best
+            return np.asarray(spot)
+    return None
 
 
 def place(physics: Physics, name: str, goal: Array, tolerance_m: float = _ON_SPOT_M) -> Array:

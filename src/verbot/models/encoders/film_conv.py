@@ -22,7 +22,7 @@ class FilmConv(nn.Module):
 
     Args:
         channels: of the finer level; the coarser has twice as many.
-        heatmaps: per view; the first two are those that the keypoint loss teaches.
+        heatmaps: per view; the first three are those that the keypoint loss teaches.
         shared: one trunk for all views, which then differ only through the FiLM of their sentence.
     """
 

@@ -23,7 +23,7 @@ class QueryConv(nn.Module):
     Args:
         channels: of the finer level; the coarser has twice as many.
         features: of each place that the queries are compared with.
-        heatmaps: per view; the first two are those that the keypoint loss teaches.
+        heatmaps: per view; the first three are those that the keypoint loss teaches.
     """
 
     def __init__(self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16):

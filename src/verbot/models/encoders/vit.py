@@ -24,7 +24,7 @@ class ViT(nn.Module):
         patch: side in pixels; the image sides must be multiples of it.
         dim: width inside the transformer; None takes the network's. Tokens leave with the network's.
         depth, heads: of the transformer.
-        heatmaps: per view; the first two are those that the keypoint loss teaches.
+        heatmaps: per view; the first three are those that the keypoint loss teaches.
         patches: whether the patch and class tokens are given out beside the keypoint tokens.
     """
 

@@ -16,10 +16,17 @@ Goal = dict[str, Any]
 
 @dataclass(frozen=True)
 class Grounding:
-    """Where a goal's words point: the tool's position where the gripper closes, and where it opens or ends (3,), m."""
+    """Where a goal's words point (3,), m.
+
+    Args:
+        target_base_m: the tool's position where the gripper closes.
+        receptacle_base_m: the tool's position where it opens or ends.
+        reference_base_m: the thing that the goal is given relative to ("left of the blue box"), if there is one.
+    """
 
     target_base_m: Array
     receptacle_base_m: Array
+    reference_base_m: Array | None = None
 
 
 class Task(Protocol):

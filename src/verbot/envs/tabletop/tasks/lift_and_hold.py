@@ -29,8 +29,7 @@ class LiftAndHold:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing = layout.thing(goal["object"])
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((thing.x, thing.y, _HOLD_HEIGHT_M)))
+        return Grounding(thing.middle_m, np.array((thing.x, thing.y, _HOLD_HEIGHT_M)))
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and physics.grasped(goal["object"])

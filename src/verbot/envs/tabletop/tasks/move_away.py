@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout, Thing
+from verbot.envs.tabletop.layout import CLEARANCE_M, Layout, Thing
 from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, nearest_free, place, stands_free
+from verbot.envs.tabletop.placing import DROP_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 FARTHER_M = 0.07
-NEAR_M = 0.20  # only what starts this near can be asked to leave
-_AWAY_M = 0.10  # what the expert aims at
-_TURNS_RAD = (0.0, 0.5, -0.5, 1.0, -1.0)  # from straight away, as far as is needed to find room
+_NEAR_M = 0.05  # only what starts this near, beyond the clearance between any two things, can be asked to leave
+_SPARE_M = 0.025
+_TURNS_RAD = (0.0, 0.4, -0.4, 0.8, -0.8, 1.2, -1.2)  # from straight away, as far as is needed to find room
 
 
 @tasks.register("move_away")
@@ -28,16 +28,17 @@ class MoveAway:
             {"verb": "move_away", "object": thing.id, "receptacle": other.id, "preposition": "away from"}
             for thing in layout.movables
             for other in layout
-            if thing is not other and _spot(layout, thing, other) is not None
+            if thing is not other and _distance_m(thing, other) <= _near_m(thing, other) and _spot(layout, thing, other) is not None
         ]
 
     def named(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing, spot = layout.thing(goal["object"]), _goal_spot(layout, goal)
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((*spot, thing.rest_height_m + DROP_M)))
+        thing, other = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
+        spot = _spot(layout, thing, other)
+        assert spot is not None, "goals() offers only goals that have a free spot"
+        return Grounding(thing.middle_m, np.array((*spot, thing.rest_height_m + DROP_M)), other.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and stands_free(physics, goal["object"])
@@ -48,7 +49,11 @@ class MoveAway:
         return max(0.0, _distance_m(thing, other) + FARTHER_M - distance)
 
     def act(self, physics: Physics, goal: Goal) -> Array:
-        thing, spot = physics.layout.thing(goal["object"]), _goal_spot(physics.layout, goal)
+        """The spot follows from where the object is now, not from where it started: a picture does not show that."""
+        thing, other = physics.layout.thing(goal["object"]), physics.layout.thing(goal["receptacle"])
+        spot = _spot(physics.layout, thing, other, (physics.position(thing.id) - physics.position(other.id))[:2])
+        spot = _spot(physics.layout, thing, other) if spot is None else spot
+        assert spot is not None, "goals() offers only goals that have a free spot"
         return place(physics, thing.id, np.array((*spot, thing.rest_height_m + DROP_M)))
 
 
@@ -56,22 +61,17 @@ def _distance_m(thing: Thing, other: Thing) -> float:
     return float(np.hypot(thing.x - other.x, thing.y - other.y))
 
 
-def _goal_spot(layout: Layout, goal: Goal) -> Array:
-    spot = _spot(layout, layout.thing(goal["object"]), layout.thing(goal["receptacle"]))
-    assert spot is not None, "goals() offers only goals that have a free spot"
-    return spot
+def _near_m(thing: Thing, other: Thing) -> float:
+    """The greatest distance of two things that are near each other."""
+    return thing.radius_m + other.radius_m + CLEARANCE_M + _NEAR_M
 
 
-def _spot(layout: Layout, thing: Thing, other: Thing) -> Array | None:
-    """The first free place (2,) that is far enough, turning from straight away; None where there is none."""
-    distance = _distance_m(thing, other)
-    if distance > NEAR_M:
-        return None
-    straight = np.arctan2(thing.y - other.y, thing.x - other.x)
-    for turn in _TURNS_RAD:
-        way = np.array((np.cos(straight + turn), np.sin(straight + turn)))
-        spot = np.array((other.x, other.y)) + way * (distance + _AWAY_M)
-        free = nearest_free(layout, thing, spot[None])
-        if free is not None:
-            return free
-    return None
+def _spot(layout: Layout, thing: Thing, other: Thing, straight: Array | None = None) -> Array | None:
+    """The first free place (2,) that is far enough from wherever near `other` the object started; None where there is none.
+
+    It turns from the way `straight` (2,) from the other thing to the object.
+    """
+    if straight is None:
+        straight = np.array((thing.x - other.x, thing.y - other.y))
+    distance = _near_m(thing, other) + FARTHER_M + _SPARE_M
+    return first_free(layout, thing, np.array((other.x, other.y)) + ways(straight, _TURNS_RAD) * distance)

@@ -28,8 +28,7 @@ class Pick:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing = layout.thing(goal["object"])
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((thing.x, thing.y, motion.LIFT_HEIGHT_M)))
+        return Grounding(thing.middle_m, np.array((thing.x, thing.y, motion.LIFT_HEIGHT_M)))
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and not physics.touches(goal["object"], "table")

@@ -7,18 +7,19 @@ import numpy as np
 from verbot.envs.tabletop.arm import Array
 from verbot.envs.tabletop.layout import Layout, Thing
 from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, nearest_free, place, stands_free
+from verbot.envs.tabletop.placing import DROP_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 from verbot.envs.tabletop.vocabulary import DIRECTIONS
 
 GAP_M = 0.060  # the most between the edges of two things that are next to each other
 _BESIDE_M = 0.064  # from the other thing's edge to the object's center: room for an open finger
+_TURNS_RAD = tuple(side * turn for turn in np.arange(0.0, np.pi, 0.4) for side in (1, -1))
 
-# Preposition to the ways from the other thing to the object; more ways are tried from the object's own side on.
-WAYS: dict[str, Array] = {
-    "next to": np.array([(np.cos(a), np.sin(a)) for a in np.arange(8) * np.pi / 4]),
-    "left of": np.array([DIRECTIONS["left"][:2]]),
-    "right of": np.array([DIRECTIONS["right"][:2]]),
+# Preposition to the only way from the other thing to the object; None where any will do.
+WAYS: dict[str, Array | None] = {
+    "next to": None,
+    "left of": np.array(DIRECTIONS["left"][:2]),
+    "right of": np.array(DIRECTIONS["right"][:2]),
 }
 
 
@@ -44,9 +45,10 @@ class PlaceNextTo:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing, spot = layout.thing(goal["object"]), _goal_spot(layout, goal)
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((*spot, thing.rest_height_m + DROP_M)))
+        thing, other = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
+        spot = _spot(layout, thing, other, goal["preposition"])
+        assert spot is not None, "goals() offers only goals that have a free spot"
+        return Grounding(thing.middle_m, np.array((*spot, thing.rest_height_m + DROP_M)), other.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and stands_free(physics, goal["object"])
@@ -57,30 +59,31 @@ class PlaceNextTo:
         return _error_m(thing, other, offset[:2], goal["preposition"])
 
     def act(self, physics: Physics, goal: Goal) -> Array:
+        """The spot follows from where the object is now, not from where it started: a picture does not show that."""
         thing, other = physics.layout.thing(goal["object"]), physics.layout.thing(goal["receptacle"])
-        shift = physics.position(other.id)[:2] - (other.x, other.y)
-        spot = _goal_spot(physics.layout, goal) + shift
-        return place(physics, thing.id, np.array((*spot, thing.rest_height_m + DROP_M)))
+        middle = physics.position(other.id)[:2]
+        spot = _spot(physics.layout, thing, other, goal["preposition"], physics.position(thing.id)[:2] - middle)
+        spot = _spot(physics.layout, thing, other, goal["preposition"]) if spot is None else spot
+        assert spot is not None, "goals() offers only goals that have a free spot"
+        shift = middle - (other.x, other.y)
+        return place(physics, thing.id, np.array((*(spot + shift), thing.rest_height_m + DROP_M)))
 
 
 def _error_m(thing: Thing, other: Thing, offset: Array, preposition: str) -> float:
     """How far an offset (2,) from the other thing is from close enough and, for a side, within 45° of it."""
     excess = max(0.0, float(np.linalg.norm(offset)) - thing.radius_m - other.radius_m - GAP_M)
-    ways = WAYS[preposition]
-    if len(ways) > 1:
+    way = WAYS[preposition]
+    if way is None:
         return excess
-    along = float(offset @ ways[0])
-    aside = float(np.linalg.norm(offset - along * ways[0]))
+    along = float(offset @ way)
+    aside = float(np.linalg.norm(offset - along * way))
     return float(np.hypot(excess, max(0.0, aside - along)))
 
 
-def _goal_spot(layout: Layout, goal: Goal) -> Array:
-    spot = _spot(layout, layout.thing(goal["object"]), layout.thing(goal["receptacle"]), goal["preposition"])
-    assert spot is not None, "goals() offers only goals that have a free spot"
-    return spot
-
-
-def _spot(layout: Layout, thing: Thing, other: Thing, preposition: str) -> Array | None:
-    """The free place (2,) beside `other` that is nearest to where the object starts."""
-    spots = np.array((other.x, other.y)) + WAYS[preposition] * (other.radius_m + _BESIDE_M)
-    return nearest_free(layout, thing, spots)
+def _spot(layout: Layout, thing: Thing, other: Thing, preposition: str, straight: Array | None = None) -> Array | None:
+    """The free place (2,) beside `other`: on the side of the way `straight` (2,) from it to the object, or as near to that as can be."""
+    way = WAYS[preposition]
+    if straight is None:
+        straight = np.array((thing.x - other.x, thing.y - other.y))
+    directions = ways(straight, _TURNS_RAD) if way is None else way[None]
+    return first_free(layout, thing, np.array((other.x, other.y)) + directions * (other.radius_m + _BESIDE_M))

@@ -33,8 +33,8 @@ class Put:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing, place = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((place.x, place.y, release_height_m(thing, place))))
+        release = np.array((place.x, place.y, release_height_m(thing, place)))
+        return Grounding(thing.middle_m, release, place.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         thing = physics.layout.thing(goal["object"])

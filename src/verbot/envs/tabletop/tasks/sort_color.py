@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 
 from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
+from verbot.envs.tabletop.arm import HOME_TOOL_M, Array
 from verbot.envs.tabletop.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, Thing
 from verbot.envs.tabletop.physics import Physics
 from verbot.envs.tabletop.placing import carry_straight
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
-_ASIDE_M = 0.027  # of the box's middle: two things lie side by side along x, across the way the fingers open
+_FIRST_M = 0.027  # from the box's middle: two things lie side by side along x, across the way the fingers open
 _WITHIN_M = BOX_INNER_M - 0.010
 _ABOVE_M = 0.006  # the box's rim, when a thing is let go: lowered further, it could jam on a wall
 
@@ -39,9 +39,9 @@ class SortColor:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         place = layout.thing(goal["receptacle"])
-        first = min(_wanted(layout, goal), key=lambda thing: np.hypot(thing.x - place.x, thing.y - place.y))
-        target = np.array((first.x, first.y, first.rest_height_m))
-        return Grounding(target, np.array((place.x, place.y, _drop_height_m(first))))
+        first = min(_wanted(layout, goal), key=lambda thing: np.linalg.norm(thing.middle_m - HOME_TOOL_M))
+        release = np.array((place.x + _FIRST_M, place.y, _drop_height_m(first)))
+        return Grounding(first.middle_m, release, place.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         place = physics.layout.thing(goal["receptacle"])
@@ -59,7 +59,7 @@ class SortColor:
         return float(sum(np.linalg.norm(np.maximum(0.0, error)) for error in errors))
 
     def act(self, physics: Physics, goal: Goal) -> Array:
-        """The thing in the hand first, then whatever is nearest to the box and not in it."""
+        """The thing in the hand first, then whatever is nearest to the hand and not in the box."""
         place = physics.layout.thing(goal["receptacle"])
         things = _wanted(physics.layout, goal)
         for thing in things:
@@ -68,8 +68,7 @@ class SortColor:
         left = [thing for thing in things if not _is_over(physics, thing, place)]
         if not left or any(physics.touches(thing.id) for thing in things if thing not in left):
             return motion.release(physics)
-        middle = physics.position(place.id)[:2]
-        return motion.grasp(physics, min(left, key=lambda t: np.linalg.norm(physics.position(t.id)[:2] - middle)).id)
+        return motion.grasp(physics, min(left, key=lambda t: np.linalg.norm(physics.position(t.id) - physics.tool_position)).id)
 
 
 def _wanted(layout: Layout, goal: Goal) -> list[Thing]:
@@ -92,7 +91,7 @@ def _is_over(physics: Physics, thing: Thing, place: Thing) -> bool:
 
 
 def _spot(physics: Physics, thing: Thing, things: list[Thing], place: Thing) -> Array:
-    """Above the half of the box (3,) that faces where the thing comes from, or that is free."""
+    """Above the half of the box (3,) that is free: the same one at first, whatever the thing, so that a picture tells which."""
     inside = [physics.position(other.id) for other in things if other is not thing and _is_over(physics, other, place)]
-    side = place.x - inside[0][0] if inside else physics.starts[thing.id][0] - place.x
-    return np.array((place.x + (_ASIDE_M if side > 0 else -_ASIDE_M), place.y, _drop_height_m(thing)))
+    shift = _FIRST_M if not inside or inside[0][0] < place.x else -_FIRST_M
+    return np.array((place.x + shift, place.y, _drop_height_m(thing)))

@@ -35,8 +35,8 @@ class Stack:
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         thing, other = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
-        target = np.array((thing.x, thing.y, thing.rest_height_m))
-        return Grounding(target, np.array((other.x, other.y, _height_m(thing, other) + DROP_M)))
+        release = np.array((other.x, other.y, _height_m(thing, other) + DROP_M))
+        return Grounding(thing.middle_m, release, other.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         name = goal["object"]
