@@ -50,10 +50,10 @@ def main() -> None:
             bar.update(number)
     figures = {}
     for task in sorted(tasks):
-        n = counts[task].total()
-        estimate = wilson(counts[task]["success"], n)
-        figures[task] = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": n, "errors": counts[task]["error"]}
-        print(f"{task:14s} {estimate.value:7.1%} [{estimate.low:.1%}, {estimate.high:.1%}] n={n} errors={counts[task]['error']}")
+        n, errors = counts[task].total(), counts[task]["error"]
+        found = wilson(counts[task]["success"], n)
+        figures[task] = {"value": found.value, "low": found.low, "high": found.high, "n": n, "errors": errors}
+        print(f"{task:14s} {found.value:7.1%} [{found.low:.1%}, {found.high:.1%}] n={n} errors={errors}")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -117,7 +117,7 @@ class Policy:
                 that are not there are masked.
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
-        receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit the spec.
+        receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit.
         """
         if not observations:
             return []

@@ -60,16 +60,20 @@ def test_minilm_is_minilm():
         torch.testing.assert_close(row[token, :6].float(), torch.tensor(features), atol=1e-3, rtol=1e-3)
 
 
-def test_minilm_encodes_each_text_once_and_remembers_on_disk(monkeypatch, tmp_path):
+def test_minilm_encodes_many_texts_once_and_keeps_them_in_one_file(monkeypatch, tmp_path):
     monkeypatch.setenv("VERBOT_CACHE", str(tmp_path))
-    encoder = minilm.FrozenEncoder(frozen_encoder().folder)
-    first = encoder.encode(["push it", "push it", "lift"])
-    assert torch.equal(first[0], first[1]) and len(list(tmp_path.rglob("*.npy"))) == 2
-    again = minilm.FrozenEncoder(encoder.folder)
-    monkeypatch.setattr(again, "compute", lambda texts: pytest.fail(f"encoded {texts} again"))
-    assert all(torch.equal(a, b) for a, b in zip(again.encode(["push it", "push it", "lift"]), first, strict=True))
-    next(tmp_path.rglob("*.npy")).write_bytes(b"half a fi")
-    computed = minilm.FrozenEncoder(encoder.folder).encode(["push it", "push it", "lift"])
+    texts = [f"push it {number} times" for number in range(minilm.FEW)]
+    encoder = minilm.FrozenEncoder(frozen_encoder().folder, depth=1)
+    encoder.encode(texts[:3])
+    assert not list(tmp_path.rglob("*.safetensors")), "a few are sooner computed again"
+    other = minilm.FrozenEncoder(encoder.folder, depth=1)
+    first = other.encode(texts)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    for reader in (encoder, minilm.FrozenEncoder(encoder.folder, depth=1)):  # encoder began before there was a file
+        monkeypatch.setattr(reader, "compute", lambda texts: pytest.fail(f"encoded {texts} again"))
+        assert all(torch.equal(a, b) for a, b in zip(reader.encode(texts), first, strict=True))
+    kept.write_bytes(kept.read_bytes()[:-100])
+    computed = minilm.FrozenEncoder(encoder.folder, depth=1).encode(texts)
     assert all(torch.equal(a, b) for a, b in zip(computed, first, strict=True)), "a broken cache file is made anew"
 
 

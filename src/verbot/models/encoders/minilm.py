@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
@@ -24,7 +25,7 @@ from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
 TILE = 8  # texts computed at once, and what their padded length is a multiple of
-KEPT = 512  # texts computed before they are written to the disk
+KEPT, FEW = 512, 32  # texts in one file of the cache; fewer than these are sooner computed again than kept
 
 
 @language_encoders.register("minilm")
@@ -33,7 +34,8 @@ class MiniLM(nn.Module):
 
     Token states, because one pooled vector does not ground language: cosine("push the red cube left", "… right") is 0.987.
     The frozen weights are no part of this module or of a saved policy; their sha256 is, and is checked. Each distinct
-    instruction is encoded once and kept as float16, in memory and below `VERBOT_CACHE` (default ``~/.cache/verbot``).
+    instruction is encoded once and kept as float16, in memory and, where there are many, in mapped files below `VERBOT_CACHE`
+    (default ``~/.cache/verbot``).
     ``""`` is the two tokens that begin and end every text.
 
     Args:
@@ -95,14 +97,19 @@ class FrozenEncoder:
         with open(self.weights, "rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         self._memory: dict[str, Tensor] = {}
+        self._read: set[Path] = set()
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         """Token states (l, 384) float16 of each text, l its own; a function of the text alone, to the bit."""
-        missing = sorted({text for text in texts if text not in self._memory and not self._recall(text)})
+        if any(text not in self._memory for text in texts):
+            self._recall()
+        missing = sorted({text for text in texts if text not in self._memory})
         for start in range(0, len(missing), KEPT):
             part = missing[start : start + KEPT]
-            for text, states in zip(part, self.compute(part), strict=True):
-                self._remember(text, states)
+            states = self.compute(part)
+            self._memory |= dict(zip(part, states, strict=True))
+            if len(part) >= FEW:
+                self._keep(part, states)
         return [self._memory[text] for text in texts]
 
     def compute(self, texts: Sequence[str]) -> list[Tensor]:
@@ -135,35 +142,35 @@ class FrozenEncoder:
         # Cloned outside inference mode: its own tensors cannot be trained through.
         return [states[: len(row)].clone() for states, row in zip(half, rows, strict=True)]
 
-    def _recall(self, text: str) -> bool:
-        try:
-            states = torch.from_numpy(np.load(self._file(text)))
-        except (OSError, ValueError, EOFError):
-            return False
-        if states.dtype != torch.float16 or states.ndim != 2 or states.shape[1] != WIDTH:
-            return False
-        self._memory[text] = states
-        return True
+    def _recall(self) -> None:
+        """What was kept since the last look, by this process or another. A file that cannot be read is as good as none."""
+        for path in sorted(set(self._folder().glob("*.safetensors")) - self._read):
+            self._read.add(path)
+            try:
+                with safe_open(path, "pt") as kept:
+                    texts, lengths = (json.loads(kept.metadata()[name]) for name in ("texts", "lengths"))
+                states = load_file(path)["states"]
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                continue
+            if states.dtype == torch.float16 and states.shape == (sum(lengths), WIDTH) and len(texts) == len(lengths):
+                self._memory |= dict(zip(texts, states.split(lengths), strict=True))
 
-    def _remember(self, text: str, states: Tensor) -> None:
-        self._memory[text] = states
-        path = self._file(text)
+    def _keep(self, texts: Sequence[str], states: Sequence[Tensor]) -> None:
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
+        path = self._folder() / f"{digest}.safetensors"
+        lists = {"texts": json.dumps(texts), "lengths": json.dumps([len(rows) for rows in states])}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_suffix(f".{os.getpid()}.tmp")
-            with open(aside, "wb") as stream:
-                np.save(stream, states.numpy())
+            save_file({"states": torch.cat(list(states))}, aside, lists)
             aside.rename(path)
         except OSError:
             return  # a cache that cannot be written costs time, nothing else
+        self._read.add(path)
 
-    def _file(self, text: str) -> Path:
+    def _folder(self) -> Path:
         home = os.environ.get("VERBOT_CACHE") or Path.home() / ".cache" / "verbot"
-        return (
-            Path(home)
-            / f"minilm-{self.sha256[:16]}-{self.depth}-{TILE}"
-            / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
-        )
+        return Path(home) / f"minilm-{self.sha256[:16]}-{self.depth}-{TILE}"
 
 
 @functools.cache

@@ -28,7 +28,9 @@ class MoveAway:
             {"verb": "move_away", "object": thing.id, "receptacle": other.id, "preposition": "away from"}
             for thing in layout.movables
             for other in layout
-            if thing is not other and _distance_m(thing, other) <= _near_m(thing, other) and _spot(layout, thing, other) is not None
+            if thing is not other
+            and _distance_m(thing, other) <= _near_m(thing, other)
+            and _spot(layout, thing, other) is not None
         ]
 
     def named(self, goal: Goal) -> str:

@@ -81,7 +81,7 @@ def _error_m(thing: Thing, other: Thing, offset: Array, preposition: str) -> flo
 
 
 def _spot(layout: Layout, thing: Thing, other: Thing, preposition: str, straight: Array | None = None) -> Array | None:
-    """The free place (2,) beside `other`: on the side of the way `straight` (2,) from it to the object, or as near to that as can be."""
+    """The free place (2,) beside `other`; where any side will do, the one nearest to the way `straight` (2,) to the object."""
     way = WAYS[preposition]
     if straight is None:
         straight = np.array((thing.x - other.x, thing.y - other.y))
