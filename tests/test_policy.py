@@ -65,6 +65,9 @@ def window(rows=3, side=16, frames=1):
         instructions=[TEXTS[i % 2] for i in range(rows)],
         keypoints=rng.uniform(-1, 1, (rows, 2, 3, 2)).astype(np.float32),
         keypoints_mask=np.ones((rows, 2, 3), bool),
+        questions=[()] * rows,
+        question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
+        question_mask=np.zeros((rows, 0, 2, 3), bool),
     )
 
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
 from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.tokens import Batch
+from verbot.models.tokens import Batch, Questions
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
@@ -132,9 +131,13 @@ class Policy:
     def collate(self, window: WindowBatch) -> Batch:
         """A batch of raw windows as the network's tensors, images still uint8."""
         fit = FitImage(window.images.shape[-3:-1], self._size)
-        keypoints = fit.points(window.keypoints).astype(np.float32)
-        inside = (np.abs(keypoints) <= 1).all(-1)
-        return self._batch(
+
+        def seen(points: FloatArray, mask: np.ndarray) -> tuple[FloatArray, np.ndarray]:
+            places = fit.points(points).astype(np.float32)
+            return places, mask & (np.abs(places) <= 1).all(-1)
+
+        keypoints, keypoints_mask = seen(window.keypoints, window.keypoints_mask)
+        batch = self._batch(
             images=fit.forward(window.images),
             images_mask=window.images_mask,
             state=self._state.forward(window.state),
@@ -143,8 +146,16 @@ class Policy:
             actions=self._action.forward(window.actions),
             actions_mask=window.actions_mask,
             keypoints=keypoints,
-            keypoints_mask=window.keypoints_mask & inside,
+            keypoints_mask=keypoints_mask,
         )
+        texts = [text for row in window.questions for text in row]
+        if not texts:
+            return batch
+        rows, places = np.nonzero([[i < len(row) for i in range(window.question_mask.shape[1])] for row in window.questions])
+        asked, asked_mask = seen(window.question_keypoints[rows, places], window.question_mask[rows, places])
+        text = self.network.language.prepare([""] * len(texts) if self.blind else texts)
+        questions = Questions(torch.from_numpy(rows), text, torch.from_numpy(asked), torch.from_numpy(asked_mask))
+        return dataclasses.replace(batch, questions=questions).to(self.device)
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory, complete or not at all; one that was there is replaced.
@@ -214,10 +225,9 @@ class Policy:
     ) -> Batch:
         text = self.network.language.prepare([""] * len(instructions) if self.blind else instructions)
         pixels = torch.from_numpy(images).movedim(-1, -3)  # (b, t, v, 3, h, w), in the memory of the windows
-        arrays: dict[str, Tensor] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in targets.items()}
-        batch = Batch(
-            pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask), text, **arrays
-        )
+        arrays: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in targets.items()}
+        seen = (pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask))
+        batch = dataclasses.replace(Batch(*seen, text), **arrays)
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _check(self, observation: Observation) -> None:

@@ -98,6 +98,29 @@ def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
     assert plain.batch(indices, np.random.default_rng(3)).actions_mask[:, 0].all()  # relabeling wrote to no shared array
 
 
+def test_untouched_windows_are_asked_where_other_goals_are(dataset):
+    windows = Windows(dataset, chunk=3, questions=3)
+    indices = np.arange(len(windows))
+    batch = windows.batch(indices, np.random.default_rng(3))
+    untouched = np.concatenate([np.arange(len(episode)) < 2 for episode in dataset])
+    assert batch.question_keypoints.shape == (len(indices), 3, 2, 3, 2)
+    assert batch.question_mask.shape == (len(indices), 3, 2, 3)
+    # The scenes have two other goals: each is asked about once, in any order.
+    assert [len(asked) for asked in batch.questions] == [2 if free else 0 for free in untouched]
+    assert not batch.question_mask[~untouched].any() and not batch.question_mask[:, 2].any()
+    places = {"take the other": (60 * 0.1 / 16, -60 * 0.05 / 12), "carry it": (-60 * 0.1 / 16, 0)}
+    for row in np.flatnonzero(untouched):
+        assert set(batch.questions[row]) == set(places)
+        for place, text in enumerate(batch.questions[row]):
+            assert batch.question_keypoints[row, place, 0, 0] == pytest.approx(places[text], abs=1e-5)
+            assert batch.question_mask[row, place, 0].tolist() == [True, text == "carry it", False]
+    plain = Windows(dataset, chunk=3).batch(indices, np.random.default_rng(3))
+    assert batch.instructions == plain.instructions and np.array_equal(batch.keypoints, plain.keypoints)
+    assert plain.questions == [()] * len(indices) and plain.question_keypoints.shape == (len(indices), 0, 2, 3, 2)
+    again = batch.take(indices[::-1])
+    assert again.questions == batch.questions[::-1] and np.array_equal(again.question_mask, batch.question_mask[::-1])
+
+
 def test_a_camera_that_the_dataset_lacks_is_masked(dataset, rng):
     batch = Windows(dataset, cameras=("overhead", "wrist")).batch([0, 1], rng)
     assert batch.images.shape == (2, 1, 2, 24, 32, 3)
@@ -115,6 +138,8 @@ def test_windows_of_some_episodes_only(dataset, rng):
 def test_wrong_options_are_refused(dataset, spec, tmp_path):
     with pytest.raises(ConfigError, match="history and a chunk of at least 1; got 0 and 10"):
         Windows(dataset, history=0)
+    with pytest.raises(ConfigError, match="questions is a number of goals; got -1"):
+        Windows(dataset, questions=-1)
     with pytest.raises(ConfigError, match="relabel is a probability; got 1.5"):
         Windows(dataset, relabel=1.5)
     with pytest.raises(UnknownNameError, match="no kind of keypoints named 'hindsigt'. Did you mean 'hindsight'"):

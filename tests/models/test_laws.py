@@ -9,7 +9,7 @@ import torch
 from verbot.errors import UnknownNameError
 from verbot.models.network import NetworkConfig
 from verbot.models.parts import Part, heads
-from verbot.models.tokens import TextBatch
+from verbot.models.tokens import Batch, Questions, TextBatch
 
 
 def close(a, b):
@@ -74,13 +74,32 @@ def test_rows_do_not_see_each_other(variant, make_network, make_batch):
     batch = make_batch(network)
     order = torch.tensor([2, 0, 3, 1])
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    text = fields.pop("text")
+    text, _ = fields.pop("text"), fields.pop("questions")
     moved = dataclasses.replace(
         batch, text=TextBatch(text.values[order], text.mask[order]), **{name: x[order] for name, x in fields.items()}
     )
     before, after = network.predict(batch), network.predict(moved)
     close(before.actions[order], after.actions)
     close(before.keypoints[order], after.keypoints)
+
+
+def test_questions_teach_the_keypoints_and_nothing_else(variant, make_network, make_batch):
+    network = make_network(variant).eval()
+    batch = make_batch(network, rows=3)
+    g = torch.Generator().manual_seed(1)
+    rows, places = torch.tensor([0, 2, 2]), torch.rand(3, 2, 3, 2, generator=g)
+    text = network.language.prepare(["put the green box to the left", "", "pick up the red cube"])
+    asked = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(3, 2, 3, dtype=torch.bool)))
+    plain, taught = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))
+    close(plain["action"], taught["action"])
+    # Asking is as telling: the same pictures and words as rows of their own cost as much.
+    told = Batch(batch.images[rows], batch.images_mask[rows], batch.state[rows], batch.state_mask[rows], text)
+    told = dataclasses.replace(
+        told, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows],
+        keypoints=places, keypoints_mask=torch.ones(3, 2, 3, dtype=torch.bool),
+    )  # fmt: skip
+    close(taught["keypoint"], plain["keypoint"] + network.losses(told, torch.Generator().manual_seed(0))["keypoint"])
+    close(network.predict(asked).actions, network.predict(batch).actions)
 
 
 def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_network, make_batch):

@@ -26,8 +26,11 @@ def window(b: int = 8) -> WindowBatch:
         actions=np.zeros((b, 3, 4), np.float32),
         actions_mask=np.ones((b, 3), bool),
         instructions=["touch it"] * b,
-        keypoints=np.broadcast_to(dot, (b, 2, 2, 2)).copy(),
-        keypoints_mask=np.ones((b, 2, 2), bool),
+        keypoints=np.broadcast_to(dot, (b, 2, 3, 2)).copy(),
+        keypoints_mask=np.ones((b, 2, 3), bool),
+        questions=[("touch it again",)] * b,
+        question_keypoints=np.broadcast_to(dot, (b, 1, 2, 3, 2)).copy(),
+        question_mask=np.ones((b, 1, 2, 3), bool),
         index=np.arange(b),
     )
 
@@ -38,7 +41,8 @@ def test_keypoints_move_with_the_picture():
     for i in range(8):
         for v in range(2):
             row, column = np.argwhere(shifted.images[i, 0, v, :, :, 0] == 255)[0]
-            np.testing.assert_allclose(shifted.keypoints[i, v, 0], [(column + 0.5) / 8 - 1, (row + 0.5) / 8 - 1], atol=1e-6)
+            for points in (shifted.keypoints[i, v], shifted.question_keypoints[i, 0, v]):
+                np.testing.assert_allclose(points[0], [(column + 0.5) / 8 - 1, (row + 0.5) / 8 - 1], atol=1e-6)
             places.add((int(row), int(column)))
     assert len(places) > 4
     assert all(abs(row - 3) <= 2 and abs(column - 6) <= 2 for row, column in places)

@@ -48,7 +48,7 @@ class Mixture:
         shapes = {source.shape for source in self.sources}
         if len(shapes) > 1:
             raise ConfigError(
-                f"the sources of a mixture differ in (history, chunk, cameras, height, width, state, action): {shapes}"
+                f"the sources of a mixture differ in (history, chunk, questions, cameras, height, width, state, action): {shapes}"
             )
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ Indices = npt.NDArray[np.int64]
 DRAWS = 3  # random numbers a window needs: which wording, whether another goal, which one
 KEYPOINTS = ("hindsight", "grounding")
 POINTS = ("target", "receptacle", "reference")
+_LISTS = ("instructions", "questions")  # of a batch; its other fields are arrays
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class WindowBatch:
         keypoints: float32 (b, v, 3, 2): target, receptacle and reference in the latest frame of each view, x right and y down
             in [-1, 1].
         keypoints_mask: bool (b, v, 3); False where a point is unknown or out of the picture.
+        questions: other goals that the same scene admits, at most `m` for a window, each to be pointed at; their keypoints
+            float32 (b, m, v, 3, 2) and masks bool (b, m, v, 3) follow their order.
         index: int64 (b,), the windows' own numbers.
     """
 
@@ -48,6 +52,9 @@ class WindowBatch:
     instructions: list[str]
     keypoints: FloatArray
     keypoints_mask: BoolArray
+    questions: list[tuple[str, ...]]
+    question_keypoints: FloatArray
+    question_mask: BoolArray
     index: Indices
 
     def __len__(self) -> int:
@@ -55,16 +62,18 @@ class WindowBatch:
 
     def take(self, order: Indices) -> WindowBatch:
         """The windows at these places, in this order."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        words = [self.instructions[i] for i in order]
-        return WindowBatch(**{name: value[order] for name, value in fields.items() if name != "instructions"}, instructions=words)
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in fields.items():
+            fields[name] = [value[i] for i in order] if name in _LISTS else value[order]
+        return WindowBatch(**fields)
 
     @staticmethod
     def concatenate(parts: Sequence[WindowBatch]) -> WindowBatch:
         """All windows of `parts`, one after another."""
-        names = [field.name for field in dataclasses.fields(WindowBatch) if field.name != "instructions"]
-        words = [text for part in parts for text in part.instructions]
-        return WindowBatch(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names}, instructions=words)
+        fields: dict[str, Any] = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(WindowBatch)}
+        for name, values in fields.items():
+            fields[name] = [item for value in values for item in value] if name in _LISTS else np.concatenate(values)
+        return WindowBatch(**fields)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Windows:
             objects were at first; used until the episode's ``engaged_frame``, hindsight from then on).
         relabel: the chance that a window from before anything was engaged is told another goal that its scene admits,
             with that goal's keypoints and no actions to imitate.
+        questions: m, how many of its scene's other goals come with such a window beside its own.
         cache: the decoded frames; opened (and filled, if need be) if None.
 
     Example:
@@ -111,6 +121,7 @@ class Windows:
         episodes: Sequence[int] | None = None,
         keypoints: str = "hindsight",
         relabel: float = 0.0,
+        questions: int = 0,
         cache: FrameCache | None = None,
     ):
         if history < 1 or chunk < 1:
@@ -119,7 +130,10 @@ class Windows:
             raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
         if not 0 <= relabel <= 1:
             raise ConfigError(f"relabel is a probability; got {relabel}")
-        self.spec, self.history, self.chunk, self.relabel = source.spec, history, chunk, relabel
+        if questions < 0:
+            raise ConfigError(f"questions is a number of goals; got {questions}")
+        self.spec, self.history, self.chunk = source.spec, history, chunk
+        self.relabel, self.questions = relabel, questions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
         recorded = list(source)
         if not recorded:
@@ -151,7 +165,7 @@ class Windows:
     @property
     def shape(self) -> tuple[object, ...]:
         """What sources of one mixture must have in common."""
-        return (self.history, self.chunk, self.cameras, *self._size, self.spec.state_size, self.spec.action_size)
+        return (self.history, self.chunk, self.questions, self.cameras, *self._size, self.spec.state_size, self.spec.action_size)
 
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
@@ -182,6 +196,7 @@ class Windows:
                 instructions[row] = words[int(draws[row, 0] * len(words))]
             keypoints[others], keypoints_mask[others] = project(self._matrices[now[others]], points)
             future_mask[others] = False
+        questions, asked, asked_mask = self._ask(now, draws)
         return WindowBatch(
             images=images,
             images_mask=images_mask,
@@ -192,8 +207,30 @@ class Windows:
             instructions=instructions,
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
+            questions=questions,
+            question_keypoints=asked,
+            question_mask=asked_mask,
             index=np.asarray(indices, np.int64),
         )
+
+    def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], FloatArray, BoolArray]:
+        """Goals that follow one another in the order of the recording, in which neighbors name different things."""
+        episode, views = self._episode[now], len(self.cameras)
+        points = np.full((len(now), self.questions, len(POINTS), 3), np.nan)
+        questions: list[tuple[str, ...]] = [()] * len(now)
+        for row in np.flatnonzero(self._untouched[now] & (self._goal_counts[episode] > 0)) if self.questions else ():
+            goals, words = self._goals[episode[row]], []
+            count = len(goals.points)
+            for place in range(min(self.questions, count)):
+                goal = (int(draws[row, 2] * count) + place) % count
+                points[row, place] = goals.points[goal]
+                said = goals.instructions[goal]
+                words.append(said[int(draws[row, 1] * len(said))])
+            questions[row] = tuple(words)
+        flat = points.reshape(len(now), -1, 3)
+        keypoints, mask = project(self._matrices[now], flat)  # (b, v, m·3, 2)
+        keypoints = keypoints.reshape(len(now), views, self.questions, len(POINTS), 2)
+        return questions, keypoints.swapaxes(1, 2), mask.reshape(keypoints.shape[:-1]).swapaxes(1, 2)
 
     def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, BoolArray]:
         b, t = past.shape

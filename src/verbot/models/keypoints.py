@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,11 @@ from verbot.models.tokens import TokenGroup
 
 CROSS_ENTROPY_WEIGHT = 0.05
 POINTS = 3  # supervised per view: the target, the receptacle, the reference
+
+
+def pointing(groups: Sequence[TokenGroup]) -> TokenGroup | None:
+    """The keypoint tokens among what a vision encoder made."""
+    return next((group for group in groups if group.heatmaps is not None), None)
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.keypoints import keypoint_loss, supervised
+from verbot.models.keypoints import keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
 from verbot.models.text import unhear
-from verbot.models.tokens import Batch, Prediction, Sizes, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, Prediction, Questions, Sizes, TextBatch, TokenGroup
 from verbot.spec import RobotSpec
 
 FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
@@ -109,11 +109,15 @@ class VLANetwork(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None]:
         """The fused tokens, and the keypoint tokens (of all frames, the latest last) where the vision encoder makes them."""
+        fused, keypoints, _ = self._answer(dataclasses.replace(batch, questions=None))
+        return fused, keypoints
+
+    def _answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
+        """As `forward`, and the keypoint tokens of the questions."""
         words, sentence = self.read(batch.text)
-        seen = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0])
-        felt = self.feel(batch.state, batch.state_mask)
-        fused = self.fusion([words, sentence, *seen, felt])
-        return fused, next((g for g in seen if g.heatmaps is not None), None)
+        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions)
+        fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask)])
+        return fused, pointing(seen), answers
 
     def read(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]:
         """The words (b, l, e), and their sentence (b, 1, e)."""
@@ -121,11 +125,20 @@ class VLANetwork(nn.Module):
         pooled = self.sentence(words).unsqueeze(1)
         return words, TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
 
-    def see(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        """Every frame through the vision encoder, then all frames' tokens side by side."""
+    def see(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Questions | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup | None]:
+        """Every frame through the vision encoder, then all frames' tokens side by side; and where the questions point."""
         frames = images.shape[1]
-        groups = self.vision(centered(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0))
-        return [self._in_time(group, frames) for group in groups]
+        images, mask, sentence = centered(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
+        if questions is None:
+            return [self._in_time(group, frames) for group in self.vision(images, mask, sentence)], None
+        rows, told = questions.rows * frames + frames - 1, self.read(questions.text)[1].tokens[:, 0]
+        if hasattr(self.vision, "ask_many"):
+            groups, answers = self.vision.ask_many(images, mask, sentence, told, rows)
+        else:
+            groups, answers = self.vision(images, mask, sentence), pointing(self.vision(images[rows], mask[rows], told))
+        return [self._in_time(group, frames) for group in groups], answers
 
     def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
         return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
@@ -137,11 +150,14 @@ class VLANetwork(nn.Module):
         """
         if self.training and self.config.word_dropout:
             batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
-        fused, keypoints = self.forward(batch)
+        fused, keypoints, answers = self._answer(batch)
         losses = self.head.losses(fused, batch, generator)
         total = losses["action"]
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
             losses |= keypoint_loss(keypoints, batch.keypoints, batch.keypoints_mask, self.config.history)
+            if answers is not None and batch.questions is not None:
+                asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
+                losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
             total = total + self.config.keypoint_weight * losses["keypoint"]
         return {"loss": total, **losses}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,8 +80,24 @@ class TextBatch:
 
 
 @dataclass(frozen=True)
+class Questions:
+    """Other goals `q` of the pictures in a batch, each to be pointed at.
+
+    Args:
+        rows: (q,) int64, which row's latest frame each is asked of.
+        text: one goal a row.
+        keypoints: (q, v, p, 2) with `mask` (q, v, p) bool.
+    """
+
+    rows: Tensor
+    text: TextBatch
+    keypoints: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What a network learns from, all normalized; for prediction the last five are None.
+    """What a network learns from, all normalized; for prediction the last six are None.
 
     Args:
         images: (b, t, v, 3, h, w), uint8, or float in [0, 1].
@@ -90,6 +107,7 @@ class Batch:
         text: one instruction a row.
         actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
         keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool.
+        questions: None where none are asked.
     """
 
     images: Tensor
@@ -101,14 +119,15 @@ class Batch:
     actions_mask: Tensor | None = None
     keypoints: Tensor | None = None
     keypoints_mask: Tensor | None = None
+    questions: Questions | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        def move(value: Tensor | TextBatch | None) -> Tensor | TextBatch | None:
-            if isinstance(value, TextBatch):
-                return TextBatch(value.values.to(device), value.mask.to(device))
+        def move(value: Any) -> Any:
+            if isinstance(value, TextBatch | Questions):
+                return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
             return None if value is None else value.to(device)
 
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)

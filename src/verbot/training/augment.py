@@ -25,10 +25,12 @@ def augment(batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator,
     limit = config.shift_pixels
     shift = rng.integers(-limit, limit + 1, (size * b, v, 2))[rows]  # (x, y) in pixels
     blank = (rng.random(size * b) < config.blank_instruction)[rows]
+    moved = (2.0 * shift / (width, height)).astype(np.float32)[:, :, None]  # (b, v, 1, 2)
     return dataclasses.replace(
         batch,
         images=shift_images(batch.images, shift, limit) if limit else batch.images,
-        keypoints=batch.keypoints + (2.0 * shift / (width, height)).astype(np.float32)[:, :, None],
+        keypoints=batch.keypoints + moved,
+        question_keypoints=batch.question_keypoints + moved[:, None],
         instructions=["" if silent else text for text, silent in zip(batch.instructions, blank, strict=True)],
     )
 

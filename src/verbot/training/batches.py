@@ -13,7 +13,7 @@ from verbot.errors import ConfigError
 from verbot.spec import RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
-from verbot.training.config import TrainConfig
+from verbot.training.config import AugmentConfig, TrainConfig
 from verbot.training.dagger import folder
 
 
@@ -40,8 +40,8 @@ class Supply:
         )
         self.instructions = sorted({words for e in episodes for words in (*e.instructions, *_other_words(e.extras))})
         splits = [_split(config, number, len(dataset)) for number, dataset in enumerate(datasets)]
-        self._train = [self._windows(d, shown, config.augment.relabel) for d, (shown, _) in zip(datasets, splits, strict=True)]
-        held = [self._windows(d, hidden, 0.0) for d, (_, hidden) in zip(datasets, splits, strict=True) if hidden]
+        self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
+        held = [self._windows(d, hidden, AugmentConfig()) for d, (_, hidden) in zip(datasets, splits, strict=True) if hidden]
         self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
         self._corrections: list[Windows] = []
         self._stream: Iterator[WindowBatch] | None = None
@@ -68,7 +68,7 @@ class Supply:
         """Mix in the corrections of all rounds up to this one, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            self._corrections.append(self._windows(dataset, range(len(dataset)), self._config.augment.relabel))
+            self._corrections.append(self._windows(dataset, range(len(dataset)), self._config.augment))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._config.weights] if self._config.weights else lengths
         shares += [len(w) * self._config.dagger.weight for w in self._corrections]
@@ -90,10 +90,11 @@ class Supply:
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self._config.validation_batches))
 
-    def _windows(self, dataset: Dataset, episodes: Sequence[int], relabel: float) -> Windows:
+    def _windows(self, dataset: Dataset, episodes: Sequence[int], told: AugmentConfig) -> Windows:
         network = self._config.network
         return Windows(
-            dataset, network.history, network.chunk, cameras=self.spec.camera_names, episodes=episodes, relabel=relabel
+            dataset, network.history, network.chunk, cameras=self.spec.camera_names, episodes=episodes,
+            relabel=told.relabel, questions=told.questions,
         )  # fmt: skip
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
@@ -114,5 +115,5 @@ def _split(config: TrainConfig, number: int, count: int) -> tuple[list[int], lis
 
 
 def _other_words(extras: Mapping[str, Any]) -> Iterator[str]:
-    """The wordings of goals that were not pursued: with `relabel` they are told too."""
+    """The wordings of goals that were not pursued: with `relabel` or `questions` they are told too."""
     return (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())

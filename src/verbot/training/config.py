@@ -20,6 +20,8 @@ class AugmentConfig:
         blank_instruction: this share of samples is told nothing, so that a policy without words is not out of its depth.
         relabel: this share of frames from before the hand committed itself is told another feasible goal instead; such a
             sample teaches where to look, not what to do.
+        questions: every frame from before the hand committed itself is asked where so many of its scene's other goals are,
+            beside what is to be done in it. Cheap where the vision encoder sees before it listens (``query_conv``).
     """
 
     shift_pixels: int = 2
@@ -28,6 +30,7 @@ class AugmentConfig:
     saturation: float = 0.2
     blank_instruction: float = 0.02
     relabel: float = 0.0
+    questions: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
@@ -26,6 +27,8 @@ class QueryConv(nn.Module):
         heatmaps: per view; the first three are those that the keypoint loss teaches.
     """
 
+    cells: Tensor
+
     def __init__(self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
@@ -33,26 +36,51 @@ class QueryConv(nn.Module):
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
         self.grid = (sizes.height // 4, sizes.width_px // 4)
-        self.trunks = nn.ModuleList(_Trunk(channels, features, self.grid) for _ in range(sizes.views))
+        self.trunks = nn.ModuleList(_Trunk(channels, features) for _ in range(sizes.views))
         self.queries = nn.Linear(sizes.width, sizes.views * heatmaps * features)
         self.project = nn.Linear(features + 2, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
+        self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        queries = self.queries(sentence).unflatten(-1, (self.views, self.heatmaps, -1))  # (b, v, p, f)
-        pairs = [trunk(images[:, v], queries[:, v]) for v, trunk in enumerate(self.trunks)]
-        read, logits = (torch.cat(parts, 1) for parts in zip(*pairs, strict=True))
-        tokens = self.project(read) + self.slots  # (b, v·p, e)
-        valid = mask.repeat_interleave(self.heatmaps, 1)
-        return [TokenGroup(tokens, valid, "keypoints", read[..., -2:], logits.unflatten(-1, self.grid))]
+        return [self._point(self._features(images), mask, sentence, self.heatmaps)]
+
+    def ask_many(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    ) -> tuple[list[TokenGroup], TokenGroup]:
+        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
+        features = self._features(images)
+        asked = [view.index_select(0, rows) for view in features]
+        return [self._point(features, mask, sentence, self.heatmaps)], self._point(asked, mask[rows], questions, POINTS)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Of each view (b, h·w / 16, f)."""
+        return [trunk(images[:, v]) for v, trunk in enumerate(self.trunks)]
+
+    def _point(self, features: list[Tensor], mask: Tensor, sentence: Tensor, count: int) -> TokenGroup:
+        """The first `count` heatmaps of each view."""
+        weight, bias = (
+            x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
+        )
+        queries = F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))  # (b, v, p, f)
+        read, logits = zip(*(self._attend(places, queries[:, v]) for v, places in enumerate(features)), strict=True)
+        slots = self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
+        tokens = self.project(torch.cat(read, 1)) + slots  # (b, v·p, e)
+        points = torch.cat(read, 1)[..., -2:]
+        heatmaps = torch.cat(logits, 1).unflatten(-1, self.grid)
+        return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", points, heatmaps)
+
+    def _attend(self, places: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """What each query (b, p, f) reads among the places (b, n, f), and where (b, p, f + 2); its logits (b, p, n)."""
+        logits = torch.bmm(queries, places.transpose(1, 2))
+        attended = logits.softmax(-1)
+        return torch.cat([torch.bmm(attended, places), attended @ self.cells], -1), logits
 
 
 class _Trunk(nn.Module):
-    """Images (b, 3, h, w) and queries (b, p, f) to what each heatmap reads (b, p, f + 2) and its logits (b, p, h·w / 16)."""
+    """Images (b, 3, h, w) to features of every fourth pixel (b, h·w / 16, f)."""
 
-    cells: Tensor
-
-    def __init__(self, channels: int, features: int, grid: tuple[int, int]):
+    def __init__(self, channels: int, features: int):
         super().__init__()
         self.stem = nn.Conv2d(3, channels, 6, 4, padding=1)
         self.fine = _Block(channels)
@@ -60,17 +88,13 @@ class _Trunk(nn.Module):
         self.coarse = _Block(2 * channels)
         self.across = nn.Conv2d(channels, features, 1)
         self.up = nn.Conv2d(2 * channels, features, 1)
-        self.register_buffer("cells", pixel_grid(*grid), persistent=False)
 
-    def forward(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        # Channels last in memory: a CPU's convolutions, and the products below, are a quarter faster so.
+    def forward(self, images: Tensor) -> Tensor:
+        # Channels last in memory: a CPU's convolutions, and the products that follow, are a quarter faster so.
         fine = self.fine(F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))))
         coarse = self.coarse(F.relu(self.down(fine)))
         places = F.relu(self.across(fine) + F.interpolate(self.up(coarse), scale_factor=2))
-        places = places.permute(0, 2, 3, 1).flatten(1, 2)  # (b, h·w / 16, f)
-        logits = torch.bmm(queries, places.transpose(1, 2))
-        attended = logits.softmax(-1)
-        return torch.cat([torch.bmm(attended, places), attended @ self.cells], -1), logits
+        return places.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class _Block(nn.Module):

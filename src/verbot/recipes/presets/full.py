@@ -17,7 +17,7 @@ def full_hour() -> RunConfig:
     return RunConfig(
         name="full-hour",
         about="all eleven tasks in an hour of two cores",
-        collection=CollectConfig(env=SUITE, episodes=5500),
-        training=training(minutes=45.0),
+        collection=CollectConfig(env=SUITE, episodes=8000),
+        training=training(minutes=30.0),
         evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )

@@ -25,7 +25,7 @@ def training(minutes: float) -> TrainConfig:
         minutes=minutes,
         batch_size=BATCH,
         learning_rate=2e-3,
-        augment=AugmentConfig(blank_instruction=0.05, relabel=0.3),
+        augment=AugmentConfig(blank_instruction=0.05, questions=4),
         processes=members(BATCH),
     )
 
