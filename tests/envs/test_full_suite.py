@@ -46,6 +46,22 @@ def test_the_expert_does_it_in_time_and_touches_the_named_thing_first(env, task)
     assert sum(info["named"] in (None, info["engaged"]) for info, _ in results) >= 7
 
 
+@pytest.mark.parametrize("task", FULL.tasks)
+def test_the_expert_decides_by_what_can_be_seen_not_by_how_it_began(env, task):
+    """A policy sees the present alone: what depends on where things were at first cannot be learned from it."""
+    observation, _ = env.reset(seed=0, options={"task": task, "index": 3})
+    expert, physics, over = env.expert(noise=0.15), env._physics, False
+    expert.reset()
+    while not over:
+        known = dict(physics.starts)
+        label = expert.label()
+        physics.starts = {name: start + (0.1, -0.1, 0.05) for name, start in known.items()}
+        assert np.array_equal(expert.label(), label)
+        physics.starts = known
+        observation, _, success, truncated, _ = env.step(expert.act(observation))
+        over = success or truncated
+
+
 @pytest.mark.parametrize("task", NEW)
 def test_doing_nothing_is_no_success(env, task):
     info, _ = run(env, task, 0)
