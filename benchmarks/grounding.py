@@ -1,7 +1,7 @@
 """Where a policy looks in scenes that it never saw, when it is told each of the goals that a scene admits.
 
-Run it as ``python benchmarks/grounding.py outputs/demo/policy --env tabletop-starter``. It takes seconds where closed loop takes a
-minute, and says which word was misunderstood; it does not say whether the robot would have done it.
+Run it as ``python benchmarks/grounding.py outputs/demo/policy --env tabletop-starter``. It takes seconds and says which word was
+misunderstood; whether the robot would have done it only closed loop can say.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def main() -> None:
                     errors[question.verb, name].append(float(away[number]))
     figures = {" ".join(key): summary(values, arguments.far_px) for key, values in sorted(errors.items())}
     for name, figure in figures.items():
-        print(
-            f"{name:28s} median {figure['median_px']:5.2f} px, farther than {arguments.far_px:g} px {figure['far']:6.1%}, n={figure['n']}"
-        )
+        far = f"farther than {arguments.far_px:g} px {figure['far']:6.1%}"
+        print(f"{name:28s} median {figure['median_px']:5.2f} px, {far}, n={figure['n']}")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
