@@ -13,7 +13,7 @@ LIFT_HEIGHT_M = 0.16
 CARRY_HEIGHT_M = 0.125
 _LOW_M, _FREE_M = 0.055, 0.080  # between these heights sideways motion fades in
 _SLOPE = 4.0  # of the funnel above a goal
-_NEAR_M = 0.010
+NEAR_M = 0.010
 _GAIN = 0.8  # the tool lags behind its target by half a step: the full way would overshoot
 _UP = 2
 
@@ -29,13 +29,15 @@ def action(physics: Physics, delta: Array, yaw: float, is_open: bool, speed_m: f
     return out
 
 
-def travel(physics: Physics, goal: Array, carried: Array | None = None, hover_m: float = HOVER_M) -> Array:
+def travel(
+    physics: Physics, goal: Array, carried: Array | None = None, hover_m: float = HOVER_M, near_m: float = NEAR_M
+) -> Array:
     """The delta (3,) that brings the tool, or what it carries, to `goal` (3,): up, across, and down a funnel."""
     place = physics.tool_position if carried is None else carried
     delta = goal - place
     across = float(np.hypot(delta[0], delta[1]))
-    delta[2] += min(hover_m, _SLOPE * max(0.0, across - _NEAR_M))
-    if across > 3 * _NEAR_M:
+    delta[2] += min(hover_m, _SLOPE * max(0.0, across - near_m))
+    if across > near_m + 2 * NEAR_M:
         delta[:2] *= np.clip((physics.tool_position[2] - _LOW_M) / (_FREE_M - _LOW_M), 0.0, 1.0)
     return _GAIN * delta
 
@@ -56,7 +58,7 @@ def grasp(physics: Physics, name: str) -> Array:
     goal, yaw = physics.position(name).copy(), grasp_yaw(physics, name)
     goal[2] = max(goal[2], 0.020)
     offset, turn = goal - physics.tool_position, abs(yaw - physics.tool_yaw)
-    if np.hypot(offset[0], offset[1]) < _NEAR_M and abs(offset[2]) < 0.010 and turn < 0.2:
+    if np.hypot(offset[0], offset[1]) < NEAR_M and abs(offset[2]) < 0.010 and turn < 0.2:
         return action(physics, offset, yaw, is_open=False)
     if physics.opening < 0.6:  # it closed on nothing: open above the thing before going down again
         goal[2] += HOVER_M
@@ -69,13 +71,14 @@ def raise_to(physics: Physics, height_m: float, is_open: bool) -> Array:
     return action(physics, delta, physics.tool_yaw, is_open)
 
 
-def carry(physics: Physics, name: str, goal: Array) -> Array:
-    """Bring a grasped movable's center to `goal` (3,) through the air, and open there."""
+def carry(physics: Physics, name: str, goal: Array, near_m: float = NEAR_M) -> Array:
+    """Bring a grasped movable's center to `goal` (3,) through the air, and open there: going down begins at `near_m`."""
     place = physics.position(name)
     offset = goal - place
-    if np.hypot(offset[0], offset[1]) < 1.5 * _NEAR_M and abs(offset[2]) < 0.008:
+    if np.hypot(offset[0], offset[1]) < near_m + 0.5 * NEAR_M and abs(offset[2]) < 0.008:
         return action(physics, np.zeros(3), physics.tool_yaw, is_open=True)
-    return action(physics, travel(physics, goal, place, CARRY_HEIGHT_M - goal[2]), physics.tool_yaw, is_open=False)
+    delta = travel(physics, goal, place, CARRY_HEIGHT_M - goal[2], near_m)
+    return action(physics, delta, physics.tool_yaw, is_open=False)
 
 
 def release(physics: Physics) -> Array:

@@ -12,6 +12,7 @@ from verbot.envs.tabletop.layout import CLEARANCE_M, WORKSPACE_M, Layout, Thing
 from verbot.envs.tabletop.physics import Physics
 
 DROP_M = 0.003  # the object's center is let go this much above where it will rest
+ROUGHLY_M = 0.013  # near enough to a spot that is one of many
 _ON_SPOT_M, _LOW_M, _PRECISE_M = 0.020, 0.015, 0.012
 
 
@@ -35,12 +36,16 @@ def first_free(layout: Layout, thing: Thing, spots: Array) -> Array | None:
     return None
 
 
-def place(physics: Physics, name: str, goal: Array, tolerance_m: float = _ON_SPOT_M) -> Array:
-    """The expert's action (7,) that takes a movable's center to `goal` (3,), lets go and leaves."""
+def place(physics: Physics, name: str, goal: Array, near_m: float = motion.NEAR_M) -> Array:
+    """The expert's action (7,) that takes a movable's center to `goal` (3,), lets go and leaves.
+
+    Args:
+        near_m: it goes down and lets go this near to it. The rougher, the less a policy that sees 1 cm in a pixel hesitates.
+    """
     if physics.grasped(name):
-        return motion.carry(physics, name, goal)
+        return motion.carry(physics, name, goal, near_m)
     offset = physics.position(name) - goal
-    if np.hypot(offset[0], offset[1]) < tolerance_m and abs(offset[2]) < _LOW_M:
+    if np.hypot(offset[0], offset[1]) < max(_ON_SPOT_M, 1.5 * near_m) and abs(offset[2]) < _LOW_M:
         return motion.release(physics)
     return motion.grasp(physics, name)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from verbot.collection import CollectConfig
 from verbot.evaluation import EvaluationConfig
 from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig
 from verbot.recipes.presets.starter import training
+from verbot.training import DaggerConfig
 
 SUITE = "tabletop-full"
 
 
 @recipes.register("full-hour")
 def full_hour() -> RunConfig:
-    """All tasks: more demonstrations, longer training."""
+    """All tasks: more demonstrations, longer training, corrections where the policy hesitates."""
     return RunConfig(
         name="full-hour",
         about="all eleven tasks in an hour of two cores",
         collection=CollectConfig(env=SUITE, episodes=8000),
-        training=training(minutes=30.0),
+        training=replace(training(minutes=28.0), dagger=DaggerConfig(rounds=3, env=SUITE, episodes=300, weight=3.0)),
         evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )

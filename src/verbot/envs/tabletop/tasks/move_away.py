@@ -7,7 +7,7 @@ import numpy as np
 from verbot.envs.tabletop.arm import Array
 from verbot.envs.tabletop.layout import CLEARANCE_M, Layout, Thing
 from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 FARTHER_M = 0.07
@@ -56,7 +56,7 @@ class MoveAway:
         spot = _spot(physics.layout, thing, other, (physics.position(thing.id) - physics.position(other.id))[:2])
         spot = _spot(physics.layout, thing, other) if spot is None else spot
         assert spot is not None, "goals() offers only goals that have a free spot"
-        return place(physics, thing.id, np.array((*spot, thing.rest_height_m + DROP_M)))
+        return place(physics, thing.id, np.array((*spot, thing.rest_height_m + DROP_M)), ROUGHLY_M)
 
 
 def _distance_m(thing: Thing, other: Thing) -> float:

@@ -7,12 +7,12 @@ import numpy as np
 from verbot.envs.tabletop.arm import Array
 from verbot.envs.tabletop.layout import Layout, Thing
 from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 from verbot.envs.tabletop.vocabulary import DIRECTIONS
 
 GAP_M = 0.060  # the most between the edges of two things that are next to each other
-_BESIDE_M = 0.064  # from the other thing's edge to the object's center: room for an open finger
+_BESIDE_M = 0.040  # between the edges where the expert puts it: room for an open finger
 _TURNS_RAD = tuple(side * turn for turn in np.arange(0.0, np.pi, 0.4) for side in (1, -1))
 
 # Preposition to the only way from the other thing to the object; None where any will do.
@@ -66,7 +66,7 @@ class PlaceNextTo:
         spot = _spot(physics.layout, thing, other, goal["preposition"]) if spot is None else spot
         assert spot is not None, "goals() offers only goals that have a free spot"
         shift = middle - (other.x, other.y)
-        return place(physics, thing.id, np.array((*(spot + shift), thing.rest_height_m + DROP_M)))
+        return place(physics, thing.id, np.array((*(spot + shift), thing.rest_height_m + DROP_M)), ROUGHLY_M)
 
 
 def _error_m(thing: Thing, other: Thing, offset: Array, preposition: str) -> float:
@@ -86,4 +86,5 @@ def _spot(layout: Layout, thing: Thing, other: Thing, preposition: str, straight
     if straight is None:
         straight = np.array((thing.x - other.x, thing.y - other.y))
     directions = ways(straight, _TURNS_RAD) if way is None else way[None]
-    return first_free(layout, thing, np.array((other.x, other.y)) + directions * (other.radius_m + _BESIDE_M))
+    distance = other.radius_m + thing.radius_m + _BESIDE_M
+    return first_free(layout, thing, np.array((other.x, other.y)) + directions * distance)
