@@ -13,7 +13,7 @@ from verbot.envs.tabletop.physics import Physics
 from verbot.envs.tabletop.placing import carry_straight
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
-_FIRST_M = 0.027  # from the box's middle: two things lie side by side along x, across the way the fingers open
+_CORNER_M = np.array((0.027, 0.020))  # from the box's middle: two things lie across a diagonal, with a finger's width to spare
 _WITHIN_M = BOX_INNER_M - 0.010
 _ABOVE_M = 0.006  # the box's rim, when a thing is let go: lowered further, it could jam on a wall
 
@@ -40,7 +40,7 @@ class SortColor:
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
         place = layout.thing(goal["receptacle"])
         first = min(_wanted(layout, goal), key=lambda thing: np.linalg.norm(thing.middle_m - HOME_TOOL_M))
-        release = np.array((place.x + _FIRST_M, place.y, _drop_height_m(first)))
+        release = np.array((place.x + _CORNER_M[0], place.y + _CORNER_M[1], _drop_height_m(first)))
         return Grounding(first.middle_m, release, place.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
@@ -91,7 +91,8 @@ def _is_over(physics: Physics, thing: Thing, place: Thing) -> bool:
 
 
 def _spot(physics: Physics, thing: Thing, things: list[Thing], place: Thing) -> Array:
-    """Above the half of the box (3,) that is free: the same one at first, whatever the thing, so that a picture tells which."""
-    inside = [physics.position(other.id) for other in things if other is not thing and _is_over(physics, other, place)]
-    shift = _FIRST_M if not inside or inside[0][0] < place.x else -_FIRST_M
-    return np.array((place.x + shift, place.y, _drop_height_m(thing)))
+    """Above the corner of the box (3,) that is farthest from what lies there; the same one at first, whatever the thing."""
+    middle = np.array((place.x, place.y))
+    inside = [physics.position(other.id)[:2] for other in things if other is not thing and _is_over(physics, other, place)]
+    side = np.where(inside[0] < middle, 1.0, -1.0) if inside else np.ones(2)
+    return np.array((*(middle + side * _CORNER_M), _drop_height_m(thing)))
