@@ -44,7 +44,7 @@ def starter() -> RunConfig:
 
 @recipes.register("starter-long")
 def starter_long() -> RunConfig:
-    """More demonstrations and twice the training; the policy that ships with verbot came about so, before questions were asked."""
+    """More demonstrations, twice the training: so the policy that ships with verbot was made, before questions were asked."""
     return RunConfig(
         name="starter-long",
         about="pick, push and put, as the policy that ships with verbot: 4000 demonstrations and twelve minutes of training",
