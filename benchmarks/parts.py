@@ -84,7 +84,8 @@ def measure(arguments: Arguments, name: str) -> dict[str, Any]:
         run / "policy", config.collection.env, out=played / name.replace(" ", "_"), episodes=arguments.episodes, videos=0,
         baselines=False, conditions=("counterfactual", "paraphrase"), **EVALUATION.get(name, {}),
     )  # fmt: skip
-    against = compare(played / name.replace(" ", "_"), played / BASE).conditions[0]
+    paired = compare(played / name.replace(" ", "_"), played / BASE).conditions
+    against = next(row for row in paired if row.group == "canonical")
     policy = verbot.load_policy(run / "policy")
     return {
         "metrics": {key: value.to_json() for key, value in summary.metrics.items()},
