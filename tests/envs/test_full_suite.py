@@ -55,7 +55,7 @@ def test_the_expert_decides_by_what_can_be_seen_not_by_how_it_began(env, task):
     while not over:
         known = dict(physics.starts)
         label = expert.label()
-        physics.starts = {name: start + (0.1, -0.1, 0.05) for name, start in known.items()}
+        physics.starts = {name: np.add(start, (0.1, -0.1, 0.05)) for name, start in known.items()}
         assert np.array_equal(expert.label(), label)
         physics.starts = known
         observation, _, success, truncated, _ = env.step(expert.act(observation))
