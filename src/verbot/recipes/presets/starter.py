@@ -47,7 +47,7 @@ def starter_long() -> RunConfig:
     """More demonstrations, twice the training: so the policy that ships with verbot was made, before questions were asked."""
     return RunConfig(
         name="starter-long",
-        about="pick, push and put, as the policy that ships with verbot: 4000 demonstrations and twelve minutes of training",
+        about="pick, push and put: 4000 demonstrations and twelve minutes of training",
         collection=CollectConfig(env=SUITE, episodes=4000),
         training=training(minutes=12.0),
         evaluation=EvaluationConfig(suite=SUITE, episodes=501),
