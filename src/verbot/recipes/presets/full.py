@@ -22,7 +22,7 @@ def full_hour() -> RunConfig:
         about="all eleven tasks in an hour of two cores",
         collection=CollectConfig(env=SUITE, episodes=8000),
         training=replace(
-            training(minutes=28.0), dagger=DaggerConfig(rounds=3, env=SUITE, episodes=300, max_steps=50, weight=3.0)
+            training(minutes=38.0), dagger=DaggerConfig(rounds=4, env=SUITE, episodes=300, max_steps=50, weight=3.0)
         ),
         evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )
