@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import closing
 
@@ -17,6 +18,7 @@ from verbot.contracts import observation_from_env
 from verbot.data import open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
+from verbot.processes import WorkerDied
 
 OPTIONS = {"image_size": 32}
 
@@ -160,3 +162,43 @@ def test_wrong_tasks_and_a_hopeless_expert_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "attempts", lambda *args: (collection.Attempt(i, None) for i in args[1]))
     with pytest.raises(DataError, match="only 0 of 2 demonstrations after 24 attempts"):
         collect("tabletop-starter", tmp_path / "b", 2, options=OPTIONS, progress=False)
+
+
+MORTAL = """
+    import os, pathlib, signal
+    from verbot.collection import Attempt
+    from verbot.processes import serve
+
+    def work(channel):
+        folder = pathlib.Path(channel.receive()["folder"])
+        while True:
+            index = channel.receive()
+            with open(folder / str(index), "a") as tries:
+                tries.write("x")
+            if index == 3 and (folder / "3").stat().st_size <= int((folder / "deaths").read_text()):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            channel.send(Attempt(index, None))
+
+    if __name__ == "__main__":
+        serve(work)
+"""
+
+
+@pytest.fixture
+def mortal(tmp_path, monkeypatch):
+    (tmp_path / "mortal_worker.py").write_text(textwrap.dedent(MORTAL))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "mortal_worker"
+
+
+def test_a_worker_that_dies_is_replaced_and_no_attempt_is_lost(mortal, tmp_path):
+    (tmp_path / "deaths").write_text("1")
+    done = [attempt.index for attempt in collection.attempts({"folder": str(tmp_path)}, range(9), 2, mortal)]
+    assert done == list(range(9))
+    assert (tmp_path / "3").read_text() == "xx"
+
+
+def test_an_attempt_that_kills_twice_is_the_end_of_it(mortal, tmp_path):
+    (tmp_path / "deaths").write_text("2")
+    with pytest.raises(WorkerDied, match="exit code -11"):
+        list(collection.attempts({"folder": str(tmp_path)}, range(9), 2, mortal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from verbot.contracts import Agent, Env, Expert, observation_from_env
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
-from verbot.processes import Channel, Worker, serve, workers
+from verbot.processes import Channel, Worker, WorkerDied, serve, successor, workers
 from verbot.progress import Progress
 from verbot.spec import Observation
 
@@ -124,22 +125,35 @@ def attempts(
 ) -> Iterator[Attempt]:
     """The attempts of `indices`, in order, made by `count` worker processes.
 
+    A worker that dies is replaced, and its attempts are made again. Raises `WorkerDied` where one attempt kills two workers.
+
     Args:
         briefing: the first message to each worker.
         module: what a worker runs; it answers every index with an `Attempt`.
     """
-    waiting, done, next_index = deque(indices), dict[int, Attempt](), 0
+    waiting, done, next_index, deaths = deque(indices), dict[int, Attempt](), 0, set[int]()
     with workers(module, min(count, len(indices)), "collection worker") as team:
-        by_connection = {worker.connection: worker for worker in team}
+        under_way: dict[Worker, deque[int]] = {}
         for worker in team:
-            worker.send(briefing)
-        for worker in team * AHEAD:
-            _give(worker, waiting)
+            _begin(worker, briefing, waiting, under_way)
         while next_index < len(indices):
+            by_connection = {worker.connection: worker for worker in team}
             for connection in wait(list(by_connection)):
-                attempt = by_connection[connection].receive()  # type: ignore[index]
-                done[attempt.index] = attempt
-                _give(by_connection[connection], waiting)  # type: ignore[index]
+                worker = by_connection[connection]  # type: ignore[index]
+                try:
+                    attempt = worker.receive()
+                except WorkerDied:
+                    lost = under_way.pop(worker)
+                    if not lost or lost[0] in deaths:
+                        raise
+                    deaths.add(lost[0])
+                    waiting.extendleft(reversed(lost))
+                    team[team.index(worker)] = heir = successor(module, worker)
+                    _begin(heir, briefing, waiting, under_way)
+                else:
+                    done[attempt.index] = attempt
+                    under_way[worker].remove(attempt.index)
+                    _give(worker, waiting, under_way[worker])
             while next_index < len(indices) and indices[next_index] in done:
                 yield done.pop(indices[next_index])
                 next_index += 1
@@ -246,9 +260,19 @@ def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict
     return {"task": tasks[order[place]], "split": "train", "index": index, "wording": "seen", "axes": dict(config.axes)}
 
 
-def _give(worker: Worker, waiting: deque[int]) -> None:
+def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:
+    under_way[worker] = deque()
+    with contextlib.suppress(WorkerDied):  # it is noticed when its answer is waited for
+        worker.send(briefing)
+    for _ in range(AHEAD):
+        _give(worker, waiting, under_way[worker])
+
+
+def _give(worker: Worker, waiting: deque[int], given: deque[int]) -> None:
     if waiting:
-        worker.send(waiting.popleft())
+        given.append(waiting.popleft())
+        with contextlib.suppress(WorkerDied):
+            worker.send(given[-1])
 
 
 def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:

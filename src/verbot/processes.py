@@ -25,6 +25,10 @@ class WorkerError(VerbotError):
     """A worker process raised, or ended before its work was done."""
 
 
+class WorkerDied(WorkerError):
+    """It ended without a word of its own: killed, or by a fault in compiled code."""
+
+
 @dataclass(frozen=True)
 class Channel:
     """The worker's end: `receive` blocks, both raise `EOFError` or `BrokenPipeError` when the parent is gone."""
@@ -72,15 +76,18 @@ class Worker:
             self.process.kill()
             self.process.wait()
 
-    def _gone(self) -> WorkerError:
+    def _gone(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
-        return WorkerError(f"{self.name} ended early with exit code {self.process.poll()}; its last words are on stderr")
+        return WorkerDied(f"{self.name} ended early with exit code {self.process.poll()}; its last words are on stderr")
 
 
 @contextlib.contextmanager
 def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Worker]]:
-    """`count` processes of ``python -m module``, closed on the way out. Each computes with one thread."""
+    """`count` processes of ``python -m module``, closed on the way out. Each computes with one thread.
+
+    A worker that takes a dead one's place, made with `successor`, is closed too where it is put into the list.
+    """
     started: list[Worker] = []
     try:
         for number in range(count):
@@ -89,6 +96,12 @@ def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Work
     finally:
         for worker in started:
             worker.close()
+
+
+def successor(module: str, dead: Worker) -> Worker:
+    """A fresh worker in the place of one that ended."""
+    dead.close()
+    return _start(module, dead.name)
 
 
 def cores() -> int:
