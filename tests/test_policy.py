@@ -135,12 +135,69 @@ def test_a_missing_camera_is_an_error_unless_allowed():
     assert np.isfinite(one.values).all() and not np.array_equal(one.values, two.values)
 
 
+def play(policy, seeds, every=0.1):
+    """One episode of these observations, `every` seconds apart, with the memory handed on: the chunks."""
+    memory, chunks = None, []
+    for step, seed in enumerate(seeds):
+        seen = dataclasses.replace(observation(seed), time_s=step * every, memory=memory)
+        chunks += policy.predict([seen])
+        memory = chunks[-1].memory
+    return chunks
+
+
 def test_past_frames_are_seen_and_absent_ones_masked():
     policy = make_policy(dataclasses.replace(CONFIG, history=2))
     alone = policy.predict([observation()])[0].values
-    with_past = policy.predict([observation()], past=[[observation(5), observation(1)]])[0].values
-    older = policy.predict([observation()], past=[[observation(7), observation(1)]])[0].values
+    with_past, older = (play(policy, seeds)[-1].values for seeds in ((5, 1, 0), (7, 1, 0)))
     assert not np.allclose(alone, with_past) and np.array_equal(with_past, older), "only the last frame before counts"
+    slower = play(policy, (1, 0), every=0.3)[-1].values
+    assert np.array_equal(slower, alone), "what is three steps old is not the frame before"
+
+
+def test_frames_of_the_past_are_a_stride_apart_however_often_it_is_asked():
+    policy = make_policy(dataclasses.replace(CONFIG, history=3, stride=2))
+    seen_often, seen_twice = play(policy, (1, 5, 2, 6, 0))[-1], play(policy, (1, 2, 0), every=0.2)[-1]
+    assert np.array_equal(seen_often.values, seen_twice.values)
+    assert len(seen_often.memory["time_s"]) == 5 and len(play(policy, range(9))[-1].memory["time_s"]) == 5, "no more is kept"
+    raw = window(frames=3)
+    trained = policy.network.predict(policy.collate(raw)).actions.detach().numpy()
+    memory = None
+    for frame in range(3):
+        images = {"front": raw.images[0, frame, 0], "wrist": raw.images[0, frame, 1]}
+        seen = Observation(images, raw.state[0, frame], raw.instructions[0], time_s=frame * 0.2, memory=memory)
+        (chunk,) = policy.predict([seen])
+        memory = chunk.memory
+    np.testing.assert_allclose(chunk.values, policy._action.inverse(trained[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["external", "recurrent"])
+def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
+    config = dataclasses.replace(CONFIG, memory=Part(name), sequence=2, stride=2)
+    policy = make_policy(config)
+    alone = policy.predict([observation()])[0]
+    first, second = (play(policy, seeds)[-1] for seeds in ((1, 4, 0), (2, 4, 0)))
+    assert not np.allclose(first.values, second.values) and not np.allclose(first.values, alone.values)
+    assert np.array_equal(play(policy, (1, 4, 0))[-1].values, play(policy, (1, 7, 0))[-1].values), "too soon to be written"
+    one, two = (dataclasses.replace(observation(3), time_s=0.6, memory=chunk.memory) for chunk in (first, second))
+    together = policy.predict([one, observation(4), two])
+    for chunk, seen in zip(together, (one, observation(4), two), strict=True):
+        np.testing.assert_allclose(chunk.values, policy.predict([seen])[0].values, atol=1e-5)
+    with pytest.raises(SpecError, match="this memory is of another policy: it has no"):
+        policy.predict([dataclasses.replace(observation(), memory={"time_s": np.zeros(1)})])
+
+
+def test_a_goal_image_is_seen_where_there_is_one():
+    policy = make_policy(dataclasses.replace(CONFIG, goal=Part("goal_conv")))
+    goals = [np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8) for i in range(2)]
+    told, shown, other = policy.predict([observation(), *(dataclasses.replace(observation(), goal_image=g) for g in goals)])
+    assert not np.allclose(told.values, shown.values) and not np.allclose(shown.values, other.values)
+    plain, ignored = make_policy().predict([observation(), dataclasses.replace(observation(), goal_image=goals[0])])
+    assert np.array_equal(plain.values, ignored.values), "a policy of words alone does not look"
+    raw = window()
+    raw.goal, raw.goal_mask = np.stack([goals[0]] * 3), np.array([True, False, True])
+    batch = policy.collate(raw)
+    assert batch.goal.shape == (3, 3, 16, 16) and batch.goal_mask.tolist() == [True, False, True]
+    assert (batch.goal[1] == 0).all()
 
 
 def test_blinded_never_sees_a_word():

@@ -25,6 +25,7 @@ LEVELS = {
     "progress": 1,
     "transforms": 2,
     "film": 2,
+    "past": 2,
     "statistics": 2,
     "data": 3,
     "envs": 3,

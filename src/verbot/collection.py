@@ -193,8 +193,8 @@ class LeadIn:
     def __call__(self, env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any]) -> Any:
         self.agent.reset(record["instruction"])
         over = False
-        for _ in range(self.steps):
-            observation = observation_from_env(record)
+        for step in range(self.steps):
+            observation = observation_from_env(record, step / env.robot_spec.rate_hz)
             expert.act(observation)
             record, _, terminated, truncated, info = env.step(self.agent.act(observation))
             if over := terminated or truncated:

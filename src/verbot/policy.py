@@ -18,8 +18,9 @@ from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.tokens import Batch, Questions
-from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
+from verbot.past import Sight, field, keep, look_back
+from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
 
@@ -71,8 +72,7 @@ class Policy:
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
-        action = normalizer(self.preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
-        self._action = Pipeline((Clip(spec.action_low(), spec.action_high()), action))
+        self._action = _action_steps(self.preprocessing, spec, statistics)
         self._size = (network.sizes.height, network.sizes.width_px)
 
     @staticmethod
@@ -83,11 +83,19 @@ class Policy:
         instructions: Sequence[str],
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
+        chunks: FloatArray | None = None,
     ) -> Policy:
-        """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was."""
+        """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
+
+        Args:
+            chunks: of the training data, float32 (n, k, a) in the robot's units, for a head that takes something from them.
+        """
+        preprocessing = preprocessing or Preprocessing()
+        if chunks is not None:
+            chunks = _action_steps(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = VLANetwork(config.fit(list(instructions)), spec)
+            network = VLANetwork(config.fit(list(instructions), chunks), spec)
         return Policy(network, spec, statistics, preprocessing)
 
     @property
@@ -106,27 +114,28 @@ class Policy:
         """The same policy (it shares the weights) that never sees a word: the baseline of language."""
         return Policy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
 
-    def predict(
-        self, observations: Sequence[Observation], past: Sequence[Sequence[Observation]] | None = None
-    ) -> list[ActionChunk]:
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
 
-        Args:
-            past: earlier observations of each episode, oldest first, for a network that sees several frames at once; frames
-                that are not there are masked.
+        A network that sees several frames at once, or has a memory, gives out `ActionChunk.memory`, to be given back with the
+        next observation of the same episode (agents do); `Observation.time_s` tells it how old what it remembers is. Frames
+        that are not remembered are masked.
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
         receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit.
         """
         if not observations:
             return []
-        batch = self._observe(observations, past or [()] * len(observations))
+        sights = [self._look(observation) for observation in observations]
+        batch = self._observe(observations, sights)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
         actions = self._action.inverse(prediction.actions.cpu().numpy())
         points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
         extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
-        return [ActionChunk(a, o.time_s, e) for a, o, e in zip(actions, observations, extras, strict=True)]
+        memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
+        rows = zip(actions, observations, extras, memories, strict=True)
+        return [ActionChunk(a, o.time_s, e, m) for a, o, e, m in rows]
 
     def collate(self, window: WindowBatch) -> Batch:
         """A batch of raw windows as the network's tensors, images still uint8."""
@@ -148,6 +157,8 @@ class Policy:
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
         )
+        if self.config.goal:
+            batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
         texts = [text for row in window.questions for text in row]
         if not texts:
             return batch
@@ -196,23 +207,69 @@ class Policy:
         network.load_state_dict(load(files[WEIGHTS]))
         return Policy(network.eval(), spec, statistics, preprocessing, blind)
 
-    def _observe(self, observations: Sequence[Observation], past: Sequence[Sequence[Observation]]) -> Batch:
-        frames, views = self.config.history, len(self._spec.cameras)
-        images = np.zeros((len(observations), frames, views, *self._size, 3), np.uint8)
+    def _look(self, observation: Observation) -> Sight:
+        """The observation, checked, as the network takes it."""
+        self._check(observation)
+        images = np.zeros((len(self._spec.cameras), *self._size, 3), np.uint8)
+        mask = np.array([camera.name in observation.images for camera in self._spec.cameras])
+        for view in np.flatnonzero(mask):
+            image = observation.images[self._spec.cameras[view].name]
+            images[view] = FitImage(image.shape[:2], self._size).forward(image)
+        return Sight(images, mask, self._state.forward(observation.state), observation.time_s)
+
+    def _observe(self, observations: Sequence[Observation], sights: Sequence[Sight]) -> Batch:
+        frames = self.config.history
+        images = np.zeros((len(sights), frames, *sights[0].images.shape), np.uint8)
         images_mask = np.zeros(images.shape[:3], bool)
-        state = np.zeros((len(observations), frames, self._spec.state_size), np.float32)
+        state = np.zeros((len(sights), frames, self._spec.state_size), np.float32)
         state_mask = np.zeros(state.shape[:2], bool)
-        for row, (latest, earlier) in enumerate(zip(observations, past, strict=True)):
-            seen = [*earlier, latest][-frames:]
-            for frame, observation in enumerate(seen, start=frames - len(seen)):
-                self._check(observation)
-                state[row, frame], state_mask[row, frame] = self._state.forward(observation.state), True
-                for view, camera in enumerate(self._spec.cameras):
-                    if camera.name in observation.images:
-                        image = observation.images[camera.name]
-                        images[row, frame, view] = FitImage(image.shape[:2], self._size).forward(image)
-                        images_mask[row, frame, view] = True
-        return self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        for row, (observation, latest) in enumerate(zip(observations, sights, strict=True)):
+            earlier = look_back(observation.memory, latest.time_s, frames - 1, self._step_s)
+            for frame, sight in enumerate([*earlier, latest]):
+                if sight is not None:
+                    images[row, frame], images_mask[row, frame] = sight.images, sight.images_mask
+                    state[row, frame], state_mask[row, frame] = sight.state, True
+        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        if self.config.goal:
+            goals = [o.goal_image for o in observations]
+            batch = dataclasses.replace(batch, **self._goals(goals, np.array([goal is not None for goal in goals])))
+        if self.network.memory is None:
+            return batch
+        return dataclasses.replace(batch, **self._remembered(observations)).to(self.device)
+
+    @property
+    def _step_s(self) -> float:
+        """Between two frames that the network sees, or two writings into its memory."""
+        return self.config.stride / self._spec.rate_hz
+
+    def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
+        images = np.zeros((len(goals), *self._size, 3), np.uint8)
+        for row, goal in enumerate(goals):
+            if mask[row] and goal is not None:
+                images[row] = FitImage(goal.shape[:2], self._size).forward(goal)
+        return {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
+
+    def _remembered(self, observations: Sequence[Observation]) -> dict[str, Any]:
+        """What every episode's memory holds, and whether it is time to write into it again."""
+        nothing: MemoryState = self.network.memory.initial(1)  # type: ignore[union-attr]
+
+        def row(memory: Memory | None, name: str) -> torch.Tensor:
+            return nothing[name] if memory is None else torch.from_numpy(np.array(field(memory, f"memory.{name}")))[None]
+
+        state = {name: torch.cat([row(o.memory, name) for o in observations]) for name in nothing}
+        due = [o.memory is None or o.time_s - float(field(o.memory, "written_s")) > 0.999 * self._step_s for o in observations]
+        return {"memory": state, "writes": torch.tensor(due)}
+
+    def _memory(self, row: int, seen: Observation, sight: Sight, batch: Batch, prediction: Prediction) -> Memory | None:
+        """What the episode of this row is to be remembered by."""
+        if prediction.memory is not None:
+            assert batch.writes is not None
+            written = seen.time_s if bool(batch.writes[row]) or seen.memory is None else seen.memory["written_s"]
+            states = {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
+            return {**states, "written_s": np.asarray(written, np.float64)}
+        if self.config.history > 1:
+            return keep(seen.memory, sight, (self.config.history - 1) * self._step_s)
+        return None
 
     def _batch(
         self,
@@ -273,6 +330,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         (('front', 'wrist'), 4)
     """
     return Policy.load(path)
+
+
+def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
+    normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
+    return Pipeline((Clip(spec.action_low(), spec.action_high()), normal))
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from verbot.errors import SpecError
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+Memory = Mapping[str, npt.NDArray[Any]]
 
 KINDS = (
     "position",  # absolute position, m
@@ -172,6 +173,7 @@ class Observation:
         instruction: what it was told, in plain words; may be empty.
         goal_image: uint8 RGB (h, w, 3) of the wanted state, where the goal is given as an image.
         time_s: seconds since the episode began.
+        memory: what the policy gave out with its last chunk in this episode, for it alone to read; None before the first.
     """
 
     images: Mapping[str, UInt8Array]
@@ -179,6 +181,7 @@ class Observation:
     instruction: str = ""
     goal_image: UInt8Array | None = None
     time_s: float = 0.0
+    memory: Memory | None = None
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `SpecError` unless this observation is what `spec` promises."""
@@ -208,11 +211,13 @@ class ActionChunk:
         values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
         time_s: when the observation was made that it was predicted from.
         extras: whatever the policy can show of its thinking, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
+        memory: of a policy that remembers: to be given back with the next observation of the same episode.
     """
 
     values: FloatArray
     time_s: float = 0.0
     extras: Mapping[str, Any] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 def _slices(components: tuple[Component, ...]) -> dict[str, slice]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from verbot.data import DatasetWriter, Windows, open_dataset
+from verbot.data import DatasetWriter, Mixture, Windows, open_dataset
 from verbot.data.hindsight import handled_points, project, projections
+from verbot.data.windows import DRAWS
 from verbot.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -136,7 +137,7 @@ def test_windows_of_some_episodes_only(dataset, rng):
 
 
 def test_wrong_options_are_refused(dataset, spec, tmp_path):
-    with pytest.raises(ConfigError, match="history and a chunk of at least 1; got 0 and 10"):
+    with pytest.raises(ConfigError, match="a history of at least 1; got 0"):
         Windows(dataset, history=0)
     with pytest.raises(ConfigError, match="questions is a number of goals; got -1"):
         Windows(dataset, questions=-1)
@@ -156,3 +157,48 @@ def test_what_is_told_to_a_batch_stays_there(dataset, rng):
         getattr(before, name)[:] = 0
     after = windows.batch([0], rng)
     assert after.images.any() and after.actions.any() and after.actions_mask.any()
+
+
+def test_the_past_is_a_stride_apart(dataset, rng):
+    plain, strided = Windows(dataset, history=7), Windows(dataset, history=3, stride=3)
+    rows = np.arange(len(plain))
+    a, b = plain.batch(rows, np.random.default_rng(0)), strided.batch(rows, np.random.default_rng(0))
+    for name in ("images", "images_mask", "state", "state_mask"):
+        assert np.array_equal(getattr(a, name)[:, ::3], getattr(b, name)), name
+
+
+def test_a_sequence_is_the_windows_of_its_past(dataset):
+    plain, sequences = Windows(dataset, chunk=3), Windows(dataset, chunk=3, stride=2, sequence=3)
+    ends = np.cumsum([0, *(len(episode) for episode in dataset)])
+    long = int(np.argmax(np.diff(ends)))
+    rows = np.array([ends[long], ends[long] + 5, ends[1] + 1])
+    batch = sequences.batch(rows, np.random.default_rng(0))
+    assert len(batch) == 9 and batch.index.tolist() == np.repeat(rows, 3).tolist()
+    assert batch.state_mask[:, 0].tolist() == [False, False, True, True, True, True, False, False, True]
+    for place, frame in enumerate([1, 3, 5]):
+        one = plain.batch([ends[long] + frame], np.random.default_rng(0))
+        for name in ("images", "state", "actions", "actions_mask", "keypoints", "keypoints_mask"):
+            assert np.array_equal(getattr(batch, name)[3 + place], getattr(one, name)[0]), name
+    gone = np.array([0, 1, 6, 7])
+    masks = ("images_mask", "actions_mask", "keypoints_mask")
+    assert not any(getattr(batch, name)[gone].any() for name in masks), "before the start there is nothing to learn"
+    assert all(len(set(batch.instructions[i : i + 3])) == 1 for i in (0, 3, 6)), "one wording throughout"
+
+
+def test_a_mixture_keeps_sequences_whole(dataset):
+    sources = [Windows(dataset, stride=2, sequence=3, episodes=[e]) for e in (0, 1)]
+    mixture, rows = Mixture(sources), np.array([len(dataset[0]) + 4, 4, len(dataset[0]) + 5])
+    batch = mixture.gather(rows, np.zeros((3, DRAWS)))
+    assert batch.index.tolist() == np.repeat(rows, 3).tolist()
+    for i, (source, row) in enumerate(((1, 4), (0, 4), (1, 5))):
+        alone = sources[source].gather(np.array([row]), np.zeros((1, DRAWS)))
+        assert np.array_equal(batch.state[3 * i : 3 * i + 3], alone.state)
+
+
+def test_the_end_of_the_episode_is_its_goal(dataset, rng):
+    windows = Windows(dataset, goals=True)
+    batch = windows.batch([0, 3, len(dataset[0])], rng)
+    assert batch.goal_mask.all()
+    for row, episode in enumerate((0, 0, 1)):
+        assert np.array_equal(batch.goal[row], dataset[episode].images("front")[-1])
+    assert not Windows(dataset).batch([0], rng).goal_mask.any()

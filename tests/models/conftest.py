@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
+from verbot.models.parts import (
+    Part,
+    fusions,
+    goal_encoders,
+    heads,
+    language_encoders,
+    memories,
+    state_encoders,
+    vision_encoders,
+)  # fmt: skip
 from verbot.models.tokens import Batch
 from verbot.spec import Camera, Component, RobotSpec
 
@@ -15,7 +24,9 @@ REGISTRIES = {
     "vision": vision_encoders,
     "language": language_encoders,
     "state": state_encoders,
+    "goal": goal_encoders,
     "fusion": fusions,
+    "memory": memories,
     "head": heads,
 }
 TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box", "stop")
@@ -43,7 +54,7 @@ BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 def variants() -> list[tuple[str, NetworkConfig]]:
     """The default network with every registered part in its place, and one with history."""
     found = [
-        (f"{label}={name}", dataclasses.replace(BASE, **{label: Part(name)}))
+        (f"{label}={name}", dataclasses.replace(BASE, **{label: Part(name)}, sequence=4 if label == "memory" else 1))
         for label, registry in REGISTRIES.items()
         for name in registry.names()
     ]
@@ -96,4 +107,6 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
         keypoints=torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1,
         keypoints_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
+        goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
+        goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
     )

@@ -76,7 +76,9 @@ def test_rows_do_not_see_each_other(variant, make_network, make_batch):
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     text, _ = fields.pop("text"), fields.pop("questions")
     moved = dataclasses.replace(
-        batch, text=TextBatch(text.values[order], text.mask[order]), **{name: x[order] for name, x in fields.items()}
+        batch,
+        text=TextBatch(text.values[order], text.mask[order]),
+        **{name: x[order] for name, x in fields.items() if x is not None},
     )
     before, after = network.predict(batch), network.predict(moved)
     close(before.actions[order], after.actions)
@@ -85,18 +87,18 @@ def test_rows_do_not_see_each_other(variant, make_network, make_batch):
 
 def test_questions_teach_the_keypoints_and_nothing_else(variant, make_network, make_batch):
     network = make_network(variant).eval()
-    batch = make_batch(network, rows=3)
+    batch = make_batch(network)
     g = torch.Generator().manual_seed(1)
-    rows, places = torch.tensor([0, 2, 2]), torch.rand(3, 2, 3, 2, generator=g)
-    text = network.language.prepare(["put the green box to the left", "", "pick up the red cube"])
-    asked = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(3, 2, 3, dtype=torch.bool)))
+    rows, places = torch.tensor([0, 2, 2, 3]), torch.rand(4, 2, 3, 2, generator=g)
+    text = network.language.prepare(["put the green box to the left", "", "pick up the red cube", "stop"])
+    asked = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(4, 2, 3, dtype=torch.bool)))
     plain, taught = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))
     close(plain["action"], taught["action"])
     # Asking is as telling: the same pictures and words as rows of their own cost as much.
     told = Batch(batch.images[rows], batch.images_mask[rows], batch.state[rows], batch.state_mask[rows], text)
     told = dataclasses.replace(
         told, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows],
-        keypoints=places, keypoints_mask=torch.ones(3, 2, 3, dtype=torch.bool),
+        keypoints=places, keypoints_mask=torch.ones(4, 2, 3, dtype=torch.bool),
     )  # fmt: skip
     close(taught["keypoint"], plain["keypoint"] + network.losses(told, torch.Generator().manual_seed(0))["keypoint"])
     close(network.predict(asked).actions, network.predict(batch).actions)

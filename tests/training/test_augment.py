@@ -32,6 +32,8 @@ def window(b: int = 8) -> WindowBatch:
         question_keypoints=np.broadcast_to(dot, (b, 1, 2, 3, 2)).copy(),
         question_mask=np.ones((b, 1, 2, 3), bool),
         index=np.arange(b),
+        goal=np.zeros((b, 16, 16, 3), np.uint8),
+        goal_mask=np.ones(b, bool),
     )
 
 
@@ -99,3 +101,30 @@ def test_numbers_depend_on_every_part_of_their_key():
     assert len({numbers(*key).integers(1 << 62) for key in keys}) == 4
     assert len({int(torch.randint(1 << 62, (), generator=torch_numbers(*key))) for key in keys}) == 4
     assert numbers(0, 1).integers(1 << 62) == numbers(0, 1).integers(1 << 62)
+
+
+def test_a_goal_is_shown_instead_of_told_and_a_camera_is_missing_in_their_shares():
+    batch = augment(window(400), AugmentConfig(blank_instruction=0, goal_image=0.3, camera_dropout=0.5), numbers(1))
+    told = np.array([bool(text) for text in batch.instructions])
+    assert np.array_equal(batch.goal_mask, ~told) and 0.2 < batch.goal_mask.mean() < 0.4
+    seen = batch.images_mask[:, 0]
+    assert seen.any(1).all(), "never all cameras"
+    assert 0.4 < (~seen.all(1)).mean() < 0.6 and 0.15 < (~seen[:, 0]).mean() < 0.35
+    assert np.array_equal(batch.keypoints_mask.all(2), seen) and np.array_equal(batch.question_mask[:, 0].all(2), seen)
+    plain = augment(window(400), AugmentConfig(blank_instruction=0), numbers(1))
+    assert np.array_equal(plain.images, batch.images), "what was drawn before stays as it was"
+    assert not plain.goal_mask.any() and plain.images_mask.all()
+
+
+def test_the_frames_of_a_sequence_are_treated_alike():
+    config = AugmentConfig(blank_instruction=0.5, camera_dropout=0.5)
+    whole = augment(window(12), config, numbers(2), frames=3)
+    for start in range(0, 12, 3):
+        assert len(set(whole.instructions[start : start + 3])) == 1
+        for values in (whole.images, whole.images_mask, whole.keypoints):
+            assert (values[start : start + 3] == values[start]).all()
+    parts = [augment(window(6), config, numbers(2), rank, 2, frames=3) for rank in range(2)]
+    assert np.array_equal(np.concatenate([p.images for p in parts]), whole.images)
+    pixels = torch.randint(0, 256, (12, 1, 2, 3, 8, 8), dtype=torch.uint8)[:1].expand(12, -1, -1, -1, -1, -1).contiguous()
+    colored = jitter_colors(pixels, AugmentConfig(), torch.Generator().manual_seed(0), frames=3)
+    assert torch.equal(colored[0], colored[2]) and not torch.equal(colored[0], colored[3])

@@ -7,7 +7,7 @@ from collections import deque
 
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
-from verbot.spec import ActionChunk, FloatArray, Observation
+from verbot.spec import ActionChunk, FloatArray, Memory, Observation
 
 
 class ChunkAgent:
@@ -28,15 +28,17 @@ class ChunkAgent:
         self._execute = execute
         self._instruction = ""
         self._left: deque[FloatArray] = deque()
+        self._memory: Memory | None = None
 
     def reset(self, instruction: str) -> None:
         self._instruction = instruction
         self._left.clear()
+        self._memory = None
 
     def wants(self, observation: Observation) -> Observation | None:
         if self._left:
             return None
-        return dataclasses.replace(observation, instruction=self._instruction)
+        return dataclasses.replace(observation, instruction=self._instruction, memory=self._memory)
 
     def give(self, chunk: ActionChunk) -> None:
         if len(chunk.values) < self._execute:
@@ -44,7 +46,7 @@ class ChunkAgent:
                 f"the policy predicts {len(chunk.values)} actions at a time but {self._execute} were to be executed; "
                 f"choose execute between 1 and {len(chunk.values)}"
             )
-        self._left = deque(chunk.values[: self._execute])
+        self._left, self._memory = deque(chunk.values[: self._execute]), chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
         asked = self.wants(observation)

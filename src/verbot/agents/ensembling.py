@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
-from verbot.spec import ActionChunk, FloatArray, Observation
+from verbot.spec import ActionChunk, FloatArray, Memory, Observation
 
 
 class EnsembleAgent:
@@ -33,19 +33,20 @@ class EnsembleAgent:
         self._instruction = ""
         self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is about now
         self._current = False
+        self._memory: Memory | None = None
 
     def reset(self, instruction: str) -> None:
         self._instruction = instruction
-        self._chunks, self._current = [], False
+        self._chunks, self._current, self._memory = [], False, None
 
     def wants(self, observation: Observation) -> Observation | None:
         if self._current:
             return None
-        return dataclasses.replace(observation, instruction=self._instruction)
+        return dataclasses.replace(observation, instruction=self._instruction, memory=self._memory)
 
     def give(self, chunk: ActionChunk) -> None:
         self._chunks.append(chunk.values)
-        self._current = True
+        self._current, self._memory = True, chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
         asked = self.wants(observation)

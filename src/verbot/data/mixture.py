@@ -48,7 +48,8 @@ class Mixture:
         shapes = {source.shape for source in self.sources}
         if len(shapes) > 1:
             raise ConfigError(
-                f"the sources of a mixture differ in (history, chunk, questions, cameras, height, width, state, action): {shapes}"
+                "the sources of a mixture differ in (history, chunk, stride, sequence, goals, questions, cameras, height, width, "
+                f"state, action): {shapes}"
             )
 
     def __len__(self) -> int:
@@ -74,7 +75,10 @@ class Mixture:
         owner = np.searchsorted(starts, indices, side="right") - 1
         parts = [self.sources[i].gather(indices[owner == i] - starts[i], draws[owner == i]) for i in np.unique(owner)]
         place = np.argsort(np.argsort(owner, kind="stable"), kind="stable")  # of each window in the parts joined
-        return dataclasses.replace(WindowBatch.concatenate(parts).take(place), index=np.asarray(indices, np.int64))
+        frames = self.sources[0].sequence
+        rows = (place[:, None] * frames + np.arange(frames)).ravel()
+        whole = np.repeat(np.asarray(indices, np.int64), frames)
+        return dataclasses.replace(WindowBatch.concatenate(parts).take(rows), index=whole)
 
 
 def _deal(rng: np.random.Generator, length: int, count: int) -> Indices:

@@ -41,6 +41,8 @@ class WindowBatch:
         questions: other goals that the same scene admits, at most `m` for a window, each to be pointed at; their keypoints
             float32 (b, m, v, 3, 2) and masks bool (b, m, v, 3) follow their order.
         index: int64 (b,), the windows' own numbers.
+        goal: uint8 (b, h, w, 3), how the first camera saw the end of the episode; of no size where goals were not asked for.
+        goal_mask: bool (b,); False where there is none.
     """
 
     images: UInt8Array
@@ -56,6 +58,8 @@ class WindowBatch:
     question_keypoints: FloatArray
     question_mask: BoolArray
     index: Indices
+    goal: UInt8Array
+    goal_mask: BoolArray
 
     def __len__(self) -> int:
         return len(self.index)
@@ -91,6 +95,10 @@ class Windows:
         source: an open dataset. What is saved later is seen by opening it again.
         history: frames of the past in a window, the present one included.
         chunk: actions in a window, from the present frame on.
+        stride: control steps from one frame of the past to the next.
+        sequence: windows given out together for each one asked for: those of its own past, `stride` apart, oldest first. One
+            from before the episode's start is masked throughout.
+        goals: whether the ends of episodes are shown.
         cameras: views, in order; the dataset's own if None. One that it lacks is zero and masked.
         episodes: numbers of the episodes to draw from; all if None.
         keypoints: ``"hindsight"`` (where the gripper closed and opened) or ``"grounding"`` (``extras["grounding"]``: where the
@@ -117,6 +125,9 @@ class Windows:
         history: int = 1,
         chunk: int = 10,
         *,
+        stride: int = 1,
+        sequence: int = 1,
+        goals: bool = False,
         cameras: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
         keypoints: str = "hindsight",
@@ -124,8 +135,9 @@ class Windows:
         questions: int = 0,
         cache: FrameCache | None = None,
     ):
-        if history < 1 or chunk < 1:
-            raise ConfigError(f"windows need a history and a chunk of at least 1; got {history} and {chunk}")
+        for name, count in (("history", history), ("chunk", chunk), ("stride", stride), ("sequence", sequence)):
+            if count < 1:
+                raise ConfigError(f"windows need a {name} of at least 1; got {count}")
         if keypoints not in KEYPOINTS:
             raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
         if not 0 <= relabel <= 1:
@@ -133,6 +145,7 @@ class Windows:
         if questions < 0:
             raise ConfigError(f"questions is a number of goals; got {questions}")
         self.spec, self.history, self.chunk = source.spec, history, chunk
+        self.stride, self.sequence, self.goals = stride, sequence, goals
         self.relabel, self.questions = relabel, questions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
         recorded = list(source)
@@ -157,7 +170,10 @@ class Windows:
         self._goals = [_other_goals(episode) for episode in recorded]
         self._goal_counts = np.array([len(goals.points) for goals in self._goals])
         engaged = np.array([_engaged(episode) for episode in recorded])
-        self._untouched = np.arange(ends[-1]) - self._first < engaged[self._episode]
+        unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
+        frame = np.arange(ends[-1]) - self._first
+        self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
+        self._untouched = frame < np.minimum(engaged, unseen)[self._episode]
 
     def __len__(self) -> int:
         return len(self._index)
@@ -165,7 +181,8 @@ class Windows:
     @property
     def shape(self) -> tuple[object, ...]:
         """What sources of one mixture must have in common."""
-        return (self.history, self.chunk, self.questions, self.cameras, *self._size, self.spec.state_size, self.spec.action_size)
+        ours = (self.history, self.chunk, self.stride, self.sequence, self.goals, self.questions, self.cameras)
+        return (*ours, *self._size, self.spec.state_size, self.spec.action_size)
 
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
@@ -175,7 +192,17 @@ class Windows:
     def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
         now = self._index[indices]
-        past = now[:, None] + np.arange(1 - self.history, 1)  # (b, t)
+        if self.sequence == 1:
+            return self._gather(indices, now, draws)
+        steps = now[:, None] - self.stride * np.arange(self.sequence - 1, -1, -1)  # (b, q)
+        first = self._first[now, None]
+        rows = np.maximum(steps, first).ravel()
+        return _without(
+            self._gather(np.repeat(indices, self.sequence), rows, np.repeat(draws, self.sequence, 0)), (steps < first).ravel()
+        )
+
+    def _gather(self, indices: Indices, now: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+        past = now[:, None] + self.stride * np.arange(1 - self.history, 1)  # (b, t)
         future = now[:, None] + np.arange(self.chunk)  # (b, k)
         past_mask = past >= self._first[now, None]
         past = np.maximum(past, self._first[now, None])
@@ -211,6 +238,8 @@ class Windows:
             question_keypoints=asked,
             question_mask=asked_mask,
             index=np.asarray(indices, np.int64),
+            goal=self._frames[self.cameras[0]][self._end[now] - 1] if self.goals else np.empty((len(now), 0, 0, 3), np.uint8),
+            goal_mask=np.full(len(now), self.goals),
         )
 
     def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], FloatArray, BoolArray]:
@@ -248,6 +277,15 @@ class Windows:
             raise DataError(f"the cameras of one batch need one image size; they have {sizes}")
         height, width = next(iter(sizes.values()), (1, 1))
         return height, width
+
+
+def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
+    """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
+    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "question_mask")
+    for name in masks:
+        getattr(batch, name)[absent] = False
+    questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]
+    return dataclasses.replace(batch, questions=questions, goal_mask=batch.goal_mask & ~absent)
 
 
 def _engaged(episode: Episode) -> int:

@@ -13,10 +13,19 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.keypoints import keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
-from verbot.models.parts import Part, fusions, heads, language_encoders, state_encoders, vision_encoders
+from verbot.models.parts import (
+    Part,
+    fusions,
+    goal_encoders,
+    heads,
+    language_encoders,
+    memories,
+    state_encoders,
+    vision_encoders,
+)  # fmt: skip
 from verbot.models.text import unhear
-from verbot.models.tokens import Batch, Prediction, Questions, Sizes, TextBatch, TokenGroup
-from verbot.spec import RobotSpec
+from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, Sizes, TextBatch, TokenGroup, join
+from verbot.spec import FloatArray, RobotSpec
 
 FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
 MLP, REGRESSION = Part("mlp"), Part("regression")
@@ -27,9 +36,13 @@ class NetworkConfig:
     """Which parts a network is made of. With a robot spec it determines every shape.
 
     Args:
+        goal: how a goal image is read; None for a policy that is told everything in words.
+        memory: what is carried from one prediction to the next; None forgets.
         width: e, the common width of all tokens.
         chunk: k, the actions predicted at once.
         history: t, the frames seen at once.
+        stride: control steps from one of these frames to the next, and from one writing into the memory to the next.
+        sequence: the frames, `stride` apart, through which a memory learns.
         image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
         keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
         word_dropout: the share of words that are not understood, in training only.
@@ -44,16 +57,26 @@ class NetworkConfig:
     state: Part = PROPRIOCEPTION
     fusion: Part = MLP
     head: Part = REGRESSION
+    goal: Part | None = None
+    memory: Part | None = None
     width: int = 64
     chunk: int = 10
     history: int = 1
+    stride: int = 1
+    sequence: int = 1
     image_size: tuple[int, int] | None = None
     keypoint_weight: float = 1.0
     word_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.width, self.chunk, self.history) < 1:
-            raise ConfigError(f"width, chunk and history must be at least 1; got {self.width}, {self.chunk}, {self.history}")
+        for name in ("width", "chunk", "history", "stride", "sequence"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if (self.sequence > 1) != (self.memory is not None):
+            raise ConfigError(
+                f"a memory learns from sequences, and nothing else does: memory is "
+                f"{self.memory.name if self.memory else None!r} with a sequence of {self.sequence}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -71,10 +94,23 @@ class NetworkConfig:
             values["image_size"] = tuple(values["image_size"])
         return NetworkConfig(**values)
 
-    def fit(self, instructions: list[str]) -> NetworkConfig:
-        """The same network with what its language encoder takes from the training instructions, e.g. the vocabulary."""
+    @property
+    def learns_from_chunks(self) -> bool:
+        """Whether the head takes something from the training actions before it is built, e.g. the edges of its bins."""
+        return hasattr(heads.get(self.head.name), "fit")
+
+    def fit(self, instructions: list[str], chunks: FloatArray | None = None) -> NetworkConfig:
+        """The same network with what its parts take from the training data.
+
+        Args:
+            instructions: all of them; the language encoder builds its vocabulary.
+            chunks: normalized action chunks (n, k, a), for a head that `learns_from_chunks`.
+        """
         options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
-        return dataclasses.replace(self, language=Part(self.language.name, options))
+        fitted = dataclasses.replace(self, language=Part(self.language.name, options))
+        if chunks is None or not self.learns_from_chunks:
+            return fitted
+        return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
 
     def sizes(self, spec: RobotSpec) -> Sizes:
         """Raises `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
@@ -82,7 +118,7 @@ class NetworkConfig:
         if len(found) != 1:
             raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
         (height, width_px), *_ = found
-        return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action)
+        return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history)
 
 
 class VLANetwork(nn.Module):
@@ -103,7 +139,12 @@ class VLANetwork(nn.Module):
         self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
-        self.head = heads.get(config.head.name)(sizes, self.fusion.width, self.fusion.count, **config.head.options)
+        self.goal = goal_encoders.get(config.goal.name)(sizes, **config.goal.options) if config.goal else None
+        last = self.fusion
+        if config.memory:
+            last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
+        self.memory = last if config.memory else None
+        self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -114,14 +155,17 @@ class VLANetwork(nn.Module):
 
     def _answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
         """As `forward`, and the keypoint tokens of the questions."""
-        words, sentence = self.read(batch.text)
+        words, sentence = self.read(batch.text, batch)
         seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions)
         fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask)])
         return fused, pointing(seen), answers
 
-    def read(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]:
-        """The words (b, l, e), and their sentence (b, 1, e)."""
+    def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
+        """The words (b, l, e), the tokens of the goal image that is `shown` after them, and their sentence (b, 1, e)."""
         words = self.language(text)
+        if self.goal is not None and shown is not None and shown.goal is not None:
+            now, seen = shown.images[:, -1, 0], shown.images_mask[:, -1, 0]  # of the first camera, as the goal image is
+            words = join([words, self.goal(centered(shown.goal), shown.goal_mask, centered(now), seen)], "words")
         pooled = self.sentence(words).unsqueeze(1)
         return words, TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
 
@@ -151,6 +195,8 @@ class VLANetwork(nn.Module):
         if self.training and self.config.word_dropout:
             batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
         fused, keypoints, answers = self._answer(batch)
+        if self.memory is not None:
+            fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
         losses = self.head.losses(fused, batch, generator)
         total = losses["action"]
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
@@ -163,10 +209,29 @@ class VLANetwork(nn.Module):
 
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         fused, keypoints = self.forward(batch)
+        memory = None
+        if self.memory is not None:
+            rows, device = len(fused.tokens), fused.tokens.device
+            writes = torch.ones(rows, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
+            fused, memory = self.memory(fused, batch.memory or self.memory.initial(rows, device), writes)
         actions = self.head.predict(fused, generator)
         if keypoints is None or keypoints.points is None:
-            return Prediction(actions)
-        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history))
+            return Prediction(actions, memory=memory)
+        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history), memory)
+
+    def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
+        """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
+        frames = self.config.sequence
+        if len(fused.tokens) % frames:
+            raise ConfigError(f"this network learns from sequences of {frames} rows; the batch has {len(fused.tokens)}")
+        tokens, mask, writes = (x.unflatten(0, (-1, frames)) for x in (fused.tokens, fused.mask, present))
+        state: MemoryState = self.memory.initial(len(tokens), tokens.device)  # type: ignore[union-attr]
+        out = []
+        for i in range(frames):
+            seen, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
+            out.append(seen)
+        tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
+        return TokenGroup(tokens, mask, fused.kind)
 
     def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
         if frames == 1 and self.config.history == 1:

@@ -8,6 +8,8 @@ A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` 
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
 | fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count`` | ``([TokenGroup]) -> TokenGroup`` |
+| goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
+| memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
 | head | ``factory(sizes, width, count, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
 """  # noqa: E501
 
@@ -33,5 +35,7 @@ language_encoders: Registry[Any] = Registry(
     "language encoder", package="verbot.models.encoders", group="verbot.language_encoders"
 )
 state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders", group="verbot.state_encoders")
+goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders", group="verbot.goal_encoders")
+memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")
 heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads")

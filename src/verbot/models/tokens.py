@@ -12,6 +12,8 @@ from torch import Tensor
 
 from verbot.spec import Component
 
+MemoryState = dict[str, Tensor]  # what a memory keeps, every tensor with a row (b, …) for each episode
+
 
 @dataclass(frozen=True)
 class TokenGroup:
@@ -20,7 +22,8 @@ class TokenGroup:
     Args:
         tokens: (b, n, e).
         mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
-        kind: ``"words"`` (of any number); ``"sentence"``, ``"keypoints"``, ``"patches"``, ``"state"``, ``"fused"``.
+        kind: ``"words"`` (of any number; a goal image's tokens follow them); ``"sentence"``, ``"keypoints"``, ``"patches"``,
+            ``"state"``, ``"fused"``.
         points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints only.
         heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
     """
@@ -56,6 +59,7 @@ class Sizes:
         state: s, the dimensions of the state vector.
         chunk: k, the actions predicted at once.
         action: the action's components, in order.
+        history: t, the frames whose tokens lie side by side, the oldest first.
     """
 
     width: int
@@ -65,6 +69,7 @@ class Sizes:
     state: int
     chunk: int
     action: tuple[Component, ...]
+    history: int = 1
 
     @property
     def action_size(self) -> int:
@@ -97,7 +102,9 @@ class Questions:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network learns from, all normalized; for prediction the last six are None.
+    """What a network learns from, all normalized; for prediction all that it has to learn is None.
+
+    A network with a memory learns from sequences: runs of `NetworkConfig.sequence` rows that follow one another in time.
 
     Args:
         images: (b, t, v, 3, h, w), uint8, or float in [0, 1].
@@ -108,6 +115,9 @@ class Batch:
         actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
         keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool.
         questions: None where none are asked.
+        goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
+        memory: for prediction, what was remembered before; None is nothing yet.
+        writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
     """
 
     images: Tensor
@@ -120,11 +130,17 @@ class Batch:
     keypoints: Tensor | None = None
     keypoints_mask: Tensor | None = None
     questions: Questions | None = None
+    goal: Tensor | None = None
+    goal_mask: Tensor | None = None
+    memory: MemoryState | None = None
+    writes: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
             if isinstance(value, TextBatch | Questions):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
+            if isinstance(value, dict):
+                return {name: move(item) for name, item in value.items()}
             return None if value is None else value.to(device)
 
         return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
@@ -132,7 +148,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps."""
+    """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps;
+    `memory` to be given with the next batch of the same rows, None where the network has none."""
 
     actions: Tensor
     keypoints: Tensor | None = None
+    memory: MemoryState | None = None

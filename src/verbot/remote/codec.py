@@ -3,8 +3,9 @@
 An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [k, a]}``. Three messages exist:
 
 - server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json()}``
-- client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s"}, …]}``
-- server: ``{"id": n, "chunks": [{"values", "time_s", "extras"}, …]}`` or ``{"id": n, "error": {"kind", "message"}}``
+- client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
+  "memory"}, …]}``
+- server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory"}, …]}`` or ``{"id": n, "error": {"kind", "message"}}``
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgpack
 import numpy as np
 
 from verbot.errors import WireError
-from verbot.spec import ActionChunk, Observation
+from verbot.spec import ActionChunk, Memory, Observation
 
 VERSION = 1
 MAX_BYTES = 64 * 2**20
@@ -67,6 +68,7 @@ def observation_to_wire(observation: Observation) -> dict[str, Any]:
         "instruction": observation.instruction,
         "goal_image": observation.goal_image,
         "time_s": float(observation.time_s),
+        "memory": None if observation.memory is None else dict(observation.memory),
     }
 
 
@@ -80,17 +82,29 @@ def observation_from_wire(record: Any) -> Observation:
         _check_image("the goal image", goal_image)
     state = _array(record, "state", 1)
     instruction = _field(record, "instruction", str)
-    return Observation(images, state, instruction, goal_image, float(_field(record, "time_s", float)))
+    time_s = float(_field(record, "time_s", float))
+    return Observation(images, state, instruction, goal_image, time_s, _memory(record))
 
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:
-    return {"values": chunk.values, "time_s": float(chunk.time_s), "extras": dict(chunk.extras)}
+    memory = None if chunk.memory is None else dict(chunk.memory)
+    return {"values": chunk.values, "time_s": float(chunk.time_s), "extras": dict(chunk.extras), "memory": memory}
 
 
 def chunk_from_wire(record: Any) -> ActionChunk:
     """Inverse of `chunk_to_wire`, every field's type checked. Raises `WireError`."""
     values = _array(record, "values", 2)
-    return ActionChunk(values, float(_field(record, "time_s", float)), _field(record, "extras", dict))
+    return ActionChunk(values, float(_field(record, "time_s", float)), _field(record, "extras", dict), _memory(record))
+
+
+def _memory(record: Any) -> Memory | None:
+    if record.get("memory") is None:
+        return None
+    memory = _field(record, "memory", dict)
+    for name, value in memory.items():
+        if not isinstance(value, np.ndarray):
+            raise WireError(f"memory {name!r} is {type(value).__name__}; expected an array")
+    return memory  # type: ignore[no-any-return]
 
 
 def _pack_array(value: Any) -> Any:

@@ -16,22 +16,33 @@ from verbot.training.config import AugmentConfig
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
-def augment(batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator, rank: int = 0, size: int = 1) -> WindowBatch:
-    """Shifted images with their keypoints, and some instructions blanked.
+def augment(
+    batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator, rank: int = 0, size: int = 1, frames: int = 1
+) -> WindowBatch:
+    """Shifted images with their keypoints, some instructions blanked or shown instead of told, some cameras missing.
 
-    `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples.
+    `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples. The
+    `frames` rows of a sequence are treated alike.
     """
-    rows, (b, _, v, height, width, _) = slice(rank * len(batch), (rank + 1) * len(batch)), batch.images.shape
+    b, _, v, height, width, _ = batch.images.shape
+    count, mine = size * b // frames, np.arange(rank * b, (rank + 1) * b) // frames
     limit = config.shift_pixels
-    shift = rng.integers(-limit, limit + 1, (size * b, v, 2))[rows]  # (x, y) in pixels
-    blank = (rng.random(size * b) < config.blank_instruction)[rows]
+    shift = rng.integers(-limit, limit + 1, (count, v, 2))[mine]  # (x, y) in pixels
+    blank = (rng.random(count) < config.blank_instruction)[mine]
+    shown = (rng.random(count) < config.goal_image)[mine] & batch.goal_mask
+    missing = (rng.random((count, 1)) < config.camera_dropout * (v > 1)) & (rng.integers(v, size=(count, 1)) == np.arange(v))
+    there = ~missing[mine]  # (b, v)
     moved = (2.0 * shift / (width, height)).astype(np.float32)[:, :, None]  # (b, v, 1, 2)
     return dataclasses.replace(
         batch,
         images=shift_images(batch.images, shift, limit) if limit else batch.images,
+        images_mask=batch.images_mask & there[:, None],
         keypoints=batch.keypoints + moved,
+        keypoints_mask=batch.keypoints_mask & there[:, :, None],
         question_keypoints=batch.question_keypoints + moved[:, None],
-        instructions=["" if silent else text for text, silent in zip(batch.instructions, blank, strict=True)],
+        question_mask=batch.question_mask & there[:, None, :, None],
+        instructions=["" if silent else text for text, silent in zip(batch.instructions, blank | shown, strict=True)],
+        goal_mask=shown,
     )
 
 
@@ -47,12 +58,14 @@ def shift_images(images: UInt8Array, shift: np.ndarray, limit: int) -> UInt8Arra
     return out
 
 
-def jitter_colors(images: Tensor, config: AugmentConfig, generator: torch.Generator, rank: int = 0, size: int = 1) -> Tensor:
+def jitter_colors(
+    images: Tensor, config: AugmentConfig, generator: torch.Generator, rank: int = 0, size: int = 1, frames: int = 1
+) -> Tensor:
     """Brightness, contrast and saturation in one matrix per camera.
 
     Args:
         images: (b, t, v, 3, h, w), uint8 or float in [0, 1]; frames of one camera change alike.
-        generator, rank, size: as in `augment`.
+        generator, rank, size, frames: as in `augment`.
 
     Returns float in [0, 1].
     """
@@ -61,7 +74,7 @@ def jitter_colors(images: Tensor, config: AugmentConfig, generator: torch.Genera
     amounts = torch.tensor([config.brightness, config.contrast, config.saturation])
     if not amounts.any():
         return pixels
-    draws = torch.rand(size * b, 1, v, 3, generator=generator)[rank * b : (rank + 1) * b]
+    draws = torch.rand(size * b // frames, 1, v, 3, generator=generator)[torch.arange(rank * b, (rank + 1) * b) // frames]
     factors = 1 + amounts * (2 * draws - 1)
     bright, contrast, color = (factors[..., i, None, None].expand(b, t, v, 1, 1).reshape(-1, 1, 1) for i in range(3))
     matrix = bright * contrast * (color * torch.eye(3) + (1 - color) * _LUMA.expand(3, 3))  # (b t v, 3, 3)

@@ -7,14 +7,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
 from verbot.data.reader import statistics_of
 from verbot.errors import ConfigError
-from verbot.spec import RobotSpec
+from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
 from verbot.training.config import AugmentConfig, TrainConfig
 from verbot.training.dagger import folder
+
+MANY_CHUNKS = 20_000
 
 
 class Supply:
@@ -38,6 +43,7 @@ class Supply:
         self.statistics: Statistics = (
             datasets[0].statistics() if len(datasets) == 1 else statistics_of([(e.states, e.actions) for e in episodes])
         )
+        self._episodes = episodes
         self.instructions = sorted({words for e in episodes for words in (*e.instructions, *_other_words(e.extras))})
         splits = [_split(config, number, len(dataset)) for number, dataset in enumerate(datasets)]
         self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
@@ -75,6 +81,17 @@ class Supply:
         self._loader_now = self._loader(Mixture((*self._train, *self._corrections), tuple(shares)), self._config.seed)
         self._stop()
 
+    def chunks(self) -> FloatArray | None:
+        """Action chunks (n, k, a), evenly spread, for a head that asks; at most `MANY_CHUNKS`, none reaching past its episode."""
+        network = self._config.network
+        if not network.learns_from_chunks:
+            return None
+        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes if len(e.actions) >= network.chunk]
+        if not every:
+            raise ConfigError(f"no episode is as long as a chunk of {network.chunk} actions")
+        found = np.concatenate(every).swapaxes(1, 2)
+        return found[:: -(-len(found) // MANY_CHUNKS)].astype(np.float32)
+
     def batch(self, step: int, micro: int) -> WindowBatch:
         """This member's part of the `micro`-th batch of `step`, augmented."""
         number = step * self._config.accumulation + micro
@@ -83,7 +100,8 @@ class Supply:
             self._stream = self._loader_now.iterate(number)
         self._next = number + 1
         rng = numbers(self._config.seed, 2, number)
-        return augment(next(self._stream), self._config.augment, rng, self._rank, self._config.processes)
+        frames = self._config.network.sequence
+        return augment(next(self._stream), self._config.augment, rng, self._rank, self._config.processes, frames)
 
     def held_out(self) -> Iterator[WindowBatch]:
         """The same batches at every call."""
@@ -93,13 +111,15 @@ class Supply:
     def _windows(self, dataset: Dataset, episodes: Sequence[int], told: AugmentConfig) -> Windows:
         network = self._config.network
         return Windows(
-            dataset, network.history, network.chunk, cameras=self.spec.camera_names, episodes=episodes,
+            dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
+            goals=network.goal is not None, cameras=self.spec.camera_names, episodes=episodes,
             relabel=told.relabel, questions=told.questions,
         )  # fmt: skip
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         config = self._config
-        return Loader(source, config.batch_size, seed, self._rank, config.processes, config.loader_threads)
+        sequences = config.batch_size // config.network.sequence
+        return Loader(source, sequences, seed, self._rank, config.processes, config.loader_threads)
 
     def _stop(self) -> None:
         if self._stream is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
+from verbot.policy import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class AugmentConfig:
             sample teaches where to look, not what to do.
         questions: every frame from before the hand committed itself is asked where so many of its scene's other goals are,
             beside what is to be done in it. Cheap where the vision encoder sees before it listens (``query_conv``).
+        goal_image: this share of samples is shown the end of its episode instead of being told; for a network with a `goal` part.
+        camera_dropout: in this share of samples one camera is missing; where there is but one, never.
     """
 
     shift_pixels: int = 2
@@ -31,6 +34,8 @@ class AugmentConfig:
     blank_instruction: float = 0.02
     relabel: float = 0.0
     questions: int = 0
+    goal_image: float = 0.0
+    camera_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,13 @@ class TrainConfig:
     Args:
         datasets: folders of episodes; mixed by `weights` where given, else frame by frame.
         network: what is trained.
+        preprocessing: how raw values become normalized ones.
         steps: optimizer steps.
         samples: training samples; a step uses ``batch_size * accumulation``.
         minutes: wall-clock. The number of steps follows from the speed, looked at anew with every checkpoint; the schedule keeps
             to the share of the run that is done. Only a run of `steps` or `samples` can be repeated to the bit.
-        batch_size: of all processes together.
+        batch_size: samples of all processes together; for a network with a memory, frames, so ``batch_size / sequence``
+            sequences.
         schedule: ``"cosine"`` to zero, ``"step"`` (a tenth at each of `milestones`, shares of the run) or ``"constant"``.
         ema_decay: of the average of the weights, which is what is validated and saved.
         bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
@@ -89,6 +96,7 @@ class TrainConfig:
 
     datasets: tuple[str, ...]
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     weights: tuple[float, ...] | None = None
     steps: int | None = None
     samples: int | None = None
@@ -124,8 +132,11 @@ class TrainConfig:
         for name in ("batch_size", "accumulation", "processes", "threads", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.batch_size % self.processes:
-            raise ConfigError(f"a batch of {self.batch_size} cannot be shared evenly by {self.processes} processes")
+        if self.batch_size % (self.processes * self.network.sequence):
+            frames = f" in sequences of {self.network.sequence}" if self.network.sequence > 1 else ""
+            raise ConfigError(f"a batch of {self.batch_size}{frames} cannot be shared evenly by {self.processes} processes")
+        if self.augment.goal_image and not self.network.goal:
+            raise ConfigError("augment.goal_image shows goal images, and the network has no part that reads them: give it a goal")
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
         if self.weights is not None and len(self.weights) != len(self.datasets):

@@ -100,7 +100,9 @@ def run(
     found = checkpoint.load_latest(out / CHECKPOINTS)
     now, tensors = found or (Progress(total=config.total_steps), {})
     supply = Supply(config, out, now.rounds, team.rank)
-    policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions, seed=config.seed)
+    policy = Policy.create(
+        config.network, supply.spec, supply.statistics, supply.instructions, config.preprocessing, config.seed, supply.chunks()
+    )
     _read_ahead(policy, supply.instructions, team, show)
     optimizer = Optimizer(policy.network, config)
     session = Session(config, out, team, supply, policy, optimizer, now, tensors.pop("best", None), started)
@@ -180,7 +182,8 @@ def _descend(session: Session) -> dict[str, float]:
         generator = torch_numbers(config.seed, 5, now.step, micro, team.rank)
         torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
         batch = session.policy.collate(session.supply.batch(now.step, micro))
-        batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.augment, colors, team.rank, team.size))
+        images = jitter_colors(batch.images, config.augment, colors, team.rank, team.size, config.network.sequence)
+        batch = dataclasses.replace(batch, images=images)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             parts = session.policy.network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()

@@ -1,0 +1,34 @@
+"""One vector that a gated recurrent unit keeps up to date."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from verbot.models.layers import reader
+from verbot.models.parts import memories
+from verbot.models.tokens import MemoryState, Sizes, TokenGroup
+
+
+@memories.register("recurrent")
+class Recurrent(nn.Module):
+    """A GRU (Cho et al. 2014) over the fused tokens: the plain memory that others have to beat.
+
+    Args:
+        size: of its state.
+    """
+
+    def __init__(self, sizes: Sizes, width: int, count: int, size: int = 256):
+        super().__init__()
+        self.width, self.count, self.size = width, count, size
+        self.pool, self.cell = reader(width, count), nn.GRUCell(width, size)
+        self.join = nn.Linear(size, width)
+
+    def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
+        return {"state": torch.zeros(rows, self.size, device=device)}
+
+    def forward(self, fused: TokenGroup, state: MemoryState, writes: Tensor) -> tuple[TokenGroup, MemoryState]:
+        """What is fused now with what is kept, this included; rows where not `writes` (b,) keep what they had."""
+        now: Tensor = self.cell(self.pool(fused), state["state"])
+        kept = torch.where(writes.unsqueeze(-1), now, state["state"])
+        return TokenGroup(fused.tokens + self.join(now).unsqueeze(1), fused.mask, fused.kind), {"state": kept}
