@@ -44,7 +44,7 @@ def starter() -> RunConfig:
 
 @recipes.register("starter-long")
 def starter_long() -> RunConfig:
-    """More demonstrations, twice the training: so the policy that ships with verbot was made, before questions were asked."""
+    """More demonstrations, twice the training: so the policy that ships with verbot was made."""
     return RunConfig(
         name="starter-long",
         about="pick, push and put: 4000 demonstrations and twelve minutes of training",
