@@ -126,6 +126,8 @@ def test_list_knows_the_parts(capsys):
     assert re.search(r"^heads: .*regression", out, re.MULTILINE)
     assert re.search(r"^recipes: .*starter", out, re.MULTILINE)
     assert run(capsys, "list", "fusions")[1].startswith("fusions: ")
+    assert run(capsys, "list", "designs")[:2] == (0, "designs: all, goals, memory, occluded, sentences\n")
+    assert "no kind of things to list named 'fusion'. Did you mean 'fusions'" in run(capsys, "list", "fusion")[2]
 
 
 def test_doctor_finds_a_healthy_machine(capsys):
@@ -212,7 +214,43 @@ def test_compare_pairs_two_evaluations(tmp_path, capsys):
     code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c"))
     assert code == 0
     assert "McNemar" in out
-    assert (tmp_path / "c" / "comparison.json").is_file()
+    for name in ("comparison.json", "table.json", "table.md", "report.html"):
+        assert (tmp_path / "c" / name).is_file()
+
+
+def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys, monkeypatch):
+    from verbot.evaluation.table import Table, TableRow
+    from verbot.recipes import bench
+
+    asked = []
+
+    def remember(words, **settings):
+        asked.append((words, settings))
+        return Table("", "a", (TableRow("a", "design", error="ValueError: torn"),), {})
+
+    monkeypatch.setattr(bench, "compare", remember)
+    arguments = ["tiny", "tiny+chunk=2", "--samples", "640", "--data", "one", "two", "--conditions", "blank", "--no-baselines"]
+    code, out, _ = run(capsys, "compare", *arguments, "--designs", "all", "--only", "tiny", "head-flow", "--base", "tiny")
+    assert code == 1
+    assert "error: a: ValueError: torn" in out
+    ((words, settings),) = asked
+    assert words == ("tiny", "tiny+chunk=2")
+    assert settings["budget"] == {"samples": 640}
+    assert settings["data"] == (Path("one"), Path("two"))
+    assert (settings["conditions"], settings["baselines"], settings["base"]) == (("blank",), False, "tiny")
+    assert (settings["designs"], settings["only"]) == ("all", ("tiny", "head-flow"))
+
+
+def test_compare_refuses_what_it_cannot_do(tmp_path, capsys):
+    for arguments, message in (
+        (["tiny+chunks=2", "--steps", "1"], "there is no setting 'chunks'. Did you mean 'chunk'?"),
+        (["tiny"], "tiny must be trained: give samples, minutes or steps"),
+        (["--designs", "al", "--steps", "1"], "there is no list of designs named 'al'. Did you mean 'all'?"),
+    ):
+        code, _, err = run(capsys, "compare", *arguments, "--out", str(tmp_path / "out"))
+        assert code == 2
+        assert message in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch):

@@ -15,10 +15,10 @@ import pytest
 from verbot import collection
 from verbot.collection import CollectConfig, LeadIn, collect, demonstrate, request_for
 from verbot.contracts import observation_from_env
-from verbot.data import open_dataset
+from verbot.data import Windows, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
-from verbot.processes import WorkerDied
+from verbot.processes import WorkerDied, WorkerError
 
 OPTIONS = {"image_size": 32}
 
@@ -202,3 +202,28 @@ def test_an_attempt_that_kills_twice_is_the_end_of_it(mortal, tmp_path):
     (tmp_path / "deaths").write_text("2")
     with pytest.raises(WorkerDied, match="exit code -11"):
         list(collection.attempts({"folder": str(tmp_path)}, range(9), 2, mortal))
+
+
+def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
+    settings = {"workers": 1, "options": {**OPTIONS, "tasks": ["pick"]}, "progress": False}
+    result = collect("tabletop-memory", tmp_path / "covered", 2, seed=1, **settings)
+    dataset = open_dataset(result.path)
+    windows = Windows(dataset, questions=3)
+    batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
+    start = 0
+    for episode in dataset:
+        covered, engaged = episode.extras["unseen_frame"], episode.extras["engaged_frame"]
+        assert 8 < covered < engaged
+        taught = batch.keypoints_mask[start : start + len(episode)].any((1, 2))
+        asked = np.array([bool(questions) for questions in batch.questions[start : start + len(episode)]])
+        assert taught[:covered].all() and asked[:covered].all(), "while the colors show"
+        known = batch.recall_mask[start : start + len(episode)].any((1, 2))
+        assert known[:engaged].all(), "who remembers could tell where it was"
+        assert not taught[covered:engaged].any() and not asked[covered:].any(), "nobody could tell"
+        assert taught[engaged:].any(), "the hand tells what it handles"
+        start += len(episode)
+
+
+def test_a_camera_that_fails_cannot_be_recorded(tmp_path):
+    with pytest.raises(WorkerError, match="collect without camera_dropout"):
+        collect("tabletop-starter", tmp_path / "lost", 1, workers=1, axes={"camera_dropout": 3}, options=OPTIONS, progress=False)

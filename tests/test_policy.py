@@ -65,6 +65,7 @@ def window(rows=3, side=16, frames=1):
         instructions=[TEXTS[i % 2] for i in range(rows)],
         keypoints=rng.uniform(-1, 1, (rows, 2, 3, 2)).astype(np.float32),
         keypoints_mask=np.ones((rows, 2, 3), bool),
+        recall_mask=np.ones((rows, 2, 3), bool),
         questions=[()] * rows,
         question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
         question_mask=np.zeros((rows, 0, 2, 3), bool),
@@ -182,6 +183,9 @@ def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
     together = policy.predict([one, observation(4), two])
     for chunk, seen in zip(together, (one, observation(4), two), strict=True):
         np.testing.assert_allclose(chunk.values, policy.predict([seen])[0].values, atol=1e-5)
+    both = make_policy(dataclasses.replace(config, history=2))
+    assert not np.allclose(play(both, (1, 4, 0))[-1].values, play(both, (2, 4, 0))[-1].values)
+    assert {"images", "written_s"} < set(play(both, (1, 4, 0))[-1].memory)
     with pytest.raises(SpecError, match="this memory is of another policy: it has no"):
         policy.predict([dataclasses.replace(observation(), memory={"time_s": np.zeros(1)})])
 

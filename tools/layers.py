@@ -34,6 +34,7 @@ LEVELS = {
     "policy": 4,
     "agents": 4,
     "collection": 4,
+    "attribution": 5,
     "training": 5,
     "evaluation": 5,
     "deploy": 5,

@@ -207,8 +207,10 @@ def _record(
 ) -> tuple[EpisodeRecord | None, str | None]:
     seen: list[Observation] = []
     labels: list[np.ndarray] = []
-    first, engaged, over = info, None, False
+    first, engaged, covered, over = info, None, None, False
     while not over:
+        if covered is None and info.get("covered"):
+            covered = len(seen)
         if engaged is None and info["engaged"] is not None:
             engaged = len(seen)
         seen.append(observation_from_env(record))
@@ -219,6 +221,12 @@ def _record(
     if info["error"] or not info["success"]:
         return None, info["error"]
     cameras = env.robot_spec.camera_names
+    lost = [name for name in cameras if not all(name in o.images for o in seen)]
+    if lost:
+        raise ConfigError(
+            f"camera {lost[0]!r} gave no picture in some steps, and a recording has one of each camera in each step: collect "
+            "without camera_dropout; training can leave cameras out by itself (augment.camera_dropout)"
+        )
     return EpisodeRecord(
         instruction=first["instruction"],
         states=np.stack([o.state for o in seen]),
@@ -233,6 +241,7 @@ def _record(
             "engaged_frame": engaged,
             "success": True,
             "request": dict(request),
+            **({} if covered is None else {"unseen_frame": covered}),
         },
     ), None
 

@@ -49,7 +49,8 @@ class ChunkedAgent(Agent, Protocol):
 class Env(Protocol):
     """A Gymnasium environment that states its robot, its tasks and an expert.
 
-    Observations are ``{"images": {camera: uint8 (h, w, 3)}, "state": float32 (s,), "instruction": str}``.
+    Observations are ``{"images": {camera: uint8 (h, w, 3)}, "state": float32 (s,), "instruction": str}``, and
+    ``"goal_image"``, uint8 (h, w, 3), in an episode whose goal is told by one. A camera that gives no picture has no key.
 
     ``reset(seed=…, options=…)`` accepts the fields of `EpisodeRequest` as options; the scene is a function of
     (suite, task, split, index, seed) alone. ``info`` always holds ``instruction`` (str), ``goal`` (dict), ``named`` (the named
@@ -57,6 +58,7 @@ class Env(Protocol):
     {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}}), ``engaged`` (id of the object first engaged,
     or None), ``success`` (bool), ``final_error_m`` (float), ``error`` (str or None: a simulator fault).
 
+    Where what tells the things apart goes out of sight, ``info["covered"]`` (bool) says that it has.
     Where not all tasks have combinations that are never demonstrated, ``compositional_tasks`` names those that do.
     """
 
@@ -97,7 +99,7 @@ class EpisodeRequest:
         index: the number of the scene within (suite, task, split).
         goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
         wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a paraphrase kept for testing),
-            ``"blank"``.
+            ``"blank"``, ``"image"`` (no words, but a picture of the wanted end state, where the env can make one).
         composition: ``"seen"`` draws only demonstrated color-shape-verb triples, ``"unseen"`` only the others.
         text: overrides the instruction's words; `templates` ({verb: [template, …]}) overrides the grammar.
         axes: randomization axis to strength 0–3, for this episode.

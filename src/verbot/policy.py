@@ -146,6 +146,7 @@ class Policy:
             return places, mask & (np.abs(places) <= 1).all(-1)
 
         keypoints, keypoints_mask = seen(window.keypoints, window.keypoints_mask)
+        _, recall_mask = seen(window.keypoints, window.recall_mask)
         batch = self._batch(
             images=fit.forward(window.images),
             images_mask=window.images_mask,
@@ -156,6 +157,7 @@ class Policy:
             actions_mask=window.actions_mask,
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
+            recall_mask=recall_mask,
         )
         if self.config.goal:
             batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
@@ -262,14 +264,15 @@ class Policy:
 
     def _memory(self, row: int, seen: Observation, sight: Sight, batch: Batch, prediction: Prediction) -> Memory | None:
         """What the episode of this row is to be remembered by."""
+        kept: dict[str, Any] = {}
+        if self.config.history > 1:
+            kept |= keep(seen.memory, sight, (self.config.history - 1) * self._step_s)
         if prediction.memory is not None:
             assert batch.writes is not None
             written = seen.time_s if bool(batch.writes[row]) or seen.memory is None else seen.memory["written_s"]
-            states = {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
-            return {**states, "written_s": np.asarray(written, np.float64)}
-        if self.config.history > 1:
-            return keep(seen.memory, sight, (self.config.history - 1) * self._step_s)
-        return None
+            kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
+            kept["written_s"] = np.asarray(written, np.float64)
+        return kept or None
 
     def _batch(
         self,

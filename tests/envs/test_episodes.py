@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 
 import numpy as np
 import pytest
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.tabletop import episodes, language
-from verbot.envs.tabletop.suites import STARTER, find
+from verbot.envs.tabletop.suites import find
+from verbot.envs.tabletop.suites.starter import STARTER
 from verbot.envs.tabletop.tasks import tasks
 from verbot.errors import ConfigError, UnknownNameError
 
@@ -22,6 +24,22 @@ def _prepare(seed=0, **request):
 
 def test_streams_are_the_same_on_every_machine():
     assert episodes.generator("tabletop", 3).integers(10**6) == 804058
+
+
+@pytest.mark.parametrize(("suite", "known"), [("tabletop-starter", "fc538d8d783dd98d"), ("tabletop-full", "80434e155f9d8a78")])
+def test_scenes_and_words_are_those_that_the_documented_figures_were_measured_on(suite, known):
+    """Whoever changes them on purpose measures every figure anew, and then puts the new digest here."""
+    suite, digest = find(suite), hashlib.sha256()
+    everything = {name: tasks.get(name)() for name in suite.tasks}
+    for split in ("train", "test"):
+        for index in range(20):
+            axes = {"distractors": index % 3, "positions": index % 2}
+            request = EpisodeRequest(split=split, index=index, wording="seen" if index % 2 else "unseen", axes=axes)
+            episode = episodes.prepare(suite, everything, request, 0, {})
+            layout, info = episode.layout, episode.info
+            things = (layout.movables, layout.receptacles, layout.clutter, sorted(layout.fixtures.items()))
+            digest.update(repr((*things, info["instructions"], info["feasible"])).encode())
+    assert digest.hexdigest()[:16] == known
 
 
 def test_a_scene_depends_on_task_split_index_and_seed_alone():

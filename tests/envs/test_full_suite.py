@@ -7,7 +7,7 @@ import pytest
 
 from verbot.envs import make_env
 from verbot.envs.tabletop.language import canonical, is_demonstrated
-from verbot.envs.tabletop.suites import FULL
+from verbot.envs.tabletop.suites.full import FULL
 
 NEW = tuple(task for task in FULL.tasks if task not in ("pick", "push", "put"))
 STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)

@@ -23,6 +23,7 @@ def _goals():
     for preposition in ("next to", "left of", "right of"):
         yield {"verb": "place_next_to", "object": "red cube", "receptacle": "blue ball", "preposition": preposition}
     yield {"verb": "move_away", "object": "red cube", "receptacle": "blue ball", "preposition": "away from"}
+    yield {"verb": "put_back", "object": "red cube", "receptacle": "blue box"}
     yield {"verb": "open_drawer", "object": "drawer"}
     yield {"verb": "close_drawer", "object": "drawer"}
     yield {"verb": "press_button", "object": "red button"}

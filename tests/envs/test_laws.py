@@ -30,7 +30,7 @@ def _trace(env, actions, **options):
     return records, infos
 
 
-def _actions(env, count=8):
+def _actions(env, count=24):  # longer than any arm is locked
     spec, rng = env.robot_spec, np.random.default_rng(2)
     return rng.uniform(spec.action_low(), spec.action_high(), (count, spec.action_size)).astype(np.float32)
 

@@ -7,6 +7,7 @@ import pytest
 
 from verbot.envs import make_env
 from verbot.envs.tabletop.randomization import AXES
+from verbot.evaluation import suites as evaluation_suites
 
 VISIBLE = ("lighting", "appearance", "camera", "distractors", "sensor_noise")
 
@@ -21,10 +22,16 @@ def _reset(env, index=0, **axes):
     return observation, info, env.physics
 
 
-def test_there_are_eight_axes():
+def test_there_are_nine_axes():
     assert set(AXES) == {
         "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics",
+        "camera_dropout",
     }  # fmt: skip
+
+
+def test_evaluation_knows_the_axes():
+    assert set(evaluation_suites.AXES) == set(AXES)
+    assert evaluation_suites.condition_axes("axis:camera_dropout:2") == {"camera_dropout": 2}
 
 
 @pytest.mark.parametrize("axis", VISIBLE)
@@ -43,7 +50,8 @@ def test_visible_axes_change_the_picture_more_when_stronger_and_leave_the_scene(
 
 def test_strength_zero_is_nominal_and_leaves_no_trace_of_other_episodes(env):
     nominal, *_ = _reset(env, 2)
-    _reset(env, 2, **dict.fromkeys(AXES, 3))
+    everything = _reset(env, 2, **dict.fromkeys(AXES, 3))[0]
+    assert len(everything["images"]) == 1
     again, *_ = _reset(env, 2, lighting=0)
     np.testing.assert_array_equal(nominal["images"]["front"], again["images"]["front"])
     np.testing.assert_array_equal(nominal["images"]["wrist"], again["images"]["wrist"])

@@ -92,7 +92,9 @@ def test_a_forked_child_is_told_to_be_spawned():
 
 
 def test_importing_the_package_loads_no_simulator():
-    code = "import sys, verbot.envs; print([m for m in ('mujoco', 'OpenGL', 'torch') if m in sys.modules])"
+    """Nor does knowing all the worlds' names."""
+    code = "import sys; from verbot.envs import envs; assert 'tabletop-full' in envs.names(); "
+    code += "print([m for m in ('mujoco', 'OpenGL', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from verbot.contracts import Env, Expert
 from verbot.envs import make_env
+from verbot.envs.tabletop.suites import suites
 from verbot.envs.tabletop.tasks.put import release_height_m
 from verbot.errors import SimulationError, SpecError, UnknownNameError
 
@@ -41,8 +42,9 @@ def _run(env, expert, info):
     raise AssertionError("the episode never ended")
 
 
-def test_gymnasiums_own_checker_passes():
-    env = gymnasium.make("verbot/Tabletop-v0", suite="tabletop-starter", render_mode="rgb_array")
+@pytest.mark.parametrize("suite", suites.names())
+def test_gymnasiums_own_checker_passes(suite):
+    env = gymnasium.make("verbot/Tabletop-v0", suite=suite, render_mode="rgb_array")
     check_env(env.unwrapped)
     env.reset(seed=0)
     assert env.render().shape == (256, 256, 3)

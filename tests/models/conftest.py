@@ -58,7 +58,8 @@ def variants() -> list[tuple[str, NetworkConfig]]:
         for label, registry in REGISTRIES.items()
         for name in registry.names()
     ]
-    return [*found, ("history=2", dataclasses.replace(BASE, history=2))]
+    past, recall = dataclasses.replace(BASE, history=2), dataclasses.replace(BASE, recall_weight=1.0, sentence_norm=True)
+    return [*found, ("history=2", past), ("recall", recall)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -107,6 +108,7 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
         keypoints=torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1,
         keypoints_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
+        recall_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
     )

@@ -10,13 +10,20 @@ import torch
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.encoders import minilm
+from verbot.models.encoders.action import ActionEncoder, manipulator
 from verbot.models.encoders.film_conv import FilmConv
+from verbot.models.encoders.hf_vision import HFVision
+from verbot.models.encoders.hierarchical import Hierarchical
 from verbot.models.encoders.minilm import MiniLM, frozen_encoder
+from verbot.models.encoders.multi_view import MultiView
+from verbot.models.encoders.query_conv import QueryConv
 from verbot.models.encoders.vit import ViT
 from verbot.models.encoders.words import Words
 from verbot.models.layers import pixel_grid
-from verbot.models.text import END, PAD, START, UNKNOWN
-from verbot.models.tokens import Sizes
+from verbot.models.text import END, PAD, START, UNKNOWN, unhear
+from verbot.models.text_cache import FEW
+from verbot.models.tokens import Sizes, TextBatch
+from verbot.spec import Component
 
 SIZES = Sizes(width=16, views=2, height=16, width_px=24, state=4, chunk=3, action=())
 
@@ -54,7 +61,7 @@ REFERENCE = [
 
 
 def test_minilm_is_minilm():
-    states = frozen_encoder().compute([text for text, *_ in REFERENCE])
+    states = frozen_encoder().cache.compute([text for text, *_ in REFERENCE])
     for (_, length, token, features), row in zip(REFERENCE, states, strict=True):
         assert row.shape == (length, 384) and row.dtype == torch.float16
         torch.testing.assert_close(row[token, :6].float(), torch.tensor(features), atol=1e-3, rtol=1e-3)
@@ -62,23 +69,24 @@ def test_minilm_is_minilm():
 
 def test_minilm_encodes_many_texts_once_and_keeps_them_in_one_file(monkeypatch, tmp_path):
     monkeypatch.setenv("VERBOT_CACHE", str(tmp_path))
-    texts = [f"push it {number} times" for number in range(minilm.FEW)]
+    texts = [f"push it {number} times" for number in range(FEW)]
     encoder = minilm.FrozenEncoder(frozen_encoder().folder, depth=1)
-    encoder.encode(texts[:3])
+    encoder.cache.encode(texts[:3])
     assert not list(tmp_path.rglob("*.safetensors")), "a few are sooner computed again"
     other = minilm.FrozenEncoder(encoder.folder, depth=1)
-    first = other.encode(texts)
+    first = other.cache.encode(texts)
     (kept,) = tmp_path.rglob("*.safetensors")
+    assert kept.parent.name == f"minilm-{encoder.sha256[:16]}-1-8"
     for reader in (encoder, minilm.FrozenEncoder(encoder.folder, depth=1)):  # encoder began before there was a file
-        monkeypatch.setattr(reader, "compute", lambda texts: pytest.fail(f"encoded {texts} again"))
-        assert all(torch.equal(a, b) for a, b in zip(reader.encode(texts), first, strict=True))
+        monkeypatch.setattr(reader.cache, "compute", lambda texts: pytest.fail(f"encoded {texts} again"))
+        assert all(torch.equal(a, b) for a, b in zip(reader.cache.encode(texts), first, strict=True))
     kept.write_bytes(kept.read_bytes()[:-100])
-    computed = minilm.FrozenEncoder(encoder.folder, depth=1).encode(texts)
+    computed = minilm.FrozenEncoder(encoder.folder, depth=1).cache.encode(texts)
     assert all(torch.equal(a, b) for a, b in zip(computed, first, strict=True)), "a broken cache file is made anew"
 
 
 def test_minilm_encodes_a_text_to_the_same_bits_in_any_company():
-    encoder = frozen_encoder(3)
+    encoder = frozen_encoder(3).cache
     things = [f"{color} {noun}" for color in ("red", "blue") for noun in ("cube", "box")]
     endings = ("", " to the left", " and put it down gently right where it was before")
     texts = [f"{verb} the {thing}{ending}" for verb in ("push", "pick up") for thing in things for ending in endings]
@@ -107,7 +115,10 @@ def test_without_minilms_packages_the_message_says_what_to_install(monkeypatch):
         frozen_encoder.__wrapped__()
 
 
-@pytest.mark.parametrize("encoder", [FilmConv(SIZES), FilmConv(SIZES, shared=True), ViT(SIZES), ViT(SIZES, patch=4, dim=32)])
+@pytest.mark.parametrize(
+    "encoder",
+    [FilmConv(SIZES), FilmConv(SIZES, shared=True), ViT(SIZES), ViT(SIZES, patch=4, dim=32), QueryConv(SIZES), MultiView(SIZES)],
+)
 def test_points_are_the_heatmaps_expectation(encoder):
     images, mask = torch.rand(3, 2, 3, 16, 24) * 2 - 1, torch.ones(3, 2, dtype=torch.bool)
     group = encoder(images, mask, torch.randn(3, 16))[0]
@@ -127,10 +138,208 @@ def test_vit_gives_patches_and_a_class_token():
     assert [g.kind for g in alone] == ["keypoints"]
 
 
-@pytest.mark.parametrize(("factory", "message"), [(FilmConv, "multiples of 8"), (ViT, "patches of 8 pixels do not divide")])
+@pytest.mark.parametrize("factory", [FilmConv, QueryConv, ViT, MultiView, HFVision])
+def test_fewer_heatmaps_than_are_taught_are_refused(factory):
+    with pytest.raises(
+        ConfigError, match="needs at least 3 heatmaps a view, .*the target, the receptacle, the reference.*; got 2"
+    ):
+        factory(SIZES, heatmaps=2)
+    factory(SIZES, heatmaps=3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [(FilmConv, "multiples of 8"), (MultiView, "multiples of 8"), (ViT, "patches of 8 pixels do not divide")],
+)
 def test_image_sizes_that_do_not_fit_are_refused(factory, message):
     with pytest.raises(ConfigError, match=message):
         factory(dataclasses.replace(SIZES, height=20))
+
+
+def views(count, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, count, 3, 16, 24, generator=g) * 2 - 1
+    return images, torch.ones(2, count, dtype=torch.bool), torch.randn(2, 16, generator=g)
+
+
+def test_a_missing_cameras_pixels_change_nothing_and_a_seen_ones_change_every_view():
+    encoder = MultiView(dataclasses.replace(SIZES, views=3), patches=True)
+    images, mask, sentence = views(3)
+    other = images.clone()
+    other[:, 1] = torch.rand(2, 3, 16, 24) * 9
+    missing = mask.clone()
+    missing[:, 1] = False
+    for before, after in zip(encoder(images, missing, sentence), encoder(other, missing, sentence), strict=True):
+        assert torch.equal(before.tokens[before.mask], after.tokens[after.mask]) and not before.mask.all()
+    # Were it filled with zeros, it would still be looked at.
+    gray = encoder(torch.where(missing[..., None, None, None], images, 0.0), mask, sentence)[0].tokens[:, :16]
+    assert not torch.allclose(gray, encoder(images, missing, sentence)[0].tokens[:, :16], atol=1e-4)
+    seen = encoder(other, mask, sentence)[0].tokens[:, :16]
+    assert not torch.allclose(seen, encoder(images, mask, sentence)[0].tokens[:, :16], atol=1e-4), "views do not look across"
+
+
+def test_cameras_swapped_with_their_embeddings_are_the_same_cameras():
+    encoder = MultiView(dataclasses.replace(SIZES, views=3), patches=True)
+    images, mask, sentence = views(3)
+    mask[1, 2] = False
+    order = torch.tensor([2, 0, 1])
+    before = encoder(images, mask, sentence)
+    unmoved = encoder(images[:, order], mask[:, order], sentence)
+    with torch.no_grad():
+        encoder.view.copy_(encoder.view[order])
+    after = encoder(images[:, order], mask[:, order], sentence)
+    for a, b, c in zip(before, after, unmoved, strict=True):
+        tokens, moved, foreign = (g.tokens.unflatten(1, (3, -1)) for g in (a, b, c))
+        valid = mask[:, order]
+        torch.testing.assert_close(moved[valid], tokens[:, order][valid], atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(foreign[valid], tokens[:, order][valid], atol=1e-3), "a view does not know which it is"
+
+
+def test_all_views_share_their_weights():
+    def shapes(count):
+        return {name: p.shape for name, p in MultiView(dataclasses.replace(SIZES, views=count)).named_parameters()}
+
+    one, five = shapes(1), shapes(5)
+    assert {name for name in one if one[name] != five[name]} == {"view"} and five["view"] == (5, 32)
+
+
+def test_multi_view_answers_questions_as_it_answers_sentences():
+    encoder = MultiView(SIZES)
+    images, mask, sentence = views(2)
+    mask[0, 1] = False
+    rows, questions = torch.tensor([1, 0, 0]), torch.randn(3, 16)
+    groups, answers = encoder.ask_many(images, mask, sentence, questions, rows)
+    torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
+    told = encoder(images[rows], mask[rows], questions)[0]
+    torch.testing.assert_close(answers.tokens.unflatten(1, (2, 3)), told.tokens.unflatten(1, (2, 16))[:, :, :3])
+    assert torch.equal(answers.mask, told.mask.unflatten(1, (2, 16))[:, :, :3].flatten(1))
+
+
+LONG = "push the red cube. put the ball in the box"
+TURNED = "put the ball in the box. push the red cube"
+
+
+def hierarchical(base, **options):
+    return Hierarchical(SIZES, **Hierarchical.fit({"base": base, **options}, [LONG, "stop"]))
+
+
+@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+def test_the_order_of_sentences_matters(base):
+    encoder = hierarchical(base)
+    straight, turned = encoder(encoder.prepare([LONG])).tokens[0], encoder(encoder.prepare([TURNED])).tokens[0]
+    assert not torch.allclose(straight[0], turned[0], atol=1e-4), "the command"
+    assert not torch.allclose(straight[1:3], turned[1:3].flip(0), atol=1e-4), "the sentences"
+    with torch.no_grad():
+        encoder.order.zero_()
+    straight, turned = encoder(encoder.prepare([LONG])).tokens[0], encoder(encoder.prepare([TURNED])).tokens[0]
+    torch.testing.assert_close(straight[0], turned[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(straight[1:3], turned[1:3].flip(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+def test_words_meet_the_words_of_another_sentence_only_through_the_sentences(base):
+    encoder = hierarchical(base)
+    first = encoder.base(encoder.base.prepare(["push the red cube"])).tokens.shape[1]
+
+    def words(text):
+        """Those of the first of two sentences: after the command and the sentences."""
+        return encoder(encoder.prepare([text])).tokens[0, 3 : 3 + first]
+
+    other = "push the red cube. stop"
+    assert not torch.allclose(words(LONG), words(other), atol=1e-4), "a sentence does not reach the words of another"
+    torch.nn.init.zeros_(encoder.tell.weight)
+    torch.testing.assert_close(words(LONG), words(other), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+def test_sentences_that_are_not_there_change_nothing(base):
+    encoder = hierarchical(base)
+    texts = ["stop", "push the red cube. stop", f"{LONG}. stop! push it; {LONG}", ""]
+    together = encoder(encoder.prepare(texts))
+    for row, text in enumerate(texts):
+        alone = encoder(encoder.prepare([text]))
+        torch.testing.assert_close(together.tokens[row][together.mask[row]], alone.tokens[0][alone.mask[0]], atol=1e-5, rtol=1e-4)
+    assert together.mask[0].sum() < together.mask[1].sum() < together.mask[2].sum()
+
+
+@pytest.mark.parametrize("base", ["words", "minilm"])
+def test_a_word_that_goes_unheard_leaves_its_sentence(base):
+    encoder = hierarchical(base)
+    text = encoder.prepare([LONG] * 40)
+    deaf = unhear(text, 0.7, torch.Generator().manual_seed(0))
+    group = encoder(deaf)
+    assert group.tokens.isfinite().all() and group.mask[:, :2].all()
+    words = deaf.mask.sum(1)
+    assert torch.equal(group.mask.sum(1) - 1 - group.mask[:, 1:3].sum(1), words), "every word that is heard is there"
+
+
+def test_hierarchical_reads_one_sentence_with_its_base():
+    encoder = hierarchical("words")
+    text = encoder.prepare(["stop. push the red cube"])
+    starts = (text.values[0] == START).nonzero().flatten().tolist()
+    assert starts == [0, 3] and (text.values[0] == END).sum() == 2
+    with pytest.raises(ConfigError, match="cannot be hierarchical itself"):
+        Hierarchical.fit({"base": "hierarchical"}, [])
+
+
+@pytest.mark.parametrize("base", ["words", "minilm"])
+def test_what_is_masked_makes_no_sentences(base):
+    encoder = hierarchical(base)
+    text = encoder.prepare([LONG, "stop"])
+    garbage = torch.full_like(text.values[:, :2], START if base == "words" else 6e4)
+    longer = TextBatch(torch.cat([text.values, garbage], 1), torch.cat([text.mask, torch.zeros(2, 2, dtype=torch.bool)], 1))
+    a, b = encoder(text), encoder(longer)
+    assert a.tokens.shape == b.tokens.shape
+    torch.testing.assert_close(a.tokens[a.mask], b.tokens[b.mask])
+
+
+def test_a_quaternion_and_its_negative_are_one_feature():
+    encoder = ActionEncoder(manipulator(), 16)
+    actions = torch.randn(5, 3, 14)
+    turned = actions.clone()
+    turned[..., 3:7] *= -1
+    assert encoder(actions).shape == (5, 3, 16) and torch.equal(encoder(actions), encoder(turned))
+    longer = actions.clone()
+    longer[..., 3:7] *= 2.5
+    torch.testing.assert_close(encoder(longer), encoder(actions))
+    for place in (0, 4, 9, 13):
+        other = actions.clone()
+        other[..., place] += 0.5
+        assert (encoder(other) - encoder(actions)).abs().amax(-1).min() > 1e-4
+
+
+def test_near_rotations_have_near_features_where_the_sign_turns():
+    """A rotation by a little less and a little more than half a turn, as they are written with w ≥ 0."""
+    encoder = ActionEncoder(manipulator(), 16)
+    pair = torch.zeros(2, 14)
+    angle = torch.tensor([torch.pi - 1e-3, torch.pi + 1e-3]) / 2
+    pair[:, 3], pair[:, 4] = angle.cos(), angle.sin()
+    pair[1, 3:7] *= -1
+    assert (pair[0, 3:7] - pair[1, 3:7]).norm() > 1.9
+    assert (encoder(pair)[0] - encoder(pair)[1]).norm() < 1e-3
+
+
+def test_an_unknown_component_changes_nothing_and_is_not_zero():
+    encoder = ActionEncoder(manipulator(), 16)
+    actions, known = torch.randn(4, 14), torch.ones(4, 4, dtype=torch.bool)
+    for number, places in enumerate((slice(0, 3), slice(3, 7), slice(7, 13), slice(13, 14))):
+        mask = known.clone()
+        mask[:2, number] = False
+        changed, zeroed = actions.clone(), actions.clone()
+        changed[:2, places], zeroed[:, places] = float("nan"), 0
+        assert torch.equal(encoder(actions, mask), encoder(changed, mask))
+        assert not torch.allclose(encoder(actions, mask)[:2], encoder(zeroed)[:2], atol=1e-3)
+        torch.testing.assert_close(encoder(actions, mask)[2:], encoder(actions)[2:])
+        encoder.zero_grad()
+        encoder(changed, mask).sum().backward()
+        assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_actions_are_read_by_the_components_of_the_robot():
+    wrong = Component("turn", "quaternion", ("x", "y", "z"), "1", "base", (-1.0,) * 3, (1.0,) * 3)
+    with pytest.raises(ConfigError, match="quaternion 'turn' has 3 numbers; expected 4, w first"):
+        ActionEncoder([wrong], 8)
+    assert sum(c.size for c in manipulator()) == 14
 
 
 def test_the_grid_is_x_right_y_down():

@@ -109,7 +109,7 @@ def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_netwo
     batch = make_batch(network)
     batch.actions_mask[0, 1:] = False
     batch.actions_mask[2] = False
-    batch.keypoints_mask[1] = False
+    batch.keypoints_mask[1] = batch.recall_mask[1] = False
     known = batch.actions_mask[..., None]
     changed = dataclasses.replace(
         batch,
@@ -126,7 +126,7 @@ def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_netwo
 def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, make_batch):
     network = make_network(variant)
     batch = make_batch(network)
-    batch.actions_mask[:] = False
+    batch.actions_mask[:] = batch.recall_mask[:] = False
     found = losses(network, batch)
     assert found["action"] == 0
     close(found["loss"], found["keypoint"] * variant.keypoint_weight)

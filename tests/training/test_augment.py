@@ -28,6 +28,7 @@ def window(b: int = 8) -> WindowBatch:
         instructions=["touch it"] * b,
         keypoints=np.broadcast_to(dot, (b, 2, 3, 2)).copy(),
         keypoints_mask=np.ones((b, 2, 3), bool),
+        recall_mask=np.ones((b, 2, 3), bool),
         questions=[("touch it again",)] * b,
         question_keypoints=np.broadcast_to(dot, (b, 1, 2, 3, 2)).copy(),
         question_mask=np.ones((b, 1, 2, 3), bool),

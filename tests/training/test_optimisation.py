@@ -122,3 +122,26 @@ def test_schedules():
     step = config(learning_rate=2.0, schedule="step", milestones=(0.5, 0.8))
     assert [learning_rate(step, 50, done) for done in (0.49, 0.5, 0.79, 0.8)] == pytest.approx([2.0, 0.2, 0.2, 0.02])
     assert learning_rate(config(learning_rate=2.0, schedule="constant"), 99, 0.99) == 2.0
+
+
+def test_a_parameter_can_be_learned_at_a_part_of_the_rate():
+    ours, theirs = network(), network()
+    for p in ours[0].parameters():
+        p.lr_scale = 0.1
+    optimizer = Optimizer(ours, config())
+    groups = [
+        {"params": [p for p in layer.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays, "lr": 1e-2 * factor}
+        for layer, factor in ((theirs[0], 0.1), (theirs[1], 1), (theirs[3], 1))
+        for decays in (True, False)
+    ]
+    reference = torch.optim.AdamW([group for group in groups if group["params"]])
+    for step in range(10):
+        optimizer.gradient.zero_()
+        descend(ours, step)
+        optimizer.step(1e-2)
+        reference.zero_grad()
+        descend(theirs, step)
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        reference.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -37,7 +37,8 @@ class WindowBatch:
         instructions: one per window.
         keypoints: float32 (b, v, 3, 2): target, receptacle and reference in the latest frame of each view, x right and y down
             in [-1, 1].
-        keypoints_mask: bool (b, v, 3); False where a point is unknown or out of the picture.
+        keypoints_mask: bool (b, v, 3); False where a point is unknown, out of the picture, or covered.
+        recall_mask: bool (b, v, 3); as `keypoints_mask`, and True where a point is known though what is there is covered.
         questions: other goals that the same scene admits, at most `m` for a window, each to be pointed at; their keypoints
             float32 (b, m, v, 3, 2) and masks bool (b, m, v, 3) follow their order.
         index: int64 (b,), the windows' own numbers.
@@ -54,6 +55,7 @@ class WindowBatch:
     instructions: list[str]
     keypoints: FloatArray
     keypoints_mask: BoolArray
+    recall_mask: BoolArray
     questions: list[tuple[str, ...]]
     question_keypoints: FloatArray
     question_mask: BoolArray
@@ -172,6 +174,7 @@ class Windows:
         engaged = np.array([_engaged(episode) for episode in recorded])
         unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
         frame = np.arange(ends[-1]) - self._first
+        self._recall_mask = self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
         self._untouched = frame < np.minimum(engaged, unseen)[self._episode]
 
@@ -212,7 +215,7 @@ class Windows:
         episode = self._episode[now]
         wording = (draws[:, 0] * self._word_counts[episode]).astype(np.int64)
         instructions = [self._words[e][w] for e, w in zip(episode.tolist(), wording.tolist(), strict=True)]
-        keypoints, keypoints_mask = self._keypoints[now], self._keypoints_mask[now]
+        keypoints, keypoints_mask, recall_mask = self._keypoints[now], self._keypoints_mask[now], self._recall_mask[now]
         others = np.flatnonzero((draws[:, 1] < self.relabel) & self._untouched[now] & (self._goal_counts[episode] > 0))
         if len(others):
             told = (draws[others, 2] * self._goal_counts[episode[others]]).astype(np.int64)
@@ -222,6 +225,7 @@ class Windows:
                 points[i], words = goals.points[goal], goals.instructions[goal]
                 instructions[row] = words[int(draws[row, 0] * len(words))]
             keypoints[others], keypoints_mask[others] = project(self._matrices[now[others]], points)
+            recall_mask[others] = keypoints_mask[others]
             future_mask[others] = False
         questions, asked, asked_mask = self._ask(now, draws)
         return WindowBatch(
@@ -234,6 +238,7 @@ class Windows:
             instructions=instructions,
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
+            recall_mask=recall_mask,
             questions=questions,
             question_keypoints=asked,
             question_mask=asked_mask,
@@ -281,7 +286,7 @@ class Windows:
 
 def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
-    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "question_mask")
+    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "recall_mask", "question_mask")
     for name in masks:
         getattr(batch, name)[absent] = False
     questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]

@@ -12,11 +12,11 @@ import gymnasium
 from verbot.contracts import Env
 from verbot.registry import Registry
 
-envs: Registry = Registry("env", group="verbot.envs")
+envs: Registry = Registry("env", package="verbot.envs.tabletop.suites", group="verbot.envs")
 
 
 def make_env(name: str, **options: Any) -> Env:
-    """An environment by name: ``"tabletop-starter"``, ``"tabletop-full"`` (also ``"tabletop"``) or one that a plug-in adds.
+    """An environment by name: a suite of the tabletop, such as ``"tabletop-starter"``, or one that a plug-in adds.
 
     Args:
         options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`.
@@ -35,7 +35,8 @@ def make_env(name: str, **options: Any) -> Env:
     return envs.get(name)(**options)
 
 
-def _tabletop(suite: str, **options: Any) -> Env:
+def make_tabletop(suite: str, **options: Any) -> Env:
+    """The tabletop with this suite. Raises `MissingDependencyError` where there is no simulator."""
     from verbot.errors import MissingDependencyError
 
     try:
@@ -47,22 +48,10 @@ def _tabletop(suite: str, **options: Any) -> Env:
     return TabletopEnv(suite=suite, **options)
 
 
-@envs.register("tabletop-starter")
-def tabletop_starter(**options: Any) -> Env:
-    """Pick up, push and put; three to five things."""
-    return _tabletop("tabletop-starter", **options)
-
-
-@envs.register("tabletop-full")
-def tabletop_full(**options: Any) -> Env:
-    """All eleven tasks, with a drawer and a button on the table."""
-    return _tabletop("tabletop-full", **options)
-
-
 @envs.register("tabletop")
 def tabletop(**options: Any) -> Env:
     """The full suite, by its short name."""
-    return _tabletop("tabletop-full", **options)
+    return make_tabletop("tabletop-full", **options)
 
 
 def register_gymnasium() -> None:

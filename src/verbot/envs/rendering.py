@@ -17,9 +17,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
+import numpy.typing as npt
 
 from verbot.errors import MissingDependencyError, SimulationError
 from verbot.spec import UInt8Array
+
+IntArray = npt.NDArray[np.int32]
 
 _EGL_PLATFORM_DEVICE = 0x313F
 # Each backend's libraries, and the Debian packages that bring them. PyOpenGL finds no EGL functions without libOpenGL.
@@ -65,10 +68,30 @@ class Renderer:
         self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int, quality: str = "plain"
     ) -> dict[str, UInt8Array]:
         """One fresh uint8 RGB image (h, w, 3) per camera, upright; see `QUALITIES`."""
-        context = _context(self._family, self._model, quality)
-        buffer = self._buffers.setdefault((height, width), np.empty((height, width, 3), np.uint8))
         self._scene.flags[int(mujoco.mjtRndFlag.mjRND_SHADOW)] = shadows = QUALITIES[quality][3] > 0
         self._model.light_castshadow[:1] = shadows
+        return self._draw(data, cameras, height, width, quality)
+
+    def segment(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, IntArray]:
+        """The geom (h, w) that each pixel of each camera shows, −1 where it shows none."""
+        marking = [int(mujoco.mjtRndFlag.mjRND_SEGMENT), int(mujoco.mjtRndFlag.mjRND_IDCOLOR)]
+        self._scene.flags[marking] = 1
+        try:
+            images = self._draw(data, cameras, height, width, "plain")  # unsampled: a mixed color would be a false number
+        finally:
+            self._scene.flags[marking] = 0
+        shown = self._scene.geoms[: self._scene.ngeom]
+        geoms = np.full(self._scene.ngeom + 1, -1, np.int32)  # a color is 1 + the number of what is shown, 0 for nothing
+        for geom in shown:
+            if geom.objtype == int(mujoco.mjtObj.mjOBJ_GEOM) and geom.segid >= 0:
+                geoms[geom.segid + 1] = geom.objid
+        return {name: geoms[image.astype(np.int32) @ (1, 1 << 8, 1 << 16)] for name, image in images.items()}
+
+    def _draw(
+        self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int, quality: str
+    ) -> dict[str, UInt8Array]:
+        context = _context(self._family, self._model, quality)
+        buffer = self._buffers.setdefault((height, width), np.empty((height, width, 3), np.uint8))
         viewport, images = mujoco.MjrRect(0, 0, width, height), {}
         for i, name in enumerate(cameras):
             self._camera.fixedcamid = self._model.camera(name).id

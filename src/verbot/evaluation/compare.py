@@ -88,7 +88,7 @@ def compare(first: str | Path, second: str | Path, player: str = "policy") -> Co
     Raises:
         ConfigError: a folder holds no results, or the two have no episode in common.
     """
-    a, b = (_load(Path(folder), player) for folder in (first, second))
+    a, b = (results_of(Path(folder), player) for folder in (first, second))
     shared = [key for key in a if key in b and "error" not in (a[key].outcome, b[key].outcome)]
     if not shared:
         raise ConfigError(
@@ -96,7 +96,7 @@ def compare(first: str | Path, second: str | Path, player: str = "policy") -> Co
         )
     groups: dict[str, list[str]] = defaultdict(list)
     for key in shared:
-        groups[_condition(key, a[key])].append(key)
+        groups[condition_of(key, a[key])].append(key)
     main = groups.get("canonical") or next(iter(groups.values()))
     tasks: dict[str, list[str]] = defaultdict(list)
     for key in main:
@@ -128,7 +128,8 @@ def _cells(row: Row, label: str) -> tuple[str, ...]:
     return label, str(row.first.n), first, second, versus, str(row.only_first), str(row.only_second), p_value(row.p)
 
 
-def _load(folder: Path, player: str) -> Mapping[str, EpisodeResult]:
+def results_of(folder: Path, player: str = "policy") -> Mapping[str, EpisodeResult]:
+    """An evaluation's episodes, each by its key without the player. Raises `ConfigError` for a folder without results."""
     path = folder / "results.jsonl"
     if not path.is_file():
         raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one")
@@ -148,7 +149,7 @@ def _name(folder: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8"))["policy"]) if path.is_file() else folder.name
 
 
-def _condition(key: str, result: EpisodeResult) -> str:
+def condition_of(key: str, result: EpisodeResult) -> str:
     """The condition that an episode's key (without its player) belongs to."""
     _, _, _, goal, wording, composition, *_ = key.split("/")
     axes = "".join(f" {axis}:{strength}" for axis, strength in sorted(result.axes.items()) if strength)
@@ -156,4 +157,4 @@ def _condition(key: str, result: EpisodeResult) -> str:
         return "composition" + axes
     if goal != "goal0":
         return "counterfactual" + axes
-    return {"unseen": "paraphrase", "blank": "blank"}.get(wording, "canonical") + axes
+    return {"unseen": "paraphrase", "blank": "blank", "image": "image"}.get(wording, "canonical") + axes

@@ -13,6 +13,8 @@ from string import Template
 from verbot.evaluation import wording
 from verbot.evaluation.exhibits import Exhibit, Room
 from verbot.evaluation.intervals import Estimate
+from verbot.evaluation.looking import Looked
+from verbot.evaluation.looking_page import figures
 from verbot.evaluation.plots import Bar, bars, interval, movie, percent, table
 from verbot.evaluation.results import EpisodeResult
 from verbot.evaluation.summary import Summary, written
@@ -36,7 +38,7 @@ def write_report(summary: Summary, films: Films, path: Path) -> Path:
         range=html.escape(wording.confidence(success)),
         players=bars(_players(summary)),
         alarm=_alarm(summary),
-        sections="\n".join(_sections(summary, films)),
+        sections="\n".join([*_sections(summary, films), *_looked(summary, path.parent)]),
         footer=html.escape(f"verbot {summary.versions.get('verbot', '')}. Intervals are 95 %."),
     )
     path.write_text(page, encoding="utf-8")
@@ -55,6 +57,14 @@ def _sections(summary: Summary, films: Films) -> Iterator[str]:
     yield _section("By task and by condition", wording.PLOTS, _plots(summary))
     yield _section("All figures", wording.FIGURES, _figures(summary) + _baselines(summary))
     yield _section("To repeat it", wording.REPEAT, _repeat(summary))
+
+
+def _looked(summary: Summary, folder: Path) -> Iterator[str]:
+    """Where this policy looks, if `verbot look` has measured it into the same folder."""
+    path = folder / "looking.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (record.get("policy"), record.get("suite")) == (summary.policy, summary.suite):
+        yield figures(Looked.from_json(record))
 
 
 def _section(title: str, lead: str, body: str) -> str:

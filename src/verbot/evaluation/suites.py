@@ -11,8 +11,12 @@ from verbot.contracts import EpisodeRequest
 from verbot.errors import ConfigError
 from verbot.evaluation.results import Job
 
-MODES = ("canonical", "paraphrase", "blank", "counterfactual", "composition")
-AXES = ("positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics")
+MODES = ("canonical", "paraphrase", "blank", "counterfactual", "composition", "image")
+AXES = (
+    "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics", "camera_dropout",
+)  # fmt: skip
+WORDINGS = {"paraphrase": "unseen", "blank": "blank", "image": "image"}  # of the modes that are not about plain words
+WORDLESS = ("blank", "image")
 AROUND_CANONICAL = ("paraphrase", "composition", "counterfactual", "blank")
 BASELINES = ("random", "expert", "blind")
 
@@ -167,9 +171,9 @@ def _jobs(
         request = EpisodeRequest(
             task=tasks[number % len(tasks)],
             index=number // len(tasks),
-            wording={"paraphrase": "unseen", "blank": "blank"}.get(mode, "canonical"),
+            wording=WORDINGS.get(mode, "canonical"),
             composition="unseen" if mode == "composition" else "seen",
-            templates=config.templates if mode != "blank" else None,
+            templates=config.templates if mode not in WORDLESS else None,
             axes={axis: strength for axis, strength in axes.items() if strength},
         )
         for goal in range(config.goals if mode == "counterfactual" else 1):

@@ -34,6 +34,7 @@ _CONDITIONS = {
     "composition": "undemonstrated combinations",
     "counterfactual": "every goal of a scene",
     "blank": "nothing said",
+    "image": "a goal image, no words",
 }
 _LATENCY = "Milliseconds of one prediction from one observation on one core."
 

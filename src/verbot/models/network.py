@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.keypoints import keypoint_loss, pointing, supervised
-from verbot.models.layers import AttentionPool, centered
+from verbot.models.keypoints import POINTS, keypoint_loss, pointing, supervised
+from verbot.models.layers import AttentionPool, centered, masked_mean, reader
 from verbot.models.parts import (
     Part,
     fusions,
@@ -45,7 +45,10 @@ class NetworkConfig:
         sequence: the frames, `stride` apart, through which a memory learns.
         image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
         keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
+        recall_weight: of telling the keypoints from the fused features, after the memory, also while what is there is covered.
         word_dropout: the share of words that are not understood, in training only.
+        sentence_norm: the sentence that encoders are told has mean 0 and variance 1 over its features, so that what differs
+            between sentences is not drowned by what they have in common.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -66,7 +69,9 @@ class NetworkConfig:
     sequence: int = 1
     image_size: tuple[int, int] | None = None
     keypoint_weight: float = 1.0
+    recall_weight: float = 0.0
     word_dropout: float = 0.0
+    sentence_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "chunk", "history", "stride", "sequence"):
@@ -108,6 +113,9 @@ class NetworkConfig:
         """
         options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
         fitted = dataclasses.replace(self, language=Part(self.language.name, options))
+        vision = vision_encoders.get(self.vision.name)
+        if hasattr(vision, "fit"):
+            fitted = dataclasses.replace(fitted, vision=Part(self.vision.name, vision.fit(self.vision.options, instructions)))
         if chunks is None or not self.learns_from_chunks:
             return fitted
         return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
@@ -135,7 +143,8 @@ class VLANetwork(nn.Module):
         self.sizes = sizes
         self.vision = vision_encoders.get(config.vision.name)(sizes, **config.vision.options)
         self.language = language_encoders.get(config.language.name)(sizes, **config.language.options)
-        self.sentence = AttentionPool(config.width)
+        pool = AttentionPool(config.width)
+        self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
         self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
@@ -145,6 +154,9 @@ class VLANetwork(nn.Module):
             last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
         self.memory = last if config.memory else None
         self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
+        if config.recall_weight:
+            places = sizes.views * POINTS * 2
+            self.recalled = nn.Sequential(reader(last.width, last.count), nn.Linear(last.width, places))
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -205,6 +217,11 @@ class VLANetwork(nn.Module):
                 asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
                 losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
             total = total + self.config.keypoint_weight * losses["keypoint"]
+        if self.config.recall_weight and batch.keypoints is not None and batch.recall_mask is not None:
+            told = self.recalled(fused).unflatten(-1, batch.keypoints.shape[1:])  # (b, v, p, 2)
+            true = batch.keypoints.masked_fill(~batch.recall_mask.unsqueeze(-1), 0)
+            losses["recall"] = masked_mean((told - true).abs(), batch.recall_mask)
+            total = total + self.config.recall_weight * losses["recall"]
         return {"loss": total, **losses}
 
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:

@@ -113,7 +113,8 @@ class Batch:
         state_mask: (b, t) bool.
         text: one instruction a row.
         actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
-        keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool.
+        keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool for those that can be seen
+            and `recall_mask` for all that are known.
         questions: None where none are asked.
         goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
         memory: for prediction, what was remembered before; None is nothing yet.
@@ -129,6 +130,7 @@ class Batch:
     actions_mask: Tensor | None = None
     keypoints: Tensor | None = None
     keypoints_mask: Tensor | None = None
+    recall_mask: Tensor | None = None
     questions: Questions | None = None
     goal: Tensor | None = None
     goal_mask: Tensor | None = None

@@ -1,4 +1,4 @@
-"""A look into a dataset: what it holds in words, and an episode as a film."""
+"""A look at what there is: what one can choose from, what a dataset holds in words, an episode as a film."""
 
 from __future__ import annotations
 
@@ -6,8 +6,34 @@ from pathlib import Path
 
 from verbot import film
 from verbot.data import open_dataset
-from verbot.errors import ConfigError
+from verbot.envs import envs
+from verbot.errors import ConfigError, UnknownNameError
+from verbot.models import parts
+from verbot.recipes import recipes
+from verbot.recipes.design import design_lists
+from verbot.registry import Registry
 from verbot.spec import UInt8Array
+
+
+def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Names by kind: of envs, of recipes, of lists of designs, and of every kind of a network's parts.
+
+    Raises `UnknownNameError` for a kind that there is not.
+
+    Example:
+        >>> choices("envs")["envs"][-1]
+        'tabletop-starter'
+    """
+    registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
+    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists}
+    known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
+    if kind is not None and kind not in known:
+        raise UnknownNameError("kind of things to list", kind, known)
+    return {name: names() for name, names in known.items() if kind in (None, name)}
+
+
+def _plural(word: str) -> str:
+    return word[:-1] + "ies" if word.endswith("y") else word + "s"
 
 
 def describe(path: Path) -> str:

@@ -104,7 +104,7 @@ def _memory(record: Any) -> Memory | None:
     for name, value in memory.items():
         if not isinstance(value, np.ndarray):
             raise WireError(f"memory {name!r} is {type(value).__name__}; expected an array")
-    return memory  # type: ignore[no-any-return]
+    return memory
 
 
 def _pack_array(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
 from verbot.data.reader import statistics_of
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
@@ -35,7 +36,7 @@ class Supply:
     def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int):
         self._config, self._out, self._rank = config, out, rank
         datasets = [open_dataset(path) for path in config.datasets]
-        self.spec: RobotSpec = datasets[0].spec
+        self.spec = _seeing(datasets[0].spec, config.cameras)
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
@@ -125,6 +126,17 @@ class Supply:
         if self._stream is not None:
             with closing(self._stream):  # type: ignore[type-var]  # a generator, whose threads end with it
                 self._stream = None
+
+
+def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
+    """The robot with these of its cameras."""
+    if cameras is None:
+        return spec
+    known = {camera.name: camera for camera in spec.cameras}
+    for name in cameras:
+        if name not in known:
+            raise UnknownNameError(f"camera of robot {spec.name!r}", name, known)
+    return dataclasses.replace(spec, cameras=tuple(known[name] for name in cameras))
 
 
 def _split(config: TrainConfig, number: int, count: int) -> tuple[list[int], list[int]]:

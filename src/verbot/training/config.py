@@ -77,6 +77,7 @@ class TrainConfig:
         datasets: folders of episodes; mixed by `weights` where given, else frame by frame.
         network: what is trained.
         preprocessing: how raw values become normalized ones.
+        cameras: the policy sees through these of the datasets' cameras, in this order; None takes all.
         steps: optimizer steps.
         samples: training samples; a step uses ``batch_size * accumulation``.
         minutes: wall-clock. The number of steps follows from the speed, looked at anew with every checkpoint; the schedule keeps
@@ -97,6 +98,7 @@ class TrainConfig:
     datasets: tuple[str, ...]
     network: NetworkConfig = field(default_factory=NetworkConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    cameras: tuple[str, ...] | None = None
     weights: tuple[float, ...] | None = None
     steps: int | None = None
     samples: int | None = None

@@ -28,7 +28,8 @@ class Optimizer:
     """AdamW over one flat vector of weights.
 
     The network's parameters become views of `weights`, their gradients views of `gradient`: one all-reduce, one norm, one
-    update and one average for the whole network, whatever the number of its tensors. Matrices decay, vectors do not.
+    update and one average for the whole network, whatever the number of its tensors. Matrices decay, vectors do not. A
+    parameter with an attribute `lr_scale` is learned at that multiple of the rate.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig):
@@ -45,6 +46,11 @@ class Optimizer:
         self.first_moment = torch.zeros_like(self.weights)
         self.second_moment = torch.zeros_like(self.weights)
         self.updates = torch.zeros((), dtype=torch.int64)
+        scales = [float(getattr(p, "lr_scale", 1.0)) for p in self._parameters]
+        self._scale = None  # (w,), where the rates differ
+        if set(scales) != {1.0}:
+            rates = zip(self._parameters, scales, strict=True)
+            self._scale = torch.cat([torch.full((p.numel(),), scale, device=p.device) for p, scale in rates])
         self._matrices = sum(p.numel() for p in self._parameters if p.ndim >= 2)
         for parameter, value, slope in zip(self._parameters, self._views(self.weights), self._views(self.gradient), strict=True):
             parameter.data, parameter.grad = value, slope
@@ -69,8 +75,13 @@ class Optimizer:
         self.first_moment.lerp_(self.gradient, 1 - beta1)
         self.second_moment.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
         scale = self.second_moment.sqrt().div_(math.sqrt(1 - beta2**updates)).add_(eps)
-        self.weights[: self._matrices].mul_(1 - rate * self._config.weight_decay)
-        self.weights.addcdiv_(self.first_moment, scale, value=-rate / (1 - beta1**updates))
+        decay = rate * self._config.weight_decay
+        if self._scale is None:
+            self.weights[: self._matrices].mul_(1 - decay)
+            self.weights.addcdiv_(self.first_moment, scale, value=-rate / (1 - beta1**updates))
+        else:
+            self.weights[: self._matrices].mul_(1 - decay * self._scale[: self._matrices])
+            self.weights.addcdiv_(self.first_moment * self._scale, scale, value=-rate / (1 - beta1**updates))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

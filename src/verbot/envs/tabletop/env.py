@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -14,21 +15,23 @@ from gymnasium import spaces
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.rendering import Renderer
-from verbot.envs.tabletop import episodes, randomization
+from verbot.envs.tabletop import episodes, randomization, segmentation
 from verbot.envs.tabletop.experts import TabletopExpert
 from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
-from verbot.envs.tabletop.scene import FRONT_FOVY_DEG, TIMESTEP_S, WRIST_FOVY_DEG
+from verbot.envs.tabletop.scene import TIMESTEP_S
+from verbot.envs.tabletop.segmentation import Segmentation
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
+from verbot.envs.tabletop.views import VIEWS
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 
 RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
-_FOVY_DEG = {"front": FRONT_FOVY_DEG, "wrist": WRIST_FOVY_DEG}
-_FRAMES = {"front": "base", "wrist": "tool"}
+STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the gripper stays open
+_GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tries again, a little otherwise
 
 
-def robot_spec(image_size: int = 64) -> RobotSpec:
+def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist")) -> RobotSpec:
     """The robot "tabletop-panda": what it sees, feels and can be told to do."""
     low, high = TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1
     turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
@@ -36,8 +39,8 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
         name="tabletop-panda",
         rate_hz=RATE_HZ,
         cameras=tuple(
-            Camera(name, image_size, image_size, intrinsics(fovy, image_size), None, _FRAMES[name])
-            for name, fovy in _FOVY_DEG.items()
+            Camera(name, image_size, image_size, intrinsics(VIEWS[name].fovy_deg, image_size), None, VIEWS[name].frame)
+            for name in cameras
         ),
         state=(
             Component("ee_position", "position", ("x", "y", "z"), "m", "base", tuple(low.tolist()), tuple(high.tolist())),
@@ -62,13 +65,15 @@ class TabletopEnv(gymnasium.Env):
     """Implements `verbot.contracts.Env`.
 
     Args:
-        suite: ``"tabletop-starter"`` or ``"tabletop-full"``.
-        image_size: height and width of both cameras' images.
+        suite: a registered suite's name, e.g. ``"tabletop-starter"``.
+        image_size: height and width of the cameras' images.
         axes: randomization axis to strength 0–3 for every episode; an episode's own `axes` come on top.
         max_seconds: an episode is truncated after this; by default each task has its own limit.
         tasks: use only these tasks of the suite.
         render_cameras: False leaves all images black, for an expert or a benchmark that needs the physics only.
         render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
+        cameras: see through these of the suite's cameras; by default through all.
+        goal_images: `reset` also tells a picture of the wanted end state, ``info["goal_image"]``, whatever the wording.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -82,8 +87,15 @@ class TabletopEnv(gymnasium.Env):
         tasks: Sequence[str] | None = None,
         render_cameras: bool = True,
         render_mode: str | None = None,
+        cameras: Sequence[str] | None = None,
+        goal_images: bool = False,
     ):
         self._suite = find(suite)
+        for name in cameras or ():
+            if name not in self._suite.cameras:
+                raise UnknownNameError(f"camera of suite {self._suite.name!r}", name, self._suite.cameras)
+        if goal_images:
+            episodes.check_pictured(self._suite)
         self.tasks = tuple(tasks or self._suite.tasks)
         for name in self.tasks:
             if name not in self._suite.tasks:
@@ -92,7 +104,8 @@ class TabletopEnv(gymnasium.Env):
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
-        self.robot_spec = robot_spec(image_size)
+        self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras))
+        self._goal_images = goal_images
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -127,15 +140,19 @@ class TabletopEnv(gymnasium.Env):
             raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
         episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes)
         self._episode, self._axes_now = episode, episode.axes
-        stream = episode.stream
-        position, yaw = randomization.start_pose(episode.axes, stream)
-        self._physics.reset(episode.layout, position, yaw, lambda model: randomization.rewrite(model, episode.axes, stream))
-        self._noise = stream("sensor_noise")
-        self._steps, self._held, self._success, self._error = 0, -1, False, None
-        self._limit = round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
+        self._error = None
+        self._limit = episode.locked_steps + round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
+        wants_goal, goal_image = request.wording == "image", None
+        if wants_goal or self._goal_images:
+            goal_image = self._picture_goal(episode)
+        self._goal_image = goal_image if wants_goal else None
+        self._set_up(episode)
+        self._noise = episode.stream("sensor_noise")
+        self._lost = randomization.lost(episode.axes, self.robot_spec.camera_names, self._limit + 1, episode.stream)
         self._constant_info = json.dumps({**episode.info, "calibration": self._calibrate()})
         self._images = self._look()
-        return self._observation(), self._info()
+        told = {"goal_image": goal_image.copy()} if goal_image is not None else {}
+        return self._observation(), self._info() | told
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One control step. Success terminates; the time limit and a simulator fault (``info["error"]``) truncate."""
@@ -144,6 +161,8 @@ class TabletopEnv(gymnasium.Env):
         command = np.asarray(action, np.float64)
         if command.shape != (7,) or not np.isfinite(command).all():
             raise SpecError(f"the action must be 7 finite numbers; got shape {command.shape}: {command.tolist()}")
+        if self._steps < self._episode.locked_steps:
+            command = STILL.astype(np.float64)
         self._steps += 1
         try:
             self._physics.step(command)
@@ -151,6 +170,8 @@ class TabletopEnv(gymnasium.Env):
             self._error = str(error)
             return self._observation(), 0.0, False, True, self._info()
         self._judge()
+        if self._steps == self._episode.cover_step:
+            self._physics.cover()
         self._images = self._look()
         truncated = not self._success and self._steps >= self._limit
         return self._observation(), float(self._success), self._success, truncated, self._info()
@@ -170,6 +191,8 @@ class TabletopEnv(gymnasium.Env):
 
         def clean() -> FloatArray:
             episode = self._current()
+            if self._steps < episode.locked_steps:
+                return STILL.copy()
             action = episode.task.act(self._physics, episode.goal)
             return np.clip(action, low, high).astype(np.float32)
 
@@ -177,6 +200,13 @@ class TabletopEnv(gymnasium.Env):
             return self._episode.stream(f"expert {number}") if self._episode else np.random.default_rng(number)
 
         return TabletopExpert(clean, stream, noise, seed)
+
+    def segmentation(self, size: int | None = None) -> Segmentation:
+        """Which thing each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
+        self._current()
+        names, size = self.robot_spec.camera_names, size or self._size
+        shown = self._renderer.segment(self._physics.data, names, size, size)
+        return segmentation.from_geoms(shown, self._physics.geoms, self._physics.model.ngeom)
 
     def picture(self, camera: str = "front", size: int = 256, quality: str = "fine") -> UInt8Array:
         """A picture (size, size, 3) of the present state for people, at most 640 pixels wide; see `rendering.QUALITIES`."""
@@ -188,15 +218,49 @@ class TabletopEnv(gymnasium.Env):
         """The simulator's own state, for experts, tests and tools; a policy never sees it."""
         return self._physics
 
+    # How it begins.
+
+    def _set_up(self, episode: episodes.Episode) -> None:
+        """The initial state, which is a function of the episode alone."""
+        stream = episode.stream
+        position, yaw = randomization.start_pose(episode.axes, stream)
+        self._physics.reset(episode.layout, position, yaw, lambda model: randomization.rewrite(model, episode.axes, stream))
+        self._steps, self._held, self._success = 0, -1, False
+
+    def _picture_goal(self, episode: episodes.Episode) -> UInt8Array:
+        """What the first camera sees (h, w, 3) when the expert has done it; the physics is left as that left it.
+
+        Raises `SimulationError` when the expert fails three times.
+        """
+        if not self._render_cameras:
+            return np.zeros((self._size, self._size, 3), np.uint8)
+        for number, noise in enumerate(_GOAL_NOISES):
+            self._set_up(episode)
+            expert = self.expert(noise, number)
+            with contextlib.suppress(SimulationError):
+                while self._steps < self._limit and not self._success:
+                    self._physics.step(np.asarray(expert.act(), np.float64))
+                    self._steps += 1
+                    self._judge()
+            if self._success:
+                camera = self.robot_spec.camera_names[0]
+                return self._renderer.render(self._physics.data, (camera,), self._size, self._size)[camera]
+        self._error = f"no goal image: the expert failed in {len(_GOAL_NOISES)} tries at {episode.info['goal']}"
+        raise SimulationError(self._error)
+
     # What happened.
 
     def _judge(self) -> None:
         episode = self._current()
-        if not episode.task.satisfied(self._physics, episode.goal):
+        if self._guessed(episode) or not episode.task.satisfied(self._physics, episode.goal):
             self._held = -1
             return
         self._held = self._steps if self._held < 0 else self._held
         self._success = (self._steps - self._held) / RATE_HZ >= episode.task.hold_s - 1e-9
+
+    def _guessed(self, episode: episodes.Episode) -> bool:
+        """Whether another thing was engaged first though covers hide which is which: trying one after the other is no success."""
+        return episode.cover_step is not None and self._physics.engaged not in (None, episode.info["named"])
 
     def _look(self) -> dict[str, UInt8Array]:
         names = self.robot_spec.camera_names
@@ -214,8 +278,10 @@ class TabletopEnv(gymnasium.Env):
         state = np.concatenate([physics.tool_position, quaternion, [physics.opening]]).astype(np.float32)
         if self._axes_now["sensor_noise"]:
             state = randomization.blur_state(state, self._axes_now["sensor_noise"], self._noise)
-        images, self._images = self._images, {name: image.copy() for name, image in self._images.items()}
-        return {"images": images, "state": state, "instruction": self._current().instruction}
+        lost = self._lost[min(self._steps, self._limit)]
+        images = {name: image.copy() for name, image in self._images.items() if name != lost}
+        record = {"images": images, "state": state, "instruction": self._current().instruction}
+        return record if self._goal_image is None else {**record, "goal_image": self._goal_image.copy()}
 
     def _info(self) -> dict[str, Any]:
         episode = self._current()
@@ -225,6 +291,7 @@ class TabletopEnv(gymnasium.Env):
             "success": self._success,
             "final_error_m": episode.task.error_m(self._physics, episode.goal),
             "error": self._error,
+            "covered": episode.cover_step is not None and self._steps >= episode.cover_step,
         }
 
     def _calibrate(self) -> dict[str, dict[str, Any]]:
@@ -232,14 +299,15 @@ class TabletopEnv(gymnasium.Env):
         tool = np.eye(4)
         tool[:3, :3], tool[:3, 3] = self._physics.tool_rotation, self._physics.tool_position
         out = {}
-        for name, frame in _FRAMES.items():
+        for name in self.robot_spec.camera_names:
+            frame = VIEWS[name].frame
             camera, pose = model.camera(name).id, np.eye(4)
             # MuJoCo's cameras look along −z with y up; OpenCV's along +z with y down.
             pose[:3, :3] = data.cam_xmat[camera].reshape(3, 3) * (1.0, -1.0, -1.0)
             pose[:3, 3] = data.cam_xpos[camera]
             if frame == "tool":
                 pose = np.linalg.inv(tool) @ pose
-            matrix = intrinsics(_FOVY_DEG[name], self._size)
+            matrix = intrinsics(VIEWS[name].fovy_deg, self._size)
             out[name] = {"intrinsics": list(matrix), "extrinsics": pose.ravel().tolist(), "frame": frame}
         return out
 

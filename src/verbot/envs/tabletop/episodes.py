@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from verbot.contracts import EpisodeRequest
-from verbot.envs.tabletop import language, randomization
+from verbot.envs.tabletop import language, randomization, sentences
 from verbot.envs.tabletop.layout import Layout, sample, scatter
 from verbot.envs.tabletop.randomization import Stream
 from verbot.envs.tabletop.suites import Suite
 from verbot.envs.tabletop.tasks import Goal, Task
 from verbot.errors import ConfigError, SimulationError
 
-SPLITS, WORDINGS, COMPOSITIONS = ("train", "test"), ("canonical", "seen", "unseen", "blank"), ("seen", "unseen")
+SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")
+WORDINGS = ("canonical", "seen", "unseen", "blank", "image")
 LEAST_FEASIBLE = 3
 _TRIES = 2000
 _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
@@ -30,6 +30,8 @@ class Episode:
 
     Args:
         stream: name to random generator of this scene; equal names give equal streams.
+        cover_step: after so many control steps colors are covered; None where never.
+        locked_steps: so many control steps pass before actions have an effect.
         info: what `reset` and `step` tell and what never changes in an episode.
     """
 
@@ -40,6 +42,8 @@ class Episode:
     axes: Mapping[str, int]
     stream: Stream
     info: dict[str, Any]
+    cover_step: int | None = None
+    locked_steps: int = 0
 
 
 def generator(*parts: object) -> np.random.Generator:
@@ -54,7 +58,7 @@ def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, se
     Raises:
         ConfigError: when the request names what does not exist.
     """
-    _check(request, tasks)
+    _check(request, tasks, suite)
     task = request.task or _draw_task(suite, tasks, request, seed)
     key = (suite.name, task, request.split, request.index, seed, request.composition)
     strengths = randomization.checked({**axes, **request.axes})
@@ -67,21 +71,33 @@ def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, se
         raise ConfigError(f"goal {request.goal} was asked for, but this scene admits goals 0 to {len(goals) - 1}")
     goal = goals[request.goal]
     rng = stream(f"words {request.goal}")
-    instruction = _say(goal, request, rng)
+    speaker = _Speaker(layout if suite.several_sentences else None, rng)
+    instruction = speaker.say(goal, request)
     chosen = tasks[goal["verb"]]
     info = {
         "instruction": instruction,
-        "instructions": list(dict.fromkeys([instruction, *_some_wordings(goal, rng)])) if instruction else [""],
+        "instructions": list(dict.fromkeys([instruction, *speaker.some(goal)])) if instruction else [""],
         "goal": goal,
         "task": goal["verb"],
         "named": chosen.named(goal),
         "feasible": goals,
-        "grounding": [_ground(tasks[g["verb"]], layout, g, rng) for g in goals],
+        "grounding": [_ground(tasks[g["verb"]], layout, g, speaker) for g in goals],
     }
-    return Episode(chosen, goal, layout, instruction, strengths, stream, info)
+    if suite.show is None or task not in suite.show.tasks:
+        return Episode(chosen, goal, layout, instruction, strengths, stream, info)
+    least, most = suite.show.steps
+    cover_step = int(stream("show").integers(least, most + 1))
+    locked_steps = cover_step + suite.show.still_steps
+    return Episode(chosen, goal, layout, instruction, strengths, stream, info, cover_step, locked_steps)
 
 
-def _check(request: EpisodeRequest, tasks: Mapping[str, Task]) -> None:
+def check_pictured(suite: Suite) -> None:
+    """Raise `ConfigError` unless goals of `suite` can be told by pictures."""
+    if suite.show is not None:
+        raise ConfigError(f"suite {suite.name!r} has no goal images: they would show what must be remembered")
+
+
+def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> None:
     for label, value, known in (
         ("split", request.split, SPLITS),
         ("wording", request.wording, WORDINGS),
@@ -90,6 +106,8 @@ def _check(request: EpisodeRequest, tasks: Mapping[str, Task]) -> None:
     ):
         if value not in known:
             raise ConfigError(f"{label} is {value!r}; expected one of {', '.join(known)}")
+    if request.wording == "image":
+        check_pictured(suite)
 
 
 def _draw_task(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int) -> str:
@@ -103,32 +121,54 @@ def _draw_scene(
 ) -> tuple[Layout, list[Goal]]:
     """A layout that admits a goal of the drawn task and variant, and all goals that it admits, the drawn one first."""
     rng, wishes = stream("scene"), randomization.widen(suite.wishes, axes)
+    tasks, is_covered = _shown_alike(suite, tasks, name)
     variants = tasks[name].variants
     variant = variants[int(rng.integers(len(variants)))]
     for _ in range(_TRIES):
         layout = sample(wishes, rng)
         wanted = [
             goal
-            for goal in tasks[name].goals(layout)
+            for goal in _offered(tasks[name], layout, is_covered)
             if variant.items() <= goal.items() and language.is_demonstrated(goal) == (composition == "seen")
         ]
         if not wanted:
             continue
         goal = wanted[int(rng.integers(len(wanted)))]
-        others = [g for task in tasks.values() for g in task.goals(layout) if g != goal]
+        others = [g for task in tasks.values() for g in _offered(task, layout, is_covered) if g != goal]
         if composition == "seen":
             others = [g for g in others if language.is_demonstrated(g)]
         goals = [goal, *_in_turns(others, tasks, tasks[name].named(goal), rng)]
         if len(goals) >= LEAST_FEASIBLE and len({tasks[g["verb"]].named(g) for g in goals}) > 1:
-            return _scatter(layout, goals, tasks, axes, stream), goals
+            return _scatter(layout, goals, tasks, axes, stream, is_covered), goals
     raise SimulationError(f"no scene for task {name!r} {variant} with composition {composition!r} in {_TRIES} tries")
 
 
-def _scatter(layout: Layout, goals: list[Goal], tasks: Mapping[str, Task], axes: Mapping[str, int], stream: Stream) -> Layout:
+def _shown_alike(suite: Suite, tasks: Mapping[str, Task], name: str) -> tuple[Mapping[str, Task], bool]:
+    """The tasks that a scene of task `name` can offer, and whether its things will be covered: all of them or none."""
+    covered = suite.show.tasks if suite.show is not None else ()
+    return {other: task for other, task in tasks.items() if (other in covered) == (name in covered)}, name in covered
+
+
+def _offered(task: Task, layout: Layout, is_covered: bool) -> list[Goal]:
+    """The goals of `task` that one may name: behind the screen, where there is one; under covers, what any of the things admits.
+
+    Else the words would tell which of the covered things is meant: the one that can be pushed that way.
+    """
+    goals = task.goals(layout)
+    if layout.screen is not None:
+        goals = [goal for goal in goals if layout.hidden(goal["object"])]
+    if is_covered:
+        goals = [goal for goal in goals if all({**goal, "object": thing.id} in goals for thing in layout.movables)]
+    return goals
+
+
+def _scatter(
+    layout: Layout, goals: list[Goal], tasks: Mapping[str, Task], axes: Mapping[str, int], stream: Stream, is_covered: bool
+) -> Layout:
     """Clutter that leaves every goal feasible, so that the scene is the same otherwise."""
 
     def keeps(fuller: Layout) -> bool:
-        return all(goal in tasks[goal["verb"]].goals(fuller) for goal in goals)
+        return all(goal in _offered(tasks[goal["verb"]], fuller, is_covered) for goal in goals)
 
     return scatter(layout, randomization.clutter(axes), keeps, stream("distractors"))
 
@@ -155,36 +195,48 @@ def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, r
     return out
 
 
-def _say(goal: Goal, request: EpisodeRequest, rng: np.random.Generator) -> str:
-    if request.text is not None:
-        return request.text
-    if request.wording == "blank":
-        return ""
-    if request.templates is not None:
-        templates = request.templates.get(goal["verb"])
-        if not templates:
-            raise ConfigError(f"no template for {goal['verb']!r}; the templates given are for {', '.join(request.templates)}")
-        return language.fill(templates[int(rng.integers(len(templates)))], goal)
-    if request.wording == "canonical":
-        return language.canonical(goal)
-    known = _wordings(tuple(sorted(goal.items())), request.wording)
-    return known[int(rng.integers(len(known)))]
+class _Speaker:
+    """The words for goals of one scene.
+
+    Args:
+        layout: of commands of several sentences, whose decoys must be there; None where one sentence is enough.
+    """
+
+    def __init__(self, layout: Layout | None, rng: np.random.Generator):
+        self._layout, self._rng = layout, rng
+
+    def say(self, goal: Goal, request: EpisodeRequest) -> str:
+        if request.wording == "image":
+            return ""
+        if request.text is not None:
+            return request.text
+        if request.wording == "blank":
+            return ""
+        if request.templates is not None:
+            templates = request.templates.get(goal["verb"])
+            if not templates:
+                raise ConfigError(f"no template for {goal['verb']!r}; the templates given are for {', '.join(request.templates)}")
+            return language.fill(templates[int(self._rng.integers(len(templates)))], goal)
+        if self._layout is not None:
+            return sentences.say(goal, sentences.decoys(goal, self._layout), request.wording, self._rng)
+        if request.wording == "canonical":
+            return language.canonical(goal)
+        known = language.known(goal, request.wording)
+        return known[int(self._rng.integers(len(known)))]
+
+    def some(self, goal: Goal, count: int = _SAID) -> list[str]:
+        """Wordings to train on."""
+        if self._layout is not None:
+            others = sentences.decoys(goal, self._layout)
+            return [sentences.say(goal, others, "seen", self._rng) for _ in range(count)]
+        known = language.known(goal, "seen")
+        return [known[i] for i in self._rng.permutation(len(known))[:count]]
 
 
-def _some_wordings(goal: Goal, rng: np.random.Generator, count: int = _SAID) -> list[str]:
-    known = _wordings(tuple(sorted(goal.items())), "seen")
-    return [known[i] for i in rng.permutation(len(known))[:count]]
-
-
-@functools.lru_cache(maxsize=4096)
-def _wordings(goal: tuple[tuple[str, Any], ...], split: str) -> tuple[str, ...]:
-    return tuple(language.wordings(dict(goal), split))
-
-
-def _ground(task: Task, layout: Layout, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
+def _ground(task: Task, layout: Layout, goal: Goal, speaker: _Speaker) -> dict[str, Any]:
     grounding = task.grounding(layout, goal)
     return {
-        "instructions": _some_wordings(goal, rng, _SAID_OF_OTHERS),
+        "instructions": speaker.some(goal, _SAID_OF_OTHERS),
         "target_base_m": grounding.target_base_m.tolist(),
         "receptacle_base_m": grounding.receptacle_base_m.tolist(),
         "reference_base_m": None if grounding.reference_base_m is None else grounding.reference_base_m.tolist(),

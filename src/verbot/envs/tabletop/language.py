@@ -7,12 +7,14 @@ that need them have ``direction`` and ``color``. Sentences are lower case and en
 from __future__ import annotations
 
 import difflib
+import functools
 import string
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from verbot.envs.tabletop import phrases, phrases_full
@@ -33,6 +35,7 @@ CANONICAL = {
     "press_button": "press the {object}",
     "lift_and_hold": "lift the {object} and hold it",
     "sort_color": "put everything {color} in the {receptacle}",
+    "put_back": "take the {object} to the {receptacle} and put it back",
 }
 
 # What a template must name, lest two goals of one scene sound alike.
@@ -46,6 +49,7 @@ _REQUIRED = {
     "press_button": ("object",),
     "lift_and_hold": ("object",),
     "sort_color": ("color", "receptacle"),
+    "put_back": ("object", "receptacle"),
 }
 
 _PHRASES = phrases.PHRASES | phrases_full.PHRASES
@@ -86,6 +90,16 @@ def wordings(goal: Mapping[str, Any], split: str) -> list[str]:
     return list(dict.fromkeys([canonical(goal), *said, *other]))
 
 
+def known(goal: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    """As `wordings`, remembered."""
+    return _known(tuple(sorted(goal.items())), split)
+
+
+@functools.lru_cache(maxsize=4096)
+def _known(goal: tuple[tuple[str, Any], ...], split: str) -> tuple[str, ...]:
+    return tuple(wordings(dict(goal), split))
+
+
 def fill(template: str, goal: Mapping[str, Any]) -> str:
     """A person's own template with the goal's words in its {object}, {receptacle}, {preposition}, {direction} and {color}.
 
@@ -107,6 +121,12 @@ def fill(template: str, goal: Mapping[str, Any]) -> str:
                 f"template {template!r} uses {{{name}}}, which a {goal.get('verb')!r} goal lacks; it has {_braced(has)}"
             )
     return _fill(template, goal)
+
+
+def spoken(template: str, goal: Mapping[str, Any], rng: np.random.Generator) -> str:
+    """A template of the grammar with the goal's words, and any of the ways to name its direction for {heading}."""
+    headings = phrases.HEADINGS.get(goal.get("direction") or "", ("",))
+    return _fill(template.replace("{heading}", headings[int(rng.integers(len(headings)))]), goal)
 
 
 def load_templates(path: str | Path) -> dict[str, list[str]]:

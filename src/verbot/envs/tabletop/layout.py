@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.envs.tabletop import vocabulary
+from verbot.envs.tabletop.views import Screen
 from verbot.errors import SimulationError
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,6 +25,7 @@ RADII = {"cube": 0.034, "cylinder": 0.024, "ball": 0.027, "box": 0.072, "plate":
 WORKSPACE_M = ((0.40, 0.64), (-0.22, 0.22))  # where things start
 REACH_M = ((0.35, 0.71), (-0.29, 0.29))  # where a push may end: still in the front camera's picture
 CLEARANCE_M = 0.038  # room for a finger between two things
+_SCREEN_REACH_M = 0.06  # how far a screen's middle may be from the front camera's axis
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Layout:
-    """All things of a scene. `clutter` cannot be named; `fixtures` are there in suites that ask for them."""
+    """All things of a scene. `clutter` cannot be named; `fixtures` and a `screen` are there in suites that ask for them."""
 
     movables: tuple[Thing, ...]
     receptacles: tuple[Thing, ...]
     clutter: tuple[Thing, ...] = ()
     fixtures: Mapping[str, Fixture] = field(default_factory=dict)
+    screen: Screen | None = None
 
     def __iter__(self) -> Iterator[Thing]:
         return iter(self.movables + self.receptacles)
@@ -83,6 +86,11 @@ class Layout:
     def thing(self, name: str) -> Thing:
         """The movable or receptacle with this id."""
         return next(thing for thing in self if thing.id == name)
+
+    def hidden(self, name: str) -> bool:
+        """Whether the screen hides all of a movable from the front camera."""
+        thing = self.thing(name)
+        return self.screen is not None and self.screen.hides(thing.x, thing.y, thing.radius_m, 2 * thing.rest_height_m)
 
     def obstacles(self) -> Iterator[tuple[float, float, float]]:
         """Circles (x, y, radius) around everything that stands on the table."""
@@ -102,6 +110,8 @@ class Wishes:
         yaw_rad: cubes are turned by up to this angle.
         repeat_color: probability that two movables share a color.
         fixtures: names of `FIXTURES`.
+        alike: all movables have one shape.
+        screen: one stands before the front camera, and at least two movables are behind it.
     """
 
     movables: tuple[int, int] = (2, 3)
@@ -110,6 +120,20 @@ class Wishes:
     yaw_rad: float = 0.35
     repeat_color: float = 0.0
     fixtures: tuple[str, ...] = ()
+    alike: bool = False
+    screen: bool = False
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What is compiled in: slots for movables and receptacles, fixtures (``"drawer"``, ``"button"``), a screen, and cameras
+    beside front and wrist."""
+
+    movables: int = 3
+    receptacles: int = 2
+    fixtures: tuple[str, ...] = ()
+    screen: bool = False
+    cameras: tuple[str, ...] = ()
 
 
 # The drawer slides out along +x, so its circle of need covers the open drawer too.
@@ -123,6 +147,8 @@ def sample(wishes: Wishes, rng: np.random.Generator) -> Layout:
     """A layout without overlaps. Raises `SimulationError` when the wishes leave no room."""
     for _ in range(200):
         layout = _place(_fixtures(wishes, rng), *_things(wishes, rng), wishes, rng)
+        if layout is not None and wishes.screen:
+            layout = _behind_a_screen(layout, rng)
         if layout is not None:
             return layout
     raise SimulationError(f"no scene without overlaps was found in 200 tries for {wishes}")
@@ -145,6 +171,7 @@ def _things(wishes: Wishes, rng: np.random.Generator) -> tuple[list[tuple[str, s
     extra = int(rng.integers(wishes.receptacles[0], wishes.receptacles[1] + 1))
     colors = [str(c) for c in rng.permutation(vocabulary.OBJECT_COLORS)[: count + extra]]
     shapes = [str(s) for s in rng.choice(vocabulary.SHAPES, count)]
+    shapes = shapes[:1] * count if wishes.alike else shapes
     kinds = [str(s) for s in rng.choice(tuple(vocabulary.RECEPTACLES), extra)]
     movables = list(zip(colors[:count], shapes, strict=True))
     if rng.random() < wishes.repeat_color:
@@ -178,6 +205,12 @@ def _place(
         taken.append((float(x), float(y), RADII[shape]))
     count = len(receptacles)
     return Layout(tuple(things[count:]), tuple(things[:count]), (), fixtures)
+
+
+def _behind_a_screen(layout: Layout, rng: np.random.Generator) -> Layout | None:
+    """With a screen somewhere; None where it hides fewer than two movables."""
+    layout = dataclasses.replace(layout, screen=Screen(float(rng.uniform(-_SCREEN_REACH_M, _SCREEN_REACH_M))))
+    return layout if sum(layout.hidden(thing.id) for thing in layout.movables) > 1 else None
 
 
 def scatter(layout: Layout, count: int, keeps: Callable[[Layout], bool], rng: np.random.Generator) -> Layout:

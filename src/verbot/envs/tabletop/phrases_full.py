@@ -1,4 +1,4 @@
-"""The grammar's templates for the other verbs of the full suite; see `phrases` for what the tables mean."""
+"""The grammar's templates for the verbs of the other suites; see `phrases` for what the tables mean."""
 
 from __future__ import annotations
 
@@ -134,6 +134,20 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "bring everything {color} to the {receptacle}",
         "fill the {receptacle} with everything {color}",
     ),
+    "put_back": (
+        "take the {object} to the {receptacle} and put it back",
+        "take the {object} to the {receptacle} and then back to its place",
+        "bring the {object} to the {receptacle} and put it back",
+        "bring the {object} over to the {receptacle} and return it to its place",
+        "carry the {object} to the {receptacle} and put it back where it was",
+        "carry the {object} over the {receptacle} and set it back down",
+        "move the {object} to the {receptacle} and back again",
+        "hold the {object} over the {receptacle} and put it back",
+        "hold the {object} above the {receptacle} and then return it",
+        "lift the {object} over the {receptacle} and put it back where it stood",
+        "pick up the {object} show it to the {receptacle} and put it back",
+        "show the {object} to the {receptacle} and put it back",
+    ),
 }
 
 STATEMENTS: dict[str, tuple[str, ...]] = {
@@ -148,6 +162,10 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
     "press_button": ("the {object} should be pressed", "i want the {object} pressed"),
     "lift_and_hold": ("the {object} should stay high in the air", "i want the {object} held up high"),
     "sort_color": ("everything {color} should be in the {receptacle}", "all {color} things belong in the {receptacle}"),
+    "put_back": (
+        "the {object} should visit the {receptacle} and return to its place",
+        "i want the {object} over the {receptacle} and then back where it was",
+    ),
 }
 
 UNSEEN: dict[str, tuple[str, ...]] = {
@@ -230,5 +248,15 @@ UNSEEN: dict[str, tuple[str, ...]] = {
         "clean up the {color} objects into the {receptacle}",
         "round up all that is {color} in the {receptacle}",
         "can everything {color} be put in the {receptacle}",
+    ),
+    "put_back": (
+        "would you mind taking the {object} to the {receptacle} and back",
+        "let the {object} travel to the {receptacle} and home again",
+        "the {object} goes to the {receptacle} first and then to where it came from",
+        "swing the {object} over to the {receptacle} and restore it",
+        "i'd like the {object} to hover over the {receptacle} before it returns",
+        "after a trip to the {receptacle} the {object} must stand where it stood",
+        "can the {object} go to the {receptacle} and come home",
+        "fly the {object} above the {receptacle} then leave it as you found it",
     ),
 }

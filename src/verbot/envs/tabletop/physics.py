@@ -22,6 +22,8 @@ LEASH_M, LEASH_RAD = 0.08, 0.5  # how far the target may run ahead of the tool
 TILT_RAD = 0.35  # how far the target may lean: beyond, the wrist nears its singularity and flips
 TOOL_LOW_M, TOOL_HIGH_M = np.array([0.31, -0.42, 0.012]), np.array([0.76, 0.42, 0.42])
 ENGAGED_M = 0.01
+OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle a thing counts as held over it
+SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered things
 _PARKED_M = -2.0
 
 _BOX, _CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
@@ -58,6 +60,8 @@ class Physics:
         self.layout = Layout((), ())
         self.starts: dict[str, Array] = {}
         self.highest: dict[str, float] = {}
+        self.farthest: dict[str, float] = {}
+        self.visited: dict[str, set[str]] = {}
         self.engaged: str | None = None
         self._joint_target = self._target_position = np.zeros(0)
         self._target_rotation = np.eye(3)
@@ -80,6 +84,8 @@ class Physics:
             self._write_receptacle(i, layout.receptacles[i] if i < len(layout.receptacles) else None)
         self._write_clutter(layout)
         self._write_fixtures(layout)
+        if layout.screen is not None:
+            self.model.body_pos[self.model.body("screen").id, 1] = layout.screen.y
         rewrite(self.model)
         poses = self.data.qpos.copy()
         mujoco.mj_setConst(self.model, self.data)  # derived constants; it overwrites the poses
@@ -88,7 +94,14 @@ class Physics:
         self.refresh()
         self.starts = {thing.id: self.position(thing.id).copy() for thing in layout.movables}
         self.highest = {name: float(start[2]) for name, start in self.starts.items()}
+        self.farthest = dict.fromkeys(self.starts, 0.0)
+        self.visited = {name: set() for name in self.starts}
         self.engaged = None
+
+    def cover(self) -> None:
+        """Put a gray sleeve on every movable: a skin, so thin that nothing but the color changes, and the same on all."""
+        for thing in self.layout.movables:
+            self.model.geom_rgba[list(self._geoms[thing.id]), :3] = SLEEVE
 
     def step(self, action: Array) -> None:
         """Advance one control step. `action` (7,): position delta, rotation delta, gripper (≥ 0.5 opens).
@@ -159,6 +172,18 @@ class Physics:
     def fixture_position(self, name: str) -> float:
         """How far a fixture's joint has moved from its closed or unpressed position, m."""
         return float(self.data.qpos[self.model.joint(name).qposadr[0]])
+
+    @property
+    def geoms(self) -> dict[str, list[int]]:
+        """The geoms of every thing that can be seen, by name; ``"robot"``, ``"table"`` and ``"screen"`` besides the layout's."""
+        found = {thing.id: sorted(self._geoms[thing.id]) for thing in self.layout}
+        found |= {name: sorted(self._geoms[name]) for name in self.layout.fixtures}
+        bodies = self.model.body_rootid[self.model.geom_bodyid]
+        found["robot"] = np.flatnonzero(bodies == self.model.body("base").id).tolist()
+        found["table"] = [self.model.geom("table").id]
+        if self.layout.screen is not None:
+            found["screen"] = [self.model.geom("screen").id]
+        return found
 
     # Who touches whom.
 
@@ -265,10 +290,18 @@ class Physics:
         self._target_rotation = arm.within_tilt(arm.rotation_from_vector(turn) @ self.tool_rotation, TILT_RAD)
 
     def _watch(self) -> None:
-        """Remember how high each movable ever was, and which thing was engaged first."""
+        """Remember how high and how far each movable ever was, what it was held over, and which thing was engaged first."""
         for name, start in self.starts.items():
             position = self.position(name)
             self.highest[name] = max(self.highest[name], float(position[2]))
+            self.farthest[name] = max(self.farthest[name], float(np.hypot(*(position - start)[:2])))
+            if position[2] - start[2] > LIFTED_M:
+                over = (
+                    place.id
+                    for place in self.layout.receptacles
+                    if np.hypot(position[0] - place.x, position[1] - place.y) < OVER_M
+                )
+                self.visited[name].update(over)
             moved = float(np.linalg.norm(position - start)) > ENGAGED_M
             if self.engaged is None and (moved or self.grasped(name)):
                 self.engaged = name

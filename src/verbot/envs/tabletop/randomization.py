@@ -6,7 +6,7 @@ Every axis draws from its own stream, so that an episode with one axis changed i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -21,13 +21,15 @@ AXES: dict[str, str] = {
     "positions": "things start in a wider area, cubes turned further",
     "lighting": "direction, strength and color of the light",
     "appearance": "colors and textures of table and floor, shades of objects",
-    "camera": "poses of both cameras; the calibration tells the true ones",
+    "camera": "poses of the cameras; the calibration tells the true ones",
     "distractors": "clutter that no instruction names",
     "robot_start": "where the tool starts",
     "sensor_noise": "noise and gain of images, noise of the state",
     "dynamics": "mass and friction of objects, gains of the arm",
+    "camera_dropout": "one camera gives no picture: a third of the time, two thirds, always",
 }
 STRONGEST = 3
+_LOST_STEPS = (5, 21)
 Stream = Callable[[str], np.random.Generator]
 
 
@@ -68,6 +70,30 @@ def rewrite(model: mujoco.MjModel, axes: Mapping[str, int], stream: Stream) -> N
     for name, change in (("lighting", _light), ("appearance", _paint), ("camera", _move_cameras), ("dynamics", _weigh)):
         if axes[name]:
             change(model, axes[name], stream(name))
+
+
+def lost(axes: Mapping[str, int], cameras: Sequence[str], steps: int, stream: Stream) -> list[str | None]:
+    """``camera_dropout``: which camera gives no picture at each of `steps` observations; None where all do.
+
+    One camera in an episode: in spans of half a second to two at strengths 1 and 2, throughout at 3.
+
+    Raises:
+        ConfigError: where no other camera would be left.
+    """
+    rng, strength = stream("camera_dropout"), axes["camera_dropout"]
+    if strength == 0:
+        return [None] * steps
+    if len(cameras) < 2:
+        raise ConfigError(f"camera_dropout needs a second camera; this env has {', '.join(cameras)}")
+    camera = str(rng.choice(sorted(cameras)))
+    if strength == STRONGEST:
+        return [camera] * steps
+    out: list[str | None] = []
+    before = int(rng.integers(3 * _LOST_STEPS[1]))  # an episode may begin anywhere in a span
+    while len(out) < before + steps:
+        span = int(rng.integers(*_LOST_STEPS))
+        out += [camera] * span + [None] * (2 * span if strength == 1 else span // 2)
+    return out[before : before + steps]
 
 
 def blur_images(images: dict[str, UInt8Array], strength: int, rng: np.random.Generator) -> dict[str, UInt8Array]:
@@ -111,7 +137,11 @@ def _paint(model: mujoco.MjModel, strength: int, rng: np.random.Generator) -> No
 
 
 def _move_cameras(model: mujoco.MjModel, strength: int, rng: np.random.Generator) -> None:
-    for name, shift_m, turn_rad in (("front", 0.012, 0.010), ("wrist", 0.002, 0.015)):
+    cameras = {model.camera(i).name for i in range(model.ncam)}
+    # In this order: what a further camera draws changes nothing of the others.
+    for name, shift_m, turn_rad in (("front", 0.012, 0.010), ("wrist", 0.002, 0.015), ("side", 0.012, 0.010)):
+        if name not in cameras:
+            continue
         camera = model.camera(name).id
         model.cam_pos[camera] += rng.uniform(-shift_m, shift_m, 3) * strength
         turn, turned = np.empty(4), np.empty(4)

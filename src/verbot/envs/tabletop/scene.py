@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from verbot.envs.tabletop import arm
-from verbot.envs.tabletop.layout import BOX_FLOOR_M, BOX_HEIGHT_M, BOX_INNER_M, BOX_WALL_M, PLATE_HEIGHT_M, PLATE_RADIUS_M
+from verbot.envs.tabletop.layout import (
+    BOX_FLOOR_M,
+    BOX_HEIGHT_M,
+    BOX_INNER_M,
+    BOX_WALL_M,
+    PLATE_HEIGHT_M,
+    PLATE_RADIUS_M,
+    SceneConfig,
+)
+from verbot.envs.tabletop.views import SCREEN_HALF_WIDTH_M, SCREEN_HEIGHT_M, SCREEN_THICKNESS_M, SCREEN_X_M, VIEWS, View
 
 TIMESTEP_S = 0.005
 CLUTTER_SLOTS = 6
-FRONT_POSITION_M, FRONT_TARGET_M, FRONT_FOVY_DEG = (1.08, 0.0, 0.62), (0.485, 0.0, 0.02), 39.0
-# In the tool frame.
-WRIST_POSITION_M, WRIST_TARGET_M, WRIST_FOVY_DEG = (0.075, 0.0, 0.065), (0.030, 0.0, -0.02), 75.0
 TABLE_MATERIALS, FLOOR_MATERIALS = 8, 6
 BUTTON_TRAVEL_M, DRAWER_TRAVEL_M = 0.012, 0.09
-
-
-@dataclass(frozen=True)
-class SceneConfig:
-    """What is compiled in: slots for movables and receptacles, and fixtures (``"drawer"``, ``"button"``)."""
-
-    movables: int = 3
-    receptacles: int = 2
-    fixtures: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -77,12 +73,11 @@ def _mjcf(config: SceneConfig) -> str:
       castshadow="false"/>
     <light name="window" directional="true" pos="1 0 2" dir="-.6 -.2 -.7" diffuse=".25 .25 .25" specular="0 0 0"
       castshadow="false"/>
-    <camera name="front" pos="{_text(FRONT_POSITION_M)}" xyaxes="{_axes(FRONT_POSITION_M, FRONT_TARGET_M, (0, 0, 1))}"
-      fovy="{FRONT_FOVY_DEG}"/>
+    {"".join(_camera(name, VIEWS[name], (0, 0, 1)) for name in ("front", *config.cameras))}
     <geom name="ground" type="plane" size="3 3 .1" group="4" rgba="0 0 0 0"/>
     <geom name="table" class="visual" type="box" size=".36 .44 .02" pos=".44 0 -.0201" material="table0"/>
     <geom name="floor" class="visual" type="plane" size="4 4 .1" pos="0 0 -.4" material="floor0"/>
-    {_arm()}{movables}{receptacles}{clutter}{fixtures}
+    {_arm()}{movables}{receptacles}{clutter}{fixtures}{_SCREEN if config.screen else ""}
   </worldbody>
   <contact><exclude body1="left_finger" body2="right_finger"/>{excludes}</contact>
   <equality><joint joint1="left_finger" joint2="right_finger" solref=".005 1"/></equality>
@@ -134,8 +129,8 @@ def _arm() -> str:
 
 def _hand() -> str:
     # In the tool frame, which is the hand's turned by half a turn about x.
-    place = np.array(WRIST_POSITION_M) * (1, -1, -1) + (0, 0, arm.TOOL_M)
-    target = np.array(WRIST_TARGET_M) * (1, -1, -1) + (0, 0, arm.TOOL_M)
+    place = np.array(VIEWS["wrist"].position_m) * (1, -1, -1) + (0, 0, arm.TOOL_M)
+    target = np.array(VIEWS["wrist"].target_m) * (1, -1, -1) + (0, 0, arm.TOOL_M)
     fingers = ""
     for name, turn in (("left", "1 0 0 0"), ("right", "0 0 0 1")):
         fingers += f"""
@@ -151,9 +146,14 @@ def _hand() -> str:
       <inertial mass=".7" pos="0 0 .03" diaginertia=".003 .001 .002"/>
       <geom class="hand" type="box" size=".028 .095 .026" pos="0 0 .030" rgba=".9 .9 .92 1"/>
       <site name="tool" pos="0 0 {arm.TOOL_M}" quat="0 1 0 0" group="4"/>
-      <camera name="wrist" pos="{_text(place)}" xyaxes="{_axes(place, target, (1, 0, 0))}" fovy="{WRIST_FOVY_DEG}"/>
+      {_camera("wrist", View(tuple(place), tuple(target), VIEWS["wrist"].fovy_deg), (1, 0, 0))}
       {fingers}
     </body>"""
+
+
+def _camera(name: str, view: View, up: tuple[float, float, float]) -> str:
+    axes = _axes(view.position_m, view.target_m, up)
+    return f'<camera name="{name}" pos="{_text(view.position_m)}" xyaxes="{axes}" fovy="{view.fovy_deg}"/>'
 
 
 def _actuators() -> str:
@@ -193,6 +193,13 @@ def _receptacle(i: int) -> str:
         f' pos="0 0 {PLATE_HEIGHT_M / 2}"/></body>'
     )
 
+
+# It touches nothing; `Physics` moves it sideways.
+_SCREEN = f"""
+    <body name="screen" pos="{SCREEN_X_M} 0 0">
+      <geom name="screen" class="visual" type="box" size="{SCREEN_THICKNESS_M} {SCREEN_HALF_WIDTH_M} {SCREEN_HEIGHT_M / 2}"
+        pos="0 0 {SCREEN_HEIGHT_M / 2}" rgba=".16 .30 .34 1"/>
+    </body>"""
 
 # The arm could push a joint far beyond soft limits: a limit is as firm as the joint is heavy.
 _FIRM = 'armature="1" solreflimit="-20000 -200"'

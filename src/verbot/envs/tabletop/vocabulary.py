@@ -46,6 +46,7 @@ VERBS = (
     "press_button",
     "lift_and_hold",
     "sort_color",
+    "put_back",
 )
 
 # Other nouns that a person may use, for training only.

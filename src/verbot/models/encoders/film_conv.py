@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
+from verbot.models.pointing import check_heatmaps, look
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -30,6 +31,7 @@ class FilmConv(nn.Module):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
             raise ConfigError(f"film_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_heatmaps("film_conv", heatmaps)
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
         self.grid = (sizes.height // 4, sizes.width_px // 4)
@@ -57,6 +59,8 @@ class FilmConv(nn.Module):
 class _Trunk(nn.Module):
     """Images (b, 3, h, w) and FiLM numbers (b, 6c) to what each heatmap reads (b, p, c + 2) and its logits (b, p, h·w / 16)."""
 
+    cells: Tensor
+
     def __init__(self, channels: int, heatmaps: int, grid: tuple[int, int]):
         super().__init__()
         self.channels = channels
@@ -73,9 +77,7 @@ class _Trunk(nn.Module):
         coarse = self.coarse(F.relu(self.down(fine)), film[:, 2 * self.channels :])
         features = fine + F.interpolate(self.up(coarse), scale_factor=2)  # (b, c, h / 4, w / 4)
         logits = self.heat(features).flatten(2)
-        attended = logits.softmax(-1)  # (b, p, h·w / 16)
-        seen = torch.bmm(attended, features.flatten(2).transpose(1, 2))
-        return torch.cat([seen, attended @ self.cells], -1), logits
+        return look(logits, features.flatten(2).transpose(1, 2), self.cells), logits
 
 
 class _FilmBlock(nn.Module):

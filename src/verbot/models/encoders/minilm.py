@@ -5,27 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.layers import Block
 from verbot.models.parts import language_encoders
 from verbot.models.text import split_words
+from verbot.models.text_cache import TILE, TextCache
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
-TILE = 8  # texts computed at once, and what their padded length is a multiple of
-KEPT, FEW = 512, 32  # texts in one file of the cache; fewer than these are sooner computed again than kept
 
 
 @language_encoders.register("minilm")
@@ -63,10 +58,7 @@ class MiniLM(nn.Module):
         return {**options, "sha256": frozen_encoder().sha256}
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
-        rows = self.frozen.encode([" ".join(split_words(text)) for text in texts])
-        values = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (b, l, 384) float16
-        lengths = torch.tensor([len(row) for row in rows])
-        return TextBatch(values, torch.arange(values.shape[1]) < lengths[:, None])
+        return self.frozen.cache.batch([" ".join(split_words(text)) for text in texts])
 
     def forward(self, text: TextBatch) -> TokenGroup:
         x = self.project(text.values.to(self.project.weight.dtype))  # (b, l, e)
@@ -96,81 +88,18 @@ class FrozenEncoder:
         self.folder, self.weights, self.depth = folder, folder / "model.safetensors", depth
         with open(self.weights, "rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        self._memory: dict[str, Tensor] = {}
-        self._read: set[Path] = set()
+        self.cache = TextCache(f"minilm-{self.sha256[:16]}-{depth}-{TILE}", WIDTH, self._tokenize, self._run)
 
-    def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Token states (l, 384) float16 of each text, l its own; a function of the text alone, to the bit."""
-        if any(text not in self._memory for text in texts):
-            self._recall()
-        missing = sorted({text for text in texts if text not in self._memory})
-        for start in range(0, len(missing), KEPT):
-            part = missing[start : start + KEPT]
-            states = self.compute(part)
-            self._memory |= dict(zip(part, states, strict=True))
-            if len(part) >= FEW:
-                self._keep(part, states)
-        return [self._memory[text] for text in texts]
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(texts)]
 
-    def compute(self, texts: Sequence[str]) -> list[Tensor]:
-        """Token states (l, 384) float16 of each text, without the caches."""
-        tokenizer, _ = _load(self.folder)
-        encoded = [e.ids for e in tokenizer.encode_batch(list(texts))]
-        # Sums are rounded by the shape of what is summed. So a text is computed in a shape that is its own, whoever keeps it
-        # company: in tiles of equal size, padded to a length that only its own length decides.
-        by_length: dict[int, list[int]] = {}
-        for number, ids in enumerate(encoded):
-            by_length.setdefault(-(-len(ids) // TILE) * TILE, []).append(number)
-        states: dict[int, Tensor] = {}
-        for length, numbers in by_length.items():
-            for start in range(0, len(numbers), TILE):
-                tile = numbers[start : start + TILE]
-                rows = [encoded[i] for i in tile + [tile[-1]] * (TILE - len(tile))]
-                states |= dict(zip(tile, self._compute_tile(rows, length), strict=False))
-        return [states[number] for number in range(len(texts))]
-
-    def _compute_tile(self, rows: Sequence[Sequence[int]], length: int) -> list[Tensor]:
+    def _run(self, ids: Tensor, mask: Tensor) -> Tensor:
         _, w = _load(self.folder)
-        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
-        mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
-        with torch.inference_mode():
-            x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][:length]
-            x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
-            for layer in range(self.depth):
-                x = _layer(w, f"encoder.layer.{layer}.", x, mask)
-            half = x.half()
-        # Cloned outside inference mode: its own tensors cannot be trained through.
-        return [states[: len(row)].clone() for states, row in zip(half, rows, strict=True)]
-
-    def _recall(self) -> None:
-        """What was kept since the last look, by this process or another. A file that cannot be read is as good as none."""
-        for path in sorted(set(self._folder().glob("*.safetensors")) - self._read):
-            self._read.add(path)
-            try:
-                with safe_open(path, "pt") as kept:
-                    texts, lengths = (json.loads(kept.metadata()[name]) for name in ("texts", "lengths"))
-                states = load_file(path)["states"]
-            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-                continue
-            if states.dtype == torch.float16 and states.shape == (sum(lengths), WIDTH) and len(texts) == len(lengths):
-                self._memory |= dict(zip(texts, states.split(lengths), strict=True))
-
-    def _keep(self, texts: Sequence[str], states: Sequence[Tensor]) -> None:
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
-        path = self._folder() / f"{digest}.safetensors"
-        lists = {"texts": json.dumps(texts), "lengths": json.dumps([len(rows) for rows in states])}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file({"states": torch.cat(list(states))}, aside, lists)
-            aside.rename(path)
-        except OSError:
-            return  # a cache that cannot be written costs time, nothing else
-        self._read.add(path)
-
-    def _folder(self) -> Path:
-        home = os.environ.get("VERBOT_CACHE") or Path.home() / ".cache" / "verbot"
-        return Path(home) / f"minilm-{self.sha256[:16]}-{self.depth}-{TILE}"
+        x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
+        for layer in range(self.depth):
+            x = _layer(w, f"encoder.layer.{layer}.", x, mask)
+        return x
 
 
 @functools.cache

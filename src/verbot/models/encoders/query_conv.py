@@ -10,6 +10,7 @@ from verbot.errors import ConfigError
 from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
+from verbot.models.pointing import check_heatmaps, look
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -33,6 +34,7 @@ class QueryConv(nn.Module):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
             raise ConfigError(f"query_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_heatmaps("query_conv", heatmaps)
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
         self.grid = (sizes.height // 4, sizes.width_px // 4)
@@ -73,8 +75,7 @@ class QueryConv(nn.Module):
     def _attend(self, places: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
         """What each query (b, p, f) reads among the places (b, n, f), and where (b, p, f + 2); its logits (b, p, n)."""
         logits = torch.bmm(queries, places.transpose(1, 2))
-        attended = logits.softmax(-1)
-        return torch.cat([torch.bmm(attended, places), attended @ self.cells], -1), logits
+        return look(logits, places, self.cells), logits
 
 
 class _Trunk(nn.Module):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.keypoints import POINTS
 from verbot.models.layers import Block, pixel_grid
 from verbot.models.parts import vision_encoders
+from verbot.models.pointing import check_heatmaps, look
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -26,7 +30,10 @@ class ViT(nn.Module):
         depth, heads: of the transformer.
         heatmaps: per view; the first three are those that the keypoint loss teaches.
         patches: whether the patch and class tokens are given out beside the keypoint tokens.
+        stem: channels of 3×3 convolutions, each halving the image before the patches are cut (Xiao et al. 2021).
     """
+
+    cells: Tensor
 
     def __init__(
         self,
@@ -37,16 +44,22 @@ class ViT(nn.Module):
         heads: int = 4,
         heatmaps: int = 16,
         patches: bool = True,
+        stem: Sequence[int] = (),
     ):
         super().__init__()
         if sizes.height % patch or sizes.width_px % patch:
             raise ConfigError(f"patches of {patch} pixels do not divide images of {sizes.height}×{sizes.width_px}")
+        if patch % 2 ** len(stem):
+            raise ConfigError(f"{len(stem)} convolutions that halve the image do not divide patches of {patch} pixels")
+        check_heatmaps("vit", heatmaps)
         dim = dim or sizes.width
         self.views, self.heatmaps, self.patches, self.dim = sizes.views, heatmaps, patches, dim
         self.grid = (sizes.height // patch, sizes.width_px // patch)
         count = self.grid[0] * self.grid[1]
         self.counts = {"keypoints": sizes.views * heatmaps} | ({"patches": sizes.views * (count + 1)} if patches else {})
-        self.embed = nn.Conv2d(3, dim, patch, patch)
+        self.stem = nn.Sequential(*(_halve(a, b) for a, b in itertools.pairwise((3, *stem))))
+        side = patch // 2 ** len(stem)
+        self.embed = nn.Conv2d((3, *stem)[-1], dim, side, side)
         self.first = nn.Parameter(torch.randn(dim) * 0.02)
         self.places = nn.Parameter(torch.randn(sizes.views, count + 1, dim) * 0.1)
         self.blocks = nn.ModuleList(Block(dim, heads, expansion=4) for _ in range(depth))
@@ -59,26 +72,42 @@ class ViT(nn.Module):
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        x = self.transform(images)  # (b, v, n + 1, d)
-        answers = x[:, :, 1:]
-        questions = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))
-        logits = questions @ answers.transpose(-1, -2) / math.sqrt(self.dim)  # (b, v, p, n)
-        attended = logits.softmax(-1)
-        points = attended @ self.cells
-        tokens = self.seen(torch.cat([attended @ answers, points], -1)).flatten(1, 2) + self.slots
-        valid = mask.repeat_interleave(self.heatmaps, 1)
-        heatmaps = logits.unflatten(-1, self.grid).flatten(1, 2)
-        groups = [TokenGroup(tokens, valid, "keypoints", points.flatten(1, 2), heatmaps)]
-        if self.patches:
-            groups.append(TokenGroup(self.out(x).flatten(1, 2), mask.repeat_interleave(x.shape[2], 1), "patches"))
-        return groups
+        return self._groups(self.transform(images), mask, sentence)
+
+    def ask_many(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    ) -> tuple[list[TokenGroup], TokenGroup]:
+        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
+        x = self.transform(images)
+        return self._groups(x, mask, sentence), self._point(x[rows], mask[rows], questions, POINTS)
 
     def transform(self, images: Tensor) -> Tensor:
         """Images (b, v, 3, h, w) to the class token and patch tokens of each view, (b, v, n + 1, d)."""
-        patches = self.embed(images.flatten(0, 1)).flatten(2).transpose(1, 2)  # (b·v, n, d)
+        patches = self.embed(self.stem(images.flatten(0, 1))).flatten(2).transpose(1, 2)  # (b·v, n, d)
         x = torch.cat([self.first.expand(len(patches), 1, -1), patches], 1)
         x = (x.unflatten(0, (-1, self.views)) + self.places).flatten(0, 1)
         everything = x.new_ones(x.shape[:2], dtype=torch.bool)
         for block in self.blocks:
             x = block(x, everything)
         return self.norm(x).unflatten(0, (-1, self.views))
+
+    def _groups(self, x: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        """The tokens of what `transform` made of each view, (b, v, n + 1, d)."""
+        groups = [self._point(x, mask, sentence, self.heatmaps)]
+        if self.patches:
+            groups.append(TokenGroup(self.out(x).flatten(1, 2), mask.repeat_interleave(x.shape[2], 1), "patches"))
+        return groups
+
+    def _point(self, x: Tensor, mask: Tensor, sentence: Tensor, count: int) -> TokenGroup:
+        """The first `count` heatmaps of each view."""
+        answers = x[:, :, 1:]
+        questions = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))[:, :, :count]
+        logits = questions @ answers.transpose(-1, -2) / math.sqrt(self.dim)  # (b, v, p, n)
+        read = look(logits, answers, self.cells).flatten(1, 2)  # (b, v·p, d + 2)
+        tokens = self.seen(read) + self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
+        heatmaps = logits.unflatten(-1, self.grid).flatten(1, 2)
+        return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", read[..., -2:], heatmaps)
+
+
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.GroupNorm(math.gcd(outputs, 32), outputs), nn.ReLU())

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
-from verbot.models.layers import Block
+from verbot.models.layers import AttentionPool, Block, Marks, Summary, flat, seen, seen_counts
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("concat")
 class Concat(nn.Module):
-    """Words, sentence, vision and state side by side, each marked with its kind, through `layers` of self-attention."""
+    """All groups side by side, every token marked with what it is, through `layers` of self-attention.
 
-    def __init__(self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, heads: int = 4):
+    Attended to: all groups, in the order in which they come.
+
+    Args:
+        hidden: width of the one token that all ends in: the sequence pooled, and beside it, on a path of their own, the tokens
+            that were seen, each in its place. 0 gives out the whole sequence instead.
+        expansion: of the feed-forward layers.
+    """
+
+    def __init__(
+        self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, heads: int = 4, hidden: int = 256, expansion: int = 2
+    ):
         super().__init__()
-        self.width, self.count = sizes.width, 0
-        self.kinds = nn.ParameterDict({kind: nn.Parameter(torch.randn(sizes.width) * 0.02) for kind in ("words", *counts)})
-        self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(sizes.width)
+        self.width, self.count = hidden or sizes.width, 1 if hidden else 0
+        self.marks = Marks(sizes, counts)
+        self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
+        if hidden:
+            places = sum(seen_counts(counts).values())
+            self.pool, self.summary = AttentionPool(sizes.width, heads), Summary((places + 1) * sizes.width, hidden)
+        else:
+            self.norm = nn.LayerNorm(sizes.width)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
-        joined = join([TokenGroup(g.tokens + self.kinds[g.kind], g.mask, g.kind) for g in groups])
+        joined = join(self.marks(groups))
         x = joined.tokens  # (b, n, e)
         for block in self.blocks:
             x = block(x, joined.mask)
-        return TokenGroup(self.norm(x), joined.mask, "fused")
+        if self.count == 0:
+            return TokenGroup(self.norm(x), joined.mask, "fused")
+        return self.summary(self.pool(TokenGroup(x, joined.mask, "all")), flat(join(seen(groups))))

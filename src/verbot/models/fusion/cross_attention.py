@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
-from verbot.models.layers import AttentionPool, Block
+from verbot.models.layers import AttentionPool, Block, Marks, Summary, flat, seen, seen_counts, told
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("cross_attention")
 class CrossAttention(nn.Module):
-    """`layers` times, words and sentence attend to vision and state, then to each other; pooled into one token.
+    """`layers` times, words and sentence attend to all that was seen and felt, then to each other; pooled into one token.
 
-    The state joins the pooled token once more on a path of its own, so that a command without words can still be acted on.
+    What was seen and felt joins the pooled words once more on a path of its own, each token in its place: attention says what
+    matters, the path keeps its coordinates exact, and a command without words can still be acted on.
+
+    Attended to: in `look` what was seen, in `talk` words and sentence, each in the order in which they come.
+
+    Args:
+        hidden: width of the one token.
+        flat: False leaves the path of its own out.
     """
 
-    def __init__(self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, heads: int = 4, hidden: int = 256):
+    def __init__(
+        self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, heads: int = 4, hidden: int = 256, flat: bool = True
+    ):
         super().__init__()
-        self.width, self.count = hidden, 1
+        self.width, self.count, self.flat = hidden, 1, flat
+        self.marks = Marks(sizes, counts)
         self.look = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.talk = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
-        self.seen, self.pool = nn.LayerNorm(sizes.width), AttentionPool(sizes.width, heads)
-        self.out = nn.Sequential(nn.Linear(2 * sizes.width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.norm, self.pool = nn.LayerNorm(sizes.width), AttentionPool(sizes.width, heads)
+        places = sum(seen_counts(counts).values()) if flat else 0
+        self.summary = Summary((places + 1) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
-        told = join([g for g in groups if g.kind in ("words", "sentence")])
-        seen = join([g for g in groups if g.kind not in ("words", "sentence")])
-        felt = join([g for g in groups if g.kind == "state"])
-        keys, x = self.seen(seen.tokens), told.tokens  # (b, n, e), (b, l + 1, e)
+        marked = self.marks(groups)
+        words, places = join(told(marked)), join(seen(marked))
+        keys, x = self.norm(places.tokens), words.tokens  # (b, n, e), (b, l + 1, e)
         for look, talk in zip(self.look, self.talk, strict=True):
-            x = talk(look(x, seen.mask, keys), told.mask)
-        pooled = torch.cat([self.pool(TokenGroup(x, told.mask, "told")), felt.mean()], -1)
-        return TokenGroup(self.out(pooled).unsqueeze(1), told.mask.new_ones(len(x), 1), "fused")
+            x = talk(look(x, places.mask, keys), words.mask)
+        pooled = self.pool(TokenGroup(x, words.mask, "told"))
+        return self.summary(pooled, *([flat(join(seen(groups)))] if self.flat else []))

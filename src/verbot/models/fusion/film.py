@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from verbot.models.layers import seen
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -14,6 +15,7 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 @fusions.register("film")
 class Film(nn.Module):
     """`layers` residual blocks on every vision and state token, their hidden features (1 + γ)·h + β by the sentence's γ and β.
+    All of them and the sentence are given out.
 
     Source: Perez et al. 2018.
     """
@@ -21,17 +23,17 @@ class Film(nn.Module):
     def __init__(self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, expansion: int = 2):
         super().__init__()
         hidden = expansion * sizes.width
-        self.width, self.count = sizes.width, 0
+        self.width, self.count = sizes.width, sum(n for kind, n in counts.items() if kind != "words")
         self.rise = nn.ModuleList(nn.Sequential(nn.LayerNorm(sizes.width), nn.Linear(sizes.width, hidden)) for _ in range(layers))
         self.fall = nn.ModuleList(nn.Linear(hidden, sizes.width) for _ in range(layers))
         self.film = nn.Linear(sizes.width, layers * 2 * hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         (sentence,) = (g for g in groups if g.kind == "sentence")
-        seen = join([g for g in groups if g.kind not in ("words", "sentence")])
-        x = seen.tokens  # (b, n, e)
+        places = join(seen(groups))
+        x = places.tokens  # (b, n, e)
         films = self.film(sentence.tokens).chunk(2 * len(self.rise), -1)  # each (b, 1, hidden)
         for rise, fall, scale, shift in zip(self.rise, self.fall, films[::2], films[1::2], strict=True):
             x = x + fall(torch.relu(torch.addcmul(shift, rise(x), 1 + scale)))
-        both = join([TokenGroup(x, seen.mask, "seen"), sentence])
+        both = join([TokenGroup(x, places.mask, "seen"), sentence])
         return TokenGroup(both.tokens, both.mask, "fused")

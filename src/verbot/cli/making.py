@@ -1,0 +1,108 @@
+"""Commands that make something: demonstrations, a policy, or both and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from verbot.cli.terminal import given, show, typed
+
+
+def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
+    """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
+
+    Example: verbot demo --out outputs/demo
+
+    Args:
+        out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
+        recipe: what to collect and train, see `verbot list recipes`; or a recipe.yaml.
+        seed: of everything; otherwise the recipe's own.
+    """
+    from verbot.recipes import demo as whole
+
+    summary = whole.demo(out, recipe, seed, command=typed())
+    show(summary)
+    seconds = whole.timing(out)
+    print(", ".join(f"{stage} {seconds[stage]:.0f} s" for stage in whole.STAGES))
+    print(out / "report.html")
+    return summary.exit_code
+
+
+def collect(
+    out: Positional[Path],
+    suite: str = "tabletop-starter",
+    episodes: int = 1600,
+    seed: int = 0,
+    noise: float = 0.15,
+    tasks: tuple[str, ...] = (),
+    axes: dict[str, int] | None = None,
+    image_size: int = 64,
+    cameras: tuple[str, ...] = (),
+    workers: int = 0,
+) -> int:
+    """Gather demonstrations of the scripted experts. An interrupted collection continues.
+
+    Example: verbot collect outputs/demos --suite tabletop-full --episodes 400 --axes lighting 2 camera 1
+
+    Args:
+        out: the dataset's folder.
+        suite: the env; see `verbot list envs`.
+        episodes: successful demonstrations to save.
+        seed: of the scenes and of the noise.
+        noise: of the executed actions; the recorded label is always the clean action.
+        tasks: only these; otherwise all, in turn.
+        axes: randomization axes, each followed by its strength, 1 to 3.
+        image_size: pixels, square.
+        cameras: only these of the suite's; otherwise all.
+        workers: processes; 0 takes one for each core.
+    """
+    from verbot import collection, processes
+
+    result = collection.collect(
+        suite,
+        out,
+        episodes,
+        seed,
+        noise=noise,
+        tasks=tasks or None,
+        axes=axes or {},
+        options={"image_size": image_size, **given(cameras=cameras or None)},
+        workers=workers or processes.cores(),
+    )
+    print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
+    return 0
+
+
+def train(
+    recipe: Positional[str] = "starter",
+    data: tuple[Path, ...] = (),
+    out: Path = Path("outputs/run"),
+    minutes: float | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),
+    seed: int | None = None,
+) -> int:
+    """Train a policy by a recipe. An interrupted run continues, to the bit.
+
+    Example: verbot train starter --data outputs/demo/dataset --out outputs/run --minutes 6 --set batch_size=128
+
+    Args:
+        recipe: a name, see `verbot list recipes`; or a recipe.yaml.
+        data: folders of episodes; without any the recipe's own demonstrations are collected first.
+        out: gets policy, config.yaml, log.jsonl and result.json.
+        minutes: of training, instead of the recipe's budget.
+        samples: to train on, instead of the recipe's budget.
+        steps: of the optimizer, instead of the recipe's budget.
+        set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
+        seed: of everything; otherwise the recipe's own.
+    """
+    from verbot.recipes.api import assignments
+    from verbot.recipes.api import train as run
+
+    budget = given(minutes=minutes, samples=samples, steps=steps)
+    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **assignments(set))
+    speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
+    print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
+    return 0

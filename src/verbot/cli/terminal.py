@@ -1,0 +1,24 @@
+"""What commands share: what was typed, which options were given, how figures are shown."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verbot.evaluation import Summary
+
+
+def given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def typed() -> str:
+    return shlex.join(["verbot", *sys.argv[1:]])
+
+
+def show(summary: Summary) -> None:
+    print(summary.table())
+    for message in summary.error_messages:
+        print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,70 @@
+"""Suites: which tasks, and what their scenes hold. One file a suite; a new file that registers itself is enough.
+
+Importing this package loads no simulator: the names of all envs are known without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from verbot.contracts import Env
+from verbot.envs import envs, make_tabletop
+from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.registry import Registry
+
+
+@dataclass(frozen=True)
+class Show:
+    """Episodes begin with a look at things whose colors are then covered. The arm is locked meanwhile: its actions do nothing.
+
+    Args:
+        tasks: whose scenes begin so; the others' are as ever.
+        steps: least and most control steps until the covering; each scene draws its own.
+        still_steps: how long the arm stays locked after it, so that what was decided before cannot be carried out.
+    """
+
+    tasks: tuple[str, ...]
+    steps: tuple[int, int] = (10, 14)
+    still_steps: int = 4
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Which tasks there are, and what their scenes hold and show.
+
+    Args:
+        scene: what is compiled in.
+        cameras: those that the env can have; all of them unless its option `cameras` chooses.
+        show: a look at things before they are covered.
+        several_sentences: commands are of two or three sentences, of which one is about something else.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    wishes: Wishes = field(default_factory=Wishes)
+    cameras: tuple[str, ...] = ("front", "wrist")
+    show: Show | None = None
+    several_sentences: bool = False
+
+
+suites: Registry[Callable[[], Suite]] = Registry("suite", package="verbot.envs.tabletop.suites")
+
+
+def register(suite: Suite) -> Suite:
+    """Make `suite` known, and the env of its name."""
+
+    def make(**options: Any) -> Env:
+        return make_tabletop(suite.name, **options)
+
+    make.__qualname__ = suite.name
+    suites.register(suite.name)(lambda: suite)
+    envs.register(suite.name)(make)
+    return suite
+
+
+def find(name: str) -> Suite:
+    """The suite called `name`; ``"tabletop"`` is the full one."""
+    return suites.get("tabletop-full" if name == "tabletop" else name)()

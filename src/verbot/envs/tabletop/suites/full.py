@@ -1,0 +1,16 @@
+"""Eleven tasks, with a drawer and a button on the table."""
+
+from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.suites import Suite, register
+
+FULL = register(
+    Suite(
+        "tabletop-full",
+        (
+            "pick", "push", "put", "stack", "place_next_to", "move_away", "open_drawer", "close_drawer", "press_button",
+            "lift_and_hold", "sort_color",
+        ),
+        SceneConfig(fixtures=("drawer", "button")),
+        Wishes(receptacles=(1, 1), repeat_color=0.4, fixtures=("drawer", "button")),
+    )
+)  # fmt: skip

@@ -1,0 +1,15 @@
+"""What is no longer visible decides: colors that were covered, or the place where a thing stood."""
+
+from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.suites import Show, Suite, register
+
+COVERED = ("pick", "push", "put")
+MEMORY = register(
+    Suite(
+        "tabletop-memory",
+        (*COVERED, "put_back"),
+        SceneConfig(movables=4),
+        Wishes(movables=(3, 4), receptacles=(1, 1), alike=True),
+        show=Show(COVERED),
+    )
+)

@@ -1,0 +1,15 @@
+"""A screen hides the named thing from the front camera; the side camera sees it."""
+
+from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.suites import Suite, register
+
+CAMERAS = ("front", "side", "wrist")
+OCCLUDED = register(
+    Suite(
+        "tabletop-occluded",
+        ("pick", "push", "put"),
+        SceneConfig(movables=4, screen=True, cameras=("side",)),
+        Wishes(movables=(3, 4), receptacles=(1, 1), screen=True),
+        cameras=CAMERAS,
+    )
+)

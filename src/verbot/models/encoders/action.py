@@ -1,0 +1,73 @@
+"""What was done, or might be, as one feature: actions read component by component, each by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.spec import Component
+
+
+def manipulator() -> tuple[Component, ...]:
+    """The components of an arm's action: position (3), quaternion (4), linear and angular velocity (6), gripper (1)."""
+
+    def component(name: str, kind: str, axes: tuple[str, ...], unit: str, low: float = -1.0) -> Component:
+        return Component(name, kind, axes, unit, "base", (low,) * len(axes), (1.0,) * len(axes))
+
+    return (
+        component("position", "position", ("x", "y", "z"), "m"),
+        component("orientation", "quaternion", ("w", "x", "y", "z"), "1"),
+        component("velocity", "velocity", ("x", "y", "z", "wx", "wy", "wz"), "m/s, rad/s"),
+        component("gripper", "gripper", ("open",), "1", 0.0),
+    )
+
+
+class ActionEncoder(nn.Module):
+    """Normalized actions (…, a) to features (…, e), whatever stands before: a batch, a chunk, candidates.
+
+    A quaternion is read as the products of its four numbers, scaled to length 1: q and -q are one rotation and give one feature,
+    and near rotations near ones. A component that is not known is read as a learned absence, not as zeros.
+
+    Args:
+        components: of the action, in order.
+        width: e.
+        hidden: of the layer in between.
+
+    Raises `ConfigError` for a quaternion that has not four numbers.
+    """
+
+    def __init__(self, components: Sequence[Component], width: int, hidden: int = 128):
+        super().__init__()
+        for component in components:
+            if component.kind == "quaternion" and component.size != 4:
+                raise ConfigError(f"quaternion {component.name!r} has {component.size} numbers; expected 4, w first")
+        self.sizes = [component.size for component in components]
+        self.turns = [component.kind == "quaternion" for component in components]
+        self.read = nn.ModuleList(
+            nn.Linear(10 if turn else size, hidden) for turn, size in zip(self.turns, self.sizes, strict=True)
+        )
+        self.absent = nn.Parameter(torch.randn(len(self.sizes), hidden) * 0.1)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` (…, c) says which components are known; None, that all are. What an unknown one holds changes nothing."""
+        parts = actions.split(self.sizes, -1)
+        if mask is None:
+            mask = actions.new_ones((*actions.shape[:-1], len(parts)), dtype=torch.bool)
+        read = torch.zeros((), dtype=actions.dtype, device=actions.device)
+        for number, (part, layer, turn) in enumerate(zip(parts, self.read, self.turns, strict=True)):
+            known = mask[..., number : number + 1]
+            part = part.masked_fill(~known, 0)
+            read = read + torch.where(known, layer(_products(part) if turn else part), self.absent[number])
+        return self.out(read)
+
+
+def _products(quaternion: Tensor) -> Tensor:
+    """The ten products of two numbers (…, 10) of a unit quaternion (…, 4)."""
+    unit = F.normalize(quaternion, dim=-1)
+    first, second = torch.triu_indices(4, 4, device=unit.device)
+    return unit[..., first] * unit[..., second]

@@ -1,0 +1,72 @@
+"""Each frame is fused with language by itself; then the latest looks back at what the earlier ones came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from verbot.models.layers import (
+    AttentionPool,
+    Block,
+    CrossBlock,
+    Marks,
+    Summary,
+    flat,
+    seen_by_frame,
+    seen_counts,
+    told,
+)  # fmt: skip
+from verbot.models.parts import fusions
+from verbot.models.tokens import Sizes, TokenGroup, join
+
+
+@fusions.register("hierarchical")
+class Hierarchical(nn.Module):
+    """In every frame `layers` blocks of words attending to what was seen, summed up in one feature; then the latest frame's
+    feature attends to those of all frames that hold anything, `memory` times.
+
+    With a history of 1 there is no past, and nothing that attends to it.
+
+    Attended to: in `blocks.….cross` what was seen in one frame (rows are frames: b·t), in `blocks.….own` words and sentence, in
+    `back` the frames, the oldest first.
+
+    Args:
+        layers: within a frame; `memory`: over the frames.
+        hidden: width of a frame's feature, and of the one token given out.
+    """
+
+    def __init__(
+        self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, memory: int = 1, heads: int = 4, hidden: int = 256
+    ):
+        super().__init__()
+        self.width, self.count, self.history = hidden, 1, sizes.history
+        self.marks, self.norm = Marks(sizes, counts), nn.LayerNorm(sizes.width)
+        self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
+        self.pool = AttentionPool(sizes.width, heads)
+        places = sum(seen_counts(counts, sizes.history).values())
+        self.summary = Summary((places + 1) * sizes.width, hidden)
+        if sizes.history > 1:
+            self.past = nn.LayerNorm(hidden)
+            self.back = nn.ModuleList(Block(hidden, heads) for _ in range(memory))
+
+    def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
+        features, some = self.by_frame(groups)  # (b, t, hidden), (b, t)
+        x = features[:, -1:]
+        if self.history > 1:
+            keys = self.past(features)
+            for block in self.back:
+                x = block(x, some, keys)
+        return TokenGroup(x, torch.ones_like(some[:, -1:]), "fused")
+
+    def by_frame(self, groups: Sequence[TokenGroup]) -> tuple[Tensor, Tensor]:
+        """The feature of every frame (b, t, hidden), and which frames hold anything (b, t)."""
+        marked = self.marks(groups)
+        words, places = join(told(marked)), seen_by_frame(marked, self.history)
+        x, mask = (v.repeat_interleave(self.history, 0) for v in (words.tokens, words.mask))  # (b·t, l + 1, e)
+        keys = self.norm(places.tokens)  # (b·t, n, e)
+        for block in self.blocks:
+            x = block(x, mask, keys, places.mask)
+        fused = self.summary(self.pool(TokenGroup(x, mask, "told")), flat(seen_by_frame(groups, self.history)))
+        return fused.tokens.view(-1, self.history, self.width), places.mask.any(1).view(-1, self.history)

@@ -1,0 +1,129 @@
+"""ACT: a chunk of actions decoded from what is observed and from a style."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.actions import Continuous, Readout, targets
+from verbot.models.layers import Block, CrossBlock, masked_mean, reader
+from verbot.models.parts import heads
+from verbot.models.tokens import Batch, Sizes, TokenGroup, join
+
+PRIORS = ("standard", "learned")
+
+
+@heads.register("cvae")
+class CVAE(nn.Module):
+    """The action half of ACT (Zhao et al. 2023): a conditional variational autoencoder of chunks.
+
+    In training a transformer reads [style, observation, actions] into the posterior of a latent style z, a normal distribution;
+    z drawn from it and the fused tokens are what k learned queries attend to, and each becomes one action. The loss is the
+    reconstruction's (see `verbot.models.actions.Readout`: L1 for most kinds) + `kl_weight` × the divergence of the posterior
+    from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
+
+    Args:
+        prior: ``"standard"``, N(0, I) as in the paper, or ``"learned"``, a normal distribution that depends on the observation.
+        latent: dimensions of z.
+        kl_weight: the paper's β; the divergence is summed over z's dimensions.
+        gripper, rotation: as in ``regression``.
+        hidden, layers, heads, expansion: of the style encoder and of the decoder, each.
+        decoder: layers of the decoder where it has others than the style encoder.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        width: int,
+        count: int,
+        prior: str = "standard",
+        latent: int = 32,
+        kl_weight: float = 10.0,
+        gripper: float = 1.0,
+        rotation: str = "quaternion",
+        hidden: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: int = 2,
+        decoder: int | None = None,
+    ):
+        super().__init__()
+        if prior not in PRIORS:
+            raise ConfigError(f"there is no prior {prior!r} of a cvae; there are {', '.join(PRIORS)}")
+        self.kl_weight, self.latent = kl_weight, latent
+        self.readout, self.space = Readout(sizes.action, rotation, gripper), Continuous(sizes.action)
+        self.pool = reader(width, count)
+        self.observed, self.acted = nn.Linear(width, hidden), nn.Linear(sizes.action_size, hidden)
+        self.places = nn.Parameter(torch.randn(sizes.chunk + 2, hidden) * 0.02)  # of style, observation and each action
+        self.encoder = nn.ModuleList(Block(hidden, heads, expansion) for _ in range(layers))
+        self.norm, self.posterior = nn.LayerNorm(hidden), _standard(nn.Linear(hidden, 2 * latent))
+        self.prior = _standard(nn.Linear(width, 2 * latent)) if prior == "learned" else None
+        self.style, self.memory = nn.Linear(latent, hidden), nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
+        self.queries = nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
+        self.decoder = nn.ModuleList(CrossBlock(hidden, heads, expansion) for _ in range(decoder or layers))
+        self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, self.readout.size))
+
+    def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``{"action": reconstruction + kl_weight·kl, "reconstruction", "kl"}``, all zero where there is no valid step."""
+        actions, mask = targets(batch)
+        observed = self.pool(fused)
+        posterior, prior = self._encode(observed, actions, mask), self._prior(observed)
+        z = sample(*posterior, generator)
+        rebuilt = masked_mean(self.readout.errors(self.decode(fused, z), actions), mask)
+        apart = masked_mean(kl_divergence(*posterior, *prior).unsqueeze(-1), mask.any(-1))
+        return {"action": rebuilt + self.kl_weight * apart, "reconstruction": rebuilt.detach(), "kl": apart.detach()}
+
+    def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        mean, log_variance = self._prior(self.pool(fused))
+        z = mean if generator is None else sample(mean, log_variance, generator)
+        return self.readout.decode(self.decode(fused, z))
+
+    def decode(self, fused: TokenGroup, z: Tensor) -> Tensor:
+        """Raw numbers (b, k, r) for styles z (b, latent)."""
+        style = TokenGroup(self.style(z).unsqueeze(1), fused.mask.new_ones(len(z), 1), "style")
+        memory = join([TokenGroup(self.memory(fused.tokens), fused.mask, "fused"), style])
+        x = self.queries.expand(len(z), -1, -1)  # (b, k, hidden)
+        all_queries = memory.mask.new_ones(x.shape[:2])
+        for block in self.decoder:
+            x = block(x, all_queries, memory.tokens, memory.mask)
+        return self.out(x)
+
+    def _encode(self, observed: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior's mean and log variance, each (b, latent)."""
+        acted = self.acted(self.space.forward(actions))
+        style = torch.zeros_like(acted[:, :1])
+        x = torch.cat([style, self.observed(observed).unsqueeze(1), acted], 1) + self.places  # (b, k + 2, hidden)
+        known = torch.cat([mask.new_ones(len(mask), 2), mask], 1)
+        for block in self.encoder:
+            x = block(x, known)
+        mean, log_variance = self.posterior(self.norm(x[:, 0])).chunk(2, -1)
+        return mean, log_variance
+
+    def _prior(self, observed: Tensor) -> tuple[Tensor, Tensor]:
+        if self.prior is None:
+            zeros = observed.new_zeros(len(observed), self.latent)
+            return zeros, zeros
+        mean, log_variance = self.prior(observed).chunk(2, -1)
+        return mean, log_variance
+
+
+def _standard(layer: nn.Linear) -> nn.Linear:
+    """`layer`, putting out almost N(0, I) at first: else the divergence is most of the loss."""
+    nn.init.normal_(layer.weight, std=0.1 / layer.in_features**0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def kl_divergence(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_variance_p: Tensor) -> Tensor:
+    """KL(q ‖ p) (b,) ≥ 0 of diagonal normal distributions, each number (b, d), in nats.
+
+    ½·Σ(log σp² − log σq² + (σq² + (μq − μp)²)/σp² − 1).
+    """
+    spread = (log_variance_q - log_variance_p).exp() + (mean_q - mean_p).square() / log_variance_p.exp()
+    return 0.5 * (log_variance_p - log_variance_q + spread - 1).sum(-1)
+
+
+def sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw of a diagonal normal distribution, differentiable in its two numbers."""
+    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)

@@ -1,0 +1,39 @@
+"""The network that `flow` and `diffusion` have in common: it looks through noise."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from verbot.models.layers import reader, sinusoid
+from verbot.models.tokens import TokenGroup
+
+TIMES = 64  # features of a time
+
+
+class Denoiser(nn.Module):
+    """A noisy chunk, its time in [0, 1] and what is observed to a chunk: their sum through `layers` residual layers.
+
+    That time and observation also scale and shift every layer (FiLM) was tried and was no better.
+    """
+
+    def __init__(self, width: int, count: int, chunk: int, action: int, hidden: int, layers: int):
+        super().__init__()
+        self.shape = (chunk, action)
+        self.pool, self.see = reader(width, count), nn.Linear(width, hidden)
+        self.time = nn.Sequential(nn.Linear(TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.noisy, self.out = nn.Linear(chunk * action, hidden), nn.Linear(hidden, chunk * action)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+            for _ in range(layers)
+        )
+
+    def condition(self, fused: TokenGroup) -> Tensor:
+        """What is observed (b, hidden): once for all noises and times."""
+        return self.see(self.pool(fused))
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """`x` (b, k, a), `time` (b,), `condition` (b, hidden) → (b, k, a)."""
+        h = self.noisy(x.flatten(1)) + self.time(sinusoid(time * 100, TIMES)) + condition
+        for layer in self.layers:
+            h = h + layer(h)
+        return self.out(h).unflatten(-1, self.shape)

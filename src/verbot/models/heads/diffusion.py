@@ -1,0 +1,117 @@
+"""Diffusion: a chunk of actions is found by taking noise away, little by little."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.actions import Continuous, start, targets
+from verbot.models.heads.denoiser import Denoiser
+from verbot.models.layers import masked_mean
+from verbot.models.parts import heads
+from verbot.models.tokens import Batch, Sizes, TokenGroup
+
+PREDICTS = ("velocity", "noise", "actions")
+
+
+@heads.register("diffusion")
+class Diffusion(nn.Module):
+    """Denoising diffusion (Ho et al. 2020) sampled by DDIM without fresh noise (Song et al. 2021, η = 0).
+
+    Level t of `levels` holds x_t = √ᾱ_t·actions + √(1 − ᾱ_t)·ε; level 0 is nearly data, the last nearly noise. ᾱ follows the
+    squared cosine of Nichol & Dhariwal 2021, as in Diffusion Policy (Chi et al. 2023) and Octo. Sampling starts at the last
+    level and goes down through `steps` of them, evenly spaced; what the network takes for the actions is clipped at ±`clip`
+    on the way, as in Octo.
+
+    Args:
+        levels: T, of noise in training.
+        steps: of the sampler, at most `levels`.
+        predict: what the network puts out and is compared by; each gives the others. ``"noise"`` ε is DDPM's simple loss, but
+            an error in it at the last levels is an error a thousand times larger in the actions; ``"actions"`` has no such level,
+            nor has the ``"velocity"`` √ᾱ_t·ε − √(1 − ᾱ_t)·actions (Salimans & Ho 2022), which follows both.
+        clip: in normalized units.
+        hidden, layers: of the network.
+        draws: noises and levels learned from per sample; the costly encoders run once for all.
+    """
+
+    alphas: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        width: int,
+        count: int,
+        levels: int = 100,
+        steps: int = 8,
+        predict: str = "velocity",
+        clip: float = 5.0,
+        hidden: int = 256,
+        layers: int = 3,
+        draws: int = 4,
+    ):
+        super().__init__()
+        if not 1 <= steps <= levels or draws < 1:
+            raise ConfigError(f"the diffusion head needs 1 ≤ steps ≤ levels and draws ≥ 1; got {steps}, {levels} and {draws}")
+        if predict not in PREDICTS:
+            raise ConfigError(f"a diffusion head cannot predict {predict!r}; it predicts {', '.join(PREDICTS)}")
+        self.shape, self.steps, self.draws, self.clip = (sizes.chunk, sizes.action_size), steps, draws, clip
+        self.predicts, self.space = predict, Continuous(sizes.action)
+        self.denoiser = Denoiser(width, count, *self.shape, hidden, layers)
+        self.register_buffer("alphas", squared_cosine(levels), persistent=False)
+
+    def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``{"action": scalar}``, the mean squared error over valid steps and dimensions; zero where there are none."""
+        known, valid = targets(batch)
+        mask = valid.repeat_interleave(self.draws, 0)
+        actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
+        noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+        level = torch.randint(len(self.alphas), (len(actions),), generator=generator).to(actions.device)
+        kept = self.alphas[level][:, None, None]
+        # Padding holds anything: the network must not read it, or the valid steps would depend on it.
+        mixed = torch.where(mask.unsqueeze(-1), kept.sqrt() * actions + (1 - kept).sqrt() * noise, noise)
+        condition = self.denoiser.condition(fused).repeat_interleave(self.draws, 0)
+        sought = {"noise": noise, "actions": actions, "velocity": kept.sqrt() * noise - (1 - kept).sqrt() * actions}
+        error = self.guess(mixed, level, condition) - sought[self.predicts]
+        return {"action": masked_mean(error.square(), mask)}
+
+    def guess(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        """What the network was made to predict of x (b, k, a) at levels (b,)."""
+        return self.denoiser(x, level / len(self.alphas), condition)
+
+    def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
+        condition = self.denoiser.condition(fused)
+        x = start(len(condition), self.shape, generator, condition.device)
+        levels = sampled_levels(len(self.alphas), self.steps)
+        for now, then in zip(levels, [*levels[1:], None], strict=True):
+            kept = self.alphas[now]
+            found = self.guess(x, torch.full((len(x),), now, device=x.device), condition)
+            actions = self._actions(x, found, kept).clamp(-self.clip, self.clip)
+            noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
+            left = self.alphas[then] if then is not None else torch.ones_like(kept)
+            x = left.sqrt() * actions + (1 - left).sqrt() * noise
+        return self.space.inverse(x)
+
+    def _actions(self, x: Tensor, found: Tensor, kept: Tensor) -> Tensor:
+        """The actions in x at ᾱ = `kept`, by what the network has found there."""
+        if self.predicts == "noise":
+            return (x - (1 - kept).sqrt() * found) / kept.sqrt()
+        return found if self.predicts == "actions" else kept.sqrt() * x - (1 - kept).sqrt() * found
+
+
+def squared_cosine(levels: int, offset: float = 0.008, most: float = 0.999) -> Tensor:
+    """ᾱ (levels,): the products of 1 − β_t with β_t = 1 − f(t + 1)/f(t), at most `most`, f(t) = cos²((t/T + s)/(1 + s)·π/2)."""
+
+    def f(t: int) -> float:
+        return math.cos((t / levels + offset) / (1 + offset) * math.pi / 2) ** 2
+
+    betas = torch.tensor([min(1 - f(t + 1) / f(t), most) for t in range(levels)], dtype=torch.float64)
+    return (1 - betas).cumprod(0).float()
+
+
+def sampled_levels(levels: int, steps: int) -> list[int]:
+    """`steps` evenly spaced levels, the last one first ("trailing" spacing, Lin et al. 2024)."""
+    return [round(levels * (steps - i) / steps) - 1 for i in range(steps)]

@@ -1,0 +1,90 @@
+"""Flow matching by an expert of its own: a transformer whose tokens are the actions of a chunk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.actions import Continuous, start, targets
+from verbot.models.heads.flow import flow_times
+from verbot.models.layers import CrossBlock, masked_mean, sinusoid
+from verbot.models.parts import heads
+from verbot.models.tokens import Batch, Sizes, TokenGroup
+
+TIMES = 64  # features of a time
+
+
+@heads.register("flow_expert")
+class FlowExpert(nn.Module):
+    """Conditional flow matching as `Flow`, the velocity by π0's action expert (Black et al. 2024, §IV).
+
+    Every noisy action is one token, mixed with the time by two layers; `layers` blocks of attention to what was fused, to each
+    other and a feed-forward layer make of each token that action's velocity. Unlike π0's, the expert reads the last layer of
+    what it is attached to, not each layer in turn; so any fusion can stand before it, best one that gives out all its tokens.
+
+    Args:
+        hidden, layers, heads, expansion: of the expert.
+        steps: of the integration; 10 in π0.
+        draws: noises and times learned from per sample; the costly encoders run once for all.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        width: int,
+        count: int,
+        hidden: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: int = 2,
+        steps: int = 10,
+        draws: int = 2,
+    ):
+        super().__init__()
+        if steps < 1 or draws < 1:
+            raise ConfigError(f"the flow_expert head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
+        self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
+        self.space = Continuous(sizes.action)
+        self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
+        self.noisy, self.places = nn.Linear(sizes.action_size, hidden), nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
+        self.mix = nn.Sequential(nn.Linear(hidden + TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.blocks = nn.ModuleList(CrossBlock(hidden, heads, expansion) for _ in range(layers))
+        self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, sizes.action_size))
+
+    def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
+        known, valid = targets(batch)
+        mask = valid.repeat_interleave(self.draws, 0)
+        actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
+        noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+        time = flow_times(len(actions), generator).to(actions.device)
+        at = time[:, None, None]
+        # Padding holds anything: the network must not read it, or the valid steps would depend on it.
+        mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
+        seen = self.condition(fused)
+        seen = TokenGroup(seen.tokens.repeat_interleave(self.draws, 0), seen.mask.repeat_interleave(self.draws, 0), seen.kind)
+        error = self.velocity(mixed, time, seen) - (actions - noise)
+        return {"action": masked_mean(error.square(), mask)}
+
+    def condition(self, fused: TokenGroup) -> TokenGroup:
+        """What is attended to, (b, n, hidden): once for all noises and times."""
+        return TokenGroup(self.read(fused.tokens), fused.mask, fused.kind)
+
+    def velocity(self, x: Tensor, time: Tensor, seen: TokenGroup) -> Tensor:
+        """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
+        times = sinusoid(time * 100, TIMES).unsqueeze(1).expand(-1, x.shape[1], -1).to(x.dtype)
+        h = self.mix(torch.cat([self.noisy(x), times], -1)) + self.places  # (b, k, hidden)
+        everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            h = block(h, everything, seen.tokens, seen.mask)
+        return self.out(h)
+
+    def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
+        seen = self.condition(fused)
+        x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
+        for step in range(self.steps):
+            time = torch.full((len(x),), step / self.steps, device=x.device)
+            x = x + self.velocity(x, time, seen) / self.steps
+        return self.space.inverse(x)

@@ -1,0 +1,172 @@
+"""Checkpoints of the transformers library: found by folder or by the hub's name, known by their sha256, read without pickle
+and without running any code that comes with them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
+
+CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
+FILES = (CONFIG, PROCESSOR, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
+FROZEN, TRAINED = "frozen", "trained"
+
+
+def library(name: str = "transformers") -> ModuleType:
+    """Raises `MissingDependencyError` where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"pretrained encoders need {name}, which is not installed: pip install 'verbot[hf]'"
+        ) from error
+
+
+def find(checkpoint: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: `checkpoint` itself, or what the hub's cache or the hub has under that name.
+
+    Raises `ConfigError` where there is none, or none in safetensors.
+    """
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(checkpoint, revision)
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} is not a checkpoint of the transformers library: it has no {CONFIG}")
+    if not _weights(folder):
+        raise ConfigError(
+            f"{folder} has no weights in safetensors, and pickled weights are not read. Many models have them on a branch: "
+            f"try revision 'refs/pr/N' of a conversion listed on the hub; or convert them with save_pretrained"
+        )
+    return folder
+
+
+def _from_hub(checkpoint: str, revision: str | None) -> Path:
+    hub = library("huggingface_hub")
+    for offline in (True, False):  # what is there already is not asked for again
+        try:
+            folder = Path(hub.snapshot_download(checkpoint, revision=revision, allow_patterns=FILES, local_files_only=offline))
+        except Exception as error:  # the hub's client, and what it speaks through, raise a dozen unrelated kinds
+            if offline:
+                continue
+            raise ConfigError(
+                f"there is no checkpoint {checkpoint!r}: no such folder is here, and the hub did not give it "
+                f"({type(error).__name__}). Without a network, name a folder that holds {CONFIG} and model.safetensors "
+                f"(and {TOKENIZER} or {PROCESSOR}), or bring the hub's cache: hf download {checkpoint}"
+            ) from error
+        if _weights(folder) or not offline:
+            return folder
+    raise AssertionError
+
+
+def architecture(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says. Raises `CorruptFileError`."""
+    return _json(folder / CONFIG)
+
+
+def processor(folder: Path) -> dict[str, Any]:
+    """What ``preprocessor_config.json`` says; empty where there is none. Raises `CorruptFileError`."""
+    return _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
+
+
+def identity(folder: Path) -> str:
+    """The sha256 of all that decides what a checkpoint computes: its weights, its architecture, its tokenizer."""
+    files = [path for name in (CONFIG, PROCESSOR, TOKENIZER) if (path := folder / name).is_file()] + _weights(folder)
+    digests = (_digest(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode()).hexdigest()
+
+
+def family(kinds: Mapping[str, Any], model_type: object, what: str) -> Any:
+    """The entry of `kinds` for a ``model_type``. Raises `ConfigError` listing those that exist."""
+    if model_type not in kinds:
+        raise ConfigError(f"{what} does not know models of type {model_type!r}; it knows {', '.join(kinds)}")
+    return kinds[str(model_type)]
+
+
+def check_mode(mode: str | float, checkpoint: str | None) -> None:
+    """Raises `ConfigError` for a mode that does not exist, or that needs a checkpoint where there is none."""
+    factor = not isinstance(mode, str | bool) and 0 < mode < 1
+    if mode not in (FROZEN, TRAINED) and not factor:
+        raise ConfigError(f"mode is 'frozen', 'trained' or a factor of the learning rate between 0 and 1; got {mode!r}")
+    if mode == FROZEN and checkpoint is None:
+        raise ConfigError("mode 'frozen' needs a checkpoint: random weights that never learn are no encoder")
+
+
+def scale_rate(model: nn.Module, mode: str | float) -> None:
+    """With a factor for a mode, mark the parameters with it: ``lr_scale``, which an optimizer multiplies its rate by."""
+    for parameter in () if isinstance(mode, str) else model.parameters():
+        parameter.lr_scale = float(mode)  # type: ignore[attr-defined]
+
+
+def load(kind: str, config: Any, folder: Path, **options: Any) -> nn.Module:
+    """The model of class `kind` with the weights in `folder`, evaluating, in float32.
+
+    Raises `CorruptFileError` where weights are missing or of another shape: the library would leave them random.
+    """
+    logging = library("transformers.utils.logging")
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = getattr(library(), kind).from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True, dtype=torch.float32, **options,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CorruptFileError(folder, f"its weights cannot be read as a {kind}: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+    if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+        raise CorruptFileError(folder, f"lacks {len(lost)} of the weights of a {kind}, among them {min(map(str, lost))}")
+    return model.eval()
+
+
+class Absence:
+    """Remembers that the weights of `module` could not be had, until `load_state_dict` brings them.
+
+    A policy that trained a whole model holds its weights, and is loaded where the checkpoint that it began from is not.
+    """
+
+    def __init__(self, module: nn.Module, reason: str | None):
+        self._reason = reason
+        module.register_load_state_dict_post_hook(self._came)
+
+    def check(self) -> None:
+        """Raises `ConfigError` while there are no weights."""
+        if self._reason:
+            raise ConfigError(self._reason)
+
+    def _came(self, module: nn.Module, incompatible: Any) -> None:
+        if not incompatible.missing_keys:
+            self._reason = None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, mtime_ns: int, size: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(path, f"is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise CorruptFileError(path, f"holds a {type(record).__name__}; expected an object")
+    return record

@@ -1,0 +1,224 @@
+"""Figures of a table against sums done by hand, its verdicts, and the page that shows it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from verbot.errors import ConfigError
+from verbot.evaluation.bench_report import write_bench_report
+from verbot.evaluation.intervals import Estimate, wilson
+from verbot.evaluation.plots import Dot, place_labels, scatter
+from verbot.evaluation.results import EpisodeResult, Journal
+from verbot.evaluation.table import Cost, Figures, Table, TableRow, holm, read_figures, versus
+
+Make = Callable[..., EpisodeResult]
+VOID = {"meta", "link", "br", "rect", "line", "circle"}
+KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
+
+
+def played(folder: Path, made: Make, solved: set[tuple[str, int, int, str]], errors: int = 0) -> Path:
+    """Twelve scenes of two tasks in plain wording, six of them under their second goal and six in unseen wording too."""
+    folder.mkdir()
+    with Journal(folder / "results.jsonl") as journal:
+        for task, index in itertools.product(("go", "visit"), range(6)):
+            for goal, wording in ((0, "canonical"), (1, "canonical"), (0, "unseen")):
+                if (goal, wording) == (0, "canonical") or index < 3:
+                    outcome = "success" if (task, index, goal, wording) in solved else "failure"
+                    outcome = "error" if index < errors and (task, goal, wording) == ("go", 0, "canonical") else outcome
+                    key = KEY.format(task=task, index=index, goal=goal, wording=wording)
+                    fault = "the toy fell apart" if outcome == "error" else None
+                    journal.add(made(index, outcome, key=key, task=task, goal_index=goal, error=fault))
+    return folder
+
+
+def plain(*numbers: int) -> set[tuple[str, int, int, str]]:
+    return {("go", i, 0, "canonical") for i in numbers}
+
+
+def test_figures_of_an_interrupted_evaluation_are_counted_from_its_episodes(tmp_path: Path, made: Make) -> None:
+    solved = plain(0, 1, 2, 3) | {("go", 0, 1, "canonical"), ("go", 1, 1, "canonical"), ("go", 0, 0, "unseen")}
+    figures = read_figures(played(tmp_path / "a", made, solved))
+    assert figures.main == "canonical"
+    assert figures.metrics["success_rate"] == wilson(4, 12)
+    assert figures.by_task == {"go": wilson(4, 6), "visit": wilson(0, 6)}
+    assert figures.metrics["strict_counterfactual"] == wilson(2, 6)  # scenes 0 and 1 of go, under both goals
+    assert figures.conditions["counterfactual"] == wilson(5, 12)
+    assert figures.metrics["paraphrase_retention"].value == pytest.approx(1 / 3)  # of the six scenes that were told both ways
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "results.jsonl").touch()
+    with pytest.raises(ConfigError, match="none holds no episode yet"):
+        read_figures(tmp_path / "none")
+
+
+def test_errors_are_counted_and_the_first_is_told(tmp_path: Path, made: Make) -> None:
+    figures = read_figures(played(tmp_path / "a", made, plain(0, 1, 2, 3), errors=2))
+    assert (figures.errors, figures.metrics["success_rate"]) == (2, wilson(2, 10))
+    assert figures.fault == "policy/go/test/0/goal0/canonical/seen/seed0: the toy fell apart"
+    row = TableRow("a", "policy", figures=figures)
+    table = Table("", "a", (row,), {})
+    assert table.exit_code == 1
+    assert table.faults() == [f"a: 2 episodes were errors, the first of them {figures.fault}"]
+
+
+def test_p_is_mcnemars_on_the_shared_episodes(tmp_path: Path, made: Make) -> None:
+    a = played(tmp_path / "a", made, plain(0, 1, 2, 3, 4, 5) | {("visit", 0, 0, "canonical")})
+    b = played(tmp_path / "b", made, plain(0) | {("visit", 1, 0, "canonical")})
+    found = versus(a, b, "canonical")
+    assert found is not None
+    only_a, only_b = 6, 1
+    p = 2 * sum(math.comb(7, i) for i in range(only_b + 1)) / 2**7
+    assert (found.only_first, found.only_second, found.first.n, found.p) == (only_a, only_b, 12, pytest.approx(p))
+    assert found.difference.value == pytest.approx(7 / 12 - 2 / 12)
+    assert versus(a, b, "blank") is None
+    assert versus(a, tmp_path, "canonical") is None
+
+
+def test_holm_corrects_for_the_number_of_rows(tmp_path: Path, made: Make) -> None:
+    assert holm([]) == []
+    assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    everything = {(t, i, 0, "canonical") for t in ("go", "visit") for i in range(6)}
+    base = played(tmp_path / "base", made, set())
+    good = played(tmp_path / "good", made, everything)  # 12 to 0: p = 0.0005
+    some = played(tmp_path / "some", made, {("go", i, 0, "canonical") for i in range(6)})  # 6 to 0: p = 0.031
+    rows = [TableRow("base", "policy", folder=base, figures=read_figures(base))]
+    for name, folder in (("good", good), ("some", some)):
+        rows.append(TableRow(name, "policy", figures=read_figures(folder), against=versus(folder, base, "canonical")))
+    assert Table("", "base", tuple(rows), {}).verdicts() == {"base": "base", "good": "better", "some": "better"}
+    more = [*rows, *(TableRow(f"more{i}", "policy", figures=rows[2].figures, against=rows[2].against) for i in range(3))]
+    assert Table("", "base", tuple(more), {}).verdicts()["some"] == "same"
+    assert Table("", "base", tuple(more), {}).verdicts()["good"] == "better"
+    worse = TableRow("base", "policy", against=versus(base, good, "canonical"))
+    assert Table("", "good", (worse,), {}).verdicts() == {"base": "worse"}
+
+
+@pytest.fixture
+def table(tmp_path: Path, made: Make) -> Table:
+    base = played(tmp_path / "base", made, plain(0, 1))
+    (base / "report.html").write_text("a page")
+    speed = {"latency_p50_ms": Estimate(2.0, 1.9, 2.2, 100)}
+
+    def row(name: str, folder: Path, **more: object) -> TableRow:
+        found = read_figures(folder)
+        figures = Figures(found.main, {**found.metrics, **speed}, found.conditions, found.by_task)
+        against = versus(folder, base, "canonical") if folder != base else None
+        return TableRow(name, "design", folder=folder, figures=figures, against=against, **more)  # type: ignore[arg-type]
+
+    rows = (
+        row("plain", base, about="as it is", recipe="tiny", cost=Cost(1_250_000, 64_000, 80.0)),
+        row("a|<b>", played(tmp_path / "b", made, plain(0, 1, 2)), recipe="tiny", settings={"chunk": 2}),
+        TableRow("torn", "design", about="fails & falls", recipe="tiny", error="ValueError: <nothing> fits"),
+        TableRow("expert", "baseline", folder=None, figures=read_figures(base)),
+    )
+    about = {"suite": "toy", "episodes": 12, "seed": 3, "samples": 64_000}
+    return Table("Comparison on toy", "plain", rows, about, ("late",), "verbot compare & more", tmp_path)
+
+
+def test_json_markdown_and_text_say_the_same(table: Table) -> None:
+    table.save()
+    record = json.loads((table.out / "table.json").read_text())
+    plain_row, other, torn, expert = record["rows"]
+    assert (record["base"], record["episodes"], record["samples"], record["pending"]) == ("plain", 12, 64_000, ["late"])
+    assert (plain_row["samples_per_s"], plain_row["parameters"], plain_row["against_base"]) == (800.0, 1_250_000, None)
+    assert (other["settings"], other["against_base"]["only_this"], other["verdict"]) == ({"chunk": 2}, 1, "same")
+    assert (torn["error"], torn["metrics"], expert["kind"]) == ("ValueError: <nothing> fits", {}, "baseline")
+    markdown = (table.out / "table.md").read_text()
+    assert "| plain | as it is | 16.7 % [4.7, 44.8] |" in markdown
+    assert "| base | 1.25 M | 2.00 | 800 | 64 000 | 80 |" in markdown
+    assert "| a\\|<b> |  | 25.0 % [8.9, 53.2] |" in markdown
+    assert "| 12 | 1.000 | – | 2.00 | – | – | – |" in markdown
+    assert "## Success by task" in markdown
+    assert "| plain | 33.3 % [9.7, 70.0] | 0.0 % [0.0, 39.0] |" in markdown
+    assert "- torn: ValueError: <nothing> fits" in markdown
+    columns = {line.count("|") - line.count("\\|") for line in markdown.split("\n## ")[0].splitlines() if line.startswith("|")}
+    assert len(columns) == 1
+    assert "25.0 % [8.9, 53.2]" in table.text()
+    assert "error: torn: ValueError: <nothing> fits" in table.text()
+    assert table.exit_code == 1
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects words and addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Closes itself."""
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_is_whole_and_asks_nobody(table: Table) -> None:
+    html = write_bench_report(table, table.out / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    text = " ".join("".join(page.text).split())
+    assert "a|<b> did what it was told in 3 of 12 unseen scenes, the most of 2." in text
+    assert "64 000 samples of training each · 12 episodes, seed 3 · 1 still to come" in text
+    assert "torn: ValueError: <nothing> fits" in text
+    assert "fails & falls" in text
+    assert "could be luck" in text
+    assert "verbot compare & more" in text
+    for heading in ("Success against latency", "One row for each", "By task and by condition", "To repeat it"):
+        assert heading in text
+    assert "$" not in html.split("</style>")[1].split("<script>")[0]
+    assert page.sources == ["data:,", "base/report.html"]
+    assert not re.findall(r"https?://|url\(|@import", html)
+    assert html.count('class="dot"') == 2  # who has a latency
+    assert [d for d in re.findall(r'data-row="([^"]*)"', html) if d == "plain"] == ["plain"] * 2  # in the plot and in its row
+
+
+def test_a_page_without_any_figure_says_so(tmp_path: Path) -> None:
+    page = write_bench_report(Table("Comparison", "a", (), {}, ("a",), out=tmp_path), tmp_path / "report.html").read_text()
+    assert "Nothing could be measured yet." in page
+    assert 'class="scatter"' not in page
+
+
+def test_a_scatter_puts_points_where_their_figures_are() -> None:
+    def dot(name: str, x: float, y: float) -> Dot:
+        return Dot(name, Estimate(x, x, x, 10), Estimate(y, y - 0.05, min(1.0, y + 0.05), 100))
+
+    assert scatter([], "x", "y") == ""
+    assert scatter([Dot("none", Estimate(None, None, None, 0), Estimate(0.5, 0.4, 0.6, 9))], "x", "y") == ""
+    svg = scatter([dot("slow", 10.0, 0.9), dot("fast", 1.0, 0.1)], "x", "y")
+    circles = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    (slow, fast) = circles
+    assert slow[0] > fast[0]
+    assert slow[1] < fast[1]
+    middle = re.findall(r'cx="([\d.]+)"', scatter([dot("a", 1.0, 0.5), dot("b", 10**0.5, 0.5), dot("c", 10.0, 0.5)], "x", "y"))
+    left, center, right = map(float, middle)
+    assert center == pytest.approx((left + right) / 2, abs=0.2)  # logarithmic
+    ticks = re.findall(r'text-anchor="end">(\d+) %', scatter([dot("a", 1.0, 0.96), dot("b", 2.0, 0.9)], "x", "y"))
+    assert ticks == ["80", "90", "100"]  # all high: the axis does not begin at 0
+
+
+def test_labels_stay_clear_of_each_other_and_of_points() -> None:
+    places = [(300.0 + 3 * i, 200.0 + 5 * (i % 4)) for i in range(12)]
+    boxes = [box for box in place_labels(places, [f"design-{i}" for i in range(12)]) if box is not None]
+    assert len(boxes) >= 10
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    for left, top, right, bottom in boxes:
+        assert not any(left < x < right and top < y < bottom for x, y in places)
