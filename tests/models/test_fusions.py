@@ -12,7 +12,19 @@ from verbot.models.fusion.hierarchical import Hierarchical
 from verbot.models.fusion.perceiver import Perceiver
 from verbot.models.fusion.readout import Readout
 from verbot.models.fusion.temporal import Temporal
-from verbot.models.layers import Attention, CrossBlock, Marks, TokenLearner, reader, seen, seen_by_frame, seen_counts, told, until
+from verbot.models.layers import (
+    Attention,
+    CrossBlock,
+    Marks,
+    TokenLearner,
+    reader,
+    seen,
+    seen_by_frame,
+    seen_counts,
+    sharpen,
+    told,
+    until,
+)
 from verbot.models.parts import Part, fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -299,6 +311,19 @@ def test_a_perceiver_reads_a_set_of_any_size():
     assert fusion(groups).tokens.shape == (2, 32, 16)
     torch.testing.assert_close(fusion(mixed).tokens, fusion(groups).tokens)
     assert (fusion(draw_groups(words=2)).tokens - fusion(groups).tokens).abs().max() > 1e-3
+
+
+def test_a_new_perceivers_queries_read_different_things():
+    """As drawn, all of them would read nearly the mean of everything."""
+    torch.manual_seed(0)
+    fusion = Perceiver(dataclasses.replace(SIZES, width=64), counts(1))
+    groups = [dataclasses.replace(g, tokens=torch.randn(2, g.tokens.shape[1], 64)) for g in draw_groups()]
+    with watch_attention(fusion.read) as weights:
+        fusion(groups)
+        sharpen(fusion.read, 0.5)
+        fusion(groups)
+    sharp, drawn = (found.std(2).mean() for found in weights["attention"])  # over the queries
+    assert sharp > 2.5 * drawn
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -55,6 +55,18 @@ def _permission(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask | ~some, some
 
 
+@torch.no_grad()
+def sharpen(module: nn.Module, factor: float = 2.0) -> None:
+    """Scale the query and key weights of every attention inside, so that new queries differ in what they read from the start.
+
+    As they are drawn, every query reads nearly the same mean of everything.
+    """
+    for part in module.modules():
+        if isinstance(part, Attention):
+            part.query.weight.mul_(factor)
+            part.pair.weight[: part.query.out_features].mul_(factor)
+
+
 def until(frames: Tensor, mask: Tensor) -> Tensor:
     """The mask (b, n, n) under which a token of frame ``frames[i]`` (n,) reads the valid ones (b, n) up to its own frame."""
     return mask.unsqueeze(1) & (frames <= frames.unsqueeze(1))

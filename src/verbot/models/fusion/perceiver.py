@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers import Block, Marks, Summary, flat, seen, seen_counts
+from verbot.models.layers import Block, Marks, Summary, flat, seen, seen_counts, sharpen
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -37,6 +37,7 @@ class Perceiver(nn.Module):
         self.read = Block(sizes.width, heads)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(sizes.width)
+        sharpen(self)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         joined = join(self.marks(groups))
