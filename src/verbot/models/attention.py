@@ -1,10 +1,18 @@
 """What was attended to, watched from outside: for pictures of where a policy looked, and for which word.
 
+Of a network, by word and place::
+
+    with watch_attention(network) as weights, watch_groups(network.fusion) as given:
+        network.predict(batch)
+    words, places = slices(told(given[0])), slices(seen(given[0]))
+    looked = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)
+
 Example:
-    >>> with watch_attention(network) as weights, watch_groups(network.fusion) as given:
-    ...     network.predict(batch)
-    >>> words, places = slices(told(given[0])), slices(seen(given[0]))
-    >>> looked = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)
+    >>> attention = Attention(8, heads=2)
+    >>> with watch_attention(attention) as weights:
+    ...     read = attention(torch.zeros(1, 3, 8), torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.bool))
+    >>> weights[""][0].shape
+    torch.Size([1, 2, 3, 5])
 """
 
 from __future__ import annotations
