@@ -1,7 +1,9 @@
 """One small robot, its networks and batches, for every test of networks."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from verbot.models.parts import (
 )  # fmt: skip
 from verbot.models.tokens import Batch
 from verbot.spec import Camera, Component, RobotSpec
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 REGISTRIES = {
     "vision": vision_encoders,

@@ -8,9 +8,6 @@ from PIL import Image
 from verbot.errors import PolicyError
 from verbot.evaluation.looking import Looked
 from verbot.recipes.looking import look
-from verbot.recipes.players import STARTER
-
-pytestmark = pytest.mark.skipif(not (STARTER / "manifest.json").is_file(), reason="the starter policy did not come along")
 
 
 def test_one_command_films_where_it_looks_and_for_which_word(tmp_path):

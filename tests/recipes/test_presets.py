@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from verbot.collection import collect
 from verbot.data import open_dataset
@@ -121,7 +122,6 @@ def test_the_encoder_decoder_and_style_of_act_are_those_of_the_authors_code():
 
 
 def test_pi0_is_as_large_as_paligemma_and_its_expert_but_for_the_table_of_words():
-    transformers = pytest.importorskip("transformers")
     expert = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 18}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256}
     model = {**expert, **heads, "hidden_size": 2048, "intermediate_size": 16_384, "vocab_size": 257_152}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,8 @@ from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers import masked_mean
 from verbot.models.parts import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # d x / d τ (b, k, a) at x (b, k, a) and τ (b,)
 
 
 @heads.register("flow")
@@ -37,17 +42,8 @@ class Flow(nn.Module):
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
-        known, valid = targets(batch)
-        mask = valid.repeat_interleave(self.draws, 0)
-        actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
-        noise = torch.randn(actions.shape, generator=generator, device=actions.device)
-        time = flow_times(len(actions), generator).to(actions.device)
-        at = time[:, None, None]
-        # Padding holds anything: the network must not read it, or the valid steps would depend on it.
-        mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
         condition = self.denoiser.condition(fused).repeat_interleave(self.draws, 0)
-        error = self.velocity(mixed, time, condition) - (actions - noise)
-        return {"action": masked_mean(error.square(), mask)}
+        return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
 
     def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
@@ -57,10 +53,29 @@ class Flow(nn.Module):
         """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
-        for step in range(self.steps):
-            time = torch.full((len(x),), step / self.steps, device=x.device)
-            x = x + self.velocity(x, time, condition) / self.steps
-        return self.space.inverse(x)
+        return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
+
+
+def flow_loss(
+    space: Continuous, velocity: Velocity, batch: Batch, draws: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """The mean squared error of ``velocity(x_τ (b·draws, k, a), τ)`` over valid steps; zero where there are none."""
+    known, valid = targets(batch)
+    mask = valid.repeat_interleave(draws, 0)
+    actions = space.forward(known).repeat_interleave(draws, 0)  # (b·draws, k, a)
+    noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+    time = flow_times(len(actions), generator).to(actions.device)
+    at = time[:, None, None]
+    # Padding holds anything: the network must not read it, or the valid steps would depend on it.
+    mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
+    return masked_mean((velocity(mixed, time) - (actions - noise)).square(), mask)
+
+
+def integrate(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
+    """From τ = 0 at x (b, k, a) to τ = 1, in Euler steps."""
+    for step in range(steps):
+        x = x + velocity(x, torch.full((len(x),), step / steps, device=x.device)) / steps
+    return x
 
 
 def flow_times(count: int, generator: torch.Generator | None = None, alpha: float = 1.5, latest: float = 0.999) -> Tensor:

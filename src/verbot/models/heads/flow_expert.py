@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, start, targets
-from verbot.models.heads.flow import flow_times
-from verbot.models.layers import CrossBlock, masked_mean, sinusoid
+from verbot.models.actions import Continuous, start
+from verbot.models.heads.flow import flow_loss, integrate
+from verbot.models.layers import CrossBlock, sinusoid
 from verbot.models.parts import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
@@ -54,18 +56,9 @@ class FlowExpert(nn.Module):
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
-        known, valid = targets(batch)
-        mask = valid.repeat_interleave(self.draws, 0)
-        actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
-        noise = torch.randn(actions.shape, generator=generator, device=actions.device)
-        time = flow_times(len(actions), generator).to(actions.device)
-        at = time[:, None, None]
-        # Padding holds anything: the network must not read it, or the valid steps would depend on it.
-        mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
         seen = self.condition(fused)
         seen = TokenGroup(seen.tokens.repeat_interleave(self.draws, 0), seen.mask.repeat_interleave(self.draws, 0), seen.kind)
-        error = self.velocity(mixed, time, seen) - (actions - noise)
-        return {"action": masked_mean(error.square(), mask)}
+        return {"action": flow_loss(self.space, partial(self.velocity, seen=seen), batch, self.draws, generator)}
 
     def condition(self, fused: TokenGroup) -> TokenGroup:
         """What is attended to, (b, n, hidden): once for all noises and times."""
@@ -84,7 +77,4 @@ class FlowExpert(nn.Module):
         """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
         seen = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        for step in range(self.steps):
-            time = torch.full((len(x),), step / self.steps, device=x.device)
-            x = x + self.velocity(x, time, seen) / self.steps
-        return self.space.inverse(x)
+        return self.space.inverse(integrate(partial(self.velocity, seen=seen), x, self.steps))
