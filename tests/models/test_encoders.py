@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.encoders import minilm
@@ -20,6 +21,8 @@ from verbot.models.encoders.query_conv import QueryConv
 from verbot.models.encoders.vit import ViT
 from verbot.models.encoders.words import Words
 from verbot.models.layers import pixel_grid
+from verbot.models.parts import vision_encoders
+from verbot.models.pointing import place_reader
 from verbot.models.text import END, PAD, START, UNKNOWN, unhear
 from verbot.models.text_cache import FEW
 from verbot.models.tokens import Sizes, TextBatch
@@ -359,3 +362,20 @@ print(json.dumps("tokenizers" in sys.modules))
     path = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=path)
     assert json.loads(done.stdout) is False
+
+
+def test_where_a_heatmap_looks_weighs_more_than_what_it_finds():
+    torch.manual_seed(0)
+    found, places = torch.randn(500, 48) * 0.3, torch.rand(500, 2) * 2 - 1  # as large as they are in a network that begins
+    project = place_reader(48, 64)
+    still = project(torch.cat([found, torch.zeros(500, 2)], -1)).var(0).sum()
+    moving = project(torch.cat([torch.zeros(500, 48), places], -1)).var(0).sum()
+    assert moving > 3 * still
+
+
+@pytest.mark.parametrize("name", vision_encoders.names())
+def test_every_encoder_that_points_begins_with_places_that_count(name):
+    sizes = dataclasses.replace(SIZES, height=16, width_px=16)
+    encoder = vision_encoders.get(name)(sizes)
+    readers = [m for m in encoder.modules() if isinstance(m, nn.Linear) and m.weight[:, -2:].std() > 5 * m.weight[:, :-2].std()]
+    assert len(readers) == 1

@@ -23,6 +23,17 @@ def look(logits: Tensor, places: Tensor, cells: Tensor) -> Tensor:
     return torch.cat([attended @ places, attended @ cells], -1)
 
 
+def place_reader(features: int, width: int) -> nn.Linear:
+    """From what `look` gives, (…, features + 2), to tokens (…, width), begun with places that outweigh what was found there.
+
+    As one of fifty inputs with torch's own start, a place is drowned: a network then learned late, or in a minute not at all,
+    that the hand goes where it looks.
+    """
+    project = nn.Linear(features + 2, width)
+    nn.init.normal_(project.weight[:, features:])
+    return project
+
+
 def check_heatmaps(encoder: str, heatmaps: int) -> None:
     """Raises `ConfigError` where there are fewer heatmaps than the keypoint loss teaches."""
     if heatmaps < POINTS:
@@ -49,7 +60,7 @@ class Pointer(nn.Module):
         super().__init__()
         self.grid, self.heatmaps, self.views = grid, heatmaps, views
         self.ask = nn.Linear(width, views * heatmaps * features)
-        self.project = nn.Linear(features + 2, width)
+        self.project = place_reader(features, width)
         self.slots = nn.Parameter(torch.randn(views, heatmaps, width) * 0.02)
         self.register_buffer("cells", pixel_grid(*grid), persistent=False)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
-from verbot.models.pointing import check_heatmaps, look
+from verbot.models.pointing import check_heatmaps, look, place_reader
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -40,7 +40,7 @@ class FilmConv(nn.Module):
         self.film = nn.Linear(sizes.width, sizes.views * 6 * channels)
         nn.init.normal_(self.film.weight, std=0.5 / sizes.width**0.5)
         nn.init.zeros_(self.film.bias)
-        self.project = nn.Linear(channels + 2, sizes.width)
+        self.project = place_reader(channels, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:

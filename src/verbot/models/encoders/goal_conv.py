@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import goal_encoders
+from verbot.models.pointing import place_reader
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -34,7 +35,7 @@ class GoalConv(nn.Module):
         self.stem = nn.Conv2d(7, channels, 6, 4, padding=1)
         self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
         self.heat = nn.Conv2d(channels, tokens, 1)
-        self.project = nn.Linear(channels + 2, sizes.width)
+        self.project = place_reader(channels, sizes.width)
         self.kind = nn.Parameter(torch.randn(tokens, sizes.width) * 0.1)
         self.register_buffer("cells", pixel_grid(sizes.height // 4, sizes.width_px // 4), persistent=False)
 

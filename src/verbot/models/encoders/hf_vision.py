@@ -112,8 +112,16 @@ class HFVision(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
         features = self._see(images, sentence)
-        asked = features[rows] if self.film is None else self._see(images[rows], questions)
-        return self.groups(features, mask, sentence), self.point(self._places(asked)[:, :, 1:], mask[rows], questions, POINTS)
+        if self.film is None:
+            return self.answer(features, mask, sentence, questions, rows)
+        asked = self._see(images[rows], questions)
+        return self.groups(features, mask, sentence), self._point(asked, mask[rows], questions)
+
+    def answer(
+        self, features: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    ) -> tuple[list[TokenGroup], TokenGroup]:
+        """As `ask_many`, of features (b, v, n + 1, d) as of `features`."""
+        return self.groups(features, mask, sentence), self._point(features[rows], mask[rows], questions)
 
     def features(self, images: Tensor) -> Tensor:
         """What the tower makes of images (…, 3, h, w), uint8 or float in [0, 1]: (…, n + 1, d), the whole image first.
@@ -142,6 +150,9 @@ class HFVision(nn.Module):
     @property
     def _tower(self) -> Tower:
         return self._held[0] if self.frozen else self.tower
+
+    def _point(self, features: Tensor, mask: Tensor, questions: Tensor) -> TokenGroup:
+        return self.point(self._places(features)[:, :, 1:], mask, questions, POINTS)
 
     def _places(self, features: Tensor) -> Tensor:
         """(b, v, n + 1, e)"""

@@ -10,7 +10,7 @@ from verbot.errors import ConfigError
 from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
-from verbot.models.pointing import check_heatmaps, look
+from verbot.models.pointing import check_heatmaps, look, place_reader
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -40,7 +40,7 @@ class QueryConv(nn.Module):
         self.grid = (sizes.height // 4, sizes.width_px // 4)
         self.trunks = nn.ModuleList(_Trunk(channels, features) for _ in range(sizes.views))
         self.queries = nn.Linear(sizes.width, sizes.views * heatmaps * features)
-        self.project = nn.Linear(features + 2, sizes.width)
+        self.project = place_reader(features, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 

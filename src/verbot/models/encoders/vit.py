@@ -13,7 +13,7 @@ from verbot.errors import ConfigError
 from verbot.models.keypoints import POINTS
 from verbot.models.layers import Block, pixel_grid
 from verbot.models.parts import vision_encoders
-from verbot.models.pointing import check_heatmaps, look
+from verbot.models.pointing import check_heatmaps, look, place_reader
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -65,7 +65,7 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, expansion=4) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.ask = nn.Linear(sizes.width, sizes.views * heatmaps * dim)
-        self.seen = nn.Linear(dim + 2, sizes.width)
+        self.seen = place_reader(dim, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
         if patches:
             self.out = nn.Linear(dim, sizes.width)
