@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -202,3 +204,20 @@ def test_the_end_of_the_episode_is_its_goal(dataset, rng):
     for row, episode in enumerate((0, 0, 1)):
         assert np.array_equal(batch.goal[row], dataset[episode].images("front")[-1])
     assert not Windows(dataset).batch([0], rng).goal_mask.any()
+
+
+def test_every_window_knows_how_many_steps_its_episode_still_takes(written, dataset, make, spec, tmp_path, rng):
+    windows = Windows(dataset)
+    left = windows.batch(np.arange(len(windows)), rng).steps_left
+    assert left.tolist() == [n for episode in dataset for n in range(len(episode) - 1, -1, -1)]
+    later = Windows(dataset, episodes=[2], sequence=2, stride=3).batch([0, 4], rng)
+    length = len(dataset[2])
+    assert later.steps_left.tolist() == [length - 1, length - 1, length - 2, length - 5]
+    assert not later.actions_mask[0].any(), "before the start there is nothing, whatever it says"
+    with DatasetWriter(tmp_path / "failed", spec) as writer:
+        for number, success in enumerate((True, False, None)):
+            record = make(number)
+            writer.save_episode(dataclasses.replace(record, extras={**record.extras, "success": success}))
+    windows = Windows(open_dataset(tmp_path / "failed"))
+    left = windows.batch(np.arange(len(windows)), rng).steps_left
+    assert left.tolist() == [4, 3, 2, 1, 0, *[-1] * 6, *range(6, -1, -1)]

@@ -139,7 +139,10 @@ def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, 
 def test_gradients_reach_every_parameter(variant, make_network, make_batch):
     network = make_network(variant)
     losses(network, make_batch(network))["loss"].backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    last = getattr(network.head, "reads_layers", 0) - 1  # what this layer of the fusion makes is read by no one
+    unread = () if last < 0 else (f"fusion.blocks.{last}.", "fusion.norm.")
+    missed = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in missed if not name.startswith(unread)] == []
 
 
 def test_one_batch_is_learned(variant, make_network, make_batch):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verbot.data.cache import FrameCache
+from verbot.data.cache import FeatureCache, Features, FrameCache
 from verbot.data.hindsight import handled_points, project, projections
 from verbot.data.reader import Dataset, Episode
 from verbot.errors import ConfigError, DataError, UnknownNameError
@@ -29,7 +29,8 @@ class WindowBatch:
     """`b` windows, in the robot's own units.
 
     Args:
-        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last; before an episode's start its first frame, masked.
+        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last; before an episode's start its first frame, masked. Without
+            channels, (b, t, v, h, w, 0), where features stand for them.
         images_mask: bool (b, t, v); False for padding and for a camera that the dataset lacks.
         state: float32 (b, t, s), with `state_mask` bool (b, t).
         actions: float32 (b, k, a), from the latest frame on; after an episode's end its last action, masked.
@@ -44,6 +45,8 @@ class WindowBatch:
         index: int64 (b,), the windows' own numbers.
         goal: uint8 (b, h, w, 3), how the first camera saw the end of the episode; of no size where goals were not asked for.
         goal_mask: bool (b,); False where there is none.
+        steps_left: int64 (b,), control steps from the latest frame to the episode's last; −1 where it is known to have failed.
+        features: float16 (b, t, v, p, d), what a frozen encoder made of the images; p and d are 0 where nobody asked for them.
     """
 
     images: UInt8Array
@@ -62,6 +65,8 @@ class WindowBatch:
     index: Indices
     goal: UInt8Array
     goal_mask: BoolArray
+    steps_left: Indices
+    features: Features
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,6 +114,7 @@ class Windows:
             with that goal's keypoints and no actions to imitate.
         questions: m, how many of its scene's other goals come with such a window beside its own.
         cache: the decoded frames; opened (and filled, if need be) if None.
+        features: of these frames, given out in place of images.
 
     Example:
         >>> import tempfile
@@ -136,6 +142,7 @@ class Windows:
         relabel: float = 0.0,
         questions: int = 0,
         cache: FrameCache | None = None,
+        features: FeatureCache | None = None,
     ):
         for name, count in (("history", history), ("chunk", chunk), ("stride", stride), ("sequence", sequence)):
             if count < 1:
@@ -165,6 +172,7 @@ class Windows:
         present = [camera for camera in self.cameras if camera in source.camera_names]
         cache = cache or FrameCache(source, present)
         self._frames = {camera: cache.frames(camera) for camera in present}
+        self._features = {camera: features.features(camera) for camera in present} if features else {}
         self._size = self._image_size()
         self._matrices = np.concatenate([projections(e.states, self.spec, e.calibration, self.cameras) for e in recorded])
         points = np.concatenate([_points(episode, keypoints) for episode in recorded])
@@ -173,6 +181,8 @@ class Windows:
         self._goal_counts = np.array([len(goals.points) for goals in self._goals])
         engaged = np.array([_engaged(episode) for episode in recorded])
         unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
+        failed = np.array([episode.extras.get("success") is False for episode in recorded])
+        self._steps_left = np.where(failed[self._episode], -1, self._end - 1 - np.arange(ends[-1]))
         frame = np.arange(ends[-1]) - self._first
         self._recall_mask = self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
@@ -211,7 +221,7 @@ class Windows:
         past = np.maximum(past, self._first[now, None])
         future_mask = future < self._end[now, None]
         future = np.minimum(future, self._end[now, None] - 1)
-        images, images_mask = self._images(past, past_mask)
+        images, features, images_mask = self._images(past, past_mask)
         episode = self._episode[now]
         wording = (draws[:, 0] * self._word_counts[episode]).astype(np.int64)
         instructions = [self._words[e][w] for e, w in zip(episode.tolist(), wording.tolist(), strict=True)]
@@ -245,6 +255,8 @@ class Windows:
             index=np.asarray(indices, np.int64),
             goal=self._frames[self.cameras[0]][self._end[now] - 1] if self.goals else np.empty((len(now), 0, 0, 3), np.uint8),
             goal_mask=np.full(len(now), self.goals),
+            steps_left=self._steps_left[now],
+            features=features,
         )
 
     def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], FloatArray, BoolArray]:
@@ -266,15 +278,18 @@ class Windows:
         keypoints = keypoints.reshape(len(now), views, self.questions, len(POINTS), 2)
         return questions, keypoints.swapaxes(1, 2), mask.reshape(keypoints.shape[:-1]).swapaxes(1, 2)
 
-    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, BoolArray]:
-        b, t = past.shape
-        images = np.zeros((b, t, len(self.cameras), *self._size, 3), np.uint8)
-        images_mask = np.zeros((b, t, len(self.cameras)), bool)
+    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, Features, BoolArray]:
+        """Images, or the features that stand for them, and where there are some."""
+        shape = (*past.shape, len(self.cameras))
+        places = next(iter(self._features.values())).shape[1:] if self._features else (0, 0)
+        images = np.zeros((*shape, *self._size, 0 if self._features else 3), np.uint8)
+        features, images_mask = np.zeros((*shape, *places), np.float16), np.zeros(shape, bool)
         for view, camera in enumerate(self.cameras):
             if camera in self._frames:
-                images[:, :, view] = self._frames[camera][past]
+                seen = (features, self._features) if self._features else (images, self._frames)
+                seen[0][:, :, view] = seen[1][camera][past]
                 images_mask[:, :, view] = mask
-        return images, images_mask
+        return images, features, images_mask
 
     def _image_size(self) -> tuple[int, int]:
         sizes = {camera: frames.shape[1:3] for camera, frames in self._frames.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -175,7 +175,12 @@ def start(rows: int, shape: tuple[int, ...], generator: torch.Generator | None, 
     """
     if generator is None:
         return torch.zeros((rows, *shape), device=device)
-    return torch.randn((rows, *shape), generator=generator, device=device)
+    return normal((rows, *shape), generator, device)
+
+
+def normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Standard normal numbers on `device`, drawn on the CPU, where the generator lives: a seed gives the same ones everywhere."""
+    return torch.randn(shape, generator=generator).to(device)
 
 
 def unit(quaternion: Tensor) -> Tensor:

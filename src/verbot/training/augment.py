@@ -79,6 +79,7 @@ def jitter_colors(
     bright, contrast, color = (factors[..., i, None, None].expand(b, t, v, 1, 1).reshape(-1, 1, 1) for i in range(3))
     matrix = bright * contrast * (color * torch.eye(3) + (1 - color) * _LUMA.expand(3, 3))  # (b t v, 3, 3)
     offset = bright * (1 - contrast) * 0.5
+    offset, matrix = offset.to(pixels.device), matrix.to(pixels.device)  # drawn on the CPU: the same everywhere
     return torch.baddbmm(offset, matrix, pixels.reshape(-1, 3, height * width)).clamp_(0, 1).view(b, t, v, 3, height, width)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
@@ -19,8 +20,10 @@ from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
 from verbot.training.config import AugmentConfig, TrainConfig
 from verbot.training.dagger import folder
+from verbot.training.features import Seer
 
 MANY_CHUNKS = 20_000
+CPU = torch.device("cpu")
 
 
 class Supply:
@@ -29,14 +32,17 @@ class Supply:
     Args:
         rounds: corrections gathered so far, which are mixed in.
         rank: whose part of each batch this is.
+        device: that computes features, where they are cached.
+        show: show rate and time left of that.
 
     Raises `ConfigError` where the datasets are of different robots.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int):
+    def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
         self._config, self._out, self._rank = config, out, rank
         datasets = [open_dataset(path) for path in config.datasets]
         self.spec = _seeing(datasets[0].spec, config.cameras)
+        self._seer = Seer(config, self.spec, device, show) if config.cache_features else None
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
@@ -56,10 +62,18 @@ class Supply:
         self.grow(rounds)
 
     @staticmethod
-    def prepare(config: TrainConfig) -> None:
-        """Decode every dataset's frames, once and for all members. Raises `DataError` for a dataset that cannot be read."""
-        for path in config.datasets:
-            FrameCache(open_dataset(path))
+    def prepare(config: TrainConfig, device: torch.device = CPU, show: bool = False) -> None:
+        """Decode every dataset's frames, and have them seen where features are cached, once and for all members.
+
+        Raises `DataError` for a dataset that cannot be read.
+        """
+        datasets = [open_dataset(path) for path in config.datasets]
+        spec = _seeing(datasets[0].spec, config.cameras)
+        seer = Seer(config, spec, device, show) if config.cache_features else None
+        for dataset in datasets:
+            FrameCache(dataset)
+            if seer is not None:
+                seer.features(dataset, spec.camera_names)
 
     def __enter__(self) -> Supply:
         return self
@@ -115,6 +129,7 @@ class Supply:
             dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, cameras=self.spec.camera_names, episodes=episodes,
             relabel=told.relabel, questions=told.questions,
+            features=self._seer.features(dataset, self.spec.camera_names) if self._seer else None,
         )  # fmt: skip
 
     def _loader(self, source: Mixture, seed: int) -> Loader:

@@ -47,7 +47,7 @@ def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int
     draft = folder / f".{name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    blob = serialize({key: value.detach().contiguous() for key, value in tensors.items()})
+    blob = serialize({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     write_durably(draft / TENSORS, blob)
     record = {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}
     write_durably(draft / PROGRESS, json.dumps(record, indent=1).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -87,9 +88,13 @@ class TrainConfig:
         schedule: ``"cosine"`` to zero, ``"step"`` (a tenth at each of `milestones`, shares of the run) or ``"constant"``.
         ema_decay: of the average of the weights, which is what is validated and saved.
         bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
+        device: that trains: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the best that is here. Random
+            numbers, but for dropout, are drawn on the CPU, so that a seed means the same everywhere; rounding does not.
         seed: every random number is a function of it, the step and the process.
-        processes: data-parallel processes on this machine, `threads` torch threads each.
+        processes: data-parallel processes on this machine, `threads` torch threads each; where `device` is a GPU, one GPU each.
         loader_threads: batches are prepared ahead by this many threads; 0 prepares them in line. Never changes a result.
+        cache_features: what a frozen vision encoder makes of every frame is computed once and kept on the disk, beside the
+            decoded frames; training reads it in place of images. Nothing may change the images then: no shifts, no colors.
         validation_share: of the episodes, held out by the seed.
         patience: stop after this many validations without a new best; None never stops early.
         keep: save the averaged weights of the ``"last"`` step or of the ``"best"`` validation.
@@ -113,10 +118,12 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     bf16: bool = False
+    device: str = "cpu"
     seed: int = 0
     processes: int = 1
     threads: int = 1
     loader_threads: int = 0
+    cache_features: bool = False
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
     validation_share: float = 0.02
@@ -139,12 +146,28 @@ class TrainConfig:
             raise ConfigError(f"a batch of {self.batch_size}{frames} cannot be shared evenly by {self.processes} processes")
         if self.augment.goal_image and not self.network.goal:
             raise ConfigError("augment.goal_image shows goal images, and the network has no part that reads them: give it a goal")
+        if self.cache_features:
+            self._check_features()
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
         if self.weights is not None and len(self.weights) != len(self.datasets):
             raise ConfigError(f"{len(self.datasets)} datasets but {len(self.weights)} weights")
+        if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}; expected 0 to 1")
+
+    def _check_features(self) -> None:
+        changing = [n for n in ("shift_pixels", "brightness", "contrast", "saturation") if getattr(self.augment, n)]
+        if changing:
+            raise ConfigError(
+                f"cache_features needs images that nothing changes, and these of augment do: {', '.join(changing)}; set them to 0"
+            )
+        if self.network.goal:
+            raise ConfigError(
+                f"cache_features takes the images away, and the network's goal {self.network.goal.name!r} compares them: "
+                f"train with one or the other"
+            )
 
     @property
     def total_steps(self) -> int | None:

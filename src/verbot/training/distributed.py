@@ -2,7 +2,7 @@
 
 Gradients are averaged through shared memory, and a pipe to each follower is the barrier: gloo over loopback took five
 milliseconds for the same vector, a follower that dies is noticed at once, and two processes of one thread train faster than
-one process of two.
+one process of two. GPUs, one for each process, average among themselves, by nccl.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,29 @@ from torch import Tensor
 from verbot.errors import TrainingError
 from verbot.processes import Channel, Worker, WorkerError, workers
 
+COLLECTIVE = {"cuda": "nccl"}  # of torch.distributed; other devices average through shared memory
+PATIENCE = timedelta(minutes=5)  # with a member that does not come to a collective
+
 
 class Team:
     """The processes that train together. The leader is the process that the user started.
 
     Every member makes the same calls in the same order.
+
+    Args:
+        collective: tensors are averaged by the process group of torch.distributed that is open, not through shared memory.
     """
 
-    def __init__(self, rank: int, size: int, followers: list[Worker] | None = None, leader: Channel | None = None):
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        followers: list[Worker] | None = None,
+        leader: Channel | None = None,
+        collective: bool = False,
+    ):
         self.rank, self.size = rank, size
-        self._followers, self._leader = followers or [], leader
+        self._followers, self._leader, self._collective = followers or [], leader, collective
         self._slots = torch.empty(0)
         self._turn = 0
 
@@ -56,6 +70,17 @@ class Team:
         if self.size == 1:
             return
         joined = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+        if self._collective:
+            self.agree()  # a follower that is gone would be waited for
+            torch.distributed.all_reduce(joined)
+        else:
+            self._sum(joined)
+        joined.div_(self.size)
+        for vector, mean in zip(vectors, joined.split([len(v) for v in vectors]), strict=True):
+            vector.copy_(mean)
+
+    def _sum(self, joined: Tensor) -> None:
+        """In place, through shared memory."""
         if self._slots.shape[-1] < len(joined):
             self._slots = self._share(len(joined))
         # Two sets of slots take turns: whoever is past the next barrier has finished reading this one.
@@ -65,9 +90,6 @@ class Team:
         torch.add(slots[0], slots[1], out=joined)
         for slot in slots[2:]:
             joined.add_(slot)
-        joined.div_(self.size)
-        for vector, mean in zip(vectors, joined.split([len(v) for v in vectors]), strict=True):
-            vector.copy_(mean)
 
     def _share(self, length: int) -> Tensor:
         """Float32 (2, size, length) in memory that all members see; the file behind it has no name for longer than needed."""
@@ -81,15 +103,34 @@ class Team:
 
 
 @contextmanager
-def lead(size: int, briefing: dict[str, Any]) -> Iterator[Team]:
-    """A team of `size`: this process and its followers, each of which is given `briefing` and its rank."""
+def lead(size: int, briefing: dict[str, Any], device: torch.device) -> Iterator[Team]:
+    """A team of `size`: this process, on `device`, and its followers, each of which is given `briefing` and its rank."""
     if size == 1:
         yield Team(0, 1)
         return
-    with workers("verbot.training.follower", size - 1, "training process") as followers:
-        for rank, follower in enumerate(followers, 1):
-            follower.send({**briefing, "rank": rank, "size": size})
-        yield Team(0, size, followers=followers)
+    backend = COLLECTIVE.get(device.type)
+    with tempfile.TemporaryDirectory(prefix="verbot-") as folder:
+        meeting = str(Path(folder) / "meeting")
+        with workers("verbot.training.follower", size - 1, "training process") as followers:
+            for rank, follower in enumerate(followers, 1):
+                follower.send({**briefing, "backend": backend, "meeting": meeting, "rank": rank, "size": size})
+            with collective(backend, meeting, 0, size, device):
+                yield Team(0, size, followers=followers, collective=backend is not None)
+
+
+@contextmanager
+def collective(backend: str | None, meeting: str, rank: int, size: int, device: torch.device) -> Iterator[None]:
+    """Inside the block, a process group of all members, who meet in the file `meeting`; none where there is no `backend`."""
+    if backend is None:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager

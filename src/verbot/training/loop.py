@@ -22,6 +22,7 @@ from verbot.training.augment import jitter_colors, torch_numbers
 from verbot.training.batches import Supply
 from verbot.training.checkpoint import Progress
 from verbot.training.config import TrainConfig
+from verbot.training.device import find_device, generators, place
 from verbot.training.distributed import Team, lead, torch_threads
 from verbot.training.log import Log
 from verbot.training.optimisation import Optimizer, learning_rate
@@ -30,7 +31,7 @@ from verbot.training.session import CHECKPOINTS, Mean, Session
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 READ_TOGETHER = 256  # instructions
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
-# What may differ between a run and its continuation, because no weight depends on it.
+# What may differ between a run and its continuation, because no weight depends on it; a device rounds in its own way.
 FREE = ("loader_threads", "log_every", "checkpoint_every")
 
 
@@ -80,15 +81,17 @@ def train(
         progress: show rate and time left.
         card: Markdown for the policy's model card.
 
-    Raises `ConfigError` where `out` holds another run, `TrainingError` when the loss stays without a number or a process dies.
+    Raises `ConfigError` where `out` holds another run or the device is not here, `TrainingError` when the loss stays without a
+    number or a process dies.
     """
-    out = Path(out)
+    out, device = Path(out), find_device(config.device, 0, config.processes)
     _claim(config, out, resume)
     if (out / RESULT).exists():
         return build(TrainResult, json.loads((out / RESULT).read_text()))
-    Supply.prepare(config)  # once, so that followers find done what takes long
+    Supply.prepare(config, device, progress)  # once, so that followers find done what takes long
     briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
-    with torch_threads(config.threads), torch.random.fork_rng(devices=[]), lead(config.processes, briefing) as team:
+    random_state = torch.random.fork_rng(devices=generators(device))
+    with torch_threads(config.threads), random_state, lead(config.processes, briefing, device) as team:
         return run(config, out, team, stop_at=stop_at, show=progress, card=card)
 
 
@@ -99,13 +102,16 @@ def run(
     started = time.monotonic()
     found = checkpoint.load_latest(out / CHECKPOINTS)
     now, tensors = found or (Progress(total=config.total_steps), {})
-    supply = Supply(config, out, now.rounds, team.rank)
+    device = find_device(config.device, team.rank, team.size)
+    supply = Supply(config, out, now.rounds, team.rank, device, show and team.leads)
     policy = Policy.create(
         config.network, supply.spec, supply.statistics, supply.instructions, config.preprocessing, config.seed, supply.chunks()
     )
+    place(policy.network, device)
     _read_ahead(policy, supply.instructions, team, show)
     optimizer = Optimizer(policy.network, config)
-    session = Session(config, out, team, supply, policy, optimizer, now, tensors.pop("best", None), started)
+    best = tensors["best"].to(device) if "best" in tensors else None  # what is on the disk knows no device
+    session = Session(config, out, team, supply, policy, optimizer, now, best, started)
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
@@ -184,7 +190,7 @@ def _descend(session: Session) -> dict[str, float]:
         batch = session.policy.collate(session.supply.batch(now.step, micro))
         images = jitter_colors(batch.images, config.augment, colors, team.rank, team.size, config.network.sequence)
         batch = dataclasses.replace(batch, images=images)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(session.policy.device.type, torch.bfloat16, enabled=config.bf16):
             parts = session.policy.network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()
         for name, value in parts.items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, Readout, targets
+from verbot.models.actions import Continuous, Readout, normal, targets
 from verbot.models.layers import Block, CrossBlock, masked_mean, reader
 from verbot.models.parts import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup, join
@@ -126,4 +126,4 @@ def kl_divergence(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_va
 
 def sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
     """One draw of a diagonal normal distribution, differentiable in its two numbers."""
-    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+    return mean + (0.5 * log_variance).exp() * normal(mean.shape, generator, mean.device)

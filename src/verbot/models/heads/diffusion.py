@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, start, targets
+from verbot.models.actions import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers import masked_mean
 from verbot.models.parts import heads
@@ -67,7 +67,7 @@ class Diffusion(nn.Module):
         known, valid = targets(batch)
         mask = valid.repeat_interleave(self.draws, 0)
         actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
-        noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+        noise = normal(actions.shape, generator, actions.device)
         level = torch.randint(len(self.alphas), (len(actions),), generator=generator).to(actions.device)
         kept = self.alphas[level][:, None, None]
         # Padding holds anything: the network must not read it, or the valid steps would depend on it.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, start, targets
+from verbot.models.actions import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers import masked_mean
 from verbot.models.parts import heads
@@ -63,7 +63,7 @@ def flow_loss(
     known, valid = targets(batch)
     mask = valid.repeat_interleave(draws, 0)
     actions = space.forward(known).repeat_interleave(draws, 0)  # (b·draws, k, a)
-    noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+    noise = normal(actions.shape, generator, actions.device)
     time = flow_times(len(actions), generator).to(actions.device)
     at = time[:, None, None]
     # Padding holds anything: the network must not read it, or the valid steps would depend on it.

@@ -1,0 +1,257 @@
+"""A frozen encoder's features, computed once: the same training, without the tower."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from test_loop import losses, same
+from toys import PLAIN, SMALL, toy_config, write_toy
+
+from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, cache, open_dataset
+from verbot.errors import ConfigError, DataError
+from verbot.models.encoders.hf_vision import HFVision
+from verbot.models.network import Part
+from verbot.policy import Policy, load_policy
+from verbot.spec import Observation
+from verbot.training import train
+from verbot.training.augment import torch_numbers
+from verbot.training.batches import Supply
+from verbot.training.features import Seer
+
+WITHIN = 1e-3  # of the loss: float16 rounds each feature to within 5e-4 of itself
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
+    )
+    folder: Path = tmp_path_factory.mktemp("tower")
+    transformers.ViTModel(config).save_pretrained(folder)
+    return folder
+
+
+def frozen(tower: Path, **options) -> Part:
+    return Part("hf_vision", {"checkpoint": str(tower), "mode": "frozen", "heatmaps": 4, **options})
+
+
+def settings(dataset, tower, augment=PLAIN, vision=None, cached=True, **network):
+    changes = {key: network.pop(key) for key in ("steps", "batch_size", "processes", "dagger", "datasets") if key in network}
+    small = dataclasses.replace(SMALL, vision=vision or frozen(tower), **network)
+    return toy_config(str(dataset), network=small, augment=augment, cache_features=cached, **changes)
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[int]:
+    """How many images the tower was given, each time."""
+    counts: list[int] = []
+    original = HFVision._run
+
+    def run(self, images, film=None):
+        counts.append(len(images))
+        return original(self, images, film)
+
+    monkeypatch.setattr(HFVision, "_run", run)
+    return counts
+
+
+SHAPES = [{}, {"history": 2, "stride": 2}, {"memory": Part("recurrent"), "sequence": 2}, {"image_size": (8, 12)}]
+
+
+@pytest.mark.parametrize("network", SHAPES)
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dropped):
+    augment = dataclasses.replace(PLAIN, camera_dropout=dropped, blank_instruction=0.2)
+    found = []
+    for cached in (False, True):
+        if network.get("image_size"):
+            network = {**network, "vision": frozen(tower, size=16)}
+        config = settings(toy, tower, augment, cached=cached, batch_size=8, **network)
+        with Supply(config, tmp_path, 0, 0) as supply:
+            policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
+            batches = [policy.collate(supply.batch(step, 0)) for step in range(2)]
+            seen.clear()
+            found.append([policy.network.losses(batch, torch_numbers(1)) for batch in batches])
+            assert bool(seen) != cached, "the tower looks where it need not, or not where it must"
+            assert (batches[0].features is not None) == cached and batches[0].images.shape[3] == (0 if cached else 3)
+            if dropped:
+                assert not batches[0].images_mask.all()
+    for with_images, with_features in zip(*found, strict=True):
+        for name, value in with_images.items():
+            torch.testing.assert_close(with_features[name], value, rtol=WITHIN, atol=1e-5)
+
+
+def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
+    config = settings(toy, tower)
+    with Supply(config, tmp_path, 0, 0) as supply:
+        policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
+        window = supply.batch(0, 0)
+    texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
+    points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
+    asking = dataclasses.replace(window, questions=texts, question_keypoints=points, question_mask=points[..., 0] > 0)
+    with_features = policy.collate(asking)
+    seen.clear()
+    got = policy.network.losses(with_features, torch_numbers(1))
+    assert not seen
+    frames = FrameCache(open_dataset(toy), policy.spec.camera_names)
+    rows = supply._train[0]._index[window.index]  # windows are counted over the episodes that are not held out
+    images = np.stack([frames.frames(camera)[rows] for camera in policy.spec.camera_names], 1)[:, None]
+    looked = dataclasses.replace(asking, images=images, features=np.zeros((4, 1, 2, 0, 0), np.float16))
+    want = policy.network.losses(policy.collate(looked), torch_numbers(1))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=WITHIN, atol=1e-5)
+
+
+def test_a_run_is_the_same_to_tolerance_and_resumes_to_the_bit(toy, tower, tmp_path, seen):
+    for name, cached in (("images", False), ("features", True)):
+        train(settings(toy, tower, cached=cached), tmp_path / name, progress=False)
+    np.testing.assert_allclose(losses(tmp_path / "features"), losses(tmp_path / "images"), rtol=5e-3)
+    config = settings(toy, tower)
+    seen.clear()
+    train(config, tmp_path / "halves", progress=False, stop_at=2)
+    train(config, tmp_path / "halves", progress=False)
+    assert same(tmp_path / "features", tmp_path / "halves") and not seen
+    with pytest.raises(ConfigError, match="another cache_features"):
+        train(settings(toy, tower, cached=False), tmp_path / "halves", progress=False)
+    policy = load_policy(tmp_path / "features" / "policy")
+    image = np.zeros((16, 16, 3), np.uint8)
+    policy.predict([Observation({"front": image, "wrist": image}, np.zeros(4, np.float32), "touch the red cube")])
+    assert seen == [2]
+
+
+def test_two_processes_read_what_one_has_computed(toy, tower, tmp_path):
+    train(settings(toy, tower, processes=2), tmp_path, progress=False)
+    assert len(losses(tmp_path)) == 4
+
+
+def test_rounding_is_what_is_promised(toy, tower):
+    config = settings(toy, tower)
+    dataset = open_dataset(toy)
+    seer = Seer(config, dataset.spec, torch.device("cpu"))
+    kept, frames = seer.features(dataset, ("front",)).features("front"), FrameCache(dataset, ["front"]).frames("front")
+    exact = seer._compute(frames)
+    assert kept.dtype == np.float16 and kept.shape == exact.shape == (48, 17, 16) and not kept.flags.writeable
+    assert (np.abs(kept - exact) <= np.abs(exact) * 2**-11 + 3e-8 + 1e-6).all()
+    assert exact.std() > 0.05 and np.abs(exact[0] - exact[20]).max() > 0.01
+
+
+def copied(toy, tmp_path) -> Path:
+    return Path(shutil.copytree(toy, tmp_path / "data", ignore=shutil.ignore_patterns(".cache")))
+
+
+def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, capsys):
+    data = write_toy(tmp_path / "data", 3)
+    config = settings(data, tower)
+    Supply.prepare(config, show=True)
+    assert sum(seen) == 2 * (24 + 1)  # two cameras of 24 frames, and one more each for the shape
+    assert "see front: 24/24 frames, " in capsys.readouterr().err
+    seen.clear()
+    Supply.prepare(config)
+    assert not seen
+    grow(data, 2)
+    Supply.prepare(config)
+    assert sum(seen) == 2 * 16
+    dataset = open_dataset(data)
+    seer = Seer(config, dataset.spec, torch.device("cpu"))
+    exact = seer._compute(FrameCache(dataset, ["wrist"]).frames("wrist"))
+    np.testing.assert_allclose(seer.features(dataset, ("wrist",)).features("wrist"), exact, rtol=1e-3, atol=1e-5)
+
+
+def grow(data: Path, episodes: int) -> None:
+    first = open_dataset(data)[0]
+    rng = np.random.default_rng(5)
+    with DatasetWriter(data, first.dataset.spec) as writer:
+        for _ in range(episodes):
+            images = {name: rng.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8) for name in ("front", "wrist")}
+            writer.save_episode(EpisodeRecord("touch the red cube", first.states, first.actions, images))
+
+
+def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
+    config = settings(copied(toy, tmp_path), tower)
+    monkeypatch.setattr(cache, "SEEN_BLOCK", 2)
+    original, commits = cache.write_atomic, []
+
+    def dies(path, content):
+        commits.append(path)
+        if ".cache/features" in str(path) and len(commits) > 4:
+            raise KeyboardInterrupt
+        return original(path, content)
+
+    FrameCache(open_dataset(config.datasets[0]))
+    monkeypatch.setattr(cache, "write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt):
+        Supply.prepare(config)
+    monkeypatch.setattr(cache, "write_atomic", original)
+    committed = [json.loads(p.read_text())["digests"] for p in sorted(config_folder(config).rglob("*.json"))]
+    seen.clear()
+    Supply.prepare(config)
+    done = sum(map(len, committed))
+    assert 0 < done < 12 and sum(seen) == (12 - done) * 8
+
+
+def config_folder(config) -> Path:
+    return Path(config.datasets[0]) / cache.FEATURES
+
+
+def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, seen):
+    data, folder = copied(toy, tmp_path), Path(shutil.copytree(tower, tmp_path / "vit"))
+    config = settings(data, folder)
+    Supply.prepare(config)
+    dataset = open_dataset(data)
+    before = Seer(config, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v * 1.5 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    seen.clear()
+    seer = Seer(config, dataset.spec, torch.device("cpu"))
+    after = seer.features(dataset, ("front",)).features("front")
+    assert sum(seen) == 48 + 1 and np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(after, seer._compute(FrameCache(dataset, ["front"]).frames("front")), rtol=1e-3, atol=1e-5)
+    small = settings(data, folder, image_size=(8, 8), vision=frozen(folder, size=16))
+    seen.clear()
+    Seer(small, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
+    assert sum(seen) == 48 + 1, "images of another size are other features"
+
+
+def test_corrections_get_their_features_too(toy, tower, tmp_path, seen):
+    config = settings(copied(toy, tmp_path), tower)
+    with Supply(config, tmp_path / "run", 0, 0) as supply:
+        write_toy(tmp_path / "run" / "corrections" / "round-1", 2)
+        seen.clear()
+        supply.grow(1)
+        assert sum(seen) == 2 * (16 + 1)
+        assert len(supply._loader_now.source) == len(supply._train[0]) + 16
+        found = [supply.batch(step, 0).features for step in range(16)]
+    assert all(part.shape == (4, 1, 2, 17, 16) and part.any((3, 4)).all() for part in found)
+
+
+def test_features_beyond_float16_are_said_so(toy, tower, tmp_path, monkeypatch):
+    monkeypatch.setattr(Seer, "_compute", lambda self, frames: np.full((len(frames), 2, 3), 7e4, np.float32))
+    with pytest.raises(DataError, match=r"camera 'front' in .* do not fit into float16 \(beyond 65504, .*cache_features=False"):
+        Supply.prepare(settings(copied(toy, tmp_path), tower))
+
+
+def test_images_that_change_are_refused(toy, tower):
+    with pytest.raises(ConfigError, match=r"nothing changes, and these of augment do: shift_pixels, contrast; set them to 0"):
+        settings(toy, tower, dataclasses.replace(PLAIN, shift_pixels=1, contrast=0.1))
+    with pytest.raises(ConfigError, match=r"takes the images away, and the network's goal 'goal_conv' compares them"):
+        settings(toy, tower, goal=Part("goal_conv"))
+
+
+def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
+    for vision in (Part("film_conv"), Part("hf_vision", {"checkpoint": str(tower)})):
+        with pytest.raises(ConfigError, match=f"needs a vision encoder that is frozen .* the network's is '{vision.name}' with"):
+            train(settings(toy, tower, vision=vision), tmp_path / vision.name, progress=False)
+    torch.manual_seed(0)
+    resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    transformers.ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
+    with pytest.raises(ConfigError, match=r"sees without words"):
+        Supply.prepare(settings(toy, tower, vision=frozen(tmp_path / "resnet", film=True, size=32)))
