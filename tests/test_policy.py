@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from verbot.agents import ChunkAgent
 from verbot.contracts import Policy as PolicyContract
 from verbot.errors import CorruptFileError, DataError, PolicyError, SpecError
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part
+from verbot.models.parts import Part, memories
 from verbot.policy import Policy, Preprocessing, load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -69,6 +70,7 @@ def window(rows=3, side=16, frames=1):
         questions=[()] * rows,
         question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
         question_mask=np.zeros((rows, 0, 2, 3), bool),
+        features=np.zeros((rows, frames, 2, 0, 0), np.float16),
     )
 
 
@@ -171,7 +173,7 @@ def test_frames_of_the_past_are_a_stride_apart_however_often_it_is_asked():
     np.testing.assert_allclose(chunk.values, policy._action.inverse(trained[0]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["external", "recurrent"])
+@pytest.mark.parametrize("name", memories.names())
 def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
     config = dataclasses.replace(CONFIG, memory=Part(name), sequence=2, stride=2)
     policy = make_policy(config)
@@ -188,6 +190,22 @@ def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
     assert {"images", "written_s"} < set(play(both, (1, 4, 0))[-1].memory)
     with pytest.raises(SpecError, match="this memory is of another policy: it has no"):
         policy.predict([dataclasses.replace(observation(), memory={"time_s": np.zeros(1)})])
+
+
+@pytest.mark.parametrize("name", memories.names())
+def test_what_is_remembered_outlives_the_file_but_not_the_episode(name, tmp_path):
+    policy = make_policy(dataclasses.replace(CONFIG, memory=Part(name), sequence=2))
+    policy.save(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    for ours, theirs in zip(play(policy, (1, 4, 2, 0)), play(loaded, (1, 4, 2, 0)), strict=True):
+        assert np.array_equal(ours.values, theirs.values)
+        assert all(np.array_equal(ours.memory[key], theirs.memory[key]) for key in ours.memory)
+    agent, acted = ChunkAgent(loaded), []
+    for seeds in ((1, 4, 0), (0, 4, 0), (1, 4, 0)):
+        agent.reset(TEXTS[0])
+        acted.append([agent.act(dataclasses.replace(observation(s), time_s=i * 0.1)) for i, s in enumerate(seeds)])
+    assert np.array_equal(acted[0], acted[2]), "nothing is left of the episode before"
+    assert not np.allclose(acted[0][2], acted[1][2])
 
 
 def test_a_goal_image_is_seen_where_there_is_one():

@@ -134,8 +134,9 @@ class Policy:
         points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
         extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
-        rows = zip(actions, observations, extras, memories, strict=True)
-        return [ActionChunk(a, o.time_s, e, m) for a, o, e, m in rows]
+        values = [None] * len(actions) if prediction.value is None else prediction.value.tolist()
+        rows = zip(actions, observations, extras, memories, values, strict=True)
+        return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
 
     def collate(self, window: WindowBatch) -> Batch:
         """A batch of raw windows as the network's tensors, images still uint8."""
@@ -158,6 +159,8 @@ class Policy:
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
             recall_mask=recall_mask,
+            **({"steps_left": window.steps_left} if self.config.value_weight else {}),
+            **({"features": window.features} if window.features.size else {}),
         )
         if self.config.goal:
             batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
@@ -177,7 +180,7 @@ class Policy:
             card: Markdown for the model card: recipe, commit, figures.
         """
         files = {
-            WEIGHTS: save({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}),
+            WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}),
             CONFIG: _json(
                 {
                     "format": FORMAT,
@@ -249,7 +252,8 @@ class Policy:
         for row, goal in enumerate(goals):
             if mask[row] and goal is not None:
                 images[row] = FitImage(goal.shape[:2], self._size).forward(goal)
-        return {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
+        shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
+        return {name: value.to(self.device) for name, value in shown.items()}
 
     def _remembered(self, observations: Sequence[Observation]) -> dict[str, Any]:
         """What every episode's memory holds, and whether it is time to write into it again."""

@@ -212,12 +212,14 @@ class ActionChunk:
         time_s: when the observation was made that it was predicted from.
         extras: whatever the policy can show of its thinking, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
         memory: of a policy that remembers: to be given back with the next observation of the same episode.
+        value: of a policy with a value head: γ^(control steps that it takes to be left until success), in (0, 1).
     """
 
     values: FloatArray
     time_s: float = 0.0
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
+    value: float | None = None
 
 
 def _slices(components: tuple[Component, ...]) -> dict[str, slice]:

@@ -56,14 +56,18 @@ BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 
 
 def variants() -> list[tuple[str, NetworkConfig]]:
-    """The default network with every registered part in its place, and one with history."""
+    """The default network with every registered part in its place, and a few with other choices."""
     found = [
         (f"{label}={name}", dataclasses.replace(BASE, **{label: Part(name)}, sequence=4 if label == "memory" else 1))
         for label, registry in REGISTRIES.items()
         for name in registry.names()
     ]
     past, recall = dataclasses.replace(BASE, history=2), dataclasses.replace(BASE, recall_weight=1.0, sentence_norm=True)
-    return [*found, ("history=2", past), ("recall", recall)]
+    layerwise = dataclasses.replace(
+        BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
+    )
+    tasks, value = dataclasses.replace(BASE, tasks=3), dataclasses.replace(BASE, value_weight=0.5)
+    return [*found, ("history=2", past), ("recall", recall), ("layerwise", layerwise), ("tasks", tasks), ("value", value)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -115,4 +119,5 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         recall_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
+        steps_left=torch.randint(0, 40, (rows,), generator=g),
     )

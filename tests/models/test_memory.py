@@ -67,9 +67,8 @@ def test_rows_keep_to_themselves_and_states_are_never_changed_in_place(name):
         assert all(torch.equal(before[key], together[key]) for key in before)
         one, alone = memory(fused(tokens[1:]), alone, when[1:])
         torch.testing.assert_close(both.tokens[1:], one.tokens)
-        if not when[0]:
-            kept = ("keys", "values", "filled", "state")
-            assert all(torch.equal(after[key][0], together[key][0]) for key in after if key in kept)
+        if not when[0]:  # usage fades with every reading
+            assert all(torch.equal(after[key][0], together[key][0]) for key in after if not key.endswith("usage"))
         together = after
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import verbot
 from verbot import training
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.data.files import lock
+from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.evaluation.intervals import wilson
 from verbot.recipes import bench
 from verbot.recipes.design import parse_design, resolve_design
@@ -210,3 +211,12 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(table, out, tmp
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="dataset holds demonstrations of another recipe or seed; choose another folder"):
         bench.compare(["tiny"], out=out, budget=BUDGET, seed=1, **SCENES)
+
+
+def test_two_comparisons_never_write_into_one_folder(tmp_path):
+    with (
+        lock(tmp_path / bench.LOCK, wait=False, holder="the first"),
+        pytest.raises(DataError, match="another comparison is at work here; choose another folder, or wait for it"),
+    ):
+        bench.compare(["expert"], out=tmp_path, **SCENES)
+    assert [path.name for path in tmp_path.iterdir()] == [bench.LOCK]

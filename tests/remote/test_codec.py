@@ -39,6 +39,16 @@ def test_observations_and_chunks_survive_the_wire():
     again = chunk_from_wire(decode(encode(chunk_to_wire(chunk))))
     np.testing.assert_array_equal(again.values, chunk.values)
     assert again.extras["n"] == 3 and again.extras["keypoints"].shape == (2, 2, 2)
+    assert again.value is None
+
+
+def test_a_chunks_value_survives_the_wire_and_old_servers_send_none():
+    chunk = ActionChunk(np.ones((3, 7), np.float32), value=0.25)
+    wire = decode(encode(chunk_to_wire(chunk)))
+    assert chunk_from_wire(wire).value == 0.25
+    assert chunk_from_wire({name: x for name, x in wire.items() if name != "value"}).value is None
+    with pytest.raises(WireError, match="field 'value' must be float; got str"):
+        chunk_from_wire({**wire, "value": "high"})
 
 
 def array_map(**changes):

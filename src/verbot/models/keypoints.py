@@ -37,7 +37,11 @@ def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 
     assert group.points is not None and group.heatmaps is not None
     views = true.shape[1]
     points = supervised(group.points, views, history)
-    logits = supervised(group.heatmaps, views, history)  # (b, v, 3, h, w)
+    return heatmap_loss(points, supervised(group.heatmaps, views, history), true, mask)
+
+
+def heatmap_loss(points: Tensor, logits: Tensor, true: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """As `keypoint_loss`, of points (b, v, 3, 2) and the logits (b, v, 3, h, w) that they are the expectation of."""
     true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
     place = masked_mean((points - true).abs(), mask)
     entropy = masked_mean(_cross_entropy(logits, true).unsqueeze(-1), mask)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.keypoints import POINTS, keypoint_loss, pointing, supervised
-from verbot.models.layers import AttentionPool, centered, masked_mean, reader
+from verbot.models.keypoints import keypoint_loss, pointing, supervised
+from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import (
     Part,
     fusions,
@@ -23,8 +23,11 @@ from verbot.models.parts import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
+from verbot.models.recall import Recall
+from verbot.models.tasks import Tasks
 from verbot.models.text import unhear
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, Sizes, TextBatch, TokenGroup, join
+from verbot.models.value import Value
 from verbot.spec import FloatArray, RobotSpec
 
 FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
@@ -45,10 +48,16 @@ class NetworkConfig:
         sequence: the frames, `stride` apart, through which a memory learns.
         image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
         keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
-        recall_weight: of telling the keypoints from the fused features, after the memory, also while what is there is covered.
+        recall_weight: of telling the keypoints from the fused features, after the memory, and of a second look near there, also
+            while what is there is covered (see `verbot.models.recall`); 0 for neither.
         word_dropout: the share of words that are not understood, in training only.
         sentence_norm: the sentence that encoders are told has mean 0 and variance 1 over its features, so that what differs
             between sentences is not drowned by what they have in common.
+        tasks: learned embeddings of tasks, of which every sentence takes a mixture of its own (see `verbot.models.tasks`);
+            0 has none.
+        value_weight: of telling γ^(steps left until the demonstration's end) from the fused features, after the memory, beside
+            the action loss; 0 has no value head.
+        value_discount: this γ, of one control step.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -72,11 +81,21 @@ class NetworkConfig:
     recall_weight: float = 0.0
     word_dropout: float = 0.0
     sentence_norm: bool = False
+    tasks: int = 0
+    value_weight: float = 0.0
+    value_discount: float = 0.97
 
     def __post_init__(self) -> None:
         for name in ("width", "chunk", "history", "stride", "sequence"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.tasks < 0 or self.tasks == 1:
+            raise ConfigError(f"tasks is {self.tasks}; expected at least 2 embeddings to choose from, or 0 for none")
+        if self.value_weight < 0 or not 0 < self.value_discount < 1:
+            raise ConfigError(
+                f"a value head needs a weight of at least 0 (0 for none) and a discount between 0 and 1; "
+                f"got {self.value_weight:g} and {self.value_discount:g}"
+            )
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
                 f"a memory learns from sequences, and nothing else does: memory is "
@@ -145,6 +164,7 @@ class VLANetwork(nn.Module):
         self.language = language_encoders.get(config.language.name)(sizes, **config.language.options)
         pool = AttentionPool(config.width)
         self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
+        self.tasks = Tasks(config.tasks, config.width) if config.tasks else None
         self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
@@ -154,9 +174,11 @@ class VLANetwork(nn.Module):
             last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
         self.memory = last if config.memory else None
         self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
+        _check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
+        self.recall = None
         if config.recall_weight:
-            places = sizes.views * POINTS * 2
-            self.recalled = nn.Sequential(reader(last.width, last.count), nn.Linear(last.width, places))
+            self.recall = Recall(last.width, last.count, sizes.views, config.history)
+        self.value = Value(last.width, last.count, config.value_discount) if config.value_weight else None
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -168,7 +190,7 @@ class VLANetwork(nn.Module):
     def _answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
         """As `forward`, and the keypoint tokens of the questions."""
         words, sentence = self.read(batch.text, batch)
-        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions)
+        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions, batch.features)
         fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask)])
         return fused, pointing(seen), answers
 
@@ -179,21 +201,33 @@ class VLANetwork(nn.Module):
             now, seen = shown.images[:, -1, 0], shown.images_mask[:, -1, 0]  # of the first camera, as the goal image is
             words = join([words, self.goal(centered(shown.goal), shown.goal_mask, centered(now), seen)], "words")
         pooled = self.sentence(words).unsqueeze(1)
+        pooled = pooled if self.tasks is None else self.tasks(pooled)
         return words, TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
 
     def see(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Questions | None = None
+        self,
+        images: Tensor,
+        mask: Tensor,
+        sentence: Tensor,
+        questions: Questions | None = None,
+        features: Tensor | None = None,
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Every frame through the vision encoder, then all frames' tokens side by side; and where the questions point."""
+        """Every frame through the vision encoder, then all frames' tokens side by side; and where the questions point.
+
+        Where there are `features` of the images, they take their place: the encoder goes on from them.
+        """
         frames = images.shape[1]
         images, mask, sentence = centered(images).flatten(0, 1), mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
+        look, ask = self.vision, getattr(self.vision, "ask_many", None)
+        if features is not None:
+            images, look, ask = features.flatten(0, 1), self.vision.groups, self.vision.answer
         if questions is None:
-            return [self._in_time(group, frames) for group in self.vision(images, mask, sentence)], None
+            return [self._in_time(group, frames) for group in look(images, mask, sentence)], None
         rows, told = questions.rows * frames + frames - 1, self.read(questions.text)[1].tokens[:, 0]
-        if hasattr(self.vision, "ask_many"):
-            groups, answers = self.vision.ask_many(images, mask, sentence, told, rows)
+        if ask is not None:
+            groups, answers = ask(images, mask, sentence, told, rows)
         else:
-            groups, answers = self.vision(images, mask, sentence), pointing(self.vision(images[rows], mask[rows], told))
+            groups, answers = look(images, mask, sentence), pointing(look(images[rows], mask[rows], told))
         return [self._in_time(group, frames) for group in groups], answers
 
     def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
@@ -202,13 +236,15 @@ class VLANetwork(nn.Module):
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize.
 
-        Rows whose `actions_mask` is False throughout teach only the keypoints.
+        Rows whose `actions_mask` is False throughout teach only the keypoints; a batch without `steps_left` teaches no value.
         """
         if self.training and self.config.word_dropout:
             batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
         fused, keypoints, answers = self._answer(batch)
         if self.memory is not None:
             fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
+        if self.recall is not None:
+            fused, told, logits = self.recall(fused, keypoints)
         losses = self.head.losses(fused, batch, generator)
         total = losses["action"]
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
@@ -217,11 +253,12 @@ class VLANetwork(nn.Module):
                 asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
                 losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
             total = total + self.config.keypoint_weight * losses["keypoint"]
-        if self.config.recall_weight and batch.keypoints is not None and batch.recall_mask is not None:
-            told = self.recalled(fused).unflatten(-1, batch.keypoints.shape[1:])  # (b, v, p, 2)
-            true = batch.keypoints.masked_fill(~batch.recall_mask.unsqueeze(-1), 0)
-            losses["recall"] = masked_mean((told - true).abs(), batch.recall_mask)
+        if self.recall is not None and batch.keypoints is not None and batch.recall_mask is not None:
+            losses["recall"] = self.recall.loss(told, logits, batch.keypoints, batch.recall_mask)
             total = total + self.config.recall_weight * losses["recall"]
+        if self.value is not None and batch.steps_left is not None:
+            losses["value"] = self.value.loss(fused, batch)
+            total = total + self.config.value_weight * losses["value"]
         return {"loss": total, **losses}
 
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
@@ -231,10 +268,13 @@ class VLANetwork(nn.Module):
             rows, device = len(fused.tokens), fused.tokens.device
             writes = torch.ones(rows, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
             fused, memory = self.memory(fused, batch.memory or self.memory.initial(rows, device), writes)
+        if self.recall is not None:
+            fused, *_ = self.recall(fused, keypoints)
         actions = self.head.predict(fused, generator)
+        value = None if self.value is None else self.value(fused)
         if keypoints is None or keypoints.points is None:
-            return Prediction(actions, memory=memory)
-        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history), memory)
+            return Prediction(actions, memory=memory, value=value)
+        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history), memory, value)
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
         """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
@@ -261,3 +301,17 @@ class VLANetwork(nn.Module):
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
         return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+
+
+def _check_layers(config: NetworkConfig, given: int, read: int) -> None:
+    """Raise `ConfigError` where the head reads the fusion's layers and cannot have them."""
+    if read and given != read:
+        raise ConfigError(
+            f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
+            f"(concat with hidden=0 gives as many as it has)"
+        )
+    if read and config.memory:
+        raise ConfigError(
+            f"the head {config.head.name!r} reads the layers of the fusion, past which the memory {config.memory.name!r} adds "
+            f"what it remembers: nothing of it would be read; use a head that reads the last layer"
+        )

@@ -7,10 +7,10 @@ A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` 
 | vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]``; where many goals of one image cost little, also ``ask_many`` (see ``query_conv``) |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
-| fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count`` | ``([TokenGroup]) -> TokenGroup`` |
+| fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count``, and ``gives_layers`` where its group has them | ``([TokenGroup]) -> TokenGroup`` |
 | goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
 | memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
-| head | ``factory(sizes, width, count, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
+| head | ``factory(sizes, width, count, **options)``, states ``reads_layers`` where it reads the fusion layer by layer | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
 """  # noqa: E501
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ class TokenGroup:
             ``"state"``, ``"fused"``.
         points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints only.
         heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
+        layers: the same tokens as they went into each block of what made them, the first block's first, each (b, n, d) under
+            the same mask; None where nobody keeps them.
     """
 
     tokens: Tensor
@@ -33,6 +35,7 @@ class TokenGroup:
     kind: str
     points: Tensor | None = None
     heatmaps: Tensor | None = None
+    layers: tuple[Tensor, ...] | None = None
 
     @property
     def width(self) -> int:
@@ -45,7 +48,7 @@ class TokenGroup:
 
 
 def join(groups: Sequence[TokenGroup], kind: str = "joined") -> TokenGroup:
-    """All tokens of `groups` in order, as one group; points and heatmaps stay with their own groups."""
+    """All tokens of `groups` in order, as one group; points, heatmaps and layers stay with their own groups."""
     return TokenGroup(torch.cat([g.tokens for g in groups], 1), torch.cat([g.mask for g in groups], 1), kind)
 
 
@@ -117,8 +120,11 @@ class Batch:
             and `recall_mask` for all that are known.
         questions: None where none are asked.
         goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
+        steps_left: (b,) int64, control steps until the episode's end; −1 where it did not end in success.
         memory: for prediction, what was remembered before; None is nothing yet.
         writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
+        features: (b, t, v, n, d) what a frozen vision encoder made of the images, which then are not looked at (they may have no
+            channels); None where the encoder is to look.
     """
 
     images: Tensor
@@ -134,8 +140,10 @@ class Batch:
     questions: Questions | None = None
     goal: Tensor | None = None
     goal_mask: Tensor | None = None
+    steps_left: Tensor | None = None
     memory: MemoryState | None = None
     writes: Tensor | None = None
+    features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
@@ -151,8 +159,10 @@ class Batch:
 @dataclass(frozen=True)
 class Prediction:
     """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps;
-    `memory` to be given with the next batch of the same rows, None where the network has none."""
+    `memory` to be given with the next batch of the same rows, None where the network has none; `value` (b,) in (0, 1), None
+    where the network has no value head."""
 
     actions: Tensor
     keypoints: Tensor | None = None
     memory: MemoryState | None = None
+    value: Tensor | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.configuration import build, dump_yaml, replace
+from verbot.data.files import lock
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig
 from verbot.evaluation import run as measure
@@ -34,7 +35,8 @@ from verbot.training import TrainResult
 from verbot.training.loop import FREE, POLICY, RESULT
 
 CONDITIONS = ("counterfactual", "paraphrase")
-TRAININGS, EVALUATIONS, ERRORS, DATASET, COLLECTION = "trainings", "evaluations", "errors", "dataset", "collection.yaml"
+TRAININGS, EVALUATIONS, ERRORS, DATASET = "trainings", "evaluations", "errors", "dataset"
+COLLECTION, LOCK = "collection.yaml", ".lock"
 UNIMPORTANT = ("workers", "videos", "latency_calls")  # fields of an evaluation on which no episode depends
 
 
@@ -73,7 +75,8 @@ def compare(
         baselines: whether the expert and random actions stand beside, where anything is played.
         workers: processes that play; 0 leaves it to the recipe.
 
-    Raises `ConfigError` where a design, a list or the budget is wrong, or `out` holds demonstrations of another recipe.
+    Raises `ConfigError` where a design, a list or the budget is wrong, or `out` holds demonstrations of another recipe, and
+    `DataError` while another comparison is at work in `out`.
 
     Example:
         >>> import tempfile
@@ -92,10 +95,11 @@ def compare(
     if baselines and played:
         wanted += [Candidate(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {c.name for c in wanted}]
     out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(out, _datasets(first, data, out, progress), evaluation, progress, command)
-    about = {**played, **budget, **({"data": list(bench.datasets)} if first else {})}
-    title = f"Comparison on {evaluation.suite}" if played else "Comparison"
-    return _fill(Table(title, held, (), about, command=command, out=out), bench, wanted)
+    with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
+        bench = Bench(out, _datasets(first, data, out, progress), evaluation, progress, command)
+        about = {**played, **budget, **({"data": list(bench.datasets)} if first else {})}
+        title = f"Comparison on {evaluation.suite}" if played else "Comparison"
+        return _fill(Table(title, held, (), about, command=command, out=out), bench, wanted)
 
 
 def pair(table: Table) -> Comparison | None:

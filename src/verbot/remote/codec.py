@@ -5,7 +5,8 @@ An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"
 - server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json()}``
 - client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
   "memory"}, …]}``
-- server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory"}, …]}`` or ``{"id": n, "error": {"kind", "message"}}``
+- server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory", "value"}, …]}`` or
+  ``{"id": n, "error": {"kind", "message"}}``
 """
 
 from __future__ import annotations
@@ -88,13 +89,17 @@ def observation_from_wire(record: Any) -> Observation:
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:
     memory = None if chunk.memory is None else dict(chunk.memory)
-    return {"values": chunk.values, "time_s": float(chunk.time_s), "extras": dict(chunk.extras), "memory": memory}
+    value = None if chunk.value is None else float(chunk.value)
+    return {
+        "values": chunk.values, "time_s": float(chunk.time_s), "extras": dict(chunk.extras), "memory": memory, "value": value,
+    }  # fmt: skip
 
 
 def chunk_from_wire(record: Any) -> ActionChunk:
     """Inverse of `chunk_to_wire`, every field's type checked. Raises `WireError`."""
-    values = _array(record, "values", 2)
-    return ActionChunk(values, float(_field(record, "time_s", float)), _field(record, "extras", dict), _memory(record))
+    values, time_s = _array(record, "values", 2), float(_field(record, "time_s", float))
+    value = None if record.get("value") is None else _field(record, "value", float)
+    return ActionChunk(values, time_s, _field(record, "extras", dict), _memory(record), value)
 
 
 def _memory(record: Any) -> Memory | None:

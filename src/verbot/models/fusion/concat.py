@@ -19,7 +19,7 @@ class Concat(nn.Module):
 
     Args:
         hidden: width of the one token that all ends in: the sequence pooled, and beside it, on a path of their own, the tokens
-            that were seen, each in its place. 0 gives out the whole sequence instead.
+            that were seen, each in its place. 0 gives out the whole sequence instead, with the state that went into each layer.
         expansion: of the feed-forward layers.
     """
 
@@ -28,6 +28,7 @@ class Concat(nn.Module):
     ):
         super().__init__()
         self.width, self.count = hidden or sizes.width, 1 if hidden else 0
+        self.gives_layers = 0 if hidden else layers
         self.marks = Marks(sizes, counts)
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
         if hidden:
@@ -38,9 +39,10 @@ class Concat(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         joined = join(self.marks(groups))
-        x = joined.tokens  # (b, n, e)
+        x, states = joined.tokens, []  # (b, n, e)
         for block in self.blocks:
+            states.append(x)
             x = block(x, joined.mask)
         if self.count == 0:
-            return TokenGroup(self.norm(x), joined.mask, "fused")
+            return TokenGroup(self.norm(x), joined.mask, "fused", layers=tuple(states))
         return self.summary(self.pool(TokenGroup(x, joined.mask, "all")), flat(join(seen(groups))))

@@ -22,13 +22,15 @@ class FlowExpert(nn.Module):
     """Conditional flow matching as `Flow`, the velocity by π0's action expert (Black et al. 2024, §IV).
 
     Every noisy action is one token, mixed with the time by two layers; `layers` blocks of attention to what was fused, to each
-    other and a feed-forward layer make of each token that action's velocity. Unlike π0's, the expert reads the last layer of
-    what it is attached to, not each layer in turn; so any fusion can stand before it, best one that gives out all its tokens.
+    other and a feed-forward layer make of each token that action's velocity. With `layerwise`, block i reads what went into
+    layer i of the fusion, as π0's does, so nothing reads what the fusion's last layer makes; else every block reads that, and
+    any fusion can stand before it, best one that gives out all its tokens. π0 reads the fusion and the noise in one softmax.
 
     Args:
         hidden, layers, heads, expansion: of the expert.
         steps: of the integration; 10 in π0.
         draws: noises and times learned from per sample; the costly encoders run once for all.
+        layerwise: needs a fusion that gives out as many layers as the expert has: ``concat`` with ``hidden=0``.
     """
 
     def __init__(
@@ -42,13 +44,20 @@ class FlowExpert(nn.Module):
         expansion: int = 2,
         steps: int = 10,
         draws: int = 2,
+        layerwise: bool = False,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
             raise ConfigError(f"the flow_expert head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
+        if layerwise and layers < 1:
+            raise ConfigError(f"a layerwise flow_expert head reads at least one layer; it has layers={layers}")
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
+        self.reads_layers = layers if layerwise else 0
+        if layerwise:
+            self.reads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden)) for _ in range(layers))
+        else:
+            self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.noisy, self.places = nn.Linear(sizes.action_size, hidden), nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
         self.mix = nn.Sequential(nn.Linear(hidden + TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.blocks = nn.ModuleList(CrossBlock(hidden, heads, expansion) for _ in range(layers))
@@ -56,21 +65,31 @@ class FlowExpert(nn.Module):
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
-        seen = self.condition(fused)
-        seen = TokenGroup(seen.tokens.repeat_interleave(self.draws, 0), seen.mask.repeat_interleave(self.draws, 0), seen.kind)
+        seen = _repeat(self.condition(fused), self.draws)
         return {"action": flow_loss(self.space, partial(self.velocity, seen=seen), batch, self.draws, generator)}
 
     def condition(self, fused: TokenGroup) -> TokenGroup:
-        """What is attended to, (b, n, hidden): once for all noises and times."""
-        return TokenGroup(self.read(fused.tokens), fused.mask, fused.kind)
+        """What is attended to, (b, n, hidden), by each block its own where it has `layers`: once for all noises and times.
+
+        Raises `ConfigError` where the fusion does not give as many layers as there are blocks to read them.
+        """
+        if not self.reads_layers:
+            return TokenGroup(self.read(fused.tokens), fused.mask, fused.kind)
+        given = fused.layers or ()
+        if len(given) != self.reads_layers:
+            raise ConfigError(
+                f"the layerwise flow_expert head reads {self.reads_layers} layers; it was given {len(given) or 'none'}"
+            )
+        layers = tuple(read(x) for read, x in zip(self.reads, given, strict=True))
+        return TokenGroup(layers[-1], fused.mask, fused.kind, layers=layers)
 
     def velocity(self, x: Tensor, time: Tensor, seen: TokenGroup) -> Tensor:
         """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
         times = sinusoid(time * 100, TIMES).unsqueeze(1).expand(-1, x.shape[1], -1).to(x.dtype)
         h = self.mix(torch.cat([self.noisy(x), times], -1)) + self.places  # (b, k, hidden)
         everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        for block in self.blocks:
-            h = block(h, everything, seen.tokens, seen.mask)
+        for block, keys in zip(self.blocks, seen.layers or (seen.tokens,) * len(self.blocks), strict=True):
+            h = block(h, everything, keys, seen.mask)
         return self.out(h)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
@@ -78,3 +97,10 @@ class FlowExpert(nn.Module):
         seen = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
         return self.space.inverse(integrate(partial(self.velocity, seen=seen), x, self.steps))
+
+
+def _repeat(group: TokenGroup, times: int) -> TokenGroup:
+    """Every row `times` times, one after the other."""
+    layers = None if group.layers is None else tuple(x.repeat_interleave(times, 0) for x in group.layers)
+    tokens = group.tokens.repeat_interleave(times, 0) if layers is None else layers[-1]
+    return TokenGroup(tokens, group.mask.repeat_interleave(times, 0), group.kind, layers=layers)

@@ -23,12 +23,13 @@ def clip_clip() -> RunConfig:
     """What CLIP's image tower sees and what its text tower reads, joined by two wide layers.
 
     In this size both begin at random. With a network, ``vision.checkpoint=openai/clip-vit-base-patch32`` and the same for
-    ``language.checkpoint`` take the published weights. There is no embedding of the task: an observation holds no task but its
-    sentence.
+    ``language.checkpoint`` take the published weights. An observation holds no task but its sentence: eight embeddings of tasks
+    are mixed by a classifier of the sentence, learned with all else.
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": VISION, "size": "image", "patches": False}),
         language=Part("hf_language", {"architecture": TEXT}),
         fusion=Part("mlp", {"hidden": 352}),
+        tasks=8,
     )
     return tiny("clip-clip", "CLIP's two towers, joined", network, 7e-4)

@@ -11,20 +11,30 @@ from verbot.training import AugmentConfig
 
 @recipes.register("memory-vla")
 def memory_vla() -> RunConfig:
-    """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory; three steps out of 20 actions.
+    """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory, then a transformer over the last
+    seven frames and the present; three steps out of 20 actions.
 
-    The memory learns from sequences of eight frames, half a second apart. Frozen CLIP is replaced by a vision transformer that
-    is trained and a frozen MiniLM; with a network, ``vision=hf_vision``, ``vision.mode=frozen`` and
-    ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP. Time lies in the memory: past frames cannot be seen beside one.
+    Both memories learn from sequences of eight frames, half a second apart; what is kept of a past frame is what was fused of it.
+    Frozen CLIP is replaced by a vision transformer that is trained and a frozen MiniLM; with a network, ``vision=hf_vision``,
+    ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP.
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 64, "depth": 2}),
         language=MINILM,
         fusion=Part("stack", {"layers": 6}),
-        memory=Part("external", {"slots": 16}),
+        memory=Part(
+            "chain",
+            {
+                "parts": [
+                    {"name": "external", "options": {"slots": 16}},
+                    {"name": "temporal", "options": {"frames": 7, "size": 128, "layers": 2}},
+                ]
+            },
+        ),
         head=Part("sequence", {"steps": 3, "actions": 20}),
         stride=5,
         sequence=8,
     )
     augment = AugmentConfig(blank_instruction=0.05)
-    return tiny("memory-vla", "deep cross-attention, an external memory, a plan of three steps", network, 7e-4, augment=augment)
+    about = "deep cross-attention, slots and past frames, a plan of three steps"
+    return tiny("memory-vla", about, network, 7e-4, augment=augment)
