@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from verbot.recipes.design import parse_design, resolve_design
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
-SELF_CONTAINED = ("docs/world.md",)
+SELF_CONTAINED = ("docs/world.md", "docs/encoders.md", "docs/fusion.md", "docs/heads.md")
 
 
 def blocks(page):
@@ -25,6 +27,20 @@ def test_code_that_needs_nothing_else_runs(page):
     assert blocks(page)
     for block in blocks(page):
         exec(compile(block, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_what_is_there(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_designs_in_the_docs_can_be_built(page):
+    for word in re.findall(r'[`"]([a-z0-9-]+\+[a-z_]+[a-z_.]*=[^`"]+)[`"]', (ROOT / page).read_text()):
+        resolve_design(parse_design(word), {"samples": 100}, 0)
 
 
 def test_nothing_names_the_machine_it_was_made_on():
