@@ -191,8 +191,6 @@ class TabletopEnv(gymnasium.Env):
 
         def clean() -> FloatArray:
             episode = self._current()
-            if self._steps < (episode.cover_step or 0):
-                return STILL.copy()
             action = episode.task.act(self._physics, episode.goal)
             return np.clip(action, low, high).astype(np.float32)
 
