@@ -16,8 +16,9 @@ from verbot.errors import ConfigError
 from verbot.evaluation.bench_report import write_bench_report
 from verbot.evaluation.intervals import Estimate, wilson
 from verbot.evaluation.plots import Dot, place_labels, scatter
+from verbot.evaluation.reading import choose, holm, versus
 from verbot.evaluation.results import EpisodeResult, Journal
-from verbot.evaluation.table import Cost, Figures, Table, TableRow, holm, read_figures, versus
+from verbot.evaluation.table import Cost, Figures, Table, TableRow, read_figures
 
 Make = Callable[..., EpisodeResult]
 VOID = {"meta", "link", "br", "rect", "line", "circle"}
@@ -222,3 +223,51 @@ def test_labels_stay_clear_of_each_other_and_of_points() -> None:
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
     for left, top, right, bottom in boxes:
         assert not any(left < x < right and top < y < bottom for x, y in places)
+
+
+def candidate(folder: Path, made: Make, name: str, solved: int, p50: float, millions: float, speed: float) -> TableRow:
+    """Solved the first so many of 12 scenes; a prediction took it `p50` milliseconds."""
+    scenes = [(task, i, 0, "canonical") for task in ("go", "visit") for i in range(6)][:solved]
+    played(folder / name, made, set(scenes))
+    figures = read_figures(folder / name)
+    metrics = {**figures.metrics, "latency_p50_ms": Estimate(p50, p50, p50, 10)}
+    figures = Figures(figures.main, metrics, figures.conditions, figures.by_task)
+    cost = Cost(round(millions * 1e6), 1000, 1000 / speed)
+    return TableRow(name, "design", folder=folder / name, figures=figures, cost=cost)
+
+
+def test_what_to_choose_is_told(tmp_path: Path, made: Make) -> None:
+    rows = (
+        candidate(tmp_path, made, "best", 12, 9.0, 3.0, 100),
+        candidate(tmp_path, made, "near", 11, 4.0, 2.0, 300),
+        candidate(tmp_path, made, "slow", 11, 12.0, 1.0, 200),
+        candidate(tmp_path, made, "poor", 1, 2.0, 0.5, 900),
+        TableRow("broken", "design", error="it broke"),
+        TableRow("random", "baseline"),
+    )
+    choice = choose(rows)
+    assert choice is not None
+    assert [row.name for row in choice.equals] == ["best", "near", "slow"]  # poor: p = 2⁻¹⁰, three times as much by Holm
+    assert [row.name for row in choice.front] == ["poor", "near", "best"]
+    assert list(choice.lines()) == [
+        f"**best** obeyed best: 100.0 % [{100 * wilson(12, 12).low:.1f}, 100.0].",
+        "Not clearly worse in the same scenes: near, slow.",
+        "Of these, **near** predicts fastest: 4.00 ms.",
+        "Of these, **slow** is smallest: 1.00 M parameters.",
+        "Of these, **near** trained fastest: 300 samples/s.",
+        "Nothing is both faster and better than: poor (2.00 ms, 8.3 %), near (4.00 ms, 91.7 %), best (9.00 ms, 100.0 %).",
+    ]
+    table = Table("toy", "best", rows, {}, out=tmp_path)
+    assert "## What to choose\n\n- **best** obeyed best" in table.markdown()
+    assert "<li><b>best</b> obeyed best" in write_bench_report(table, tmp_path / "page.html").read_text()
+
+
+def test_one_alone_is_no_choice_and_who_leads_a_task_is_named(tmp_path: Path, made: Make) -> None:
+    first = candidate(tmp_path, made, "first", 8, 1.0, 1.0, 1.0)
+    assert choose([first, TableRow("random", "baseline")]) is None
+    visit = {("visit", i, 0, "canonical") for i in range(6)}
+    other = TableRow("other", "policy", folder=played(tmp_path / "other", made, visit))
+    assert other.folder is not None
+    other = TableRow("other", "policy", folder=other.folder, figures=read_figures(other.folder))
+    choice = choose([first, other])
+    assert choice is not None and "Best at visit: other." in choice.lines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -14,6 +15,7 @@ from urllib.parse import quote
 from verbot.evaluation import wording
 from verbot.evaluation.intervals import NOTHING, Estimate
 from verbot.evaluation.plots import Bar, Dot, bars, interval, percent, scatter, table
+from verbot.evaluation.reading import choose
 from verbot.evaluation.summary import versions, written
 from verbot.evaluation.table import Table, TableRow, Verdict, groups_of, millions, number, relative
 
@@ -31,6 +33,7 @@ LUCK = (
     "Every design played the same episodes, so each is held against the base episode by episode (McNemar's exact test); "
     "with {count} of them compared, “clearly” means that p stays below 0.05 after Holm's correction."
 )
+CHOICE = "Equals are those whom luck could put behind the best: same scenes, McNemar's exact test, Holm's correction."
 GROUPS = "Success in percent; the pointer on a cell tells its interval and n."
 LEADERS = 5
 BUDGETS = ("samples", "minutes", "steps")
@@ -100,6 +103,8 @@ def _sections(found: Table, ranked: Sequence[TableRow]) -> Iterator[str]:
     verdicts = found.verdicts()
     if plot := scatter([_dot(row, verdicts[row.name]) for row in found.rows], "milliseconds of one prediction", "success"):
         yield _section("Success against latency", PLOT, plot + _key(found))
+    if choice := choose(found.rows):
+        yield _section("What to choose", CHOICE, f"<ul>{''.join(_told(line) for line in choice.lines())}</ul>")
     counted = Counter(verdicts[row.name] for row in found.rows if row.kind != "baseline" and row.measured)
     tested = sum(counted[name] for name in ("better", "worse", "same"))
     lead = LUCK.format(count=tested) if tested else ""
@@ -107,6 +112,11 @@ def _sections(found: Table, ranked: Sequence[TableRow]) -> Iterator[str]:
     if heat := _heat(found, ranked):
         yield _section("By task and by condition", GROUPS, heat)
     yield _section("To repeat it", wording.REPEAT, _repeat(found))
+
+
+def _told(line: str) -> str:
+    """A line of Markdown as an item of a list."""
+    return "<li>" + re.sub(r"[*]{2}(.+?)[*]{2}", r"<b>\1</b>", html.escape(line)) + "</li>"
 
 
 def _section(title: str, lead: str, body: str) -> str:

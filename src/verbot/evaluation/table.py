@@ -12,13 +12,13 @@ from typing import Any, Literal
 from verbot.errors import ConfigError
 from verbot.evaluation import metrics
 from verbot.evaluation.compare import Row as Paired
-from verbot.evaluation.compare import compare, condition_of, results_of
+from verbot.evaluation.compare import condition_of, results_of
 from verbot.evaluation.intervals import NOTHING, Estimate
+from verbot.evaluation.reading import CLEAR, choose, holm
 from verbot.evaluation.results import EpisodeResult
 from verbot.evaluation.summary import versions, written
 from verbot.evaluation.wording import condition, p_value, plain
 
-CLEAR = 0.05
 Kind = Literal["design", "policy", "baseline"]
 Verdict = Literal["base", "better", "worse", "same", "unpaired"]
 MEASURES = {
@@ -145,7 +145,7 @@ class Table:
         }
 
     def markdown(self) -> str:
-        """Three tables: the designs, then success by task and by condition."""
+        """Three tables: the designs, then success by task and by condition; and what to choose from."""
         head, rows = _cells(self)
         parts = [f"# {self.title}", "", "; ".join(f"{plain(k)} {_inline(v)}" for k, v in self.about.items() if v is not None), ""]
         parts += _markdown(head, rows)
@@ -155,6 +155,8 @@ class Table:
                 label = plain if name == "task" else condition
                 parts += ["", f"## Success by {name}", ""]
                 parts += _markdown(["", *map(label, keys)], [_by(row, groups, keys) for row in self.rows if row.measured])
+        if choice := choose(self.rows):
+            parts += ["", "## What to choose", "", *(f"- {line}" for line in choice.lines())]
         if faults := self.faults():
             parts += ["", "## Errors", "", *(f"- {line}" for line in faults)]
         return "\n".join(parts) + "\n"
@@ -195,28 +197,6 @@ def read_figures(folder: Path) -> Figures:
         {key: Estimate(**value) for key, value in record[name].items()} for name in ("metrics", "conditions", "by_task")
     )
     return Figures(record["condition"], metric, conditions, by_task, record["errors"], *record["error_messages"][:1])
-
-
-def versus(folder: Path, base: Path, main: str) -> Paired | None:
-    """`folder` against `base` under the condition `main`; None where they share no episode of it."""
-    try:
-        return next((row for row in compare(folder, base).conditions if row.group == main), None)
-    except ConfigError:
-        return None
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """P values, each adjusted for there being several (Holm 1979).
-
-    Example:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
-    adjusted, largest = [1.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def groups_of(rows: Sequence[TableRow], name: str) -> list[str]:

@@ -24,7 +24,8 @@ from verbot.evaluation.bench_report import write_bench_report
 from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.evaluation.players import SCRIPTED
-from verbot.evaluation.table import Cost, Table, TableRow, read_figures, versus
+from verbot.evaluation.reading import versus
+from verbot.evaluation.table import Cost, Table, TableRow, read_figures
 from verbot.policy import load_policy
 from verbot.recipes.candidates import Candidate, candidates, digest, place, slug
 from verbot.recipes.config import RunConfig
