@@ -175,7 +175,7 @@ def test_frames_of_the_past_are_a_stride_apart_however_often_it_is_asked():
 
 @pytest.mark.parametrize("name", memories.names())
 def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
-    config = dataclasses.replace(CONFIG, memory=Part(name), sequence=2, stride=2)
+    config = dataclasses.replace(CONFIG, memory=Part(name), sequence=8, stride=2)
     policy = make_policy(config)
     alone = policy.predict([observation()])[0]
     first, second = (play(policy, seeds)[-1] for seeds in ((1, 4, 0), (2, 4, 0)))
@@ -194,7 +194,7 @@ def test_a_memory_travels_with_the_episode_and_is_written_once_a_stride(name):
 
 @pytest.mark.parametrize("name", memories.names())
 def test_what_is_remembered_outlives_the_file_but_not_the_episode(name, tmp_path):
-    policy = make_policy(dataclasses.replace(CONFIG, memory=Part(name), sequence=2))
+    policy = make_policy(dataclasses.replace(CONFIG, memory=Part(name), sequence=8))
     policy.save(tmp_path / "policy")
     loaded = load_policy(tmp_path / "policy")
     for ours, theirs in zip(play(policy, (1, 4, 2, 0)), play(loaded, (1, 4, 2, 0)), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.errors import SpecError
-from verbot.spec import FloatArray, Memory, UInt8Array
+from verbot.spec import FloatArray, Memory, Observation, RobotSpec, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,30 @@ def keep(memory: Memory | None, sight: Sight, seconds: float) -> Memory:
         return latest
     recent = field(memory, "time_s") >= sight.time_s - seconds - 1e-6
     return {name: np.concatenate([memory[name][recent], value]) for name, value in latest.items()}
+
+
+def keep_chunk(memory: Memory | None, values: FloatArray, time_s: float) -> Memory:
+    """With a chunk (k, a) in the robot's units, and when it began: in it `last_actions` finds the action of the step before."""
+    return {**(memory or {}), "acted": values.copy(), "acted_s": np.asarray(time_s, np.float64)}
+
+
+def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """The action of the control step before each observation (b, a), and which are known (b,).
+
+    It is the row of the chunk kept whose turn was then, the nearest within half a step, however many have been carried out. There
+    is none at an episode's start, where the chunk had ended before, and between observations that have no time.
+
+    Raises `SpecError` for the memory of another policy.
+    """
+    values, known = np.zeros((len(observations), spec.action_size), np.float32), np.zeros(len(observations), bool)
+    for i, seen in enumerate(observations):
+        if seen.memory is None:
+            continue
+        chunk, since_s = field(seen.memory, "acted"), seen.time_s - float(field(seen.memory, "acted_s"))
+        row = round(since_s * spec.rate_hz) - 1
+        if 0 <= row < len(chunk):
+            values[i], known[i] = chunk[row], True
+    return values, known
 
 
 def field(memory: Memory, name: str) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
-from verbot.past import Sight, field, keep, look_back
+from verbot.past import Sight, field, keep, keep_chunk, last_actions, look_back
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
@@ -28,13 +28,8 @@ if TYPE_CHECKING:
     from verbot.data.windows import WindowBatch
 
 FORMAT = "verbot-policy/1"
-WEIGHTS, CONFIG, STATISTICS, CARD, MANIFEST = (
-    "weights.safetensors",
-    "policy.json",
-    "statistics.json",
-    "README.md",
-    "manifest.json",
-)
+WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
+CARD, MANIFEST = "README.md", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -117,9 +112,9 @@ class Policy:
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
 
-        A network that sees several frames at once, or has a memory, gives out `ActionChunk.memory`, to be given back with the
-        next observation of the same episode (agents do); `Observation.time_s` tells it how old what it remembers is. Frames
-        that are not remembered are masked.
+        A network that sees several frames at once, has a memory, or is told what it has done gives out `ActionChunk.memory`, to
+        be given back with the next observation of the same episode (agents do); `Observation.time_s` tells it how old what it
+        remembers is. Frames and actions that are not remembered are masked.
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
         receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit.
@@ -134,6 +129,8 @@ class Policy:
         points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
         extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
+        if self.config.acted:
+            memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
         values = [None] * len(actions) if prediction.value is None else prediction.value.tolist()
         rows = zip(actions, observations, extras, memories, values, strict=True)
         return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
@@ -161,6 +158,7 @@ class Policy:
             recall_mask=recall_mask,
             **({"steps_left": window.steps_left} if self.config.value_weight else {}),
             **({"features": window.features} if window.features.size else {}),
+            **(self._acted(window.acted, window.acted_mask) if self.config.acted else {}),
         )
         if self.config.goal:
             batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
@@ -234,13 +232,19 @@ class Policy:
                 if sight is not None:
                     images[row, frame], images_mask[row, frame] = sight.images, sight.images_mask
                     state[row, frame], state_mask[row, frame] = sight.state, True
-        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        acted = self._acted(*last_actions(observations, self._spec)) if self.config.acted else {}
+        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations], **acted)
         if self.config.goal:
             goals = [o.goal_image for o in observations]
             batch = dataclasses.replace(batch, **self._goals(goals, np.array([goal is not None for goal in goals])))
         if self.network.memory is None:
             return batch
         return dataclasses.replace(batch, **self._remembered(observations)).to(self.device)
+
+    def _acted(self, actions: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        if actions.shape[-1] != self._spec.action_size:
+            raise ConfigError("this network is told what was done before, and these windows are not: make them with acted=True")
+        return {"acted": self._action.forward(actions), "acted_mask": mask}
 
     @property
     def _step_s(self) -> float:

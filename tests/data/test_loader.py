@@ -78,7 +78,7 @@ def test_a_mixture_takes_its_shares_and_deals_each_source_evenly(written, spec, 
 
 
 def test_sources_that_differ_cannot_be_mixed(windows, written):
-    with pytest.raises(ConfigError, match=r"differ in \(history, chunk, stride, sequence, goals, questions, cameras"):
+    with pytest.raises(ConfigError, match=r"differ in \(history, chunk, stride, sequence, goals, questions, acted, cameras"):
         Mixture((windows, Windows(open_dataset(written), history=1, chunk=3)))
     with pytest.raises(ConfigError, match="needs as many weights"):
         Mixture((windows,), (1.0, 2.0))

@@ -206,6 +206,35 @@ def test_the_end_of_the_episode_is_its_goal(dataset, rng):
     assert not Windows(dataset).batch([0], rng).goal_mask.any()
 
 
+def test_a_window_is_told_the_action_before_it_and_none_of_another_episode(dataset, rng):
+    windows = Windows(dataset, chunk=3, acted=True)
+    batch, row = windows.batch(np.arange(len(windows)), rng), 0
+    assert batch.acted.dtype == np.float32
+    for episode in dataset:
+        for now in range(len(episode)):
+            assert batch.acted_mask[row] == (now > 0)
+            assert np.array_equal(batch.acted[row], episode.actions[max(now - 1, 0)])
+            row += 1
+    batch.acted[:] = 0
+    assert windows.batch([1], rng).acted.any(), "what is told to a batch stays there"
+    plain = Windows(dataset, chunk=3).batch([0, 1], rng)
+    assert plain.acted.shape == (2, 0)
+    assert not plain.acted_mask.any()
+
+
+def test_each_row_of_a_sequence_is_told_its_own_action_before(dataset):
+    plain, sequences = Windows(dataset, acted=True), Windows(dataset, stride=2, sequence=3, acted=True)
+    start = len(dataset[0])
+    mixture = Mixture([sequences, sequences])
+    batch = mixture.gather(np.array([start + 4, start + 3 + len(sequences)]), np.zeros((2, DRAWS)))
+    alone = plain.batch([start, start + 2, start + 4, start, start + 1, start + 3], np.random.default_rng(0))
+    assert batch.acted_mask.tolist() == [False, True, True, False, True, True]
+    assert np.array_equal(batch.acted_mask, alone.acted_mask)
+    assert np.array_equal(batch.acted[batch.acted_mask], alone.acted[alone.acted_mask])
+    with pytest.raises(ConfigError, match=r"differ in .*questions, acted, cameras"):
+        Mixture([plain, Windows(dataset)])
+
+
 def test_every_window_knows_how_many_steps_its_episode_still_takes(written, dataset, make, spec, tmp_path, rng):
     windows = Windows(dataset)
     left = windows.batch(np.arange(len(windows)), rng).steps_left

@@ -11,6 +11,7 @@ import torch
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.parts import (
     Part,
+    action_encoders,
     fusions,
     goal_encoders,
     heads,
@@ -29,6 +30,7 @@ REGISTRIES = {
     "language": language_encoders,
     "state": state_encoders,
     "goal": goal_encoders,
+    "acted": action_encoders,
     "fusion": fusions,
     "memory": memories,
     "head": heads,
@@ -52,16 +54,20 @@ SPEC = RobotSpec(
         component("gripper", "gripper", 1, 0.0),
     ),
 )
+FEW = {"frames": 3}
+SHORT = {"temporal": FEW, "chain": {"parts": [{"name": "external"}, {"name": "temporal", "options": FEW}]}}  # sequences of four
 BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 
 
 def variants() -> list[tuple[str, NetworkConfig]]:
     """The default network with every registered part in its place, and a few with other choices."""
-    found = [
-        (f"{label}={name}", dataclasses.replace(BASE, **{label: Part(name)}, sequence=4 if label == "memory" else 1))
-        for label, registry in REGISTRIES.items()
-        for name in registry.names()
-    ]
+
+    def changed(label: str, name: str) -> NetworkConfig:
+        if label == "memory":
+            return dataclasses.replace(BASE, memory=Part(name, SHORT.get(name, {})), sequence=4)
+        return dataclasses.replace(BASE, **{label: Part(name)})
+
+    found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]
     past, recall = dataclasses.replace(BASE, history=2), dataclasses.replace(BASE, recall_weight=1.0, sentence_norm=True)
     layerwise = dataclasses.replace(
         BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
@@ -120,4 +126,6 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
         steps_left=torch.randint(0, 40, (rows,), generator=g),
+        acted=torch.randn(rows, 10, generator=g) if network.acted else None,
+        acted_mask=torch.ones(rows, dtype=torch.bool) if network.acted else None,
     )

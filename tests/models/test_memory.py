@@ -74,15 +74,15 @@ def test_rows_keep_to_themselves_and_states_are_never_changed_in_place(name):
 
 @pytest.mark.parametrize("name", memories.names())
 def test_step_by_step_is_as_all_at_once(name, make_network, make_batch):
-    network = make_network(NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), memory=Part(name), sequence=4))
-    batch = make_batch(network, rows=8)
-    batch.state_mask[4], batch.images_mask[4] = False, False  # the second sequence lacks its first frame
+    network = make_network(NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), memory=Part(name), sequence=8))
+    batch = make_batch(network, rows=16)
+    batch.state_mask[8], batch.images_mask[8] = False, False  # the second sequence lacks its first frame
     tokens, _ = network(batch)
     present = batch.state_mask.any(1)
     unrolled = network._remember(tokens, present).tokens
-    for start in (0, 4):
+    for start in (0, 8):
         memory = None
-        for row in range(start, start + 4):
+        for row in range(start, start + 8):
             fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
             rows = {k: v[row : row + 1] for k, v in fields.items() if isinstance(v, torch.Tensor)}
             text = dataclasses.replace(batch.text, values=batch.text.values[row : row + 1], mask=batch.text.mask[row : row + 1])

@@ -9,7 +9,8 @@ from verbot.models.attention import watch_attention
 from verbot.models.memory.chain import Chain
 from verbot.models.memory.external import External
 from verbot.models.memory.temporal import Temporal
-from verbot.models.parts import memories
+from verbot.models.network import NetworkConfig
+from verbot.models.parts import Part, memories
 from verbot.models.tokens import Sizes, TokenGroup
 
 SIZES = Sizes(width=8, views=1, height=16, width_px=16, state=2, chunk=1, action=())
@@ -131,6 +132,26 @@ def test_more_than_nine_memories_keep_to_themselves():
     chain = Chain(SIZES, 8, 1, [{"name": "recurrent", "options": {"size": 1 + i}} for i in range(11)])
     _, after = chain(fused(torch.randn(1, 8)), chain.initial(1), always(1))
     assert [after[f"{i}.state"].shape[1] for i in range(11)] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("deep", [0, 1, 2])
+def test_more_frames_than_a_sequence_teaches_are_refused(deep, make_network):
+    """Of the memory itself, of one in a chain, and of one in a chain in a chain."""
+
+    def memory(frames):
+        part = {"name": "temporal", "options": {"frames": frames}}
+        for _ in range(deep):
+            part = {"name": "chain", "options": {"parts": [{"name": "external"}, part, {"name": "recurrent"}]}}
+        return Part(part["name"], part["options"])
+
+    sizes = {"width": 16, "chunk": 3, "fusion": Part("mlp", {"hidden": 32})}
+    make_network(NetworkConfig(**sizes, memory=memory(3), sequence=4))
+    name = "chain" if deep else "temporal"
+    with pytest.raises(
+        ConfigError, match=f"{name!r} keeps the last 4 frames, and a sequence of 4 has only 3 before its last"
+    ) as e:
+        make_network(NetworkConfig(**sizes, memory=memory(4), sequence=4))
+    assert "set its frames to at most 3, or sequence to at least 5" in str(e.value)
 
 
 def test_what_cannot_be_built_says_why():

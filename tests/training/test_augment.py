@@ -35,6 +35,8 @@ def window(b: int = 8) -> WindowBatch:
         index=np.arange(b),
         goal=np.zeros((b, 16, 16, 3), np.uint8),
         goal_mask=np.ones(b, bool),
+        acted=np.zeros((b, 0), np.float32),
+        acted_mask=np.zeros(b, bool),
         steps_left=np.arange(b),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
     )

@@ -45,6 +45,9 @@ class WindowBatch:
         index: int64 (b,), the windows' own numbers.
         goal: uint8 (b, h, w, 3), how the first camera saw the end of the episode; of no size where goals were not asked for.
         goal_mask: bool (b,); False where there is none.
+        acted: float32 (b, a), the recorded action of the frame before the latest; a is 0 where nobody asked for it. Of an expert
+            whose executed actions were disturbed it is the undisturbed one, as `actions` are.
+        acted_mask: bool (b,); False at an episode's start.
         steps_left: int64 (b,), control steps from the latest frame to the episode's last; −1 where it is known to have failed.
         features: float16 (b, t, v, p, d), what a frozen encoder made of the images; p and d are 0 where nobody asked for them.
     """
@@ -65,6 +68,8 @@ class WindowBatch:
     index: Indices
     goal: UInt8Array
     goal_mask: BoolArray
+    acted: FloatArray
+    acted_mask: BoolArray
     steps_left: Indices
     features: Features
 
@@ -106,6 +111,7 @@ class Windows:
         sequence: windows given out together for each one asked for: those of its own past, `stride` apart, oldest first. One
             from before the episode's start is masked throughout.
         goals: whether the ends of episodes are shown.
+        acted: whether each window is told the action before its latest frame.
         cameras: views, in order; the dataset's own if None. One that it lacks is zero and masked.
         episodes: numbers of the episodes to draw from; all if None.
         keypoints: ``"hindsight"`` (where the gripper closed and opened) or ``"grounding"`` (``extras["grounding"]``: where the
@@ -136,6 +142,7 @@ class Windows:
         stride: int = 1,
         sequence: int = 1,
         goals: bool = False,
+        acted: bool = False,
         cameras: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
         keypoints: str = "hindsight",
@@ -153,9 +160,8 @@ class Windows:
             raise ConfigError(f"relabel is a probability; got {relabel}")
         if questions < 0:
             raise ConfigError(f"questions is a number of goals; got {questions}")
-        self.spec, self.history, self.chunk = source.spec, history, chunk
-        self.stride, self.sequence, self.goals = stride, sequence, goals
-        self.relabel, self.questions = relabel, questions
+        self.spec, self.history, self.chunk, self.stride, self.sequence = source.spec, history, chunk, stride, sequence
+        self.goals, self.acted, self.relabel, self.questions = goals, acted, relabel, questions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
         recorded = list(source)
         if not recorded:
@@ -194,7 +200,7 @@ class Windows:
     @property
     def shape(self) -> tuple[object, ...]:
         """What sources of one mixture must have in common."""
-        ours = (self.history, self.chunk, self.stride, self.sequence, self.goals, self.questions, self.cameras)
+        ours = (self.history, self.chunk, self.stride, self.sequence, self.goals, self.questions, self.acted, self.cameras)
         return (*ours, *self._size, self.spec.state_size, self.spec.action_size)
 
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
@@ -238,6 +244,7 @@ class Windows:
             recall_mask[others] = keypoints_mask[others]
             future_mask[others] = False
         questions, asked, asked_mask = self._ask(now, draws)
+        first = self._first[now]
         return WindowBatch(
             images=images,
             images_mask=images_mask,
@@ -255,6 +262,8 @@ class Windows:
             index=np.asarray(indices, np.int64),
             goal=self._frames[self.cameras[0]][self._end[now] - 1] if self.goals else np.empty((len(now), 0, 0, 3), np.uint8),
             goal_mask=np.full(len(now), self.goals),
+            acted=self._actions[np.maximum(now - 1, first)] if self.acted else np.empty((len(now), 0), np.float32),
+            acted_mask=(now > first) & self.acted,
             steps_left=self._steps_left[now],
             features=features,
         )
@@ -301,7 +310,7 @@ class Windows:
 
 def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
-    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "recall_mask", "question_mask")
+    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "recall_mask", "question_mask", "acted_mask")
     for name in masks:
         getattr(batch, name)[absent] = False
     questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]

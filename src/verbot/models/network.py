@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
@@ -15,6 +16,7 @@ from verbot.models.keypoints import keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import (
     Part,
+    action_encoders,
     fusions,
     goal_encoders,
     heads,
@@ -40,6 +42,7 @@ class NetworkConfig:
 
     Args:
         goal: how a goal image is read; None for a policy that is told everything in words.
+        acted: how the action of the control step before is read; None for a policy that is not told what it has done.
         memory: what is carried from one prediction to the next; None forgets.
         width: e, the common width of all tokens.
         chunk: k, the actions predicted at once.
@@ -51,6 +54,8 @@ class NetworkConfig:
         recall_weight: of telling the keypoints from the fused features, after the memory, and of a second look near there, also
             while what is there is covered (see `verbot.models.recall`); 0 for neither.
         word_dropout: the share of words that are not understood, in training only.
+        acted_dropout: the share of samples that are not told the action before, in training only: it foretells the next one so
+            well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").
         sentence_norm: the sentence that encoders are told has mean 0 and variance 1 over its features, so that what differs
             between sentences is not drowned by what they have in common.
         tasks: learned embeddings of tasks, of which every sentence takes a mixture of its own (see `verbot.models.tasks`);
@@ -70,6 +75,7 @@ class NetworkConfig:
     fusion: Part = MLP
     head: Part = REGRESSION
     goal: Part | None = None
+    acted: Part | None = None
     memory: Part | None = None
     width: int = 64
     chunk: int = 10
@@ -80,6 +86,7 @@ class NetworkConfig:
     keypoint_weight: float = 1.0
     recall_weight: float = 0.0
     word_dropout: float = 0.0
+    acted_dropout: float = 0.5
     sentence_norm: bool = False
     tasks: int = 0
     value_weight: float = 0.0
@@ -89,6 +96,8 @@ class NetworkConfig:
         for name in ("width", "chunk", "history", "stride", "sequence"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.acted_dropout < 1:
+            raise ConfigError(f"acted_dropout is a share of samples, at least 0 and below 1; got {self.acted_dropout:g}")
         if self.tasks < 0 or self.tasks == 1:
             raise ConfigError(f"tasks is {self.tasks}; expected at least 2 embeddings to choose from, or 0 for none")
         if self.value_weight < 0 or not 0 < self.value_discount < 1:
@@ -167,11 +176,15 @@ class VLANetwork(nn.Module):
         self.tasks = Tasks(config.tasks, config.width) if config.tasks else None
         self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
+        if config.acted:  # a token for each frame, as of every kind that fusions find frame by frame; all but the latest masked
+            counts["acted"] = config.history
         self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
         self.goal = goal_encoders.get(config.goal.name)(sizes, **config.goal.options) if config.goal else None
+        self.acted = action_encoders.get(config.acted.name)(sizes, **config.acted.options) if config.acted else None
         last = self.fusion
         if config.memory:
             last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
+            _check_frames(config, getattr(last, "frames", 0))
         self.memory = last if config.memory else None
         self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
         _check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
@@ -191,7 +204,8 @@ class VLANetwork(nn.Module):
         """As `forward`, and the keypoint tokens of the questions."""
         words, sentence = self.read(batch.text, batch)
         seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions, batch.features)
-        fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask)])
+        done = [] if self.acted is None else [self.done(batch)]
+        fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask), *done])
         return fused, pointing(seen), answers
 
     def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
@@ -233,6 +247,16 @@ class VLANetwork(nn.Module):
     def feel(self, state: Tensor, mask: Tensor) -> TokenGroup:
         return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
 
+    def done(self, batch: Batch) -> TokenGroup:
+        """The action before the latest frame, as a token for each frame (b, t, e), masked in all but the latest."""
+        action, mask = batch.acted, batch.acted_mask
+        if action is None or mask is None:
+            action = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
+            mask = torch.zeros_like(batch.state_mask[:, 0])
+        group: TokenGroup = self.acted(action, mask)  # type: ignore[misc]
+        earlier = self.config.history - 1
+        return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
+
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize.
 
@@ -240,6 +264,9 @@ class VLANetwork(nn.Module):
         """
         if self.training and self.config.word_dropout:
             batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
+        if self.training and self.acted is not None and self.config.acted_dropout and batch.acted_mask is not None:
+            kept = torch.rand(batch.acted_mask.shape, generator=generator) >= self.config.acted_dropout
+            batch = dataclasses.replace(batch, acted_mask=batch.acted_mask & kept.to(batch.acted_mask.device))
         fused, keypoints, answers = self._answer(batch)
         if self.memory is not None:
             fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
@@ -301,6 +328,16 @@ class VLANetwork(nn.Module):
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
         return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+
+
+def _check_frames(config: NetworkConfig, kept: int) -> None:
+    """Raise `ConfigError` where the memory keeps more of the last frames than its sequence ever holds."""
+    if config.memory and kept > config.sequence - 1:
+        raise ConfigError(
+            f"the memory {config.memory.name!r} keeps the last {kept} frames, and a sequence of {config.sequence} has only "
+            f"{config.sequence - 1} before its last: what is older is never learned from; set its frames to at most "
+            f"{config.sequence - 1}, or sequence to at least {kept + 1}"
+        )
 
 
 def _check_layers(config: NetworkConfig, given: int, read: int) -> None:

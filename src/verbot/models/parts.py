@@ -8,8 +8,9 @@ A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` 
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
 | fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count``, and ``gives_layers`` where its group has them | ``([TokenGroup]) -> TokenGroup`` |
+| action encoder | ``factory(sizes, **options)`` | ``(action (b, a), mask (b,)) -> TokenGroup`` of one token, kind ``"acted"`` |
 | goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
-| memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
+| memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own, and ``frames`` where it keeps that many of the last | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
 | head | ``factory(sizes, width, count, **options)``, states ``reads_layers`` where it reads the fusion layer by layer | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
 """  # noqa: E501
 
@@ -35,6 +36,7 @@ language_encoders: Registry[Any] = Registry(
     "language encoder", package="verbot.models.encoders", group="verbot.language_encoders"
 )
 state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders", group="verbot.state_encoders")
+action_encoders: Registry[Any] = Registry("acted encoder", package="verbot.models.encoders", group="verbot.action_encoders")
 goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders", group="verbot.goal_encoders")
 memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")

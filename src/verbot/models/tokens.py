@@ -23,7 +23,7 @@ class TokenGroup:
         tokens: (b, n, e).
         mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
         kind: ``"words"`` (of any number; a goal image's tokens follow them); ``"sentence"``, ``"keypoints"``, ``"patches"``,
-            ``"state"``, ``"fused"``.
+            ``"state"``, ``"acted"`` (what was done before), ``"fused"``.
         points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints only.
         heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
         layers: the same tokens as they went into each block of what made them, the first block's first, each (b, n, d) under
@@ -120,6 +120,8 @@ class Batch:
             and `recall_mask` for all that are known.
         questions: None where none are asked.
         goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
+        acted: (b, a), the action of the control step before the latest frame, with `acted_mask` (b,) bool, False where there is
+            none, or it is not known. None is masked throughout.
         steps_left: (b,) int64, control steps until the episode's end; −1 where it did not end in success.
         memory: for prediction, what was remembered before; None is nothing yet.
         writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
@@ -140,6 +142,8 @@ class Batch:
     questions: Questions | None = None
     goal: Tensor | None = None
     goal_mask: Tensor | None = None
+    acted: Tensor | None = None
+    acted_mask: Tensor | None = None
     steps_left: Tensor | None = None
     memory: MemoryState | None = None
     writes: Tensor | None = None

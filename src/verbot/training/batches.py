@@ -127,7 +127,7 @@ class Supply:
         network = self._config.network
         return Windows(
             dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
-            goals=network.goal is not None, cameras=self.spec.camera_names, episodes=episodes,
+            goals=network.goal is not None, acted=network.acted is not None, cameras=self.spec.camera_names, episodes=episodes,
             relabel=told.relabel, questions=told.questions,
             features=self._seer.features(dataset, self.spec.camera_names) if self._seer else None,
         )  # fmt: skip

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.parts import action_encoders
+from verbot.models.tokens import Sizes, TokenGroup
 from verbot.spec import Component
 
 
@@ -36,11 +38,12 @@ class ActionEncoder(nn.Module):
         components: of the action, in order.
         width: e.
         hidden: of the layer in between.
+        partial: a component may be unknown; otherwise there is no absence to learn.
 
     Raises `ConfigError` for a quaternion that has not four numbers.
     """
 
-    def __init__(self, components: Sequence[Component], width: int, hidden: int = 128):
+    def __init__(self, components: Sequence[Component], width: int, hidden: int = 128, partial: bool = True):
         super().__init__()
         for component in components:
             if component.kind == "quaternion" and component.size != 4:
@@ -50,20 +53,38 @@ class ActionEncoder(nn.Module):
         self.read = nn.ModuleList(
             nn.Linear(10 if turn else size, hidden) for turn, size in zip(self.turns, self.sizes, strict=True)
         )
-        self.absent = nn.Parameter(torch.randn(len(self.sizes), hidden) * 0.1)
+        self.absent = nn.Parameter(torch.randn(len(self.sizes), hidden) * 0.1) if partial else None
         self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (…, c) says which components are known; None, that all are. What an unknown one holds changes nothing."""
-        parts = actions.split(self.sizes, -1)
-        if mask is None:
-            mask = actions.new_ones((*actions.shape[:-1], len(parts)), dtype=torch.bool)
+        """`mask` (…, c) says which components are known; None, that all are. What an unknown one holds changes nothing.
+
+        Raises `ConfigError` for a mask where the encoder is not `partial`.
+        """
+        if mask is not None and self.absent is None:
+            raise ConfigError("this action encoder was made without unknown components (partial=False); it takes no mask of them")
         read = torch.zeros((), dtype=actions.dtype, device=actions.device)
-        for number, (part, layer, turn) in enumerate(zip(parts, self.read, self.turns, strict=True)):
+        for number, (part, layer, turn) in enumerate(zip(actions.split(self.sizes, -1), self.read, self.turns, strict=True)):
+            if mask is None or self.absent is None:
+                read = read + layer(_products(part) if turn else part)
+                continue
             known = mask[..., number : number + 1]
             part = part.masked_fill(~known, 0)
             read = read + torch.where(known, layer(_products(part) if turn else part), self.absent[number])
         return self.out(read)
+
+
+@action_encoders.register("action")
+class Acted(nn.Module):
+    """What was done before, the whole normalized action (b, a), as one token; a masked one where nothing is known of it."""
+
+    def __init__(self, sizes: Sizes, hidden: int = 128):
+        super().__init__()
+        self.encoder = ActionEncoder(sizes.action, sizes.width, hidden, partial=False)
+
+    def forward(self, action: Tensor, mask: Tensor) -> TokenGroup:
+        tokens: Tensor = self.encoder(action.masked_fill(~mask.unsqueeze(-1), 0))  # (b, e)
+        return TokenGroup(tokens.unsqueeze(1), mask.unsqueeze(1), "acted")
 
 
 def _products(quaternion: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Chain(nn.Module):
         if not self.parts:
             raise ConfigError(f"a chain needs at least one memory; there are {', '.join(memories.names())}")
         self.width, self.count = width, count
+        self.frames = max(getattr(part, "frames", 0) for part in self.parts)
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
         """Nothing yet, in every memory, for `rows` episodes."""

@@ -19,7 +19,8 @@ class Temporal(nn.Module):
     read together with the past and kept after that.
 
     Args:
-        frames: kept, the present not among them. At most `NetworkConfig.sequence` − 1: what is older is never learned from.
+        frames: kept, the present not among them. At most `NetworkConfig.sequence` − 1, which the network sees
+            to: what is older is never learned from.
         size: of what is kept of a frame.
         layers, heads, expansion: of the transformer.
     """
