@@ -17,6 +17,7 @@ from verbot.models.encoders.hf_vision import HFVision
 from verbot.models.encoders.hierarchical import Hierarchical
 from verbot.models.encoders.minilm import MiniLM, frozen_encoder
 from verbot.models.encoders.multi_view import MultiView
+from verbot.models.encoders.proprioception import Proprioception
 from verbot.models.encoders.query_conv import QueryConv
 from verbot.models.encoders.vit import ViT
 from verbot.models.encoders.words import Words
@@ -379,3 +380,15 @@ def test_every_encoder_that_points_begins_with_places_that_count(name):
     encoder = vision_encoders.get(name)(sizes)
     readers = [m for m in encoder.modules() if isinstance(m, nn.Linear) and m.weight[:, -2:].std() > 5 * m.weight[:, :-2].std()]
     assert len(readers) == 1
+
+
+def test_where_the_hand_is_weighs_as_much_as_where_it_looks():
+    """Moved by one standard deviation, the state token moves as far as a keypoint's that moves by a quarter of the image."""
+    torch.manual_seed(0)
+    sizes = dataclasses.replace(SIZES, width=64, state=11)
+    encoder, project = Proprioception(sizes), place_reader(48, 64)
+    state, there = torch.randn(300, 11), torch.ones(300, dtype=torch.bool)
+    moved = state + torch.eye(11)[0]
+    felt = (encoder(moved, there).tokens - encoder(state, there).tokens).norm(dim=-1).mean()
+    seen = 0.5 * project.weight[:, -2].norm()
+    assert 0.3 < felt / seen < 3

@@ -9,6 +9,7 @@ from torch import nn
 from verbot.errors import ConfigError
 from verbot.models.attention import slices, watch_attention, watch_groups
 from verbot.models.fusion.hierarchical import Hierarchical
+from verbot.models.fusion.mlp import Mlp
 from verbot.models.fusion.perceiver import Perceiver
 from verbot.models.fusion.readout import Readout
 from verbot.models.fusion.temporal import Temporal
@@ -349,3 +350,11 @@ def pooled(fusion: nn.Module):
         return out.tokens.sort(1).values if fusion.count == 0 else out.tokens
 
     return come
+
+
+def test_what_comes_into_mlp_does_not_fade():
+    torch.manual_seed(0)
+    kinds = {"keypoints": 32, "state": 1, "sentence": 1}
+    fusion = Mlp(SIZES, kinds, hidden=128, layers=4)
+    groups = [TokenGroup(torch.randn(64, n, SIZES.width), torch.ones(64, n, dtype=torch.bool), kind) for kind, n in kinds.items()]
+    assert 0.5 < fusion(groups).tokens.square().mean().sqrt() < 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from verbot.models.parts import state_encoders
 from verbot.models.tokens import Sizes, TokenGroup
+
+LOUD = 6.0  # times torch's own start, by which where the hand is would weigh a twentieth of where it looks
 
 
 @state_encoders.register("proprioception")
@@ -19,6 +22,8 @@ class Proprioception(nn.Module):
         super().__init__()
         self.counts, self.limit = {"state": 1}, limit
         self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), nn.Linear(hidden, sizes.width))
+        with torch.no_grad():
+            self.layers[-1].weight.mul_(LOUD)
 
     def forward(self, state: Tensor, mask: Tensor) -> TokenGroup:
         state = state.clamp(-self.limit, self.limit).masked_fill(~mask.unsqueeze(-1), 0)

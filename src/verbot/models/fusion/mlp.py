@@ -22,6 +22,8 @@ class Mlp(nn.Module):
         inputs = [sizes.width * sum(n for kind, n in counts.items() if kind != "words")]
         widths = inputs + [hidden] * layers
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own start lets what comes in fade layer by layer
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         flat = [g.tokens.masked_fill(~g.mask.unsqueeze(-1), 0).flatten(1) for g in groups if g.kind != "words"]
