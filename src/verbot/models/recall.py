@@ -30,9 +30,10 @@ class Recall(nn.Module):
         places = 2 * views * POINTS
         self.pool, self.tell = reader(width, count), nn.Linear(width, places)
         self.spread = nn.Parameter(torch.full((POINTS, 1), SPREAD).log())
-        first = nn.Linear(width + 2 * places, width)
+        first, last = nn.Linear(width + 2 * places, width), nn.Linear(width, width)
         nn.init.normal_(first.weight[:, width:], std=0.3)  # places count from the first step on
-        self.join = nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
+        nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
+        self.join = nn.Sequential(first, nn.GELU(), last)
 
     def forward(self, fused: TokenGroup, keypoints: TokenGroup) -> tuple[TokenGroup, Tensor, Tensor]:
         """What is fused, with the places; the places told (b, v, 3, 2); and the logits of those found (b, v, 3, h, w)."""

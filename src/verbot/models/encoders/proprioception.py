@@ -21,9 +21,10 @@ class Proprioception(nn.Module):
     def __init__(self, sizes: Sizes, hidden: int = 64, limit: float = 10.0):
         super().__init__()
         self.counts, self.limit = {"state": 1}, limit
-        self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), nn.Linear(hidden, sizes.width))
+        last = nn.Linear(hidden, sizes.width)
         with torch.no_grad():
-            self.layers[-1].weight.mul_(LOUD)
+            last.weight.mul_(LOUD)
+        self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), last)
 
     def forward(self, state: Tensor, mask: Tensor) -> TokenGroup:
         state = state.clamp(-self.limit, self.limit).masked_fill(~mask.unsqueeze(-1), 0)

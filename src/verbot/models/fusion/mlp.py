@@ -21,9 +21,10 @@ class Mlp(nn.Module):
         self.width, self.count = hidden, 1
         inputs = [sizes.width * sum(n for kind, n in counts.items() if kind != "words")]
         widths = inputs + [hidden] * layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        for layer in self.layers:
+        made = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        for layer in made:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own start lets what comes in fade layer by layer
+        self.layers = nn.ModuleList(made)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         flat = [g.tokens.masked_fill(~g.mask.unsqueeze(-1), 0).flatten(1) for g in groups if g.kind != "words"]

@@ -41,7 +41,10 @@ class External(nn.Module):
         self.slots, self.size, self.heads, self.fading = slots, key, heads, fading
         self.pool = reader(width, count)
         self.key, self.value, self.query = nn.Linear(width, key), nn.Linear(width, width), nn.Linear(width, heads * key)
-        self.join = nn.Sequential(nn.Linear((1 + heads) * width, width), nn.GELU(), nn.Linear(width, width))
+        first, last = nn.Linear((1 + heads) * width, width), nn.Linear(width, width)
+        for layer in (self.value, first, last):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # what is remembered shall not be drowned
+        self.join = nn.Sequential(first, nn.GELU(), last)
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
         """Empty stores for `rows` episodes."""

@@ -23,6 +23,7 @@ class Recurrent(nn.Module):
         self.width, self.count, self.size = width, count, size
         self.pool, self.cell = reader(width, count), nn.GRUCell(width, size)
         self.join = nn.Linear(size, width)
+        nn.init.normal_(self.join.weight, std=2 / size**0.5)  # a fresh state is small: what is remembered shall not be drowned
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
         return {"state": torch.zeros(rows, self.size, device=device)}
