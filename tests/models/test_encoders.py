@@ -392,3 +392,19 @@ def test_where_the_hand_is_weighs_as_much_as_where_it_looks():
     felt = (encoder(moved, there).tokens - encoder(state, there).tokens).norm(dim=-1).mean()
     seen = 0.5 * project.weight[:, -2].norm()
     assert 0.3 < felt / seen < 3
+
+
+def test_a_place_can_be_asked_for_and_nothing_else_changes_before_it_is():
+    torch.manual_seed(0)
+    images, mask, sentence = torch.rand(5, 2, 3, 16, 24) * 2 - 1, torch.ones(5, 2, dtype=torch.bool), torch.randn(5, 16)
+    torch.manual_seed(1)
+    plain = QueryConv(SIZES, channels=4, features=8, heatmaps=3)
+    torch.manual_seed(1)
+    asked = QueryConv(SIZES, channels=4, features=8, heatmaps=3, by_place=True)
+    asked.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(plain(images, mask, sentence)[0].points, asked(images, mask, sentence)[0].points)
+    place, steep = torch.tensor([0.5, -0.4]), 4.0
+    with torch.no_grad():
+        asked.where.ask.bias.copy_(torch.cat([steep * place, torch.tensor([steep])]).repeat(6))
+    found = asked(images, mask, sentence)[0].points
+    assert (found - place).abs().max() < 0.12  # a cell is a sixth of the image wide

@@ -10,6 +10,8 @@ from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
 from verbot.models.tokens import TokenGroup
 
+STEEP = 10.0  # a place of a tenth of the image must be within reach of weights that begin at zero
+
 
 def look(logits: Tensor, places: Tensor, cells: Tensor) -> Tensor:
     """What each heatmap finds, and where: (…, p, f + 2), x and y last. Spatial softmax, Levine et al. 2016.
@@ -41,6 +43,34 @@ def check_heatmaps(encoder: str, heatmaps: int) -> None:
             f"{encoder} needs at least {POINTS} heatmaps a view, one for each point that the keypoint loss teaches "
             f"(the target, the receptacle, the reference); got {heatmaps}"
         )
+
+
+class NearPlace(nn.Module):
+    """Heatmaps that a sentence asks for by place: s·(z·c − c²/2) over the cells' centers c; s and s·z are linear in it.
+
+    With s above 0 it is the logarithm of a normal distribution around z, of variance 1 / s. They begin as nothing.
+
+    Args:
+        width: e, of the sentence.
+        views, heatmaps: p a view.
+        grid: (height, width) of the places.
+    """
+
+    shape: Tensor
+
+    def __init__(self, width: int, views: int, heatmaps: int, grid: tuple[int, int]):
+        super().__init__()
+        self.views = views
+        self.ask = nn.Linear(width, views * heatmaps * 3)
+        nn.init.zeros_(self.ask.weight)
+        nn.init.zeros_(self.ask.bias)
+        cells = pixel_grid(*grid)
+        shape = STEEP * torch.cat([cells, -cells.square().sum(-1, keepdim=True) / 2], -1)
+        self.register_buffer("shape", shape.T.contiguous(), persistent=False)  # (3, n)
+
+    def forward(self, sentence: Tensor) -> Tensor:
+        """Logits (b, v, p, n) of sentences (b, e)."""
+        return self.ask(sentence).unflatten(-1, (self.views, -1, 3)) @ self.shape
 
 
 class Pointer(nn.Module):

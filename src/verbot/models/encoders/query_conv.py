@@ -10,7 +10,7 @@ from verbot.errors import ConfigError
 from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
 from verbot.models.parts import vision_encoders
-from verbot.models.pointing import check_heatmaps, look, place_reader
+from verbot.models.pointing import NearPlace, check_heatmaps, look, place_reader
 from verbot.models.tokens import Sizes, TokenGroup
 
 
@@ -26,11 +26,13 @@ class QueryConv(nn.Module):
         channels: of the finer level; the coarser has twice as many.
         features: of each place that the queries are compared with.
         heatmaps: per view; the first three are those that the keypoint loss teaches.
+        by_place: the sentence can also ask for a place, as what was learned from a goal image may: to each heatmap it adds the
+            logarithm of a normal distribution over the image.
     """
 
     cells: Tensor
 
-    def __init__(self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16):
+    def __init__(self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16, by_place: bool = False):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
             raise ConfigError(f"query_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
@@ -42,6 +44,7 @@ class QueryConv(nn.Module):
         self.queries = nn.Linear(sizes.width, sizes.views * heatmaps * features)
         self.project = place_reader(features, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
+        self.where = NearPlace(sizes.width, sizes.views, heatmaps, self.grid) if by_place else None
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
@@ -65,16 +68,18 @@ class QueryConv(nn.Module):
             x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
         )
         queries = F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))  # (b, v, p, f)
-        read, logits = zip(*(self._attend(places, queries[:, v]) for v, places in enumerate(features)), strict=True)
+        near = [None] * self.views if self.where is None else self.where(sentence)[:, :, :count].unbind(1)
+        read, logits = zip(*(self._attend(places, queries[:, v], near[v]) for v, places in enumerate(features)), strict=True)
         slots = self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
         tokens = self.project(torch.cat(read, 1)) + slots  # (b, v·p, e)
         points = torch.cat(read, 1)[..., -2:]
         heatmaps = torch.cat(logits, 1).unflatten(-1, self.grid)
         return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", points, heatmaps)
 
-    def _attend(self, places: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(self, places: Tensor, queries: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
         """What each query (b, p, f) reads among the places (b, n, f), and where (b, p, f + 2); its logits (b, p, n)."""
         logits = torch.bmm(queries, places.transpose(1, 2))
+        logits = logits if near is None else logits + near
         return look(logits, places, self.cells), logits
 
 
