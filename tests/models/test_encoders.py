@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.encoders import minilm
@@ -17,13 +16,10 @@ from verbot.models.encoders.hf_vision import HFVision
 from verbot.models.encoders.hierarchical import Hierarchical
 from verbot.models.encoders.minilm import MiniLM, frozen_encoder
 from verbot.models.encoders.multi_view import MultiView
-from verbot.models.encoders.proprioception import Proprioception
 from verbot.models.encoders.query_conv import QueryConv
 from verbot.models.encoders.vit import ViT
 from verbot.models.encoders.words import Words
 from verbot.models.layers import pixel_grid
-from verbot.models.parts import vision_encoders
-from verbot.models.pointing import place_reader
 from verbot.models.text import END, PAD, START, UNKNOWN, unhear
 from verbot.models.text_cache import FEW
 from verbot.models.tokens import Sizes, TextBatch
@@ -363,48 +359,3 @@ print(json.dumps("tokenizers" in sys.modules))
     path = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=path)
     assert json.loads(done.stdout) is False
-
-
-def test_where_a_heatmap_looks_weighs_more_than_what_it_finds():
-    torch.manual_seed(0)
-    found, places = torch.randn(500, 48) * 0.3, torch.rand(500, 2) * 2 - 1  # as large as they are in a network that begins
-    project = place_reader(48, 64)
-    still = project(torch.cat([found, torch.zeros(500, 2)], -1)).var(0).sum()
-    moving = project(torch.cat([torch.zeros(500, 48), places], -1)).var(0).sum()
-    assert moving > 3 * still
-
-
-@pytest.mark.parametrize("name", vision_encoders.names())
-def test_every_encoder_that_points_begins_with_places_that_count(name):
-    sizes = dataclasses.replace(SIZES, height=16, width_px=16)
-    encoder = vision_encoders.get(name)(sizes)
-    readers = [m for m in encoder.modules() if isinstance(m, nn.Linear) and m.weight[:, -2:].std() > 5 * m.weight[:, :-2].std()]
-    assert len(readers) == 1
-
-
-def test_where_the_hand_is_weighs_as_much_as_where_it_looks():
-    """Moved by one standard deviation, the state token moves as far as a keypoint's that moves by a quarter of the image."""
-    torch.manual_seed(0)
-    sizes = dataclasses.replace(SIZES, width=64, state=11)
-    encoder, project = Proprioception(sizes), place_reader(48, 64)
-    state, there = torch.randn(300, 11), torch.ones(300, dtype=torch.bool)
-    moved = state + torch.eye(11)[0]
-    felt = (encoder(moved, there).tokens - encoder(state, there).tokens).norm(dim=-1).mean()
-    seen = 0.5 * project.weight[:, -2].norm()
-    assert 0.3 < felt / seen < 3
-
-
-def test_a_place_can_be_asked_for_and_nothing_else_changes_before_it_is():
-    torch.manual_seed(0)
-    images, mask, sentence = torch.rand(5, 2, 3, 16, 24) * 2 - 1, torch.ones(5, 2, dtype=torch.bool), torch.randn(5, 16)
-    torch.manual_seed(1)
-    plain = QueryConv(SIZES, channels=4, features=8, heatmaps=3)
-    torch.manual_seed(1)
-    asked = QueryConv(SIZES, channels=4, features=8, heatmaps=3, by_place=True)
-    asked.load_state_dict(plain.state_dict(), strict=False)
-    assert torch.equal(plain(images, mask, sentence)[0].points, asked(images, mask, sentence)[0].points)
-    place, steep = torch.tensor([0.5, -0.4]), 4.0
-    with torch.no_grad():
-        asked.where.ask.bias.copy_(torch.cat([steep * place, torch.tensor([steep])]).repeat(6))
-    found = asked(images, mask, sentence)[0].points
-    assert (found - place).abs().max() < 0.12  # a cell is a sixth of the image wide

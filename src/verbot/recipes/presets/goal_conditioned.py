@@ -16,7 +16,7 @@ def goal_conditioned() -> RunConfig:
     The goal image is read beside the picture of now, and its tokens, marked as a picture's, follow where the words stand.
     """
     network = NetworkConfig(
-        vision=Part("query_conv", {"channels": 24, "features": 48}),
+        vision=Part("query_conv", {"channels": 24, "features": 48, "by_place": True}),
         language=MINILM,
         fusion=Part("mlp", {"hidden": 352}),
         goal=Part("goal_conv"),
