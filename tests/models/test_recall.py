@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from verbot.errors import ConfigError
+from verbot.models.encoders import film_conv
 from verbot.models.layers import pixel_grid
+from verbot.models.network import NetworkConfig
 from verbot.models.recall import Recall
 from verbot.models.tokens import TokenGroup
 
@@ -74,3 +77,9 @@ def test_an_unknown_place_teaches_nothing_and_a_known_one_narrows_the_search():
         optimizer.step()
     assert loss < 0.5 * first
     assert recall.spread.exp().max() < 0.3  # narrower than it began
+
+
+def test_recall_without_heatmaps_is_refused(make_network, monkeypatch):
+    monkeypatch.setattr(film_conv.FilmConv, "counts", property(lambda self: {}, lambda self, value: None), raising=False)
+    with pytest.raises(ConfigError, match="recall_weight looks again in heatmaps, and 'film_conv' makes none: set it to 0"):
+        make_network(NetworkConfig(width=16, recall_weight=1.0))

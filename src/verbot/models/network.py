@@ -190,6 +190,8 @@ class VLANetwork(nn.Module):
         _check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
         self.recall = None
         if config.recall_weight:
+            if "keypoints" not in self.vision.counts:
+                raise ConfigError(f"recall_weight looks again in heatmaps, and {config.vision.name!r} makes none: set it to 0")
             self.recall = Recall(last.width, last.count, sizes.views, config.history)
         self.value = Value(last.width, last.count, config.value_discount) if config.value_weight else None
         if config.history > 1:  # row t - 1 is the latest frame
