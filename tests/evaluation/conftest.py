@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from verbot.evaluation.results import EpisodeResult
 
 HERE = str(Path(__file__).parent)
+VOID = {"meta", "link", "br", "rect", "line", "circle"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +45,43 @@ def made() -> Callable[..., EpisodeResult]:
         return EpisodeResult(**(defaults | fields))  # type: ignore[arg-type]
 
     return make
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text: list[str] = []
+        self.films: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.sources += [
+            value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "poster")
+        ]
+        if tag == "figure":
+            self.films.append(dict(attributes).get("class"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Closes itself."""
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Page]:
+    def read(html: str) -> Page:
+        page = Page()
+        page.feed(html)
+        page.close()
+        return page
+
+    return read
