@@ -99,7 +99,8 @@ class EpisodeRequest:
         index: the number of the scene within (suite, task, split).
         goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
         wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a paraphrase kept for testing),
-            ``"blank"``, ``"image"`` (no words, but a picture of the wanted end state, where the env can make one).
+            ``"longer"`` (more sentences than in training, where the env speaks in several), ``"blank"``, ``"image"`` (no words,
+            but a picture of the wanted end state, where the env can make one).
         composition: ``"seen"`` draws only demonstrated color-shape-verb triples, ``"unseen"`` only the others.
         text: overrides the instruction's words; `templates` ({verb: [template, …]}) overrides the grammar.
         axes: randomization axis to strength 0–3, for this episode.

@@ -82,6 +82,35 @@ def test_seen_and_unseen_never_meet_in_any_sentence_but_are_many(goal):
     assert not {text.split(". ")[0] for text in _said(goal, "canonical")} & parts[1]
 
 
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_longer_commands_have_more_sentences_than_any_to_train_on_and_say_the_same(goal):
+    parts = {part for text in _said(goal, "seen", 3000) for part in text.split(". ")}
+    texts = _said(goal, "longer")
+    assert {len(text.split(". ")) for text in texts} == {4, 5}
+    for text in texts:
+        sentences_ = text.split(". ")
+        asides = [
+            part
+            for part in sentences_
+            if goal["object"] not in _names(part) and set(_names(part)) & {"green ball", "orange cylinder"}
+        ]
+        assert len(asides) == sentences.ASIDES_OF_LONGER, text
+        assert all(one != other for one, other in itertools.pairwise(name for part in asides for name in _names(part))), text
+        assert goal["object"] in _names(text) and (goal.get("receptacle") or goal["object"]) in _names(text), text
+        for earlier, part in itertools.pairwise(sentences_):
+            if re.search(r"\bit\b", part) and not set(_names(part)) - {goal.get("receptacle")}:
+                assert _names(earlier)[-1] == goal["object"], text
+    said = {part for text in texts for part in text.split(". ")}
+    assert len(said & parts) > 0.9 * len(said)  # sentences that training tells, in commands that it does not
+
+
+def test_only_a_suite_of_several_sentences_speaks_longer(env):
+    _, info = env.reset(seed=0, options={"index": 0, "wording": "longer"})
+    assert info["instruction"].count(". ") in (3, 4)
+    with pytest.raises(ConfigError, match="single sentences.*tabletop-sentences"):
+        make_env("tabletop-starter", render_cameras=False).reset(seed=0, options={"wording": "longer"})
+
+
 def test_no_template_is_in_both_halves():
     assert not set(sentences.ASIDES) & set(sentences.UNSEEN_ASIDES)
     assert not set(sentences.FINDS) & set(sentences.UNSEEN_FINDS)

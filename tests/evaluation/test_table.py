@@ -71,14 +71,13 @@ def test_errors_are_counted_and_the_first_is_told(tmp_path: Path, made: Make) ->
 def test_p_is_mcnemars_on_the_shared_episodes(tmp_path: Path, made: Make) -> None:
     a = played(tmp_path / "a", made, plain(0, 1, 2, 3, 4, 5) | {("visit", 0, 0, "canonical")})
     b = played(tmp_path / "b", made, plain(0) | {("visit", 1, 0, "canonical")})
-    found = versus(a, b, "canonical")
-    assert found is not None
+    found = versus(a, b)["canonical"]
     only_a, only_b = 6, 1
     p = 2 * sum(math.comb(7, i) for i in range(only_b + 1)) / 2**7
     assert (found.only_first, found.only_second, found.first.n, found.p) == (only_a, only_b, 12, pytest.approx(p))
     assert found.difference.value == pytest.approx(7 / 12 - 2 / 12)
-    assert versus(a, b, "blank") is None
-    assert versus(a, tmp_path, "canonical") is None
+    assert "blank" not in versus(a, b)
+    assert versus(a, tmp_path) == {}
 
 
 def test_holm_corrects_for_the_number_of_rows(tmp_path: Path, made: Make) -> None:
@@ -90,12 +89,12 @@ def test_holm_corrects_for_the_number_of_rows(tmp_path: Path, made: Make) -> Non
     some = played(tmp_path / "some", made, {("go", i, 0, "canonical") for i in range(6)})  # 6 to 0: p = 0.031
     rows = [TableRow("base", "policy", folder=base, figures=read_figures(base))]
     for name, folder in (("good", good), ("some", some)):
-        rows.append(TableRow(name, "policy", figures=read_figures(folder), against=versus(folder, base, "canonical")))
+        rows.append(TableRow(name, "policy", figures=read_figures(folder), beside=versus(folder, base)))
     assert Table("", "base", tuple(rows), {}).verdicts() == {"base": "base", "good": "better", "some": "better"}
-    more = [*rows, *(TableRow(f"more{i}", "policy", figures=rows[2].figures, against=rows[2].against) for i in range(3))]
+    more = [*rows, *(TableRow(f"more{i}", "policy", figures=rows[2].figures, beside=rows[2].beside) for i in range(3))]
     assert Table("", "base", tuple(more), {}).verdicts()["some"] == "same"
     assert Table("", "base", tuple(more), {}).verdicts()["good"] == "better"
-    worse = TableRow("base", "policy", against=versus(base, good, "canonical"))
+    worse = TableRow("base", "policy", figures=read_figures(base), beside=versus(base, good))
     assert Table("", "good", (worse,), {}).verdicts() == {"base": "worse"}
 
 
@@ -108,8 +107,8 @@ def table(tmp_path: Path, made: Make) -> Table:
     def row(name: str, folder: Path, **more: object) -> TableRow:
         found = read_figures(folder)
         figures = Figures(found.main, {**found.metrics, **speed}, found.conditions, found.by_task)
-        against = versus(folder, base, "canonical") if folder != base else None
-        return TableRow(name, "design", folder=folder, figures=figures, against=against, **more)  # type: ignore[arg-type]
+        beside = versus(folder, base) if folder != base else {}
+        return TableRow(name, "design", folder=folder, figures=figures, beside=beside, **more)  # type: ignore[arg-type]
 
     rows = (
         row("plain", base, about="as it is", recipe="tiny", cost=Cost(1_250_000, 64_000, 80.0)),
@@ -136,6 +135,10 @@ def test_json_markdown_and_text_say_the_same(table: Table) -> None:
     assert "| 12 | 1.000 | – | 2.00 | – | – | – |" in markdown
     assert "## Success by task" in markdown
     assert "| plain | 33.3 % [9.7, 70.0] | 0.0 % [0.0, 39.0] |" in markdown
+    assert "## Success by condition" in markdown
+    assert "| a\\|<b> | 25.0 % [8.9, 53.2], p = 1.000 | " in markdown and "| plain | 16.7 % [4.7, 44.8] | " in markdown
+    assert other["conditions_against_base"]["canonical"] == other["against_base"]
+    assert set(other["conditions_against_base"]) == {"canonical", "counterfactual", "paraphrase"}
     assert "- torn: ValueError: <nothing> fits" in markdown
     columns = {line.count("|") - line.count("\\|") for line in markdown.split("\n## ")[0].splitlines() if line.startswith("|")}
     assert len(columns) == 1

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from verbot.cli.terminal import given, show, typed
 
-Mode = Literal["canonical", "paraphrase", "blank", "counterfactual", "composition", "image"]
+Mode = Literal["canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image"]
 Axis = Literal[
     "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from verbot.errors import ConfigError
 from verbot.evaluation.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.results import EpisodeResult, read_results
+from verbot.evaluation.suites import WORDINGS
 from verbot.evaluation.summary import written
 from verbot.evaluation.wording import condition, p_value, plain
 
@@ -157,4 +158,5 @@ def condition_of(key: str, result: EpisodeResult) -> str:
         return "composition" + axes
     if goal != "goal0":
         return "counterfactual" + axes
-    return {"unseen": "paraphrase", "blank": "blank", "image": "image"}.get(wording, "canonical") + axes
+    modes = {wording: mode for mode, wording in WORDINGS.items()}
+    return modes.get(wording, "canonical") + axes

@@ -118,8 +118,9 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
     if reference is not None:
         if "blank" in conditions:
             metrics["language_sensitivity"] = language_sensitivity(reference, conditions["blank"])
-        if "paraphrase" in conditions:
-            metrics["paraphrase_retention"] = retention(conditions["paraphrase"], reference)
+        for name in ("paraphrase", "longer"):
+            if name in conditions:
+                metrics[f"{name}_retention"] = retention(conditions[name], reference)
         if "composition" in conditions:
             metrics["composition_retention"] = unpaired_retention(conditions["composition"], reference)
         metrics |= axis_retentions(conditions, reference)

@@ -70,7 +70,8 @@ def choose(rows: Sequence[TableRow]) -> Choice | None:
         return None
     ranked = sorted(rows, key=lambda row: (-row.value, latency(row) or 0.0))
     best, *others = ranked
-    pairs = [versus(row.folder, best.folder, best.figures.main) if row.folder else None for row in others]  # type: ignore[arg-type, union-attr]
+    main = best.figures.main if best.figures else ""
+    pairs = [versus(row.folder, best.folder).get(main) if row.folder and best.folder else None for row in others]
     paired = [(row, pair) for row, pair in zip(others, pairs, strict=True) if pair is not None]
     adjusted = holm([pair.p for _, pair in paired])
     equals = (best, *(row for (row, _), p in zip(paired, adjusted, strict=True) if p >= CLEAR))
@@ -81,12 +82,12 @@ def choose(rows: Sequence[TableRow]) -> Choice | None:
     return Choice(best, equals, tuple(front))
 
 
-def versus(folder: Path, base: Path, main: str) -> Paired | None:
-    """`folder` against `base` under the condition `main`; None where they share no episode of it."""
+def versus(folder: Path, base: Path) -> dict[str, Paired]:
+    """`folder` against `base` under every condition of which they share an episode."""
     try:
-        return next((row for row in compare(folder, base).conditions if row.group == main), None)
+        return {row.group: row for row in compare(folder, base).conditions}
     except ConfigError:
-        return None
+        return {}
 
 
 def holm(ps: Sequence[float]) -> list[float]:

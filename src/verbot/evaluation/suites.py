@@ -11,11 +11,12 @@ from verbot.contracts import EpisodeRequest
 from verbot.errors import ConfigError
 from verbot.evaluation.results import Job
 
-MODES = ("canonical", "paraphrase", "blank", "counterfactual", "composition", "image")
+MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
 AXES = (
     "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics", "camera_dropout",
 )  # fmt: skip
-WORDINGS = {"paraphrase": "unseen", "blank": "blank", "image": "image"}  # of the modes that are not about plain words
+# Of the modes that are not about plain words.
+WORDINGS = {"paraphrase": "unseen", "longer": "longer", "blank": "blank", "image": "image"}
 WORDLESS = ("blank", "image")
 AROUND_CANONICAL = ("paraphrase", "composition", "counterfactual", "blank")
 BASELINES = ("random", "expert", "blind")

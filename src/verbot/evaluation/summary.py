@@ -16,7 +16,8 @@ from verbot.evaluation.intervals import Estimate
 PERCENT = frozenset(
     [
         *("success_rate", "execution_accuracy", "language_following", "engagement_rate", "language_understanding"),
-        *("strict_counterfactual", "language_sensitivity", "paraphrase_retention", "composition_retention", "difference"),
+        *("strict_counterfactual", "language_sensitivity", "difference"),
+        *("paraphrase_retention", "longer_retention", "composition_retention"),
     ]
 )
 

@@ -68,7 +68,7 @@ class TableRow:
         settings: what a design changes in its recipe.
         folder: its evaluation, None where it has none.
         error: why it has no figures; None where all went well.
-        against: its main condition beside the base's; None for the base itself and where no episode is shared.
+        beside: each condition beside the base's; none of the base itself and where no episode is shared.
     """
 
     name: str
@@ -80,7 +80,12 @@ class TableRow:
     figures: Figures | None = None
     cost: Cost = field(default_factory=Cost)
     error: str | None = None
-    against: Paired | None = None
+    beside: Mapping[str, Paired] = field(default_factory=dict)
+
+    @property
+    def against(self) -> Paired | None:
+        """The main condition beside the base's."""
+        return self.beside.get(self.figures.main) if self.figures else None
 
     def metric(self, name: str) -> Estimate:
         return self.figures.metrics.get(name, NOTHING) if self.figures else NOTHING
@@ -145,7 +150,7 @@ class Table:
         }
 
     def markdown(self) -> str:
-        """Three tables: the designs, then success by task and by condition; and what to choose from."""
+        """Three tables: the designs, then success by task and by condition, held against the base; and what to choose from."""
         head, rows = _cells(self)
         parts = [f"# {self.title}", "", "; ".join(f"{plain(k)} {_inline(v)}" for k, v in self.about.items() if v is not None), ""]
         parts += _markdown(head, rows)
@@ -242,7 +247,6 @@ def _faulty(figures: Figures | None) -> str:
 
 def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
     figures = {name: getattr(row.figures, name) if row.figures else {} for name in ("metrics", "conditions", "by_task")}
-    paired = row.against
     return {
         "name": row.name,
         "kind": row.kind,
@@ -252,15 +256,8 @@ def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
         "error": row.error,
         **{name: {key: estimate.to_json() for key, estimate in group.items()} for name, group in figures.items()},
         "errors": row.figures.errors if row.figures else 0,
-        "against_base": None
-        if paired is None
-        else {
-            "n": paired.first.n,
-            "difference": paired.difference.to_json(),
-            "only_this": paired.only_first,
-            "only_base": paired.only_second,
-            "p": paired.p,
-        },
+        "against_base": _pair(row.against),
+        "conditions_against_base": {name: _pair(paired) for name, paired in row.beside.items()},
         "verdict": verdict,
         "parameters": row.cost.parameters,
         "samples": row.cost.samples,
@@ -268,6 +265,13 @@ def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
         "samples_per_s": row.cost.samples_per_s,
         "evaluation": None if row.folder is None else relative(row.folder, out),
     }
+
+
+def _pair(paired: Paired | None) -> dict[str, Any] | None:
+    if paired is None:
+        return None
+    solved = {"only_this": paired.only_first, "only_base": paired.only_second}
+    return {"n": paired.first.n, "difference": paired.difference.to_json(), **solved, "p": paired.p}
 
 
 def relative(folder: Path, out: Path) -> str:
@@ -296,7 +300,9 @@ def _estimate(name: str, estimate: Estimate) -> str:
 
 def _by(row: TableRow, name: str, keys: Sequence[str]) -> list[str]:
     found: Mapping[str, Estimate] = getattr(row.figures, name)
-    return [row.name, *(_estimate("success_rate", found.get(key, NOTHING)) for key in keys)]
+    tested = row.beside if name == "conditions" and row.kind != "baseline" else {}
+    p = {key: f", p {p_value(paired.p)}" for key, paired in tested.items()}
+    return [row.name, *(_estimate("success_rate", found.get(key, NOTHING)) + p.get(key, "") for key in keys)]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

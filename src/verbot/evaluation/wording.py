@@ -31,6 +31,7 @@ REPEAT = "Scenes are a function of suite, task, number and seed alone; the same 
 _CONDITIONS = {
     "canonical": "plain wording",
     "paraphrase": "unseen paraphrases",
+    "longer": "more sentences than ever told",
     "composition": "undemonstrated combinations",
     "counterfactual": "every goal of a scene",
     "blank": "nothing said",

@@ -230,7 +230,7 @@ def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Candid
     for name in (candidate.name for candidate in wanted if candidate.name in rows):
         row = rows[name]
         if base and base.folder and base.figures and row.folder and name != table.base:
-            row = dataclasses.replace(row, against=versus(row.folder, base.folder, base.figures.main))
+            row = dataclasses.replace(row, beside=versus(row.folder, base.folder))
         paired.append(row)
     pending = tuple(candidate.name for candidate in wanted if candidate.name not in rows)
     table = dataclasses.replace(table, rows=tuple(paired), pending=pending)

@@ -18,7 +18,7 @@ from verbot.envs.tabletop.tasks import Goal, Task
 from verbot.errors import ConfigError, SimulationError
 
 SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")
-WORDINGS = ("canonical", "seen", "unseen", "blank", "image")
+WORDINGS = ("canonical", "seen", "unseen", "longer", "blank", "image")
 LEAST_FEASIBLE = 3
 _TRIES = 2000
 _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
@@ -108,6 +108,8 @@ def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> 
             raise ConfigError(f"{label} is {value!r}; expected one of {', '.join(known)}")
     if request.wording == "image":
         check_pictured(suite)
+    if request.wording == "longer" and not suite.several_sentences:
+        raise ConfigError(f"suite {suite.name!r} speaks in single sentences; longer commands are those of tabletop-sentences")
 
 
 def _draw_task(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int) -> str:

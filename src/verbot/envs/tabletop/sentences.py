@@ -1,4 +1,4 @@
-"""Commands of two or three sentences: one says what to leave alone, or a pronoun stands for what an earlier one named.
+"""Commands of several sentences: one says what to leave alone, or a pronoun stands for what an earlier one named.
 
 The decoy, ``{other}``, is a thing of the scene that the goal does not name; it often comes first. Sentences are lower case, with
 a full stop between them and none at the end. The `UNSEEN` tables are kept for testing, as are `language`'s own.
@@ -6,6 +6,7 @@ a full stop between them and none at the end. The `UNSEEN` tables are kept for t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ UNSEEN_PRONOUNS: dict[str, tuple[str, ...]] = {
 # In what order, and how often: A an aside, C a command that names its object, F P an object found and a pronoun.
 ORDERS = {"AC": 0.35, "AFP": 0.25, "CA": 0.15, "FPA": 0.10, "FP": 0.15}
 WITHOUT_PRONOUN = {"AC": 0.7, "CA": 0.3}
+# Of the commands that are longer than any to train on: so many asides stand around the command, or what is found and its pronoun.
+ASIDES_OF_LONGER = 3
 
 
 def decoys(goal: Mapping[str, Any], layout: Layout) -> list[str]:
@@ -99,11 +102,12 @@ def decoys(goal: Mapping[str, Any], layout: Layout) -> list[str]:
 
 
 def say(goal: Mapping[str, Any], others: Sequence[str], wording: str, rng: np.random.Generator) -> str:
-    """`goal` in two or three sentences.
+    """`goal` in two or three sentences; in four or five where the wording is ``"longer"``.
 
     Args:
         others: the decoys to choose from; at least one.
-        wording: ``"canonical"``, ``"seen"`` (templates to train on) or ``"unseen"`` (those kept for testing).
+        wording: ``"canonical"``, ``"seen"`` (templates to train on), ``"unseen"`` (those kept for testing) or
+            ``"longer"`` (templates to train on, in more sentences than any command to train on has).
 
     Example:
         >>> say({"verb": "pick", "object": "red cube"}, ["green ball"], "canonical", np.random.default_rng(0))
@@ -111,20 +115,26 @@ def say(goal: Mapping[str, Any], others: Sequence[str], wording: str, rng: np.ra
     """
     if not others:
         raise ConfigError(f"a command of several sentences needs another thing to speak of; the goal is {dict(goal)}")
-    other = others[int(rng.integers(len(others)))]
+
+    def draw(choices: Sequence[str]) -> str:
+        return choices[int(rng.integers(len(choices)))]
+
+    spared = [draw(others)]
     if wording == "canonical":
-        return f"leave the {other} alone. {language.canonical(goal)}"
-    asides, finds, pronouns = (ASIDES, FINDS, PRONOUNS) if wording == "seen" else (UNSEEN_ASIDES, UNSEEN_FINDS, UNSEEN_PRONOUNS)
+        return f"leave the {spared[0]} alone. {language.canonical(goal)}"
+    known = "unseen" if wording == "unseen" else "seen"
+    asides, finds, pronouns = (ASIDES, FINDS, PRONOUNS) if known == "seen" else (UNSEEN_ASIDES, UNSEEN_FINDS, UNSEEN_PRONOUNS)
     verb = str(goal["verb"])
     orders = ORDERS if verb in pronouns else WITHOUT_PRONOUN
     order = str(rng.choice(list(orders), p=list(orders.values())))
-
-    def draw(templates: Sequence[str]) -> str:
-        return templates[int(rng.integers(len(templates)))]
-
+    if wording == "longer":
+        before = int(rng.integers(ASIDES_OF_LONGER + 1))
+        order = "A" * before + order.replace("A", "") + "A" * (ASIDES_OF_LONGER - before)
+        spared = [others[i] for i in rng.permutation(len(others))]
+    turn = itertools.cycle(spared)
     said = {
-        "A": lambda: draw(asides).replace("{other}", other),
-        "C": lambda: draw(language.known(goal, wording)),
+        "A": lambda: draw(asides).replace("{other}", next(turn)),
+        "C": lambda: draw(language.known(goal, known)),
         "F": lambda: language.spoken(draw(finds), goal, rng),
         "P": lambda: language.spoken(draw(pronouns[verb]), goal, rng),
     }
