@@ -25,7 +25,7 @@ from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.evaluation.players import SCRIPTED
 from verbot.evaluation.reading import versus
-from verbot.evaluation.table import Cost, Table, TableRow, read_figures
+from verbot.evaluation.table import Cost, Table, TableRow, read_figures, relative
 from verbot.policy import load_policy
 from verbot.recipes.candidates import Candidate, candidates, digest, place, slug
 from verbot.recipes.config import RunConfig
@@ -98,7 +98,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
         bench = Bench(out, _datasets(first, data, out, progress), evaluation, progress, command)
-        about = {**played, **budget, **({"data": list(bench.datasets)} if first else {})}
+        about = {**played, **budget, **({"data": bench.sources} if first else {})}
         title = f"Comparison on {evaluation.suite}" if played else "Comparison"
         return _fill(Table(title, held, (), about, command=command, out=out), bench, wanted)
 
@@ -123,6 +123,11 @@ class Bench:
     evaluation: EvaluationConfig
     progress: bool = True
     command: str | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        """The datasets, as seen from the table."""
+        return [relative(Path(folder), self.out.resolve()) for folder in self.datasets]
 
     def stand(self, candidate: Candidate, finished: bool = False) -> TableRow | None:
         """The row of a candidate, trained and played as far as need be; with `finished` only if nothing is left to do."""

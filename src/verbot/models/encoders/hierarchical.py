@@ -27,10 +27,11 @@ def split_sentences(text: str) -> list[str]:
 
 @language_encoders.register("hierarchical")
 class Hierarchical(nn.Module):
-    """One token of the whole command, one of each sentence, then the words, each told what its sentence is to the command.
+    """The words, each told what its sentence is to the command.
 
-    A word sees the words of its own sentence alone; sentences, each pooled by attention, see each other and their order. Source:
-    the hierarchical attention network, Yang et al. 2016, with self-attention for its recurrence.
+    A word sees the words of its own sentence alone; sentences, each pooled by attention, see each other and their order. Only
+    words come out: from one token for each sentence a network learns the sentences of training by heart. Source: the
+    hierarchical attention network, Yang et al. 2016, with self-attention for its recurrence.
 
     Args:
         base: the language encoder that reads one sentence, e.g. ``"words"`` or ``"minilm"``; `base_options` are its options.
@@ -51,10 +52,9 @@ class Hierarchical(nn.Module):
         _check(base)
         self.base = language_encoders.get(base)(sizes, **(base_options or {}))
         self.pool = AttentionPool(sizes.width, heads)
-        self.command = nn.Parameter(torch.randn(sizes.width) * 0.1)
         self.order = nn.Parameter(torch.randn(sentences, sizes.width) * 0.1)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
-        self.tell = nn.Linear(sizes.width, sizes.width)
+        self.tell = nn.Sequential(nn.LayerNorm(sizes.width), nn.Linear(sizes.width, sizes.width))
         self.norm = nn.LayerNorm(sizes.width)
 
     @staticmethod
@@ -92,13 +92,10 @@ class Hierarchical(nn.Module):
         there = mask.any(-1)
         order = self.order[torch.arange(count, device=there.device).clamp(max=len(self.order) - 1)]
         x = self.pool(words).unflatten(0, (-1, count)) + order  # (b, m, e)
-        x = torch.cat([self.command.expand(len(x), 1, -1), x], 1)
-        seen = torch.cat([torch.ones_like(there[:, :1]), there], 1)
         for block in self.blocks:
-            x = block(x, seen)
-        told = words.tokens.unflatten(0, (-1, count)) + self.tell(x[:, 1:]).unsqueeze(2)  # (b, m, l, e)
-        tokens = torch.cat([x, told.flatten(1, 2)], 1)
-        return TokenGroup(self.norm(tokens), torch.cat([seen, mask.flatten(1)], 1), "words")
+            x = block(x, there)
+        told = words.tokens.unflatten(0, (-1, count)) + self.tell(x).unsqueeze(2)  # (b, m, l, e)
+        return TokenGroup(self.norm(told.flatten(1, 2)), mask.flatten(1), "words")
 
 
 def _check(base: str) -> None:

@@ -18,7 +18,7 @@ def goal_conditioned() -> RunConfig:
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 48, "by_place": True}),
         language=MINILM,
-        fusion=Part("mlp", {"hidden": 352}),
+        fusion=Part("concat"),
         goal=Part("goal_conv"),
     )
     augment = AugmentConfig(blank_instruction=0.02, questions=4, goal_image=0.33)

@@ -17,7 +17,7 @@ def training(minutes: float) -> TrainConfig:
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 48}),
         language=Part("minilm", {"depth": 3}),
-        fusion=Part("mlp", {"hidden": 352}),  # with which the weights stay below 5 MB
+        fusion=Part("concat"),
     )
     return TrainConfig(
         datasets=HERE,
