@@ -1,9 +1,12 @@
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from verbot.evaluation.intervals import Estimate
+from verbot.evaluation.summary import written
 from verbot.recipes.design import parse_design, resolve_design
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +36,16 @@ def test_code_that_needs_nothing_else_runs(page):
 def test_designs_in_the_docs_can_be_built(page):
     for word in re.findall(r'[`"]([a-z0-9-]+\+[a-z_]+[a-z_.]*=[^`"]+)[`"]', (ROOT / page).read_text()):
         resolve_design(parse_design(word), {"samples": 100}, 0)
+
+
+def test_the_table_of_designs_is_what_its_data_says():
+    record, page = json.loads((ROOT / "docs/designs.json").read_text()), (ROOT / "docs/designs.md").read_text()
+    assert len(record["rows"]) > 24
+    for row in record["rows"]:
+        success = Estimate(**row["metrics"]["success_rate"])
+        assert re.search(rf"^\| {row['name']} \| .* \| {re.escape(written('success_rate', success))} \|", page, re.MULTILINE), (
+            row["name"]
+        )
 
 
 def test_nothing_names_the_machine_it_was_made_on():
