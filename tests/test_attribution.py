@@ -120,8 +120,11 @@ def test_the_pooled_sentences_attention_falls_on_the_words_tokens(monkeypatch):
 
 
 def test_what_has_no_words_of_its_own_tells_none():
-    (layered,) = Attributed(policy(language=Part("hierarchical"))).predict([observation()])
-    assert layered.extras["words"] == () and "read" not in layered.extras and "heatmaps" in layered.extras
+    layered = Attributed(policy(language=Part("hierarchical")))
+    (several,) = layered.predict([dataclasses.replace(observation(), instruction="stop. put the red cube in the box")])
+    assert several.extras["words"] == () and "read" not in several.extras and "heatmaps" in several.extras
+    (one,) = layered.predict([observation()])
+    assert one.extras["words"] == tuple(observation().instruction.split())
     (blind,) = Attributed(policy().blinded()).predict([observation()])
     assert blind.extras["words"] == ()
     assert Attributed(policy()).predict([]) == []

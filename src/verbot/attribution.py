@@ -165,7 +165,7 @@ def _watch_reading(language: nn.Module) -> Iterator[list[bool]]:
     found: list[bool] = []
 
     def note(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
-        found.append(words.mask.shape == args[0].mask.shape)
+        found.append(torch.equal(words.mask, args[0].mask))
 
     handle = language.register_forward_hook(note)
     try:

@@ -35,7 +35,7 @@ REGISTRIES = {
     "memory": memories,
     "head": heads,
 }
-TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box", "stop")
+TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box. stop", "stop")
 
 
 def component(name: str, kind: str, size: int, low: float = -1.0) -> Component:
