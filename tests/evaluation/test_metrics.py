@@ -89,6 +89,7 @@ def test_every_measure_has_its_exact_name(made: Make) -> None:
     conditions = {
         "canonical": main,
         "paraphrase": main,
+        "longer": main[:2],
         "composition": main,
         "blank": main,
         "counterfactual": [made(i, goal_index=g) for i in range(4) for g in range(2)],
@@ -98,8 +99,9 @@ def test_every_measure_has_its_exact_name(made: Make) -> None:
     assert set(found) == {
         *("success_rate", "execution_accuracy", "language_following", "language_understanding", "strict_counterfactual"),
         *("language_sensitivity", "paraphrase_retention", "composition_retention", "spl", "final_error_m"),
-        *("retention_lighting", "engagement_rate"),
+        *("longer_retention", "retention_lighting", "engagement_rate"),
     }
+    assert found["longer_retention"].n == 2
 
 
 def test_what_was_not_played_is_not_reported(made: Make) -> None:

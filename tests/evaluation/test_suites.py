@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from verbot.configuration import build
 from verbot.errors import ConfigError
+from verbot.evaluation.compare import condition_of
+from verbot.evaluation.results import EpisodeResult
 from verbot.evaluation.suites import EvaluationConfig, condition_axes, make_plan
 
 TASKS = ("pick", "push", "put")
@@ -37,6 +40,15 @@ def test_no_episode_is_played_twice() -> None:
     # canonical 200, paraphrase, composition, second goals, blank (= blind), random 100 each, expert 200
     assert len(jobs) == 200 + 5 * 100 + 200
     assert plan.baselines["blind"] == plan.conditions["blank"]
+
+
+def test_longer_commands_are_of_the_same_scenes_and_keep_their_condition(made: Callable[..., EpisodeResult]) -> None:
+    plan = make_plan(EvaluationConfig(episodes=6, conditions=("longer",)), TASKS)
+    main, longer = plan.conditions["canonical"], plan.conditions["longer"]
+    assert [(j.request.task, j.request.index, j.request.wording) for j in longer] == [
+        (j.request.task, j.request.index, "longer") for j in main
+    ]
+    assert {condition_of(job.key.split("/", 1)[1], made(0)) for job in longer} == {"longer"}
 
 
 def test_baselines_play_the_main_conditions_scenes() -> None:

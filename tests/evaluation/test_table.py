@@ -76,6 +76,8 @@ def test_p_is_mcnemars_on_the_shared_episodes(tmp_path: Path, made: Make) -> Non
     p = 2 * sum(math.comb(7, i) for i in range(only_b + 1)) / 2**7
     assert (found.only_first, found.only_second, found.first.n, found.p) == (only_a, only_b, 12, pytest.approx(p))
     assert found.difference.value == pytest.approx(7 / 12 - 2 / 12)
+    told = versus(a, b)["counterfactual"]  # the six scenes of which another goal was played, under both goals
+    assert (told.first.n, told.only_first, told.only_second) == (12, 3, 1)
     assert "blank" not in versus(a, b)
     assert versus(a, tmp_path) == {}
 

@@ -95,9 +95,7 @@ def compare(first: str | Path, second: str | Path, player: str = "policy") -> Co
         raise ConfigError(
             f"{first} and {second} have no episode in common: evaluate both on the same suite, with the same seed and mode"
         )
-    groups: dict[str, list[str]] = defaultdict(list)
-    for key in shared:
-        groups[condition_of(key, a[key])].append(key)
+    groups = by_condition({key: a[key] for key in shared})
     main = groups.get("canonical") or next(iter(groups.values()))
     tasks: dict[str, list[str]] = defaultdict(list)
     for key in main:
@@ -148,6 +146,20 @@ def _tested(folder: Path) -> str:
 def _name(folder: Path) -> str:
     path = folder / "run.json"
     return str(json.loads(path.read_text(encoding="utf-8"))["policy"]) if path.is_file() else folder.name
+
+
+def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:
+    """The keys (without their player) of each condition's episodes.
+
+    A scene's first goal under plain wording serves the counterfactual condition too, where another goal of it was played.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key, result in results.items():
+        groups[condition_of(key, result)].append(key)
+    if "counterfactual" in groups:
+        states = {(results[key].task, results[key].index) for key in groups["counterfactual"]}
+        groups["counterfactual"] += [k for k in groups.get("canonical", ()) if (results[k].task, results[k].index) in states]
+    return dict(groups)
 
 
 def condition_of(key: str, result: EpisodeResult) -> str:

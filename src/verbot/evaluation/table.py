@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from verbot.errors import ConfigError
 from verbot.evaluation import metrics
 from verbot.evaluation.compare import Row as Paired
-from verbot.evaluation.compare import condition_of, results_of
+from verbot.evaluation.compare import by_condition, results_of
 from verbot.evaluation.intervals import NOTHING, Estimate
 from verbot.evaluation.reading import CLEAR, choose, holm
 from verbot.evaluation.results import EpisodeResult
@@ -193,7 +192,7 @@ def read_figures(folder: Path) -> Figures:
     """The figures of an evaluation, interrupted ones too. Raises `ConfigError` for a folder without results."""
     path = folder / "summary.json"
     if not path.is_file():
-        results = list(results_of(folder).items())
+        results = results_of(folder)
         if not results:
             raise ConfigError(f"{folder} holds no episode yet")
         return _measure(results)
@@ -221,23 +220,18 @@ def number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", " ")
 
 
-def _measure(results: Sequence[tuple[str, EpisodeResult]]) -> Figures:
-    """From the episodes alone. A scene's first goal under plain wording serves the counterfactual condition too."""
-    found: dict[str, list[EpisodeResult]] = defaultdict(list)
-    for key, result in results:
-        found[condition_of(key, result)].append(result)
+def _measure(results: Mapping[str, EpisodeResult]) -> Figures:
+    """From the episodes alone."""
+    found = {name: [results[key] for key in keys] for name, keys in by_condition(results).items()}
     main = "canonical" if "canonical" in found else next(iter(found))
-    if "counterfactual" in found:
-        states = {(r.task, r.index) for r in found["counterfactual"]}
-        found["counterfactual"] += [r for r in found.get("canonical", []) if (r.task, r.index) in states]
     ordered = {main: found[main], **found}
     return Figures(
         main,
         metrics.policy_metrics(ordered, ()),
         {name: metrics.success_rate(group) for name, group in ordered.items()},
         metrics.by_task(ordered[main]),
-        sum(result.outcome == "error" for _, result in results),
-        next((f"{result.key}: {result.error}" for _, result in results if result.outcome == "error"), ""),
+        sum(result.outcome == "error" for result in results.values()),
+        next((f"{result.key}: {result.error}" for result in results.values() if result.outcome == "error"), ""),
     )
 
 

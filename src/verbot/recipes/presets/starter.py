@@ -1,4 +1,4 @@
-"""The starter suite from scratch: in eight minutes, and in twenty."""
+"""The starter suite from scratch: in seven minutes, and in twenty."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def starter() -> RunConfig:
     """From nothing to a robot that obeys."""
     return RunConfig(
         name="starter",
-        about="pick, push and put from nothing, in eight minutes of two cores",
+        about="pick, push and put from nothing, in seven minutes of two cores",
         collection=CollectConfig(env=SUITE, episodes=1600),
         training=training(minutes=4.0),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
