@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from verbot.agents import ChunkAgent, EnsembleAgent
+from verbot.agents.carrying import PAUSE_S
 from verbot.contracts import ChunkedAgent, Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
@@ -119,3 +120,42 @@ def test_wrong_settings_teach() -> None:
         PolicyError, match="predicts 3 actions at a time but 4 were to be executed; choose execute between 1 and 3"
     ):
         ChunkAgent(Counting(), 4).act(observe())
+
+
+class Remembering(Counting):
+    """Its memory is how often it was asked, and when it was asked last."""
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        (seen,) = observations
+        (chunk,) = super().predict(observations)
+        asked = 1 if seen.memory is None else int(seen.memory["asked"]) + 1
+        return [ActionChunk(chunk.values, memory={"asked": np.asarray(asked), "at_s": np.asarray(seen.time_s)})]
+
+
+@pytest.mark.parametrize("make", [ChunkAgent, EnsembleAgent])
+def test_memory_ends_with_the_episode_unless_it_shall_not(make: Callable[..., ChunkedAgent]) -> None:
+    for across, asked in ((False, 2), (True, 5)):
+        agent = make(policy := Remembering(), across_episodes=across)
+        for command, steps in (("first", 3), ("second", 2)):
+            agent.reset(command)
+            drive(agent, steps)
+        last = policy.asked[-1]
+        assert last.instruction == "second"
+        assert last.memory is not None
+        assert int(last.memory["asked"]) + 1 == asked
+
+
+@pytest.mark.parametrize("make", [ChunkAgent, EnsembleAgent])
+def test_across_episodes_the_clock_runs_on_after_a_pause(make: Callable[..., ChunkedAgent]) -> None:
+    agent = make(policy := Remembering(), across_episodes=True)
+    for _ in range(3):
+        agent.reset("go")
+        drive(agent, 3)
+    times = [seen.time_s for seen in policy.asked]
+    np.testing.assert_allclose(times, [0, 0.1, 0.2, 0.2 + PAUSE_S, *(0.2 + PAUSE_S + np.array([0.1, 0.2])),
+                                       *(0.4 + 2 * PAUSE_S + np.array([0.0, 0.1, 0.2]))])  # fmt: skip
+    agent = make(policy, across_episodes=True)
+    agent.reset("go")
+    drive(agent, 1)
+    assert policy.asked[-1].memory is None
+    assert policy.asked[-1].time_s == 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 
+from verbot.agents.carrying import Carried
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
-from verbot.spec import ActionChunk, FloatArray, Memory, Observation
+from verbot.spec import ActionChunk, FloatArray, Observation
 
 
 class ChunkAgent:
@@ -16,29 +16,28 @@ class ChunkAgent:
     Args:
         policy: predicts the chunks; shared with other agents, never changed.
         execute: actions carried out per chunk; 1 predicts anew at every control step.
+        across_episodes: what the policy has stored is kept at `reset`, for another command in the same place.
 
     Raises:
         PolicyError: when a chunk holds fewer than `execute` actions.
     """
 
-    def __init__(self, policy: Policy, execute: int = 1):
+    def __init__(self, policy: Policy, execute: int = 1, across_episodes: bool = False):
         if execute < 1:
             raise ConfigError(f"execute is {execute}; expected at least 1 action per chunk")
         self.policy = policy
         self._execute = execute
-        self._instruction = ""
         self._left: deque[FloatArray] = deque()
-        self._memory: Memory | None = None
+        self._carried = Carried(across_episodes)
 
     def reset(self, instruction: str) -> None:
-        self._instruction = instruction
         self._left.clear()
-        self._memory = None
+        self._carried.reset(instruction)
 
     def wants(self, observation: Observation) -> Observation | None:
         if self._left:
             return None
-        return dataclasses.replace(observation, instruction=self._instruction, memory=self._memory)
+        return self._carried.ask(observation)
 
     def give(self, chunk: ActionChunk) -> None:
         if len(chunk.values) < self._execute:
@@ -46,7 +45,7 @@ class ChunkAgent:
                 f"the policy predicts {len(chunk.values)} actions at a time but {self._execute} were to be executed; "
                 f"choose execute between 1 and {len(chunk.values)}"
             )
-        self._left, self._memory = deque(chunk.values[: self._execute]), chunk.memory
+        self._left, self._carried.memory = deque(chunk.values[: self._execute]), chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
         asked = self.wants(observation)

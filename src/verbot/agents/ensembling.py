@@ -5,14 +5,13 @@ Source: Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import numpy.typing as npt
 
+from verbot.agents.carrying import Carried
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
-from verbot.spec import ActionChunk, FloatArray, Memory, Observation
+from verbot.spec import ActionChunk, FloatArray, Observation
 
 
 class EnsembleAgent:
@@ -23,30 +22,30 @@ class EnsembleAgent:
     Args:
         policy: predicts the chunks; shared with other agents, never changed.
         decay: m in the paper; 0 averages evenly.
+        across_episodes: what the policy has stored is kept at `reset`, for another command in the same place.
     """
 
-    def __init__(self, policy: Policy, decay: float = 0.01):
+    def __init__(self, policy: Policy, decay: float = 0.01, across_episodes: bool = False):
         if decay < 0:
             raise ConfigError(f"decay is {decay}; expected 0 or more")
         self.policy = policy
         self._decay = decay
-        self._instruction = ""
         self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is about now
         self._current = False
-        self._memory: Memory | None = None
+        self._carried = Carried(across_episodes)
 
     def reset(self, instruction: str) -> None:
-        self._instruction = instruction
-        self._chunks, self._current, self._memory = [], False, None
+        self._chunks, self._current = [], False
+        self._carried.reset(instruction)
 
     def wants(self, observation: Observation) -> Observation | None:
         if self._current:
             return None
-        return dataclasses.replace(observation, instruction=self._instruction, memory=self._memory)
+        return self._carried.ask(observation)
 
     def give(self, chunk: ActionChunk) -> None:
         self._chunks.append(chunk.values)
-        self._current, self._memory = True, chunk.memory
+        self._current, self._carried.memory = True, chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
         asked = self.wants(observation)

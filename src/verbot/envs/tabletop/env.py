@@ -224,6 +224,8 @@ class TabletopEnv(gymnasium.Env):
         position, yaw = randomization.start_pose(episode.axes, stream)
         self._physics.reset(episode.layout, position, yaw, lambda model: randomization.rewrite(model, episode.axes, stream))
         self._steps, self._held, self._success = 0, -1, False
+        if episode.cover_step == 0:
+            self._physics.cover()
 
     def _picture_goal(self, episode: episodes.Episode) -> UInt8Array:
         """What the first camera sees (h, w, 3) when the expert has done it; the physics is left as that left it.

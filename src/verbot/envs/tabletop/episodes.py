@@ -60,7 +60,7 @@ def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, se
     """
     _check(request, tasks, suite)
     task = request.task or _draw_task(suite, tasks, request, seed)
-    key = (suite.name, task, request.split, request.index, seed, request.composition)
+    key = (suite.scenes_of or suite.name, task, request.split, request.index, seed, request.composition)
     strengths = randomization.checked({**axes, **request.axes})
 
     def stream(name: str) -> np.random.Generator:
@@ -114,7 +114,7 @@ def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> 
 
 def _draw_task(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int) -> str:
     names = [name for name, task in tasks.items() if request.composition == "seen" or task.is_compositional]
-    rng = generator(suite.name, "task", request.split, request.index, seed, request.composition)
+    rng = generator(suite.scenes_of or suite.name, "task", request.split, request.index, seed, request.composition)
     return str(rng.choice(names))
 
 

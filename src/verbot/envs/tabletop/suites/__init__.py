@@ -38,6 +38,7 @@ class Suite:
         scene: what is compiled in.
         cameras: those that the env can have; all of them unless its option `cameras` chooses.
         show: a look at things before they are covered.
+        scenes_of: the suite whose scenes, goals and words these are; its own if None.
         several_sentences: commands are of two or three sentences, of which one is about something else.
     """
 
@@ -47,6 +48,7 @@ class Suite:
     wishes: Wishes = field(default_factory=Wishes)
     cameras: tuple[str, ...] = ("front", "wrist")
     show: Show | None = None
+    scenes_of: str | None = None
     several_sentences: bool = False
 
 
