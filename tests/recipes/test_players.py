@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import verbot
 from verbot.deploy import PolicyServer
-from verbot.errors import PolicyError
+from verbot.errors import ConfigError, PolicyError
 from verbot.recipes import players
 from verbot.recipes.watch import watch
+from verbot.training import device
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,15 @@ def test_the_starter_policy_lies_in_the_package(monkeypatch, tmp_path, folder):
 def test_what_is_no_policy_is_said(tmp_path):
     with pytest.raises(PolicyError, match=r"is not a policy directory: it has no manifest\.json"):
         players.policy_source(str(tmp_path))
+
+
+def test_a_policy_computes_where_it_shall(folder, monkeypatch):
+    """In the place of a GPU: torch's meta device, which every worker's copy must be on."""
+    with pytest.raises(ConfigError, match=r"no device 'cuda:99' here; there are cpu"):
+        players.policy_source(str(folder), "cuda:99")
+    assert players.policy_source(str(folder)).load().device == torch.device("cpu")
+    monkeypatch.setattr(device, "existing", lambda: [torch.device("cpu"), torch.device("meta")])
+    assert players.policy_source(str(folder), "meta").load().device == torch.device("meta")
 
 
 def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):

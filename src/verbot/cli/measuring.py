@@ -30,6 +30,7 @@ def evaluate(
     baselines: bool = True,
     videos: int = 24,
     workers: int = 0,
+    device: str = "cpu",
 ) -> int:
     """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
 
@@ -51,6 +52,7 @@ def evaluate(
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
         workers: processes; 0 takes one for each core.
+        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
     from verbot.recipes.api import evaluate as run
 
@@ -60,9 +62,9 @@ def evaluate(
 
         templates = load_templates(paraphrases)
     summary = run(
-        policy, suite, out=out, command=typed(), episodes=episodes, seed=seed, mode=instruction_mode, templates=templates,
-        axes={axis: strength} if axis else {}, execute=execute, baselines=baselines, videos=videos, workers=workers,
-        options={"cameras": cameras} if cameras else {},
+        policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
+        templates=templates, axes={axis: strength} if axis else {}, execute=execute, baselines=baselines, videos=videos,
+        workers=workers, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")

@@ -67,7 +67,14 @@ def train(
     return learn(run, folders, Path(out), resume=resume, progress=progress)
 
 
-def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, out: str | Path, **settings: Any) -> Summary:
+def evaluate(
+    policy: str | Path | Policy,
+    suite: str = "tabletop-starter",
+    *,
+    out: str | Path,
+    device: str = "cpu",
+    **settings: Any,
+) -> Summary:
     """Measure whether a policy obeys; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
     Called again with the same arguments it continues an interrupted evaluation.
@@ -77,11 +84,12 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
             `verbot.policy.Policy` in memory.
         suite: the env's name.
         out: the folder for the results.
+        device: where a policy computes that is not a server's: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
         settings: fields of `verbot.evaluation.EvaluationConfig`, e.g. ``episodes=200``, ``seed=1``, ``mode="paraphrase"``.
 
     Raises:
         PolicyError: there is no such policy.
-        ConfigError: a setting does not exist, or `out` holds another policy's results.
+        ConfigError: a setting or the device does not exist, or `out` holds another policy's results.
 
     Example:
         >>> import tempfile
@@ -92,14 +100,14 @@ def evaluate(policy: str | Path | Policy, suite: str = "tabletop-starter", *, ou
         >>> folder.cleanup()
     """
     if isinstance(policy, str | Path):
-        return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy)), suite, out=out, **settings)
+        return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy), device), suite, out=out, **settings)
     if not hasattr(policy, "save"):
         raise PolicyError(
             f"a policy of type {type(policy).__name__} cannot be saved, so no worker can load it; give a folder or an address"
         )
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")
-        source = dataclasses.replace(policy_source(str(Path(folder) / "policy")), name="policy in memory")
+        source = dataclasses.replace(policy_source(str(Path(folder) / "policy"), device), name="policy in memory")
         return measure(source, suite, out=out, **settings)
 
 

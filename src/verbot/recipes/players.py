@@ -16,8 +16,10 @@ from verbot.evaluation.players import PolicySource
 STARTER = Path(__file__).resolve().parent.parent / "assets" / "starter"
 
 
-def open_policy(name: str) -> Policy:
-    """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address.
+def open_policy(name: str, device: str = "cpu") -> Policy:
+    """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address, which has a device of its own.
+
+    Raises `ConfigError` where there is no such device.
 
     Example:
         >>> open_policy("nowhere")
@@ -30,8 +32,11 @@ def open_policy(name: str) -> Policy:
 
         return RemotePolicy(name)
     from verbot.policy import load_policy
+    from verbot.training.device import find_device
 
-    return load_policy(policy_folder(name))
+    policy = load_policy(policy_folder(name))
+    policy.network.to(find_device(device))
+    return policy
 
 
 def policy_folder(name: str) -> Path:
@@ -45,18 +50,25 @@ def policy_folder(name: str) -> Path:
     return STARTER
 
 
-def policy_source(name: str) -> PolicySource:
-    """The policy called `name` for `verbot.evaluation`, which loads it in every worker process."""
+def policy_source(name: str, device: str = "cpu") -> PolicySource:
+    """The policy called `name` for `verbot.evaluation`, which loads it in every worker process.
+
+    Raises `PolicyError` where there is no policy, `ConfigError` where there is no such device.
+    """
     if name.startswith(("ws://", "wss://")):
         return PolicySource(name, functools.partial(open_policy, name), name)
     folder = policy_folder(name)
     if not (folder / "manifest.json").is_file():
         raise PolicyError(f"{folder} is not a policy directory: it has no manifest.json; a policy is written by Policy.save")
+    if device != "cpu":
+        from verbot.training.device import find_device
+
+        find_device(device)
     # A digest of every file's digest; the card may change without making it another policy.
     digests = json.loads((folder / "manifest.json").read_text())["sha256"]
     digests.pop("README.md", None)
     identity = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
-    return PolicySource(name, functools.partial(open_policy, str(folder.resolve())), identity)
+    return PolicySource(name, functools.partial(open_policy, str(folder.resolve()), device), identity)
 
 
 def agent_maker(name: str, execute: int = 1) -> Callable[[Env], Agent]:
