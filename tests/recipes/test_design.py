@@ -10,6 +10,8 @@ import pytest
 from verbot.envs import make_env
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import VLANetwork
+from verbot.policy import load_policy
+from verbot.recipes.api import train
 from verbot.recipes.candidates import candidates, digest
 from verbot.recipes.design import ACTING, NETWORK, TRAINING, Design, design_lists, parse_design, read_designs, resolve_design
 from verbot.training import TrainConfig
@@ -159,3 +161,13 @@ def test_candidates_are_told_apart(tmp_path):
     ):
         with pytest.raises(Exception, match=message):
             candidates(words, designs, only, budget, 0)
+
+
+def test_a_design_can_be_trained_by_itself(tmp_path):
+    result = train("tiny+chunk=2+fusion=film", out=tmp_path / "run", steps=1, progress=False)
+    policy = load_policy(result.policy)
+    assert (policy.config.chunk, policy.config.fusion.name) == (2, "film")
+    with pytest.raises(UnknownNameError, match="starter"):
+        train("startr", out=tmp_path / "other", steps=1)
+    with pytest.raises(ConfigError, match="chunck"):
+        train("tiny+chunck=2", out=tmp_path / "other", steps=1)

@@ -89,7 +89,7 @@ def train(
     Example: verbot train starter --data outputs/demo/dataset --out outputs/run --minutes 6 --set batch_size=128
 
     Args:
-        recipe: a name, see `verbot list recipes`; or a recipe.yaml.
+        recipe: a name, see `verbot list recipes`; a design (RECIPE+field=value); or a recipe.yaml.
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
         minutes: of training, instead of the recipe's budget.

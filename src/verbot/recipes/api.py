@@ -17,6 +17,7 @@ from verbot.evaluation import evaluate as measure
 from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
+from verbot.recipes.design import resolve_word
 from verbot.recipes.players import policy_source
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
@@ -39,7 +40,8 @@ def train(
     Called again with the same arguments it continues an interrupted training, to the bit.
 
     Args:
-        recipe: a name (`verbot list recipes`), a YAML file of a `RunConfig`, or the configuration itself.
+        recipe: a name (`verbot list recipes`), a design (``"rt1+fusion.hidden=256"``), a YAML file of a `RunConfig`, or the
+            configuration itself.
         out: the folder for the results.
         data: one or more datasets to train on; None gathers the recipe's demonstrations in ``out/dataset``.
         seed: of everything; the recipe's own if None.
@@ -59,7 +61,7 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
-    run = change(resolve(recipe), settings, seed)
+    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
     if data is None:
         folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
     else:

@@ -148,6 +148,17 @@ def resolve_design(design: Design, budget: Mapping[str, Any] | None = None, seed
     return dataclasses.replace(run, name=design.name, about=about)
 
 
+def resolve_word(word: str) -> RunConfig:
+    """The configuration that a word means: a recipe's name, a YAML file or a design. Raises as `resolve` and `resolve_design` do.
+
+    Example:
+        >>> resolve_word("rt1+fusion.hidden=256").training.network.fusion.options["hidden"]
+        256
+    """
+    design = parse_design(word)
+    return resolve_design(design) if design.settings else resolve(design.recipe)
+
+
 def written(settings: Mapping[str, Any]) -> str:
     """Settings on one line.
 

@@ -6,7 +6,6 @@ from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig
 from verbot.recipes.presets.tabletop import MINILM, tiny
-from verbot.training import AugmentConfig
 
 
 @recipes.register("memory-vla")
@@ -35,6 +34,4 @@ def memory_vla() -> RunConfig:
         stride=5,
         sequence=8,
     )
-    augment = AugmentConfig(blank_instruction=0.05)
-    about = "deep cross-attention, slots and past frames, a plan of three steps"
-    return tiny("memory-vla", about, network, 7e-4, augment=augment)
+    return tiny("memory-vla", "deep cross-attention, slots and past frames, a plan of three steps", network, 7e-4)
