@@ -72,8 +72,10 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     layerwise = dataclasses.replace(
         BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
     )
+    overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
     tasks, value = dataclasses.replace(BASE, tasks=3), dataclasses.replace(BASE, value_weight=0.5)
-    return [*found, ("history=2", past), ("recall", recall), ("layerwise", layerwise), ("tasks", tasks), ("value", value)]
+    others = {"history=2": past, "recall": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value}
+    return [*found, *others.items()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -200,7 +200,11 @@ PATHS = {  # the options that take the flat path out, and put it in
     **{name: ({"flat": False}, {"flat": True}) for name in ("cross_attention", "stack", "bidirectional")},
     **{name: ({"hidden": 0}, {"hidden": 256}) for name in ("perceiver", "readout", "temporal")},
 }
-BUILDS = [*((name, {}) for name in fusions.names()), *((name, options) for name, both in PATHS.items() for options in both)]
+BUILDS = [
+    *((name, {}) for name in fusions.names()),
+    *((name, options) for name, both in PATHS.items() for options in both),
+    ("concat", {"hidden": 0, "overview": 2}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), BUILDS)
@@ -302,6 +306,24 @@ def test_both_sides_look_at_each_other_and_both_are_kept():
     for kind in ("words", "keypoints"):
         fusion([dataclasses.replace(g, tokens=g.tokens.flip(-1) if g.kind == kind else g.tokens) for g in groups])
         assert all((pools[name] - before[name]).abs().max() > 1e-4 for name in pools), kind
+
+
+def test_an_overview_sees_each_token_in_its_place():
+    """It stands at the sequence's end, in every layer's state, and what is masked is not in it."""
+    fusion = fusions.get("concat")(SIZES, counts(1), hidden=0, overview=2).eval()
+    groups = draw_groups()
+    fused = fusion(groups)
+    assert fused.tokens.shape[1] == sum(g.tokens.shape[1] for g in groups) + 2 and fused.mask[:, -2:].all()
+    (keypoints,) = (g for g in groups if g.kind == "keypoints")
+    order = [1, 0, *range(2, PLACES)]
+    swapped = [dataclasses.replace(g, tokens=g.tokens[:, order]) if g is keypoints else g for g in groups]
+    first = fused.layers[0]
+    assert (first[:, -2:] - fusion(swapped).layers[0][:, -2:]).abs().max() > 1e-3
+    hidden = [at_frame(g, 0, 1, mask=False) if g.kind != "state" else g for g in groups]
+    other = [dataclasses.replace(g, tokens=g.tokens + 3.0) if g.kind == "keypoints" else g for g in hidden]
+    torch.testing.assert_close(fusion(hidden).layers[0][:, -2:], fusion(other).layers[0][:, -2:])
+    with pytest.raises(ConfigError, match="an overview of 2 tokens needs hidden=0: with hidden=8 all ends in one token"):
+        fusions.get("concat")(SIZES, counts(1), hidden=8, overview=2)
 
 
 def test_a_perceiver_reads_a_set_of_any_size():

@@ -149,6 +149,19 @@ class Summary(nn.Module):
         return TokenGroup(x, x.new_ones(len(x), 1, dtype=torch.bool), "fused")
 
 
+class Overview(nn.Module):
+    """`places` tokens side by side (b, places·e), through two layers to `count` tokens of the same width (b, count, e)."""
+
+    def __init__(self, places: int, count: int, width: int, hidden: int = 256):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(places * width, hidden), nn.GELU(), nn.Linear(hidden, count * width))
+        self.count, self.norm = count, nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> TokenGroup:
+        tokens = self.norm(self.layers(x).unflatten(-1, (self.count, -1)))
+        return TokenGroup(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), "overview")
+
+
 def told(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     """The words and the sentence."""
     return [g for g in groups if g.kind in TOLD]

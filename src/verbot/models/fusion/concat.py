@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from verbot.models.layers import AttentionPool, Block, Marks, Summary, flat, seen, seen_counts
+from verbot.errors import ConfigError
+from verbot.models.layers import AttentionPool, Block, Marks, Overview, Summary, flat, seen, seen_counts
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -15,30 +16,44 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 class Concat(nn.Module):
     """All groups side by side, every token marked with what it is, through `layers` of self-attention.
 
-    Attended to: all groups, in the order in which they come.
+    Attended to: all groups, in the order in which they come, then the overview.
 
     Args:
         hidden: width of the one token that all ends in: the sequence pooled, and beside it, on a path of their own, the tokens
             that were seen, each in its place. 0 gives out the whole sequence instead, with the state that went into each layer.
+        overview: with `hidden=0`, so many tokens more in the sequence, made of all that were seen, each in its place: what has no
+            path of its own past the sequence has one within it.
         expansion: of the feed-forward layers.
     """
 
     def __init__(
-        self, sizes: Sizes, counts: Mapping[str, int], layers: int = 2, heads: int = 4, hidden: int = 256, expansion: int = 2
+        self,
+        sizes: Sizes,
+        counts: Mapping[str, int],
+        layers: int = 2,
+        heads: int = 4,
+        hidden: int = 256,
+        expansion: int = 2,
+        overview: int = 0,
     ):
         super().__init__()
+        if hidden and overview:
+            raise ConfigError(f"an overview of {overview} tokens needs hidden=0: with hidden={hidden} all ends in one token")
         self.width, self.count = hidden or sizes.width, 1 if hidden else 0
         self.gives_layers = 0 if hidden else layers
         self.marks = Marks(sizes, counts)
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
+        places = sum(seen_counts(counts).values())
         if hidden:
-            places = sum(seen_counts(counts).values())
             self.pool, self.summary = AttentionPool(sizes.width, heads), Summary((places + 1) * sizes.width, hidden)
         else:
             self.norm = nn.LayerNorm(sizes.width)
+        self.overview = Overview(places, overview, sizes.width) if overview else None
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         joined = join(self.marks(groups))
+        if self.overview is not None:
+            joined = join([joined, self.overview(flat(join(seen(groups))))])
         x, states = joined.tokens, []  # (b, n, e)
         for block in self.blocks:
             states.append(x)
