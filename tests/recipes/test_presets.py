@@ -142,7 +142,7 @@ def test_pi0_is_as_large_as_paligemma_and_its_expert_but_for_the_table_of_words(
 
 
 def test_every_paper_size_computes_what_its_tiny_one_does():
-    """The same parts in the same places, but for vision: so what a tiny one shows of a design holds for the large one."""
+    """The same parts in the same places, but for vision; a tiny one may have a path beside them (docs/decisions/0012)."""
     for name in (*PAPERS, "pi0-paper"):
         large = resolve(name).training.network
         small = resolve(name.split("-")[0]).training.network

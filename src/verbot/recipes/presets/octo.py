@@ -13,11 +13,15 @@ STEM = [32, 96, 192, 384]  # channels of the published convolutions before the p
 
 @recipes.register("octo")
 def octo() -> RunConfig:
-    """Two frames, patches after two convolutions, one readout token, four actions out of noise in 20 steps; pictures as goals."""
+    """Two frames, patches after two convolutions, one readout token, four actions out of noise in 20 steps; pictures as goals.
+
+    What was seen stands beside the readout, each token in its place: without that path, as published, it learns from so few
+    samples no more than a policy that hears nothing (docs/designs.md).
+    """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 0, "stem": [16, 32]}),
         language=MINILM,
-        fusion=Part("readout", {"readouts": 1, "layers": 4, "expansion": 4}),
+        fusion=Part("readout", {"readouts": 1, "layers": 4, "expansion": 4, "hidden": 256}),
         head=Part("diffusion", {"levels": 20, "steps": 20}),
         goal=Part("goal_conv"),
         chunk=4,

@@ -16,11 +16,15 @@ SO400M = {
 
 @recipes.register("pi0")
 def pi0() -> RunConfig:
-    """Patches, words and state through one transformer; an expert whose tokens are ten actions reads it layer by layer."""
+    """Patches, words and state through one transformer; an expert whose tokens are ten actions reads it layer by layer.
+
+    Four tokens more hold all that was seen, each token in its place: without them, as published, so few samples teach it nothing
+    (docs/designs.md).
+    """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 2}),
         language=MINILM,
-        fusion=Part("concat", {"layers": 3, "hidden": 0}),
+        fusion=Part("concat", {"layers": 3, "hidden": 0, "overview": 4}),
         head=Part("flow_expert", {"hidden": 64, "layers": 3, "steps": 10, "layerwise": True}),
     )
     return tiny("pi0", "one transformer for what is seen and told, and a flow-matching action expert", network, 7e-4)

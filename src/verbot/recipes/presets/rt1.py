@@ -24,11 +24,15 @@ RAW = Preprocessing(action="none")  # bins lie between the least and the greates
 
 @recipes.register("rt1")
 def rt1() -> RunConfig:
-    """Two frames 0.3 s apart where the paper has six at 3 Hz, eight tokens each, one action."""
+    """Two frames 0.3 s apart where the paper has six at 3 Hz, eight tokens each, one action.
+
+    What was seen also goes past the transformer, each token in its place: without that path, as published, so few samples teach
+    it nothing (docs/designs.md).
+    """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SMALL, "size": "image", "film": True}),
         language=MINILM,
-        fusion=Part("temporal", {"learned": 8, "layers": 3}),
+        fusion=Part("temporal", {"learned": 8, "layers": 3, "hidden": 256}),
         head=Part("bins", {"convention": "rt1"}),
         chunk=1,
         history=2,
