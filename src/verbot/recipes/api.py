@@ -40,7 +40,7 @@ def train(
     Called again with the same arguments it continues an interrupted training, to the bit.
 
     Args:
-        recipe: a name (`verbot list recipes`), a design (``"rt1+fusion.hidden=256"``), a YAML file of a `RunConfig`, or the
+        recipe: a name (`verbot list recipes`), a design (``"starter+head=flow"``), a YAML file of a `RunConfig`, or the
             configuration itself.
         out: the folder for the results.
         data: one or more datasets to train on; None gathers the recipe's demonstrations in ``out/dataset``.

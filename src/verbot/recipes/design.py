@@ -152,8 +152,8 @@ def resolve_word(word: str) -> RunConfig:
     """The configuration that a word means: a recipe's name, a YAML file or a design. Raises as `resolve` and `resolve_design` do.
 
     Example:
-        >>> resolve_word("rt1+fusion.hidden=256").training.network.fusion.options["hidden"]
-        256
+        >>> resolve_word("starter+head=flow").training.network.head.name
+        'flow'
     """
     design = parse_design(word)
     return resolve_design(design) if design.settings else resolve(design.recipe)
