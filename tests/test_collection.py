@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -227,3 +228,29 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
 def test_a_camera_that_fails_cannot_be_recorded(tmp_path):
     with pytest.raises(WorkerError, match="collect without camera_dropout"):
         collect("tabletop-starter", tmp_path / "lost", 1, workers=1, axes={"camera_dropout": 3}, options=OPTIONS, progress=False)
+
+
+def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
+    settings = {"seed": 2, "workers": 2, "options": OPTIONS, "progress": False}
+    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-again", **settings)
+    dataset = open_dataset(made.path)
+    pairs = [(a, b) for a, b in itertools.pairwise(dataset) if b.extras.get("visit")]
+    assert pairs
+    for shown, covered in pairs:
+        assert shown.extras["request"] == covered.extras["request"]
+        assert (shown.extras["goal"], shown.extras["grounding"]) == (covered.extras["goal"], covered.extras["grounding"])
+        assert shown.extras["unseen_frame"] > 0 == covered.extras["unseen_frame"]
+    windows, starts = Windows(dataset, sequence=6, stride=5), np.cumsum([0, *(len(episode) for episode in dataset)])
+    number = next(i for i, episode in enumerate(dataset) if episode.extras.get("visit"))
+    batch = windows.gather(np.array([starts[number] + 7]), np.zeros((1, 3)))
+    assert batch.images_mask[:, 0, 0].tolist() == [True, True, True, False, True, True]
+    before = number - 1
+    for row, (visit, frame) in enumerate([(before, 0), (before, 5), (before, 10), (number, 0), (number, 2), (number, 7)]):
+        assert np.array_equal(batch.images[row, 0, 0], dataset[visit].images("front")[frame])
+
+
+def test_a_second_visit_needs_the_same_tasks(tmp_path):
+    with pytest.raises(ConfigError, match=r"'tabletop-again' has no task put_back; it has pick, push, put"):
+        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-again", progress=False)
+    with pytest.raises(ConfigError, match="different robots"):
+        collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), again="tabletop-occluded", progress=False)

@@ -22,7 +22,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.processes import Channel, Worker, WorkerDied, serve, successor, workers
 from verbot.progress import Progress
-from verbot.spec import Observation
+from verbot.spec import Observation, RobotSpec
 
 AHEAD = 2  # requests in each worker's pipe, so that it never waits for the writer
 
@@ -41,6 +41,7 @@ class CollectConfig:
         options: of `make_env`.
         axes: randomization axis to strength, for every episode.
         attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
+        again: the env of every second attempt, which visits the scene of the attempt before once more.
     """
 
     env: str = "tabletop-starter"
@@ -52,6 +53,7 @@ class CollectConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
+    again: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,7 @@ def collect(env: str, path: str | Path, episodes: int, seed: int = 0, *, progres
 def run(config: CollectConfig, path: Path, progress: bool = True) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
-    with closing(make_env(config.env, **config.options)) as env:
-        spec, tasks = env.robot_spec, config.tasks or env.tasks
-        unknown = set(tasks) - set(env.tasks)
-        if unknown:
-            raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
+    spec, tasks = _surveyed(config)
     saved, frames, tried, errors = _already(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
     briefing = {"config": to_plain(config), "tasks": tasks}
@@ -251,15 +249,35 @@ def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
     return replace(record, extras={**record.extras, "collection": stamp})
 
 
+def _surveyed(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
+    """The robot, and the tasks that are shown in turn."""
+    spec, tasks = None, config.tasks
+    for name in filter(None, (config.env, config.again)):
+        with closing(make_env(name, **config.options)) as env:
+            spec, tasks = spec or env.robot_spec, tasks or env.tasks
+            if unknown := set(tasks) - set(env.tasks):
+                raise ConfigError(f"{name!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
+            if env.robot_spec != spec:
+                raise ConfigError(f"{config.env!r} and {name!r} have different robots; one dataset has one")
+    assert spec is not None and tasks is not None
+    return spec, tasks
+
+
 def _work(channel: Channel) -> None:
     """A worker: told once what to do, then one attempt for each index that comes."""
     briefing = channel.receive()
     config = build(CollectConfig, briefing["config"])
-    with closing(make_env(config.env, **config.options)) as env:
+    with contextlib.ExitStack() as opened:
+        names = filter(None, (config.env, config.again))
+        visits = [opened.enter_context(closing(make_env(name, **config.options))) for name in names]
         while True:
             index = channel.receive()
-            request = request_for(config, briefing["tasks"], index)
-            channel.send(demonstrate(env, request, config.noise, config.seed, index))
+            scene, visit = divmod(index, len(visits))
+            request = request_for(config, briefing["tasks"], scene)
+            attempt = demonstrate(visits[visit], request, config.noise, config.seed, index)
+            if visit and attempt.record is not None:
+                attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
+            channel.send(attempt)
 
 
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:

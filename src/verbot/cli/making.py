@@ -39,6 +39,7 @@ def collect(
     axes: dict[str, int] | None = None,
     image_size: int = 64,
     cameras: tuple[str, ...] = (),
+    again: str | None = None,
     workers: int = 0,
 ) -> int:
     """Gather demonstrations of the scripted experts. An interrupted collection continues.
@@ -55,6 +56,7 @@ def collect(
         axes: randomization axes, each followed by its strength, 1 to 3.
         image_size: pixels, square.
         cameras: only these of the suite's; otherwise all.
+        again: an env in which each scene is visited once more, right after, e.g. tabletop-again.
         workers: processes; 0 takes one for each core.
     """
     from verbot import collection, processes
@@ -68,6 +70,7 @@ def collect(
         tasks=tasks or None,
         axes=axes or {},
         options={"image_size": image_size, **given(cameras=cameras or None)},
+        again=again,
         workers=workers or processes.cores(),
     )
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

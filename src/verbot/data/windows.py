@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,8 @@ class Windows:
         chunk: actions in a window, from the present frame on.
         stride: control steps from one frame of the past to the next.
         sequence: windows given out together for each one asked for: those of its own past, `stride` apart, oldest first. One
-            from before the episode's start is masked throughout.
+            from before the episode's start is masked throughout. Where the scene was visited before (``extras["visit"]``), the
+            older half are those with which the visit before began.
         goals: whether the ends of episodes are shown.
         acted: whether each window is told the action before its latest frame.
         cameras: views, in order; the dataset's own if None. One that it lacks is zero and masked.
@@ -171,6 +173,7 @@ class Windows:
         self._index = np.concatenate([np.arange(ends[e], ends[e + 1]) for e in chosen]) if len(chosen) else np.empty(0, np.int64)
         self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
         self._episode = np.repeat(np.arange(len(recorded)), np.diff(ends))
+        self._visit_before = np.repeat(_visits_before(recorded, ends), np.diff(ends))
         self._states = np.concatenate([episode.states for episode in recorded])
         self._actions = np.concatenate([episode.actions for episode in recorded])
         self._words = [episode.instructions for episode in recorded]
@@ -189,8 +192,7 @@ class Windows:
         unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
         failed = np.array([episode.extras.get("success") is False for episode in recorded])
         self._steps_left = np.where(failed[self._episode], -1, self._end - 1 - np.arange(ends[-1]))
-        frame = np.arange(ends[-1]) - self._first
-        self._recall_mask = self._keypoints_mask.copy()
+        frame, self._recall_mask = np.arange(ends[-1]) - self._first, self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
         self._untouched = frame < np.minimum(engaged, unseen)[self._episode]
 
@@ -213,12 +215,15 @@ class Windows:
         now = self._index[indices]
         if self.sequence == 1:
             return self._gather(indices, now, draws)
-        steps = now[:, None] - self.stride * np.arange(self.sequence - 1, -1, -1)  # (b, q)
-        first = self._first[now, None]
-        rows = np.maximum(steps, first).ravel()
-        return _without(
-            self._gather(np.repeat(indices, self.sequence), rows, np.repeat(draws, self.sequence, 0)), (steps < first).ravel()
-        )
+        rows = now[:, None] - self.stride * np.arange(self.sequence - 1, -1, -1)  # (b, q)
+        first, last = (np.repeat(bound[now, None], self.sequence, 1) for bound in (self._first, self._end - 1))
+        again, half = np.flatnonzero(self._visit_before[now] >= 0), self.sequence // 2
+        before = self._visit_before[now[again], None]
+        rows[again, :half] = before + self.stride * np.arange(half)
+        first[again, :half], last[again, :half] = before, self._end[before] - 1
+        absent, rows = (rows < first) | (rows > last), np.clip(rows, first, last)
+        repeated = np.repeat(indices, self.sequence), rows.ravel(), np.repeat(draws, self.sequence, 0)
+        return _without(self._gather(*repeated), absent.ravel())
 
     def _gather(self, indices: Indices, now: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
         past = now[:, None] + self.stride * np.arange(1 - self.history, 1)  # (b, t)
@@ -315,6 +320,15 @@ def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
         getattr(batch, name)[absent] = False
     questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]
     return dataclasses.replace(batch, questions=questions, goal_mask=batch.goal_mask & ~absent)
+
+
+def _visits_before(recorded: Sequence[Episode], ends: Indices) -> Indices:
+    """For each episode the row where the one before began, if both are of one scene; else -1."""
+    rows = np.full(len(recorded), -1)
+    for number, (before, episode) in enumerate(itertools.pairwise(recorded), start=1):
+        if episode.extras.get("visit") and episode.extras["request"] == before.extras.get("request"):
+            rows[number] = ends[number - 1]
+    return rows
 
 
 def _engaged(episode: Episode) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from verbot.collection import CollectConfig
+from verbot.envs.tabletop.suites.memory import COVERED
 from verbot.evaluation import EvaluationConfig
+from verbot.models.network import Part
 from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig
 from verbot.recipes.presets.starter import training
@@ -29,6 +31,21 @@ def memory() -> RunConfig:
     run = special("memory", "what is no longer to be seen, for a network that forgets")
     network = dataclasses.replace(run.training.network, recall_weight=1.0)
     return dataclasses.replace(run, training=dataclasses.replace(run.training, network=network))
+
+
+@recipes.register("visits")
+def visits() -> RunConfig:
+    """Every scene is visited twice: shown and then covered, then covered from the start."""
+    run, again = memory(), "tabletop-again"
+    collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
+    network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=6, stride=5)
+    return dataclasses.replace(
+        run,
+        name="visits",
+        about="slots that hold what was seen from one episode to the next",
+        collection=collection,
+        training=dataclasses.replace(run.training, network=network),
+    )
 
 
 @recipes.register("occluded")
