@@ -61,7 +61,14 @@ class WireError(VerbotError, ValueError):
 
 
 # Modules that come with an extra of the distribution.
-_EXTRAS = {"torch": "torch", "mujoco": "sim", "tokenizers": "minilm", "transformers": "hf", "tensorboard": "tb"}
+_EXTRAS = {
+    "torch": "torch",
+    "mujoco": "sim",
+    "tokenizers": "minilm",
+    "transformers": "hf",
+    "tensorboard": "tb",
+    "stable_baselines3": "rl",
+}
 
 
 def missing(error: ModuleNotFoundError) -> ImportError:

@@ -67,7 +67,7 @@ class Policy:
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
-        self._action = _action_steps(self.preprocessing, spec, statistics)
+        self.action_steps = _action_steps(self.preprocessing, spec, statistics)
         self._size = (network.sizes.height, network.sizes.width_px)
 
     @staticmethod
@@ -121,11 +121,11 @@ class Policy:
         """
         if not observations:
             return []
-        sights = [self._look(observation) for observation in observations]
+        sights = [self.look(observation) for observation in observations]
         batch = self._observe(observations, sights)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
-        actions = self._action.inverse(prediction.actions.cpu().numpy())
+        actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
         points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
         extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
@@ -151,7 +151,7 @@ class Policy:
             state=self._state.forward(window.state),
             state_mask=window.state_mask,
             instructions=window.instructions,
-            actions=self._action.forward(window.actions),
+            actions=self.action_steps.forward(window.actions),
             actions_mask=window.actions_mask,
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
@@ -210,7 +210,7 @@ class Policy:
         network.load_state_dict(load(files[WEIGHTS]))
         return Policy(network.eval(), spec, statistics, preprocessing, blind)
 
-    def _look(self, observation: Observation) -> Sight:
+    def look(self, observation: Observation) -> Sight:
         """The observation, checked, as the network takes it."""
         self._check(observation)
         images = np.zeros((len(self._spec.cameras), *self._size, 3), np.uint8)
@@ -244,7 +244,7 @@ class Policy:
     def _acted(self, actions: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
         if actions.shape[-1] != self._spec.action_size:
             raise ConfigError("this network is told what was done before, and these windows are not: make them with acted=True")
-        return {"acted": self._action.forward(actions), "acted_mask": mask}
+        return {"acted": self.action_steps.forward(actions), "acted_mask": mask}
 
     @property
     def _step_s(self) -> float:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from verbot.cli.looking import data_check, data_info, data_view, doctor, list_parts
-from verbot.cli.making import collect, demo, train
+from verbot.cli.making import collect, demo, reinforce, train
 from verbot.cli.measuring import compare, evaluate, look, watch
 from verbot.errors import ConfigError, VerbotError, missing
 
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "collect": collect,
     "train": train,
+    "reinforce": reinforce,
     "evaluate": evaluate,
     "compare": compare,
     "data check": data_check,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -109,3 +110,33 @@ def train(
     speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
     print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
     return 0
+
+
+def reinforce(
+    recipe: Positional[str] = "navigation-ppo",
+    out: Path = Path("outputs/reinforced"),
+    policy: Path | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),
+    seed: int | None = None,
+) -> int:
+    """Train a policy by trying: proximal policy optimization, from nothing or from a policy. Goes on where it was interrupted.
+
+    Example: verbot reinforce starter-ppo --policy outputs/demo/policy --out outputs/reinforced --steps 200000
+
+    Args:
+        recipe: a name, see `verbot list reinforcement`; or a YAML file of one.
+        out: gets policy, config.yaml, log.jsonl and result.json.
+        policy: to begin with, instead of the recipe's.
+        steps: control steps in all, instead of the recipe's.
+        set: other fields, each as name=value (learning_rate=1e-4).
+        seed: of everything; otherwise the recipe's own.
+    """
+    from verbot.recipes.api import assignments
+    from verbot.recipes.trials import reinforce as run
+
+    begin: dict[str, Any] = {} if policy is None else {"policy": str(policy)}
+    result = run(recipe, out=out, seed=seed, **begin, **given(steps=steps), **assignments(set))
+    success = "none has ended" if result.success is None else f"{100 * result.success:.0f} % of the last succeeded"
+    print(f"{result.steps} steps and {result.episodes} episodes in {result.seconds:.0f} s; {success}: {result.policy}")
+    return 1 if result.errors else 0

@@ -50,14 +50,14 @@ class Readout:
         return sum(map(self._size, self.action))
 
     def decode(self, raw: Tensor) -> Tensor:
-        return torch.cat([self._decode(c, x) for c, x in zip(self.action, self._split(raw), strict=True)], -1)
+        return torch.cat([self._decode(c, x) for c, x in zip(self.action, self.split(raw), strict=True)], -1)
 
     def errors(self, raw: Tensor, true: Tensor) -> Tensor:
         """(…, a), each at least 0; `true` (…, a) may hold anything finite where it does not count."""
-        pairs = zip(self.action, self._split(raw), parts(self.action, true), strict=True)
+        pairs = zip(self.action, self.split(raw), parts(self.action, true), strict=True)
         return torch.cat([self._error(c, x, y) for c, x, (_, y) in pairs], -1)
 
-    def _split(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def split(self, raw: Tensor) -> tuple[Tensor, ...]:
         return raw.split([self._size(c) for c in self.action], -1)
 
     def _size(self, component: Component) -> int:

@@ -11,6 +11,7 @@ from verbot.errors import ConfigError, UnknownNameError
 from verbot.models import parts
 from verbot.recipes import recipes
 from verbot.recipes.design import design_lists
+from verbot.recipes.trials import trials
 from verbot.registry import Registry
 from verbot.spec import UInt8Array
 
@@ -25,7 +26,7 @@ def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
         'tabletop-starter'
     """
     registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
-    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists}
+    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists, "reinforcement": trials.names}
     known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
     if kind is not None and kind not in known:
         raise UnknownNameError("kind of things to list", kind, known)

@@ -14,6 +14,7 @@ from verbot.configuration import to_plain
 from verbot.data import open_dataset
 from verbot.evaluation.summary import versions
 from verbot.recipes.config import RunConfig
+from verbot.recipes.trials import TrialConfig
 from verbot.training import TrainResult
 
 
@@ -32,7 +33,7 @@ def learn(
     return training.train(config, out, resume=resume, progress=progress, card=card(run))
 
 
-def card(run: RunConfig) -> str:
+def card(run: RunConfig | TrialConfig) -> str:
     """Markdown: the recipe, the version, and the whole configuration, so that the card alone repeats the run."""
     settings = yaml.safe_dump(to_plain(run), sort_keys=False, width=120, allow_unicode=True)
     return (

@@ -38,7 +38,7 @@ def visits() -> RunConfig:
     """Every scene is visited twice: shown and then covered, then covered from the start."""
     run, again = memory(), "tabletop-again"
     collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
-    network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=6, stride=5)
+    network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=4, stride=5)
     return dataclasses.replace(
         run,
         name="visits",

@@ -1,0 +1,84 @@
+"""Actions drawn at random around what a network would do, with the probability of each draw: what reinforcement learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal
+
+from verbot.errors import ConfigError
+from verbot.models.actions import Readout, classes
+from verbot.spec import Component
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The distribution of one normalized action (b, a): a product over its dimensions."""
+
+    parts: tuple[tuple[Component, tuple[Distribution, ...]], ...]
+
+    def sample(self) -> Tensor:
+        """(b, a) float, by torch's global generator."""
+        return self._join(lambda d: d.sample())
+
+    def mode(self) -> Tensor:
+        """The likeliest action (b, a)."""
+        return self._join(lambda d: d.mode)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Of each row's action (b, a): (b,)."""
+        columns, total = iter(actions.unbind(-1)), torch.zeros(len(actions), device=actions.device)
+        for component, distributions in self.parts:
+            for low, distribution in zip(component.low, distributions, strict=True):
+                value = next(columns)
+                total = total + distribution.log_prob(value - low if component.kind == "discrete" else value)
+        return total
+
+    def entropy(self) -> Tensor:
+        """(b,), in nats; of the continuous dimensions it is the differential entropy."""
+        return torch.stack([d.entropy() for _, distributions in self.parts for d in distributions]).sum(0)
+
+    def _join(self, take) -> Tensor:  # type: ignore[no-untyped-def]
+        columns = []
+        for component, distributions in self.parts:
+            for low, distribution in zip(component.low, distributions, strict=True):
+                columns.append(take(distribution) + (low if component.kind == "discrete" else 0.0))
+        return torch.stack(columns, -1).float()
+
+
+class Exploration(nn.Module):
+    """Turns the raw outputs of a head that reads them with a `Readout` into a `Draw`.
+
+    A discrete dimension is drawn by its classes' probabilities, a gripper open or closed by its own; every other has a normal
+    distribution around what was put out, of a width that is learned and the same everywhere.
+
+    Args:
+        log_std: natural logarithm of this width at first, in standard deviations of the training data's actions.
+
+    Raises `ConfigError` for a quaternion, which no such distribution fits: use a rotation delta.
+    """
+
+    def __init__(self, readout: Readout, log_std: float = -1.0):
+        super().__init__()
+        for component in readout.action:
+            if component.kind == "quaternion":
+                raise ConfigError(f"action component {component.name!r} is a quaternion; reinforcement needs rotation deltas")
+        self.readout = readout
+        wide = sum(c.size for c in readout.action if c.kind not in ("discrete", "gripper"))
+        self.log_std = nn.Parameter(torch.full((wide,), log_std))
+
+    def forward(self, raw: Tensor) -> Draw:
+        """`raw` (b, `readout.size`) to the distribution of one action."""
+        found: list[tuple[Component, tuple[Distribution, ...]]] = []
+        widths = iter(self.log_std.exp())
+        for component, numbers in zip(self.readout.action, self.readout.split(raw), strict=True):
+            if component.kind == "discrete":
+                options = numbers.split(classes(component), -1)
+                found.append((component, tuple(Categorical(logits=x, validate_args=False) for x in options)))
+            elif component.kind == "gripper":
+                found.append((component, tuple(Bernoulli(logits=x, validate_args=False) for x in numbers.unbind(-1))))
+            else:
+                found.append((component, tuple(Normal(x, next(widths), validate_args=False) for x in numbers.unbind(-1))))
+        return Draw(tuple(found))

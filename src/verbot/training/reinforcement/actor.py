@@ -1,0 +1,198 @@
+"""A policy as Stable-Baselines3's PPO takes one: draws of actions, their probabilities, and what states are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.actions import Readout
+from verbot.models.layers import reader
+from verbot.models.stochastic import Draw, Exploration
+from verbot.models.tokens import Batch, TextBatch, TokenGroup
+from verbot.policy import Policy
+from verbot.spec import FloatArray, Observation
+from verbot.training.reinforcement.config import ReinforceConfig
+from verbot.training.reinforcement.rewards import Reward
+from verbot.training.reinforcement.worlds import Turn, Worlds
+
+Arrays = dict[str, np.ndarray]
+
+
+class Senses:
+    """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), and which of
+    the sentences met so far was told (n, 1)."""
+
+    def __init__(self, policy: Policy):
+        self._policy, self._numbers = policy, dict[str, int]()
+        self.sentences: list[str] = []
+        sizes = policy.network.sizes
+        images = (sizes.views, sizes.height, sizes.width_px, 3)
+        self.space = spaces.Dict(
+            {
+                "images": spaces.Box(0, 255, images, np.uint8),
+                "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
+                "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
+                "told": spaces.Box(0, 2**31, (1,), np.int64),
+            }
+        )
+
+    def take(self, observations: Sequence[Observation]) -> Arrays:
+        sights = [self._policy.look(observation) for observation in observations]
+        return {
+            "images": np.stack([sight.images for sight in sights]),
+            "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
+            "state": np.stack([sight.state for sight in sights]).astype(np.float32),
+            "told": np.array([[self._number(observation.instruction)] for observation in observations]),
+        }
+
+    def batch(self, arrays: dict[str, Tensor]) -> Batch:
+        """As the network takes them; each sentence is prepared once."""
+        told, places = torch.unique(arrays["told"].flatten().cpu(), return_inverse=True)
+        text = self._policy.network.language.prepare([self.sentences[i] for i in told.tolist()])
+        state = arrays["state"].unsqueeze(1)
+        return Batch(
+            images=arrays["images"].to(torch.uint8).movedim(-1, -3).unsqueeze(1),
+            images_mask=arrays["mask"].bool().unsqueeze(1),
+            state=state,
+            state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
+            text=TextBatch(text.values[places].to(state.device), text.mask[places].to(state.device)),
+        )
+
+    def _number(self, sentence: str) -> int:
+        if sentence not in self._numbers:
+            self._numbers[sentence] = len(self.sentences)
+            self.sentences.append(sentence)
+        return self._numbers[sentence]
+
+
+class Actor(BasePolicy):
+    """The network with its head read as a distribution, and a value beside it, of what is fused.
+
+    Its actions are normalized, (b, a); the value is any number, unlike that of the value head of cloning.
+
+    Raises `ConfigError` for a head that has no `Readout`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        schedule: Any,
+        use_sde: bool = False,
+        *,
+        policy: Policy,
+        senses: Senses,
+        config: ReinforceConfig,
+    ):
+        super().__init__(observation_space, action_space)
+        network = policy.network
+        readout = getattr(network.head, "readout", None)
+        if not isinstance(readout, Readout):
+            raise ConfigError(
+                f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
+                "take the head 'regression'"
+            )
+        self._senses, self._apart = senses, config.value_apart
+        width, count = network.fusion.width, network.fusion.count
+        hidden = max(width, 64)
+        self.network, self.exploration = network, Exploration(readout, config.log_std)
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.weight)
+        self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=schedule(1), eps=1e-5, weight_decay=0.0)
+
+    def learn_only_values(self, only: bool) -> None:
+        """Whether the policy stays as it is while the value learns."""
+        for part in (self.network, self.exploration):
+            part.requires_grad_(not only)
+
+    def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        draw, values = self._consider(obs)
+        actions = draw.mode() if deterministic else draw.sample()
+        return actions, values, draw.log_prob(actions)
+
+    def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        draw, values = self._consider(obs)
+        return values, draw.log_prob(actions), draw.entropy()
+
+    def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
+        return self._consider(obs)[1]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self(observation, deterministic)[0]
+
+    def _consider(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
+        fused, _ = self.network(self._senses.batch(obs))
+        raw = self.network.head(fused)[:, 0]  # the chunk's first action, the one that is executed
+        return self.exploration(raw), self.critic(_detached(fused) if self._apart else fused)
+
+
+class Playground(VecEnv):
+    """`Worlds` for Stable-Baselines3, in the policy's normalized observations and actions."""
+
+    def __init__(self, worlds: Worlds, policy: Policy, senses: Senses, reward: Reward):
+        self._worlds, self._policy, self._senses, self._reward = worlds, policy, senses, reward
+        spec = policy.spec
+        limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
+        super().__init__(worlds.count, senses.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
+        self._actions: FloatArray = np.empty((0, 0), np.float32)
+        self._lengths = np.zeros(worlds.count, int)
+
+    def reset(self) -> Arrays:
+        begun = self._worlds.begin()
+        self._reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
+        return self._senses.take([seen for seen, _ in begun])
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)
+
+    def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        turns = self._worlds.step(list(self._actions))
+        rewards = self._reward(turns, self._actions)
+        infos = [self._info(i, turn) for i, turn in enumerate(turns)]
+        over = [i for i, turn in enumerate(turns) if turn.last is not None]
+        self._reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].observation for i in over])
+        return (
+            self._senses.take([turn.observation for turn in turns]),
+            rewards.astype(np.float32),
+            np.array([turn.last is not None for turn in turns]),
+            infos,
+        )
+
+    def _info(self, world: int, turn: Turn) -> dict[str, Any]:
+        self._lengths[world] += 1
+        info = dict(turn.info)
+        if turn.last is not None:
+            ended = {name: value[0] for name, value in self._senses.take([turn.last]).items()}
+            info |= {"terminal_observation": ended, "TimeLimit.truncated": turn.truncated, "length": int(self._lengths[world])}
+            self._lengths[world] = 0
+        return info
+
+    def close(self) -> None:
+        self._worlds.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        if attr_name != "render_mode":
+            raise AttributeError(attr_name)
+        return [None] * self._worlds.count
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self._worlds.count
+
+
+def _detached(group: TokenGroup) -> TokenGroup:
+    return TokenGroup(group.tokens.detach(), group.mask, group.kind)

@@ -1,0 +1,87 @@
+"""What to learn by trying, where and how: one frozen record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from verbot.errors import ConfigError
+from verbot.models.network import NetworkConfig
+
+
+@dataclass(frozen=True)
+class ReinforceConfig:
+    """A run of PPO (Schulman et al. 2017). The defaults of the numbers are those that Stable-Baselines3 has, where none is said.
+
+    Args:
+        env: a registered env's name, made with `options`; its training scenes are played.
+        tasks: played in turn; None plays all that the env has.
+        axes: randomization axis to strength, for every episode.
+        policy: a folder with the policy to begin with; None begins with a new one of `network`.
+        network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
+        steps: control steps in all worlds together.
+        worlds: episodes that are played at the same time.
+        rollout: control steps of each world between two updates.
+        batch_size, epochs: each update sees all that was played `epochs` times, in batches.
+        learning_rate: falls linearly to zero.
+        discount, trace: γ, and λ of the generalized advantage estimate (Schulman et al. 2016).
+        clip: of the ratio of new and old probabilities.
+        target_kl: an update ends early beyond 1.5 times this divergence from the old policy; None never.
+        entropy: weight of the entropy, which keeps actions diverse.
+        value_weight: of the value's squared error.
+        value_apart: the value learns from what the network fuses without changing the network.
+        clip_norm: of the gradient.
+        log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
+        warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
+        shaping: weight of the potential −``final_error_m`` (m) in the reward (see `verbot.training.reinforcement.rewards`).
+        workers: processes that play; 0 takes one for each core.
+        threads: of torch, in the process that learns.
+        device: that learns.
+        seed: every scene is a function of it, and with the same number of threads so is the run.
+        checkpoint_every: updates between two checkpoints.
+    """
+
+    env: str = "navigation"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
+    policy: str | None = None
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    steps: int = 1_000_000
+    worlds: int = 16
+    rollout: int = 128
+    batch_size: int = 256
+    epochs: int = 4
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    trace: float = 0.95
+    clip: float = 0.2
+    target_kl: float | None = None
+    entropy: float = 0.01
+    value_weight: float = 0.5
+    value_apart: bool = False
+    clip_norm: float = 0.5
+    log_std: float = -1.0
+    warmup: int = 0
+    shaping: float = 0.0
+    workers: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    checkpoint_every: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "worlds", "rollout", "batch_size", "epochs", "threads", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 < self.discount <= 1 or not 0 <= self.trace <= 1:
+            raise ConfigError(f"discount and trace are shares; got {self.discount:g} and {self.trace:g}")
+        if (self.worlds * self.rollout) % self.batch_size:
+            raise ConfigError(
+                f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "
+                f"which batches of {self.batch_size} do not share evenly"
+            )
+        if self.network.history > 1 or self.network.memory or self.network.acted or self.network.goal:
+            raise ConfigError("reinforcement learns policies that see one frame and are told in words: no history, memory, "
+                              "acted or goal part")  # fmt: skip

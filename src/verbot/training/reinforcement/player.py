@@ -1,0 +1,28 @@
+"""A worker process that plays worlds: actions come, turns go."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import closing
+
+from verbot.collection import CollectConfig
+from verbot.configuration import build
+from verbot.envs import make_env
+from verbot.processes import Channel, serve
+from verbot.training.reinforcement.worlds import World
+
+
+def work(channel: Channel) -> None:
+    """Told which worlds are its own; gives their first observations, then a turn of each for every list of actions."""
+    briefing = channel.receive()
+    config, count, played = build(CollectConfig, briefing["config"]), briefing["count"], briefing["played"]
+    with contextlib.ExitStack() as opened:
+        envs = [opened.enter_context(closing(make_env(config.env, **config.options))) for _ in briefing["numbers"]]
+        own = [World(env, config, number, count, played) for env, number in zip(envs, briefing["numbers"], strict=True)]
+        channel.send([world.begin() for world in own])
+        while True:
+            channel.send([world.step(action) for world, action in zip(own, channel.receive(), strict=True)])
+
+
+if __name__ == "__main__":
+    serve(work)

@@ -1,0 +1,236 @@
+"""Learning by trying: proximal policy optimization of a whole policy, by Stable-Baselines3."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+
+from verbot.configuration import dump_yaml, load_yaml, to_plain
+from verbot.errors import ConfigError
+from verbot.policy import Policy
+from verbot.statistics import Statistics
+from verbot.training.checkpoint import replace_durably
+from verbot.training.device import find_device
+from verbot.training.log import Log
+from verbot.training.reinforcement.actor import Actor, Playground, Senses
+from verbot.training.reinforcement.config import ReinforceConfig
+from verbot.training.reinforcement.rewards import OwnReward, Reward, Shaped
+from verbot.training.reinforcement.worlds import Worlds, survey
+
+CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
+RECENT = 400  # episodes whose success the progress line tells
+
+
+@dataclass(frozen=True)
+class ReinforceResult:
+    """What came of a run: `steps` control steps, `episodes` that ended, and the success of the last `RECENT` of them, as played
+    with random actions."""
+
+    policy: str
+    steps: int
+    episodes: int
+    success: float | None
+    errors: int
+    seconds: float
+
+
+def reinforce(
+    config: ReinforceConfig,
+    out: str | Path,
+    *,
+    reward: Reward | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    card: str = "",
+) -> ReinforceResult:
+    """Train by PPO; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+
+    Called again it goes on from its last checkpoint, with new episodes (unlike `train`, not to the bit).
+
+    Args:
+        reward: in place of the world's own.
+        card: Markdown for the policy's card.
+
+    Raises:
+        ConfigError: the policy cannot be learned so, or `out` holds another run.
+    """
+    out = Path(out)
+    done = _claim(config, out, resume)
+    if done is not None:
+        return done
+    torch.set_num_threads(config.threads)
+    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy):
+        state = _restore(out, algorithm)
+        with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
+            watch = _Watch(config, out, policy, log, state)
+            left = config.steps - algorithm.num_timesteps
+            if left > 0:
+                algorithm.learn(left, callback=watch, reset_num_timesteps=False)
+        policy.network.eval().requires_grad_(True)
+        policy.save(out / POLICY, card=card)
+        result = ReinforceResult(str(out / POLICY), algorithm.num_timesteps, watch.episodes, watch.success(), watch.errors,
+                                 round(watch.seconds, 1))  # fmt: skip
+        replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+    return result
+
+
+def beginning(config: ReinforceConfig) -> Policy:
+    """The policy that is trained: the one that `config` names, or a new one."""
+    if config.policy is not None:
+        policy = Policy.load(config.policy)
+        if policy.config.history > 1 or policy.config.memory or policy.config.acted or policy.config.goal:
+            raise ConfigError(f"{config.policy} sees more than one frame and its words; reinforcement cannot go on from it yet")
+        return policy
+    spec, states, sentences = survey(config)
+    rng = np.random.default_rng(config.seed)
+    actions = rng.uniform(spec.action_low(), spec.action_high(), (4096, spec.action_size))
+    statistics = Statistics.of({"state": states, "action": actions})
+    return Policy.create(config.network, spec, statistics, sentences, seed=config.seed)
+
+
+@contextmanager
+def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy]]:
+    policy = beginning(config)
+    device = find_device(config.device)
+    policy.network.to(device)
+    senses, played = Senses(policy), _progress(out).get("episodes", 0) // config.worlds
+    worlds = Worlds(config, played)
+    if reward is None:
+        reward = Shaped(config.shaping, config.discount, config.worlds) if config.shaping else OwnReward()
+    playground = Playground(worlds, policy, senses, reward)
+    share = config.worlds * config.rollout / config.steps
+    try:
+        algorithm = PPO(
+            Actor,  # type: ignore[arg-type]
+            playground,
+            learning_rate=lambda left: config.learning_rate * (max(left, 0.0) + share),  # `left` is told after a rollout
+            n_steps=config.rollout,
+            batch_size=config.batch_size,
+            n_epochs=config.epochs,
+            gamma=config.discount,
+            gae_lambda=config.trace,
+            clip_range=config.clip,
+            ent_coef=config.entropy,
+            vf_coef=config.value_weight,
+            max_grad_norm=config.clip_norm,
+            target_kl=config.target_kl,
+            policy_kwargs={"policy": policy, "senses": senses, "config": config},
+            seed=config.seed,
+            device=device,
+        )
+        algorithm.set_logger(Logger(None, []))
+        yield algorithm, policy
+    finally:
+        playground.close()
+
+
+class _Watch(BaseCallback):
+    """Counts, writes the log, and keeps checkpoints."""
+
+    def __init__(self, config: ReinforceConfig, out: Path, policy: Policy, log: Log, state: dict[str, Any]):
+        super().__init__()
+        self._config, self._out, self._policy, self._log = config, out, policy, log
+        self.updates: int = state.get("updates", 0)
+        self.episodes: int = state.get("episodes", 0)
+        self.errors: int = state.get("errors", 0)
+        self.seconds: float = state.get("seconds", 0.0)
+        self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
+        self._resumed, self._started = self.seconds, time.monotonic()
+
+    def success(self) -> float | None:
+        return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
+
+    def _on_rollout_start(self) -> None:
+        actor: Any = self.model.policy
+        actor.learn_only_values(self.updates < self._config.warmup)
+        if self.updates and self.updates % self._config.checkpoint_every == 0:
+            self._save()
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "terminal_observation" in info:
+                self.episodes += 1
+                self.errors += info.get("error") is not None
+                self._ended.append({"task": info["task"], "success": bool(info["success"]), "length": info["length"]})
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.updates += 1
+        self.seconds = self._resumed + time.monotonic() - self._started
+        told = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
+        by_task: dict[str, list[bool]] = {}
+        for episode in self._ended:
+            by_task.setdefault(episode["task"], []).append(episode["success"])
+        success = {f"success {task}": float(np.mean(wins)) for task, wins in sorted(by_task.items())}
+        reward = float(np.mean(self.model.rollout_buffer.rewards))  # type: ignore[attr-defined]
+        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **told)
+        note = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
+        self._log.advance(self.num_timesteps, self._config.steps, note or "no episode has ended yet")
+
+    def _save(self) -> None:
+        state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
+                 "seconds": self.seconds, "ended": list(self._ended)}  # fmt: skip
+        actor = self.model.policy
+        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+        for number, moments in actor.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
+
+
+def _progress(out: Path) -> dict[str, Any]:
+    """What the last checkpoint says of the run; nothing where there is none."""
+    path = out / CHECKPOINT
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    found: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+    return found
+
+
+def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
+    state = _progress(out)
+    if state:
+        tensors = load((out / CHECKPOINT).read_bytes())
+        actor = algorithm.policy
+        actor.load_state_dict({name.removeprefix("actor."): t for name, t in tensors.items() if name.startswith("actor.")})
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, what = name.split(".", 2)
+                moments.setdefault(int(number), {})[what] = tensor
+        kept = actor.optimizer.state_dict()
+        actor.optimizer.load_state_dict({"state": moments, "param_groups": kept["param_groups"]})
+        algorithm.num_timesteps = state["steps"]
+    return state
+
+
+def _claim(config: ReinforceConfig, out: Path, resume: bool) -> ReinforceResult | None:
+    """Make `out` this run's folder; its result where it is there already. Raises `ConfigError` where it holds another's."""
+    path = out / CONFIG
+    if path.exists():
+        if not resume:
+            raise ConfigError(f"{out} holds a run already; choose another folder, or resume it")
+        theirs, ours = to_plain(load_yaml(ReinforceConfig, path)), to_plain(config)
+        if differing := [name for name in ours if ours[name] != theirs[name] and name not in ("workers", "threads", "device")]:
+            raise ConfigError(f"{out} holds a run with another {', '.join(differing)}; a new one needs another folder")
+        if (out / RESULT).is_file():
+            return ReinforceResult(**json.loads((out / RESULT).read_text()))
+    out.mkdir(parents=True, exist_ok=True)
+    dump_yaml(config, path)
+    return None

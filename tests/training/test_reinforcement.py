@@ -1,0 +1,194 @@
+"""Learning by trying: what the words mean is found out by reward alone; shaping keeps the optimum; runs go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from toy_world import SPEC, ToyEnv
+
+from verbot.collection import CollectConfig
+from verbot.errors import ConfigError
+from verbot.models.network import NetworkConfig, Part
+from verbot.policy import Policy
+from verbot.spec import Observation
+from verbot.training import read_log
+from verbot.training.reinforcement import ReinforceConfig, reinforce
+from verbot.training.reinforcement import run as running
+from verbot.training.reinforcement.rewards import OwnReward, Shaped
+from verbot.training.reinforcement.worlds import Turn, World, Worlds
+
+SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
+TOY = ReinforceConfig(
+    env="toy", network=SMALL, steps=8 * 32 * 4, worlds=8, rollout=32, batch_size=64, learning_rate=1e-3, log_std=0.0,
+    checkpoint_every=2,
+)  # fmt: skip
+TABLETOP = dataclasses.replace(TOY, env="tabletop-starter", options={"image_size": 32}, workers=2, steps=2 * 8 * 4, rollout=4,
+                               batch_size=16)  # fmt: skip
+
+
+class Here:
+    """Worlds of the toy, in this process."""
+
+    def __init__(self, config: ReinforceConfig, played: int = 0):
+        plays = CollectConfig(env="toy", seed=config.seed)
+        self.count = config.worlds
+        self.worlds = [World(ToyEnv(), plays, number, config.worlds, played) for number in range(config.worlds)]
+
+    def begin(self):
+        return [world.begin() for world in self.worlds]
+
+    def step(self, actions):
+        return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
+
+    def close(self):
+        pass
+
+
+NOWHERE = Observation({}, np.zeros(4, np.float32))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    def survey(config):
+        states = np.random.default_rng(0).uniform(-6, 6, (200, 4)).astype(np.float32)
+        return SPEC, states, [f"go to {color}" for color in ("red", "green", "blue")]
+
+    monkeypatch.setattr(running, "Worlds", Here)
+    monkeypatch.setattr(running, "survey", survey)
+
+
+def closed_loop(policy, scenes: int = 60) -> float:
+    won = 0
+    for number in range(scenes):
+        env = ToyEnv()
+        record, info = env.reset(options={"task": "go", "index": number})
+        over = False
+        while not over:
+            (chunk,) = policy.predict([Observation(record["images"], record["state"], record["instruction"])])
+            record, _, terminated, truncated, info = env.step(chunk.values[0])
+            over = terminated or truncated
+        won += info["success"]
+    return won / scenes
+
+
+def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
+    config = dataclasses.replace(TOY, steps=24_000, worlds=16, rollout=32, batch_size=128, epochs=8, shaping=0.2, entropy=0.0)
+    before = closed_loop(running.beginning(config))
+    result = reinforce(config, tmp_path / "run", progress=False)
+    policy = Policy.load(result.policy)
+    learned, blind = closed_loop(policy), closed_loop(policy.blinded())
+    assert before <= 0.2
+    assert learned >= 0.5, f"{before:.2f} before, {learned:.2f} after, {blind:.2f} without words"
+    assert blind <= 0.35, "who does not hear cannot know where to go"
+    log = read_log(tmp_path / "run")
+    assert log[-1]["step"] == result.steps >= 24_000
+    assert log[-1]["success go"] > log[0].get("success go", 0.0)
+
+
+def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
+    rng, discount = np.random.default_rng(0), 0.9
+    shaped, own = Shaped(2.0, discount, 1), OwnReward()
+    for truncated in (False, True):
+        errors = rng.uniform(0, 1, 8)
+        shaped.begin([0], [{"final_error_m": errors[0]}], [])
+        gained = 0.0
+        for step, error in enumerate(errors[1:]):
+            last = NOWHERE if step == 6 else None
+            turn = Turn(NOWHERE, float(step == 6), {"final_error_m": error}, last, truncated and step == 6)
+            actions = np.zeros((1, 1), np.float32)
+            gained += discount**step * (shaped([turn], actions)[0] - own([turn], actions)[0])
+        ending = -2.0 * errors[-1] * discount**7 if truncated else 0.0
+        assert gained == pytest.approx(ending + 2.0 * errors[0])
+
+
+def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
+    save, saved = running._Watch._save, []
+
+    def killed(self):
+        save(self)
+        saved.append((self.num_timesteps, self.episodes, self.model.policy.critic[-1].weight.clone()))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running._Watch, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reinforce(TOY, tmp_path / "run", progress=False)
+    ((steps, episodes, critic),) = saved
+    assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
+    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _):
+        state = running._restore(tmp_path / "run", algorithm)
+        assert (algorithm.num_timesteps, state["episodes"]) == (512, episodes)
+        assert torch.equal(algorithm.policy.critic[-1].weight, critic)
+        moments = algorithm.policy.optimizer.state_dict()["state"]
+        assert all(m["step"] == 2 * 4 * 4 and m["exp_avg"].abs().sum() > 0 for m in moments.values() if m["exp_avg"].any())
+    result = reinforce(TOY, tmp_path / "run", progress=False)
+    assert result.steps == TOY.steps
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
+    assert reinforce(TOY, tmp_path / "run", progress=False) == result, "a finished run is not run again"
+    with pytest.raises(ConfigError, match="another learning_rate"):
+        reinforce(dataclasses.replace(TOY, learning_rate=1e-4), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        reinforce(TOY, tmp_path / "run", resume=False, progress=False)
+
+
+def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
+    first = dataclasses.replace(TOY, steps=2 * 8 * 32, warmup=2)
+    start = running.beginning(first)
+    start.save(tmp_path / "start")
+    config = dataclasses.replace(first, policy=str(tmp_path / "start"))
+    with running._playing(config, tmp_path, None) as (algorithm, policy):
+        algorithm.learn(config.steps, callback=running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}))
+        weights = dict(policy.network.named_parameters())
+        assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
+        assert algorithm.policy.critic[-1].weight.abs().sum() > 0
+    result = reinforce(dataclasses.replace(config, warmup=1, steps=3 * 8 * 32), tmp_path / "run", progress=False)
+    tuned = dict(Policy.load(result.policy).network.named_parameters())
+    assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
+
+
+def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
+    plays = []
+    for workers in (1, 2):
+        worlds = Worlds(
+            dataclasses.replace(
+                TABLETOP, worlds=3, batch_size=12, workers=workers, options={"image_size": 32, "max_seconds": 0.3}
+            )
+        )
+        try:
+            begun = worlds.begin()
+            turns = [worlds.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
+        finally:
+            worlds.close()
+        ended = [turn for turn in turns[2] if turn.last is not None]
+        assert len(ended) == 3 and all(turn.truncated for turn in ended), "the time limit of three steps"
+        told = [seen.instruction for seen, _ in begun] + [turn.begun["instruction"] for turn in ended]
+        assert len({(t, turn.observation.state.tobytes()) for t, turn in zip(told[3:], ended, strict=True)}) == 3
+        plays.append((told, [turn.observation.images["front"].tobytes() for turn in turns[3]]))
+    assert plays[0] == plays[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 100}, "256 samples an update, which batches of 100 do not share evenly"),
+        ({"network": dataclasses.replace(SMALL, history=2)}, "policies that see one frame"),
+        ({"discount": 1.5}, "discount and trace are shares"),
+        ({"rollout": 0}, "rollout is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(TOY, **changes)
+
+
+def test_a_head_without_probabilities_is_refused(toy, tmp_path):
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
+    with pytest.raises(ConfigError, match="'flow' has none: take the head 'regression'"):
+        reinforce(config, tmp_path / "run", progress=False)
