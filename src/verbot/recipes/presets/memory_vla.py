@@ -11,9 +11,10 @@ from verbot.recipes.presets.tabletop import MINILM, tiny
 @recipes.register("memory-vla")
 def memory_vla() -> RunConfig:
     """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory, then a transformer over the last
-    seven frames and the present; three steps out of 20 actions.
+    three frames and the present; three steps out of 20 actions.
 
-    Both memories learn from sequences of eight frames, half a second apart; what is kept of a past frame is what was fused of it.
+    Both memories learn from sequences of four frames, half a second apart; what is kept of a past frame is what was fused of it.
+    Twice as long sequences, half as many in a batch, learned less (docs/designs.md).
     Frozen CLIP is replaced by a vision transformer that is trained and a frozen MiniLM; with a network, ``vision=hf_vision``,
     ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP.
     """
@@ -26,12 +27,12 @@ def memory_vla() -> RunConfig:
             {
                 "parts": [
                     {"name": "external", "options": {"slots": 16}},
-                    {"name": "temporal", "options": {"frames": 7, "size": 128, "layers": 2}},
+                    {"name": "temporal", "options": {"frames": 3, "size": 128, "layers": 2}},
                 ]
             },
         ),
         head=Part("sequence", {"steps": 3, "actions": 20}),
         stride=5,
-        sequence=8,
+        sequence=4,
     )
     return tiny("memory-vla", "deep cross-attention, slots and past frames, a plan of three steps", network, 7e-4)
