@@ -191,8 +191,13 @@ class Windows:
         engaged = np.array([_engaged(episode) for episode in recorded])
         unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
         failed = np.array([episode.extras.get("success") is False for episode in recorded])
-        self._steps_left = np.where(failed[self._episode], -1, self._end - 1 - np.arange(ends[-1]))
-        frame, self._recall_mask = np.arange(ends[-1]) - self._first, self._keypoints_mask.copy()
+        # Where a person handed back to a policy, the recording ends before what it was leading to.
+        cut = np.array([bool(episode.extras.get("handed_back")) for episode in recorded])
+        self._steps_left = np.where((failed | cut)[self._episode], -1, self._end - 1 - np.arange(ends[-1]))
+        frame = np.arange(ends[-1]) - self._first
+        known = np.where(cut, engaged if keypoints == "grounding" else 0, ends[-1])
+        self._keypoints_mask[frame >= known[self._episode]] = False
+        self._recall_mask = self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
         self._untouched = frame < np.minimum(engaged, unseen)[self._episode]
 

@@ -27,6 +27,11 @@ function send(message) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
+function release() {
+  pads = "";
+  send({type: "release"});
+}
+
 function connect() {
   const base = location.pathname.endsWith("/") ? location.pathname : location.pathname + "/";
   socket = new WebSocket("ws://" + location.host + base + "socket");
@@ -99,7 +104,7 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.tagName === "BUTTON" && (event.code === "Enter" || event.code === "Space")) return;
-  if (event.code === "KeyT") { event.preventDefault(); send({type: "release"}); at("text").focus(); return; }
+  if (event.code === "KeyT") { event.preventDefault(); release(); at("text").focus(); return; }
   if (!MOVES.includes(event.code) && !COMMANDS.includes(event.code)) return;
   event.preventDefault();
   if (!event.repeat) { at("error").textContent = ""; send({type: "key", code: event.code, down: true}); }
@@ -107,8 +112,8 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("keyup", (event) => {
   if (event.target !== at("text") && MOVES.includes(event.code)) send({type: "key", code: event.code, down: false});
 });
-window.addEventListener("blur", () => send({type: "release"}));
-document.addEventListener("visibilitychange", () => { if (document.hidden) send({type: "release"}); });
+window.addEventListener("blur", release);
+document.addEventListener("visibilitychange", () => { if (document.hidden) release(); });
 
 function say(add) {
   const text = at("text").value.trim();
@@ -131,7 +136,7 @@ function poll() {
     };
     const text = JSON.stringify(state);
     if (text !== pads) { pads = text; send(state); }
-  } else if (pads) { pads = ""; send({type: "release"}); }
+  } else if (pads) release();
   requestAnimationFrame(poll);
 }
 connect();
