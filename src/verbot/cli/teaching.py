@@ -55,7 +55,9 @@ def collect(
     options = {"image_size": image_size, **given(cameras=cameras or None)}
     common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
     if by == "expert":
-        return _from_experts(out, {**common, "options": options, "episodes": episodes or 1600}, noise, again, workers, policy)
+        return _from_experts(
+            out, {**common, "options": options, "episodes": 1600 if episodes is None else episodes}, noise, again, workers, policy
+        )
     options |= {"max_seconds": seconds} if seconds else {}
     person = {"by": by, "episodes": episodes, "host": host, "port": port}
     return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)

@@ -33,6 +33,7 @@ class Viewer:
     def __init__(self, root: Path, annotator: Annotator, episode: int = 0):
         self._root, self._annotator = root, annotator
         self.done, self._paused, self._speed, self.message = False, False, "normal", "T: type a sentence."
+        self._position = 0.0
         self._open(episode)
 
     def tick(self, given: Given) -> None:
