@@ -89,7 +89,7 @@ def data_annotate(
         result = annotate_in_page(path, out, episode, host, port)
         print(f"{result.annotated} of {result.episodes} episodes annotated: {result.path}")
         return 0
-    from verbot.data.annotate import annotate, load_sentences
+    from verbot.data.annotation import annotate, load_sentences
 
     sentences = load_sentences(instructions)
     annotate(path, sentences, out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data import annotating, open_dataset
-from verbot.data.annotate import NOTE, Annotator
+from verbot.data.annotation import NOTE, Annotator
 from verbot.spec import UInt8Array
 from verbot.teaching.inputs import SAY, Command, Given, Inputs
 from verbot.teaching.server import PageServer
