@@ -200,4 +200,4 @@ def _vector(kind: str, wish: Wish, basis: Basis) -> Array:
 def _scaled(vector: Array, component: Component, speed: float) -> Array:
     """The axes of `vector` (3,) that `component` has, in its units: 1 is its high, −1 its low."""
     chosen = np.clip(vector[[_AXES.index(axis) for axis in component.axes]], -1.0, 1.0)
-    return speed * chosen * np.where(chosen >= 0, component.high, -np.array(component.low))
+    return speed * chosen * np.where(chosen >= 0, component.high, -np.array(component.low)) + 0.0

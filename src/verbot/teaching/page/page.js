@@ -66,6 +66,7 @@ function greet(message) {
     const figure = document.createElement("figure"), image = document.createElement("img"), caption = document.createElement("figcaption");
     image.id = "camera-" + name;
     image.alt = caption.textContent = name;
+    image.onload = () => image.classList.toggle("small", image.naturalWidth <= 128);
     figure.append(image, caption);
     at("views").append(figure);
   }
