@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD
 from verbot.teaching import TeachConfig, teach
-from verbot.teaching.controls import DEAD_ZONE
+from verbot.teaching.controls import DEAD_ZONE, SPEEDS
 
 OPTIONS = {"image_size": 32, "max_seconds": 20}
 CODES = {
@@ -136,7 +136,6 @@ class Expert:
 
     def __init__(self, page: Page, env):
         self.page, self.env, self.closed = page, env, False
-        self.sent: list[list[float]] = []
 
     def begin(self) -> None:
         self.expert, self.closed = self.env.expert(), False
@@ -151,18 +150,60 @@ class Expert:
         if wants_closed != self.closed:
             self.page.press("gripper")
             self.closed = wants_closed
-        self.sent.append(axes)
+
+    def rest(self) -> None:
+        self.page.pad([0, 0, 0, 0])
 
 
-def demonstrate(page: Page, env, state: dict) -> dict:
+class KeyboardExpert(Expert):
+    """As `Expert`, by keys alone: each is down or up, at the speed that the longest motion asks for."""
+
+    def __init__(self, page: Page, env):
+        super().__init__(page, env)
+        self.held: set[str] = set()
+        self.speed = "fast"  # as `ready` leaves it
+
+    def drive(self) -> None:
+        action = self.expert.act()
+        x, y, z = action[:3] / POSITION_UNIT_M
+        wanted = {"KeyD": y, "KeyS": x, "KeyR": z, "KeyQ": action[5] / ROTATION_UNIT_RAD}
+        longest = max(map(abs, wanted.values()))
+        speed = "fast" if longest > 0.75 else "normal" if longest > 0.3 else "fine"
+        while self.speed != speed:
+            self.page.press("speed")
+            self.speed = _after(self.speed)
+        opposite = {"KeyD": "KeyA", "KeyS": "KeyW", "KeyR": "KeyF", "KeyQ": "KeyE"}
+        held = {key if value > 0 else opposite[key] for key, value in wanted.items() if abs(value) > SPEEDS[speed] / 2}
+        for code in self.held - held:
+            self.page.send(type="key", code=code, down=False)
+        for code in held - self.held:
+            self.page.send(type="key", code=code, down=True)
+        self.held = held
+        if (action[6] < 0.5) != self.closed:
+            self.page.press("gripper")
+            self.closed = not self.closed
+
+    def rest(self) -> None:
+        self.page.send(type="release")
+        while self.speed != "fast":
+            self.page.press("speed")
+            self.speed = _after(self.speed)
+
+
+def _after(speed: str) -> str:
+    names = list(SPEEDS)
+    return names[(names.index(speed) + 1) % len(names)]
+
+
+def demonstrate(page: Page, env, state: dict, hands=Expert) -> dict:
     """From a scene that is ready to its end; the state of the review."""
-    expert = Expert(page, env)
+    expert = hands(page, env)
     expert.begin()
     while state["phase"] != "review":
         expert.drive()
         page.seen()
         state = page.see()
-    page.pad([0, 0, 0, 0])
+    expert.rest()
     return state
 
 
@@ -177,7 +218,7 @@ def after(page: Page, *names: str) -> dict | None:
 def ready(page: Page) -> dict:
     """At rest in a new scene, at full speed."""
     state = page.see()
-    page.pad([0, 0, 0, 0])
+    page.send(type="release")
     while state["speed"] != "fast":
         state = after(page, "speed")
     return state

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripted import OPTIONS, after, config, demonstrate, lesson, ready
+from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, lesson, ready
 
 from verbot.data import Windows, check_dataset, open_dataset
 from verbot.envs import make_env
@@ -45,6 +45,25 @@ def test_a_gamepad_of_eight_bits_is_enough_to_succeed(many):
     dataset, won, result = many
     assert len(won) == SCENES
     assert sum(won) == len(dataset) == result.attempts >= SCENES - 1
+
+
+def test_keys_alone_are_enough_too(tmp_path):
+    won = []
+
+    def script(page, env):
+        state = ready(page)
+        for _ in range(3):
+            state = demonstrate(page, env, state, KeyboardExpert)
+            won.append(state["success"])
+            state = after(page, "save" if state["success"] else "discard")
+        after(page, "quit")
+
+    settings = config(by="keyboard", options={**OPTIONS, "max_seconds": 40})
+    with lesson(tmp_path / "demos", script, settings) as result:
+        pass
+    assert won == [True] * 3
+    assert result.attempts == 3
+    assert {episode.extras["by"] for episode in open_dataset(tmp_path / "demos")} == {"keyboard"}
 
 
 def test_what_is_saved_is_what_an_expert_collection_saves_and_who_did_it(many):
