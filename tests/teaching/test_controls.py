@@ -172,6 +172,16 @@ def test_buttons_act_when_pressed_and_not_while_held():
         Inputs(gamepad=False).put(message(type="pad", axes=[], buttons=[]))
 
 
+def test_commands_do_not_pile_up():
+    inputs = Inputs()
+    for _ in range(64):
+        inputs.put(message(type="key", code="Space", down=True))
+    with pytest.raises(WireError, match="more than 64 commands are waiting"):
+        inputs.put(message(type="key", code="Space", down=True))
+    assert len(inputs.take().commands) == 64
+    inputs.put(message(type="key", code="Space", down=True))
+
+
 def test_letting_go_lets_everything_go():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))

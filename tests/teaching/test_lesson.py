@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, lesson, ready
 
+from verbot import cli
 from verbot.data import Windows, check_dataset, open_dataset
 from verbot.envs import make_env
-from verbot.errors import DataError
+from verbot.errors import DataError, SimulationError
+from verbot.teaching import TeachResult
 
 SCENES = 9
 
@@ -171,6 +173,32 @@ def test_a_failure_is_saved_only_if_the_person_says_so(tmp_path):
     assert episode.actions[0][1] > 0, "right in the picture is +y"
 
 
+def test_another_goal_of_the_scene_is_the_one_that_is_recorded(tmp_path):
+    goals = []
+
+    def script(page, env):
+        goals.append(ready(page)["goal"])
+        state = after(page, "goal")
+        goals.append(state["goal"])
+        assert demonstrate(page, env, state)["success"]
+        after(page, "save")
+        after(page, "quit")
+
+    with lesson(tmp_path / "demos", script):
+        pass
+    (episode,) = open_dataset(tmp_path / "demos")
+    drawn, chosen = goals
+    assert chosen != drawn
+    assert {key: str(value) for key, value in episode.extras["goal"].items()} == chosen
+    assert episode.extras["feasible"][0] == episode.extras["goal"]
+    assert episode.instruction in episode.extras["grounding"][0]["instructions"] + list(episode.instructions)
+    env = make_env("tabletop-starter", **OPTIONS)
+    _, info = env.reset(seed=0, options={**episode.extras["request"]})
+    env.close()
+    assert episode.extras["grounding"][0] == info["grounding"][1]
+    assert episode.extras["grounding"][1] == info["grounding"][0]
+
+
 def test_nothing_moves_before_the_person_does_nor_by_what_is_still_held(tmp_path):
     phases = []
 
@@ -236,6 +264,86 @@ def test_a_kill_in_the_middle_leaves_all_that_was_saved_and_the_lesson_goes_on(t
     assert scenes == [(3, 3)]
     assert result.attempts == 3
     assert check_dataset(tmp_path / "demos") == []
+
+
+def test_a_fault_of_the_simulator_costs_that_scene_only(tmp_path):
+    states = []
+
+    def script(page, env):
+        ready(page)
+        genuine = env.step
+
+        def fault(action):
+            env.step = genuine
+            raise SimulationError("NaN in qpos")
+
+        env.step = fault
+        page.pad([0.9, 0, 0, 0])
+        states.append(after(page))
+        after(page, "quit")
+
+    with lesson(tmp_path / "demos", script) as result:
+        pass
+    assert (states[0]["phase"], states[0]["scene"]) == ("ready", 1)
+    assert states[0]["message"].startswith("The simulator faulted (NaN in qpos): nothing of that scene is kept.")
+    assert (result.attempts, result.errors) == (0, 1)
+
+
+def test_keys_that_mean_nothing_now_say_why(tmp_path):
+    told = []
+
+    def script(page, env):
+        ready(page)
+        for name in ("discard", "hand_back"):
+            told.append(after(page, name)["message"])
+        page.pad([0.9, 0, 0, 0])
+        after(page)
+        for name in ("next", "keep", "goal", "quit"):
+            told.append(after(page, name)["message"])
+        page.say("too late")
+        told.append(after(page)["message"])
+        after(page, "quit", "quit")
+
+    with lesson(tmp_path / "demos", script) as result:
+        pass
+    assert [message.split(":")[0].split(";")[0] for message in told] == [
+        "There is nothing to discard", "There is no policy to hand back to", "This attempt is not saved",
+        "K keeps an attempt that is over", "Another goal of this scene can be chosen before it begins.",
+        "This attempt is not saved. Esc once more quits without it", "Say it before it begins, or when it is over.",
+    ]  # fmt: skip
+    assert result.episodes == 0
+
+
+def test_the_command_hands_on_what_was_typed(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def remember(settings, path, make_policy):
+        asked.append((settings, path, make_policy))
+        return TeachResult(str(path), 2, 3, 0, 1.0)
+
+    monkeypatch.setattr("verbot.teaching.teach", remember)
+    out = str(tmp_path / "demos")
+    words = ["collect", out, "--by", "keyboard", "--episodes", "2", "--seed", "7", "--tasks", "pick", "--port", "8123"]
+    assert run(capsys, *words) == (0, f"2 attempts in 3 episodes, 0 simulator errors: {out}\n", "")
+    ((settings, path, make_policy),) = asked
+    assert (settings.by, settings.episodes, settings.seed, settings.tasks, settings.port) == ("keyboard", 2, 7, ("pick",), 8123)
+    assert settings.options == {"image_size": 64, "max_seconds": 60.0}
+    assert (settings.host, path, make_policy) == ("127.0.0.1", tmp_path / "demos", None)
+    for more, message in (
+        (["--policy", "starter"], "--policy is what a person corrects: give --by keyboard or --by gamepad"),
+        (["--by", "keyboard", "--again", "tabletop-again"], "--again is for the experts"),
+        (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teach without camera_dropout"),
+    ):
+        code, _, err = run(capsys, "collect", out, *more)
+        assert code == 2
+        assert message in err
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
 
 
 def test_another_robots_dataset_is_refused(many, tmp_path):

@@ -61,12 +61,9 @@ class Viewer:
     def pictures(self) -> Mapping[str, UInt8Array]:
         return {name: frames[int(self._position)] for name, frames in self._frames.items()}
 
-    @property
-    def annotated(self) -> int:
-        return sum(NOTE in episode.extras for episode in self._dataset)
-
     def _open(self, number: int) -> None:
         self._dataset = open_dataset(self._root)
+        self.annotated = sum(NOTE in episode.extras for episode in self._dataset)
         self._episode = self._dataset[number % len(self._dataset)]
         self._frames = {name: self._episode.images(name) for name in self._dataset.camera_names}
         self._position = 0.0

@@ -98,6 +98,11 @@ class Attempt:
                 unseen_frame=stretch.covered, request=self.request, success=self.success,
             )  # fmt: skip
             extras: dict[str, Any] = {**record.extras, "by": by}
+            # Readers take the first for the one that was pursued.
+            if goal := self.request.get("goal", 0):
+                for name in ("feasible", "grounding"):
+                    others = list(extras[name])
+                    extras[name] = [others.pop(goal), *others]
             if self._policy is not None:
                 extras |= {"takeover_frame": stretch.begin, "handed_back": stretch.handed_back}
             known = [record.instruction, *extras["instructions"]]

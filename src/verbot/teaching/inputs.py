@@ -15,6 +15,7 @@ from verbot.teaching.controls import DIGITS, MOTIONS, Wish, wish_of
 MAX_BYTES = 4096  # of one message
 MAX_TEXT = 300  # characters of a sentence
 MAX_AXES, MAX_BUTTONS = 8, 32
+MAX_COMMANDS = 64  # between two control steps
 SAY = "say"
 COMMANDS = {
     "Space": "gripper", "KeyC": "speed", "Enter": "save", "KeyK": "keep", "Backspace": "retake", "KeyX": "discard",
@@ -64,6 +65,8 @@ class Inputs:
         """Take one message. Raises `WireError` that says what is wrong with it; then nothing has changed."""
         message = parse(data)
         with self._lock:
+            if len(self._commands) >= MAX_COMMANDS:
+                raise WireError(f"more than {MAX_COMMANDS} commands are waiting for the next control step")
             match message["type"]:
                 case "key":
                     self._key(message["code"], message["down"])

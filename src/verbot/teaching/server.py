@@ -71,7 +71,7 @@ class PageServer:
         self._latest, self._frame = "", -1
         try:
             self._server = serve(
-                self._converse, host, port, process_request=self._admit, max_size=MAX_BYTES, max_queue=64, compression=None,
+                self._converse, host, port, process_request=self._admit, max_size=MAX_BYTES, compression=None,
                 server_header=None,
             )  # fmt: skip
         except OSError as error:
