@@ -86,11 +86,12 @@ class Session:
         self._armed = self._armed or not given.wish.moves
         self._hand.wish = given.wish
         if touched and self.phase == Phase.READY:
-            self.phase, self.message = Phase.RECORDING, ""
+            self.phase = Phase.RECORDING
         if self.phase != Phase.RECORDING:
             return
         if touched and not self.attempt.driving:
             self.attempt.take_over()
+            self.message = "You drive; H hands back to the policy." if self._policy else ""
         if self.attempt.driving and switches % 2:
             self._hand.switch_gripper()
         self._step()
