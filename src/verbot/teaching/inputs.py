@@ -143,18 +143,6 @@ def parse(data: str | bytes) -> dict[str, Any]:
     return message
 
 
-def check_sentence(text: str) -> str:
-    """`text` without space around it. Raises `WireError` unless it is one printable line of a sentence's length.
-
-    Example:
-        >>> check_sentence(" pick up the red cube ")
-        'pick up the red cube'
-    """
-    if not _is_text(text):
-        raise WireError(f"a sentence is one line of 1 to {MAX_TEXT} printable characters; got {_shown(text)}")
-    return text.strip()
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= MAX_TEXT and value.isprintable()
 

@@ -30,7 +30,7 @@ from verbot.teaching.inputs import MAX_BYTES, Inputs
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 AHEAD = 3  # frames on their way to the page: a slow line skips some instead of falling behind
-JPEG_QUALITY = 85
+JPEG_QUALITY = 90
 REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session is over
 _PAGE = {
     "": ("index.html", "text/html; charset=utf-8"),
@@ -186,5 +186,5 @@ def _answer(status: http.HTTPStatus, body: str, kind: str = "text/plain; charset
 
 def _jpeg(image: UInt8Array) -> str:
     sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image).save(sink, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
