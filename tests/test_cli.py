@@ -96,7 +96,7 @@ def test_a_misspelt_command_is_told_the_nearest(capsys):
     )
     code, _, err = run(capsys, "data", "chekc", "x")
     assert code == 2
-    assert "there is no command 'data chekc'. Did you mean 'data check'? Known: data check, data info, data view" in err
+    assert "there is no command 'data chekc'. Did you mean 'data check'? Known: data annotate, data check, data info, " in err
 
 
 def test_errors_on_purpose_have_no_traceback(capsys, monkeypatch):

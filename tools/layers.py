@@ -38,6 +38,7 @@ LEVELS = {
     "training": 5,
     "evaluation": 5,
     "deploy": 5,
+    "teaching": 5,
     "recipes": 6,
     "console": 6,
     "cli": 7,
@@ -50,7 +51,7 @@ ALLOWED = {
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.
-BLIND_TO_POLICIES = {"evaluation", "deploy", "collection"}
+BLIND_TO_POLICIES = {"evaluation", "deploy", "collection", "teaching"}
 POLICY_UNITS = {"policy", "models"}
 
 

@@ -218,6 +218,29 @@ def _record(
         over = terminated or truncated
     if info["error"] or not info["success"]:
         return None, info["error"]
+    return episode_record(env, seen, labels, first, engaged_frame=engaged, unseen_frame=covered, request=request), None
+
+
+def episode_record(
+    env: Env,
+    seen: Sequence[Observation],
+    labels: Sequence[np.ndarray],
+    info: Mapping[str, Any],
+    *,
+    engaged_frame: int | None,
+    unseen_frame: int | None,
+    request: Mapping[str, Any],
+    success: bool = True,
+) -> EpisodeRecord:
+    """An attempt as it is saved, whoever made it.
+
+    Args:
+        seen, labels: observations, and the action (a,) for each.
+        info: as `env` told it at the first of them.
+        engaged_frame, unseen_frame: where something was first engaged, and where colors were first covered.
+
+    Raises `ConfigError` where a camera gave no picture.
+    """
     cameras = env.robot_spec.camera_names
     lost = [name for name in cameras if not all(name in o.images for o in seen)]
     if lost:
@@ -226,22 +249,22 @@ def _record(
             "without camera_dropout; training can leave cameras out by itself (augment.camera_dropout)"
         )
     return EpisodeRecord(
-        instruction=first["instruction"],
+        instruction=info["instruction"],
         states=np.stack([o.state for o in seen]),
         actions=np.stack(labels),
         images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
-        calibration=first["calibration"],
+        calibration=info["calibration"],
         extras={
-            "goal": first["goal"],
-            "instructions": list(first["instructions"]),
-            "feasible": first["feasible"],
-            "grounding": first["grounding"],
-            "engaged_frame": engaged,
-            "success": True,
+            "goal": info["goal"],
+            "instructions": list(info["instructions"]),
+            "feasible": info["feasible"],
+            "grounding": info["grounding"],
+            "engaged_frame": engaged_frame,
+            "success": success,
             "request": dict(request),
-            **({} if covered is None else {"unseen_frame": covered}),
+            **({} if unseen_frame is None else {"unseen_frame": unseen_frame}),
         },
-    ), None
+    )
 
 
 def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:

@@ -48,6 +48,7 @@ def test_the_tree_keeps_its_sizes():
         ("training/loop.py", "from verbot.evaluation import evaluate"),
         ("evaluation/rollout.py", "from verbot.policy import load_policy"),
         ("deploy/server.py", "from verbot.models import network"),
+        ("teaching/session.py", "from verbot.policy import load_policy"),
         ("console/page.py", "from verbot.recipes import recipes"),
         ("recipes/starter.py", "from verbot.cli import main"),
         ("newcomer.py", "from verbot.spec import Camera"),

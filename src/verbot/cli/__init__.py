@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from verbot.cli.looking import data_check, data_info, data_view, doctor, list_parts
-from verbot.cli.making import collect, demo, reinforce, train
+from verbot.cli.making import demo, reinforce, train
 from verbot.cli.measuring import compare, evaluate, look, watch
+from verbot.cli.teaching import collect, data_annotate
 from verbot.errors import ConfigError, VerbotError, missing
 
 COMMANDS: dict[str, Callable[..., int]] = {
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "reinforce": reinforce,
     "evaluate": evaluate,
     "compare": compare,
+    "data annotate": data_annotate,
     "data check": data_check,
     "data info": data_info,
     "data view": data_view,
@@ -68,5 +70,5 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _overview() -> str:
     lines = ["usage: verbot COMMAND …", "", "A robot that sees, is told, and does.", ""]
     for name, function in COMMANDS.items():
-        lines.append(f"  {name:<12} {(function.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<13} {(function.__doc__ or '').splitlines()[0]}")
     return "\n".join([*lines, "", "verbot COMMAND --help explains one and shows an example."])

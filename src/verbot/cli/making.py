@@ -1,4 +1,4 @@
-"""Commands that make something: demonstrations, a policy, or both and its figures."""
+"""Commands that make a policy, from demonstrations or from nothing."""
 
 from __future__ import annotations
 
@@ -28,54 +28,6 @@ def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | 
     print(", ".join(f"{stage} {seconds[stage]:.0f} s" for stage in whole.STAGES))
     print(out / "report.html")
     return summary.exit_code
-
-
-def collect(
-    out: Positional[Path],
-    suite: str = "tabletop-starter",
-    episodes: int = 1600,
-    seed: int = 0,
-    noise: float = 0.15,
-    tasks: tuple[str, ...] = (),
-    axes: dict[str, int] | None = None,
-    image_size: int = 64,
-    cameras: tuple[str, ...] = (),
-    again: str | None = None,
-    workers: int = 0,
-) -> int:
-    """Gather demonstrations of the scripted experts. An interrupted collection continues.
-
-    Example: verbot collect outputs/demos --suite tabletop-full --episodes 400 --axes lighting 2 camera 1
-
-    Args:
-        out: the dataset's folder.
-        suite: the env; see `verbot list envs`.
-        episodes: successful demonstrations to save.
-        seed: of the scenes and of the noise.
-        noise: of the executed actions; the recorded label is always the clean action.
-        tasks: only these; otherwise all, in turn.
-        axes: randomization axes, each followed by its strength, 1 to 3.
-        image_size: pixels, square.
-        cameras: only these of the suite's; otherwise all.
-        again: an env in which each scene is visited once more, right after, e.g. tabletop-again.
-        workers: processes; 0 takes one for each core.
-    """
-    from verbot import collection, processes
-
-    result = collection.collect(
-        suite,
-        out,
-        episodes,
-        seed,
-        noise=noise,
-        tasks=tasks or None,
-        axes=axes or {},
-        options={"image_size": image_size, **given(cameras=cameras or None)},
-        again=again,
-        workers=workers or processes.cores(),
-    )
-    print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
-    return 0
 
 
 def train(

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verbot.data.annotation import annotate, annotating
     from verbot.data.cache import FrameCache
     from verbot.data.check import Finding, check_dataset
     from verbot.data.loader import Loader
@@ -25,6 +26,8 @@ _LAZY = {
     "Mixture": "mixture",
     "WindowBatch": "windows",
     "Windows": "windows",
+    "annotate": "annotation",
+    "annotating": "annotation",
     "check_dataset": "check",
     "open_dataset": "reader",
 }
@@ -40,6 +43,8 @@ __all__ = [
     "Mixture",
     "WindowBatch",
     "Windows",
+    "annotate",
+    "annotating",
     "check_dataset",
     "open_dataset",
 ]

@@ -260,8 +260,11 @@ def read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def checksums(info: Mapping[str, Any]) -> dict[str, str]:
-    """sha256 by file name; none where other software has changed the dataset since verbot wrote it."""
+def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
+    """sha256 by file name, or both where a writer died while it replaced one by the other.
+
+    None where other software has changed the dataset since verbot wrote it.
+    """
     ours = info.get("verbot", {})
     return dict(ours["files"]) if ours.get("episodes") == info["total_episodes"] else {}
 

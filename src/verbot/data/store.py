@@ -4,14 +4,14 @@
 the end, the journal is merged into new v3.0 files, which exist for nobody until ``meta/info.json``, replaced atomically, names
 them; only then are the journal's entries removed. So at every instant an episode is in the dataset's files, or in the journal, or
 (briefly) in both with the files counting. Existing files are never rewritten, but for ``meta/tasks.parquet`` and
-``meta/stats.json``, which can be derived again.
+``meta/stats.json``, which can be derived again, and where an episode is told in other words (`DatasetWriter.replace`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class DatasetWriter:
     def __init__(self, path: str | Path, spec: RobotSpec, merge_every: int = MERGE_EPISODES):
         self.root, self.spec, self._merge_every = Path(path), spec, merge_every
         self._journal = Journal(self.root)
+        self._stale = False  # whether sentences were replaced since the statistics were made
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
         try:
@@ -130,6 +131,28 @@ class DatasetWriter:
         if self._count - self._info["total_episodes"] >= self._merge_every or self._pending_bytes >= MERGE_BYTES:
             self.merge()
         return entry.index
+
+    def replace(self, files: Mapping[str, bytes], tasks: Sequence[str]) -> None:
+        """Give files of the dataset another content, of the same episodes, and `tasks` as the numbers of its sentences.
+
+        Until each is replaced its old content counts as right too; so the two must be right beside each other, and `tasks`
+        must begin with those there are. Call `merge` first; `close` brings the statistics up to date.
+        """
+        self._tasks = list(tasks)
+        info = json.loads(json.dumps(self._info))
+        info["total_tasks"], info["verbot"]["tasks"] = len(tasks), self._tasks
+        for name, content in files.items():
+            info["verbot"]["files"][name] = sorted({_checksum(self.root / name), sha256(content)})
+        self._write_info(info, {layout.TASKS: parquet_bytes(layout.tasks_table(self._tasks))})
+        for name, content in files.items():
+            write_atomic(self.root / name, content)
+        self._settle()
+        self._stale = True
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The sentences of all merged episodes, in the order of their numbers."""
+        return tuple(self._tasks)
 
     def merge(self) -> None:
         """Move the journal's episodes into v3.0 files, where LeRobot sees them too."""
@@ -181,8 +204,8 @@ class DatasetWriter:
         }
 
     def _known_tasks(self) -> list[str]:
-        """Task sentences in the order of their numbers, which is that of first appearance."""
-        tasks: dict[str, None] = {}
+        """Task sentences in the order of their numbers: as noted where some were replaced, then that of first appearance."""
+        tasks: dict[str, None] = dict.fromkeys(self._info["verbot"].get("tasks", ()))
         for name, checksum in self._files("meta/episodes/").items():
             table = read_parquet(self.root / name, checksum, lambda column: column == "tasks")
             tasks |= dict.fromkeys(task for row in table.column("tasks").to_pylist() for task in row)
@@ -232,8 +255,10 @@ class DatasetWriter:
             write_atomic(self.root / name, content)
 
     def _settle(self) -> None:
-        """From now on only the present content of the derived files counts as right."""
+        """From now on only the present content of derived and of replaced files counts as right."""
         info = json.loads(json.dumps(self._info))
+        files = info["verbot"]["files"]
+        files |= {name: _checksum(self.root / name) for name, accepted in files.items() if not isinstance(accepted, str)}
         info["verbot"]["derived"] = {name: [_checksum(self.root / name)] for name in info["verbot"]["derived"]}
         if info != self._info:
             self._write_info(info, {})
@@ -242,7 +267,8 @@ class DatasetWriter:
         if not self._info["total_episodes"]:
             return
         path = self.root / layout.STATS
-        if path.is_file() and json.loads(path.read_bytes())["index"]["count"] == [self._info["total_frames"]]:
+        counted = path.is_file() and json.loads(path.read_bytes())["index"]["count"] == [self._info["total_frames"]]
+        if counted and not self._stale:
             return
         content = json.dumps(self._whole_statistics(), indent=1).encode()
         self._write_info(json.loads(json.dumps(self._info)), {layout.STATS: content})

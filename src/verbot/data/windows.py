@@ -190,8 +190,8 @@ class Windows:
         self._goal_counts = np.array([len(goals.points) for goals in self._goals])
         engaged = np.array([_engaged(episode) for episode in recorded])
         unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
-        failed = np.array([episode.extras.get("success") is False for episode in recorded])
-        self._steps_left = np.where(failed[self._episode], -1, self._end - 1 - np.arange(ends[-1]))
+        ended_well = np.array([_ended_well(episode) for episode in recorded])
+        self._steps_left = np.where(ended_well[self._episode], self._end - 1 - np.arange(ends[-1]), -1)
         frame, self._recall_mask = np.arange(ends[-1]) - self._first, self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
         self._untouched = frame < np.minimum(engaged, unseen)[self._episode]
@@ -339,6 +339,10 @@ def _engaged(episode: Episode) -> int:
     return len(episode) if frame is None else int(frame)
 
 
+def _ended_well(episode: Episode) -> bool:
+    return episode.extras.get("success") is not False and not episode.extras.get("handed_back")
+
+
 def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
     """Points (t, 3, 3) in the base frame; the hand never tells the reference, so it is known where it was recorded."""
     handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
@@ -347,6 +351,8 @@ def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
     points = np.concatenate([handled, np.broadcast_to(told[2:], (len(handled), 1, 3))], axis=1)
     if kind == "grounding" and goals:
         points[: _engaged(episode)] = told
+    if episode.extras.get("handed_back"):  # hindsight does not reach what a recording cut short was leading to
+        points[_engaged(episode) if kind == "grounding" and goals else 0 :] = np.nan
     return points
 
 

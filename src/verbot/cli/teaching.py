@@ -1,0 +1,121 @@
+"""Commands with which someone teaches: demonstrations of experts or of a person, and sentences for what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from verbot.cli.terminal import given
+
+
+def collect(
+    out: Positional[Path],
+    suite: str = "tabletop-starter",
+    by: Literal["expert", "keyboard", "gamepad"] = "expert",
+    episodes: int | None = None,
+    seed: int = 0,
+    noise: float = 0.15,
+    tasks: tuple[str, ...] = (),
+    axes: dict[str, int] | None = None,
+    image_size: int = 64,
+    cameras: tuple[str, ...] = (),
+    again: str | None = None,
+    workers: int = 0,
+    policy: str | None = None,
+    execute: int = 1,
+    seconds: float = 60.0,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> int:
+    """Gather demonstrations of the scripted experts, or of a person in a browser. An interrupted collection continues.
+
+    Example: verbot collect outputs/demos --suite tabletop-full --episodes 400 --axes lighting 2 camera 1
+
+    Args:
+        out: the dataset's folder.
+        suite: the env; see `verbot list envs`.
+        by: the scripted experts, or a person with a keyboard or a gamepad, in a page that opens at the printed address.
+        episodes: successful demonstrations to save; otherwise 1600 of the experts, and a person's until they quit.
+        seed: of the scenes and of the noise.
+        noise: of an expert's executed actions; the recorded label is always the clean action.
+        tasks: only these; otherwise all, in turn.
+        axes: randomization axes, each followed by its strength, 1 to 3.
+        image_size: pixels, square.
+        cameras: only these of the suite's; otherwise all.
+        again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
+        workers: processes of the experts; 0 takes one for each core.
+        policy: acts until the person takes over (a folder, "starter" or a server's ws:// address): only corrections are saved.
+        execute: actions of each of the policy's chunks that are carried out.
+        seconds: a person has for an attempt; 0 leaves it at the env's own limit.
+        host: where the person's page is served; another than the loopback is neither encrypted nor private.
+        port: of the page; 0 takes a free one.
+    """
+    options = {"image_size": image_size, **given(cameras=cameras or None)}
+    common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
+    if by == "expert":
+        return _from_experts(
+            out, {**common, "options": options, "episodes": 1600 if episodes is None else episodes}, noise, again, workers, policy
+        )
+    options |= {"max_seconds": seconds} if seconds else {}
+    person = {"by": by, "episodes": episodes, "host": host, "port": port}
+    return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)
+
+
+def data_annotate(
+    path: Positional[Path],
+    instructions: Path | None = None,
+    out: Path | None = None,
+    episode: int = 0,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> int:
+    """Tell recorded episodes in other words: in a browser, where they play, or from a file.
+
+    Example: verbot data annotate outputs/demo/dataset --instructions words.json
+
+    Args:
+        path: the dataset's folder.
+        instructions: a JSON file of sentences by episode, {"0": ["pick up the cube", "take the cube"]}; without it a page opens.
+        out: annotate a copy there instead; needed where other software wrote the dataset.
+        episode: the first that the page shows.
+        host: where the page is served; another than the loopback is neither encrypted nor private.
+        port: of the page; 0 takes a free one.
+    """
+    if instructions is None:
+        from verbot.teaching.annotation import annotate_in_page
+
+        result = annotate_in_page(path, out, episode, host, port)
+        print(f"{result.annotated} of {result.episodes} episodes annotated: {result.path}")
+        return 0
+    from verbot.data.annotation import annotate, load_sentences
+
+    sentences = load_sentences(instructions)
+    annotate(path, sentences, out)
+    print(f"{len(sentences)} episodes annotated: {out or path}")
+    return 0
+
+
+def _from_experts(out: Path, settings: dict[str, Any], noise: float, again: str | None, workers: int, policy: str | None) -> int:
+    from verbot import collection, processes
+    from verbot.errors import ConfigError
+
+    if policy is not None:
+        raise ConfigError("--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training")
+    config = collection.CollectConfig(**settings, noise=noise, again=again, workers=workers or processes.cores())
+    result = collection.run(config, out)
+    print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
+    return 0
+
+
+def _from_a_person(out: Path, settings: dict[str, Any], again: str | None, policy: str | None, execute: int) -> int:
+    from verbot.errors import ConfigError
+    from verbot.recipes.players import agent_maker
+    from verbot.teaching import TeachConfig, teach
+
+    if again is not None:
+        raise ConfigError("--again is for the experts: a person visits each scene once")
+    result = teach(TeachConfig(**settings), out, agent_maker(policy, execute) if policy else None)
+    print(f"{result.attempts} attempts in {result.episodes} episodes, {result.errors} simulator errors: {result.path}")
+    return 0

@@ -1,0 +1,203 @@
+"""What a person asks for, as an action of the robot: pure functions of the robot's spec, numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.errors import ConfigError
+from verbot.spec import Component, FloatArray, Observation, RobotSpec
+
+Array = npt.NDArray[np.float64]
+UNDERSTOOD = ("position_delta", "rotation_delta", "gripper", "discrete")
+SPEEDS = {"fine": 0.2, "normal": 0.5, "fast": 1.0}  # parts of the largest motion of a control step
+DEAD_ZONE = 0.12  # of a gamepad's stick: what lies within is rest
+_AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the arm at one instant, as someone sees it who looks through the camera; each of the six in [-1, 1].
+
+    Args:
+        right, away, up: motion; `away` is into the picture, what the sentences of the tabletop call backward.
+        lean_right, lean_away: the hand tips over.
+        turn: about the vertical, counterclockwise seen from above.
+        digit: the choice of a discrete action, from 1 on; 0 chooses none.
+    """
+
+    right: float = 0.0
+    away: float = 0.0
+    up: float = 0.0
+    lean_right: float = 0.0
+    lean_away: float = 0.0
+    turn: float = 0.0
+    digit: int = 0
+
+    @property
+    def moves(self) -> bool:
+        return self != Wish()
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Unit vectors (3,) in the base frame: to the right in the picture, and away from who looks, both horizontal."""
+
+    right: Array = field(default_factory=lambda: np.array([1.0, 0.0, 0.0]))
+    away: Array = field(default_factory=lambda: np.array([0.0, 1.0, 0.0]))
+
+
+def basis_of(calibration: Mapping[str, Any]) -> Basis:
+    """The directions of the first camera that stands still; x to the right and y away where none is calibrated.
+
+    Example:
+        >>> front = [0, 0.7, -0.7, 1, 1, 0, 0, 0, 0, -0.7, -0.7, 1, 0, 0, 0, 1]  # looks along −x, and down
+        >>> basis_of({"front": {"extrinsics": front, "frame": "base"}}).away.round(3).tolist()
+        [-1.0, 0.0, 0.0]
+    """
+    for camera in calibration.values():
+        if camera["frame"] != "base":
+            continue
+        across = np.reshape(camera["extrinsics"], (4, 4))[:3, 0] * (1.0, 1.0, 0.0)  # OpenCV's x: right in the picture
+        length = float(np.linalg.norm(across))
+        if length > 1e-6:
+            right = across / length
+            return Basis(right, np.array([-right[1], right[0], 0.0]))
+    return Basis()
+
+
+def check_drivable(spec: RobotSpec) -> None:
+    """Raise `ConfigError` unless a person can drive every component of the action."""
+    for component in spec.action:
+        problem = None
+        if component.kind not in UNDERSTOOD:
+            problem = f"of kind {component.kind!r}"
+        elif component.kind in ("position_delta", "rotation_delta") and not set(component.axes) <= set(_AXES):
+            problem = f"with axes {', '.join(component.axes)} (expected {', '.join(_AXES)})"
+        elif component.kind in ("gripper", "discrete") and component.size != 1:
+            problem = f"of {component.size} numbers (expected 1)"
+        if problem:
+            raise ConfigError(
+                f"a person cannot drive {component.name!r} of robot {spec.name!r}, {problem}; "
+                f"understood are {', '.join(UNDERSTOOD)}"
+            )
+
+
+def action_of(spec: RobotSpec, wish: Wish, closed: bool, speed: float = 1.0, basis: Basis | None = None) -> FloatArray:
+    """The action (a,) in the units of `spec`, within its range.
+
+    Args:
+        closed: the gripper's wanted state.
+        speed: part of the largest motion of a control step, up to 1.
+        basis: the directions of the picture; without one x is right and y away.
+    """
+    parts = []
+    for component in spec.action:
+        low, high = np.array(component.low), np.array(component.high)
+        if component.kind in ("position_delta", "rotation_delta"):
+            # Only what moves in the base frame can follow the picture's directions.
+            seen = basis if basis is not None and component.frame == "base" else Basis()
+            part = _scaled(_vector(component.kind, wish, seen), component, speed)
+        elif component.kind == "gripper":
+            part = low if closed else high
+        else:
+            part = low + max(0, wish.digit - 1)
+        parts.append(np.clip(part, low, high))
+    return np.concatenate(parts).astype(np.float32).clip(spec.action_low(), spec.action_high())
+
+
+def wish_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[float] = ()) -> Wish:
+    """The wish behind the keys held and a gamepad's state (the browser's "standard" mapping); both count.
+
+    Args:
+        held: keys by their `KeyboardEvent.code`, e.g. ``"KeyW"``.
+        axes: left stick x and y, right stick x and y, each in [-1, 1]; y is positive down.
+        buttons: each in [0, 1]; 12 to 15 are the cross: up, down, left, right.
+    """
+    stick = [live(axis) for axis in (*axes[:4], *(0.0,) * (4 - len(axes[:4])))]
+    cross = [float(button > 0.5) for button in (*buttons[12:16], *(0.0,) * (4 - len(buttons[12:16])))]
+    sums = {
+        "right": stick[0],
+        "away": -stick[1],
+        "up": -stick[3],
+        "turn": -stick[2],
+        "lean_right": cross[3] - cross[2],
+        "lean_away": cross[0] - cross[1],
+    }
+    for code in held:
+        if code in MOTIONS:
+            name, sign = MOTIONS[code]
+            sums[name] += sign
+    digits = [int(code[-1]) for code in held if code in DIGITS]
+    # Without the last addition the negative zeros of a stick at rest would pass for a motion in comparisons of bytes.
+    return Wish(**{name: min(1.0, max(-1.0, value)) + 0.0 for name, value in sums.items()}, digit=max(digits, default=0))
+
+
+MOTIONS = {
+    "KeyW": ("away", 1), "KeyS": ("away", -1), "KeyA": ("right", -1), "KeyD": ("right", 1), "KeyR": ("up", 1), "KeyF": ("up", -1),
+    "KeyQ": ("turn", 1), "KeyE": ("turn", -1), "ArrowLeft": ("lean_right", -1), "ArrowRight": ("lean_right", 1),
+    "ArrowUp": ("lean_away", 1), "ArrowDown": ("lean_away", -1),
+}  # fmt: skip
+DIGITS = tuple(f"Digit{i}" for i in range(1, 10))
+
+
+def live(value: float) -> float:
+    """A stick's position without its dead zone, which loses no range: 0 within it, ±1 at the ends.
+
+    Example:
+        >>> live(0.1), live(1.0), round(live(-0.56), 6)
+        (0.0, 1.0, -0.5)
+    """
+    beyond = abs(value) - DEAD_ZONE
+    return 0.0 if beyond <= 0 else float(np.copysign(min(1.0, beyond / (1.0 - DEAD_ZONE)), value))
+
+
+class Teleoperator:
+    """A person's hand as an `Agent`: set `wish`, then `act`. It remembers the gripper and the speed, which keys switch.
+
+    Raises `ConfigError` for a robot that a person cannot drive so.
+    """
+
+    def __init__(self, spec: RobotSpec, basis: Basis | None = None):
+        check_drivable(spec)
+        self.spec, self.basis, self.speed = spec, basis or Basis(), "normal"
+        self.wish, self.closed = Wish(), False
+
+    def reset(self, instruction: str = "") -> None:
+        """Let everything go: no motion, gripper open. The speed stays."""
+        self.wish, self.closed = Wish(), False
+
+    def act(self, observation: Observation | None = None) -> FloatArray:
+        return action_of(self.spec, self.wish, self.closed, SPEEDS[self.speed], self.basis)
+
+    def switch_gripper(self) -> None:
+        self.closed = not self.closed
+
+    def switch_speed(self) -> None:
+        names = list(SPEEDS)
+        self.speed = names[(names.index(self.speed) + 1) % len(names)]
+
+    def take_over(self, action: FloatArray) -> None:
+        """Hold the gripper as the last `action` (a,) of somebody else did: a takeover drops nothing."""
+        for component, place in zip(self.spec.action, self.spec.action_slices().values(), strict=True):
+            if component.kind == "gripper":
+                self.closed = bool(action[place.start] < (component.low[0] + component.high[0]) / 2)
+
+
+def _vector(kind: str, wish: Wish, basis: Basis) -> Array:
+    """The wished motion, or rotation vector, (3,) in units of the largest."""
+    up = np.array([0.0, 0.0, 1.0])
+    if kind == "position_delta":
+        return wish.right * basis.right + wish.away * basis.away + wish.up * up
+    # Right-handed: about the axis away from the eye the hand's top goes to the right, about the one to the right toward the eye.
+    return wish.turn * up + wish.lean_right * basis.away - wish.lean_away * basis.right
+
+
+def _scaled(vector: Array, component: Component, speed: float) -> Array:
+    """The axes of `vector` (3,) that `component` has, in its units: 1 is its high, −1 its low."""
+    chosen = np.clip(vector[[_AXES.index(axis) for axis in component.axes]], -1.0, 1.0)
+    return speed * chosen * np.where(chosen >= 0, component.high, -np.array(component.low)) + 0.0
