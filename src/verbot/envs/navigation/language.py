@@ -147,7 +147,7 @@ def wordings(goal: Mapping[str, Any], split: str) -> list[str]:
     """
     verb, arm = _verb(goal), goal.get("arm")
     if split == "unseen":
-        tails = ARM_UNSEEN[arm] if arm else ("",)
+        tails: tuple[str, ...] = ARM_UNSEEN[arm] if arm else ("",)
         return [_said(template, goal, tails[i % len(tails)]) for i, template in enumerate(UNSEEN[verb])]
     if split != "seen":
         raise ConfigError(f"there is no wording split {split!r}; expected 'seen' or 'unseen'")

@@ -182,7 +182,7 @@ def act(goal: Goal, task: Errand, world: World) -> int:
 
 
 def engaged(world: World) -> str | None:
-    """What the robot committed itself to: the thing where it stopped or that it went mostly around, a line followed by a third."""
+    """What the robot committed itself to: a thing where it stopped or that it went mostly around, a line followed by a third."""
     if world.stopped_at is not None:
         return world.stopped_at
     for name, angle in world.turns_rad.items():
@@ -209,9 +209,7 @@ def describe(world: World) -> str:
         parts.append(f"the robot is {nearest:.2f} m from the {line.name} and has followed {share:.0f} percent of it")
     if world.bumped:
         parts.append("the robot has just bumped into something")
-    parts.append(
-        f"the robot has stopped at the {world.stopped_at}" if world.stopped_at else "the robot has not stopped at anything"
-    )
+    parts.append(f"the robot has stopped at {f'the {world.stopped_at}' if world.stopped_at else 'nothing'}")
     return "; ".join(parts)
 
 

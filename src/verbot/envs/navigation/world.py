@@ -98,7 +98,7 @@ class Scene:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(one.name for one in (*self.things, *self.lines))
+        return (*(thing.name for thing in self.things), *(line.name for line in self.lines))
 
 
 @dataclass
