@@ -132,14 +132,14 @@ def test_what_was_done_shows_as_a_track():
     painter = Painter(world.scene, 64)
     before = painter.picture(world)
     for _ in range(8):
-        painter.track(world)
+        painter.track(world.path_m[-1])
         world.step(FORWARD)
     changed = (painter.picture(world) != before).any(-1)
     assert changed[8, 9:20].mean() > 0.8
     again = painter.picture(world)
-    painter.track(world)
-    painter.track(world)
-    np.testing.assert_array_equal(again[30:], painter.picture(world)[30:])
+    painter.track(world.path_m[0])
+    painter.track(world.path_m[0])
+    np.testing.assert_array_equal(again, painter.picture(world))
 
 
 def test_the_calibration_says_where_a_point_of_the_floor_is_seen(env):
@@ -192,7 +192,7 @@ def test_things_are_solid_and_a_bump_is_felt(shape, turns):
 
 
 def test_walls_are_solid(env):
-    record, _ = env.reset(seed=0)
+    env.reset(seed=0)
     pressed = [env.step(FORWARD)[0]["state"][3] for _ in range(40)]
     assert pressed[-1] == 1.0 and env.world.is_free(env.world.x_m, env.world.y_m)
 
@@ -400,11 +400,11 @@ def test_a_scene_admits_several_goals_about_several_things(env):
 
 
 def test_train_and_test_scenes_differ_and_every_scene_leaves_room(env):
-    starts = {
-        env.reset(seed=0, options={"split": split, "index": i})[1]["state_text"] for split in ("train", "test") for i in range(20)
-    }
-    assert len(starts) == 40
-    for number in range(100):
+    starts = set()
+    for split, index in itertools.product(("train", "test"), range(15)):
+        starts.add(env.reset(seed=0, options={"split": split, "index": index})[1]["state_text"])
+    assert len(starts) == 30
+    for number in range(60):
         scene = sample(np.random.default_rng(number))
         assert len(set(scene.names)) == len(scene.names) and len(scene.lines) == 2
         assert World(scene).is_free(*scene.start_m)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, Scene, World
+from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, Point, Scene, World
 from verbot.spec import UInt8Array
 
 Array = npt.NDArray[np.float32]
@@ -36,10 +36,10 @@ class Painter:
         count = math.ceil(2 * _BOX_M * self._scale) + 2
         self._offsets = np.arange(count, dtype=np.float32)
 
-    def track(self, world: World) -> None:
-        """Mark where the robot is. The floor shines through: a line stays visible under the track."""
+    def track(self, point_m: Point) -> None:
+        """Mark where the robot was. The floor shines through: a line stays visible under the track."""
         half = 0.5 * LINE_WIDTH_M * self._scale
-        column, row = world.x_m * self._scale - half, world.y_m * self._scale - half
+        column, row = point_m[0] * self._scale - half, point_m[1] * self._scale - half
         width = max(1, round(2 * half))
         top, left = max(0, round(row)), max(0, round(column))
         where = (slice(top, top + width), slice(left, left + width))

@@ -195,7 +195,10 @@ class NavigationEnv(gymnasium.Env):
         if camera != CAMERA:
             raise UnknownNameError("camera of the navigation world", camera, (CAMERA,))
         self._current()
-        return Painter(self._world.scene, size).picture(self._world)
+        painter = Painter(self._world.scene, size)
+        for point in self._world.path_m:
+            painter.track(point)
+        return painter.picture(self._world)
 
     @property
     def world(self) -> World:
@@ -228,7 +231,7 @@ class NavigationEnv(gymnasium.Env):
         self._over = self._success or self._world.stopped_at is not None
         self._potential = 0.0 if self._over else tasks.potential(goal, self._errand, self._world)
         if self._painter is not None:
-            self._painter.track(self._world)
+            self._painter.track(self._world.path_m[-1])
 
     def _observation(self) -> dict[str, Any]:
         world, blank = self._world, (self._size, self._size, 3)

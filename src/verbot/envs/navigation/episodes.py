@@ -123,13 +123,13 @@ def _say(goal: Goal, request: EpisodeRequest, rng: np.random.Generator) -> str:
         return language.fill(templates[int(rng.integers(len(templates)))], goal)
     if request.wording == "canonical":
         return language.canonical(goal)
-    known = language.wordings(goal, request.wording)
+    known = language.known(goal, request.wording)
     return known[int(rng.integers(len(known)))]
 
 
 def _some(goal: Goal, count: int, rng: np.random.Generator) -> list[str]:
     """Wordings to train on."""
-    known = language.wordings(goal, "seen")
+    known = language.known(goal, "seen")
     return [known[i] for i in rng.permutation(len(known))[:count]]
 
 

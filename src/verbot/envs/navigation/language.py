@@ -7,6 +7,7 @@ or None where nothing is said of it. Sentences are lower case and end without pu
 from __future__ import annotations
 
 import difflib
+import functools
 import string
 import zlib
 from collections.abc import Mapping
@@ -161,6 +162,16 @@ def wordings(goal: Mapping[str, Any], split: str) -> list[str]:
     return list(dict.fromkeys(out))
 
 
+def known(goal: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    """As `wordings`, remembered."""
+    return _known(goal["verb"], goal["object"], goal["arm"], split)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(verb: str, name: str, arm: str | None, split: str) -> tuple[str, ...]:
+    return tuple(wordings({"verb": verb, "object": name, "arm": arm}, split))
+
+
 def fill(template: str, goal: Mapping[str, Any]) -> str:
     """A person's own template with the goal's words in its {object} and {arm}; what is said of the arm is added where it lacks.
 
@@ -190,8 +201,8 @@ def likeness(text: str, goal: Mapping[str, Any]) -> float:
     said = text.lower().rstrip(".!").split()
     if goal["object"] not in " ".join(said):
         return 0.0
-    known = [*wordings(goal, "seen"), *wordings(goal, "unseen")]
-    return max(difflib.SequenceMatcher(None, said, wording.split()).ratio() for wording in known)
+    ways = (*known(goal, "seen"), *known(goal, "unseen"))
+    return max(difflib.SequenceMatcher(None, said, way.split()).ratio() for way in ways)
 
 
 def is_demonstrated(goal: Mapping[str, Any]) -> bool:

@@ -111,6 +111,7 @@ class World:
         turns_rad: name of a thing to the angle gone around it, clockwise positive. It begins anew where the robot touches the
             thing or is farther than `AROUND_M` from it.
         covered: name of a line to how many of its points were passed, from the start, in order, within `LINE_TOLERANCE_M`.
+        path_m: everywhere that the robot was, one point a move.
     """
 
     scene: Scene
@@ -122,12 +123,14 @@ class World:
     stopped_at: str | None = None
     turns_rad: dict[str, float] = field(default_factory=dict)
     covered: dict[str, int] = field(default_factory=dict)
+    path_m: list[Point] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         (self.x_m, self.y_m), self.heading_rad = self.scene.start_m, self.scene.heading_rad
         self.arm_raised = self.scene.arm_raised
         self.turns_rad = {thing.name: 0.0 for thing in self.scene.things}
         self.covered = {line.name: 0 for line in self.scene.lines}
+        self.path_m = [self.scene.start_m]
         self._cover()
 
     def step(self, action: int) -> None:
@@ -167,6 +170,7 @@ class World:
         for other in self.scene.things:
             self._turn(other, x, y)
         self.x_m, self.y_m = x, y
+        self.path_m.append((x, y))
         self._cover()
 
     def _turn(self, thing: Thing, x_m: float, y_m: float) -> None:
