@@ -193,15 +193,16 @@ def test_things_are_solid_and_a_bump_is_felt(shape, turns):
 
 def test_walls_are_solid(env):
     env.reset(seed=0)
-    pressed = [env.step(FORWARD)[0]["state"][3] for _ in range(40)]
+    pressed = [env.step(FORWARD)[0]["state"][5] for _ in range(40)]
     assert pressed[-1] == 1.0 and env.world.is_free(env.world.x_m, env.world.y_m)
 
 
 def test_the_state_is_what_the_robot_feels_of_itself(env):
     record, _ = env.reset(seed=4)
     heading = env.world.heading_rad
-    np.testing.assert_allclose(record["state"], [math.cos(heading), math.sin(heading), env.world.arm_raised, 0], atol=1e-6)
-    assert env.step(RAISE)[0]["state"][2] == 1 and env.step(LOWER)[0]["state"][2] == 0
+    felt = [env.world.x_m, env.world.y_m, math.cos(heading), math.sin(heading), env.world.arm_raised, 0]
+    np.testing.assert_allclose(record["state"], felt, atol=1e-6)
+    assert env.step(RAISE)[0]["state"][4] == 1 and env.step(LOWER)[0]["state"][4] == 0
 
 
 # Rewarded.

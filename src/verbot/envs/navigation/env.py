@@ -39,6 +39,7 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
         rate_hz=RATE_HZ,
         cameras=(Camera(CAMERA, image_size, image_size, intrinsics, extrinsics),),
         state=(
+            Component("position", "position", ("x", "y"), "m", "base", (0.0, 0.0), (SIDE_M, SIDE_M)),
             Component("heading", "other", ("cos", "sin"), "1", "base", (-1.0, -1.0), (1.0, 1.0)),
             Component("arm", "other", ("raised",), "1", "robot", (0.0,), (1.0,)),
             Component("bumper", "other", ("pressed",), "1", "robot", (0.0,), (1.0,)),
@@ -72,7 +73,7 @@ class NavigationEnv(gymnasium.Env):
         >>> env = NavigationEnv(tasks=("go",), discrete=True)
         >>> record, info = env.reset(seed=0)
         >>> record["images"]["top"].shape, record["state"].shape, info["named"] in info["instruction"]
-        ((64, 64, 3), (4,), True)
+        ((64, 64, 3), (6,), True)
     """  # noqa: E501
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -115,7 +116,7 @@ class NavigationEnv(gymnasium.Env):
         self.observation_space = spaces.Dict(
             {
                 "images": spaces.Dict({CAMERA: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)}),
-                "state": spaces.Box(-1.0, 1.0, (spec.state_size,), np.float32),
+                "state": spaces.Box(-1.0, SIDE_M, (spec.state_size,), np.float32),
                 "instruction": spaces.Text(400, min_length=0, charset=string.printable),
             }
         )
@@ -236,7 +237,8 @@ class NavigationEnv(gymnasium.Env):
     def _observation(self) -> dict[str, Any]:
         world, blank = self._world, (self._size, self._size, 3)
         image = np.zeros(blank, np.uint8) if self._painter is None else self._painter.picture(world)
-        state = (math.cos(world.heading_rad), math.sin(world.heading_rad), world.arm_raised, world.bumped)
+        turned = (math.cos(world.heading_rad), math.sin(world.heading_rad))
+        state = (world.x_m, world.y_m, *turned, world.arm_raised, world.bumped)
         return {"images": {CAMERA: image}, "state": np.array(state, np.float32), "instruction": self._current().instruction}
 
     def _info(self) -> dict[str, Any]:
