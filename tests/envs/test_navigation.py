@@ -1,4 +1,4 @@
-"""The navigation world: what is named is drawn, felt and rewarded, and each errand is scored by what its own words mean."""
+"""The navigation world: each errand is scored by what its own words mean, and the whole is an env that others can use."""
 
 from __future__ import annotations
 
@@ -11,34 +11,28 @@ import numpy as np
 import pytest
 
 import verbot.envs  # noqa: F401
-from verbot.data.hindsight import project, projections
+from verbot.collection import collect
+from verbot.data import Windows, open_dataset
 from verbot.envs import envs, make_env
 from verbot.envs.navigation import language, tasks
-from verbot.envs.navigation.drawing import ARM, Painter
 from verbot.envs.navigation.layout import sample
 from verbot.envs.navigation.world import (
-    ACTIONS,
-    BACK,
     COLORS,
     FORWARD,
     LEFT,
     LOWER,
-    RAISE,
     REACH_M,
     RIGHT,
-    SHAPES,
-    SIDE_M,
     STEP_M,
     STOP,
-    TURN_RAD,
     Line,
     Scene,
     Thing,
     World,
 )
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.evaluation.players import RandomAgent
 
-PIXELS_PER_M = 64 / SIDE_M
 POST = Thing("red", "circle", (1.6, 1.6))
 FAR = Thing("blue", "square", (2.5, 0.7))
 LINE = Line("yellow", tuple((0.4 + 0.05 * i, 2.8) for i in range(21)))
@@ -57,10 +51,6 @@ def _place(world, x_m, y_m, heading_rad=0.0):
     world.x_m, world.y_m, world.heading_rad = x_m, y_m, heading_rad
 
 
-def _is_near(pixel, color, tolerance=40):
-    return np.abs(pixel.astype(int) - color).max() <= tolerance
-
-
 def _play(env, noise=0.0, **options):
     _, info = env.reset(seed=0, options=options)
     expert, over, rewards = env.expert(noise), False, []
@@ -70,139 +60,6 @@ def _play(env, noise=0.0, **options):
         rewards.append(reward)
         over = terminated or truncated
     return info, rewards
-
-
-# Drawn.
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_mark_at_x_and_y_is_drawn_in_row_y_and_column_x(shape):
-    thing = Thing("red", shape, (0.8, 2.4))
-    picture = Painter(_world(2.9, 0.3, things=(thing,), lines=()).scene, 64).picture(_world(2.9, 0.3, things=(thing,), lines=()))
-    row, column = round(2.4 * PIXELS_PER_M), round(0.8 * PIXELS_PER_M)
-    assert _is_near(picture[row, column], COLORS["red"])
-    assert not _is_near(picture[column, row], COLORS["red"])
-    robot = picture[round(0.3 * PIXELS_PER_M), round(2.9 * PIXELS_PER_M) - 1]
-    assert robot.mean() > 120 or robot.max() < 60  # its body or its nose, not the floor
-
-
-def test_everything_that_can_be_named_is_drawn_where_it_is(env):
-    for index in range(20):
-        record, _ = env.reset(seed=1, options={"index": index})
-        image, scene, world = record["images"]["top"], env.world.scene, env.world
-        for thing in scene.things:
-            x, y = thing.center_m
-            assert _is_near(image[int(y * PIXELS_PER_M), int(x * PIXELS_PER_M)], COLORS[thing.color]), thing
-        for line in scene.lines:
-            seen = [
-                _is_near(image[int(y * PIXELS_PER_M), int(x * PIXELS_PER_M)], COLORS[line.color], 110)
-                for x, y in line.points_m[4:]
-                if world.distance_m((x, y)) > 0.3
-            ]
-            assert np.mean(seen) > 0.9, line
-
-
-def test_shapes_heading_and_arm_look_different():
-    pictures = []
-    for shape in SHAPES:
-        world = _world(things=(Thing("red", shape, (1.6, 1.6)),), lines=())
-        pictures.append(Painter(world.scene, 64).picture(world))
-    for a, b in itertools.combinations(pictures, 2):
-        assert (np.abs(a.astype(int) - b).max(-1) > 60).sum() >= 8
-    world = _world(0.6, 0.6)
-    painter, looks = Painter(world.scene, 64), []
-    for heading, raised in itertools.product(np.arange(12) * TURN_RAD, (False, True)):
-        world.heading_rad, world.arm_raised = heading, raised
-        looks.append(painter.picture(world))
-    for a, b in itertools.combinations(looks, 2):
-        assert (np.abs(a.astype(int) - b).max(-1) > 30).any()
-    assert _is_near(looks[1][12, 12], ARM) and not _is_near(looks[0][12, 12], ARM)
-
-
-def test_the_robot_is_drawn_whole_at_every_wall():
-    world = _world(things=(POST,), lines=())
-    painter = Painter(world.scene, 64)
-    for x, y in itertools.product((0.13, 1.0, SIDE_M - 0.13), repeat=2):
-        _place(world, x, y, heading_rad=0.3)
-        assert painter.picture(world).shape == (64, 64, 3)
-
-
-def test_what_was_done_shows_as_a_track():
-    world = _world(0.4, 0.4)
-    painter = Painter(world.scene, 64)
-    before = painter.picture(world)
-    for _ in range(8):
-        painter.track(world.path_m[-1])
-        world.step(FORWARD)
-    changed = (painter.picture(world) != before).any(-1)
-    assert changed[8, 9:20].mean() > 0.8
-    again = painter.picture(world)
-    painter.track(world.path_m[0])
-    painter.track(world.path_m[0])
-    np.testing.assert_array_equal(again, painter.picture(world))
-
-
-def test_the_calibration_says_where_a_point_of_the_floor_is_seen(env):
-    record, info = env.reset(seed=0)
-    matrices = projections(record["state"][None], env.robot_spec, info["calibration"], ("top",))
-    x, y = 0.8, 2.4
-    places, seen = project(matrices, np.array([[[x, y, 0.0]]]))
-    assert seen.all()
-    np.testing.assert_allclose(places[0, 0, 0], [2 * x / SIDE_M - 1, 2 * y / SIDE_M - 1], atol=1e-5)
-
-
-# Felt.
-
-
-def test_the_seven_actions_do_what_they_are_called():
-    assert ACTIONS == ("forward", "back", "left", "right", "raise arm", "lower arm", "stop")
-    world = _world(0.8, 0.8)
-    world.step(FORWARD)
-    assert (world.x_m, world.y_m) == pytest.approx((0.8 + STEP_M, 0.8))
-    world.step(BACK)
-    assert world.x_m == pytest.approx(0.8)
-    for _ in range(3):
-        world.step(RIGHT)  # clockwise in the picture: from looking right to looking down
-    world.step(FORWARD)
-    assert (world.x_m, world.y_m) == pytest.approx((0.8, 0.8 + STEP_M))
-    for _ in range(3):
-        world.step(LEFT)
-    assert world.heading_rad == pytest.approx(0.0)
-    world.step(RAISE)
-    assert world.arm_raised
-    world.step(LOWER)
-    assert not world.arm_raised
-    before = (world.x_m, world.y_m, world.heading_rad)
-    world.step(STOP)
-    assert (world.x_m, world.y_m, world.heading_rad) == before and world.stopped_at is None
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("turns", range(12))
-def test_things_are_solid_and_a_bump_is_felt(shape, turns):
-    thing = Thing("red", shape, (1.6, 1.6))
-    heading = turns * TURN_RAD
-    world = _world(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, things=(thing,), lines=())
-    felt = []
-    for _ in range(12):
-        world.step(FORWARD)
-        felt.append(world.bumped)
-        assert thing.distance_m(world.x_m, world.y_m) >= 0.13
-    assert not felt[0] and felt[-1]
-
-
-def test_walls_are_solid(env):
-    env.reset(seed=0)
-    pressed = [env.step(FORWARD)[0]["state"][5] for _ in range(40)]
-    assert pressed[-1] == 1.0 and env.world.is_free(env.world.x_m, env.world.y_m)
-
-
-def test_the_state_is_what_the_robot_feels_of_itself(env):
-    record, _ = env.reset(seed=4)
-    heading = env.world.heading_rad
-    felt = [env.world.x_m, env.world.y_m, math.cos(heading), math.sin(heading), env.world.arm_raised, 0]
-    np.testing.assert_allclose(record["state"], felt, atol=1e-6)
-    assert env.step(RAISE)[0]["state"][4] == 1 and env.step(LOWER)[0]["state"][4] == 0
 
 
 # Rewarded.
@@ -502,3 +359,19 @@ def test_a_person_may_word_it(env):
 
 def test_it_is_listed_without_a_simulator():
     assert "navigation" in envs.names()
+
+
+def test_demonstrations_are_collected_and_cut_into_windows(tmp_path):
+    collect("navigation", tmp_path / "demos", 3, workers=1, options={"image_size": 32}, progress=False)
+    dataset = open_dataset(tmp_path / "demos")
+    assert {episode.extras["goal"]["verb"] for episode in dataset} == set(language.VERBS)
+    for episode in dataset:
+        assert set(np.unique(episode.actions)) <= set(range(7)) and episode.images("top").shape[1:] == (32, 32, 3)
+    batch = Windows(dataset, chunk=4).batch(np.arange(4), np.random.default_rng(0))
+    assert batch.actions.shape == (4, 4, 1) and batch.keypoints_mask[:, 0, 2].all()  # where the named thing is
+
+
+def test_a_random_player_draws_every_action_alike(env):
+    agent = RandomAgent(env.robot_spec, 0)
+    counts = np.bincount([int(agent.act(None)[0]) for _ in range(7000)], minlength=7)
+    assert len(counts) == 7 and (abs(counts - 1000) < 150).all()
