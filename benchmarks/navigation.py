@@ -28,6 +28,7 @@ class Arguments:
 
     episodes: int = 300  # per task and player
     split: str = "test"
+    steering: str = "turns"  # or "compass"
     seed: int = 0
 
 
@@ -59,7 +60,7 @@ def measure_speed(seed: int) -> dict[str, float]:
 
 def play(player: str, task: str, arguments: Arguments) -> tuple[int, float]:
     """Successes, and the mean number of steps of an episode."""
-    env = make_env("navigation", render_cameras=False)
+    env = make_env("navigation", render_cameras=False, steering=arguments.steering)
     agent = RandomAgent(env.robot_spec, arguments.seed) if player == "random" else env.expert(0.15 * ("noise" in player))
     successes, steps = 0, 0
     for index in range(arguments.episodes):

@@ -273,9 +273,11 @@ def test_train_and_test_scenes_differ_and_every_scene_leaves_room(env):
 # Used.
 
 
+@pytest.mark.parametrize("name", ["navigation", "navigation-compass"])
 @pytest.mark.parametrize("noise", [0.0, 0.15])
 @pytest.mark.parametrize("task", language.VERBS)
-def test_the_expert_succeeds(env, task, noise):
+def test_the_expert_succeeds(name, task, noise):
+    env = make_env(name, render_cameras=False)
     infos = [_play(env, noise, task=task, index=index)[0] for index in range(12)]
     assert all(info["success"] and info["final_error_m"] == 0 for info in infos)
 
@@ -344,6 +346,8 @@ def test_wrong_requests_teach():
         make_env("navigation", tasks=("goo",))
     with pytest.raises(UnknownNameError, match="sparse"):
         make_env("navigation", reward="dense")
+    with pytest.raises(UnknownNameError, match="compass, turns"):
+        make_env("navigation", steering="wheel")
     with pytest.raises(ConfigError, match="gamma is 1.5"):
         make_env("navigation", gamma=1.5)
     with pytest.raises(ConfigError, match="unknown verb 'goes'.*Did you mean 'go'"):

@@ -160,6 +160,15 @@ def test_the_seven_actions_do_what_they_are_called():
     assert (world.x_m, world.y_m, world.heading_rad) == before and world.stopped_at is None
 
 
+@pytest.mark.parametrize(("action", "moved"), [(FORWARD, (0, -1)), (BACK, (0, 1)), (LEFT, (-1, 0)), (RIGHT, (1, 0))])
+def test_by_the_compass_moves_are_those_of_the_picture(action, moved):
+    world = _world(0.8, 0.8)
+    world.compass = True
+    world.step(action)
+    assert (world.x_m - 0.8, world.y_m - 0.8) == pytest.approx((STEP_M * moved[0], STEP_M * moved[1]))
+    assert (math.cos(world.heading_rad), math.sin(world.heading_rad)) == pytest.approx(moved)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("turns", range(12))
 def test_things_are_solid_and_a_bump_is_felt(shape, turns):

@@ -57,11 +57,17 @@ def tabletop(**options: Any) -> Env:
 
 
 @envs.register("navigation")
-def navigation(**options: Any) -> Env:
+def make_navigation(**options: Any) -> Env:
     """A robot on wheels, seen from above; needs no simulator."""
     from verbot.envs.navigation.env import NavigationEnv
 
     return NavigationEnv(**options)
+
+
+@envs.register("navigation-compass")
+def make_navigation_compass(**options: Any) -> Env:
+    """The same scenes and errands, with moves up, down, left and right in the picture."""
+    return make_navigation(steering="compass", **options)
 
 
 def register_gymnasium() -> None:

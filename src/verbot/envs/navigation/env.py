@@ -22,7 +22,7 @@ from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameEr
 from verbot.spec import Camera, Component, RobotSpec, UInt8Array
 
 CAMERA = "top"
-REWARDS = ("sparse", "shaped")
+REWARDS, STEERING = ("sparse", "shaped"), ("turns", "compass")
 
 
 def robot_spec(image_size: int = 64) -> RobotSpec:
@@ -63,6 +63,8 @@ class NavigationEnv(gymnasium.Env):
         reward: ``"sparse"``: 1 at success, else 0. ``"shaped"``: that and γΦ(s′) − Φ(s) of `potential`, which leaves the best
             policies the best (Ng, Harada, Russell 1999).
         gamma: γ of the shaping; take the learner's own discount.
+        steering: ``"turns"``: left and right turn the robot, forward and back are along its heading. ``"compass"``: forward, back,
+            left and right go up, down, left and right in the picture; much easier to learn.
         episode: fields of `EpisodeRequest` for every episode, e.g. ``{"split": "train", "wording": "seen"}``; the options of `reset`
             come on top.
         axes: for the contract's sake; there is no randomization axis.
@@ -87,6 +89,7 @@ class NavigationEnv(gymnasium.Env):
         discrete: bool = False,
         reward: Literal["sparse", "shaped"] = "sparse",
         gamma: float = 0.99,
+        steering: Literal["turns", "compass"] = "turns",
         episode: Mapping[str, Any] | None = None,
         axes: Mapping[str, int] | None = None,
         render_cameras: bool = True,
@@ -100,6 +103,9 @@ class NavigationEnv(gymnasium.Env):
                 raise UnknownNameError("task of the navigation world", name, VERBS)
         if reward not in REWARDS:
             raise UnknownNameError("reward of the navigation world", reward, REWARDS)
+        if steering not in STEERING:
+            raise UnknownNameError("steering of the navigation world", steering, STEERING)
+        self._compass = steering == "compass"
         if not 0 < gamma <= 1:
             raise ConfigError(f"gamma is {gamma}; expected more than 0 and at most 1")
         self._shaped, self._gamma = reward == "shaped", gamma
@@ -136,7 +142,7 @@ class NavigationEnv(gymnasium.Env):
             self._seed = seed
         options = {"index": int(self.np_random.integers(2**31)), **self._defaults, **(options or {})}
         self._episode = episode = episodes.prepare(self.tasks, self._request(options), self._seed)
-        self._world, self._errand = World(episode.scene), tasks.errand(episode.goal, episode.scene)
+        self._world, self._errand = World(episode.scene, self._compass), tasks.errand(episode.goal, episode.scene)
         self._limit = round((self._max_seconds or self._errand.seconds) * RATE_HZ)
         self._steps, self._engaged = 0, tasks.engaged(self._world)
         self._painter = Painter(episode.scene, self._size) if self._render_cameras else None

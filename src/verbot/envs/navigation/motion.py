@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from verbot.envs.navigation.world import (
+    COMPASS_RAD,
     FORWARD,
     LEFT,
     RIGHT,
@@ -43,14 +44,21 @@ def around(world: World, thing: Thing) -> int:
 
 
 def along(world: World, bearing_rad: float) -> int:
-    """Forward, or a turn to that one of the robot's headings which is nearest to `bearing_rad` and not blocked."""
+    """A move or a turn toward that one of the headings which is nearest to `bearing_rad` and not blocked."""
+    if world.compass:
+        return min(COMPASS_RAD, key=lambda action: _cost(world, COMPASS_RAD[action], bearing_rad))
     best, chosen = math.inf, 0
     for turns in range(1 - _HALF_TURNS, _HALF_TURNS + 1):
         heading = world.heading_rad + turns * TURN_RAD
-        error = abs(math.remainder(bearing_rad - heading, math.tau))
-        if error < best and world.is_free(world.x_m + STEP_M * math.cos(heading), world.y_m + STEP_M * math.sin(heading)):
-            best, chosen = error, turns
+        if (cost := _cost(world, heading, bearing_rad)) < best:
+            best, chosen = cost, turns
     return FORWARD if chosen == 0 else RIGHT if chosen > 0 else LEFT
+
+
+def _cost(world: World, heading_rad: float, bearing_rad: float) -> float:
+    """How far a heading is from the wanted one, rad; more than any angle where it is blocked."""
+    ahead = (world.x_m + STEP_M * math.cos(heading_rad), world.y_m + STEP_M * math.sin(heading_rad))
+    return abs(math.remainder(bearing_rad - heading_rad, math.tau)) + (0.0 if world.is_free(*ahead) else math.tau)
 
 
 def _bearing_rad(world: World, target_m: Point, passing: str | None) -> float:

@@ -17,6 +17,8 @@ STEP_M, TURN_RAD = 0.1, math.radians(30.0)
 ROBOT_RADIUS_M = 0.13
 ACTIONS = ("forward", "back", "left", "right", "raise arm", "lower arm", "stop")
 FORWARD, BACK, LEFT, RIGHT, RAISE, LOWER, STOP = range(len(ACTIONS))
+# Steering by the compass: where each move goes in the picture, as a heading.
+COMPASS_RAD = {FORWARD: -math.pi / 2, BACK: math.pi / 2, LEFT: math.pi, RIGHT: 0.0}
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (226, 42, 46),
@@ -106,6 +108,8 @@ class World:
     """The state of an episode.
 
     Args:
+        compass: the four moves go up, down, left and right in the picture, and the robot looks where it goes; otherwise ``left``
+            and ``right`` turn it on the spot, and ``forward`` and ``back`` are along its heading.
         bumped: whether the last move was blocked, by a thing or by a wall.
         stopped_at: the thing that the robot stopped at.
         turns_rad: name of a thing to the angle gone around it, clockwise positive. It begins anew where the robot touches the
@@ -115,6 +119,7 @@ class World:
     """
 
     scene: Scene
+    compass: bool = False
     x_m: float = 0.0
     y_m: float = 0.0
     heading_rad: float = 0.0
@@ -136,7 +141,10 @@ class World:
     def step(self, action: int) -> None:
         """One control step of one of `ACTIONS`. A move that would enter something solid does not happen; it is felt."""
         self.bumped = False
-        if action in (FORWARD, BACK):
+        if self.compass and action in COMPASS_RAD:
+            self.heading_rad = COMPASS_RAD[action]
+            self._move(STEP_M)
+        elif action in (FORWARD, BACK):
             self._move(STEP_M if action == FORWARD else -STEP_M)
         elif action in (LEFT, RIGHT):
             turned = self.heading_rad + (TURN_RAD if action == RIGHT else -TURN_RAD)

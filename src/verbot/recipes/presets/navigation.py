@@ -10,20 +10,20 @@ from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig, members
 from verbot.recipes.presets.starter import training
 
-BATCH = 32
+SUITE, BATCH = "navigation-compass", 32
 
 
 @recipes.register("navigation")
 def navigation() -> RunConfig:
-    """The starter's network with one camera; a short chunk, for actions are seven classes and a turn is as long as a step.
+    """The starter's network with one camera and a short chunk, on moves up, down, left and right in the picture.
 
-    Where things are is found within a few hundred steps; when to turn takes many more, so batches are small and questions few.
+    Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
     """
-    run = training(minutes=12.0)
+    run = training(minutes=6.0)
     return RunConfig(
         name="navigation",
-        about="go to, go around and follow in the navigation world: 1200 demonstrations, twelve minutes of training",
-        collection=CollectConfig(env="navigation", episodes=1200),
+        about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
+        collection=CollectConfig(env=SUITE, episodes=1200),
         training=dataclasses.replace(
             run,
             network=dataclasses.replace(run.network, chunk=4),
@@ -32,5 +32,5 @@ def navigation() -> RunConfig:
             ema_decay=0.99,
             augment=dataclasses.replace(run.augment, questions=1),
         ),
-        evaluation=EvaluationConfig(suite="navigation", episodes=300),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )
