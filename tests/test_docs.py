@@ -11,7 +11,7 @@ from verbot.recipes.design import parse_design, resolve_design
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
-SELF_CONTAINED = ("docs/world.md", "docs/encoders.md", "docs/fusion.md", "docs/heads.md")
+SELF_CONTAINED = ("docs/world.md", "docs/navigation.md", "docs/encoders.md", "docs/fusion.md", "docs/heads.md")
 
 
 def blocks(page):

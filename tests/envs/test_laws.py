@@ -62,7 +62,8 @@ def test_observations_and_infos_share_nothing(env):
 
 
 def test_nothing_is_constant(env):
-    scenes = [_trace(env, _actions(env), index=i)[0] for i in range(3)]
+    held = np.repeat(env.robot_spec.action_low()[None], 32, 0)  # long enough to run into something
+    scenes = [_trace(env, np.concatenate([_actions(env), held]), index=i)[0] for i in range(3)]
     states = np.concatenate([[record["state"] for record in scene] for scene in scenes])
     assert (states.std(0) > 0).all()
     for camera in env.robot_spec.camera_names:

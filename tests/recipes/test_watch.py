@@ -31,6 +31,14 @@ def test_a_scene_of_your_own_choice():
         find_scene("pick up the white ball", "tabletop-starter", 9)
 
 
+def test_an_env_with_words_of_its_own_is_watched_by_them(monkeypatch):
+    watched = watch("follow the yellow line", lambda env: env.expert(), suite="navigation")
+    assert watched.success and watched.goal["verb"] == "follow" and watched.goal["object"] == "yellow line"
+    monkeypatch.setattr("verbot.recipes.watch.SCENES", 2)
+    with pytest.raises(ConfigError, match="no scene fits 'pick up the cube'.*for example: (go|follow)"):
+        watch("pick up the cube", lambda env: env.expert(), suite="navigation")
+
+
 def test_what_cannot_be_done_is_said(monkeypatch):
     monkeypatch.setattr("verbot.recipes.watch.SCENES", 3)
     with pytest.raises(ConfigError, match=r"no scene fits 'dance': it names nothing by color and shape"):

@@ -1,6 +1,7 @@
 """Worlds to act in: Gymnasium environments that know their robot, their tasks and an expert.
 
-Importing this package loads no simulator; `make_env` does. Gymnasium knows the tabletop as ``verbot/Tabletop-v0``.
+Importing this package loads no simulator; `make_env` does. Gymnasium knows the tabletop as ``verbot/Tabletop-v0`` and the
+navigation world as ``verbot/Navigation-v0``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def make_env(name: str, **options: Any) -> Env:
     """An environment by name: a suite of the tabletop, such as ``"tabletop-starter"``, or one that a plug-in adds.
 
     Args:
-        options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`.
+        options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`; of ``"navigation"``: see
+            `verbot.envs.navigation.env.NavigationEnv`.
 
     Raises:
         UnknownNameError: when no env has this name.
@@ -54,10 +56,28 @@ def tabletop(**options: Any) -> Env:
     return make_tabletop("tabletop-full", **options)
 
 
+@envs.register("navigation")
+def make_navigation(**options: Any) -> Env:
+    """A robot on wheels, seen from above; needs no simulator."""
+    from verbot.envs.navigation.env import NavigationEnv
+
+    return NavigationEnv(**options)
+
+
+@envs.register("navigation-compass")
+def make_navigation_compass(**options: Any) -> Env:
+    """The same scenes and errands, with moves up, down, left and right in the picture."""
+    return make_navigation(steering="compass", **options)
+
+
 def register_gymnasium() -> None:
-    """Make ``gymnasium.make("verbot/Tabletop-v0", suite=…)`` work."""
-    if "verbot/Tabletop-v0" not in gymnasium.registry:
-        gymnasium.register("verbot/Tabletop-v0", "verbot.envs.tabletop.env:TabletopEnv")
+    """Make ``gymnasium.make("verbot/Tabletop-v0", suite=…)`` and ``gymnasium.make("verbot/Navigation-v0", …)`` work."""
+    for name, entry in (
+        ("verbot/Tabletop-v0", "verbot.envs.tabletop.env:TabletopEnv"),
+        ("verbot/Navigation-v0", "verbot.envs.navigation.env:NavigationEnv"),
+    ):
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry)
 
 
 register_gymnasium()

@@ -52,17 +52,22 @@ class BlindPolicy:
 
 
 class RandomAgent:
-    """Uniform actions within the robot's range: what luck would earn."""
+    """Uniform actions within the robot's range, each class of a discrete one alike: what luck would earn."""
 
     def __init__(self, spec: RobotSpec, seed: int):
         self._low, self._high = spec.action_low(), spec.action_high()
+        self._classes = np.array([c.kind == "discrete" for c in spec.action for _ in c.axes], bool)
         self._rng = np.random.default_rng(seed)
 
     def reset(self, instruction: str) -> None:
         """Nothing to forget; the stream of actions goes on."""
 
     def act(self, observation: Observation) -> FloatArray:
-        return self._rng.uniform(self._low, self._high).astype(np.float32)
+        drawn = self._rng.uniform(self._low, self._high)
+        # Rounding would leave the first and the last class half a share.
+        share = (drawn - self._low) / (self._high - self._low)
+        chosen = self._low + np.floor(share * (self._high - self._low + 1))
+        return np.where(self._classes, np.minimum(chosen, self._high), drawn).astype(np.float32)
 
 
 def scripted(player: str, env: Env, key: str) -> Agent | None:

@@ -90,27 +90,32 @@ def find_scene(text: str, suite: str, scene: int | None = None) -> dict[str, Any
     """
     best, likest, found, feasible = {}, 0.0, 0, []
     with closing(make_env(suite, render_cameras=False)) as env:
+        like = getattr(env, "likeness", _likeness)  # an env with a grammar of its own compares by it
         for index in range(SCENES) if scene is None else (scene,):
             # Demonstrated combinations and the others live in different scenes.
             for composition in ("seen", "unseen"):
                 _, info = env.reset(seed=0, options={"index": index, "composition": composition})
                 feasible += info["feasible"]
-                likeness = [_likeness(text, goal) for goal in info["feasible"]]
+                likeness = [like(text, goal) for goal in info["feasible"]]
                 goal = int(np.argmax(likeness))
                 found += likeness[goal] > 0
                 if likeness[goal] > likest:
                     best, likest = {"index": index, "composition": composition, "goal": goal}, likeness[goal]
             if likest == 1 or found >= ENOUGH:
                 break
-    if not best:
-        raise ConfigError(_nothing_like(text, scene, feasible))
+        if not best:
+            raise ConfigError(_nothing_like(text, scene, feasible, env))
     return best
 
 
-def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]]) -> str:
+def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]], env: Any) -> str:
+    own = getattr(env, "wordings", None)
     if scene is not None:
-        known = "; ".join(sorted({canonical(goal) for goal in feasible}))
+        known = "; ".join(sorted({own(goal)[0] if own else canonical(goal) for goal in feasible}))
         return f"scene {scene} has nothing like {text!r}; what can be done there: {known}"
+    if own:
+        examples = "; ".join(own(goal)[0] for goal in feasible[:3])
+        return f"no scene fits {text!r}; what can be done there is, for example: {examples}"
     named = ", ".join(sorted(_named(text))) or "nothing by color and shape"
     return (
         f"no scene fits {text!r}: it names {named}. Name things by a color ({', '.join(COLORS)}) and a shape "

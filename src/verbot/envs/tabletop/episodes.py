@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from verbot.contracts import EpisodeRequest
+from verbot.envs.streams import generator
 from verbot.envs.tabletop import language, randomization, sentences
 from verbot.envs.tabletop.layout import Layout, sample, scatter
 from verbot.envs.tabletop.randomization import Stream
@@ -44,12 +44,6 @@ class Episode:
     info: dict[str, Any]
     cover_step: int | None = None
     locked_steps: int = 0
-
-
-def generator(*parts: object) -> np.random.Generator:
-    """A generator seeded by the parts' text; the same in every process and Python, unlike `hash`."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int, axes: Mapping[str, int]) -> Episode:

@@ -1,0 +1,221 @@
+"""The three errands: when each is done, how far it has come, and what an expert does next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from verbot.envs.navigation import motion
+from verbot.envs.navigation.world import (
+    LINE_SPACING_M,
+    LOWER,
+    RAISE,
+    REACH_M,
+    SIDE_M,
+    STOP,
+    Line,
+    Point,
+    Scene,
+    Thing,
+    World,
+)
+
+Goal = Mapping[str, Any]
+
+_ARM_SHARE, _NEAR_SHARE, _DONE_SHARE = 0.1, 0.2, 0.6  # of the potential, which stays below the reward of success
+_FARTHEST_M = SIDE_M * math.sqrt(2)
+_SURELY_M = 0.85 * REACH_M  # where the expert stops
+_ASTRAY_M = 0.4  # from a line's next point: the expert heads for that point itself
+
+
+class Errand(Protocol):
+    """One verb with the thing or line that it is about."""
+
+    seconds: float  # until an episode is truncated
+
+    def done(self, world: World) -> bool: ...
+
+    def nearness(self, world: World) -> float:
+        """0 to 1: how near the robot is to where it must be next."""
+        ...
+
+    def share(self, world: World) -> float:
+        """0 to 1: how much of the errand is done."""
+        ...
+
+    def error_m(self, world: World) -> float:
+        """What is left of the way, m; 0 at the end."""
+        ...
+
+    def act(self, world: World) -> int:
+        """The expert's action."""
+        ...
+
+    def points_m(self) -> tuple[Point, Point]:
+        """Where it begins and where it ends."""
+        ...
+
+
+class Go:
+    """Come within `REACH_M` of a thing's center, and stop."""
+
+    seconds = 24.0
+
+    def __init__(self, thing: Thing):
+        self._thing = thing
+
+    def done(self, world: World) -> bool:
+        return world.stopped_at == self._thing.name
+
+    def nearness(self, world: World) -> float:
+        return _near(world.distance_m(self._thing.center_m) - REACH_M)
+
+    def share(self, world: World) -> float:
+        return self.nearness(world)
+
+    def error_m(self, world: World) -> float:
+        return max(0.0, world.distance_m(self._thing.center_m) - REACH_M)
+
+    def act(self, world: World) -> int:
+        if world.distance_m(self._thing.center_m) <= _SURELY_M and world.within_reach() == self._thing.name:
+            return STOP
+        return motion.toward(world, self._thing.center_m, self._thing.name)
+
+    def points_m(self) -> tuple[Point, Point]:
+        return self._thing.center_m, self._thing.center_m
+
+
+class Around:
+    """A whole turn around a thing, either way, never touching it and never farther than `AROUND_M` from its center."""
+
+    seconds = 36.0
+
+    def __init__(self, thing: Thing):
+        self._thing = thing
+
+    def done(self, world: World) -> bool:
+        return abs(world.turns_rad[self._thing.name]) >= math.tau
+
+    def nearness(self, world: World) -> float:
+        return _near(abs(world.distance_m(self._thing.center_m) - motion.RING_M))
+
+    def share(self, world: World) -> float:
+        return min(abs(world.turns_rad[self._thing.name]) / math.tau, 1.0)
+
+    def error_m(self, world: World) -> float:
+        if self.done(world):
+            return 0.0
+        left = motion.RING_M * math.tau * (1 - self.share(world))
+        return left + max(0.0, world.distance_m(self._thing.center_m) - motion.RING_M)
+
+    def act(self, world: World) -> int:
+        return motion.around(world, self._thing)
+
+    def points_m(self) -> tuple[Point, Point]:
+        return self._thing.center_m, self._thing.center_m
+
+
+class Follow:
+    """Along a line from the dot at its start, never skipping any of it, until `LINE_SHARE` of it is passed."""
+
+    seconds = 36.0
+
+    def __init__(self, line: Line):
+        self._line = line
+
+    def done(self, world: World) -> bool:
+        return world.covered[self._line.name] >= self._line.needed
+
+    def nearness(self, world: World) -> float:
+        return _near(world.distance_m(self._next(world)))
+
+    def share(self, world: World) -> float:
+        return min(world.covered[self._line.name] / self._line.needed, 1.0)
+
+    def error_m(self, world: World) -> float:
+        if self.done(world):
+            return 0.0
+        return (self._line.needed - world.covered[self._line.name]) * LINE_SPACING_M + world.distance_m(self._next(world))
+
+    def act(self, world: World) -> int:
+        count, points = world.covered[self._line.name], self._line.points_m
+        if count == 0 or world.distance_m(self._next(world)) > _ASTRAY_M:
+            return motion.toward(world, self._next(world))
+        return motion.along(world, _direction_rad(world, points[min(count + 1, len(points) - 1)]))
+
+    def points_m(self) -> tuple[Point, Point]:
+        return self._line.points_m[0], self._line.points_m[-1]
+
+    def _next(self, world: World) -> Point:
+        return self._line.points_m[min(world.covered[self._line.name], len(self._line.points_m) - 1)]
+
+
+def errand(goal: Goal, scene: Scene) -> Errand:
+    """What `goal` asks for in `scene`."""
+    if goal["verb"] == "follow":
+        return Follow(next(line for line in scene.lines if line.name == goal["object"]))
+    thing = next(thing for thing in scene.things if thing.name == goal["object"])
+    return Go(thing) if goal["verb"] == "go" else Around(thing)
+
+
+def arm_fits(goal: Goal, world: World) -> bool:
+    """Whether the arm is as the sentence says; where it says nothing, either is right."""
+    return goal["arm"] is None or (goal["arm"] == "raised") == world.arm_raised
+
+
+def succeeded(goal: Goal, task: Errand, world: World) -> bool:
+    """Done, with the arm as told at that moment."""
+    return task.done(world) and arm_fits(goal, world)
+
+
+def potential(goal: Goal, task: Errand, world: World) -> float:
+    """Φ of the state, 0 to 0.9: how near, how much of the errand is done, and whether the arm is right."""
+    return _NEAR_SHARE * task.nearness(world) + _DONE_SHARE * task.share(world) + _ARM_SHARE * arm_fits(goal, world)
+
+
+def act(goal: Goal, task: Errand, world: World) -> int:
+    """The expert's action: first the arm, then the way."""
+    if not arm_fits(goal, world):
+        return RAISE if goal["arm"] == "raised" else LOWER
+    return task.act(world)
+
+
+def engaged(world: World) -> str | None:
+    """What the robot committed itself to: a thing where it stopped or that it went mostly around, a line followed by a third."""
+    if world.stopped_at is not None:
+        return world.stopped_at
+    for name, angle in world.turns_rad.items():
+        if abs(angle) >= 0.75 * math.tau:
+            return name
+    for line in world.scene.lines:
+        if world.covered[line.name] >= len(line.points_m) / 3:
+            return line.name
+    return None
+
+
+def describe(world: World) -> str:
+    """The state in words: of everything that can be named, and never which of it was."""
+    parts = [f"the robot's arm is {'raised' if world.arm_raised else 'lowered'}"]
+    for thing in world.scene.things:
+        angle = math.degrees(abs(world.turns_rad[thing.name]))
+        parts.append(
+            f"the robot is {world.distance_m(thing.center_m):.2f} m from the middle of the {thing.name} and has gone "
+            f"{angle:.0f} degrees around it"
+        )
+    for line in world.scene.lines:
+        nearest = min(map(world.distance_m, line.points_m))
+        share = 100 * world.covered[line.name] / len(line.points_m)
+        parts.append(f"the robot is {nearest:.2f} m from the {line.name} and has followed {share:.0f} percent of it")
+    if world.bumped:
+        parts.append("the robot has just bumped into something")
+    parts.append(f"the robot has stopped at {f'the {world.stopped_at}' if world.stopped_at else 'nothing'}")
+    return "; ".join(parts)
+
+
+def _near(distance_m: float) -> float:
+    return 1.0 - min(max(distance_m, 0.0) / _FARTHEST_M, 1.0)
+
+
+def _direction_rad(world: World, point: Point) -> float:
+    return math.atan2(point[1] - world.y_m, point[0] - world.x_m)

@@ -1,0 +1,36 @@
+"""The navigation world from scratch: behavior cloning of the expert's seven actions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from verbot.collection import CollectConfig
+from verbot.evaluation import EvaluationConfig
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig, members
+from verbot.recipes.presets.starter import training
+
+SUITE, BATCH = "navigation-compass", 32
+
+
+@recipes.register("navigation")
+def navigation() -> RunConfig:
+    """The starter's network with one camera and a short chunk, on moves up, down, left and right in the picture.
+
+    Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
+    """
+    run = training(minutes=6.0)
+    return RunConfig(
+        name="navigation",
+        about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
+        collection=CollectConfig(env=SUITE, episodes=1200),
+        training=dataclasses.replace(
+            run,
+            network=dataclasses.replace(run.network, chunk=4),
+            batch_size=BATCH,
+            processes=members(BATCH),
+            ema_decay=0.99,
+            augment=dataclasses.replace(run.augment, questions=1),
+        ),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300),
+    )
