@@ -61,7 +61,18 @@ class WireError(VerbotError, ValueError):
 
 
 # Modules that come with an extra of the distribution.
-_EXTRAS = {"torch": "torch", "mujoco": "sim", "tokenizers": "minilm", "transformers": "hf", "tensorboard": "tb"}
+_EXTRAS = {
+    "torch": "torch",
+    "mujoco": "sim",
+    "tokenizers": "minilm",
+    "transformers": "hf",
+    "tensorboard": "tb",
+    "google_crc32c": "rlds",
+    "h5py": "hdf5",
+    "mcap": "mcap",
+    "mcap_ros2": "mcap",
+    "zstandard": "mcap",
+}
 
 
 def missing(error: ModuleNotFoundError) -> ImportError:

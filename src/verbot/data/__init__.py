@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verbot.data.cache import FrameCache
     from verbot.data.check import Finding, check_dataset
+    from verbot.data.exporting import export_hdf5
+    from verbot.data.importing import ImportResult, import_dataset
     from verbot.data.loader import Loader
     from verbot.data.mixture import Mixture
     from verbot.data.reader import Dataset, Episode, open_dataset
@@ -21,11 +23,14 @@ _LAZY = {
     "EpisodeRecord": "store",
     "Finding": "check",
     "FrameCache": "cache",
+    "ImportResult": "importing",
     "Loader": "loader",
     "Mixture": "mixture",
     "WindowBatch": "windows",
     "Windows": "windows",
     "check_dataset": "check",
+    "export_hdf5": "exporting",
+    "import_dataset": "importing",
     "open_dataset": "reader",
 }
 
@@ -36,11 +41,14 @@ __all__ = [
     "EpisodeRecord",
     "Finding",
     "FrameCache",
+    "ImportResult",
     "Loader",
     "Mixture",
     "WindowBatch",
     "Windows",
     "check_dataset",
+    "export_hdf5",
+    "import_dataset",
     "open_dataset",
 ]
 

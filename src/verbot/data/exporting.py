@@ -25,9 +25,10 @@ class ExportResult:
 def export_hdf5(source: str | Path, target: str | Path, limit: int | None = None, progress: bool = False) -> ExportResult:
     """Write the dataset at `source` to the file `target`, which exists only once it is whole.
 
-    ``data/demo_k`` has `actions` (t, a), `dones` (t,), ``obs/<state component>`` (t, s), ``obs/<camera>_image`` (t, h, w, 3) uint8, and
-    the attributes `num_samples` and `language_instruction` (every wording). ``data`` has `total`, `env_args`, and in `verbot_spec` the
-    robot; importing the file gives the same dataset again. Raises `DataError` when `target` exists or `source` is empty.
+    ``data/demo_k`` has `actions` (t, a), `dones` (t,), ``obs/<component>`` (t, s), ``obs/<camera>_image`` uint8 (t, h, w, 3), and
+    the attributes `num_samples` and `language_instruction` (every wording). ``data`` has `total`, `env_args`, and in
+    `verbot_spec` the robot; importing the file gives the same dataset again. Raises `DataError` when `target` exists or `source`
+    is empty.
     """
     import h5py
 

@@ -98,8 +98,14 @@ def import_dataset(
     path, root, started = Path(source), Path(target), time.monotonic()
     _refuse_native(path)
     name = format or recognize(path)
-    opened = open_source(name, path, robot, dict(options or {}))
-    request = {"format": name, "source": path.resolve().name, "robot": robot, "rate_hz": rate_hz, "instruction": instruction}
+    opened = open_source(name, path, robot, dict(options or {}), rate_hz)
+    request: dict[str, Any] = {
+        "format": name,
+        "source": path.resolve().name,
+        "robot": robot,
+        "rate_hz": rate_hz,
+        "instruction": instruction,
+    }
     request |= {"options": dict(options or {}), "spec": None if spec is None else spec.to_json()}
     plan = _Plan(opened, name, path.resolve().name, instruction, limit, spec, progress)
     found = _known_spec(root, request)
@@ -296,5 +302,7 @@ def _refuse_native(path: Path) -> None:
     info = read_json(path / layout.INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version == layout.VERSION:
-        raise DataError(f"{path} is a LeRobotDataset v3.0: that is verbot's own format, use it as it is (`verbot data info {path}`)")
+        raise DataError(
+            f"{path} is a LeRobotDataset v3.0: that is verbot's own format, use it as it is (`verbot data info {path}`)"
+        )
     raise DataError(f"{path} is a LeRobotDataset {version}; LeRobot converts it to {layout.VERSION}, which verbot reads as it is")

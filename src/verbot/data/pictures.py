@@ -49,7 +49,10 @@ def read_video(path: Path) -> UInt8Array:
 
     try:
         with av.open(str(path)) as container:
-            return stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)], path)
+            frames: list[UInt8Array] = [
+                np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)
+            ]
+            return stack(frames, path)
     except (av.FFmpegError, OSError, IndexError) as error:
         raise CorruptFileError(path, f"is not a whole video ({error})") from error
 

@@ -222,7 +222,10 @@ def _bridge() -> Robot:
     State: position, roll, pitch, yaw, gripper (1 open). Action: changes of position and of the angles, and the gripper's opening.
     The angles' changes are small, and then equal a rotation vector to first order.
     """
-    delta = (Part("position_delta", "position_delta", XYZ, "m", "base"), Part("rotation_delta", "rotation_delta", RPY, "rad", "base"))
+    delta = (
+        Part("position_delta", "position_delta", XYZ, "m", "base"),
+        Part("rotation_delta", "rotation_delta", RPY, "rad", "base"),
+    )
     pose = (Part("ee_position", "position", XYZ, "m", "base"), Part("ee_euler", "other", RPY, "rad", "base"))
     names = {f"observation/image_{i}": f"image_{i}" for i in range(4)}
     return Robot(

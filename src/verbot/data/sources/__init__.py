@@ -54,7 +54,7 @@ class Item:
 
 
 class Source(Protocol):
-    """A dataset of one format, opened as ``Source(path, robot=…, **options)``; it raises `DataError` when it cannot be.
+    """A dataset of one format, opened as ``Source(path, robot, **options)``; it raises `DataError` when it cannot be.
 
     `robot` says what the fields mean; `rate_hz` is None where neither the format nor the robot knows; `total` is how many
     items there will be, None where that is known only at the end.
@@ -100,16 +100,18 @@ def recognize(path: Path) -> str:
     raise DataError(f"{path} is of no known format: it has {', '.join(entries) or 'nothing'}. Known: {known}")
 
 
-def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, Any]) -> Source:
-    """Raises `ConfigError` for an option that the format does not have."""
+def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, Any], rate_hz: float | None = None) -> Source:
+    """Raises `ConfigError` for an option that the format does not have. A format that resamples takes `rate_hz` too."""
     factory: SourceType = sources.get(name)
-    known = [option for option in inspect.signature(factory).parameters if option not in ("path", "robot")]
+    parameters = inspect.signature(factory).parameters
+    known = [option for option in parameters if option not in ("path", "robot", "rate_hz")]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"format {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    return factory(path, robot, **options)
+    timing = {"rate_hz": rate_hz} if "rate_hz" in parameters else {}
+    return factory(path, robot, **timing, **options)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,13 @@
 """HDF5: ALOHA (one file an episode), robomimic and LIBERO (``data/demo_0``, …), one file or a folder of them.
 
-ALOHA: ``observations/qpos``, ``action``, ``observations/images/<camera>`` as pixels or as JPEG padded with zeros, which decoders do
-not mind, so ``compress_len`` is not needed. JPEG is read as the RGB it holds, as openpi's converter does; recorders that gave OpenCV
-RGB for BGR have red and blue exchanged (option `bgr`). Without a sentence in the file say one with ``--instruction``.
+ALOHA: ``observations/qpos``, ``action``, ``observations/images/<camera>`` as pixels or as JPEG padded with zeros, which decoders
+do not mind, so ``compress_len`` is not needed. JPEG is read as the RGB it holds, as openpi's converter does; recorders that gave
+OpenCV RGB for BGR have red and blue exchanged (option `bgr`). Without a sentence in the file say one with ``--instruction``.
 
 robomimic: ``data/demo_k/actions`` and ``obs/<name>``; ``env_args`` tells control rate and controller. LIBERO is the same with the
-sentence in ``data.attrs["problem_info"]``. LIBERO's pictures are upside down: it stores robosuite's frames in OpenGL's row order, as
-``macros_image_convention`` says, while robomimic turns them before it stores them. They are turned here, rows only: their users
-report that a vertical flip agrees with the camera's pose, where the half turn that some converters apply mirrors the scene.
+sentence in ``data.attrs["problem_info"]``. LIBERO's pictures are upside down: it stores robosuite's frames in OpenGL's order of
+rows, as ``macros_image_convention`` says, while robomimic turns them before it stores them. Here they are turned, rows only:
+users report that a vertical flip agrees with the camera's pose, where the half turn that some converters apply mirrors the scene.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Hdf5:
             state = {name: observed[name][()] for name in chosen}
             action, sentences = file["action"][()], _sentences(file.attrs, file)
             names = sorted(observed["images"]) if "images" in observed else []
-        wanted = pick(self._images or tuple(name for name in names if "depth" not in name), dict.fromkeys(names), "pictures", path)
+        wanted = pick(
+            self._images or tuple(name for name in names if "depth" not in name), dict.fromkeys(names), "pictures", path
+        )
         cameras = {name: partial(self._frames, path, f"observations/images/{name}", bool(self._flip)) for name in wanted}
         return RawEpisode(state, {"action": action}, cameras, sentences)
 
@@ -121,7 +123,10 @@ class Hdf5:
         vectors = [name for name, (shape, dtype) in shapes.items() if len(shape) <= 2 and dtype.kind in "fiu" and shape]
         if self._state or self.robot.state_fields:
             return pick(self._state or self.robot.state_fields, dict.fromkeys(vectors), "state field", place)
-        for usual in (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("ee_states", "gripper_states", "joint_states")):
+        for usual in (
+            ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
+            ("ee_states", "gripper_states", "joint_states"),
+        ):
             if set(usual) <= set(vectors):
                 return list(usual)
         return [name for name in sorted(vectors) if name != "object" and int(np.prod(shapes[name][0][1:])) <= WIDEST]
@@ -131,8 +136,9 @@ class Hdf5:
         with _opened(path) as file, reading(place, *BROKEN):
             stored = file[name]
             encoded = stored.dtype.kind == "O" or (stored.ndim == 2 and stored.dtype == np.uint8)
-            values = [np.asarray(row, np.uint8).tobytes() for row in stored] if encoded else stored[()]
-        frames = decode_all(values, place) if encoded else frames_of(values, place, self._floats)
+            values = None if encoded else stored[()]
+            contents = [np.asarray(row, np.uint8).tobytes() for row in stored] if encoded else []
+        frames = decode_all(contents, place) if values is None else frames_of(values, place, self._floats)
         frames = frames[:, ::-1] if flip else frames
         return frames[..., ::-1] if self._bgr else frames
 

@@ -1,7 +1,7 @@
 """A folder with ``manifest.json``: a list of entries, or ``{"episodes": [...]}`` or ``{"samples": [...]}``.
 
 An entry has `image_path`, `instruction`, `action` or `action_sequence`, and optionally `robot_state` and the id of its episode
-(`episode_id`, `episode` or `episode_index`; entries of one id follow one another as listed). Without an id an entry is an episode.
+(`episode_id`, `episode` or `episode_index`; entries of one id follow one another as listed). Without one an entry is an episode.
 
 `image_path` is relative to the folder: one picture, a list of pictures (one a frame), a video, or `{camera: any of these}`.
 With a sequence of actions and one picture that picture is held for all of them; ``extras["observed_frames"]`` lists the frames
@@ -79,7 +79,9 @@ class _Step:
     def __init__(self, folder: Path, entry: Any, number: int, with_state: bool):
         self._folder, self.number = folder, number
         if not isinstance(entry, dict):
-            raise DataError(f"entry {number} is {type(entry).__name__}; expected an object with image_path, instruction and action")
+            raise DataError(
+                f"entry {number} is {type(entry).__name__}; expected an object with image_path, instruction and action"
+            )
         self.instructions = _sentences(entry, number)
         self.actions = self._actions(entry)
         self.state = self._state(entry) if with_state else None

@@ -1,8 +1,8 @@
 """RLDS: TFRecord folders as TensorFlow Datasets lays them out, such as Open X-Embodiment, BridgeData V2 and DROID.
 
 The folder holds ``dataset_info.json`` (splits and their shards), ``features.json`` (types and shapes) and shards
-``name-split.tfrecord-00000-of-00004``; a folder with one version (``1.0.0``) in it will do. A record is one episode: every field of
-its steps, flattened to ``steps/observation/image`` and the like, holds all steps' values one after another, pictures as JPEG
+``name-split.tfrecord-00000-of-00004``; a folder with one version (``1.0.0``) in it will do. A record is one episode: every field
+of its steps, flattened to ``steps/observation/image`` and the like, holds all steps' values one after another, pictures as JPEG
 or PNG, float64 as float32 and truth as integers (TensorFlow Datasets' example serializer). Without ``features.json`` the shapes
 follow from the number of steps.
 
@@ -53,6 +53,12 @@ class Field:
     kind: str  # "image", "text" or a dtype
     shape: tuple[int | None, ...] = ()
     encoding: str = "none"
+
+    @property
+    def size(self) -> int | None:
+        """Numbers a step; None where that varies."""
+        fixed = [length for length in self.shape if length is not None]
+        return int(np.prod(fixed, dtype=int)) if len(fixed) == len(self.shape) else None
 
 
 @sources.register("rlds")
@@ -140,7 +146,7 @@ class Rlds:
         if not length or value.size % length or not value.size:
             raise DataError(f"{name}: {key} has {value.size} numbers for {length} steps")
         rows = value.reshape(length, -1)
-        if field is not None and None not in field.shape and rows.shape[1] != int(np.prod(field.shape, dtype=int)):
+        if field is not None and field.size not in (None, rows.shape[1]):
             raise DataError(f"{name}: {key} has {value.size} numbers for {length} steps of shape {field.shape}")
         return rows
 
@@ -253,9 +259,7 @@ def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> Robot:
     name = str(info.get("name") or root.parent.name)
     if "action_dict/joint_position" in fields or name.startswith(("droid", "r2d2")):
         return robots.known("droid")
-    if name.startswith("bridge") and "observation/image_0" in fields | {f"{OBSERVATION}image_0"} and "action" in fields | {"action"}:
-        return robots.known("bridge" if "observation/image_0" in fields or not fields else "open_x")
-    return robots.known("open_x")
+    return robots.known("bridge" if name.startswith("bridge") and {"observation/image_0", "action"} <= fields else "open_x")
 
 
 def _full(wanted: tuple[str, ...], known: Any) -> list[str]:

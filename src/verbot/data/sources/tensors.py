@@ -1,4 +1,4 @@
-"""Tensor files, read without pickle: ``.safetensors``, ``.npz`` and PyTorch's ``.pt`` (``weights_only``), one or a folder of them.
+"""Tensor files, read without pickle: ``.safetensors``, ``.npz`` and ``.pt`` (``weights_only``); one or a folder of them.
 
 A file holds `actions` (t, a); `observations`, pictures (t, h, w, 3) or vectors (t, s), or several of them as
 ``observations.front``, ``observations.state``, …; `episode_indices` (t,), without which it is one episode; and `language`, one
@@ -200,7 +200,9 @@ def _arrays(path: Path, arrays: Mapping[str, np.ndarray], text: Any) -> _File:
 def _utf8(read: Reader, shape: tuple[int, ...], path: Path) -> list[str]:
     rows = read(np.arange(shape[0] if shape else 0))
     if rows.dtype != np.uint8 or rows.ndim not in (1, 2):
-        raise DataError(f"{path}: {LANGUAGE} is {rows.dtype} {shape}, such as embeddings; expected text, or UTF-8 as uint8 (n, bytes)")
+        raise DataError(
+            f"{path}: {LANGUAGE} is {rows.dtype} {shape}, such as embeddings; expected text, or UTF-8 as uint8 (n, bytes)"
+        )
     try:
         return [row.tobytes().rstrip(b"\0").decode() for row in np.atleast_2d(rows)]
     except UnicodeDecodeError as error:
