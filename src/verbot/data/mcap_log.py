@@ -24,7 +24,7 @@ def messages(path: Path, topics: list[str], start: int = 0, end: int | None = No
     with reading(path, OSError, McapError, ValueError, struct.error, RuntimeError, *_compression_errors()):
         with open(path, "rb") as file:
             if _whole(path):
-                found = SeekingReader(file, validate_crcs=True).iter_messages(topics, start, end)
+                found = SeekingReader(file, validate_crcs=True).iter_messages(topics, starting_at=start, ending_before=end)
             else:
                 found = _linear(file, topics, start, end)
             for schema, channel, message in found:

@@ -158,7 +158,7 @@ def _npz(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     import zipfile
 
     with reading(path, OSError, ValueError, zipfile.BadZipFile, EOFError):
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     text = arrays.pop(LANGUAGE).reshape(-1) if arrays.get(LANGUAGE, np.zeros(0)).dtype.kind == "U" else None
     return arrays, text
