@@ -38,9 +38,9 @@ def data_import(
         set: options of the format, each as name=value; see docs/data.md.
         json: print the result as JSON.
     """
+    from verbot.configuration import assignments
     from verbot.data.files import read_json
     from verbot.data.importing import import_dataset
-    from verbot.recipes.api import assignments
     from verbot.spec import RobotSpec
 
     given = None if spec is None else RobotSpec.from_json(read_json(spec))

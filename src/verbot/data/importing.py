@@ -302,7 +302,5 @@ def _refuse_native(path: Path) -> None:
     info = read_json(path / layout.INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version == layout.VERSION:
-        raise DataError(
-            f"{path} is a LeRobotDataset v3.0: that is verbot's own format, use it as it is (`verbot data info {path}`)"
-        )
+        raise DataError(f"{path} is a LeRobotDataset v3.0: verbot's own format, to be used as it is (`verbot data info {path}`)")
     raise DataError(f"{path} is a LeRobotDataset {version}; LeRobot converts it to {layout.VERSION}, which verbot reads as it is")

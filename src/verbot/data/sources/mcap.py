@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +53,12 @@ class Stream:
 
     times: list[int] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
+
+    def add(self, time: int, message: Any) -> None:
+        """Keep the order of time, which a file that was cut short need not have."""
+        place = bisect.bisect_right(self.times, time)
+        self.times.insert(place, time)
+        self.messages.insert(place, message)
 
 
 @sources.register("mcap")
@@ -129,8 +136,7 @@ class Mcap:
         topics = {_topic(name) for name in (*self._images.values(), *self._state, *self._action)}
         streams: dict[str, Stream] = {topic: Stream() for topic in topics}
         for topic, time, value in messages(path, sorted(topics), span.start, span.end):
-            streams[topic].times.append(time)
-            streams[topic].messages.append(value)
+            streams[topic].add(time, value)
         silent = sorted(topic for topic, stream in streams.items() if not stream.times)
         if silent:
             raise DataError(f"{span.key} has no message of {', '.join(silent)}; the file has {listing(path)}")

@@ -78,8 +78,10 @@ class Rlds:
     ):
         self._root = _folder(path)
         info = _json(self._root / "dataset_info.json")
-        self._fields = {key: _described(value) for key, value in _flattened(_json(self._root / "features.json"))}
-        self._shards = list(_shards(self._root, info, split))
+        with reading(self._root / "features.json", KeyError, TypeError, AttributeError, ValueError):
+            self._fields = {key: _described(value) for key, value in _flattened(_json(self._root / "features.json"))}
+        with reading(self._root / "dataset_info.json", KeyError, TypeError, AttributeError, ValueError):
+            self._shards = list(_shards(self._root, info, split))
         self._wanted = {"state": listed(state), "action": listed(action), "images": listed(images)}
         self._first_fields = {key.removeprefix(STEPS) for key in self._fields}
         self.robot = robots.known(robot) if robot else _recognized(self._root, info, self._first_fields)

@@ -89,6 +89,8 @@ class _File:
         self.path, self.readers, self.shapes, self._text = path, readers, shapes, text
         if ACTIONS not in readers:
             raise DataError(f"{path} has no tensor {ACTIONS!r}; it has {', '.join(readers) or 'none'}")
+        if text is not None and not isinstance(text, list | tuple | np.ndarray):
+            raise DataError(f"{path}: {LANGUAGE} is {type(text).__name__}; expected a list of sentences")
         self._length = shapes[ACTIONS][0] if shapes[ACTIONS] else 0
         for key in readers:
             stem = key.replace("/", ".").partition(".")[0]
