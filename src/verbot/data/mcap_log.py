@@ -28,7 +28,7 @@ def messages(path: Path, topics: list[str], start: int = 0, end: int | None = No
             else:
                 found = _linear(file, topics, start, end)
             for schema, channel, message in found:
-                yield channel.topic, message.log_time, _decoded(factory, schema, channel, message)
+                yield channel.topic, message.log_time, _decoded(path, factory, schema, channel, message)
 
 
 def _linear(file: Any, topics: list[str], start: int, end: int | None) -> Iterator[tuple[Any, Any, Any]]:
@@ -85,14 +85,16 @@ def _compression_errors() -> tuple[type[Exception], ...]:
     return (zstandard.ZstdError,)
 
 
-def _decoded(factory: Any, schema: Any, channel: Any, message: Any) -> Any:
-    if channel.message_encoding == "json":
-        return json.loads(message.data)
-    decoder = factory.decoder_for(channel.message_encoding, schema)
-    if decoder is None:
-        kind = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
-        raise DataError(
-            f"{channel.topic} is encoded as {channel.message_encoding!r} with {kind}; "
-            "expected JSON, or 'cdr' with definitions in 'ros2msg'"
-        )
-    return decoder(message.data)
+def _decoded(path: Path, factory: Any, schema: Any, channel: Any, message: Any) -> Any:
+    json_ = channel.message_encoding == "json"
+    kind = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
+    try:
+        decoder = json.loads if json_ else factory.decoder_for(channel.message_encoding, schema)
+        if decoder is not None:
+            return decoder(message.data)
+    except Exception as error:  # a parser made from the file's own definition can fail in any way
+        raise CorruptFileError(path, f"a message of {channel.topic} ({kind}) cannot be decoded ({error})") from error
+    raise DataError(
+        f"{channel.topic} is encoded as {channel.message_encoding!r} with {kind}; "
+        "expected JSON, or 'cdr' with definitions in 'ros2msg'"
+    )

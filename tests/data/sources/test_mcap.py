@@ -283,3 +283,15 @@ def test_an_encoding_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "log.mcap").write_bytes(sink.getvalue())
     with pytest.raises(DataError, match=r"/x is encoded as 'protobuf' with schema 'x.Y' in 'protobuf'; expected JSON, or 'cdr'"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, instruction="", options={"action": "/x"})
+
+
+def test_a_message_that_its_definition_does_not_fit_is_named(tmp_path, truths, same):
+    for number in range(2):
+        with Log(tmp_path / "logs" / f"log_{number}.mcap") as log:
+            log.episode(truths[number], START, truths[number].instruction)
+            if number:
+                log.writer._writer.add_message(log.writer._channel_ids["/command"], START + 1, b"\x00\x01\x00\x00\x09", START + 1)
+    (skipped,) = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10).skipped
+    assert skipped.episode == "log_1.mcap"
+    assert "a message of /command (schema 'std_msgs/msg/Float64MultiArray' in 'ros2msg') cannot be decoded" in skipped.problem
+    same(tmp_path / "out", [through_jpeg(truths[0])])
