@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,9 @@ def import_dataset(
     Raises `DataError` when nothing can be imported or `target` is something else, `ConfigError` for a missing or wrong option.
     """
     path, root, started = Path(source), Path(target), time.monotonic()
+    for label, value in (("limit", limit), ("rate_hz", rate_hz)):
+        if value is not None and value <= 0:
+            raise ConfigError(f"{label} is {value}; expected more than 0")
     _refuse_native(path)
     name = format or recognize(path)
     opened = open_source(name, path, robot, dict(options or {}), rate_hz)
@@ -108,11 +111,11 @@ def import_dataset(
     }
     request |= {"options": dict(options or {}), "spec": None if spec is None else spec.to_json()}
     plan = _Plan(opened, name, path.resolve().name, instruction, limit, spec, progress)
-    found = _known_spec(root, request)
-    if found is None:
-        found = spec or plan.survey(rate_hz)
+    before = _known_spec(root, request)
+    found = before or spec or plan.survey(rate_hz)
+    plan.prepare()
+    if before is None:
         write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode())
-    plan.prepare(found)
     with DatasetWriter(root, found) as writer:
         already, skipped = plan.fill(writer)
     dataset = open_dataset(root)
@@ -136,8 +139,9 @@ class _Plan:
     limit: int | None
     given: RobotSpec | None
     progress: bool
-    state: list[robots.Part] | None = None
-    action: list[robots.Part] | None = None
+    state: list[robots.Part] = field(default_factory=list)
+    action: list[robots.Part] = field(default_factory=list)
+    first: RawEpisode | None = None  # whose fields, in their order, are those of all
 
     def items(self) -> Iterator[Item]:
         return itertools.islice(self.source.items(), self.limit)
@@ -160,39 +164,41 @@ class _Plan:
                     _check_lengths(raw)
                     if cameras is None:
                         self._learn(raw)
+                    vectors = self._vectors(raw)
+                    if not all(np.isfinite(values).all() for values in vectors):
+                        raise DataError("its numbers are not finite")
+                    if cameras is None:
                         sizes = {name: read().shape[1:3] for name, read in raw.cameras.items()}
                         cameras = tuple(robots.camera(self.source.robot, name, *size) for name, size in sizes.items())
-                    ranges.see(self._vectors(raw))
+                    ranges.see(vectors)
                 except DataError as error:
                     problems.append(f"{item.key}: {error}")
                 bar.update(count)
-                if cameras is not None and all(part.low is not None for part in (*self.state_parts, *self.action_parts)):
+                if cameras is not None and all(part.low is not None for part in (*self.state, *self.action)):
                     break
         if cameras is None:
             raise DataError(f"no episode of {self.name} can be imported: {'; '.join(problems[:5]) or 'it has none'}")
         state, action = (
             robots.components(parts, low, high)
-            for parts, (low, high) in zip((self.state_parts, self.action_parts), ranges.found, strict=True)
+            for parts, (low, high) in zip((self.state, self.action), ranges.found, strict=True)
         )
         return RobotSpec(self.source.robot.name, rate, cameras, state, action)
-
-    @property
-    def state_parts(self) -> list[robots.Part]:
-        return self.state or []
-
-    @property
-    def action_parts(self) -> list[robots.Part]:
-        return self.action or []
 
     def _learn(self, raw: RawEpisode) -> None:
         if raw.instructions is None and self.instruction is None:
             raise ConfigError(f"{self.name} holds no instructions: say one with --instruction, or --instruction '' for none")
-        self.state = robots.parts_of(self.source.robot.state, raw.state, raw.axes)
-        self.action = robots.parts_of(self.source.robot.action, raw.action, raw.axes)
+        if self.given is None:
+            self.state = robots.parts_of(self.source.robot.state, raw.state, raw.axes)
+            self.action = robots.parts_of(self.source.robot.action, raw.action, raw.axes)
+        nothing = (
+            {name: values[:0] for name, values in raw.state.items()},
+            {name: values[:0] for name, values in raw.action.items()},
+        )
+        self.first = RawEpisode(*nothing, {}, None, axes=raw.axes)
 
-    def prepare(self, spec: RobotSpec) -> None:
-        """Know the parts also when the spec came from an earlier call: they are those of the first episode that can be read."""
-        if self.given is not None or self.state is not None:
+    def prepare(self) -> None:
+        """Know the fields also when the spec came from elsewhere: they are those of the first episode that can be read."""
+        if self.first is not None:
             return
         for item in self.items():
             try:
@@ -238,15 +244,28 @@ class _Plan:
         return EpisodeRecord(sentences[0] if sentences else "", states, actions, images, raw.calibration, extras)
 
     def _vectors(self, raw: RawEpisode) -> tuple[np.ndarray, np.ndarray]:
-        length = _length(raw)
-        if self.given is not None:
-            return robots.plain(raw.state, length), robots.plain(raw.action, length)
-        for label, fields, parts in (("state", raw.state, self.state_parts), ("action", raw.action, self.action_parts)):
-            size = sum(int(np.prod(values.shape[1:], dtype=int)) for values in fields.values())
-            if size != sum(len(part.axes) for part in parts):
-                raise DataError(f"its {label} has {size} numbers a frame; the dataset's has {sum(len(p.axes) for p in parts)}")
-        states = robots.vector(raw.state, self.state_parts) if raw.state else np.zeros((length, 0), np.float32)
-        return states, robots.vector(raw.action, self.action_parts)
+        length, out = _length(raw), []
+        for label, parts in (("state", self.state), ("action", self.action)):
+            fields = {name: self._aligned(label, name, values, raw) for name, values in getattr(raw, label).items()}
+            expected = tuple(getattr(self.first, label, fields))
+            if tuple(fields) != expected:
+                raise DataError(
+                    f"its {label} has {', '.join(fields) or 'nothing'}; the dataset's has {', '.join(expected) or 'none'}"
+                )
+            plain = self.given is not None or not fields
+            out.append(robots.plain(fields, length) if plain else robots.vector(fields, parts))
+        return out[0], out[1]
+
+    def _aligned(self, label: str, name: str, values: np.ndarray, raw: RawEpisode) -> np.ndarray:
+        """`values` of a field, its dimensions in the order of the first episode. Raises `DataError` when they are others."""
+        if self.first is None or name not in getattr(self.first, label):
+            return values
+        shape, axes, known = getattr(self.first, label)[name].shape[1:], raw.axes.get(name, ()), self.first.axes.get(name, ())
+        if values.shape[1:] != shape or set(axes) != set(known):
+            found = f"{', '.join(axes)}" if axes else f"{int(np.prod(values.shape[1:], dtype=int))} numbers a frame"
+            expected = f"{', '.join(known)}" if known else f"{int(np.prod(shape, dtype=int))}"
+            raise DataError(f"its {label} {name!r} has {found}; the dataset's has {expected}")
+        return values[:, [axes.index(axis) for axis in known]] if axes != known else values
 
 
 class _Ranges:
@@ -256,8 +275,6 @@ class _Ranges:
         self.found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def see(self, vectors: tuple[np.ndarray, np.ndarray]) -> None:
-        if not all(np.isfinite(values).all() for values in vectors):
-            return  # such an episode is not imported
         seen = [(values.min(0, initial=np.inf), values.max(0, initial=-np.inf)) for values in vectors]
         if self.found:
             seen = [(np.minimum(a, c), np.maximum(b, d)) for (a, b), (c, d) in zip(self.found, seen, strict=True)]

@@ -101,7 +101,7 @@ def opened(actions):
 
 
 def test_robomimic(tmp_path, truth):
-    truths = [truth(number, 9, 7, ("agentview_image", "robot0_eye_in_hand_image")) for number in range(11)]
+    truths = [truth(number, 9, 7, ("agentview_image", "robot0_eye_in_hand_image"), length=2) for number in range(11)]
     demos(tmp_path / "image.hdf5", truths, control_freq=10)
     result = import_dataset(tmp_path / "image.hdf5", tmp_path / "out", instruction="lift the cube")
     assert result.skipped == ()
@@ -207,3 +207,17 @@ def test_wordings_and_calibration_survive_the_export(tmp_path, written):
 def test_a_folder_without_files_is_told(tmp_path):
     with pytest.raises(DataError, match=r"has no file that ends with \.hdf5 or \.h5"):
         import_dataset(tmp_path, tmp_path / "out", "hdf5")
+
+
+@pytest.mark.parametrize("change", [{"control_delta": False}, {"type": "JOINT_VELOCITY"}, {"input_type": "absolute"}])
+def test_other_controllers_are_not_taken_for_changes_of_pose(tmp_path, truth, change):
+    one = truth(0, 9, 7, ("agentview_image",))
+    demos(tmp_path / "abs.hdf5", [one], control_freq=10)
+    with h5py.File(tmp_path / "abs.hdf5", "r+") as file:
+        arguments = json.loads(file["data"].attrs["env_args"])
+        arguments["env_kwargs"]["controller_configs"] |= change
+        file["data"].attrs["env_args"] = json.dumps(arguments)
+    import_dataset(tmp_path / "abs.hdf5", tmp_path / "out", instruction="")
+    dataset = open_dataset(tmp_path / "out")
+    assert (dataset.spec.rate_hz, [c.kind for c in dataset.spec.action]) == (10.0, ["other"])
+    assert dataset[0].actions.tobytes() == one.actions.tobytes()

@@ -111,6 +111,10 @@ def test_a_given_spec_is_the_robot_and_chooses_cameras(tmp_path, folder, truths)
     import_dataset(folder, tmp_path / "out", spec=spec)
     dataset = open_dataset(tmp_path / "out")
     assert dataset.spec == spec and dataset[0].actions.tobytes() == truths[0].actions.tobytes()
+    save_file({"actions": truths[0].actions}, tmp_path / "silent.safetensors")
+    with pytest.raises(ConfigError, match="holds no instructions"):
+        import_dataset(tmp_path / "silent.safetensors", tmp_path / "silent", spec=spec)
+    assert not (tmp_path / "silent").exists()
     wrong = RobotSpec("mine", 25.0, (Camera("top", 8, 8),), (), (move,))
     result = import_dataset(folder, tmp_path / "wrong", spec=wrong)
     assert result.episodes == 0 and len(result.skipped) == 7
@@ -149,7 +153,37 @@ def test_wrong_options_and_robots_are_told(tmp_path, folder):
         import_dataset(folder, tmp_path / "out", robot="driod")
     with pytest.raises(ConfigError, match="format 'tensors' does not know how fast raw was recorded; say --rate-hz"):
         import_dataset(folder, tmp_path / "out")
+    with pytest.raises(ConfigError, match="limit is 0; expected more than 0"):
+        import_dataset(folder, tmp_path / "out", rate_hz=10, limit=0)
+    with pytest.raises(ConfigError, match="rate_hz is -1; expected more than 0"):
+        import_dataset(folder, tmp_path / "out", rate_hz=-1)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_finite_has_no_range(tmp_path):
+    source = tmp_path / "raw"
+    source.mkdir()
+    for number, value in enumerate((np.nan, 1.0, np.inf)):
+        save_file({"actions": np.full((2, 1), value, np.float32)}, source / f"{number}.safetensors")
+    result = import_dataset(source, tmp_path / "out", rate_hz=10, instruction="")
+    assert [skipped.problem for skipped in result.skipped] == ["actions are not finite at frame 0"] * 2
+    spec = open_dataset(tmp_path / "out").spec
+    assert spec.action[0].low[0] < spec.action[0].high[0] == 1.0  # a range is not a point
+    (source / "1.safetensors").unlink()
+    with pytest.raises(
+        DataError, match="no episode of raw can be imported: 0.safetensors, episode 0: its numbers are not finite"
+    ):
+        import_dataset(source, tmp_path / "none", rate_hz=10, instruction="")
+
+
+def test_fields_of_another_name_are_not_mixed_up(tmp_path):
+    source = tmp_path / "raw"
+    source.mkdir()
+    for number, name in enumerate(("arm", "hand")):
+        arrays = {"actions": np.ones((2, 1), np.float32), f"observations.{name}": np.ones((2, 3), np.float32)}
+        save_file(arrays, source / f"{number}.safetensors")
+    (skipped,) = import_dataset(source, tmp_path / "out", rate_hz=10, instruction="").skipped
+    assert skipped.problem == "its state has hand; the dataset's has arm"
 
 
 def test_episodes_of_another_size_are_named(tmp_path, folder, truth):
@@ -161,8 +195,8 @@ def test_episodes_of_another_size_are_named(tmp_path, folder, truth):
     result = import_dataset(folder, tmp_path / "out", rate_hz=10)
     problems = {skipped.episode: skipped.problem for skipped in result.skipped[1:]}
     assert problems == {
-        "8.safetensors, episode 0": "its action has 2 numbers a frame; the dataset's has 3",
-        "9.safetensors, episode 0": "its state has 3 numbers a frame; the dataset's has 4",
+        "8.safetensors, episode 0": "its action 'actions' has 2 numbers a frame; the dataset's has 3",
+        "9.safetensors, episode 0": "its state 'state' has 3 numbers a frame; the dataset's has 4",
         "99.safetensors, episode 0": "the episode has cameras side; robot 'generic' has front",
     }
 

@@ -295,3 +295,21 @@ def test_a_message_that_its_definition_does_not_fit_is_named(tmp_path, truths, s
     assert skipped.episode == "log_1.mcap"
     assert "a message of /command (schema 'std_msgs/msg/Float64MultiArray' in 'ros2msg') cannot be decoded" in skipped.problem
     same(tmp_path / "out", [through_jpeg(truths[0])])
+
+
+def test_joints_of_another_file_are_put_in_the_order_of_the_first(tmp_path, truths, same):
+    for number in range(2):
+        with Log(tmp_path / "logs" / f"log_{number}.mcap") as log:
+            for t, (state, action) in enumerate(zip(truths[number].states, truths[number].actions, strict=True)):
+                names = ["b", "a"] if number else ["a", "b"]
+                position = state[::-1].tolist() if number else state.tolist()
+                log.say("/joint_states", "JointState", START + t * PERIOD, name=names, position=position, velocity=[], effort=[])
+                log.say("/command", "Float64MultiArray", START + t * PERIOD, data=action.tolist())
+    with Log(tmp_path / "logs" / "log_2.mcap") as log:
+        log.say("/joint_states", "JointState", START, name=["a", "c"], position=[1.0, 2.0], velocity=[], effort=[])
+        log.say("/command", "Float64MultiArray", START, data=[1.0, 2.0, 3.0])
+    result = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10, instruction="")
+    (skipped,) = result.skipped
+    assert skipped.problem == "its state 'joint_states' has a, c; the dataset's has a, b"
+    for episode, one in zip(open_dataset(tmp_path / "out"), truths, strict=False):
+        assert episode.states.tobytes() == one.states.tobytes()

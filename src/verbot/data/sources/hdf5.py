@@ -55,9 +55,9 @@ class Hdf5:
             raise DataError(f"{path} has no file that ends with {' or '.join(SUFFIXES)}")
         self._state, self._images = listed(state), listed(images)
         self._flip, self._bgr, self._floats = flip, bgr, floats
-        self._given = robots.known(robot) if robot else None
-        self.robot = self._given or self._recognized()
-        self.rate_hz = self.robot.rate_hz
+        self.robot, said_hz = self._recognized()
+        self.robot = robots.known(robot) if robot else self.robot
+        self.rate_hz = said_hz or self.robot.rate_hz
         self.total: int | None = None
 
     @staticmethod
@@ -142,15 +142,15 @@ class Hdf5:
         frames = frames[:, ::-1] if flip else frames
         return frames[..., ::-1] if self._bgr else frames
 
-    def _recognized(self) -> Robot:
-        """By the first file that can be read."""
+    def _recognized(self) -> tuple[Robot, float | None]:
+        """The robot, and the rate where the file says it, by the first file that can be read."""
         for path in self._paths:
             try:
                 with _opened(path) as file, reading(path, *BROKEN):
                     return _robot(file)
             except DataError:
                 continue
-        return robots.known("generic")
+        return robots.known("generic"), None
 
 
 def _opened(path: Path) -> Any:
@@ -160,23 +160,26 @@ def _opened(path: Path) -> Any:
         return h5py.File(path, "r")
 
 
-def _robot(file: Any) -> Robot:
+def _robot(file: Any) -> tuple[Robot, float | None]:
     if "data" not in file:
         wide = {file["action"].shape[-1], file["observations"]["qpos"].shape[-1]} == {14}
-        return robots.known("aloha" if wide else "generic")
+        return robots.known("aloha" if wide else "generic"), None
     attributes = file["data"].attrs
     spec = _attribute(attributes, "verbot_spec")
     if spec:
-        return robots.robot_of_spec(RobotSpec.from_json(json.loads(spec)))
+        given = RobotSpec.from_json(json.loads(spec))
+        return robots.robot_of_spec(given), given.rate_hz
     name = "libero" if _attribute(attributes, "problem_info") else "robomimic"
     arguments = json.loads(_attribute(attributes, "env_args") or "{}").get("env_kwargs", {})
-    rate_hz, controller = float(arguments.get("control_freq", 20.0)), arguments.get("controller_configs", {})
+    said_hz, controller = arguments.get("control_freq"), arguments.get("controller_configs", {})
     controller = controller.get("body_parts", {}).get("right", controller)
     reach = controller.get("output_max", [0.05] * 3 + [0.5] * 3)
+    deltas = controller.get("control_delta", True) and controller.get("input_type", "delta") == "delta"
+    deltas = deltas and controller.get("type", "OSC_POSE") == "OSC_POSE" and isinstance(reach, list) and len(reach) == 6
     first = next(iter(sorted(file["data"], key=natural)), None)
-    if first is None or file["data"][first]["actions"].shape[-1] != 7 or not isinstance(reach, list) or len(reach) != 6:
-        return Robot("generic", rate_hz)
-    return robots.robosuite(name, rate_hz, reach[0], reach[3])
+    if first is None or file["data"][first]["actions"].shape[-1] != 7 or not deltas:
+        return robots.known("generic"), said_hz
+    return robots.robosuite(name, 20.0, reach[0], reach[3]), said_hz
 
 
 def _attribute(attributes: Any, name: str) -> str:
