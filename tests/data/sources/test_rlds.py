@@ -231,9 +231,14 @@ def flip_length(path):
 @pytest.mark.parametrize(
     ("damage", "record", "kept", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-30]), 2, (0, 1, 3, 4), "ends within record 2: 30 bytes are missing"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-30]),
+            2,
+            (0, 1, 3, 4),
+            "ends within record 2: 30 bytes are missing; dataset_info.json counts 3 records",
+        ),
         (flip_data, 0, (1, 2, 3, 4), "record 0 does not hold what was written: its checksum differs"),
-        (flip_length, 0, (3, 4), "record 0 at byte 0 has a length that its checksum denies"),
+        (flip_length, 0, (3, 4), "record 0 at byte 0 has a length that its checksum denies; dataset_info.json counts 3"),
         (lambda path: path.write_bytes(path.read_bytes() + b"abc"), 3, range(5), "ends within the head of record 3"),
         (lambda path: path.unlink(), None, (3, 4), "cannot be read (No such file or directory)"),
     ],

@@ -16,7 +16,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,8 @@ class Rlds:
             try:
                 for record in records(shard):
                     count += not record.problem
+                    if record.problem and expected is not None:
+                        record = replace(record, problem=f"{record.problem}; dataset_info.json counts {expected} records")
                     yield Item(f"{shard.name}, record {record.index}", partial(self._read, shard, record))
                     if record.problem:
                         break
