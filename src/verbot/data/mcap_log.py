@@ -11,6 +11,7 @@ from typing import Any
 from verbot.data.sources import reading
 from verbot.errors import CorruptFileError, DataError
 
+BROKEN = (OSError, ValueError, struct.error, RuntimeError, MemoryError, OverflowError, LookupError, AttributeError, TypeError)
 MAGIC = b"\x89MCAP0\r\n"
 
 
@@ -21,7 +22,7 @@ def messages(path: Path, topics: list[str], start: int = 0, end: int | None = No
     from mcap_ros2.decoder import DecoderFactory
 
     factory = DecoderFactory()
-    with reading(path, OSError, McapError, ValueError, struct.error, RuntimeError, *_compression_errors()):
+    with reading(path, *BROKEN, McapError, *_compression_errors()):
         with open(path, "rb") as file:
             if _whole(path):
                 found = SeekingReader(file, validate_crcs=True).iter_messages(topics, starting_at=start, ending_before=end)
@@ -58,7 +59,7 @@ def topic_types(path: Path) -> dict[str, str]:
 
     if not _whole(path):
         raise CorruptFileError(path, "is cut short: it does not end as an MCAP file does")
-    with reading(path, OSError, McapError, ValueError, struct.error), open(path, "rb") as file:
+    with reading(path, *BROKEN, McapError), open(path, "rb") as file:
         summary = SeekingReader(file).get_summary()
         if summary is None:
             return {}

@@ -28,7 +28,15 @@ from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 
 SUFFIXES = (".hdf5", ".h5")
-BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)  # what h5py raises about damaged files
+BROKEN = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+)  # what h5py raises about damaged files
 SENTENCES = ("language_instruction", "instruction", "language_raw", "language", "task")
 WIDEST = 64  # numbers a frame; a field with more is no state of the robot
 

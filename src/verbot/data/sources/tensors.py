@@ -157,9 +157,12 @@ def _safetensors(path: Path) -> _File:
 
 
 def _npz(path: Path) -> tuple[dict[str, np.ndarray], Any]:
+    import tokenize
     import zipfile
+    import zlib
 
-    with reading(path, OSError, ValueError, zipfile.BadZipFile, EOFError):
+    broken = (OSError, ValueError, EOFError, SyntaxError, NotImplementedError, MemoryError, tokenize.TokenError)
+    with reading(path, *broken, zipfile.BadZipFile, zlib.error):
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     text = arrays.pop(LANGUAGE).reshape(-1) if arrays.get(LANGUAGE, np.zeros(0)).dtype.kind == "U" else None
