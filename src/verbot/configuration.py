@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -92,6 +92,30 @@ def dump_yaml(config: object, path: str | Path) -> None:
     import yaml
 
     Path(path).write_text(yaml.safe_dump(to_plain(config), sort_keys=False, width=120))
+
+
+def assignments(words: Sequence[str]) -> dict[str, Any]:
+    """Settings as a person types them; values are YAML.
+
+    Example:
+        >>> assignments(["augment.relabel=0.5", "keep=best"])
+        {'augment': {'relabel': 0.5}, 'keep': 'best'}
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{word!r} is not of the form name=value")
+        *outer, last = name.split(".")
+        inner = settings
+        for part in outer:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{word!r}: {part} has a value already")
+        inner[last] = yaml.safe_load(value)
+    return settings
 
 
 def _merge(record: dict[str, Any], changes: Mapping[str, Any], config: Any) -> dict[str, Any]:

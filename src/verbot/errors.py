@@ -68,6 +68,11 @@ _EXTRAS = {
     "transformers": "hf",
     "tensorboard": "tb",
     "stable_baselines3": "rl",
+    "google_crc32c": "rlds",
+    "h5py": "hdf5",
+    "mcap": "mcap",
+    "mcap_ros2": "mcap",
+    "zstandard": "mcap",
 }
 
 

@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from verbot.cli.exchanging import data_export, data_import
 from verbot.cli.looking import data_check, data_info, data_view, doctor, list_parts
 from verbot.cli.making import demo, reinforce, train
 from verbot.cli.measuring import compare, evaluate, look, watch
@@ -23,6 +24,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data check": data_check,
     "data info": data_info,
     "data view": data_view,
+    "data import": data_import,
+    "data export": data_export,
     "watch": watch,
     "look": look,
     "list": list_parts,

@@ -54,7 +54,7 @@ def train(
         set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.recipes.api import assignments
+    from verbot.configuration import assignments
     from verbot.recipes.api import train as run
 
     budget = given(minutes=minutes, samples=samples, steps=steps)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from verbot.data.annotation import annotate, annotating
     from verbot.data.cache import FrameCache
     from verbot.data.check import Finding, check_dataset
+    from verbot.data.exporting import export_hdf5
+    from verbot.data.importing import ImportResult, import_dataset
     from verbot.data.loader import Loader
     from verbot.data.mixture import Mixture
     from verbot.data.reader import Dataset, Episode, open_dataset
@@ -22,6 +24,7 @@ _LAZY = {
     "EpisodeRecord": "store",
     "Finding": "check",
     "FrameCache": "cache",
+    "ImportResult": "importing",
     "Loader": "loader",
     "Mixture": "mixture",
     "WindowBatch": "windows",
@@ -29,6 +32,8 @@ _LAZY = {
     "annotate": "annotation",
     "annotating": "annotation",
     "check_dataset": "check",
+    "export_hdf5": "exporting",
+    "import_dataset": "importing",
     "open_dataset": "reader",
 }
 
@@ -39,6 +44,7 @@ __all__ = [
     "EpisodeRecord",
     "Finding",
     "FrameCache",
+    "ImportResult",
     "Loader",
     "Mixture",
     "WindowBatch",
@@ -46,6 +52,8 @@ __all__ = [
     "annotate",
     "annotating",
     "check_dataset",
+    "export_hdf5",
+    "import_dataset",
     "open_dataset",
 ]
 

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from verbot.contracts import Policy
-from verbot.errors import ConfigError, PolicyError
+from verbot.errors import PolicyError
 from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.compare import Comparison
@@ -136,23 +134,3 @@ def compare(a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, ou
             evaluate(name, suite, out=folder, **(lean | settings))
         folders.append(folder)
     return compare_folders(folders[0], folders[1])
-
-
-def assignments(words: Sequence[str]) -> dict[str, Any]:
-    """Settings as a person types them; values are YAML.
-
-    Example:
-        >>> assignments(["augment.relabel=0.5", "keep=best"])
-        {'augment': {'relabel': 0.5}, 'keep': 'best'}
-    """
-    settings: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{word!r} is not of the form name=value")
-        *outer, last = name.split(".")
-        inner = settings
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[last] = yaml.safe_load(value)
-    return settings

@@ -1,0 +1,316 @@
+"""What the numbers in known recordings mean: component names, kinds, units, frames, ranges, rates.
+
+Where nothing is known a field becomes one component of kind ``"other"``, whose range is what the data cover. Values are kept as
+they are, but for two conventions of verbot's kinds: a gripper is 0 closed and 1 open, a quaternion has w first.
+
+Sources of the facts: the DROID dataset page and the code of its teleoperation stack; BridgeData V2's page and OpenVLA's
+configurations of Open X-Embodiment; ACT's and ALOHA's recording scripts; robosuite's controller documentation; LIBERO's
+``create_dataset.py``. What they leave open is said at each robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import pi
+
+import numpy as np
+
+from verbot.errors import DataError, UnknownNameError
+from verbot.spec import Camera, Component, FloatArray, RobotSpec
+
+XYZ, RPY = ("x", "y", "z"), ("roll", "pitch", "yaw")
+
+CONVERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "same": lambda values: values,
+    "closedness": lambda values: 1 - values,  # 0 open, 1 closed
+    "closing": lambda values: (1 - values) / 2,  # −1 opens, 1 closes
+    "xyzw": lambda values: values[:, [3, 0, 1, 2]],
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component before its range is known; `low` and `high` None are taken from the data. `of` is a key of `CONVERSIONS`."""
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    unit: str = ""
+    frame: str = ""
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    of: str = "same"
+
+
+Meaning = Mapping[str, tuple[Part, ...]]
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What the fields of a recording mean.
+
+    Args:
+        state, action: field to the components that it is made of, in order.
+        cameras: field to the camera's name.
+        wrist: cameras that move with the tool.
+        views: cameras of which more is known, by name.
+        state_fields, action_fields, camera_fields: those taken when nobody asks for others; empty: the source decides.
+    """
+
+    name: str
+    rate_hz: float | None = None
+    state: Meaning = field(default_factory=dict)
+    action: Meaning = field(default_factory=dict)
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    wrist: tuple[str, ...] = ()
+    views: Mapping[str, Camera] = field(default_factory=dict)
+    state_fields: tuple[str, ...] = ()
+    action_fields: tuple[str, ...] = ()
+    camera_fields: tuple[str, ...] = ()
+
+
+def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]]) -> list[Part]:
+    """The components of `fields`; those that nobody knows are one component each. Raises `DataError` on another size."""
+    parts: list[Part] = []
+    for name, values in fields.items():
+        size = _matrix(values).shape[1]
+        known = meaning.get(name)
+        if known is None:
+            named = axes.get(name, ())
+            parts.append(Part(name.rpartition("/")[2], "other", named if len(named) == size else _numbered(size)))
+        elif sum(len(part.axes) for part in known) != size:
+            expected = sum(len(part.axes) for part in known)
+            raise DataError(f"field {name!r} has {size} numbers a frame; this robot's has {expected} (--robot generic takes any)")
+        else:
+            parts += known
+    if len({part.name for part in parts}) != len(parts):
+        raise DataError(f"two fields would be called the same: {', '.join(part.name for part in parts)}")
+    return parts
+
+
+def vector(fields: Mapping[str, np.ndarray], parts: list[Part]) -> FloatArray:
+    """`fields` side by side, in the conventions of verbot: float32 (t, d)."""
+    if not fields:
+        return np.zeros((0, 0), np.float32)
+    columns, out, start = np.concatenate([_matrix(values) for values in fields.values()], axis=1), [], 0
+    if columns.shape[1] != sum(len(part.axes) for part in parts):
+        raise DataError(f"has {columns.shape[1]} numbers a frame; expected {sum(len(part.axes) for part in parts)}")
+    for part in parts:
+        out.append(CONVERSIONS[part.of](columns[:, start : start + len(part.axes)]))
+        start += len(part.axes)
+    return np.concatenate(out, axis=1).astype(np.float32)
+
+
+def plain(fields: Mapping[str, np.ndarray], length: int) -> FloatArray:
+    """`fields` side by side as they are: float32 (t, d)."""
+    matrices = [_matrix(values) for values in fields.values()]
+    return np.concatenate([np.zeros((length, 0)), *matrices], axis=1).astype(np.float32)
+
+
+def components(parts: list[Part], low: np.ndarray, high: np.ndarray) -> tuple[Component, ...]:
+    """Components with ranges: their own, or where they have none, of the data (`low` and `high`, one a dimension)."""
+    out, start = [], 0
+    for part in parts:
+        place = slice(start, start := start + len(part.axes))
+        top = np.asarray(high[place] if part.high is None else part.high, float)
+        bottom = np.asarray(low[place] if part.low is None else part.low, float)
+        bottom = np.minimum(bottom, top - 1e-6 * np.maximum(1, np.abs(top)))  # a range is not a point
+        out.append(Component(part.name, part.kind, part.axes, part.unit, part.frame, tuple(bottom.tolist()), tuple(top.tolist())))
+    return tuple(out)
+
+
+def camera(robot: Robot, name: str, height: int, width: int) -> Camera:
+    view = robot.views.get(name)
+    if view is not None and (view.height, view.width) == (height, width):
+        return view
+    return Camera(name, height, width, frame="tool" if name in robot.wrist else "base")
+
+
+def robot_of_spec(spec: RobotSpec) -> Robot:
+    """Recordings that carry verbot's own spec, as its exporter writes them: a field for each state, one for all actions."""
+
+    def part(c: Component) -> Part:
+        return Part(c.name, c.kind, c.axes, c.unit, c.frame, c.low, c.high)
+
+    return Robot(
+        spec.name,
+        spec.rate_hz,
+        state={c.name: (part(c),) for c in spec.state},
+        action={"actions": tuple(map(part, spec.action))},
+        cameras={f"{c.name}_image": c.name for c in spec.cameras},
+        views={c.name: c for c in spec.cameras},
+        state_fields=tuple(c.name for c in spec.state),
+        camera_fields=tuple(f"{c.name}_image" for c in spec.cameras),
+    )
+
+
+def known(name: str) -> Robot:
+    """Raises `UnknownNameError` with the nearest name."""
+    if name not in ROBOTS:
+        raise UnknownNameError("known robot", name, ROBOTS)
+    return ROBOTS[name]
+
+
+def _numbered(size: int) -> tuple[str, ...]:
+    return tuple(map(str, range(size)))
+
+
+def _matrix(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), int(np.prod(values.shape[1:], dtype=int)))
+
+
+def _gripper(name: str = "gripper", of: str = "same", bounded: bool = True) -> Part:
+    return Part(name, "gripper", ("open",), "1", "tool", (0.0,) if bounded else None, (1.0,) if bounded else None, of)
+
+
+def _panda_joints(name: str = "joint_position") -> Part:
+    """A Franka Panda's seven joints, with the limits of Franka's documentation."""
+    low = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
+    high = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
+    return Part(name, "joint_position", tuple(f"joint{i}" for i in range(1, 8)), "rad", "base", low, high)
+
+
+def _pose(position: str = "ee_position", angles: str = "ee_euler") -> tuple[Part, ...]:
+    """Where a Panda's flange can be (0.855 m from its shoulder), and roll, pitch, yaw about fixed axes."""
+    where = Part(position, "position", XYZ, "m", "base", (-1.2, -1.2, -0.6), (1.2, 1.2, 1.3))
+    return (where, Part(angles, "other", RPY, "rad", "base", (-pi,) * 3, (pi,) * 3))
+
+
+def _droid() -> Robot:
+    """DROID: a Panda with a Robotiq gripper at 15 Hz; its gripper is 0 open and 1 closed.
+
+    `cartesian_position` is the pose of the flange, not of the gripper (an answer of the authors). That the angles are roll, pitch
+    and yaw is how others use them. The velocities are commands of the teleoperation stack, said to be normalized to −1..1;
+    their unit is therefore given as 1.
+    """
+    joints = tuple(f"joint{i}" for i in range(1, 8))
+    closing = Part("gripper_velocity", "other", ("closing",), "1", "tool")
+    speed = Part("cartesian_velocity", "velocity", (*XYZ, *RPY), "1", "base", (-1.0,) * 6, (1.0,) * 6)
+    turning = Part("joint_velocity", "joint_velocity", joints, "1", "base", (-1.0,) * 7, (1.0,) * 7)
+    return Robot(
+        "droid",
+        15.0,
+        state={
+            "observation/cartesian_position": _pose(),
+            "observation/gripper_position": (_gripper(of="closedness"),),
+            "observation/joint_position": (_panda_joints(),),
+        },
+        action={
+            "action_dict/joint_position": (_panda_joints(),),
+            "action_dict/gripper_position": (_gripper(of="closedness"),),
+            "action_dict/cartesian_position": _pose(),
+            "action_dict/cartesian_velocity": (speed,),
+            "action_dict/joint_velocity": (turning,),
+            "action_dict/gripper_velocity": (closing,),
+        },
+        cameras={
+            "observation/exterior_image_1_left": "exterior_1",
+            "observation/exterior_image_2_left": "exterior_2",
+            "observation/wrist_image_left": "wrist",
+        },
+        wrist=("wrist",),
+        state_fields=("observation/cartesian_position", "observation/gripper_position", "observation/joint_position"),
+        action_fields=("action_dict/joint_position", "action_dict/gripper_position"),
+        camera_fields=("observation/exterior_image_1_left", "observation/exterior_image_2_left", "observation/wrist_image_left"),
+    )
+
+
+def _bridge() -> Robot:
+    """BridgeData V2 (``bridge_orig``): a WidowX at 5 Hz; `image_0` is the fixed camera, the only one in every episode.
+
+    State: position, roll, pitch, yaw, gripper (1 open). Action: changes of position and of the angles, and the gripper's opening.
+    The angles' changes are small, and then equal a rotation vector to first order.
+    """
+    delta = (
+        Part("position_delta", "position_delta", XYZ, "m", "base"),
+        Part("rotation_delta", "rotation_delta", RPY, "rad", "base"),
+    )
+    pose = (Part("ee_position", "position", XYZ, "m", "base"), Part("ee_euler", "other", RPY, "rad", "base"))
+    names = {f"observation/image_{i}": f"image_{i}" for i in range(4)}
+    return Robot(
+        "widowx",
+        5.0,
+        state={"observation/state": (*pose, _gripper(bounded=False))},
+        action={"action": (*delta, _gripper())},
+        cameras=names,
+        wrist=("image_3",),
+        state_fields=("observation/state",),
+        action_fields=("action",),
+        camera_fields=("observation/image_0",),
+    )
+
+
+def _open_x() -> Robot:
+    """Open X-Embodiment: the names that its datasets share; what is under another name is generic.
+
+    `gripper_closedness_action` is relative in some datasets and absolute in others, so it is of kind ``"other"``.
+    """
+    return Robot(
+        "generic",
+        action={
+            "action/world_vector": (Part("position_delta", "position_delta", XYZ, "m", "base"),),
+            "action/rotation_delta": (Part("rotation_delta", "rotation_delta", RPY, "rad", "base"),),
+            "action/open_gripper": (_gripper(),),
+        },
+        wrist=("wrist_image", "hand_image", "rgb_gripper", "eye_in_hand_rgb", "image_wrist", "wrist45_image"),
+    )
+
+
+def _aloha() -> Robot:
+    """ALOHA: two ViperX arms at 50 Hz, the left one first: six joints and the gripper's normalized opening, for each."""
+    joints = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+
+    def arms() -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for side in ("left", "right"):
+            parts.append(Part(f"{side}_arm", "joint_position", joints, "rad", f"{side}_base"))
+            parts.append(_gripper(f"{side}_gripper", bounded=False))
+        return tuple(parts)
+
+    wrist = ("cam_left_wrist", "cam_right_wrist")
+    return Robot("aloha", 50.0, {"qpos": arms()}, {"action": arms()}, wrist=wrist, state_fields=("qpos",))
+
+
+def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad: float = 0.5) -> Robot:
+    """robomimic and LIBERO: a Panda in robosuite, by default at 20 Hz, told by its operational-space controller.
+
+    An action is a change of pose between −1 and 1, of which 1 is `position_m` and `rotation_rad` (the controller's
+    ``output_max``), as the unit says; the gripper's −1 opens and 1 closes. robosuite's quaternions have w last.
+    """
+    step = Part("position_delta", "position_delta", XYZ, f"{position_m:g} m", "base", (-1.0,) * 3, (1.0,) * 3)
+    turn = Part("rotation_delta", "rotation_delta", XYZ, f"{rotation_rad:g} rad", "base", (-1.0,) * 3, (1.0,) * 3)
+    position = Part("ee_position", "position", XYZ, "m", "base")
+    turned = Part("ee_rotation_vector", "other", XYZ, "rad", "base")
+    quaternion = Part("ee_quaternion", "quaternion", ("w", *XYZ), "1", "base", (-1.0,) * 4, (1.0,) * 4, "xyzw")
+    fingers = Part("fingers", "joint_position", ("left", "right"), "m", "tool")
+    joints = _panda_joints()
+    return Robot(
+        name,
+        rate_hz,
+        state={
+            "robot0_eef_pos": (position,),
+            "robot0_eef_quat": (quaternion,),
+            "robot0_gripper_qpos": (fingers,),
+            "robot0_joint_pos": (joints,),
+            "ee_states": (position, turned),
+            "ee_pos": (position,),
+            "ee_ori": (turned,),
+            "gripper_states": (fingers,),
+            "joint_states": (joints,),
+        },
+        action={"actions": (step, turn, _gripper(of="closing"))},
+        cameras={"agentview_rgb": "agentview", "eye_in_hand_rgb": "eye_in_hand"},
+        wrist=("eye_in_hand", "robot0_eye_in_hand_image", "robot0_eye_in_hand"),
+    )
+
+
+ROBOTS: dict[str, Robot] = {
+    "generic": Robot("generic"),
+    "droid": _droid(),
+    "bridge": _bridge(),
+    "open_x": _open_x(),
+    "aloha": _aloha(),
+    "robomimic": robosuite("robomimic", 20.0),
+    "libero": robosuite("libero", 20.0),
+}
