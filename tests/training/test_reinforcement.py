@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import SPEC, ToyEnv
 
 from verbot.collection import CollectConfig
+from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.models.keypoints import keypoint_loss
 from verbot.models.network import NetworkConfig, Part
 from verbot.policy import Policy
 from verbot.spec import Observation
 from verbot.training import read_log
 from verbot.training.reinforcement import ReinforceConfig, reinforce
 from verbot.training.reinforcement import run as running
+from verbot.training.reinforcement.actor import Actor, Senses
 from verbot.training.reinforcement.rewards import OwnReward, Shaped
-from verbot.training.reinforcement.worlds import Turn, World, Worlds
+from verbot.training.reinforcement.worlds import Look, Turn, World, Worlds
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
 TOY = ReinforceConfig(
@@ -51,7 +56,7 @@ class Here:
         pass
 
 
-NOWHERE = Observation({}, np.zeros(4, np.float32))
+NOWHERE = Look(Observation({}, np.zeros(4, np.float32)), np.zeros((0, 3, 2), np.float32), np.zeros((0, 3), bool))
 
 
 @pytest.fixture
@@ -168,9 +173,9 @@ def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
             worlds.close()
         ended = [turn for turn in turns[2] if turn.last is not None]
         assert len(ended) == 3 and all(turn.truncated for turn in ended), "the time limit of three steps"
-        told = [seen.instruction for seen, _ in begun] + [turn.begun["instruction"] for turn in ended]
-        assert len({(t, turn.observation.state.tobytes()) for t, turn in zip(told[3:], ended, strict=True)}) == 3
-        plays.append((told, [turn.observation.images["front"].tobytes() for turn in turns[3]]))
+        told = [look.observation.instruction for look, _ in begun] + [turn.begun["instruction"] for turn in ended]
+        assert len({(t, turn.look.observation.state.tobytes()) for t, turn in zip(told[3:], ended, strict=True)}) == 3
+        plays.append((told, [turn.look.observation.images["front"].tobytes() for turn in turns[3]]))
     assert plays[0] == plays[1]
 
 
@@ -192,3 +197,44 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
     with pytest.raises(ConfigError, match="'flow' has none: take the head 'regression'"):
         reinforce(config, tmp_path / "run", progress=False)
+
+
+def test_the_keypoint_loss_joins_the_update_once(toy):
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
+    policy = running.beginning(config)
+    senses = Senses(policy)
+    world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1)
+    look, _ = world.begin()
+    places, known = np.full((1, 3, 2), 0.25, np.float32), np.ones((1, 3), bool)
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known)])
+    obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    limits = spaces.Box(-1, 1, (1,), np.float32)
+
+    def gradient(weight):
+        torch.manual_seed(0)
+        changed = dataclasses.replace(config, keypoint_weight=weight)
+        actor = Actor(senses.space, limits, lambda left: 1e-3, policy=policy, senses=senses, config=changed)
+        policy.network.zero_grad()
+        values, log_prob, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
+        ((values - 1.0).square().mean() - log_prob.mean()).backward()
+        return slopes()
+
+    def slopes():
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.network.parameters()])
+
+    _, keypoints = policy.network(senses.batch(obs))
+    policy.network.zero_grad()
+    keypoint_loss(keypoints, obs["points"], obs["known"].bool())["keypoint"].backward()
+    alone = slopes()
+    assert alone.abs().sum() > 0
+    assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
+
+
+def test_a_look_tells_where_the_named_thing_is():
+    plays = CollectConfig(env="navigation", tasks=("go",))
+    with closing(make_env("navigation")) as env:
+        look, told = World(env, plays, 0, 1).begin()
+        named = next(thing for thing in env.world.scene.things if thing.name == told["named"])
+        column, row = (look.points[0, 0] + 1) * 32
+        assert look.known[0, 0]
+        assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)

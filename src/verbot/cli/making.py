@@ -84,7 +84,7 @@ def reinforce(
         set: other fields, each as name=value (learning_rate=1e-4).
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.recipes.api import assignments
+    from verbot.configuration import assignments
     from verbot.recipes.trials import reinforce as run
 
     begin: dict[str, Any] = {} if policy is None else {"policy": str(policy)}

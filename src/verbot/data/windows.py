@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,7 +347,7 @@ def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
     """Points (t, 3, 3) in the base frame; the hand never tells the reference, so it is known where it was recorded."""
     handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
     goals = episode.extras.get("grounding")
-    told = _goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
+    told = goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
     points = np.concatenate([handled, np.broadcast_to(told[2:], (len(handled), 1, 3))], axis=1)
     if kind == "grounding" and goals:
         points[: _engaged(episode)] = told
@@ -356,7 +356,8 @@ def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
     return points
 
 
-def _goal_points(goal: dict) -> npt.NDArray[np.float64]:
+def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Target, receptacle and reference (3, 3) of an entry of ``grounding``, in the base frame; NaN where it has none."""
     places = [goal.get(f"{name}_base_m") for name in POINTS]
     return np.array([[np.nan] * 3 if place is None else place for place in places], float)
 
@@ -364,5 +365,5 @@ def _goal_points(goal: dict) -> npt.NDArray[np.float64]:
 def _other_goals(episode: Episode) -> _Goals:
     """Those after the first, which is the one pursued."""
     others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
-    points = np.array([_goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)
+    points = np.array([goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)
     return _Goals(points, [goal["instructions"] for goal in others])

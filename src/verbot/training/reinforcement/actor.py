@@ -14,21 +14,22 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.actions import Readout
+from verbot.models.keypoints import POINTS, keypoint_loss
 from verbot.models.layers import reader
 from verbot.models.stochastic import Draw, Exploration
 from verbot.models.tokens import Batch, TextBatch, TokenGroup
 from verbot.policy import Policy
-from verbot.spec import FloatArray, Observation
+from verbot.spec import FloatArray
 from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.rewards import Reward
-from verbot.training.reinforcement.worlds import Turn, Worlds
+from verbot.training.reinforcement.worlds import Look, Turn, Worlds
 
 Arrays = dict[str, np.ndarray]
 
 
 class Senses:
     """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), and which of
-    the sentences met so far was told (n, 1)."""
+    the sentences met so far was told (n, 1); and where the heatmaps shall look (n, v, 3, 2), as far as it is known (n, v, 3)."""
 
     def __init__(self, policy: Policy):
         self._policy, self._numbers = policy, dict[str, int]()
@@ -41,16 +42,20 @@ class Senses:
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
                 "told": spaces.Box(0, 2**31, (1,), np.int64),
+                "points": spaces.Box(-1, 1, (sizes.views, POINTS, 2), np.float32),
+                "known": spaces.Box(0, 1, (sizes.views, POINTS), np.uint8),
             }
         )
 
-    def take(self, observations: Sequence[Observation]) -> Arrays:
-        sights = [self._policy.look(observation) for observation in observations]
+    def take(self, looks: Sequence[Look]) -> Arrays:
+        sights = [self._policy.look(look.observation) for look in looks]
         return {
             "images": np.stack([sight.images for sight in sights]),
             "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
             "state": np.stack([sight.state for sight in sights]).astype(np.float32),
-            "told": np.array([[self._number(observation.instruction)] for observation in observations]),
+            "told": np.array([[self._number(look.observation.instruction)] for look in looks]),
+            "points": np.stack([look.points for look in looks]),
+            "known": np.stack([look.known for look in looks]).astype(np.uint8),
         }
 
     def batch(self, arrays: dict[str, Tensor]) -> Batch:
@@ -100,7 +105,7 @@ class Actor(BasePolicy):
                 f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
                 "take the head 'regression'"
             )
-        self._senses, self._apart = senses, config.value_apart
+        self._senses, self._apart, self._pointing = senses, config.value_apart, config.keypoint_weight
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
         self.network, self.exploration = network, Exploration(readout, config.log_std)
@@ -120,7 +125,13 @@ class Actor(BasePolicy):
         return actions, values, draw.log_prob(actions)
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        draw, values = self._consider(obs)
+        """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
+        fused, keypoints = self.network(self._senses.batch(obs))
+        values = self._value(fused)
+        if self._pointing and keypoints is not None:
+            loss = keypoint_loss(keypoints, obs["points"], obs["known"].bool())["keypoint"]
+            values = _Beside.apply(values, self._pointing * loss)
+        draw = self._draw(fused)
         return values, draw.log_prob(actions), draw.entropy()
 
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
@@ -131,8 +142,31 @@ class Actor(BasePolicy):
 
     def _consider(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
         fused, _ = self.network(self._senses.batch(obs))
-        raw = self.network.head(fused)[:, 0]  # the chunk's first action, the one that is executed
-        return self.exploration(raw), self.critic(_detached(fused) if self._apart else fused)
+        return self._draw(fused), self._value(fused)
+
+    def _draw(self, fused: TokenGroup) -> Draw:
+        draw: Draw = self.exploration(self.network.head(fused)[:, 0])  # of the chunk's first action, the one that is executed
+        return draw
+
+    def _value(self, fused: TokenGroup) -> Tensor:
+        value: Tensor = self.critic(_detached(fused) if self._apart else fused)
+        return value
+
+
+class _Beside(torch.autograd.Function):
+    """`values` as they are; the gradient of whatever is made of them brings that of `loss` along, once.
+
+    So a loss of our own joins a training step that somebody else's code takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, loss: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        return gradient, gradient.new_ones(())
 
 
 class Playground(VecEnv):
@@ -159,9 +193,9 @@ class Playground(VecEnv):
         rewards = self._reward(turns, self._actions)
         infos = [self._info(i, turn) for i, turn in enumerate(turns)]
         over = [i for i, turn in enumerate(turns) if turn.last is not None]
-        self._reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].observation for i in over])
+        self._reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].look for i in over])
         return (
-            self._senses.take([turn.observation for turn in turns]),
+            self._senses.take([turn.look for turn in turns]),
             rewards.astype(np.float32),
             np.array([turn.last is not None for turn in turns]),
             infos,

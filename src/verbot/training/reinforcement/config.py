@@ -34,6 +34,8 @@ class ReinforceConfig:
         clip_norm: of the gradient.
         log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
+        keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
+            it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
         shaping: weight of the potential −``final_error_m`` (m) in the reward (see `verbot.training.reinforcement.rewards`).
         workers: processes that play; 0 takes one for each core.
         threads: of torch, in the process that learns.
@@ -64,6 +66,7 @@ class ReinforceConfig:
     clip_norm: float = 0.5
     log_std: float = -1.0
     warmup: int = 0
+    keypoint_weight: float = 0.0
     shaping: float = 0.0
     workers: int = 0
     threads: int = 1

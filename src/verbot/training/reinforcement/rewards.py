@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from verbot.spec import FloatArray, Observation
-from verbot.training.reinforcement.worlds import Turn
+from verbot.spec import FloatArray
+from verbot.training.reinforcement.worlds import Look, Turn
 
 Rewards = npt.NDArray[np.float64]
 
@@ -17,7 +17,7 @@ Rewards = npt.NDArray[np.float64]
 class Reward(Protocol):
     """Of all worlds at once."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Observation]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
         """Episodes begin in `worlds`."""
         ...
 
@@ -29,7 +29,7 @@ class Reward(Protocol):
 class OwnReward:
     """What the world gives."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Observation]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
         pass
 
     def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
@@ -46,7 +46,7 @@ class Shaped:
         self._weight, self._discount = weight, discount
         self._before = np.zeros(worlds)
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Observation]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
         for world, info in zip(worlds, infos, strict=True):
             self._before[world] = self._potential(info)
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from verbot.collection import CollectConfig, request_for
 from verbot.configuration import to_plain
 from verbot.contracts import Env, observation_from_env
+from verbot.data.hindsight import project, projections
+from verbot.data.windows import goal_points
 from verbot.envs import make_env
 from verbot.processes import Worker, cores, workers
 from verbot.spec import FloatArray, Observation, RobotSpec
@@ -22,21 +25,35 @@ TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engag
 
 
 @dataclass(frozen=True)
+class Look:
+    """An observation, and where in its views is what the command is about.
+
+    Args:
+        points: float32 (v, 3, 2): target, receptacle and reference, x right and y down in [-1, 1], until something is touched.
+        known: bool (v, 3); False for what is unknown or out of the picture.
+    """
+
+    observation: Observation
+    points: FloatArray
+    known: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Turn:
     """What one control step of one world led to.
 
     Args:
-        observation: the present one; of the next episode where one is over.
+        look: the present one; of the next episode where one is over.
         info: some of what the env told (`TOLD`), of the episode that the step belongs to.
-        last: the observation that an episode ended with, None while it goes on.
+        last: the look that an episode ended with, None while it goes on.
         truncated: whether it was the time limit, or a fault, that ended it.
         begun: the info of the episode that begins, None while one goes on.
     """
 
-    observation: Observation
+    look: Look
     reward: float
     info: Mapping[str, Any]
-    last: Observation | None = None
+    last: Look | None = None
     truncated: bool = False
     begun: Mapping[str, Any] | None = None
 
@@ -54,20 +71,30 @@ class World:
         self._tasks = config.tasks or env.tasks
         self._steps, self._task = 0, ""
 
-    def begin(self) -> tuple[Observation, dict[str, Any]]:
+    def begin(self) -> tuple[Look, dict[str, Any]]:
+        """The first look at the next episode, and what was told of it."""
         request = request_for(self._config, self._tasks, self._number + self._count * self._played)
         self._played, self._steps, self._task = self._played + 1, 0, request["task"]
         record, info = self._env.reset(seed=self._config.seed, options=request)
-        return observation_from_env(record), self._told(info)
+        return self._look(record, info), self._told(info)
 
     def step(self, action: FloatArray) -> Turn:
         record, reward, terminated, truncated, info = self._env.step(action)
         self._steps += 1
-        seen, told = observation_from_env(record, self._steps / self._env.robot_spec.rate_hz), self._told(info)
+        seen, told = self._look(record, info), self._told(info)
         if not (terminated or truncated):
             return Turn(seen, float(reward), told)
         following, begun = self.begin()
         return Turn(following, float(reward), told, seen, truncated and not terminated, begun)
+
+    def _look(self, record: Mapping[str, Any], info: Mapping[str, Any]) -> Look:
+        spec = self._env.robot_spec
+        observation = observation_from_env(record, self._steps / spec.rate_hz)
+        grounding = info.get("grounding")
+        points = goal_points(grounding[0]) if grounding and info["engaged"] is None else np.full((3, 3), np.nan)
+        matrices = projections(observation.state[None], spec, info.get("calibration", {}), spec.camera_names)
+        places, known = project(matrices, points[None])
+        return Look(observation, places[0], known[0])
 
     def _told(self, info: Mapping[str, Any]) -> dict[str, Any]:
         return {"task": self._task, **{name: info[name] for name in TOLD if name in info}}
@@ -90,8 +117,8 @@ class Worlds:
             worker.send({"config": to_plain(plays), "numbers": share, "count": config.worlds, "played": played})
         self.count = config.worlds
 
-    def begin(self) -> list[tuple[Observation, dict[str, Any]]]:
-        """The first observation of every world, and what it told."""
+    def begin(self) -> list[tuple[Look, dict[str, Any]]]:
+        """The first look at every world, and what it told."""
         return self._gather()
 
     def step(self, actions: Sequence[FloatArray]) -> list[Turn]:
