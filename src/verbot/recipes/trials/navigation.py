@@ -18,19 +18,21 @@ def navigation_ppo() -> TrialConfig:
     )
     return TrialConfig(
         name="navigation-ppo",
-        about="go to, go around and follow, steered by the compass, from pixels, words and a shaped reward",
+        about="go to, go around and follow, steered by the compass, from pixels, words, a shaped reward and keypoints",
         reinforcement=ReinforceConfig(
             env="navigation-compass",
             options={"reward": "shaped", "gamma": 0.98},
             network=network,
-            steps=3_000_000,
-            worlds=32,
+            steps=2_000_000,
+            worlds=64,
             rollout=64,
-            batch_size=256,
+            batch_size=512,
             epochs=4,
             learning_rate=7e-4,
             discount=0.98,
             value_weight=2.0,
             entropy=0.005,
+            keypoint_weight=1.0,
+            clip_norm=1.0,
         ),
     )
