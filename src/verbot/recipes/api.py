@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
 from verbot.recipes.design import resolve_word
-from verbot.recipes.players import policy_source
+from verbot.recipes.players import policy_folder, policy_source
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
 
@@ -47,7 +47,8 @@ def train(
         seed: of everything; the recipe's own if None.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
-        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``.
+        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``, or
+            ``start="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot), whose network is trained on.
 
     Raises:
         ConfigError: a setting does not exist or does not fit, or `out` holds another run.
@@ -61,12 +62,22 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
-    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
+    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), _begun(settings), seed)
     if data is None:
         folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
     else:
         folders = [data] if isinstance(data, str | Path) else list(data)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
+
+
+def _begun(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with the start's folder. Raises `ConfigError` where they change what a start decides."""
+    start = settings.get("start")
+    if start is None:
+        return dict(settings)
+    if fixed := [name for name in ("network", "preprocessing") if name in settings]:
+        raise ConfigError(f"{' and '.join(fixed)} cannot be set beside start: they are those of the policy {start}")
+    return {**settings, "start": str(policy_folder(str(start)))}
 
 
 def evaluate(
