@@ -122,14 +122,21 @@ def test_sentences_of_new_words_grow_too(toy, other, tmp_path):
     assert policy.config.language.options["base_options"]["vocabulary"][-2:] == ["green", "nudge"]
 
 
-@pytest.mark.parametrize(("lora", "processes"), [(None, 1), (LORA, 1), (LORA, 2)])
-def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora, processes):
-    config = toy_config(other, start=learned, lora=lora, processes=processes)
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora):
+    config = toy_config(other, start=learned, lora=lora)
     train(config, tmp_path / "whole", progress=False)
     train(config, tmp_path / "halves", progress=False, stop_at=2)
     train(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
+
+
+def test_two_processes_begin_with_the_same(learned, other, tmp_path):
+    for processes in (1, 2):
+        config = toy_config(other, start=learned, lora=LORA, processes=processes, steps=2)
+        train(config, tmp_path / str(processes), progress=False)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
 
 
 def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):

@@ -17,8 +17,8 @@ from verbot.evaluation import evaluate as measure
 from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
-from verbot.recipes.design import resolve_word
-from verbot.recipes.players import policy_folder, policy_source
+from verbot.recipes.design import NETWORK, parse_design, resolve_word
+from verbot.recipes.players import policy_source
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
 
@@ -62,7 +62,9 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
-    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), _begun(settings), seed)
+    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
+    if run.training.start is not None:
+        _check_start(recipe, settings)
     if data is None:
         folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
     else:
@@ -70,14 +72,12 @@ def train(
     return learn(run, folders, Path(out), resume=resume, progress=progress)
 
 
-def _begun(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with the start's folder. Raises `ConfigError` where they change what a start decides."""
-    start = settings.get("start")
-    if start is None:
-        return dict(settings)
-    if fixed := [name for name in ("network", "preprocessing") if name in settings]:
-        raise ConfigError(f"{' and '.join(fixed)} cannot be set beside start: they are those of the policy {start}")
-    return {**settings, "start": str(policy_folder(str(start)))}
+def _check_start(recipe: str | Path | RunConfig, settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a person sets what a start decides: it would be passed over in silence."""
+    changed = [*settings, *(parse_design(recipe).settings if isinstance(recipe, str) else ())]
+    names = dict.fromkeys(name.partition(".")[0] for name in changed)
+    if fixed := [name for name in names if name in NETWORK or name in ("network", "preprocessing")]:
+        raise ConfigError(f"{' and '.join(fixed)} cannot be set beside start: the network and its preprocessing are the start's")
 
 
 def evaluate(
