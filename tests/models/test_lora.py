@@ -128,6 +128,15 @@ def test_an_adapter_is_the_formula():
         np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_factors_learn_at_the_rate_of_their_weight():
+    slow, usual = nn.Linear(5, 4), nn.Linear(4, 4)
+    slow.weight.lr_scale = 0.1
+    network = nn.Sequential(slow, usual)
+    adapt(network, LoraConfig(rank=2, train=()))
+    assert [getattr(network[i].down, "lr_scale", 1.0) for i in range(2)] == [0.1, 1.0]
+    assert network[0].up.lr_scale == 0.1
+
+
 def test_patterns_choose_what_is_adapted_and_what_is_trained_in_full(policy):
     adapt(policy.network, LoraConfig(rank=2, adapt=("fusion.*",), train=("vision.*", "head.*")))
     assert adapters(policy) and all(name.startswith("fusion.") for name in adapters(policy))

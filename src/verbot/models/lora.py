@@ -53,6 +53,8 @@ class Adapted(nn.Module):
         self.down = nn.Parameter(torch.empty(rank, base.in_features))  # A (r, i)
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))  # B (o, r); nothing is added at first
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        if hasattr(base.weight, "lr_scale"):  # the factors learn at the rate that the weight would
+            self.down.lr_scale = self.up.lr_scale = base.weight.lr_scale  # type: ignore[attr-defined]
 
     @property
     def weight(self) -> Tensor:
