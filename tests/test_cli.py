@@ -11,6 +11,7 @@ import tyro
 
 from verbot import cli
 from verbot.errors import DataError
+from verbot.policy import load_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -205,6 +206,19 @@ def test_train_takes_settings_and_names_a_wrong_one(tmp_path, capsys):
     assert "Did you mean 'batch_size'?" in err
     code, _, err = run(capsys, "train", "tiny", "--set", "batch_size")
     assert (code, err) == (2, "verbot: 'batch_size' is not of the form name=value\n")
+
+
+def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
+    first, data = tmp_path / "first", ("--data", str(tmp_path / "first" / "dataset"))
+    run(capsys, "train", "tiny", "--out", str(first), "--steps", "1")
+    begun = ("--start", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
+    code, _, _ = run(capsys, "train", "tiny", *data, *begun, "--set", "lora.rank=2")
+    assert code == 0
+    assert load_policy(tmp_path / "second" / "policy").config.chunk == load_policy(first / "policy").config.chunk
+    for wrong in (("tiny", "--set", "network.chunk=2"), ("tiny+head=flow",)):
+        code, _, err = run(capsys, "train", wrong[0], *data, *begun, *wrong[1:])
+        assert code == 2
+        assert "cannot be set beside start: the network and its preprocessing are the start's" in err
 
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):

@@ -19,6 +19,7 @@ LEVELS = {
     "errors": 0,
     "spec": 0,
     "contracts": 1,
+    "identity": 1,
     "registry": 1,
     "configuration": 1,
     "processes": 1,

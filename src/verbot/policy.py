@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
+from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
 from verbot.past import Sight, field, keep, keep_chunk, last_actions, look_back
@@ -178,7 +179,7 @@ class Policy:
             card: Markdown for the model card: recipe, commit, figures.
         """
         files = {
-            WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}),
+            WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in merged(self.network).items()}),
             CONFIG: _json(
                 {
                     "format": FORMAT,

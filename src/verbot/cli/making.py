@@ -34,6 +34,7 @@ def train(
     recipe: Positional[str] = "starter",
     data: tuple[Path, ...] = (),
     out: Path = Path("outputs/run"),
+    start: Path | None = None,
     minutes: float | None = None,
     samples: int | None = None,
     steps: int | None = None,
@@ -48,6 +49,7 @@ def train(
         recipe: a name, see `verbot list recipes`; a design (RECIPE+field=value); or a recipe.yaml.
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
+        start: a policy's folder, or starter: training begins with it, and with its network, in place of a new one.
         minutes: of training, instead of the recipe's budget.
         samples: to train on, instead of the recipe's budget.
         steps: of the optimizer, instead of the recipe's budget.
@@ -57,7 +59,7 @@ def train(
     from verbot.configuration import assignments
     from verbot.recipes.api import train as run
 
-    budget = given(minutes=minutes, samples=samples, steps=steps)
+    budget = given(minutes=minutes, samples=samples, steps=steps, start=None if start is None else str(start))
     result = run(recipe, out=out, data=data or None, seed=seed, **budget, **assignments(set))
     speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
     print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")

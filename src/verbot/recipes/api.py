@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from verbot.contracts import Policy
-from verbot.errors import PolicyError
+from verbot.errors import ConfigError, PolicyError
 from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.compare import Comparison
 from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
-from verbot.recipes.design import resolve_word
+from verbot.recipes.design import NETWORK, parse_design, resolve_word
 from verbot.recipes.players import policy_source
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
@@ -45,7 +45,8 @@ def train(
         seed: of everything; the recipe's own if None.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
-        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``.
+        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``, or
+            ``start="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot), whose network is trained on.
 
     Raises:
         ConfigError: a setting does not exist or does not fit, or `out` holds another run.
@@ -60,11 +61,21 @@ def train(
         >>> folder.cleanup()
     """
     run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
+    if run.training.start is not None:
+        _check_start(recipe, settings)
     if data is None:
         folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
     else:
         folders = [data] if isinstance(data, str | Path) else list(data)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
+
+
+def _check_start(recipe: str | Path | RunConfig, settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a person sets what a start decides: it would be passed over in silence."""
+    changed = [*settings, *(parse_design(recipe).settings if isinstance(recipe, str) else ())]
+    names = dict.fromkeys(name.partition(".")[0] for name in changed)
+    if fixed := [name for name in names if name in NETWORK or name in ("network", "preprocessing")]:
+        raise ConfigError(f"{' and '.join(fixed)} cannot be set beside start: the network and its preprocessing are the start's")
 
 
 def evaluate(

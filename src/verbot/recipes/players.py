@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from verbot.agents import ChunkAgent
 from verbot.contracts import Agent, Env, Policy
 from verbot.errors import PolicyError
 from verbot.evaluation.players import PolicySource
+from verbot.identity import policy_identity
 
 STARTER = Path(__file__).resolve().parent.parent / "assets" / "starter"
 
@@ -58,16 +57,11 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
     if name.startswith(("ws://", "wss://")):
         return PolicySource(name, functools.partial(open_policy, name), name)
     folder = policy_folder(name)
-    if not (folder / "manifest.json").is_file():
-        raise PolicyError(f"{folder} is not a policy directory: it has no manifest.json; a policy is written by Policy.save")
+    identity = policy_identity(folder)[:16]
     if device != "cpu":
         from verbot.training.device import find_device
 
         find_device(device)
-    # A digest of every file's digest; the card may change without making it another policy.
-    digests = json.loads((folder / "manifest.json").read_text())["sha256"]
-    digests.pop("README.md", None)
-    identity = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
     return PolicySource(name, functools.partial(open_policy, str(folder.resolve()), device), identity)
 
 

@@ -14,6 +14,7 @@ from verbot.configuration import to_plain
 from verbot.data import open_dataset
 from verbot.evaluation.summary import versions
 from verbot.recipes.config import RunConfig
+from verbot.recipes.players import policy_folder
 from verbot.recipes.trials import TrialConfig
 from verbot.training import TrainResult
 
@@ -30,6 +31,8 @@ def learn(
 ) -> TrainResult:
     """Train what the recipe says on `datasets`; the policy's card says how it came about."""
     config = dataclasses.replace(run.training, datasets=tuple(str(path) for path in datasets))
+    if config.start is not None:
+        config = dataclasses.replace(config, start=str(policy_folder(config.start)))
     return training.train(config, out, resume=resume, progress=progress, card=card(run))
 
 

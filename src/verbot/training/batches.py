@@ -18,7 +18,7 @@ from verbot.errors import ConfigError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
-from verbot.training.config import AugmentConfig, TrainConfig
+from verbot.training.config import AugmentConfig, Selection, TrainConfig
 from verbot.training.dagger import folder
 from verbot.training.features import Seer
 
@@ -46,13 +46,16 @@ class Supply:
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
-        episodes = [episode for dataset in datasets for episode in dataset]
+        chosen = [_chosen(config, number, dataset) for number, dataset in enumerate(datasets)]
+        episodes = [dataset[i] for dataset, taken in zip(datasets, chosen, strict=True) for i in taken]
         self.statistics: Statistics = (
-            datasets[0].statistics() if len(datasets) == 1 else statistics_of([(e.states, e.actions) for e in episodes])
+            datasets[0].statistics()
+            if len(datasets) == 1 and config.selections is None
+            else statistics_of([(e.states, e.actions) for e in episodes])
         )
         self._episodes = episodes
         self.instructions = sorted({words for e in episodes for words in (*e.instructions, *_other_words(e.extras))})
-        splits = [_split(config, number, len(dataset)) for number, dataset in enumerate(datasets)]
+        splits = [_split(config, number, each) for number, each in enumerate(chosen)]
         self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
         held = [self._windows(d, hidden, AugmentConfig()) for d, (_, hidden) in zip(datasets, splits, strict=True) if hidden]
         self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
@@ -154,9 +157,25 @@ def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
     return dataclasses.replace(spec, cameras=tuple(known[name] for name in cameras))
 
 
-def _split(config: TrainConfig, number: int, count: int) -> tuple[list[int], list[int]]:
+def _chosen(config: TrainConfig, number: int, dataset: Dataset) -> list[int]:
+    """The episodes of the `number`-th dataset that its selection takes. Raises `ConfigError` where it takes none."""
+    selection = config.selections[number] if config.selections is not None else Selection()
+    found = list(range(len(dataset)))
+    if selection.tasks is not None:
+        recorded = [(episode.extras.get("request") or {}).get("task") for episode in dataset]
+        for task in selection.tasks:
+            if task not in recorded:
+                raise UnknownNameError(f"task in {dataset.root}", task, sorted({str(each) for each in recorded if each}))
+        found = [i for i in found if recorded[i] in selection.tasks]
+    if selection.episodes is not None and selection.episodes > len(found):
+        raise ConfigError(f"{dataset.root} has {len(found)} of the episodes asked for, and {selection.episodes} were")
+    return found[: selection.episodes]
+
+
+def _split(config: TrainConfig, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Episodes to train on and to validate on; at least one of each where there are two and a share was asked for."""
-    order = numbers(config.seed, 3, number).permutation(count)
+    count = len(episodes)
+    order = np.asarray(episodes, np.int64)[numbers(config.seed, 3, number).permutation(count)]
     hidden = min(count - 1, max(1, round(config.validation_share * count))) if config.validation_share else 0
     return sorted(order[hidden:].tolist()), sorted(order[:hidden].tolist())
 

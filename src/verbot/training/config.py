@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verbot.errors import ConfigError
+from verbot.models.lora import LoraConfig
 from verbot.models.network import NetworkConfig
 from verbot.policy import Preprocessing
 
@@ -71,12 +72,29 @@ class DaggerConfig:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which episodes of a dataset are trained on; all of them by default.
+
+    Args:
+        tasks: only those that were recorded for one of these tasks (``extras["request"]["task"]``).
+        episodes: only the first so many of these.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"a selection of {self.episodes} episodes is nothing to train on; expected at least 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A complete training run. Exactly one of `steps`, `samples` and `minutes` says how long.
 
     Args:
         datasets: folders of episodes; mixed by `weights` where given, else frame by frame.
-        network: what is trained.
+        network: what is trained. With a `start` it is the start's, and so is `preprocessing`.
         preprocessing: how raw values become normalized ones.
         cameras: the policy sees through these of the datasets' cameras, in this order; None takes all.
         steps: optimizer steps.
@@ -98,6 +116,13 @@ class TrainConfig:
         validation_share: of the episodes, held out by the seed.
         patience: stop after this many validations without a new best; None never stops early.
         keep: save the averaged weights of the ``"last"`` step or of the ``"best"`` validation.
+        selections: which episodes of each of `datasets`; None takes all. A dataset may be named twice, selected differently.
+        start: a policy's folder, whose network, vocabulary and preprocessing training begins with in place of a new one (see
+            `verbot.training.start`).
+        start_sha256: which policy that is; `train` fills it in. A folder that holds another one meanwhile is refused.
+        start_statistics: ``"kept"`` normalizes with the start's statistics, so that its inputs and outputs mean what they did;
+            ``"new"`` with those of the datasets.
+        lora: what is learned are small adapters of the start's matrices (see `verbot.models.lora`); None learns every weight.
     """
 
     datasets: tuple[str, ...]
@@ -133,6 +158,11 @@ class TrainConfig:
     keep: Literal["last", "best"] = "last"
     checkpoint_every: int = 500
     log_every: int = 50
+    selections: tuple[Selection, ...] | None = None
+    start: str | None = None
+    start_sha256: str | None = None
+    start_statistics: Literal["kept", "new"] = "kept"
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
@@ -152,6 +182,10 @@ class TrainConfig:
             raise ConfigError("no dataset to train on: datasets is empty")
         if self.weights is not None and len(self.weights) != len(self.datasets):
             raise ConfigError(f"{len(self.datasets)} datasets but {len(self.weights)} weights")
+        if self.selections is not None and len(self.selections) != len(self.datasets):
+            raise ConfigError(f"{len(self.datasets)} datasets but {len(self.selections)} selections")
+        if self.start is None and (self.lora is not None or self.start_sha256 is not None):
+            raise ConfigError("lora and start_sha256 are about a policy to start from: give start, the folder of one")
         if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
         if not 0 <= self.validation_share < 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verbot.configuration import build, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, TrainingError
+from verbot.models.lora import count
 from verbot.policy import Policy
 from verbot.progress import Progress as Bar
 from verbot.training import checkpoint, dagger
@@ -27,12 +28,14 @@ from verbot.training.distributed import Team, lead, torch_threads
 from verbot.training.log import Log
 from verbot.training.optimisation import Optimizer, learning_rate
 from verbot.training.session import CHECKPOINTS, Mean, Session
+from verbot.training.start import begin, begun, note
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 READ_TOGETHER = 256  # instructions
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # What may differ between a run and its continuation, because no weight depends on it; a device rounds in its own way.
-FREE = ("loader_threads", "log_every", "checkpoint_every")
+# A start may have moved: start_sha256 says which one it is.
+FREE = ("loader_threads", "log_every", "checkpoint_every", "start")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class TrainResult:
         skipped: steps without a finite loss.
         corrections: rounds of expert corrections gathered.
         finished: False where `stop_at` ended it early; then there is no policy yet.
+        trained: how many numbers were learned, and `parameters` how many the policy has; fewer where part of it was frozen.
     """
 
     policy: str
@@ -58,6 +62,8 @@ class TrainResult:
     skipped: int
     corrections: int
     finished: bool
+    trained: int = 0
+    parameters: int = 0
 
     @property
     def samples_per_s(self) -> float:
@@ -81,10 +87,11 @@ def train(
         progress: show rate and time left.
         card: Markdown for the policy's model card.
 
-    Raises `ConfigError` where `out` holds another run or the device is not here, `TrainingError` when the loss stays without a
-    number or a process dies.
+    Raises `ConfigError` where `out` holds another run, the start does not fit or the device is not here, `TrainingError` when the
+    loss stays without a number or a process dies.
     """
     out, device = Path(out), find_device(config.device, 0, config.processes)
+    config = begun(config)
     _claim(config, out, resume)
     if (out / RESULT).exists():
         return build(TrainResult, json.loads((out / RESULT).read_text()))
@@ -104,9 +111,7 @@ def run(
     now, tensors = found or (Progress(total=config.total_steps), {})
     device = find_device(config.device, team.rank, team.size)
     supply = Supply(config, out, now.rounds, team.rank, device, show and team.leads)
-    policy = Policy.create(
-        config.network, supply.spec, supply.statistics, supply.instructions, config.preprocessing, config.seed, supply.chunks()
-    )
+    policy = _new_policy(config, supply)
     place(policy.network, device)
     _read_ahead(policy, supply.instructions, team, show)
     optimizer = Optimizer(policy.network, config)
@@ -118,6 +123,14 @@ def run(
     with supply, Log(out if team.leads else None, now.step, now.total, show) as log:
         last = _loop(session, log, stop_at)
     return _finish(session, last, card)
+
+
+def _new_policy(config: TrainConfig, supply: Supply) -> Policy:
+    """Untrained, or what `config` starts with."""
+    spec, statistics, told = supply.spec, supply.statistics, supply.instructions
+    if config.start is not None:
+        return begin(config, spec, statistics, told)
+    return Policy.create(config.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
 
 
 def _read_ahead(policy: Policy, instructions: Sequence[str], team: Team, show: bool) -> None:
@@ -232,6 +245,7 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
     config, now, out = session.config, session.now, session.out
     finished = session.over(stop_at=None)
     held_out = _validate(session)["loss"] if finished and session.supply.validates else None
+    trained, parameters = count(session.policy.network)
     result = TrainResult(
         policy=str(out / POLICY),
         steps=now.step,
@@ -242,11 +256,13 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
         skipped=now.skipped,
         corrections=now.rounds,
         finished=finished,
+        trained=trained,
+        parameters=parameters,
     )
     if finished and session.team.leads:
         session.optimizer.release(session.optimizer.average if session.best is None else session.best)
         session.policy.network.eval()
-        session.policy.save(out / POLICY, card=card)
+        session.policy.save(out / POLICY, card=card + note(config, trained, parameters))
         checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -259,6 +275,11 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
             raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
         theirs, ours = to_plain(load_yaml(TrainConfig, path)), to_plain(config)
         differing = [name for name in ours if ours[name] != theirs[name] and name not in FREE]
+        if "start_sha256" in differing:
+            raise ConfigError(
+                f"{out} holds a run that began with the policy of sha256 {theirs['start_sha256']}, and {config.start} is "
+                f"{ours['start_sha256'] or 'none'}: put that one back, or begin a new run in another folder"
+            )
         if differing:
             raise ConfigError(
                 f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "

@@ -65,6 +65,14 @@ class Hierarchical(nn.Module):
         sentences = sorted({sentence for text in instructions for sentence in split_sentences(text)})
         return {**options, "base_options": language_encoders.get(base).fit(options.get("base_options") or {}, sentences)}
 
+    @staticmethod
+    def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` of `fit` with the words that the base encoder does not know yet, where it has a vocabulary."""
+        base = language_encoders.get(options.get("base", "words"))
+        if not hasattr(base, "grow"):
+            return dict(options)
+        return {**options, "base_options": base.grow(options.get("base_options") or {}, instructions)}
+
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         """As the base encoder's, sentence after sentence: ids show where one begins, states (b, l, d + 1) end with its number."""
         sentences = [split_sentences(text) for text in texts]

@@ -48,6 +48,12 @@ class Words(nn.Module):
         """`options` with the vocabulary of `instructions`."""
         return {**options, "vocabulary": sorted({word for text in set(instructions) for word in split_words(text)})}
 
+    @staticmethod
+    def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` of `fit` with the words of `instructions` that are new after those that are known, whose ids stay."""
+        known = list(options.get("vocabulary", ()))
+        return {**options, "vocabulary": [*known, *sorted(set(Words.fit({}, instructions)["vocabulary"]) - set(known))]}
+
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         rows = [[START, *(self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.longest]), END] for t in texts]
         length = max(map(len, rows), default=2)

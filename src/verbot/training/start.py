@@ -1,0 +1,147 @@
+"""Training that begins with a policy: what it has learned stays, and is built upon."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from verbot.data import open_dataset
+from verbot.errors import ConfigError
+from verbot.identity import policy_identity
+from verbot.models.lora import adapt
+from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.models.parts import Part, language_encoders
+from verbot.policy import Policy
+from verbot.spec import Component, RobotSpec
+from verbot.statistics import Statistics
+from verbot.training.config import TrainConfig
+
+
+def begun(config: TrainConfig) -> TrainConfig:
+    """`config` with what its start decides: network, preprocessing, cameras, and which policy the start is.
+
+    Raises `ConfigError` where the start is another policy than the one that `config` was made with, or where the datasets are
+    of a robot that it cannot be trained for; `PolicyError` where there is no policy.
+    """
+    if config.start is None:
+        return config
+    sha256, start = _load(config)
+    cameras = start.spec.camera_names if config.cameras is None else config.cameras
+    dataset = open_dataset(config.datasets[0])
+    check_robot(start.spec, dataset.spec, cameras, f"{config.start}", f"{dataset.root}")
+    sizes = start.network.sizes  # images of another robot are brought to the size that the start knows
+    network = dataclasses.replace(start.config, image_size=(sizes.height, sizes.width_px))
+    return dataclasses.replace(
+        config, network=network, preprocessing=start.preprocessing, cameras=cameras, start_sha256=sha256
+    )  # fmt: skip
+
+
+def begin(config: TrainConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str]) -> Policy:
+    """The start of `config` (after `begun`) as a policy to train: words that it does not know are added to its vocabulary.
+
+    Args:
+        spec: the datasets' robot, whose ranges the policy will keep to.
+        statistics: of the datasets, taken where ``config.start_statistics`` is ``"new"``.
+
+    Raises `ConfigError` where the start has changed, where a weight has another shape, or where `config.lora` leaves out words
+    that are new.
+    """
+    _, start = _load(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = VLANetwork(_grown(config.network, instructions), spec)
+        state, longer = _continued(start.network.state_dict(), network.state_dict())
+        network.load_state_dict(state)
+        if config.lora is not None:
+            adapt(network, config.lora)
+    learned = {name for name, p in network.named_parameters() if p.requires_grad}
+    if unlearned := sorted(set(longer) - learned):
+        raise ConfigError(
+            f"the datasets have words that {config.start} does not know, and lora would leave {', '.join(unlearned)} as "
+            f"random as it begins: add it to lora.train"
+        )
+    kept = start.statistics if config.start_statistics == "kept" else statistics
+    return Policy(network, spec, kept, start.preprocessing, start.blind)
+
+
+def check_robot(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], where: str, data: str) -> None:
+    """Raise `ConfigError`, naming what differs, where a policy of the robot `start` cannot be trained for `robot`.
+
+    Ranges, units, rate and the sizes of images may differ; numbers of state and action and their kinds may not, nor the cameras.
+    """
+    for what, ours, theirs in (("state", start.state, robot.state), ("action", start.action, robot.action)):
+        if [_shape(c) for c in ours] != [_shape(c) for c in theirs]:
+            raise ConfigError(
+                f"{where} cannot be trained on {data}: its {what} is {_words(ours)} of robot {start.name!r}, and theirs "
+                f"{_words(theirs)} of {robot.name!r}; a start must have the same components"
+            )
+    lacking = [name for name in start.camera_names if name not in robot.camera_names]
+    if tuple(cameras) != start.camera_names or lacking:
+        seen = f"lacks {', '.join(lacking)}" if lacking else f"would be seen through {', '.join(cameras)}"
+        raise ConfigError(
+            f"{where} sees through {', '.join(start.camera_names)}, each with weights of its own, and {data} {seen}: a start "
+            f"needs its own cameras, in their order (others may stand beside them and are not used)"
+        )
+
+
+def note(config: TrainConfig, trained: int, parameters: int) -> str:
+    """Markdown for the card: what the policy began with and how much of it was trained; nothing without a start."""
+    if config.start is None:
+        return ""
+    how = f", by adapters of rank {config.lora.rank}" if config.lora else ""
+    return (
+        f"\n## Start\n\nBegan with the policy {config.start}, sha256 `{config.start_sha256}`; "
+        f"{trained:,} numbers were trained{how}, for {parameters:,} parameters in all.\n"
+    )
+
+
+def _load(config: TrainConfig) -> tuple[str, Policy]:
+    """The start and its identity. Raises `ConfigError` where it is not the one that `config` names."""
+    assert config.start is not None
+    sha256 = policy_identity(Path(config.start))
+    if config.start_sha256 not in (None, sha256):
+        raise ConfigError(
+            f"the start {config.start} is another policy than the one that this run began with: sha256 {sha256}, not "
+            f"{config.start_sha256}; put that one back, or begin a new run in another folder"
+        )
+    return sha256, Policy.load(config.start)
+
+
+def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+    """The network with the words of `instructions` that it does not know yet, where its language is made of known words."""
+    encoder = language_encoders.get(config.language.name)
+    if not hasattr(encoder, "grow"):
+        return config
+    return dataclasses.replace(config, language=Part(config.language.name, encoder.grow(config.language.options, instructions)))
+
+
+def _continued(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights `old` in the places of `new`; of a vocabulary that grew the added rows are new's. And which those were."""
+    state, longer = {}, []
+    for name, fresh in new.items():
+        known = old.get(name)
+        if known is None or (known.shape != fresh.shape and not _rows_added(name, known, fresh)):
+            came = "nothing" if known is None else f"{tuple(known.shape)}"
+            raise ConfigError(f"the start has {came} for {name}, which is {tuple(fresh.shape)} for the robot of these datasets")
+        state[name] = known
+        if known.shape != fresh.shape:
+            state[name] = torch.cat([known, fresh[len(known) :]])
+            longer.append(name)
+    return state, longer
+
+
+def _rows_added(name: str, old: Tensor, new: Tensor) -> bool:
+    return name.startswith("language.") and old.shape[1:] == new.shape[1:] and len(old) < len(new)
+
+
+def _shape(component: Component) -> tuple[object, ...]:
+    classes = (component.low, component.high) if component.kind == "discrete" else ()
+    return component.kind, component.size, *classes
+
+
+def _words(components: Sequence[Component]) -> str:
+    return ", ".join(f"{c.name} ({c.size} of {c.kind})" for c in components) or "nothing"

@@ -1,0 +1,30 @@
+"""Forgetting by hand, and its interval."""
+
+from __future__ import annotations
+
+import pytest
+
+from verbot.evaluation.forgetting import forgetting
+
+
+def won(share: float, n: int = 20) -> list[bool]:
+    return [i < share * n for i in range(n)]
+
+
+def test_the_best_earlier_stage_counts_from_when_a_task_was_learned():
+    stages = [
+        {"pick": won(0.8), "push": won(1.0), "put": won(0.0)},  # push before it was learned counts for nothing
+        {"pick": won(0.9), "push": won(0.7), "put": won(0.0)},
+        {"pick": won(0.6), "push": won(0.8), "put": won(0.5)},
+    ]
+    found = forgetting(stages, ("pick", "push", "put"))
+    assert found.value == pytest.approx(((0.9 - 0.6) + (0.7 - 0.8)) / 2)
+    assert found.low < found.value < found.high
+    assert found.n == 40
+
+
+def test_what_is_kept_is_not_forgotten():
+    stages = [{"pick": won(1.0), "push": won(0.0)}, {"pick": won(1.0), "push": won(1.0)}]
+    found = forgetting(stages, ("pick", "push"))
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert forgetting(stages[:1], ("pick",)).n == 0

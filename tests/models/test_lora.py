@@ -1,0 +1,177 @@
+"""Adapters learn, what they stand beside does not, and a saved policy has them in its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+from toys import SMALL, toy_config, write_toy
+
+from verbot.data import Windows, open_dataset
+from verbot.errors import ConfigError
+from verbot.models.lora import Adapted, LoraConfig, adapt, count, merged
+from verbot.models.network import Part
+from verbot.policy import Policy, load_policy
+from verbot.spec import Observation
+from verbot.training.optimisation import Optimizer
+
+PARTS = [{}, {"vision": Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4}), "fusion": Part("concat")}]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return open_dataset(write_toy(tmp_path_factory.mktemp("data") / "toy"))
+
+
+@pytest.fixture
+def policy(recorded, request) -> Policy:
+    network = dataclasses.replace(SMALL, **getattr(request, "param", {}))
+    return Policy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
+
+
+def loss(policy: Policy, recorded) -> torch.Tensor:
+    windows = Windows(recorded, 1, policy.config.chunk, cameras=("front", "wrist"))
+    batch = policy.collate(windows.batch(np.arange(8), np.random.default_rng(0)))
+    return policy.network.losses(batch, torch.Generator().manual_seed(0))["loss"]
+
+
+def learn(policy: Policy, recorded, steps: int = 3) -> Optimizer:
+    optimizer = Optimizer(policy.network, toy_config("any"))
+    for _ in range(steps):
+        optimizer.gradient.zero_()
+        loss(policy, recorded).backward()
+        optimizer.step(0.01)
+    return optimizer
+
+
+def chunk(policy: Policy) -> np.ndarray:
+    policy.network.eval()
+    images = {name: np.full((16, 16, 3), 90, np.uint8) for name in ("front", "wrist")}
+    return policy.predict([Observation(images, np.full(4, 0.2, np.float32), "touch the red cube")])[0].values
+
+
+def adapters(policy: Policy) -> dict[str, Adapted]:
+    return {name: module for name, module in policy.network.named_modules() if isinstance(module, Adapted)}
+
+
+@pytest.mark.parametrize("policy", PARTS, indirect=True)
+def test_nothing_is_added_at_first_and_the_names_stay(policy):
+    before, names, actions = (
+        {k: v.clone() for k, v in policy.network.state_dict().items()},
+        list(policy.network.state_dict()),
+        chunk(policy),
+    )
+    adapt(policy.network, LoraConfig(rank=2))
+    after = merged(policy.network)
+    assert sorted(after) == sorted(names)
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    np.testing.assert_allclose(chunk(policy), actions, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", PARTS, indirect=True)
+def test_gradients_reach_every_adapter(policy, recorded):
+    adapt(policy.network, LoraConfig(rank=2))
+    with torch.no_grad():
+        for layer in adapters(policy).values():
+            layer.up.normal_(std=0.1)
+    loss(policy, recorded).backward()
+    assert len(adapters(policy)) > 4
+    for name, layer in adapters(policy).items():
+        assert layer.down.grad is not None and layer.down.grad.abs().sum() > 0, name
+        assert layer.up.grad is not None and layer.up.grad.abs().sum() > 0, name
+        assert layer.base.weight.grad is None
+
+
+@pytest.mark.parametrize("policy", PARTS, indirect=True)
+def test_what_is_frozen_stays_to_the_bit_while_the_rest_learns(policy, recorded):
+    adapt(policy.network, LoraConfig(rank=2))
+    before = {name: p.detach().clone() for name, p in policy.network.named_parameters()}
+    first = loss(policy, recorded).item()
+    learn(policy, recorded, 10)
+    for name, parameter in policy.network.named_parameters():
+        learned = name.endswith((".down", ".up")) or name.startswith("head.")
+        assert torch.equal(parameter, before[name]) != learned, name
+    assert loss(policy, recorded).item() < first
+
+
+@pytest.mark.parametrize("policy", PARTS, indirect=True)
+def test_a_saved_policy_has_its_adapters_in_its_weights(policy, recorded, tmp_path):
+    adapt(policy.network, LoraConfig(rank=2, train=()))
+    optimizer = learn(policy, recorded)
+    with optimizer.averaged():
+        policy.save(tmp_path / "average")
+        average = chunk(policy)
+    optimizer.release(optimizer.weights)
+    policy.save(tmp_path / "policy")
+    again = load_policy(tmp_path / "policy")
+    assert not adapters(again)
+    assert sum(p.numel() for p in again.network.parameters()) == count(policy.network)[1]
+    np.testing.assert_allclose(chunk(again), chunk(policy), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(chunk(load_policy(tmp_path / "average")), average, rtol=0, atol=1e-5)
+    assert np.abs(chunk(again) - average).max() > 1e-5
+
+
+def test_an_adapter_is_the_formula():
+    """W x + b + alpha / r · B A x."""
+    layer = Adapted(nn.Linear(5, 4), rank=2, alpha=6.0)
+    nn.init.normal_(layer.up)
+    x = torch.randn(3, 5)
+    with torch.no_grad():
+        expected = layer.base(x) + 3.0 * (x @ layer.down.T) @ layer.up.T
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_learn_at_the_rate_of_their_weight():
+    slow, usual = nn.Linear(5, 4), nn.Linear(4, 4)
+    slow.weight.lr_scale = 0.1
+    network = nn.Sequential(slow, usual)
+    adapt(network, LoraConfig(rank=2, train=()))
+    assert [getattr(network[i].down, "lr_scale", 1.0) for i in range(2)] == [0.1, 1.0]
+    assert network[0].up.lr_scale == 0.1
+
+
+def test_patterns_choose_what_is_adapted_and_what_is_trained_in_full(policy):
+    adapt(policy.network, LoraConfig(rank=2, adapt=("fusion.*",), train=("vision.*", "head.*")))
+    assert adapters(policy) and all(name.startswith("fusion.") for name in adapters(policy))
+    trained = {name.partition(".")[0] for name, p in policy.network.named_parameters() if p.requires_grad}
+    assert trained == {"fusion", "vision", "head"}
+    expected = sum(p.numel() for p in policy.network.parameters() if p.requires_grad)
+    assert count(policy.network)[0] == expected
+
+
+def test_the_head_is_adapted_where_nothing_is_trained_in_full(policy):
+    adapt(policy.network, LoraConfig(rank=2, train=()))
+    assert any(name.startswith("head.") for name in adapters(policy))
+    assert all(name.endswith((".down", ".up")) for name, p in policy.network.named_parameters() if p.requires_grad)
+
+
+def test_what_was_frozen_before_is_neither_adapted_nor_trained(policy):
+    policy.network.state.requires_grad_(False)
+    adapt(policy.network, LoraConfig(rank=2))
+    assert not [name for name in adapters(policy) if name.startswith("state.")]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"train": ("haed.*",)}, r"lora\.train has 'haed\.\*', which fits no parameter that learns; the network's parts are fu"),
+        ({"adapt": ("vison.*",)}, r"lora\.adapt has 'vison\.\*', which fits no linear layer that learns .* there are fusion\."),
+        ({"train": ("*",)}, r"lora\.adapt has '\*', which fits no linear layer .* there are none"),
+    ],
+)  # fmt: skip
+def test_patterns_that_fit_nothing_say_what_there_is(policy, config, message):
+    with pytest.raises(ConfigError, match=message):
+        adapt(policy.network, LoraConfig(**config))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}])
+def test_sizes_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match="lora needs a rank of at least 1 and an alpha above 0"):
+        LoraConfig(**wrong)
