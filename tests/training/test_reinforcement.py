@@ -230,6 +230,21 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
 
 
+def test_the_critic_learns_at_its_own_pace(toy):
+    policy = running.beginning(TOY)
+    senses = Senses(policy)
+    config = dataclasses.replace(TOY, critic_pace=20.0)
+    limits = spaces.Box(-1, 1, (1,), np.float32)
+    actor = Actor(senses.space, limits, lambda left: 1e-4, policy=policy, senses=senses, config=config)
+    before = {name: p.detach().clone() for name, p in actor.named_parameters()}
+    for parameter in actor.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    actor.optimizer.step()
+    moved = {name: (p.detach() - before[name]).abs().mean().item() for name, p in actor.named_parameters()}
+    assert all(step == pytest.approx(2e-3 if name.startswith("critic") else 1e-4, rel=1e-2) for name, step in moved.items())
+    assert [group["lr"] for group in actor.optimizer.param_groups] == [1e-4, 1e-4], "what is set from outside stays"
+
+
 def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:

@@ -112,7 +112,9 @@ class Actor(BasePolicy):
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=schedule(1), eps=1e-5, weight_decay=0.0)
+        own = [*self.network.parameters(), *self.exploration.parameters()]
+        groups = [{"params": own, "pace": 1.0}, {"params": list(self.critic.parameters()), "pace": config.critic_pace}]
+        self.optimizer = _Paced(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
     def learn_only_values(self, only: bool) -> None:
         """Whether the policy stays as it is while the value learns."""
@@ -151,6 +153,19 @@ class Actor(BasePolicy):
     def _value(self, fused: TokenGroup) -> Tensor:
         value: Tensor = self.critic(_detached(fused) if self._apart else fused)
         return value
+
+
+class _Paced(torch.optim.AdamW):
+    """Each group of parameters learns at its own multiple, ``"pace"``, of the rate that is set for all."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["lr"] *= group["pace"]
+        try:
+            return super().step(closure)
+        finally:
+            for group in self.param_groups:
+                group["lr"] /= group["pace"]
 
 
 class _Beside(torch.autograd.Function):

@@ -31,6 +31,7 @@ class ReinforceConfig:
         entropy: weight of the entropy, which keeps actions diverse.
         value_weight: of the value's squared error.
         value_apart: the value learns from what the network fuses without changing the network.
+        critic_pace: the critic learns at this multiple of the learning rate.
         clip_norm: of the gradient.
         log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
@@ -63,6 +64,7 @@ class ReinforceConfig:
     entropy: float = 0.01
     value_weight: float = 0.5
     value_apart: bool = False
+    critic_pace: float = 1.0
     clip_norm: float = 0.5
     log_std: float = -1.0
     warmup: int = 0
