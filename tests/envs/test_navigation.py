@@ -5,10 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from floor import place, rover
 
 import verbot.envs  # noqa: F401
 from verbot.collection import collect
@@ -25,30 +30,15 @@ from verbot.envs.navigation.world import (
     RIGHT,
     STEP_M,
     STOP,
-    Line,
-    Scene,
-    Thing,
     World,
 )
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.evaluation.players import RandomAgent
 
-POST = Thing("red", "circle", (1.6, 1.6))
-FAR = Thing("blue", "square", (2.5, 0.7))
-LINE = Line("yellow", tuple((0.4 + 0.05 * i, 2.8) for i in range(21)))
-
 
 @pytest.fixture(scope="module")
 def env():
     return make_env("navigation")
-
-
-def _world(x_m=0.4, y_m=0.4, heading_rad=0.0, arm_raised=False, things=(POST, FAR), lines=(LINE,)):
-    return World(Scene(tuple(things), tuple(lines), (x_m, y_m), heading_rad, arm_raised))
-
-
-def _place(world, x_m, y_m, heading_rad=0.0):
-    world.x_m, world.y_m, world.heading_rad = x_m, y_m, heading_rad
 
 
 def _play(env, noise=0.0, **options):
@@ -74,13 +64,13 @@ def _succeeds(goal, world):
 
 
 def test_going_to_a_thing_means_to_stop_there():
-    goal, world = _goal("go", "red circle"), _world(1.6 - REACH_M + 0.05, 1.6)
+    goal, world = _goal("go", "red circle"), rover(1.6 - REACH_M + 0.05, 1.6)
     assert not _succeeds(goal, world)  # not yet said to be there
     world.step(STOP)
     assert _succeeds(goal, world)
     assert not _succeeds(_goal("around", "red circle"), world)
     assert not _succeeds(_goal("go", "blue square"), world)
-    outside = _world(1.6 - REACH_M - 0.05, 1.6)
+    outside = rover(1.6 - REACH_M - 0.05, 1.6)
     outside.step(STOP)
     assert outside.stopped_at is None and not _succeeds(goal, outside)
 
@@ -90,13 +80,13 @@ def _circle(world, share, radius_m=0.55, sign=1):
     chord = 2 * math.asin(STEP_M / 2 / radius_m)
     for i in range(math.ceil(share * math.tau / chord)):
         angle = sign * i * chord
-        _place(world, 1.6 + radius_m * math.cos(angle), 1.6 + radius_m * math.sin(angle), angle + sign * (math.pi + chord) / 2)
+        place(world, 1.6 + radius_m * math.cos(angle), 1.6 + radius_m * math.sin(angle), angle + sign * (math.pi + chord) / 2)
         world.step(FORWARD)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_going_around_means_a_whole_turn_either_way(sign):
-    goal, world = _goal("around", "red circle"), _world(2.15, 1.6)
+    goal, world = _goal("around", "red circle"), rover(2.15, 1.6)
     _circle(world, 0.9, sign=sign)
     assert not _succeeds(goal, world)
     _circle(world, 0.2, sign=sign)
@@ -104,7 +94,7 @@ def test_going_around_means_a_whole_turn_either_way(sign):
 
 
 def test_there_and_back_is_not_a_turn():
-    goal, world = _goal("around", "red circle"), _world(2.15, 1.6)
+    goal, world = _goal("around", "red circle"), rover(2.15, 1.6)
     for _ in range(4):
         _circle(world, 0.4)
         _circle(world, 0.4, sign=-1)
@@ -113,30 +103,30 @@ def test_there_and_back_is_not_a_turn():
 
 def test_touching_the_thing_or_leaving_it_begins_the_turn_anew():
     for x, y, heading in ((1.6 + 0.36, 1.6, math.pi), (1.6 + 0.88, 1.6, 0.0)):
-        world = _world(2.15, 1.6)
+        world = rover(2.15, 1.6)
         _circle(world, 0.9)
         assert abs(world.turns_rad["red circle"]) > 5
-        _place(world, x, y, heading)
+        place(world, x, y, heading)
         world.step(FORWARD)
         assert world.turns_rad["red circle"] == 0
 
 
 def test_following_means_the_whole_line_in_order():
     goal = _goal("follow", "yellow line")
-    world = _world(0.4, 2.8)
+    world = rover(0.4, 2.8)
     for _ in range(10):
         world.step(FORWARD)
     assert _succeeds(goal, world)
-    against = _world(1.4, 2.8, math.pi)
+    against = rover(1.4, 2.8, math.pi)
     for _ in range(10):
         against.step(FORWARD)
     assert not _succeeds(goal, against)
-    beside = _world(0.4, 2.6)
+    beside = rover(0.4, 2.6)
     for _ in range(10):
         beside.step(FORWARD)
     assert beside.covered["yellow line"] == 0
-    skipping = _world(0.4, 2.8)
-    _place(skipping, 1.4, 2.8)
+    skipping = rover(0.4, 2.8)
+    place(skipping, 1.4, 2.8)
     skipping.step(FORWARD)
     assert not _succeeds(goal, skipping)
 
@@ -144,7 +134,7 @@ def test_following_means_the_whole_line_in_order():
 @pytest.mark.parametrize(("arm", "raised", "right"), [(None, True, True), ("raised", True, True), ("lowered", True, False)])
 def test_the_arm_must_be_as_told(arm, raised, right):
     for verb in language.VERBS:
-        world = _world(2.15, 1.6, arm_raised=raised) if verb != "follow" else _world(0.4, 2.8, arm_raised=raised)
+        world = rover(2.15, 1.6, arm_raised=raised) if verb != "follow" else rover(0.4, 2.8, arm_raised=raised)
         if verb == "follow":
             for _ in range(10):
                 world.step(FORWARD)
@@ -162,7 +152,7 @@ def test_the_arm_must_be_as_told(arm, raised, right):
 def test_stopping_at_the_wrong_thing_ends_the_episode_in_failure(env):
     _, info = env.reset(seed=0, options={"task": "go"})
     other = next(thing for thing in env.world.scene.things if thing.name != info["named"])
-    _place(env.world, other.center_m[0] + 0.45, other.center_m[1])
+    place(env.world, other.center_m[0] + 0.45, other.center_m[1])
     _, reward, terminated, truncated, info = env.step(STOP)
     assert terminated and not truncated and reward == 0 and not info["success"] and info["engaged"] == other.name
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from floor import POST, place, rover
 
 import verbot.envs  # noqa: F401
 from verbot.data.hindsight import project, projections
@@ -26,29 +31,15 @@ from verbot.envs.navigation.world import (
     STEP_M,
     STOP,
     TURN_RAD,
-    Line,
-    Scene,
     Thing,
-    World,
 )
 
 PIXELS_PER_M = 64 / SIDE_M
-POST = Thing("red", "circle", (1.6, 1.6))
-FAR = Thing("blue", "square", (2.5, 0.7))
-LINE = Line("yellow", tuple((0.4 + 0.05 * i, 2.8) for i in range(21)))
 
 
 @pytest.fixture(scope="module")
 def env():
     return make_env("navigation")
-
-
-def _world(x_m=0.4, y_m=0.4, heading_rad=0.0, arm_raised=False, things=(POST, FAR), lines=(LINE,)):
-    return World(Scene(tuple(things), tuple(lines), (x_m, y_m), heading_rad, arm_raised))
-
-
-def _place(world, x_m, y_m, heading_rad=0.0):
-    world.x_m, world.y_m, world.heading_rad = x_m, y_m, heading_rad
 
 
 def _is_near(pixel, color, tolerance=40):
@@ -61,7 +52,7 @@ def _is_near(pixel, color, tolerance=40):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mark_at_x_and_y_is_drawn_in_row_y_and_column_x(shape):
     thing = Thing("red", shape, (0.8, 2.4))
-    picture = Painter(_world(2.9, 0.3, things=(thing,), lines=()).scene, 64).picture(_world(2.9, 0.3, things=(thing,), lines=()))
+    picture = Painter(rover(2.9, 0.3, things=(thing,), lines=()).scene, 64).picture(rover(2.9, 0.3, things=(thing,), lines=()))
     row, column = round(2.4 * PIXELS_PER_M), round(0.8 * PIXELS_PER_M)
     assert _is_near(picture[row, column], COLORS["red"])
     assert not _is_near(picture[column, row], COLORS["red"])
@@ -88,11 +79,11 @@ def test_everything_that_can_be_named_is_drawn_where_it_is(env):
 def test_shapes_heading_and_arm_look_different():
     pictures = []
     for shape in SHAPES:
-        world = _world(things=(Thing("red", shape, (1.6, 1.6)),), lines=())
+        world = rover(things=(Thing("red", shape, (1.6, 1.6)),), lines=())
         pictures.append(Painter(world.scene, 64).picture(world))
     for a, b in itertools.combinations(pictures, 2):
         assert (np.abs(a.astype(int) - b).max(-1) > 60).sum() >= 8
-    world = _world(0.6, 0.6)
+    world = rover(0.6, 0.6)
     painter, looks = Painter(world.scene, 64), []
     for heading, raised in itertools.product(np.arange(12) * TURN_RAD, (False, True)):
         world.heading_rad, world.arm_raised = heading, raised
@@ -103,15 +94,15 @@ def test_shapes_heading_and_arm_look_different():
 
 
 def test_the_robot_is_drawn_whole_at_every_wall():
-    world = _world(things=(POST,), lines=())
+    world = rover(things=(POST,), lines=())
     painter = Painter(world.scene, 64)
     for x, y in itertools.product((0.13, 1.0, SIDE_M - 0.13), repeat=2):
-        _place(world, x, y, heading_rad=0.3)
+        place(world, x, y, heading_rad=0.3)
         assert painter.picture(world).shape == (64, 64, 3)
 
 
 def test_what_was_done_shows_as_a_track():
-    world = _world(0.4, 0.4)
+    world = rover(0.4, 0.4)
     painter = Painter(world.scene, 64)
     before = painter.picture(world)
     for _ in range(8):
@@ -139,7 +130,7 @@ def test_the_calibration_says_where_a_point_of_the_floor_is_seen(env):
 
 def test_the_seven_actions_do_what_they_are_called():
     assert ACTIONS == ("forward", "back", "left", "right", "raise arm", "lower arm", "stop")
-    world = _world(0.8, 0.8)
+    world = rover(0.8, 0.8)
     world.step(FORWARD)
     assert (world.x_m, world.y_m) == pytest.approx((0.8 + STEP_M, 0.8))
     world.step(BACK)
@@ -162,7 +153,7 @@ def test_the_seven_actions_do_what_they_are_called():
 
 @pytest.mark.parametrize(("action", "moved"), [(FORWARD, (0, -1)), (BACK, (0, 1)), (LEFT, (-1, 0)), (RIGHT, (1, 0))])
 def test_by_the_compass_moves_are_those_of_the_picture(action, moved):
-    world = _world(0.8, 0.8)
+    world = rover(0.8, 0.8)
     world.compass = True
     world.step(action)
     assert (world.x_m - 0.8, world.y_m - 0.8) == pytest.approx((STEP_M * moved[0], STEP_M * moved[1]))
@@ -174,7 +165,7 @@ def test_by_the_compass_moves_are_those_of_the_picture(action, moved):
 def test_things_are_solid_and_a_bump_is_felt(shape, turns):
     thing = Thing("red", shape, (1.6, 1.6))
     heading = turns * TURN_RAD
-    world = _world(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, things=(thing,), lines=())
+    world = rover(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, things=(thing,), lines=())
     felt = []
     for _ in range(12):
         world.step(FORWARD)
