@@ -67,7 +67,7 @@ def train(
 
 
 def reinforce(
-    recipe: Positional[str] = "navigation-ppo",
+    recipe: Positional[str] = "starter-ppo",
     out: Path = Path("outputs/reinforced"),
     policy: Path | None = None,
     steps: int | None = None,
@@ -76,7 +76,7 @@ def reinforce(
 ) -> int:
     """Train a policy by trying: proximal policy optimization, from nothing or from a policy. Goes on where it was interrupted.
 
-    Example: verbot reinforce starter-ppo --policy outputs/demo/policy --out outputs/reinforced --steps 200000
+    Example: verbot reinforce starter-ppo --policy outputs/demo/policy --out outputs/reinforced
 
     Args:
         recipe: a name, see `verbot list reinforcement`; or a YAML file of one.

@@ -170,11 +170,11 @@ def _npz(path: Path) -> tuple[dict[str, np.ndarray], Any]:
 
 
 def _torch(path: Path) -> tuple[dict[str, np.ndarray], Any]:
-    import pickle
+    from pickle import UnpicklingError  # what torch refuses unsafe files with; nothing here unpickles
 
     import torch
 
-    with reading(path, OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    with reading(path, OSError, RuntimeError, EOFError, UnpicklingError):
         content = torch.load(path, map_location="cpu", weights_only=True)  # nothing but tensors and plain values
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}; expected a dictionary of tensors")

@@ -28,7 +28,7 @@ trials: Registry[Callable[[], TrialConfig]] = Registry("recipe of reinforcement"
 
 
 def reinforce(
-    recipe: str | Path | TrialConfig = "navigation-ppo",
+    recipe: str | Path | TrialConfig = "starter-ppo",
     *,
     out: str | Path,
     seed: int | None = None,

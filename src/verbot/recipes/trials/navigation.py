@@ -18,7 +18,7 @@ def navigation_ppo() -> TrialConfig:
     )
     return TrialConfig(
         name="navigation-ppo",
-        about="go to, go around and follow, steered by the compass, from pixels, words, a shaped reward and keypoints",
+        about="three errands, steered by the compass, from pixels, words, shaped rewards and keypoints; never run to its end",
         reinforcement=ReinforceConfig(
             env="navigation-compass",
             options={"reward": "shaped", "gamma": 0.98},
