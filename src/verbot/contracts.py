@@ -59,6 +59,8 @@ class Env(Protocol):
     or None), ``success`` (bool), ``final_error_m`` (float), ``error`` (str or None: a simulator fault).
 
     Where what tells the things apart goes out of sight, ``info["covered"]`` (bool) says that it has.
+    Where nothing ever moves that ``grounding`` tells of, or not only what was engaged, ``info["moved"]`` (bool) says whether it
+    has. An env whose episodes can be made easier says in ``levels`` (int) how many levels there are.
     Where not all tasks have combinations that are never demonstrated, ``compositional_tasks`` names those that do.
     """
 
@@ -104,6 +106,7 @@ class EpisodeRequest:
         composition: ``"seen"`` draws only demonstrated color-shape-verb triples, ``"unseen"`` only the others.
         text: overrides the instruction's words; `templates` ({verb: [template, …]}) overrides the grammar.
         axes: randomization axis to strength 0–3, for this episode.
+        level: how hard the scene may be, 0 the easiest, in an env that has ``levels``; None, as the last one, is what tests draw.
     """
 
     task: str | None = None
@@ -115,6 +118,7 @@ class EpisodeRequest:
     text: str | None = None
     templates: Mapping[str, Sequence[str]] | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
+    level: int | None = None
 
 
 @runtime_checkable

@@ -26,8 +26,8 @@ from verbot.training import read_log
 from verbot.training.reinforcement import ReinforceConfig, reinforce
 from verbot.training.reinforcement import run as running
 from verbot.training.reinforcement.actor import Actor, Senses
-from verbot.training.reinforcement.rewards import OwnReward, Shaped
-from verbot.training.reinforcement.worlds import Look, Turn, World, Worlds
+from verbot.training.reinforcement.rewards import Headway, OwnReward, Shaped, made
+from verbot.training.reinforcement.worlds import Look, Plan, Turn, World, Worlds
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
 TOY = ReinforceConfig(
@@ -44,7 +44,7 @@ class Here:
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
         self.count = config.worlds
-        self.worlds = [World(ToyEnv(), plays, number, config.worlds, played) for number in range(config.worlds)]
+        self.worlds = [World(ToyEnv(), plays, number, config.worlds, Plan(played)) for number in range(config.worlds)]
 
     def begin(self):
         return [world.begin() for world in self.worlds]
@@ -56,7 +56,7 @@ class Here:
         pass
 
 
-NOWHERE = Look(Observation({}, np.zeros(4, np.float32)), np.zeros((0, 3, 2), np.float32), np.zeros((0, 3), bool))
+NOWHERE = Look(Observation({}, np.zeros(4, np.float32)), np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def closed_loop(policy, scenes: int = 60) -> float:
 
 
 def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
-    config = dataclasses.replace(TOY, steps=24_000, worlds=16, rollout=32, batch_size=128, epochs=8, shaping=0.2, entropy=0.0)
+    config = dataclasses.replace(TOY, steps=12_288, worlds=16, rollout=32, batch_size=128, epochs=8, headway=0.5, entropy=0.0)
     before = closed_loop(running.beginning(config))
     result = reinforce(config, tmp_path / "run", progress=False)
     policy = Policy.load(result.policy)
@@ -93,7 +93,7 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
     assert learned >= 0.5, f"{before:.2f} before, {learned:.2f} after, {blind:.2f} without words"
     assert blind <= 0.35, "who does not hear cannot know where to go"
     log = read_log(tmp_path / "run")
-    assert log[-1]["step"] == result.steps >= 24_000
+    assert log[-1]["step"] == result.steps == 12_288
     assert log[-1]["success go"] > log[0].get("success go", 0.0)
 
 
@@ -113,6 +113,19 @@ def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
         assert gained == pytest.approx(ending + 2.0 * errors[0])
 
 
+def test_headway_adds_up_to_the_way_made_good():
+    rng = np.random.default_rng(1)
+    left = rng.uniform(0, 3, 6)
+    headway, actions = Headway(0.5, 1), np.zeros((1, 1), np.float32)
+    headway.begin([0], [{"final_error_m": left[0]}], [])
+    earned = [headway([Turn(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
+    assert earned == pytest.approx(0.25 + 0.5 * (left[:-1] - left[1:]))
+    headway.begin([0], [{"final_error_m": 2.0}], [])
+    assert headway([Turn(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), "an episode begins anew"
+    with pytest.raises(ConfigError, match=r"choose one \(they are 1 and 0.5\)"):
+        made(1.0, 0.5, 0.9, 4)
+
+
 def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
     save, saved = running._Watch._save, []
 
@@ -127,7 +140,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
             reinforce(TOY, tmp_path / "run", progress=False)
     ((steps, episodes, critic),) = saved
     assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
-    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _):
+    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _, _worlds):
         state = running._restore(tmp_path / "run", algorithm)
         assert (algorithm.num_timesteps, state["episodes"]) == (512, episodes)
         assert torch.equal(algorithm.policy.critic[-1].weight, critic)
@@ -148,8 +161,9 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     start = running.beginning(first)
     start.save(tmp_path / "start")
     config = dataclasses.replace(first, policy=str(tmp_path / "start"))
-    with running._playing(config, tmp_path, None) as (algorithm, policy):
-        algorithm.learn(config.steps, callback=running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}))
+    with running._playing(config, tmp_path, None) as (algorithm, policy, worlds):
+        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, worlds)
+        algorithm.learn(config.steps, callback=watch)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0
@@ -186,6 +200,7 @@ def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
         ({"network": dataclasses.replace(SMALL, history=2)}, "policies that see one frame"),
         ({"discount": 1.5}, "discount and trace are shares"),
         ({"rollout": 0}, "rollout is 0"),
+        ({"questions": 2}, "2 of them need a keypoint_weight"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):
@@ -203,9 +218,9 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
     senses = Senses(policy)
-    world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1)
+    world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
     look, _ = world.begin()
-    places, known = np.full((1, 3, 2), 0.25, np.float32), np.ones((1, 3), bool)
+    places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
     arrays = senses.take([dataclasses.replace(look, points=places, known=known)])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
@@ -224,7 +239,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
 
     _, keypoints = policy.network(senses.batch(obs))
     policy.network.zero_grad()
-    keypoint_loss(keypoints, obs["points"], obs["known"].bool())["keypoint"].backward()
+    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())["keypoint"].backward()
     alone = slopes()
     assert alone.abs().sum() > 0
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
@@ -248,8 +263,56 @@ def test_the_critic_learns_at_its_own_pace(toy):
 def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = World(env, plays, 0, 1).begin()
+        look, told = World(env, plays, 0, 1, Plan()).begin()
         named = next(thing for thing in env.world.scene.things if thing.name == told["named"])
-        column, row = (look.points[0, 0] + 1) * 32
-        assert look.known[0, 0]
+        column, row = (look.points[0, 0, 0] + 1) * 32
+        assert look.known[0, 0, 0]
         assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
+
+
+def test_a_look_asks_for_the_other_things_of_its_scene(toy):
+    plays = CollectConfig(env="navigation", tasks=("go",))
+    with closing(make_env("navigation")) as env:
+        look, told = World(env, plays, 0, 1, Plan(questions=12)).begin()
+        scene = env.world.scene
+        _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
+    goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
+    asked = [text for text in look.asked if text]
+    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and told["instruction"] not in asked
+    for place, text in enumerate(look.asked, 1):
+        assert look.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
+        if text:
+            x, y, _ = goals[text]["target_base_m"]
+            assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
+    begins = {thing.center_m for thing in scene.things} | {line.points_m[0] for line in scene.lines}
+    assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
+
+
+def test_questions_teach_their_own_sentence(toy):
+    """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=1.0, questions=1)
+    policy = running.beginning(config)
+    senses = Senses(policy, questions=1)
+    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
+    places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
+    places[1] = -0.5
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known, asked=("go to blue",))])
+    obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    actor = Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config)
+
+    def slopes():
+        found = torch.cat([p.grad.flatten() for p in policy.network.parameters() if p.grad is not None])
+        policy.network.zero_grad(set_to_none=True)
+        return found
+
+    values, _, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
+    (values * 0.0).sum().backward()
+    joined = slopes()
+    told = senses.batch(obs)
+    other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
+    loss = sum(
+        keypoint_loss(policy.network(batch)[1], obs["points"][:, i], obs["known"][:, i].bool())["keypoint"]
+        for i, batch in enumerate((told, other))
+    )
+    (loss + 0.0 * actor.critic(policy.network(told)[0]).sum()).backward()
+    assert joined.abs().sum() > 0 and torch.allclose(joined, slopes(), atol=1e-6)

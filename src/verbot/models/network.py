@@ -199,10 +199,10 @@ class VLANetwork(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None]:
         """The fused tokens, and the keypoint tokens (of all frames, the latest last) where the vision encoder makes them."""
-        fused, keypoints, _ = self._answer(dataclasses.replace(batch, questions=None))
+        fused, keypoints, _ = self.answer(dataclasses.replace(batch, questions=None))
         return fused, keypoints
 
-    def _answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
+    def answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
         """As `forward`, and the keypoint tokens of the questions."""
         words, sentence = self.read(batch.text, batch)
         seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions, batch.features)
@@ -269,7 +269,7 @@ class VLANetwork(nn.Module):
         if self.training and self.acted is not None and self.config.acted_dropout and batch.acted_mask is not None:
             kept = torch.rand(batch.acted_mask.shape, generator=generator) >= self.config.acted_dropout
             batch = dataclasses.replace(batch, acted_mask=batch.acted_mask & kept.to(batch.acted_mask.device))
-        fused, keypoints, answers = self._answer(batch)
+        fused, keypoints, answers = self.answer(batch)
         if self.memory is not None:
             fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
         if self.recall is not None:

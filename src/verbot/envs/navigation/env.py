@@ -105,7 +105,7 @@ class NavigationEnv(gymnasium.Env):
             raise UnknownNameError("reward of the navigation world", reward, REWARDS)
         if steering not in STEERING:
             raise UnknownNameError("steering of the navigation world", steering, STEERING)
-        self._compass = steering == "compass"
+        self._compass, self.levels = steering == "compass", len(episodes.LEFT)
         if not 0 < gamma <= 1:
             raise ConfigError(f"gamma is {gamma}; expected more than 0 and at most 1")
         self._shaped, self._gamma = reward == "shaped", gamma
@@ -143,9 +143,10 @@ class NavigationEnv(gymnasium.Env):
         options = {"index": int(self.np_random.integers(2**31)), **self._defaults, **(options or {})}
         self._episode = episode = episodes.prepare(self.tasks, self._request(options), self._seed)
         self._world, self._errand = World(episode.scene, self._compass), tasks.errand(episode.goal, episode.scene)
+        tasks.advance(episode.goal, self._errand, self._world, episode.left)
         self._limit = round((self._max_seconds or self._errand.seconds) * RATE_HZ)
         self._steps, self._engaged = 0, tasks.engaged(self._world)
-        self._painter = Painter(episode.scene, self._size) if self._render_cameras else None
+        self._painter = self._tracked(self._size) if self._render_cameras else None
         camera = self.robot_spec.cameras[0]
         pose = {"intrinsics": camera.intrinsics, "extrinsics": camera.extrinsics, "frame": camera.frame}
         self._constant_info = json.dumps({**episode.info, "calibration": {CAMERA: pose}})
@@ -202,10 +203,7 @@ class NavigationEnv(gymnasium.Env):
         if camera != CAMERA:
             raise UnknownNameError("camera of the navigation world", camera, (CAMERA,))
         self._current()
-        painter = Painter(self._world.scene, size)
-        for point in self._world.path_m:
-            painter.track(point)
-        return painter.picture(self._world)
+        return self._tracked(size).picture(self._world)
 
     @property
     def world(self) -> World:
@@ -232,6 +230,13 @@ class NavigationEnv(gymnasium.Env):
         episodes.check(request, self.tasks)
         return request
 
+    def _tracked(self, size: int) -> Painter:
+        """A painter who knows where the robot has been."""
+        painter = Painter(self._world.scene, size)
+        for point in self._world.path_m:
+            painter.track(point)
+        return painter
+
     def _score(self) -> None:
         goal = self._current().goal
         self._success = tasks.succeeded(goal, self._errand, self._world)
@@ -251,6 +256,7 @@ class NavigationEnv(gymnasium.Env):
         return {
             **json.loads(self._constant_info),  # fresh every time: callers keep what they are given
             "engaged": self._engaged,
+            "moved": False,
             "success": self._success,
             "final_error_m": self._errand.error_m(self._world),
             "error": None,

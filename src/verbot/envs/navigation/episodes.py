@@ -19,19 +19,24 @@ SUITE = "navigation"
 SPLITS, COMPOSITIONS, WORDINGS = ("train", "test"), ("seen", "unseen"), ("canonical", "seen", "unseen", "blank")
 LEAST_FEASIBLE = 3
 ARM_TOLD = 0.5  # share of goals whose sentence says something of the arm
+# Of each level of difficulty, the share of the way that is left when an episode begins; below the hardest no arm is told.
+LEFT = (0.15, 0.4, 0.7, 1.0, 1.0)
+HARDEST = len(LEFT) - 1
 _TRIES = 300
 _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Everything that is decided before the first step; `info` is what `reset` and `step` tell and what never changes."""
+    """Everything that is decided before the first step; `info` is what `reset` and `step` tell and what never changes. `left` is
+    the share of the way that the robot has still before it."""
 
     scene: Scene
     goal: Goal
     instruction: str
     stream: Callable[[str], np.random.Generator]
     info: dict[str, Any]
+    left: float
 
 
 def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode:
@@ -42,7 +47,8 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode
     def stream(name: str) -> np.random.Generator:
         return generator(*key, name)
 
-    scene, goals = _draw(tasks, task, request.composition == "seen", stream("scene"))
+    arms = request.level in (None, HARDEST)
+    scene, goals = _draw(tasks, task, request.composition == "seen", arms, stream("scene"))
     if not 0 <= request.goal < len(goals):
         raise ConfigError(f"goal {request.goal} was asked for, but this scene admits goals 0 to {len(goals) - 1}")
     goal, rng = goals[request.goal], stream(f"words {request.goal}")
@@ -56,7 +62,7 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode
         "feasible": goals,
         "grounding": [_ground(scene, g, rng) for g in goals],
     }
-    return Episode(scene, goal, instruction, stream, info)
+    return Episode(scene, goal, instruction, stream, info, LEFT[HARDEST if request.level is None else request.level])
 
 
 def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
@@ -69,22 +75,27 @@ def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
     ):
         if value not in known:
             raise ConfigError(f"{label} of the navigation world is {value!r}; expected one of {', '.join(known)}")
+    if request.level is not None and not 0 <= request.level <= HARDEST:
+        raise ConfigError(f"level of the navigation world is {request.level}; expected 0 to {HARDEST}")
     if axes := [axis for axis, strength in request.axes.items() if strength]:
         raise ConfigError(f"the navigation world has no randomization axis {axes[0]!r}; it has none")
 
 
-def _draw(tasks: Sequence[str], task: str, demonstrated: bool, rng: np.random.Generator) -> tuple[Scene, list[Goal]]:
-    """A scene that admits a goal of `task`, and all goals that it admits, the drawn one first."""
+def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: np.random.Generator) -> tuple[Scene, list[Goal]]:
+    """A scene that admits a goal of `task`, and all goals that it admits, the drawn one first; without `arms` no arm is told."""
     for _ in range(_TRIES):
         scene = layout.sample(rng)
         goals = [goal for verb in tasks for goal in _offered(scene, verb, rng)]
+        if not arms:
+            pairs = dict.fromkeys((goal["verb"], goal["object"]) for goal in goals)
+            goals = [{"verb": verb, "object": name, "arm": None} for verb, name in pairs]
         wanted = [goal for goal in goals if goal["verb"] == task and language.is_demonstrated(goal) == demonstrated]
         if not wanted:
             continue
         goal = wanted[int(rng.integers(len(wanted)))]
         others = [g for g in goals if g is not goal and (not demonstrated or language.is_demonstrated(g))]
         ordered = [goal, *_in_turns(others, goal["object"], rng)]
-        if len(ordered) >= LEAST_FEASIBLE and len({g["object"] for g in ordered}) > 1:
+        if len(ordered) >= (LEAST_FEASIBLE if arms else 2) and len({g["object"] for g in ordered}) > 1:
             return scene, ordered
     raise SimulationError(f"no scene for task {task!r} with demonstrated={demonstrated} in {_TRIES} tries")
 
@@ -134,11 +145,11 @@ def _some(goal: Goal, count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _ground(scene: Scene, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
-    """Where the goal begins and ends on the floor, z = 0, for the keypoint loss."""
-    begin, end = ([x, y, 0.0] for x, y in errand(goal, scene).points_m())
+    """Where the goal begins, which way it leads and where it ends on the floor, z = 0, for the keypoint loss."""
+    begin, middle, end = ([x, y, 0.0] for x, y in errand(goal, scene).points_m())
     return {
         "instructions": _some(goal, _SAID_OF_OTHERS, rng),
         "target_base_m": begin,
         "receptacle_base_m": end,
-        "reference_base_m": begin,
+        "reference_base_m": middle,
     }

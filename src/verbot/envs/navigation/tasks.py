@@ -52,8 +52,8 @@ class Errand(Protocol):
         """The expert's action."""
         ...
 
-    def points_m(self) -> tuple[Point, Point]:
-        """Where it begins and where it ends."""
+    def points_m(self) -> tuple[Point, Point, Point]:
+        """Where it begins, halfway, and where it ends."""
         ...
 
 
@@ -82,8 +82,8 @@ class Go:
             return STOP
         return motion.toward(world, self._thing.center_m, self._thing.name)
 
-    def points_m(self) -> tuple[Point, Point]:
-        return self._thing.center_m, self._thing.center_m
+    def points_m(self) -> tuple[Point, Point, Point]:
+        return (self._thing.center_m,) * 3
 
 
 class Around:
@@ -112,8 +112,8 @@ class Around:
     def act(self, world: World) -> int:
         return motion.around(world, self._thing)
 
-    def points_m(self) -> tuple[Point, Point]:
-        return self._thing.center_m, self._thing.center_m
+    def points_m(self) -> tuple[Point, Point, Point]:
+        return (self._thing.center_m,) * 3
 
 
 class Follow:
@@ -144,8 +144,9 @@ class Follow:
             return motion.toward(world, self._next(world))
         return motion.along(world, _direction_rad(world, points[min(count + 1, len(points) - 1)]))
 
-    def points_m(self) -> tuple[Point, Point]:
-        return self._line.points_m[0], self._line.points_m[-1]
+    def points_m(self) -> tuple[Point, Point, Point]:
+        points = self._line.points_m
+        return points[0], points[len(points) // 2], points[-1]
 
     def _next(self, world: World) -> Point:
         return self._line.points_m[min(world.covered[self._line.name], len(self._line.points_m) - 1)]
@@ -179,6 +180,13 @@ def act(goal: Goal, task: Errand, world: World) -> int:
     if not arm_fits(goal, world):
         return RAISE if goal["arm"] == "raised" else LOWER
     return task.act(world)
+
+
+def advance(goal: Goal, task: Errand, world: World, left: float) -> None:
+    """Let the expert go on until no more than the share `left` of its way is before it; the errand is never finished so."""
+    way_m = task.error_m(world)
+    while task.error_m(world) > left * way_m:
+        world.step(act(goal, task, world))
 
 
 def engaged(world: World) -> str | None:

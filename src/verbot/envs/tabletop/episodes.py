@@ -100,6 +100,8 @@ def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> 
     ):
         if value not in known:
             raise ConfigError(f"{label} is {value!r}; expected one of {', '.join(known)}")
+    if request.level is not None:
+        raise ConfigError(f"level is {request.level}; the tabletop world has no levels of difficulty")
     if request.wording == "image":
         check_pictured(suite)
     if request.wording == "longer" and not suite.several_sentences:

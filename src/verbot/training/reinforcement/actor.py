@@ -17,7 +17,7 @@ from verbot.models.actions import Readout
 from verbot.models.keypoints import POINTS, keypoint_loss
 from verbot.models.layers import reader
 from verbot.models.stochastic import Draw, Exploration
-from verbot.models.tokens import Batch, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, Questions, TextBatch, TokenGroup
 from verbot.policy import Policy
 from verbot.spec import FloatArray
 from verbot.training.reinforcement.config import ReinforceConfig
@@ -29,9 +29,10 @@ Arrays = dict[str, np.ndarray]
 
 class Senses:
     """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), and which of
-    the sentences met so far was told (n, 1); and where the heatmaps shall look (n, v, 3, 2), as far as it is known (n, v, 3)."""
+    the sentences met so far was told, and asked beside (n, 1 + q); and where the heatmaps shall look for each of these
+    (n, 1 + q, v, 3, 2), as far as it is known (n, 1 + q, v, 3)."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: Policy, questions: int = 0):
         self._policy, self._numbers = policy, dict[str, int]()
         self.sentences: list[str] = []
         sizes = policy.network.sizes
@@ -41,9 +42,9 @@ class Senses:
                 "images": spaces.Box(0, 255, images, np.uint8),
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
-                "told": spaces.Box(0, 2**31, (1,), np.int64),
-                "points": spaces.Box(-1, 1, (sizes.views, POINTS, 2), np.float32),
-                "known": spaces.Box(0, 1, (sizes.views, POINTS), np.uint8),
+                "told": spaces.Box(0, 2**31, (1 + questions,), np.int64),
+                "points": spaces.Box(-1, 1, (1 + questions, sizes.views, POINTS, 2), np.float32),
+                "known": spaces.Box(0, 1, (1 + questions, sizes.views, POINTS), np.uint8),
             }
         )
 
@@ -53,23 +54,34 @@ class Senses:
             "images": np.stack([sight.images for sight in sights]),
             "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
             "state": np.stack([sight.state for sight in sights]).astype(np.float32),
-            "told": np.array([[self._number(look.observation.instruction)] for look in looks]),
+            "told": np.array([[self._number(text) for text in (look.observation.instruction, *look.asked)] for look in looks]),
             "points": np.stack([look.points for look in looks]),
             "known": np.stack([look.known for look in looks]).astype(np.uint8),
         }
 
-    def batch(self, arrays: dict[str, Tensor]) -> Batch:
-        """As the network takes them; each sentence is prepared once."""
-        told, places = torch.unique(arrays["told"].flatten().cpu(), return_inverse=True)
-        text = self._policy.network.language.prepare([self.sentences[i] for i in told.tolist()])
-        state = arrays["state"].unsqueeze(1)
+    def batch(self, arrays: dict[str, Tensor], asking: bool = False) -> Batch:
+        """As the network takes them; with the questions where it is `asking`."""
+        state, told = arrays["state"].unsqueeze(1), arrays["told"]
+        known = arrays["known"][:, 1:].bool()
+        rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the questions that have an answer
+        questions = None
+        if asking and len(rows):
+            text = self._text(told[rows, which + 1])
+            questions = Questions(rows, text, arrays["points"][rows, which + 1], known[rows, which])
         return Batch(
             images=arrays["images"].to(torch.uint8).movedim(-1, -3).unsqueeze(1),
             images_mask=arrays["mask"].bool().unsqueeze(1),
             state=state,
             state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
-            text=TextBatch(text.values[places].to(state.device), text.mask[places].to(state.device)),
+            text=self._text(told[:, 0]),
+            questions=questions,
         )
+
+    def _text(self, numbers: Tensor) -> TextBatch:
+        """Each sentence is prepared once."""
+        told, places = torch.unique(numbers.cpu(), return_inverse=True)
+        text = self._policy.network.language.prepare([self.sentences[i] for i in told.tolist()])
+        return TextBatch(text.values[places].to(numbers.device), text.mask[places].to(numbers.device))
 
     def _number(self, sentence: str) -> int:
         if sentence not in self._numbers:
@@ -106,6 +118,9 @@ class Actor(BasePolicy):
                 "take the head 'regression'"
             )
         self._senses, self._apart, self._pointing = senses, config.value_apart, config.keypoint_weight
+        self.astray: list[
+            float
+        ] = []  # of each batch since they were last read: how far what was told lies from where it is looked for
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
         self.network, self.exploration = network, Exploration(readout, config.log_std)
@@ -128,10 +143,15 @@ class Actor(BasePolicy):
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
-        fused, keypoints = self.network(self._senses.batch(obs))
+        batch = self._senses.batch(obs, asking=True)
+        fused, keypoints, answers = self.network.answer(batch)
         values = self._value(fused)
         if self._pointing and keypoints is not None:
-            loss = keypoint_loss(keypoints, obs["points"], obs["known"].bool())["keypoint"]
+            pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
+            self.astray.append(float(pointed["keypoint_l1"]))
+            loss = pointed["keypoint"]
+            if answers is not None and batch.questions is not None:
+                loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
             values = _Beside.apply(values, self._pointing * loss)
         draw = self._draw(fused)
         return values, draw.log_prob(actions), draw.entropy()

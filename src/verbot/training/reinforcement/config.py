@@ -8,6 +8,7 @@ from typing import Any
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
+from verbot.training.reinforcement.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class ReinforceConfig:
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
         keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
             it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
+        questions: beside what was told, the keypoint loss asks every look for so many of the scene's other goals.
+        curriculum: easy episodes first; None plays what tests draw.
         shaping: weight of the potential −``final_error_m`` (m) in the reward (see `verbot.training.reinforcement.rewards`).
+        headway: weight of every meter of ``final_error_m`` made good, instead; what PPO learns from soonest.
         workers: processes that play; 0 takes one for each core.
         threads: of torch, in the process that learns.
         device: that learns.
@@ -69,7 +73,10 @@ class ReinforceConfig:
     log_std: float = -1.0
     warmup: int = 0
     keypoint_weight: float = 0.0
+    questions: int = 0
+    curriculum: Curriculum | None = None
     shaping: float = 0.0
+    headway: float = 0.0
     workers: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -82,6 +89,8 @@ class ReinforceConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 0 < self.discount <= 1 or not 0 <= self.trace <= 1:
             raise ConfigError(f"discount and trace are shares; got {self.discount:g} and {self.trace:g}")
+        if self.questions < 0 or (self.questions and not self.keypoint_weight):
+            raise ConfigError(f"questions are answered by the keypoint loss: {self.questions} of them need a keypoint_weight")
         if (self.worlds * self.rollout) % self.batch_size:
             raise ConfigError(
                 f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "

@@ -9,19 +9,27 @@ from verbot.collection import CollectConfig
 from verbot.configuration import build
 from verbot.envs import make_env
 from verbot.processes import Channel, serve
-from verbot.training.reinforcement.worlds import World
+from verbot.training.reinforcement.worlds import Plan, World
 
 
 def work(channel: Channel) -> None:
-    """Told which worlds are its own; gives their first observations, then a turn of each for every list of actions."""
+    """Told which worlds are its own; gives their first observations, then a turn of each for every list of actions.
+
+    A dictionary says which levels tasks have come to, and has no answer.
+    """
     briefing = channel.receive()
-    config, count, played = build(CollectConfig, briefing["config"]), briefing["count"], briefing["played"]
+    config, plan, count = build(CollectConfig, briefing["config"]), build(Plan, briefing["plan"]), briefing["count"]
     with contextlib.ExitStack() as opened:
         envs = [opened.enter_context(closing(make_env(config.env, **config.options))) for _ in briefing["numbers"]]
-        own = [World(env, config, number, count, played) for env, number in zip(envs, briefing["numbers"], strict=True)]
+        own = [World(env, config, number, count, plan) for env, number in zip(envs, briefing["numbers"], strict=True)]
         channel.send([world.begin() for world in own])
         while True:
-            channel.send([world.step(action) for world, action in zip(own, channel.receive(), strict=True)])
+            message = channel.receive()
+            if isinstance(message, dict):
+                for world in own:
+                    world.reached = message
+            else:
+                channel.send([world.step(action) for world, action in zip(own, message, strict=True)])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from verbot.errors import ConfigError
 from verbot.spec import FloatArray
 from verbot.training.reinforcement.worlds import Look, Turn
 
@@ -60,3 +61,31 @@ class Shaped:
 
     def _potential(self, info: Mapping[str, Any]) -> float:
         return -self._weight * float(info["final_error_m"])
+
+
+class Headway:
+    """The world's reward and `weight` for every meter of way made good: ``final_error_m`` before − after.
+
+    Unlike a potential it is not canceled by a critic that has learned it. What is best stays so where success means that no
+    way is left: over an episode it adds up to the way made good in all, and a discount only makes sooner better.
+    """
+
+    def __init__(self, weight: float, worlds: int):
+        self._weight, self._left_m = weight, np.zeros(worlds)
+
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+        for world, info in zip(worlds, infos, strict=True):
+            self._left_m[world] = float(info["final_error_m"])
+
+    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
+        left_m = np.array([float(turn.info["final_error_m"]) for turn in turns])
+        rewards = np.array([turn.reward for turn in turns]) + self._weight * (self._left_m - left_m)
+        self._left_m = left_m
+        return rewards
+
+
+def made(shaping: float, headway: float, discount: float, worlds: int) -> Reward:
+    """The world's own reward, with the weight of a potential or of headway where there is one. Raises `ConfigError` for both."""
+    if shaping and headway:
+        raise ConfigError(f"shaping and headway tell the same in two ways; choose one (they are {shaping:g} and {headway:g})")
+    return Shaped(shaping, discount, worlds) if shaping else Headway(headway, worlds) if headway else OwnReward()

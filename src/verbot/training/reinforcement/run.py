@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from verbot.configuration import dump_yaml, load_yaml, to_plain
+from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.policy import Policy
 from verbot.statistics import Statistics
@@ -27,7 +28,8 @@ from verbot.training.device import find_device
 from verbot.training.log import Log
 from verbot.training.reinforcement.actor import Actor, Playground, Senses
 from verbot.training.reinforcement.config import ReinforceConfig
-from verbot.training.reinforcement.rewards import OwnReward, Reward, Shaped
+from verbot.training.reinforcement.curriculum import Course
+from verbot.training.reinforcement.rewards import Reward, made
 from verbot.training.reinforcement.worlds import Worlds, survey
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
@@ -71,11 +73,12 @@ def reinforce(
     done = _claim(config, out, resume)
     if done is not None:
         return done
+    course = _course(config, _progress(out).get("course"))
     torch.set_num_threads(config.threads)
-    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy):
+    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy, worlds):
         state = _restore(out, algorithm)
         with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
-            watch = _Watch(config, out, policy, log, state)
+            watch = _Watch(config, out, policy, log, state, worlds, course)
             left = config.steps - algorithm.num_timesteps
             if left > 0:
                 algorithm.learn(left, callback=watch, reset_num_timesteps=False)
@@ -102,14 +105,14 @@ def beginning(config: ReinforceConfig) -> Policy:
 
 
 @contextmanager
-def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy]]:
+def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, Worlds]]:
     policy = beginning(config)
     device = find_device(config.device)
     policy.network.to(device)
-    senses, played = Senses(policy), _progress(out).get("episodes", 0) // config.worlds
+    senses, played = Senses(policy, config.questions), _progress(out).get("episodes", 0) // config.worlds
     worlds = Worlds(config, played)
     if reward is None:
-        reward = Shaped(config.shaping, config.discount, config.worlds) if config.shaping else OwnReward()
+        reward = made(config.shaping, config.headway, config.discount, config.worlds)
     playground = Playground(worlds, policy, senses, reward)
     share = config.worlds * config.rollout / config.steps
     try:
@@ -132,7 +135,7 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
             device=device,
         )
         algorithm.set_logger(Logger(None, []))
-        yield algorithm, policy
+        yield algorithm, policy, worlds
     finally:
         playground.close()
 
@@ -140,8 +143,18 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
 class _Watch(BaseCallback):
     """Counts, writes the log, and keeps checkpoints."""
 
-    def __init__(self, config: ReinforceConfig, out: Path, policy: Policy, log: Log, state: dict[str, Any]):
+    def __init__(
+        self,
+        config: ReinforceConfig,
+        out: Path,
+        policy: Policy,
+        log: Log,
+        state: dict[str, Any],
+        worlds: Worlds,
+        course: Course | None = None,
+    ):
         super().__init__()
+        self._worlds, self._course = worlds, course
         self._config, self._out, self._policy, self._log = config, out, policy, log
         self.updates: int = state.get("updates", 0)
         self.episodes: int = state.get("episodes", 0)
@@ -149,6 +162,8 @@ class _Watch(BaseCallback):
         self.seconds: float = state.get("seconds", 0.0)
         self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
         self._resumed, self._started = self.seconds, time.monotonic()
+        if self._course is not None:
+            self._worlds.rise(self._course.reached)
 
     def success(self) -> float | None:
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
@@ -164,7 +179,10 @@ class _Watch(BaseCallback):
             if "terminal_observation" in info:
                 self.episodes += 1
                 self.errors += info.get("error") is not None
-                self._ended.append({"task": info["task"], "success": bool(info["success"]), "length": info["length"]})
+                told = {name: info[name] for name in ("task", "level", "length") if name in info}
+                self._ended.append({**told, "success": bool(info["success"])})
+                if self._course is not None and self._course.note(info["task"], info["level"], bool(info["success"])):
+                    self._worlds.rise(self._course.reached)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -174,7 +192,13 @@ class _Watch(BaseCallback):
         by_task: dict[str, list[bool]] = {}
         for episode in self._ended:
             by_task.setdefault(episode["task"], []).append(episode["success"])
+        actor: Any = self.model.policy
+        if actor.astray:
+            told["keypoint_l1"] = float(np.mean(actor.astray))
+            actor.astray.clear()
         success = {f"success {task}": float(np.mean(wins)) for task, wins in sorted(by_task.items())}
+        if self._course is not None:
+            told |= {f"level {task}": float(level) for task, level in self._course.reached.items()}
         reward = float(np.mean(self.model.rollout_buffer.rewards))  # type: ignore[attr-defined]
         self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **told)
         note = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
@@ -182,13 +206,21 @@ class _Watch(BaseCallback):
 
     def _save(self) -> None:
         state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
-                 "seconds": self.seconds, "ended": list(self._ended)}  # fmt: skip
+                 "seconds": self.seconds, "ended": list(self._ended),
+                 "course": self._course.state() if self._course is not None else None}  # fmt: skip
         actor = self.model.policy
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
         for number, moments in actor.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
+
+
+def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course | None:
+    if config.curriculum is None:
+        return None
+    with closing(make_env(config.env, **config.options)) as env:
+        return Course(config.curriculum, getattr(env, "levels", 1), config.tasks or env.tasks, state)
 
 
 def _progress(out: Path) -> dict[str, Any]:

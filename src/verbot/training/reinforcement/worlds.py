@@ -20,6 +20,7 @@ from verbot.envs import make_env
 from verbot.processes import Worker, cores, workers
 from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.reinforcement.config import ReinforceConfig
+from verbot.training.reinforcement.curriculum import Curriculum
 
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
@@ -29,13 +30,16 @@ class Look:
     """An observation, and where in its views is what the command is about.
 
     Args:
-        points: float32 (v, 3, 2): target, receptacle and reference, x right and y down in [-1, 1], until something is touched.
-        known: bool (v, 3); False for what is unknown or out of the picture.
+        points: float32 (1 + q, v, 3, 2): target, receptacle and reference, x right and y down in [-1, 1], until something is
+            touched.
+        known: bool (1 + q, v, 3); False for what is unknown or out of the picture.
+        asked: q sentences that could have been said of this scene instead; the first points are the command's, then come theirs.
     """
 
     observation: Observation
     points: FloatArray
     known: npt.NDArray[np.bool_]
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,44 @@ class Turn:
     begun: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What every world is to know beside its scenes.
+
+    Args:
+        played: episodes that each has behind it.
+        questions: how many of a scene's other goals each look tells, drawn at random.
+        curriculum: by which levels are drawn; None leaves them to the env.
+    """
+
+    played: int = 0
+    questions: int = 0
+    curriculum: Curriculum | None = None
+
+
 class World:
     """One env that begins the next training episode by itself.
 
     Args:
         number, count: this one plays every `count`-th scene, from `number` on.
-        played: episodes that it has behind it.
+        reached: task to the level that it has come to; may be changed at any time.
     """
 
-    def __init__(self, env: Env, config: CollectConfig, number: int, count: int, played: int = 0):
-        self._env, self._config, self._number, self._count, self._played = env, config, number, count, played
-        self._tasks = config.tasks or env.tasks
-        self._steps, self._task = 0, ""
+    def __init__(self, env: Env, config: CollectConfig, number: int, count: int, plan: Plan):
+        self._env, self._config, self._number, self._count, self._plan = env, config, number, count, plan
+        self._tasks, self._levels = config.tasks or env.tasks, getattr(env, "levels", 1)
+        self._played, self._steps = plan.played, 0
+        self._told_always: dict[str, Any] = {}
+        self.reached: dict[str, int] = {}
 
     def begin(self) -> tuple[Look, dict[str, Any]]:
         """The first look at the next episode, and what was told of it."""
         request = request_for(self._config, self._tasks, self._number + self._count * self._played)
-        self._played, self._steps, self._task = self._played + 1, 0, request["task"]
+        self._rng = np.random.default_rng((self._config.seed, self._number, self._played))
+        self._played, self._steps, self._told_always = self._played + 1, 0, {"task": request["task"]}
+        if self._plan.curriculum is not None:
+            request["level"] = self._plan.curriculum.draw(self.reached.get(request["task"], 0), self._levels, self._rng)
+            self._told_always["level"] = request["level"]
         record, info = self._env.reset(seed=self._config.seed, options=request)
         return self._look(record, info), self._told(info)
 
@@ -88,16 +113,21 @@ class World:
         return Turn(following, float(reward), told, seen, truncated and not terminated, begun)
 
     def _look(self, record: Mapping[str, Any], info: Mapping[str, Any]) -> Look:
-        spec = self._env.robot_spec
+        spec, count = self._env.robot_spec, self._plan.questions
         observation = observation_from_env(record, self._steps / spec.rate_hz)
-        grounding = info.get("grounding")
-        points = goal_points(grounding[0]) if grounding and info["engaged"] is None else np.full((3, 3), np.nan)
+        points, asked = np.full((1 + count, 3, 3), np.nan), [""] * count
+        if (grounding := info.get("grounding")) and not info.get("moved", info["engaged"] is not None):
+            others = self._rng.permutation(len(grounding) - 1)[:count] + 1
+            for place, goal in enumerate([grounding[0], *(grounding[i] for i in others)]):
+                points[place] = goal_points(goal)
+                if place:
+                    asked[place - 1] = goal["instructions"][self._rng.integers(len(goal["instructions"]))]
         matrices = projections(observation.state[None], spec, info.get("calibration", {}), spec.camera_names)
-        places, known = project(matrices, points[None])
-        return Look(observation, places[0], known[0])
+        places, known = project(np.repeat(matrices, 1 + count, 0), points)
+        return Look(observation, places, known, tuple(asked))
 
     def _told(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        return {"task": self._task, **{name: info[name] for name in TOLD if name in info}}
+        return {**self._told_always, **{name: info[name] for name in TOLD if name in info}}
 
 
 class Worlds:
@@ -109,12 +139,13 @@ class Worlds:
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
         self._opened = contextlib.ExitStack()
+        plan = Plan(played, config.questions, config.curriculum)
         count = min(config.workers or cores(), config.worlds)
         self._shares = [list(range(config.worlds))[i::count] for i in range(count)]
         self._team: list[Worker] = self._opened.enter_context(workers("verbot.training.reinforcement.player", count, "player"))
         plays = CollectConfig(env=config.env, options=config.options, tasks=config.tasks, axes=config.axes, seed=config.seed)
         for worker, share in zip(self._team, self._shares, strict=True):
-            worker.send({"config": to_plain(plays), "numbers": share, "count": config.worlds, "played": played})
+            worker.send({"config": to_plain(plays), "numbers": share, "count": config.worlds, "plan": to_plain(plan)})
         self.count = config.worlds
 
     def begin(self) -> list[tuple[Look, dict[str, Any]]]:
@@ -126,6 +157,11 @@ class Worlds:
         for worker, share in zip(self._team, self._shares, strict=True):
             worker.send([actions[i] for i in share])
         return self._gather()
+
+    def rise(self, reached: Mapping[str, int]) -> None:
+        """The levels that tasks have come to, for the episodes that begin from now on."""
+        for worker in self._team:
+            worker.send(dict(reached))
 
     def close(self) -> None:
         self._opened.close()
@@ -148,6 +184,8 @@ def survey(config: ReinforceConfig, scenes: int = 300, seconds: float = 20.0) ->
         for number in range(scenes):
             record, info = env.reset(seed=config.seed, options=request_for(plays, config.tasks or env.tasks, number))
             sentences.update(dict.fromkeys(info["instructions"]))
+            for goal in info.get("grounding", ())[1:] if config.questions else ():
+                sentences.update(dict.fromkeys(goal["instructions"]))
             for _ in range(20 if number < 100 else 0):
                 states.append(record["state"])
                 record, _, terminated, truncated, _ = env.step(rng.uniform(low, high).astype(np.float32))
