@@ -62,7 +62,7 @@ def test_levels_and_thresholds_must_fit():
 
 
 def test_a_run_rises_and_says_so(tmp_path):
-    """Everything together, in a worker process; the easiest level of `go` is often won by chance, which passes a low threshold."""
+    """Everything together, in a worker process; the easiest level of `go` is often won by chance, so a low threshold passes."""
     config = ReinforceConfig(
         env="navigation-compass",
         tasks=("go",),
