@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
+from verbot.envs.navigation.tasks import ARM_M
+from verbot.envs.navigation.world import LOWER, RAISE, STOP
 from verbot.errors import ConfigError
 
 
@@ -48,3 +50,25 @@ def test_what_was_gone_before_is_in_the_picture(env):
 def test_a_level_that_does_not_exist_is_refused(env):
     with pytest.raises(ConfigError, match="level of the navigation world is 7; expected 0 to 4"):
         env.reset(seed=0, options={"level": 7})
+
+
+def test_an_arm_that_must_still_move_is_worth_some_way(env):
+    for index in range(12):
+        _, info = env.reset(seed=0, options={"task": "go", "index": index})
+        wanted = info["goal"]["arm"]
+        if wanted is None or (wanted == "raised") == env.world.arm_raised:
+            continue
+        before = info["final_error_m"]
+        _, _, _, _, info = env.step(RAISE if wanted == "raised" else LOWER)
+        assert before - info["final_error_m"] == pytest.approx(ARM_M)
+        return
+    pytest.fail("no arm had to move in twelve scenes")
+
+
+def test_ending_badly_may_cost_something():
+    harsh = make_env("navigation", penalty=0.5)
+    harsh.reset(seed=0, options={"task": "around", "index": 0})
+    while not harsh.world.within_reach():
+        harsh.step(harsh.expert().act())
+    _, reward, over, _, info = harsh.step(STOP)
+    assert over and not info["success"] and reward == -0.5

@@ -63,6 +63,7 @@ class NavigationEnv(gymnasium.Env):
         reward: ``"sparse"``: 1 at success, else 0. ``"shaped"``: that and γΦ(s′) − Φ(s) of `potential`, which leaves the best
             policies the best (Ng, Harada, Russell 1999).
         gamma: γ of the shaping; take the learner's own discount.
+        penalty: what it costs to end an episode badly, by stopping at the wrong thing or with the wrong arm.
         steering: ``"turns"``: left and right turn the robot, forward and back are along its heading. ``"compass"``: forward, back,
             left and right go up, down, left and right in the picture; much easier to learn.
         episode: fields of `EpisodeRequest` for every episode, e.g. ``{"split": "train", "wording": "seen"}``; the options of `reset`
@@ -89,6 +90,7 @@ class NavigationEnv(gymnasium.Env):
         discrete: bool = False,
         reward: Literal["sparse", "shaped"] = "sparse",
         gamma: float = 0.99,
+        penalty: float = 0.0,
         steering: Literal["turns", "compass"] = "turns",
         episode: Mapping[str, Any] | None = None,
         axes: Mapping[str, int] | None = None,
@@ -106,9 +108,9 @@ class NavigationEnv(gymnasium.Env):
         if steering not in STEERING:
             raise UnknownNameError("steering of the navigation world", steering, STEERING)
         self._compass, self.levels = steering == "compass", len(episodes.LEFT)
-        if not 0 < gamma <= 1:
-            raise ConfigError(f"gamma is {gamma}; expected more than 0 and at most 1")
-        self._shaped, self._gamma = reward == "shaped", gamma
+        if not 0 < gamma <= 1 or penalty < 0:
+            raise ConfigError(f"gamma is {gamma} and penalty {penalty}; expected more than 0 and at most 1, and at least 0")
+        self._shaped, self._gamma, self._penalty = reward == "shaped", gamma, penalty
         self._max_seconds, self._size = max_seconds, image_size
         self._defaults: dict[str, Any] = dict(episode or {})
         if axes:
@@ -168,7 +170,7 @@ class NavigationEnv(gymnasium.Env):
         if self._engaged is None:
             self._engaged = tasks.engaged(self._world)
         self._score()
-        reward = float(self._success)
+        reward = float(self._success) - self._penalty * (self._over and not self._success)
         if self._shaped:
             reward += self._gamma * self._potential - before
         truncated = not self._over and self._steps >= self._limit
@@ -258,7 +260,7 @@ class NavigationEnv(gymnasium.Env):
             "engaged": self._engaged,
             "moved": False,
             "success": self._success,
-            "final_error_m": self._errand.error_m(self._world),
+            "final_error_m": tasks.error_m(self._current().goal, self._errand, self._world),
             "error": None,
             "state_text": tasks.describe(self._world),
         }

@@ -25,6 +25,7 @@ Goal = Mapping[str, Any]
 
 _ARM_SHARE, _NEAR_SHARE, _DONE_SHARE = 0.1, 0.2, 0.6  # of the potential, which stays below the reward of success
 _FARTHEST_M = SIDE_M * math.sqrt(2)
+ARM_M = 0.3  # as much of the way as that is an arm worth that must still move
 _SURELY_M = 0.85 * REACH_M  # where the expert stops
 _ASTRAY_M = 0.4  # from a line's next point: the expert heads for that point itself
 
@@ -168,6 +169,11 @@ def arm_fits(goal: Goal, world: World) -> bool:
 def succeeded(goal: Goal, task: Errand, world: World) -> bool:
     """Done, with the arm as told at that moment."""
     return task.done(world) and arm_fits(goal, world)
+
+
+def error_m(goal: Goal, task: Errand, world: World) -> float:
+    """What is left of the way, m, and `ARM_M` more while the arm is not as told; 0 exactly at success."""
+    return task.error_m(world) + (0.0 if arm_fits(goal, world) else ARM_M)
 
 
 def potential(goal: Goal, task: Errand, world: World) -> float:
