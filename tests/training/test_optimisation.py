@@ -97,16 +97,6 @@ def test_restore_continues_to_the_bit():
         three.restore(kept, {"0.weight": [1]})
 
 
-def test_release_gives_the_network_tensors_of_its_own():
-    module = network()
-    optimizer = Optimizer(module, config())
-    optimizer.release(optimizer.average)
-    optimizer.weights.zero_()
-    optimizer.average.zero_()
-    assert all(p.grad is None for p in module.parameters())
-    assert module[0].weight.abs().sum() > 0
-
-
 def test_frozen_parameters_stay_and_none_at_all_is_an_error():
     module = network()
     module[0].requires_grad_(False)

@@ -58,11 +58,13 @@ def train(
     """
     from verbot.configuration import assignments
     from verbot.recipes.api import train as run
+    from verbot.training.launch import launched
 
     budget = given(minutes=minutes, samples=samples, steps=steps, start=None if start is None else str(start))
     result = run(recipe, out=out, data=data or None, seed=seed, **budget, **assignments(set))
     speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
-    print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
+    if (launch := launched()) is None or launch.rank == 0:
+        print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
     return 0
 
 

@@ -19,6 +19,7 @@ from verbot.recipes.design import NETWORK, parse_design, resolve_word
 from verbot.recipes.players import policy_source
 from verbot.recipes.stages import demonstrations, learn
 from verbot.training import TrainResult
+from verbot.training.launch import launched
 
 SCRIPTED = ("expert", "random")
 
@@ -64,6 +65,8 @@ def train(
     if run.training.start is not None:
         _check_start(recipe, settings)
     if data is None:
+        if launched() is not None:
+            raise ConfigError("processes that torchrun starts do not gather demonstrations: give data, gathered before")
         folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
     else:
         folders = [data] if isinstance(data, str | Path) else list(data)

@@ -8,10 +8,16 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from verbot.errors import CorruptFileError
+from verbot.training import shards
+from verbot.training.shards import Share
+
+if TYPE_CHECKING:
+    from verbot.training.distributed import Team
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 
@@ -43,16 +49,44 @@ def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int
     from safetensors.torch import save as serialize
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{progress.step:08d}"
-    draft = folder / f".{name}.tmp"
+    draft = _draft(folder, progress)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     blob = serialize({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     write_durably(draft / TENSORS, blob)
-    record = {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}
+    return _commit(draft, {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}, keep)
+
+
+def save_shares(folder: Path, progress: Progress, tensors: dict[str, Tensor], team: Team, keep: int = 2) -> None:
+    """As `save`, by all members of `team` at once, each its own share, into a folder that all of them see."""
+    from safetensors.torch import save_file
+
+    draft, file = _draft(folder, progress), Share(team.rank, team.size).file
+    if team.leads:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    team.agree()
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft / file)
+    write_durably(draft / f"{file}.sha256", shards.sha256(draft / file).encode())
+    _sync(draft / file)
+    team.agree()
+    if team.leads:
+        names = [Share(rank, team.size).file for rank in range(team.size)]
+        record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
+        _commit(draft, record, keep)
+    team.agree()
+
+
+def _draft(folder: Path, progress: Progress) -> Path:
+    return folder / f".step-{progress.step:08d}.tmp"
+
+
+def _commit(draft: Path, record: dict[str, object], keep: int) -> Path:
+    """Make the `draft` a checkpoint, and drop all but the newest `keep`."""
+    folder = draft.parent
     write_durably(draft / PROGRESS, json.dumps(record, indent=1).encode())
     sync_folder(draft)
-    final = folder / name
+    final = folder / draft.stem[1:]
     if final.exists():  # saved again, e.g. with corrections; a kill right here falls back to the one before
         shutil.rmtree(final)
     os.replace(draft, final)
@@ -67,12 +101,19 @@ def found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
 
 
-def load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """Inverse of `save`. Raises `CorruptFileError` when the bytes are not those that were written."""
+def load(path: Path, share: Share | None = None) -> tuple[Progress, dict[str, Tensor]]:
+    """Inverse of `save` and `save_shares`. Raises `CorruptFileError` when the bytes are not those that were written.
+
+    Args:
+        share: whose part of the vectors is read; None reads the whole of them.
+    """
     from safetensors.torch import load as deserialize
 
     try:
         record = json.loads((path / PROGRESS).read_bytes())
+        if share is not None or "files" in record:
+            files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
+            return Progress(**record), shards.read(path, record["layout"], files, share or Share())
         blob = (path / TENSORS).read_bytes()
     except (OSError, ValueError) as error:
         raise CorruptFileError(path, f"cannot be read: {error}") from error
@@ -81,14 +122,25 @@ def load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     return Progress(**record), deserialize(blob)
 
 
-def load_latest(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
-    """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it."""
-    for path in reversed(found(folder)):
+def load_latest(folder: Path, share: Share | None = None, team: Team | None = None) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it.
+
+    Args:
+        share: as of `load`.
+        team: whose members must all find it sound, each its share.
+    """
+    there = found(folder)
+    for path in reversed(there):
+        loaded, damage = None, None
         try:
-            return load(path)
-        except CorruptFileError:
-            if path == found(folder)[0]:
-                raise
+            loaded = load(path, share)
+        except CorruptFileError as error:
+            damage = error
+        sound = loaded is not None if team is None else team.all(loaded is not None)
+        if sound:
+            return loaded
+        if path == there[0]:
+            raise damage or CorruptFileError(path, "another member of the team cannot read its share")
     return None
 
 
@@ -109,7 +161,12 @@ def replace_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """What was written there reaches the disk before this returns."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -110,6 +110,9 @@ class TrainConfig:
             numbers, but for dropout, are drawn on the CPU, so that a seed means the same everywhere; rounding does not.
         seed: every random number is a function of it, the step and the process.
         processes: data-parallel processes on this machine, `threads` torch threads each; where `device` is a GPU, one GPU each.
+            Where torchrun starts the processes, as many as it says.
+        parallel: what each process has: with ``"data"`` the whole network; with ``"fsdp"`` its share of weights, gradients,
+            moments and average (see `verbot.training.sharding`).
         loader_threads: batches are prepared ahead by this many threads; 0 prepares them in line. Never changes a result.
         cache_features: what a frozen vision encoder makes of every frame is computed once and kept on the disk, beside the
             decoded frames; training reads it in place of images. Nothing may change the images then: no shifts, no colors.
@@ -147,6 +150,7 @@ class TrainConfig:
     seed: int = 0
     processes: int = 1
     threads: int = 1
+    parallel: Literal["data", "fsdp"] = "data"
     loader_threads: int = 0
     cache_features: bool = False
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -1,12 +1,14 @@
-"""Data parallelism over processes of one machine: equal copies of the network, each on its slice of the same batch.
+"""Data parallelism over processes: equal copies of the network, each on its slice of the same batch.
 
 Gradients are averaged through shared memory, and a pipe to each follower is the barrier: gloo over loopback took five
 milliseconds for the same vector, a follower that dies is noticed at once, and two processes of one thread train faster than
-one process of two. GPUs, one for each process, average among themselves, by nccl.
+one process of two. GPUs, one for each process, average among themselves, by nccl. Processes that torchrun started
+(`verbot.training.launch`), on one machine or several, have nothing but the process group: they average by gloo or nccl.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from verbot.errors import TrainingError
 from verbot.processes import Channel, Worker, WorkerError, workers
 
 COLLECTIVE = {"cuda": "nccl"}  # of torch.distributed; other devices average through shared memory
+SHARDING = {"cpu": "gloo", "cuda": "nccl"}  # what members that share the weights out talk by
 PATIENCE = timedelta(minutes=5)  # with a member that does not come to a collective
 
 
@@ -32,6 +35,8 @@ class Team:
 
     Args:
         collective: tensors are averaged by the process group of torch.distributed that is open, not through shared memory.
+        joined: what is agreed goes through that group too: there are no pipes between processes that somebody else started.
+        seat: which of how many members on this machine this is; all are on one if None.
     """
 
     def __init__(
@@ -41,8 +46,11 @@ class Team:
         followers: list[Worker] | None = None,
         leader: Channel | None = None,
         collective: bool = False,
+        joined: bool = False,
+        seat: tuple[int, int] | None = None,
     ):
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.seat = rank, size, seat or (rank, size)
+        self._joined = joined
         self._followers, self._leader, self._collective = followers or [], leader, collective
         self._slots = torch.empty(0)
         self._turn = 0
@@ -53,6 +61,8 @@ class Team:
 
     def agree(self, value: Any = None) -> Any:
         """The leader's value, everywhere; a barrier too. Raises `TrainingError` in the leader when a follower is gone."""
+        if self._joined:
+            return self._announce(value)
         if self._leader is not None:
             self._leader.send(None)
             return self._leader.receive()
@@ -71,13 +81,40 @@ class Team:
             return
         joined = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
         if self._collective:
-            self.agree()  # a follower that is gone would be waited for
-            torch.distributed.all_reduce(joined)
+            if not self._joined:
+                self.agree()  # a follower that is gone would be waited for
+            with _heard():
+                torch.distributed.all_reduce(joined)
         else:
             self._sum(joined)
         joined.div_(self.size)
         for vector, mean in zip(vectors, joined.split([len(v) for v in vectors]), strict=True):
             vector.copy_(mean)
+
+    def all(self, mine: bool) -> bool:
+        """Whether it is so for every member."""
+        if self.size == 1:
+            return mine
+        share = torch.tensor([float(mine)], device=self._device())
+        self.average(share)
+        return bool(share[0] == 1.0)
+
+    def _device(self) -> torch.device:
+        """Where small tensors that are averaged must lie."""
+        nccl = self._collective and not self._joined and torch.distributed.get_backend() == "nccl"
+        return torch.device("cuda") if nccl else torch.device("cpu")
+
+    def _announce(self, value: Any) -> Any:
+        """As `agree`, of what JSON can say."""
+        content = json.dumps(value).encode() if self.leads and value is not None else b""
+        length = torch.tensor([len(content)])
+        with _heard():
+            torch.distributed.all_reduce(length)  # everybody is here now
+            if not length:
+                return None
+            told = torch.tensor(list(content), dtype=torch.uint8) if self.leads else torch.empty(int(length), dtype=torch.uint8)
+            torch.distributed.broadcast(told, 0)
+        return json.loads(bytes(told.tolist()))
 
     def _sum(self, joined: Tensor) -> None:
         """In place, through shared memory."""
@@ -103,12 +140,16 @@ class Team:
 
 
 @contextmanager
-def lead(size: int, briefing: dict[str, Any], device: torch.device) -> Iterator[Team]:
-    """A team of `size`: this process, on `device`, and its followers, each of which is given `briefing` and its rank."""
-    if size == 1:
+def lead(size: int, briefing: dict[str, Any], device: torch.device, sharded: bool = False) -> Iterator[Team]:
+    """A team of `size`: this process, on `device`, and its followers, each of which is given `briefing` and its rank.
+
+    Args:
+        sharded: the weights are shared out, for which a process group is opened on every device.
+    """
+    if size == 1 and not sharded:
         yield Team(0, 1)
         return
-    backend = COLLECTIVE.get(device.type)
+    backend = (SHARDING if sharded else COLLECTIVE).get(device.type)
     with tempfile.TemporaryDirectory(prefix="verbot-") as folder:
         meeting = str(Path(folder) / "meeting")
         with workers("verbot.training.follower", size - 1, "training process") as followers:
@@ -131,6 +172,15 @@ def collective(backend: str | None, meeting: str, rank: int, size: int, device: 
         yield
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """A collective that breaks off is said to be what it is: a member that is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(f"training stopped because one of its processes did: {error}") from error
 
 
 @contextmanager

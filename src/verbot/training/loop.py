@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from verbot.training.checkpoint import Progress
 from verbot.training.config import TrainConfig
 from verbot.training.device import find_device, generators, place
 from verbot.training.distributed import Team, lead, torch_threads
+from verbot.training.launch import join, launched
 from verbot.training.log import Log
 from verbot.training.optimisation import Optimizer, learning_rate
 from verbot.training.session import CHECKPOINTS, Mean, Session
+from verbot.training.sharding import Sharded, check_sharding
+from verbot.training.shards import Share
 from verbot.training.start import begin, begun, note
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
@@ -36,6 +40,7 @@ ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # What may differ between a run and its continuation, because no weight depends on it; a device rounds in its own way.
 # A start may have moved: start_sha256 says which one it is.
 FREE = ("loader_threads", "log_every", "checkpoint_every", "start")
+SHARED = ("processes", "parallel")  # who computes may change too: the same batches, up to rounding
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,25 @@ def train(
     Raises `ConfigError` where `out` holds another run, the start does not fit or the device is not here, `TrainingError` when the
     loss stays without a number or a process dies.
     """
-    out, device = Path(out), find_device(config.device, 0, config.processes)
-    config = begun(config)
-    _claim(config, out, resume)
-    if (out / RESULT).exists():
-        return build(TrainResult, json.loads((out / RESULT).read_text()))
-    Supply.prepare(config, device, progress)  # once, so that followers find done what takes long
-    briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+    out, launch = Path(out), launched()
+    config = config if launch is None else dataclasses.replace(config, processes=launch.size)
+    seat = (launch.local_rank, launch.local_size) if launch else (0, config.processes)
+    device, config = find_device(config.device, *seat), begun(config)
+    if sharded := config.parallel == "fsdp":
+        check_sharding(device)
     random_state = torch.random.fork_rng(devices=generators(device))
-    with torch_threads(config.threads), random_state, lead(config.processes, briefing, device) as team:
+    with torch_threads(config.threads), random_state, ExitStack() as joined:
+        team = joined.enter_context(join(launch, device)) if launch else Team(0, 1)
+        if team.leads:
+            _claim(config, out, resume)
+        if team.agree((out / RESULT).exists()):
+            return build(TrainResult, json.loads((out / RESULT).read_text()))
+        if seat[0] == 0:  # once on each machine, so that the others find done what takes long
+            Supply.prepare(config, device, progress and team.leads)
+        team.agree()
+        if launch is None:
+            briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+            team = joined.enter_context(lead(config.processes, briefing, device, sharded))
         return run(config, out, team, stop_at=stop_at, show=progress, card=card)
 
 
@@ -107,16 +122,17 @@ def run(
 ) -> TrainResult:
     """One member's part of `train`."""
     started = time.monotonic()
-    found = checkpoint.load_latest(out / CHECKPOINTS)
+    share = Share(team.rank, team.size) if config.parallel == "fsdp" else None
+    found = checkpoint.load_latest(out / CHECKPOINTS, share, team)
     now, tensors = found or (Progress(total=config.total_steps), {})
-    device = find_device(config.device, team.rank, team.size)
+    device = find_device(config.device, *team.seat)
     supply = Supply(config, out, now.rounds, team.rank, device, show and team.leads)
     policy = _new_policy(config, supply)
     place(policy.network, device)
     _read_ahead(policy, supply.instructions, team, show)
-    optimizer = Optimizer(policy.network, config)
+    optimizer = Optimizer(policy.network, config, Sharded(policy.network, team) if share else None)
     best = tensors["best"].to(device) if "best" in tensors else None  # what is on the disk knows no device
-    session = Session(config, out, team, supply, policy, optimizer, now, best, started)
+    session = Session(config, out, team, supply, policy, optimizer, now, best, started, lambda: _new_policy(config, supply))
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
@@ -149,8 +165,8 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
     recent, last = Mean(config), {}
     while not session.over(stop_at):
         if dagger.due(config.dagger, now):
-            with optimizer.averaged():
-                dagger.gather(config, session.policy, session.out, now, team, log)
+            with optimizer.averaged(), session.whole() as policy:
+                dagger.gather(config, policy, session.out, now, team, log)
             now.rounds += 1
             session.supply.grow(now.rounds)
             session.save()
@@ -194,7 +210,7 @@ def _descend(session: Session) -> dict[str, float]:
     """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
     config, now, team = session.config, session.now, session.team
     session.policy.network.train()
-    session.optimizer.gradient.zero_()
+    session.optimizer.held.forget()
     losses: dict[str, Tensor] = {}
     for micro in range(config.accumulation):
         colors = torch_numbers(config.seed, 4, now.step, micro)
@@ -209,7 +225,7 @@ def _descend(session: Session) -> dict[str, float]:
         for name, value in parts.items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
     numbers = torch.stack(list(losses.values()))
-    team.average(session.optimizer.gradient, numbers)
+    session.optimizer.held.share(team, numbers)
     return dict(zip(losses, numbers.tolist(), strict=True))
 
 
@@ -229,7 +245,8 @@ def _validate(session: Session) -> dict[str, float]:
 
 
 def _roll_back(session: Session, log: Log) -> None:
-    found = checkpoint.load_latest(session.out / CHECKPOINTS)
+    share = Share(session.team.rank, session.team.size) if session.config.parallel == "fsdp" else None
+    found = checkpoint.load_latest(session.out / CHECKPOINTS, share, session.team)
     step = found[0].step if found else 0
     if found:
         session.optimizer.restore(found[1], found[0].layout)
@@ -259,11 +276,13 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
         trained=trained,
         parameters=parameters,
     )
-    if finished and session.team.leads:
-        session.optimizer.release(session.optimizer.average if session.best is None else session.best)
-        session.policy.network.eval()
-        session.policy.save(out / POLICY, card=card + note(config, trained, parameters))
-        checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+    if finished:
+        best = session.optimizer.average if session.best is None else session.best
+        with session.optimizer.showing(best), session.whole() as policy:
+            if session.team.leads:
+                policy.network.eval()
+                policy.save(out / POLICY, card=card + note(config, trained, parameters))
+                checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
 
@@ -274,7 +293,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
         if not resume:
             raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
         theirs, ours = to_plain(load_yaml(TrainConfig, path)), to_plain(config)
-        differing = [name for name in ours if ours[name] != theirs[name] and name not in FREE]
+        differing = [name for name in ours if ours[name] != theirs[name] and name not in (*FREE, *SHARED)]
         if "start_sha256" in differing:
             raise ConfigError(
                 f"{out} holds a run that began with the policy of sha256 {theirs['start_sha256']}, and {config.start} is "
@@ -283,7 +302,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
         if differing:
             raise ConfigError(
                 f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "
-                f"(only {', '.join(FREE)} may change), a new one needs another folder"
+                f"(only {', '.join((*FREE, *SHARED))} may change), a new one needs another folder"
             )
     out.mkdir(parents=True, exist_ok=True)
     dump_yaml(config, path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -14,13 +16,20 @@ from verbot.training.checkpoint import Progress
 from verbot.training.config import TrainConfig
 from verbot.training.distributed import Team
 from verbot.training.optimisation import Optimizer
+from verbot.training.sharding import Sharded
 
 CHECKPOINTS = "checkpoints"
 MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 
 
 class Session:
-    """What a run is made of, and where it stands."""
+    """What a run is made of, and where it stands.
+
+    Args:
+        best: the weights of the best validation, where they are kept.
+        started: the clock's seconds when this call began.
+        anew: makes a policy such as `policy` was before training.
+    """
 
     def __init__(
         self,
@@ -33,10 +42,11 @@ class Session:
         now: Progress,
         best: Tensor | None,
         started: float,
+        anew: Callable[[], Policy],
     ):
         self.config, self.out, self.team, self.supply = config, out, team, supply
         self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
-        self._before, self._started = now.seconds, started
+        self._before, self._started, self._anew = now.seconds, started, anew
         self._first = now.step
         self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
 
@@ -46,9 +56,22 @@ class Session:
 
     def save(self) -> None:
         self.now.seconds = self.seconds()
-        if self.team.leads:
-            best = {} if self.best is None else {"best": self.best}
-            checkpoint.save(self.out / CHECKPOINTS, self.now, self.optimizer.state() | best)
+        tensors = self.optimizer.state() | ({} if self.best is None else {"best": self.best})
+        if isinstance(self.optimizer.held, Sharded):
+            checkpoint.save_shares(self.out / CHECKPOINTS, self.now, tensors, self.team)
+        elif self.team.leads:
+            checkpoint.save(self.out / CHECKPOINTS, self.now, tensors)
+
+    @contextmanager
+    def whole(self) -> Iterator[Policy]:
+        """The policy with the weights that the network shows, to be saved by the leader; every member takes part."""
+        held, policy = self.optimizer.held, self.policy
+        if isinstance(held, Sharded):
+            state = held.gathered(self.policy.network)
+            if self.team.leads:
+                policy = self._anew()
+                policy.network.load_state_dict(state)
+        yield policy
 
     def over(self, stop_at: int | None) -> bool:
         done = self.now.total is not None and self.now.step >= self.now.total

@@ -1,0 +1,118 @@
+"""Which rows of which weights a member of a sharded team holds, and how a checkpoint of other shares becomes its own.
+
+Each weight is shared out by rows of its first dimension, as ``torch.chunk`` and FSDP2 do. In the vector of all weights, one
+after another, a member's share of each is a span, and what a member keeps is its spans joined: so a checkpoint of any
+number of members, that of a team that shares nothing included, is read by any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verbot.errors import CorruptFileError
+
+Layout = Mapping[str, Sequence[int]]
+Span = tuple[int, int]  # the first number and the one after the last, in the vector of all weights
+VECTORS = ("weights", "average", "first_moment", "second_moment", "best")  # shared out; what else is kept everybody has
+BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the `rank`-th of `size` members.
+
+    Example:
+        >>> Share(0, 2).spans({"matrix": [3, 4], "vector": [2]}), Share(1, 2).spans({"matrix": [3, 4], "vector": [2]})
+        ([(0, 8), (12, 13)], [(8, 12), (13, 14)])
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def spans(self, layout: Layout) -> list[Span]:
+        """For each weight of `layout` (names to shapes) what is this member's; where it has no rows the span is empty."""
+        found, start = [], 0
+        for shape in layout.values():
+            rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+            each = -(-rows // self.size)
+            first, last = (min(member * each, rows) for member in (self.rank, self.rank + 1))
+            found.append((start + first * width, start + last * width))
+            start += rows * width
+        return found
+
+    @property
+    def file(self) -> str:
+        return f"shard-{self.rank + 1:05d}-of-{self.size:05d}.safetensors"
+
+
+def read(folder: Path, layout: Layout, files: Mapping[str, str], share: Share) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as `share` needs them.
+
+    Args:
+        files: of all members in order, each with its sha256; those are read that hold something of this share.
+
+    Raises `CorruptFileError` where one is not what was written.
+    """
+    from safetensors import safe_open
+
+    wanted = share.spans(layout)
+    held = [Share(rank, len(files)).spans(layout) for rank in range(len(files))]
+    needed = [any(_overlap(ours, its) for ours, its in zip(wanted, spans, strict=True)) for spans in held]
+    needed[0] |= not any(needed)  # a member without a row still needs what everybody has
+    with ExitStack() as stack:
+        opened: list[Any] = []
+        for (name, expected), used in zip(files.items(), needed, strict=True):
+            if used:
+                _verify(folder / name, expected)
+            opened.append(stack.enter_context(safe_open(folder / name, "pt")) if used else None)
+        one = next(each for each in opened if each is not None)
+        return {
+            key: _joined(key, wanted, held, opened) if key in VECTORS else one.get_tensor(key)
+            for key in one.keys()  # noqa: SIM118  # of a file, which is no mapping
+        }
+
+
+def _joined(key: str, wanted: list[Span], held: list[list[Span]], opened: list[Any]) -> Tensor:
+    """The spans `wanted` of one vector, from the files that are `opened`."""
+    slices = [None if file is None else file.get_slice(key) for file in opened]
+    parts, before = [torch.empty(0)], [0] * len(held)
+    for number, ours in enumerate(wanted):
+        for member, spans in enumerate(held):
+            its = spans[number]
+            if both := _overlap(ours, its):
+                start = before[member] - its[0]
+                parts.append(slices[member][start + both[0] : start + both[1]])  # type: ignore[index]
+            before[member] += its[1] - its[0]
+    return torch.cat(parts)
+
+
+def _overlap(one: Span, other: Span) -> Span | None:
+    first, last = max(one[0], other[0]), min(one[1], other[1])
+    return (first, last) if first < last else None
+
+
+def sha256(path: Path) -> str:
+    """Of a file, however large."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _verify(path: Path, expected: str) -> None:
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CorruptFileError(path, f"cannot be read: {error}") from error
+    if found != expected:
+        raise CorruptFileError(path, "its sha256 is not the one in progress.json")
