@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +55,31 @@ def join(launch: Launch, device: torch.device) -> Iterator[Team]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, rank=launch.rank, world_size=launch.size, timeout=PATIENCE)
+    store, *_ = next(torch.distributed.rendezvous("env://", launch.rank, launch.size, timeout=PATIENCE))
+    meeting = torch.distributed.PrefixStore(meet(store, launch.rank, launch.size), store)
+    torch.distributed.init_process_group(backend, store=meeting, rank=launch.rank, world_size=launch.size, timeout=PATIENCE)
     yield Team(launch.rank, launch.size, collective=True, joined=True, seat=(launch.local_rank, launch.local_size))
     torch.distributed.destroy_process_group()  # after an error others may be gone, who would be waited for
+
+
+def meet(store: torch.distributed.Store, rank: int, size: int) -> str:
+    """A name for what these `size` processes keep in `store`, which no processes before them had.
+
+    After a restart torchrun's store still holds the addresses of the dead, and how often it restarted is told differently on
+    every machine. So each process calls with a number that is new, the leader answers every call that it finds, and waits
+    until all have confirmed an answer of its own.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"call/{rank}", mine)
+        name = store.get(f"answer/{rank}/{mine}").decode()  # waits for it
+        store.set(f"confirmed/{name}/{rank}", "")
+        return name
+    answered: dict[int, bytes] = {}
+    while not store.check([f"confirmed/{mine}/{other}" for other in range(1, size)]):
+        for other in range(1, size):
+            if store.check([f"call/{other}"]) and (call := store.get(f"call/{other}")) != answered.get(other):
+                store.set(f"answer/{other}/{call.decode()}", mine)
+                answered[other] = call
+        time.sleep(0.02)
+    return mine
