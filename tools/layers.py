@@ -22,6 +22,7 @@ LEVELS = {
     "identity": 1,
     "registry": 1,
     "configuration": 1,
+    "cluster": 2,
     "processes": 1,
     "progress": 1,
     "transforms": 2,

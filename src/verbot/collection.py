@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from verbot.cluster import open_cluster, shared_out
 from verbot.configuration import build, to_plain
 from verbot.contracts import Agent, Env, Expert, observation_from_env
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
@@ -25,6 +26,7 @@ from verbot.progress import Progress
 from verbot.spec import Observation, RobotSpec
 
 AHEAD = 2  # requests in each worker's pipe, so that it never waits for the writer
+TOGETHER = 4  # attempts in a task of a cluster
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,22 @@ class Attempt:
     over: bool = False
 
 
-def collect(env: str, path: str | Path, episodes: int, seed: int = 0, *, progress: bool = True, **settings: Any) -> CollectResult:
+def collect(
+    env: str,
+    path: str | Path,
+    episodes: int,
+    seed: int = 0,
+    *,
+    progress: bool = True,
+    cluster: str | None = None,
+    **settings: Any,
+) -> CollectResult:
     """Save `episodes` successful demonstrations of `env`'s expert at `path`.
 
     An interrupted collection continues where it was when called again, and its dataset is the one that it would have been.
 
     Args:
+        cluster: attempts are made on it (``"ray"``, ``"ray:ADDRESS"``) in place of worker processes; the dataset is the same.
         settings: other fields of `CollectConfig`, e.g. ``workers=2``, ``noise=0.15``.
 
     Example:
@@ -94,18 +106,24 @@ def collect(env: str, path: str | Path, episodes: int, seed: int = 0, *, progres
         1
         >>> folder.cleanup()
     """
-    return run(CollectConfig(env=env, episodes=episodes, seed=seed, **settings), Path(path), progress)
+    return run(CollectConfig(env=env, episodes=episodes, seed=seed, **settings), Path(path), progress, cluster)
 
 
-def run(config: CollectConfig, path: Path, progress: bool = True) -> CollectResult:
+def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str | None = None) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
     spec, tasks = _surveyed(config)
     saved, frames, tried, errors = _already(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
     briefing = {"config": to_plain(config), "tasks": tasks}
-    with DatasetWriter(path, spec) as writer, Progress("collect", config.episodes, "episodes", saved, progress) as bar:
-        for attempt in attempts(briefing, range(tried, limit if saved < config.episodes else tried), config.workers):
+    indices = range(tried, limit if saved < config.episodes else tried)
+    made = attempts(briefing, indices, config.workers) if cluster is None else attempts_on(cluster, briefing, indices)
+    with (
+        DatasetWriter(path, spec) as writer,
+        Progress("collect", config.episodes, "episodes", saved, progress) as bar,
+        closing(made),
+    ):
+        for attempt in made:
             tried, errors = attempt.index + 1, errors + (attempt.error is not None)
             if attempt.record is not None:
                 writer.save_episode(stamped(attempt.record, attempt=attempt.index, errors=errors))
@@ -120,7 +138,7 @@ def run(config: CollectConfig, path: Path, progress: bool = True) -> CollectResu
 
 def attempts(
     briefing: Mapping[str, Any], indices: Sequence[int], count: int, module: str = "verbot.collection"
-) -> Iterator[Attempt]:
+) -> Generator[Attempt]:
     """The attempts of `indices`, in order, made by `count` worker processes.
 
     A worker that dies is replaced, and its attempts are made again. Raises `WorkerDied` where one attempt kills two workers.
@@ -155,6 +173,13 @@ def attempts(
             while next_index < len(indices) and indices[next_index] in done:
                 yield done.pop(indices[next_index])
                 next_index += 1
+
+
+def attempts_on(cluster: str, briefing: Mapping[str, Any], indices: Sequence[int]) -> Generator[Attempt]:
+    """As `attempts`, by the tasks of a cluster (see `verbot.cluster.open_cluster`)."""
+    with open_cluster(cluster) as opened:
+        for made in opened.in_order("verbot.collection:attempter", briefing, shared_out(indices, TOGETHER)):
+            yield from made
 
 
 def demonstrate(
@@ -289,18 +314,33 @@ def _surveyed(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
 def _work(channel: Channel) -> None:
     """A worker: told once what to do, then one attempt for each index that comes."""
     briefing = channel.receive()
-    config = build(CollectConfig, briefing["config"])
     with contextlib.ExitStack() as opened:
-        names = filter(None, (config.env, config.again))
-        visits = [opened.enter_context(closing(make_env(name, **config.options))) for name in names]
+        attempt = _attempt(briefing, opened)
         while True:
-            index = channel.receive()
-            scene, visit = divmod(index, len(visits))
-            request = request_for(config, briefing["tasks"], scene)
-            attempt = demonstrate(visits[visit], request, config.noise, config.seed, index)
-            if visit and attempt.record is not None:
-                attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
-            channel.send(attempt)
+            channel.send(attempt(channel.receive()))
+
+
+def attempter(briefing: Mapping[str, Any]) -> Callable[[Sequence[int]], list[Attempt]]:
+    """What answers a batch of indices on a cluster; its envs live as long as the process."""
+    attempt = _attempt(briefing, contextlib.ExitStack())
+    return lambda indices: [attempt(index) for index in indices]
+
+
+def _attempt(briefing: Mapping[str, Any], opened: contextlib.ExitStack) -> Callable[[int], Attempt]:
+    """What makes the attempt of an index, in envs that are closed with `opened`."""
+    config = build(CollectConfig, briefing["config"])
+    names = filter(None, (config.env, config.again))
+    visits = [opened.enter_context(closing(make_env(name, **config.options))) for name in names]
+
+    def make(index: int) -> Attempt:
+        scene, visit = divmod(index, len(visits))
+        request = request_for(config, briefing["tasks"], scene)
+        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index)
+        if visit and attempt.record is not None:
+            attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
+        return attempt
+
+    return make
 
 
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:

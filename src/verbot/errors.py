@@ -68,6 +68,7 @@ _EXTRAS = {
     "transformers": "hf",
     "tensorboard": "tb",
     "stable_baselines3": "rl",
+    "ray": "ray",
     "google_crc32c": "rlds",
     "h5py": "hdf5",
     "mcap": "mcap",

@@ -30,6 +30,7 @@ def evaluate(
     baselines: bool = True,
     videos: int = 24,
     workers: int = 0,
+    cluster: str | None = None,
     device: str = "cpu",
 ) -> int:
     """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
@@ -52,6 +53,7 @@ def evaluate(
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
         workers: processes; 0 takes one for each core.
+        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
         device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
     from verbot.recipes.api import evaluate as run
@@ -64,7 +66,7 @@ def evaluate(
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
         templates=templates, axes={axis: strength} if axis else {}, execute=execute, baselines=baselines, videos=videos,
-        workers=workers, options={"cameras": cameras} if cameras else {},
+        workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")

@@ -23,6 +23,7 @@ def collect(
     cameras: tuple[str, ...] = (),
     again: str | None = None,
     workers: int = 0,
+    cluster: str | None = None,
     policy: str | None = None,
     execute: int = 1,
     seconds: float = 60.0,
@@ -46,18 +47,26 @@ def collect(
         cameras: only these of the suite's; otherwise all.
         again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
         workers: processes of the experts; 0 takes one for each core.
+        cluster: ray, or ray:ADDRESS: its cores serve the experts in place of processes here.
         policy: acts until the person takes over (a folder, "starter" or a server's ws:// address): only corrections are saved.
         execute: actions of each of the policy's chunks that are carried out.
         seconds: a person has for an attempt; 0 leaves it at the env's own limit.
         host: where the person's page is served; another than the loopback is neither encrypted nor private.
         port: of the page; 0 takes a free one.
     """
+    from verbot.errors import ConfigError
+
     options = {"image_size": image_size, **given(cameras=cameras or None)}
     common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
     if by == "expert":
-        return _from_experts(
-            out, {**common, "options": options, "episodes": 1600 if episodes is None else episodes}, noise, again, workers, policy
-        )
+        if policy is not None:
+            raise ConfigError(
+                "--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training"
+            )
+        settings = {**common, "options": options, "episodes": 1600 if episodes is None else episodes, "noise": noise}
+        return _from_experts(out, {**settings, "again": again, "workers": workers}, cluster)
+    if cluster is not None:
+        raise ConfigError("--cluster is for the experts: a person drives one robot")
     options |= {"max_seconds": seconds} if seconds else {}
     person = {"by": by, "episodes": episodes, "host": host, "port": port}
     return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)
@@ -97,14 +106,11 @@ def data_annotate(
     return 0
 
 
-def _from_experts(out: Path, settings: dict[str, Any], noise: float, again: str | None, workers: int, policy: str | None) -> int:
+def _from_experts(out: Path, settings: dict[str, Any], cluster: str | None) -> int:
     from verbot import collection, processes
-    from verbot.errors import ConfigError
 
-    if policy is not None:
-        raise ConfigError("--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training")
-    config = collection.CollectConfig(**settings, noise=noise, again=again, workers=workers or processes.cores())
-    result = collection.run(config, out)
+    config = collection.CollectConfig(**{**settings, "workers": settings["workers"] or processes.cores()})
+    result = collection.run(config, out, cluster=cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
     return 0
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from verbot.data import format as layout
 from verbot.data.files import read_bytes, read_json, read_parquet
 from verbot.data.journal import Entry, Journal
+from verbot.data.rows import Rows
 from verbot.data.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
@@ -47,7 +48,8 @@ class Dataset:
         if number >= self._committed:
             one = self._journaled[number - self._committed]
             return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, one.extras, one)
-        row, extra = self._rows[number], self._extras.get(number)
+        row, place = self._rows[number], self._places.get(number)
+        extra = None if place is None else self._extras[place]
         identity = extra["identity"] if extra else self._foreign_identity(row)
         calibration, extras = (json.loads(extra[key]) if extra else {} for key in ("calibration", "extras"))
         return Episode(self, number, row["length"], identity, row["tasks"], calibration, extras, row)
@@ -72,24 +74,27 @@ class Dataset:
         return statistics_of([(episode.states, episode.actions) for episode in self])
 
     @functools.cached_property
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> Rows:
         """The rows of ``meta/episodes`` that ``info.json`` counts, by episode number."""
-        rows: list[dict[str, Any]] = []
         ours = [self.root / name for name in self._checksums if name.startswith("meta/episodes/")]
-        for path in sorted(ours or self.root.glob("meta/episodes/*/*.parquet")):
-            rows += self._read(path, lambda name: not name.startswith("stats/")).to_pylist()
-        rows = rows[: self._committed]
-        if [row["episode_index"] for row in rows] != list(range(self._committed)):
+        paths = sorted(ours or self.root.glob("meta/episodes/*/*.parquet"))
+        rows = Rows([self._read(path, lambda name: not name.startswith("stats/")) for path in paths], self._committed)
+        if not np.array_equal(rows.column("episode_index"), np.arange(self._committed)):
             raise CorruptFileError(
                 self.root / "meta/episodes", f"has {len(rows)} episodes, or not in order; info.json counts {self._committed}"
             )
         return rows
 
     @functools.cached_property
-    def _extras(self) -> dict[int, dict[str, Any]]:
+    def _extras(self) -> Rows:
         names = self.info["verbot"]["files"] if "verbot" in self.info else ()
         paths = [self.root / name for name in names if name.startswith("meta/verbot/")]
-        return {row["episode_index"]: row for path in sorted(paths) for row in self._read(path).to_pylist()}
+        return Rows([self._read(path) for path in sorted(paths)])
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """The row of `_extras` that tells of an episode; the last where there are several."""
+        return {int(number): place for place, number in enumerate(self._extras.column("episode_index"))}
 
     def _read(self, path: Path, columns: Any = lambda name: True) -> pa.Table:
         return read_parquet(path, self._checksums.get(path.relative_to(self.root).as_posix()), columns)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.data.cache import FeatureCache, Features, FrameCache
-from verbot.data.hindsight import handled_points, project, projections
-from verbot.data.reader import Dataset, Episode
+from verbot.data.hindsight import project
+from verbot.data.reader import Dataset
+from verbot.data.told import POINTS, Told
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -21,7 +23,6 @@ BoolArray = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 DRAWS = 3  # random numbers a window needs: which wording, whether another goal, which one
 KEYPOINTS = ("hindsight", "grounding")
-POINTS = ("target", "receptacle", "reference")
 _LISTS = ("instructions", "questions")  # of a batch; its other fields are arrays
 
 
@@ -93,14 +94,6 @@ class WindowBatch:
         return WindowBatch(**fields)
 
 
-@dataclass(frozen=True)
-class _Goals:
-    """What else an episode's first state admits: points (g, 3, 3) in the base frame, and wordings of each."""
-
-    points: npt.NDArray[np.float64]
-    instructions: Sequence[Sequence[str]]
-
-
 class Windows:
     """Every frame of a dataset as a training sample.
 
@@ -165,32 +158,30 @@ class Windows:
         self.spec, self.history, self.chunk, self.stride, self.sequence = source.spec, history, chunk, stride, sequence
         self.goals, self.acted, self.relabel, self.questions = goals, acted, relabel, questions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
-        recorded = list(source)
-        if not recorded:
+        if not len(source):
             raise DataError(f"{source.root} has no episodes yet")
-        chosen = range(len(recorded)) if episodes is None else episodes
-        ends = np.cumsum([0, *(len(episode) for episode in recorded)])
-        self._index = np.concatenate([np.arange(ends[e], ends[e + 1]) for e in chosen]) if len(chosen) else np.empty(0, np.int64)
+        known: dict[str, str] = {}  # a sentence that is told of many episodes is kept once
+        recorded = [Told.of(episode, self.cameras, keypoints, known) for episode in source]
+        self._ends = ends = np.cumsum([0, *(len(told.states) for told in recorded)])
+        self._index = self._frames_of(range(len(recorded)) if episodes is None else episodes)
         self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
         self._episode = np.repeat(np.arange(len(recorded)), np.diff(ends))
         self._visit_before = np.repeat(_visits_before(recorded, ends), np.diff(ends))
-        self._states = np.concatenate([episode.states for episode in recorded])
-        self._actions = np.concatenate([episode.actions for episode in recorded])
-        self._words = [episode.instructions for episode in recorded]
+        self._states = np.concatenate([told.states for told in recorded])
+        self._actions = np.concatenate([told.actions for told in recorded])
+        self._words = [told.instructions for told in recorded]
         self._word_counts = np.array([len(words) for words in self._words])
         present = [camera for camera in self.cameras if camera in source.camera_names]
         cache = cache or FrameCache(source, present)
         self._frames = {camera: cache.frames(camera) for camera in present}
         self._features = {camera: features.features(camera) for camera in present} if features else {}
         self._size = self._image_size()
-        self._matrices = np.concatenate([projections(e.states, self.spec, e.calibration, self.cameras) for e in recorded])
-        points = np.concatenate([_points(episode, keypoints) for episode in recorded])
-        self._keypoints, self._keypoints_mask = project(self._matrices, points)
-        self._goals = [_other_goals(episode) for episode in recorded]
+        self._matrices = np.concatenate([told.matrices for told in recorded])
+        self._keypoints, self._keypoints_mask = project(self._matrices, np.concatenate([told.points for told in recorded]))
+        self._goals = [told.goals for told in recorded]
         self._goal_counts = np.array([len(goals.points) for goals in self._goals])
-        engaged = np.array([_engaged(episode) for episode in recorded])
-        unseen = np.array([episode.extras.get("unseen_frame", len(episode)) for episode in recorded])
-        ended_well = np.array([_ended_well(episode) for episode in recorded])
+        engaged, unseen = (np.array([getattr(told, name) for told in recorded]) for name in ("engaged", "unseen"))
+        ended_well = np.array([told.ended_well for told in recorded])
         self._steps_left = np.where(ended_well[self._episode], self._end - 1 - np.arange(ends[-1]), -1)
         frame, self._recall_mask = np.arange(ends[-1]) - self._first, self._keypoints_mask.copy()
         self._keypoints_mask[(frame >= unseen[self._episode]) & (frame < engaged[self._episode])] = False
@@ -198,6 +189,16 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def choosing(self, episodes: Sequence[int], relabel: float = 0.0, questions: int = 0) -> Windows:
+        """Windows of other episodes of the same recording, which is in memory but once; arguments as of the class."""
+        other = copy.copy(self)
+        other._index, other.relabel, other.questions = self._frames_of(episodes), relabel, questions
+        return other
+
+    def _frames_of(self, episodes: Sequence[int]) -> Indices:
+        frames = [np.arange(self._ends[e], self._ends[e + 1]) for e in episodes]
+        return np.concatenate(frames) if frames else np.empty(0, np.int64)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -322,48 +323,10 @@ def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     return dataclasses.replace(batch, questions=questions, goal_mask=batch.goal_mask & ~absent)
 
 
-def _visits_before(recorded: Sequence[Episode], ends: Indices) -> Indices:
+def _visits_before(recorded: Sequence[Told], ends: Indices) -> Indices:
     """For each episode the row where the one before began, if both are of one scene; else -1."""
     rows = np.full(len(recorded), -1)
     for number, (before, episode) in enumerate(itertools.pairwise(recorded), start=1):
-        if episode.extras.get("visit") and episode.extras["request"] == before.extras.get("request"):
+        if episode.visit and episode.request == before.request:
             rows[number] = ends[number - 1]
     return rows
-
-
-def _engaged(episode: Episode) -> int:
-    """How many frames at the start show the scene untouched; none where nobody noted it."""
-    if "engaged_frame" not in episode.extras:
-        return 0
-    frame = episode.extras["engaged_frame"]
-    return len(episode) if frame is None else int(frame)
-
-
-def _ended_well(episode: Episode) -> bool:
-    return episode.extras.get("success") is not False and not episode.extras.get("handed_back")
-
-
-def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
-    """Points (t, 3, 3) in the base frame; the hand never tells the reference, so it is known where it was recorded."""
-    handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("engaged_frame"))
-    goals = episode.extras.get("grounding")
-    told = goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
-    points = np.concatenate([handled, np.broadcast_to(told[2:], (len(handled), 1, 3))], axis=1)
-    if kind == "grounding" and goals:
-        points[: _engaged(episode)] = told
-    if episode.extras.get("handed_back"):  # hindsight does not reach what a recording cut short was leading to
-        points[_engaged(episode) if kind == "grounding" and goals else 0 :] = np.nan
-    return points
-
-
-def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Target, receptacle and reference (3, 3) of an entry of ``grounding``, in the base frame; NaN where it has none."""
-    places = [goal.get(f"{name}_base_m") for name in POINTS]
-    return np.array([[np.nan] * 3 if place is None else place for place in places], float)
-
-
-def _other_goals(episode: Episode) -> _Goals:
-    """Those after the first, which is the one pursued."""
-    others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
-    points = np.array([goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)
-    return _Goals(points, [goal["instructions"] for goal in others])

@@ -33,6 +33,7 @@ def evaluate(
     out: str | Path,
     command: str | None = None,
     progress: bool = True,
+    cluster: str | None = None,
     **settings: Any,
 ) -> Summary:
     """Measure a policy on a suite; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
@@ -43,6 +44,7 @@ def evaluate(
         policy: how worker processes get the policy, or ``"random"`` or ``"expert"``.
         out: a folder; it may hold an interrupted run of the same policy.
         command: what a person typed, for the report.
+        cluster: as of `run`.
         settings: other fields of `EvaluationConfig`, e.g. ``episodes=200``, ``mode="paraphrase"``, ``axes={"lighting": 2}``.
 
     Raises:
@@ -57,4 +59,4 @@ def evaluate(
         >>> folder.cleanup()
     """
     config = build(EvaluationConfig, {"suite": suite, **settings})
-    return run(policy, config, Path(out), command=command, progress=progress)
+    return run(policy, config, Path(out), command=command, progress=progress, cluster=cluster)

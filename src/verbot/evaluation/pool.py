@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
+from verbot.cluster import Cluster, open_cluster, shared_out
 from verbot.evaluation.errands import Film, Setup, TimePredictions
 from verbot.evaluation.results import EpisodeResult, Job
 from verbot.evaluation.rollout import describe
 from verbot.processes import Worker, WorkerError, workers
 
+ANSWERER = "verbot.evaluation.errands:answerer"
 AHEAD = 2  # jobs in a worker's pipe beyond its slots, so that it never waits for us
 
 
@@ -84,9 +86,46 @@ class Pool:
             yield describe(job, {}, "error", str(error))
 
 
+class ClusterPool:
+    """The cores of a cluster (`verbot.cluster`), in the place of a `Pool`."""
+
+    alive = True
+
+    def __init__(self, cluster: Cluster, setup: Setup):
+        self._cluster, self._setup = cluster, setup
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
+        """Every job's result, as batches end. What is lost with a node is played again; jobs that nobody survives are errors."""
+        waiting = list(jobs)
+        size = max(1, min(4 * self._setup.slots, -(-len(waiting) // (4 * self._cluster.cores))))
+        batches = shared_out(waiting, size)
+        for number, answers in self._cluster.do(ANSWERER, self._setup, batches):
+            if isinstance(answers, WorkerError):
+                answers = [describe(job, {}, "error", str(answers)) for job in batches[number]]
+            yield from answers
+
+    def films(self, wanted: Sequence[Film]) -> list[bytes]:
+        """The mp4 of each."""
+        return [film for films in self._cluster.in_order(ANSWERER, self._setup, shared_out(wanted, 1)) for film in films]
+
+    def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
+        """Seconds of `count` predictions from one observation, after `play`, on one core of some node."""
+        ((seconds,),) = self._cluster.in_order(ANSWERER, self._setup, [[TimePredictions(tuple(jobs), count)]])
+        measured: list[float] = seconds
+        return measured
+
+
 @contextlib.contextmanager
-def open_pool(setup: Setup, count: int) -> Iterator[Pool]:
-    """`count` workers that have loaded the policy. Raises `WorkerError` with the traceback when one cannot."""
+def open_pool(setup: Setup, count: int, cluster: str | None = None) -> Iterator[Pool | ClusterPool]:
+    """`count` workers that have loaded the policy. Raises `WorkerError` with the traceback when one cannot.
+
+    Args:
+        cluster: its cores take the place of the workers.
+    """
+    if cluster is not None:
+        with open_cluster(cluster) as opened:
+            yield ClusterPool(opened, setup)
+        return
     with workers("verbot.evaluation.worker", count, "evaluation worker") as team:
         for worker in team:
             worker.send(setup)

@@ -20,7 +20,7 @@ from verbot.evaluation.errands import Film, Setup
 from verbot.evaluation.exhibits import Exhibit, choose
 from verbot.evaluation.intervals import difference, mcnemar
 from verbot.evaluation.players import SCRIPTED, AgentFactory, PolicySource
-from verbot.evaluation.pool import Pool, open_pool
+from verbot.evaluation.pool import ClusterPool, Pool, open_pool
 from verbot.evaluation.report import write_report
 from verbot.evaluation.results import EpisodeResult, Journal
 from verbot.evaluation.rollout import MakeEnv, Worlds
@@ -56,6 +56,7 @@ def run(
     make: MakeEnv = make_suite,
     command: str | None = None,
     progress: bool = True,
+    cluster: str | None = None,
 ) -> Summary:
     """Measure `policy` as `config` says and write ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
@@ -63,6 +64,7 @@ def run(
         policy: how workers get the policy, or ``"random"`` or ``"expert"``.
         make: makes an env from the suite's name and the config's options; must survive pickling.
         command: what a person typed, for the report.
+        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) in place of worker processes; results are the same.
 
     Raises:
         ConfigError: when `out` holds results of another policy or of other settings.
@@ -78,7 +80,7 @@ def run(
         compositional = getattr(env, "compositional_tasks", None)
         plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
     setup = Setup(worlds, None if isinstance(policy, str) else policy, _agents(config), config.slots)
-    played = _play(plan, setup, config, out, progress)
+    played = _play(plan, setup, config, out, progress, cluster)
     summary = summarize(name, config, plan, played, out, command)
     summary.save()
     write_report(summary, played.films, out / "report.html")
@@ -117,13 +119,13 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
     )
 
 
-def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progress: bool) -> Played:
+def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
     """Play what ``results.jsonl`` lacks; episodes that were errors are tried again."""
     jobs, started = plan.jobs(), time.monotonic()
     with Journal(out / "results.jsonl") as journal:
         waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
         count = min(config.workers or cores(), max(1, len(waiting)))
-        with open_pool(setup, count) as pool:
+        with open_pool(setup, count, cluster) as pool:
             done = len(jobs) - len(waiting)
             with Progress("evaluate", len(jobs), "episodes", done, progress) as bar:
                 for number, result in enumerate(pool.play(waiting), done + 1):
@@ -136,7 +138,9 @@ def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progres
     return Played(journal.done, latencies, films, seconds, len(waiting))
 
 
-def _films(pool: Pool, plan: Plan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]) -> list[tuple[Exhibit, bytes]]:
+def _films(
+    pool: Pool | ClusterPool, plan: Plan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]
+) -> list[tuple[Exhibit, bytes]]:
     pairs = {name: [(job, results[job.key]) for job in jobs] for name, jobs in plan.conditions.items()}
     chosen = choose(pairs[config.main], pairs.get("counterfactual", []), config.videos)
     films = pool.films([Film(exhibit.job, exhibit.result.actions) for exhibit in chosen])

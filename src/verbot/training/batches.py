@@ -13,7 +13,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
-from verbot.data.reader import statistics_of
+from verbot.data.reader import Episode, statistics_of
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
@@ -47,17 +47,17 @@ class Supply:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
         chosen = [_chosen(config, number, dataset) for number, dataset in enumerate(datasets)]
-        episodes = [dataset[i] for dataset, taken in zip(datasets, chosen, strict=True) for i in taken]
+        self._chosen = list(zip(datasets, chosen, strict=True))
         self.statistics: Statistics = (
             datasets[0].statistics()
             if len(datasets) == 1 and config.selections is None
-            else statistics_of([(e.states, e.actions) for e in episodes])
+            else statistics_of([(e.states, e.actions) for e in self._episodes()])
         )
-        self._episodes = episodes
-        self.instructions = sorted({words for e in episodes for words in (*e.instructions, *_other_words(e.extras))})
+        said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras)))
+        self.instructions = sorted(set(said))
         splits = [_split(config, number, each) for number, each in enumerate(chosen)]
         self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
-        held = [self._windows(d, hidden, AugmentConfig()) for d, (_, hidden) in zip(datasets, splits, strict=True) if hidden]
+        held = [windows.choosing(hidden) for windows, (_, hidden) in zip(self._train, splits, strict=True) if hidden]
         self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
         self._corrections: list[Windows] = []
         self._stream: Iterator[WindowBatch] | None = None
@@ -104,7 +104,7 @@ class Supply:
         network = self._config.network
         if not network.learns_from_chunks:
             return None
-        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes if len(e.actions) >= network.chunk]
+        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes() if len(e.actions) >= network.chunk]
         if not every:
             raise ConfigError(f"no episode is as long as a chunk of {network.chunk} actions")
         found = np.concatenate(every).swapaxes(1, 2)
@@ -125,6 +125,10 @@ class Supply:
         """The same batches at every call."""
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self._config.validation_batches))
+
+    def _episodes(self) -> Iterator[Episode]:
+        """Those that are trained on or held out; each is read anew, for all of them together take much memory."""
+        return (dataset[number] for dataset, taken in self._chosen for number in taken)
 
     def _windows(self, dataset: Dataset, episodes: Sequence[int], told: AugmentConfig) -> Windows:
         network = self._config.network

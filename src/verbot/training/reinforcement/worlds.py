@@ -15,7 +15,7 @@ from verbot.collection import CollectConfig, request_for
 from verbot.configuration import to_plain
 from verbot.contracts import Env, observation_from_env
 from verbot.data.hindsight import project, projections
-from verbot.data.windows import goal_points
+from verbot.data.told import goal_points
 from verbot.envs import make_env
 from verbot.processes import Worker, cores, workers
 from verbot.spec import FloatArray, Observation, RobotSpec
