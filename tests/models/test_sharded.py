@@ -1,0 +1,39 @@
+"""Every part computes the same losses and gradients where its weights are gathered block by block."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from verbot.training.distributed import Team
+from verbot.training.sharding import Sharded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group(tmp_path_factory):
+    meeting = tmp_path_factory.mktemp("group") / "meeting"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_network_computes_the_same_when_its_weights_are_shared_out(variant, make_network, make_batch):
+    network = make_network(variant).train()
+    batch = make_batch(network)
+    shared = copy.deepcopy(network)
+    held, found = Sharded(shared, Team(0, 1)), []
+    for each in (network, shared):
+        torch.manual_seed(0)
+        losses = each.losses(batch, torch.Generator().manual_seed(0))
+        losses["loss"].backward()
+        found.append({name: float(value.detach()) for name, value in losses.items()})
+    assert found[0] == found[1]
+    named = dict(network.named_parameters())
+    slopes = [named[name].grad for name in held.layout]
+    expected = torch.cat(
+        [torch.zeros(named[n].numel()) if g is None else g.flatten() for n, g in zip(held.layout, slopes, strict=True)]
+    )
+    held.share(Team(0, 1))
+    torch.testing.assert_close(held.gradient, expected, rtol=1e-5, atol=1e-7)
