@@ -32,6 +32,7 @@ from verbot.data import FrameCache, Loader, Windows, open_dataset
 
 KINDS = {"videos": "videos", "states and actions": "data", "what was told": "meta"}
 FLOAT = 4  # bytes
+FEW = 2  # episodes, to tell what starting costs
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def measured(arguments: Arguments) -> dict[str, float]:
     found["files an episode"] = len(files) / episodes
     found["bytes a camera and frame, encoded"] = found["bytes an episode, videos"] * episodes / frames / cameras
     found["bytes a camera and frame, decoded"] = float(np.prod(dataset[0].images(dataset.camera_names[0]).shape[1:]))
+    FrameCache(dataset)
     call = [sys.executable, __file__, "--dataset", str(arguments.dataset), "--held"]
     found["bytes of memory an episode"] = float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,11 +98,9 @@ def measured(arguments: Arguments) -> dict[str, float]:
 
 def made(arguments: Arguments, path: Path, size: int) -> dict[str, float]:
     """A few episodes of the starter suite with cameras of `size`: what they cost, in bytes and seconds of a core."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.process_time()
-    result = collect("tabletop-starter", path, arguments.made, seed=1, workers=1, options={"image_size": size}, progress=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - started
+    few, _ = collected(path.with_name(f"{path.name}-few"), FEW, size)
+    spent, frames = collected(path, FEW + arguments.made, size)
+    spent = (spent - few) / arguments.made  # without what starting costs
     dataset = open_dataset(path)
     videos = sum(file.stat().st_size for file in path.rglob("*.mp4"))
     started = time.process_time()
@@ -112,17 +112,27 @@ def made(arguments: Arguments, path: Path, size: int) -> dict[str, float]:
     for step in range(1, 21):
         loader.batch(step)
     reading = time.process_time() - started
-    views = result.frames * len(dataset.camera_names)
+    views = frames * len(dataset.camera_names)
     return {
         "made: bytes a camera and frame, encoded": videos / views,
-        "made: core seconds an episode": spent / result.episodes,
+        "made: core seconds an episode": spent,
         "made: frames decoded in a core second": views / decoding,
         "made: windows read in a core second": 20 * 64 / reading,
     }
 
 
+def collected(path: Path, episodes: int, size: int) -> tuple[float, int]:
+    """Core seconds of gathering the first so many episodes, this process and its worker together, and their frames."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
+    options = {"image_size": size}
+    result = collect("tabletop-starter", path, episodes, seed=1, workers=1, options=options, progress=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    children = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return children + time.process_time() - started, result.frames
+
+
 def memory(dataset: Path) -> float:
-    """Bytes that training holds for each episode of `dataset`, memory-mapped frames aside."""
+    """Bytes that training holds for each episode of `dataset`, memory-mapped frames aside; their cache must be there."""
     from verbot.recipes.config import resolve
     from verbot.training.batches import Supply
 
@@ -132,7 +142,6 @@ def memory(dataset: Path) -> float:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
     config = dataclasses.replace(resolve("starter").training, datasets=(str(dataset),), processes=1)
-    Supply.prepare(config)
     before, episodes = held(), len(open_dataset(dataset))
     supply = Supply(config, dataset, 0, 0)
     supply.batch(0, 0)
@@ -176,7 +185,7 @@ def gpu(arguments: Arguments, parameters: float) -> dict[str, float]:
         "memory, fsdp: the share of 7 vectors, GB": 7 * FLOAT * parameters / count / 1e9,
         "sent by one in a step, data: GB": 2 * (count - 1) / count * FLOAT * parameters / 1e9,
         "sent by one in a step, fsdp: GB": 3 * (count - 1) / count * FLOAT * parameters / 1e9,
-        "network of one, data, GB/s, if nothing else may wait": 2 * (count - 1) / count * FLOAT * parameters / step / 1e9,
+        "network of one, data, GB/s": 2 * (count - 1) / count * FLOAT * parameters / step / 1e9,
         "network of one, fsdp, GB/s": 3 * (count - 1) / count * FLOAT * parameters / step / 1e9,
         "a checkpoint, GB": 4 * FLOAT * parameters / 1e9,
     }

@@ -95,3 +95,25 @@ def test_the_dataset_may_lie_elsewhere(written, tmp_path, windows):
     shutil.copytree(written, tmp_path / "moved")
     moved = Windows(open_dataset(tmp_path / "moved"), history=2, chunk=3, relabel=0.5)
     assert_same(Loader(moved, 6).batch(2), Loader(windows, 6).batch(2))
+
+
+def test_a_rank_reads_nothing_but_its_part(windows, monkeypatch):
+    asked = []
+    genuine = Windows.gather
+    monkeypatch.setattr(Windows, "gather", lambda self, indices, draws: asked.append(indices) or genuine(self, indices, draws))
+    ranks = [Loader(windows, 12, seed=2, rank=rank, world=3) for rank in range(3)]
+    for loader in ranks:
+        loader.batch(5)
+    assert [len(part) for part in asked] == [4, 4, 4]
+    assert np.concatenate(asked).tolist() == ranks[0].indices(5).tolist()
+
+
+def test_other_episodes_of_the_same_recording_are_held_but_once(written):
+    dataset = open_dataset(written)
+    some = Windows(dataset, chunk=3, episodes=[0], relabel=0.5, questions=2)
+    others = some.choosing([1])
+    assert_same(
+        others.batch([0, 3], np.random.default_rng(0)),
+        Windows(dataset, chunk=3, episodes=[1]).batch([0, 3], np.random.default_rng(0)),
+    )
+    assert others._states is some._states and len(some) == len(dataset[0])

@@ -101,11 +101,11 @@ def train(
     device, config = find_device(config.device, *seat), begun(config)
     if sharded := config.parallel == "fsdp":
         check_sharding(device)
+    if launch is None or launch.rank == 0:
+        _claim(config, out, resume)
     random_state = torch.random.fork_rng(devices=generators(device))
     with torch_threads(config.threads), random_state, ExitStack() as joined:
         team = joined.enter_context(join(launch, device)) if launch else Team(0, 1)
-        if team.leads:
-            _claim(config, out, resume)
         if team.agree((out / RESULT).exists()):
             return build(TrainResult, json.loads((out / RESULT).read_text()))
         if seat[0] == 0:  # once on each machine, so that the others find done what takes long
