@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from verbot.models.network import NetworkConfig, Part
 from verbot.training.distributed import Team
 from verbot.training.sharding import Sharded
 
@@ -19,8 +20,26 @@ def group(tmp_path_factory):
     torch.distributed.destroy_process_group()
 
 
-def test_a_network_computes_the_same_when_its_weights_are_shared_out(variant, make_network, make_batch):
-    network = make_network(variant).train()
+@pytest.mark.soak
+def test_every_part_computes_the_same_when_its_weights_are_shared_out(variant, make_network, make_batch):
+    check(make_network(variant), make_batch)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fusion": Part("concat", {"hidden": 0}), "head": Part("flow_expert", {"hidden": 16, "layerwise": True})},
+        {"fusion": Part("cross_attention")},
+        {"memory": Part("temporal", {"frames": 3}), "sequence": 4},
+    ],
+    ids=["layerwise", "cross_attention", "temporal"],
+)
+def test_blocks_compute_the_same_when_their_weights_are_shared_out(changes, make_network, make_batch):
+    check(make_network(NetworkConfig(width=16, chunk=3, **changes)), make_batch)
+
+
+def check(network, make_batch) -> None:
+    network.train()
     batch = make_batch(network)
     shared = copy.deepcopy(network)
     held, found = Sharded(shared, Team(0, 1)), []

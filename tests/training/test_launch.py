@@ -100,7 +100,7 @@ def interrupted(config, folder: Path, rank: int, kills: int = 1, **settings: str
 
 
 def long(toy, **changes):
-    return toy_config(toy, steps=120, checkpoint_every=20, validate_every=40, processes=2, **changes)
+    return toy_config(toy, steps=60, checkpoint_every=10, validate_every=20, processes=2, **changes)
 
 
 def test_one_that_is_killed_costs_steps_and_never_a_bit(toy, tmp_path):
@@ -109,7 +109,7 @@ def test_one_that_is_killed_costs_steps_and_never_a_bit(toy, tmp_path):
     train(config, tmp_path / "whole", progress=False)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole"), "two of torchrun's are as two of ours"
     assert same(tmp_path / "run", tmp_path / "whole")
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 120
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 60
 
 
 @pytest.mark.soak
