@@ -9,6 +9,7 @@ from verbot.data import open_dataset
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models import parts
+from verbot.models.scorers import scorers
 from verbot.recipes import recipes
 from verbot.recipes.design import design_lists
 from verbot.recipes.trials import trials
@@ -17,7 +18,7 @@ from verbot.spec import UInt8Array
 
 
 def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
-    """Names by kind: of envs, of recipes, of lists of designs, and of every kind of a network's parts.
+    """Names by kind: of envs, of recipes, of lists of designs, of scorers, and of every kind of a network's parts.
 
     Raises `UnknownNameError` for a kind that there is not.
 
@@ -26,7 +27,8 @@ def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
         'tabletop-starter'
     """
     registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
-    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists, "reinforcement": trials.names}
+    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists, "reinforcement": trials.names,
+             "scorers": scorers.names}  # fmt: skip
     known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
     if kind is not None and kind not in known:
         raise UnknownNameError("kind of things to list", kind, known)

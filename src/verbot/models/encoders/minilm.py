@@ -88,10 +88,15 @@ class FrozenEncoder:
         self.folder, self.weights, self.depth = folder, folder / "model.safetensors", depth
         with open(self.weights, "rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        self.cache = TextCache(f"minilm-{self.sha256[:16]}-{depth}-{TILE}", WIDTH, self._tokenize, self._run)
+        self.cache = TextCache(f"minilm-{self.sha256[:16]}-{depth}-{TILE}", WIDTH, self.tokenize, self._run)
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(texts)]
+    def embeddings(self) -> Tensor:
+        """What every token is before the first layer, (tokens, d)."""
+        return _load(self.folder)[1]["embeddings.word_embeddings.weight"]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the two that begin and end it."""
+        return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(list(texts))]
 
     def _run(self, ids: Tensor, mask: Tensor) -> Tensor:
         _, w = _load(self.folder)

@@ -159,6 +159,10 @@ class Actor(BasePolicy):
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
         return self._consider(obs)[1]
 
+    def log_probs(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
+        """(b,) of normalized actions (b, a)."""
+        return self._consider(obs)[0].log_prob(actions)
+
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self(observation, deterministic)[0]
 
@@ -208,7 +212,7 @@ class Playground(VecEnv):
     """`Worlds` for Stable-Baselines3, in the policy's normalized observations and actions."""
 
     def __init__(self, worlds: Worlds, policy: Policy, senses: Senses, reward: Reward):
-        self._worlds, self._policy, self._senses, self._reward = worlds, policy, senses, reward
+        self._worlds, self._policy, self._senses, self.reward = worlds, policy, senses, reward
         spec = policy.spec
         limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
         super().__init__(worlds.count, senses.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
@@ -217,7 +221,7 @@ class Playground(VecEnv):
 
     def reset(self) -> Arrays:
         begun = self._worlds.begin()
-        self._reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
+        self.reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
         return self._senses.take([seen for seen, _ in begun])
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -225,10 +229,10 @@ class Playground(VecEnv):
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         turns = self._worlds.step(list(self._actions))
-        rewards = self._reward(turns, self._actions)
+        rewards = self.reward(turns, self._actions)
         infos = [self._info(i, turn) for i, turn in enumerate(turns)]
         over = [i for i, turn in enumerate(turns) if turn.last is not None]
-        self._reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].look for i in over])
+        self.reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].look for i in over])
         return (
             self._senses.take([turn.look for turn in turns]),
             rewards.astype(np.float32),
@@ -244,6 +248,14 @@ class Playground(VecEnv):
             info |= {"terminal_observation": ended, "TimeLimit.truncated": turn.truncated, "length": int(self._lengths[world])}
             self._lengths[world] = 0
         return info
+
+    def judge(self, actor: Actor, looks: Sequence[Look], actions: FloatArray) -> FloatArray:
+        """Logarithms (n,) of the chances that `actor` gives to `actions` (n, a), in the robot's units."""
+        obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._senses.take(looks).items()}
+        wanted = torch.as_tensor(self._policy.action_steps.forward(actions), dtype=torch.float32, device=actor.device)
+        with torch.no_grad():
+            log_probs: FloatArray = actor.log_probs(obs, wanted).cpu().numpy()
+        return log_probs
 
     def close(self) -> None:
         self._worlds.close()

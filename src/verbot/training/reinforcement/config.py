@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import ConfigError
-from verbot.models.network import NetworkConfig
+from verbot.models.network import NetworkConfig, Part
 from verbot.training.reinforcement.curriculum import Curriculum
 
 
@@ -20,6 +20,8 @@ class ReinforceConfig:
         tasks: played in turn; None plays all that the env has.
         axes: randomization axis to strength, for every episode.
         policy: a folder with the policy to begin with; None begins with a new one of `network`.
+        policy_sha256: which one that is, found when the run begins; another one is refused.
+        reward: what a step is worth; ``"world"`` is the world's own.
         network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
         steps: control steps in all worlds together.
         worlds: episodes that are played at the same time.
@@ -54,6 +56,8 @@ class ReinforceConfig:
     tasks: tuple[str, ...] | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
     policy: str | None = None
+    policy_sha256: str | None = None
+    reward: Part = field(default_factory=lambda: Part("world"))
     network: NetworkConfig = field(default_factory=NetworkConfig)
     steps: int = 1_000_000
     worlds: int = 16
@@ -96,6 +100,8 @@ class ReinforceConfig:
                 f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "
                 f"which batches of {self.batch_size} do not share evenly"
             )
+        if (self.shaping or self.headway) and self.reward.name != "world":
+            raise ConfigError(f"shaping and headway are of the world's own reward; {self.reward.name!r} cannot have them")
         if self.network.history > 1 or self.network.memory or self.network.acted or self.network.goal:
             raise ConfigError("reinforcement learns policies that see one frame and are told in words: no history, memory, "
                               "acted or goal part")  # fmt: skip

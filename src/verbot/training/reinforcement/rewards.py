@@ -1,15 +1,19 @@
-"""What a step is worth: the world's own reward, alone or with a potential that does not change what is best."""
+"""What a step is worth: the world's own reward, alone or with a potential that does not change what is best, or another's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from verbot.errors import ConfigError
+from verbot.registry import Registry
 from verbot.spec import FloatArray
+from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.worlds import Look, Turn
 
 Rewards = npt.NDArray[np.float64]
@@ -25,6 +29,49 @@ class Reward(Protocol):
     def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
         """(n,) of one control step, with the actions (n, a) that led to it, in the robot's units."""
         ...
+
+
+Judge = Callable[[Sequence[Look], FloatArray], FloatArray]  # logarithms (n,) of the policy's chances of actions (n, a)
+
+
+@runtime_checkable
+class LearnedReward(Reward, Protocol):
+    """One that changes while the policy does, between two of its updates."""
+
+    def learn(self, judge: Judge, log_probs: FloatArray) -> dict[str, float]:
+        """From every step since it learned last, whose actions had the `log_probs` (t, worlds). Returns figures for the log."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Leave in the folder of the run what was learned."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+# Each is called with the run's configuration and its own options. A static method ``fit(config, options)``, where it has one,
+# gives its options with the identities of the files that they name.
+rewards: Registry[Any] = Registry("reward", package="verbot.training.reinforcement", group="verbot.rewards")
+
+
+@rewards.register("world")
+def own(config: ReinforceConfig) -> Reward:
+    """The world's, with the potential that `config.shaping` weighs or the headway that `config.headway` does."""
+    return made(config.shaping, config.headway, config.discount, config.worlds)
+
+
+def make_reward(config: ReinforceConfig) -> Reward:
+    """The one that `config` names. Raises `ConfigError` for options that it does not take."""
+    factory = rewards.get(config.reward.name)
+    try:
+        reward: Reward = factory(config, **config.reward.options)
+    except TypeError as error:
+        raise ConfigError(f"reward {config.reward.name!r} does not take these options: {error}") from error
+    return reward
 
 
 class OwnReward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from stable_baselines3.common.logger import Logger
 from verbot.configuration import dump_yaml, load_yaml, to_plain
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.identity import policy_identity
+from verbot.models.network import Part
 from verbot.policy import Policy
 from verbot.statistics import Statistics
 from verbot.training.checkpoint import replace_durably
@@ -29,7 +32,8 @@ from verbot.training.log import Log
 from verbot.training.reinforcement.actor import Actor, Playground, Senses
 from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.curriculum import Course
-from verbot.training.reinforcement.rewards import Reward, made
+from verbot.training.reinforcement.moments import flat, nested
+from verbot.training.reinforcement.rewards import LearnedReward, Reward, make_reward, rewards
 from verbot.training.reinforcement.worlds import Worlds, survey
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
@@ -63,13 +67,13 @@ def reinforce(
     Called again it goes on from its last checkpoint, with new episodes (unlike `train`, not to the bit).
 
     Args:
-        reward: in place of the world's own.
+        reward: in place of the one that `config` names.
         card: Markdown for the policy's card.
 
     Raises:
         ConfigError: the policy cannot be learned so, or `out` holds another run.
     """
-    out = Path(out)
+    out, config = Path(out), identified(config)
     done = _claim(config, out, resume)
     if done is not None:
         return done
@@ -84,10 +88,32 @@ def reinforce(
                 algorithm.learn(left, callback=watch, reset_num_timesteps=False)
         policy.network.eval().requires_grad_(True)
         policy.save(out / POLICY, card=card)
+        learned = algorithm.get_env().reward  # type: ignore[union-attr]
+        if isinstance(learned, LearnedReward):
+            learned.save(out)
         result = ReinforceResult(str(out / POLICY), algorithm.num_timesteps, watch.episodes, watch.success(), watch.errors,
                                  round(watch.seconds, 1))  # fmt: skip
         replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
+
+
+def identified(config: ReinforceConfig) -> ReinforceConfig:
+    """`config` with the identities of the policy that it begins with and of what its reward is read from.
+
+    Raises `ConfigError` where one is another than `config` says already.
+    """
+    factory, options = rewards.get(config.reward.name), config.reward.options
+    if hasattr(factory, "fit"):
+        config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
+    if config.policy is None:
+        return config
+    sha256 = policy_identity(Path(config.policy))
+    if config.policy_sha256 not in (None, sha256):
+        raise ConfigError(
+            f"the policy {config.policy} is another one than this run began with: sha256 {sha256}, not {config.policy_sha256}; "
+            f"put that one back, or begin a new run in another folder"
+        )
+    return dataclasses.replace(config, policy_sha256=sha256)
 
 
 def beginning(config: ReinforceConfig) -> Policy:
@@ -111,8 +137,7 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
     policy.network.to(device)
     senses, played = Senses(policy, config.questions), _progress(out).get("episodes", 0) // config.worlds
     worlds = Worlds(config, played)
-    if reward is None:
-        reward = made(config.shaping, config.headway, config.discount, config.worlds)
+    reward = make_reward(config) if reward is None else reward
     playground = Playground(worlds, policy, senses, reward)
     share = config.worlds * config.rollout / config.steps
     try:
@@ -141,7 +166,7 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
 
 
 class _Watch(BaseCallback):
-    """Counts, writes the log, and keeps checkpoints."""
+    """Counts, writes the log, lets a reward learn that does, and keeps checkpoints."""
 
     def __init__(
         self,
@@ -187,6 +212,7 @@ class _Watch(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self.updates += 1
+        learned = self._learn()
         self.seconds = self._resumed + time.monotonic() - self._started
         told = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
         by_task: dict[str, list[bool]] = {}
@@ -200,9 +226,18 @@ class _Watch(BaseCallback):
         if self._course is not None:
             told |= {f"level {task}": float(level) for task, level in self._course.reached.items()}
         reward = float(np.mean(self.model.rollout_buffer.rewards))  # type: ignore[attr-defined]
-        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **told)
+        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **learned, **told)
         note = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
         self._log.advance(self.num_timesteps, self._config.steps, note or "no episode has ended yet")
+
+    def _learn(self) -> dict[str, float]:
+        """What a reward that learns makes of the steps just played; the policy is still the one that played them."""
+        playground: Any = self.training_env
+        if not isinstance(playground.reward, LearnedReward):
+            return {}
+        actor: Any = self.model.policy
+        log_probs = self.model.rollout_buffer.log_probs  # type: ignore[attr-defined]
+        return playground.reward.learn(lambda looks, actions: playground.judge(actor, looks, actions), log_probs)
 
     def _save(self) -> None:
         state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
@@ -210,8 +245,10 @@ class _Watch(BaseCallback):
                  "course": self._course.state() if self._course is not None else None}  # fmt: skip
         actor = self.model.policy
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-        for number, moments in actor.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        tensors |= flat(actor.optimizer.state_dict()["state"])
+        playground: Any = self.training_env
+        if isinstance(playground.reward, LearnedReward):
+            tensors |= {f"reward.{name}": value for name, value in playground.reward.state().items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
 
@@ -241,14 +278,12 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
         tensors = load((out / CHECKPOINT).read_bytes())
         actor = algorithm.policy
         actor.load_state_dict({name.removeprefix("actor."): t for name, t in tensors.items() if name.startswith("actor.")})
-        moments: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, what = name.split(".", 2)
-                moments.setdefault(int(number), {})[what] = tensor
         kept = actor.optimizer.state_dict()
-        actor.optimizer.load_state_dict({"state": moments, "param_groups": kept["param_groups"]})
+        actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
         algorithm.num_timesteps = state["steps"]
+        reward = algorithm.get_env().reward  # type: ignore[union-attr]
+        if isinstance(reward, LearnedReward):
+            reward.restore({n.removeprefix("reward."): t for n, t in tensors.items() if n.startswith("reward.")})
     return state
 
 

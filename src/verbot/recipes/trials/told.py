@@ -1,0 +1,48 @@
+"""The navigation world without its own reward: by a scorer of states in words, and by what demonstrations show."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from verbot.models.parts import Part
+from verbot.recipes.trials import TrialConfig, trials
+from verbot.recipes.trials.navigation import navigation_ppo
+from verbot.training.reinforcement.config import ReinforceConfig
+
+
+@trials.register("navigation-language")
+def navigation_language() -> TrialConfig:
+    """The scorer is trained first: ``python benchmarks/language_reward.py outputs/scorer.safetensors``."""
+    return TrialConfig(
+        name="navigation-language",
+        about="goes to what is named, from a weak cloned policy, by what a scorer of states in words says and no other reward",
+        reinforcement=_told("language", scorer="outputs/scorer.safetensors", weight=2.0, cost=0.5),
+    )
+
+
+@trials.register("navigation-airl")
+def navigation_airl() -> TrialConfig:
+    """The demonstrations are those of ``verbot collect --suite navigation-compass --tasks go --episodes 200 --seed 1``."""
+    return TrialConfig(
+        name="navigation-airl",
+        about="goes to what is named, from a weak cloned policy, by a reward recovered from the same demonstrations",
+        reinforcement=_told("adversarial", demonstrations=200, seed=1),
+    )
+
+
+def _told(reward: str, **options: Any) -> ReinforceConfig:
+    return dataclasses.replace(
+        navigation_ppo().reinforcement,
+        tasks=("go",),
+        options={},
+        policy="outputs/cloned/policy",
+        reward=Part(reward, options),
+        steps=100_000,
+        worlds=32,
+        batch_size=256,
+        learning_rate=5e-4,
+        value_weight=0.5,
+        entropy=0.005,
+        warmup=2,
+    )

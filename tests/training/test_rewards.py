@@ -1,0 +1,270 @@
+"""Rewards by name: a scorer's opinion alone, a reward found out from demonstrations, and what a run remembers of them."""
+
+import dataclasses
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_reinforcement import NOWHERE, TOY, Here, toy  # noqa: F401
+
+from verbot.envs import make_env
+from verbot.errors import ConfigError, PolicyError, UnknownNameError
+from verbot.models.network import Part
+from verbot.models.scorers.matcher import Matcher, TrainedScorer
+from verbot.training import read_log
+from verbot.training.reinforcement import ReinforceConfig, language, reinforce
+from verbot.training.reinforcement import run as running
+from verbot.training.reinforcement.adversarial import AdversarialReward, demonstrate
+from verbot.training.reinforcement.language import ScorerConfig, Sentences, contradict, train_scorer, watch
+from verbot.training.reinforcement.rewards import LearnedReward, OwnReward, make_reward
+from verbot.training.reinforcement.told import LanguageReward
+from verbot.training.reinforcement.worlds import Turn
+
+GO = ReinforceConfig(env="navigation-compass", tasks=("go",), worlds=4, rollout=8, batch_size=32, discount=0.9)
+TAUGHT = ScorerConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return train_scorer(TAUGHT, progress=False)
+
+
+def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(scorer):
+    """Scenes, things and words that it was not taught with."""
+    unseen = watch(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
+    nearer, fits = [], []
+    for episode in unseen:
+        others = [wordings[0] for goal, wordings in episode.offered if contradict(goal, episode.goal)]
+        said = episode.told[0]
+        if len(episode.states) > 8:
+            early, late = scorer.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
+            nearer.append(bool(late > early))
+        done = scorer.opinions([episode.states[-1]] * (1 + len(others)), [said, *others])[:, 1]
+        fits.append(bool(done[0] > done[1:].max()))
+    assert np.mean(nearer) > 0.8, "half of them by chance"
+    assert np.mean(fits) > 0.6, "a third or a quarter of them by chance"
+
+
+def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypatch):
+    few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
+    whole = train_scorer(few, progress=False)
+    monkeypatch.setattr(language, "EVERY", 4)
+    path, step = tmp_path / "checkpoint", language.replace_durably
+
+    def killed(*args):
+        step(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(language, "replace_durably", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_scorer(few, progress=False, checkpoint=path)
+    again = train_scorer(few, progress=False, checkpoint=path)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    with pytest.raises(ConfigError, match="of a scorer that is trained otherwise"):
+        train_scorer(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
+
+
+def test_who_is_taught_never_hears_a_sentence_that_might_fit():
+    episodes = watch(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
+    sentences, rng = Sentences(episodes), np.random.default_rng(0)
+    meant = {told: goal for episode in episodes for goal, wordings in episode.offered for told in wordings}
+    for episode in episodes:
+        heard = [meant[told] for _ in range(10) if (told := sentences.against(episode, rng)) is not None]
+        assert heard and all(contradict(goal, episode.goal) for goal in heard)
+        assert any(goal["object"] != episode.goal["object"] for goal in heard)
+    states, goals, near, done = language._batch(episodes, sentences, TAUGHT, rng, Matcher(8, 2))
+    assert len(states) == len(goals) == 36
+    assert near.isnan().sum() == 12 and done.sum() == 6 and all(near[done > 0] == 1.0)
+
+
+class Told:
+    """A scorer whose opinions are written in the state."""
+
+    def score(self, states, goals):
+        assert all(goals)
+        return np.array([[float(number) for number in state.split()] for state in states], np.float32)
+
+
+def turn(near, done, last=False, truncated=False):
+    return Turn(NOWHERE, np.nan, {"state_text": f"{near} {done}"}, NOWHERE if last else None, truncated)
+
+
+def test_language_alone_decides_what_a_step_is_worth():
+    rng, actions = np.random.default_rng(0), np.zeros((1, 1), np.float32)
+    config = dataclasses.replace(GO, worlds=1, batch_size=8)
+    for truncated in (False, True):
+        reward = LanguageReward(config, Told(), weight=2.0, cost=0.5)
+        near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
+        reward.begin([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
+        earned = [reward([turn(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]
+        assert np.isfinite(earned).all(), "the world's own reward is not asked for"
+        cost = 0.0 if truncated else 0.5 * (1 - done[8])
+        assert sum(earned) == pytest.approx(2.0 * (near[8] - near[0]) + done[8] - cost, abs=1e-5)
+        assert earned[3] == pytest.approx(2.0 * (near[4] - near[3]), abs=1e-5), "on the way nothing is judged"
+
+
+def test_a_reward_is_found_by_name(toy, tmp_path, scorer):  # noqa: F811
+    assert isinstance(make_reward(TOY), OwnReward)
+    for reward, error, message in (
+        (Part("langauge"), UnknownNameError, "Did you mean 'language'"),
+        (Part("language"), ConfigError, "needs a scorer"),
+        (Part("language", {"scorer": {"path": "x"}}), ConfigError, "a scorer is a path, or a name with options"),
+        (Part("language", {"scorer": str(tmp_path / "x")}), PolicyError, "there is no scorer at"),
+        (Part("world", {"pay": 1}), ConfigError, "does not take these options: .*pay"),
+    ):
+        with pytest.raises(error, match=message):
+            reinforce(dataclasses.replace(TOY, reward=reward), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="shaping and headway are of the world's own reward"):
+        dataclasses.replace(TOY, shaping=1.0, reward=Part("language"))
+    path = tmp_path / "scorer.safetensors"
+    scorer.save(path)
+    config = dataclasses.replace(TOY, reward=Part("language", {"scorer": str(path)}))
+    with pytest.raises(ConfigError, match="'toy' does not tell its state in words"):
+        reinforce(config, tmp_path / "toy", progress=False)
+    running.identified(config)
+    options = running.identified(config).reward.options["scorer"]["options"]
+    assert options == TrainedScorer.fit({"path": str(path)})
+    Matcher(16).save(path)
+    with pytest.raises(ConfigError, match="holds a run with another reward"):
+        reinforce(config, tmp_path / "toy", progress=False)
+
+
+def test_the_start_is_the_one_that_a_run_began_with(toy, tmp_path):  # noqa: F811
+    running.beginning(TOY).save(tmp_path / "start")
+    config = dataclasses.replace(TOY, policy=str(tmp_path / "start"), steps=256)
+    first = running.identified(config)
+    reinforce(config, tmp_path / "run", progress=False)
+    other = running.beginning(dataclasses.replace(TOY, seed=1))
+    (tmp_path / "start").rename(tmp_path / "old")
+    other.save(tmp_path / "start")
+    with pytest.raises(ConfigError, match="holds a run with another policy_sha256"):
+        reinforce(config, tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match=f"is another one than this run began with: sha256 .*, not {first.policy_sha256}"):
+        reinforce(first, tmp_path / "again", progress=False)
+
+
+class Counting(OwnReward):
+    """Learns how many steps it saw, by what policy."""
+
+    def __init__(self):
+        self.steps = torch.zeros(1)
+        self.looks = []
+
+    def begin(self, worlds, infos, seen):
+        self.looks = [*self.looks, *seen][-8:]
+
+    def learn(self, judge, log_probs):
+        self.steps = self.steps + log_probs.size
+        chances = judge(self.looks, np.zeros((len(self.looks), self.actions), np.float32))
+        assert np.isfinite(chances).all() and chances.shape == (len(self.looks),)
+        return {"steps seen": float(self.steps)}
+
+    def __call__(self, turns, actions):
+        self.actions = actions.shape[1]
+        return super().__call__(turns, actions)
+
+    def save(self, folder):
+        (folder / "steps").write_text(f"{self.steps.item():.0f}")
+
+    def state(self):
+        return {"steps": self.steps}
+
+    def restore(self, state):
+        self.steps = state["steps"]
+
+
+def test_what_a_reward_has_learned_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
+    first = Counting()
+    assert isinstance(first, LearnedReward) and not isinstance(OwnReward(), LearnedReward)
+    save = running._Watch._save
+
+    def killed(self):
+        save(self)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running._Watch, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reinforce(TOY, tmp_path / "run", reward=first, progress=False)
+    second = Counting()
+    reinforce(TOY, tmp_path / "run", reward=second, progress=False)
+    assert (float(first.steps), float(second.steps)) == (512, TOY.steps)
+    assert (tmp_path / "run" / "steps").read_text() == "1024"
+    assert [line["steps seen"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
+
+
+@pytest.fixture(scope="module")
+def adversarial():
+    return AdversarialReward(GO, demonstrations=30, groups=6, each=6, updates=4, width=32, learning_rate=4e-3)
+
+
+def play(reward, rounds):
+    """Steps of players that draw their actions, among which nobody chooses."""
+    rng, figures = np.random.default_rng(0), {}
+    envs = [make_env("navigation-compass", tasks=["go"], render_cameras=False) for _ in range(GO.worlds)]
+    number = 0
+
+    def begin(world):
+        nonlocal number
+        number += 1
+        _, info = envs[world].reset(seed=0, options={"split": "train", "index": number})
+        reward.begin([world], [info], [NOWHERE])
+
+    for world in range(GO.worlds):
+        begin(world)
+    for _ in range(rounds):
+        for _ in range(GO.rollout * 2):
+            turns = []
+            for env in envs:
+                _, own, terminated, truncated, info = env.step(rng.integers(7))
+                turns.append(Turn(NOWHERE, own, info, NOWHERE if terminated or truncated else None, truncated))
+            worth = reward(turns, np.zeros((GO.worlds, 1), np.float32))
+            assert np.isfinite(worth).all() and np.abs(worth).max() <= 1.0
+            for world in [w for w, t in enumerate(turns) if t.last is not None]:
+                begin(world)
+        chances = np.full((GO.rollout * 2, GO.worlds), -np.log(7))
+        figures = reward.learn(lambda looks, actions: np.full(len(looks), -np.log(7)), chances)
+    return figures
+
+
+def test_what_the_expert_wants_is_found_out_against_a_player_who_wants_nothing(adversarial):
+    first = play(adversarial, 1)
+    later = play(adversarial, 22)
+    assert later["discriminator loss"] < 0.75 * first["discriminator loss"], f"{first}, {later}"
+    worth = []
+    for shown in demonstrate(GO, 30, seed=2, noise=0.0):
+        with torch.no_grad():
+            start, end = adversarial.matcher([shown.states[0], shown.states[-1]], [shown.told] * 2)
+        worth.append(float(end[0] - start[0]))
+    assert np.mean(np.array(worth) > 0) > 0.8, "in scenes never shown, to have come there is worth more than to begin"
+
+
+def test_a_reward_that_was_found_out_comes_back(adversarial):
+    play(adversarial, 1)
+    again = AdversarialReward(GO, demonstrations=2, groups=6, each=6, updates=4, width=32)
+    again.restore(adversarial.state())
+    texts = [shown.states[0] for shown in demonstrate(GO, 3, seed=3, noise=0.0)]
+    assert torch.equal(
+        again.matcher(texts, ["go to the red circle"] * 3), adversarial.matcher(texts, ["go to the red circle"] * 3)
+    )
+    one, other = (r._optimizer.state_dict()["state"] for r in (adversarial, again))
+    assert all(torch.equal(one[n]["exp_avg"], other[n]["exp_avg"]) and one[n]["step"] == other[n]["step"] for n in one)
+
+
+def test_demonstrations_are_those_that_are_collected():
+    (shown,) = demonstrate(GO, 1, seed=5, noise=0.5)
+    assert len(shown.looks) == len(shown.states) == len(shown.actions) + 1 == len(shown.clean) + 1
+    assert 0 < shown.clean.sum() < len(shown.clean), "half of it was meant"
+    with closing(make_env("navigation-compass")) as env:
+        _, info = env.reset(seed=5, options={"split": "train", "index": 0, "task": "go", "wording": "seen"})
+        assert (info["instruction"], info["state_text"]) == (shown.told, shown.states[0])
+        for action, state in zip(shown.actions, shown.states[1:], strict=True):
+            *_, info = env.step(action)
+            assert info["state_text"] == state
+    with pytest.raises(ConfigError, match="'tabletop-starter' does not tell its state in words"):
+        demonstrate(dataclasses.replace(GO, env="tabletop-starter", tasks=None), 1, 0, 0.0)
