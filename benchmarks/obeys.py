@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,12 @@ from verbot.contracts import observation_from_env
 from verbot.envs import make_env
 from verbot.evaluation.intervals import mcnemar, proportion
 from verbot.evaluation.players import RandomAgent
+from verbot.models.keypoints import POINTS
+from verbot.models.stochastic import Exploration
 from verbot.policy import Policy
+from verbot.spec import FloatArray, Observation
+from verbot.training.reinforcement.actor import Senses
+from verbot.training.reinforcement.worlds import Look
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Arguments:
     episodes: int = 300
     wordings: tuple[str, ...] = ("canonical", "seen", "unseen")
     together: int = 50
+    drawn: bool = False  # actions drawn from the policy's probabilities, as while it learned, instead of the likeliest
     seed: int = 0
 
 
@@ -43,7 +50,7 @@ def main() -> None:
             won = play(name, wording, arguments)
             first = first or won
             found = proportion(won)
-            told = {"policy": name, "wording": wording, "n": found.n,
+            told = {"policy": name, "drawn": arguments.drawn, "wording": wording, "n": found.n,
                     "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)]}  # fmt: skip
             if won is not first:
                 told["p"] = mcnemar(list(zip(first, won, strict=True)))
@@ -53,6 +60,7 @@ def main() -> None:
 def play(name: str, wording: str, arguments: Arguments) -> list[bool]:
     """Success in each scene, in order."""
     policy = None if name == "random" else Policy.load(name)
+    torch.manual_seed(arguments.seed)
     won: list[bool] = []
     for start in range(0, arguments.episodes, arguments.together):
         won.extend(_play(policy, wording, range(start, min(start + arguments.together, arguments.episodes)), arguments))
@@ -73,7 +81,7 @@ def _play(policy: Policy | None, wording: str, scenes: range, arguments: Argumen
         if policy is None:
             actions = {index: players[index].act(look) for index, look in looks.items()}
         else:
-            actions = dict(zip(looks, (chunk.values[0] for chunk in policy.predict(list(looks.values()))), strict=True))
+            actions = dict(zip(looks, _act(policy, list(looks.values()), arguments.drawn), strict=True))
         for index, action in actions.items():
             records[index], _, terminated, truncated, info = left[index].step(np.asarray(action))
             won[index] = bool(info["success"])
@@ -81,6 +89,19 @@ def _play(policy: Policy | None, wording: str, scenes: range, arguments: Argumen
                 with closing(left.pop(index)):
                     pass
     return list(won.values())
+
+
+def _act(policy: Policy, looks: list[Observation], drawn: bool) -> list[FloatArray]:
+    if not drawn:
+        return [chunk.values[0] for chunk in policy.predict(looks)]
+    shape = (1, len(policy.spec.camera_names), POINTS)
+    unknown = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
+    senses = Senses(policy)
+    obs = {name: torch.as_tensor(value) for name, value in senses.take([Look(look, *unknown) for look in looks]).items()}
+    with torch.no_grad():
+        head: Any = policy.network.head
+        draw = Exploration(head.readout)(head(policy.network(senses.batch(obs))[0])[:, 0])
+        return list(policy.action_steps.inverse(draw.sample().numpy()).astype(np.float32))
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def play(reward, rounds):
                 _, own, terminated, truncated, info = env.step(rng.integers(7))
                 turns.append(Turn(NOWHERE, own, info, NOWHERE if terminated or truncated else None, truncated))
             worth = reward(turns, np.zeros((GO.worlds, 1), np.float32))
-            assert np.isfinite(worth).all() and np.abs(worth).max() <= 1.0
+            assert np.isfinite(worth).all() and np.abs(worth).max() <= 9.0
             for world in [w for w, t in enumerate(turns) if t.last is not None]:
                 begin(world)
         chances = np.full((GO.rollout * 2, GO.worlds), -np.log(7))

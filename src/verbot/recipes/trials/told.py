@@ -17,7 +17,7 @@ def navigation_language() -> TrialConfig:
     return TrialConfig(
         name="navigation-language",
         about="goes to what is named, from a weak cloned policy, by what a scorer of states in words says and no other reward",
-        reinforcement=_told("language", scorer="outputs/scorer.safetensors", weight=2.0, cost=0.5),
+        reinforcement=_told("language", scorer="outputs/scorer.safetensors", weight=8.0, cost=0.5),
     )
 
 
@@ -36,13 +36,11 @@ def _told(reward: str, **options: Any) -> ReinforceConfig:
         navigation_ppo().reinforcement,
         tasks=("go",),
         options={},
+        headway=0.0,
         policy="outputs/cloned/policy",
         reward=Part(reward, options),
-        steps=100_000,
+        steps=60_000,
         worlds=32,
         batch_size=256,
-        learning_rate=5e-4,
-        value_weight=0.5,
-        entropy=0.005,
-        warmup=2,
+        warmup=1,
     )

@@ -92,12 +92,14 @@ class AdversarialReward:
     """Adversarial inverse reinforcement learning (AIRL, Fu, Luo and Levine 2018), on states told in words.
 
     A discriminator tells the expert's steps from the policy's by D = exp f / (exp f + π(a|s)), with f = g(s′) + γh(s′) − h(s): g
-    is the reward that is recovered, h a potential. The policy earns f; its entropy bonus stands for the −log π of the paper. g
-    and h are the two outputs of a `Matcher` that begins at random and reads the description and the sentence.
+    is the reward that is recovered, h a potential. g and h are the two outputs of a `Matcher` that begins at random and reads
+    the description and the sentence. The policy earns g(s′) + h(s′) − h(s), cut off at ± `reach` and divided by it, without the γ
+    of f: a critic that has learned a potential takes it out of every advantage again. The entropy bonus stands for the −log π of
+    the paper.
 
     Episodes end when the robot has committed itself, and what never ends earns more than what ends, or less, by the sign of its
     reward alone. So an end counts as a state that stays (Kostrikov et al. 2019): steps from an end to itself are judged too, and
-    who comes there earns γ/(1 − γ) of them at once. All is divided by `reach` and times (1 − γ), so that returns are in −1 … 1.
+    who comes there earns `stays` of them at once.
 
     Args:
         demonstrations: of the expert in training scenes of `seed`, with `noise` in what it does; only what it meant is judged.
@@ -105,7 +107,8 @@ class AdversarialReward:
         groups, each: episodes of either side in an update, and steps of each.
         ended: share of those that are ends.
         learning_rate, decay: of AdamW.
-        reach: f is cut off at ± this.
+        reach: of what is earned.
+        stays: control steps.
         width: of the discriminator.
     """
 
@@ -122,10 +125,11 @@ class AdversarialReward:
         learning_rate: float = 2e-3,
         decay: float = 1e-2,
         reach: float = 5.0,
+        stays: float = 8.0,
         width: int = 64,
     ):
         self._discount, self._updates, self._groups, self._each, self._ended = config.discount, updates, groups, each, ended
-        self._reach = reach
+        self._reach, self._stays = reach, stays
         self._shown = demonstrate(config, demonstrations, seed, noise)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -147,12 +151,12 @@ class AdversarialReward:
         last = [turn.last is not None and not turn.truncated for turn in turns]
         ends = [Step(step.told, step.after, step.after, over=True) for step, over in zip(steps, last, strict=True) if over]
         with torch.no_grad():
-            worth = self._advantage([*steps, *ends]).clamp(-self._reach, self._reach).numpy().astype(np.float64)
-        earned: Rewards = worth[: len(steps)]
-        earned[np.array(last)] += self._discount / (1 - self._discount) * worth[len(steps) :]
+            worth = self._advantage([*steps, *ends], 1.0).clamp(-self._reach, self._reach).numpy().astype(np.float64)
+        earned: Rewards = worth[: len(steps)] / self._reach
+        earned[np.array(last)] += self._stays / self._reach * worth[len(steps) :]
         self._played.append(list(zip(steps, last, strict=True)))
         self._states = after
-        return earned * (1 - self._discount) / self._reach
+        return earned
 
     def learn(self, judge: Judge, log_probs: FloatArray) -> dict[str, float]:
         figures = [self._update(judge, log_probs) for _ in range(self._updates)]
@@ -173,17 +177,19 @@ class AdversarialReward:
         self._optimizer.load_state_dict({"state": nested(state), "param_groups": kept})
         self.matcher.eval()  # forgets what the old weights made of words
 
-    def _advantage(self, steps: Sequence[Step]) -> Tensor:
-        """f of each step (n,)."""
+    def _advantage(self, steps: Sequence[Step], discount: float) -> Tensor:
+        """g(s′) + `discount` · h(s′) − h(s) of each step (n,)."""
         told = [step.told for step in steps]
         both = self.matcher([*(s.before for s in steps), *(s.after for s in steps)], told * 2).unflatten(0, (2, -1))
-        f: Tensor = both[1, :, 0] + self._discount * both[1, :, 1] - both[0, :, 1]
+        f: Tensor = both[1, :, 0] + discount * both[1, :, 1] - both[0, :, 1]
         return f
 
     def _update(self, judge: Judge, log_probs: FloatArray) -> dict[str, float]:
         expert, theirs = self._expert(judge)
         policy, ours = self._policy(log_probs)
-        logits = self._advantage([*expert, *policy]) - torch.as_tensor(np.concatenate([theirs, ours]), dtype=torch.float32)
+        logits = self._advantage([*expert, *policy], self._discount) - torch.as_tensor(
+            np.concatenate([theirs, ours]), dtype=torch.float32
+        )
         real = torch.cat([torch.ones(len(expert)), torch.zeros(len(policy))])
         weight = torch.where(real > 0, 0.5 / len(expert), 0.5 / len(policy))
         loss = (weight * F.binary_cross_entropy_with_logits(logits, real, reduction="none")).sum()

@@ -32,7 +32,7 @@ class LanguageReward:
     Raises `ConfigError`, at the first episode, for a world that does not tell its state in words.
     """
 
-    def __init__(self, config: ReinforceConfig, scorer: str | Mapping[str, Any] | Scorer, weight: float = 2.0, cost: float = 0.5):
+    def __init__(self, config: ReinforceConfig, scorer: str | Mapping[str, Any] | Scorer, weight: float = 8.0, cost: float = 0.5):
         self._scorer: Scorer = _made(scorer) if isinstance(scorer, (str, Mapping)) else scorer
         self._weight, self._cost, self._env = weight, cost, config.env
         self._before, self._goals = np.zeros(config.worlds), [""] * config.worlds
