@@ -95,7 +95,7 @@ def measure(arguments: Arguments, method: str, count: int, samples: int, seed: i
         policy, record = result.policy, {name: getattr(result, name) for name in record}
     summary = verbot.evaluate(
         policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0, conditions=(),
-        latency_calls=1, workers=1, options={"tasks": list(arguments.tasks)}, progress=False,
+        latency_calls=1, workers=1, tasks=arguments.tasks, progress=False,
     )  # fmt: skip
     success = summary.metrics["success_rate"]
     return {**record, "won": round((success.value or 0.0) * success.n), "n": success.n}
