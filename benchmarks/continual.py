@@ -39,9 +39,9 @@ class Arguments:
     data: tyro.conf.Positional[str]
     out: Path = Path("outputs/continual")
     tasks: tuple[str, ...] = ("pick", "push", "put")
-    replay: tuple[float, ...] = (0.0, 0.25)
+    replay: tuple[float, ...] = (0.0, 0.4)
     first_samples: int = 32_000  # of the first task, from nothing
-    samples: int = 16_000  # of each later one
+    samples: int = 40_000  # of each later one
     learning_rate: float = 1e-3  # of the later ones; of the first the recipe's own
     episodes: int = 60  # of each task, after each that was learned by then
 
