@@ -1,8 +1,9 @@
 """Tasks learned one after another, with and without some of the earlier ones among the samples: what is forgotten?
 
 Run it as ``python benchmarks/continual.py outputs/demo/dataset``. Each task of the starter suite begins with the policy of
-the one before; after each, all of them are measured on the same scenes. One line of JSON for each policy, then for each share of
-replay the matrix and forgetting, the mean over old tasks of (best earlier success − final success). Called again it goes on.
+the one before; after each, all that were learned so far are measured, each task on the same scenes. One line of JSON for each
+policy, then for each share of replay the matrix and forgetting, the mean over old tasks of (best earlier success − final
+success). Called again it goes on.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Arguments:
     data: tyro.conf.Positional[str]
     out: Path = Path("outputs/continual")
     tasks: tuple[str, ...] = ("pick", "push", "put")
-    replay: tuple[float, ...] = (0.0, 0.25)
+    replay: tuple[float, ...] = (0.0, 0.4)
     first_samples: int = 32_000  # of the first task, from nothing
-    samples: int = 16_000  # of each later one
+    samples: int = 40_000  # of each later one
     learning_rate: float = 1e-3  # of the later ones; of the first the recipe's own
-    episodes: int = 60  # of each task, after each
+    episodes: int = 60  # of each task, after each that was learned by then
 
 
 def main() -> None:
@@ -51,14 +52,14 @@ def main() -> None:
         Lesson(task, arguments.data, Selection(tasks=(task,)), arguments.samples if number else arguments.first_samples)
         for number, task in enumerate(arguments.tasks)
     ]
-    recipe = dataclasses.replace(resolve("starter").training, processes=1)
+    recipe = dataclasses.replace(resolve("starter").training, processes=1, checkpoint_every=100)
     first = learn_in_turn(recipe, lessons[:1], arguments.out, progress=False)  # the same for every share of replay
     later = dataclasses.replace(recipe, learning_rate=arguments.learning_rate, start=first[0].policy)
     runs = {}
     for replay in arguments.replay:
         folder = arguments.out / f"replay-{replay:g}"
         results = [*first, *learn_in_turn(later, lessons, folder, replay, known=1, progress=False)]
-        runs[replay] = [measure(arguments, result.policy) for result in results]
+        runs[replay] = [measure(arguments, result.policy, arguments.tasks[: n + 1]) for n, result in enumerate(results)]
         for task, stage in zip(arguments.tasks, runs[replay], strict=True):
             success = {name: round(sum(won) / len(won), 3) for name, won in stage.items()}
             print(json.dumps({"replay": replay, "after": task, "success": success}), flush=True)
@@ -66,24 +67,26 @@ def main() -> None:
         tell(arguments.tasks, replay, stages)
 
 
-def measure(arguments: Arguments, policy: str) -> Outcomes:
+def measure(arguments: Arguments, policy: str, tasks: tuple[str, ...]) -> Outcomes:
     """Task to the success of each of its scenes, in their order."""
-    out = Path(policy).parent / "evaluation"
-    verbot.evaluate(
-        policy, SUITE, out=out, episodes=arguments.episodes * len(arguments.tasks), baselines=False, videos=0, conditions=(),
-        latency_calls=1, workers=1, options={"tasks": list(arguments.tasks)}, progress=False,
-    )  # fmt: skip
-    found: dict[str, dict[int, bool]] = {}
-    for result in read_results(out / "results.jsonl"):
-        found.setdefault(result.task, {})[result.index] = result.outcome == "success"
-    return {task: [won[index] for index in sorted(won)] for task, won in found.items()}
+    found = {}
+    for task in tasks:
+        out = Path(policy).parent / f"evaluation-{task}"
+        verbot.evaluate(
+            policy, SUITE, out=out, episodes=arguments.episodes, baselines=False, videos=0, conditions=(),
+            latency_calls=1, workers=1, options={"tasks": [task]}, progress=False,
+        )  # fmt: skip
+        won = {result.index: result.outcome == "success" for result in read_results(out / "results.jsonl")}
+        found[task] = [won[index] for index in sorted(won)]
+    return found
 
 
 def tell(tasks: tuple[str, ...], replay: float, stages: list[Outcomes]) -> None:
     """The matrix, as Markdown, and what was forgotten, as JSON."""
     print(f"\n| after (replay {replay:g}) | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for task, stage in zip(tasks, stages, strict=True):
-        print(f"| {task} | {' | '.join(written('success_rate', proportion(stage[name])) for name in tasks)} |")
+        told = (written("success_rate", proportion(stage[name])) if name in stage else "" for name in tasks)
+        print(f"| {task} | {' | '.join(told)} |")
     print(json.dumps({"replay": replay, "forgetting": forgetting(stages, tasks).to_json()}))
 
 

@@ -28,3 +28,14 @@ def test_what_is_kept_is_not_forgotten():
     found = forgetting(stages, ("pick", "push"))
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
     assert forgetting(stages[:1], ("pick",)).n == 0
+
+
+def test_a_task_need_not_be_measured_before_it_was_learned():
+    whole = [
+        {"pick": won(0.8), "push": won(0.1), "put": won(0.0)},
+        {"pick": won(0.9), "push": won(0.7), "put": won(0.0)},
+        {"pick": won(0.6), "push": won(0.5), "put": won(0.5)},
+    ]
+    order = ("pick", "push", "put")
+    learned = [{task: stage[task] for task in order[: number + 1]} for number, stage in enumerate(whole)]
+    assert forgetting(learned, order) == forgetting(whole, order)

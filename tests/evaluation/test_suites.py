@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from verbot.configuration import build
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.compare import condition_of
 from verbot.evaluation.results import EpisodeResult
 from verbot.evaluation.suites import EvaluationConfig, condition_axes, make_plan
@@ -106,3 +106,26 @@ def test_only_tasks_with_combinations_never_demonstrated_are_asked_for_them():
     assert {job.request.task for job in plan.conditions["canonical"]} == set(TASKS)
     alone = make_plan(EvaluationConfig(episodes=6, mode="composition"), TASKS, compositional=TASKS[:1])
     assert {job.request.task for job in alone.conditions["composition"]} == {TASKS[0]}
+
+
+def test_some_tasks_alone_are_played_in_the_same_scenes():
+    whole, some = (
+        make_plan(EvaluationConfig(episodes=count, **told), TASKS) for count, told in ((12, {}), (4, {"tasks": TASKS[1:2]}))
+    )
+    for condition, jobs in some.conditions.items():
+        played = [job.request for job in jobs]
+        assert {request.task for request in played} == {TASKS[1]}
+        known = [job.request for job in whole.conditions[condition] if job.request.task == TASKS[1]]
+        assert played[: len(known)] == known[: len(played)]
+
+
+def test_a_task_that_the_env_lacks_is_named():
+    with pytest.raises(UnknownNameError, match="no task of env 'tabletop-starter' named 'pik'. Did you mean 'pick'?"):
+        make_plan(EvaluationConfig(tasks=("pik",)), TASKS)
+
+
+def test_a_condition_that_fits_no_task_is_refused():
+    plan = make_plan(EvaluationConfig(tasks=TASKS[:1], conditions=()), TASKS, compositional=TASKS[1:])
+    assert list(plan.conditions) == ["canonical"]
+    with pytest.raises(ConfigError, match="none of the tasks played can be asked for the condition 'composition'"):
+        make_plan(EvaluationConfig(tasks=TASKS[:1]), TASKS, compositional=TASKS[1:])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
@@ -108,7 +109,6 @@ def test_a_saved_policy_has_its_adapters_in_its_weights(policy, recorded, tmp_pa
     with optimizer.averaged():
         policy.save(tmp_path / "average")
         average = chunk(policy)
-    optimizer.release(optimizer.weights)
     policy.save(tmp_path / "policy")
     again = load_policy(tmp_path / "policy")
     assert not adapters(again)
@@ -126,6 +126,54 @@ def test_an_adapter_is_the_formula():
     with torch.no_grad():
         expected = layer.base(x) + 3.0 * (x @ layer.down.T) @ layer.up.T
         np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"groups": 2, "bias": False}, {"padding_mode": "circular"}])
+def test_an_adapter_of_a_convolution_is_the_formula(options):
+    """W * x + b + alpha / r · B * (A * x), with A a convolution of the same kernel, stride and padding, B one of 1×1."""
+    base = nn.Conv2d(4, 6, 3, **options)
+    layer = Adapted(base, rank=2, alpha=6.0)
+    nn.init.normal_(layer.up)
+    x = torch.randn(3, 4, 8, 8)
+    with torch.no_grad():
+        before = base(x)
+        if base.groups == 1:
+            down = nn.Conv2d(4, 2, 3, bias=False, **options)
+            down.weight.copy_(layer.down.view(2, 4, 3, 3))
+            added = torch.einsum("or,brhw->bohw", layer.up, down(x))
+        else:  # each group reads its own inputs with the same A
+            halves = [
+                torch.einsum("ri,bihw->brhw", layer.down, F.unfold(part, 3).unflatten(-1, (6, 6))) for part in x.chunk(2, 1)
+            ]
+            ups = layer.up.chunk(2)
+            added = torch.cat([torch.einsum("or,brhw->bohw", up, half) for up, half in zip(ups, halves, strict=True)], 1)
+        np.testing.assert_allclose(layer(x), before + 3.0 * added, rtol=1e-4, atol=1e-4)
+        assert layer.weight.shape == base.weight.shape
+
+
+@pytest.mark.parametrize("policy", PARTS[1:], indirect=True)
+def test_convolutions_are_adapted_where_that_is_asked_for(policy, recorded, tmp_path):
+    before, actions = {k: v.clone() for k, v in policy.network.state_dict().items()}, chunk(policy)
+    adapt(policy.network, LoraConfig(rank=2, convolutions=True))
+    convolutions = {name for name, layer in adapters(policy).items() if isinstance(layer.base, nn.Conv2d)}
+    assert convolutions and all(name.startswith("vision.trunks.") for name in convolutions)
+    assert not [
+        n
+        for n, p in policy.network.named_parameters()
+        if n.startswith("vision.trunks.") and n.endswith("weight") and p.requires_grad
+    ]
+    np.testing.assert_allclose(chunk(policy), actions, rtol=0, atol=1e-6)
+    first = loss(policy, recorded).item()
+    learn(policy, recorded, 10)
+    assert loss(policy, recorded).item() < first
+    policy.save(tmp_path / "policy")
+    after = load_policy(tmp_path / "policy").network.state_dict()
+    assert {name: value.shape for name, value in after.items()} == {name: value.shape for name, value in before.items()}
+    for name in convolutions:
+        added = (after[f"{name}.weight"] - before[f"{name}.weight"]).flatten(1)
+        assert 1 <= torch.linalg.matrix_rank(added, rtol=1e-4) <= 2, name
+        assert torch.equal(after[f"{name}.bias"], before[f"{name}.bias"])
+    np.testing.assert_allclose(chunk(load_policy(tmp_path / "policy")), chunk(policy), rtol=0, atol=1e-5)
 
 
 def test_factors_learn_at_the_rate_of_their_weight():

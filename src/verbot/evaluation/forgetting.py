@@ -19,7 +19,7 @@ def forgetting(stages: Sequence[Outcomes], order: Sequence[str]) -> Estimate:
     of several is a little too high by chance, so that what is forgotten is rather over- than understated.
 
     Args:
-        stages: outcomes of every task after each stage, in the order of scenes.
+        stages: outcomes of every task after each stage, in the order of scenes; a task that is not learned yet may be left out.
         order: the tasks in the order in which they were learned, one a stage.
 
     Example:
@@ -38,6 +38,5 @@ def forgetting(stages: Sequence[Outcomes], order: Sequence[str]) -> Estimate:
 
 def _lost(stages: Sequence[Outcomes], task: str, learned: int) -> np.ndarray:
     """Of each scene, success after the best stage since it was learned minus success after the last: −1, 0 or 1."""
-    found = [np.asarray(outcomes[task], float) for outcomes in stages]
-    best = max(range(learned, len(stages) - 1), key=lambda stage: found[stage].mean())
-    return found[best] - found[-1]
+    *before, last = [np.asarray(outcomes[task], float) for outcomes in stages[learned:]]
+    return max(before, key=np.mean) - last

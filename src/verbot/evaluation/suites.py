@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from verbot.contracts import EpisodeRequest
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.results import Job
 
 MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
@@ -46,6 +46,8 @@ class EvaluationConfig:
         workers: processes; 0 chooses one per core.
         slots: episodes that one worker plays at once, with batched predictions.
         options: passed to the env's factory.
+        tasks: play these of the env's tasks alone, in scenes that admit goals of all of them; None plays all. (Its option
+            ``tasks`` leaves the env no others.)
     """
 
     suite: str = "tabletop-starter"
@@ -65,6 +67,7 @@ class EvaluationConfig:
     workers: int = 0
     slots: int = 8
     options: Mapping[str, object] = field(default_factory=dict)
+    tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _one_of("instruction mode", self.mode, MODES)
@@ -124,8 +127,15 @@ def make_plan(
     Args:
         player: who is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
         compositional: the tasks that have combinations never demonstrated, which alone can be asked for them; None: all.
+
+    Raises `UnknownNameError` for a task of `config` that is none of `tasks`.
     """
-    fitting = {"composition": tasks if compositional is None else compositional}
+    for name in config.tasks or ():
+        if name not in tasks:
+            raise UnknownNameError(f"task of env {config.suite!r}", name, tasks)
+    composed = tasks if compositional is None else compositional
+    tasks = config.tasks or tasks
+    fitting = {"composition": tuple(name for name in composed if name in tasks)}
     main = _jobs(config, fitting.get(config.mode, tasks), player, config.mode, config.axes, config.episodes)
     conditions = {config.main: main}
     for name in config.further:
@@ -167,6 +177,8 @@ def condition_axes(name: str) -> dict[str, int]:
 def _jobs(
     config: EvaluationConfig, tasks: tuple[str, ...], player: str, mode: str, axes: Mapping[str, int], count: int
 ) -> tuple[Job, ...]:
+    if not tasks:
+        raise ConfigError(f"none of the tasks played can be asked for the condition {mode!r}: leave it out of conditions")
     jobs = []
     for number in range(count):
         request = EpisodeRequest(

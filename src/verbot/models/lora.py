@@ -23,6 +23,7 @@ class LoraConfig:
         alpha: what they add is scaled by ``alpha / rank``.
         adapt: patterns of the names of modules, as a shell's; of those that match, every `nn.Linear` that `train` leaves gets an
             adapter.
+        convolutions: so does every `nn.Conv2d`.
         train: patterns of the names of parameters that are trained in full, whatever they belong to: the head, and for example
             ``"vision.trunks.*"`` for convolutions or ``"language.embed.*"`` for words. Empty adapts the head as well.
     """
@@ -30,6 +31,7 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 16.0
     adapt: tuple[str, ...] = ("*",)
+    convolutions: bool = False
     train: tuple[str, ...] = ("head.*",)
 
     def __post_init__(self) -> None:
@@ -38,34 +40,39 @@ class LoraConfig:
 
 
 class Adapted(nn.Module):
-    """A linear layer that stays as it is, and beside it two small factors that learn: W + alpha / r · B A.
+    """A layer that stays as it is, and beside it two small factors that learn: W + alpha / r · B A.
 
-    `weight` is that sum, for whoever reads it, and what `forward` multiplies with: so merging changes nothing but memory.
+    `weight` is that sum, for whoever reads it, and what `forward` multiplies with: so merging changes nothing but memory. Of a
+    convolution A is one to r channels with the same kernel, and B one of 1×1, so that the rank is that of the matrix
+    (o, i / groups · h · w).
 
     Args:
         base: its weight and bias are frozen.
         rank, alpha: as of `LoraConfig`.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+    def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, alpha: float):
         super().__init__()
         self.base, self.scale = base.requires_grad_(False), alpha / rank
-        self.down = nn.Parameter(torch.empty(rank, base.in_features))  # A (r, i)
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank))  # B (o, r); nothing is added at first
+        outputs, *inputs = base.weight.shape
+        self.down = nn.Parameter(torch.empty(rank, math.prod(inputs)))  # A (r, i), of a convolution (r, i / groups · h · w)
+        self.up = nn.Parameter(torch.zeros(outputs, rank))  # B (o, r); nothing is added at first
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
         if hasattr(base.weight, "lr_scale"):  # the factors learn at the rate that the weight would
             self.down.lr_scale = self.up.lr_scale = base.weight.lr_scale  # type: ignore[attr-defined]
 
     @property
     def weight(self) -> Tensor:
-        """(o, i)."""
-        return self.base.weight + self.scale * (self.up @ self.down)
+        """(o, i), of a convolution (o, i / groups, h, w)."""
+        return self.base.weight + self.scale * (self.up @ self.down).view_as(self.base.weight)
 
     @property
     def bias(self) -> Tensor | None:
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.base, nn.Conv2d):
+            return self.base._conv_forward(x, self.weight, self.bias)  # with its stride, padding and groups
         return F.linear(x, self.weight, self.bias)
 
 
@@ -76,19 +83,21 @@ def adapt(network: nn.Module, config: LoraConfig) -> None:
     """
     learned = [name for name, p in network.named_parameters() if p.requires_grad]
     trained = {name for name in learned if _fits(name, config.train)}
+    kinds = (nn.Linear, nn.Conv2d) if config.convolutions else nn.Linear
     layers = {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" in learned and f"{name}.weight" not in trained
+        if isinstance(module, kinds) and f"{name}.weight" in learned and f"{name}.weight" not in trained
     }
     for pattern in config.train:
         if not any(fnmatchcase(name, pattern) for name in learned):
             parts = ", ".join(sorted({name.partition(".")[0] for name in learned}))
             raise ConfigError(f"lora.train has {pattern!r}, which fits no parameter that learns; the network's parts are {parts}")
+    kind = "linear layer or convolution" if config.convolutions else "linear layer"
     for pattern in config.adapt:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ConfigError(
-                f"lora.adapt has {pattern!r}, which fits no linear layer that learns and is not trained in full; there are "
+                f"lora.adapt has {pattern!r}, which fits no {kind} that learns and is not trained in full; there are "
                 f"{', '.join(sorted(layers)) or 'none'}"
             )
     for name, parameter in network.named_parameters():

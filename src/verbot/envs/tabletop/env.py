@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.rendering import Renderer
-from verbot.envs.tabletop import episodes, randomization, segmentation
+from verbot.envs.tabletop import episodes, mounts, randomization, segmentation
 from verbot.envs.tabletop.experts import TabletopExpert
 from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
 from verbot.envs.tabletop.scene import TIMESTEP_S
@@ -31,12 +31,12 @@ STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the gripper stays open
 _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tries again, a little otherwise
 
 
-def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist")) -> RobotSpec:
-    """The robot "tabletop-panda": what it sees, feels and can be told to do."""
-    low, high = TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1
+def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back") -> RobotSpec:
+    """The robot "tabletop-panda": what it sees, feels and can be told to do; mounted elsewhere it is called after that."""
+    low, high = mounts.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
     turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
     return RobotSpec(
-        name="tabletop-panda",
+        name="tabletop-panda" if mount == "back" else f"tabletop-panda-{mount}",
         rate_hz=RATE_HZ,
         cameras=tuple(
             Camera(name, image_size, image_size, intrinsics(VIEWS[name].fovy_deg, image_size), None, VIEWS[name].frame)
@@ -104,8 +104,8 @@ class TabletopEnv(gymnasium.Env):
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
-        self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras))
-        self._goal_images = goal_images
+        self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
+        self._goal_images, self._mount = goal_images, mounts.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -149,7 +149,8 @@ class TabletopEnv(gymnasium.Env):
         self._set_up(episode)
         self._noise = episode.stream("sensor_noise")
         self._lost = randomization.lost(episode.axes, self.robot_spec.camera_names, self._limit + 1, episode.stream)
-        self._constant_info = json.dumps({**episode.info, "calibration": self._calibrate()})
+        grounding = [self._mount.grounding(goal) for goal in episode.info["grounding"]]
+        self._constant_info = json.dumps({**episode.info, "grounding": grounding, "calibration": self._calibrate()})
         self._images = self._look()
         told = {"goal_image": goal_image.copy()} if goal_image is not None else {}
         return self._observation(), self._info() | told
@@ -165,7 +166,7 @@ class TabletopEnv(gymnasium.Env):
             command = STILL.astype(np.float64)
         self._steps += 1
         try:
-            self._physics.step(command)
+            self._physics.step(self._mount.to_scene(command))
         except SimulationError as error:
             self._error = str(error)
             return self._observation(), 0.0, False, True, self._info()
@@ -191,7 +192,7 @@ class TabletopEnv(gymnasium.Env):
 
         def clean() -> FloatArray:
             episode = self._current()
-            action = episode.task.act(self._physics, episode.goal)
+            action = self._mount.to_base(episode.task.act(self._physics, episode.goal))
             return np.clip(action, low, high).astype(np.float32)
 
         def stream(number: int) -> np.random.Generator:
@@ -239,7 +240,7 @@ class TabletopEnv(gymnasium.Env):
             expert = self.expert(noise, number)
             with contextlib.suppress(SimulationError):
                 while self._steps < self._limit and not self._success:
-                    self._physics.step(np.asarray(expert.act(), np.float64))
+                    self._physics.step(self._mount.to_scene(np.asarray(expert.act(), np.float64)))
                     self._steps += 1
                     self._judge()
             if self._success:
@@ -273,9 +274,10 @@ class TabletopEnv(gymnasium.Env):
     def _observation(self) -> dict[str, Any]:
         physics = self._physics
         quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, physics.tool_rotation.reshape(9))
+        mujoco.mju_mat2Quat(quaternion, self._mount.turned(physics.tool_rotation).reshape(9))
         quaternion *= -1.0 if quaternion[0] < 0 else 1.0
-        state = np.concatenate([physics.tool_position, quaternion, [physics.opening]]).astype(np.float32)
+        position = self._mount.point(physics.tool_position)
+        state = np.concatenate([position, quaternion, [physics.opening]]).astype(np.float32)
         if self._axes_now["sensor_noise"]:
             state = randomization.blur_state(state, self._axes_now["sensor_noise"], self._noise)
         lost = self._lost[min(self._steps, self._limit)]
@@ -305,8 +307,7 @@ class TabletopEnv(gymnasium.Env):
             # MuJoCo's cameras look along −z with y up; OpenCV's along +z with y down.
             pose[:3, :3] = data.cam_xmat[camera].reshape(3, 3) * (1.0, -1.0, -1.0)
             pose[:3, 3] = data.cam_xpos[camera]
-            if frame == "tool":
-                pose = np.linalg.inv(tool) @ pose
+            pose = np.linalg.inv(tool if frame == "tool" else self._mount.matrix) @ pose
             matrix = intrinsics(VIEWS[name].fovy_deg, self._size)
             out[name] = {"intrinsics": list(matrix), "extrinsics": pose.ravel().tolist(), "frame": frame}
         return out

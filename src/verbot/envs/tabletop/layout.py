@@ -126,14 +126,15 @@ class Wishes:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What is compiled in: slots for movables and receptacles, fixtures (``"drawer"``, ``"button"``), a screen, and cameras
-    beside front and wrist."""
+    """What is compiled in: slots for movables and receptacles, fixtures (``"drawer"``, ``"button"``), a screen, cameras beside
+    front and wrist, and where the arm stands (see `verbot.envs.tabletop.mounts`)."""
 
     movables: int = 3
     receptacles: int = 2
     fixtures: tuple[str, ...] = ()
     screen: bool = False
     cameras: tuple[str, ...] = ()
+    mount: str = "back"
 
 
 # The drawer slides out along +x, so its circle of need covers the open drawer too.

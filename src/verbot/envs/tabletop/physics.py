@@ -51,7 +51,7 @@ class Physics:
         self._pristine = scene.compile_model(config)
         self.model = copy.copy(self._pristine)
         self.data = mujoco.MjData(self.model)
-        self._tracker = arm.Tracker(scene.compile_model(scene.SceneConfig(movables=0, receptacles=0)))
+        self._tracker = arm.Tracker(scene.compile_model(scene.SceneConfig(movables=0, receptacles=0, mount=config.mount)))
         self._site = self.model.site("tool").id
         self._pads = (self.model.geom("left_pad").id, self.model.geom("right_pad").id)
         self._finger = self.model.joint("left_finger").qposadr[0]

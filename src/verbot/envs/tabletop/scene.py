@@ -7,7 +7,7 @@ import functools
 import mujoco
 import numpy as np
 
-from verbot.envs.tabletop import arm
+from verbot.envs.tabletop import arm, mounts
 from verbot.envs.tabletop.layout import (
     BOX_FLOOR_M,
     BOX_HEIGHT_M,
@@ -77,7 +77,7 @@ def _mjcf(config: SceneConfig) -> str:
     <geom name="ground" type="plane" size="3 3 .1" group="4" rgba="0 0 0 0"/>
     <geom name="table" class="visual" type="box" size=".36 .44 .02" pos=".44 0 -.0201" material="table0"/>
     <geom name="floor" class="visual" type="plane" size="4 4 .1" pos="0 0 -.4" material="floor0"/>
-    {_arm()}{movables}{receptacles}{clutter}{fixtures}{_SCREEN if config.screen else ""}
+    {_arm(mounts.find(config.mount))}{movables}{receptacles}{clutter}{fixtures}{_SCREEN if config.screen else ""}
   </worldbody>
   <contact><exclude body1="left_finger" body2="right_finger"/>{excludes}</contact>
   <equality><joint joint1="left_finger" joint2="right_finger" solref=".005 1"/></equality>
@@ -113,8 +113,10 @@ _LINKS = (  # mass (kg), center of mass (m), visual capsules: (from, to, radius)
 )
 
 
-def _arm() -> str:
-    opened = '<body name="base"><geom class="visual" type="cylinder" fromto="0 0 -.4 0 0 .14" size=".08" rgba=".9 .9 .92 1"/>'
+def _arm(mount: mounts.Mount) -> str:
+    pose = f' pos="{mount.x} {mount.y} 0" quat="{_text(mount.quaternion)}"' if mount.name != "back" else ""
+    opened = f'<body name="base"{pose}>'
+    opened += '<geom class="visual" type="cylinder" fromto="0 0 -.4 0 0 .14" size=".08" rgba=".9 .9 .92 1"/>'
     for i, (joint, (mass, center, capsules)) in enumerate(zip(arm.JOINTS, _LINKS, strict=True), start=1):
         shade = ".92 .92 .94 1" if i % 2 else ".75 .76 .8 1"
         opened += (
