@@ -30,7 +30,7 @@ SHARED = frozenset({"datasets", "weights"})
 # The fields of an evaluation that say what is played; the others say how the policy acts in it, which a design may change.
 SCENES = frozenset(
     [
-        *("suite", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),
+        *("suite", "tasks", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),
         *("videos", "latency_calls", "workers", "slots", "options"),
     ]
 )
