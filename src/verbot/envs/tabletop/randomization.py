@@ -29,6 +29,8 @@ AXES: dict[str, str] = {
     "camera_dropout": "one camera gives no picture: a third of the time, two thirds, always",
 }
 STRONGEST = 3
+OF_A_PLACE = ("lighting", "appearance", "camera", "dynamics")  # what stays from one episode to the next where nobody moves
+EVERY = "all"  # stands for every axis, where strengths are drawn
 _LOST_STEPS = (5, 21)
 Stream = Callable[[str], np.random.Generator]
 
@@ -41,6 +43,25 @@ def checked(axes: Mapping[str, int]) -> dict[str, int]:
         if strength not in range(STRONGEST + 1):
             raise ConfigError(f"axis {name!r} has strength {strength!r}; expected 0, 1, 2 or 3")
     return {name: int(axes.get(name, 0)) for name in AXES}
+
+
+def draw(greatest: Mapping[str, int], stream: Stream) -> dict[str, int]:
+    """The strengths of one episode: of each axis drawn evenly from 0 to its `greatest`, from a stream of its own.
+
+    Args:
+        greatest: ``"all"`` stands for every axis not named beside it, but for ``camera_dropout``, which no recording can hold.
+
+    Raises as `checked` does.
+
+    Example:
+        >>> from verbot.envs.streams import generator
+        >>> draw({"all": 2, "camera": 0}, lambda name: generator("strength", name, 7))["camera"]
+        0
+    """
+    rest = greatest.get(EVERY, 0)
+    limits = {name: rest for name in AXES if name != "camera_dropout"}
+    limits = checked({**limits, **{name: limit for name, limit in greatest.items() if name != EVERY}})
+    return {name: int(stream(name).integers(limit + 1)) for name, limit in limits.items() if limit}
 
 
 def widen(wishes: Wishes, axes: Mapping[str, int]) -> Wishes:
