@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from verbot.data.hindsight import grasped, gripper_open, handled_points, project, projections, rotation_matrices
+from verbot.data.hindsight import gripper_open, handled_points, project, projections, rotation_matrices
 from verbot.spec import RobotSpec
 
 
@@ -135,21 +135,3 @@ def test_the_specs_own_calibration_serves_where_the_episode_has_none(spec):
     known = dataclasses.replace(spec, cameras=(camera,))
     places, mask = project(projections(np.zeros((1, 8), np.float32), known, {}, ("front",)), np.array([[[0, 0, 1.0]]]))
     assert mask.all() and places[0, 0, 0] == pytest.approx([0, 0])
-
-
-@pytest.mark.parametrize(
-    ("commands", "openings", "held"),
-    [
-        ([1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0.6, 0.6, 0.6, 0.6, 0.6], True),  # picked up
-        ([1, 0, 0, 0, 0, 0, 1, 1], [1, 1, 0.6, 0.6, 0.6, 0.6, 0.6, 1], True),  # and let go
-        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0.2, 0.1, 0, 0, 0, 0], False),  # pushed, with closed fingers
-        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0.6, 0.6, 0.6, 0.6, 0.1, 0], False),  # lost on the way
-        ([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0], [1, 1, 0.2, 0, 0, 0, 1, 0.6, 0.6, 0.6, 0.6], False),  # in vain at first
-        ([1, 1, 1, 1, 1, 1, 1, 1], [1] * 8, False),  # never closed
-        ([1, 1, 1, 1, 1, 1, 1, 0], [1] * 8, False),  # it cannot know yet
-    ],
-)
-def test_the_fingers_feel_whether_they_hold_something(walk, spec: RobotSpec, commands, openings, held):
-    states, actions = walk(commands)
-    states[:, 7] = openings
-    assert grasped(states, actions, spec) is held

@@ -26,8 +26,6 @@ from verbot.spec import Component, FloatArray, RobotSpec
 
 Array = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
-EMPTY = 0.25  # of its range: fingers nearer to each other than this have closed on nothing
-CLOSING_S = 0.3  # until fingers that were told to close have done so
 NEAREST_M = 1e-3  # what lies nearer to the camera's plane, or behind it, is not in the picture
 
 
@@ -61,26 +59,6 @@ def gripper_open(actions: FloatArray, spec: RobotSpec) -> BoolArray | None:
         if component.kind == "gripper":
             return np.asarray(actions[:, where.start] > _middle(component))
     return None
-
-
-def grasped(states: FloatArray, actions: FloatArray, spec: RobotSpec) -> bool:
-    """Whether the robot felt that it held something: as often as it closed its gripper, and for as long as it told it to.
-
-    Fingers that stay apart though they are told to close have something between them. True where that was so at every
-    closing, and there was one; false for a robot whose state does not tell its gripper's opening.
-    """
-    is_open = gripper_open(actions, spec)
-    felt = next((where for c, where in zip(spec.state, spec.state_slices().values(), strict=True) if c.kind == "gripper"), None)
-    if is_open is None or felt is None or is_open.all():
-        return False
-    component = next(c for c in spec.state if c.kind == "gripper")
-    empty = component.low[0] + EMPTY * (component.high[0] - component.low[0])
-    apart = states[:, felt.start] > empty
-    closed = ~is_open
-    begun = np.flatnonzero(closed & np.concatenate([[True], is_open[:-1]]))
-    frames = np.arange(len(states))
-    settled = closed & (frames - _latest(frames, begun) >= round(CLOSING_S * spec.rate_hz))
-    return bool(apart[settled].all()) and all(settled[b : b + 2 + round(CLOSING_S * spec.rate_hz)].any() for b in begun)
 
 
 def handled_points(states: FloatArray, actions: FloatArray, spec: RobotSpec, engaged_frame: int | None = None) -> Array:
