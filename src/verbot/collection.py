@@ -357,22 +357,12 @@ def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict
 
 
 def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
-    """The strengths that attempt `index` drew, a function of (seed, index, axis); nothing without ``config.randomize``.
-
-    Raises `ConfigError` for an axis that is both fixed and drawn, or that no recording can hold.
-    """
+    """The strengths that attempt `index` drew, a function of (seed, index, axis); raises as `randomization.draw` does."""
     if not config.randomize:
         return {}
-    if both := sorted(set(config.axes) & set(config.randomize)):
-        raise ConfigError(f"axis {both[0]!r} has a fixed strength in axes and a drawn one in randomize; give it one of them")
-    if config.randomize.get("camera_dropout"):
-        raise ConfigError(
-            "randomize cannot draw camera_dropout: a recording holds a picture of each camera in each step; training leaves "
-            "cameras out by itself (augment.camera_dropout)"
-        )
     from verbot.envs.tabletop import randomization  # it loads the simulator, which other worlds do without
 
-    return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index))
+    return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
 
 
 def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:
