@@ -86,6 +86,35 @@ def _saved(path) -> int:
         return 0
 
 
+def test_every_attempt_draws_its_strengths_from_its_number_and_the_dataset_tells_them(tmp_path):
+    drawn = {"randomize": {"all": 2, "sensor_noise": 0}, "options": OPTIONS, "progress": False}
+    path = collect("tabletop-starter", tmp_path / "random", 3, seed=3, workers=1, **drawn).path
+    config = CollectConfig(seed=3, randomize=drawn["randomize"])
+    for episode in open_dataset(path):
+        request, attempt = episode.extras["request"], episode.extras["collection"]["attempt"]
+        assert request == request_for(config, ("pick", "push", "put"), attempt)
+        assert "sensor_noise" not in request["axes"]
+        assert set(request["axes"].values()) <= {0, 1, 2}
+    requests = [request_for(config, ("pick",), index)["axes"] for index in range(30)]
+    assert len({tuple(axes.values()) for axes in requests}) > 25
+    plain = request_for(CollectConfig(seed=3), ("pick", "push", "put"), 4)
+    assert request_for(config, ("pick", "push", "put"), 4) == {**plain, "axes": requests[4]}  # the same scene, otherwise
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"randomize": {"camera_dropout": 2}}, "randomize cannot draw camera_dropout"),
+        ({"randomize": {"camera": 2}, "axes": {"camera": 1}}, "'camera' has a fixed strength in axes and a drawn one"),
+        ({"randomize": {"camera": 5}}, "axis 'camera' has strength 5"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_played(settings, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        collect("tabletop-starter", tmp_path / "refused", 3, workers=1, progress=False, **settings)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_labels_are_clean_while_noise_is_executed(env):
     request = request_for(CollectConfig(seed=1), env.tasks, 0)
     executed, labels = [], []

@@ -20,6 +20,7 @@ from verbot.configuration import build, to_plain
 from verbot.contracts import Agent, Env, Expert, observation_from_env
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
+from verbot.envs.streams import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.processes import Channel, Worker, WorkerDied, serve, successor, workers
 from verbot.progress import Progress
@@ -42,6 +43,8 @@ class CollectConfig:
         tasks: shown in turn; None shows all that the env has.
         options: of `make_env`.
         axes: randomization axis to strength, for every episode.
+        randomize: randomization axis to the greatest strength: each attempt draws its own, evenly from 0 to that, and
+            ``extras["request"]["axes"]`` holds what it drew. ``"all"`` stands for every axis that a recording can hold.
         attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
         again: the env of every second attempt, which visits the scene of the attempt before once more.
     """
@@ -54,6 +57,7 @@ class CollectConfig:
     tasks: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
+    randomize: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
     again: str | None = None
 
@@ -112,6 +116,7 @@ def collect(
 def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str | None = None) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
+    drawn_axes(config, 0)  # refuses what cannot be drawn before any worker starts
     spec, tasks = _surveyed(config)
     saved, frames, tried, errors = _already(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
@@ -347,7 +352,17 @@ def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict
     """Tasks take turns, in an order that the seed shuffles anew in every round."""
     turn, place = divmod(index, len(tasks))
     order = np.random.default_rng([config.seed, turn]).permutation(len(tasks))
-    return {"task": tasks[order[place]], "split": "train", "index": index, "wording": "seen", "axes": dict(config.axes)}
+    axes = {**config.axes, **drawn_axes(config, index)}
+    return {"task": tasks[order[place]], "split": "train", "index": index, "wording": "seen", "axes": axes}
+
+
+def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
+    """The strengths that attempt `index` drew, a function of (seed, index, axis); raises as `randomization.draw` does."""
+    if not config.randomize:
+        return {}
+    from verbot.envs.tabletop import randomization  # it loads the simulator, which other worlds do without
+
+    return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
 
 
 def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:

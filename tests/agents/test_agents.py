@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from verbot.agents import ChunkAgent, EnsembleAgent
+from verbot.agents import AligningAgent, ChunkAgent, EnsembleAgent
 from verbot.agents.carrying import PAUSE_S
 from verbot.contracts import ChunkedAgent, Policy
 from verbot.errors import ConfigError, PolicyError
@@ -41,6 +41,7 @@ def test_agents_keep_the_contract() -> None:
     assert isinstance(policy, Policy)
     assert isinstance(ChunkAgent(policy), ChunkedAgent)
     assert isinstance(EnsembleAgent(policy), ChunkedAgent)
+    assert isinstance(AligningAgent(ChunkAgent(policy), {}), ChunkedAgent)
 
 
 @pytest.mark.parametrize(("execute", "actions"), [(1, [10, 20, 30, 40]), (2, [10, 11, 20, 21]), (3, [10, 11, 12, 20])])
@@ -159,3 +160,54 @@ def test_across_episodes_the_clock_runs_on_after_a_pause(make: Callable[..., Chu
     drive(agent, 1)
     assert policy.asked[-1].memory is None
     assert policy.asked[-1].time_s == 0
+
+
+class Seeing(Counting):
+    """Keeps what it was shown."""
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        self.asked += observations
+        return [ActionChunk(np.zeros((3, 1), np.float32)) for _ in observations]
+
+
+def scene(light: float) -> np.ndarray:
+    """A gray table with a red thing on it, in some light."""
+    image = np.full((8, 8, 3), 100.0)
+    image[2:4, 2:4] = (220, 30, 30)
+    return np.clip(image + light, 0, 255).astype(np.uint8)
+
+
+def test_pictures_are_moved_to_the_middle_color_and_the_world_is_learned_anew_in_every_episode() -> None:
+    policy = Seeing()
+    agent = AligningAgent(ChunkAgent(policy), {"front": (100, 100, 100)})
+    for light in (-30.0, 20.0):
+        agent.reset("go")
+        raw = {"front": scene(light), "wrist": scene(light)}
+        given = Observation(raw, np.zeros(1, np.float32), "", time_s=0.0)
+        agent.act(given)
+        np.testing.assert_array_equal(policy.asked[-1].images["front"], scene(0.0))
+        np.testing.assert_array_equal(policy.asked[-1].images["wrist"], raw["wrist"])
+        assert policy.asked[-1].instruction == "go"
+        np.testing.assert_array_equal(given.images["front"], scene(light))  # what the caller keeps is not changed
+
+
+def test_the_middle_color_is_averaged_over_the_last_pictures_and_no_picture_counts_twice() -> None:
+    policy = Seeing()
+    agent = AligningAgent(ChunkAgent(policy), {"front": (100, 100, 100)}, frames=2)
+    agent.reset("go")
+    for step, (light, offset) in enumerate(((10.0, -10.0), (30.0, -20.0), (50.0, -40.0))):
+        observation = Observation({"front": scene(light)}, np.zeros(1, np.float32), "", time_s=step / 10)
+        asked = agent.wants(observation)
+        assert asked is not None
+        agent.give(policy.predict([asked])[0])
+        agent.act(observation)
+        assert policy.asked[-1].images["front"][0, 0].tolist() == [100 + light + offset] * 3
+    agent.act(Observation({}, np.zeros(1, np.float32), "", time_s=0.3))  # a camera may be missing
+    assert policy.asked[-1].images == {}
+
+
+def test_colors_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match="middle color of camera 'front' is .1, 2.; expected red, green and blue, 0 to 255"):
+        AligningAgent(ChunkAgent(Counting()), {"front": (1, 2)})
+    with pytest.raises(ConfigError, match="frames is 0; expected at least 1 picture"):
+        AligningAgent(ChunkAgent(Counting()), {}, frames=0)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data.colors import middle_colors
 from verbot.errors import CorruptFileError, DataError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -31,6 +32,17 @@ def test_numbers_and_sentences():
     sentences = ["pick up the red cube", "push the blue cylinder to the left", "pick up the red cube"]
     assert [episode.instruction for episode in dataset] == sentences
     assert dataset.statistics()["state"].mean == pytest.approx(states.mean(axis=0), abs=1e-6)
+
+
+def test_the_middle_color_of_each_camera_is_that_of_the_first_pictures():
+    dataset = open_dataset(FIXTURE)
+    found = middle_colors(dataset)
+    assert set(found) == {"front", "wrist"}
+    for camera, color in found.items():
+        first = np.stack([episode.images(camera)[0] for episode in dataset]).reshape(-1, 3)
+        assert color == tuple(np.median(first, axis=0).tolist())
+    some = np.stack([dataset[i].images("front")[0] for i in (0, 2)])
+    assert middle_colors(dataset, 2)["front"] == tuple(np.median(some.reshape(-1, 3), axis=0).tolist())
 
 
 def test_a_spec_is_derived_from_the_features():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
-from verbot.envs.tabletop.randomization import AXES
+from verbot.envs.streams import generator
+from verbot.envs.tabletop.randomization import AXES, OF_A_PLACE, draw
+from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import suites as evaluation_suites
 
 VISIBLE = ("lighting", "appearance", "camera", "distractors", "sensor_noise")
@@ -93,3 +95,44 @@ def test_dynamics_change_mass_friction_and_gains_but_not_the_picture(env):
     assert (physics.model.geom_friction != friction).any()
     assert (physics.model.actuator_gainprm[:7] != gain[:7]).any()
     np.testing.assert_array_equal(nominal["images"]["front"], changed["images"]["front"])
+
+
+def test_strengths_are_drawn_evenly_from_a_stream_of_each_axis():
+    def drawn(i, **greatest):
+        return draw(greatest, lambda axis: generator("strength", axis, i))
+
+    seen = [drawn(i, all=2) for i in range(300)]
+    assert set(seen[0]) == set(AXES) - {"camera_dropout"}
+    for axis in seen[0]:
+        counts = np.bincount([strengths[axis] for strengths in seen], minlength=3)
+        assert len(counts) == 3
+        assert counts.min() > 70  # of 100 each
+    together = np.corrcoef([[strengths[axis] for strengths in seen] for axis in seen[0]])
+    assert np.abs(together - np.eye(len(together))).max() < 0.25
+    assert all(drawn(i, all=2, camera=3)["lighting"] == seen[i]["lighting"] for i in range(20))
+    assert max(drawn(i, camera=3)["camera"] for i in range(40)) == 3
+    assert "lighting" not in drawn(0, all=1, lighting=0)
+    with pytest.raises(UnknownNameError, match="randomization axis named 'camer'"):
+        drawn(0, camer=1)
+    with pytest.raises(ConfigError, match="axis 'camera' has strength 4"):
+        drawn(0, camera=4)
+
+
+def test_a_place_stays_the_same_from_one_episode_to_the_next():
+    def world(place, index):
+        env = make_env("tabletop-starter", place=place, axes=dict.fromkeys(AXES, 3) | {"camera_dropout": 0})
+        env.reset(seed=0, options={"index": index, "task": "pick"})
+        model = env.physics.model
+        parts = {
+            "lighting": model.light_diffuse, "appearance": model.mat_rgba, "camera": model.cam_pos,
+            "dynamics": model.actuator_gainprm,
+        }  # fmt: skip
+        return {name: part.copy() for name, part in parts.items()}, env.physics.layout.movables
+
+    here, moved, elsewhere, scattered = world(3, 0), world(3, 1), world(4, 0), world(None, 0)
+    assert set(here[0]) == set(OF_A_PLACE)
+    assert here[1] == elsewhere[1] == scattered[1] != moved[1]  # what stands where is the scene's
+    for axis in OF_A_PLACE:
+        np.testing.assert_array_equal(here[0][axis], moved[0][axis])
+        assert (here[0][axis] != elsewhere[0][axis]).any()
+        assert (here[0][axis] != scattered[0][axis]).any()

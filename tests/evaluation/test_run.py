@@ -53,6 +53,18 @@ def test_files_hold_what_the_contract_says(tmp_path: Path) -> None:
     assert len(lines) == len({json.loads(line)["key"] for line in lines})
 
 
+def test_a_policy_of_another_light_is_helped_by_alignment_and_the_folder_knows(tmp_path: Path) -> None:
+    alone: dict[str, object] = {"load": "seeing", "conditions": (), "baselines": False}
+    aligned = {"align": {"front": (40.0, 40.0, 40.0)}}
+    bright: dict[str, object] = {"light": 80}
+    assert evaluate(tmp_path / "nominal", **alone).metrics["success_rate"].value == 1
+    assert evaluate(tmp_path / "nominal-aligned", **alone, **aligned).metrics["success_rate"].value == 1
+    assert evaluate(tmp_path / "bright", world=bright, **alone).metrics["success_rate"].value == 0
+    assert evaluate(tmp_path / "bright-aligned", world=bright, **alone, **aligned).metrics["success_rate"].value == 1
+    with pytest.raises(ConfigError, match="holds results of another evaluation .align: "):
+        evaluate(tmp_path / "bright-aligned", world=bright, **alone)
+
+
 def test_results_do_not_depend_on_workers_or_slots(tmp_path: Path) -> None:
     evaluate(tmp_path / "a", workers=1, slots=1)
     evaluate(tmp_path / "b", workers=2, slots=5)

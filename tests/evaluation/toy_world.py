@@ -38,8 +38,9 @@ class ToyEnv:
         raises: Sequence[int] = (),
         kills: Sequence[int] = (),
         render_mode: str = "",
+        light: int = 0,
     ):
-        self.broken, self.raises, self.kills = broken, raises, kills
+        self.broken, self.raises, self.kills, self.light = broken, raises, kills, light
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         self.request = r = EpisodeRequest(**(options or {}))
@@ -81,6 +82,7 @@ class ToyEnv:
         for place, color in zip(self.places, range(3), strict=True):
             image[6:10, int(place + 8), color] = 255
         image[2:5, int(np.clip(self.hand, -8, 7.9) + 8)] = 255
+        image = np.clip(image.astype(int) + self.light, 0, 255).astype(np.uint8)
         state = np.array([self.hand, *self.places], np.float32)
         return {"images": {"front": image}, "state": state, "instruction": self.words}
 
@@ -132,6 +134,24 @@ class ToyPolicy:
 
 def listening() -> ToyPolicy:
     return ToyPolicy()
+
+
+class SeeingPolicy(ToyPolicy):
+    """Goes to where it sees the color that it hears; it was never shown another light."""
+
+    def _chunk(self, o: Observation) -> np.ndarray:
+        wanted = next((i for i, color in enumerate(COLORS) if color in o.instruction), 0)
+        row = o.images["front"][8].astype(int)
+        seen = np.flatnonzero((row[:, wanted] > 150) & (np.delete(row, wanted, 1) < 100).all(1))
+        if not len(seen):
+            return np.zeros((4, 1), np.float32)
+        place = min(o.state[1:], key=lambda x: abs(float(x) - (seen[0] - 7.5)))
+        steps = np.clip(place - o.state[0] - 0.5 * np.arange(4) * np.sign(place - o.state[0]), -0.5, 0.5)
+        return np.asarray(steps, np.float32)[:, None]
+
+
+def seeing() -> ToyPolicy:
+    return SeeingPolicy()
 
 
 def half_deaf() -> ToyPolicy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from verbot.configuration import dump_yaml, to_plain
@@ -79,3 +81,11 @@ def test_the_tiny_recipe_trains_on_its_own_demonstrations_and_continues(tmp_path
     assert again.loss == paused.loss
     with pytest.raises(ConfigError, match="another steps"):
         train("tiny", out=tmp_path, steps=3, progress=False)
+
+
+def test_randomized_demonstrations_differ_from_the_starter_in_nothing_else():
+    plain, random = resolve("starter"), resolve("starter-random")
+    assert random.collection == dataclasses.replace(plain.collection, randomize={"all": 2})
+    augment = dataclasses.replace(plain.training.augment, camera_dropout=0.25)
+    assert dataclasses.replace(plain.training, augment=augment, preprocessing=random.training.preprocessing) == random.training
+    assert random.training.preprocessing.allow_missing_cameras

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from verbot.cli.exchanging import data_export, data_import
 from verbot.cli.looking import data_check, data_info, data_view, doctor, list_parts
 from verbot.cli.making import demo, reinforce, train
-from verbot.cli.measuring import compare, evaluate, look, watch
+from verbot.cli.measuring import compare, evaluate, gap, look, watch
 from verbot.cli.teaching import collect, data_annotate
 from verbot.errors import ConfigError, VerbotError, missing
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "reinforce": reinforce,
     "evaluate": evaluate,
     "compare": compare,
+    "gap": gap,
     "data annotate": data_annotate,
     "data check": data_check,
     "data info": data_info,

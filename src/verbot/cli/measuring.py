@@ -13,6 +13,7 @@ Mode = Literal["canonical", "paraphrase", "longer", "blank", "counterfactual", "
 Axis = Literal[
     "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
 ]
+Strength = Literal[1, 2, 3]
 
 
 def evaluate(
@@ -23,8 +24,9 @@ def evaluate(
     out: Path = Path("outputs/evaluation"),
     paraphrases: Path | None = None,
     instruction_mode: Mode = "canonical",
-    axis: Axis | None = None,
-    strength: Literal[1, 2, 3] = 2,
+    axis: Axis | Literal["all"] | None = None,
+    strength: Strength = 2,
+    align: Path | None = None,
     execute: int = 1,
     cameras: tuple[str, ...] = (),
     baselines: bool = True,
@@ -46,8 +48,9 @@ def evaluate(
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
             {receptacle}, {preposition} and {direction}.
         instruction_mode: the condition.
-        axis: a randomization axis.
+        axis: a randomization axis, or all of them at once.
         strength: of the axis.
+        align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
         execute: actions of each predicted chunk that are carried out.
         cameras: only these of the suite's; otherwise all.
         baselines: random, expert and a language-blind copy beside the policy.
@@ -56,8 +59,10 @@ def evaluate(
         cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
         device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
+    from verbot.evaluation.suites import AXES
     from verbot.recipes.api import evaluate as run
 
+    shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
     templates = None
     if paraphrases is not None:
         from verbot.envs.tabletop.language import load_templates
@@ -65,12 +70,21 @@ def evaluate(
         templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes={axis: strength} if axis else {}, execute=execute, baselines=baselines, videos=videos,
+        templates=templates, axes=shifted, align=_middle_colors(align), execute=execute, baselines=baselines, videos=videos,
         workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def _middle_colors(align: Path | None) -> dict[str, tuple[float, float, float]] | None:
+    if align is None:
+        return None
+    from verbot.data import open_dataset
+    from verbot.data.colors import middle_colors
+
+    return middle_colors(open_dataset(align))
 
 
 def compare(
@@ -122,6 +136,45 @@ def compare(
     two = bench.pair(table)
     print(table.text(), *([two.table()] if two else []), out / "report.html", sep="\n")
     return table.exit_code
+
+
+def gap(
+    policies: Positional[tuple[str, ...]],
+    suite: str = "tabletop-starter",
+    axes: tuple[Axis, ...] = (),
+    strengths: tuple[Strength, ...] = (2,),
+    alone: bool = True,
+    align: Path | None = None,
+    episodes: int = 120,
+    seed: int = 0,
+    workers: int = 0,
+    out: Path = Path("outputs/gap"),
+) -> int:
+    """What shifted worlds take from policies, axis by axis and all axes at once: a table, gap.json and a radar, gap.png.
+
+    Example: verbot gap outputs/plain/policy outputs/random/policy --strengths 2 --episodes 120 --out outputs/gap
+
+    Args:
+        policies: as of `verbot evaluate`, or folders that it left, which are read.
+        suite: the env; see `verbot list envs`.
+        axes: randomization axes; otherwise all, without camera_dropout where a policy cannot do without a camera.
+        strengths: of the shifts.
+        alone: each axis is shifted alone too; otherwise only all of them at once.
+        align: demonstrations: every policy acts once more, with pictures moved to their middle color.
+        episodes: scenes, the same in every world.
+        seed: another seed is another set of scenes.
+        workers: processes; 0 takes one for each core.
+        out: gets gap.json, gap.png and a folder for each policy. An interrupted call continues; other strengths join.
+    """
+    from verbot.evaluation.gap import table
+    from verbot.recipes.gap import gap as run
+
+    gaps = run(
+        policies, out=out, suite=suite, axes=axes, strengths=strengths, alone=alone, align=_middle_colors(align),
+        episodes=episodes, seed=seed, workers=workers, command=typed(),
+    )  # fmt: skip
+    print(table(gaps), out / "gap.json", sep="\n")
+    return 1 if any(found.errors for found in gaps) else 0
 
 
 def watch(

@@ -19,6 +19,7 @@ def collect(
     noise: float = 0.15,
     tasks: tuple[str, ...] = (),
     axes: dict[str, int] | None = None,
+    randomize: dict[str, int] | None = None,
     image_size: int = 64,
     cameras: tuple[str, ...] = (),
     again: str | None = None,
@@ -43,6 +44,8 @@ def collect(
         noise: of an expert's executed actions; the recorded label is always the clean action.
         tasks: only these; otherwise all, in turn.
         axes: randomization axes, each followed by its strength, 1 to 3.
+        randomize: randomization axes, each followed by its greatest strength: every episode of an expert draws its own, from 0 to
+            that; "all" is every axis that a recording can hold.
         image_size: pixels, square.
         cameras: only these of the suite's; otherwise all.
         again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
@@ -54,19 +57,13 @@ def collect(
         host: where the person's page is served; another than the loopback is neither encrypted nor private.
         port: of the page; 0 takes a free one.
     """
-    from verbot.errors import ConfigError
-
     options = {"image_size": image_size, **given(cameras=cameras or None)}
     common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
     if by == "expert":
-        if policy is not None:
-            raise ConfigError(
-                "--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training"
-            )
-        settings = {**common, "options": options, "episodes": 1600 if episodes is None else episodes, "noise": noise}
-        return _from_experts(out, {**settings, "again": again, "workers": workers}, cluster)
-    if cluster is not None:
-        raise ConfigError("--cluster is for the experts: a person drives one robot")
+        settings = {**common, "randomize": randomize or {}, "options": options, "noise": noise, "again": again}
+        settings |= {"episodes": 1600 if episodes is None else episodes, "workers": workers}
+        return _from_experts(out, settings, cluster, policy)
+    _refuse({"--cluster": cluster, "--randomize": randomize})
     options |= {"max_seconds": seconds} if seconds else {}
     person = {"by": by, "episodes": episodes, "host": host, "port": port}
     return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)
@@ -106,9 +103,20 @@ def data_annotate(
     return 0
 
 
-def _from_experts(out: Path, settings: dict[str, Any], cluster: str | None) -> int:
-    from verbot import collection, processes
+def _refuse(for_experts: dict[str, object]) -> None:
+    from verbot.errors import ConfigError
 
+    for option, value in for_experts.items():
+        if value:
+            raise ConfigError(f"{option} is for the experts: a person drives one robot, and their episodes take --axes")
+
+
+def _from_experts(out: Path, settings: dict[str, Any], cluster: str | None, policy: str | None) -> int:
+    from verbot import collection, processes
+    from verbot.errors import ConfigError
+
+    if policy is not None:
+        raise ConfigError("--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training")
     config = collection.CollectConfig(**{**settings, "workers": settings["workers"] or processes.cores()})
     result = collection.run(config, out, cluster=cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

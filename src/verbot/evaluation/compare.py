@@ -12,7 +12,7 @@ from typing import Any
 from verbot.errors import ConfigError
 from verbot.evaluation.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.results import EpisodeResult, read_results
-from verbot.evaluation.suites import WORDINGS
+from verbot.evaluation.suites import WORDINGS, told_axes
 from verbot.evaluation.summary import written
 from verbot.evaluation.wording import condition, p_value, plain
 
@@ -165,7 +165,7 @@ def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:
 def condition_of(key: str, result: EpisodeResult) -> str:
     """The condition that an episode's key (without its player) belongs to."""
     _, _, _, goal, wording, composition, *_ = key.split("/")
-    axes = "".join(f" {axis}:{strength}" for axis, strength in sorted(result.axes.items()) if strength)
+    axes = told_axes(result.axes)
     if composition == "unseen":
         return "composition" + axes
     if goal != "goal0":

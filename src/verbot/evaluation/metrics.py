@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from verbot.evaluation.intervals import Estimate, correlation, mean, proportion, quantile, ratio
 from verbot.evaluation.results import EpisodeResult
+from verbot.evaluation.suites import ALL, told_axes
 
 Results = Sequence[EpisodeResult]
 Scene = tuple[str, int, int]  # task, index, goal index
@@ -130,7 +131,10 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
 
 
 def axis_retentions(conditions: Mapping[str, Results], reference: Results) -> dict[str, Estimate]:
-    """``retention_AXIS`` of each randomization axis; ``retention_AXIS_STRENGTH`` where it was measured at several."""
+    """``retention_AXIS`` of each randomization axis; ``retention_AXIS_STRENGTH`` where it was measured at several.
+
+    Of all axes at once it is ``retention_all``.
+    """
     found = {pair: results for name, results in conditions.items() for pair in _varied(name, results)}
     several = Counter(axis for axis, _ in found)
     return {
@@ -154,8 +158,11 @@ def paired(first: Results, second: Results) -> list[tuple[bool, bool]]:
 
 
 def _varied(condition: str, results: Results) -> list[tuple[str, int]]:
-    """The one (axis, strength) that a condition varies from the canonical one; empty where it varies none or more."""
+    """The one (axis, strength), or ("all", strength), that a condition varies; empty where it varies none or several."""
     axes = {(axis, strength) for r in results for axis, strength in r.axes.items() if strength}
+    if results and (told := told_axes(results[0].axes).strip()).startswith(f"{ALL}:"):
+        axes = {(ALL, int(told.partition(":")[2]))}
+        condition = condition.replace("axes:", "axis:", 1)
     return list(axes) if len(axes) == 1 and condition.startswith(("axis:", "canonical ")) else []
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbot.agents import ChunkAgent, EnsembleAgent
+from verbot.agents import AligningAgent, ChunkAgent, EnsembleAgent
 from verbot.configuration import to_plain
-from verbot.contracts import Env
+from verbot.contracts import ChunkedAgent, Env, Policy
 from verbot.errors import ConfigError
 from verbot.evaluation import metrics
 from verbot.evaluation.errands import Film, Setup
@@ -148,9 +148,17 @@ def _films(
 
 
 def _agents(config: EvaluationConfig) -> AgentFactory:
+    plain: Callable[[Policy], ChunkedAgent] = functools.partial(ChunkAgent, execute=config.execute)
     if config.decay is not None:
-        return functools.partial(EnsembleAgent, decay=config.decay)
-    return functools.partial(ChunkAgent, execute=config.execute)
+        plain = functools.partial(EnsembleAgent, decay=config.decay)
+    if config.align is None:
+        return plain
+    aligned: AgentFactory = functools.partial(_aligned, plain, dict(config.align))
+    return aligned
+
+
+def _aligned(make: Callable[[Policy], ChunkedAgent], colors: Mapping[str, Sequence[float]], policy: Policy) -> ChunkedAgent:
+    return AligningAgent(make(policy), colors)
 
 
 def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> None:
@@ -158,7 +166,7 @@ def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> N
     shape: dict[str, Any] = {
         "policy": policy if isinstance(policy, str) else policy.name,
         "identity": policy if isinstance(policy, str) else policy.identity,
-        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "options")},
+        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options")},
     }
     path = out / "run.json"
     if not path.exists():

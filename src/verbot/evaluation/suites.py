@@ -15,6 +15,7 @@ MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "compos
 AXES = (
     "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics", "camera_dropout",
 )  # fmt: skip
+ALL = "all"  # axes at once
 # Of the modes that are not about plain words.
 WORDINGS = {"paraphrase": "unseen", "longer": "longer", "blank": "blank", "image": "image"}
 WORDLESS = ("blank", "image")
@@ -33,7 +34,8 @@ class EvaluationConfig:
         mode: the main condition, which `success_rate` is about; one of `MODES`.
         axes: randomization axis to strength 1–3, in the main condition.
         templates: verb to templates that replace the grammar's words, e.g. ``{"pick": ["grab the {object}"]}``.
-        conditions: further conditions: modes, or ``"axis:NAME:STRENGTH"``. None chooses: around a plain canonical run the
+        conditions: further conditions: modes, ``"axis:NAME:STRENGTH"``, or several axes at once, ``"axes:NAME+NAME:STRENGTH"``
+            and ``"axes:all:STRENGTH"``. None chooses: around a plain canonical run the
             four others, beside a run with axes the canonical one, else none.
         side_episodes: scenes of each further condition and of the random and the blind baseline; None: half of `episodes`, at
             least 100 where there are as many.
@@ -41,6 +43,7 @@ class EvaluationConfig:
         baselines: whether random, expert and language-blind players stand beside the policy.
         execute: actions carried out per predicted chunk.
         decay: not None: temporal ensembling with this decay instead of chunk execution.
+        align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.AligningAgent`).
         videos: episodes filmed for the report; 0 films none.
         latency_calls: single predictions that are timed.
         workers: processes; 0 chooses one per core.
@@ -62,6 +65,7 @@ class EvaluationConfig:
     baselines: bool = True
     execute: int = 1
     decay: float | None = None
+    align: Mapping[str, tuple[float, float, float]] | None = None
     videos: int = 24
     latency_calls: int = 100
     workers: int = 0
@@ -82,7 +86,7 @@ class EvaluationConfig:
     @property
     def main(self) -> str:
         """The main condition's name."""
-        return self.mode + "".join(f" {axis}:{strength}" for axis, strength in sorted(self.axes.items()) if strength)
+        return self.mode + told_axes(self.axes)
 
     @property
     def further(self) -> tuple[str, ...]:
@@ -162,16 +166,31 @@ def condition_axes(name: str) -> dict[str, int]:
     """The randomization of the condition called `name`; raises `ConfigError` where there is no such condition.
 
     Example:
-        >>> condition_axes("axis:lighting:2"), condition_axes("paraphrase")
-        ({'lighting': 2}, {})
+        >>> condition_axes("axis:lighting:2"), condition_axes("axes:camera+lighting:1"), condition_axes("paraphrase")
+        ({'lighting': 2}, {'camera': 1, 'lighting': 1}, {})
     """
     kind, _, rest = name.partition(":")
-    if kind != "axis":
-        _one_of("condition", name, (*MODES, "axis:NAME:STRENGTH"))
+    if kind not in ("axis", "axes"):
+        _one_of("condition", name, (*MODES, "axis:NAME:STRENGTH", "axes:all:STRENGTH"))
         return {}
-    axis, _, strength = rest.partition(":")
-    _check_axis(axis, int(strength) if strength.isdigit() else strength)
-    return {axis: int(strength)}
+    which, _, strength = rest.partition(":")
+    names = [which] if kind == "axis" else AXES if which == ALL else which.split("+")
+    for axis in names:
+        _check_axis(axis, int(strength) if strength.isdigit() else strength)
+    return {axis: int(strength) for axis in names}
+
+
+def told_axes(axes: Mapping[str, int]) -> str:
+    """What a condition's name says of its randomization, after a space; nothing for the nominal world.
+
+    Example:
+        >>> told_axes({"camera": 2, "lighting": 0}), told_axes(dict.fromkeys(AXES, 3))
+        (' camera:2', ' all:3')
+    """
+    changed = {axis: strength for axis, strength in sorted(axes.items()) if strength}
+    if set(changed) == set(AXES) and len(set(changed.values())) == 1:
+        return f" {ALL}:{changed[AXES[0]]}"
+    return "".join(f" {axis}:{strength}" for axis, strength in changed.items())
 
 
 def _jobs(

@@ -56,11 +56,11 @@ def confidence(success: Estimate) -> str:
 
 def condition(name: str) -> str:
     """Example:
-    >>> condition("paraphrase"), condition("axis:lighting:2"), condition("canonical camera:1")
-    ('unseen paraphrases', 'lighting 2', 'plain wording, camera 1')
+    >>> condition("axis:lighting:2"), condition("axes:all:2"), condition("canonical camera:1")
+    ('lighting 2', 'all 2', 'plain wording, camera 1')
     """
-    if name.startswith("axis:"):
-        return plain(name.removeprefix("axis:").replace(":", " "))
+    if name.startswith(("axis:", "axes:")):
+        return plain(name[5:].replace("+", ", ").replace(":", " "))
     mode, *axes = name.split(" ")
     return ", ".join([_CONDITIONS.get(mode, mode), *(plain(axis.replace(":", " ")) for axis in axes)])
 

@@ -74,6 +74,8 @@ class TabletopEnv(gymnasium.Env):
         render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
         cameras: see through these of the suite's cameras; by default through all.
         goal_images: `reset` also tells a picture of the wanted end state, ``info["goal_image"]``, whatever the wording.
+        place: all episodes have the light, the surfaces, the cameras' poses and the dynamics that this number draws (as far as
+            their axes allow), as for a robot that stays in one room; None draws them anew for each.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -89,8 +91,9 @@ class TabletopEnv(gymnasium.Env):
         render_mode: str | None = None,
         cameras: Sequence[str] | None = None,
         goal_images: bool = False,
+        place: int | None = None,
     ):
-        self._suite = find(suite)
+        self._suite, self._place = find(suite), place
         for name in cameras or ():
             if name not in self._suite.cameras:
                 raise UnknownNameError(f"camera of suite {self._suite.name!r}", name, self._suite.cameras)
@@ -138,7 +141,7 @@ class TabletopEnv(gymnasium.Env):
         except TypeError as error:
             known = ", ".join(EpisodeRequest.__dataclass_fields__)
             raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
-        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes)
+        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes, self._place)
         self._episode, self._axes_now = episode, episode.axes
         self._error = None
         self._limit = episode.locked_steps + round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)

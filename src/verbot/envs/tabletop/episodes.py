@@ -46,8 +46,18 @@ class Episode:
     locked_steps: int = 0
 
 
-def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int, axes: Mapping[str, int]) -> Episode:
+def prepare(
+    suite: Suite,
+    tasks: Mapping[str, Task],
+    request: EpisodeRequest,
+    seed: int,
+    axes: Mapping[str, int],
+    place: int | None = None,
+) -> Episode:
     """The episode that `request` asks for.
+
+    Args:
+        place: where it happens: the axes of a place draw from this number's streams instead of the scene's.
 
     Raises:
         ConfigError: when the request names what does not exist.
@@ -58,6 +68,8 @@ def prepare(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, se
     strengths = randomization.checked({**axes, **request.axes})
 
     def stream(name: str) -> np.random.Generator:
+        if place is not None and name in randomization.OF_A_PLACE:
+            return generator("place", place, name)
         return generator(*key, name)
 
     layout, goals = _draw_scene(suite, tasks, task, request.composition, strengths, stream)

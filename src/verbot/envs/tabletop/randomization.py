@@ -29,6 +29,8 @@ AXES: dict[str, str] = {
     "camera_dropout": "one camera gives no picture: a third of the time, two thirds, always",
 }
 STRONGEST = 3
+OF_A_PLACE = ("lighting", "appearance", "camera", "dynamics")  # what stays from one episode to the next where nobody moves
+EVERY = "all"  # stands for every axis, where strengths are drawn
 _LOST_STEPS = (5, 21)
 Stream = Callable[[str], np.random.Generator]
 
@@ -41,6 +43,32 @@ def checked(axes: Mapping[str, int]) -> dict[str, int]:
         if strength not in range(STRONGEST + 1):
             raise ConfigError(f"axis {name!r} has strength {strength!r}; expected 0, 1, 2 or 3")
     return {name: int(axes.get(name, 0)) for name in AXES}
+
+
+def draw(greatest: Mapping[str, int], stream: Stream, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The strengths of one demonstration: of each axis drawn evenly from 0 to its `greatest`, from a stream of its own.
+
+    Args:
+        greatest: ``"all"`` stands for every axis not named beside it, but for ``camera_dropout``, which no recording can hold.
+        fixed: axes that have a strength already.
+
+    Raises `ConfigError` for an axis that is fixed too, or that no recording can hold, and as `checked` does.
+
+    Example:
+        >>> from verbot.envs.streams import generator
+        >>> draw({"all": 2, "camera": 0}, lambda name: generator("strength", name, 7)).get("camera")
+    """
+    if both := sorted(set(fixed or ()) & set(greatest)):
+        raise ConfigError(f"axis {both[0]!r} has a fixed strength in axes and a drawn one in randomize; give it one of them")
+    if greatest.get("camera_dropout"):
+        raise ConfigError(
+            "randomize cannot draw camera_dropout: a recording holds a picture of each camera in each step; training leaves "
+            "cameras out by itself (augment.camera_dropout)"
+        )
+    rest = greatest.get(EVERY, 0)
+    limits = {name: rest for name in AXES if name != "camera_dropout" and name not in (fixed or ())}
+    limits = checked({**limits, **{name: limit for name, limit in greatest.items() if name != EVERY}})
+    return {name: int(stream(name).integers(limit + 1)) for name, limit in limits.items() if limit}
 
 
 def widen(wishes: Wishes, axes: Mapping[str, int]) -> Wishes:

@@ -1,0 +1,34 @@
+"""The starter suite in worlds that differ from episode to episode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from verbot.collection import CollectConfig
+from verbot.evaluation import EvaluationConfig
+from verbot.policy import Preprocessing
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig
+from verbot.recipes.presets.starter import SUITE, training
+
+STRENGTH = 2  # the greatest that is trained on: strength 3 is for tests alone
+
+
+@recipes.register("starter-random")
+def starter_random() -> RunConfig:
+    """The starter recipe on demonstrations that draw the strength of every axis, and on pictures with a camera missing.
+
+    Source: domain randomization, Tobin et al. 2017. A recording holds every camera, so that axis is drawn while training.
+    """
+    plain = training(minutes=4.0)
+    return RunConfig(
+        name="starter-random",
+        about="pick, push and put, demonstrated in randomized worlds",
+        collection=CollectConfig(env=SUITE, episodes=1600, randomize={"all": STRENGTH}),
+        training=replace(
+            plain,
+            augment=replace(plain.augment, camera_dropout=0.25),
+            preprocessing=Preprocessing(allow_missing_cameras=True),
+        ),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300),
+    )
