@@ -18,8 +18,8 @@ from verbot.envs.rendering import Renderer
 from verbot.envs.tabletop import episodes, mounts, randomization, segmentation
 from verbot.envs.tabletop.experts import TabletopExpert
 from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
-from verbot.envs.tabletop.scene import TIMESTEP_S
 from verbot.envs.tabletop.relations import Related
+from verbot.envs.tabletop.scene import TIMESTEP_S
 from verbot.envs.tabletop.segmentation import Segmentation
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry

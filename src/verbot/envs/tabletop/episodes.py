@@ -20,7 +20,7 @@ from verbot.errors import ConfigError, SimulationError
 SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")
 WORDINGS = ("canonical", "seen", "unseen", "longer", "blank", "image")
 LEAST_FEASIBLE = 3
-_TRIES = 2000
+_TRIES = 6000
 _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
 
 

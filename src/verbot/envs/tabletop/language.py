@@ -1,8 +1,8 @@
 """What a goal sounds like: its canonical sentence, paraphrases to train on, and paraphrases kept for testing.
 
 A goal is a JSON-able mapping: ``{"verb": "put", "object": "red cube", "receptacle": "blue box", "preposition": "in"}``; verbs
-that need them have ``direction`` and ``color``; one whose object a relation tells has ``relation``, ``noun``, ``anchor`` and ``other``
-(see `relations`). Sentences are lower case and end without punctuation.
+that need them have ``direction`` and ``color``; one whose object is told by a relation has ``relation``, ``noun``, ``anchor`` and
+``other`` (see `relations`). Sentences are lower case and end without punctuation.
 """
 
 from __future__ import annotations

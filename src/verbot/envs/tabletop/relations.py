@@ -22,11 +22,14 @@ from verbot.envs.tabletop.views import VIEWS
 from verbot.envs.tabletop.vocabulary import DIRECTIONS
 
 CLEARLY_M = 0.05  # by so much a thing is more to a side, nearer or farther than whatever it is told from
+AGAINST_M = 0.015  # by so much what it is told from is on the other side
 ASIDE_M, OUTSIDE_M = 0.035, 0.09  # from the line between two things: of what is between them, of what is not
 APART_M = 0.16  # between two things, for anything to be between them
 SIDES = {"left of": "left", "right of": "right", "in front of": "forward", "behind": "backward"}
 ENDS = {"leftmost": "left", "rightmost": "right", "frontmost": "forward", "rearmost": "backward"}
 RELATIONS = tuple(SEEN)
+# The anchor stands where the gripper would go down to push.
+_NO_ROOM = (("forward", "in front of"), ("backward", "behind"), ("left", "between"), ("right", "between"))
 
 
 def descriptions(layout: Layout, relation: str | None = None) -> list[Goal]:
@@ -70,7 +73,7 @@ def _beside(places: Array, anchor: Array, relation: str) -> int | None:
     along = _along(places, anchor, SIDES[relation])
     straight = np.array(DIRECTIONS[SIDES[relation]][:2])
     within = offsets @ straight >= distances * np.cos(np.pi / 4)
-    return _only((along > CLEARLY_M).all(0) & within, (along < 0).any(0))
+    return _only((along > CLEARLY_M).all(0) & within, (along < -AGAINST_M).all(0))
 
 
 def _along(places: Array, origin: Array, direction: str) -> Array:
@@ -118,7 +121,12 @@ class Related:
     def __init__(self, task: Task):
         self._task = task
         self.hold_s, self.max_seconds, self.is_compositional = task.hold_s, task.max_seconds, task.is_compositional
-        self.variants = tuple({**variant, "relation": name} for variant in task.variants for name in RELATIONS)
+        self.variants = tuple(
+            {**variant, "relation": name}
+            for variant in task.variants
+            for name in RELATIONS
+            if (variant.get("direction"), name) not in _NO_ROOM
+        )
 
     def goals(self, layout: Layout) -> list[Goal]:
         """A receptacle does not serve as an anchor for what is to be put there: "the cube left of the box in the box"."""
@@ -127,7 +135,8 @@ class Related:
             goal | words
             for goal in self._task.goals(layout)
             for words in said
-            if words["object"] == goal["object"] and goal.get("receptacle") not in (words.get("anchor", ""), words.get("other", ""))
+            if words["object"] == goal["object"]
+            and goal.get("receptacle") not in (words.get("anchor", ""), words.get("other", ""))
         ]
 
     def named(self, goal: Goal) -> str | None:

@@ -1,4 +1,4 @@
-"""The suites that need a part: a memory, a second view, several sentences. Each recipe is the network without that part."""
+"""The suites that need a part: a memory, a second view, several sentences, relations. Each recipe is the network without that part."""
 
 from __future__ import annotations
 
@@ -58,3 +58,9 @@ def occluded() -> RunConfig:
 def sentences() -> RunConfig:
     """Two or three sentences, the first of which often names what is not to be touched."""
     return special("sentences", "commands of several sentences")
+
+
+@recipes.register("relations")
+def relations() -> RunConfig:
+    """Things alike: only where one stands to others tells which is meant."""
+    return special("relations", "which one is meant only a relation to other things tells")
