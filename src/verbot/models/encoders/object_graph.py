@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 STEEP = 6.0  # things stand tenths of the image apart: so an edge is of the size of what a node holds
 REACH = 1.5  # cells around a node that its score is told to
+EDGE = 5  # numbers of an edge: the way (x, y), its size in x and y, its length
+LOW = -1e4  # a logit of what is not there
 
 
 @vision_encoders.register("object_graph")
@@ -34,7 +36,7 @@ class ObjectGraph(nn.Module):
         channels, features, heatmaps: of `query_conv`.
         nodes: k, in each view.
         layers: of messages; 0 has nodes that do not know of each other.
-        hidden: width of a message.
+        heads: of what a node hears in each layer.
     """
 
     def __init__(
@@ -44,16 +46,16 @@ class ObjectGraph(nn.Module):
         features: int = 32,
         heatmaps: int = 16,
         nodes: int = 8,
-        layers: int = 2,
-        hidden: int = 32,
+        layers: int = 1,
+        heads: int = 3,
     ):
         super().__init__()
         self.base = QueryConv(sizes, channels, features, heatmaps)
         self.counts = {**self.base.counts, "objects": sizes.views * nodes}
         self.views = sizes.views
-        self.thingness = nn.ModuleList(nn.Linear(features, 1) for _ in range(sizes.views))
+        self.thingness = nn.ModuleList(_Thingness(features) for _ in range(sizes.views))
         self.find = _Peaks(self.base.grid, nodes)
-        self.graphs = nn.ModuleList(_Graph(sizes.width, layers, hidden) for _ in range(sizes.views))
+        self.graphs = nn.ModuleList(_Graph(sizes.width, features, layers, heads) for _ in range(sizes.views))
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self._groups(*self._look(images), mask, sentence)
@@ -71,7 +73,7 @@ class ObjectGraph(nn.Module):
     def _look(self, images: Tensor) -> tuple[list[Tensor], list[_Nodes]]:
         features = self.base.features(images)
         read = self.base.project
-        found = [self.find(self.thingness[v](view).squeeze(-1), view, read) for v, view in enumerate(features)]
+        found = [self.find(self.thingness[v](view), view, read) for v, view in enumerate(features)]
         return features, found
 
     def _groups(self, features: list[Tensor], found: list[_Nodes], mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
@@ -84,8 +86,22 @@ class ObjectGraph(nn.Module):
 
     def _judge(self, view: int, features: Tensor, nodes: _Nodes, sentence: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (b, 3, n) of the taught heatmaps of one view, and its nodes (b, k, e)."""
-        scores, states = self.graphs[view](nodes, sentence)
+        queries = self.base.ask(sentence, POINTS)[:, view]
+        scores, states = self.graphs[view](nodes, sentence, queries)
         return scores @ nodes.around + nodes.thingness, states
+
+
+class _Thingness(nn.Module):
+    """The logit (b, n) that a place with features (b, n, f) is a thing; it begins as how much it differs from most of the picture."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.learned = nn.Linear(features, 1)
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, places: Tensor) -> Tensor:
+        away = (places - places.mean(1, keepdim=True)).norm(dim=-1)
+        return self.learned(places).squeeze(-1) + self.weight * away / (away.mean(1, keepdim=True) + 1e-6)
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ class _Nodes:
     """What was found in one view of `b` images.
 
     Args:
+        seen: (b, k, f), the features there.
+        likely: (b, k), the logit of its being a thing.
         states: (b, k, e).
         points: (b, k, 2), x and y in [-1, 1], from left to right.
         there: (b, k) bool, False where there are no more peaks.
@@ -100,6 +118,8 @@ class _Nodes:
         thingness: (b, 3, n), what each place adds to the taught heatmaps, whatever was said.
     """
 
+    seen: Tensor
+    likely: Tensor
     states: Tensor
     points: Tensor
     there: Tensor
@@ -107,7 +127,7 @@ class _Nodes:
     thingness: Tensor
 
     def take(self, rows: Tensor) -> _Nodes:
-        return _Nodes(*(x.index_select(0, rows) for x in (self.states, self.points, self.there, self.around, self.thingness)))
+        return _Nodes(*(getattr(self, field.name).index_select(0, rows) for field in fields(self)))
 
 
 class _Peaks(nn.Module):
@@ -134,47 +154,57 @@ class _Peaks(nn.Module):
         beside = (away < REACH).all(-1)
         weights = logits.unsqueeze(1).masked_fill(~beside, -torch.inf).softmax(-1)  # (b, k, n)
         points = weights @ self.cells
-        states = read(torch.cat([weights @ places, points], -1))
+        seen = weights @ places
+        states = read(torch.cat([seen, points], -1))
         near = (1 - (self.cells - points.unsqueeze(-2)).abs() / size / REACH).clamp(min=0).prod(-1) * there.unsqueeze(-1)
-        return _Nodes(states, points, there, near, logits.unsqueeze(1) * self.pointed[:, None])
+        return _Nodes(seen, logits.gather(-1, best), states, points, there, near, logits.unsqueeze(1) * self.pointed[:, None])
 
 
 class _Graph(nn.Module):
-    """Nodes that hear of each other, and what each of them is worth as the target, the receptacle and the reference."""
+    """Nodes that hear where they stand to what is spoken of, and what each is worth as the target, receptacle and reference."""
 
-    def __init__(self, width: int, layers: int, hidden: int):
+    def __init__(self, width: int, features: int, layers: int, heads: int):
         super().__init__()
-        self.layers = nn.ModuleList(_Messages(width, hidden) for _ in range(layers))
+        self.layers = nn.ModuleList(_Messages(width, features, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.ask = nn.Linear(width, POINTS * width)
+        self.weigh = nn.Linear(width, POINTS * (heads * EDGE + 2))
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
 
-    def forward(self, nodes: _Nodes, sentence: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (b, 3, k) and states (b, k, e) of nodes told a sentence (b, e)."""
+    def forward(self, nodes: _Nodes, sentence: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (b, 3, k) and states (b, k, e) of nodes told a sentence (b, e), whose queries are (b, 3, f)."""
         ways = nodes.points.unsqueeze(1) - nodes.points.unsqueeze(2)  # (b, i, j, 2), from i to j
         edges = STEEP * torch.cat([ways, ways.abs(), ways.norm(dim=-1, keepdim=True)], -1)
-        states = nodes.states
+        states, score = nodes.states, self.ask(sentence).unflatten(-1, (POINTS, -1)) / nodes.states.shape[-1] ** 0.5
+        worth = score @ self.norm(states).transpose(1, 2)
         for layer in self.layers:
-            states = layer(states, edges, nodes.there, sentence)
-        asked = self.ask(sentence).unflatten(-1, (POINTS, -1))
-        return asked @ self.norm(states).transpose(1, 2) / self.norm.normalized_shape[0] ** 0.5, states
+            named = (queries @ nodes.seen.transpose(1, 2) + worth)[:, -1] + nodes.likely  # as the reference, of all nodes
+            states, heard = layer(states, edges, nodes, sentence, named)
+            worth = score @ self.norm(states).transpose(1, 2)
+        if len(self.layers):
+            weights = self.weigh(sentence).unflatten(-1, (POINTS, -1))
+            worth = worth + weights @ torch.cat([heard, STEEP * nodes.points], -1).transpose(1, 2)
+        return worth, states
 
 
 class _Messages(nn.Module):
-    """h_i + U(h_i, Σ_j relu(A h_i + B h_j + gate · C e_ij + bias)); the sentence sets gates and biases, and scales and shifts h."""
+    """Each node hears, from each of a few heads, the mean way to the nodes that the sentence speaks of; the first head's are those
+    that it takes for the reference."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, features: int, heads: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.film = nn.Linear(width, 2 * width + 2 * hidden)
-        self.sizes = (width, width, hidden, hidden)
-        self.own, self.others = nn.Linear(width, hidden), nn.Linear(width, hidden, bias=False)
-        self.ways = nn.Linear(5, hidden, bias=False)
-        self.update = nn.Sequential(nn.Linear(width + hidden, width), nn.GELU(), nn.Linear(width, width))
+        self.heads, self.norm = heads, nn.LayerNorm(width)
+        self.ask = nn.Linear(width, (heads - 1) * (width + features))
+        self.film = nn.Linear(width, 2 * (width + heads * EDGE))
+        self.update = nn.Sequential(nn.Linear(width + heads * EDGE, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, states: Tensor, edges: Tensor, there: Tensor, sentence: Tensor) -> Tensor:
-        scale, shift, gate, bias = self.film(sentence).unsqueeze(1).split(self.sizes, -1)
-        x = self.norm(states) * (1 + scale) + shift  # (b, k, e)
-        own = (self.own(x) + bias).unsqueeze(2)
-        messages = F.relu(own + self.others(x).unsqueeze(1) + self.ways(edges) * (1 + gate).unsqueeze(1))  # (b, i, j, d)
-        heard = (messages * there[:, None, :, None]).sum(2)
-        return states + self.update(torch.cat([x, heard], -1))
+    def forward(self, states: Tensor, edges: Tensor, nodes: _Nodes, sentence: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """States (b, k, e), and what was heard (b, k, h·5)."""
+        x = self.norm(states)
+        asked = self.ask(sentence).unflatten(-1, (self.heads - 1, -1)) @ torch.cat([x, nodes.seen], -1).transpose(1, 2)
+        logits = torch.cat([named.unsqueeze(1), asked], 1)  # (b, h, j)
+        heed = logits.masked_fill(~nodes.there.unsqueeze(1), LOW).softmax(-1)
+        heard = torch.einsum("bhj,bijd->bihd", heed, edges).flatten(2)
+        scale, shift = self.film(sentence).unsqueeze(1).chunk(2, -1)
+        return states + self.update(torch.cat([x, heard], -1) * (1 + scale) + shift), heard

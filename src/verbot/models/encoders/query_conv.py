@@ -64,6 +64,13 @@ class QueryConv(nn.Module):
         """Of each view (b, h·w / 16, f)."""
         return [trunk(images[:, v]) for v, trunk in enumerate(self.trunks)]
 
+    def ask(self, sentence: Tensor, count: int) -> Tensor:
+        """The queries (b, v, p, f) of the first `count` heatmaps."""
+        weight, bias = (
+            x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
+        )
+        return F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))
+
     def point(
         self,
         features: list[Tensor],
@@ -74,10 +81,7 @@ class QueryConv(nn.Module):
     ) -> TokenGroup:
         """The first `count` heatmaps of each view; to the first three of them `more` logits (b, 3, n) of each view are added."""
         count = count or self.heatmaps
-        weight, bias = (
-            x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
-        )
-        queries = F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))  # (b, v, p, f)
+        queries = self.ask(sentence, count)
         near = [None] * self.views if self.where is None else self.where(sentence)[:, :, :count].unbind(1)
         if more is not None:
             padded = [F.pad(view, (0, 0, 0, count - POINTS)) for view in more]

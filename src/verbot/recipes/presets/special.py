@@ -62,5 +62,8 @@ def sentences() -> RunConfig:
 
 @recipes.register("relations")
 def relations() -> RunConfig:
-    """Things alike: only where one stands to others tells which is meant."""
-    return special("relations", "which one is meant only a relation to other things tells")
+    """Things alike: only where one stands to others tells which is meant. Its sentences are too many to be read by MiniLM first."""
+    run = special("relations", "which one is meant only a relation to other things tells")
+    network = dataclasses.replace(run.training.network, language=Part("words"))
+    augment = dataclasses.replace(run.training.augment, questions=8)
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, network=network, augment=augment))
