@@ -203,7 +203,7 @@ def _place(
     low = np.array([WORKSPACE_M[0][0], WORKSPACE_M[1][0]]) - wishes.widen_m
     high = np.array([WORKSPACE_M[0][1], WORKSPACE_M[1][1]]) + wishes.widen_m
     taken = [circle for fixture in fixtures.values() for circle in _circles(fixture)]
-    things = []
+    things: list[Thing] = []
     # The largest first: they are the hardest to place.
     for color, shape in (*receptacles, *movables):
         margin = np.array((0.0, 0.03)) if shape in vocabulary.RECEPTACLES else np.zeros(2)

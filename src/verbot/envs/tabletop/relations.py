@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from verbot.envs.tabletop.arm import Array
 from verbot.envs.tabletop.layout import Layout, Thing
@@ -28,6 +29,7 @@ APART_M = 0.16  # between two things, for anything to be between them
 SIDES = {"left of": "left", "right of": "right", "in front of": "forward", "behind": "backward"}
 ENDS = {"leftmost": "left", "rightmost": "right", "frontmost": "forward", "rearmost": "backward"}
 RELATIONS = tuple(SEEN)
+Truth = npt.NDArray[np.bool_]
 # The anchor stands where the gripper would go down to push.
 _NO_ROOM = (("forward", "in front of"), ("backward", "behind"), ("left", "between"), ("right", "between"))
 
@@ -73,7 +75,7 @@ def _beside(places: Array, anchor: Array, relation: str) -> int | None:
     along = _along(places, anchor, SIDES[relation])
     straight = np.array(DIRECTIONS[SIDES[relation]][:2])
     within = offsets @ straight >= distances * np.cos(np.pi / 4)
-    return _only((along > CLEARLY_M).all(0) & within, (along < -AGAINST_M).all(0))
+    return _only(np.all(along > CLEARLY_M, axis=0) & within, np.all(along < -AGAINST_M, axis=0))
 
 
 def _along(places: Array, origin: Array, direction: str) -> Array:
@@ -94,7 +96,7 @@ def _in_picture(places: Array) -> Array:
     return np.asarray((places[..., 1] - eye[1]) * reach / depth)
 
 
-def _between(places: Array, one: Array, two: Array) -> tuple[Array, Array]:
+def _between(places: Array, one: Array, two: Array) -> tuple[Truth, Truth]:
     """Which of the places (n, 2) are between two things, and which clearly are not."""
     line = two - one
     length = float(np.linalg.norm(line))
@@ -104,7 +106,7 @@ def _between(places: Array, one: Array, two: Array) -> tuple[Array, Array]:
     return inside, (part < 0) | (part > 1) | (aside > OUTSIDE_M)
 
 
-def _only(fits: Array, fails: Array) -> int | None:
+def _only(fits: Truth, fails: Truth) -> int | None:
     """The one that fits where all others clearly fail."""
     return int(np.argmax(fits)) if fits.sum() == 1 and fails.sum() == len(fits) - 1 else None
 

@@ -1,4 +1,4 @@
-"""Things as nodes, where they stand to each other as edges: a graph network that the sentence steers, and that points."""
+"""Things as nodes, where they stand to each other as edges: a graph that the sentence steers, and that points."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.errors import ConfigError
 from verbot.models.encoders.query_conv import QueryConv
 from verbot.models.keypoints import POINTS
 from verbot.models.layers import pixel_grid
@@ -22,20 +23,24 @@ LOW = -1e4  # a logit of what is not there
 
 @vision_encoders.register("object_graph")
 class ObjectGraph(nn.Module):
-    """`query_conv`, a graph of what it sees in each view, and a token for each node.
+    """`query_conv`, a graph of the things that it sees in each view, and a token for each of them.
 
-    What could be a thing is learned from the pointing itself: to the heatmaps of the target and the reference a logit of each place
-    is added that no sentence changes, so that it becomes what all that was ever pointed at has in common (`thingness`). Its
-    peaks are the nodes, as in a detector of objects as points (Zhou et al. 2019): no boxes, masks or simulator are needed. A node
-    begins with what is seen there, and where. In each layer it gets from each other node a message made of both and of the way from
-    one to the other, under gates that the sentence sets (graph networks: Battaglia et al. 2018; steered by language: Hu et al.
-    2019). In the end each node is compared with a query for the target, the receptacle and the reference, and what comes out is
-    added to their heatmaps around it: "left of" can be found, which no single place shows.
+    **Nodes.** To the heatmaps of the target and the reference a logit of each place is added that no sentence changes. It begins
+    as how much the place differs from most of the picture, and learns from the pointing what all that was ever pointed at has in
+    common. Its peaks are the nodes, as in a detector of objects as points (Zhou et al. 2019): nothing but the picture is needed.
+
+    **Edges** are the ways from node to node. In each layer a node hears, from each of a few heads, the mean way to the nodes that
+    the sentence speaks of: the first head heeds those that it takes for the reference, which the keypoint loss teaches, the
+    others what they like. Graph networks: Battaglia et al. 2018; with language that chooses the edges: Hu et al. 2019.
+
+    **Pointing.** What a node is worth as the target, the receptacle and the reference is what it holds, asked by the sentence,
+    and what it heard, times weights that the sentence sets: 1 for x of the way to the reference tells how far left of it a node
+    stands, −1 for the way's length how near. That is added to the heatmaps around the node.
 
     Args:
         channels, features, heatmaps: of `query_conv`.
-        nodes: k, in each view.
-        layers: of messages; 0 has nodes that do not know of each other.
+        nodes: k, in each view, from left to right; where there are fewer peaks the rest is masked.
+        layers: of messages; with 0 nodes do not hear of each other.
         heads: of what a node hears in each layer.
     """
 
@@ -51,6 +56,12 @@ class ObjectGraph(nn.Module):
     ):
         super().__init__()
         self.base = QueryConv(sizes, channels, features, heatmaps)
+        places = self.base.grid[0] * self.base.grid[1]
+        if not 1 <= nodes <= places or heads < 2 or layers < 0:
+            raise ConfigError(
+                f"object_graph needs 1 to {places} nodes a view, as a picture of {sizes.height}×{sizes.width_px} has so many "
+                f"places, at least 2 heads and no less than 0 layers; got nodes={nodes}, heads={heads}, layers={layers}"
+            )
         self.counts = {**self.base.counts, "objects": sizes.views * nodes}
         self.views = sizes.views
         self.thingness = nn.ModuleList(_Thingness(features) for _ in range(sizes.views))
@@ -92,7 +103,7 @@ class ObjectGraph(nn.Module):
 
 
 class _Thingness(nn.Module):
-    """The logit (b, n) that a place with features (b, n, f) is a thing; it begins as how much it differs from most of the picture."""
+    """The logit (b, n) that a place (b, n, f) is a thing; it begins as how much it differs from most of the picture."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -189,8 +200,7 @@ class _Graph(nn.Module):
 
 
 class _Messages(nn.Module):
-    """Each node hears, from each of a few heads, the mean way to the nodes that the sentence speaks of; the first head's are those
-    that it takes for the reference."""
+    """A layer of the graph: from each head a node hears the mean edge to the nodes that the sentence speaks of."""
 
     def __init__(self, width: int, features: int, heads: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The suites that need a part: a memory, a second view, several sentences, relations. Each recipe is the network without that part."""
+"""The suites that need a part: a memory, a second view, sentences, a graph. Each recipe is the network without that part."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sentences() -> RunConfig:
 
 @recipes.register("relations")
 def relations() -> RunConfig:
-    """Things alike: only where one stands to others tells which is meant. Its sentences are too many to be read by MiniLM first."""
+    """Things alike: where one stands tells which is meant. A hundred thousand sentences: too many for MiniLM to read first."""
     run = special("relations", "which one is meant only a relation to other things tells")
     network = dataclasses.replace(run.training.network, language=Part("words"))
     augment = dataclasses.replace(run.training.augment, questions=8)
