@@ -156,7 +156,7 @@ def test_the_anchor_is_pointed_at_and_other_words_can_be_used(env):
         _, info = env.reset(seed=0, options={"index": index})
         layout = env.physics.layout
         for goal, where in zip(info["feasible"], info["grounding"], strict=True):
-            meant = goal.get("receptacle") or goal.get("anchor")
+            meant = goal.get("anchor") or goal.get("receptacle")
             told = None if meant is None else layout.thing(meant).middle_m.tolist()
             assert where["reference_base_m"] == told
     said = env.reset(seed=0, options={"index": 0, "templates": {v: ["fetch the {object}"] for v in ("pick", "push", "put")}})[1]

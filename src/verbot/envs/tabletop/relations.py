@@ -145,9 +145,9 @@ class Related:
         return self._task.named(goal)
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        """Where the task has no reference, the anchor is one."""
+        """As the task's, with the anchor for its reference: where it puts things, its receptacle's point tells too."""
         own = self._task.grounding(layout, goal)
-        if own.reference_base_m is not None or "anchor" not in goal:
+        if "anchor" not in goal:
             return own
         return Grounding(own.target_base_m, own.receptacle_base_m, layout.thing(goal["anchor"]).middle_m)
 
