@@ -23,8 +23,8 @@ class TokenGroup:
         tokens: (b, n, e).
         mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
         kind: ``"words"`` (of any number; a goal image's tokens follow them); ``"sentence"``, ``"keypoints"``, ``"patches"``,
-            ``"state"``, ``"acted"`` (what was done before), ``"fused"``.
-        points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints only.
+            ``"objects"`` (nodes of a graph), ``"state"``, ``"acted"`` (what was done before), ``"fused"``.
+        points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints and objects.
         heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
         layers: the same tokens as they went into each block of what made them, the first block's first, each (b, n, d) under
             the same mask; None where nobody keeps them.

@@ -131,7 +131,8 @@ def _views(env: Env, record: Mapping[str, Any], size: int) -> dict[str, UInt8Arr
 
 def _likeness(text: str, goal: Mapping[str, Any]) -> float:
     """0 where `text` names other things than `goal`; else how near it comes to one of the goal's wordings, up to 1."""
-    mine = {name for key in ("object", "receptacle") if (name := goal.get(key)) and NAME.fullmatch(name)}
+    parts = ("noun", "anchor", "other", "receptacle") if "relation" in goal else ("object", "receptacle")
+    mine = {name for key in parts if (name := goal.get(key)) and NAME.fullmatch(name)}
     if mine != _named(text):
         return 0.0
     said = text.lower().rstrip(".!").split()

@@ -18,6 +18,7 @@ from verbot.envs.rendering import Renderer
 from verbot.envs.tabletop import episodes, mounts, randomization, segmentation
 from verbot.envs.tabletop.experts import TabletopExpert
 from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
+from verbot.envs.tabletop.relations import Related
 from verbot.envs.tabletop.scene import TIMESTEP_S
 from verbot.envs.tabletop.segmentation import Segmentation
 from verbot.envs.tabletop.suites import find
@@ -104,6 +105,8 @@ class TabletopEnv(gymnasium.Env):
             if name not in self._suite.tasks:
                 raise UnknownNameError(f"task of suite {self._suite.name!r}", name, self._suite.tasks)
         self._tasks = {name: task_registry.get(name)() for name in self.tasks}
+        if self._suite.relations:
+            self._tasks = {name: Related(task) for name, task in self._tasks.items()}
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode

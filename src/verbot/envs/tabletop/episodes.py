@@ -20,7 +20,7 @@ from verbot.errors import ConfigError, SimulationError
 SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")
 WORDINGS = ("canonical", "seen", "unseen", "longer", "blank", "image")
 LEAST_FEASIBLE = 3
-_TRIES = 2000
+_TRIES = 6000
 _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that the scene admits
 
 
@@ -149,6 +149,7 @@ def _draw_scene(
             others = [g for g in others if language.is_demonstrated(g)]
         goals = [goal, *_in_turns(others, tasks, tasks[name].named(goal), rng)]
         if len(goals) >= LEAST_FEASIBLE and len({tasks[g["verb"]].named(g) for g in goals}) > 1:
+            goals = goals[: suite.most_goals]
             return _scatter(layout, goals, tasks, axes, stream, is_covered), goals
     raise SimulationError(f"no scene for task {name!r} {variant} with composition {composition!r} in {_TRIES} tries")
 
@@ -184,13 +185,14 @@ def _scatter(
 
 
 def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, rng: np.random.Generator) -> list[Goal]:
-    """Shuffled so that neighbors name different things, one other than `drawn` first, and no verb crowds the others out."""
-    piles: dict[tuple[str | None, str], list[Goal]] = {}
+    """Shuffled so that neighbors name different things, one other than `drawn` first, and
+    no verb or relation crowds the others out."""
+    piles: dict[tuple[str | None, str, str | None], list[Goal]] = {}
     for i in rng.permutation(len(goals)):
         goal = goals[i]
-        piles.setdefault((tasks[goal["verb"]].named(goal), goal["verb"]), []).append(goal)
+        piles.setdefault((tasks[goal["verb"]].named(goal), goal["verb"], goal.get("relation")), []).append(goal)
     by_name: dict[str | None, list[list[Goal]]] = {}
-    for (named, _), pile in piles.items():
+    for (named, *_), pile in piles.items():
         by_name.setdefault(named, []).append(pile)
     order = sorted(by_name, key=lambda named: named == drawn)
     out: list[Goal] = []

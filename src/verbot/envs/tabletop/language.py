@@ -1,7 +1,8 @@
 """What a goal sounds like: its canonical sentence, paraphrases to train on, and paraphrases kept for testing.
 
 A goal is a JSON-able mapping: ``{"verb": "put", "object": "red cube", "receptacle": "blue box", "preposition": "in"}``; verbs
-that need them have ``direction`` and ``color``. Sentences are lower case and end without punctuation.
+that need them have ``direction`` and ``color``; one whose object is told by a relation has ``relation``, ``noun``, ``anchor`` and
+``other`` (see `relations`). Sentences are lower case and end without punctuation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from verbot.envs.tabletop import phrases, phrases_full
+from verbot.envs.tabletop import phrases, phrases_full, phrases_relations
 from verbot.envs.tabletop.vocabulary import COLORS, SHAPES, SYNONYMS, VERBS
 from verbot.errors import ConfigError
 
@@ -80,13 +81,15 @@ def wordings(goal: Mapping[str, Any], split: str) -> list[str]:
         (True, True)
     """
     if split == "unseen":
-        return [_fill(template, goal) for template in _UNSEEN[_verb(goal)]]
+        told = _told(goal, phrases_relations.UNSEEN)
+        return [_fill(template, told[i % len(told)]) for i, template in enumerate(_UNSEEN[_verb(goal)])]
     if split != "seen":
         raise ConfigError(f"there is no wording split {split!r}; expected 'seen' or 'unseen'")
-    said = [_fill(template, goal) for template in _seen_templates(goal)]
-    renamed = _renamings(goal)
+    told = _told(goal, phrases_relations.SEEN)
+    said = [_fill(template, told[i % len(told)]) for i, template in enumerate(_seen_templates(goal))]
     # Every third plain wording is said once more with other nouns.
-    other = [_swap(text, renamed, i) for i, text in enumerate(said[::_PLAIN_PER_SYNONYM])]
+    spoken_of = [_renamings(told[i % len(told)]) for i in range(0, len(said), _PLAIN_PER_SYNONYM)]
+    other = [_swap(text, renamed, i) for i, (text, renamed) in enumerate(zip(said[::_PLAIN_PER_SYNONYM], spoken_of, strict=True))]
     return list(dict.fromkeys([canonical(goal), *said, *other]))
 
 
@@ -163,7 +166,7 @@ def is_demonstrated(goal: Mapping[str, Any]) -> bool:
         >>> is_demonstrated({"verb": "pick", "object": "red cube"}), is_demonstrated({"verb": "pick", "object": "green ball"})
         (True, False)
     """
-    color, _, shape = str(goal.get("object") or "").partition(" ")
+    color, shape = (*str(goal.get("object") or "").split()[:2], "", "")[:2]
     if color not in COLORS or shape not in SHAPES:
         return True
     return (list(COLORS).index(color) + 3 * SHAPES.index(shape) + 5 * VERBS.index(_verb(goal)) + 1) % len(COLORS) != 0
@@ -183,7 +186,16 @@ def _seen_templates(goal: Mapping[str, Any]) -> list[str]:
     return [template.replace("{heading}", headings[(turn + i) % len(headings)]) for i, template in enumerate(out)]
 
 
+def _told(goal: Mapping[str, Any], phrases_of: Mapping[str, tuple[str, ...]]) -> list[Mapping[str, Any]]:
+    """`goal` with each of the phrases that tell its object by a relation in its place; itself where its name is enough."""
+    if "relation" not in goal:
+        return [goal]
+    own = {name: value for name, value in goal.items() if name != "relation"}
+    return [{**own, "object": phrase.format(**own)} for phrase in phrases_of[goal["relation"]]]
+
+
 def _fill(template: str, goal: Mapping[str, Any]) -> str:
+    goal = _told(goal, phrases_relations.SEEN)[0]
     words = {name: goal[name] for name in PLACEHOLDERS if goal.get(name) is not None}
     direction = goal.get("direction")
     if direction is not None:

@@ -30,16 +30,22 @@ _SCREEN_REACH_M = 0.06  # how far a screen's middle may be from the front camera
 
 @dataclass(frozen=True)
 class Thing:
-    """A movable object, a receptacle (fixed to the table) or a piece of clutter. Its id, "color shape", is unique in a scene."""
+    """A movable object, a receptacle (fixed to the table) or a piece of clutter. Its id is unique in a scene: "color shape", and
+    for all but the first of several things alike their `number`, from 2 on."""
 
     color: str
     shape: str
     x: float
     y: float
     yaw_rad: float = 0.0
+    number: int = field(default=1, repr=False)
 
     @property
     def id(self) -> str:
+        return self.name if self.number == 1 else f"{self.name} {self.number}"
+
+    @property
+    def name(self) -> str:
         return f"{self.color} {self.shape}"
 
     @property
@@ -112,6 +118,7 @@ class Wishes:
         fixtures: names of `FIXTURES`.
         alike: all movables have one shape.
         screen: one stands before the front camera, and at least two movables are behind it.
+        twins: least and most movables that are alike in color and shape, the first ones.
     """
 
     movables: tuple[int, int] = (2, 3)
@@ -122,6 +129,7 @@ class Wishes:
     fixtures: tuple[str, ...] = ()
     alike: bool = False
     screen: bool = False
+    twins: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,8 @@ def _fixtures(wishes: Wishes, rng: np.random.Generator) -> dict[str, Fixture]:
 
 
 def _things(wishes: Wishes, rng: np.random.Generator) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(color, shape) of the movables and of the receptacles; colors differ, so that a 64×64 picture tells them apart."""
+    """(color, shape) of the movables and of the receptacles; colors differ, so that a 64×64 picture tells them apart, but for
+    those of twins."""
     count = int(rng.integers(wishes.movables[0], wishes.movables[1] + 1))
     extra = int(rng.integers(wishes.receptacles[0], wishes.receptacles[1] + 1))
     colors = [str(c) for c in rng.permutation(vocabulary.OBJECT_COLORS)[: count + extra]]
@@ -178,6 +187,9 @@ def _things(wishes: Wishes, rng: np.random.Generator) -> tuple[list[tuple[str, s
     if rng.random() < wishes.repeat_color:
         others = [shape for shape in vocabulary.SHAPES if shape != shapes[0]]
         movables[1] = (colors[0], str(rng.choice(others)))
+    if wishes.twins[1] > 1:
+        twins = int(rng.integers(wishes.twins[0], wishes.twins[1] + 1))
+        movables[:twins] = movables[:1] * twins
     return movables, list(zip(colors[count:], kinds, strict=True))
 
 
@@ -191,7 +203,7 @@ def _place(
     low = np.array([WORKSPACE_M[0][0], WORKSPACE_M[1][0]]) - wishes.widen_m
     high = np.array([WORKSPACE_M[0][1], WORKSPACE_M[1][1]]) + wishes.widen_m
     taken = [circle for fixture in fixtures.values() for circle in _circles(fixture)]
-    things = []
+    things: list[Thing] = []
     # The largest first: they are the hardest to place.
     for color, shape in (*receptacles, *movables):
         margin = np.array((0.0, 0.03)) if shape in vocabulary.RECEPTACLES else np.zeros(2)
@@ -202,7 +214,8 @@ def _place(
         else:
             return None
         yaw = rng.uniform(-wishes.yaw_rad, wishes.yaw_rad) if shape == "cube" else 0.0
-        things.append(Thing(color, shape, float(x), float(y), float(yaw)))
+        number = 1 + sum((thing.color, thing.shape) == (color, shape) for thing in things)
+        things.append(Thing(color, shape, float(x), float(y), float(yaw), number))
         taken.append((float(x), float(y), RADII[shape]))
     count = len(receptacles)
     return Layout(tuple(things[count:]), tuple(things[:count]), (), fixtures)

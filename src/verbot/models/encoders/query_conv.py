@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,27 +50,42 @@ class QueryConv(nn.Module):
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        return [self._point(self._features(images), mask, sentence, self.heatmaps)]
+        return [self.point(self.features(images), mask, sentence)]
 
     def ask_many(
         self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        features = self._features(images)
+        features = self.features(images)
         asked = [view.index_select(0, rows) for view in features]
-        return [self._point(features, mask, sentence, self.heatmaps)], self._point(asked, mask[rows], questions, POINTS)
+        return [self.point(features, mask, sentence)], self.point(asked, mask[rows], questions, POINTS)
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
         """Of each view (b, h·w / 16, f)."""
         return [trunk(images[:, v]) for v, trunk in enumerate(self.trunks)]
 
-    def _point(self, features: list[Tensor], mask: Tensor, sentence: Tensor, count: int) -> TokenGroup:
-        """The first `count` heatmaps of each view."""
+    def ask(self, sentence: Tensor, count: int) -> Tensor:
+        """The queries (b, v, p, f) of the first `count` heatmaps."""
         weight, bias = (
             x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
         )
-        queries = F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))  # (b, v, p, f)
+        return F.linear(sentence, weight.flatten(0, 2), bias.flatten()).unflatten(-1, (self.views, count, -1))
+
+    def point(
+        self,
+        features: list[Tensor],
+        mask: Tensor,
+        sentence: Tensor,
+        count: int | None = None,
+        more: Sequence[Tensor] | None = None,
+    ) -> TokenGroup:
+        """The first `count` heatmaps of each view; to the first three of them `more` logits (b, 3, n) of each view are added."""
+        count = count or self.heatmaps
+        queries = self.ask(sentence, count)
         near = [None] * self.views if self.where is None else self.where(sentence)[:, :, :count].unbind(1)
+        if more is not None:
+            padded = [F.pad(view, (0, 0, 0, count - POINTS)) for view in more]
+            near = [add if own is None else own + add for own, add in zip(near, padded, strict=True)]
         read, logits = zip(*(self._attend(places, queries[:, v], near[v]) for v, places in enumerate(features)), strict=True)
         slots = self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
         tokens = self.project(torch.cat(read, 1)) + slots  # (b, v·p, e)

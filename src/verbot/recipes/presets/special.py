@@ -1,4 +1,4 @@
-"""The suites that need a part: a memory, a second view, several sentences. Each recipe is the network without that part."""
+"""The suites that need a part: a memory, a second view, sentences, a graph. Each recipe is the network without that part."""
 
 from __future__ import annotations
 
@@ -58,3 +58,12 @@ def occluded() -> RunConfig:
 def sentences() -> RunConfig:
     """Two or three sentences, the first of which often names what is not to be touched."""
     return special("sentences", "commands of several sentences")
+
+
+@recipes.register("relations")
+def relations() -> RunConfig:
+    """Things alike: where one stands tells which is meant. A hundred thousand sentences: too many for MiniLM to read first."""
+    run = special("relations", "which one is meant only a relation to other things tells")
+    network = dataclasses.replace(run.training.network, language=Part("words"))
+    augment = dataclasses.replace(run.training.augment, questions=8)
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, network=network, augment=augment))

@@ -40,6 +40,8 @@ class Suite:
         show: a look at things before they are covered.
         scenes_of: the suite whose scenes, goals and words these are; its own if None.
         several_sentences: commands are of two or three sentences, of which one is about something else.
+        relations: goals single out what is to be handled by where it stands to other things (see `relations`).
+        most_goals: so many of the goals that a scene admits are offered; all if None.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Suite:
     show: Show | None = None
     scenes_of: str | None = None
     several_sentences: bool = False
+    relations: bool = False
+    most_goals: int | None = None
 
 
 suites: Registry[Callable[[], Suite]] = Registry("suite", package="verbot.envs.tabletop.suites")
