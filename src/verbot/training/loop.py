@@ -146,7 +146,7 @@ def _new_policy(config: TrainConfig, supply: Supply) -> Policy:
     spec, statistics, told = supply.spec, supply.statistics, supply.instructions
     if config.start is not None:
         return begin(config, spec, statistics, told)
-    return Policy.create(config.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
+    return Policy.create(supply.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
 
 
 def _read_ahead(policy: Policy, instructions: Sequence[str], team: Team, show: bool) -> None:
