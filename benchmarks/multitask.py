@@ -1,8 +1,8 @@
 """A head for each task against one head for all, learned loss weights against fixed ones, and each task alone against together.
 
-Run it as ``python benchmarks/multitask.py outputs/demos``, on the demonstrations of the recipe `starter`. Every arm sees equally many
-samples of each task: an arm of one task alone has its share of the others'. One line of JSON for each arm as it ends, then a table.
-Called again it goes on.
+Run it as ``python benchmarks/multitask.py outputs/demos``, on the demonstrations of the recipe `starter`. Every arm sees equally
+many samples of each task: an arm of one task alone has its share of the others'. One line of JSON for each arm as it ends, then a
+table. Called again it goes on.
 """
 
 from __future__ import annotations

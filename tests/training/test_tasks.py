@@ -42,7 +42,7 @@ def told(tmp_path_factory) -> str:
 
 def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
     config = toy_config(
-        told, network=NETWORK, steps=150, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=150, validate_every=1000
+        told, network=NETWORK, steps=100, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=100, validate_every=1000
     )
     policy = load_policy(train(config, tmp_path, progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")

@@ -41,7 +41,7 @@ class Supply:
     """
 
     def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
-        self._config, self._out, self._rank = config, out, rank
+        self._config, self._out, self._rank, self.augment = config, out, rank, config.augment
         datasets = [open_dataset(path) for path in config.datasets]
         self.spec = _seeing(datasets[0].spec, config.cameras)
         self._seer = Seer(config, self.spec, device, show) if config.cache_features else None
