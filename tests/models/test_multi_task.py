@@ -7,7 +7,7 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.parts import Part, language_encoders
+from verbot.models.parts import Part, heads, language_encoders
 
 TASKS = ["pick", "push", "put"]
 CONFIG = NetworkConfig(
@@ -36,7 +36,8 @@ def test_the_loss_is_that_of_one_head_where_all_heads_are_alike(make_network, ma
     batch = dataclasses.replace(make_batch(network), task=torch.tensor([0, 2, 2, 0]))
     batch.actions_mask[0, 1:] = False
     fused, _ = network(batch)
-    joined = dataclasses.replace(fused, tokens=head.join(torch.cat([fused.tokens, torch.zeros_like(fused.tokens)], -1)))
+    joined = fused.tokens + head.join(torch.cat([fused.tokens, torch.zeros_like(fused.tokens)], -1))
+    joined = dataclasses.replace(fused, tokens=joined)
     torch.testing.assert_close(head.losses(fused, batch)["action"], head.heads[0].losses(joined, batch)["action"])
 
 
@@ -102,6 +103,17 @@ def test_every_task_can_have_another_kind_of_head(make_network, make_batch):
     assert network.predict(make_batch(network)).actions.shape == (4, 3, 10)
     fitted = network.config.fit(["stop"], torch.randn(50, 3, 10).numpy())
     assert fitted.head.options["options"]["bins"] == 16 and "low" in fitted.head.options["options"]
+
+
+@pytest.mark.parametrize("name", sorted(set(heads.names()) - {"multi_task"}))
+def test_every_kind_of_head_bears_a_batch_without_its_task(name, make_network, make_batch):
+    network = make_network(dataclasses.replace(CONFIG, head=Part("multi_task", {"tasks": TASKS, "head": name})))
+    batch = dataclasses.replace(make_batch(network), task=torch.ones(4, dtype=torch.long))
+    found = network.losses(batch, torch.Generator().manual_seed(0))
+    found["loss"].backward()
+    assert all(value.isfinite() for value in found.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert network.predict(batch).actions.shape == (4, 3, 10)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from verbot.models.tokens import Batch, Sizes, TokenGroup
 class MultiTask(nn.Module):
     """One head for each task on features that all share, a learned embedding of each task, and a classifier that chooses.
 
-    Every fused token is joined with the embedding of its task, (width + width) → width through one layer that all tasks share;
-    the task's own head reads the outcome. In training a demonstration goes to the head of the task that it was recorded for,
-    which also teaches the classifier, by cross-entropy. When acting nobody names the task: the classifier tells it from what was
-    said and seen, and its choice acts.
+    Every fused token is joined with the embedding of its task, (width + width) → width through two layers that all tasks share;
+    what they make is added to the token, and the task's own head reads the sum. In training a demonstration goes to the head of
+    the task that it was recorded for, which also teaches the classifier, by cross-entropy. When acting nobody names the task:
+    the classifier tells it from what was said and seen, and its choice acts.
 
     Args:
         tasks: their names; training fills them in from its demonstrations.
@@ -53,7 +53,7 @@ class MultiTask(nn.Module):
             raise ConfigError(f"a multi_task head cannot have the head {head!r} for each task: it has tasks itself")
         self.tasks, self.beside = tuple(tasks), {"task": task_weight}
         self.embeddings = nn.Embedding(len(tasks), width)
-        self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU())
+        self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
         self.choose = nn.Sequential(reader(width, count), nn.Linear(width, len(tasks)))
         self.heads = nn.ModuleList(factory(sizes, width, count, **(options or {})) for _ in tasks)
         if getattr(self.heads[0], "reads_layers", 0):
@@ -107,7 +107,8 @@ class MultiTask(nn.Module):
         """These rows with the embedding of their task."""
         tokens = fused.tokens[rows]
         embedding = self.embeddings.weight[task].expand_as(tokens)
-        return TokenGroup(self.join(torch.cat([tokens, embedding], -1)), fused.mask[rows], fused.kind)
+        # Added, not in its place: what was fused would fade in layers that begin small, and pushes lost their way.
+        return TokenGroup(tokens + self.join(torch.cat([tokens, embedding], -1)), fused.mask[rows], fused.kind)
 
 
 def _taught(batch: Batch, rows: Tensor) -> Batch:
