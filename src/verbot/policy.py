@@ -158,11 +158,10 @@ class Policy:
             keypoints=keypoints,
             keypoints_mask=keypoints_mask,
             recall_mask=recall_mask,
-            task=window.task,
-            grasp=self._state.forward(window.grasp),
-            grasp_mask=window.grasp_mask,
             **({"steps_left": window.steps_left} if self.config.value_weight else {}),
             **({"features": window.features} if window.features.size else {}),
+            **({"task": window.task} if self.config.head_tasks is not None else {}),
+            **(self._grasps(window.grasp, window.grasp_mask) if self.config.grasp_weight else {}),
             **(self._acted(window.acted, window.acted_mask) if self.config.acted else {}),
         )
         if self.config.goal:
@@ -250,6 +249,9 @@ class Policy:
         if actions.shape[-1] != self._spec.action_size:
             raise ConfigError("this network is told what was done before, and these windows are not: make them with acted=True")
         return {"acted": self.action_steps.forward(actions), "acted_mask": mask}
+
+    def _grasps(self, states: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        return {"grasp": self._state.forward(states), "grasp_mask": mask}
 
     @property
     def _step_s(self) -> float:
