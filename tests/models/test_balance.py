@@ -40,6 +40,17 @@ def test_learned_weights_begin_as_given_and_settle_at_one_over_the_loss():
     assert after["loss"].item() == pytest.approx(2 + torch.tensor([0.1, 4.0]).log().sum().item(), abs=1e-3)
 
 
+def test_a_loss_without_samples_teaches_no_scale_and_none_counts_without_bound():
+    balance = Balance({"action": 1.0, "task": 1.0}, learned=True)
+    nothing = balance({"action": torch.tensor(0.0, requires_grad=True), "task": torch.tensor(0.5)})
+    nothing["loss"].backward()
+    assert balance.log_scales.grad.tolist() == [0.0, 0.5]
+    balance.log_scales.data[1] = -20.0
+    found = balance({"action": torch.tensor(1.0), "task": torch.tensor(1e-6)})
+    assert found["weight_task"] == pytest.approx(100)
+    assert found["loss"].item() == pytest.approx(1.0 + torch.tensor(0.01).log().item(), abs=1e-3)
+
+
 def test_an_uncertain_loss_teaches_what_is_shared_less(make_network):
     """One number is to be 0 by one task and 1 by another, whose labels are noise around it: the surer task prevails."""
     shared, g = torch.nn.Parameter(torch.tensor(0.5)), torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 PACE = 10.0  # a weight must follow its loss over an order of magnitude within a short training
+LEAST = 0.01  # of b: a classification that is nearly always right would count without bound
 
 
 class Balance(nn.Module):
@@ -17,7 +18,8 @@ class Balance(nn.Module):
     With learned weights every loss is taken for a negative log likelihood whose scale b is learned too: L / b + log b, which is
     exact of an L1 loss (a Laplace distribution) and the usual approximation of others (Kendall, Gal, Cipolla 2018, "Multi-Task
     Learning Using Uncertainty to Weigh Losses", whose σ² is this b). It begins at b = 1 / weight; where it settles b is the
-    loss itself, so that no loss is drowned by another of larger units. A loss of weight 0 takes no part.
+    loss itself, so that no loss is drowned by another of larger units, but not below `LEAST`. A loss of weight 0 takes no part,
+    and one of exactly 0, which had nothing to learn from, teaches no scale.
 
     Args:
         weights: of every loss that can come, at least 0.
@@ -45,9 +47,12 @@ class Balance(nn.Module):
             term = self._term(name, losses[name]) if self.learned else weight * losses[name]
             total = term if total is None else total + term
         assert total is not None, "no loss to minimize"
-        told = {f"weight_{name}": (-self.log_scales[i]).exp().detach() for i, name in enumerate(self.learned)}
+        told = {f"weight_{name}": (-self._log_scale(name)).exp().detach() for name in self.learned}
         return {"loss": total, **losses, **told}
 
     def _term(self, name: str, loss: Tensor) -> Tensor:
-        log_scale = self.log_scales[self.learned.index(name)]
-        return (-log_scale).exp() * loss + log_scale
+        log_scale = self._log_scale(name)
+        return (-log_scale).exp() * loss + log_scale * (loss.detach() > 0)
+
+    def _log_scale(self, name: str) -> Tensor:
+        return self.log_scales[self.learned.index(name)].clamp(min=math.log(LEAST))
