@@ -107,7 +107,7 @@ class MultiTask(nn.Module):
         """These rows with the embedding of their task."""
         tokens = fused.tokens[rows]
         embedding = self.embeddings.weight[task].expand_as(tokens)
-        # Added, not in its place: what was fused would fade in layers that begin small, and pushes lost their way.
+        # Added, not in its place: in layers that begin small what was fused would fade.
         return TokenGroup(tokens + self.join(torch.cat([tokens, embedding], -1)), fused.mask[rows], fused.kind)
 
 
