@@ -71,7 +71,7 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     summary = verbot.evaluate(
         policy, SUITE, out=out / "evaluation", episodes=arguments.episodes * len(tasks) // len(TASKS), baselines=False, videos=0,
         conditions=() if kind == "alone" else ("paraphrase",), side_episodes=99, latency_calls=1, workers=1,
-        options={"tasks": list(tasks)}, progress=False,
+        tasks=tasks, progress=False,
     )  # fmt: skip
     found = {**summary.by_task}
     if kind != "alone":

@@ -27,7 +27,7 @@ import tyro
 import verbot
 from verbot.data.hindsight import project, projections
 from verbot.data.labels import grasps
-from verbot.data.windows import goal_points
+from verbot.data.told import goal_points
 from verbot.envs import make_env
 from verbot.evaluation.intervals import Estimate, proportion, quantile
 from verbot.evaluation.summary import written
