@@ -20,6 +20,7 @@ LEVELS = {
     "spec": 0,
     "contracts": 1,
     "identity": 1,
+    "folders": 1,
     "registry": 1,
     "configuration": 1,
     "cluster": 2,

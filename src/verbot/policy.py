@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
+from verbot.errors import ConfigError, DataError, PolicyError
+from verbot.folders import MANIFEST, read, sha256, to_json, write
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = "verbot-policy/1"
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
-CARD, MANIFEST = "README.md", "manifest.json"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,10 @@ class Policy:
         remembers is. Frames and actions that are not remembered are masked.
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
-        receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit.
+        receptacle and the reference, x right and y down in [−1, 1]; of a network with tasks ``"tasks"`` {name: probability}; of
+        one that foretells grasps ``"grasp"`` (s,), the state in which the hand is to take hold, in the robot's units.
+
+        Raises `SpecError` for an observation that does not fit.
         """
         if not observations:
             return []
@@ -127,8 +129,7 @@ class Policy:
         with torch.inference_mode():
             prediction = self.network.predict(batch)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
-        points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
-        extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
+        extras = [self._thoughts(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
         if self.config.acted:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
@@ -159,6 +160,8 @@ class Policy:
             recall_mask=recall_mask,
             **({"steps_left": window.steps_left} if self.config.value_weight else {}),
             **({"features": window.features} if window.features.size else {}),
+            **({"task": window.task} if self.config.head_tasks is not None else {}),
+            **(self._grasps(window.grasp, window.grasp_mask) if self.config.grasp_weight else {}),
             **(self._acted(window.acted, window.acted_mask) if self.config.acted else {}),
         )
         if self.config.goal:
@@ -180,7 +183,7 @@ class Policy:
         """
         files = {
             WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in merged(self.network).items()}),
-            CONFIG: _json(
+            CONFIG: to_json(
                 {
                     "format": FORMAT,
                     "spec": self._spec.to_json(),
@@ -189,16 +192,16 @@ class Policy:
                     "blind": self.blind,
                 }
             ),
-            STATISTICS: _json(self.statistics.to_json()),
+            STATISTICS: to_json(self.statistics.to_json()),
             CARD: (self._card() + card).encode(),
         }
-        files[MANIFEST] = _json({"format": FORMAT, "sha256": {name: _sha256(data) for name, data in files.items()}})
-        _write_directory(Path(path), files)
+        files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
+        write(Path(path), files)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Policy:
         """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
-        files = _read_directory(Path(path))
+        files = read(Path(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])
             spec = RobotSpec.from_json(record["spec"])
@@ -247,6 +250,9 @@ class Policy:
             raise ConfigError("this network is told what was done before, and these windows are not: make them with acted=True")
         return {"acted": self.action_steps.forward(actions), "acted_mask": mask}
 
+    def _grasps(self, states: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        return {"grasp": self._state.forward(states), "grasp_mask": mask}
+
     @property
     def _step_s(self) -> float:
         """Between two frames that the network sees, or two writings into its memory."""
@@ -282,6 +288,17 @@ class Policy:
             kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
             kept["written_s"] = np.asarray(written, np.float64)
         return kept or None
+
+    def _thoughts(self, row: int, prediction: Prediction) -> dict[str, Any]:
+        """What the policy can show beside its actions."""
+        shown: dict[str, Any] = {}
+        if prediction.keypoints is not None:
+            shown["keypoints"] = prediction.keypoints[row].cpu().numpy()
+        if prediction.tasks is not None and self.config.head_tasks:
+            shown["tasks"] = dict(zip(self.config.head_tasks, prediction.tasks[row].tolist(), strict=True))
+        if prediction.grasp is not None:
+            shown["grasp"] = self._state.inverse(prediction.grasp[row].cpu().numpy())
+        return shown
 
     def _batch(
         self,
@@ -347,53 +364,3 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
 def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
     return Pipeline((Clip(spec.action_low(), spec.action_high()), normal))
-
-
-def _json(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
-    """All files or none: written aside, flushed to the disk, then renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir()
-    for name, data in files.items():
-        with open(aside / name, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    if path.exists():
-        path.rename(old)
-    aside.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _read_directory(path: Path) -> dict[str, bytes]:
-    """Every file of the manifest, each verified."""
-    if not (path / MANIFEST).is_file():
-        raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by Policy.save")
-    try:
-        expected = json.loads((path / MANIFEST).read_bytes())["sha256"]
-        files = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in expected}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(path / MANIFEST, f"not a policy's manifest: {error}") from error
-    if missing := {WEIGHTS, CONFIG, STATISTICS} - set(expected):
-        raise PolicyError(f"{path} lacks {', '.join(sorted(missing))}: a policy without it cannot act")
-    for name, data in files.items():
-        if data is None:
-            raise CorruptFileError(path / name, "missing, though the manifest lists it")
-        if _sha256(data) != expected[name]:
-            raise CorruptFileError(path / name, "changed since it was saved: its sha256 is not the manifest's")
-    return {name: data for name, data in files.items() if data is not None}

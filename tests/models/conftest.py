@@ -56,6 +56,7 @@ SPEC = RobotSpec(
 )
 FEW = {"frames": 3}
 SHORT = {"temporal": FEW, "chain": {"parts": [{"name": "external"}, {"name": "temporal", "options": FEW}]}}  # sequences of four
+NEEDED = {"multi_task": {"tasks": ["pick", "push", "put"]}}  # options without which a part cannot be built
 BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 
 
@@ -65,7 +66,7 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     def changed(label: str, name: str) -> NetworkConfig:
         if label == "memory":
             return dataclasses.replace(BASE, memory=Part(name, SHORT.get(name, {})), sequence=4)
-        return dataclasses.replace(BASE, **{label: Part(name)})
+        return dataclasses.replace(BASE, **{label: Part(name, NEEDED.get(name, {}))})
 
     found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]
     past, recall = dataclasses.replace(BASE, history=2), dataclasses.replace(BASE, recall_weight=1.0, sentence_norm=True)
@@ -74,7 +75,11 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     )
     overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
     tasks, value = dataclasses.replace(BASE, tasks=3), dataclasses.replace(BASE, value_weight=0.5)
-    others = {"history=2": past, "recall": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value}
+    grasp = dataclasses.replace(BASE, grasp_weight=1.0)
+    others = {
+        "history=2": past, "recall": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value,
+        "grasp": grasp,
+    }  # fmt: skip
     return [*found, *others.items()]
 
 
@@ -128,6 +133,9 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
         steps_left=torch.randint(0, 40, (rows,), generator=g),
+        task=torch.arange(rows) % 3,
+        grasp=torch.randn(rows, 4, generator=g),
+        grasp_mask=torch.ones(rows, dtype=torch.bool),
         acted=torch.randn(rows, 10, generator=g) if network.acted else None,
         acted_mask=torch.ones(rows, dtype=torch.bool) if network.acted else None,
     )

@@ -126,7 +126,7 @@ def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_netwo
 def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, make_batch):
     network = make_network(variant)
     batch = make_batch(network)
-    batch.actions_mask[:] = batch.recall_mask[:] = False
+    batch.actions_mask[:] = batch.recall_mask[:] = batch.grasp_mask[:] = False
     found = losses(network, batch)
     assert found["action"] == 0
     close(found["loss"], found["keypoint"] * variant.keypoint_weight)

@@ -38,6 +38,9 @@ def window(b: int = 8) -> WindowBatch:
         acted=np.zeros((b, 0), np.float32),
         acted_mask=np.zeros(b, bool),
         steps_left=np.arange(b),
+        task=np.zeros(b, np.int64),
+        grasp=np.zeros((b, 4), np.float32),
+        grasp_mask=np.zeros(b, bool),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.data.hindsight import handled_points, projections
+from verbot.data.labels import grasps, task_of
 from verbot.data.reader import Episode
 from verbot.spec import FloatArray
 
@@ -39,6 +40,8 @@ class Told:
     ended_well: bool
     visit: int
     request: Any
+    task: str | None
+    grasps: tuple[FloatArray, npt.NDArray[np.bool_]]
 
     @staticmethod
     def of(episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str]) -> Told:
@@ -56,6 +59,8 @@ class Told:
             ended_well=_ended_well(episode),
             visit=extras.get("visit", 0),
             request=extras.get("request"),
+            task=task_of(episode),
+            grasps=grasps(states, episode.actions, episode.dataset.spec),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from verbot.data.cache import FeatureCache, Features, FrameCache
 from verbot.data.hindsight import project
+from verbot.data.labels import task_numbers
 from verbot.data.reader import Dataset
 from verbot.data.told import POINTS, Told
 from verbot.errors import ConfigError, DataError, UnknownNameError
@@ -51,6 +52,8 @@ class WindowBatch:
             whose executed actions were disturbed it is the undisturbed one, as `actions` are.
         acted_mask: bool (b,); False at an episode's start.
         steps_left: int64 (b,), control steps from the latest frame to the episode's last; −1 where it is known to have failed.
+        task: int64 (b,), which of the tasks that were asked about the episode was recorded for; −1 for none of them.
+        grasp: float32 (b, s), the state in which the hand next takes hold (`verbot.data.labels.grasps`), with `grasp_mask` (b,).
         features: float16 (b, t, v, p, d), what a frozen encoder made of the images; p and d are 0 where nobody asked for them.
     """
 
@@ -73,6 +76,9 @@ class WindowBatch:
     acted: FloatArray
     acted_mask: BoolArray
     steps_left: Indices
+    task: Indices
+    grasp: FloatArray
+    grasp_mask: BoolArray
     features: Features
 
     def __len__(self) -> int:
@@ -114,6 +120,7 @@ class Windows:
         relabel: the chance that a window from before anything was engaged is told another goal that its scene admits,
             with that goal's keypoints and no actions to imitate.
         questions: m, how many of its scene's other goals come with such a window beside its own.
+        tasks: names of tasks; a window's `task` is the number of its episode's among them.
         cache: the decoded frames; opened (and filled, if need be) if None.
         features: of these frames, given out in place of images.
 
@@ -143,18 +150,11 @@ class Windows:
         keypoints: str = "hindsight",
         relabel: float = 0.0,
         questions: int = 0,
+        tasks: Sequence[str] = (),
         cache: FrameCache | None = None,
         features: FeatureCache | None = None,
     ):
-        for name, count in (("history", history), ("chunk", chunk), ("stride", stride), ("sequence", sequence)):
-            if count < 1:
-                raise ConfigError(f"windows need a {name} of at least 1; got {count}")
-        if keypoints not in KEYPOINTS:
-            raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
-        if not 0 <= relabel <= 1:
-            raise ConfigError(f"relabel is a probability; got {relabel}")
-        if questions < 0:
-            raise ConfigError(f"questions is a number of goals; got {questions}")
+        _check({"history": history, "chunk": chunk, "stride": stride, "sequence": sequence}, keypoints, relabel, questions)
         self.spec, self.history, self.chunk, self.stride, self.sequence = source.spec, history, chunk, stride, sequence
         self.goals, self.acted, self.relabel, self.questions = goals, acted, relabel, questions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
@@ -169,6 +169,8 @@ class Windows:
         self._visit_before = np.repeat(_visits_before(recorded, ends), np.diff(ends))
         self._states = np.concatenate([told.states for told in recorded])
         self._actions = np.concatenate([told.actions for told in recorded])
+        self._tasks = task_numbers([told.task for told in recorded], tasks)
+        self._grasps, self._grasps_mask = (np.concatenate(p) for p in zip(*(told.grasps for told in recorded), strict=True))
         self._words = [told.instructions for told in recorded]
         self._word_counts = np.array([len(words) for words in self._words])
         present = [camera for camera in self.cameras if camera in source.camera_names]
@@ -249,6 +251,7 @@ class Windows:
             keypoints[others], keypoints_mask[others] = project(self._matrices[now[others]], points)
             recall_mask[others] = keypoints_mask[others]
             future_mask[others] = False
+        pursued = future_mask[:, 0]  # what is told is what was done
         questions, asked, asked_mask = self._ask(now, draws)
         first = self._first[now]
         return WindowBatch(
@@ -271,6 +274,9 @@ class Windows:
             acted=self._actions[np.maximum(now - 1, first)] if self.acted else np.empty((len(now), 0), np.float32),
             acted_mask=(now > first) & self.acted,
             steps_left=self._steps_left[now],
+            task=np.where(pursued, self._tasks[episode], -1),
+            grasp=self._grasps[now],
+            grasp_mask=self._grasps_mask[now] & pursued,
             features=features,
         )
 
@@ -314,9 +320,23 @@ class Windows:
         return height, width
 
 
+def _check(counts: Mapping[str, int], keypoints: str, relabel: float, questions: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"windows need a {name} of at least 1; got {count}")
+    if keypoints not in KEYPOINTS:
+        raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
+    if not 0 <= relabel <= 1:
+        raise ConfigError(f"relabel is a probability; got {relabel}")
+    if questions < 0:
+        raise ConfigError(f"questions is a number of goals; got {questions}")
+
+
 def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
-    masks = ("images_mask", "state_mask", "actions_mask", "keypoints_mask", "recall_mask", "question_mask", "acted_mask")
+    masks = (
+        "images_mask", "state_mask", "actions_mask", "keypoints_mask", "recall_mask", "question_mask", "acted_mask", "grasp_mask",
+    )  # fmt: skip
     for name in masks:
         getattr(batch, name)[absent] = False
     questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]

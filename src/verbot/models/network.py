@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.balance import Balance
+from verbot.models.grasp import Grasp
 from verbot.models.keypoints import keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import (
@@ -63,6 +65,11 @@ class NetworkConfig:
         value_weight: of telling γ^(steps left until the demonstration's end) from the fused features, after the memory, beside
             the action loss; 0 has no value head.
         value_discount: this γ, of one control step.
+        action_weight: of the action loss; 0 learns everything else alone.
+        grasp_weight: of foretelling the state in which the hand will take hold (see `verbot.models.grasp`) from the fused
+            features, beside the action loss; 0 foretells none.
+        loss_weights: ``"fixed"`` are these weights; ``"learned"`` begins with them and learns how certain each loss can be, as
+            `verbot.models.balance.Balance` does.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -91,6 +98,9 @@ class NetworkConfig:
     tasks: int = 0
     value_weight: float = 0.0
     value_discount: float = 0.97
+    action_weight: float = 1.0
+    grasp_weight: float = 0.0
+    loss_weights: Literal["fixed", "learned"] = "fixed"
 
     def __post_init__(self) -> None:
         for name in ("width", "chunk", "history", "stride", "sequence"):
@@ -105,6 +115,10 @@ class NetworkConfig:
                 f"a value head needs a weight of at least 0 (0 for none) and a discount between 0 and 1; "
                 f"got {self.value_weight:g} and {self.value_discount:g}"
             )
+        if self.loss_weights not in ("fixed", "learned"):
+            raise ConfigError(f"loss_weights is {self.loss_weights!r}; expected 'fixed' or 'learned'")
+        if min(self.action_weight, self.grasp_weight) < 0:
+            raise ConfigError(f"a loss has a weight of at least 0; got {self.action_weight:g} and {self.grasp_weight:g}")
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
                 f"a memory learns from sequences, and nothing else does: memory is "
@@ -131,6 +145,15 @@ class NetworkConfig:
     def learns_from_chunks(self) -> bool:
         """Whether the head takes something from the training actions before it is built, e.g. the edges of its bins."""
         return hasattr(heads.get(self.head.name), "fit")
+
+    @property
+    def head_tasks(self) -> tuple[str, ...] | None:
+        """The tasks by name that the head has parts of its own for, none before `with_tasks`; None for a head without."""
+        return tuple(self.head.options.get("tasks", ())) if hasattr(heads.get(self.head.name), "classify") else None
+
+    def with_tasks(self, names: Sequence[str]) -> NetworkConfig:
+        """The same network, its head made for these tasks."""
+        return dataclasses.replace(self, head=Part(self.head.name, {**self.head.options, "tasks": list(names)}))
 
     def fit(self, instructions: list[str], chunks: FloatArray | None = None) -> NetworkConfig:
         """The same network with what its parts take from the training data.
@@ -194,6 +217,12 @@ class VLANetwork(nn.Module):
                 raise ConfigError(f"recall_weight looks again in heatmaps, and {config.vision.name!r} makes none: set it to 0")
             self.recall = Recall(last.width, last.count, sizes.views, config.history)
         self.value = Value(last.width, last.count, config.value_discount) if config.value_weight else None
+        self.grasp = Grasp(last.width, last.count, sizes.state) if config.grasp_weight else None
+        beside = {"keypoint": config.keypoint_weight, "recall": config.recall_weight, "value": config.value_weight}
+        weights = {"action": config.action_weight, **getattr(self.head, "beside", {}), **beside, "grasp": config.grasp_weight}
+        if "keypoints" not in self.vision.counts:
+            del weights["keypoint"]
+        self.balance = Balance(weights, config.loss_weights == "learned")
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -260,7 +289,7 @@ class VLANetwork(nn.Module):
         return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize.
+        """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize (see `Balance`).
 
         Rows whose `actions_mask` is False throughout teach only the keypoints; a batch without `steps_left` teaches no value.
         """
@@ -275,20 +304,18 @@ class VLANetwork(nn.Module):
         if self.recall is not None:
             fused, told, logits = self.recall(fused, keypoints)
         losses = self.head.losses(fused, batch, generator)
-        total = losses["action"]
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
             losses |= keypoint_loss(keypoints, batch.keypoints, batch.keypoints_mask, self.config.history)
             if answers is not None and batch.questions is not None:
                 asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
                 losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
-            total = total + self.config.keypoint_weight * losses["keypoint"]
         if self.recall is not None and batch.keypoints is not None and batch.recall_mask is not None:
             losses["recall"] = self.recall.loss(told, logits, batch.keypoints, batch.recall_mask)
-            total = total + self.config.recall_weight * losses["recall"]
         if self.value is not None and batch.steps_left is not None:
             losses["value"] = self.value.loss(fused, batch)
-            total = total + self.config.value_weight * losses["value"]
-        return {"loss": total, **losses}
+        if self.grasp is not None and batch.grasp is not None and batch.grasp_mask is not None:
+            losses["grasp"] = self.grasp.loss(fused, batch.grasp, batch.grasp_mask)
+        return self.balance(losses)
 
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         fused, keypoints = self.forward(batch)
@@ -301,9 +328,11 @@ class VLANetwork(nn.Module):
             fused, *_ = self.recall(fused, keypoints)
         actions = self.head.predict(fused, generator)
         value = None if self.value is None else self.value(fused)
-        if keypoints is None or keypoints.points is None:
-            return Prediction(actions, memory=memory, value=value)
-        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history), memory, value)
+        tasks = self.head.classify(fused).softmax(-1) if hasattr(self.head, "classify") else None
+        grasp = None if self.grasp is None else self.grasp(fused)
+        points = None if keypoints is None else keypoints.points
+        points = None if points is None else supervised(points, self.sizes.views, self.config.history)
+        return Prediction(actions, points, memory, value, tasks, grasp)
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
         """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""

@@ -123,6 +123,9 @@ class Batch:
         acted: (b, a), the action of the control step before the latest frame, with `acted_mask` (b,) bool, False where there is
             none, or it is not known. None is masked throughout.
         steps_left: (b,) int64, control steps until the episode's end; −1 where it did not end in success.
+        task: (b,) int64, which of the tasks that the head was made for; −1 where that is not known. None is −1 throughout.
+        grasp: (b, s), the state in which the hand will hold what it is about to take, with `grasp_mask` (b,) bool, False where it
+            takes nothing.
         memory: for prediction, what was remembered before; None is nothing yet.
         writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
         features: (b, t, v, n, d) what a frozen vision encoder made of the images, which then are not looked at (they may have no
@@ -145,6 +148,9 @@ class Batch:
     acted: Tensor | None = None
     acted_mask: Tensor | None = None
     steps_left: Tensor | None = None
+    task: Tensor | None = None
+    grasp: Tensor | None = None
+    grasp_mask: Tensor | None = None
     memory: MemoryState | None = None
     writes: Tensor | None = None
     features: Tensor | None = None
@@ -164,9 +170,12 @@ class Batch:
 class Prediction:
     """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps;
     `memory` to be given with the next batch of the same rows, None where the network has none; `value` (b,) in (0, 1), None
-    where the network has no value head."""
+    where the network has no value head; `tasks` (b, n), how likely each of the head's tasks is, None where it knows none; `grasp`
+    (b, s), normalized, None where the network foretells none."""
 
     actions: Tensor
     keypoints: Tensor | None = None
     memory: MemoryState | None = None
     value: Tensor | None = None
+    tasks: Tensor | None = None
+    grasp: Tensor | None = None

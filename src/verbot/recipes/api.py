@@ -17,7 +17,7 @@ from verbot.evaluation.compare import compare as compare_folders
 from verbot.recipes.config import RunConfig, change, resolve
 from verbot.recipes.design import NETWORK, parse_design, resolve_word
 from verbot.recipes.players import policy_source
-from verbot.recipes.stages import demonstrations, learn
+from verbot.recipes.stages import all_demonstrations, learn
 from verbot.training import TrainResult
 from verbot.training.launch import launched
 
@@ -67,7 +67,7 @@ def train(
     if data is None:
         if launched() is not None:
             raise ConfigError("processes that torchrun starts do not gather demonstrations: give data, gathered before")
-        folders: Sequence[str | Path] = [demonstrations(run, Path(out) / "dataset", progress)]
+        folders: Sequence[str | Path] = all_demonstrations(run, Path(out) / "dataset", progress)
     else:
         folders = [data] if isinstance(data, str | Path) else list(data)
     return learn(run, folders, Path(out), resume=resume, progress=progress)

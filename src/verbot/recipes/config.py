@@ -28,6 +28,7 @@ class RunConfig:
         collection: the demonstrations.
         training: its `datasets` are replaced by the place where the demonstrations are.
         evaluation: the measurement.
+        beside: the demonstrations of the training's companions.
     """
 
     name: str
@@ -35,6 +36,7 @@ class RunConfig:
     collection: CollectConfig
     training: TrainConfig
     evaluation: EvaluationConfig
+    beside: tuple[CollectConfig, ...] = ()
 
 
 def resolve(recipe: str | Path | RunConfig) -> RunConfig:

@@ -18,7 +18,7 @@ from verbot.evaluation.summary import written
 from verbot.policy import load_policy
 from verbot.recipes.config import RunConfig, change, resolve
 from verbot.recipes.players import policy_source
-from verbot.recipes.stages import card, demonstrations, learn
+from verbot.recipes.stages import all_demonstrations, card, learn
 
 STAGES = ("collect", "train", "evaluate")
 
@@ -44,9 +44,9 @@ def demo(
     out, run = Path(out), change(resolve(recipe), {}, seed)
     _claim(out, run)
     with _timed(out, "collect"):
-        dataset = demonstrations(run, out / "dataset", progress)
+        datasets = all_demonstrations(run, out / "dataset", progress)
     with _timed(out, "train"):
-        learn(run, [dataset], out, progress=progress)
+        learn(run, datasets, out, progress=progress)
     with _timed(out, "evaluate"):
         source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
         summary = measure(source, run.evaluation, out / "evaluation", command=command, progress=progress)

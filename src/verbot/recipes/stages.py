@@ -12,11 +12,12 @@ import yaml
 from verbot import collection, training
 from verbot.configuration import to_plain
 from verbot.data import open_dataset
+from verbot.errors import ConfigError
 from verbot.evaluation.summary import versions
 from verbot.recipes.config import RunConfig
 from verbot.recipes.players import policy_folder
 from verbot.recipes.trials import TrialConfig
-from verbot.training import TrainResult
+from verbot.training import TrainConfig, TrainResult
 
 
 def demonstrations(run: RunConfig, path: Path, progress: bool = True) -> Path:
@@ -26,14 +27,44 @@ def demonstrations(run: RunConfig, path: Path, progress: bool = True) -> Path:
     return path
 
 
+def all_demonstrations(run: RunConfig, path: Path, progress: bool = True) -> list[Path]:
+    """Those at `path`, and beside it, in a folder with the env's name after it, those of each companion."""
+    beside = [
+        demonstrations(dataclasses.replace(run, collection=each), path.with_name(f"{path.name}-{each.env}"), progress)
+        for each in run.beside
+    ]
+    return [demonstrations(run, path, progress), *beside]
+
+
 def learn(
     run: RunConfig, datasets: Sequence[str | Path], out: Path, *, resume: bool = True, progress: bool = True
 ) -> TrainResult:
     """Train what the recipe says on `datasets`; the policy's card says how it came about."""
-    config = dataclasses.replace(run.training, datasets=tuple(str(path) for path in datasets))
+    config = _told(run.training, [str(path) for path in datasets])
     if config.start is not None:
         config = dataclasses.replace(config, start=str(policy_folder(config.start)))
     return training.train(config, out, resume=resume, progress=progress, card=card(run))
+
+
+def _told(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
+    """`config` with the datasets, each given to the companion of whose robot it is, else to the first robot.
+
+    Raises `ConfigError` where one of them gets none.
+    """
+    if not config.companions:
+        return dataclasses.replace(config, datasets=tuple(datasets))
+    robots = {path: open_dataset(path).spec.name for path in datasets}
+    companions = tuple(
+        dataclasses.replace(each, datasets=tuple(path for path in datasets if robots[path] == each.robot) or each.datasets)
+        for each in config.companions
+    )
+    first = tuple(path for path in datasets if robots[path] not in {each.robot for each in companions})
+    known = ", ".join(sorted(set(robots.values())))
+    if lacking := [each.robot for each in companions if not each.datasets] + ["the first robot"] * (not first):
+        raise ConfigError(
+            f"{', '.join(lacking)} would have nothing to train on: the datasets are of {known}; name one or more of each robot"
+        )
+    return dataclasses.replace(config, datasets=first, companions=companions)
 
 
 def card(run: RunConfig | TrialConfig) -> str:

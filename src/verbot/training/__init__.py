@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from verbot.training.config import AugmentConfig, DaggerConfig, Selection, TrainConfig
+from verbot.training.config import AugmentConfig, Companion, DaggerConfig, Selection, TrainConfig
 from verbot.training.log import read_log
 from verbot.training.loop import TrainResult, train
 
-__all__ = ["AugmentConfig", "DaggerConfig", "Selection", "TrainConfig", "TrainResult", "read_log", "train"]
+__all__ = ["AugmentConfig", "Companion", "DaggerConfig", "Selection", "TrainConfig", "TrainResult", "read_log", "train"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
+from verbot.data.labels import task_of
 from verbot.data.reader import Episode, statistics_of
 from verbot.errors import ConfigError, UnknownNameError
+from verbot.models.network import NetworkConfig
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.augment import augment, numbers
@@ -39,7 +41,7 @@ class Supply:
     """
 
     def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
-        self._config, self._out, self._rank = config, out, rank
+        self._config, self._out, self._rank, self.augment = config, out, rank, config.augment
         datasets = [open_dataset(path) for path in config.datasets]
         self.spec = _seeing(datasets[0].spec, config.cameras)
         self._seer = Seer(config, self.spec, device, show) if config.cache_features else None
@@ -55,6 +57,7 @@ class Supply:
         )
         said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras)))
         self.instructions = sorted(set(said))
+        self.network = _with_tasks(config, self._episodes())
         splits = [_split(config, number, each) for number, each in enumerate(chosen)]
         self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
         held = [windows.choosing(hidden) for windows, (_, hidden) in zip(self._train, splits, strict=True) if hidden]
@@ -135,7 +138,7 @@ class Supply:
         return Windows(
             dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, acted=network.acted is not None, cameras=self.spec.camera_names, episodes=episodes,
-            relabel=told.relabel, questions=told.questions,
+            relabel=told.relabel, questions=told.questions, tasks=self.network.head_tasks or (),
             features=self._seer.features(dataset, self.spec.camera_names) if self._seer else None,
         )  # fmt: skip
 
@@ -159,6 +162,25 @@ def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
         if name not in known:
             raise UnknownNameError(f"camera of robot {spec.name!r}", name, known)
     return dataclasses.replace(spec, cameras=tuple(known[name] for name in cameras))
+
+
+def _with_tasks(config: TrainConfig, episodes: Iterable[Episode]) -> NetworkConfig:
+    """The network, its head made for the tasks of the episodes, where it is made for tasks and does not know them yet.
+
+    Raises `ConfigError` where none is recorded, or one that the head was not made for.
+    """
+    known = config.network.head_tasks
+    if known is None:
+        return config.network
+    found = sorted({task for episode in episodes if (task := task_of(episode)) is not None})
+    if not found:
+        raise ConfigError(
+            f"the head {config.network.head.name!r} learns which task an episode is of, and no episode of "
+            f"{', '.join(config.datasets)} says: it needs extras with a request's task or a goal's verb"
+        )
+    if known and (strange := sorted(set(found) - set(known))):
+        raise ConfigError(f"the head has parts for {', '.join(known)}; the episodes are also of {', '.join(strange)}")
+    return config.network if known else config.network.with_tasks(found)
 
 
 def _chosen(config: TrainConfig, number: int, dataset: Dataset) -> list[int]:

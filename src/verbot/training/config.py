@@ -89,6 +89,31 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """Another robot that learns in the same run, by a network of its own that shares weights with the first robot's.
+
+    Every step learns from a batch of each. The companion's policy is saved beside the first, in ``policy-ROBOT``, complete and
+    for itself.
+
+    Args:
+        robot: the name of its datasets' robot.
+        network: what is trained; its chunk, heads and weights of losses may differ.
+        datasets: folders of its episodes, mixed frame by frame.
+        shared: patterns of names of weights. Those that both networks have, in the same shape, become one; each pattern must
+            find some.
+        cameras, selections, augment: as of `TrainConfig`.
+    """
+
+    robot: str
+    network: NetworkConfig
+    datasets: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ("language.*", "sentence.*", "vision.*", "fusion.*")
+    cameras: tuple[str, ...] | None = None
+    selections: tuple[Selection, ...] | None = None
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A complete training run. Exactly one of `steps`, `samples` and `minutes` says how long.
 
@@ -126,6 +151,8 @@ class TrainConfig:
         start_statistics: ``"kept"`` normalizes with the start's statistics, so that its inputs and outputs mean what they did;
             ``"new"`` with those of the datasets.
         lora: what is learned are small adapters of the start's matrices (see `verbot.models.lora`); None learns every weight.
+        companions: other robots that learn at the same time and share weights (see `verbot.training.companions`); `samples` and
+            `batch_size` count those of each robot.
     """
 
     datasets: tuple[str, ...]
@@ -167,6 +194,7 @@ class TrainConfig:
     start_sha256: str | None = None
     start_statistics: Literal["kept", "new"] = "kept"
     lora: LoraConfig | None = None
+    companions: tuple[Companion, ...] = ()
 
     def __post_init__(self) -> None:
         budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
@@ -182,6 +210,8 @@ class TrainConfig:
             raise ConfigError("augment.goal_image shows goal images, and the network has no part that reads them: give it a goal")
         if self.cache_features:
             self._check_features()
+        if self.companions:
+            self._check_companions()
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
         if self.weights is not None and len(self.weights) != len(self.datasets):
@@ -194,6 +224,15 @@ class TrainConfig:
             raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}; expected 0 to 1")
+
+    def _check_companions(self) -> None:
+        names = [companion.robot for companion in self.companions]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"companions are named twice: {', '.join(twice)}; one robot has one network")
+        alone = {"start": self.start is not None, "dagger": bool(self.dagger.rounds), "cache_features": self.cache_features}
+        alone["parallel=fsdp"] = self.parallel == "fsdp"
+        if found := [name for name, given in alone.items() if given]:
+            raise ConfigError(f"{' and '.join(found)} cannot be had beside companions: they are of one robot")
 
     def _check_features(self) -> None:
         changing = [n for n in ("shift_pixels", "brightness", "contrast", "saturation") if getattr(self.augment, n)]

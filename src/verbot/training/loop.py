@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from verbot.training import checkpoint, dagger
 from verbot.training.augment import jitter_colors, torch_numbers
 from verbot.training.batches import Supply
 from verbot.training.checkpoint import Progress
+from verbot.training.companions import Member, alone, share, together
 from verbot.training.config import TrainConfig
 from verbot.training.device import find_device, generators, place
 from verbot.training.distributed import Team, lead, torch_threads
@@ -99,6 +102,7 @@ def train(
     config = config if launch is None else dataclasses.replace(config, processes=launch.size)
     seat = (launch.local_rank, launch.local_size) if launch else (0, config.processes)
     device, config = find_device(config.device, *seat), begun(config)
+    robots = [config, *(alone(config, companion) for companion in config.companions)]
     if sharded := config.parallel == "fsdp":
         check_sharding(device)
     if launch is None or launch.rank == 0:
@@ -109,7 +113,8 @@ def train(
         if team.agree((out / RESULT).exists()):
             return build(TrainResult, json.loads((out / RESULT).read_text()))
         if seat[0] == 0:  # once on each machine, so that the others find done what takes long
-            Supply.prepare(config, device, progress and team.leads)
+            for robot in robots:
+                Supply.prepare(robot, device, progress and team.leads)
         team.agree()
         if launch is None:
             briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
@@ -126,27 +131,43 @@ def run(
     found = checkpoint.load_latest(out / CHECKPOINTS, share, team)
     now, tensors = found or (Progress(total=config.total_steps), {})
     device = find_device(config.device, *team.seat)
-    supply = Supply(config, out, now.rounds, team.rank, device, show and team.leads)
-    policy = _new_policy(config, supply)
-    place(policy.network, device)
-    _read_ahead(policy, supply.instructions, team, show)
-    optimizer = Optimizer(policy.network, config, Sharded(policy.network, team) if share else None)
+    members = _members(config, out, now.rounds, team, device, show)
+    for member in members:
+        place(member.policy.network, device)
+        _read_ahead(member.policy, member.supply.instructions, team, show)
+    network, first = together(members), members[0].supply
+    optimizer = Optimizer(network, config, Sharded(network, team) if share else None)
     best = tensors["best"].to(device) if "best" in tensors else None  # what is on the disk knows no device
-    session = Session(config, out, team, supply, policy, optimizer, now, best, started, lambda: _new_policy(config, supply))
+    anew = partial(_new_policy, config, first, first.instructions)
+    session = Session(config, out, team, members, optimizer, now, best, started, anew)
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
-    with supply, Log(out if team.leads else None, now.step, now.total, show) as log:
+    with ExitStack() as stack, Log(out if team.leads else None, now.step, now.total, show) as log:
+        for member in members:
+            stack.enter_context(member.supply)
         last = _loop(session, log, stop_at)
     return _finish(session, last, card)
 
 
-def _new_policy(config: TrainConfig, supply: Supply) -> Policy:
+def _members(config: TrainConfig, out: Path, rounds: int, team: Team, device: torch.device, show: bool) -> list[Member]:
+    """The first robot and its companions, which share what they are to share."""
+    configs = [config, *(alone(config, companion) for companion in config.companions)]
+    supplies = [Supply(each, out, rounds, team.rank, device, show and team.leads) for each in configs]
+    told = sorted({words for supply in supplies for words in supply.instructions})  # so that vocabularies are the same
+    policies = [_new_policy(each, supply, told) for each, supply in zip(configs, supplies, strict=True)]
+    for companion, policy in zip(config.companions, policies[1:], strict=True):
+        share(policies[0].network, policy.network, companion.shared)
+    names = ["", *(companion.robot for companion in config.companions)]
+    return [Member(*each) for each in zip(names, policies, supplies, strict=True)]
+
+
+def _new_policy(config: TrainConfig, supply: Supply, told: Sequence[str]) -> Policy:
     """Untrained, or what `config` starts with."""
-    spec, statistics, told = supply.spec, supply.statistics, supply.instructions
+    spec, statistics = supply.spec, supply.statistics
     if config.start is not None:
         return begin(config, spec, statistics, told)
-    return Policy.create(config.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
+    return Policy.create(supply.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
 
 
 def _read_ahead(policy: Policy, instructions: Sequence[str], team: Team, show: bool) -> None:
@@ -209,36 +230,46 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
 def _descend(session: Session) -> dict[str, float]:
     """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
     config, now, team = session.config, session.now, session.team
-    session.policy.network.train()
     session.optimizer.held.forget()
     losses: dict[str, Tensor] = {}
-    for micro in range(config.accumulation):
+    for member, micro in itertools.product(session.members, range(config.accumulation)):
+        member.policy.network.train()
         colors = torch_numbers(config.seed, 4, now.step, micro)
         generator = torch_numbers(config.seed, 5, now.step, micro, team.rank)
         torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
-        batch = session.policy.collate(session.supply.batch(now.step, micro))
-        images = jitter_colors(batch.images, config.augment, colors, team.rank, team.size, config.network.sequence)
+        batch = member.policy.collate(member.supply.batch(now.step, micro))
+        sequence = member.policy.config.sequence
+        images = jitter_colors(batch.images, member.supply.augment, colors, team.rank, team.size, sequence)
         batch = dataclasses.replace(batch, images=images)
-        with torch.autocast(session.policy.device.type, torch.bfloat16, enabled=config.bf16):
-            parts = session.policy.network.losses(batch, generator)
+        with torch.autocast(member.policy.device.type, torch.bfloat16, enabled=config.bf16):
+            parts = member.policy.network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()
-        for name, value in parts.items():
+        for name, value in member.named(parts).items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
+    losses["loss"] = _total(session, losses)
     numbers = torch.stack(list(losses.values()))
     session.optimizer.held.share(team, numbers)
     return dict(zip(losses, numbers.tolist(), strict=True))
 
 
+def _total(session: Session, losses: dict[str, Tensor]) -> Tensor:
+    """The sum of what all robots minimize."""
+    names = [name for member in session.members for name in member.named({"loss": losses["loss"]})]
+    return torch.stack([losses[name] for name in names if name in losses]).sum()
+
+
 @torch.no_grad()
 def _validate(session: Session) -> dict[str, float]:
     """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
-    session.policy.network.eval()
     sums: dict[str, Tensor] = {}
     with session.optimizer.averaged():
-        for number, window in enumerate(session.supply.held_out()):
-            parts = session.policy.network.losses(session.policy.collate(window), torch_numbers(session.config.seed, 6, number))
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0) + value.float() / session.config.validation_batches
+        for member in session.members:
+            network = member.policy.network.eval()
+            for number, window in enumerate(member.supply.held_out() if member.supply.validates else ()):
+                parts = network.losses(member.policy.collate(window), torch_numbers(session.config.seed, 6, number))
+                for name, value in member.named(parts).items():
+                    sums[name] = sums.get(name, 0) + value.float() / session.config.validation_batches
+    sums["loss"] = _total(session, sums)
     numbers = torch.stack(list(sums.values()))
     session.team.average(numbers)
     return dict(zip(sums, numbers.tolist(), strict=True))
@@ -262,7 +293,7 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
     config, now, out = session.config, session.now, session.out
     finished = session.over(stop_at=None)
     held_out = _validate(session)["loss"] if finished and session.supply.validates else None
-    trained, parameters = count(session.policy.network)
+    trained, parameters = count(together(session.members))
     result = TrainResult(
         policy=str(out / POLICY),
         steps=now.step,
@@ -280,8 +311,9 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
         best = session.optimizer.average if session.best is None else session.best
         with session.optimizer.showing(best), session.whole() as policy:
             if session.team.leads:
-                policy.network.eval()
-                policy.save(out / POLICY, card=card + note(config, trained, parameters))
+                for name, each in [("", policy), *((member.name, member.policy) for member in session.members[1:])]:
+                    each.network.eval()
+                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from verbot.policy import Policy
 from verbot.training import checkpoint
-from verbot.training.batches import Supply
 from verbot.training.checkpoint import Progress
+from verbot.training.companions import Member
 from verbot.training.config import TrainConfig
 from verbot.training.distributed import Team
 from verbot.training.optimisation import Optimizer
@@ -36,16 +36,16 @@ class Session:
         config: TrainConfig,
         out: Path,
         team: Team,
-        supply: Supply,
-        policy: Policy,
+        members: Sequence[Member],
         optimizer: Optimizer,
         now: Progress,
         best: Tensor | None,
         started: float,
         anew: Callable[[], Policy],
     ):
-        self.config, self.out, self.team, self.supply = config, out, team, supply
-        self.policy, self.optimizer, self.now, self.best = policy, optimizer, now, best
+        self.config, self.out, self.team, self.members = config, out, team, members
+        self.policy, self.supply = members[0].policy, members[0].supply
+        self.optimizer, self.now, self.best = optimizer, now, best
         self._before, self._started, self._anew = now.seconds, started, anew
         self._first = now.step
         self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step

@@ -1,0 +1,65 @@
+"""A policy's directory: files that are there all together or not at all, and a manifest that tells when one has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from verbot.errors import CorruptFileError, PolicyError
+
+MANIFEST = "manifest.json"
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write(path: Path, files: Mapping[str, bytes]) -> None:
+    """All files or none: written aside, flushed to the disk, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir()
+    for name, data in files.items():
+        with open(aside / name, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if path.exists():
+        path.rename(old)
+    aside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
+    """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
+    if not (path / MANIFEST).is_file():
+        raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by Policy.save")
+    try:
+        expected = json.loads((path / MANIFEST).read_bytes())["sha256"]
+        files = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in expected}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(path / MANIFEST, f"not a policy's manifest: {error}") from error
+    if missing := set(needed) - set(expected):
+        raise PolicyError(f"{path} lacks {', '.join(sorted(missing))}: a policy without it cannot act")
+    for name, data in files.items():
+        if data is None:
+            raise CorruptFileError(path / name, "missing, though the manifest lists it")
+        if sha256(data) != expected[name]:
+            raise CorruptFileError(path / name, "changed since it was saved: its sha256 is not the manifest's")
+    return {name: data for name, data in files.items() if data is not None}

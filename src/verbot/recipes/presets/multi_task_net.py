@@ -1,0 +1,36 @@
+"""Two robots and four tasks at once: navigation, manipulation, detection and grasping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from verbot.envs.navigation.env import robot_spec
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig
+from verbot.recipes.presets.navigation import navigation
+from verbot.recipes.presets.starter import starter
+from verbot.training import Companion
+
+
+@recipes.register("multi-task-net")
+def multi_task_net() -> RunConfig:
+    """An arm on a table and a rover on a floor learn together, by networks that share what reads words and what sees.
+
+    Manipulation and navigation are the two robots' actions, detection is where each named thing lies in their pictures (the
+    keypoint loss, with the scene's other goals asked for too), grasping is the state in which the hand will hold what it is told
+    to take.
+    """
+    arm, rover = starter(), navigation()
+    learned = replace(arm.training.network, grasp_weight=1.0, loss_weights="learned")
+    companion = Companion(
+        robot=robot_spec().name,
+        network=replace(rover.training.network, loss_weights="learned"),
+        augment=rover.training.augment,
+    )
+    return replace(
+        arm,
+        name="multi-task-net",
+        about="navigation, manipulation, detection and grasping together: two robots, shared encoders, learned weights",
+        training=replace(arm.training, network=learned, companions=(companion,), minutes=8.0),
+        beside=(rover.collection,),
+    )

@@ -1,0 +1,66 @@
+"""Training takes the tasks from its demonstrations, and the policy says which one it takes a sentence for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from toys import COLORS, PLAIN, SMALL, SPEC, toy_config
+
+from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
+from verbot.errors import ConfigError
+from verbot.models.network import Part
+from verbot.policy import load_policy
+from verbot.spec import Observation
+from verbot.training import read_log, train
+
+NETWORK = dataclasses.replace(SMALL, head=Part("multi_task", {"task_weight": 1.0}), grasp_weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> str:
+    """Red things are pushed to the left, blue ones lifted and held; the hand closes at another height for each."""
+    path = tmp_path_factory.mktemp("tasks") / "told"
+    with DatasetWriter(path, SPEC) as writer:
+        for number in range(12):
+            task, color = [("lift", "blue"), ("push", "red")][number % 2]
+            lifts, rng = number % 2 == 0, np.random.default_rng(number)
+            states = rng.uniform(-0.02, 0.02, (8, 4)).astype(np.float32)
+            states[:, 2] += 0.5 if lifts else -0.5
+            states[:, 3] = [1, 1, 1, 1, 0.6, 0.6, 0.6, 0.6]
+            actions = np.zeros((8, 4), np.float32)
+            actions[:, 2 if lifts else 0] = 0.03
+            actions[:4, 3] = 1.0
+            images = np.full((8, 16, 16, 3), 90, np.uint8)
+            images[:, 4:9, 3:8] = COLORS[color]
+            views = {"front": images, "wrist": images}
+            extras = {"request": {"task": task}}
+            writer.save_episode(EpisodeRecord(f"{task} the {color} cube", states, actions, views, extras=extras))
+    return str(path)
+
+
+def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
+    config = toy_config(
+        told, network=NETWORK, steps=100, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=100, validate_every=1000
+    )
+    policy = load_policy(train(config, tmp_path, progress=False).policy)
+    assert policy.config.head_tasks == ("lift", "push")
+    assert [line["task_accuracy"] for line in read_log(tmp_path) if line["kind"] == "train"][-1] > 0.8
+    for number, episode in enumerate(list(open_dataset(told))[:2]):
+        images = {camera: episode.images(camera)[0] for camera in SPEC.camera_names}
+        (chunk,) = policy.predict([Observation(images, episode.states[0], episode.instruction)])
+        task = ("lift", "push")[number]
+        assert chunk.extras["tasks"][task] > 0.9
+        assert sum(chunk.extras["tasks"].values()) == pytest.approx(1, abs=1e-5)
+        assert chunk.values[0, 2 if number == 0 else 0] > 0.015, "the movement of this task"
+        assert abs(chunk.extras["grasp"][2] - (0.5, -0.5)[number]) < 0.15, "in the robot's own units"
+        assert abs(chunk.extras["grasp"][3] - 0.6) < 0.1
+
+
+def test_episodes_must_say_what_they_are_of(toy, told, tmp_path):
+    with pytest.raises(ConfigError, match=r"the head 'multi_task' learns which task an episode is of, and no episode of .*says"):
+        train(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
+    known = NETWORK.with_tasks(["lift", "throw"])
+    with pytest.raises(ConfigError, match="the head has parts for lift, throw; the episodes are also of push"):
+        train(toy_config(told, network=known), tmp_path / "b", progress=False)
