@@ -107,7 +107,7 @@ class _Thingness(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.learned = nn.Linear(features, 1)
+        self.learned = nn.Linear(features, 1, bias=False)  # the same everywhere tells nothing apart
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, places: Tensor) -> Tensor:
