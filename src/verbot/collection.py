@@ -44,6 +44,8 @@ class CollectConfig:
         axes: randomization axis to strength, for every episode.
         attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
         again: the env of every second attempt, which visits the scene of the attempt before once more.
+        first: only so many frames at the start of each attempt are recorded, whatever would have come of it: pictures of scenes
+            to learn to see and to name, not demonstrations; None records attempts to their successful end.
     """
 
     env: str = "tabletop-starter"
@@ -56,6 +58,11 @@ class CollectConfig:
     axes: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
     again: str | None = None
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.first < 1:
+            raise ConfigError(f"first is {self.first}; expected at least 1 frame, or none for whole demonstrations")
 
 
 @dataclass(frozen=True)
@@ -183,14 +190,16 @@ def attempts_on(cluster: str, briefing: Mapping[str, Any], indices: Sequence[int
 
 
 def demonstrate(
-    env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None
-) -> Attempt:
+    env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
+    first: int | None = None,
+) -> Attempt:  # fmt: skip
     """Attempt `index` of the expert, recorded.
 
     Args:
         request: the fields of an `EpisodeRequest`.
         noise: of the executed actions.
         lead_in: who acts before the expert takes over; what it does is not recorded.
+        first: record only so many frames.
     """
     try:
         record, info = env.reset(seed=seed, options=dict(request))
@@ -201,7 +210,7 @@ def demonstrate(
             record, info, over = lead_in(env, expert, record, info)
         if over or info["error"]:
             return Attempt(index, None, info["error"], over)
-        return Attempt(index, *_record(env, expert, record, info, request))
+        return Attempt(index, *_record(env, expert, record, info, request, first))
     except SimulationError as error:
         return Attempt(index, None, str(error))
 
@@ -226,12 +235,12 @@ class LeadIn:
 
 
 def _record(
-    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any]
+    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any], frames: int | None
 ) -> tuple[EpisodeRecord | None, str | None]:
     seen: list[Observation] = []
     labels: list[np.ndarray] = []
     first, engaged, covered, over = info, None, None, False
-    while not over:
+    while not over and len(seen) != frames:
         if covered is None and info.get("covered"):
             covered = len(seen)
         if engaged is None and info["engaged"] is not None:
@@ -241,9 +250,13 @@ def _record(
         labels.append(expert.label())
         record, _, terminated, truncated, info = env.step(action)
         over = terminated or truncated
-    if info["error"] or not info["success"]:
+    cut = not over
+    if info["error"] or not (info["success"] or cut):
         return None, info["error"]
-    return episode_record(env, seen, labels, first, engaged_frame=engaged, unseen_frame=covered, request=request), None
+    found = episode_record(
+        env, seen, labels, first, engaged_frame=engaged, unseen_frame=covered, request=request, success=not cut
+    )
+    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found, None  # hindsight ends with it
 
 
 def episode_record(
@@ -288,6 +301,7 @@ def episode_record(
             "success": success,
             "request": dict(request),
             **({} if unseen_frame is None else {"unseen_frame": unseen_frame}),
+            **({"captions": info["captions"]} if info.get("captions") else {}),
         },
     )
 
@@ -335,7 +349,7 @@ def _attempt(briefing: Mapping[str, Any], opened: contextlib.ExitStack) -> Calla
     def make(index: int) -> Attempt:
         scene, visit = divmod(index, len(visits))
         request = request_for(config, briefing["tasks"], scene)
-        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index)
+        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index, first=config.first)
         if visit and attempt.record is not None:
             attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
         return attempt

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, CorruptFileError, DataError, PolicyError
+from verbot.models.asking import prepare_asked
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
+from verbot.models.tokens import Batch, MemoryState, Prediction
 from verbot.past import Sight, field, keep, keep_chunk, last_actions, look_back
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -118,17 +119,20 @@ class Policy:
         remembers is. Frames and actions that are not remembered are masked.
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
-        receptacle and the reference, x right and y down in [−1, 1]. Raises `SpecError` for an observation that does not fit.
+        receptacle and the reference, x right and y down in [−1, 1]; and of a network with a contrast ``"alignment"``, the cosine
+        of what is seen and what is said. Raises `SpecError` for an observation that does not fit.
         """
         if not observations:
             return []
         sights = [self.look(observation) for observation in observations]
-        batch = self._observe(observations, sights)
+        batch = self.observe(observations, sights)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
         points = None if prediction.keypoints is None else prediction.keypoints.cpu().numpy()
-        extras: list[Mapping[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
+        extras: list[dict[str, Any]] = [{} if points is None else {"keypoints": points[i]} for i in range(len(actions))]
+        if prediction.alignment is not None:
+            extras = [{**extra, "alignment": cosine} for extra, cosine in zip(extras, prediction.alignment.tolist(), strict=True)]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
         if self.config.acted:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
@@ -163,14 +167,10 @@ class Policy:
         )
         if self.config.goal:
             batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
-        texts = [text for row in window.questions for text in row]
-        if not texts:
-            return batch
-        rows, places = np.nonzero([[i < len(row) for i in range(window.question_mask.shape[1])] for row in window.questions])
-        asked, asked_mask = seen(window.question_keypoints[rows, places], window.question_mask[rows, places])
-        text = self.network.language.prepare([""] * len(texts) if self.blind else texts)
-        questions = Questions(torch.from_numpy(rows), text, torch.from_numpy(asked), torch.from_numpy(asked_mask))
-        return dataclasses.replace(batch, questions=questions).to(self.device)
+        read = (lambda told: self.network.language.prepare([""] * len(told))) if self.blind else self.network.language.prepare
+        places, mask = map(torch.from_numpy, seen(window.question_keypoints, window.question_mask))
+        questions, captions = prepare_asked(read, window.questions, (places, mask), window.captions)
+        return dataclasses.replace(batch, questions=questions, captions=captions).to(self.device)
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory, complete or not at all; one that was there is replaced.
@@ -221,7 +221,8 @@ class Policy:
             images[view] = FitImage(image.shape[:2], self._size).forward(image)
         return Sight(images, mask, self._state.forward(observation.state), observation.time_s)
 
-    def _observe(self, observations: Sequence[Observation], sights: Sequence[Sight]) -> Batch:
+    def observe(self, observations: Sequence[Observation], sights: Sequence[Sight]) -> Batch:
+        """A batch of what each `look` has given, and of what is remembered with it."""
         frames = self.config.history
         images = np.zeros((len(sights), frames, *sights[0].images.shape), np.uint8)
         images_mask = np.zeros(images.shape[:3], bool)

@@ -39,6 +39,7 @@ def window(b: int = 8) -> WindowBatch:
         acted_mask=np.zeros(b, bool),
         steps_left=np.arange(b),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
+        captions=[()] * b,
     )
 
 

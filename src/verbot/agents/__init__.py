@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from verbot.agents.alignment import AlignmentAgent, Misalignment
 from verbot.agents.chunking import ChunkAgent
 from verbot.agents.ensembling import EnsembleAgent
 
-__all__ = ["ChunkAgent", "EnsembleAgent"]
+__all__ = ["AlignmentAgent", "ChunkAgent", "EnsembleAgent", "Misalignment"]

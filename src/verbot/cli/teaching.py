@@ -22,6 +22,8 @@ def collect(
     image_size: int = 64,
     cameras: tuple[str, ...] = (),
     again: str | None = None,
+    captions: int = 0,
+    first: int | None = None,
     workers: int = 0,
     cluster: str | None = None,
     policy: str | None = None,
@@ -46,6 +48,8 @@ def collect(
         image_size: pixels, square.
         cameras: only these of the suite's; otherwise all.
         again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
+        captions: so many captions of each scene are recorded, a foil with each, to pretrain from.
+        first: record only so many frames of each attempt, whatever would have come of it: pictures, not demonstrations.
         workers: processes of the experts; 0 takes one for each core.
         cluster: ray, or ray:ADDRESS: its cores serve the experts in place of processes here.
         policy: acts until the person takes over (a folder, "starter" or a server's ws:// address): only corrections are saved.
@@ -54,22 +58,24 @@ def collect(
         host: where the person's page is served; another than the loopback is neither encrypted nor private.
         port: of the page; 0 takes a free one.
     """
-    from verbot.errors import ConfigError
-
-    options = {"image_size": image_size, **given(cameras=cameras or None)}
+    options = {"image_size": image_size, **given(cameras=cameras or None, captions=captions or None)}
     common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
     if by == "expert":
-        if policy is not None:
-            raise ConfigError(
-                "--policy is what a person corrects: give --by keyboard or --by gamepad; experts correct in training"
-            )
-        settings = {**common, "options": options, "episodes": 1600 if episodes is None else episodes, "noise": noise}
-        return _from_experts(out, {**settings, "again": again, "workers": workers}, cluster)
-    if cluster is not None:
-        raise ConfigError("--cluster is for the experts: a person drives one robot")
+        _refuse("policy", policy, "is what a person corrects: give --by keyboard or --by gamepad; experts correct in training")
+        shown = {"episodes": 1600 if episodes is None else episodes, "noise": noise, "again": again, "first": first}
+        return _from_experts(out, {**common, **shown, "options": options, "workers": workers}, cluster)
+    _refuse("cluster", cluster, "is for the experts: a person drives one robot")
+    _refuse("first", first, "is for the experts: a person's attempts are recorded whole")
     options |= {"max_seconds": seconds} if seconds else {}
     person = {"by": by, "episodes": episodes, "host": host, "port": port}
     return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)
+
+
+def _refuse(option: str, value: object, why: str) -> None:
+    from verbot.errors import ConfigError
+
+    if value is not None:
+        raise ConfigError(f"--{option} {why}")
 
 
 def data_annotate(

@@ -14,6 +14,7 @@ from verbot.data.reader import Episode
 from verbot.spec import FloatArray
 
 POINTS = ("target", "receptacle", "reference")
+Caption = tuple[str, str]  # true, false
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Told:
     ended_well: bool
     visit: int
     request: Any
+    captions: tuple[Caption, ...] = ()
 
     @staticmethod
-    def of(episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str]) -> Told:
+    def of(episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str], captions: bool = False) -> Told:
         """Args: as of `Windows`; `known` holds one copy of every sentence."""
         states, extras = episode.states, episode.extras
         return Told(
@@ -56,6 +58,7 @@ class Told:
             ended_well=_ended_well(episode),
             visit=extras.get("visit", 0),
             request=extras.get("request"),
+            captions=tuple((c["true"], c["false"]) for c in extras.get("captions") or ()) if captions else (),
         )
 
 

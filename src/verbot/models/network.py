@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.keypoints import keypoint_loss, pointing, supervised
+from verbot.models.asking import joined
+from verbot.models.contrast.pairs import compared
+from verbot.models.fitting import check_acts, check_frames, check_layers, make_contrast
+from verbot.models.keypoints import POINTS, keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import (
     Part,
@@ -63,6 +66,10 @@ class NetworkConfig:
         value_weight: of telling γ^(steps left until the demonstration's end) from the fused features, after the memory, beside
             the action loss; 0 has no value head.
         value_discount: this γ, of one control step.
+        contrast: how what is seen and what is said are compared; None compares nothing. It learns from captions
+            (``augment.captions``) and tells of every prediction how well both fit.
+        contrast_weight: of this loss beside the action loss.
+        action_weight: of the action loss; 0 trains neither fusion nor head, so that what sees and listens is pretrained alone.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -91,6 +98,9 @@ class NetworkConfig:
     tasks: int = 0
     value_weight: float = 0.0
     value_discount: float = 0.97
+    contrast: Part | None = None
+    contrast_weight: float = 1.0
+    action_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("width", "chunk", "history", "stride", "sequence"):
@@ -105,6 +115,13 @@ class NetworkConfig:
                 f"a value head needs a weight of at least 0 (0 for none) and a discount between 0 and 1; "
                 f"got {self.value_weight:g} and {self.value_discount:g}"
             )
+        if self.contrast_weight < 0 or self.action_weight < 0:
+            raise ConfigError(
+                f"weights of losses are at least 0; got contrast_weight {self.contrast_weight:g} and "
+                f"action_weight {self.action_weight:g}"
+            )
+        if not self.action_weight and (self.memory or self.recall_weight or self.value_weight):
+            raise ConfigError("action_weight 0 trains neither fusion nor head, and memory, recall and value come after them")
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
                 f"a memory learns from sequences, and nothing else does: memory is "
@@ -184,16 +201,17 @@ class VLANetwork(nn.Module):
         last = self.fusion
         if config.memory:
             last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
-            _check_frames(config, getattr(last, "frames", 0))
+            check_frames(config, getattr(last, "frames", 0))
         self.memory = last if config.memory else None
         self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
-        _check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
+        check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
         self.recall = None
         if config.recall_weight:
             if "keypoints" not in self.vision.counts:
                 raise ConfigError(f"recall_weight looks again in heatmaps, and {config.vision.name!r} makes none: set it to 0")
             self.recall = Recall(last.width, last.count, sizes.views, config.history)
         self.value = Value(last.width, last.count, config.value_discount) if config.value_weight else None
+        self.contrast = make_contrast(config, sizes, sum(self.vision.counts.values()))
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -204,11 +222,28 @@ class VLANetwork(nn.Module):
 
     def answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
         """As `forward`, and the keypoint tokens of the questions."""
+        seen, words, sentence, answers, _ = self._look(batch, batch.questions)
+        return self._fuse(batch, seen, words, sentence), pointing(seen), answers
+
+    def _look(
+        self, batch: Batch, questions: Questions | None, own: Tensor | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup, TokenGroup, TokenGroup | None, Tensor | None]:
+        """What is seen, the words and their sentence; and of the questions the keypoint tokens and the sentences (q, e).
+
+        With all rows as `own`, each picture is asked its own sentence.
+        """
         words, sentence = self.read(batch.text, batch)
-        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions, batch.features)
+        told = None if questions is None else self.read(questions.text)[1].tokens[:, 0]
+        asking = None if questions is None or told is None else (questions.rows, told)
+        if own is not None and self.contrast.attends:
+            asking = (own, sentence.tokens[:, 0])
+        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], asking, batch.features)
+        return seen, words, sentence, answers, told
+
+    def _fuse(self, batch: Batch, seen: list[TokenGroup], words: TokenGroup, sentence: TokenGroup) -> TokenGroup:
         done = [] if self.acted is None else [self.done(batch)]
-        fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask), *done])
-        return fused, pointing(seen), answers
+        fused: TokenGroup = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask), *done])
+        return fused
 
     def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
         """The words (b, l, e), the tokens of the goal image that is `shown` after them, and their sentence (b, 1, e)."""
@@ -225,10 +260,11 @@ class VLANetwork(nn.Module):
         images: Tensor,
         mask: Tensor,
         sentence: Tensor,
-        questions: Questions | None = None,
+        asking: tuple[Tensor, Tensor] | None = None,
         features: Tensor | None = None,
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Every frame through the vision encoder, then all frames' tokens side by side; and where the questions point.
+        """Every frame through the vision encoder, then all frames' tokens side by side; and where questions point: `asking`
+        of which rows (q,) by what sentences (q, e).
 
         Where there are `features` of the images, they take their place: the encoder goes on from them.
         """
@@ -237,9 +273,9 @@ class VLANetwork(nn.Module):
         look, ask = self.vision, getattr(self.vision, "ask_many", None)
         if features is not None:
             images, look, ask = features.flatten(0, 1), self.vision.groups, self.vision.answer
-        if questions is None:
+        if asking is None:
             return [self._in_time(group, frames) for group in look(images, mask, sentence)], None
-        rows, told = questions.rows * frames + frames - 1, self.read(questions.text)[1].tokens[:, 0]
+        rows, told = asking[0] * frames + frames - 1, asking[1]
         if ask is not None:
             groups, answers = ask(images, mask, sentence, told, rows)
         else:
@@ -269,41 +305,65 @@ class VLANetwork(nn.Module):
         if self.training and self.acted is not None and self.config.acted_dropout and batch.acted_mask is not None:
             kept = torch.rand(batch.acted_mask.shape, generator=generator) >= self.config.acted_dropout
             batch = dataclasses.replace(batch, acted_mask=batch.acted_mask & kept.to(batch.acted_mask.device))
-        fused, keypoints, answers = self.answer(batch)
-        if self.memory is not None:
-            fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
-        if self.recall is not None:
-            fused, told, logits = self.recall(fused, keypoints)
-        losses = self.head.losses(fused, batch, generator)
-        total = losses["action"]
+        captions = batch.captions if getattr(self.contrast, "attends", False) else None
+        seen, words, sentence, answers, told = self._look(batch, joined(batch.questions, captions, self.sizes.views, POINTS))
+        losses: dict[str, Tensor] = {}
+        total = torch.zeros((), device=batch.state.device)
+        keypoints = pointing(seen)
+        if self.config.action_weight:
+            fused = self._fuse(batch, seen, words, sentence)
+            if self.memory is not None:
+                fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
+            if self.recall is not None:
+                fused, places, logits = self.recall(fused, keypoints)
+            losses = self.head.losses(fused, batch, generator)
+            total = losses["action"] * self.config.action_weight
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
             losses |= keypoint_loss(keypoints, batch.keypoints, batch.keypoints_mask, self.config.history)
             if answers is not None and batch.questions is not None:
-                asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
+                count = len(batch.questions.rows)
+                asked = keypoint_loss(answers.take(slice(count)), batch.questions.keypoints, batch.questions.mask)
                 losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
             total = total + self.config.keypoint_weight * losses["keypoint"]
         if self.recall is not None and batch.keypoints is not None and batch.recall_mask is not None:
-            losses["recall"] = self.recall.loss(told, logits, batch.keypoints, batch.recall_mask)
+            losses["recall"] = self.recall.loss(places, logits, batch.keypoints, batch.recall_mask)
             total = total + self.config.recall_weight * losses["recall"]
         if self.value is not None and batch.steps_left is not None:
             losses["value"] = self.value.loss(fused, batch)
             total = total + self.config.value_weight * losses["value"]
+        if self.contrast is not None:
+            losses |= compared(self, batch, answers, told)
+            total = total + self.config.contrast_weight * losses["contrast"]
         return {"loss": total, **losses}
 
+    def glance(self, batch: Batch) -> TokenGroup:
+        """What the latest pictures show whatever is said of them (b, n, e)."""
+        images, mask, look = centered(batch.images[:, -1]), batch.images_mask[:, -1], self.vision
+        if batch.features is not None:
+            images, look = batch.features[:, -1], self.vision.groups
+        return join(look(images, mask, self.contrast.glance.expand(len(mask), -1)))
+
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        fused, keypoints = self.forward(batch)
-        memory = None
+        check_acts(self.config)
+        rows = None if self.contrast is None else torch.arange(len(batch.state), device=batch.state.device)
+        seen, words, sentence, answers, _ = self._look(batch, None, rows)
+        fused, keypoints = self._fuse(batch, seen, words, sentence), pointing(seen)
+        alignment, memory = None, None
+        if self.contrast is not None:
+            found = answers if self.contrast.attends else self.glance(batch)
+            alignment = self.contrast.alignment(sentence.tokens[:, 0], found)
         if self.memory is not None:
-            rows, device = len(fused.tokens), fused.tokens.device
-            writes = torch.ones(rows, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
-            fused, memory = self.memory(fused, batch.memory or self.memory.initial(rows, device), writes)
+            count, device = len(fused.tokens), fused.tokens.device
+            writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
+            fused, memory = self.memory(fused, batch.memory or self.memory.initial(count, device), writes)
         if self.recall is not None:
             fused, *_ = self.recall(fused, keypoints)
         actions = self.head.predict(fused, generator)
         value = None if self.value is None else self.value(fused)
         if keypoints is None or keypoints.points is None:
-            return Prediction(actions, memory=memory, value=value)
-        return Prediction(actions, supervised(keypoints.points, self.sizes.views, self.config.history), memory, value)
+            return Prediction(actions, memory=memory, value=value, alignment=alignment)
+        places = supervised(keypoints.points, self.sizes.views, self.config.history)
+        return Prediction(actions, places, memory, value, alignment)
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
         """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
@@ -330,27 +390,3 @@ class VLANetwork(nn.Module):
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
         return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
-
-
-def _check_frames(config: NetworkConfig, kept: int) -> None:
-    """Raise `ConfigError` where the memory keeps more of the last frames than its sequence ever holds."""
-    if config.memory and kept > config.sequence - 1:
-        raise ConfigError(
-            f"the memory {config.memory.name!r} keeps the last {kept} frames, and a sequence of {config.sequence} has only "
-            f"{config.sequence - 1} before its last: what is older is never learned from; set its frames to at most "
-            f"{config.sequence - 1}, or sequence to at least {kept + 1}"
-        )
-
-
-def _check_layers(config: NetworkConfig, given: int, read: int) -> None:
-    """Raise `ConfigError` where the head reads the fusion's layers and cannot have them."""
-    if read and given != read:
-        raise ConfigError(
-            f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
-            f"(concat with hidden=0 gives as many as it has)"
-        )
-    if read and config.memory:
-        raise ConfigError(
-            f"the head {config.head.name!r} reads the layers of the fusion, past which the memory {config.memory.name!r} adds "
-            f"what it remembers: nothing of it would be read; use a head that reads the last layer"
-        )

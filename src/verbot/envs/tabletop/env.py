@@ -74,6 +74,7 @@ class TabletopEnv(gymnasium.Env):
         render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
         cameras: see through these of the suite's cameras; by default through all.
         goal_images: `reset` also tells a picture of the wanted end state, ``info["goal_image"]``, whatever the wording.
+        captions: `reset` also tells so many captions of the scene, ``info["captions"]``, each with a foil.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -89,6 +90,7 @@ class TabletopEnv(gymnasium.Env):
         render_mode: str | None = None,
         cameras: Sequence[str] | None = None,
         goal_images: bool = False,
+        captions: int = 0,
     ):
         self._suite = find(suite)
         for name in cameras or ():
@@ -105,7 +107,7 @@ class TabletopEnv(gymnasium.Env):
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
         self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
-        self._goal_images, self._mount = goal_images, mounts.find(self._suite.scene.mount)
+        self._goal_images, self._captions, self._mount = goal_images, captions, mounts.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -138,7 +140,7 @@ class TabletopEnv(gymnasium.Env):
         except TypeError as error:
             known = ", ".join(EpisodeRequest.__dataclass_fields__)
             raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
-        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes)
+        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes, self._captions)
         self._episode, self._axes_now = episode, episode.axes
         self._error = None
         self._limit = episode.locked_steps + round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
