@@ -159,9 +159,8 @@ def pointed(policy: Policy, suite: str, count: int) -> Estimate:
         matrices = projections(record["state"][None], env.robot_spec, info["calibration"], policy.spec.camera_names[:1])
         place, known = project(matrices, target[None])
         if known[0, 0, 0]:
-            points = policy.predict([Observation(record["images"], record["state"], record["instruction"])])[0].extras[
-                "keypoints"
-            ]
+            seen = Observation(record["images"], record["state"], record["instruction"])
+            points = policy.thoughts([seen])[0]["keypoints"]
             apart = np.linalg.norm((points[0, 0] - place[0, 0, 0]) * PIXELS / 2)
             hits.append(bool(apart <= NEAR))
     return proportion(hits)
@@ -176,7 +175,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
         seen = Observation(record["images"], record["state"], record["instruction"])
         grasp = expert_grasp(env, record)
         if grasp is not None:
-            told.append(policy.predict([seen])[0].extras["grasp"])
+            told.append(policy.thoughts([seen])[0]["grasp"])
             true.append(grasp)
     found, errors = np.array(told), {}
     for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):

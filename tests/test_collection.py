@@ -283,3 +283,22 @@ def test_a_second_visit_needs_the_same_tasks(tmp_path):
         collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-again", progress=False)
     with pytest.raises(ConfigError, match="different robots"):
         collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), again="tabletop-occluded", progress=False)
+
+
+def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
+    settings = {"workers": 1, "progress": False, "options": {**OPTIONS, "captions": 5}}
+    made = collect("tabletop-starter", tmp_path / "scenes", 3, first=4, seed=3, **settings)
+    assert (made.frames, made.attempts) == (12, 3)
+    dataset = open_dataset(made.path)
+    for episode in dataset:
+        assert len(episode) == 4 and len(episode.extras["captions"]) == 5 and episode.extras["handed_back"]
+    windows = Windows(dataset, captions=2)
+    batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
+    assert all(len(said) == 2 for said in batch.captions)
+    known = [{(c["true"], c["false"]) for c in episode.extras["captions"]} for episode in dataset]
+    assert all(set(said) <= known[row // 4] for row, said in enumerate(batch.captions))
+    assert len(set(batch.captions)) > 6, "others at each time"
+    assert not batch.keypoints_mask[..., :2].any(), "nobody knows where the hand would have gone"
+    assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
+    with pytest.raises(ConfigError, match="first is 0; expected at least 1 frame, or none for whole demonstrations"):
+        collect("tabletop-starter", tmp_path / "none", 1, first=0, progress=False)

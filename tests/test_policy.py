@@ -68,6 +68,7 @@ def window(rows=3, side=16, frames=1):
         keypoints_mask=np.ones((rows, 2, 3), bool),
         recall_mask=np.ones((rows, 2, 3), bool),
         questions=[()] * rows,
+        captions=[()] * rows,
         question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
         question_mask=np.zeros((rows, 0, 2, 3), bool),
         features=np.zeros((rows, frames, 2, 0, 0), np.float16),

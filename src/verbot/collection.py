@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,10 @@ from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.streams import generator
 from verbot.errors import ConfigError, DataError, SimulationError
-from verbot.processes import Channel, Worker, WorkerDied, serve, successor, workers
+from verbot.processes import Channel, in_order, serve
 from verbot.progress import Progress
 from verbot.spec import Observation, RobotSpec
 
-AHEAD = 2  # requests in each worker's pipe, so that it never waits for the writer
 TOGETHER = 4  # attempts in a task of a cluster
 
 
@@ -47,6 +44,8 @@ class CollectConfig:
             ``extras["request"]["axes"]`` holds what it drew. ``"all"`` stands for every axis that a recording can hold.
         attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
         again: the env of every second attempt, which visits the scene of the attempt before once more.
+        first: only so many frames at the start of each attempt are recorded, whatever would have come of it: pictures of scenes
+            to learn to see and to name, not demonstrations; None records attempts to their successful end.
     """
 
     env: str = "tabletop-starter"
@@ -60,6 +59,11 @@ class CollectConfig:
     randomize: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
     again: str | None = None
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.first < 1:
+            raise ConfigError(f"first is {self.first}; expected at least 1 frame, or none for whole demonstrations")
 
 
 @dataclass(frozen=True)
@@ -144,40 +148,8 @@ def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str |
 def attempts(
     briefing: Mapping[str, Any], indices: Sequence[int], count: int, module: str = "verbot.collection"
 ) -> Generator[Attempt]:
-    """The attempts of `indices`, in order, made by `count` worker processes.
-
-    A worker that dies is replaced, and its attempts are made again. Raises `WorkerDied` where one attempt kills two workers.
-
-    Args:
-        briefing: the first message to each worker.
-        module: what a worker runs; it answers every index with an `Attempt`.
-    """
-    waiting, done, next_index, deaths = deque(indices), dict[int, Attempt](), 0, set[int]()
-    with workers(module, min(count, len(indices)), "collection worker") as team:
-        under_way: dict[Worker, deque[int]] = {}
-        for worker in team:
-            _begin(worker, briefing, waiting, under_way)
-        while next_index < len(indices):
-            by_connection = {worker.connection: worker for worker in team}
-            for connection in wait(list(by_connection)):
-                worker = by_connection[connection]  # type: ignore[index]
-                try:
-                    attempt = worker.receive()
-                except WorkerDied:
-                    lost = under_way.pop(worker)
-                    if not lost or lost[0] in deaths:
-                        raise
-                    deaths.add(lost[0])
-                    waiting.extendleft(reversed(lost))
-                    team[team.index(worker)] = heir = successor(module, worker)
-                    _begin(heir, briefing, waiting, under_way)
-                else:
-                    done[attempt.index] = attempt
-                    under_way[worker].remove(attempt.index)
-                    _give(worker, waiting, under_way[worker])
-            while next_index < len(indices) and indices[next_index] in done:
-                yield done.pop(indices[next_index])
-                next_index += 1
+    """The attempts of `indices`, in order, made by `count` worker processes (see `verbot.processes.in_order`)."""
+    yield from in_order(module, count, "collection worker", briefing, indices)
 
 
 def attempts_on(cluster: str, briefing: Mapping[str, Any], indices: Sequence[int]) -> Generator[Attempt]:
@@ -188,14 +160,16 @@ def attempts_on(cluster: str, briefing: Mapping[str, Any], indices: Sequence[int
 
 
 def demonstrate(
-    env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None
-) -> Attempt:
+    env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
+    first: int | None = None,
+) -> Attempt:  # fmt: skip
     """Attempt `index` of the expert, recorded.
 
     Args:
         request: the fields of an `EpisodeRequest`.
         noise: of the executed actions.
         lead_in: who acts before the expert takes over; what it does is not recorded.
+        first: record only so many frames.
     """
     try:
         record, info = env.reset(seed=seed, options=dict(request))
@@ -206,7 +180,7 @@ def demonstrate(
             record, info, over = lead_in(env, expert, record, info)
         if over or info["error"]:
             return Attempt(index, None, info["error"], over)
-        return Attempt(index, *_record(env, expert, record, info, request))
+        return Attempt(index, *_record(env, expert, record, info, request, first))
     except SimulationError as error:
         return Attempt(index, None, str(error))
 
@@ -231,12 +205,12 @@ class LeadIn:
 
 
 def _record(
-    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any]
+    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any], frames: int | None
 ) -> tuple[EpisodeRecord | None, str | None]:
     seen: list[Observation] = []
     labels: list[np.ndarray] = []
     first, engaged, covered, over = info, None, None, False
-    while not over:
+    while not over and len(seen) != frames:
         if covered is None and info.get("covered"):
             covered = len(seen)
         if engaged is None and info["engaged"] is not None:
@@ -246,9 +220,13 @@ def _record(
         labels.append(expert.label())
         record, _, terminated, truncated, info = env.step(action)
         over = terminated or truncated
-    if info["error"] or not info["success"]:
+    cut = not over
+    if info["error"] or not (info["success"] or cut):
         return None, info["error"]
-    return episode_record(env, seen, labels, first, engaged_frame=engaged, unseen_frame=covered, request=request), None
+    found = episode_record(
+        env, seen, labels, first, engaged_frame=engaged, unseen_frame=covered, request=request, success=not cut
+    )
+    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found, None  # hindsight ends with it
 
 
 def episode_record(
@@ -293,6 +271,7 @@ def episode_record(
             "success": success,
             "request": dict(request),
             **({} if unseen_frame is None else {"unseen_frame": unseen_frame}),
+            **({"captions": info["captions"]} if info.get("captions") else {}),
         },
     )
 
@@ -340,7 +319,7 @@ def _attempt(briefing: Mapping[str, Any], opened: contextlib.ExitStack) -> Calla
     def make(index: int) -> Attempt:
         scene, visit = divmod(index, len(visits))
         request = request_for(config, briefing["tasks"], scene)
-        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index)
+        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index, first=config.first)
         if visit and attempt.record is not None:
             attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
         return attempt
@@ -363,21 +342,6 @@ def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
     from verbot.envs.tabletop import randomization  # it loads the simulator, which other worlds do without
 
     return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
-
-
-def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:
-    under_way[worker] = deque()
-    with contextlib.suppress(WorkerDied):  # it is noticed when its answer is waited for
-        worker.send(briefing)
-    for _ in range(AHEAD):
-        _give(worker, waiting, under_way[worker])
-
-
-def _give(worker: Worker, waiting: deque[int], given: deque[int]) -> None:
-    if waiting:
-        given.append(waiting.popleft())
-        with contextlib.suppress(WorkerDied):
-            worker.send(given[-1])
 
 
 def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:

@@ -88,3 +88,7 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     if module not in _EXTRAS:
         return error
     return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
+
+
+class AlignmentWarning(UserWarning):
+    """What is said and what is seen have stayed apart, in training or before a robot."""

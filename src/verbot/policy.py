@@ -16,9 +16,11 @@ from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.folders import MANIFEST, read, sha256, to_json, write
+from verbot.models.asking import prepare_asked
+from verbot.models.fitting import check_acts
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.tokens import Batch, MemoryState, Prediction, Questions
+from verbot.models.tokens import Batch, MemoryState, Prediction
 from verbot.past import Sight, field, keep, keep_chunk, last_actions, look_back
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -118,14 +120,17 @@ class Policy:
 
         Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
         receptacle and the reference, x right and y down in [−1, 1]; of a network with tasks ``"tasks"`` {name: probability}; of
-        one that foretells grasps ``"grasp"`` (s,), the state in which the hand is to take hold, in the robot's units.
+        one that foretells grasps ``"grasp"`` (s,), the state in which the hand is to take hold, in the robot's units; of one with
+        a contrast ``"alignment"``, the cosine of what is seen and what is said.
 
-        Raises `SpecError` for an observation that does not fit.
+        Raises `SpecError` for an observation that does not fit, `PolicyError` where no action was ever learned (`thoughts` then
+        tells the rest).
         """
         if not observations:
             return []
+        check_acts(self.config)
         sights = [self.look(observation) for observation in observations]
-        batch = self._observe(observations, sights)
+        batch = self.observe(observations, sights)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
@@ -136,6 +141,15 @@ class Policy:
         values = [None] * len(actions) if prediction.value is None else prediction.value.tolist()
         rows = zip(actions, observations, extras, memories, values, strict=True)
         return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
+
+    def thoughts(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
+        """The `extras` of each chunk that `predict` would give, also of a policy that has not learned to act."""
+        if not observations:
+            return []
+        batch = self.observe(observations, [self.look(observation) for observation in observations])
+        with torch.inference_mode():
+            prediction = self.network.predict(batch)
+        return [self._thoughts(row, prediction) for row in range(len(observations))]
 
     def collate(self, window: WindowBatch) -> Batch:
         """A batch of raw windows as the network's tensors, images still uint8."""
@@ -166,14 +180,10 @@ class Policy:
         )
         if self.config.goal:
             batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
-        texts = [text for row in window.questions for text in row]
-        if not texts:
-            return batch
-        rows, places = np.nonzero([[i < len(row) for i in range(window.question_mask.shape[1])] for row in window.questions])
-        asked, asked_mask = seen(window.question_keypoints[rows, places], window.question_mask[rows, places])
-        text = self.network.language.prepare([""] * len(texts) if self.blind else texts)
-        questions = Questions(torch.from_numpy(rows), text, torch.from_numpy(asked), torch.from_numpy(asked_mask))
-        return dataclasses.replace(batch, questions=questions).to(self.device)
+        read = (lambda told: self.network.language.prepare([""] * len(told))) if self.blind else self.network.language.prepare
+        places, mask = map(torch.from_numpy, seen(window.question_keypoints, window.question_mask))
+        questions, captions = prepare_asked(read, window.questions, (places, mask), window.captions)
+        return dataclasses.replace(batch, questions=questions, captions=captions).to(self.device)
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory, complete or not at all; one that was there is replaced.
@@ -224,7 +234,8 @@ class Policy:
             images[view] = FitImage(image.shape[:2], self._size).forward(image)
         return Sight(images, mask, self._state.forward(observation.state), observation.time_s)
 
-    def _observe(self, observations: Sequence[Observation], sights: Sequence[Sight]) -> Batch:
+    def observe(self, observations: Sequence[Observation], sights: Sequence[Sight]) -> Batch:
+        """A batch of what each `look` has given, and of what is remembered with it."""
         frames = self.config.history
         images = np.zeros((len(sights), frames, *sights[0].images.shape), np.uint8)
         images_mask = np.zeros(images.shape[:3], bool)
@@ -298,6 +309,8 @@ class Policy:
             shown["tasks"] = dict(zip(self.config.head_tasks, prediction.tasks[row].tolist(), strict=True))
         if prediction.grasp is not None:
             shown["grasp"] = self._state.inverse(prediction.grasp[row].cpu().numpy())
+        if prediction.alignment is not None:
+            shown["alignment"] = prediction.alignment[row].item()
         return shown
 
     def _batch(

@@ -10,15 +10,17 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
 from verbot.errors import VerbotError
 
 Serve = Callable[["Channel"], None]
+AHEAD = 2  # requests in each worker's pipe, so that it never waits for whoever asks
 
 
 class WorkerError(VerbotError):
@@ -104,6 +106,43 @@ def successor(module: str, dead: Worker) -> Worker:
     return _start(module, dead.name)
 
 
+def in_order(module: str, count: int, name: str, briefing: Mapping[str, Any], indices: Sequence[int]) -> Generator[Any]:
+    """What `count` workers answer to each of `indices`, in order.
+
+    A worker that dies is replaced, and asked again what it owed. Raises `WorkerDied` where one index kills two workers.
+
+    Args:
+        module, name: as of `workers`; a worker answers every index with something that holds it as `index`.
+        briefing: the first message to each worker.
+    """
+    waiting, done, next_index, deaths = deque(indices), dict[int, Any](), 0, set[int]()
+    with workers(module, min(count, len(indices)), name) as team:
+        under_way: dict[Worker, deque[int]] = {}
+        for worker in team:
+            _begin(worker, briefing, waiting, under_way)
+        while next_index < len(indices):
+            by_connection = {worker.connection: worker for worker in team}
+            for connection in wait(list(by_connection)):
+                worker = by_connection[connection]  # type: ignore[index]
+                try:
+                    answer = worker.receive()
+                except WorkerDied:
+                    lost = under_way.pop(worker)
+                    if not lost or lost[0] in deaths:
+                        raise
+                    deaths.add(lost[0])
+                    waiting.extendleft(reversed(lost))
+                    team[team.index(worker)] = heir = successor(module, worker)
+                    _begin(heir, briefing, waiting, under_way)
+                else:
+                    done[answer.index] = answer
+                    under_way[worker].remove(answer.index)
+                    _give(worker, waiting, under_way[worker])
+            while next_index < len(indices) and indices[next_index] in done:
+                yield done.pop(indices[next_index])
+                next_index += 1
+
+
 def cores() -> int:
     """The cores that this process may use, which a container or a batch system can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -120,6 +159,21 @@ def serve(work: Serve) -> None:
         with contextlib.suppress(OSError):
             channel.connection.send(("error", traceback.format_exc()))
         sys.exit(1)
+
+
+def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:
+    under_way[worker] = deque()
+    with contextlib.suppress(WorkerDied):  # it is noticed when its answer is waited for
+        worker.send(briefing)
+    for _ in range(AHEAD):
+        _give(worker, waiting, under_way[worker])
+
+
+def _give(worker: Worker, waiting: deque[int], given: deque[int]) -> None:
+    if waiting:
+        given.append(waiting.popleft())
+        with contextlib.suppress(WorkerDied):
+            worker.send(given[-1])
 
 
 def _start(module: str, name: str) -> Worker:

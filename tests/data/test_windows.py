@@ -141,7 +141,7 @@ def test_windows_of_some_episodes_only(dataset, rng):
 def test_wrong_options_are_refused(dataset, spec, tmp_path):
     with pytest.raises(ConfigError, match="a history of at least 1; got 0"):
         Windows(dataset, history=0)
-    with pytest.raises(ConfigError, match="questions is a number of goals; got -1"):
+    with pytest.raises(ConfigError, match="questions and captions are numbers of them; got -1 and 0"):
         Windows(dataset, questions=-1)
     with pytest.raises(ConfigError, match="relabel is a probability; got 1.5"):
         Windows(dataset, relabel=1.5)

@@ -12,6 +12,7 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.parts import (
     Part,
     action_encoders,
+    contrasts,
     fusions,
     goal_encoders,
     heads,
@@ -20,7 +21,7 @@ from verbot.models.parts import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
-from verbot.models.tokens import Batch
+from verbot.models.tokens import Batch, Captions
 from verbot.spec import Camera, Component, RobotSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +35,7 @@ REGISTRIES = {
     "fusion": fusions,
     "memory": memories,
     "head": heads,
+    "contrast": contrasts,
 }
 TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box. stop", "stop")
 
@@ -118,6 +120,8 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
     t, k = network.config.history, network.config.chunk
     turn = torch.nn.functional.normalize(torch.randn(rows, k, 4, generator=g), dim=-1)
     gripper = torch.randint(0, 2, (rows, k, 1), generator=g).float()
+    said = torch.arange(2 * rows) % rows
+    captions = Captions(said, network.language.prepare([TEXTS[i] for i in (3 * said + 1) % 4]), torch.arange(2 * rows) < rows)
     actions = [torch.randn(rows, k, 3, generator=g), turn, torch.randn(rows, k, 2, generator=g), gripper]
     return Batch(
         images=torch.randint(0, 256, (rows, t, 2, 3, 16, 16), generator=g, dtype=torch.uint8),
@@ -132,6 +136,7 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         recall_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
+        captions=captions if network.contrast is not None else None,
         steps_left=torch.randint(0, 40, (rows,), generator=g),
         task=torch.arange(rows) % 3,
         grasp=torch.randn(rows, 4, generator=g),

@@ -86,5 +86,7 @@ def test_a_network_learns_its_weights_with_all_else(make_network, make_batch):
 def test_weights_that_cannot_be_are_named():
     with pytest.raises(ConfigError, match="loss_weights is 'guessed'; expected 'fixed' or 'learned'"):
         NetworkConfig(loss_weights="guessed")
-    with pytest.raises(ConfigError, match="a loss has a weight of at least 0; got 1 and -1"):
+    with pytest.raises(
+        ConfigError, match="weights of losses are at least 0; got action_weight 1, grasp_weight -1, contrast_weight 1"
+    ):
         NetworkConfig(grasp_weight=-1.0)

@@ -74,7 +74,7 @@ def test_rows_do_not_see_each_other(variant, make_network, make_batch):
     batch = make_batch(network)
     order = torch.tensor([2, 0, 3, 1])
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    text, _ = fields.pop("text"), fields.pop("questions")
+    text, *_ = (fields.pop(name) for name in ("text", "questions", "captions"))
     moved = dataclasses.replace(
         batch,
         text=TextBatch(text.values[order], text.mask[order]),
@@ -126,6 +126,7 @@ def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_netwo
 def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, make_batch):
     network = make_network(variant)
     batch = make_batch(network)
+    batch = dataclasses.replace(batch, captions=None)
     batch.actions_mask[:] = batch.recall_mask[:] = batch.grasp_mask[:] = False
     found = losses(network, batch)
     assert found["action"] == 0

@@ -42,6 +42,7 @@ def window(b: int = 8) -> WindowBatch:
         grasp=np.zeros((b, 4), np.float32),
         grasp_mask=np.zeros(b, bool),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
+        captions=[()] * b,
     )
 
 

@@ -226,7 +226,7 @@ def test_words_that_nothing_would_teach_are_refused(learned, other, tmp_path):
 
 @pytest.mark.parametrize("setting", [{"lora": LoraConfig()}, {"start_sha256": "0"}])
 def test_what_is_about_a_start_needs_one(toy, setting):
-    with pytest.raises(ConfigError, match="lora and start_sha256 are about a policy to start from: give start"):
+    with pytest.raises(ConfigError, match="lora, start_parts and start_sha256 are about a policy to start from: give start"):
         toy_config(toy, **setting)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from toys import COLORS, PLAIN, SMALL, SPEC, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
@@ -56,6 +57,15 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
         assert chunk.values[0, 2 if number == 0 else 0] > 0.015, "the movement of this task"
         assert abs(chunk.extras["grasp"][2] - (0.5, -0.5)[number]) < 0.15, "in the robot's own units"
         assert abs(chunk.extras["grasp"][3] - 0.6) < 0.1
+
+
+def test_a_network_with_tasks_begins_with_parts_of_one_without(told, tmp_path):
+    start = train(toy_config(told, steps=1), tmp_path / "start", progress=False).policy
+    config = toy_config(told, network=NETWORK, steps=1, learning_rate=1e-9, start=start, start_parts=("vision",))
+    policy = load_policy(train(config, tmp_path / "begun", progress=False).policy)
+    assert policy.config.head_tasks == ("lift", "push")
+    old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
+    assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
 
 
 def test_episodes_must_say_what_they_are_of(toy, told, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from verbot.agents.aligning import AligningAgent
+from verbot.agents.alignment import AlignmentAgent, Misalignment
 from verbot.agents.chunking import ChunkAgent
 from verbot.agents.ensembling import EnsembleAgent
 
-__all__ = ["AligningAgent", "ChunkAgent", "EnsembleAgent"]
+__all__ = ["AligningAgent", "AlignmentAgent", "ChunkAgent", "EnsembleAgent", "Misalignment"]

@@ -9,6 +9,12 @@ from tyro.conf import Positional
 
 from verbot.cli.terminal import given
 
+_OF_A_PERSON = {
+    "--cluster": "a person drives one robot",
+    "--randomize": "a person's episodes take --axes",
+    "--first": "a person's attempts are recorded whole",
+}
+
 
 def collect(
     out: Positional[Path],
@@ -23,6 +29,8 @@ def collect(
     image_size: int = 64,
     cameras: tuple[str, ...] = (),
     again: str | None = None,
+    captions: int = 0,
+    first: int | None = None,
     workers: int = 0,
     cluster: str | None = None,
     policy: str | None = None,
@@ -49,6 +57,8 @@ def collect(
         image_size: pixels, square.
         cameras: only these of the suite's; otherwise all.
         again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
+        captions: so many captions of each scene are recorded, a foil with each, to pretrain from.
+        first: record only so many frames of each attempt, whatever would have come of it: pictures, not demonstrations.
         workers: processes of the experts; 0 takes one for each core.
         cluster: ray, or ray:ADDRESS: its cores serve the experts in place of processes here.
         policy: acts until the person takes over (a folder, "starter" or a server's ws:// address): only corrections are saved.
@@ -57,16 +67,15 @@ def collect(
         host: where the person's page is served; another than the loopback is neither encrypted nor private.
         port: of the page; 0 takes a free one.
     """
-    options = {"image_size": image_size, **given(cameras=cameras or None)}
+    options = {"image_size": image_size, **given(cameras=cameras or None, captions=captions or None)}
     common: dict[str, Any] = {"env": suite, "seed": seed, "tasks": tasks or None, "axes": axes or {}}
     if by == "expert":
-        settings = {**common, "randomize": randomize or {}, "options": options, "noise": noise, "again": again}
+        settings = {**common, "randomize": randomize or {}, "options": options, "noise": noise, "again": again, "first": first}
         settings |= {"episodes": 1600 if episodes is None else episodes, "workers": workers}
         return _from_experts(out, settings, cluster, policy)
-    _refuse({"--cluster": cluster, "--randomize": randomize})
-    options |= {"max_seconds": seconds} if seconds else {}
-    person = {"by": by, "episodes": episodes, "host": host, "port": port}
-    return _from_a_person(out, {**common, **person, "options": options}, again, policy, execute)
+    _refuse({"--cluster": cluster, "--randomize": randomize, "--first": first})
+    person = {"by": by, "episodes": episodes, "host": host, "port": port, "options": options | given(max_seconds=seconds or None)}
+    return _from_a_person(out, {**common, **person}, again, policy, execute)
 
 
 def data_annotate(
@@ -107,8 +116,8 @@ def _refuse(for_experts: dict[str, object]) -> None:
     from verbot.errors import ConfigError
 
     for option, value in for_experts.items():
-        if value:
-            raise ConfigError(f"{option} is for the experts: a person drives one robot, and their episodes take --axes")
+        if value not in (None, {}):
+            raise ConfigError(f"{option} is for the experts: {_OF_A_PERSON[option]}")
 
 
 def _from_experts(out: Path, settings: dict[str, Any], cluster: str | None, policy: str | None) -> int:

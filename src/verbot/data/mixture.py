@@ -48,8 +48,8 @@ class Mixture:
         shapes = {source.shape for source in self.sources}
         if len(shapes) > 1:
             raise ConfigError(
-                "the sources of a mixture differ in (history, chunk, stride, sequence, goals, questions, acted, cameras, height, "
-                f"width, state, action): {shapes}"
+                "the sources of a mixture differ in (history, chunk, stride, sequence, goals, questions, acted, cameras, "
+                f"captions, height, width, state, action): {shapes}"
             )
 
     def __len__(self) -> int:

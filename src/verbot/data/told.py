@@ -15,6 +15,7 @@ from verbot.data.reader import Episode
 from verbot.spec import FloatArray
 
 POINTS = ("target", "receptacle", "reference")
+Caption = tuple[str, str]  # true, false
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Told:
     request: Any
     task: str | None
     grasps: tuple[FloatArray, npt.NDArray[np.bool_]]
+    captions: tuple[Caption, ...] = ()
 
     @staticmethod
-    def of(episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str]) -> Told:
+    def of(episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str], captions: bool = False) -> Told:
         """Args: as of `Windows`; `known` holds one copy of every sentence."""
         states, extras = episode.states, episode.extras
         return Told(
@@ -61,6 +63,7 @@ class Told:
             request=extras.get("request"),
             task=task_of(episode),
             grasps=grasps(states, episode.actions, episode.dataset.spec),
+            captions=tuple((c["true"], c["false"]) for c in extras.get("captions") or ()) if captions else (),
         )
 
 

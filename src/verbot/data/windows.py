@@ -16,7 +16,7 @@ from verbot.data.cache import FeatureCache, Features, FrameCache
 from verbot.data.hindsight import project
 from verbot.data.labels import task_numbers
 from verbot.data.reader import Dataset
-from verbot.data.told import POINTS, Told
+from verbot.data.told import POINTS, Caption, Told
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -24,7 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 DRAWS = 3  # random numbers a window needs: which wording, whether another goal, which one
 KEYPOINTS = ("hindsight", "grounding")
-_LISTS = ("instructions", "questions")  # of a batch; its other fields are arrays
+_LISTS = ("instructions", "questions", "captions")  # of a batch; its other fields are arrays
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class WindowBatch:
         recall_mask: bool (b, v, 3); as `keypoints_mask`, and True where a point is known though what is there is covered.
         questions: other goals that the same scene admits, at most `m` for a window, each to be pointed at; their keypoints
             float32 (b, m, v, 3, 2) and masks bool (b, m, v, 3) follow their order.
+        captions: pairs of what is true of the picture and what is not, at most so many for a window as were asked for.
         index: int64 (b,), the windows' own numbers.
         goal: uint8 (b, h, w, 3), how the first camera saw the end of the episode; of no size where goals were not asked for.
         goal_mask: bool (b,); False where there is none.
@@ -80,6 +81,7 @@ class WindowBatch:
     grasp: FloatArray
     grasp_mask: BoolArray
     features: Features
+    captions: list[tuple[Caption, ...]]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -121,6 +123,7 @@ class Windows:
             with that goal's keypoints and no actions to imitate.
         questions: m, how many of its scene's other goals come with such a window beside its own.
         tasks: names of tasks; a window's `task` is the number of its episode's among them.
+        captions: how many of its scene's captions, each with a foil (``extras["captions"]``).
         cache: the decoded frames; opened (and filled, if need be) if None.
         features: of these frames, given out in place of images.
 
@@ -151,17 +154,20 @@ class Windows:
         relabel: float = 0.0,
         questions: int = 0,
         tasks: Sequence[str] = (),
+        captions: int = 0,
         cache: FrameCache | None = None,
         features: FeatureCache | None = None,
     ):
-        _check({"history": history, "chunk": chunk, "stride": stride, "sequence": sequence}, keypoints, relabel, questions)
+        counts = {"history": history, "chunk": chunk, "stride": stride, "sequence": sequence}
+        _check(counts, keypoints, relabel, questions, captions)
         self.spec, self.history, self.chunk, self.stride, self.sequence = source.spec, history, chunk, stride, sequence
         self.goals, self.acted, self.relabel, self.questions = goals, acted, relabel, questions
+        self.captions = captions
         self.cameras = tuple(source.camera_names if cameras is None else cameras)
         if not len(source):
             raise DataError(f"{source.root} has no episodes yet")
         known: dict[str, str] = {}  # a sentence that is told of many episodes is kept once
-        recorded = [Told.of(episode, self.cameras, keypoints, known) for episode in source]
+        recorded = [Told.of(episode, self.cameras, keypoints, known, captions > 0) for episode in source]
         self._ends = ends = np.cumsum([0, *(len(told.states) for told in recorded)])
         self._index = self._frames_of(range(len(recorded)) if episodes is None else episodes)
         self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
@@ -181,6 +187,7 @@ class Windows:
         self._matrices = np.concatenate([told.matrices for told in recorded])
         self._keypoints, self._keypoints_mask = project(self._matrices, np.concatenate([told.points for told in recorded]))
         self._goals = [told.goals for told in recorded]
+        self._captions = [told.captions for told in recorded]
         self._goal_counts = np.array([len(goals.points) for goals in self._goals])
         engaged, unseen = (np.array([getattr(told, name) for told in recorded]) for name in ("engaged", "unseen"))
         ended_well = np.array([told.ended_well for told in recorded])
@@ -206,7 +213,7 @@ class Windows:
     def shape(self) -> tuple[object, ...]:
         """What sources of one mixture must have in common."""
         ours = (self.history, self.chunk, self.stride, self.sequence, self.goals, self.questions, self.acted, self.cameras)
-        return (*ours, *self._size, self.spec.state_size, self.spec.action_size)
+        return (*ours, self.captions, *self._size, self.spec.state_size, self.spec.action_size)
 
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
@@ -278,7 +285,17 @@ class Windows:
             grasp=self._grasps[now],
             grasp_mask=self._grasps_mask[now] & pursued,
             features=features,
+            captions=self._name(now, draws),
         )
+
+    def _name(self, now: Indices, draws: npt.NDArray[np.float64]) -> list[tuple[Caption, ...]]:
+        """Captions that follow one another in the order of the recording; none once something was engaged."""
+        said: list[tuple[Caption, ...]] = [()] * len(now)
+        for row in np.flatnonzero(self._untouched[now]) if self.captions else ():
+            known = self._captions[self._episode[now[row]]]
+            first = int(draws[row, 2] * len(known))
+            said[row] = tuple(known[(first + i) % len(known)] for i in range(min(self.captions, len(known))))
+        return said
 
     def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], FloatArray, BoolArray]:
         """Goals that follow one another in the order of the recording, in which neighbors name different things."""
@@ -320,7 +337,7 @@ class Windows:
         return height, width
 
 
-def _check(counts: Mapping[str, int], keypoints: str, relabel: float, questions: int) -> None:
+def _check(counts: Mapping[str, int], keypoints: str, relabel: float, questions: int, captions: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"windows need a {name} of at least 1; got {count}")
@@ -328,8 +345,8 @@ def _check(counts: Mapping[str, int], keypoints: str, relabel: float, questions:
         raise UnknownNameError("kind of keypoints", keypoints, KEYPOINTS)
     if not 0 <= relabel <= 1:
         raise ConfigError(f"relabel is a probability; got {relabel}")
-    if questions < 0:
-        raise ConfigError(f"questions is a number of goals; got {questions}")
+    if questions < 0 or captions < 0:
+        raise ConfigError(f"questions and captions are numbers of them; got {questions} and {captions}")
 
 
 def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
@@ -340,7 +357,8 @@ def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     for name in masks:
         getattr(batch, name)[absent] = False
     questions = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.questions, strict=True)]
-    return dataclasses.replace(batch, questions=questions, goal_mask=batch.goal_mask & ~absent)
+    captions = [() if gone else said for gone, said in zip(absent.tolist(), batch.captions, strict=True)]
+    return dataclasses.replace(batch, questions=questions, captions=captions, goal_mask=batch.goal_mask & ~absent)
 
 
 def _visits_before(recorded: Sequence[Told], ends: Indices) -> Indices:

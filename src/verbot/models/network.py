@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.balance import Balance
+from verbot.models.asking import joined
+from verbot.models.config import NetworkConfig
+from verbot.models.contrast.pairs import compared
+from verbot.models.fitting import check_frames, check_layers, has_fused, make_balance, make_contrast
 from verbot.models.grasp import Grasp
-from verbot.models.keypoints import keypoint_loss, pointing, supervised
+from verbot.models.keypoints import POINTS, keypoint_loss, pointing, supervised
 from verbot.models.layers import AttentionPool, centered
 from verbot.models.parts import (
     Part,
@@ -30,154 +30,11 @@ from verbot.models.parts import (
 from verbot.models.recall import Recall
 from verbot.models.tasks import Tasks
 from verbot.models.text import unhear
-from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, Sizes, TextBatch, TokenGroup, join
+from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, TextBatch, TokenGroup, join
 from verbot.models.value import Value
-from verbot.spec import FloatArray, RobotSpec
+from verbot.spec import RobotSpec
 
-FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
-MLP, REGRESSION = Part("mlp"), Part("regression")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Which parts a network is made of. With a robot spec it determines every shape.
-
-    Args:
-        goal: how a goal image is read; None for a policy that is told everything in words.
-        acted: how the action of the control step before is read; None for a policy that is not told what it has done.
-        memory: what is carried from one prediction to the next; None forgets.
-        width: e, the common width of all tokens.
-        chunk: k, the actions predicted at once.
-        history: t, the frames seen at once.
-        stride: control steps from one of these frames to the next, and from one writing into the memory to the next.
-        sequence: the frames, `stride` apart, through which a memory learns.
-        image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
-        keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
-        recall_weight: of telling the keypoints from the fused features, after the memory, and of a second look near there, also
-            while what is there is covered (see `verbot.models.recall`); 0 for neither.
-        word_dropout: the share of words that are not understood, in training only.
-        acted_dropout: the share of samples that are not told the action before, in training only: it foretells the next one so
-            well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").
-        sentence_norm: the sentence that encoders are told has mean 0 and variance 1 over its features, so that what differs
-            between sentences is not drowned by what they have in common.
-        tasks: learned embeddings of tasks, of which every sentence takes a mixture of its own (see `verbot.models.tasks`);
-            0 has none.
-        value_weight: of telling γ^(steps left until the demonstration's end) from the fused features, after the memory, beside
-            the action loss; 0 has no value head.
-        value_discount: this γ, of one control step.
-        action_weight: of the action loss; 0 learns everything else alone.
-        grasp_weight: of foretelling the state in which the hand will take hold (see `verbot.models.grasp`) from the fused
-            features, beside the action loss; 0 foretells none.
-        loss_weights: ``"fixed"`` are these weights; ``"learned"`` begins with them and learns how certain each loss can be, as
-            `verbot.models.balance.Balance` does.
-
-    Example:
-        >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
-        True
-    """
-
-    vision: Part = FILM_CONV
-    language: Part = WORDS
-    state: Part = PROPRIOCEPTION
-    fusion: Part = MLP
-    head: Part = REGRESSION
-    goal: Part | None = None
-    acted: Part | None = None
-    memory: Part | None = None
-    width: int = 64
-    chunk: int = 10
-    history: int = 1
-    stride: int = 1
-    sequence: int = 1
-    image_size: tuple[int, int] | None = None
-    keypoint_weight: float = 1.0
-    recall_weight: float = 0.0
-    word_dropout: float = 0.0
-    acted_dropout: float = 0.5
-    sentence_norm: bool = False
-    tasks: int = 0
-    value_weight: float = 0.0
-    value_discount: float = 0.97
-    action_weight: float = 1.0
-    grasp_weight: float = 0.0
-    loss_weights: Literal["fixed", "learned"] = "fixed"
-
-    def __post_init__(self) -> None:
-        for name in ("width", "chunk", "history", "stride", "sequence"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not 0 <= self.acted_dropout < 1:
-            raise ConfigError(f"acted_dropout is a share of samples, at least 0 and below 1; got {self.acted_dropout:g}")
-        if self.tasks < 0 or self.tasks == 1:
-            raise ConfigError(f"tasks is {self.tasks}; expected at least 2 embeddings to choose from, or 0 for none")
-        if self.value_weight < 0 or not 0 < self.value_discount < 1:
-            raise ConfigError(
-                f"a value head needs a weight of at least 0 (0 for none) and a discount between 0 and 1; "
-                f"got {self.value_weight:g} and {self.value_discount:g}"
-            )
-        if self.loss_weights not in ("fixed", "learned"):
-            raise ConfigError(f"loss_weights is {self.loss_weights!r}; expected 'fixed' or 'learned'")
-        if min(self.action_weight, self.grasp_weight) < 0:
-            raise ConfigError(f"a loss has a weight of at least 0; got {self.action_weight:g} and {self.grasp_weight:g}")
-        if (self.sequence > 1) != (self.memory is not None):
-            raise ConfigError(
-                f"a memory learns from sequences, and nothing else does: memory is "
-                f"{self.memory.name if self.memory else None!r} with a sequence of {self.sequence}"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @staticmethod
-    def from_json(record: Mapping[str, Any]) -> NetworkConfig:
-        """Inverse of `to_json`. Raises `ConfigError` on an unknown field."""
-        known = {f.name for f in dataclasses.fields(NetworkConfig)}
-        if unknown := set(record) - known:
-            raise ConfigError(
-                f"a network configuration has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
-            )
-        values: dict[str, Any] = {key: Part(**value) if isinstance(value, Mapping) else value for key, value in record.items()}
-        if values.get("image_size") is not None:
-            values["image_size"] = tuple(values["image_size"])
-        return NetworkConfig(**values)
-
-    @property
-    def learns_from_chunks(self) -> bool:
-        """Whether the head takes something from the training actions before it is built, e.g. the edges of its bins."""
-        return hasattr(heads.get(self.head.name), "fit")
-
-    @property
-    def head_tasks(self) -> tuple[str, ...] | None:
-        """The tasks by name that the head has parts of its own for, none before `with_tasks`; None for a head without."""
-        return tuple(self.head.options.get("tasks", ())) if hasattr(heads.get(self.head.name), "classify") else None
-
-    def with_tasks(self, names: Sequence[str]) -> NetworkConfig:
-        """The same network, its head made for these tasks."""
-        return dataclasses.replace(self, head=Part(self.head.name, {**self.head.options, "tasks": list(names)}))
-
-    def fit(self, instructions: list[str], chunks: FloatArray | None = None) -> NetworkConfig:
-        """The same network with what its parts take from the training data.
-
-        Args:
-            instructions: all of them; the language encoder builds its vocabulary.
-            chunks: normalized action chunks (n, k, a), for a head that `learns_from_chunks`.
-        """
-        options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
-        fitted = dataclasses.replace(self, language=Part(self.language.name, options))
-        vision = vision_encoders.get(self.vision.name)
-        if hasattr(vision, "fit"):
-            fitted = dataclasses.replace(fitted, vision=Part(self.vision.name, vision.fit(self.vision.options, instructions)))
-        if chunks is None or not self.learns_from_chunks:
-            return fitted
-        return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
-
-    def sizes(self, spec: RobotSpec) -> Sizes:
-        """Raises `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
-        found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
-        if len(found) != 1:
-            raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
-        (height, width_px), *_ = found
-        return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history)
+__all__ = ["NetworkConfig", "Part", "VLANetwork"]
 
 
 class VLANetwork(nn.Module):
@@ -207,22 +64,20 @@ class VLANetwork(nn.Module):
         last = self.fusion
         if config.memory:
             last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
-            _check_frames(config, getattr(last, "frames", 0))
+            check_frames(config, getattr(last, "frames", 0))
         self.memory = last if config.memory else None
         self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
-        _check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
+        check_layers(config, getattr(self.fusion, "gives_layers", 0), getattr(self.head, "reads_layers", 0))
         self.recall = None
         if config.recall_weight:
             if "keypoints" not in self.vision.counts:
                 raise ConfigError(f"recall_weight looks again in heatmaps, and {config.vision.name!r} makes none: set it to 0")
             self.recall = Recall(last.width, last.count, sizes.views, config.history)
         self.value = Value(last.width, last.count, config.value_discount) if config.value_weight else None
+        self.contrast = make_contrast(config, sizes, sum(self.vision.counts.values()))
         self.grasp = Grasp(last.width, last.count, sizes.state) if config.grasp_weight else None
-        beside = {"keypoint": config.keypoint_weight, "recall": config.recall_weight, "value": config.value_weight}
-        weights = {"action": config.action_weight, **getattr(self.head, "beside", {}), **beside, "grasp": config.grasp_weight}
-        if "keypoints" not in self.vision.counts:
-            del weights["keypoint"]
-        self.balance = Balance(weights, config.loss_weights == "learned")
+        self.balance = make_balance(config, self.vision, self.head)
+        self.fuses = has_fused(config, self.balance)
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -233,11 +88,28 @@ class VLANetwork(nn.Module):
 
     def answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
         """As `forward`, and the keypoint tokens of the questions."""
+        seen, words, sentence, answers, _ = self._look(batch, batch.questions)
+        return self._fuse(batch, seen, words, sentence), pointing(seen), answers
+
+    def _look(
+        self, batch: Batch, questions: Questions | None, own: Tensor | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup, TokenGroup, TokenGroup | None, Tensor | None]:
+        """What is seen, the words and their sentence; and of the questions the keypoint tokens and the sentences (q, e).
+
+        With all rows as `own`, each picture is asked its own sentence.
+        """
         words, sentence = self.read(batch.text, batch)
-        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], batch.questions, batch.features)
+        told = None if questions is None else self.read(questions.text)[1].tokens[:, 0]
+        asking = None if questions is None or told is None else (questions.rows, told)
+        if own is not None and self.contrast.attends:
+            asking = (own, sentence.tokens[:, 0])
+        seen, answers = self.see(batch.images, batch.images_mask, sentence.tokens[:, 0], asking, batch.features)
+        return seen, words, sentence, answers, told
+
+    def _fuse(self, batch: Batch, seen: list[TokenGroup], words: TokenGroup, sentence: TokenGroup) -> TokenGroup:
         done = [] if self.acted is None else [self.done(batch)]
-        fused = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask), *done])
-        return fused, pointing(seen), answers
+        fused: TokenGroup = self.fusion([words, sentence, *seen, self.feel(batch.state, batch.state_mask), *done])
+        return fused
 
     def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
         """The words (b, l, e), the tokens of the goal image that is `shown` after them, and their sentence (b, 1, e)."""
@@ -254,10 +126,11 @@ class VLANetwork(nn.Module):
         images: Tensor,
         mask: Tensor,
         sentence: Tensor,
-        questions: Questions | None = None,
+        asking: tuple[Tensor, Tensor] | None = None,
         features: Tensor | None = None,
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Every frame through the vision encoder, then all frames' tokens side by side; and where the questions point.
+        """Every frame through the vision encoder, then all frames' tokens side by side; and where questions point: `asking`
+        of which rows (q,) by what sentences (q, e).
 
         Where there are `features` of the images, they take their place: the encoder goes on from them.
         """
@@ -266,9 +139,9 @@ class VLANetwork(nn.Module):
         look, ask = self.vision, getattr(self.vision, "ask_many", None)
         if features is not None:
             images, look, ask = features.flatten(0, 1), self.vision.groups, self.vision.answer
-        if questions is None:
+        if asking is None:
             return [self._in_time(group, frames) for group in look(images, mask, sentence)], None
-        rows, told = questions.rows * frames + frames - 1, self.read(questions.text)[1].tokens[:, 0]
+        rows, told = asking[0] * frames + frames - 1, asking[1]
         if ask is not None:
             groups, answers = ask(images, mask, sentence, told, rows)
         else:
@@ -298,32 +171,53 @@ class VLANetwork(nn.Module):
         if self.training and self.acted is not None and self.config.acted_dropout and batch.acted_mask is not None:
             kept = torch.rand(batch.acted_mask.shape, generator=generator) >= self.config.acted_dropout
             batch = dataclasses.replace(batch, acted_mask=batch.acted_mask & kept.to(batch.acted_mask.device))
-        fused, keypoints, answers = self.answer(batch)
-        if self.memory is not None:
-            fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
-        if self.recall is not None:
-            fused, told, logits = self.recall(fused, keypoints)
-        losses = self.head.losses(fused, batch, generator)
+        captions = batch.captions if getattr(self.contrast, "attends", False) else None
+        seen, words, sentence, answers, told = self._look(batch, joined(batch.questions, captions, self.sizes.views, POINTS))
+        losses: dict[str, Tensor] = {}
+        keypoints = pointing(seen)
+        if self.fuses:
+            fused = self._fuse(batch, seen, words, sentence)
+            if self.memory is not None:
+                fused = self._remember(fused, batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1))
+            if self.recall is not None:
+                fused, places, logits = self.recall(fused, keypoints)
+            losses = self.head.losses(fused, batch, generator)
         if keypoints is not None and batch.keypoints is not None and batch.keypoints_mask is not None:
             losses |= keypoint_loss(keypoints, batch.keypoints, batch.keypoints_mask, self.config.history)
             if answers is not None and batch.questions is not None:
-                asked = keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)
+                count = len(batch.questions.rows)
+                asked = keypoint_loss(answers.take(slice(count)), batch.questions.keypoints, batch.questions.mask)
                 losses["keypoint"] = losses["keypoint"] + asked["keypoint"]
         if self.recall is not None and batch.keypoints is not None and batch.recall_mask is not None:
-            losses["recall"] = self.recall.loss(told, logits, batch.keypoints, batch.recall_mask)
+            losses["recall"] = self.recall.loss(places, logits, batch.keypoints, batch.recall_mask)
         if self.value is not None and batch.steps_left is not None:
             losses["value"] = self.value.loss(fused, batch)
         if self.grasp is not None and batch.grasp is not None and batch.grasp_mask is not None:
             losses["grasp"] = self.grasp.loss(fused, batch.grasp, batch.grasp_mask)
+        if self.contrast is not None:
+            losses |= compared(self, batch, answers, told)
         return self.balance(losses)
 
+    def glance(self, batch: Batch) -> TokenGroup:
+        """What the latest pictures show whatever is said of them (b, n, e)."""
+        images, mask, look = centered(batch.images[:, -1]), batch.images_mask[:, -1], self.vision
+        if batch.features is not None:
+            images, look = batch.features[:, -1], self.vision.groups
+        return join(look(images, mask, self.contrast.glance.expand(len(mask), -1)))
+
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        fused, keypoints = self.forward(batch)
-        memory = None
+        """What is to be done, and what is thought of beside; where no action was ever learned the actions are random."""
+        rows = None if self.contrast is None else torch.arange(len(batch.state), device=batch.state.device)
+        seen, words, sentence, answers, _ = self._look(batch, None, rows)
+        fused, keypoints = self._fuse(batch, seen, words, sentence), pointing(seen)
+        alignment, memory = None, None
+        if self.contrast is not None:
+            found = answers if self.contrast.attends else self.glance(batch)
+            alignment = self.contrast.alignment(sentence.tokens[:, 0], found)
         if self.memory is not None:
-            rows, device = len(fused.tokens), fused.tokens.device
-            writes = torch.ones(rows, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
-            fused, memory = self.memory(fused, batch.memory or self.memory.initial(rows, device), writes)
+            count, device = len(fused.tokens), fused.tokens.device
+            writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
+            fused, memory = self.memory(fused, batch.memory or self.memory.initial(count, device), writes)
         if self.recall is not None:
             fused, *_ = self.recall(fused, keypoints)
         actions = self.head.predict(fused, generator)
@@ -332,7 +226,7 @@ class VLANetwork(nn.Module):
         grasp = None if self.grasp is None else self.grasp(fused)
         points = None if keypoints is None else keypoints.points
         points = None if points is None else supervised(points, self.sizes.views, self.config.history)
-        return Prediction(actions, points, memory, value, tasks, grasp)
+        return Prediction(actions, points, memory, value, tasks, grasp, alignment)
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
         """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
@@ -359,27 +253,3 @@ class VLANetwork(nn.Module):
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
         return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
-
-
-def _check_frames(config: NetworkConfig, kept: int) -> None:
-    """Raise `ConfigError` where the memory keeps more of the last frames than its sequence ever holds."""
-    if config.memory and kept > config.sequence - 1:
-        raise ConfigError(
-            f"the memory {config.memory.name!r} keeps the last {kept} frames, and a sequence of {config.sequence} has only "
-            f"{config.sequence - 1} before its last: what is older is never learned from; set its frames to at most "
-            f"{config.sequence - 1}, or sequence to at least {kept + 1}"
-        )
-
-
-def _check_layers(config: NetworkConfig, given: int, read: int) -> None:
-    """Raise `ConfigError` where the head reads the fusion's layers and cannot have them."""
-    if read and given != read:
-        raise ConfigError(
-            f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
-            f"(concat with hidden=0 gives as many as it has)"
-        )
-    if read and config.memory:
-        raise ConfigError(
-            f"the head {config.head.name!r} reads the layers of the fusion, past which the memory {config.memory.name!r} adds "
-            f"what it remembers: nothing of it would be read; use a head that reads the last layer"
-        )

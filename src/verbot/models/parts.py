@@ -11,6 +11,7 @@ A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` 
 | action encoder | ``factory(sizes, **options)`` | ``(action (b, a), mask (b,)) -> TokenGroup`` of one token, kind ``"acted"`` |
 | goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
 | memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own, and ``frames`` where it keeps that many of the last | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
+| contrast | ``factory(sizes, **options)`` where it ``attends``, else ``(sizes, tokens, **options)`` of one picture | ``losses(told (q, e), seen, captions) -> {name: scalar}``, ``alignment(told, seen) -> (q,)``; seen is what each sentence finds, else every picture's tokens |
 | head | ``factory(sizes, width, count, **options)``, states ``reads_layers`` where it reads the fusion layer by layer | ``losses(fused, batch, generator) -> {name: scalar}``, ``predict(fused, generator) -> (b, k, a)`` |
 """  # noqa: E501
 
@@ -40,4 +41,5 @@ action_encoders: Registry[Any] = Registry("acted encoder", package="verbot.model
 goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders", group="verbot.goal_encoders")
 memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")
+contrasts: Registry[Any] = Registry("contrast", package="verbot.models.contrast", group="verbot.contrasts")
 heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads")

@@ -41,6 +41,12 @@ class TokenGroup:
     def width(self) -> int:
         return self.tokens.shape[-1]
 
+    def take(self, some: slice | Tensor) -> TokenGroup:
+        """The same tokens of some rows only."""
+        points, heatmaps = (None if x is None else x[some] for x in (self.points, self.heatmaps))
+        layers = None if self.layers is None else tuple(layer[some] for layer in self.layers)
+        return TokenGroup(self.tokens[some], self.mask[some], self.kind, points, heatmaps, layers)
+
     def mean(self) -> Tensor:
         """The mean of the valid tokens, (b, e); zero where there are none."""
         weight = self.mask.unsqueeze(-1).to(self.tokens.dtype)
@@ -104,6 +110,21 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """Sentences `q` that are true or false of the pictures in a batch: first the true ones, then the foil of each.
+
+    Args:
+        rows: (q,) int64, which row's latest frame each is about.
+        text: one sentence a row.
+        true: (q,) bool.
+    """
+
+    rows: Tensor
+    text: TextBatch
+    true: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a network learns from, all normalized; for prediction all that it has to learn is None.
 
@@ -119,6 +140,7 @@ class Batch:
         keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool for those that can be seen
             and `recall_mask` for all that are known.
         questions: None where none are asked.
+        captions: None where there are none.
         goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
         acted: (b, a), the action of the control step before the latest frame, with `acted_mask` (b,) bool, False where there is
             none, or it is not known. None is masked throughout.
@@ -143,6 +165,7 @@ class Batch:
     keypoints_mask: Tensor | None = None
     recall_mask: Tensor | None = None
     questions: Questions | None = None
+    captions: Captions | None = None
     goal: Tensor | None = None
     goal_mask: Tensor | None = None
     acted: Tensor | None = None
@@ -157,7 +180,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
-            if isinstance(value, TextBatch | Questions):
+            if isinstance(value, TextBatch | Questions | Captions):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
             if isinstance(value, dict):
                 return {name: move(item) for name, item in value.items()}
@@ -171,7 +194,8 @@ class Prediction:
     """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps;
     `memory` to be given with the next batch of the same rows, None where the network has none; `value` (b,) in (0, 1), None
     where the network has no value head; `tasks` (b, n), how likely each of the head's tasks is, None where it knows none; `grasp`
-    (b, s), normalized, None where the network foretells none."""
+    (b, s), normalized, None where the network foretells none; `alignment` (b,) in [-1, 1], how alike what is seen and what is
+    said are, None where the network has no contrast."""
 
     actions: Tensor
     keypoints: Tensor | None = None
@@ -179,3 +203,4 @@ class Prediction:
     value: Tensor | None = None
     tasks: Tensor | None = None
     grasp: Tensor | None = None
+    alignment: Tensor | None = None

@@ -62,7 +62,7 @@ def train(
         >>> folder.cleanup()
     """
     run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
-    if run.training.start is not None:
+    if run.training.start is not None and run.training.start_parts is None:
         _check_start(recipe, settings)
     if data is None:
         if launched() is not None:

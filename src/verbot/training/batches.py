@@ -55,7 +55,13 @@ class Supply:
             if len(datasets) == 1 and config.selections is None
             else statistics_of([(e.states, e.actions) for e in self._episodes()])
         )
-        said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras)))
+        captioned = config.augment.captions > 0
+        if captioned and not any(e.extras.get("captions") for e in self._episodes()):
+            raise ConfigError(
+                f"augment.captions needs captions, and {', '.join(config.datasets)} has none: record them with "
+                f"`verbot collect --captions 16`"
+            )
+        said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(said))
         self.network = _with_tasks(config, self._episodes())
         splits = [_split(config, number, each) for number, each in enumerate(chosen)]
@@ -139,6 +145,7 @@ class Supply:
             dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, acted=network.acted is not None, cameras=self.spec.camera_names, episodes=episodes,
             relabel=told.relabel, questions=told.questions, tasks=self.network.head_tasks or (),
+            captions=self._config.augment.captions,
             features=self._seer.features(dataset, self.spec.camera_names) if self._seer else None,
         )  # fmt: skip
 
@@ -206,6 +213,8 @@ def _split(config: TrainConfig, number: int, episodes: Sequence[int]) -> tuple[l
     return sorted(order[hidden:].tolist()), sorted(order[:hidden].tolist())
 
 
-def _other_words(extras: Mapping[str, Any]) -> Iterator[str]:
-    """The wordings of goals that were not pursued: with `relabel` or `questions` they are told too."""
-    return (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())
+def _other_words(extras: Mapping[str, Any], captions: bool) -> Iterator[str]:
+    """The wordings of goals that were not pursued: with `relabel` or `questions` they are told too. And the `captions`."""
+    yield from (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())
+    for caption in (extras.get("captions") or ()) if captions else ():
+        yield from (caption["true"], caption["false"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from verbot.agents.alignment import THRESHOLD
 from verbot.errors import ConfigError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import NetworkConfig
@@ -25,6 +26,7 @@ class AugmentConfig:
             sample teaches where to look, not what to do.
         questions: every frame from before the hand committed itself is asked where so many of its scene's other goals are,
             beside what is to be done in it. Cheap where the vision encoder sees before it listens (``query_conv``).
+        captions: every such frame is told so many captions of its scene, and as many foils; for a network with a `contrast`.
         goal_image: this share of samples is shown the end of its episode instead of being told; for a network with a `goal` part.
         camera_dropout: in this share of samples one camera is missing; where there is but one, never.
     """
@@ -36,6 +38,7 @@ class AugmentConfig:
     blank_instruction: float = 0.02
     relabel: float = 0.0
     questions: int = 0
+    captions: int = 0
     goal_image: float = 0.0
     camera_dropout: float = 0.0
 
@@ -69,6 +72,19 @@ class DaggerConfig:
     execute: int = 2
     noise: float = 0.1
     workers: int = 0
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """When training warns that what is seen and what is said stay apart.
+
+    Args:
+        threshold: of the mean cosine of pictures and true captions, in validation.
+        patience: so many validations in a row below it are worth a warning, and each further one as well.
+    """
+
+    threshold: float = THRESHOLD
+    patience: int = 3
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,10 @@ class TrainConfig:
             `verbot.training.start`).
         start_sha256: which policy that is; `train` fills it in. A folder that holds another one meanwhile is refused.
         start_statistics: ``"kept"`` normalizes with the start's statistics, so that its inputs and outputs mean what they did;
-            ``"new"`` with those of the datasets.
+            ``"new"`` with those of the datasets, as does a start of which only parts are taken.
+        start_parts: the network is `network`, new but for these of its parts, which begin as the start's are: names of parts
+            (``"vision"``) or patterns of their parameters (``"vision.trunks.*"``). None begins with the whole policy.
+        alignment: when training warns that what is seen and what is said stay apart; for a network with a `contrast`.
         lora: what is learned are small adapters of the start's matrices (see `verbot.models.lora`); None learns every weight.
         companions: other robots that learn at the same time and share weights (see `verbot.training.companions`); `samples` and
             `batch_size` count those of each robot.
@@ -193,6 +212,8 @@ class TrainConfig:
     start: str | None = None
     start_sha256: str | None = None
     start_statistics: Literal["kept", "new"] = "kept"
+    start_parts: tuple[str, ...] | None = None
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     lora: LoraConfig | None = None
     companions: tuple[Companion, ...] = ()
 
@@ -208,6 +229,12 @@ class TrainConfig:
             raise ConfigError(f"a batch of {self.batch_size}{frames} cannot be shared evenly by {self.processes} processes")
         if self.augment.goal_image and not self.network.goal:
             raise ConfigError("augment.goal_image shows goal images, and the network has no part that reads them: give it a goal")
+        own = self.start is None or self.start_parts is not None  # else the start's network takes this one's place
+        if own and bool(self.augment.captions) != (self.network.contrast is not None):
+            raise ConfigError(
+                f"a contrast learns from captions, and nothing else does: network.contrast is "
+                f"{self.network.contrast.name if self.network.contrast else None!r} with augment.captions {self.augment.captions}"
+            )
         if self.cache_features:
             self._check_features()
         if self.companions:
@@ -218,8 +245,12 @@ class TrainConfig:
             raise ConfigError(f"{len(self.datasets)} datasets but {len(self.weights)} weights")
         if self.selections is not None and len(self.selections) != len(self.datasets):
             raise ConfigError(f"{len(self.datasets)} datasets but {len(self.selections)} selections")
-        if self.start is None and (self.lora is not None or self.start_sha256 is not None):
-            raise ConfigError("lora and start_sha256 are about a policy to start from: give start, the folder of one")
+        if self.start is None and (self.lora or self.start_sha256 or self.start_parts) is not None:
+            raise ConfigError(
+                "lora, start_parts and start_sha256 are about a policy to start from: give start, the folder of one"
+            )
+        if self.start_parts is not None and not self.start_parts:
+            raise ConfigError("start_parts names what a new network takes over: at least one part, or none for the whole policy")
         if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
         if not 0 <= self.validation_share < 1:

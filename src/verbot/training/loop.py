@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from verbot.configuration import build, dump_yaml, load_yaml, to_plain
-from verbot.errors import ConfigError, TrainingError
+from verbot.errors import AlignmentWarning, ConfigError, TrainingError
 from verbot.models.lora import count
 from verbot.policy import Policy
 from verbot.progress import Progress as Bar
@@ -35,7 +36,7 @@ from verbot.training.optimisation import Optimizer, learning_rate
 from verbot.training.session import CHECKPOINTS, Mean, Session
 from verbot.training.sharding import Sharded, check_sharding
 from verbot.training.shards import Share
-from verbot.training.start import begin, begun, note
+from verbot.training.start import begin, begin_parts, begun, note
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 READ_TOGETHER = 256  # instructions
@@ -165,6 +166,9 @@ def _members(config: TrainConfig, out: Path, rounds: int, team: Team, device: to
 def _new_policy(config: TrainConfig, supply: Supply, told: Sequence[str]) -> Policy:
     """Untrained, or what `config` starts with."""
     spec, statistics = supply.spec, supply.statistics
+    if config.start_parts is not None:
+        config = dataclasses.replace(config, network=supply.network)
+        return begin_parts(config, spec, statistics, told, supply.chunks())
     if config.start is not None:
         return begin(config, spec, statistics, told)
     return Policy.create(supply.network, spec, statistics, told, config.preprocessing, config.seed, supply.chunks())
@@ -215,6 +219,8 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
         if session.supply.validates and now.step % config.validate_every == 0:
             measured = _validate(session)
             log.record("validation", now.step, **measured)
+            if "matching" in measured and session.watch.see(measured["matching"]):
+                _warn_apart(session, log, measured["matching"])
             if now.best is None or measured["loss"] < now.best:
                 now.best, now.since_best = measured["loss"], 0
                 session.best = optimizer.average.clone() if config.keep == "best" else None
@@ -225,6 +231,18 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
             session.save()
     session.save()
     return recent.take() or last
+
+
+def _warn_apart(session: Session, log: Log, cosine: float) -> None:
+    watch, step = session.watch, session.now.step
+    log.record("apart", step, matching=cosine, threshold=watch.threshold, validations=watch.below)
+    if session.team.leads:
+        warnings.warn(
+            f"step {step}: what is seen and what is said have stayed apart for {watch.below} validations: their mean similarity "
+            f"is {cosine:.2f} where they match, below {watch.threshold:g}",
+            AlignmentWarning,
+            stacklevel=2,
+        )
 
 
 def _descend(session: Session) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from verbot.agents.alignment import Watch
 from verbot.policy import Policy
 from verbot.training import checkpoint
 from verbot.training.checkpoint import Progress
@@ -46,6 +47,7 @@ class Session:
         self.config, self.out, self.team, self.members = config, out, team, members
         self.policy, self.supply = members[0].policy, members[0].supply
         self.optimizer, self.now, self.best = optimizer, now, best
+        self.watch = Watch(config.alignment.threshold, config.alignment.patience)
         self._before, self._started, self._anew = now.seconds, started, anew
         self._first = now.step
         self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from verbot.models.lora import adapt
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.parts import Part, language_encoders
 from verbot.policy import Policy
-from verbot.spec import Component, RobotSpec
+from verbot.spec import Component, FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.config import TrainConfig
+
+KEEPS = {"state": "state", "action": "head"}  # whose statistics belong to which part
 
 
 def begun(config: TrainConfig) -> TrainConfig:
@@ -30,8 +33,13 @@ def begun(config: TrainConfig) -> TrainConfig:
     if config.start is None:
         return config
     sha256, start = _load(config)
-    cameras = start.spec.camera_names if config.cameras is None else config.cameras
     dataset = open_dataset(config.datasets[0])
+    if config.start_parts is not None:
+        if any(part.startswith("vision") for part in config.start_parts):
+            cameras = dataset.spec.camera_names if config.cameras is None else config.cameras
+            _check_cameras(start.spec, dataset.spec, cameras, f"{config.start}", f"{dataset.root}")
+        return dataclasses.replace(config, start_sha256=sha256)
+    cameras = start.spec.camera_names if config.cameras is None else config.cameras
     check_robot(start.spec, dataset.spec, cameras, f"{config.start}", f"{dataset.root}")
     sizes = start.network.sizes  # images of another robot are brought to the size that the start knows
     network = dataclasses.replace(start.config, image_size=(sizes.height, sizes.width_px))
@@ -68,17 +76,75 @@ def begin(config: TrainConfig, spec: RobotSpec, statistics: Statistics, instruct
     return Policy(network, spec, kept, start.preprocessing, start.blind)
 
 
+def begin_parts(
+    config: TrainConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], chunks: FloatArray | None = None
+) -> Policy:
+    """A new policy for `config.network`, of which `config.start_parts` begin as the start's are (after `begun`).
+
+    Everything else is new. Words that are new are added to a vocabulary that is taken over. Statistics are the datasets', but
+    of the state where its encoder is taken over, and of the action where something of the head is: so numbers mean what they did.
+
+    Args:
+        spec, statistics: of the datasets.
+        chunks: as of `Policy.create`.
+
+    Raises `ConfigError` for a part that the network or the start has not, or that differs between them.
+    """
+    assert config.start_parts is not None
+    _, start = _load(config)
+    fresh = Policy.create(config.network, spec, statistics, instructions, config.preprocessing, config.seed, chunks)
+    network, language = fresh.network, start.config.language
+    if "language" in config.start_parts and language.name == config.network.language.name:
+        grown = dataclasses.replace(fresh.config, language=_grown(start.config, instructions).language)
+        if grown != fresh.config:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                network = VLANetwork(grown, spec)
+    old, new = start.network.state_dict(), network.state_dict()
+    for part in config.start_parts:
+        named = [[name for name in state if _is_of(name, part)] for state in (new, old)]
+        for names, whose in zip(named, ("the network", f"the start {config.start}"), strict=True):
+            if not names:
+                parts = ", ".join(sorted({name.partition(".")[0] for name in (new if whose == "the network" else old)}))
+                raise ConfigError(f"start_parts has {part!r}, of which {whose} has nothing; its parts are {parts}")
+        taken, _ = _continued(old, {name: new[name] for name in named[0]})
+        new |= taken
+    network.load_state_dict(new)
+    if config.lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            adapt(network, config.lora)
+    kept = {what: start.statistics[what] for what, part in KEEPS.items() if any(p.startswith(part) for p in config.start_parts)}
+    if kept:
+        _check_components(start.spec, spec, kept, f"{config.start}")
+    preprocessing = start.preprocessing if kept else config.preprocessing
+    return Policy(network, spec, Statistics({**{name: statistics[name] for name in statistics}, **kept}), preprocessing)
+
+
+def _is_of(name: str, part: str) -> bool:
+    return name.startswith(f"{part}.") or fnmatchcase(name, part)
+
+
 def check_robot(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], where: str, data: str) -> None:
     """Raise `ConfigError`, naming what differs, where a policy of the robot `start` cannot be trained for `robot`.
 
     Ranges, units, rate and the sizes of images may differ; numbers of state and action and their kinds may not, nor the cameras.
     """
-    for what, ours, theirs in (("state", start.state, robot.state), ("action", start.action, robot.action)):
+    _check_components(start, robot, KEEPS, where, data)
+    _check_cameras(start, robot, cameras, where, data)
+
+
+def _check_components(start: RobotSpec, robot: RobotSpec, which: Iterable[str], where: str, data: str = "the datasets") -> None:
+    for what in which:
+        ours, theirs = getattr(start, what), getattr(robot, what)
         if [_shape(c) for c in ours] != [_shape(c) for c in theirs]:
             raise ConfigError(
                 f"{where} cannot be trained on {data}: its {what} is {_words(ours)} of robot {start.name!r}, and theirs "
                 f"{_words(theirs)} of {robot.name!r}; a start must have the same components"
             )
+
+
+def _check_cameras(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], where: str, data: str) -> None:
     lacking = [name for name in start.camera_names if name not in robot.camera_names]
     if tuple(cameras) != start.camera_names or lacking:
         seen = f"lacks {', '.join(lacking)}" if lacking else f"would be seen through {', '.join(cameras)}"
@@ -93,8 +159,9 @@ def note(config: TrainConfig, trained: int, parameters: int) -> str:
     if config.start is None:
         return ""
     how = f", by adapters of rank {config.lora.rank}" if config.lora else ""
+    what = "" if config.start_parts is None else f"{', '.join(config.start_parts)} of "
     return (
-        f"\n## Start\n\nBegan with the policy {config.start}, sha256 `{config.start_sha256}`; "
+        f"\n## Start\n\nBegan with {what}the policy {config.start}, sha256 `{config.start_sha256}`; "
         f"{trained:,} numbers were trained{how}, for {parameters:,} parameters in all.\n"
     )
 

@@ -77,6 +77,7 @@ class TabletopEnv(gymnasium.Env):
         goal_images: `reset` also tells a picture of the wanted end state, ``info["goal_image"]``, whatever the wording.
         place: all episodes have the light, the surfaces, the cameras' poses and the dynamics that this number draws (as far as
             their axes allow), as for a robot that stays in one room; None draws them anew for each.
+        captions: `reset` also tells so many captions of the scene, ``info["captions"]``, each with a foil.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -93,6 +94,7 @@ class TabletopEnv(gymnasium.Env):
         cameras: Sequence[str] | None = None,
         goal_images: bool = False,
         place: int | None = None,
+        captions: int = 0,
     ):
         self._suite, self._place = find(suite), place
         for name in cameras or ():
@@ -111,7 +113,7 @@ class TabletopEnv(gymnasium.Env):
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
         self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
-        self._goal_images, self._mount = goal_images, mounts.find(self._suite.scene.mount)
+        self._goal_images, self._captions, self._mount = goal_images, captions, mounts.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -144,7 +146,9 @@ class TabletopEnv(gymnasium.Env):
         except TypeError as error:
             known = ", ".join(EpisodeRequest.__dataclass_fields__)
             raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
-        episode = episodes.prepare(self._suite, self._tasks, request, self._seed, self._axes, self._place)
+        episode = episodes.prepare(
+            self._suite, self._tasks, request, self._seed, self._axes, place=self._place, captions=self._captions
+        )
         self._episode, self._axes_now = episode, episode.axes
         self._error = None
         self._limit = episode.locked_steps + round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)

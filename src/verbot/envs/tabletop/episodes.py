@@ -11,6 +11,7 @@ import numpy as np
 from verbot.contracts import EpisodeRequest
 from verbot.envs.streams import generator
 from verbot.envs.tabletop import language, randomization, sentences
+from verbot.envs.tabletop.captions import describe
 from verbot.envs.tabletop.layout import Layout, sample, scatter
 from verbot.envs.tabletop.randomization import Stream
 from verbot.envs.tabletop.suites import Suite
@@ -53,11 +54,13 @@ def prepare(
     seed: int,
     axes: Mapping[str, int],
     place: int | None = None,
+    captions: int = 0,
 ) -> Episode:
     """The episode that `request` asks for.
 
     Args:
         place: where it happens: the axes of a place draw from this number's streams instead of the scene's.
+        captions: so many captions of the scene are told, and a foil with each (see `verbot.envs.tabletop.captions`).
 
     Raises:
         ConfigError: when the request names what does not exist.
@@ -89,6 +92,8 @@ def prepare(
         "feasible": goals,
         "grounding": [_ground(tasks[g["verb"]], layout, g, speaker) for g in goals],
     }
+    if captions:
+        info["captions"] = describe(layout, goals, stream("captions"), captions)
     if suite.show is None or task not in suite.show.tasks:
         return Episode(chosen, goal, layout, instruction, strengths, stream, info)
     least, most = suite.show.steps

@@ -1,0 +1,225 @@
+"""Encoders are pretrained on captions in the same loop, warn when they do not learn, and are taken over by other networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_start import write
+from toys import SMALL, SPEC, toy_config
+
+from verbot.data import DatasetWriter, EpisodeRecord
+from verbot.errors import AlignmentWarning, ConfigError, PolicyError
+from verbot.models.lora import LoraConfig
+from verbot.models.network import Part
+from verbot.policy import load_policy
+from verbot.spec import Observation
+from verbot.training import AugmentConfig, TrainConfig, read_log, train
+from verbot.training.batches import Supply
+from verbot.training.config import AlignmentConfig
+from verbot.training.start import begin_parts, begun
+
+PRETRAINED = dataclasses.replace(SMALL, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
+NAMING = AugmentConfig(captions=1)
+SEEING = ("vision", "language", "sentence")
+
+
+def write_captioned(path: Path, episodes: int = 6) -> str:
+    """Pictures of one color each, and what is true of them."""
+    with DatasetWriter(path, SPEC) as writer:
+        for number in range(episodes):
+            color, other = ("red", "blue")[:: 1 if number % 2 else -1]
+            shade = (220, 40, 40) if color == "red" else (40, 40, 220)
+            images = {c.name: np.full((4, 16, 16, 3), shade, np.uint8) for c in SPEC.cameras}
+            states, actions = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
+            states += np.arange(4)[:, None] / 10
+            actions[:, :3] = np.arange(4)[:, None] / 100
+            captions = [{"true": f"a {color} wall", "false": f"a {other} wall", "kind": "thing"}]
+            extras = {"captions": captions, "engaged_frame": None}
+            writer.save_episode(EpisodeRecord("look", states, actions, images, extras=extras))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory) -> str:
+    return write_captioned(tmp_path_factory.mktemp("data") / "captioned")
+
+
+@pytest.fixture(scope="module")
+def pretrained(captioned, tmp_path_factory) -> str:
+    config = toy_config(
+        captioned,
+        network=PRETRAINED,
+        augment=NAMING,
+        steps=100,
+        batch_size=8,
+        learning_rate=5e-3,
+        validate_every=20,
+        checkpoint_every=50,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AlignmentWarning)
+        return train(config, tmp_path_factory.mktemp("pretrained"), progress=False).policy
+
+
+def at_first(config: TrainConfig, out: Path):
+    config = begun(config)
+    with Supply(config, out, 0, 0) as supply:
+        return begin_parts(config, supply.spec, supply.statistics, supply.instructions)
+
+
+def test_what_is_true_is_learned_in_the_loop(pretrained):
+    log = [line for line in read_log(Path(pretrained).parent) if line["kind"] == "validation"]
+    assert log[-1]["told_apart"] == 1.0 and log[-1]["contrast"] < 0.05
+    assert log[-1]["matching"] > 0.3 > log[-1]["mismatching"]
+    assert "action" not in log[-1], "fusion and head are left alone"
+    red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}
+    with pytest.raises(PolicyError, match="cannot act: begin a training with it"):
+        load_policy(pretrained).predict([Observation(red, np.zeros(4, np.float32), "a red wall")])
+    told = load_policy(pretrained).thoughts([Observation(red, np.zeros(4, np.float32), f"a {c} wall") for c in ("red", "blue")])
+    assert told[0]["alignment"] > 0.3 > told[1]["alignment"], "what it has learned it tells"
+
+
+def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
+    network = dataclasses.replace(SMALL, chunk=5)
+    data = write(tmp_path / "nudged")
+    config = toy_config(data, network=network, start=pretrained, start_parts=SEEING)
+    policy, start = at_first(config, tmp_path / "a"), load_policy(pretrained)
+    with Supply(dataclasses.replace(config, start=None, start_parts=None), tmp_path / "b", 0, 0) as supply:
+        assert policy.statistics.to_json() == supply.statistics.to_json(), "normalized as the demonstrations are"
+        fresh = type(policy).create(
+            network, supply.spec, supply.statistics, supply.instructions, config.preprocessing, config.seed
+        )
+    known = start.config.language.options["vocabulary"]
+    assert policy.config.language.options["vocabulary"] == [*known, "cube", "green", "nudge", "the"]
+    old, new = start.network.state_dict(), policy.network.state_dict()
+    for name, value in new.items():
+        if name.startswith(SEEING) and "embed" not in name:
+            assert torch.equal(value, old[name]), name
+    seeing = at_first(dataclasses.replace(config, start_parts=("vision",)), tmp_path / "c").network.state_dict()
+    for name, value in fresh.network.state_dict().items():
+        assert torch.equal(seeing[name], old[name] if name.startswith("vision.") else value), "the rest as without a start"
+    assert torch.equal(new["language.embed.weight"][: len(known) + 4], old["language.embed.weight"][: len(known) + 4])
+    assert policy.config.contrast is None and not any(name.startswith("contrast.") for name in new)
+
+
+def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path):
+    result = train(toy_config(toy, start=pretrained, start_parts=("vision",)), tmp_path / "run", progress=False)
+    assert "Began with vision of the policy" in (Path(result.policy) / "README.md").read_text()
+    assert load_policy(result.policy).config.head.name == "regression"
+
+
+@pytest.mark.parametrize(
+    ("network", "parts", "message"),
+    [
+        (SMALL, ("eyes",), "start_parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
+        (dataclasses.replace(SMALL, value_weight=1.0), ("value",), "start_parts has 'value', of which the start .* has nothing"),
+        (dataclasses.replace(SMALL, width=24), ("vision",), r"the start has \(.*\) for vision\..*, which is \("),
+        (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the start has \(.*\) for vision\.slots"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, parts, message):
+    with pytest.raises(ConfigError, match=message):
+        at_first(toy_config(toy, network=network, start=pretrained, start_parts=parts), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_parts": SEEING}, "lora, start_parts and start_sha256 are about a policy to start from"),
+        ({"start": "there", "start_parts": ()}, "start_parts names what a new network takes over: at least one part"),
+        (
+            {"augment": NAMING},
+            "a contrast learns from captions, and nothing else does: network.contrast is None with .*captions 1",
+        ),
+        ({"network": PRETRAINED}, "network.contrast is 'match' with augment.captions 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(toy, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        toy_config(toy, **changes)
+
+
+def test_a_dataset_without_captions_is_named(toy, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"augment.captions needs captions, and .*toy has none: record them with `verbot collect"
+    ):
+        train(toy_config(toy, network=PRETRAINED, augment=NAMING), tmp_path / "run", progress=False)
+
+
+def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
+    config = toy_config(
+        captioned,
+        network=PRETRAINED,
+        augment=NAMING,
+        steps=8,
+        learning_rate=1e-6,
+        alignment=AlignmentConfig(threshold=1.0, patience=3),
+    )
+    with pytest.warns(AlignmentWarning) as told:
+        train(config, tmp_path / "run", progress=False)
+    assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(told[0].message)
+    found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
+    assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
+
+
+def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_path):
+    """Demonstrations without captions and scenes with them, in one run."""
+    network = dataclasses.replace(SMALL, contrast=Part("match"))
+    config = toy_config(toy, network=network, augment=NAMING, datasets=(toy, captioned), steps=2)
+    policy = load_policy(train(config, tmp_path / "run", progress=False).policy)
+    look = {c.name: np.zeros((16, 16, 3), np.uint8) for c in SPEC.cameras}
+    chunk, other = policy.predict([Observation(look, np.zeros(4, np.float32), text) for text in ("a red wall", "look")])
+    assert -1 <= chunk.extras["alignment"] <= 1 and chunk.extras["alignment"] != other.extras["alignment"]
+
+
+def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy, tmp_path):
+    start = train(toy_config(toy), tmp_path / "start", progress=False).policy
+    network = dataclasses.replace(SMALL, contrast=Part("match"), keypoint_weight=0.0)
+    told = LoraConfig(adapt=(), train=("contrast.*",))
+    parts = ("vision", "language", "sentence", "state", "fusion", "head")
+    config = toy_config(captioned, network=network, augment=NAMING, start=start, start_parts=parts, lora=told)
+    result = train(config, tmp_path / "told", progress=False)
+    old, new = load_policy(start), load_policy(result.policy)
+    assert result.trained == sum(p.numel() for p in new.network.contrast.parameters())
+    assert new.statistics.to_json() == old.statistics.to_json(), "of state and action, whose parts were taken over"
+    rng = np.random.default_rng(0)
+    for text in ("touch the red cube", "touch the blue cube"):
+        look = {c.name: rng.integers(0, 255, (16, 16, 3)).astype(np.uint8) for c in SPEC.cameras}
+        seen = [Observation(look, np.full(4, 0.2, np.float32), text)]
+        (before,), (after,) = old.predict(seen), new.predict(seen)
+        assert np.array_equal(before.values, after.values)
+        assert "alignment" in after.extras and "alignment" not in before.extras
+
+
+def test_statistics_belong_to_the_parts_that_are_taken_over(toy, tmp_path):
+    start = train(toy_config(toy, steps=1), tmp_path / "start", progress=False).policy
+    old = load_policy(start).statistics.to_json()
+    data = write(tmp_path / "nudged")
+    for parts, kept in ((("state",), {"state"}), (("head.out",), {"action"}), (("vision",), set())):
+        found = at_first(toy_config(data, start=start, start_parts=parts), tmp_path).statistics.to_json()
+        assert {name for name in ("state", "action") if found[name] == old[name]} == kept
+
+
+def test_chunks_are_rebuilt_from_actions_alone_and_the_decoder_is_taken_over(toy, tmp_path):
+    head = Part("latent", {"latent": 4, "hidden": 32, "pretrain": True})
+    alone = dataclasses.replace(SMALL, head=head, keypoint_weight=0.0)
+    start = train(
+        toy_config(toy, network=alone, steps=150, batch_size=16, learning_rate=3e-3, validate_every=50, checkpoint_every=150),
+        tmp_path / "actions",
+        progress=False,
+    ).policy
+    log = [line["action"] for line in read_log(tmp_path / "actions") if line["kind"] == "train"]
+    assert np.mean(log[-10:]) < 0.5 * np.mean(log[:10])
+    network = dataclasses.replace(SMALL, head=Part("latent", {"latent": 4, "hidden": 32}))
+    config = toy_config(toy, network=network, start=start, start_parts=("head.encode", "head.mix", "head.decode"))
+    policy, old = at_first(config, tmp_path), load_policy(start).network.state_dict()
+    new = policy.network.state_dict()
+    assert all(torch.equal(new[name], old[name]) for name in new if name.startswith(("head.encode", "head.mix", "head.decode")))
+    assert not torch.equal(new["head.tell.0.weight"], old["head.tell.0.weight"]) or not torch.equal(
+        new["head.tell.2.weight"], old["head.tell.2.weight"]
+    ), "what tells the latent is new, or was not trained"
