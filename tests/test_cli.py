@@ -127,7 +127,8 @@ def test_list_knows_the_parts(capsys):
     assert re.search(r"^heads: .*regression", out, re.MULTILINE)
     assert re.search(r"^recipes: .*starter", out, re.MULTILINE)
     assert run(capsys, "list", "fusions")[1].startswith("fusions: ")
-    assert run(capsys, "list", "designs")[:2] == (0, "designs: all, choices, goals, memory, occluded, seeds, sentences\n")
+    lists = "all, choices, goals, memory, occluded, relations, seeds, sentences"
+    assert run(capsys, "list", "designs")[:2] == (0, f"designs: {lists}\n")
     assert "no kind of things to list named 'fusion'. Did you mean 'fusions'" in run(capsys, "list", "fusion")[2]
 
 
