@@ -131,6 +131,26 @@ def test_following_means_the_whole_line_in_order():
     assert not _succeeds(goal, skipping)
 
 
+def test_where_a_line_is_to_be_gone_on_with_moves_along_it(env):
+    _, info = env.reset(seed=0, options={"task": "follow", "index": 4})
+    line, expert = next(line for line in env.world.scene.lines if line.name == info["named"]), env.expert()
+    others = [
+        entry["target_base_m"]
+        for goal, entry in zip(info["feasible"], info["grounding"], strict=True)
+        if goal["verb"] != "follow"
+    ]
+    told = []
+    while not info["success"]:
+        told.append(tuple(info["grounding"][0]["target_base_m"][:2]))
+        assert info["grounding"][0]["receptacle_base_m"][:2] == list(line.points_m[-1])
+        _, _, _, _, info = env.step(expert.act())
+    places = [line.points_m.index(point) for point in told]
+    assert places[0] == 0 and places == sorted(places) and places[-1] < line.needed
+    assert len(set(places)) > 10, "it is told of the present, not of the beginning"
+    still = [e["target_base_m"] for g, e in zip(info["feasible"], info["grounding"], strict=True) if g["verb"] != "follow"]
+    assert still == others
+
+
 @pytest.mark.parametrize(("arm", "raised", "right"), [(None, True, True), ("raised", True, True), ("lowered", True, False)])
 def test_the_arm_must_be_as_told(arm, raised, right):
     for verb in language.VERBS:

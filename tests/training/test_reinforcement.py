@@ -126,6 +126,25 @@ def test_headway_adds_up_to_the_way_made_good():
         made(1.0, 0.5, 0.9, 4)
 
 
+def test_a_ratchet_counts_only_what_is_nearer_than_ever():
+    left, actions = (2.0, 1.5, 1.8, 1.5, 1.2, 1.2), np.zeros((1, 1), np.float32)
+
+    def earned(share):
+        headway = made(0.0, 2.0, 0.9, 1, share)
+        headway.begin([0], [{"final_error_m": left[0]}], [])
+        return [float(headway([Turn(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
+
+    assert earned(1.0) == pytest.approx([1.0, 0.0, 0.0, 0.6, 0.0]), "going back costs nothing, and coming again brings nothing"
+    assert earned(0.5) == pytest.approx([1.0, -0.3, 0.3, 0.6, 0.0])
+    assert sum(earned(0.5)) == pytest.approx(sum(earned(0.0))) == pytest.approx(1.6), "an end that is nearest earns the same"
+
+
+@pytest.mark.parametrize(("share", "headway"), [(1.5, 1.0), (-0.1, 1.0), (0.5, 0.0)])
+def test_a_ratchet_is_a_share_of_a_headway(share, headway):
+    with pytest.raises(ConfigError, match="ratchet is a share of the headway"):
+        dataclasses.replace(TOY, ratchet=share, headway=headway)
+
+
 def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
     save, saved = running._Watch._save, []
 

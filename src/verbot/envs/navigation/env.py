@@ -255,8 +255,13 @@ class NavigationEnv(gymnasium.Env):
         return {"images": {CAMERA: image}, "state": np.array(state, np.float32), "instruction": self._current().instruction}
 
     def _info(self) -> dict[str, Any]:
+        told = json.loads(self._constant_info)  # fresh every time: callers keep what they are given
+        for goal, entry in zip(told["feasible"], told["grounding"], strict=True):
+            if goal["verb"] == "follow":
+                line = next(line for line in self._world.scene.lines if line.name == goal["object"])
+                entry["target_base_m"] = [*tasks.Follow(line).next_m(self._world), 0.0]
         return {
-            **json.loads(self._constant_info),  # fresh every time: callers keep what they are given
+            **told,
             "engaged": self._engaged,
             "moved": False,
             "success": self._success,

@@ -129,7 +129,7 @@ class Follow:
         return world.covered[self._line.name] >= self._line.needed
 
     def nearness(self, world: World) -> float:
-        return _near(world.distance_m(self._next(world)))
+        return _near(world.distance_m(self.next_m(world)))
 
     def share(self, world: World) -> float:
         return min(world.covered[self._line.name] / self._line.needed, 1.0)
@@ -137,19 +137,20 @@ class Follow:
     def error_m(self, world: World) -> float:
         if self.done(world):
             return 0.0
-        return (self._line.needed - world.covered[self._line.name]) * LINE_SPACING_M + world.distance_m(self._next(world))
+        return (self._line.needed - world.covered[self._line.name]) * LINE_SPACING_M + world.distance_m(self.next_m(world))
 
     def act(self, world: World) -> int:
         count, points = world.covered[self._line.name], self._line.points_m
-        if count == 0 or world.distance_m(self._next(world)) > _ASTRAY_M:
-            return motion.toward(world, self._next(world))
+        if count == 0 or world.distance_m(self.next_m(world)) > _ASTRAY_M:
+            return motion.toward(world, self.next_m(world))
         return motion.along(world, _direction_rad(world, points[min(count + 1, len(points) - 1)]))
 
     def points_m(self) -> tuple[Point, Point, Point]:
         points = self._line.points_m
         return points[0], points[len(points) // 2], points[-1]
 
-    def _next(self, world: World) -> Point:
+    def next_m(self, world: World) -> Point:
+        """The first of the line's points that was not passed."""
         return self._line.points_m[min(world.covered[self._line.name], len(self._line.points_m) - 1)]
 
 

@@ -44,6 +44,7 @@ class ReinforceConfig:
         curriculum: easy episodes first; None plays what tests draw.
         shaping: weight of the potential −``final_error_m`` (m) in the reward (see `verbot.training.reinforcement.rewards`).
         headway: weight of every meter of ``final_error_m`` made good, instead; what PPO learns from soonest.
+        ratchet: share of the headway that counts only what is nearer than the episode ever was, so that going back costs less.
         workers: processes that play; 0 takes one for each core.
         threads: of torch, in the process that learns.
         device: that learns.
@@ -81,6 +82,7 @@ class ReinforceConfig:
     curriculum: Curriculum | None = None
     shaping: float = 0.0
     headway: float = 0.0
+    ratchet: float = 0.0
     workers: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -95,6 +97,8 @@ class ReinforceConfig:
             raise ConfigError(f"discount and trace are shares; got {self.discount:g} and {self.trace:g}")
         if self.questions < 0 or (self.questions and not self.keypoint_weight):
             raise ConfigError(f"questions are answered by the keypoint loss: {self.questions} of them need a keypoint_weight")
+        if not 0 <= self.ratchet <= 1 or (self.ratchet and not self.headway):
+            raise ConfigError(f"ratchet is a share of the headway, 0 to 1; got {self.ratchet:g} with headway {self.headway:g}")
         if (self.worlds * self.rollout) % self.batch_size:
             raise ConfigError(
                 f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "

@@ -61,7 +61,7 @@ rewards: Registry[Any] = Registry("reward", package="verbot.training.reinforceme
 @rewards.register("world")
 def own(config: ReinforceConfig) -> Reward:
     """The world's, with the potential that `config.shaping` weighs or the headway that `config.headway` does."""
-    return made(config.shaping, config.headway, config.discount, config.worlds)
+    return made(config.shaping, config.headway, config.discount, config.worlds, config.ratchet)
 
 
 def make_reward(config: ReinforceConfig) -> Reward:
@@ -115,24 +115,33 @@ class Headway:
 
     Unlike a potential it is not canceled by a critic that has learned it. What is best stays so where success means that no
     way is left: over an episode it adds up to the way made good in all, and a discount only makes sooner better.
+
+    Of that, the share `ratchet` counts only what is nearer than the episode ever was, and going back costs nothing of it. Where
+    two ways are as good, as left or right around a thing, a policy that is still undecided goes to and fro: then each move
+    loses what the other wins, and nothing tells it to decide.
     """
 
-    def __init__(self, weight: float, worlds: int):
-        self._weight, self._left_m = weight, np.zeros(worlds)
+    def __init__(self, weight: float, worlds: int, ratchet: float = 0.0):
+        self._weight, self._ratchet = weight, ratchet
+        self._left_m, self._least_m = np.zeros(worlds), np.zeros(worlds)
 
     def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
         for world, info in zip(worlds, infos, strict=True):
-            self._left_m[world] = float(info["final_error_m"])
+            self._left_m[world] = self._least_m[world] = float(info["final_error_m"])
 
     def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
         left_m = np.array([float(turn.info["final_error_m"]) for turn in turns])
-        rewards = np.array([turn.reward for turn in turns]) + self._weight * (self._left_m - left_m)
-        self._left_m = left_m
+        least_m = np.minimum(self._least_m, left_m)
+        won_m = (1 - self._ratchet) * (self._left_m - left_m) + self._ratchet * (self._least_m - least_m)
+        self._left_m, self._least_m = left_m, least_m
+        rewards: Rewards = np.array([turn.reward for turn in turns]) + self._weight * won_m
         return rewards
 
 
-def made(shaping: float, headway: float, discount: float, worlds: int) -> Reward:
+def made(shaping: float, headway: float, discount: float, worlds: int, ratchet: float = 0.0) -> Reward:
     """The world's own reward, with the weight of a potential or of headway where there is one. Raises `ConfigError` for both."""
     if shaping and headway:
         raise ConfigError(f"shaping and headway tell the same in two ways; choose one (they are {shaping:g} and {headway:g})")
-    return Shaped(shaping, discount, worlds) if shaping else Headway(headway, worlds) if headway else OwnReward()
+    if shaping:
+        return Shaped(shaping, discount, worlds)
+    return Headway(headway, worlds, ratchet) if headway else OwnReward()
