@@ -34,9 +34,18 @@ METHODS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "new": ("the same, statistics of the new data", {"start_statistics": "new"}),
     "lora": ("adapters of linear layers", {"lora": LORA}),
     "conv": ("adapters of convolutions too", {"lora": {**LORA, "convolutions": True}}),
+    "replay": ("every weight of the start, old samples among the new", {}),
     "trunks": ("adapters, convolutions in full", {"lora": {**LORA, "train": ["head.*", "vision.trunks.*"]}}),
 }
-COLORS = {"scratch": "#8a8f98", "full": "#1f6feb", "new": "#1f6feb", "lora": "#bf5af2", "conv": "#d9730d", "trunks": "#2da44e"}
+COLORS = {
+    "scratch": "#8a8f98",
+    "full": "#1f6feb",
+    "new": "#1f6feb",
+    "lora": "#bf5af2",
+    "conv": "#d9730d",
+    "trunks": "#2da44e",
+    "replay": "#0aa5a5",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Arguments:
 
     data: tyro.conf.Positional[Path]
     start: str
+    old: Path | None = None  # what the start was trained with, for the arms that replay
+    known: tuple[str, ...] = ()  # the tasks of it that are replayed; all where none is named
+    replayed: float = 0.5  # share of their samples that is of this
     out: Path = Path("outputs/few")
     suite: str = "tabletop-full"
     tasks: tuple[str, ...] = ("stack",)
@@ -91,7 +103,14 @@ def measure(arguments: Arguments, method: str, count: int, samples: int, seed: i
         }
         if method != "scratch":
             settings |= {"start": arguments.start, "learning_rate": arguments.learning_rate, **(METHODS[method][1] or {})}
-        result = verbot.train("starter", data=arguments.data, out=out, progress=False, **settings)
+        data = [arguments.data]
+        if method == "replay":
+            if arguments.old is None:
+                raise SystemExit(f"{method}-{count} replays what the start learned from: --old says where that is")
+            data.append(arguments.old)
+            known = {"tasks": list(arguments.known)} if arguments.known else {}
+            settings |= {"selections": [chosen, known], "weights": [1 - arguments.replayed, arguments.replayed]}
+        result = verbot.train("starter", data=data, out=out, progress=False, **settings)
         policy, record = result.policy, {name: getattr(result, name) for name in record}
     summary = verbot.evaluate(
         policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0, conditions=(),

@@ -86,6 +86,10 @@ def test_the_tiny_recipe_trains_on_its_own_demonstrations_and_continues(tmp_path
 def test_randomized_demonstrations_differ_from_the_starter_in_nothing_else():
     plain, random = resolve("starter"), resolve("starter-random")
     assert random.collection == dataclasses.replace(plain.collection, randomize={"all": 2})
-    augment = dataclasses.replace(plain.training.augment, camera_dropout=0.25)
-    assert dataclasses.replace(plain.training, augment=augment, preprocessing=random.training.preprocessing) == random.training
+    changed = {
+        "augment": dataclasses.replace(plain.training.augment, camera_dropout=0.5),
+        "preprocessing": random.training.preprocessing,
+        "minutes": random.training.minutes,
+    }
+    assert dataclasses.replace(plain.training, **changed) == random.training
     assert random.training.preprocessing.allow_missing_cameras

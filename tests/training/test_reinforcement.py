@@ -26,8 +26,9 @@ from verbot.training import read_log
 from verbot.training.reinforcement import ReinforceConfig, reinforce
 from verbot.training.reinforcement import run as running
 from verbot.training.reinforcement.actor import Actor, Senses
+from verbot.training.reinforcement.curriculum import Curriculum
 from verbot.training.reinforcement.rewards import Headway, OwnReward, Shaped, made
-from verbot.training.reinforcement.worlds import Look, Plan, Turn, World, Worlds
+from verbot.training.reinforcement.worlds import Look, Plan, Stage, Turn, World, Worlds
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
 TOY = ReinforceConfig(
@@ -51,6 +52,10 @@ class Here:
 
     def step(self, actions):
         return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
+
+    def tell(self, stage):
+        for world in self.worlds:
+            world.stage = stage
 
     def close(self):
         pass
@@ -191,6 +196,63 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
 
+def _senses_of_a_look(config):
+    """An actor of a new policy, and what it sees in one look whose named places are told."""
+    policy = running.beginning(config)
+    senses = Senses(policy)
+    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
+    obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
+    return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rewards_change_what_is_seen_only_where_it_is_not_apart(toy, apart):
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, vision_apart=apart))
+    values, chances, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
+    chances.sum().backward(retain_graph=True)
+    assert any(p.grad is not None and p.grad.any() for p in actor.network.vision.parameters()) is not apart
+    assert any(p.grad is not None and p.grad.any() for p in actor.network.language.parameters()), "words are learned from both"
+    actor.network.zero_grad(set_to_none=True)
+    (0.0 * values).sum().backward()
+    assert any(p.grad.any() for p in actor.network.vision.parameters() if p.grad is not None), "keypoints teach it always"
+
+
+def test_who_looks_first_learns_nothing_but_places(toy, tmp_path):
+    config = dataclasses.replace(TOY, keypoint_weight=1.0, looking=1, vision_pace=0.0, steps=2 * 8 * 32)
+    actor, obs = _senses_of_a_look(config)
+    actor.only_look(True)
+    values, chances, entropy = actor.evaluate_actions(obs, torch.zeros(1, 1))
+    assert not chances.requires_grad and not entropy.requires_grad
+    values.sum().backward()
+    moved = {name for name, p in actor.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(name.startswith("network.vision") for name in moved)
+    assert not any(name.startswith(("network.head", "network.fusion", "critic", "exploration")) for name in moved)
+    actor.only_look(False)
+    before = {name: p.detach().clone() for name, p in actor.named_parameters()}
+    actor.evaluate_actions(obs, torch.zeros(1, 1))[1].sum().backward()
+    actor.optimizer.step()
+    changed = {name for name, p in actor.named_parameters() if not torch.equal(before[name], p)}
+    assert any(name.startswith("network.head") for name in changed)
+    assert not any(name.startswith("network.vision") for name in changed), "a pace of nothing: what is seen stays"
+
+
+def test_levels_are_looked_at_before_they_are_tried():
+    plays = CollectConfig(env="navigation-compass", tasks=("go",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan(curriculum=Curriculum()))
+        world.stage = Stage(looking=True)
+        drawn = {world.begin()[1]["level"] for _ in range(30)}
+        world.stage = Stage(reached={"go": 0})
+        assert drawn == set(range(env.levels)) and {world.begin()[1]["level"] for _ in range(5)} == {0}
+
+
+@pytest.mark.parametrize("setting", [{"looking": 3}, {"vision_apart": True}])
+def test_looking_needs_somebody_who_says_where_things_are(setting):
+    with pytest.raises(ConfigError, match="they need a keypoint_weight"):
+        dataclasses.replace(TOY, **setting)
+
+
 def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
     plays = []
     for workers in (1, 2):
@@ -264,10 +326,10 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
 
 
-def test_the_critic_learns_at_its_own_pace(toy):
+def test_the_critic_and_what_is_seen_learn_at_their_own_pace(toy):
     policy = running.beginning(TOY)
     senses = Senses(policy)
-    config = dataclasses.replace(TOY, critic_pace=20.0)
+    config = dataclasses.replace(TOY, critic_pace=20.0, vision_pace=3.0)
     limits = spaces.Box(-1, 1, (1,), np.float32)
     actor = Actor(senses.space, limits, lambda left: 1e-4, policy=policy, senses=senses, config=config)
     before = {name: p.detach().clone() for name, p in actor.named_parameters()}
@@ -275,8 +337,11 @@ def test_the_critic_learns_at_its_own_pace(toy):
         parameter.grad = torch.ones_like(parameter)
     actor.optimizer.step()
     moved = {name: (p.detach() - before[name]).abs().mean().item() for name, p in actor.named_parameters()}
-    assert all(step == pytest.approx(2e-3 if name.startswith("critic") else 1e-4, rel=1e-2) for name, step in moved.items())
-    assert [group["lr"] for group in actor.optimizer.param_groups] == [1e-4, 1e-4], "what is set from outside stays"
+    paces = {"critic": 2e-3, "network.vision": 3e-4}
+    for name, step in moved.items():
+        rate = next((pace for part, pace in paces.items() if name.startswith(part)), 1e-4)
+        assert step == pytest.approx(rate, rel=1e-2), name
+    assert {group["lr"] for group in actor.optimizer.param_groups} == {1e-4}, "what is set from outside stays"
 
 
 def test_a_look_tells_where_the_named_thing_is():

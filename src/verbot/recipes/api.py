@@ -61,15 +61,15 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
-    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), settings, seed)
+    folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
+    told = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings  # what weights are counted by
+    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), told, seed)
     if run.training.start is not None and run.training.start_parts is None:
         _check_start(recipe, settings)
     if data is None:
         if launched() is not None:
             raise ConfigError("processes that torchrun starts do not gather demonstrations: give data, gathered before")
-        folders: Sequence[str | Path] = all_demonstrations(run, Path(out) / "dataset", progress)
-    else:
-        folders = [data] if isinstance(data, str | Path) else list(data)
+        folders = all_demonstrations(run, Path(out) / "dataset", progress)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
 
 

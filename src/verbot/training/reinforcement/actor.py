@@ -117,7 +117,7 @@ class Actor(BasePolicy):
                 f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
                 "take the head 'regression'"
             )
-        self._senses, self._apart, self._pointing = senses, config.value_apart, config.keypoint_weight
+        self._senses, self._config, self._pointing, self._looking = senses, config, config.keypoint_weight, False
         self.astray: list[
             float
         ] = []  # of each batch since they were last read: how far what was told lies from where it is looked for
@@ -127,14 +127,24 @@ class Actor(BasePolicy):
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
-        own = [*self.network.parameters(), *self.exploration.parameters()]
-        groups = [{"params": own, "pace": 1.0}, {"params": list(self.critic.parameters()), "pace": config.critic_pace}]
+        seeing = list(self.network.vision.parameters())
+        known = {id(parameter) for parameter in seeing}
+        own = [*(p for p in self.network.parameters() if id(p) not in known), *self.exploration.parameters()]
+        critic = list(self.critic.parameters())
+        paces = ((own, 1.0), (seeing, config.vision_pace), (critic, config.critic_pace))
+        groups = [{"params": params, "pace": pace} for params, pace in paces]
         self.optimizer = _Paced(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
     def learn_only_values(self, only: bool) -> None:
         """Whether the policy stays as it is while the value learns."""
         for part in (self.network, self.exploration):
             part.requires_grad_(not only)
+
+    def only_look(self, only: bool) -> None:
+        """Whether nothing but the keypoint loss teaches anything."""
+        self._looking = only
+        seeing = self.optimizer.param_groups[1]
+        seeing["pace"] = 1.0 if only else self._config.vision_pace
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         draw, values = self._consider(obs)
@@ -144,7 +154,7 @@ class Actor(BasePolicy):
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
         batch = self._senses.batch(obs, asking=True)
-        fused, keypoints, answers = self.network.answer(batch)
+        fused, keypoints, answers = self.network.answer(batch, self._config.vision_apart)
         values = self._value(fused)
         if self._pointing and keypoints is not None:
             pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
@@ -152,9 +162,10 @@ class Actor(BasePolicy):
             loss = pointed["keypoint"]
             if answers is not None and batch.questions is not None:
                 loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
-            values = _Beside.apply(values, self._pointing * loss)
+            values = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
         draw = self._draw(fused)
-        return values, draw.log_prob(actions), draw.entropy()
+        chances, entropy = draw.log_prob(actions), draw.entropy()
+        return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)
 
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
         return self._consider(obs)[1]
@@ -175,7 +186,7 @@ class Actor(BasePolicy):
         return draw
 
     def _value(self, fused: TokenGroup) -> Tensor:
-        value: Tensor = self.critic(_detached(fused) if self._apart else fused)
+        value: Tensor = self.critic(_detached(fused) if self._config.value_apart else fused)
         return value
 
 
@@ -183,13 +194,14 @@ class _Paced(torch.optim.AdamW):
     """Each group of parameters learns at its own multiple, ``"pace"``, of the rate that is set for all."""
 
     def step(self, closure: Any = None) -> Any:
+        rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
             group["lr"] *= group["pace"]
         try:
             return super().step(closure)
         finally:
-            for group in self.param_groups:
-                group["lr"] /= group["pace"]
+            for group, rate in zip(self.param_groups, rates, strict=True):
+                group["lr"] = rate
 
 
 class _Beside(torch.autograd.Function):

@@ -9,13 +9,13 @@ from verbot.collection import CollectConfig
 from verbot.configuration import build
 from verbot.envs import make_env
 from verbot.processes import Channel, serve
-from verbot.training.reinforcement.worlds import Plan, World
+from verbot.training.reinforcement.worlds import Plan, Stage, World
 
 
 def work(channel: Channel) -> None:
     """Told which worlds are its own; gives their first observations, then a turn of each for every list of actions.
 
-    A dictionary says which levels tasks have come to, and has no answer.
+    A dictionary, a `Stage`, says how far the run has come, and has no answer.
     """
     briefing = channel.receive()
     config, plan, count = build(CollectConfig, briefing["config"]), build(Plan, briefing["plan"]), briefing["count"]
@@ -27,7 +27,7 @@ def work(channel: Channel) -> None:
             message = channel.receive()
             if isinstance(message, dict):
                 for world in own:
-                    world.reached = message
+                    world.stage = build(Stage, message)
             else:
                 channel.send([world.step(action) for world, action in zip(own, message, strict=True)])
 

@@ -34,7 +34,7 @@ from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.curriculum import Course
 from verbot.training.reinforcement.moments import flat, nested
 from verbot.training.reinforcement.rewards import LearnedReward, Reward, make_reward, rewards
-from verbot.training.reinforcement.worlds import Worlds, survey
+from verbot.training.reinforcement.worlds import Stage, Worlds, survey
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
 RECENT = 400  # episodes whose success the progress line tells
@@ -187,8 +187,12 @@ class _Watch(BaseCallback):
         self.seconds: float = state.get("seconds", 0.0)
         self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
         self._resumed, self._started = self.seconds, time.monotonic()
-        if self._course is not None:
-            self._worlds.rise(self._course.reached)
+        self._tell()
+
+    def _tell(self) -> None:
+        """What the worlds are to know of how far the run has come."""
+        reached = {} if self._course is None else self._course.reached
+        self._worlds.tell(Stage(reached, self.updates < self._config.looking))
 
     def success(self) -> float | None:
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
@@ -196,6 +200,9 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         actor: Any = self.model.policy
         actor.learn_only_values(self.updates < self._config.warmup)
+        actor.only_look(self.updates < self._config.looking)
+        if self.updates == self._config.looking and self.updates:
+            self._tell()
         if self.updates and self.updates % self._config.checkpoint_every == 0:
             self._save()
 
@@ -207,7 +214,7 @@ class _Watch(BaseCallback):
                 told = {name: info[name] for name in ("task", "level", "length") if name in info}
                 self._ended.append({**told, "success": bool(info["success"])})
                 if self._course is not None and self._course.note(info["task"], info["level"], bool(info["success"])):
-                    self._worlds.rise(self._course.reached)
+                    self._tell()
         return True
 
     def _on_rollout_end(self) -> None:

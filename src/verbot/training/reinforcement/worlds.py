@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.curriculum import Curriculum
 
+GLANCE = 4  # steps of each episode while a run only looks
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
 
@@ -77,12 +78,26 @@ class Plan:
     curriculum: Curriculum | None = None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """How far a run has come.
+
+    Args:
+        reached: task to the level that it has come to.
+        looking: whether it only looks yet: a few steps of many episodes, of all levels. What is seen is learned from scenes, and
+            a hundred frames of one are hardly more than one.
+    """
+
+    reached: Mapping[str, int] = field(default_factory=dict)
+    looking: bool = False
+
+
 class World:
     """One env that begins the next training episode by itself.
 
     Args:
         number, count: this one plays every `count`-th scene, from `number` on.
-        reached: task to the level that it has come to; may be changed at any time.
+        stage: may be changed at any time.
     """
 
     def __init__(self, env: Env, config: CollectConfig, number: int, count: int, plan: Plan):
@@ -90,15 +105,18 @@ class World:
         self._tasks, self._levels = config.tasks or env.tasks, getattr(env, "levels", 1)
         self._played, self._steps = plan.played, 0
         self._told_always: dict[str, Any] = {}
-        self.reached: dict[str, int] = {}
+        self.stage = Stage()
 
     def begin(self) -> tuple[Look, dict[str, Any]]:
         """The first look at the next episode, and what was told of it."""
         request = request_for(self._config, self._tasks, self._number + self._count * self._played)
         self._rng = np.random.default_rng((self._config.seed, self._number, self._played))
         self._played, self._steps, self._told_always = self._played + 1, 0, {"task": request["task"]}
-        if self._plan.curriculum is not None:
-            request["level"] = self._plan.curriculum.draw(self.reached.get(request["task"], 0), self._levels, self._rng)
+        if self.stage.looking and self._levels > 1:
+            request["level"] = int(self._rng.integers(self._levels))
+        elif self._plan.curriculum is not None:
+            request["level"] = self._plan.curriculum.draw(self.stage.reached.get(request["task"], 0), self._levels, self._rng)
+        if "level" in request:
             self._told_always["level"] = request["level"]
         record, info = self._env.reset(seed=self._config.seed, options=request)
         return self._look(record, info), self._told(info)
@@ -107,6 +125,7 @@ class World:
         record, reward, terminated, truncated, info = self._env.step(action)
         self._steps += 1
         seen, told = self._look(record, info), self._told(info)
+        truncated = truncated or (self.stage.looking and self._steps >= GLANCE)
         if not (terminated or truncated):
             return Turn(seen, float(reward), told)
         following, begun = self.begin()
@@ -158,10 +177,10 @@ class Worlds:
             worker.send([actions[i] for i in share])
         return self._gather()
 
-    def rise(self, reached: Mapping[str, int]) -> None:
-        """The levels that tasks have come to, for the episodes that begin from now on."""
+    def tell(self, stage: Stage) -> None:
+        """For the episodes that begin from now on."""
         for worker in self._team:
-            worker.send(dict(reached))
+            worker.send(to_plain(stage))
 
     def close(self) -> None:
         self._opened.close()
