@@ -86,11 +86,10 @@ class VLANetwork(nn.Module):
         fused, keypoints, _ = self.answer(dataclasses.replace(batch, questions=None))
         return fused, keypoints
 
-    def answer(self, batch: Batch, apart: bool = False) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
-        """As `forward`, and the keypoint tokens of the questions; `apart`, nothing that is fused teaches what is seen."""
+    def answer(self, batch: Batch) -> tuple[TokenGroup, TokenGroup | None, TokenGroup | None]:
+        """As `forward`, and the keypoint tokens of the questions."""
         seen, words, sentence, answers, _ = self._look(batch, batch.questions)
-        shown = [TokenGroup(group.tokens.detach(), group.mask, group.kind) for group in seen] if apart else seen
-        return self._fuse(batch, shown, words, sentence), pointing(seen), answers
+        return self._fuse(batch, seen, words, sentence), pointing(seen), answers
 
     def _look(
         self, batch: Batch, questions: Questions | None, own: Tensor | None = None

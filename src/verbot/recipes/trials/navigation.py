@@ -11,31 +11,32 @@ from verbot.training.reinforcement.config import ReinforceConfig
 def navigation_ppo() -> TrialConfig:
     """The light network of one camera: queries, word embeddings, two wide layers."""
     network = NetworkConfig(
-        vision=Part("query_conv", {"channels": 16, "features": 24}),
+        vision=Part("query_conv", {"channels": 24, "features": 32, "heatmaps": 6}),
         language=Part("words"),
         fusion=Part("mlp"),
         chunk=1,
     )
     return TrialConfig(
         name="navigation-ppo",
-        about="three errands, steered by the compass, from pixels, words, headway and keypoints; not solved yet",
+        about="three errands, steered by the compass, from pixels, words, headway and keypoints",
         reinforcement=ReinforceConfig(
             env="navigation-compass",
-            options={"penalty": 0.5},
             network=network,
-            steps=2_000_000,
+            steps=1_000_000,
             worlds=64,
             rollout=64,
             batch_size=512,
             epochs=4,
-            learning_rate=2e-4,
+            learning_rate=5e-4,
             discount=0.95,
             trace=0.5,  # headway tells at once what a step was worth: what comes after it is noise
             value_weight=3.0,
-            entropy=0.002,
+            entropy=0.01,  # with less it forgets to stop before it knows what a stop is for
+            looking=20,
             keypoint_weight=1.0,
-            questions=1,
+            questions=4,
             headway=2.0,
+            ratchet=0.5,
             clip_norm=1.0,
         ),
     )

@@ -37,6 +37,8 @@ def _told(reward: str, **options: Any) -> ReinforceConfig:
         tasks=("go",),
         options={},
         headway=0.0,
+        ratchet=0.0,
+        looking=0,
         policy="outputs/cloned/policy",
         reward=Part(reward, options),
         steps=60_000,

@@ -127,12 +127,8 @@ class Actor(BasePolicy):
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
-        seeing = list(self.network.vision.parameters())
-        known = {id(parameter) for parameter in seeing}
-        own = [*(p for p in self.network.parameters() if id(p) not in known), *self.exploration.parameters()]
-        critic = list(self.critic.parameters())
-        paces = ((own, 1.0), (seeing, config.vision_pace), (critic, config.critic_pace))
-        groups = [{"params": params, "pace": pace} for params, pace in paces]
+        own = [*self.network.parameters(), *self.exploration.parameters()]
+        groups = [{"params": own, "pace": 1.0}, {"params": list(self.critic.parameters()), "pace": config.critic_pace}]
         self.optimizer = _Paced(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
     def learn_only_values(self, only: bool) -> None:
@@ -140,11 +136,11 @@ class Actor(BasePolicy):
         for part in (self.network, self.exploration):
             part.requires_grad_(not only)
 
-    def only_look(self, only: bool) -> None:
-        """Whether nothing but the keypoint loss teaches anything."""
+    def look(self, only: bool) -> None:
+        """Whether nothing but the keypoint loss teaches anything; afterwards what is read and seen stays as it is."""
         self._looking = only
-        seeing = self.optimizer.param_groups[1]
-        seeing["pace"] = 1.0 if only else self._config.vision_pace
+        for part in (self.network.vision, self.network.language, self.network.sentence):
+            part.requires_grad_(only)
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         draw, values = self._consider(obs)
@@ -154,7 +150,7 @@ class Actor(BasePolicy):
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
         batch = self._senses.batch(obs, asking=True)
-        fused, keypoints, answers = self.network.answer(batch, self._config.vision_apart)
+        fused, keypoints, answers = self.network.answer(batch)
         values = self._value(fused)
         if self._pointing and keypoints is not None:
             pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
@@ -162,7 +158,8 @@ class Actor(BasePolicy):
             loss = pointed["keypoint"]
             if answers is not None and batch.questions is not None:
                 loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
-            values = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
+            if loss.requires_grad:
+                values = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
         draw = self._draw(fused)
         chances, entropy = draw.log_prob(actions), draw.entropy()
         return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)

@@ -34,13 +34,11 @@ class ReinforceConfig:
         entropy: weight of the entropy, which keeps actions diverse.
         value_weight: of the value's squared error.
         value_apart: the value learns from what the network fuses without changing the network.
-        vision_apart: what is seen is taught by the keypoint loss alone, and rewards teach what to do about it.
-        vision_pace: the vision encoder learns at this multiple of the learning rate.
         critic_pace: the critic learns at this multiple of the learning rate.
         clip_norm: of the gradient.
         log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
-        looking: updates at the beginning that teach nothing but the keypoints, so that a new policy can see before it tries; in
-            an env with levels, of episodes of all of them.
+        looking: updates at the beginning that teach nothing but the keypoints, by a glance at each of many scenes, of all levels
+            where the env has them. Then pictures and words are read as they were learned, and rewards teach what to do.
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
         keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
             it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
@@ -77,8 +75,6 @@ class ReinforceConfig:
     entropy: float = 0.01
     value_weight: float = 0.5
     value_apart: bool = False
-    vision_apart: bool = False
-    vision_pace: float = 1.0
     critic_pace: float = 1.0
     clip_norm: float = 0.5
     log_std: float = -1.0
@@ -106,8 +102,8 @@ class ReinforceConfig:
             raise ConfigError(f"questions are answered by the keypoint loss: {self.questions} of them need a keypoint_weight")
         if not 0 <= self.ratchet <= 1 or (self.ratchet and not self.headway):
             raise ConfigError(f"ratchet is a share of the headway, 0 to 1; got {self.ratchet:g} with headway {self.headway:g}")
-        if (self.vision_apart or self.looking) and not self.keypoint_weight:
-            raise ConfigError("vision_apart and looking leave what is seen to the keypoint loss: they need a keypoint_weight")
+        if self.looking and not self.keypoint_weight:
+            raise ConfigError(f"looking is taught by the keypoint loss: {self.looking} updates of it need a keypoint_weight")
         if (self.worlds * self.rollout) % self.batch_size:
             raise ConfigError(
                 f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "

@@ -200,8 +200,9 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         actor: Any = self.model.policy
         actor.learn_only_values(self.updates < self._config.warmup)
-        actor.only_look(self.updates < self._config.looking)
-        if self.updates == self._config.looking and self.updates:
+        if self._config.looking:
+            actor.look(only=self.updates < self._config.looking)
+        if self.updates == self._config.looking:
             self._tell()
         if self.updates and self.updates % self._config.checkpoint_every == 0:
             self._save()

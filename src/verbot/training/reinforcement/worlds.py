@@ -22,7 +22,7 @@ from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.curriculum import Curriculum
 
-GLANCE = 4  # steps of each episode while a run only looks
+GLANCE = 2  # steps of each episode while a run only looks
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
 
