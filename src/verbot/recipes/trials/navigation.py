@@ -25,9 +25,9 @@ def navigation_ppo() -> TrialConfig:
             steps=1_000_000,
             worlds=64,
             rollout=64,
-            batch_size=512,
+            batch_size=1024,
             epochs=4,
-            learning_rate=5e-4,
+            learning_rate=4e-4,
             discount=0.95,
             trace=0.5,  # headway tells at once what a step was worth: what comes after it is noise
             value_weight=3.0,

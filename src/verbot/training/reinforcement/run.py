@@ -37,6 +37,7 @@ from verbot.training.reinforcement.rewards import LearnedReward, Reward, make_re
 from verbot.training.reinforcement.worlds import Stage, Worlds, survey
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
+SMALL = 128  # a batch while a run only looks: as in cloning, what helps is many small steps
 RECENT = 400  # episodes whose success the progress line tells
 
 
@@ -201,7 +202,9 @@ class _Watch(BaseCallback):
         actor: Any = self.model.policy
         actor.learn_only_values(self.updates < self._config.warmup)
         if self._config.looking:
-            actor.look(only=self.updates < self._config.looking)
+            looking = self.updates < self._config.looking
+            actor.look(only=looking)
+            self.model.batch_size = min(self._config.batch_size, SMALL) if looking else self._config.batch_size  # type: ignore[attr-defined]
         if self.updates == self._config.looking:
             self._tell()
         if self.updates and self.updates % self._config.checkpoint_every == 0:
