@@ -79,6 +79,11 @@ def test_the_tiny_recipe_trains_on_its_own_demonstrations_and_continues(tmp_path
     assert load_policy(paused.policy).spec.name == "tabletop-panda"
     again = train("tiny", out=tmp_path / "again", data=tmp_path / "dataset", steps=2, progress=False)
     assert again.loss == paused.loss
+    twice = [tmp_path / "dataset"] * 2
+    mixed = train("tiny", out=tmp_path / "mixed", data=twice, weights=[0.75, 0.25], steps=2, progress=False)
+    assert mixed.finished
+    with pytest.raises(ConfigError, match="2 datasets but 3 weights"):
+        train("tiny", out=tmp_path / "other", data=twice, weights=[1.0, 2.0, 3.0], progress=False)
     with pytest.raises(ConfigError, match="another steps"):
         train("tiny", out=tmp_path, steps=3, progress=False)
 
