@@ -78,9 +78,10 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
     tasks, value = dataclasses.replace(BASE, tasks=3), dataclasses.replace(BASE, value_weight=0.5)
     grasp = dataclasses.replace(BASE, grasp_weight=1.0)
+    readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
         "history=2": past, "recall": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value,
-        "grasp": grasp,
+        "grasp": grasp, "readings": readings,
     }  # fmt: skip
     return [*found, *others.items()]
 

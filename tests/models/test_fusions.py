@@ -380,3 +380,19 @@ def test_what_comes_into_mlp_does_not_fade():
     fusion = Mlp(SIZES, kinds, hidden=128, layers=4)
     groups = [TokenGroup(torch.randn(64, n, SIZES.width), torch.ones(64, n, dtype=torch.bool), kind) for kind, n in kinds.items()]
     assert 0.5 < fusion(groups).tokens.square().mean().sqrt() < 2
+
+
+@pytest.mark.parametrize("readings", [0, 2])
+def test_a_reading_hears_what_the_sentence_passed_over(readings):
+    fusion = fusions.get("mlp")(SIZES, {"sentence": 1, "state": 1}, hidden=8, readings=readings)
+    sentence, state = (
+        TokenGroup(torch.randn(2, 1, SIZES.width), torch.ones(2, 1, dtype=torch.bool), k) for k in ("sentence", "state")
+    )
+    tokens, mask = torch.randn(2, 4, SIZES.width), torch.tensor([[True, True, True, False]] * 2)
+    other = tokens.clone()
+    other[:, 3] += 1.0
+    padded = [fusion([TokenGroup(x, mask, "words"), sentence, state]).tokens for x in (tokens, other)]
+    assert torch.equal(*padded), "padding is no word"
+    other[:, 1] += torch.randn(SIZES.width)
+    heard = fusion([TokenGroup(other, mask, "words"), sentence, state]).tokens
+    assert torch.allclose(heard, padded[0]) is (readings == 0)

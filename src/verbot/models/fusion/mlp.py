@@ -8,18 +8,26 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from verbot.models.layers import AttentionPool
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup
 
 
 @fusions.register("mlp")
 class Mlp(nn.Module):
-    """All groups of fixed number are flattened (the words come as their sentence); masked tokens are zeros; one token out."""
+    """All groups of fixed number are flattened (the words come as their sentence); masked tokens are zeros; one token out.
 
-    def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2):
+    Args:
+        hidden, layers: how wide and how many.
+        readings: of the words, each by a query of its own, beside the sentence. The sentence says where to look, and may have
+            learned to pass over what it is not needed for, as the verb where two errands are about the same thing.
+    """
+
+    def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2, readings: int = 0):
         super().__init__()
         self.width, self.count = hidden, 1
-        inputs = [sizes.width * sum(n for kind, n in counts.items() if kind != "words")]
+        self.readings = nn.ModuleList(AttentionPool(sizes.width) for _ in range(readings))
+        inputs = [sizes.width * (readings + sum(n for kind, n in counts.items() if kind != "words"))]
         widths = inputs + [hidden] * layers
         made = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         for layer in made:
@@ -28,6 +36,7 @@ class Mlp(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         flat = [g.tokens.masked_fill(~g.mask.unsqueeze(-1), 0).flatten(1) for g in groups if g.kind != "words"]
+        flat += [reading(g) for g in groups if g.kind == "words" for reading in self.readings]
         x: Tensor = torch.cat(flat, 1)  # (b, n·e)
         for layer in self.layers:
             x = torch.relu(layer(x))

@@ -13,7 +13,7 @@ def navigation_ppo() -> TrialConfig:
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 32, "heatmaps": 6}),
         language=Part("words"),
-        fusion=Part("mlp"),
+        fusion=Part("mlp", {"readings": 2}),  # the sentence learns to look, and would pass over the verb
         chunk=1,
     )
     return TrialConfig(
@@ -32,7 +32,7 @@ def navigation_ppo() -> TrialConfig:
             trace=0.5,  # headway tells at once what a step was worth: what comes after it is noise
             value_weight=3.0,
             entropy=0.01,  # with less it forgets to stop before it knows what a stop is for
-            looking=20,
+            looking=40,
             keypoint_weight=1.0,
             questions=4,
             headway=2.0,
