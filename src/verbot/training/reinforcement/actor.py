@@ -149,7 +149,7 @@ class Actor(BasePolicy):
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
-        batch = self._senses.batch(obs, asking=True)
+        batch = self._senses.batch(obs, asking=self._looking or not self._config.looking)
         fused, keypoints, answers = self.network.answer(batch)
         values = self._value(fused)
         if self._pointing and keypoints is not None:
