@@ -116,6 +116,22 @@ def test_what_was_done_shows_as_a_track():
     np.testing.assert_array_equal(again, painter.picture(world))
 
 
+def test_what_was_followed_of_a_line_is_dark_whatever_else_was_tracked(env):
+    _, info = env.reset(seed=0, options={"task": "follow"})
+    expert, line = env.expert(), next(line for line in env.world.scene.lines if line.name == info["named"])
+    while env.world.covered[line.name] < len(line.points_m) / 2:
+        env.step(expert.act())
+    picture = env.picture(size=256).astype(int)
+    count = env.world.covered[line.name]
+    color = np.array(COLORS[line.color])
+
+    def like(points):
+        seen = [picture[round(y * 80), round(x * 80)] for x, y in points if env.world.distance_m((x, y)) > 0.2]
+        return np.mean([abs(pixel - color).sum() for pixel in seen])
+
+    assert like(line.points_m[5 : count - 5]) > 3 * like(line.points_m[count + 5 :])
+
+
 def test_the_calibration_says_where_a_point_of_the_floor_is_seen(env):
     record, info = env.reset(seed=0)
     matrices = projections(record["state"][None], env.robot_spec, info["calibration"], ("top",))

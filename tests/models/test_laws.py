@@ -47,6 +47,30 @@ def test_an_absent_state_changes_nothing(variant, make_network, make_batch):
     close(network.predict(batch).actions, network.predict(changed).actions)
 
 
+def test_what_many_rows_say_is_read_once(variant, make_network, make_batch):
+    network = make_network(variant)
+    batch = make_batch(network)
+    which = torch.tensor([2, 0, 2, 1])
+    values, mask = batch.text.values, batch.text.mask
+    each = dataclasses.replace(batch, goal=None, goal_mask=None, text=TextBatch(values[which], mask[which]))
+    once = dataclasses.replace(each, text=TextBatch(values[:3], mask[:3], which))
+    g = torch.Generator
+    close(network.predict(once, g().manual_seed(1)).actions, network.predict(each, g().manual_seed(1)).actions)
+
+
+def test_what_is_seen_before_anything_is_said_can_be_kept(variant, make_network, make_batch):
+    network = make_network(variant)
+    if not hasattr(network.vision, "groups") or getattr(network.vision, "film", None) is not None:
+        return
+    batch = make_batch(network)
+    batch = dataclasses.replace(batch, goal=None, goal_mask=None)
+    kept = dataclasses.replace(batch, features=network.vision.features(batch.images))
+    blind = dataclasses.replace(kept, images=torch.zeros_like(batch.images))
+    g = torch.Generator
+    close(network.predict(blind, g().manual_seed(1)).actions, network.predict(batch, g().manual_seed(1)).actions)
+    close(losses(network, kept)["loss"], losses(network, batch)["loss"])
+
+
 def test_padding_after_the_words_changes_nothing(variant, make_network, make_batch):
     network = make_network(variant)
     batch = make_batch(network)

@@ -26,9 +26,8 @@ from verbot.training import read_log
 from verbot.training.reinforcement import ReinforceConfig, reinforce
 from verbot.training.reinforcement import run as running
 from verbot.training.reinforcement.actor import Actor, Senses
-from verbot.training.reinforcement.curriculum import Curriculum
 from verbot.training.reinforcement.rewards import Headway, OwnReward, Shaped, made
-from verbot.training.reinforcement.worlds import GLANCE, Look, Plan, Stage, Turn, World, Worlds
+from verbot.training.reinforcement.worlds import Look, Plan, Turn, World, Worlds
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
 TOY = ReinforceConfig(
@@ -196,61 +195,6 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
 
-def _senses_of_a_look(config):
-    """An actor of a new policy, and what it sees in one look whose named places are told."""
-    policy = running.beginning(config)
-    senses = Senses(policy)
-    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
-    look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
-    obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
-    return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
-
-
-def _moved(actor, loss):
-    """The first two names of every part that `loss` would change."""
-    actor.zero_grad(set_to_none=True)
-    loss.sum().backward()
-    return {".".join(name.split(".")[:2]) for name, p in actor.named_parameters() if p.grad is not None and p.grad.any()}
-
-
-def test_who_looks_first_learns_nothing_but_places_and_then_what_to_do(toy):
-    reading = {"network.vision", "network.language", "network.sentence"}
-    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, looking=1))
-    action = torch.zeros(1, 1)
-    actor.look(only=True)
-    values, chances, entropy = actor.evaluate_actions(obs, action)
-    assert not chances.requires_grad and not entropy.requires_grad
-    assert _moved(actor, values) - {"network.language", "network.sentence"} == {"network.vision"}
-    assert _moved(actor, actor.evaluate_actions(obs, action)[0]) <= reading
-    actor.look(only=False)
-    values, chances, _ = actor.evaluate_actions(obs, action)
-    moved = _moved(actor, values + chances)
-    assert not moved & reading and {"network.fusion", "network.head"} <= moved
-    assert actor.astray[-1] > 0, "how far off it is goes on being told"
-
-
-def test_without_looking_rewards_change_what_is_seen_too(toy):
-    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0))
-    assert "network.vision" in _moved(actor, actor.evaluate_actions(obs, torch.zeros(1, 1))[1])
-
-
-def test_a_glance_is_taken_at_levels_before_they_are_tried():
-    plays = CollectConfig(env="navigation-compass", tasks=("go",))
-    with closing(make_env("navigation-compass")) as env:
-        world = World(env, plays, 0, 1, Plan(curriculum=Curriculum()))
-        world.stage = Stage(looking=True)
-        drawn = {world.begin()[1]["level"] for _ in range(30)}
-        turns = [world.step(np.zeros(1, np.float32)) for _ in range(2 * GLANCE)]
-        assert [turn.last is not None for turn in turns] == [*[False] * (GLANCE - 1), True] * 2
-        world.stage = Stage(reached={"go": 0})
-        assert drawn == set(range(env.levels)) and {world.begin()[1]["level"] for _ in range(5)} == {0}
-
-
-def test_looking_needs_somebody_who_says_where_things_are():
-    with pytest.raises(ConfigError, match="3 updates of it need a keypoint_weight"):
-        dataclasses.replace(TOY, looking=3)
-
-
 def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
     plays = []
     for workers in (1, 2):
@@ -296,7 +240,7 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
 def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
-    senses = Senses(policy)
+    senses = Senses(policy, features=config.looking is not None)
     world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
     look, _ = world.begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)

@@ -119,7 +119,8 @@ class VLANetwork(nn.Module):
             words = join([words, self.goal(centered(shown.goal), shown.goal_mask, centered(now), seen)], "words")
         pooled = self.sentence(words).unsqueeze(1)
         pooled = pooled if self.tasks is None else self.tasks(pooled)
-        return words, TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
+        sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
+        return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
 
     def see(
         self,

@@ -4,7 +4,7 @@ A new part is one file in `encoders/`, `fusion/` or `heads/` and one `register` 
 
 | part | built as | called as |
 |---|---|---|
-| vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]``; where many goals of one image cost little, also ``ask_many`` (see ``query_conv``) |
+| vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]``; where many goals of one image cost little, also ``ask_many``; where it sees before it listens, ``features``, ``groups`` and ``answer`` (see ``query_conv``) |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
 | fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count``, and ``gives_layers`` where its group has them | ``([TokenGroup]) -> TokenGroup`` |

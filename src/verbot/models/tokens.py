@@ -87,10 +87,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Instructions as numbers: ids (b, l) int64, or the states of a frozen encoder (b, l, d); mask (b, l) bool."""
+    """Instructions as numbers: ids (n, l) int64, or the states of a frozen encoder (n, l, d); mask (n, l) bool.
+
+    Each row's own; or, where many rows say the same, each once, with the `rows` (b,) int64: which of them each row says.
+    """
 
     values: Tensor
     mask: Tensor
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,8 @@ class Batch:
             takes nothing.
         memory: for prediction, what was remembered before; None is nothing yet.
         writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
-        features: (b, t, v, n, d) what a frozen vision encoder made of the images, which then are not looked at (they may have no
-            channels); None where the encoder is to look.
+        features: (b, t, v, n, d) what the vision encoder made of the images, which then are not looked at (they may have no
+            channels) and teach it nothing; None where the encoder is to look.
     """
 
     images: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,25 +27,46 @@ class Painter:
     """Pictures (size, size, 3) of one scene. The floor is drawn once; a step copies it and draws the robot.
 
     The robot is a pale disc with a nose that shows its heading, black while the arm is lowered. A raised arm makes the nose
-    and the middle bright cyan, which nothing else is. Its wheels leave a track, so that a picture shows what was already done.
+    and the middle bright cyan, which nothing else is. Its wheels leave a track, and what it has followed of a line is dark, so
+    that a picture shows what was already done.
     """
 
     def __init__(self, scene: Scene, size: int):
         self._size, self._scale = size, size / SIDE_M
         self._floor = _floor(scene, size)
-        self._tracked = self._floor.copy()
+        self._tracked, self._under = self._floor.copy(), np.zeros((size, size), bool)
+        self._lines, self._followed = scene.lines, dict.fromkeys((line.name for line in scene.lines), 0)
         count = math.ceil(2 * _BOX_M * self._scale) + 2
         self._offsets = np.arange(count, dtype=np.float32)
 
     def track(self, point_m: Point) -> None:
         """Mark where the robot was. The floor shines through: a line stays visible under the track."""
+        where = self._square(point_m)
+        self._under[where] = True
+        self._show(where)
+
+    def follow(self, covered: Mapping[str, int]) -> None:
+        """Darken so many points of each line, from its start."""
+        for line in self._lines:
+            dark = np.array(COLORS[line.color], np.uint8) // 3
+            for point in line.points_m[self._followed[line.name] : covered[line.name]]:
+                where = self._square(point)
+                self._floor[where] = dark
+                self._show(where)
+            self._followed[line.name] = covered[line.name]
+
+    def _square(self, point_m: Point) -> tuple[slice, slice]:
+        """As wide as a line."""
         half = 0.5 * LINE_WIDTH_M * self._scale
         column, row = point_m[0] * self._scale - half, point_m[1] * self._scale - half
         width = max(1, round(2 * half))
         top, left = max(0, round(row)), max(0, round(column))
-        where = (slice(top, top + width), slice(left, left + width))
+        return slice(top, top + width), slice(left, left + width)
+
+    def _show(self, where: tuple[slice, slice]) -> None:
         # From the clean floor, so that standing still does not deepen the mark.
-        self._tracked[where] = (self._floor[where].astype(np.uint16) + TRACK) // 2
+        floor, under = self._floor[where], self._under[where][..., None]
+        self._tracked[where] = np.where(under, (floor.astype(np.uint16) + TRACK) // 2, floor)
 
     def picture(self, world: World) -> UInt8Array:
         image = self._tracked.copy()

@@ -237,6 +237,7 @@ class NavigationEnv(gymnasium.Env):
         painter = Painter(self._world.scene, size)
         for point in self._world.path_m:
             painter.track(point)
+        painter.follow(self._world.covered)
         return painter
 
     def _score(self) -> None:
@@ -246,6 +247,7 @@ class NavigationEnv(gymnasium.Env):
         self._potential = 0.0 if self._over else tasks.potential(goal, self._errand, self._world)
         if self._painter is not None:
             self._painter.track(self._world.path_m[-1])
+            self._painter.follow(self._world.covered)
 
     def _observation(self) -> dict[str, Any]:
         world, blank = self._world, (self._size, self._size, 3)

@@ -76,19 +76,19 @@ class ObjectGraph(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
         features, found = self._look(images)
-        asked = [view.index_select(0, rows) for view in features], [nodes.take(rows) for nodes in found]
-        more = [self._judge(v, *x, questions)[0] for v, x in enumerate(zip(*asked, strict=True))]
-        answers = self.base.point(asked[0], mask[rows], questions, POINTS, more)
+        asked, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
+        more = [self._judge(v, *x, questions)[0] for v, x in enumerate(zip(asked.unbind(1), nodes, strict=True))]
+        answers = self.base.point(asked, mask[rows], questions, POINTS, more)
         return self._groups(features, found, mask, sentence), answers
 
-    def _look(self, images: Tensor) -> tuple[list[Tensor], list[_Nodes]]:
-        features = self.base.features(images)
+    def _look(self, images: Tensor) -> tuple[Tensor, list[_Nodes]]:
+        features = self.base.see(images)
         read = self.base.project
-        found = [self.find(self.thingness[v](view), view, read) for v, view in enumerate(features)]
+        found = [self.find(self.thingness[v](view), view, read) for v, view in enumerate(features.unbind(1))]
         return features, found
 
-    def _groups(self, features: list[Tensor], found: list[_Nodes], mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        judged = [self._judge(v, view, nodes, sentence) for v, (view, nodes) in enumerate(zip(features, found, strict=True))]
+    def _groups(self, features: Tensor, found: list[_Nodes], mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        judged = [self._judge(v, *x, sentence) for v, x in enumerate(zip(features.unbind(1), found, strict=True))]
         more, states = zip(*judged, strict=True)
         keypoints = self.base.point(features, mask, sentence, more=more)
         tokens, points = torch.cat(states, 1), torch.cat([nodes.points for nodes in found], 1)

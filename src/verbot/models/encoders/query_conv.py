@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.keypoints import POINTS
-from verbot.models.layers import pixel_grid
+from verbot.models.layers import centered, pixel_grid
 from verbot.models.parts import vision_encoders
 from verbot.models.pointing import NearPlace, check_heatmaps, look, place_reader
 from verbot.models.tokens import Sizes, TokenGroup
@@ -50,19 +50,34 @@ class QueryConv(nn.Module):
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        return [self.point(self.features(images), mask, sentence)]
+        return self.groups(self.see(images), mask, sentence)
 
     def ask_many(
         self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        features = self.features(images)
-        asked = [view.index_select(0, rows) for view in features]
-        return [self.point(features, mask, sentence)], self.point(asked, mask[rows], questions, POINTS)
+        return self.answer(self.see(images), mask, sentence, questions, rows)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Of each view (b, h·w / 16, f)."""
-        return [trunk(images[:, v]) for v, trunk in enumerate(self.trunks)]
+    def see(self, images: Tensor) -> Tensor:
+        """The features of every place (b, v, h·w / 16, f) of centered images."""
+        return torch.stack([trunk(images[:, v]) for v, trunk in enumerate(self.trunks)], 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What is seen, whatever is said, in images (…, v, 3, h, w), uint8 or float in [0, 1]: (…, v, h·w / 16, f).
+
+        It may be computed once and kept: `groups` and `answer` go on from there.
+        """
+        return self.see(centered(images).flatten(0, -5)).unflatten(0, images.shape[:-4])
+
+    def groups(self, features: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        return [self.point(features, mask, sentence)]
+
+    def answer(
+        self, features: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    ) -> tuple[list[TokenGroup], TokenGroup]:
+        """As `ask_many`, of features as of `features`."""
+        asked = features.index_select(0, rows)
+        return self.groups(features, mask, sentence), self.point(asked, mask[rows], questions, POINTS)
 
     def ask(self, sentence: Tensor, count: int) -> Tensor:
         """The queries (b, v, p, f) of the first `count` heatmaps."""
@@ -73,7 +88,7 @@ class QueryConv(nn.Module):
 
     def point(
         self,
-        features: list[Tensor],
+        features: Tensor,
         mask: Tensor,
         sentence: Tensor,
         count: int | None = None,
@@ -86,7 +101,9 @@ class QueryConv(nn.Module):
         if more is not None:
             padded = [F.pad(view, (0, 0, 0, count - POINTS)) for view in more]
             near = [add if own is None else own + add for own, add in zip(near, padded, strict=True)]
-        read, logits = zip(*(self._attend(places, queries[:, v], near[v]) for v, places in enumerate(features)), strict=True)
+        read, logits = zip(
+            *(self._attend(places, queries[:, v], near[v]) for v, places in enumerate(features.unbind(1))), strict=True
+        )
         slots = self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
         tokens = self.project(torch.cat(read, 1)) + slots  # (b, v·p, e)
         points = torch.cat(read, 1)[..., -2:]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import AttentionPool
+from verbot.models.layers import AttentionPool, sharpen
 from verbot.models.parts import fusions
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -26,8 +26,10 @@ class Mlp(nn.Module):
     def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2, readings: int = 0):
         super().__init__()
         self.width, self.count = hidden, 1
-        self.readings = nn.ModuleList(AttentionPool(sizes.width) for _ in range(readings))
-        inputs = [sizes.width * (readings + sum(n for kind, n in counts.items() if kind != "words"))]
+        width = sizes.width
+        self.readings = nn.ModuleList(nn.Sequential(AttentionPool(width), nn.LayerNorm(width)) for _ in range(readings))
+        sharpen(self.readings)
+        inputs = [width * (readings + sum(n for kind, n in counts.items() if kind != "words"))]
         widths = inputs + [hidden] * layers
         made = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         for layer in made:

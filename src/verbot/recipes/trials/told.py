@@ -38,7 +38,7 @@ def _told(reward: str, **options: Any) -> ReinforceConfig:
         options={},
         headway=0.0,
         ratchet=0.0,
-        looking=0,
+        looking=None,
         questions=1,
         learning_rate=2e-4,
         entropy=0.002,

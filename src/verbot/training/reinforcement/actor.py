@@ -30,15 +30,32 @@ Arrays = dict[str, np.ndarray]
 class Senses:
     """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), and which of
     the sentences met so far was told, and asked beside (n, 1 + q); and where the heatmaps shall look for each of these
-    (n, 1 + q, v, 3, 2), as far as it is known (n, 1 + q, v, 3)."""
+    (n, 1 + q, v, 3, 2), as far as it is known (n, 1 + q, v, 3).
 
-    def __init__(self, policy: Policy, questions: int = 0):
-        self._policy, self._numbers = policy, dict[str, int]()
+    Args:
+        questions: q.
+        features: also what the vision encoder makes of the images (n, v, p, f), whatever is said.
+
+    Raises `ConfigError` for features of an encoder that has none.
+    """
+
+    def __init__(self, policy: Policy, questions: int = 0, features: bool = False):
+        self._policy, self._numbers, self._features = policy, dict[str, int](), features
         self.sentences: list[str] = []
         sizes = policy.network.sizes
         images = (sizes.views, sizes.height, sizes.width_px, 3)
+        seen = {}
+        if features:
+            if not hasattr(policy.network.vision, "groups"):
+                raise ConfigError(
+                    f"looking first needs a vision encoder that sees before it listens, such as 'query_conv'; "
+                    f"{policy.config.vision.name!r} does not"
+                )
+            shape = self._see(np.zeros((1, *images), np.uint8)).shape[1:]
+            seen["features"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.space = spaces.Dict(
             {
+                **seen,
                 "images": spaces.Box(0, 255, images, np.uint8),
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
@@ -50,8 +67,10 @@ class Senses:
 
     def take(self, looks: Sequence[Look]) -> Arrays:
         sights = [self._policy.look(look.observation) for look in looks]
+        images = np.stack([sight.images for sight in sights])
         return {
-            "images": np.stack([sight.images for sight in sights]),
+            **({"features": self._see(images)} if self._features else {}),
+            "images": images,
             "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
             "state": np.stack([sight.state for sight in sights]).astype(np.float32),
             "told": np.array([[self._number(text) for text in (look.observation.instruction, *look.asked)] for look in looks]),
@@ -59,8 +78,8 @@ class Senses:
             "known": np.stack([look.known for look in looks]).astype(np.uint8),
         }
 
-    def batch(self, arrays: dict[str, Tensor], asking: bool = False) -> Batch:
-        """As the network takes them; with the questions where it is `asking`."""
+    def batch(self, arrays: dict[str, Tensor], asking: bool = False, looking: bool = False) -> Batch:
+        """As the network takes them; with the questions where it is `asking`, without the features where it is `looking`."""
         state, told = arrays["state"].unsqueeze(1), arrays["told"]
         known = arrays["known"][:, 1:].bool()
         rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the questions that have an answer
@@ -75,13 +94,21 @@ class Senses:
             state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
             text=self._text(told[:, 0]),
             questions=questions,
+            features=arrays["features"].unsqueeze(1) if self._features and not looking else None,
         )
 
+    def _see(self, images: np.ndarray) -> np.ndarray:
+        network = self._policy.network
+        with torch.no_grad():
+            pixels = torch.from_numpy(images).to(self._policy.device).movedim(-1, -3)
+            features: np.ndarray = network.vision.features(pixels).cpu().numpy()
+        return features
+
     def _text(self, numbers: Tensor) -> TextBatch:
-        """Each sentence is prepared once."""
-        told, places = torch.unique(numbers.cpu(), return_inverse=True)
+        """Each sentence is read once."""
+        told, rows = torch.unique(numbers.cpu(), return_inverse=True)
         text = self._policy.network.language.prepare([self.sentences[i] for i in told.tolist()])
-        return TextBatch(text.values[places].to(numbers.device), text.mask[places].to(numbers.device))
+        return TextBatch(text.values.to(numbers.device), text.mask.to(numbers.device), rows.to(numbers.device))
 
     def _number(self, sentence: str) -> int:
         if sentence not in self._numbers:
@@ -149,7 +176,7 @@ class Actor(BasePolicy):
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
-        batch = self._senses.batch(obs, asking=self._looking or not self._config.looking)
+        batch = self._senses.batch(obs, asking=self._looking or self._config.looking is None, looking=self._looking)
         fused, keypoints, answers = self.network.answer(batch)
         values = self._value(fused)
         if self._pointing and keypoints is not None:

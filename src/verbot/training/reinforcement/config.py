@@ -12,6 +12,32 @@ from verbot.training.reinforcement.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
+class Looking:
+    """The beginning of a run that teaches nothing but where things are, by the keypoint loss.
+
+    Args:
+        updates: so many, by glances at many scenes, from somewhere along an expert's way in each.
+        batch_size: as in cloning, many small steps help most.
+        learning_rate: falls linearly to zero over these updates.
+        tasks: glanced at in turn, one as often as it is named here; None glances at those that are tried.
+    """
+
+    updates: int = 40
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of looking is {getattr(self, name)}; expected at least 1")
+
+    def rate(self, updates: int) -> float:
+        """The learning rate after so many of the updates."""
+        return self.learning_rate * (1 - updates / self.updates)
+
+
+@dataclass(frozen=True)
 class ReinforceConfig:
     """A run of PPO (Schulman et al. 2017). The defaults of the numbers are those that Stable-Baselines3 has, where none is said.
 
@@ -37,8 +63,8 @@ class ReinforceConfig:
         critic_pace: the critic learns at this multiple of the learning rate.
         clip_norm: of the gradient.
         log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
-        looking: updates at the beginning that teach nothing but the keypoints, by a glance at each of many scenes, of all levels
-            where the env has them. Then pictures and words are read as they were learned, and rewards teach what to do.
+        looking: what a run begins with; then pictures and words are read as they were learned, and rewards teach what to do. None
+            learns both at once.
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
         keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
             it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
@@ -78,7 +104,7 @@ class ReinforceConfig:
     critic_pace: float = 1.0
     clip_norm: float = 0.5
     log_std: float = -1.0
-    looking: int = 0
+    looking: Looking | None = None
     warmup: int = 0
     keypoint_weight: float = 0.0
     questions: int = 0
@@ -103,7 +129,7 @@ class ReinforceConfig:
         if not 0 <= self.ratchet <= 1 or (self.ratchet and not self.headway):
             raise ConfigError(f"ratchet is a share of the headway, 0 to 1; got {self.ratchet:g} with headway {self.headway:g}")
         if self.looking and not self.keypoint_weight:
-            raise ConfigError(f"looking is taught by the keypoint loss: {self.looking} updates of it need a keypoint_weight")
+            raise ConfigError("looking is taught by the keypoint loss, and keypoint_weight is 0: set it to 1, or looking to null")
         if (self.worlds * self.rollout) % self.batch_size:
             raise ConfigError(
                 f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "

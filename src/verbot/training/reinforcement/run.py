@@ -30,14 +30,13 @@ from verbot.training.checkpoint import replace_durably
 from verbot.training.device import find_device
 from verbot.training.log import Log
 from verbot.training.reinforcement.actor import Actor, Playground, Senses
-from verbot.training.reinforcement.config import ReinforceConfig
+from verbot.training.reinforcement.config import Looking, ReinforceConfig
 from verbot.training.reinforcement.curriculum import Course
 from verbot.training.reinforcement.moments import flat, nested
 from verbot.training.reinforcement.rewards import LearnedReward, Reward, make_reward, rewards
 from verbot.training.reinforcement.worlds import Stage, Worlds, survey
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
-SMALL = 128  # a batch while a run only looks: as in cloning, what helps is many small steps
 RECENT = 400  # episodes whose success the progress line tells
 
 
@@ -136,7 +135,10 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
     policy = beginning(config)
     device = find_device(config.device)
     policy.network.to(device)
-    senses, played = Senses(policy, config.questions), _progress(out).get("episodes", 0) // config.worlds
+    senses, played = (
+        Senses(policy, config.questions, config.looking is not None),
+        _progress(out).get("episodes", 0) // config.worlds,
+    )
     worlds = Worlds(config, played)
     reward = make_reward(config) if reward is None else reward
     playground = Playground(worlds, policy, senses, reward)
@@ -193,7 +195,10 @@ class _Watch(BaseCallback):
     def _tell(self) -> None:
         """What the worlds are to know of how far the run has come."""
         reached = {} if self._course is None else self._course.reached
-        self._worlds.tell(Stage(reached, self.updates < self._config.looking))
+        self._worlds.tell(Stage(reached, self._looking()))
+
+    def _looking(self) -> bool:
+        return self._config.looking is not None and self.updates < self._config.looking.updates
 
     def success(self) -> float | None:
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
@@ -201,14 +206,24 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         actor: Any = self.model.policy
         actor.learn_only_values(self.updates < self._config.warmup)
-        if self._config.looking:
-            looking = self.updates < self._config.looking
-            actor.look(only=looking)
-            self.model.batch_size = min(self._config.batch_size, SMALL) if looking else self._config.batch_size  # type: ignore[attr-defined]
-        if self.updates == self._config.looking:
-            self._tell()
+        if self._config.looking is not None:
+            self._look(self._config.looking)
         if self.updates and self.updates % self._config.checkpoint_every == 0:
             self._save()
+
+    def _look(self, first: Looking) -> None:
+        """How the coming update learns."""
+        model: Any = self.model
+        looking = self._looking()
+        model.policy.look(only=looking)
+        model.batch_size = first.batch_size if looking else self._config.batch_size
+        if looking:
+            rate = first.rate(self.updates)
+            model.lr_schedule = lambda left: rate
+        elif self.updates == first.updates:
+            self._tell()
+        if not looking:
+            model.lr_schedule = model.learning_rate
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:

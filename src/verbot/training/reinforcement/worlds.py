@@ -23,6 +23,7 @@ from verbot.training.reinforcement.config import ReinforceConfig
 from verbot.training.reinforcement.curriculum import Curriculum
 
 GLANCE = 2  # steps of each episode while a run only looks
+ERRING = 0.8  # at most: share of the expert's steps that are drawn at random, on its way to where a glance is taken
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
 
@@ -71,11 +72,13 @@ class Plan:
         played: episodes that each has behind it.
         questions: how many of a scene's other goals each look tells, drawn at random.
         curriculum: by which levels are drawn; None leaves them to the env.
+        glanced: the tasks that are drawn while a run only looks; None draws those that are tried.
     """
 
     played: int = 0
     questions: int = 0
     curriculum: Curriculum | None = None
+    glanced: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Stage:
 
     Args:
         reached: task to the level that it has come to.
-        looking: whether it only looks yet: a few steps of many episodes, of all levels. What is seen is learned from scenes, and
-            a hundred frames of one are hardly more than one.
+        looking: whether it only looks yet: a few steps of many episodes, each from somewhere along an expert's way. What is seen
+            is learned from scenes, and a hundred frames of one are hardly more than one; but what is half done looks otherwise.
     """
 
     reached: Mapping[str, int] = field(default_factory=dict)
@@ -109,17 +112,32 @@ class World:
 
     def begin(self) -> tuple[Look, dict[str, Any]]:
         """The first look at the next episode, and what was told of it."""
-        request = request_for(self._config, self._tasks, self._number + self._count * self._played)
+        tasks = (self._plan.glanced if self.stage.looking else None) or self._tasks
+        request = request_for(self._config, tasks, self._number + self._count * self._played)
         self._rng = np.random.default_rng((self._config.seed, self._number, self._played))
         self._played, self._steps, self._told_always = self._played + 1, 0, {"task": request["task"]}
-        if self.stage.looking and self._levels > 1:
-            request["level"] = int(self._rng.integers(self._levels))
-        elif self._plan.curriculum is not None:
+        if self._plan.curriculum is not None and not self.stage.looking:
             request["level"] = self._plan.curriculum.draw(self.stage.reached.get(request["task"], 0), self._levels, self._rng)
         if "level" in request:
             self._told_always["level"] = request["level"]
         record, info = self._env.reset(seed=self._config.seed, options=request)
+        if self.stage.looking:
+            record, info = self._along(request, record, info)
         return self._look(record, info), self._told(info)
+
+    def _along(
+        self, request: dict[str, Any], record: dict[str, Any], info: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same episode somewhere along the way of an expert who errs now and then or mostly, or where it begins.
+
+        Who tries wanders about more than an expert does: a line that was left halfway is gone on with where the track ends.
+        """
+        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
+        while info["final_error_m"] > left_m:
+            record, _, terminated, truncated, info = self._env.step(expert.act(observation_from_env(record)))
+            if terminated or truncated:
+                return self._env.reset(seed=self._config.seed, options=request)
+        return record, info
 
     def step(self, action: FloatArray) -> Turn:
         record, reward, terminated, truncated, info = self._env.step(action)
@@ -158,7 +176,7 @@ class Worlds:
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
         self._opened = contextlib.ExitStack()
-        plan = Plan(played, config.questions, config.curriculum)
+        plan = Plan(played, config.questions, config.curriculum, config.looking.tasks if config.looking else None)
         count = min(config.workers or cores(), config.worlds)
         self._shares = [list(range(config.worlds))[i::count] for i in range(count)]
         self._team: list[Worker] = self._opened.enter_context(workers("verbot.training.reinforcement.player", count, "player"))

@@ -1,0 +1,119 @@
+"""Looking first: places are learned before anything is tried, and then seen once."""
+
+import dataclasses
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from test_reinforcement import SMALL, TOY, toy  # noqa: F401
+from toy_world import ToyEnv
+
+from verbot.collection import CollectConfig
+from verbot.envs import make_env
+from verbot.errors import ConfigError
+from verbot.models.network import Part
+from verbot.training import read_log
+from verbot.training.reinforcement import reinforce
+from verbot.training.reinforcement import run as running
+from verbot.training.reinforcement.actor import Actor, Senses
+from verbot.training.reinforcement.config import Looking
+from verbot.training.reinforcement.curriculum import Curriculum
+from verbot.training.reinforcement.worlds import GLANCE, Plan, Stage, World
+
+SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
+
+
+def _senses_of_a_look(config):
+    """An actor of a new policy, and what it sees in one look whose named places are told."""
+    policy = running.beginning(config)
+    senses = Senses(policy, features=config.looking is not None)
+    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
+    obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
+    return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
+
+
+def _moved(actor, loss):
+    """The first two names of every part that `loss` would change."""
+    actor.zero_grad(set_to_none=True)
+    loss.sum().backward()
+    return {".".join(name.split(".")[:2]) for name, p in actor.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_who_looks_first_learns_nothing_but_places_and_then_what_to_do(toy):  # noqa: F811
+    first = dataclasses.replace(
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+    )
+    actor, obs = _senses_of_a_look(first)
+    action = torch.zeros(1, 1)
+    actor.look(only=True)
+    values, chances, entropy = actor.evaluate_actions(obs, action)
+    assert not chances.requires_grad and not entropy.requires_grad
+    assert _moved(actor, values) == {"network.vision", "network.language", "network.sentence"}
+    actor.look(only=False)
+    values, chances, _ = actor.evaluate_actions(obs, action)
+    moved = _moved(actor, values + chances)
+    assert {"network.fusion", "network.head"} <= moved
+    assert not moved & {"network.vision", "network.language", "network.sentence"}, "what is seen and read stays as it is"
+    assert actor.astray[-1] > 0, "how far off it is goes on being told"
+
+
+def test_what_was_seen_is_seen_once(toy):  # noqa: F811
+    first = dataclasses.replace(
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+    )
+    actor, obs = _senses_of_a_look(first)
+    blind = {**obs, "images": torch.zeros_like(obs["images"])}
+    chance = actor.log_probs(obs, torch.ones(1, 1))
+    assert torch.equal(chance, actor.log_probs(blind, torch.ones(1, 1)))
+    actor.look(only=True)
+    seen, missed = (actor.evaluate_actions(x, torch.ones(1, 1))[1] for x in (obs, blind))
+    assert torch.allclose(seen, chance) and not torch.allclose(missed, chance), "while it looks, it looks again"
+
+
+def test_an_encoder_that_listens_before_it_sees_cannot_look_first(toy):  # noqa: F811
+    with pytest.raises(ConfigError, match="'film_conv' does not"):
+        _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, looking=Looking(1)))
+
+
+def test_without_looking_rewards_change_what_is_seen_too(toy):  # noqa: F811
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0))
+    assert "network.vision" in _moved(actor, actor.evaluate_actions(obs, torch.zeros(1, 1))[1])
+
+
+def test_a_glance_is_taken_along_the_way_before_anything_is_tried():
+    plays = CollectConfig(env="navigation-compass", tasks=("follow",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan(curriculum=Curriculum()))
+        world.stage = Stage(looking=True)
+        told, covered = zip(*((world.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
+        assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
+        assert not any("level" in begun for begun in told)
+        turns = [world.step(np.zeros(1, np.float32)) for _ in range(2 * GLANCE)]
+        assert [turn.last is not None for turn in turns] == [*[False] * (GLANCE - 1), True] * 2
+        world.stage = Stage(reached={"follow": 0})
+        assert {world.begin()[1]["level"] for _ in range(5)} == {0}
+
+
+def test_looking_needs_somebody_who_says_where_things_are():
+    with pytest.raises(ConfigError, match="keypoint_weight is 0"):
+        dataclasses.replace(TOY, looking=Looking(3))
+    with pytest.raises(ConfigError, match="updates of looking is 0"):
+        Looking(0)
+
+
+def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811
+    first = Looking(2, batch_size=32, learning_rate=0.004)
+    network = dataclasses.replace(SMALL, vision=SEES_FIRST)
+    reinforce(
+        dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first, learning_rate=0.001),
+        tmp_path,
+        progress=False,
+    )
+    rates = [line["learning_rate"] for line in read_log(tmp_path) if "learning_rate" in line]
+    assert rates == pytest.approx([0.004, 0.002, 0.0005]), "falls to nothing while it looks, and then over the whole run"
