@@ -17,6 +17,7 @@ from verbot.collection import CollectConfig
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
+from verbot.policy import Policy
 from verbot.training import read_log
 from verbot.training.reinforcement import reinforce
 from verbot.training.reinforcement import run as running
@@ -103,8 +104,18 @@ def test_a_glance_is_taken_along_the_way_before_anything_is_tried():
 def test_looking_needs_somebody_who_says_where_things_are():
     with pytest.raises(ConfigError, match="keypoint_weight is 0"):
         dataclasses.replace(TOY, looking=Looking(3))
-    with pytest.raises(ConfigError, match="updates of looking is 0"):
-        Looking(0)
+    with pytest.raises(ConfigError, match="got -1, 128"):
+        Looking(-1)
+
+
+def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0)
+    before = running.beginning(config)
+    before.save(tmp_path / "looked")
+    config = dataclasses.replace(config, policy=str(tmp_path / "looked"), looking=Looking(0))
+    after = Policy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
+    changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
+    assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
 
 
 def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811

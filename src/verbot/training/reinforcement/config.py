@@ -16,7 +16,8 @@ class Looking:
     """The beginning of a run that teaches nothing but where things are, by the keypoint loss.
 
     Args:
-        updates: so many, by glances at many scenes, from somewhere along an expert's way in each.
+        updates: so many, by glances at many scenes, from somewhere along an expert's way in each, or astray from it. 0 takes what
+            the policy to begin with has learned.
         batch_size: as in cloning, many small steps help most.
         learning_rate: falls linearly to zero over these updates.
         tasks: glanced at in turn, one as often as it is named here; None glances at those that are tried.
@@ -28,9 +29,8 @@ class Looking:
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of looking is {getattr(self, name)}; expected at least 1")
+        if self.updates < 0 or self.batch_size < 1:
+            raise ConfigError(f"looking has at least 0 updates, in batches of at least 1; got {self.updates}, {self.batch_size}")
 
     def rate(self, updates: int) -> float:
         """The learning rate after so many of the updates."""

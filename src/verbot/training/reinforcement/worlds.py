@@ -24,6 +24,7 @@ from verbot.training.reinforcement.curriculum import Curriculum
 
 GLANCE = 2  # steps of each episode while a run only looks
 ERRING = 0.8  # at most: share of the expert's steps that are drawn at random, on its way to where a glance is taken
+ASTRAY, TURNING = 16, 0.3  # less than so many random steps more, of which this share differs from the one before
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
 
@@ -128,13 +129,21 @@ class World:
     def _along(
         self, request: dict[str, Any], record: dict[str, Any], info: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The same episode somewhere along the way of an expert who errs now and then or mostly, or where it begins.
+        """The same episode somewhere along the way of an expert who errs now and then or mostly, and astray from it.
 
-        Who tries wanders about more than an expert does: a line that was left halfway is gone on with where the track ends.
+        Who tries wanders about more than an expert does. If what is to be done next were always beside the robot, that is where
+        it would be looked for.
         """
         expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
-        while info["final_error_m"] > left_m:
-            record, _, terminated, truncated, info = self._env.step(expert.act(observation_from_env(record)))
+        low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
+        astray, action = self._rng.integers(ASTRAY), low
+        while (coming := info["final_error_m"] > left_m) or astray:
+            if coming:
+                action = expert.act(observation_from_env(record))
+            else:
+                left_m, astray = np.inf, astray - 1
+                action = self._rng.uniform(low, high).astype(np.float32) if self._rng.random() < TURNING else action
+            record, _, terminated, truncated, info = self._env.step(action)
             if terminated or truncated:
                 return self._env.reset(seed=self._config.seed, options=request)
         return record, info
