@@ -1,6 +1,6 @@
 """What PPO makes of the navigation world when nothing need be seen: places are given as numbers, words as words.
 
-Run it as ``python benchmarks/errands.py --steps 500000 --ratchet 0.5``. A network of two layers is told the state, the three
+Run it as ``python benchmarks/errands.py --steps 1000000``. A network of two layers is told the state, the three
 points of what was named (as ``info["grounding"]`` says them) and the sentence, as the mean of its words' embeddings; the
 algorithm, the reward and the world are those of the recipe ``navigation-ppo``. It plays several times as many control steps a
 second, so that rewards and rates can be tried before pixels are: what fails here fails there. One line of JSON for every ten
@@ -53,7 +53,7 @@ class Arguments:
     discount: float = 0.95
     trace: float = 0.5
     headway: float = 2.0
-    ratchet: float = 0.5
+    ratchet: float = 0.8
     penalty: float = 0.0
     entropy: float = 0.002
     value_weight: float = 3.0

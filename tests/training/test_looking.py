@@ -64,6 +64,22 @@ def test_who_looks_first_learns_nothing_but_places_and_then_what_to_do(toy):  # 
     assert actor.astray[-1] > 0, "how far off it is goes on being told"
 
 
+def test_who_tries_may_go_on_learning_to_see_from_places_alone(toy):  # noqa: F811
+    first = Looking(1, pace=0.5)
+    network = dataclasses.replace(SMALL, vision=SEES_FIRST)
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first))
+    obs = {name: value.repeat(16, *[1] * (value.ndim - 1)) for name, value in obs.items()}
+    sight = {"network.vision", "network.language", "network.sentence"}
+    actor.look(only=False)
+    values, chances, _ = actor.evaluate_actions(obs, torch.zeros(16, 1))
+    assert len(values) == len(chances) == 16
+    assert _moved(actor, values) >= sight, "the keypoint loss comes beside the values"
+    assert not _moved(actor, actor.evaluate_actions(obs, torch.zeros(16, 1))[1]) & sight, "what to do does not teach to see"
+    assert [group["pace"] for group in actor.optimizer.param_groups] == [0.5, 1.0, 1.0]
+    named = {id(p): name for name, p in actor.named_parameters()}
+    assert {".".join(named[id(p)].split(".")[:2]) for p in actor.optimizer.param_groups[0]["params"]} == sight
+
+
 def test_what_was_seen_is_seen_once(toy):  # noqa: F811
     first = dataclasses.replace(
         TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
@@ -119,7 +135,7 @@ def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
 
 
 def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811
-    first = Looking(2, batch_size=32, learning_rate=0.004)
+    first = Looking(2, batch_size=32, learning_rate=0.004, pace=0.5)
     network = dataclasses.replace(SMALL, vision=SEES_FIRST)
     reinforce(
         dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first, learning_rate=0.001),

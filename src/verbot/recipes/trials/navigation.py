@@ -22,7 +22,7 @@ def navigation_ppo() -> TrialConfig:
         reinforcement=ReinforceConfig(
             env="navigation-compass",
             network=network,
-            steps=1_250_000,
+            steps=950_000,
             worlds=64,
             rollout=64,
             batch_size=512,
@@ -33,7 +33,7 @@ def navigation_ppo() -> TrialConfig:
             value_weight=3.0,
             entropy=0.002,
             # A line that is half followed is the hardest to see.
-            looking=Looking(updates=45, tasks=("go", "around", "follow", "follow", "follow")),
+            looking=Looking(updates=35, tasks=("go", "around", "follow", "follow", "follow"), pace=0.5),
             keypoint_weight=1.0,
             questions=4,
             headway=2.0,

@@ -8,7 +8,7 @@ from typing import Any
 from verbot.models.parts import Part
 from verbot.recipes.trials import TrialConfig, trials
 from verbot.recipes.trials.navigation import navigation_ppo
-from verbot.training.reinforcement.config import ReinforceConfig
+from verbot.training.reinforcement.config import Looking, ReinforceConfig
 
 
 @trials.register("navigation-language")
@@ -16,7 +16,7 @@ def navigation_language() -> TrialConfig:
     """The scorer is trained first: ``python benchmarks/language_reward.py outputs/scorer.safetensors``."""
     return TrialConfig(
         name="navigation-language",
-        about="goes to what is named, from a weak cloned policy, by what a scorer of states in words says and no other reward",
+        about="goes to what is named, from a policy that has only looked, by what a scorer of states in words says",
         reinforcement=_told("language", scorer="outputs/scorer.safetensors", weight=8.0, cost=0.5),
     )
 
@@ -26,26 +26,20 @@ def navigation_airl() -> TrialConfig:
     """The demonstrations are those of ``verbot collect --suite navigation-compass --tasks go --episodes 200 --seed 1``."""
     return TrialConfig(
         name="navigation-airl",
-        about="goes to what is named, from a weak cloned policy, by a reward recovered from the same demonstrations",
+        about="goes to what is named, from a policy that has only looked, by a reward recovered from 200 demonstrations",
         reinforcement=_told("adversarial", demonstrations=200, seed=1),
     )
 
 
 def _told(reward: str, **options: Any) -> ReinforceConfig:
+    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=143360``."""
     return dataclasses.replace(
         navigation_ppo().reinforcement,
         tasks=("go",),
-        options={},
         headway=0.0,
         ratchet=0.0,
-        looking=None,
-        questions=1,
-        learning_rate=2e-4,
-        entropy=0.002,
-        policy="outputs/cloned/policy",
+        looking=Looking(updates=0),
+        policy="outputs/looked/policy",
         reward=Part(reward, options),
-        steps=60_000,
-        worlds=32,
-        batch_size=256,
-        warmup=1,
+        steps=200_000,
     )

@@ -25,6 +25,7 @@ from verbot.training.reinforcement.rewards import Reward
 from verbot.training.reinforcement.worlds import Look, Turn, Worlds
 
 Arrays = dict[str, np.ndarray]
+EVERY = 8  # while it tries, one look of so many goes on teaching to see
 
 
 class Senses:
@@ -154,8 +155,13 @@ class Actor(BasePolicy):
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
-        own = [*self.network.parameters(), *self.exploration.parameters()]
-        groups = [{"params": own, "pace": 1.0}, {"params": list(self.critic.parameters()), "pace": config.critic_pace}]
+        sight = {p for part in self._sight() for p in part.parameters()}
+        rest = [p for p in (*self.network.parameters(), *self.exploration.parameters()) if p not in sight]
+        groups = [
+            {"params": [p for p in self.network.parameters() if p in sight], "pace": 1.0},
+            {"params": rest, "pace": 1.0},
+            {"params": list(self.critic.parameters()), "pace": config.critic_pace},
+        ]
         self.optimizer = _Paced(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
     def learn_only_values(self, only: bool) -> None:
@@ -164,10 +170,18 @@ class Actor(BasePolicy):
             part.requires_grad_(not only)
 
     def look(self, only: bool) -> None:
-        """Whether nothing but the keypoint loss teaches anything; afterwards what is read and seen stays as it is."""
+        """Whether nothing but the keypoint loss teaches anything; afterwards rewards do not teach to read pictures and words."""
         self._looking = only
-        for part in (self.network.vision, self.network.language, self.network.sentence):
-            part.requires_grad_(only)
+        pace = 1.0 if only or self._config.looking is None else self._config.looking.pace
+        self.optimizer.param_groups[0]["pace"] = pace
+        self._learn_to_see(pace > 0)
+
+    def _sight(self) -> tuple[nn.Module, ...]:
+        return self.network.vision, self.network.language, self.network.sentence
+
+    def _learn_to_see(self, learns: bool) -> None:
+        for part in self._sight():
+            part.requires_grad_(learns)
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         draw, values = self._consider(obs)
@@ -176,20 +190,41 @@ class Actor(BasePolicy):
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
-        batch = self._senses.batch(obs, asking=self._looking or self._config.looking is None, looking=self._looking)
-        fused, keypoints, answers = self.network.answer(batch)
-        values = self._value(fused)
-        if self._pointing and keypoints is not None:
-            pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
-            self.astray.append(float(pointed["keypoint_l1"]))
-            loss = pointed["keypoint"]
-            if answers is not None and batch.questions is not None:
-                loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
-            if loss.requires_grad:
-                values = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
+        first = self._config.looking
+        if first is None or self._looking:
+            batch = self._senses.batch(obs, asking=True, looking=True)
+            fused, keypoints, answers = self.network.answer(batch)
+            values = self._pointed(self._value(fused), obs, batch, keypoints, answers)
+        else:
+            if first.pace:
+                self._learn_to_see(False)
+            fused, keypoints, answers = self.network.answer(batch := self._senses.batch(obs))
+            values = self._value(fused)
+            if first.pace:
+                self._learn_to_see(True)
+                obs = {name: value[::EVERY] for name, value in obs.items()}
+                batch = self._senses.batch(obs, asking=True, looking=True)
+                _, keypoints, answers = self.network.answer(batch)
+            values = self._pointed(values, obs, batch, keypoints, answers)
         draw = self._draw(fused)
         chances, entropy = draw.log_prob(actions), draw.entropy()
         return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)
+
+    def _pointed(
+        self, values: Tensor, obs: dict[str, Tensor], batch: Batch, keypoints: TokenGroup | None, answers: TokenGroup | None
+    ) -> Tensor:
+        """`values`, with the keypoint loss of `batch`, of which `obs` tells the places, beside them."""
+        if not self._pointing or keypoints is None:
+            return values
+        pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
+        self.astray.append(float(pointed["keypoint_l1"]))
+        loss = pointed["keypoint"]
+        if answers is not None and batch.questions is not None:
+            loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
+        if not loss.requires_grad:
+            return values
+        beside: Tensor = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
+        return beside
 
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
         return self._consider(obs)[1]

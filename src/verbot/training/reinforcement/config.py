@@ -21,12 +21,15 @@ class Looking:
         batch_size: as in cloning, many small steps help most.
         learning_rate: falls linearly to zero over these updates.
         tasks: glanced at in turn, one as often as it is named here; None glances at those that are tried.
+        pace: while it tries, the keypoint loss of every eighth look goes on teaching where things are, at this multiple of the
+            learning rate: who tries sees what no expert leads to. 0 keeps what was learned.
     """
 
     updates: int = 40
     batch_size: int = 128
     learning_rate: float = 1e-3
     tasks: tuple[str, ...] | None = None
+    pace: float = 0.0
 
     def __post_init__(self) -> None:
         if self.updates < 0 or self.batch_size < 1:
@@ -63,8 +66,8 @@ class ReinforceConfig:
         critic_pace: the critic learns at this multiple of the learning rate.
         clip_norm: of the gradient.
         log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
-        looking: what a run begins with; then pictures and words are read as they were learned, and rewards teach what to do. None
-            learns both at once.
+        looking: what a run begins with; then rewards teach what to do, and not how to read pictures and words. None learns both
+            at once.
         warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
         keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
             it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
