@@ -18,7 +18,7 @@ def navigation_ppo() -> TrialConfig:
     )
     return TrialConfig(
         name="navigation-ppo",
-        about="three errands, steered by the compass, from pixels, words, headway and keypoints; not solved yet",
+        about="three errands, steered by the compass, from pixels, words, headway and keypoints",
         reinforcement=ReinforceConfig(
             env="navigation-compass",
             network=network,
