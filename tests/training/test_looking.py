@@ -117,11 +117,39 @@ def test_a_glance_is_taken_along_the_way_before_anything_is_tried():
         assert {world.begin()[1]["level"] for _ in range(5)} == {0}
 
 
+def test_a_glance_is_also_taken_astray_from_what_is_to_be_done_next():
+    plays = CollectConfig(env="navigation-compass", tasks=("follow",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan())
+        world.stage = Stage(looking=True)
+        away = []
+        for _ in range(60):
+            world.begin()
+            for line in env.world.scene.lines:
+                count = env.world.covered[line.name]
+                if 5 < count < line.needed:
+                    away.append(env.world.distance_m(line.points_m[count]))
+        assert len(away) >= 10 and max(away) > 0.4, "an expert alone is never farther than about 0.2 m"
+
+
+def test_other_tasks_may_be_glanced_at_than_are_tried():
+    plays = CollectConfig(env="navigation-compass", tasks=("go",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan(glanced=("around", "follow", "follow")))
+        world.stage = Stage(looking=True)
+        glanced = [world.begin()[1]["task"] for _ in range(9)]
+        assert glanced.count("follow") == 6 and glanced.count("around") == 3
+        world.stage = Stage()
+        assert {world.begin()[1]["task"] for _ in range(3)} == {"go"}
+
+
 def test_looking_needs_somebody_who_says_where_things_are():
     with pytest.raises(ConfigError, match="keypoint_weight is 0"):
         dataclasses.replace(TOY, looking=Looking(3))
     with pytest.raises(ConfigError, match="got -1, 128"):
         Looking(-1)
+    with pytest.raises(ConfigError, match="got 0.001, -1"):
+        Looking(pace=-1)
 
 
 def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811

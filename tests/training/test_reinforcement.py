@@ -240,7 +240,7 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
 def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
-    senses = Senses(policy, features=config.looking is not None)
+    senses = Senses(policy)
     world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
     look, _ = world.begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)

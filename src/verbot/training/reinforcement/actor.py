@@ -194,18 +194,16 @@ class Actor(BasePolicy):
         if first is None or self._looking:
             batch = self._senses.batch(obs, asking=True, looking=True)
             fused, keypoints, answers = self.network.answer(batch)
-            values = self._pointed(self._value(fused), obs, batch, keypoints, answers)
         else:
-            if first.pace:
-                self._learn_to_see(False)
-            fused, keypoints, answers = self.network.answer(batch := self._senses.batch(obs))
-            values = self._value(fused)
+            self._learn_to_see(False)
+            batch = self._senses.batch(obs)
+            fused, keypoints, answers = self.network.answer(batch)
             if first.pace:
                 self._learn_to_see(True)
                 obs = {name: value[::EVERY] for name, value in obs.items()}
                 batch = self._senses.batch(obs, asking=True, looking=True)
                 _, keypoints, answers = self.network.answer(batch)
-            values = self._pointed(values, obs, batch, keypoints, answers)
+        values = self._pointed(self._value(fused), obs, batch, keypoints, answers)
         draw = self._draw(fused)
         chances, entropy = draw.log_prob(actions), draw.entropy()
         return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)

@@ -34,6 +34,8 @@ class Looking:
     def __post_init__(self) -> None:
         if self.updates < 0 or self.batch_size < 1:
             raise ConfigError(f"looking has at least 0 updates, in batches of at least 1; got {self.updates}, {self.batch_size}")
+        if self.learning_rate <= 0 or self.pace < 0:
+            raise ConfigError(f"looking has a rate above 0 and a pace of at least 0; got {self.learning_rate:g}, {self.pace:g}")
 
     def rate(self, updates: int) -> float:
         """The learning rate after so many of the updates."""

@@ -135,11 +135,8 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
     policy = beginning(config)
     device = find_device(config.device)
     policy.network.to(device)
-    senses, played = (
-        Senses(policy, config.questions, config.looking is not None),
-        _progress(out).get("episodes", 0) // config.worlds,
-    )
-    worlds = Worlds(config, played)
+    senses = Senses(policy, config.questions, config.looking is not None)
+    worlds = Worlds(config, _progress(out).get("episodes", 0) // config.worlds)
     reward = make_reward(config) if reward is None else reward
     playground = Playground(worlds, policy, senses, reward)
     share = config.worlds * config.rollout / config.steps
@@ -220,10 +217,10 @@ class _Watch(BaseCallback):
         if looking:
             rate = first.rate(self.updates)
             model.lr_schedule = lambda left: rate
-        elif self.updates == first.updates:
-            self._tell()
-        if not looking:
+        else:
             model.lr_schedule = model.learning_rate
+        if self.updates == first.updates:
+            self._tell()
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
