@@ -81,7 +81,7 @@ def _play(policy: Policy | None, wording: str, scenes: range, arguments: Argumen
         if policy is None:
             actions = {index: players[index].act(look) for index, look in looks.items()}
         else:
-            actions = dict(zip(looks, _act(policy, list(looks.values()), arguments.drawn), strict=True))
+            actions = dict(zip(looks, act(policy, list(looks.values()), arguments.drawn), strict=True))
         for index, action in actions.items():
             records[index], _, terminated, truncated, info = left[index].step(np.asarray(action))
             won[index] = bool(info["success"])
@@ -91,7 +91,8 @@ def _play(policy: Policy | None, wording: str, scenes: range, arguments: Argumen
     return list(won.values())
 
 
-def _act(policy: Policy, looks: list[Observation], drawn: bool) -> list[FloatArray]:
+def act(policy: Policy, looks: list[Observation], drawn: bool) -> list[FloatArray]:
+    """An action (a,) for each look: drawn from the policy's probabilities, or the likeliest."""
     if not drawn:
         return [chunk.values[0] for chunk in policy.predict(looks)]
     shape = (1, len(policy.spec.camera_names), POINTS)

@@ -58,3 +58,32 @@ def test_a_place_can_be_asked_for_and_nothing_else_changes_before_it_is():
         asked.where.ask.bias.copy_(torch.cat([steep * place, torch.tensor([steep])]).repeat(6))
     found = asked(images, mask, sentence)[0].points
     assert (found - place).abs().max() < 0.12  # a cell is a sixth of the image wide
+
+
+def _half_dark_lines(count, seed):
+    """Two lines of two pixels' width (n, 1, 3, 32, 32), dark up to somewhere; and where the first one's dark part ends (n, 2)."""
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.stack([torch.randperm(14, generator=random)[:2] * 2 + 2 for _ in range(count)])
+    ends = torch.randint(4, 28, (count, 2), generator=random)
+    images, column = torch.full((count, 1, 3, 32, 32), -0.6), torch.arange(32)
+    for line in range(2):
+        for row in (rows[:, line], rows[:, line] + 1):
+            images[torch.arange(count), 0, line, row] = torch.where(column >= ends[:, line, None], 0.9, -0.8)
+    return images, torch.stack([ends[:, 0], rows[:, 0] + 1], -1) / 16 - 1
+
+
+def test_a_stem_finds_where_a_line_of_two_pixels_turns_bright():
+    torch.manual_seed(0)
+    encoder = QueryConv(Sizes(16, 1, 32, 32, 4, 3, ()), channels=16, features=16, heatmaps=3, stem=8)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3)
+    for step in range(201):
+        images, true = _half_dark_lines(64 if step < 200 else 512, step)
+        seen = torch.ones(len(images), 1, dtype=torch.bool)
+        error = (encoder(images, seen, torch.ones(len(images), 16))[0].points[:, 0] - true).abs().mean()
+        if step < 200:
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+    assert error.item() * 16 < 0.1, "pixels"
+    plain = QueryConv(SIZES, channels=4, features=8, heatmaps=3).state_dict()
+    assert plain["trunks.0.stem.weight"].shape == (4, 3, 6, 6), "policies that were saved without one still load"

@@ -143,6 +143,15 @@ def test_other_tasks_may_be_glanced_at_than_are_tried():
         assert {world.begin()[1]["task"] for _ in range(3)} == {"go"}
 
 
+def test_a_task_that_is_not_there_is_refused_before_anything_is_claimed(tmp_path):
+    config = dataclasses.replace(TOY, env="navigation", keypoint_weight=1.0, looking=Looking(1, tasks=("go", "juggle")))
+    with pytest.raises(ConfigError, match="navigation has no task 'juggle'; it has go, around, follow"):
+        reinforce(config, tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="no task 'dance'"):
+        reinforce(dataclasses.replace(TOY, env="navigation", tasks=("dance",)), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_looking_needs_somebody_who_says_where_things_are():
     with pytest.raises(ConfigError, match="keypoint_weight is 0"):
         dataclasses.replace(TOY, looking=Looking(3))

@@ -28,13 +28,23 @@ class QueryConv(nn.Module):
         channels: of the finer level; the coarser has twice as many.
         features: of each place that the queries are compared with.
         heatmaps: per view; the first three are those that the keypoint loss teaches.
+        stem: channels of one more level, of half the image's size, for what is a pixel or two wide; 0 goes to the finer, a
+            quarter of it, at once.
         by_place: the sentence can also ask for a place, as what was learned from a goal image may: to each heatmap it adds the
             logarithm of a normal distribution over the image.
     """
 
     cells: Tensor
 
-    def __init__(self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16, by_place: bool = False):
+    def __init__(
+        self,
+        sizes: Sizes,
+        channels: int = 16,
+        features: int = 32,
+        heatmaps: int = 16,
+        by_place: bool = False,
+        stem: int = 0,
+    ):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
             raise ConfigError(f"query_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
@@ -42,7 +52,7 @@ class QueryConv(nn.Module):
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
         self.grid = (sizes.height // 4, sizes.width_px // 4)
-        self.trunks = nn.ModuleList(_Trunk(channels, features) for _ in range(sizes.views))
+        self.trunks = nn.ModuleList(_Trunk(channels, features, stem) for _ in range(sizes.views))
         self.queries = nn.Linear(sizes.width, sizes.views * heatmaps * features)
         self.project = place_reader(features, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
@@ -120,9 +130,12 @@ class QueryConv(nn.Module):
 class _Trunk(nn.Module):
     """Images (b, 3, h, w) to features of every fourth pixel (b, h·w / 16, f)."""
 
-    def __init__(self, channels: int, features: int):
+    def __init__(self, channels: int, features: int, stem: int = 0):
         super().__init__()
-        self.stem = nn.Conv2d(3, channels, 6, 4, padding=1)
+        self.stem: nn.Module = nn.Conv2d(3, channels, 6, 4, padding=1)
+        if stem:
+            first, second = nn.Conv2d(3, stem, 4, 2, padding=1), nn.Conv2d(stem, channels, 4, 2, padding=1)
+            self.stem = nn.Sequential(first, nn.ReLU(), second)
         self.fine = _Block(channels)
         self.down = nn.Conv2d(channels, 2 * channels, 3, 2, padding=1)
         self.coarse = _Block(2 * channels)

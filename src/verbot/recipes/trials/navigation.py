@@ -9,9 +9,10 @@ from verbot.training.reinforcement.config import Looking, ReinforceConfig
 
 @trials.register("navigation-ppo")
 def navigation_ppo() -> TrialConfig:
-    """The light network of one camera: queries, word embeddings, two wide layers."""
+    """One camera, queries, word embeddings, two wide layers."""
     network = NetworkConfig(
-        vision=Part("query_conv", {"channels": 24, "features": 32, "heatmaps": 3}),
+        # Where a followed line turns bright is two pixels wide.
+        vision=Part("query_conv", {"channels": 48, "features": 64, "heatmaps": 3, "stem": 24}),
         language=Part("words"),
         fusion=Part("mlp", {"readings": 4}),  # the sentence learns to look, and would pass over the verb
         chunk=1,
@@ -22,7 +23,7 @@ def navigation_ppo() -> TrialConfig:
         reinforcement=ReinforceConfig(
             env="navigation-compass",
             network=network,
-            steps=950_000,
+            steps=1_100_000,
             worlds=64,
             rollout=64,
             batch_size=512,
@@ -33,7 +34,7 @@ def navigation_ppo() -> TrialConfig:
             value_weight=3.0,
             entropy=0.002,
             # A line that is half followed is the hardest to see.
-            looking=Looking(updates=35, tasks=("go", "around", "follow", "follow", "follow"), pace=0.5),
+            looking=Looking(updates=30, learning_rate=3e-3, tasks=("go", "around", "follow", "follow", "follow")),
             keypoint_weight=1.0,
             questions=4,
             headway=2.0,

@@ -32,7 +32,7 @@ def navigation_airl() -> TrialConfig:
 
 
 def _told(reward: str, **options: Any) -> ReinforceConfig:
-    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=143360``."""
+    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=122880``."""
     return dataclasses.replace(
         navigation_ppo().reinforcement,
         tasks=("go",),

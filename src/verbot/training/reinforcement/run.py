@@ -74,6 +74,7 @@ def reinforce(
         ConfigError: the policy cannot be learned so, or `out` holds another run.
     """
     out, config = Path(out), identified(config)
+    _check_tasks(config)
     done = _claim(config, out, resume)
     if done is not None:
         return done
@@ -274,6 +275,17 @@ class _Watch(BaseCallback):
             tensors |= {f"reward.{name}": value for name, value in playground.reward.state().items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
+
+
+def _check_tasks(config: ReinforceConfig) -> None:
+    """Raises `ConfigError` for tasks, to be tried or glanced at, that the env does not have."""
+    told = (*(config.tasks or ()), *((config.looking and config.looking.tasks) or ()))
+    if not told:
+        return
+    with closing(make_env(config.env, **config.options)) as env:
+        for name in told:
+            if name not in env.tasks:
+                raise ConfigError(f"{config.env} has no task {name!r}; it has {', '.join(env.tasks)}")
 
 
 def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course | None:

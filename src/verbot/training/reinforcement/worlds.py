@@ -24,6 +24,7 @@ from verbot.training.reinforcement.curriculum import Curriculum
 
 GLANCE = 2  # steps of each episode while a run only looks
 ERRING = 0.8  # at most: share of the expert's steps that are drawn at random, on its way to where a glance is taken
+LATE = 2  # above 1 more glances are taken toward the end of the way, where it is hardest to see what is left
 ASTRAY, TURNING = 16, 0.3  # less than so many random steps more, of which this share differs from the one before
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
@@ -134,7 +135,7 @@ class World:
         Who tries wanders about more than an expert does. If what is to be done next were always beside the robot, that is where
         it would be looked for.
         """
-        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
+        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() ** LATE * info["final_error_m"]
         low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
         astray, action = self._rng.integers(ASTRAY), low
         while (coming := info["final_error_m"] > left_m) or astray:
