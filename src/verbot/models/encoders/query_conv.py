@@ -28,10 +28,10 @@ class QueryConv(nn.Module):
         channels: of the finer level; the coarser has twice as many.
         features: of each place that the queries are compared with.
         heatmaps: per view; the first three are those that the keypoint loss teaches.
-        stem: channels of one more level, of half the image's size, for what is a pixel or two wide; 0 goes to the finer, a
-            quarter of it, at once.
         by_place: the sentence can also ask for a place, as what was learned from a goal image may: to each heatmap it adds the
             logarithm of a normal distribution over the image.
+        stem: channels of one more level, of half the image's size, for what is a pixel or two wide; 0 goes to the finer, a
+            quarter of it, at once.
     """
 
     cells: Tensor
