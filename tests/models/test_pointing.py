@@ -85,5 +85,12 @@ def test_a_stem_finds_where_a_line_of_two_pixels_turns_bright():
             error.backward()
             optimizer.step()
     assert error.item() * 16 < 0.1, "pixels"
-    plain = QueryConv(SIZES, channels=4, features=8, heatmaps=3).state_dict()
-    assert plain["trunks.0.stem.weight"].shape == (4, 3, 6, 6), "policies that were saved without one still load"
+
+
+@pytest.mark.parametrize("stem", [0, 8])
+def test_only_a_stem_takes_more_of_a_cell_than_weighted_sums_of_its_pixels(stem):
+    torch.manual_seed(0)
+    first = QueryConv(SIZES, channels=4, features=8, heatmaps=3, stem=stem).trunks[0].stem
+    one, other = torch.randn(2, 1, 3, 16, 24)
+    together = first(one) + first(other) - first(torch.zeros_like(one))
+    assert torch.allclose(first(one + other), together, atol=1e-4) == (stem == 0)

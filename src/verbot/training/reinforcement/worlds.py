@@ -24,7 +24,7 @@ from verbot.training.reinforcement.curriculum import Curriculum
 
 GLANCE = 2  # steps of each episode while a run only looks
 ERRING = 0.8  # at most: share of the expert's steps that are drawn at random, on its way to where a glance is taken
-LATE = 2  # above 1 more glances are taken toward the end of the way, where it is hardest to see what is left
+LATE = 2  # power of the share left where glances aim; an expert who arrives there begins again, so the end is not seen more often
 ASTRAY, TURNING = 16, 0.3  # less than so many random steps more, of which this share differs from the one before
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
