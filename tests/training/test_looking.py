@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from test_reinforcement import SMALL, TOY, toy  # noqa: F401
 from toy_world import ToyEnv
 
-from verbot.collection import CollectConfig
+from verbot.collection import CollectConfig, request_for
+from verbot.contracts import observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
@@ -130,6 +131,34 @@ def test_a_glance_is_also_taken_astray_from_what_is_to_be_done_next():
                 if 5 < count < line.needed:
                     away.append(env.world.distance_m(line.points_m[count]))
         assert len(away) >= 10 and max(away) > 0.4, "an expert alone is never farther than about 0.2 m"
+
+
+@pytest.mark.parametrize("task", ["follow", "around"])
+def test_the_last_glance_along_a_way_is_the_one_before_its_end(task):
+    class Last:
+        """Draws the very end of the way, and nothing astray."""
+
+        def random(self):
+            return 0.0
+
+        def integers(self, high):
+            return 0
+
+    plays = CollectConfig(env="navigation-compass", tasks=(task,))
+    with closing(make_env("navigation-compass", render_cameras=False)) as env:
+        world = World(env, plays, 0, 1, Plan())
+        for index in range(4):
+            request = request_for(plays, (task,), index)
+            record, info = env.reset(seed=0, options=request)
+            expert, steps, over = env.expert(0.0), 0, False
+            while not over:
+                action = expert.act(observation_from_env(record))
+                record, _, over, _, info = env.step(action)
+                steps += 1
+            world._rng = Last()
+            _, before = world._along(request, *env.reset(seed=0, options=request))
+            assert steps > 2 and 0 < before["final_error_m"] and not before["success"]
+            assert env.step(action)[4]["success"], "one step was missing"
 
 
 def test_other_tasks_may_be_glanced_at_than_are_tried():

@@ -101,6 +101,20 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
     assert log[-1]["success go"] > log[0].get("success go", 0.0)
 
 
+def test_entropy_matters_less_and_less(toy, tmp_path, monkeypatch):
+    class Watched(running.PPO):
+        def train(self):
+            weights.append(self.ent_coef)
+            super().train()
+
+    weights: list[float] = []
+    monkeypatch.setattr(running, "PPO", Watched)
+    config = dataclasses.replace(TOY, steps=1024, entropy=0.008, entropy_end=0.0, checkpoint_every=1)
+    samples = config.worlds * config.rollout
+    reinforce(config, tmp_path / "run", progress=False)
+    assert weights == pytest.approx([0.008 * (1 - done / 1024) for done in range(0, 1024, samples)])
+
+
 def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
     rng, discount = np.random.default_rng(0), 0.9
     shaped, own = Shaped(2.0, discount, 1), OwnReward()

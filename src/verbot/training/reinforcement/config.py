@@ -63,6 +63,7 @@ class ReinforceConfig:
         clip: of the ratio of new and old probabilities.
         target_kl: an update ends early beyond 1.5 times this divergence from the old policy; None never.
         entropy: weight of the entropy, which keeps actions diverse.
+        entropy_end: what that falls to linearly; None keeps it as it is.
         value_weight: of the value's squared error.
         value_apart: the value learns from what the network fuses without changing the network.
         critic_pace: the critic learns at this multiple of the learning rate.
@@ -104,6 +105,7 @@ class ReinforceConfig:
     clip: float = 0.2
     target_kl: float | None = None
     entropy: float = 0.01
+    entropy_end: float | None = None
     value_weight: float = 0.5
     value_apart: bool = False
     critic_pace: float = 1.0

@@ -204,10 +204,18 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         actor: Any = self.model.policy
         actor.learn_only_values(self.updates < self._config.warmup)
+        self._diversify()
         if self._config.looking is not None:
             self._look(self._config.looking)
         if self.updates and self.updates % self._config.checkpoint_every == 0:
             self._save()
+
+    def _diversify(self) -> None:
+        """The weight of the entropy in the coming update."""
+        first, last = self._config.entropy, self._config.entropy_end
+        model: Any = self.model
+        if last is not None:
+            model.ent_coef = first + (last - first) * min(self.num_timesteps / self._config.steps, 1.0)
 
     def _look(self, first: Looking) -> None:
         """How the coming update learns."""

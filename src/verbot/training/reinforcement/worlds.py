@@ -24,7 +24,6 @@ from verbot.training.reinforcement.curriculum import Curriculum
 
 GLANCE = 2  # steps of each episode while a run only looks
 ERRING = 0.8  # at most: share of the expert's steps that are drawn at random, on its way to where a glance is taken
-LATE = 2  # power of the share left where glances aim; an expert who arrives there begins again, so the end is not seen more often
 ASTRAY, TURNING = 16, 0.3  # less than so many random steps more, of which this share differs from the one before
 TOLD = ("instruction", "success", "final_error_m", "state_text", "error", "engaged", "named")  # of an env's info
 
@@ -135,18 +134,22 @@ class World:
         Who tries wanders about more than an expert does. If what is to be done next were always beside the robot, that is where
         it would be looked for.
         """
-        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() ** LATE * info["final_error_m"]
+        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
         low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
-        astray, action = self._rng.integers(ASTRAY), low
+        astray, way = self._rng.integers(ASTRAY), [low]
         while (coming := info["final_error_m"] > left_m) or astray:
             if coming:
-                action = expert.act(observation_from_env(record))
+                way.append(expert.act(observation_from_env(record)))
             else:
                 left_m, astray = np.inf, astray - 1
-                action = self._rng.uniform(low, high).astype(np.float32) if self._rng.random() < TURNING else action
-            record, _, terminated, truncated, info = self._env.step(action)
-            if terminated or truncated:
-                return self._env.reset(seed=self._config.seed, options=request)
+                turns = self._rng.random() < TURNING
+                way.append(self._rng.uniform(low, high).astype(np.float32) if turns else way[-1])
+            record, _, terminated, truncated, info = self._env.step(way[-1])
+            if terminated or truncated:  # the last look before the end, where the same way leads
+                record, info = self._env.reset(seed=self._config.seed, options=request)
+                for action in way[1:-1]:
+                    record, _, _, _, info = self._env.step(action)
+                return record, info
         return record, info
 
     def step(self, action: FloatArray) -> Turn:
