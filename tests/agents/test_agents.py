@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from verbot.agents import AligningAgent, ChunkAgent, EnsembleAgent
+from verbot.agents import ChunkAgent, EnsembleAgent, RecoloringAgent
 from verbot.agents.carrying import PAUSE_S
 from verbot.contracts import ChunkedAgent, Policy
 from verbot.errors import ConfigError, PolicyError
@@ -41,7 +41,7 @@ def test_agents_keep_the_contract() -> None:
     assert isinstance(policy, Policy)
     assert isinstance(ChunkAgent(policy), ChunkedAgent)
     assert isinstance(EnsembleAgent(policy), ChunkedAgent)
-    assert isinstance(AligningAgent(ChunkAgent(policy), {}), ChunkedAgent)
+    assert isinstance(RecoloringAgent(ChunkAgent(policy), {}), ChunkedAgent)
 
 
 @pytest.mark.parametrize(("execute", "actions"), [(1, [10, 20, 30, 40]), (2, [10, 11, 20, 21]), (3, [10, 11, 12, 20])])
@@ -179,7 +179,7 @@ def scene(light: float) -> np.ndarray:
 
 def test_pictures_are_moved_to_the_middle_color_and_the_world_is_learned_anew_in_every_episode() -> None:
     policy = Seeing()
-    agent = AligningAgent(ChunkAgent(policy), {"front": (100, 100, 100)})
+    agent = RecoloringAgent(ChunkAgent(policy), {"front": (100, 100, 100)})
     for light in (-30.0, 20.0):
         agent.reset("go")
         raw = {"front": scene(light), "wrist": scene(light)}
@@ -193,7 +193,7 @@ def test_pictures_are_moved_to_the_middle_color_and_the_world_is_learned_anew_in
 
 def test_the_middle_color_is_averaged_over_the_last_pictures_and_no_picture_counts_twice() -> None:
     policy = Seeing()
-    agent = AligningAgent(ChunkAgent(policy), {"front": (100, 100, 100)}, frames=2)
+    agent = RecoloringAgent(ChunkAgent(policy), {"front": (100, 100, 100)}, frames=2)
     agent.reset("go")
     for step, (light, offset) in enumerate(((10.0, -10.0), (30.0, -20.0), (50.0, -40.0))):
         observation = Observation({"front": scene(light)}, np.zeros(1, np.float32), "", time_s=step / 10)
@@ -208,6 +208,6 @@ def test_the_middle_color_is_averaged_over_the_last_pictures_and_no_picture_coun
 
 def test_colors_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="middle color of camera 'front' is .1, 2.; expected red, green and blue, 0 to 255"):
-        AligningAgent(ChunkAgent(Counting()), {"front": (1, 2)})
+        RecoloringAgent(ChunkAgent(Counting()), {"front": (1, 2)})
     with pytest.raises(ConfigError, match="frames is 0; expected at least 1 picture"):
-        AligningAgent(ChunkAgent(Counting()), {}, frames=0)
+        RecoloringAgent(ChunkAgent(Counting()), {}, frames=0)

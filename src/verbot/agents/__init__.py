@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from verbot.agents.aligning import AligningAgent
 from verbot.agents.alignment import AlignmentAgent, Misalignment
 from verbot.agents.chunking import ChunkAgent
 from verbot.agents.ensembling import EnsembleAgent
+from verbot.agents.recoloring import RecoloringAgent
 
-__all__ = ["AligningAgent", "AlignmentAgent", "ChunkAgent", "EnsembleAgent", "Misalignment"]
+__all__ = ["AlignmentAgent", "ChunkAgent", "EnsembleAgent", "Misalignment", "RecoloringAgent"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbot.agents import AligningAgent, ChunkAgent, EnsembleAgent
+from verbot.agents import ChunkAgent, EnsembleAgent, RecoloringAgent
 from verbot.configuration import to_plain
 from verbot.contracts import ChunkedAgent, Env, Policy
 from verbot.errors import ConfigError
@@ -158,7 +158,7 @@ def _agents(config: EvaluationConfig) -> AgentFactory:
 
 
 def _aligned(make: Callable[[Policy], ChunkedAgent], colors: Mapping[str, Sequence[float]], policy: Policy) -> ChunkedAgent:
-    return AligningAgent(make(policy), colors)
+    return RecoloringAgent(make(policy), colors)
 
 
 def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> None:

@@ -43,7 +43,7 @@ class EvaluationConfig:
         baselines: whether random, expert and language-blind players stand beside the policy.
         execute: actions carried out per predicted chunk.
         decay: not None: temporal ensembling with this decay instead of chunk execution.
-        align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.AligningAgent`).
+        align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.RecoloringAgent`).
         videos: episodes filmed for the report; 0 films none.
         latency_calls: single predictions that are timed.
         workers: processes; 0 chooses one per core.

@@ -15,7 +15,7 @@ from verbot.spec import ActionChunk, FloatArray, Observation, UInt8Array
 FRAMES = 20  # of the last two seconds at 10 Hz
 
 
-class AligningAgent:
+class RecoloringAgent:
     """Another agent whose pictures are moved so that their middle color is that of the demonstrations.
 
     The middle color of a camera is the median of each channel over a picture, most of which is table and floor: light and
