@@ -13,7 +13,7 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,19 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    rows = []
-    for arm in arguments.arms:
-        rows.append({"arm": arm, **measure(arguments, arm)})
-        print(json.dumps(rows[-1]), flush=True)
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "arm"))
+    tell(arguments.arms, lambda arm: measure(arguments, arm), lambda name, found: written("success_rate", found))
+
+
+def tell(arms: Sequence[str], measured: Callable[[str], dict[str, Any]], cell: Callable[[str, Estimate], str]) -> None:
+    """A line of JSON for each arm as it is measured, estimates by name, then a table whose cells `cell` writes."""
+    rows = {}
+    for arm in arms:
+        rows[arm] = measured(arm)
+        print(json.dumps({"arm": arm, **rows[arm]}), flush=True)
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
     print(f"\n| arm | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for row in rows:
-        cells = [written("success_rate", Estimate(**row[name])) if name in row else "–" for name in names]
-        print(f"| {row['arm']} | {' | '.join(cells)} |")
+    for arm, row in rows.items():
+        print(f"| {arm} | {' | '.join(cell(name, Estimate(**row[name])) if name in row else '–' for name in names)} |")
 
 
 def measure(arguments: Arguments, arm: str) -> dict[str, Any]:

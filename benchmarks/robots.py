@@ -16,13 +16,13 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from multitask import tell
 
 import verbot
 from verbot.data.hindsight import project, projections
@@ -67,20 +67,10 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    rows = []
-    for arm in arguments.arms:
-        rows.append({"arm": arm, **measure(arguments, arm)})
-        print(json.dumps(rows[-1]), flush=True)
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "arm"))
-    print(f"\n| arm | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for row in rows:
-        print(f"| {row['arm']} | {' | '.join(cell(name, row.get(name)) for name in names)} |")
+    tell(arguments.arms, lambda arm: measure(arguments, arm), cell)
 
 
-def cell(name: str, record: dict[str, Any] | None) -> str:
-    if record is None:
-        return "–"
-    found = Estimate(**record)
+def cell(name: str, found: Estimate) -> str:
     return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if "(" in name else written("success_rate", found)
 
 
