@@ -51,6 +51,16 @@ def test_a_loss_without_samples_teaches_no_scale_and_none_counts_without_bound()
     assert found["loss"].item() == pytest.approx(1.0 + torch.tensor(0.01).log().item(), abs=1e-3)
 
 
+def test_a_loss_may_keep_its_weight_among_learned_ones():
+    balance = Balance({"action": 1.0, "task": 0.1, "value": 0.0}, learned=True, fixed={"task", "value"})
+    losses = {"action": torch.tensor(0.5), "task": torch.tensor(3.0), "value": torch.tensor(7.0)}
+    assert balance.learned == ["action"]
+    balance.log_scales.data[0] = torch.tensor(0.5).log()
+    found = balance(losses)
+    assert found["loss"].item() == pytest.approx(0.5 / 0.5 + torch.tensor(0.5).log().item() + 0.1 * 3.0)
+    assert "weight_task" not in found
+
+
 def test_an_uncertain_loss_teaches_what_is_shared_less(make_network):
     """One number is to be 0 by one task and 1 by another, whose labels are noise around it: the surer task prevails."""
     shared, g = torch.nn.Parameter(torch.tensor(0.5)), torch.Generator().manual_seed(0)
@@ -81,6 +91,12 @@ def test_a_network_learns_its_weights_with_all_else(make_network, make_batch):
     torch.testing.assert_close(slope, by_hand.detach())
     assert network.balance.log_scales.lr_scale == 10, "a short training must move them over an order of magnitude"
     assert NetworkConfig.from_json(network.config.to_json()) == network.config
+
+
+def test_a_classifier_beside_the_actions_keeps_its_weight(make_network):
+    network = make_network(dataclasses.replace(CONFIG, head=Part("multi_task", {"tasks": ("pick", "put")})))
+    assert network.balance.learned == ["action", "keypoint"]
+    assert network.balance.weights["task"] == 0.1
 
 
 def test_weights_that_cannot_be_are_named():

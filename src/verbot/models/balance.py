@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 PACE = 10.0  # a weight must follow its loss over an order of magnitude within a short training
-LEAST = 0.01  # of b: a classification that is nearly always right would count without bound
+LEAST = 0.01  # of b: a loss of nearly nothing would count without bound
 
 
 class Balance(nn.Module):
@@ -24,16 +24,18 @@ class Balance(nn.Module):
     Args:
         weights: of every loss that can come, at least 0.
         learned: whether they are only where learning begins.
+        fixed: losses that keep their weight all the same. One that soon is nearly 0 but for a few wrong labels would come to
+            count more than all others, as a classifier's does.
 
     Example:
         >>> float(Balance({"action": 1.0, "keypoint": 0.5})({"action": torch.tensor(2.0), "keypoint": torch.tensor(3.0)})["loss"])
         3.5
     """
 
-    def __init__(self, weights: Mapping[str, float], learned: bool = False):
+    def __init__(self, weights: Mapping[str, float], learned: bool = False, fixed: Collection[str] = ()):
         super().__init__()
         self.weights = dict(weights)
-        self.learned = [name for name, weight in weights.items() if weight] if learned else []
+        self.learned = [name for name, weight in weights.items() if weight and name not in fixed] if learned else []
         if learned:
             self.log_scales = nn.Parameter(torch.tensor([-math.log(weights[name]) for name in self.learned]))
             self.log_scales.lr_scale = PACE  # type: ignore[attr-defined]
@@ -42,9 +44,9 @@ class Balance(nn.Module):
         """``"loss"``, their sum, before `losses` themselves; where weights are learned also ``"weight_NAME"``, what they are."""
         total: Tensor | None = None
         for name, weight in self.weights.items():
-            if name not in losses or (self.learned and name not in self.learned):
+            if name not in losses or (self.learned and not weight):
                 continue
-            term = self._term(name, losses[name]) if self.learned else weight * losses[name]
+            term = self._term(name, losses[name]) if name in self.learned else weight * losses[name]
             total = term if total is None else total + term
         assert total is not None, "no loss to minimize"
         told = {f"weight_{name}": (-self._log_scale(name)).exp().detach() for name in self.learned}

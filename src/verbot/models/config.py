@@ -51,7 +51,7 @@ class NetworkConfig:
             (``augment.captions``) and tells of every prediction how well both fit.
         contrast_weight: of this loss beside the action loss.
         loss_weights: ``"fixed"`` are these weights; ``"learned"`` begins with them and learns how certain each loss can be, as
-            `verbot.models.balance.Balance` does.
+            `verbot.models.balance.Balance` does; what a head teaches beside its actions keeps its own.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)

@@ -49,16 +49,17 @@ def check_layers(config: NetworkConfig, given: int, read: int) -> None:
 
 def make_balance(config: NetworkConfig, vision: nn.Module, head: nn.Module) -> Balance:
     """What weighs every loss that the network's parts can have."""
+    beside: dict[str, float] = getattr(head, "beside", {})
     weights = {
         "action": config.action_weight,
-        **getattr(head, "beside", {}),
+        **beside,
         **({"keypoint": config.keypoint_weight} if "keypoints" in vision.counts else {}),  # type: ignore[operator]
         "recall": config.recall_weight,
         "value": config.value_weight,
         **({"contrast": config.contrast_weight} if config.contrast else {}),
         "grasp": config.grasp_weight,
     }
-    return Balance(weights, config.loss_weights == "learned")
+    return Balance(weights, config.loss_weights == "learned", fixed=beside)
 
 
 def has_fused(config: NetworkConfig, balance: Balance) -> bool:
