@@ -43,22 +43,22 @@ TASKS: dict[str, dict[str, Any]] = {  # of the arm, each as weights of losses
     "manipulation": {"action_weight": 1.0},
     "detection": {"keypoint_weight": 1.0},
     "grasping": {"grasp_weight": 1.0},
+    "arm-graspless": {"action_weight": 1.0, "keypoint_weight": 1.0},
     "arm": {"action_weight": 1.0, "keypoint_weight": 1.0, "grasp_weight": 1.0},
     "navigation": {"action_weight": 1.0},
     "rover-detection": {"keypoint_weight": 1.0},
     "rover": {"action_weight": 1.0, "keypoint_weight": 1.0},
 }
-TUNED = {"grasp_weight": 0.3, "rover_weight": 0.3}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure. Arms are tasks and robots alone, and both robots with weights ``equal``, ``learned`` or ``tuned``."""
+    """What to measure. Arms are tasks and robots alone, and both robots, weights ``equal``, ``learned`` or the recipe's."""
 
     table: tyro.conf.Positional[Path]
     floor: tyro.conf.Positional[Path]
     out: Path = Path("outputs/robots")
-    arms: tuple[str, ...] = (*TASKS, "equal", "learned", "tuned")
+    arms: tuple[str, ...] = (*TASKS, "equal", "learned", "recipe")
     samples: int = 40_000  # of each robot
     episodes: int = 99
     scenes: int = 300  # in which is pointed and grasped
@@ -108,13 +108,12 @@ def configured(arguments: Arguments, arm: str) -> RunConfig:
     whole = resolve("multi-task-net")
     training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
     (rover,) = training.companions
+    if arm == "recipe":
+        return dataclasses.replace(whole, training=training)
     if arm not in TASKS:
         how = "learned" if arm == "learned" else "fixed"
-        scale = TUNED["rover_weight"] if arm == "tuned" else 1.0
-        network = dataclasses.replace(training.network, loss_weights=how)
-        if arm == "tuned":
-            network = dataclasses.replace(network, grasp_weight=TUNED["grasp_weight"])
-        theirs = dataclasses.replace(rover.network, loss_weights=how, action_weight=scale, keypoint_weight=scale)
+        network = dataclasses.replace(training.network, grasp_weight=1.0, loss_weights=how)
+        theirs = dataclasses.replace(rover.network, action_weight=1.0, keypoint_weight=1.0, loss_weights=how)
         companions = (dataclasses.replace(rover, network=theirs),)
         return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, companions=companions))
     weights = NOTHING | TASKS[arm]
@@ -123,7 +122,7 @@ def configured(arguments: Arguments, arm: str) -> RunConfig:
         network, augment = rover.network, rover.augment
     if not weights["keypoint_weight"]:
         augment = without_questions(augment)
-    network = dataclasses.replace(network, loss_weights="fixed", **weights)
+    network = dataclasses.replace(network, **weights)
     return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, augment=augment, companions=()))
 
 
