@@ -23,7 +23,7 @@ def multi_task_net() -> RunConfig:
     arm, rover = starter(), navigation()
     companion = Companion(
         robot=robot_spec().name,
-        network=replace(rover.training.network, action_weight=0.3, keypoint_weight=0.3),
+        network=replace(arm.training.network, chunk=4, action_weight=0.3, keypoint_weight=0.3),
         augment=rover.training.augment,
     )
     return replace(

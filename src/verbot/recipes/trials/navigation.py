@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verbot.models.network import NetworkConfig, Part
+from verbot.recipes.presets.navigation import NETWORK
 from verbot.recipes.trials import TrialConfig, trials
 from verbot.training.reinforcement.config import Looking, ReinforceConfig
 
@@ -10,19 +10,12 @@ from verbot.training.reinforcement.config import Looking, ReinforceConfig
 @trials.register("navigation-ppo")
 def navigation_ppo() -> TrialConfig:
     """One camera, queries, word embeddings, two wide layers."""
-    network = NetworkConfig(
-        # Where a followed line turns bright is two pixels wide.
-        vision=Part("query_conv", {"channels": 48, "features": 64, "heatmaps": 3, "stem": 24}),
-        language=Part("words"),
-        fusion=Part("mlp", {"readings": 4}),  # the sentence learns to look, and would pass over the verb
-        chunk=1,
-    )
     return TrialConfig(
         name="navigation-ppo",
         about="three errands, steered by the compass, from pixels, words, headway and keypoints",
         reinforcement=ReinforceConfig(
             env="navigation-compass",
-            network=network,
+            network=NETWORK,
             steps=1_300_000,
             worlds=64,
             rollout=64,
