@@ -18,7 +18,8 @@ def multi_task_net() -> RunConfig:
 
     Manipulation and navigation are the two robots' actions, detection is where each named thing lies in their pictures (the
     keypoint loss, with the scene's other goals asked for too), grasping is the state in which the hand will hold what it is told
-    to take. Weights are those that were best in closed loop; equal or learned ones leave hardly any manipulation.
+    to take. Weights are those that were best in closed loop; equal or learned ones leave hardly any manipulation. The
+    rover has the arm's kind of network, not that of its own recipe, with which it would have nothing in common.
     """
     arm, rover = starter(), navigation()
     companion = Companion(
