@@ -37,13 +37,7 @@ class QueryConv(nn.Module):
     cells: Tensor
 
     def __init__(
-        self,
-        sizes: Sizes,
-        channels: int = 16,
-        features: int = 32,
-        heatmaps: int = 16,
-        by_place: bool = False,
-        stem: int = 0,
+        self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16, by_place: bool = False, stem: int = 0
     ):
         super().__init__()
         if sizes.height % 8 or sizes.width_px % 8:
@@ -132,6 +126,7 @@ class _Trunk(nn.Module):
 
     def __init__(self, channels: int, features: int, stem: int = 0):
         super().__init__()
+        # Drawn even where it is replaced: measured figures hang on the numbers that come after.
         self.stem: nn.Module = nn.Conv2d(3, channels, 6, 4, padding=1)
         if stem:
             first, second = nn.Conv2d(3, stem, 4, 2, padding=1), nn.Conv2d(stem, channels, 4, 2, padding=1)
