@@ -28,6 +28,7 @@ from verbot.training.reinforcement.config import Looking
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "mujoco", "av", "pillow", "stable_baselines3")
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "stepping")
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")
 FLAGS = ("avx", "avx2", "avx512", "amx", "fma", "f16c", "sse4")
 # The record's name of each env, which stays where the env is renamed.
 ENVS = {
@@ -55,6 +56,7 @@ def fingerprint() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": _processor(),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "opengl": _opengl(),
     }
 
