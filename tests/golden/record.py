@@ -208,6 +208,8 @@ def demonstration(env: Any, task: str, axes: Mapping[str, int] | None = None) ->
         "last_state": record.states[-1].tolist(),
         "first_action": record.actions[0].tolist(),
         "last_action": record.actions[-1].tolist(),
+        "mean_state": record.states.mean(axis=0, dtype=np.float64).tolist(),
+        "mean_action": record.actions.mean(axis=0, dtype=np.float64).tolist(),
         "image_means": {camera: float(images.mean()) for camera, images in record.images.items()},
     }
 
