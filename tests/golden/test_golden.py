@@ -15,7 +15,14 @@ import record
 
 ADVICE = "behavior has changed; tests/golden/README.md says when a record may be written anew"
 EXACT_WHATEVER_MACHINE = ("task", "scene", "goal_index", "instruction", "goal", "target", "error", "axes")
-CLOSE = {"first_state": 1e-3, "first_action": 1e-3, "mean_state": 5e-3, "mean_action": 2e-2, "last_state": 1e-2, "last_action": 5e-2}
+CLOSE = {
+    "first_state": 1e-3,
+    "first_action": 1e-3,
+    "mean_state": 5e-3,
+    "mean_action": 2e-2,
+    "last_state": 1e-2,
+    "last_action": 5e-2,
+}
 WORDS = ("scene", "instruction", "goal", "instructions")
 
 
