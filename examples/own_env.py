@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import verbot
-from verbot.collection import demonstrate
 from verbot.contracts import EpisodeRequest
 from verbot.data import DatasetWriter
 from verbot.envs import envs
+from verbot.rollout.collect import demonstrate
 
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230)}
 SIZE, REACH_M, STEPS = 32, 0.05, 40
@@ -42,7 +42,7 @@ class Dots:
         # The scene is a function of the request and the seed alone.
         rng = np.random.default_rng([seed or 0, request.split == "test", request.index])
         self.dots = dict(zip(COLORS, rng.uniform(0.1, 0.9, (3, 2)), strict=True))
-        self.hand, self.steps, self.held, self.engaged = rng.uniform(0.1, 0.9, 2), 0, 0, None
+        self.hand, self.steps, self.held, self.first_contact = rng.uniform(0.1, 0.9, 2), 0, 0, None
         names = list(rng.permutation(list(COLORS)))
         self.named = names[request.goal]
         known = WORDS.get(request.wording, WORDS["seen"][:1])
@@ -54,7 +54,7 @@ class Dots:
         self.steps += 1
         self.hand = np.clip(self.hand + np.clip(action, SPEC.action_low(), SPEC.action_high()), 0, 1)
         reached = [name for name, dot in self.dots.items() if np.linalg.norm(dot - self.hand) < REACH_M]
-        self.engaged = self.engaged or next(iter(reached), None)
+        self.first_contact = self.first_contact or next(iter(reached), None)
         self.held = self.held + 1 if self.named in reached else 0
         success = self.held >= 3
         return self._observation(), float(success), success, not success and self.steps >= STEPS, self._info()
@@ -83,11 +83,11 @@ class Dots:
             "instruction": self.words,
             "instructions": [self.words],
             "goal": {"verb": "go", "object": self.named},
-            "named": self.named,
+            "target_object": self.named,
             "feasible": self.feasible,
             "grounding": [{"instructions": [f"go to {goal['object']}"]} for goal in self.feasible],
             "calibration": {},
-            "engaged": self.engaged,
+            "first_contact": self.first_contact,
             "success": self.held >= 3,
             "final_error_m": float(np.linalg.norm(self.dots[self.named] - self.hand)),
             "error": None,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import verbot
-from verbot.models.parts import heads
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from verbot import cli
 from verbot.errors import DataError
-from verbot.policy import load_policy
+from verbot.policy.policy import load_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -234,8 +234,8 @@ def test_compare_pairs_two_evaluations(tmp_path, capsys):
 
 
 def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys, monkeypatch):
-    from verbot.evaluation.table import Table, TableRow
-    from verbot.recipes import bench
+    from verbot.evaluation.comparison.table import Table, TableRow
+    from verbot.workflows import compare
 
     asked = []
 
@@ -243,7 +243,7 @@ def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys,
         asked.append((words, settings))
         return Table("", "a", (TableRow("a", "design", error="ValueError: torn"),), {})
 
-    monkeypatch.setattr(bench, "compare", remember)
+    monkeypatch.setattr(compare, "compare", remember)
     arguments = ["tiny", "tiny+chunk=2", "--samples", "640", "--data", "one", "two", "--conditions", "blank", "--no-baselines"]
     code, out, _ = run(capsys, "compare", *arguments, "--designs", "all", "--only", "tiny", "head-flow", "--base", "tiny")
     assert code == 1
@@ -269,11 +269,13 @@ def test_compare_refuses_what_it_cannot_do(tmp_path, capsys):
 
 
 def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch):
-    from verbot.recipes import api
+    from verbot.workflows import train_evaluate
 
-    measured = api.evaluate("expert", out=tmp_path, episodes=1, videos=0, baselines=False, conditions=(), progress=False)
+    measured = train_evaluate.evaluate(
+        "expert", out=tmp_path, episodes=1, videos=0, baselines=False, conditions=(), progress=False
+    )
     faulty = dataclasses.replace(measured, errors=1, error_messages=("pick/0: SimulationError: NaN in qpos",))
-    monkeypatch.setattr(api, "evaluate", lambda *arguments, **settings: faulty)
+    monkeypatch.setattr(train_evaluate, "evaluate", lambda *arguments, **settings: faulty)
     code, out, err = run(capsys, "evaluate", "expert", "--out", str(tmp_path))
     assert code == 1
     assert "errors  1" in out

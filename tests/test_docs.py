@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from verbot.evaluation.intervals import Estimate
-from verbot.evaluation.summary import written
-from verbot.recipes.design import parse_design, resolve_design
+from verbot.evaluation.protocol.intervals import Estimate
+from verbot.evaluation.report.summary import written
+from verbot.recipes.overrides import parse_design, resolve_design
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]

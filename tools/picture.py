@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from verbot import film
-from verbot.recipes.players import agent_maker
-from verbot.recipes.watch import watch
+from verbot.rollout import video
+from verbot.workflows.load_policy import agent_maker
+from verbot.workflows.watch import watch
 
 SENTENCES = (
     "put the red cube in the blue box",
@@ -33,7 +33,7 @@ def main() -> int:
     seen = [watch(text, agent, height=arguments.height) for text in SENTENCES]
     for one in seen:
         print(f"{'obeyed' if one.success else 'FAILED'} in {one.seconds:.1f} s (scene {one.scene}): {one.instruction}")
-    size = film.write(arguments.out, [frame for one in seen for frame in one.frames], seen[0].rate_hz).stat().st_size
+    size = video.write(arguments.out, [frame for one in seen for frame in one.frames], seen[0].rate_hz).stat().st_size
     print(f"{arguments.out}: {size / 2**20:.2f} MiB")
     return 0 if all(one.success for one in seen) and size <= LIMIT_BYTES else 1
 

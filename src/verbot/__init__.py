@@ -18,21 +18,21 @@ from verbot.errors import VerbotError, missing
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
 
 if TYPE_CHECKING:
-    from verbot.collection import collect
     from verbot.data import open_dataset
     from verbot.envs import make_env
-    from verbot.policy import load_policy
-    from verbot.recipes.api import evaluate, train
+    from verbot.policy.policy import load_policy
+    from verbot.rollout.collect import collect
+    from verbot.workflows.train_evaluate import evaluate, train
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "open_dataset": "verbot.data",
     "make_env": "verbot.envs",
-    "load_policy": "verbot.policy",
-    "collect": "verbot.collection",
-    "train": "verbot.recipes.api",
-    "evaluate": "verbot.recipes.api",
+    "load_policy": "verbot.policy.policy",
+    "collect": "verbot.rollout.collect",
+    "train": "verbot.workflows.train_evaluate",
+    "evaluate": "verbot.workflows.train_evaluate",
 }
 
 __all__ = [

@@ -38,11 +38,11 @@ class ChunkedAgent(Agent, Protocol):
 
     policy: Policy
 
-    def wants(self, observation: Observation) -> Observation | None:
+    def next_query(self, observation: Observation) -> Observation | None:
         """The observation to predict from, or None while actions are left."""
         ...
 
-    def give(self, chunk: ActionChunk) -> None: ...
+    def receive(self, chunk: ActionChunk) -> None: ...
 
 
 @runtime_checkable

@@ -90,5 +90,5 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
 
 
-class AlignmentWarning(UserWarning):
+class GroundingWarning(UserWarning):
     """What is said and what is seen have stayed apart, in training or before a robot."""

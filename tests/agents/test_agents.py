@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from verbot.agents import ChunkAgent, EnsembleAgent, RecoloringAgent
-from verbot.agents.carrying import PAUSE_S
+from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent
+from verbot.agents.policy_memory import PAUSE_S
 from verbot.contracts import ChunkedAgent, Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
@@ -41,7 +41,7 @@ def test_agents_keep_the_contract() -> None:
     assert isinstance(policy, Policy)
     assert isinstance(ChunkAgent(policy), ChunkedAgent)
     assert isinstance(EnsembleAgent(policy), ChunkedAgent)
-    assert isinstance(RecoloringAgent(ChunkAgent(policy), {}), ChunkedAgent)
+    assert isinstance(ColorAlignmentAgent(ChunkAgent(policy), {}), ChunkedAgent)
 
 
 @pytest.mark.parametrize(("execute", "actions"), [(1, [10, 20, 30, 40]), (2, [10, 11, 20, 21]), (3, [10, 11, 12, 20])])
@@ -64,9 +64,9 @@ def test_reset_forgets_the_rest_of_a_chunk() -> None:
     agent = ChunkAgent(Counting(), 3)
     agent.reset("go")
     agent.act(observe())
-    assert agent.wants(observe()) is None
+    assert agent.next_query(observe()) is None
     agent.reset("stop")
-    wanted = agent.wants(observe())
+    wanted = agent.next_query(observe())
     assert wanted is not None
     assert wanted.instruction == "stop"
 
@@ -75,9 +75,9 @@ def test_given_chunks_are_used_instead_of_asking() -> None:
     for agent in (ChunkAgent(policy := Counting(), 2), EnsembleAgent(policy)):
         agent.reset("go")
         asked = len(policy.asked)
-        assert agent.wants(observe()) is not None
-        agent.give(ActionChunk(np.full((2, 1), 7.0, np.float32)))
-        assert agent.wants(observe()) is None
+        assert agent.next_query(observe()) is not None
+        agent.receive(ActionChunk(np.full((2, 1), 7.0, np.float32)))
+        assert agent.next_query(observe()) is None
         assert agent.act(observe()).tolist() == [7.0]
         assert len(policy.asked) == asked
 
@@ -179,7 +179,7 @@ def scene(light: float) -> np.ndarray:
 
 def test_pictures_are_moved_to_the_middle_color_and_the_world_is_learned_anew_in_every_episode() -> None:
     policy = Seeing()
-    agent = RecoloringAgent(ChunkAgent(policy), {"front": (100, 100, 100)})
+    agent = ColorAlignmentAgent(ChunkAgent(policy), {"front": (100, 100, 100)})
     for light in (-30.0, 20.0):
         agent.reset("go")
         raw = {"front": scene(light), "wrist": scene(light)}
@@ -193,13 +193,13 @@ def test_pictures_are_moved_to_the_middle_color_and_the_world_is_learned_anew_in
 
 def test_the_middle_color_is_averaged_over_the_last_pictures_and_no_picture_counts_twice() -> None:
     policy = Seeing()
-    agent = RecoloringAgent(ChunkAgent(policy), {"front": (100, 100, 100)}, frames=2)
+    agent = ColorAlignmentAgent(ChunkAgent(policy), {"front": (100, 100, 100)}, frames=2)
     agent.reset("go")
     for step, (light, offset) in enumerate(((10.0, -10.0), (30.0, -20.0), (50.0, -40.0))):
         observation = Observation({"front": scene(light)}, np.zeros(1, np.float32), "", time_s=step / 10)
-        asked = agent.wants(observation)
+        asked = agent.next_query(observation)
         assert asked is not None
-        agent.give(policy.predict([asked])[0])
+        agent.receive(policy.predict([asked])[0])
         agent.act(observation)
         assert policy.asked[-1].images["front"][0, 0].tolist() == [100 + light + offset] * 3
     agent.act(Observation({}, np.zeros(1, np.float32), "", time_s=0.3))  # a camera may be missing
@@ -208,6 +208,6 @@ def test_the_middle_color_is_averaged_over_the_last_pictures_and_no_picture_coun
 
 def test_colors_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="middle color of camera 'front' is .1, 2.; expected red, green and blue, 0 to 255"):
-        RecoloringAgent(ChunkAgent(Counting()), {"front": (1, 2)})
+        ColorAlignmentAgent(ChunkAgent(Counting()), {"front": (1, 2)})
     with pytest.raises(ConfigError, match="frames is 0; expected at least 1 picture"):
-        RecoloringAgent(ChunkAgent(Counting()), {}, frames=0)
+        ColorAlignmentAgent(ChunkAgent(Counting()), {}, frames=0)

@@ -53,7 +53,7 @@ def make() -> Callable[[int], EpisodeRecord]:
             extras={
                 "number": number,
                 "instructions": [f"pick up object {number % 3}", f"lift object {number % 3}"],
-                "engaged_frame": 2,
+                "first_contact_frame": 2,
                 "grounding": [
                     {"instructions": ["this"], "target_base_m": [0.0, 0.0, 0.0], "reference_base_m": [0.05, -0.1, 0.0]},
                     {"instructions": ["take the other"], "target_base_m": [0.1, 0.05, 0.0], "receptacle_base_m": None},

@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from verbot.envs.tabletop import arm, scene
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import LEASH_M, Physics
+from verbot.envs.tabletop.simulation import arm, scene
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import LEASH_M, Physics
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from verbot.contracts import EpisodeRequest
-from verbot.envs.tabletop import captions, episodes, language
-from verbot.envs.tabletop.layout import Layout, Thing
-from verbot.envs.tabletop.relations import Related
+from verbot.envs.tabletop import episodes
+from verbot.envs.tabletop.language import captions, grammar
+from verbot.envs.tabletop.language.referring_expressions import Related
+from verbot.envs.tabletop.language.vocabulary import OBJECT_COLORS, SYNONYMS
+from verbot.envs.tabletop.simulation.layout import Layout, Thing
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks
-from verbot.envs.tabletop.vocabulary import OBJECT_COLORS, SYNONYMS
 
 SUITE = find("tabletop-starter")
 TASKS = {name: tasks.get(name)() for name in SUITE.tasks}
@@ -91,7 +92,7 @@ def test_an_instruction_that_is_never_demonstrated_is_no_foil(scenes) -> None:
     wrong = [captions.misnamed(e.layout, goal, rng) for e in scenes for goal in e.info["feasible"]]
     found = [goal for goal in wrong if goal is not None]
     assert len(found) > 300
-    assert all(language.is_demonstrated(goal) for goal in found)
+    assert all(grammar.is_demonstrated(goal) for goal in found)
     boxes = [goal for goal in found if goal["verb"] == "put"]
     assert all((goal["preposition"] == "in") == goal["receptacle"].endswith("box") for goal in boxes)
 

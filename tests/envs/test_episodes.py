@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from verbot.contracts import EpisodeRequest
-from verbot.envs.tabletop import episodes, language
+from verbot.envs.tabletop import episodes
+from verbot.envs.tabletop.language import grammar
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.suites.starter import STARTER
 from verbot.envs.tabletop.tasks import tasks
@@ -57,8 +58,8 @@ def test_every_scene_admits_three_instructions_that_name_two_things():
             assert len(goals) >= 3
             assert len({g["object"] for g in goals}) >= 2
             assert goals[0]["object"] != goals[1]["object"]
-            assert len({language.canonical(g) for g in goals}) == len(goals)
-            assert all(language.is_demonstrated(g) for g in goals)
+            assert len({grammar.canonical(g) for g in goals}) == len(goals)
+            assert all(grammar.is_demonstrated(g) for g in goals)
             things = [*episode.layout.movables, *episode.layout.receptacles]
             assert 3 <= len(things) <= 5
             assert len({thing.id for thing in things}) == len(things)
@@ -76,15 +77,15 @@ def test_tasks_and_their_variants_are_drawn_evenly():
 def test_unseen_compositions_are_never_demonstrated():
     for index in range(20):
         episode = _prepare(composition="unseen", index=index)
-        assert not language.is_demonstrated(episode.goal)
+        assert not grammar.is_demonstrated(episode.goal)
         assert len(episode.info["feasible"]) >= 3
 
 
 def test_words():
     goal = _prepare(task="pick", index=1).goal
-    assert _prepare(task="pick", index=1).instruction == language.canonical(goal)
-    assert _prepare(task="pick", index=1, wording="seen").instruction in language.wordings(goal, "seen")
-    assert _prepare(task="pick", index=1, wording="unseen").instruction in language.wordings(goal, "unseen")
+    assert _prepare(task="pick", index=1).instruction == grammar.canonical(goal)
+    assert _prepare(task="pick", index=1, wording="seen").instruction in grammar.wordings(goal, "seen")
+    assert _prepare(task="pick", index=1, wording="unseen").instruction in grammar.wordings(goal, "unseen")
     assert _prepare(task="pick", index=1, wording="blank").instruction == ""
     assert _prepare(task="pick", index=1, text="do it").instruction == "do it"
     said = _prepare(task="pick", index=1, templates={"pick": ["fetch {object} at once"]}).instruction

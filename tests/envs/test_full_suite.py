@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
-from verbot.envs.tabletop.language import canonical, is_demonstrated
+from verbot.envs.tabletop.language.grammar import canonical, is_demonstrated
 from verbot.envs.tabletop.suites.full import FULL
 
 NEW = tuple(task for task in FULL.tasks if task not in ("pick", "push", "put"))
@@ -42,8 +42,8 @@ def test_the_expert_does_it_in_time_and_touches_the_named_thing_first(env, task)
         assert info["error"] is None
         if info["success"]:
             assert info["final_error_m"] == 0.0
-            assert info["engaged"] is not None
-    assert sum(info["named"] in (None, info["engaged"]) for info, _ in results) >= 7
+            assert info["first_contact"] is not None
+    assert sum(info["target_object"] in (None, info["first_contact"]) for info, _ in results) >= 7
 
 
 @pytest.mark.parametrize("task", FULL.tasks)
@@ -67,7 +67,7 @@ def test_doing_nothing_is_no_success(env, task):
     info, _ = run(env, task, 0)
     assert not info["success"]
     assert info["final_error_m"] > 0.0
-    assert info["engaged"] is None
+    assert info["first_contact"] is None
 
 
 @pytest.mark.parametrize("task", FULL.tasks)
@@ -129,7 +129,7 @@ def test_the_wrong_drawer_move_is_no_success(env):
 def test_sorting_leaves_the_other_colors_alone(env):
     info, _ = run(env, "sort_color", 0, env.expert())
     assert info["success"]
-    assert info["named"] is None
+    assert info["target_object"] is None
     assert info["instruction"].startswith(f"put everything {info['goal']['color']}")
     box = env.physics.position(info["goal"]["receptacle"])
     for thing in env.physics.layout.movables:

@@ -9,7 +9,7 @@ from verbot.contracts import observation_from_env
 from verbot.envs import make_env
 from verbot.envs.tabletop.env import STILL
 from verbot.errors import SimulationError
-from verbot.evaluation.suites import EvaluationConfig, make_plan
+from verbot.evaluation.protocol.conditions import EvaluationConfig, make_plan
 
 AXES = {"appearance": 2, "lighting": 2, "dynamics": 2, "camera": 1, "robot_start": 2, "sensor_noise": 1}
 
@@ -25,7 +25,7 @@ def test_the_scene_is_the_same_to_the_bit_as_without(suite):
             model, data = env.physics.model, env.physics.data
             state = [data.qpos.copy(), data.qvel.copy(), data.act.copy(), data.ctrl.copy(), data.qacc_warmstart.copy()]
             state += [model.geom_rgba.copy(), model.body_mass.copy(), model.body_pos.copy(), model.actuator_gainprm.copy()]
-            known = (env.physics.starts, env.physics.highest, env.physics.engaged, env._limit)
+            known = (env.physics.starts, env.physics.highest, env.physics.first_contact, env._limit)
             steps = [env.step(action) for action in actions]
             traces.append((state, known, [s[0] for s in steps], [s[4] for s in steps]))
         (state, known, records, infos), (state2, known2, records2, infos2) = traces

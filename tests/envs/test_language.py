@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from verbot.envs.tabletop.language import canonical, fill, is_demonstrated, load_templates, wordings
-from verbot.envs.tabletop.vocabulary import DIRECTIONS, OBJECT_COLORS, SHAPES, STARTER_VERBS, SYNONYMS, VERBS
+from verbot.envs.tabletop.language.grammar import canonical, fill, is_demonstrated, load_templates, wordings
+from verbot.envs.tabletop.language.vocabulary import DIRECTIONS, OBJECT_COLORS, SHAPES, STARTER_VERBS, SYNONYMS, VERBS
 from verbot.errors import ConfigError
 
 

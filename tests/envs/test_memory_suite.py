@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from verbot.collection import collect
 from verbot.data import open_dataset
 from verbot.envs import make_env
 from verbot.envs.tabletop.env import STILL
-from verbot.envs.tabletop.placing import place
+from verbot.envs.tabletop.expert.placing import place
 from verbot.envs.tabletop.suites.memory import COVERED, MEMORY
 from verbot.errors import ConfigError
+from verbot.rollout.collect import collect
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_the_expert_remembers(blind, task):
     expert = blind.expert(noise=0.15, seed=1)
     infos = [_play(blind, expert.act, task, index, split="train")[0] for index in range(8)]
     assert sum(info["success"] for info in infos) >= 7
-    assert all(info["engaged"] == info["named"] and info["final_error_m"] == 0.0 for info in infos if info["success"])
+    assert all(
+        info["first_contact"] == info["target_object"] and info["final_error_m"] == 0.0 for info in infos if info["success"]
+    )
 
 
 def test_the_expert_acts_while_the_arm_is_locked_and_moves_nothing(blind):
@@ -124,14 +126,14 @@ def test_who_cannot_remember_must_guess(blind):
         chosen = str(rng.choice(things))
         info, _ = _play(blind, lambda g=chosen: _pick(blind, g), "pick", index)
         solved.append(info["success"])
-        chance.append(chosen == info["named"])
+        chance.append(chosen == info["target_object"])
         assert info["success"] <= chance[-1]
     assert sum(chance) - 2 <= sum(solved) <= sum(chance) < 20
 
 
 def test_trying_one_after_the_other_is_no_success(blind):
     _, info = blind.reset(seed=0, options={"task": "pick", "index": 0})
-    other = next(thing.id for thing in blind.physics.layout.movables if thing.id != info["named"])
+    other = next(thing.id for thing in blind.physics.layout.movables if thing.id != info["target_object"])
     tried = []
 
     def act():
@@ -142,23 +144,23 @@ def test_trying_one_after_the_other_is_no_success(blind):
             return _pick(blind, other)
         if physics.position(other)[2] > 0.03 or physics.touches(other, "gripper"):
             return place(physics, other, np.add(physics.starts[other], (0.0, 0.0, 0.003))).astype(np.float32)
-        return _pick(blind, info["named"])
+        return _pick(blind, info["target_object"])
 
     last, _ = _play(blind, act, "pick", 0, goal=0)
-    assert any(tried) and blind.physics.position(info["named"])[2] > 0.10  # it has the right thing in the end
-    assert not last["success"] and last["engaged"] == other
+    assert any(tried) and blind.physics.position(info["target_object"])[2] > 0.10  # it has the right thing in the end
+    assert not last["success"] and last["first_contact"] == other
 
 
 def test_doing_nothing_ends_after_the_show_and_the_tasks_own_time(blind):
     info, steps = _play(blind, lambda: STILL, "pick", 3)
-    assert not info["success"] and info["engaged"] is None
+    assert not info["success"] and info["first_contact"] is None
     assert steps == blind._current().locked_steps + 60
 
 
 def test_put_back_needs_the_visit_and_the_place(blind):
     """Away and back without the receptacle, or to another place: neither is a success."""
     _, info = blind.reset(seed=0, options={"task": "put_back", "index": 2})
-    name, physics, task = info["named"], blind.physics, blind._current().task
+    name, physics, task = info["target_object"], blind.physics, blind._current().task
     assert not task.satisfied(physics, info["goal"]) and task.error_m(physics, info["goal"]) > 0.1
     physics.farthest[name] = 0.2
     assert not task.satisfied(physics, info["goal"])
@@ -174,7 +176,7 @@ def test_put_back_needs_the_visit_and_the_place(blind):
 
 def test_put_back_elsewhere_is_no_success(blind):
     _, info = blind.reset(seed=0, options={"task": "put_back", "index": 0})
-    name, expert = info["named"], blind.expert()
+    name, expert = info["target_object"], blind.expert()
     box = blind.physics.layout.thing(info["goal"]["receptacle"])
 
     def act():

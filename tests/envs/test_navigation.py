@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from floor import place, rover
 
 import verbot.envs  # noqa: F401
-from verbot.collection import collect
 from verbot.data import Windows, open_dataset
 from verbot.envs import envs, make_env
 from verbot.envs.navigation import language, tasks
@@ -33,7 +32,8 @@ from verbot.envs.navigation.world import (
     World,
 )
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
-from verbot.evaluation.players import RandomAgent
+from verbot.rollout.baselines import RandomAgent
+from verbot.rollout.collect import collect
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_following_means_the_whole_line_in_order():
 
 def test_where_a_line_is_to_be_gone_on_with_moves_along_it(env):
     _, info = env.reset(seed=0, options={"task": "follow", "index": 4})
-    line, expert = next(line for line in env.world.scene.lines if line.name == info["named"]), env.expert()
+    line, expert = next(line for line in env.world.scene.lines if line.name == info["target_object"]), env.expert()
     others = [
         entry["target_base_m"]
         for goal, entry in zip(info["feasible"], info["grounding"], strict=True)
@@ -171,10 +171,10 @@ def test_the_arm_must_be_as_told(arm, raised, right):
 
 def test_stopping_at_the_wrong_thing_ends_the_episode_in_failure(env):
     _, info = env.reset(seed=0, options={"task": "go"})
-    other = next(thing for thing in env.world.scene.things if thing.name != info["named"])
+    other = next(thing for thing in env.world.scene.things if thing.name != info["target_object"])
     place(env.world, other.center_m[0] + 0.45, other.center_m[1])
     _, reward, terminated, truncated, info = env.step(STOP)
-    assert terminated and not truncated and reward == 0 and not info["success"] and info["engaged"] == other.name
+    assert terminated and not truncated and reward == 0 and not info["success"] and info["first_contact"] == other.name
 
 
 def test_the_same_motion_is_scored_by_its_words():
@@ -221,10 +221,10 @@ def test_the_state_in_words_tells_of_everything_and_not_what_was_named(env):
     assert len(texts) == 1
     assert re.search(r"arm is (raised|lowered)", text) and "stopped at nothing" in text
     info, _ = _play(env, task="around")
-    turned = re.search(rf"{info['named']} and has gone (\d+) degrees", info["state_text"])
+    turned = re.search(rf"{info['target_object']} and has gone (\d+) degrees", info["state_text"])
     assert turned and int(turned[1]) >= 360
     info, _ = _play(env, task="go")
-    assert f"has stopped at the {info['named']}" in info["state_text"]
+    assert f"has stopped at the {info['target_object']}" in info["state_text"]
 
 
 @pytest.mark.parametrize("verb", language.VERBS)
@@ -261,7 +261,7 @@ def test_a_scene_admits_several_goals_about_several_things(env):
     for task, index in itertools.product(env.tasks, range(15)):
         _, info = env.reset(seed=0, options={"task": task, "index": index})
         assert info["goal"]["verb"] == task and len({goal["object"] for goal in info["feasible"]}) >= 2
-        assert info["feasible"][1]["object"] != info["named"]
+        assert info["feasible"][1]["object"] != info["target_object"]
         first = env.world.scene
         env.reset(seed=0, options={"task": task, "index": index, "goal": 1})
         assert env.world.scene == first

@@ -31,7 +31,7 @@ def test_levels_leave_less_of_the_same_way(env):
             for level in (*range(env.levels), None):
                 _, info = env.reset(seed=0, options={"task": task, "index": index, "level": level})
                 left.append(info["final_error_m"])
-                scenes.append((env.world.scene, info["named"]))
+                scenes.append((env.world.scene, info["target_object"]))
                 assert level in (None, env.levels - 1) or info["goal"]["arm"] is None, "below the hardest no arm is told"
                 assert _won(env), (task, index, level)
             assert left == sorted(left) and left[-1] == left[-2]

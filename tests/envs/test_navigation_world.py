@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from floor import POST, place, rover
 
 import verbot.envs  # noqa: F401
-from verbot.data.hindsight import project, projections
+from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
-from verbot.envs.navigation.drawing import ARM, Painter
+from verbot.envs.navigation.renderer import ARM, Painter
 from verbot.envs.navigation.world import (
     ACTIONS,
     BACK,
@@ -118,7 +118,7 @@ def test_what_was_done_shows_as_a_track():
 
 def test_what_was_followed_of_a_line_is_dark_whatever_else_was_tracked(env):
     _, info = env.reset(seed=0, options={"task": "follow"})
-    expert, line = env.expert(), next(line for line in env.world.scene.lines if line.name == info["named"])
+    expert, line = env.expert(), next(line for line in env.world.scene.lines if line.name == info["target_object"])
     while env.world.covered[line.name] < len(line.points_m) / 2:
         env.step(expert.act())
     picture = env.picture(size=256).astype(int)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
-from verbot.envs.streams import generator
-from verbot.envs.tabletop.randomization import AXES, OF_A_PLACE, draw
+from verbot.envs.seeding import generator
+from verbot.envs.tabletop.simulation.randomization import AXES, OF_A_PLACE, draw
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation import suites as evaluation_suites
+from verbot.evaluation.protocol import conditions as evaluation_suites
 
 VISIBLE = ("lighting", "appearance", "camera", "distractors", "sensor_noise")
 

@@ -62,11 +62,21 @@ def test_it_keeps_the_contracts(env):
     assert observation["instruction"] == info["instruction"]
     np.testing.assert_allclose(observation["state"][3:7], (1, 0, 0, 0), atol=1e-3)  # the tool is aligned with the base
     assert observation["state"][7] == pytest.approx(1.0)
-    known = {"instruction", "instructions", "goal", "named", "feasible", "grounding", "calibration", "engaged", "success"}
+    known = {
+        "instruction",
+        "instructions",
+        "goal",
+        "target_object",
+        "feasible",
+        "grounding",
+        "calibration",
+        "first_contact",
+        "success",
+    }
     assert known | {"final_error_m", "error"} <= info.keys()
     assert info["instructions"][0] == info["instruction"]
     assert len(info["grounding"]) == len(info["feasible"])
-    assert info["named"] in [thing.id for thing in env.physics.layout.movables]
+    assert info["target_object"] in [thing.id for thing in env.physics.layout.movables]
 
 
 def test_same_seed_and_actions_give_identical_states_and_images():
@@ -106,7 +116,7 @@ def test_the_expert_does_what_it_is_told_and_touches_nothing_else_first(blind, t
         _, info = blind.reset(seed=0, options={"task": task, "split": "train", "index": index})
         info, steps = _run(blind, expert, info)
         assert info["success"], (info["instruction"], steps)
-        assert info["engaged"] == info["named"]
+        assert info["first_contact"] == info["target_object"]
         assert info["final_error_m"] == pytest.approx(0.0, abs=1e-9)
 
 
@@ -117,10 +127,10 @@ def test_another_feasible_goal_from_the_identical_state_moves_another_object(bli
     np.testing.assert_array_equal(start, blind.physics.data.qpos)
     assert second["goal"] == first["feasible"][1]
     assert second["feasible"] == first["feasible"]
-    assert second["named"] != first["named"]
+    assert second["target_object"] != first["target_object"]
     info, _ = _run(blind, blind.expert(), second)
     assert info["success"]
-    assert info["engaged"] == second["named"]
+    assert info["first_contact"] == second["target_object"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -132,7 +142,7 @@ def test_doing_nothing_never_succeeds(blind, task):
             _, reward, terminated, ended, info = blind.step(NOTHING)
             assert reward == 0.0 and not terminated
         assert not info["success"]
-        assert info["engaged"] is None
+        assert info["first_contact"] is None
         assert info["final_error_m"] > 0.01
 
 
@@ -168,7 +178,7 @@ def test_put_needs_the_gripper_to_let_go(blind):
 
 def test_a_push_that_lifts_is_no_push(blind):
     _, info = blind.reset(seed=0, options={"task": "push", "index": 0})
-    task, name = blind._current().task, info["named"]
+    task, name = blind._current().task, info["target_object"]
     way = {"left": (0, -1), "right": (0, 1), "forward": (1, 0), "backward": (-1, 0)}[info["goal"]["direction"]]
     joint = blind.physics.model.body(blind.physics._bodies[name]).jntadr[0]
     address = blind.physics.model.jnt_qposadr[joint]
@@ -185,9 +195,9 @@ def test_left_is_left_in_the_front_cameras_picture(env):
         _, info = env.reset(seed=0, options={**options, "index": index})
         if info["goal"]["direction"] == "left":
             break
-    start = _pixel(env, info, "front", env.physics.position(info["named"]))
+    start = _pixel(env, info, "front", env.physics.position(info["target_object"]))
     _run(env, env.expert(), info)
-    end = _pixel(env, info, "front", env.physics.position(info["named"]))
+    end = _pixel(env, info, "front", env.physics.position(info["target_object"]))
     assert end[0] < start[0] - 3
 
 

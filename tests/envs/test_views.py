@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from verbot.collection import collect
 from verbot.contracts import observation_from_env
 from verbot.data import open_dataset
 from verbot.envs import make_env
 from verbot.envs.tabletop.env import STILL
-from verbot.envs.tabletop.randomization import AXES
+from verbot.envs.tabletop.simulation.randomization import AXES
 from verbot.errors import ConfigError, SpecError, UnknownNameError
+from verbot.rollout.collect import collect
 
 
 @pytest.fixture(scope="module")

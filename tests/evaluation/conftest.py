@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from verbot.evaluation.results import EpisodeResult
+from verbot.rollout.results import EpisodeResult
 
 HERE = str(Path(__file__).parent)
 VOID = {"meta", "link", "br", "rect", "line", "circle"}
@@ -36,8 +36,8 @@ def made() -> Callable[..., EpisodeResult]:
             "goal_index": 0,
             "instruction": "go to red",
             "goal": {"verb": "go", "object": "red"},
-            "named": "red",
-            "engaged": "red",
+            "target_object": "red",
+            "first_contact": "red",
             "outcome": outcome,
             "steps": 10,
             "final_error_m": 0.0,

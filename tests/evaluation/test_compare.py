@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from verbot.errors import ConfigError
-from verbot.evaluation.compare import compare
-from verbot.evaluation.results import EpisodeResult, Journal
-from verbot.recipes.api import compare as play_and_compare
+from verbot.evaluation.comparison.paired import compare
+from verbot.rollout.results import EpisodeResult, Journal
+from verbot.workflows.train_evaluate import compare as play_and_compare
 
 Make = Callable[..., EpisodeResult]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verbot.evaluation.forgetting import forgetting
+from verbot.evaluation.comparison.forgetting import forgetting
 
 
 def won(share: float, n: int = 20) -> list[bool]:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from verbot.evaluation import intervals
-from verbot.evaluation.intervals import Estimate, correlation, difference, mcnemar, mean, quantile, ratio, wilson
+from verbot.evaluation.protocol import intervals
+from verbot.evaluation.protocol.intervals import Estimate, correlation, difference, mcnemar, mean, quantile, ratio, wilson
 
 
 @pytest.mark.parametrize(

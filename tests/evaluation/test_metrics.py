@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
-from verbot.evaluation import metrics
-from verbot.evaluation.intervals import wilson
-from verbot.evaluation.results import EpisodeResult
+from verbot.evaluation.protocol import metrics
+from verbot.evaluation.protocol.intervals import wilson
+from verbot.rollout.results import EpisodeResult
 
 Make = Callable[..., EpisodeResult]
 
 
 def test_errors_are_in_no_measure(made: Make) -> None:
-    results = [made(0), made(1, "failure"), made(2, "error"), made(3, "error", engaged="blue")]
+    results = [made(0), made(1, "failure"), made(2, "error"), made(3, "error", first_contact="blue")]
     assert metrics.success_rate(results) == wilson(1, 2)
     assert metrics.language_following(results).n == 2
     assert metrics.execution_accuracy(results).n == 2
@@ -24,9 +24,9 @@ def test_following_and_execution_are_told_apart(made: Make) -> None:
     results = [
         made(0),
         made(1, "failure"),  # reached for the right thing, then failed
-        made(2, "failure", engaged="blue"),  # took the wrong one
-        made(3, "success", engaged="blue"),  # brushed another one first
-        made(4, "failure", engaged=None),  # never touched anything
+        made(2, "failure", first_contact="blue"),  # took the wrong one
+        made(3, "success", first_contact="blue"),  # brushed another one first
+        made(4, "failure", first_contact=None),  # never touched anything
     ]
     assert metrics.language_following(results) == wilson(2, 4)
     assert metrics.execution_accuracy(results) == wilson(1, 2)
@@ -34,7 +34,7 @@ def test_following_and_execution_are_told_apart(made: Make) -> None:
 
 
 def test_goals_that_name_no_object_say_nothing_about_following(made: Make) -> None:
-    results = [made(0, named=None, engaged="blue"), made(1)]
+    results = [made(0, target_object=None, first_contact="blue"), made(1)]
     assert metrics.language_following(results).n == 1
     assert metrics.success_rate(results).n == 2
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from verbot.evaluation import PolicySource, run, wording
-from verbot.evaluation.exhibits import choose
-from verbot.evaluation.results import EpisodeResult, Job
-from verbot.evaluation.suites import EvaluationConfig
+from verbot.evaluation import PolicySource, run
+from verbot.evaluation.protocol.conditions import EvaluationConfig
+from verbot.evaluation.report import text as wording
+from verbot.evaluation.report.clips import choose
+from verbot.rollout.results import EpisodeResult, Job
 
 Make = Callable[..., EpisodeResult]
 
@@ -81,7 +82,7 @@ def test_exhibits_are_the_first_of_every_task(made: Make) -> None:
 
 def test_reasons_say_what_went_wrong(made: Make) -> None:
     assert wording.reason(made(0)) == ""
-    assert wording.reason(made(0, "failure", engaged=None)) == "touched nothing"
-    assert wording.reason(made(0, "failure", engaged="blue")) == "went for the blue"
+    assert wording.reason(made(0, "failure", first_contact=None)) == "touched nothing"
+    assert wording.reason(made(0, "failure", first_contact="blue")) == "went for the blue"
     assert wording.reason(made(0, "failure", final_error_m=0.124)) == "right thing, 12 cm off at the end"
-    assert wording.reason(made(0, "failure", named=None, final_error_m=None)) == "not done in time"
+    assert wording.reason(made(0, "failure", target_object=None, final_error_m=None)) == "not done in time"

@@ -9,8 +9,8 @@ import pytest
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run
-from verbot.evaluation.results import EpisodeResult, Journal
-from verbot.processes import WorkerError
+from verbot.parallel.workers import WorkerError
+from verbot.rollout.results import EpisodeResult, Journal
 
 SMALL = {"suite": "toy", "episodes": 8, "side_episodes": 6, "videos": 0, "latency_calls": 5, "workers": 1}
 
@@ -25,7 +25,7 @@ def evaluate(out: Path, load: str = "listening", world: dict[str, object] | None
 
 
 def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
-    return {r.key: (r.outcome, r.steps, r.engaged, r.actions) for r in read_results(out / "results.jsonl")}
+    return {r.key: (r.outcome, r.steps, r.first_contact, r.actions) for r in read_results(out / "results.jsonl")}
 
 
 def test_a_policy_that_listens_and_its_baselines(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from verbot.errors import ConfigError
-from verbot.evaluation.bench_report import write_bench_report
-from verbot.evaluation.intervals import Estimate, wilson
-from verbot.evaluation.plots import Dot, place_labels, scatter
-from verbot.evaluation.reading import choose, holm, versus
-from verbot.evaluation.results import EpisodeResult, Journal
-from verbot.evaluation.table import Cost, Figures, Table, TableRow, read_figures
+from verbot.evaluation.comparison.page import write_comparison_page
+from verbot.evaluation.comparison.ranking import choose, holm, versus
+from verbot.evaluation.comparison.table import Cost, Figures, Table, TableRow, read_figures
+from verbot.evaluation.protocol.intervals import Estimate, wilson
+from verbot.evaluation.report.plots import Dot, place_labels, scatter
+from verbot.rollout.results import EpisodeResult, Journal
 
 Make = Callable[..., EpisodeResult]
 KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
@@ -150,7 +150,7 @@ def test_json_markdown_and_text_say_the_same(table: Table) -> None:
 
 
 def test_the_page_is_whole_and_asks_nobody(table: Table, read_page: Callable[[str], Any]) -> None:
-    html = write_bench_report(table, table.out / "report.html").read_text()
+    html = write_comparison_page(table, table.out / "report.html").read_text()
     page = read_page(html)
     assert page.open == []
     text = " ".join("".join(page.text).split())
@@ -170,7 +170,7 @@ def test_the_page_is_whole_and_asks_nobody(table: Table, read_page: Callable[[st
 
 
 def test_a_page_without_any_figure_says_so(tmp_path: Path) -> None:
-    page = write_bench_report(Table("Comparison", "a", (), {}, ("a",), out=tmp_path), tmp_path / "report.html").read_text()
+    page = write_comparison_page(Table("Comparison", "a", (), {}, ("a",), out=tmp_path), tmp_path / "report.html").read_text()
     assert "Nothing could be measured yet." in page
     assert 'class="scatter"' not in page
 
@@ -237,7 +237,7 @@ def test_what_to_choose_is_told(tmp_path: Path, made: Make) -> None:
     ]
     table = Table("toy", "best", rows, {}, out=tmp_path)
     assert "## What to choose\n\n- **best** obeyed best" in table.markdown()
-    assert "<li><b>best</b> obeyed best" in write_bench_report(table, tmp_path / "page.html").read_text()
+    assert "<li><b>best</b> obeyed best" in write_comparison_page(table, tmp_path / "page.html").read_text()
 
 
 def test_one_alone_is_no_choice_and_who_leads_a_task_is_named(tmp_path: Path, made: Make) -> None:

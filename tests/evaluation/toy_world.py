@@ -49,7 +49,7 @@ class ToyEnv:
         order = rng.permutation(3)
         self.feasible = [{"verb": "go", "object": COLORS[i]} for i in order]
         self.target = int(order[r.goal])
-        self.hand, self.steps, self.engaged, self.held = 1.0, 0, None, 0
+        self.hand, self.steps, self.first_contact, self.held = 1.0, 0, None, 0
         words = {"blank": "", "unseen": f"hurry over to {COLORS[self.target]}"}
         self.words = words.get(r.wording, f"go to {COLORS[self.target]}")
         return self._observe(), self._info()
@@ -62,8 +62,8 @@ class ToyEnv:
             os._exit(3)
         self.hand += float(np.clip(action[0], -1, 1))
         near = np.flatnonzero(np.abs(self.places - self.hand) < REACH)
-        if self.engaged is None and len(near):
-            self.engaged = COLORS[near[0]]
+        if self.first_contact is None and len(near):
+            self.first_contact = COLORS[near[0]]
         self.held = self.held + 1 if self.target in near else 0
         success = self.held >= 2
         return self._observe(), float(success), success, self.steps >= LIMIT, self._info(success)
@@ -91,9 +91,9 @@ class ToyEnv:
         return {
             "instruction": self.words,
             "goal": self.feasible[self.request.goal],
-            "named": COLORS[self.target],
+            "target_object": COLORS[self.target],
             "feasible": self.feasible,
-            "engaged": self.engaged,
+            "first_contact": self.first_contact,
             "success": success,
             "final_error_m": abs(float(self.places[self.target] - self.hand)),
             "error": fault,

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 import verbot
-from verbot.collection import demonstrate
-from verbot.evaluation.results import read_results
 from verbot.models.network import NetworkConfig, Part
-from verbot.recipes.players import STARTER
-from verbot.training.reinforcement import ReinforceConfig, reinforce
-from verbot.training.reinforcement.config import Looking
+from verbot.rollout.collect import demonstrate
+from verbot.rollout.results import read_results
+from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl.config import Looking
+from verbot.workflows.load_policy import STARTER
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "mujoco", "av", "pillow", "stable_baselines3")
@@ -157,8 +157,8 @@ def results(folder: Path) -> list[dict[str, Any]]:
             "goal_index": result.goal_index,
             "instruction": result.instruction,
             "goal": dict(result.goal),
-            "target": result.named,
-            "touched": result.engaged,
+            "target": result.target_object,
+            "touched": result.first_contact,
             "outcome": result.outcome,
             "steps": result.steps,
             "final_error_m": result.final_error_m,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.parts import (
+from verbot.models.registries import (
     Part,
     action_encoders,
     contrasts,

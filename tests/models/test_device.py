@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from one_device import OneDevice, Recorded
-from verbot.models.actions import normal
+from verbot.models.action_space import normal
 from verbot.models.tokens import Questions, TokenGroup
 
 

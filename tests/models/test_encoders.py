@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
-from verbot.models.encoders import minilm
-from verbot.models.encoders.action import ActionEncoder, manipulator
-from verbot.models.encoders.film_conv import FilmConv
-from verbot.models.encoders.hf_vision import HFVision
-from verbot.models.encoders.hierarchical import Hierarchical
-from verbot.models.encoders.minilm import MiniLM, frozen_encoder
-from verbot.models.encoders.multi_view import MultiView
-from verbot.models.encoders.query_conv import QueryConv
-from verbot.models.encoders.vit import ViT
-from verbot.models.encoders.words import Words
-from verbot.models.layers import pixel_grid
-from verbot.models.text import END, PAD, START, UNKNOWN, unhear
-from verbot.models.text_cache import FEW
+from verbot.models.encoders.language import minilm
+from verbot.models.encoders.language.hierarchical import Hierarchical
+from verbot.models.encoders.language.minilm import MiniLM, frozen_encoder
+from verbot.models.encoders.language.text_cache import FEW
+from verbot.models.encoders.language.tokenizer import END, PAD, START, UNKNOWN, drop_words
+from verbot.models.encoders.language.word_embedding import WordEmbedding
+from verbot.models.encoders.state.previous_action import ActionEncoder, manipulator
+from verbot.models.encoders.vision.film_conv import FilmConv
+from verbot.models.encoders.vision.hf_vision import HFVision
+from verbot.models.encoders.vision.multi_view import MultiView
+from verbot.models.encoders.vision.query_conv import QueryConv
+from verbot.models.encoders.vision.vit import ViT
+from verbot.models.layers.transformer import pixel_grid
 from verbot.models.tokens import Sizes, TextBatch
 from verbot.spec import Component
 
@@ -29,9 +29,9 @@ SIZES = Sizes(width=16, views=2, height=16, width_px=24, state=4, chunk=3, actio
 
 
 def test_words_have_start_end_unknown_and_padding():
-    options = Words.fit({"layers": 1}, ["Push the cube!", "push, the BALL"])
+    options = WordEmbedding.fit({"layers": 1}, ["Push the cube!", "push, the BALL"])
     assert options == {"layers": 1, "vocabulary": ["ball", "cube", "push", "the"]}
-    encoder = Words(SIZES, **options)
+    encoder = WordEmbedding(SIZES, **options)
     text = encoder.prepare(["push the ball", "", "PUSH zebra"])
     ids = {word: i for i, word in enumerate(options["vocabulary"], start=4)}
     assert text.values.tolist() == [
@@ -43,14 +43,14 @@ def test_words_have_start_end_unknown_and_padding():
 
 
 def test_a_long_instruction_keeps_its_first_words():
-    encoder = Words(SIZES, vocabulary=["a"], longest=3)
+    encoder = WordEmbedding(SIZES, vocabulary=["a"], longest=3)
     assert encoder.prepare(["a " * 9]).values.shape == (1, 5)
     assert encoder(encoder.prepare(["a " * 9])).tokens.shape == (1, 5, 16)
 
 
 def test_words_without_a_vocabulary_say_what_to_do():
     with pytest.raises(ConfigError, match=r"no vocabulary; build it with Words\.fit"):
-        Words(SIZES)
+        WordEmbedding(SIZES)
 
 
 # Made by the transformers library's BertModel on the same weights: text, number of tokens, six features of one token.
@@ -270,7 +270,7 @@ def test_sentences_that_are_not_there_change_nothing(base):
 def test_a_word_that_goes_unheard_leaves_its_sentence(base):
     encoder = hierarchical(base)
     text = encoder.prepare([LONG] * 40)
-    deaf = unhear(text, 0.7, torch.Generator().manual_seed(0))
+    deaf = drop_words(text, 0.7, torch.Generator().manual_seed(0))
     group = encoder(deaf)
     assert group.tokens.isfinite().all()
     assert torch.equal(group.mask.sum(1), deaf.mask.sum(1)), "every word that is heard is there"
@@ -355,7 +355,7 @@ def test_the_grid_is_x_right_y_down():
 def test_importing_the_parts_needs_no_tokenizer():
     script = """
 import json, sys
-from verbot.models.parts import heads, language_encoders
+from verbot.models.registries import heads, language_encoders
 assert heads.names() and "minilm" in language_encoders.names()
 print(json.dumps("tokenizers" in sys.modules))
 """

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from verbot.errors import ConfigError
-from verbot.models.attention import slices, watch_attention, watch_groups
 from verbot.models.fusion.hierarchical import Hierarchical
 from verbot.models.fusion.mlp import Mlp
 from verbot.models.fusion.perceiver import Perceiver
 from verbot.models.fusion.readout import Readout
 from verbot.models.fusion.temporal import Temporal
-from verbot.models.layers import (
+from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
+from verbot.models.layers.transformer import (
     Attention,
     CrossBlock,
-    Marks,
     TokenLearner,
+    TypePositionEmbedding,
     reader,
     seen,
     seen_by_frame,
@@ -26,7 +26,7 @@ from verbot.models.layers import (
     told,
     until,
 )
-from verbot.models.parts import Part, fusions
+from verbot.models.registries import Part, fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 SIZES = Sizes(width=16, views=2, height=16, width_px=16, state=4, chunk=3, action=())
@@ -172,7 +172,7 @@ def test_the_token_learner_averages_and_never_reads_what_is_masked():
 
 
 def test_marks_tell_places_and_frames_apart():
-    marks = Marks(sizes(3), counts(3))
+    marks = TypePositionEmbedding(sizes(3), counts(3))
     zeros = [TokenGroup(torch.zeros_like(g.tokens), g.mask, g.kind) for g in draw_groups(3)]
     marked = {g.kind: g.tokens[0] for g in marks(zeros)}
     assert len(marked["keypoints"].unique(dim=0)) == 3 * PLACES and len(marked["words"].unique(dim=0)) == 1

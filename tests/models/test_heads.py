@@ -8,7 +8,7 @@ from small_heads import ARM, KEYS, PLANE, TURN, WIDTH, batch_of, component, grou
 from torch.distributions import Normal, kl_divergence
 
 from verbot.errors import ConfigError
-from verbot.models.actions import (
+from verbot.models.action_space import (
     Continuous,
     Readout,
     constrained,

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models import pretrained
-from verbot.models.encoders import towers
-from verbot.models.encoders.hf_vision import HFVision
+from verbot.models.encoders.vision import small_towers
+from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.parts import Part
+from verbot.models.registries import Part
 from verbot.models.tokens import Sizes
-from verbot.policy import Policy
+from verbot.policy.policy import Policy
 from verbot.spec import Observation
 from verbot.statistics import Statistics
 
@@ -79,7 +79,7 @@ def test_a_tower_computes_what_the_whole_model_computes(name, vision):
     model = model.vision_model if name in ("clip", "siglip") else model
     tower = encoder._tower
     pixels = torch.nn.functional.interpolate(images[0] / 255, tower.size, mode="bilinear", antialias=True)
-    family = towers.FAMILIES[name]
+    family = small_towers.FAMILIES[name]
     with torch.no_grad():
         out = model((pixels - torch.tensor(family.mean)[:, None, None]) / torch.tensor(family.std)[:, None, None])
     states = out.last_hidden_state
@@ -102,14 +102,14 @@ def test_every_family_gives_places_and_heatmaps_and_learns_through_them(name, vi
 
 
 def test_preprocessing_is_the_familys_or_the_folders(vision, tmp_path):
-    family = towers.FAMILIES["clip"]
+    family = small_towers.FAMILIES["clip"]
     clip = pretrained.architecture(vision / "clip")
-    assert towers.preprocessing(clip, {}) == {"mean": list(family.mean), "std": list(family.std), "size": 32}
+    assert small_towers.preprocessing(clip, {}) == {"mean": list(family.mean), "std": list(family.std), "size": 32}
     own = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "crop_size": {"height": 20, "width": 20}}
-    assert towers.preprocessing(clip, own) == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "size": 32}
-    assert towers.preprocessing({"model_type": "resnet"}, own)["size"] == 20
-    assert towers.preprocessing({"model_type": "resnet"}, {"size": {"shortest_edge": 96}})["size"] == 96
-    assert towers.preprocessing({"model_type": "resnet"}, {"do_normalize": False})["std"] == [1.0] * 3
+    assert small_towers.preprocessing(clip, own) == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "size": 32}
+    assert small_towers.preprocessing({"model_type": "resnet"}, own)["size"] == 20
+    assert small_towers.preprocessing({"model_type": "resnet"}, {"size": {"shortest_edge": 96}})["size"] == 96
+    assert small_towers.preprocessing({"model_type": "resnet"}, {"do_normalize": False})["std"] == [1.0] * 3
     folder = shutil.copytree(vision / "clip", tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps(own))
     changed, plain = (HFVision(SIZES, str(f), mode="frozen") for f in (folder, vision / "clip"))
@@ -123,10 +123,10 @@ def test_efficientnets_pixels_are_divided_twice_as_its_processor_divides_them():
     processor.size, processor.do_resize = {"height": 32, "width": 48}, False
     image = picture(rows=1)[0, 0]
     theirs = torch.from_numpy(np.asarray(processor(image.movedim(0, -1).numpy())["pixel_values"][0]))
-    prepare = towers.preprocessing({"model_type": "efficientnet", "image_size": 32}, processor.to_dict())
+    prepare = small_towers.preprocessing({"model_type": "efficientnet", "image_size": 32}, processor.to_dict())
     mean, std = (torch.tensor(prepare[name]).view(3, 1, 1) for name in ("mean", "std"))
     torch.testing.assert_close((image / 255 - mean) / std, theirs, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(std.flatten(), torch.tensor(towers.IMAGENET[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std.flatten(), torch.tensor(small_towers.IMAGENET[1]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "vit"])

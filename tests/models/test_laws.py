@@ -8,7 +8,7 @@ import torch
 
 from verbot.errors import UnknownNameError
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part, heads
+from verbot.models.registries import Part, heads
 from verbot.models.tokens import Batch, Questions, TextBatch
 
 

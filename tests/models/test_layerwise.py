@@ -10,7 +10,7 @@ from verbot.errors import ConfigError
 from verbot.models.fusion.concat import Concat
 from verbot.models.heads.flow_expert import FlowExpert, _repeat
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part
+from verbot.models.registries import Part
 from verbot.models.tokens import TokenGroup
 
 LAYERS = 3

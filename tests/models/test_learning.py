@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from verbot.errors import ConfigError
+from verbot.models.encoders.language.tokenizer import UNKNOWN, drop_words
 from verbot.models.heads.flow import Flow, flow_times
 from verbot.models.heads.regression import Regression
-from verbot.models.keypoints import keypoint_loss
-from verbot.models.layers import Attention, masked_mean
-from verbot.models.parts import Part
-from verbot.models.text import UNKNOWN, unhear
+from verbot.models.layers.transformer import Attention, masked_mean
+from verbot.models.objectives.keypoints import keypoint_loss
+from verbot.models.registries import Part
 from verbot.models.tokens import Batch, Sizes, TextBatch, TokenGroup, join
 from verbot.spec import Component
 
@@ -140,7 +140,7 @@ def test_flow_samples_differ_by_generator_alone(make_network, make_batch):
 def test_a_share_of_the_words_goes_unheard(language, make_network, make_batch):
     network = make_network(dataclasses.replace(make_network().config, language=Part(language), word_dropout=0.5))
     batch = make_batch(network, rows=32)
-    text = unhear(batch.text, 0.5, torch.Generator().manual_seed(0))
+    text = drop_words(batch.text, 0.5, torch.Generator().manual_seed(0))
     if language == "words":
         share = ((text.values == UNKNOWN) & (batch.text.values > 3)).sum() / (batch.text.values > 3).sum()
         assert torch.equal(text.mask, batch.text.mask) and torch.equal(text.values[:, 0], batch.text.values[:, 0])

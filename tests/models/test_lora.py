@@ -19,9 +19,9 @@ from verbot.data import Windows, open_dataset
 from verbot.errors import ConfigError
 from verbot.models.lora import Adapted, LoraConfig, adapt, count, merged
 from verbot.models.network import Part
-from verbot.policy import Policy, load_policy
+from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
-from verbot.training.optimisation import Optimizer
+from verbot.training.distributed.optimizer import Optimizer
 
 PARTS = [{}, {"vision": Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4}), "fusion": Part("concat")}]
 

@@ -9,7 +9,7 @@ from torch import nn
 from verbot.errors import ConfigError
 from verbot.models.memory.external import External
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part, memories
+from verbot.models.registries import Part, memories
 from verbot.models.tokens import Sizes, TokenGroup
 
 SIZES = Sizes(width=8, views=1, height=16, width_px=16, state=2, chunk=1, action=())

@@ -7,7 +7,7 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.parts import Part, heads, language_encoders
+from verbot.models.registries import Part, heads, language_encoders
 
 TASKS = ["pick", "push", "put"]
 CONFIG = NetworkConfig(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.encoders.object_graph import ObjectGraph, _Peaks
-from verbot.models.keypoints import keypoint_loss
+from verbot.models.encoders.vision.object_graph import ObjectGraph, _Peaks
+from verbot.models.objectives.keypoints import keypoint_loss
 from verbot.models.tokens import Sizes
 
 SIZES = Sizes(width=32, views=1, height=48, width_px=48, state=4, chunk=3, action=())

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from verbot.models.network import NetworkConfig, Part
-from verbot.training.distributed import Team
-from verbot.training.sharding import Sharded
+from verbot.training.distributed.fsdp import Sharded
+from verbot.training.distributed.process_group import ProcessGroup
 
 
 @pytest.fixture(scope="module", autouse=True)
 def group(tmp_path_factory):
-    meeting = tmp_path_factory.mktemp("group") / "meeting"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+    rendezvous = tmp_path_factory.mktemp("group") / "meeting"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
@@ -42,7 +42,7 @@ def check(network, make_batch) -> None:
     network.train()
     batch = make_batch(network)
     shared = copy.deepcopy(network)
-    held, found = Sharded(shared, Team(0, 1)), []
+    held, found = Sharded(shared, ProcessGroup(0, 1)), []
     for each in (network, shared):
         torch.manual_seed(0)
         losses = each.losses(batch, torch.Generator().manual_seed(0))
@@ -54,5 +54,5 @@ def check(network, make_batch) -> None:
     expected = torch.cat(
         [torch.zeros(named[n].numel()) if g is None else g.flatten() for n, g in zip(held.layout, slopes, strict=True)]
     )
-    held.share(Team(0, 1))
+    held.share(ProcessGroup(0, 1))
     torch.testing.assert_close(held.gradient, expected, rtol=1e-5, atol=1e-7)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Readout
+from verbot.models.action_space import Readout
 from verbot.models.stochastic import Exploration
 from verbot.spec import Component
 

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.models.attention import watch_attention
+from verbot.models.layers.attention_maps import watch_attention
 from verbot.models.memory.chain import Chain
 from verbot.models.memory.external import External
 from verbot.models.memory.temporal import Temporal
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part, memories
+from verbot.models.registries import Part, memories
 from verbot.models.tokens import Sizes, TokenGroup
 
 SIZES = Sizes(width=8, views=1, height=16, width_px=16, state=2, chunk=1, action=())

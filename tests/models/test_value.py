@@ -7,9 +7,9 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part
+from verbot.models.objectives.value import Value
+from verbot.models.registries import Part
 from verbot.models.tokens import TokenGroup
-from verbot.models.value import Value
 
 CONFIG = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 VALUED = dataclasses.replace(CONFIG, value_weight=0.5)

@@ -9,10 +9,10 @@ import pytest
 from verbot.configuration import dump_yaml, to_plain
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.policy import load_policy
+from verbot.policy.policy import load_policy
 from verbot.recipes import recipes
-from verbot.recipes.api import train
 from verbot.recipes.config import change, members, resolve
+from verbot.workflows.train_evaluate import train
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 import verbot
-from verbot.collection import collect
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
-from verbot.policy import load_policy
-from verbot.recipes import stages
+from verbot.policy.policy import load_policy
 from verbot.recipes.config import resolve
+from verbot.rollout.collect import collect
 from verbot.spec import Observation
+from verbot.workflows import stages
 
 FEW = {"steps": 3, "batch_size": 4, "processes": 1, "warmup_steps": 1, "validation_batches": 1, "validation_share": 0.25}
 

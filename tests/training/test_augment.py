@@ -10,7 +10,7 @@ import torch
 
 from verbot.data import WindowBatch
 from verbot.training import AugmentConfig
-from verbot.training.augment import augment, jitter_colors, numbers, shift_images, torch_numbers
+from verbot.training.imitation.augment import augment, jitter_colors, numbers, shift_images, torch_numbers
 
 
 def window(b: int = 8) -> WindowBatch:

@@ -9,54 +9,54 @@ from toys import toy_config
 
 from verbot.configuration import load_yaml
 from verbot.errors import ConfigError
-from verbot.identity import policy_identity
+from verbot.policy.identity import policy_identity
 from verbot.training import Selection, TrainConfig, train
-from verbot.training.batches import Supply
-from verbot.training.continual import Lesson, learn_in_turn, lesson_config
+from verbot.training.imitation.continual import ContinualTask, continual_task_config, train_sequentially
+from verbot.training.imitation.data import TrainingData
 
 TASKS = ("nudge", "touch", "lift")
 
 
 @pytest.fixture(scope="module")
-def lessons(tmp_path_factory):
+def continual_tasks(tmp_path_factory):
     data = write(tmp_path_factory.mktemp("data") / "lessons", episodes=6, tasks=TASKS)
-    return [Lesson(task, data, Selection(tasks=(task,)), samples=8) for task in TASKS]
+    return [ContinualTask(task, data, Selection(tasks=(task,)), samples=8) for task in TASKS]
 
 
 @pytest.mark.parametrize("replay", [0.0, 0.4])
-def test_old_episodes_have_the_share_that_was_asked_for(lessons, replay, tmp_path):
-    config = lesson_config(toy_config("any", validation_share=0.0), lessons, 2, replay=replay)
+def test_old_episodes_have_the_share_that_was_asked_for(continual_tasks, replay, tmp_path):
+    config = continual_task_config(toy_config("any", validation_share=0.0), continual_tasks, 2, replay=replay)
     assert (config.steps, config.samples, len(config.datasets)) == (None, 8, 3 if replay else 1)
-    with Supply(config, tmp_path, 0, 0) as supply:
-        mixture = supply._loader_now.source
+    with TrainingData(config, tmp_path, 0, 0) as training_data:
+        mixture = training_data._loader_now.source
         deck = np.concatenate([mixture.deck(np.random.default_rng(i)) for i in range(20)])
     owner = np.searchsorted(np.cumsum([len(source) for source in mixture.sources]), deck, side="right")
     shares = np.bincount(owner) / len(owner)
     np.testing.assert_allclose(shares, [0.6, 0.2, 0.2] if replay else [1.0], atol=0.02)
 
 
-def test_each_lesson_begins_with_the_policy_of_the_one_before(lessons, tmp_path):
-    results = learn_in_turn(toy_config("any"), lessons, tmp_path, replay=0.25, progress=False)
+def test_each_lesson_begins_with_the_policy_of_the_one_before(continual_tasks, tmp_path):
+    results = train_sequentially(toy_config("any"), continual_tasks, tmp_path, replay=0.25, progress=False)
     configs = [load_yaml(TrainConfig, tmp_path / task / "config.yaml") for task in TASKS]
     assert [config.start for config in configs] == [None, results[0].policy, results[1].policy]
     assert configs[2].start_sha256 == policy_identity(tmp_path / "touch" / "policy")
     assert configs[2].selections == tuple(Selection(tasks=(task,)) for task in ("lift", "nudge", "touch"))
-    again = learn_in_turn(toy_config("any"), lessons, tmp_path, replay=0.25, progress=False)
+    again = train_sequentially(toy_config("any"), continual_tasks, tmp_path, replay=0.25, progress=False)
     assert again == results
 
 
-def test_what_the_start_knows_is_replayed_and_not_learned_anew(lessons, tmp_path):
-    start = train(lesson_config(toy_config("any"), lessons, 0), tmp_path / "start", progress=False).policy
-    results = learn_in_turn(toy_config("any", start=start), lessons[:2], tmp_path / "more", known=1, progress=False)
+def test_what_the_start_knows_is_replayed_and_not_learned_anew(continual_tasks, tmp_path):
+    start = train(continual_task_config(toy_config("any"), continual_tasks, 0), tmp_path / "start", progress=False).policy
+    results = train_sequentially(toy_config("any", start=start), continual_tasks[:2], tmp_path / "more", known=1, progress=False)
     assert len(results) == 1
     config = load_yaml(TrainConfig, tmp_path / "more" / "touch" / "config.yaml")
     assert (config.start, config.weights) == (start, (0.75, 0.25))
 
 
-def test_wrong_lessons_are_refused(lessons, tmp_path):
+def test_wrong_lessons_are_refused(continual_tasks, tmp_path):
     with pytest.raises(ConfigError, match="replay is the share of old samples, at least 0 and below 1; got 1"):
-        lesson_config(toy_config("any"), lessons, 1, replay=1.0)
+        continual_task_config(toy_config("any"), continual_tasks, 1, replay=1.0)
     with pytest.raises(ConfigError, match="each lesson needs a name of its own; got nudge, nudge"):
-        learn_in_turn(toy_config("any"), [lessons[0]] * 2, tmp_path)
+        train_sequentially(toy_config("any"), [continual_tasks[0]] * 2, tmp_path)
     with pytest.raises(ConfigError, match=r"who knows nudge\? Give the config a start, or leave out known"):
-        learn_in_turn(toy_config("any"), lessons, tmp_path, known=1)
+        train_sequentially(toy_config("any"), continual_tasks, tmp_path, known=1)

@@ -8,8 +8,8 @@ import pytest
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.training import read_log
-from verbot.training.reinforcement import ReinforceConfig, reinforce
-from verbot.training.reinforcement.curriculum import Course, Curriculum
+from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl.curriculum import Course, Curriculum
 
 QUICK = Curriculum((0.7, 0.8), episodes=10, review=0.25)
 

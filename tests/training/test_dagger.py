@@ -7,11 +7,12 @@ import torch
 from test_loop import same
 from toys import SMALL
 
-from verbot.collection import collect
 from verbot.data import open_dataset
 from verbot.errors import TrainingError
-from verbot.training import DaggerConfig, TrainConfig, dagger, read_log, train
+from verbot.rollout.collect import collect
+from verbot.training import DaggerConfig, TrainConfig, read_log, train
 from verbot.training.checkpoint import Progress
+from verbot.training.imitation import dagger
 
 OPTIONS = {"image_size": 16}
 

@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from one_device import OneDevice
 from verbot.errors import ConfigError
 from verbot.models.network import Part
-from verbot.training import AugmentConfig, checkpoint, device, distributed, loop, train
-from verbot.training.augment import jitter_colors, torch_numbers
+from verbot.training import AugmentConfig, checkpoint, train
+from verbot.training.distributed import device, process_group
+from verbot.training.imitation import loop
+from verbot.training.imitation.augment import jitter_colors, torch_numbers
 
 
 def gpus(monkeypatch, count: int, nccl: bool = True) -> None:
@@ -63,7 +65,7 @@ def test_gpus_without_nccl_do_not_share_a_batch(monkeypatch):
 
 def test_a_missing_device_is_found_missing_before_anything_is_decoded(toy, tmp_path, monkeypatch):
     gpus(monkeypatch, 0)
-    monkeypatch.setattr(loop.Supply, "prepare", lambda *args: pytest.fail("decoded first"))
+    monkeypatch.setattr(loop.TrainingData, "prepare", lambda *args: pytest.fail("decoded first"))
     with pytest.raises(ConfigError, match=r"there is no device 'cuda' here; there are cpu$"):
         train(toy_config(toy, device="cuda"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
@@ -130,8 +132,8 @@ def test_a_run_on_the_cpu_by_any_name_is_the_same_run(toy, tmp_path, monkeypatch
 def test_members_that_average_by_a_collective_learn_the_same(toy, tmp_path, monkeypatch):
     """Gloo on the CPU stands for nccl on GPUs: of two numbers there is but one sum."""
     train(toy_config(toy, processes=2), tmp_path / "shared", progress=False)
-    monkeypatch.setattr(distributed, "COLLECTIVE", {"cpu": "gloo"})
-    monkeypatch.setattr(distributed.Team, "_sum", lambda *args: pytest.fail("went through shared memory"))
+    monkeypatch.setattr(process_group, "COLLECTIVE", {"cpu": "gloo"})
+    monkeypatch.setattr(process_group.ProcessGroup, "_sum", lambda *args: pytest.fail("went through shared memory"))
     train(toy_config(toy, processes=2), tmp_path / "collective", progress=False)
     assert same(tmp_path / "shared", tmp_path / "collective")
     assert losses(tmp_path / "shared") == losses(tmp_path / "collective")

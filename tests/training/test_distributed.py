@@ -12,9 +12,9 @@ import torch
 from toys import toy_config
 
 from verbot.errors import TrainingError
-from verbot.processes import Channel
+from verbot.parallel.workers import Channel
 from verbot.training import train
-from verbot.training.distributed import Team, torch_threads
+from verbot.training.distributed.process_group import ProcessGroup, torch_threads
 
 
 class Link:
@@ -33,8 +33,8 @@ class Link:
 def together(size: int, work):
     """`work(team)` of every member at once; their results by rank."""
     pipes = [Pipe() for _ in range(size - 1)]
-    teams = [Team(0, size, followers=[Link(ours) for ours, _ in pipes])]
-    teams += [Team(rank, size, leader=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
+    teams = [ProcessGroup(0, size, rank_workers=[Link(ours) for ours, _ in pipes])]
+    teams += [ProcessGroup(rank, size, leader=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
     results = [None] * size
 
     def run(rank: int) -> None:
@@ -53,13 +53,13 @@ def together(size: int, work):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_averages_are_means_and_the_same_bits_for_everyone(size):
-    def work(team):
+    def work(process_group):
         out = []
         for turn in range(4):
-            generator = torch.Generator().manual_seed(10 * turn + team.rank)
+            generator = torch.Generator().manual_seed(10 * turn + process_group.rank)
             long, short = torch.randn(1000, generator=generator), torch.randn(3, generator=generator)
             parts = (long, short) if turn % 2 else (short,)
-            team.average(*parts)
+            process_group.average(*parts)
             out.append([part.clone() for part in parts])
         return out
 
@@ -76,23 +76,24 @@ def test_averages_are_means_and_the_same_bits_for_everyone(size):
 
 
 def test_everyone_agrees_with_the_leader():
-    assert together(3, lambda team: team.agree(team.rank + 7)) == [7, 7, 7]
+    assert together(3, lambda process_group: process_group.broadcast(process_group.rank + 7)) == [7, 7, 7]
 
 
 def test_no_shared_file_keeps_a_name(tmp_path, monkeypatch):
-    from verbot.training import distributed
+    from verbot.training.distributed import process_group
 
-    made, genuine = [], distributed._shared_file
-    monkeypatch.setattr(distributed, "_shared_file", lambda size: made.append(genuine(size)) or made[-1])
-    together(2, lambda team: team.average(torch.ones(10)))
+    made, genuine = [], process_group._shared_file
+    monkeypatch.setattr(process_group, "_shared_file", lambda size: made.append(genuine(size)) or made[-1])
+    together(2, lambda process_group: process_group.average(torch.ones(10)))
     assert made
     assert not any(os.path.exists(path) for path in made)
 
 
 def test_a_follower_that_dies_ends_the_run_with_an_error(toy, tmp_path, monkeypatch):
-    from verbot.training import distributed, loop
+    from verbot.training.distributed import process_group
+    from verbot.training.imitation import loop
 
-    genuine, started = distributed.workers, []
+    genuine, started = process_group.workers, []
 
     def watched(*args):
         context = genuine(*args)
@@ -113,7 +114,7 @@ def test_a_follower_that_dies_ends_the_run_with_an_error(toy, tmp_path, monkeypa
         return loop_descend(session)
 
     loop_descend = loop._descend
-    monkeypatch.setattr(distributed, "workers", watched)
+    monkeypatch.setattr(process_group, "workers", watched)
     monkeypatch.setattr(loop, "_descend", killing)
     with pytest.raises(TrainingError, match="one of its processes did: training process 1 ended early with exit code -9"):
         train(toy_config(toy, processes=2, steps=50), tmp_path, progress=False)

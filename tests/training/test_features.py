@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from test_loop import losses, same
 from toys import PLAIN, SMALL, toy_config, write_toy
 
-from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, cache, open_dataset
+from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, open_dataset
+from verbot.data.storage import frame_cache
 from verbot.errors import ConfigError, DataError
-from verbot.models.encoders.hf_vision import HFVision
+from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
-from verbot.policy import Policy, load_policy
+from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import train
-from verbot.training.augment import torch_numbers
-from verbot.training.batches import Supply
-from verbot.training.features import Seer
+from verbot.training.imitation.augment import torch_numbers
+from verbot.training.imitation.data import TrainingData
+from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
 
 WITHIN = 1e-3  # of the loss: float16 rounds each feature to within 5e-4 of itself
 
@@ -76,9 +77,9 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
         if network.get("image_size"):
             network = {**network, "vision": frozen(tower, size=16)}
         config = settings(toy, tower, augment, cached=cached, batch_size=8, **network)
-        with Supply(config, tmp_path, 0, 0) as supply:
-            policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
-            batches = [policy.collate(supply.batch(step, 0)) for step in range(2)]
+        with TrainingData(config, tmp_path, 0, 0) as training_data:
+            policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+            batches = [policy.collate(training_data.batch(step, 0)) for step in range(2)]
             seen.clear()
             found.append([policy.network.losses(batch, torch_numbers(1)) for batch in batches])
             assert bool(seen) != cached, "the tower looks where it need not, or not where it must"
@@ -92,9 +93,9 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
 
 def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     config = settings(toy, tower)
-    with Supply(config, tmp_path, 0, 0) as supply:
-        policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
-        window = supply.batch(0, 0)
+    with TrainingData(config, tmp_path, 0, 0) as training_data:
+        policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+        window = training_data.batch(0, 0)
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
     asking = dataclasses.replace(window, questions=texts, question_keypoints=points, question_mask=points[..., 0] > 0)
@@ -103,7 +104,7 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     got = policy.network.losses(with_features, torch_numbers(1))
     assert not seen
     frames = FrameCache(open_dataset(toy), policy.spec.camera_names)
-    rows = supply._train[0]._index[window.index]  # windows are counted over the episodes that are not held out
+    rows = training_data._train[0]._index[window.index]  # windows are counted over the episodes that are not held out
     images = np.stack([frames.frames(camera)[rows] for camera in policy.spec.camera_names], 1)[:, None]
     looked = dataclasses.replace(asking, images=images, features=np.zeros((4, 1, 2, 0, 0), np.float16))
     want = policy.network.losses(policy.collate(looked), torch_numbers(1))
@@ -136,9 +137,9 @@ def test_two_processes_read_what_one_has_computed(toy, tower, tmp_path):
 def test_rounding_is_what_is_promised(toy, tower):
     config = settings(toy, tower)
     dataset = open_dataset(toy)
-    seer = Seer(config, dataset.spec, torch.device("cpu"))
-    kept, frames = seer.features(dataset, ("front",)).features("front"), FrameCache(dataset, ["front"]).frames("front")
-    exact = seer._compute(frames)
+    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    kept, frames = extractor.features(dataset, ("front",)).features("front"), FrameCache(dataset, ["front"]).frames("front")
+    exact = extractor._compute(frames)
     assert kept.dtype == np.float16 and kept.shape == exact.shape == (48, 17, 16) and not kept.flags.writeable
     assert (np.abs(kept - exact) <= np.abs(exact) * 2**-11 + 3e-8 + 1e-6).all()
     assert exact.std() > 0.05 and np.abs(exact[0] - exact[20]).max() > 0.01
@@ -151,19 +152,19 @@ def copied(toy, tmp_path) -> Path:
 def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, capsys):
     data = write_toy(tmp_path / "data", 3)
     config = settings(data, tower)
-    Supply.prepare(config, show=True)
+    TrainingData.prepare(config, show=True)
     assert sum(seen) == 2 * (24 + 1)  # two cameras of 24 frames, and one more each for the shape
     assert "see front: 24/24 frames, " in capsys.readouterr().err
     seen.clear()
-    Supply.prepare(config)
+    TrainingData.prepare(config)
     assert not seen
     grow(data, 2)
-    Supply.prepare(config)
+    TrainingData.prepare(config)
     assert sum(seen) == 2 * 16
     dataset = open_dataset(data)
-    seer = Seer(config, dataset.spec, torch.device("cpu"))
-    exact = seer._compute(FrameCache(dataset, ["wrist"]).frames("wrist"))
-    np.testing.assert_allclose(seer.features(dataset, ("wrist",)).features("wrist"), exact, rtol=1e-3, atol=1e-5)
+    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    exact = extractor._compute(FrameCache(dataset, ["wrist"]).frames("wrist"))
+    np.testing.assert_allclose(extractor.features(dataset, ("wrist",)).features("wrist"), exact, rtol=1e-3, atol=1e-5)
 
 
 def grow(data: Path, episodes: int) -> None:
@@ -177,8 +178,8 @@ def grow(data: Path, episodes: int) -> None:
 
 def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
     config = settings(copied(toy, tmp_path), tower)
-    monkeypatch.setattr(cache, "SEEN_BLOCK", 2)
-    original, commits = cache.write_atomic, []
+    monkeypatch.setattr(frame_cache, "SEEN_BLOCK", 2)
+    original, commits = frame_cache.write_atomic, []
 
     def dies(path, content):
         commits.append(path)
@@ -187,56 +188,56 @@ def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
         return original(path, content)
 
     FrameCache(open_dataset(config.datasets[0]))
-    monkeypatch.setattr(cache, "write_atomic", dies)
+    monkeypatch.setattr(frame_cache, "write_atomic", dies)
     with pytest.raises(KeyboardInterrupt):
-        Supply.prepare(config)
-    monkeypatch.setattr(cache, "write_atomic", original)
+        TrainingData.prepare(config)
+    monkeypatch.setattr(frame_cache, "write_atomic", original)
     committed = [json.loads(p.read_text())["digests"] for p in sorted(config_folder(config).rglob("*.json"))]
     seen.clear()
-    Supply.prepare(config)
+    TrainingData.prepare(config)
     done = sum(map(len, committed))
     assert 0 < done < 12 and sum(seen) == (12 - done) * 8
 
 
 def config_folder(config) -> Path:
-    return Path(config.datasets[0]) / cache.FEATURES
+    return Path(config.datasets[0]) / frame_cache.FEATURES
 
 
 def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, seen):
     data, folder = copied(toy, tmp_path), Path(shutil.copytree(tower, tmp_path / "vit"))
     config = settings(data, folder)
-    Supply.prepare(config)
+    TrainingData.prepare(config)
     dataset = open_dataset(data)
-    before = Seer(config, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
+    before = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
     weights = load_file(folder / "model.safetensors")
     save_file({k: v * 1.5 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     seen.clear()
-    seer = Seer(config, dataset.spec, torch.device("cpu"))
-    after = seer.features(dataset, ("front",)).features("front")
+    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    after = extractor.features(dataset, ("front",)).features("front")
     assert sum(seen) == 48 + 1 and np.abs(after - before).max() > 0.01
-    np.testing.assert_allclose(after, seer._compute(FrameCache(dataset, ["front"]).frames("front")), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(after, extractor._compute(FrameCache(dataset, ["front"]).frames("front")), rtol=1e-3, atol=1e-5)
     small = settings(data, folder, image_size=(8, 8), vision=frozen(folder, size=16))
     seen.clear()
-    Seer(small, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
+    FrozenFeatureExtractor(small, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
     assert sum(seen) == 48 + 1, "images of another size are other features"
 
 
 def test_corrections_get_their_features_too(toy, tower, tmp_path, seen):
     config = settings(copied(toy, tmp_path), tower)
-    with Supply(config, tmp_path / "run", 0, 0) as supply:
+    with TrainingData(config, tmp_path / "run", 0, 0) as training_data:
         write_toy(tmp_path / "run" / "corrections" / "round-1", 2)
         seen.clear()
-        supply.grow(1)
+        training_data.grow(1)
         assert sum(seen) == 2 * (16 + 1)
-        assert len(supply._loader_now.source) == len(supply._train[0]) + 16
-        found = [supply.batch(step, 0).features for step in range(16)]
+        assert len(training_data._loader_now.source) == len(training_data._train[0]) + 16
+        found = [training_data.batch(step, 0).features for step in range(16)]
     assert all(part.shape == (4, 1, 2, 17, 16) and part.any((3, 4)).all() for part in found)
 
 
 def test_features_beyond_float16_are_said_so(toy, tower, tmp_path, monkeypatch):
-    monkeypatch.setattr(Seer, "_compute", lambda self, frames: np.full((len(frames), 2, 3), 7e4, np.float32))
+    monkeypatch.setattr(FrozenFeatureExtractor, "_compute", lambda self, frames: np.full((len(frames), 2, 3), 7e4, np.float32))
     with pytest.raises(DataError, match=r"camera 'front' in .* do not fit into float16 \(beyond 65504, .*cache_features=False"):
-        Supply.prepare(settings(copied(toy, tmp_path), tower))
+        TrainingData.prepare(settings(copied(toy, tmp_path), tower))
 
 
 def test_images_that_change_are_refused(toy, tower):
@@ -254,4 +255,4 @@ def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
     resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     transformers.ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
     with pytest.raises(ConfigError, match=r"sees without words"):
-        Supply.prepare(settings(toy, tower, vision=frozen(tmp_path / "resnet", film=True, size=32)))
+        TrainingData.prepare(settings(toy, tower, vision=frozen(tmp_path / "resnet", film=True, size=32)))

@@ -21,7 +21,7 @@ import json, os, pathlib, random, shutil, signal, sys, time
 import torch
 from verbot.configuration import load_yaml
 from verbot.training import TrainConfig, checkpoint, loop, train
-import verbot.data.cache, verbot.data.loader
+import verbot.data.storage.frame_cache, verbot.data.samples.loader
 
 config, out, kills, seed = load_yaml(TrainConfig, sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)

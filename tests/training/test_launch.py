@@ -19,10 +19,10 @@ from toys import SMALL, toy_config
 
 from verbot.configuration import dump_yaml
 from verbot.errors import ConfigError
-from verbot.recipes.api import train as train_recipe
 from verbot.recipes.config import resolve
 from verbot.training import checkpoint, train
-from verbot.training.launch import Launch, launched, meet
+from verbot.training.distributed.launch import Launch, launched, meet
+from verbot.workflows.train_evaluate import train as train_recipe
 
 TOLD = {
     "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",

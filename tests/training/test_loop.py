@@ -16,9 +16,10 @@ from toys import PLAIN, toy_config
 from verbot.configuration import load_yaml
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.network import VLANetwork
-from verbot.policy import load_policy
+from verbot.policy.policy import load_policy
 from verbot.spec import Observation
-from verbot.training import TrainConfig, checkpoint, loop, read_log, session, train
+from verbot.training import TrainConfig, checkpoint, read_log, train
+from verbot.training.imitation import loop, session
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -179,8 +180,8 @@ def test_a_folder_of_another_run_is_refused(config, tmp_path):
 
 def test_validation_episodes_are_never_trained_on(toy, tmp_path):
     config = toy_config(toy)
-    supply = loop.Supply(config, tmp_path, 0, 0)
-    shown = {supply._train[0]._episode[i] for i in supply._train[0]._index}
-    hidden = supply._held_out.source.sources[0]
+    training_data = loop.TrainingData(config, tmp_path, 0, 0)
+    shown = {training_data._train[0]._episode[i] for i in training_data._train[0]._index}
+    hidden = training_data._held_out.source.sources[0]
     assert shown.isdisjoint({hidden._episode[i] for i in hidden._index})
     assert len(shown) == 5

@@ -13,15 +13,15 @@ from test_start import write
 from toys import SMALL, SPEC, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord
-from verbot.errors import AlignmentWarning, ConfigError, PolicyError
+from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Part
-from verbot.policy import load_policy
+from verbot.policy.policy import load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
-from verbot.training.batches import Supply
-from verbot.training.config import AlignmentConfig
-from verbot.training.start import begin_parts, begun
+from verbot.training.imitation.config import AlignmentConfig
+from verbot.training.imitation.data import TrainingData
+from verbot.training.imitation.finetune import begin_parts, begun
 
 PRETRAINED = dataclasses.replace(SMALL, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
 NAMING = AugmentConfig(captions=1)
@@ -39,7 +39,7 @@ def write_captioned(path: Path, episodes: int = 6) -> str:
             states += np.arange(4)[:, None] / 10
             actions[:, :3] = np.arange(4)[:, None] / 100
             captions = [{"true": f"a {color} wall", "false": f"a {other} wall", "kind": "thing"}]
-            extras = {"captions": captions, "engaged_frame": None}
+            extras = {"captions": captions, "first_contact_frame": None}
             writer.save_episode(EpisodeRecord("look", states, actions, images, extras=extras))
     return str(path)
 
@@ -62,14 +62,14 @@ def pretrained(captioned, tmp_path_factory) -> str:
         checkpoint_every=50,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", AlignmentWarning)
+        warnings.simplefilter("error", GroundingWarning)
         return train(config, tmp_path_factory.mktemp("pretrained"), progress=False).policy
 
 
 def at_first(config: TrainConfig, out: Path):
     config = begun(config)
-    with Supply(config, out, 0, 0) as supply:
-        return begin_parts(config, supply.spec, supply.statistics, supply.instructions)
+    with TrainingData(config, out, 0, 0) as training_data:
+        return begin_parts(config, training_data.spec, training_data.statistics, training_data.instructions)
 
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
@@ -89,10 +89,10 @@ def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
     data = write(tmp_path / "nudged")
     config = toy_config(data, network=network, start=pretrained, start_parts=SEEING)
     policy, start = at_first(config, tmp_path / "a"), load_policy(pretrained)
-    with Supply(dataclasses.replace(config, start=None, start_parts=None), tmp_path / "b", 0, 0) as supply:
-        assert policy.statistics.to_json() == supply.statistics.to_json(), "normalized as the demonstrations are"
+    with TrainingData(dataclasses.replace(config, start=None, start_parts=None), tmp_path / "b", 0, 0) as training_data:
+        assert policy.statistics.to_json() == training_data.statistics.to_json(), "normalized as the demonstrations are"
         fresh = type(policy).create(
-            network, supply.spec, supply.statistics, supply.instructions, config.preprocessing, config.seed
+            network, training_data.spec, training_data.statistics, training_data.instructions, config.preprocessing, config.seed
         )
     known = start.config.language.options["vocabulary"]
     assert policy.config.language.options["vocabulary"] == [*known, "cube", "green", "nudge", "the"]
@@ -160,7 +160,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
         learning_rate=1e-6,
         alignment=AlignmentConfig(threshold=1.0, patience=3),
     )
-    with pytest.warns(AlignmentWarning) as told:
+    with pytest.warns(GroundingWarning) as told:
         train(config, tmp_path / "run", progress=False)
     assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(told[0].message)
     found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]

@@ -15,15 +15,16 @@ from test_reinforcement import NOWHERE, TOY, Here, toy  # noqa: F401
 from verbot.envs import make_env
 from verbot.errors import ConfigError, PolicyError, UnknownNameError
 from verbot.models.network import Part
-from verbot.models.scorers.matcher import Matcher, TrainedScorer
+from verbot.models.reward_models.matcher import Matcher, TrainedScorer
 from verbot.training import read_log
-from verbot.training.reinforcement import ReinforceConfig, language, reinforce
-from verbot.training.reinforcement import run as running
-from verbot.training.reinforcement.adversarial import AdversarialReward, demonstrate
-from verbot.training.reinforcement.language import ScorerConfig, Sentences, contradict, train_scorer, watch
-from verbot.training.reinforcement.rewards import LearnedReward, OwnReward, make_reward
-from verbot.training.reinforcement.told import LanguageReward
-from verbot.training.reinforcement.worlds import Turn
+from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ppo as running
+from verbot.training.rl.envs import Turn
+from verbot.training.rl.rewards import train_reward_model
+from verbot.training.rl.rewards.airl import AdversarialReward, demonstrate
+from verbot.training.rl.rewards.base import LearnedReward, OwnReward, make_reward
+from verbot.training.rl.rewards.language import LanguageReward
+from verbot.training.rl.rewards.train_reward_model import ScorerConfig, Sentences, contradict, train_scorer, watch
 
 GO = ReinforceConfig(env="navigation-compass", tasks=("go",), worlds=4, rollout=8, batch_size=32, discount=0.9)
 TAUGHT = ScorerConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
@@ -53,14 +54,14 @@ def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(score
 def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypatch):
     few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
     whole = train_scorer(few, progress=False)
-    monkeypatch.setattr(language, "EVERY", 4)
-    path, step = tmp_path / "checkpoint", language.replace_durably
+    monkeypatch.setattr(train_reward_model, "EVERY", 4)
+    path, step = tmp_path / "checkpoint", train_reward_model.replace_durably
 
     def killed(*args):
         step(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(language, "replace_durably", killed)
+    monkeypatch.setattr(train_reward_model, "replace_durably", killed)
     with pytest.raises(KeyboardInterrupt):
         train_scorer(few, progress=False, checkpoint=path)
     again = train_scorer(few, progress=False, checkpoint=path)
@@ -77,12 +78,12 @@ def test_who_is_taught_never_hears_a_sentence_that_might_fit():
         heard = [meant[told] for _ in range(10) if (told := sentences.against(episode, rng)) is not None]
         assert heard and all(contradict(goal, episode.goal) for goal in heard)
         assert any(goal["object"] != episode.goal["object"] for goal in heard)
-    states, goals, near, done = language._batch(episodes, sentences, TAUGHT, rng, Matcher(8, 2))
+    states, goals, near, done = train_reward_model._batch(episodes, sentences, TAUGHT, rng, Matcher(8, 2))
     assert len(states) == len(goals) == 36
     assert near.isnan().sum() == 12 and done.sum() == 6 and all(near[done > 0] == 1.0)
 
 
-class Told:
+class EpisodeArrays:
     """A scorer whose opinions are written in the state."""
 
     def score(self, states, goals):
@@ -98,7 +99,7 @@ def test_language_alone_decides_what_a_step_is_worth():
     rng, actions = np.random.default_rng(0), np.zeros((1, 1), np.float32)
     config = dataclasses.replace(GO, worlds=1, batch_size=8)
     for truncated in (False, True):
-        reward = LanguageReward(config, Told(), weight=2.0, cost=0.5)
+        reward = LanguageReward(config, EpisodeArrays(), weight=2.0, cost=0.5)
         near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
         reward.begin([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
         earned = [reward([turn(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]

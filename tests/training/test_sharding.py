@@ -14,11 +14,11 @@ from toys import PLAIN, toy_config
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import Part
-from verbot.policy import Policy
+from verbot.policy.policy import Policy
 from verbot.training import checkpoint, train
 from verbot.training.checkpoint import Progress
-from verbot.training.sharding import check_sharding
-from verbot.training.shards import Share
+from verbot.training.distributed.fsdp import check_sharding
+from verbot.training.distributed.shards import Share
 
 LAYOUT = {"blocks.weight": [5, 3], "tall": [7, 2], "one": [1, 4], "bias": [5], "single": [1]}
 NUMBERS = sum(torch.Size(shape).numel() for shape in LAYOUT.values())
@@ -47,10 +47,10 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
     vectors = {"weights": torch.arange(float(NUMBERS)), "average": -torch.arange(float(NUMBERS))}
     everybody = {"updates": torch.tensor(step), "buffer.mean": torch.tensor([1.5])}
 
-    def write(team):
-        spans = Share(team.rank, team.size).spans(LAYOUT)
+    def write(process_group):
+        spans = Share(process_group.rank, process_group.size).spans(LAYOUT)
         mine = {name: torch.cat([vector[a:b] for a, b in spans]) for name, vector in vectors.items()}
-        checkpoint.save_shares(folder, Progress(step=step, layout=LAYOUT), mine | everybody, team)
+        checkpoint.save_shares(folder, Progress(step=step, layout=LAYOUT), mine | everybody, process_group)
 
     together(size, write)
     return vectors | everybody
@@ -90,7 +90,9 @@ def test_a_damaged_share_is_named_and_the_checkpoint_before_it_taken(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0].step == 2
     assert checkpoint.load_latest(tmp_path, Share(0, 2))[0].step == 4, "what is not read is not verified"
 
-    steps = together(2, lambda team: checkpoint.load_latest(tmp_path, Share(team.rank, 2), team)[0].step)
+    steps = together(
+        2, lambda process_group: checkpoint.load_latest(tmp_path, Share(process_group.rank, 2), process_group)[0].step
+    )
     assert steps == [2, 2], "who could read on does as the one who cannot"
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from verbot.collection import collect
 from verbot.data import Windows, open_dataset
 from verbot.models.network import NetworkConfig
-from verbot.models.parts import Part
-from verbot.policy import Policy, load_policy
+from verbot.models.registries import Part
+from verbot.policy.policy import Policy, load_policy
+from verbot.rollout.collect import collect
 from verbot.spec import Observation
 
 GAMMA = 0.95

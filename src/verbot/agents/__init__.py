@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from verbot.agents.alignment import AlignmentAgent, Misalignment
 from verbot.agents.chunking import ChunkAgent
+from verbot.agents.color_alignment import ColorAlignmentAgent
 from verbot.agents.ensembling import EnsembleAgent
-from verbot.agents.recoloring import RecoloringAgent
+from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
 
-__all__ = ["AlignmentAgent", "ChunkAgent", "EnsembleAgent", "Misalignment", "RecoloringAgent"]
+__all__ = ["GroundingMonitor", "ChunkAgent", "EnsembleAgent", "Misalignment", "ColorAlignmentAgent"]

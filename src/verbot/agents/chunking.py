@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from verbot.agents.carrying import Carried
+from verbot.agents.policy_memory import PolicyMemory
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -28,18 +28,18 @@ class ChunkAgent:
         self.policy = policy
         self._execute = execute
         self._left: deque[FloatArray] = deque()
-        self._carried = Carried(across_episodes)
+        self._carried = PolicyMemory(across_episodes)
 
     def reset(self, instruction: str) -> None:
         self._left.clear()
         self._carried.reset(instruction)
 
-    def wants(self, observation: Observation) -> Observation | None:
+    def next_query(self, observation: Observation) -> Observation | None:
         if self._left:
             return None
         return self._carried.ask(observation)
 
-    def give(self, chunk: ActionChunk) -> None:
+    def receive(self, chunk: ActionChunk) -> None:
         if len(chunk.values) < self._execute:
             raise PolicyError(
                 f"the policy predicts {len(chunk.values)} actions at a time but {self._execute} were to be executed; "
@@ -48,7 +48,7 @@ class ChunkAgent:
         self._left, self._carried.memory = deque(chunk.values[: self._execute]), chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
-        asked = self.wants(observation)
+        asked = self.next_query(observation)
         if asked is not None:
-            self.give(self.policy.predict([asked])[0])
+            self.receive(self.policy.predict([asked])[0])
         return self._left.popleft()

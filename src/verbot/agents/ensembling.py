@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from verbot.agents.carrying import Carried
+from verbot.agents.policy_memory import PolicyMemory
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -32,25 +32,25 @@ class EnsembleAgent:
         self._decay = decay
         self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is about now
         self._current = False
-        self._carried = Carried(across_episodes)
+        self._carried = PolicyMemory(across_episodes)
 
     def reset(self, instruction: str) -> None:
         self._chunks, self._current = [], False
         self._carried.reset(instruction)
 
-    def wants(self, observation: Observation) -> Observation | None:
+    def next_query(self, observation: Observation) -> Observation | None:
         if self._current:
             return None
         return self._carried.ask(observation)
 
-    def give(self, chunk: ActionChunk) -> None:
+    def receive(self, chunk: ActionChunk) -> None:
         self._chunks.append(chunk.values)
         self._current, self._carried.memory = True, chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
-        asked = self.wants(observation)
+        asked = self.next_query(observation)
         if asked is not None:
-            self.give(self.policy.predict([asked])[0])
+            self.receive(self.policy.predict([asked])[0])
         weights = ensemble_weights(len(self._chunks), self._decay)
         action = weights @ np.stack([chunk[0] for chunk in self._chunks])
         self._chunks = [chunk[1:] for chunk in self._chunks if len(chunk) > 1]

@@ -6,11 +6,11 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from verbot.cli.exchanging import data_export, data_import
-from verbot.cli.looking import data_check, data_info, data_view, doctor, list_parts
-from verbot.cli.making import demo, reinforce, train
-from verbot.cli.measuring import compare, evaluate, gap, look, watch
-from verbot.cli.teaching import collect, data_annotate
+from verbot.cli.collect import collect, data_annotate
+from verbot.cli.convert import data_export, data_import
+from verbot.cli.evaluate import compare, evaluate, gap, look, watch
+from verbot.cli.inspect import data_check, data_info, data_view, doctor, list_parts
+from verbot.cli.train import demo, reinforce, train
 from verbot.errors import ConfigError, VerbotError, missing
 
 COMMANDS: dict[str, Callable[..., int]] = {

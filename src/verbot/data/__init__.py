@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verbot.data.annotation import annotate, annotating
-    from verbot.data.cache import FrameCache
-    from verbot.data.check import Finding, check_dataset
-    from verbot.data.exporting import export_hdf5
-    from verbot.data.importing import ImportResult, import_dataset
-    from verbot.data.loader import Loader
-    from verbot.data.mixture import Mixture
-    from verbot.data.reader import Dataset, Episode, open_dataset
-    from verbot.data.store import DatasetWriter, EpisodeRecord
-    from verbot.data.windows import WindowBatch, Windows
+    from verbot.data.importers.convert import ImportResult, import_dataset
+    from verbot.data.importers.export_hdf5 import export_hdf5
+    from verbot.data.samples.loader import Loader
+    from verbot.data.samples.mixture import Mixture
+    from verbot.data.samples.windows import WindowBatch, Windows
+    from verbot.data.storage.annotate import annotate, annotating
+    from verbot.data.storage.frame_cache import FrameCache
+    from verbot.data.storage.reader import Dataset, Episode, open_dataset
+    from verbot.data.storage.verify import Finding, check_dataset
+    from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 
 _LAZY = {
     "Dataset": "reader",

@@ -30,7 +30,7 @@ def make_env(name: str, **options: Any) -> Env:
     Example:
         >>> env = make_env("tabletop-starter", tasks=("pick",))
         >>> observation, info = env.reset(seed=0)
-        >>> observation["images"]["front"].shape, observation["state"].shape, info["named"] in info["instruction"]
+        >>> observation["images"]["front"].shape, observation["state"].shape, info["target_object"] in info["instruction"]
         ((64, 64, 3), (8,), True)
         >>> env.close()
     """

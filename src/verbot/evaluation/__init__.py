@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from verbot.configuration import build
-from verbot.evaluation.intervals import Estimate
-from verbot.evaluation.players import BlindPolicy, PolicySource
-from verbot.evaluation.results import EpisodeResult, read_results
-from verbot.evaluation.run import run
-from verbot.evaluation.suites import EvaluationConfig
-from verbot.evaluation.summary import Summary
+from verbot.evaluation.protocol.conditions import EvaluationConfig
+from verbot.evaluation.protocol.intervals import Estimate
+from verbot.evaluation.protocol.run import run
+from verbot.evaluation.report.summary import Summary
+from verbot.rollout.baselines import BlindPolicy, PolicySource
+from verbot.rollout.results import EpisodeResult, read_results
 
 __all__ = [
     "BlindPolicy",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from verbot.errors import ConfigError
-from verbot.models.parts import Part, heads, language_encoders, vision_encoders
+from verbot.models.registries import Part, heads, language_encoders, vision_encoders
 from verbot.models.tokens import Sizes
 from verbot.spec import FloatArray, RobotSpec
 
@@ -32,26 +32,26 @@ class NetworkConfig:
         image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
         keypoint_weight: of the keypoint loss beside the action loss; 0 turns it off.
         recall_weight: of telling the keypoints from the fused features, after the memory, and of a second look near there, also
-            while what is there is covered (see `verbot.models.recall`); 0 for neither.
+            while what is there is covered (see `verbot.models.objectives.keypoint_memory`); 0 for neither.
         word_dropout: the share of words that are not understood, in training only.
         acted_dropout: the share of samples that are not told the action before, in training only: it foretells the next one so
             well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").
         sentence_norm: the sentence that encoders are told has mean 0 and variance 1 over its features, so that what differs
             between sentences is not drowned by what they have in common.
-        tasks: learned embeddings of tasks, of which every sentence takes a mixture of its own (see `verbot.models.tasks`);
-            0 has none.
+        tasks: learned embeddings of tasks, of which every sentence takes a mixture of its own (see
+            `verbot.models.objectives.task_embedding`); 0 has none.
         value_weight: of telling γ^(steps left until the demonstration's end) from the fused features, after the memory, beside
             the action loss; 0 has no value head.
         value_discount: this γ, of one control step.
         action_weight: of the action loss; 0 learns everything else alone: where nothing of it comes after the fusion, what sees
             and listens. Such a policy cannot act.
-        grasp_weight: of foretelling the state in which the hand will take hold (see `verbot.models.grasp`) from the fused
-            features, beside the action loss; 0 foretells none.
+        grasp_weight: of foretelling the state in which the hand will take hold (see `verbot.models.objectives.grasp_state`)
+            from the fused features, beside the action loss; 0 foretells none.
         contrast: how what is seen and what is said are compared; None compares nothing. It learns from captions
             (``augment.captions``) and tells of every prediction how well both fit.
         contrast_weight: of this loss beside the action loss.
         loss_weights: ``"fixed"`` are these weights; ``"learned"`` begins with them and learns how certain each loss can be, as
-            `verbot.models.balance.Balance` does; what a head teaches beside its actions keeps its own.
+            `verbot.models.objectives.weighting.Balance` does; what a head teaches beside its actions keeps its own.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)

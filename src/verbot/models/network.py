@@ -9,14 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.asking import joined
 from verbot.models.config import NetworkConfig
-from verbot.models.contrast.pairs import compared
-from verbot.models.fitting import check_frames, check_layers, has_fused, make_balance, make_contrast
-from verbot.models.grasp import Grasp
-from verbot.models.keypoints import POINTS, keypoint_loss, pointing, supervised
-from verbot.models.layers import AttentionPool, centered
-from verbot.models.parts import (
+from verbot.models.encoders.language.tokenizer import drop_words
+from verbot.models.layers.transformer import AttentionPool, centered
+from verbot.models.objectives.contrastive import compared
+from verbot.models.objectives.grasp_state import Grasp
+from verbot.models.objectives.keypoint_memory import Recall
+from verbot.models.objectives.keypoints import POINTS, keypoint_loss, pointing, supervised
+from verbot.models.objectives.queries import joined
+from verbot.models.objectives.task_embedding import Tasks
+from verbot.models.objectives.value import Value
+from verbot.models.registries import (
     Part,
     action_encoders,
     fusions,
@@ -27,11 +30,8 @@ from verbot.models.parts import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
-from verbot.models.recall import Recall
-from verbot.models.tasks import Tasks
-from verbot.models.text import unhear
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, TextBatch, TokenGroup, join
-from verbot.models.value import Value
+from verbot.models.validation import check_frames, check_layers, has_fused, make_balance, make_contrast
 from verbot.spec import RobotSpec
 
 __all__ = ["NetworkConfig", "Part", "VLANetwork"]
@@ -168,7 +168,7 @@ class VLANetwork(nn.Module):
         Rows whose `actions_mask` is False throughout teach only the keypoints; a batch without `steps_left` teaches no value.
         """
         if self.training and self.config.word_dropout:
-            batch = dataclasses.replace(batch, text=unhear(batch.text, self.config.word_dropout, generator))
+            batch = dataclasses.replace(batch, text=drop_words(batch.text, self.config.word_dropout, generator))
         if self.training and self.acted is not None and self.config.acted_dropout and batch.acted_mask is not None:
             kept = torch.rand(batch.acted_mask.shape, generator=generator) >= self.config.acted_dropout
             batch = dataclasses.replace(batch, acted_mask=batch.acted_mask & kept.to(batch.acted_mask.device))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Readout, classes
+from verbot.models.action_space import Readout, classes
 from verbot.spec import Component
 
 

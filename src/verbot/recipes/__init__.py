@@ -10,4 +10,4 @@ from verbot.registry import Registry
 if TYPE_CHECKING:
     from verbot.recipes.config import RunConfig
 
-recipes: Registry[Callable[[], RunConfig]] = Registry("recipe", package="verbot.recipes.presets", group="verbot.recipes")
+recipes: Registry[Callable[[], RunConfig]] = Registry("recipe", package="verbot.recipes.imitation", group="verbot.recipes")

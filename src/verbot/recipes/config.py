@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbot.collection import CollectConfig
 from verbot.configuration import load_yaml, replace
 from verbot.evaluation import EvaluationConfig
-from verbot.processes import cores
+from verbot.parallel.workers import cores
 from verbot.recipes import recipes
+from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
 
 HERE = ("dataset",)  # what a recipe trains on: the dataset that its own collection makes

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from verbot.training.config import AugmentConfig, Companion, DaggerConfig, Selection, TrainConfig
+from verbot.training.imitation.config import AugmentConfig, CotrainingEmbodiment, DaggerConfig, Selection, TrainConfig
+from verbot.training.imitation.loop import TrainResult, train
 from verbot.training.log import read_log
-from verbot.training.loop import TrainResult, train
 
-__all__ = ["AugmentConfig", "Companion", "DaggerConfig", "Selection", "TrainConfig", "TrainResult", "read_log", "train"]
+__all__ = [
+    "AugmentConfig",
+    "CotrainingEmbodiment",
+    "DaggerConfig",
+    "Selection",
+    "TrainConfig",
+    "TrainResult",
+    "read_log",
+    "train",
+]

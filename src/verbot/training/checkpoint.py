@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from verbot.errors import CorruptFileError
-from verbot.training import shards
-from verbot.training.shards import Share
+from verbot.training.distributed import shards
+from verbot.training.distributed.shards import Share
 
 if TYPE_CHECKING:
-    from verbot.training.distributed import Team
+    from verbot.training.distributed.process_group import ProcessGroup
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 
@@ -57,24 +57,24 @@ def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int
     return _commit(draft, {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}, keep)
 
 
-def save_shares(folder: Path, progress: Progress, tensors: dict[str, Tensor], team: Team, keep: int = 2) -> None:
+def save_shares(folder: Path, progress: Progress, tensors: dict[str, Tensor], process_group: ProcessGroup, keep: int = 2) -> None:
     """As `save`, by all members of `team` at once, each its own share, into a folder that all of them see."""
     from safetensors.torch import save_file
 
-    draft, file = _draft(folder, progress), Share(team.rank, team.size).file
-    if team.leads:
+    draft, file = _draft(folder, progress), Share(process_group.rank, process_group.size).file
+    if process_group.is_main:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-    team.agree()
+    process_group.broadcast()
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft / file)
     write_durably(draft / f"{file}.sha256", shards.sha256(draft / file).encode())
     _sync(draft / file)
-    team.agree()
-    if team.leads:
-        names = [Share(rank, team.size).file for rank in range(team.size)]
+    process_group.broadcast()
+    if process_group.is_main:
+        names = [Share(rank, process_group.size).file for rank in range(process_group.size)]
         record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
         _commit(draft, record, keep)
-    team.agree()
+    process_group.broadcast()
 
 
 def _draft(folder: Path, progress: Progress) -> Path:
@@ -122,7 +122,9 @@ def load(path: Path, share: Share | None = None) -> tuple[Progress, dict[str, Te
     return Progress(**record), deserialize(blob)
 
 
-def load_latest(folder: Path, share: Share | None = None, team: Team | None = None) -> tuple[Progress, dict[str, Tensor]] | None:
+def load_latest(
+    folder: Path, share: Share | None = None, process_group: ProcessGroup | None = None
+) -> tuple[Progress, dict[str, Tensor]] | None:
     """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it.
 
     Args:
@@ -136,7 +138,7 @@ def load_latest(folder: Path, share: Share | None = None, team: Team | None = No
             loaded = load(path, share)
         except CorruptFileError as error:
             damage = error
-        sound = loaded is not None if team is None else team.all(loaded is not None)
+        sound = loaded is not None if process_group is None else process_group.all(loaded is not None)
         if sound:
             return loaded
         if path == there[0]:

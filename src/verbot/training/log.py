@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from verbot.progress import Progress
+from verbot.parallel.progress import Progress
 from verbot.training.checkpoint import replace_durably
 
 

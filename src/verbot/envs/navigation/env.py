@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.navigation import episodes, tasks
-from verbot.envs.navigation.drawing import Painter
 from verbot.envs.navigation.experts import NavigationExpert
 from verbot.envs.navigation.language import VERBS, likeness, wordings
+from verbot.envs.navigation.renderer import Painter
 from verbot.envs.navigation.world import ACTIONS, RATE_HZ, SIDE_M, World
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.spec import Camera, Component, RobotSpec, UInt8Array
@@ -75,7 +75,7 @@ class NavigationEnv(gymnasium.Env):
     Example:
         >>> env = NavigationEnv(tasks=("go",), discrete=True)
         >>> record, info = env.reset(seed=0)
-        >>> record["images"]["top"].shape, record["state"].shape, info["named"] in info["instruction"]
+        >>> record["images"]["top"].shape, record["state"].shape, info["target_object"] in info["instruction"]
         ((64, 64, 3), (6,), True)
     """  # noqa: E501
 
@@ -147,7 +147,7 @@ class NavigationEnv(gymnasium.Env):
         self._world, self._errand = World(episode.scene, self._compass), tasks.errand(episode.goal, episode.scene)
         tasks.advance(episode.goal, self._errand, self._world, episode.left)
         self._limit = round((self._max_seconds or self._errand.seconds) * RATE_HZ)
-        self._steps, self._engaged = 0, tasks.engaged(self._world)
+        self._steps, self._first_contact = 0, tasks.first_contact(self._world)
         self._painter = self._tracked(self._size) if self._render_cameras else None
         camera = self.robot_spec.cameras[0]
         pose = {"intrinsics": camera.intrinsics, "extrinsics": camera.extrinsics, "frame": camera.frame}
@@ -167,8 +167,8 @@ class NavigationEnv(gymnasium.Env):
         before = self._potential
         self._world.step(round(values.item()))
         self._steps += 1
-        if self._engaged is None:
-            self._engaged = tasks.engaged(self._world)
+        if self._first_contact is None:
+            self._first_contact = tasks.first_contact(self._world)
         self._score()
         reward = float(self._success) - self._penalty * (self._over and not self._success)
         if self._shaped:
@@ -264,7 +264,7 @@ class NavigationEnv(gymnasium.Env):
                 entry["target_base_m"] = [*tasks.Follow(line).next_m(self._world), 0.0]
         return {
             **told,
-            "engaged": self._engaged,
+            "first_contact": self._first_contact,
             "moved": False,
             "success": self._success,
             "final_error_m": tasks.error_m(self._current().goal, self._errand, self._world),

@@ -12,7 +12,7 @@ from verbot.contracts import EpisodeRequest
 from verbot.envs.navigation import language, layout
 from verbot.envs.navigation.tasks import Goal, errand
 from verbot.envs.navigation.world import Scene
-from verbot.envs.streams import generator
+from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, SimulationError
 
 SUITE = "navigation"
@@ -58,7 +58,7 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode
         "instructions": list(dict.fromkeys([instruction, *_some(goal, _SAID, rng)])) if instruction else [""],
         "goal": goal,
         "task": goal["verb"],
-        "named": goal["object"],
+        "target_object": goal["object"],
         "feasible": goals,
         "grounding": [_ground(scene, g, rng) for g in goals],
     }

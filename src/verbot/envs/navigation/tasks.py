@@ -196,7 +196,7 @@ def advance(goal: Goal, task: Errand, world: World, left: float) -> None:
         world.step(act(goal, task, world))
 
 
-def engaged(world: World) -> str | None:
+def first_contact(world: World) -> str | None:
     """What the robot committed itself to: a thing where it stopped or that it went mostly around, a line followed by a third."""
     if world.stopped_at is not None:
         return world.stopped_at

@@ -15,15 +15,23 @@ from gymnasium import spaces
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.rendering import Renderer
-from verbot.envs.tabletop import episodes, mounts, randomization, segmentation
-from verbot.envs.tabletop.experts import TabletopExpert
-from verbot.envs.tabletop.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, SUBSTEPS, TOOL_HIGH_M, TOOL_LOW_M, Physics
-from verbot.envs.tabletop.relations import Related
-from verbot.envs.tabletop.scene import TIMESTEP_S
-from verbot.envs.tabletop.segmentation import Segmentation
+from verbot.envs.tabletop import episodes
+from verbot.envs.tabletop.expert.scripted_expert import TabletopExpert
+from verbot.envs.tabletop.language.referring_expressions import Related
+from verbot.envs.tabletop.simulation import randomization, robot_mount, segmentation
+from verbot.envs.tabletop.simulation.physics import (
+    POSITION_UNIT_M,
+    ROTATION_UNIT_RAD,
+    SUBSTEPS,
+    TOOL_HIGH_M,
+    TOOL_LOW_M,
+    Physics,
+)
+from verbot.envs.tabletop.simulation.scene import TIMESTEP_S
+from verbot.envs.tabletop.simulation.segmentation import Segmentation
+from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
-from verbot.envs.tabletop.views import VIEWS
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 
@@ -34,7 +42,7 @@ _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tr
 
 def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back") -> RobotSpec:
     """The robot "tabletop-panda": what it sees, feels and can be told to do; mounted elsewhere it is called after that."""
-    low, high = mounts.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
+    low, high = robot_mount.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
     turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
     return RobotSpec(
         name="tabletop-panda" if mount == "back" else f"tabletop-panda-{mount}",
@@ -113,7 +121,7 @@ class TabletopEnv(gymnasium.Env):
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
         self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
-        self._goal_images, self._captions, self._mount = goal_images, captions, mounts.find(self._suite.scene.mount)
+        self._goal_images, self._captions, self._mount = goal_images, captions, robot_mount.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -271,7 +279,7 @@ class TabletopEnv(gymnasium.Env):
 
     def _guessed(self, episode: episodes.Episode) -> bool:
         """Whether another thing was engaged first though covers hide which is which: trying one after the other is no success."""
-        return episode.cover_step is not None and self._physics.engaged not in (None, episode.info["named"])
+        return episode.cover_step is not None and self._physics.first_contact not in (None, episode.info["target_object"])
 
     def _look(self) -> dict[str, UInt8Array]:
         names = self.robot_spec.camera_names
@@ -299,7 +307,7 @@ class TabletopEnv(gymnasium.Env):
         episode = self._current()
         return {
             **json.loads(self._constant_info),  # fresh every time: callers keep what they are given
-            "engaged": self._physics.engaged,
+            "first_contact": self._physics.first_contact,
             "success": self._success,
             "final_error_m": episode.task.error_m(self._physics, episode.goal),
             "error": self._error,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from verbot.contracts import EpisodeRequest
-from verbot.envs.streams import generator
-from verbot.envs.tabletop import language, randomization, sentences
-from verbot.envs.tabletop.captions import describe
-from verbot.envs.tabletop.layout import Layout, sample, scatter
-from verbot.envs.tabletop.randomization import Stream
+from verbot.envs.seeding import generator
+from verbot.envs.tabletop.language import grammar, multi_sentence
+from verbot.envs.tabletop.language.captions import describe
+from verbot.envs.tabletop.simulation import randomization
+from verbot.envs.tabletop.simulation.layout import Layout, sample, scatter
+from verbot.envs.tabletop.simulation.randomization import Stream
 from verbot.envs.tabletop.suites import Suite
 from verbot.envs.tabletop.tasks import Goal, Task
 from verbot.errors import ConfigError, SimulationError
@@ -60,7 +61,7 @@ def prepare(
 
     Args:
         place: where it happens: the axes of a place draw from this number's streams instead of the scene's.
-        captions: so many captions of the scene are told, and a foil with each (see `verbot.envs.tabletop.captions`).
+        captions: so many captions of the scene are told, and a foil with each (see `verbot.envs.tabletop.language.captions`).
 
     Raises:
         ConfigError: when the request names what does not exist.
@@ -88,7 +89,7 @@ def prepare(
         "instructions": list(dict.fromkeys([instruction, *speaker.some(goal)])) if instruction else [""],
         "goal": goal,
         "task": goal["verb"],
-        "named": chosen.named(goal),
+        "target_object": chosen.target_object(goal),
         "feasible": goals,
         "grounding": [_ground(tasks[g["verb"]], layout, g, speaker) for g in goals],
     }
@@ -144,16 +145,16 @@ def _draw_scene(
         wanted = [
             goal
             for goal in _offered(tasks[name], layout, is_covered)
-            if variant.items() <= goal.items() and language.is_demonstrated(goal) == (composition == "seen")
+            if variant.items() <= goal.items() and grammar.is_demonstrated(goal) == (composition == "seen")
         ]
         if not wanted:
             continue
         goal = wanted[int(rng.integers(len(wanted)))]
         others = [g for task in tasks.values() for g in _offered(task, layout, is_covered) if g != goal]
         if composition == "seen":
-            others = [g for g in others if language.is_demonstrated(g)]
-        goals = [goal, *_in_turns(others, tasks, tasks[name].named(goal), rng)]
-        if len(goals) >= LEAST_FEASIBLE and len({tasks[g["verb"]].named(g) for g in goals}) > 1:
+            others = [g for g in others if grammar.is_demonstrated(g)]
+        goals = [goal, *_in_turns(others, tasks, tasks[name].target_object(goal), rng)]
+        if len(goals) >= LEAST_FEASIBLE and len({tasks[g["verb"]].target_object(g) for g in goals}) > 1:
             goals = goals[: suite.most_goals]
             return _scatter(layout, goals, tasks, axes, stream, is_covered), goals
     raise SimulationError(f"no scene for task {name!r} {variant} with composition {composition!r} in {_TRIES} tries")
@@ -195,7 +196,7 @@ def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, r
     piles: dict[tuple[str | None, str, str | None], list[Goal]] = {}
     for i in rng.permutation(len(goals)):
         goal = goals[i]
-        piles.setdefault((tasks[goal["verb"]].named(goal), goal["verb"], goal.get("relation")), []).append(goal)
+        piles.setdefault((tasks[goal["verb"]].target_object(goal), goal["verb"], goal.get("relation")), []).append(goal)
     by_name: dict[str | None, list[list[Goal]]] = {}
     for (named, *_), pile in piles.items():
         by_name.setdefault(named, []).append(pile)
@@ -233,20 +234,20 @@ class _Speaker:
             templates = request.templates.get(goal["verb"])
             if not templates:
                 raise ConfigError(f"no template for {goal['verb']!r}; the templates given are for {', '.join(request.templates)}")
-            return language.fill(templates[int(self._rng.integers(len(templates)))], goal)
+            return grammar.fill(templates[int(self._rng.integers(len(templates)))], goal)
         if self._layout is not None:
-            return sentences.say(goal, sentences.decoys(goal, self._layout), request.wording, self._rng)
+            return multi_sentence.say(goal, multi_sentence.decoys(goal, self._layout), request.wording, self._rng)
         if request.wording == "canonical":
-            return language.canonical(goal)
-        known = language.known(goal, request.wording)
+            return grammar.canonical(goal)
+        known = grammar.known(goal, request.wording)
         return known[int(self._rng.integers(len(known)))]
 
     def some(self, goal: Goal, count: int = _SAID) -> list[str]:
         """Wordings to train on."""
         if self._layout is not None:
-            others = sentences.decoys(goal, self._layout)
-            return [sentences.say(goal, others, "seen", self._rng) for _ in range(count)]
-        known = language.known(goal, "seen")
+            others = multi_sentence.decoys(goal, self._layout)
+            return [multi_sentence.say(goal, others, "seen", self._rng) for _ in range(count)]
+        known = grammar.known(goal, "seen")
         return [known[i] for i in self._rng.permutation(len(known))[:count]]
 
 

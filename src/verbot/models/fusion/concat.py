@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from verbot.errors import ConfigError
-from verbot.models.layers import AttentionPool, Block, Marks, Overview, Summary, flat, seen, seen_counts
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import (
+    AttentionPool,
+    Block,
+    Overview,
+    Summary,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_counts,
+)
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -41,7 +50,7 @@ class Concat(nn.Module):
             raise ConfigError(f"an overview of {overview} tokens needs hidden=0: with hidden={hidden} all ends in one token")
         self.width, self.count = hidden or sizes.width, 1 if hidden else 0
         self.gives_layers = 0 if hidden else layers
-        self.marks = Marks(sizes, counts)
+        self.marks = TypePositionEmbedding(sizes, counts)
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
         places = sum(seen_counts(counts).values())
         if hidden:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from verbot.models.layers import AttentionPool, Block, Marks, Summary, flat, seen, seen_counts, told
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import AttentionPool, Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, told
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -30,7 +30,7 @@ class CrossAttention(nn.Module):
     ):
         super().__init__()
         self.width, self.count, self.flat = hidden, 1, flat
-        self.marks = Marks(sizes, counts)
+        self.marks = TypePositionEmbedding(sizes, counts)
         self.look = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.talk = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norm, self.pool = nn.LayerNorm(sizes.width), AttentionPool(sizes.width, heads)

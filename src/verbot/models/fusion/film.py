@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers import seen
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import seen
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 

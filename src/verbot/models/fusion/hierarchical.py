@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import (
+from verbot.models.layers.transformer import (
     AttentionPool,
     Block,
     CrossBlock,
-    Marks,
     Summary,
+    TypePositionEmbedding,
     flat,
     seen_by_frame,
     seen_counts,
     told,
 )  # fmt: skip
-from verbot.models.parts import fusions
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -42,7 +42,7 @@ class Hierarchical(nn.Module):
     ):
         super().__init__()
         self.width, self.count, self.history = hidden, 1, sizes.history
-        self.marks, self.norm = Marks(sizes, counts), nn.LayerNorm(sizes.width)
+        self.marks, self.norm = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts, sizes.history).values())

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import AttentionPool, sharpen
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import AttentionPool, sharpen
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup
 
 

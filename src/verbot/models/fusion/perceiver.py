@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers import Block, Marks, Summary, flat, seen, seen_counts, sharpen
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, sharpen
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -32,7 +32,7 @@ class Perceiver(nn.Module):
         super().__init__()
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, queries)
         self.summary = Summary((queries + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
-        self.marks, self.keys = Marks(sizes, counts), nn.LayerNorm(sizes.width)
+        self.marks, self.keys = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.queries = nn.Parameter(torch.randn(queries, sizes.width) / math.sqrt(sizes.width))
         self.read = Block(sizes.width, heads)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import TOLD, Block, Marks, Summary, flat, seen, seen_counts, told, until
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import TOLD, Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, told, until
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -44,7 +44,7 @@ class Readout(nn.Module):
         self.summary = Summary((readouts + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
         self.history = sizes.history
         self.frame = seen_counts(counts, sizes.history)
-        self.marks = Marks(sizes, counts)
+        self.marks = TypePositionEmbedding(sizes, counts)
         self.readouts = nn.Parameter(torch.randn(readouts, sizes.width) / math.sqrt(sizes.width))
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
         self.norm = nn.LayerNorm(sizes.width)

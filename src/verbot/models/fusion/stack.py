@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from verbot.models.layers import AttentionPool, CrossBlock, Marks, Summary, flat, seen, seen_counts, told
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import (
+    AttentionPool,
+    CrossBlock,
+    Summary,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_counts,
+    told,
+)
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -27,7 +36,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.width, self.count, self.flat = hidden, 1, flat
-        self.marks, self.norm = Marks(sizes, counts), nn.LayerNorm(sizes.width)
+        self.marks, self.norm = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts).values()) if flat else 0

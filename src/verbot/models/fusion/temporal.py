@@ -7,8 +7,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import Block, Marks, Summary, TokenLearner, flat, seen, seen_by_frame, seen_counts, told, until
-from verbot.models.parts import fusions
+from verbot.models.layers.transformer import (
+    Block,
+    Summary,
+    TokenLearner,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_by_frame,
+    seen_counts,
+    told,
+    until,
+)
+from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
@@ -47,7 +58,7 @@ class Temporal(nn.Module):
         self.tokens = few + (learned if self.many else 0)  # of a frame
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, self.tokens)
         self.summary = Summary((self.tokens + sum(frame.values())) * sizes.width, hidden) if hidden else None
-        self.marks, self.film = Marks(sizes, counts), nn.Linear(sizes.width, 2 * sizes.width)
+        self.marks, self.film = TypePositionEmbedding(sizes, counts), nn.Linear(sizes.width, 2 * sizes.width)
         if self.many:
             self.learn = TokenLearner(sizes.width, learned)
             self.places = nn.Parameter(torch.randn(learned, sizes.width) * 0.02)

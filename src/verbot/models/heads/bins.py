@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import check, constrained, known_range, targets
-from verbot.models.layers import masked_mean, reader
-from verbot.models.parts import heads
+from verbot.models.action_space import check, constrained, known_range, targets
+from verbot.models.layers.transformer import masked_mean, reader
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 from verbot.spec import Component, FloatArray
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, Readout, normal, targets
-from verbot.models.layers import Block, CrossBlock, masked_mean, reader
-from verbot.models.parts import heads
+from verbot.models.action_space import Continuous, Readout, normal, targets
+from verbot.models.layers.transformer import Block, CrossBlock, masked_mean, reader
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup, join
 
 PRIORS = ("standard", "learned")
@@ -20,7 +20,7 @@ class CVAE(nn.Module):
 
     In training a transformer reads [style, observation, actions] into the posterior of a latent style z, a normal distribution;
     z drawn from it and the fused tokens are what k learned queries attend to, and each becomes one action. The loss is the
-    reconstruction's (see `verbot.models.actions.Readout`: L1 for most kinds) + `kl_weight` × the divergence of the posterior
+    reconstruction's (see `verbot.models.action_space.Readout`: L1 for most kinds) + `kl_weight` × the divergence of the posterior
     from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from verbot.models.layers import reader, sinusoid
+from verbot.models.layers.transformer import reader, sinusoid
 from verbot.models.tokens import TokenGroup
 
 TIMES = 64  # features of a time

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, normal, start, targets
+from verbot.models.action_space import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
-from verbot.models.layers import masked_mean
-from verbot.models.parts import heads
+from verbot.models.layers.transformer import masked_mean
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 PREDICTS = ("velocity", "noise", "actions")
@@ -82,7 +82,7 @@ class Diffusion(nn.Module):
         return self.denoiser(x, level / len(self.alphas), condition)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
+        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
         levels = sampled_levels(len(self.alphas), self.steps)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, normal, start, targets
+from verbot.models.action_space import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
-from verbot.models.layers import masked_mean
-from verbot.models.parts import heads
+from verbot.models.layers.transformer import masked_mean
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # d x / d τ (b, k, a) at x (b, k, a) and τ (b,)
@@ -50,7 +50,7 @@ class Flow(nn.Module):
         return self.denoiser(x, time, condition)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
+        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
         return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))

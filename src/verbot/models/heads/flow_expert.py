@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import Continuous, start
+from verbot.models.action_space import Continuous, start
 from verbot.models.heads.flow import flow_loss, integrate
-from verbot.models.layers import CrossBlock, sinusoid
-from verbot.models.parts import heads
+from verbot.models.layers.transformer import CrossBlock, sinusoid
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 TIMES = 64  # features of a time
@@ -93,7 +93,7 @@ class FlowExpert(nn.Module):
         return self.out(h)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.actions.start`)."""
+        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         seen = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
         return self.space.inverse(integrate(partial(self.velocity, seen=seen), x, self.steps))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verbot.models.actions import Readout, targets
-from verbot.models.encoders.action import ActionEncoder
-from verbot.models.layers import masked_mean, reader
-from verbot.models.parts import heads
+from verbot.models.action_space import Readout, targets
+from verbot.models.encoders.state.previous_action import ActionEncoder
+from verbot.models.layers.transformer import masked_mean, reader
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 
@@ -16,9 +16,10 @@ from verbot.models.tokens import Batch, Sizes, TokenGroup
 class Latent(nn.Module):
     """What is fused tells a latent, and a decoder makes a chunk of it: both chunk and latent as an encoder of chunks has them.
 
-    The encoder reads each action (see `verbot.models.encoders.action.ActionEncoder`) and the chunk as a whole into z; the decoder
-    rebuilds the chunk from z. With ``pretrain`` that is all that is learned, and pictures and words count for nothing; a policy
-    that begins with the encoder and decoder (``start_parts=[head.encode, head.mix, head.decode]``) then learns which z to want.
+    The encoder reads each action (see `verbot.models.encoders.state.previous_action.ActionEncoder`) and the chunk as a whole
+    into z; the decoder rebuilds the chunk from z. With ``pretrain`` that is all that is learned, and pictures and words count
+    for nothing; a policy that begins with the encoder and decoder (``start_parts=[head.encode, head.mix, head.decode]``) then
+    learns which z to want.
     Latent actions as targets: Lee et al. 2024 ("VQ-BeT"), Ye et al. 2024 ("LAPA"); here z is continuous, as it is in Zhao et al.
     2023.
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.layers import reader
-from verbot.models.parts import heads
+from verbot.models.layers.transformer import reader
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verbot.models.actions import Readout, targets
-from verbot.models.layers import masked_mean, reader
-from verbot.models.parts import heads
+from verbot.models.action_space import Readout, targets
+from verbot.models.layers.transformer import masked_mean, reader
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 
@@ -15,7 +15,7 @@ from verbot.models.tokens import Batch, Sizes, TokenGroup
 class Regression(nn.Module):
     """Linear from the fused tokens to k actions.
 
-    What each kind of component is read as and compared by says `verbot.models.actions.Readout`. The loss is the mean over
+    What each kind of component is read as and compared by says `verbot.models.action_space.Readout`. The loss is the mean over
     valid steps and dimensions.
 
     Args:

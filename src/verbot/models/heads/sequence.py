@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.actions import check, classes, constrained, targets
-from verbot.models.layers import CrossBlock, masked_mean, until
-from verbot.models.parts import heads
+from verbot.models.action_space import check, classes, constrained, targets
+from verbot.models.layers.transformer import CrossBlock, masked_mean, until
+from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup, join
 from verbot.spec import Component, FloatArray
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.parts import memories
+from verbot.models.registries import memories
 from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers import reader
-from verbot.models.parts import memories
+from verbot.models.layers.transformer import reader
+from verbot.models.registries import memories
 from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.layers import Block, reader, until
-from verbot.models.parts import memories
+from verbot.models.layers.transformer import Block, reader, until
+from verbot.models.registries import memories
 from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 

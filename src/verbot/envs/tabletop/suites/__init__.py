@@ -11,7 +11,7 @@ from typing import Any
 
 from verbot.contracts import Env
 from verbot.envs import envs, make_tabletop
-from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.registry import Registry
 
 

@@ -1,6 +1,6 @@
 """Eleven tasks, with a drawer and a button on the table."""
 
-from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.envs.tabletop.suites import Suite, register
 
 FULL = register(

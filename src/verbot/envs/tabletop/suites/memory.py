@@ -1,6 +1,6 @@
 """What is no longer visible decides: colors that were covered, or the place where a thing stood."""
 
-from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.envs.tabletop.suites import Show, Suite, register
 
 COVERED = ("pick", "push", "put")

@@ -1,6 +1,6 @@
 """A screen hides the named thing from the front camera; the side camera sees it."""
 
-from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.envs.tabletop.suites import Suite, register
 
 CAMERAS = ("front", "side", "wrist")

@@ -1,6 +1,6 @@
 """Things alike, of which a relation to other things tells the one that is meant."""
 
-from verbot.envs.tabletop.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.envs.tabletop.suites import Suite, register
 
 RELATIONS = register(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.registry import Registry
 
 # {"verb": …, "object": …} and what else the verb needs: "receptacle" and "preposition", "direction", "color".
@@ -48,7 +48,7 @@ class Task(Protocol):
         """Every goal of this verb that `layout` admits."""
         ...
 
-    def named(self, goal: Goal) -> str | None:
+    def target_object(self, goal: Goal) -> str | None:
         """The id of the thing that must be engaged first; None where several would do."""
         ...
 

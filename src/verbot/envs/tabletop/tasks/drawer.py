@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.scene import DRAWER_TRAVEL_M
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import Physics
+from verbot.envs.tabletop.simulation.scene import DRAWER_TRAVEL_M
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 OPEN_M, CLOSED_M = 0.070, 0.012  # open at least, closed at most
@@ -28,7 +28,7 @@ class OpenDrawer:
     def goals(self, layout: Layout) -> list[Goal]:
         return _goals(layout, "open_drawer", opening_01=0.0)
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
@@ -56,7 +56,7 @@ class CloseDrawer:
     def goals(self, layout: Layout) -> list[Goal]:
         return _goals(layout, "close_drawer", opening_01=1.0)
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import CLEARANCE_M, Layout, Thing
-from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.expert.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, Layout, Thing
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 FARTHER_M = 0.07
@@ -33,7 +33,7 @@ class MoveAway:
             and _spot(layout, thing, other) is not None
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

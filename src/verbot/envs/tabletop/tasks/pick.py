@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 LIFTED_M = 0.05
@@ -23,7 +23,7 @@ class Pick:
     def goals(self, layout: Layout) -> list[Goal]:
         return [{"verb": "pick", "object": thing.id} for thing in layout.movables]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

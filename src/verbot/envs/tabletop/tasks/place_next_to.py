@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout, Thing
-from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.expert.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
+from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
-from verbot.envs.tabletop.vocabulary import DIRECTIONS
 
 GAP_M = 0.060  # the most between the edges of two things that are next to each other
 _BESIDE_M = 0.040  # between the edges where the expert puts it: room for an open finger
@@ -41,7 +41,7 @@ class PlaceNextTo:
             and _error_m(thing, other, np.array((thing.x - other.x, thing.y - other.y)), preposition) > 0.02
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

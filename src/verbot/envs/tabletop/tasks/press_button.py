@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 PRESSED_M = 0.006
@@ -25,7 +25,7 @@ class PressButton:
     def goals(self, layout: Layout) -> list[Goal]:
         return [{"verb": "press_button", "object": "button"}] if "button" in layout.fixtures else []
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

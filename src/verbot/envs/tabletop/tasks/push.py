@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import CLEARANCE_M, REACH_M, Layout, Thing
-from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, REACH_M, Layout, Thing
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
-from verbot.envs.tabletop.vocabulary import DIRECTIONS
 
 PUSHED_M = 0.06
 ASTRAY = 0.6  # the most that may go sideways, relative to the way along the direction
@@ -36,7 +36,7 @@ class Push:
             if _is_free(layout, thing, np.array(DIRECTIONS[direction][:2]))
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

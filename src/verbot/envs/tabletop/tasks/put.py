@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import BOX_FLOOR_M, BOX_HEIGHT_M, BOX_INNER_M, PLATE_HEIGHT_M, PLATE_RADIUS_M, Layout, Thing
-from verbot.envs.tabletop.physics import Physics
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.language.vocabulary import RECEPTACLES
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import (
+    BOX_FLOOR_M,
+    BOX_HEIGHT_M,
+    BOX_INNER_M,
+    PLATE_HEIGHT_M,
+    PLATE_RADIUS_M,
+    Layout,
+    Thing,
+)
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
-from verbot.envs.tabletop.vocabulary import RECEPTACLES
 
 _TIP_M = 0.012  # from the tool's origin down to the fingertips
 
@@ -28,7 +36,7 @@ class Put:
             for place in layout.receptacles
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout
-from verbot.envs.tabletop.physics import OVER_M, Physics
-from verbot.envs.tabletop.placing import DROP_M, place, stands_free
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.expert.placing import DROP_M, place, stands_free
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout
+from verbot.envs.tabletop.simulation.physics import OVER_M, Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 BACK_M, AWAY_M = 0.03, 0.08
@@ -32,7 +32,7 @@ class PutBack:
             if np.hypot(thing.x - there.x, thing.y - there.y) > AWAY_M + OVER_M
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

@@ -6,11 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from verbot.envs.tabletop import motion
-from verbot.envs.tabletop.arm import HOME_TOOL_M, Array
-from verbot.envs.tabletop.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, Thing
-from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import carry_straight
+from verbot.envs.tabletop.expert import motion
+from verbot.envs.tabletop.expert.placing import carry_straight
+from verbot.envs.tabletop.simulation.arm import HOME_TOOL_M, Array
+from verbot.envs.tabletop.simulation.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, Thing
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 _CORNER_M = np.array((0.027, 0.020))  # from the box's middle: two things lie across a diagonal, with a finger's width to spare
@@ -34,7 +34,7 @@ class SortColor:
             if count == 2 and place.shape == "box"
         ]
 
-    def named(self, goal: Goal) -> str | None:
+    def target_object(self, goal: Goal) -> str | None:
         return None  # whichever of the color comes first
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

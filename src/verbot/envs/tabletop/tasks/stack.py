@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verbot.envs.tabletop.arm import Array
-from verbot.envs.tabletop.layout import Layout, Thing
-from verbot.envs.tabletop.physics import Physics
-from verbot.envs.tabletop.placing import DROP_M, place
+from verbot.envs.tabletop.expert.placing import DROP_M, place
+from verbot.envs.tabletop.simulation.arm import Array
+from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 FLAT = ("cube", "cylinder")
@@ -30,7 +30,7 @@ class Stack:
             if name != other
         ]
 
-    def named(self, goal: Goal) -> str:
+    def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:

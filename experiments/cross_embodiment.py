@@ -1,0 +1,194 @@
+"""Navigation, manipulation, detection and grasping: each alone, a robot's together, and both robots' together.
+
+Run it as ``python experiments/cross_embodiment.py outputs/demos outputs/floor``, on the demonstrations of the recipes `starter`
+and `navigation`. Every arm sees equally many samples of each robot, in batches of 64. One line of JSON for each arm as it ends,
+then a table. Called again it goes on.
+
+detection: the share of named things that the policy points at within 3 pixels of 64, at the start of unseen scenes, told one of
+the scene's goals. grasping: how far from where the expert takes hold, there too; beside it the error of always saying the mean.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from multitask import tell
+
+import verbot
+from verbot.data.samples.episode_arrays import goal_points
+from verbot.data.samples.keypoints import project, projections
+from verbot.data.samples.labels import grasps
+from verbot.envs import make_env
+from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
+from verbot.evaluation.report.summary import written
+from verbot.policy.policy import Policy
+from verbot.recipes.config import RunConfig, resolve
+from verbot.spec import FloatArray, Observation
+from verbot.training import AugmentConfig
+
+ARM, ROVER, FOLDER = "tabletop-starter", "navigation-compass", "policy-navigation-rover"
+PIXELS, NEAR = 64, 3
+NOTHING = {"action_weight": 0.0, "keypoint_weight": 0.0, "grasp_weight": 0.0}
+TASKS: dict[str, dict[str, Any]] = {  # of the arm, each as weights of losses
+    "manipulation": {"action_weight": 1.0},
+    "detection": {"keypoint_weight": 1.0},
+    "grasping": {"grasp_weight": 1.0},
+    "arm-graspless": {"action_weight": 1.0, "keypoint_weight": 1.0},
+    "arm": {"action_weight": 1.0, "keypoint_weight": 1.0, "grasp_weight": 1.0},
+    "navigation": {"action_weight": 1.0},
+    "rover-detection": {"keypoint_weight": 1.0},
+    "rover": {"action_weight": 1.0, "keypoint_weight": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure. Arms are tasks and robots alone, and both robots, weights ``equal``, ``learned`` or the recipe's."""
+
+    table: tyro.conf.Positional[Path]
+    floor: tyro.conf.Positional[Path]
+    out: Path = Path("outputs/robots")
+    arms: tuple[str, ...] = (*TASKS, "equal", "learned", "recipe")
+    samples: int = 40_000  # of each robot
+    episodes: int = 99
+    scenes: int = 300  # in which is pointed and grasped
+    seed: int = 0
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    tell(arguments.arms, lambda arm: measure(arguments, arm), cell)
+
+
+def cell(name: str, found: Estimate) -> str:
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if "(" in name else written("success_rate", found)
+
+
+def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
+    """One arm, trained as far as it is not yet, and what it can by name."""
+    run, out = configured(arguments, arm), arguments.out / arm
+    data = {"navigation": [arguments.floor], "rover-detection": [arguments.floor], "rover": [arguments.floor]}.get(arm)
+    data = data or ([arguments.table] if arm in TASKS else [arguments.table, arguments.floor])
+    verbot.train(run, data=data, out=out, seed=arguments.seed, progress=False)
+    found: dict[str, Estimate] = {}
+    network = run.training.network
+    if data[0] == arguments.table:
+        policy = verbot.load_policy(str(out / "policy"))
+        if network.keypoint_weight:
+            found["detection, arm"] = pointed(policy, ARM, arguments.scenes)
+        if network.grasp_weight:
+            found |= grasped(policy, arguments.scenes)
+        if network.action_weight:
+            found["manipulation"] = played(arguments, out / "policy", ARM)["success_rate"]
+    if data[-1] == arguments.floor:
+        folder = out / (FOLDER if len(data) > 1 else "policy")
+        if len(data) > 1 or network.keypoint_weight:
+            found["detection, rover"] = pointed(verbot.load_policy(str(folder)), ROVER, arguments.scenes)
+        if len(data) > 1 or network.action_weight:
+            metrics = played(arguments, folder, ROVER)
+            found |= {
+                "navigation": metrics["success_rate"], "came to something": metrics["engagement_rate"],
+                "came to the named": metrics["language_following"],
+            }  # fmt: skip
+    return {name: estimate.to_json() for name, estimate in found.items()}
+
+
+def configured(arguments: Arguments, arm: str) -> RunConfig:
+    """The recipe `multi-task-net`, or one of its robots, with the losses of this arm."""
+    whole = resolve("multi-task-net")
+    training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
+    (rover,) = training.companions
+    if arm == "recipe":
+        return dataclasses.replace(whole, training=training)
+    if arm not in TASKS:
+        how = "learned" if arm == "learned" else "fixed"
+        network = dataclasses.replace(training.network, grasp_weight=1.0, loss_weights=how)
+        theirs = dataclasses.replace(rover.network, action_weight=1.0, keypoint_weight=1.0, loss_weights=how)
+        companions = (dataclasses.replace(rover, network=theirs),)
+        return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, companions=companions))
+    weights = NOTHING | TASKS[arm]
+    network, augment = training.network, training.augment
+    if arm in ("navigation", "rover-detection", "rover"):
+        network, augment = rover.network, rover.augment
+    if not weights["keypoint_weight"]:
+        augment = without_questions(augment)
+    network = dataclasses.replace(network, **weights)
+    return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, augment=augment, companions=()))
+
+
+def without_questions(augment: AugmentConfig) -> AugmentConfig:
+    return dataclasses.replace(augment, questions=0)
+
+
+def played(arguments: Arguments, policy: Path, suite: str) -> dict[str, Estimate]:
+    summary = verbot.evaluate(
+        policy, suite, out=policy.with_name(f"evaluation-{suite}"), episodes=arguments.episodes, baselines=False, videos=0,
+        conditions=(), latency_calls=1, workers=1, progress=False,
+    )  # fmt: skip
+    return dict(summary.metrics)
+
+
+def pointed(policy: Policy, suite: str, count: int) -> Estimate:
+    """The share of goals of unseen scenes whose target is pointed at within `NEAR` pixels, in the first camera."""
+    env, hits = make_env(suite), []
+    for number in range(count):
+        options = {"task": env.tasks[number % len(env.tasks)], "index": number // len(env.tasks), "goal": number % 2}
+        record, info = env.reset(seed=0, options=options)
+        target = goal_points(info["grounding"][options["goal"]])[:1]
+        matrices = projections(record["state"][None], env.robot_spec, info["calibration"], policy.spec.camera_names[:1])
+        place, known = project(matrices, target[None])
+        if known[0, 0, 0]:
+            seen = Observation(record["images"], record["state"], record["instruction"])
+            points = policy.thoughts([seen])[0]["keypoints"]
+            apart = np.linalg.norm((points[0, 0] - place[0, 0, 0]) * PIXELS / 2)
+            hits.append(bool(apart <= NEAR))
+    return proportion(hits)
+
+
+def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
+    """Median errors of the foretold grasp against the expert's, and of the mean of all grasps."""
+    env = make_env(ARM, tasks=("pick", "put"))
+    told, true = [], []
+    for number in range(count):
+        record, _ = env.reset(seed=0, options={"task": ("pick", "put")[number % 2], "index": number // 2})
+        seen = Observation(record["images"], record["state"], record["instruction"])
+        grasp = expert_grasp(env, record)
+        if grasp is not None:
+            told.append(policy.thoughts([seen])[0]["grasp"])
+            true.append(grasp)
+    found, errors = np.array(told), {}
+    for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):
+        apart = 1000 * np.linalg.norm(said[:, :3] - np.array(true)[:, :3], axis=1)
+        turned = np.degrees(np.abs(yaw(said) - yaw(np.array(true))))
+        errors |= {f"grasp (mm{name})": quantile(apart.tolist(), 0.5), f"grasp (°{name})": quantile(turned.tolist(), 0.5)}
+    return errors
+
+
+def expert_grasp(env: Any, record: dict[str, Any]) -> FloatArray | None:
+    """The state in which the expert takes hold in the episode that has just begun; None where it takes none."""
+    expert, states, actions, over = env.expert(noise=0.0, seed=0), [], [], False
+    while not over:
+        states.append(record["state"])
+        actions.append(expert.act(Observation(record["images"], record["state"], record["instruction"])))
+        record, _, terminated, truncated, _ = env.step(actions[-1])
+        over = terminated or truncated
+    found, mask = grasps(np.array(states, np.float32), np.array(actions, np.float32), env.robot_spec)
+    return found[0] if mask[0] else None
+
+
+def yaw(states: FloatArray) -> FloatArray:
+    return 2 * np.arctan2(states[:, 6], states[:, 3])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What a policy remembers of the episode before: scenes of `tabletop-memory`, then the same ones covered from the start.
+
+Run it as ``python experiments/cross_episode_memory.py outputs/memory/trainings/external/policy``. Each scene is visited three
+times: shown and then covered; covered from the start, with what was stored in the first visit
+(``ChunkAgent(across_episodes=True)``); and covered from the start, with nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+
+from verbot.agents import ChunkAgent
+from verbot.contracts import Agent, observation_from_env
+from verbot.envs import make_env
+from verbot.envs.tabletop.suites.memory import MEMORY
+from verbot.envs.tabletop.suites.revisit import AGAIN
+from verbot.evaluation.protocol.intervals import mcnemar, proportion
+from verbot.policy.policy import load_policy
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    policies: tyro.conf.Positional[tuple[str, ...]]
+    episodes: int = 200
+    goal: int = 0  # of the second visit, among those that the scene admits; the first visit has goal 0
+    seed: int = 0
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    torch.set_num_threads(1)
+    for folder in arguments.policies:
+        print(json.dumps({"policy": folder, **measure(folder, arguments)}))
+
+
+def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
+    """Success of each visit with its 95 % interval, and McNemar's p of the two that were not shown anything."""
+    policy = load_policy(folder)
+    shown, covered = make_env(MEMORY.name), make_env(AGAIN.name)
+    visits: dict[str, list[bool]] = {"shown": [], "remembered": [], "not remembered": []}
+    touched: dict[str, list[bool]] = {name: [] for name in visits}
+    for number in range(arguments.episodes):
+        scene = {"task": AGAIN.tasks[number % len(AGAIN.tasks)], "split": "test", "index": number // len(AGAIN.tasks)}
+        agent = ChunkAgent(policy, across_episodes=True)
+        for name, env, player, goal in (
+            ("shown", shown, agent, 0),
+            ("remembered", covered, agent, arguments.goal),
+            ("not remembered", covered, ChunkAgent(policy), arguments.goal),
+        ):
+            info = play(env, player, {**scene, "goal": goal}, arguments.seed)
+            visits[name].append(bool(info["success"]))
+            touched[name].append(info["first_contact"] == info["target_object"])
+        print(f"{number + 1}/{arguments.episodes}", *(f"{n} {sum(v)}" for n, v in visits.items()), file=sys.stderr, end="\r")
+    print(file=sys.stderr)
+
+    def told(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
+        found = {name: proportion(values) for name, values in outcomes.items()}
+        p = mcnemar(list(zip(outcomes["remembered"], outcomes["not remembered"], strict=True)))
+        return {**{name: [round(100 * x, 1) for x in (e.value, e.low, e.high)] for name, e in found.items()}, "p": p}
+
+    return {"n": arguments.episodes, "success": told(visits), "touched the named thing first": told(touched)}
+
+
+def play(env: Any, agent: Agent, scene: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The last info of an episode."""
+    record, info = env.reset(seed=seed, options=scene)
+    agent.reset(info["instruction"])
+    over, steps = False, 0
+    while not over:
+        record, _, terminated, truncated, info = env.step(agent.act(observation_from_env(record, steps / env.robot_spec.rate_hz)))
+        over, steps = terminated or truncated, steps + 1
+    return dict(info)
+
+
+if __name__ == "__main__":
+    main()

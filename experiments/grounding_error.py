@@ -1,0 +1,122 @@
+"""Where a policy looks in scenes that it never saw, when it is told each of the goals that a scene admits.
+
+Run it as ``python experiments/grounding_error.py outputs/demo/policy --env tabletop-starter``. It takes seconds and says which
+word was misunderstood; whether the robot would have done it only closed loop can say. In the navigation world what is half done
+looks otherwise: ``--env navigation-compass --along policy`` asks at every step of the policy's own way, or of an expert's who
+errs, and tells each quarter of the way apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from obeys import act
+
+import verbot
+from verbot.contracts import observation_from_env
+from verbot.data.samples.keypoints import project, projections
+from verbot.data.samples.windows import POINTS
+from verbot.envs import make_env
+from verbot.spec import FloatArray, Observation, RobotSpec
+
+TOGETHER = 64  # predictions
+ERRING = 0.15  # share of an expert's actions that are drawn at random
+
+Acting = Callable[[Observation], FloatArray]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    policy: tyro.conf.Positional[Path]
+    env: str = "tabletop-full"
+    scenes: int = 150
+    along: Literal["expert", "policy"] | None = None  # whose way; None asks for every goal where episodes begin
+    tasks: tuple[str, ...] = ("follow",)  # along a way
+    far_px: float = 6.0  # of the image's width in pixels; an object is about this wide in 64
+    out: Path | None = None  # writes the figures as JSON
+
+
+@dataclass(frozen=True)
+class Question:
+    """A goal told in its scene's first frame, and where its points are in each view, as `project` gives them."""
+
+    verb: str
+    observation: Observation
+    places: np.ndarray
+    seen: np.ndarray
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    policy = verbot.load_policy(arguments.policy)
+    torch.manual_seed(0)
+    with closing(make_env(arguments.env)) as env:
+        if arguments.along is None:
+            asked = [question for index in range(arguments.scenes) for question in questions(env, index)]
+        else:
+            acting: Acting = env.expert(ERRING).act if arguments.along == "expert" else lambda seen: act(policy, [seen], True)[0]
+            where = [(task, index) for task in arguments.tasks for index in range(arguments.scenes)]
+            asked = [question for task, index in where for question in on_the_way(env, task, index, acting)]
+    errors: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for start in range(0, len(asked), TOGETHER):
+        batch = asked[start : start + TOGETHER]
+        for question, chunk in zip(batch, policy.predict([q.observation for q in batch]), strict=True):
+            width = next(iter(question.observation.images.values())).shape[1]
+            away = np.linalg.norm(chunk.extras["keypoints"] - question.places, axis=-1)[0] * width / 2  # of the first view
+            for number, name in enumerate(POINTS):
+                if question.seen[0, number]:
+                    errors["all", name].append(float(away[number]))
+                    errors[question.verb, name].append(float(away[number]))
+    figures = {" ".join(key): summary(values, arguments.far_px) for key, values in sorted(errors.items())}
+    for name, figure in figures.items():
+        far = f"farther than {arguments.far_px:g} px {figure['far']:6.1%}"
+        print(f"{name:28s} median {figure['median_px']:5.2f} px, {far}, n={figure['n']}")
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
+    record, info = env.reset(seed=0, options={"split": "test", "index": index, "wording": "canonical"})
+    spec: RobotSpec = env.robot_spec
+    seen = observation_from_env(record)
+    matrices = projections(seen.state[None], spec, info["calibration"], spec.camera_names)
+    for goal, grounding in zip(info["feasible"], info["grounding"], strict=True):
+        points = [grounding[f"{name}_base_m"] or [np.nan] * 3 for name in POINTS]
+        places, mask = project(matrices, np.array([points], float))
+        told = Observation(seen.images, seen.state, grounding["instructions"][0], time_s=seen.time_s)
+        yield Question(goal["verb"], told, places[0], mask[0])
+
+
+def on_the_way(env: verbot.contracts.Env, task: str, index: int, acting: Acting) -> Iterator[Question]:
+    """What was told, asked at every step; as a verb with the quarter of the way that lies behind, by what is left of it (m)."""
+    record, info = env.reset(seed=0, options={"task": task, "split": "test", "index": index, "wording": "seen"})
+    spec, way_m, over = env.robot_spec, info["final_error_m"], False
+    while not over:
+        seen = observation_from_env(record)
+        points = [info["grounding"][0].get(f"{name}_base_m") or [np.nan] * 3 for name in POINTS]
+        matrices = projections(seen.state[None], spec, info.get("calibration", {}), spec.camera_names)
+        places, mask = project(matrices, np.array([points], float))
+        quarter = min(max(int(4 * (1 - info["final_error_m"] / way_m)), 0), 3)
+        yield Question(f"{task}, quarter {quarter + 1},", seen, places[0], mask[0])
+        record, _, terminated, truncated, info = env.step(acting(seen))
+        over = terminated or truncated
+
+
+def summary(values: list[float], far_px: float) -> dict[str, float]:
+    found = np.array(values)
+    return {"median_px": float(np.median(found)), "far": float((found > far_px).mean()), "n": len(found)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""How often an agent warns that what is said is not what is seen: told what is there, and told what is not.
+
+Run it as ``python experiments/grounding_monitor.py outputs/telling/policy``, where the policy has a contrast. In each scene of
+the test split it is given an instruction that names what is there, and the same with one thing exchanged for one that is not,
+and acts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+
+import verbot
+from verbot.agents import ChunkAgent, GroundingMonitor, Misalignment
+from verbot.contracts import observation_from_env
+from verbot.envs import make_env
+from verbot.evaluation.protocol.intervals import wilson
+from verbot.spec import ActionChunk
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    policy: tyro.conf.Positional[str]
+    suite: str = "tabletop-starter"
+    scenes: int = 150
+    seconds: float = 1.0
+    patience: int = 5
+    threshold: float = 0.3
+
+
+class Heard:
+    """A policy, and the similarities that it told."""
+
+    def __init__(self, policy: verbot.Policy):
+        self.policy, self.spec, self.cosines = policy, policy.spec, list[float]()
+
+    def predict(self, observations: list[verbot.Observation]) -> list[ActionChunk]:
+        chunks = self.policy.predict(observations)
+        self.cosines += [chunk.extras["alignment"] for chunk in chunks]
+        return chunks
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    heard = Heard(verbot.load_policy(arguments.policy))
+    warned: dict[str, list[bool]] = {"true": [], "false": []}
+    means: dict[str, list[float]] = {"true": [], "false": []}
+    with closing(make_env(arguments.suite, captions=8)) as env:
+        index = 20_000
+        while len(warned["false"]) < arguments.scenes:
+            _, info = env.reset(seed=0, options={"split": "test", "index": index})
+            pair = next((c for c in info["captions"] if c["kind"] == "instruction"), None)
+            for side in warned if pair else ():
+                record, _ = env.reset(seed=0, options={"split": "test", "index": index})
+                events: list[Misalignment] = []
+                agent = GroundingMonitor(
+                    ChunkAgent(heard), arguments.threshold, arguments.patience, arguments.seconds, events.append
+                )
+                agent.reset(pair[side])
+                heard.cosines.clear()
+                for step in range(round(arguments.seconds * env.robot_spec.rate_hz)):
+                    record, _, over, cut, _ = env.step(agent.act(observation_from_env(record, step / env.robot_spec.rate_hz)))
+                    if over or cut:
+                        break
+                warned[side].append(bool(events))
+                means[side].append(float(np.mean(heard.cosines)))
+            index += 1
+    true, false = (np.array(means[side]) for side in ("true", "false"))
+    result = {f"warned_when_{side}": wilson(sum(found), len(found)).to_json() for side, found in warned.items()}
+    area = float(((true[:, None] > false) + 0.5 * (true[:, None] == false)).mean())
+    print(json.dumps({**result, "auc_of_mean": area, "means": [float(true.mean()), float(false.mean())]}))
+    print("\n| warn below | what is there | what is not |\n|---|---|---|")
+    for threshold in np.arange(-0.3, 0.75, 0.1):
+        rates = (wilson(int((x < threshold).sum()), len(x)) for x in (true, false))
+        print(
+            f"| {threshold:.1f} | "
+            + " | ".join(f"{100 * r.value:.1f} % [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in rates)
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()

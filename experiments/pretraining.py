@@ -1,0 +1,174 @@
+"""What pretraining is worth: encoders from captioned scenes, or action latents, taken over by policies of few demonstrations.
+
+Run it as ``python experiments/pretraining.py outputs/demos --scenes outputs/scenes --out outputs/pretraining``, where the
+demonstrations are of ``verbot collect`` and the scenes of ``verbot collect --captions 8 --first 6 --seed 77``. A line of JSON for
+each stage as it ends, then tables. Called again it goes on. Arms are a way of pretraining and a number of demonstrations:
+
+- ``fresh``: none. ``match``, ``clip``: contrasts on captions. ``questions``: where the goals of the same scenes are.
+  ``both``: ``match`` and ``questions``.
+- ``questions+latent``: with the head ``latent``; ``questions+actions``: with its decoder learned from all actions.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import dataclasses
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+import verbot
+from verbot.contracts import observation_from_env
+from verbot.envs import make_env
+from verbot.evaluation.comparison.paired import compare
+from verbot.evaluation.protocol.intervals import Estimate, wilson
+from verbot.evaluation.report.summary import written
+from verbot.models.objectives.contrastive import similarities
+from verbot.models.objectives.siglip import FITS
+from verbot.spec import Observation
+
+CONTRASTS = ("match", "clip", "both")
+SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
+AMONG = 32
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    data: tyro.conf.Positional[Path]
+    scenes: Path = Path("outputs/scenes")
+    out: Path = Path("outputs/pretraining")
+    suite: str = "tabletop-starter"
+    tasks: tuple[str, ...] = ()  # demonstrated and asked for; all by default
+    pretrain: tuple[str, ...] = ("match", "clip", "questions")
+    arms: tuple[str, ...] = ("fresh-200", "match-200", "clip-200", "questions-200")
+    pretrain_samples: int = 30_000
+    action_samples: int = 100_000
+    samples: int = 20_000
+    seed: int = 0
+    episodes: int = 150
+    held_out: int = 320  # scenes of the test split, for retrieval and warnings
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    for how in arguments.pretrain:
+        policy = pretrained(arguments, how)
+        if how in CONTRASTS:
+            print(json.dumps({"pretrained": how, **told_apart(arguments, policy)}), flush=True)
+    rows: list[dict[str, Any]] = []
+    for arm in arguments.arms:
+        rows.append({"arm": arm, **measure(arguments, arm)})
+        print(json.dumps(rows[-1]), flush=True)
+    print("\n| arm | success | against the first | p |\n|---|---|---|---|")
+    for row in rows:
+        against = compare(arguments.out / rows[0]["arm"] / "evaluation", arguments.out / row["arm"] / "evaluation").conditions[0]
+        told = written("success_rate", Estimate(**row["success"]))
+        print(f"| {row['arm']} | {told} | {against.only_second} won, {against.only_first} lost | {against.p:.3g} |")
+
+
+def pretrained(arguments: Arguments, how: str) -> str:
+    """The folder of what learned without demonstrations, trained as far as it is not yet."""
+    seeing, _, acting = how.partition("+")
+    settings = common(arguments) | {"samples": arguments.pretrain_samples, "network": {}}
+    out = arguments.out / f"pretrained-{how}"
+    if acting:  # of the actions of all demonstrations, but neither of their pictures nor of their words
+        cheap = {**common(arguments), "samples": arguments.action_samples, "checkpoint_every": 500}
+        start = verbot.train(
+            "actions", data=arguments.data, out=arguments.out / "pretrained-actions", progress=False, **cheap
+        ).policy
+        settings |= {"start": start, "start_parts": ACTING, "network": {"head": {"name": "latent"}}}
+    if seeing == "clip":
+        settings["network"] |= {"contrast": {"name": "clip"}}
+    if seeing == "both":
+        settings["network"] |= {"keypoint_weight": 1.0}
+        settings["augment"] = {"questions": 4}
+    if seeing == "questions":
+        settings["network"] |= {"contrast": None, "keypoint_weight": 1.0}
+        settings["augment"] = {"captions": 0, "questions": 4}
+    return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
+
+
+def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
+    """One policy of few demonstrations, trained as far as it is not yet, and its success."""
+    how, _, count = arm.rpartition("-")
+    seeing, _, head = how.partition("+")
+    out, chosen = arguments.out / arm, {"episodes": int(count), "tasks": list(arguments.tasks) or None}
+    settings = common(arguments) | {"samples": arguments.samples, "selections": [chosen]}
+    options = {"tasks": list(arguments.tasks)} if arguments.tasks else {}
+    if seeing != "fresh":
+        parts = (*SEEING, *(ACTING if head == "actions" else ()))
+        settings |= {"start": pretrained(arguments, how if head == "actions" else seeing), "start_parts": parts}
+    result = verbot.train("starter+head=latent" if head else "starter", data=arguments.data, out=out, progress=False, **settings)
+    summary = verbot.evaluate(
+        result.policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0,
+        conditions=(), latency_calls=1, workers=1, progress=False, options=options,
+    )  # fmt: skip
+    return {"samples": result.samples, "loss": result.loss, "success": summary.metrics["success_rate"].to_json()}
+
+
+def common(arguments: Arguments) -> dict[str, Any]:
+    return {"processes": 1, "checkpoint_every": 50, "seed": arguments.seed}
+
+
+def told_apart(arguments: Arguments, folder: str) -> dict[str, Any]:
+    """Retrieval among pictures of unseen scenes, and how well true and false sentences are told apart there."""
+    policy = verbot.load_policy(folder)
+    shown, captions = scenes(arguments, policy.spec.camera_names)
+    ranks, fits, blind = [], [], []
+    for begin in range(0, len(shown), AMONG):
+        some = shown[begin : begin + AMONG]
+        batch = policy.observe(some, [policy.look(each) for each in some])
+        said = captions[begin : begin + AMONG]
+        if len(some) == AMONG:  # a caption of each picture that says where something stands, or what stands there
+            texts = [next((c for c in each if c["kind"] != "instruction"), each[0])["true"] for each in said]
+            found = similarities(policy.network, batch, policy.network.language.prepare(texts))
+            ranks += (found > found.diagonal()[:, None]).sum(1).tolist()
+        for row, each in enumerate(said):
+            one = policy.observe(some[row : row + 1], [policy.look(some[row])])
+            texts = [caption[side] for caption in each for side in ("true", "false")]
+            text = policy.network.language.prepare(texts)
+            pairs = similarities(policy.network, one, text).view(-1, 2).tolist()
+            blind += similarities(policy.network, dataclasses.replace(one, images=one.images * 0), text).view(-1, 2).tolist()
+            fits += [(caption["kind"], *pair) for caption, pair in zip(each, pairs, strict=True)]
+    place = np.array(ranks)
+    out: dict[str, Any] = {
+        "picture_first_of_32": wilson(int((place == 0).sum()), len(place)).to_json(),
+        "picture_in_first_5_of_32": wilson(int((place < 5).sum()), len(place)).to_json(),
+    }
+    out["auc_of_words_alone"] = area(*np.array(blind).T)  # before black pictures
+    for kind in ("all", *sorted({kind for kind, _, _ in fits})):
+        true, false = np.array([pair[1:] for pair in fits if kind in ("all", pair[0])]).T
+        above = int((true > false).sum())
+        out[kind] = {
+            "above_its_foil": wilson(above, len(true)).to_json(),
+            "auc": area(true, false),
+            "means": [float(true.mean()), float(false.mean())],
+            "below_0.3": [wilson(int((x < FITS).sum()), len(x)).to_json() for x in (true, false)],
+        }
+    return out
+
+
+def area(true: np.ndarray, false: np.ndarray) -> float:
+    """The area under the ROC curve: how often something true is above something false."""
+    return float(((true[:, None] > false) + 0.5 * (true[:, None] == false)).mean())
+
+
+def scenes(arguments: Arguments, cameras: tuple[str, ...]) -> tuple[list[Observation], list[list[dict[str, str]]]]:
+    with closing(make_env(arguments.suite, captions=8, cameras=cameras)) as env:
+        found = [env.reset(seed=0, options={"split": "test", "index": 10_000 + i}) for i in range(arguments.held_out)]
+    return [observation_from_env(record) for record, _ in found], [info["captions"] for _, info in found]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What the special suites promise: the share that guessing earns where one must remember, what each camera sees where a screen
+stands, and what a goal image costs.
+
+Run it as ``python experiments/suite_bounds.py --episodes 200``. The experts' own figures are those of
+``profiling/tabletop_env.py``.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from verbot.envs import make_env
+from verbot.envs.tabletop.env import STILL
+from verbot.envs.tabletop.expert.placing import DROP_M, place
+from verbot.envs.tabletop.simulation.layout import WORKSPACE_M
+
+sys.path.insert(0, str(Path(__file__).parent))
+from world import wilson
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    episodes: int = 200  # per task
+    seed: int = 0
+    split: str = "test"
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    print("memory: who sees all of the present and nothing of the past")
+    for task in make_env("tabletop-memory").tasks:
+        guess_bound(arguments, task)
+    print("occluded: share of episodes in which the named thing is seen at the start, and its median pixels of 64×64")
+    visibility(arguments)
+    print("goal images: milliseconds of a reset")
+    for suite in ("tabletop-starter", "tabletop-full"):
+        goal_images(arguments, suite)
+
+
+def guess_bound(arguments: Arguments, task: str) -> None:
+    """A player that does everything else right, with one of the covered things, or to a place, drawn at random."""
+    env: Any = make_env("tabletop-memory", render_cameras=False)
+    rng, solved, chance = np.random.default_rng(arguments.seed), [], []
+    for index in range(arguments.episodes):
+        _, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})
+        things = [thing.id for thing in env.physics.layout.movables]
+        act = _elsewhere(env, rng) if task == "put_back" else _other(env, str(rng.choice(things)))
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(act())
+            over = terminated or truncated
+        solved.append(info["success"])
+        chance.append(1 / len(things))
+    low, high = wilson(sum(solved), len(solved))
+    bound = "" if task == "put_back" else f"  1/n {np.mean(chance):.3f}"
+    print(f"  {task:10s} {np.mean(solved):.3f} ({low:.3f}–{high:.3f}), n {len(solved)}{bound}")
+
+
+def _other(env: Any, name: str) -> Callable[[], np.ndarray]:
+    """What the expert would do, were `name` the thing that is meant."""
+    episode = env._current()
+    goal = {**episode.goal, "object": name}
+    return lambda: STILL if env._steps < episode.locked_steps else episode.task.act(env.physics, goal)
+
+
+def _elsewhere(env: Any, rng: np.random.Generator) -> Callable[[], np.ndarray]:
+    """What the expert does until the visit; then it puts the thing where there is room, for all one can see."""
+    episode, (low, high) = env._current(), np.array(WORKSPACE_M).T
+    name, layout = episode.goal["object"], episode.layout
+    thing = layout.thing(name)
+    while True:
+        spot = rng.uniform(low, high)
+        rest = [(x, y, r) for x, y, r in layout.obstacles() if (x, y) != (thing.x, thing.y)]
+        if all(np.hypot(x - spot[0], y - spot[1]) > r + thing.radius_m + 0.038 for x, y, r in rest):
+            break
+    goal = np.array((*spot, thing.rest_height_m + DROP_M))
+
+    def act() -> np.ndarray:
+        if episode.goal["receptacle"] in env.physics.visited[name]:
+            return place(env.physics, name, goal)
+        return np.asarray(episode.task.act(env.physics, episode.goal))
+
+    return act
+
+
+def visibility(arguments: Arguments) -> None:
+    """By segmentation of the first pictures: 64×64 as policies get them, and 256×256 for what is too small there."""
+    env: Any = make_env("tabletop-occluded")
+    pixels: dict[tuple[str, int], list[int]] = {}
+    for index in range(arguments.episodes):
+        _, info = env.reset(seed=arguments.seed, options={"split": arguments.split, "index": index})
+        for size in (64, 256):
+            seen = env.segmentation(size)
+            for camera in env.robot_spec.camera_names:
+                pixels.setdefault((camera, size), []).append(int(seen.mask(camera, info["target_object"]).sum()))
+    for camera in env.robot_spec.camera_names:
+        small, large = np.array(pixels[camera, 64]), np.array(pixels[camera, 256])
+        shares = f"{np.mean(small > 0):.3f} (at 256×256 {np.mean(large > 0):.3f})"
+        print(f"  {camera:6s} {shares}, {np.median(small):.0f} pixels, n {len(small)}")
+
+
+def goal_images(arguments: Arguments, suite: str) -> None:
+    env = make_env(suite)
+    for wording in ("blank", "image"):
+        errors, start = 0, time.process_time()
+        for index in range(arguments.episodes):
+            try:
+                env.reset(seed=arguments.seed, options={"split": arguments.split, "index": index, "wording": wording})
+            except Exception as error:
+                errors += 1
+                print(f"  {error}")
+        spent = 1e3 * (time.process_time() - start) / arguments.episodes
+        print(f"  {suite:18s} {wording:6s} {spent:7.1f} ms, {errors} errors, n {arguments.episodes}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Commands in which policies act: measured, held against each other, filmed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from verbot.cli.terminal import given, show, typed
+
+Mode = Literal["canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image"]
+Axis = Literal[
+    "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
+]
+Strength = Literal[1, 2, 3]
+
+
+def evaluate(
+    policy: Positional[str],
+    suite: str = "tabletop-starter",
+    episodes: int = 200,
+    seed: int = 0,
+    out: Path = Path("outputs/evaluation"),
+    paraphrases: Path | None = None,
+    instruction_mode: Mode = "canonical",
+    axis: Axis | Literal["all"] | None = None,
+    strength: Strength = 2,
+    align: Path | None = None,
+    execute: int = 1,
+    cameras: tuple[str, ...] = (),
+    baselines: bool = True,
+    videos: int = 24,
+    workers: int = 0,
+    cluster: str | None = None,
+    device: str = "cpu",
+) -> int:
+    """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
+
+    Example: verbot evaluate outputs/demo/policy --suite tabletop-starter --episodes 200 --seed 1 --out outputs/evaluation
+
+    Args:
+        policy: a policy's folder, "starter" (the one that came with verbot), a server's ws:// address, "expert" or "random".
+        suite: the env; see `verbot list envs`.
+        episodes: scenes.
+        seed: another seed is another set of scenes.
+        out: the folder for the results.
+        paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
+            {receptacle}, {preposition} and {direction}.
+        instruction_mode: the condition.
+        axis: a randomization axis, or all of them at once.
+        strength: of the axis.
+        align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
+        execute: actions of each predicted chunk that are carried out.
+        cameras: only these of the suite's; otherwise all.
+        baselines: random, expert and a language-blind copy beside the policy.
+        videos: episodes filmed for the report.
+        workers: processes; 0 takes one for each core.
+        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
+        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
+    """
+    from verbot.evaluation.protocol.conditions import AXES
+    from verbot.workflows.train_evaluate import evaluate as run
+
+    shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
+    templates = None
+    if paraphrases is not None:
+        from verbot.envs.tabletop.language.grammar import load_templates
+
+        templates = load_templates(paraphrases)
+    summary = run(
+        policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
+        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, baselines=baselines, videos=videos,
+        workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
+    )  # fmt: skip
+    show(summary)
+    print(out / "report.html")
+    return summary.exit_code
+
+
+def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]] | None:
+    if align is None:
+        return None
+    from verbot.data import open_dataset
+    from verbot.data.samples.image_statistics import channel_medians
+
+    return channel_medians(open_dataset(align))
+
+
+def compare(
+    candidates: Positional[tuple[str, ...]] = (),
+    designs: str | None = None,
+    only: tuple[str, ...] = (),
+    samples: int | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    data: tuple[Path, ...] = (),
+    suite: str | None = None,
+    episodes: int = 200,
+    seed: int = 0,
+    base: str | None = None,
+    conditions: tuple[str, ...] = ("counterfactual", "paraphrase"),
+    baselines: bool = True,
+    workers: int = 0,
+    out: Path = Path("outputs/compare"),
+) -> int:
+    """Designs trained on the same data, and policies, on the same episodes: a table, a report, McNemar's exact test.
+
+    Example: verbot compare starter starter+vision=film_conv starter+execute=3 --samples 100000 --out outputs/compare
+
+    Args:
+        candidates: recipes and designs (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`), which are
+            played, and folders that `verbot evaluate` left, which are read.
+        designs: a list of designs: one that ships with verbot ("all"), or a YAML file.
+        only: of all these, the ones with these names.
+        samples: to train each on. Without a budget nothing is trained.
+        minutes: of training for each, instead of samples.
+        steps: of the optimizer for each, instead of samples.
+        data: folders of episodes to train on; otherwise the first recipe's own demonstrations are collected.
+        suite: the env; otherwise the first recipe's own.
+        episodes: scenes.
+        seed: of everything.
+        base: whom the others are held against; otherwise the first.
+        conditions: further conditions that all play.
+        baselines: the expert and random actions beside them.
+        workers: processes that play; 0 takes one for each core.
+        out: gets table.json, table.md, report.html and all that they were made of. An interrupted comparison continues.
+    """
+    from verbot.workflows import compare
+
+    table = compare.compare(
+        candidates, out=out, designs=designs, only=only, budget=given(samples=samples, minutes=minutes, steps=steps), data=data,
+        suite=suite, episodes=episodes, seed=seed, base=base, conditions=conditions, baselines=baselines, workers=workers,
+        command=typed(),
+    )  # fmt: skip
+    two = compare.pair(table)
+    print(table.text(), *([two.table()] if two else []), out / "report.html", sep="\n")
+    return table.exit_code
+
+
+def gap(
+    policies: Positional[tuple[str, ...]],
+    suite: str = "tabletop-starter",
+    axes: tuple[Axis, ...] = (),
+    strengths: tuple[Strength, ...] = (2,),
+    alone: bool = True,
+    align: Path | None = None,
+    episodes: int = 120,
+    seed: int = 0,
+    workers: int = 0,
+    out: Path = Path("outputs/gap"),
+) -> int:
+    """What shifted worlds take from policies, axis by axis and all axes at once: a table, gap.json and a radar, gap.png.
+
+    Example: verbot gap outputs/plain/policy outputs/random/policy --strengths 2 --episodes 120 --out outputs/gap
+
+    Args:
+        policies: as of `verbot evaluate`, or folders that it left, which are read.
+        suite: the env; see `verbot list envs`.
+        axes: randomization axes; otherwise all, without camera_dropout where a policy cannot do without a camera.
+        strengths: of the shifts.
+        alone: each axis is shifted alone too; otherwise only all of them at once.
+        align: demonstrations: every policy acts once more, with pictures moved to their middle color.
+        episodes: scenes, the same in every world.
+        seed: another seed is another set of scenes.
+        workers: processes; 0 takes one for each core.
+        out: gets gap.json, gap.png and a folder for each policy. An interrupted call continues; other strengths join.
+    """
+    from verbot.evaluation.comparison.robustness import table
+    from verbot.workflows.robustness import gap as run
+
+    gaps = run(
+        policies, out=out, suite=suite, axes=axes, strengths=strengths, alone=alone, align=_channel_medians(align),
+        episodes=episodes, seed=seed, workers=workers, command=typed(),
+    )  # fmt: skip
+    print(table(gaps), out / "gap.json", sep="\n")
+    return 1 if any(found.errors for found in gaps) else 0
+
+
+def watch(
+    text: Positional[str],
+    policy: str = "starter",
+    suite: str = "tabletop-starter",
+    scene: int | None = None,
+    out: Path = Path("outputs/watch.mp4"),
+    window: bool = False,
+    execute: int = 1,
+) -> int:
+    """A policy or the expert obeys a sentence, filmed.
+
+    Example: verbot watch "put the red cube in the blue box"
+
+    Args:
+        text: what it is told.
+        policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
+        suite: the env; see `verbot list envs`.
+        scene: number of a test scene; otherwise one that holds the things named is looked for.
+        out: an .mp4 or .gif.
+        window: show it in a window instead.
+        execute: actions of each predicted chunk that are carried out.
+    """
+    from verbot.rollout import video
+    from verbot.workflows.load_policy import agent_maker
+    from verbot.workflows.watch import watch as run
+
+    seen = run(text, agent_maker(policy, execute), suite, scene)
+    print(f"{'obeyed' if seen.success else 'failed'} after {seen.seconds:.1f} s (scene {seen.scene}): {text}")
+    if window:
+        video.show(seen.frames, seen.rate_hz, text)
+    else:
+        print(video.write(out, seen.frames, seen.rate_hz))
+    return 0
+
+
+def look(
+    policy: Positional[str] = "starter",
+    suite: str = "tabletop-starter",
+    task: str | None = None,
+    index: int = 0,
+    seed: int = 0,
+    text: str | None = None,
+    scenes: int = 0,
+    out: Path = Path("outputs/look"),
+) -> int:
+    """Where a policy looks, and for which word: look.html and look.mp4; with --scenes also figures.
+
+    Example: verbot look starter --task put --index 0 --scenes 150 --out outputs/look
+
+    Args:
+        policy: a policy's folder, "starter" (the one that came with verbot), or a server's ws:// address.
+        suite: the env; see `verbot list envs`.
+        task: of the scene that is filmed; otherwise one is drawn.
+        index: number of the test scene that is filmed.
+        seed: another seed is another set of scenes.
+        text: what the policy is told instead of the scene's own sentence.
+        scenes: test scenes for the figures in looking.json; 0 measures none.
+        out: the folder; the report.html that `verbot evaluate` writes into the same one tells the figures too.
+    """
+    from verbot.workflows.explain import look as run
+
+    found = run(
+        policy, suite, out=out, task=task, index=index, seed=seed, text=text, scenes=scenes, command=typed(),
+    )  # fmt: skip
+    if found.looked is not None:
+        print(found.looked.table())
+    print(f"{'obeyed' if found.success else 'failed'}: {found.instruction}", found.page, sep="\n")
+    return 0

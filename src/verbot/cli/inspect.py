@@ -1,0 +1,87 @@
+"""Commands that only look: at datasets, at what there is to choose from, at the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+def data_check(path: Positional[Path]) -> int:
+    """Verify a dataset's checksums and structure; names every broken file.
+
+    Example: verbot data check outputs/demo/dataset
+
+    Args:
+        path: the dataset's folder.
+    """
+    from verbot.data import check_dataset
+
+    problems = check_dataset(path)
+    for problem in problems:
+        print(problem)
+    print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
+    return 1 if problems else 0
+
+
+def data_info(path: Positional[Path]) -> int:
+    """What a dataset holds: robot, cameras, episodes, instructions, statistics.
+
+    Example: verbot data info outputs/demo/dataset
+
+    Args:
+        path: the dataset's folder.
+    """
+    from verbot.workflows.inspect import describe
+
+    print(describe(path))
+    return 0
+
+
+def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
+    """One recorded episode as a film.
+
+    Example: verbot data view outputs/demo/dataset --episode 3 --out episode.mp4
+
+    Args:
+        path: the dataset's folder.
+        episode: its number.
+        out: an .mp4 or .gif; without it a window opens.
+    """
+    from verbot.rollout import video
+    from verbot.workflows.inspect import episode_frames
+
+    frames, rate_hz, instruction = episode_frames(path, episode)
+    if out is None:
+        video.show(frames, rate_hz, instruction)
+    else:
+        print(video.write(out, frames, rate_hz))
+    return 0
+
+
+def list_parts(kind: Positional[str | None] = None) -> int:
+    """What there is to choose from: envs, recipes, lists of designs and the parts of networks.
+
+    Example: verbot list recipes
+
+    Args:
+        kind: only these.
+    """
+    from verbot.workflows.inspect import choices
+
+    for name, known in choices(kind).items():
+        print(f"{name}: {', '.join(known)}")
+    return 0
+
+
+def doctor() -> int:
+    """Does this machine have what verbot needs? Says what to install otherwise.
+
+    Example: verbot doctor
+    """
+    from verbot.workflows.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok     ' if finding.good else 'missing'}  {finding.what}: {finding.detail}")
+    return 0 if all(finding.good or finding.optional for finding in findings) else 1

@@ -1,0 +1,1 @@
+"""Training samples made from stored episodes."""

@@ -1,0 +1,86 @@
+"""Several sources of windows as one, each with a weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.data.samples.windows import WindowBatch, Windows
+from verbot.errors import ConfigError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Windows of several sources, which must agree in everything but length.
+
+    Args:
+        sources: each with its cameras, history and chunk alike.
+        weights: the share of each source in training, however long it is; by length if None.
+
+    Example:
+        >>> import tempfile
+        >>> from verbot.data.storage.reader import open_dataset
+        >>> from verbot.data.storage.writer import example_dataset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     windows = Windows(open_dataset(example_dataset(folder)), chunk=4)
+        ...     mixture = Mixture((windows, windows), (3.0, 1.0))
+        ...     deck = mixture.deck(np.random.default_rng(0))
+        ...     len(deck), int((deck < len(windows)).sum())
+        (48, 36)
+    """
+
+    sources: Sequence[Windows]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("a mixture needs at least one source")
+        if self.weights is not None and (
+            len(self.weights) != len(self.sources) or min(self.weights) < 0 or sum(self.weights) <= 0
+        ):
+            raise ConfigError(f"a mixture of {len(self.sources)} sources needs as many weights, not negative: {self.weights}")
+        shapes = {source.shape for source in self.sources}
+        if len(shapes) > 1:
+            raise ConfigError(
+                "the sources of a mixture differ in (history, chunk, stride, sequence, goals, questions, acted, cameras, "
+                f"captions, height, width, state, action): {shapes}"
+            )
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    def deck(self, rng: np.random.Generator) -> Indices:
+        """One epoch of indices (n,), shuffled: each source in its share, repeating no window before all of its were dealt."""
+        lengths = np.array([len(source) for source in self.sources])
+        shares = lengths / lengths.sum() if self.weights is None else np.array(self.weights) / sum(self.weights)
+        bounds = np.round(np.cumsum([0.0, *shares]) * len(self)).astype(np.int64)
+        starts = np.cumsum([0, *lengths])
+        dealt = [
+            start + _deal(rng, int(length), int(count))
+            for start, length, count in zip(starts[:-1], lengths, np.diff(bounds), strict=True)
+        ]
+        return rng.permutation(np.concatenate(dealt))
+
+    def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+        """As `Windows.gather`; indices count through the sources in order."""
+        if len(self.sources) == 1:
+            return self.sources[0].gather(indices, draws)
+        starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        owner = np.searchsorted(starts, indices, side="right") - 1
+        parts = [self.sources[i].gather(indices[owner == i] - starts[i], draws[owner == i]) for i in np.unique(owner)]
+        place = np.argsort(np.argsort(owner, kind="stable"), kind="stable")  # of each window in the parts joined
+        frames = self.sources[0].sequence
+        rows = (place[:, None] * frames + np.arange(frames)).ravel()
+        whole = np.repeat(np.asarray(indices, np.int64), frames)
+        return dataclasses.replace(WindowBatch.concatenate(parts).take(rows), index=whole)
+
+
+def _deal(rng: np.random.Generator, length: int, count: int) -> Indices:
+    rounds = [rng.permutation(length) for _ in range(-(-count // length))]
+    return np.concatenate(rounds)[:count] if rounds else np.empty(0, np.int64)

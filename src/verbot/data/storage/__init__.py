@@ -1,0 +1,1 @@
+"""Datasets on disk: layout, crash-safe writing, reading, verification."""

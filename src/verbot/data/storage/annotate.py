@@ -1,0 +1,180 @@
+"""Other words for recorded episodes: sentences are replaced where they are stored, and no video is touched.
+
+An episode's sentence is in four places: its row of ``meta/episodes``, the ``task_index`` of each of its frames, its row of
+``meta/verbot`` (all wordings) and, for the numbers, ``meta/tasks.parquet``. Sentences that nobody uses any more keep their
+number, so that files from before and after a change agree with the same table of sentences, whichever of them a crash leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from verbot.data.storage import layout
+from verbot.data.storage.files import parquet_bytes, read_parquet
+from verbot.data.storage.reader import Dataset, checksums, open_dataset
+from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
+from verbot.errors import DataError
+from verbot.statistics import FeatureStatistics
+
+LONGEST = 300  # characters of a sentence
+NOTE = "recorded_as"  # in the extras: the wordings from before the first annotation
+
+
+class Annotator:
+    """Replaces sentences of a dataset that nobody else is writing to; made by `annotating`."""
+
+    def __init__(self, writer: DatasetWriter):
+        self._writer = writer
+
+    def set(self, episode: int, sentences: Sequence[str]) -> None:
+        """From now on `episode` is told by these; the first is its instruction. When this returns, no crash can lose it.
+
+        Raises `DataError` where there is no such episode, or a sentence is not one line of text.
+        """
+        self.set_all({episode: sentences})
+
+    def set_all(self, sentences: Mapping[int, Sequence[str]]) -> None:
+        """As `set`, for several episodes; each file that holds some of them is written once."""
+        checked = {number: check_sentences(number, said) for number, said in sentences.items()}
+        dataset = open_dataset(self._writer.root)
+        for number in checked:
+            dataset[number]  # raises where there is none
+        tasks = list(dict.fromkeys([*self._writer.tasks, *(said[0] for said in checked.values())]))
+        by_file: dict[int, dict[int, tuple[str, ...]]] = {}
+        for number, said in checked.items():
+            row = dataset._rows[number]
+            file = row["data/chunk_index"] * layout.FILES_PER_CHUNK + row["data/file_index"]
+            by_file.setdefault(file, {})[number] = said
+        for file, told in by_file.items():
+            self._writer.replace(_rewritten(dataset, file, told, tasks), tasks)
+
+
+@contextmanager
+def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Annotator]:
+    """An `Annotator` of the dataset at `path`, or of a copy of it at `out`, while nobody else writes to it.
+
+    A dataset that other software wrote can only be copied: episode by episode, its videos encoded anew.
+
+    Raises `DataError` where `out` holds something, or the dataset at `path` was not written by verbot and `out` is not given.
+
+    Example:
+        >>> import tempfile
+        >>> from verbot.data.storage.writer import example_dataset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with annotating(example_dataset(folder)) as annotator:
+        ...         annotator.set(1, ["touch the blue cube", "go to the blue one"])
+        ...     open_dataset(folder)[1].instructions
+        ('touch the blue cube', 'go to the blue one')
+    """
+    dataset = open_dataset(path)
+    if out is not None:
+        _copy(dataset, Path(out))
+    elif not _is_ours(dataset):
+        raise DataError(f"{path} was written or changed by other software; give --out (or out=) to annotate a copy of it")
+    root = Path(path if out is None else out)
+    with DatasetWriter(root, dataset.spec) as writer:
+        writer.merge()
+        yield Annotator(writer)
+
+
+def annotate(path: str | Path, sentences: Mapping[int, Sequence[str]], out: str | Path | None = None) -> None:
+    """Tell episodes of the dataset at `path` in other words, in place or in a copy at `out`; see `annotating`."""
+    with annotating(path, out) as annotator:
+        annotator.set_all(sentences)
+
+
+def load_sentences(path: str | Path) -> dict[int, tuple[str, ...]]:
+    """Sentences by episode from a JSON file such as ``{"0": ["pick up the cube"]}``. Raises `DataError` for anything else."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(record, dict) or not record or not all(key.isdecimal() for key in record):
+        raise DataError(f'{path}: expected a map of episode numbers to lists of sentences, such as {{"0": ["pick up the cube"]}}')
+    return {int(key): check_sentences(int(key), said) for key, said in record.items()}
+
+
+def check_sentences(episode: int, said: object) -> tuple[str, ...]:
+    """`said` without repetitions and outer space. Raises `DataError` unless it is a list of at least one sentence."""
+    if not isinstance(said, list | tuple) or not said:
+        raise DataError(f"episode {episode} needs a list of at least one sentence; got {said!r}")
+    for text in said:
+        if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > LONGEST:
+            raise DataError(f"episode {episode}: a sentence is one line of 1 to {LONGEST} printable characters; got {text!r}")
+    return tuple(dict.fromkeys(text.strip() for text in said))
+
+
+def _rewritten(dataset: Dataset, file: int, told: Mapping[int, tuple[str, ...]], tasks: Sequence[str]) -> dict[str, bytes]:
+    """The contents, by name, of the `file`-th data, extras and episodes files with the sentences of `told`."""
+    number = {text: i for i, text in enumerate(tasks)}
+
+    def table(template: str) -> tuple[str, pa.Table]:
+        name = layout.place(template, file)
+        return name, read_parquet(dataset.root / name, dataset._checksums.get(name))
+
+    name, data = table(layout.DATA_PATH)
+    episodes, task = (data.column(key).to_numpy() for key in ("episode_index", "task_index"))
+    task = np.array(task)
+    for episode, said in told.items():
+        task[episodes == episode] = number[said[0]]
+    place = data.schema.get_field_index("task_index")
+    files = {name: parquet_bytes(data.set_column(place, data.schema.field(place), pa.array(task, pa.int64())))}
+
+    name, extras = table(layout.EXTRAS_PATH)
+    rows = [_reworded(row, told[row["episode_index"]]) if row["episode_index"] in told else row for row in extras.to_pylist()]
+    files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=extras.schema))
+
+    name, listed = table(layout.EPISODES_PATH)
+    rows = listed.to_pylist()
+    for row in rows:
+        said = told.get(row["episode_index"], ())
+        if said:
+            row["tasks"] = [said[0]]
+            row |= _task_statistics(np.full(row["length"], number[said[0]]))
+    files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=listed.schema))
+    return files
+
+
+def _reworded(row: Mapping[str, Any], said: tuple[str, ...]) -> dict[str, Any]:
+    extras = json.loads(row["extras"])
+    extras.setdefault(NOTE, extras.get("instructions", []))
+    return {**row, "extras": json.dumps({**extras, "instructions": list(said)})}
+
+
+def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:
+    record = FeatureStatistics.of(tasks.reshape(-1, 1), "task_index").to_json()
+    record |= {bound: [int(value) for value in record[bound]] for bound in ("min", "max")}
+    return {f"stats/task_index/{name}": value for name, value in record.items()}
+
+
+def _is_ours(dataset: Dataset) -> bool:
+    """Whether verbot wrote all that is merged; of an empty dataset nothing is."""
+    ours = dataset.info.get("verbot")
+    return ours is not None and (bool(checksums(dataset.info)) or not dataset.info["total_episodes"])
+
+
+def _copy(dataset: Dataset, out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already; choose another folder for the copy")
+    if _is_ours(dataset):
+        draft = out.with_name(f".{out.name}.copy")
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(dataset.root, draft, ignore=shutil.ignore_patterns(".*"))
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+        return
+    with DatasetWriter(out, dataset.spec) as writer:
+        for episode in dataset:
+            images = {name: episode.images(name) for name in dataset.spec.camera_names}
+            extras = {"instructions": list(episode.instructions)}
+            record = EpisodeRecord(episode.instruction, episode.states, episode.actions, images, episode.calibration, extras)
+            writer.save_episode(record)

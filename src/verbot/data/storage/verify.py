@@ -1,0 +1,127 @@
+"""Verifies a dataset file by file, and names every one that is missing, cut short or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from verbot.data.storage import layout
+from verbot.data.storage.files import read_bytes, read_json, read_parquet
+from verbot.data.storage.journal import Entry, Journal
+from verbot.data.storage.reader import Episode, checksums, open_dataset, read_info
+from verbot.data.storage.writer import ABSENT, seal
+from verbot.errors import CorruptFileError, DataError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one file."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def check_dataset(path: str | Path) -> list[Finding]:
+    """Everything wrong with the dataset at `path`; nothing, if it is whole.
+
+    Files that verbot wrote are compared with their checksums. Of a dataset of others every frame is decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from verbot.data.storage.writer import example_dataset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = example_dataset(folder)
+        ...     before = check_dataset(root)
+        ...     written = (root / "meta/stats.json").write_text("{}")
+        ...     before, [finding.path.rpartition("/")[2] for finding in check_dataset(root)]
+        ([], ['stats.json'])
+    """
+    root = Path(path)
+    found: dict[str, Finding] = {}
+    for step in (_info, _files, _derived, _journal, _contents):
+        for problem in step(root):
+            found.setdefault(problem.path, problem)  # the first finding about a file is the plainest
+        if str(root / layout.INFO) in found or str(root) in found:
+            break
+    return list(found.values())
+
+
+def _info(root: Path) -> Iterator[Finding]:
+    try:
+        info = read_info(root)
+    except DataError as error:
+        yield _finding(error, root)
+        return
+    if "verbot" in info and checksums(info) and info["verbot"].get("seal") != seal(info):
+        yield Finding(str(root / layout.INFO), "is damaged, or was edited by hand: its own checksum differs")
+
+
+def _files(root: Path) -> Iterator[Finding]:
+    for name, checksum in checksums(read_info(root)).items():
+        yield from _attempt(partial(read_bytes, root / name, checksum), root)
+
+
+def _derived(root: Path) -> Iterator[Finding]:
+    info = read_info(root)
+    if checksums(info):
+        for name, accepted in info["verbot"]["derived"].items():
+            if (root / name).is_file() or ABSENT not in accepted:
+                yield from _attempt(partial(read_bytes, root / name, accepted), root)
+    elif "verbot" not in info:
+        yield from _attempt(partial(read_parquet, root / layout.TASKS), root)
+        yield from _attempt(partial(read_json, root / layout.STATS), root)
+
+
+def _journal(root: Path) -> Iterator[Finding]:
+    for path in Journal(root).paths():
+        yield from _attempt(partial(_read_entry, path), root)
+
+
+def _read_entry(path: Path) -> None:
+    Entry.from_bytes(read_bytes(path), 0, path)
+
+
+def _contents(root: Path) -> Iterator[Finding]:
+    if any(True for _ in _journal(root)):
+        return  # already named, and in the way of opening
+    try:
+        dataset = open_dataset(root)
+        episodes = list(dataset)
+    except DataError as error:
+        yield _finding(error, root)
+        return
+    frames = sum(len(episode) for episode in episodes)
+    counted = dataset.info["total_frames"] + sum(len(episode) for episode in episodes[dataset.info["total_episodes"] :])
+    if frames != counted:
+        yield Finding(str(root / layout.INFO), f"counts {counted} frames; the episodes have {frames}")
+    cameras = () if checksums(dataset.info) else dataset.camera_names
+    for episode in episodes:
+        yield from _attempt(partial(_read_vectors, episode), root)
+        for camera in cameras:
+            yield from _attempt(partial(episode.images, camera), root)
+
+
+def _read_vectors(episode: Episode) -> None:
+    for name, values in (("states", episode.states), ("actions", episode.actions)):
+        if not np.isfinite(values).all():
+            raise DataError(f"the {name} of episode {episode.index} are not finite")
+
+
+def _attempt(read: Callable[[], object], root: Path) -> Iterator[Finding]:
+    try:
+        read()
+    except DataError as error:
+        yield _finding(error, root)
+
+
+def _finding(error: DataError, root: Path) -> Finding:
+    if isinstance(error, CorruptFileError):
+        return Finding(error.path, error.reason)
+    return Finding(str(root), str(error))

@@ -1,0 +1,328 @@
+"""Writes episodes as LeRobotDataset v3.0, such that a crash at any instant loses nothing that was saved.
+
+`DatasetWriter.save_episode` commits the episode to the journal (one file: written, fsynced, renamed). From time to time, and at
+the end, the journal is merged into new v3.0 files, which exist for nobody until ``meta/info.json``, replaced atomically, names
+them; only then are the journal's entries removed. So at every instant an episode is in the dataset's files, or in the journal, or
+(briefly) in both with the files counting. Existing files are never rewritten, but for ``meta/tasks.parquet`` and
+``meta/stats.json``, which can be derived again, and where an episode is told in other words (`DatasetWriter.replace`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verbot.data.storage import layout
+from verbot.data.storage.commit import Run, combined_image_statistics, frame_columns, image_statistics, merged, runs
+from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
+from verbot.data.storage.journal import Entry, Journal
+from verbot.data.storage.reader import open_dataset, read_info
+from verbot.data.storage.video import CODEC, PIXELS, encode
+from verbot.errors import DataError
+from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
+from verbot.statistics import Statistics
+
+MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # merge the journal when it holds this much
+ABSENT = "absent"  # stands for the checksum of a derived file that need not exist yet
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One episode to save; action `i` was executed at (or is the label of) observation `i`.
+
+    Args:
+        states, actions: float32 (t, s) and (t, a).
+        images: camera to uint8 RGB (t, h, w, 3).
+        calibration: camera to ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}``.
+        extras: anything else in JSON (goal, instructions, grounding, first_contact_frame, success, …).
+    """
+
+    instruction: str
+    states: FloatArray
+    actions: FloatArray
+    images: Mapping[str, UInt8Array]
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, spec: RobotSpec) -> None:
+        """Raise `DataError` unless this is an episode of `spec`."""
+        length = len(self.actions)
+        if not length:
+            raise DataError("an episode without frames cannot be saved")
+        for label, array, size in (("states", self.states, spec.state_size), ("actions", self.actions, spec.action_size)):
+            if array.shape != (length, size):
+                raise DataError(f"{label} have shape {array.shape}; robot {spec.name!r} expects ({length}, {size})")
+            if not np.isfinite(array).all():
+                raise DataError(f"{label} are not finite at frame {int(np.argwhere(~np.isfinite(array))[0, 0])}")
+        if set(self.images) != set(spec.camera_names):
+            raise DataError(
+                f"the episode has cameras {', '.join(sorted(self.images)) or 'none'}; "
+                f"robot {spec.name!r} has {', '.join(spec.camera_names) or 'none'}"
+            )
+        for camera in spec.cameras:
+            images, shape = self.images[camera.name], (length, camera.height, camera.width, 3)
+            if images.dtype != np.uint8 or images.shape != shape:
+                raise DataError(f"camera {camera.name!r} gave {images.dtype} {images.shape}; expected uint8 {shape}")
+
+
+class DatasetWriter:
+    """Creates a dataset at `path`, or adds to the one there (which must be of the same robot). One writer at a time.
+
+    Use as a context manager. Raises `DataError` when another writer has it open, or when it is another robot's.
+
+    Example:
+        >>> import tempfile
+        >>> spec = RobotSpec("toy", 10.0, (), (), (Component("grip", "gripper", ("open",), "1", "tool", (0.0,), (1.0,)),))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with DatasetWriter(folder, spec) as writer:
+        ...         number = writer.save_episode(EpisodeRecord("open", np.zeros((3, 0)), np.ones((3, 1)), {}))
+        ...     len(open_dataset(folder)), number
+        (1, 0)
+    """
+
+    def __init__(self, path: str | Path, spec: RobotSpec, merge_every: int = MERGE_EPISODES):
+        self.root, self.spec, self._merge_every = Path(path), spec, merge_every
+        self._journal = Journal(self.root)
+        self._stale = False  # whether sentences were replaced since the statistics were made
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
+        try:
+            self._info = self._load()
+            self._tasks = self._known_tasks()
+            self._clean()
+        except BaseException:
+            self._open.close()
+            raise
+        self._pending_bytes = sum(path.stat().st_size for path in self._journal.paths())
+        self._count = self._info["total_episodes"] + len(self._journal.paths())
+
+    def __len__(self) -> int:
+        """Episodes saved so far, those of earlier writers included."""
+        return self._count
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def save_episode(self, record: EpisodeRecord) -> int:
+        """Save one episode for good, and return its number. When this returns, no crash can lose it."""
+        record.check(self.spec)
+        images = {camera: np.ascontiguousarray(frames) for camera, frames in record.images.items()}
+        entry = Entry(
+            index=self._count,
+            instruction=record.instruction,
+            states=np.ascontiguousarray(record.states, np.float32),
+            actions=np.ascontiguousarray(record.actions, np.float32),
+            videos={camera: encode(frames, self.spec.rate_hz) for camera, frames in images.items()},
+            calibration=record.calibration,
+            extras=record.extras,
+            statistics={camera: image_statistics(frames) for camera, frames in images.items()},
+        )
+        self._pending_bytes += self._journal.write(entry)
+        self._count += 1
+        if self._count - self._info["total_episodes"] >= self._merge_every or self._pending_bytes >= MERGE_BYTES:
+            self.merge()
+        return entry.index
+
+    def replace(self, files: Mapping[str, bytes], tasks: Sequence[str]) -> None:
+        """Give files of the dataset another content, of the same episodes, and `tasks` as the numbers of its sentences.
+
+        Until each is replaced its old content counts as right too; so the two must be right beside each other, and `tasks`
+        must begin with those there are. Call `merge` first; `close` brings the statistics up to date.
+        """
+        self._tasks = list(tasks)
+        info = json.loads(json.dumps(self._info))
+        info["total_tasks"], info["verbot"]["tasks"] = len(tasks), self._tasks
+        for name, content in files.items():
+            info["verbot"]["files"][name] = sorted({_checksum(self.root / name), sha256(content)})
+        self._write_info(info, {layout.TASKS: parquet_bytes(layout.tasks_table(self._tasks))})
+        for name, content in files.items():
+            write_atomic(self.root / name, content)
+        self._settle()
+        self._stale = True
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The sentences of all merged episodes, in the order of their numbers."""
+        return tuple(self._tasks)
+
+    def merge(self) -> None:
+        """Move the journal's episodes into v3.0 files, where LeRobot sees them too."""
+        for run in runs(self._journal.read(self._info["total_episodes"])):
+            self._commit(run)
+        self._pending_bytes = 0
+
+    def close(self) -> None:
+        """Merge what is left, bring ``meta/stats.json`` up to date and let others write."""
+        try:
+            self.merge()
+            self._write_statistics()
+            self._settle()
+            self._journal.remove()
+        finally:
+            self._open.close()
+
+    def _load(self) -> dict[str, Any]:
+        if not (self.root / layout.INFO).is_file():
+            if any(path.is_file() and not path.name.startswith(".") for path in self.root.rglob("*")):
+                raise DataError(f"{self.root} holds files but no {layout.INFO}; choose another folder")
+            info = self._new_info()
+            write_atomic(self.root / layout.INFO, _sealed(info))
+            return info
+        info = read_info(self.root)
+        ours = info.get("verbot")
+        if ours is None or ours["episodes"] != info["total_episodes"]:
+            raise DataError(f"{self.root} was written or changed by other software; copy its episodes to a new dataset instead")
+        if RobotSpec.from_json(ours["spec"]) != self.spec:
+            raise DataError(f"{self.root} is of another robot spec ({ours['spec']['name']!r}); it cannot take {self.spec.name!r}")
+        return info
+
+    def _new_info(self) -> dict[str, Any]:
+        return {
+            "codebase_version": layout.VERSION,
+            "robot_type": self.spec.name,
+            "total_episodes": 0,
+            "total_frames": 0,
+            "total_tasks": 0,
+            "chunks_size": layout.FILES_PER_CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": layout.fps_of(self.spec.rate_hz),
+            "splits": {},
+            "data_path": layout.DATA_PATH,
+            "video_path": layout.VIDEO_PATH if self.spec.cameras else None,
+            "features": layout.features_of(self.spec, CODEC, PIXELS),
+            "verbot": {"format": 1, "spec": self.spec.to_json(), "episodes": 0, "files": {}, "derived": {}},
+        }
+
+    def _known_tasks(self) -> list[str]:
+        """Task sentences in the order of their numbers: as noted where some were replaced, then that of first appearance."""
+        tasks: dict[str, None] = dict.fromkeys(self._info["verbot"].get("tasks", ()))
+        for name, checksum in self._files("meta/episodes/").items():
+            table = read_parquet(self.root / name, checksum, lambda column: column == "tasks")
+            tasks |= dict.fromkeys(task for row in table.column("tasks").to_pylist() for task in row)
+        return list(tasks)
+
+    def _files(self, prefix: str) -> dict[str, str]:
+        return {name: checksum for name, checksum in sorted(self._info["verbot"]["files"].items()) if name.startswith(prefix)}
+
+    def _clean(self) -> None:
+        """Remove what a writer that died left behind and nobody counts, and close gaps that a person left in the journal."""
+        known = self._info["verbot"]["files"]
+        for pattern in ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", "meta/verbot/*/*", "meta/.*.tmp"):
+            for path in self.root.glob(pattern):
+                if path.relative_to(self.root).as_posix() not in known:
+                    path.unlink()
+        self._journal.clear(before=self._info["total_episodes"])
+        self._journal.renumber(self._info["total_episodes"])
+        tasks = parquet_bytes(layout.tasks_table(self._tasks))
+        if self._tasks and _checksum(self.root / layout.TASKS) != sha256(tasks):
+            self._write_info(json.loads(json.dumps(self._info)), {layout.TASKS: tasks})
+
+    def _commit(self, run: Run) -> None:
+        """Merge `run` into one new file of each kind; replacing ``info.json`` is the instant of the commit."""
+        info = json.loads(json.dumps(self._info))
+        tasks = list(dict.fromkeys([*self._tasks, *(entry.instruction for entry in run.entries)]))
+        number = len(self._files("data/"))
+        files = merged(run, self.spec, info["features"], number, info["total_frames"], tasks)
+        for name, content in files.items():
+            info["verbot"]["files"][name] = write_atomic(self.root / name, content)
+        info["total_episodes"] += len(run.entries)
+        info["total_frames"] += sum(entry.length for entry in run.entries)
+        info["total_tasks"] = len(tasks)
+        info["splits"] = {"train": f"0:{info['total_episodes']}"}
+        info["verbot"]["episodes"] = info["total_episodes"]
+        self._tasks = tasks
+        self._write_info(info, {layout.TASKS: parquet_bytes(layout.tasks_table(tasks))})
+        self._journal.clear(before=info["total_episodes"])
+
+    def _write_info(self, info: dict[str, Any], derived: Mapping[str, bytes]) -> None:
+        """Commit `info`, then replace the `derived` files; until each is replaced its old content counts as right too."""
+        for name, content in derived.items():
+            path = self.root / name
+            info["verbot"]["derived"][name] = sorted({_checksum(path), sha256(content)})
+        write_atomic(self.root / layout.INFO, _sealed(info))
+        self._info = info
+        for name, content in derived.items():
+            write_atomic(self.root / name, content)
+
+    def _settle(self) -> None:
+        """From now on only the present content of derived and of replaced files counts as right."""
+        info = json.loads(json.dumps(self._info))
+        files = info["verbot"]["files"]
+        files |= {name: _checksum(self.root / name) for name, accepted in files.items() if not isinstance(accepted, str)}
+        info["verbot"]["derived"] = {name: [_checksum(self.root / name)] for name in info["verbot"]["derived"]}
+        if info != self._info:
+            self._write_info(info, {})
+
+    def _write_statistics(self) -> None:
+        if not self._info["total_episodes"]:
+            return
+        path = self.root / layout.STATS
+        counted = path.is_file() and json.loads(path.read_bytes())["index"]["count"] == [self._info["total_frames"]]
+        if counted and not self._stale:
+            return
+        content = json.dumps(self._whole_statistics(), indent=1).encode()
+        self._write_info(json.loads(json.dumps(self._info)), {layout.STATS: content})
+
+    def _whole_statistics(self) -> dict[str, Any]:
+        dataset = open_dataset(self.root)
+        first, columns = 0, []
+        for episode in dataset:
+            entry = Entry(episode.index, "", episode.states, episode.actions, {}, {}, {}, {})
+            columns.append(frame_columns(entry, self.spec.rate_hz, first, self._tasks.index(episode.instruction)))
+            first += len(episode)
+        joined = {name: np.concatenate([c[name] for c in columns]).reshape(first, -1) for name in columns[0]}
+        record = Statistics.of(joined).to_json()
+        for key in (layout.IMAGES + camera for camera in self.spec.camera_names):
+            record[key] = combined_image_statistics(self._image_statistics(f"stats/{key}/"))
+        return record
+
+    def _image_statistics(self, prefix: str) -> list[dict[str, Any]]:
+        rows = []
+        for name, checksum in self._files("meta/episodes/").items():
+            rows += read_parquet(self.root / name, checksum, lambda column: column.startswith(prefix)).to_pylist()
+        return [{column.removeprefix(prefix): value for column, value in row.items()} for row in rows]
+
+
+def _checksum(path: Path) -> str:
+    return sha256(path.read_bytes()) if path.is_file() else ABSENT
+
+
+def _sealed(info: dict[str, Any]) -> bytes:
+    """``info.json`` with the checksum of everything else in it."""
+    info["verbot"].pop("seal", None)
+    info["verbot"]["seal"] = seal(info)
+    return json.dumps(info, indent=4, ensure_ascii=False).encode()
+
+
+def seal(info: Mapping[str, Any]) -> str:
+    """Checksum of an ``info.json`` without its own ``"seal"``."""
+    ours = {key: value for key, value in info["verbot"].items() if key != "seal"}
+    return sha256(json.dumps({**info, "verbot": ours}, sort_keys=True).encode())
+
+
+def example_dataset(folder: str | Path) -> Path:
+    """A tiny dataset for examples: two episodes of 12 frames from one 32×32 camera, in which a red square moves."""
+    position = Component("ee_position", "position", ("x", "y", "z"), "m", "base", (0.0, -0.5, 0.0), (1.0, 0.5, 1.0))
+    grip = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
+    delta = Component("position_delta", "position_delta", ("x", "y", "z"), "m", "base", (-0.05,) * 3, (0.05,) * 3)
+    spec = RobotSpec("toy", 10.0, (Camera("front", 32, 32),), (position, grip), (delta, grip))
+    with DatasetWriter(folder, spec) as writer:
+        for number, color in enumerate(("red", "blue")):
+            images = np.full((12, 32, 32, 3), 90, np.uint8)
+            for t in range(12):
+                images[t, 10:18, t : t + 8] = (220, 40, 40) if number == 0 else (40, 40, 220)
+            states = np.linspace((0.3, 0.0, 0.4, 1.0), (0.6, 0.1, 0.1, 0.0), 12, dtype=np.float32)
+            actions = np.diff(states, axis=0, append=states[-1:])
+            actions[:, 3] = np.arange(12) < 8
+            writer.save_episode(EpisodeRecord(f"touch the {color} cube", states, actions, {"front": images}))
+    return Path(folder)

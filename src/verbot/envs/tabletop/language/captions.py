@@ -1,0 +1,205 @@
+"""What a picture of a scene could be called, and beside each caption a foil: the same words but one, which makes them untrue.
+
+Captions say what is there, what stands where relative to what, how many of a shape there are, or give an instruction that the
+scene admits. Each foil is checked against the scene: another color or shape in place of one that is there, the opposite of a
+relation, another shape's number. Hard negatives in the sense of Faghri et al. 2018, "VSE++".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from verbot.envs.tabletop.language import grammar
+from verbot.envs.tabletop.language.vocabulary import OBJECT_COLORS, RECEPTACLES, SHAPES, SYNONYMS
+from verbot.envs.tabletop.simulation.layout import Layout, Thing
+
+APART_M = 0.05  # along the axis of a relation
+OTHER_NOUN = 0.25  # how often a thing is called by another noun
+KINDS = ("thing", "things", "relation", "number", "instruction")
+SHARES = (0.2, 0.1, 0.3, 0.1, 0.3)  # of the kinds
+Pair = tuple[str, str]
+
+_ONE = (
+    "there is a {a}", "a {a}", "a {a} on the table", "one can see a {a}", "the table holds a {a}", "a {a} is standing there",
+    "this shows a {a}", "a table with a {a}", "among other things a {a}", "a {a} can be seen",
+)  # fmt: skip
+_SEVERAL = ("there is {a}", "{a}", "{a} on the table", "one can see {a}", "the table holds {a}", "this shows {a}")
+_RELATION = (
+    "the {a} is {r} the {b}",
+    "a {a} {r} a {b}",
+    "there is a {a} {r} a {b}",
+    "the {a} stands {r} the {b}",
+    "{r} the {b} is a {a}",
+)
+_NUMBER = ("there are {n} {s}", "{n} {s}", "{n} {s} on the table", "one can count {n} {s}", "the table holds {n} {s}")
+_PLURALS = {"cube": "cubes", "cylinder": "cylinders", "ball": "balls", "box": "boxes", "plate": "plates"}
+# Ways to say it, and which way along which axis of the base frame, as a person in front of the table sees it.
+_RELATIONS: dict[str, tuple[tuple[str, ...], int, float]] = {
+    "left": (("left of", "to the left of", "on the left side of"), 1, -1.0),
+    "right": (("right of", "to the right of", "on the right side of"), 1, 1.0),
+    "front": (("in front of", "nearer than", "closer to the viewer than"), 0, 1.0),
+    "behind": (("behind", "at the back of", "farther away than"), 0, -1.0),
+}
+_OPPOSITE = {"left": "right", "right": "left", "front": "behind", "behind": "front"}
+_NUMBERS = ("zero", "one", "two", "three", "four", "five")
+
+
+def describe(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator, count: int) -> list[dict[str, str]]:
+    """`count` different captions of a scene, each ``{"true": …, "false": …, "kind": one of KINDS}``; fewer where it says less.
+
+    Args:
+        goals: that the scene admits.
+
+    Example:
+        >>> from verbot.envs.tabletop.simulation.layout import Layout, Thing
+        >>> scene = Layout((Thing("red", "cube", 0.5, -0.1), Thing("blue", "ball", 0.5, 0.1)), (Thing("green", "box", 0.6, 0.0),))
+        >>> found = describe(scene, [{"verb": "pick", "object": "red cube"}], np.random.default_rng(0), 40)
+        >>> {caption["kind"] for caption in found} <= set(KINDS), all(c["true"] != c["false"] for c in found)
+        (True, True)
+    """
+    say: dict[str, Callable[[Layout, Sequence[Mapping[str, Any]], np.random.Generator], Pair | None]] = {
+        "thing": _thing, "things": _things, "relation": _relation, "number": _number, "instruction": _instruction,
+    }  # fmt: skip
+    found: dict[str, dict[str, str]] = {}
+    for _ in range(20 * count):
+        if len(found) == count:
+            break
+        kind = str(rng.choice(KINDS, p=SHARES))
+        pair = say[kind](layout, goals, rng)
+        if pair is not None:
+            true, false = (text.replace("a orange", "an orange") for text in pair)
+            found.setdefault(true, {"true": true, "false": false, "kind": kind})
+    return list(found.values())
+
+
+def absent(layout: Layout, thing: str, rng: np.random.Generator, beside: Sequence[str] = ()) -> str | None:
+    """A thing that is not there and differs from `thing` ("color shape") in one word; one that the scene holds elsewhere, if any.
+
+    So neither "red" nor "cube" alone tells that there is no red cube. Colors of what is named `beside` it are not taken: a scene
+    rarely shows a color twice, and a sentence that names one twice would be known by its words. None where nothing is absent.
+    """
+    color, _, shape = thing.partition(" ")
+    shapes = tuple(RECEPTACLES) if shape in RECEPTACLES else SHAPES
+    here = {each.name for each in layout}
+    taken = {other.partition(" ")[0] for other in beside if other != thing}
+    others = [f"{c} {shape}" for c in OBJECT_COLORS if c != color and c not in taken]
+    others += [f"{color} {s}" for s in shapes if s != shape and color not in taken]
+    free = [name for name in others if name not in here]
+    seen = [name for name in free if any(set(name.split()) - {color, shape} <= set(each.split()) for each in here)]
+    pile = seen or free
+    return pile[int(rng.integers(len(pile)))] if pile else None
+
+
+def _thing(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    chosen = _draw(tuple(layout), rng).name
+    other = absent(layout, chosen, rng)
+    return None if other is None else _both(_draw(_ONE, rng), rng, a=(chosen, other))
+
+
+def _things(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    everything = list(dict.fromkeys(thing.name for thing in layout))
+    some = [everything[i] for i in rng.permutation(len(everything))[: int(rng.integers(2, 4))]]
+    place = int(rng.integers(len(some)))
+    other = absent(layout, some[place], rng, some)
+    if len(some) < 2 or other is None:
+        return None
+    names = [_called(name, rng) for name in some]
+    wrong = [*names[:place], _called(other, rng), *names[place + 1 :]]
+    template = _draw(_SEVERAL, rng)
+    return template.format(a=_listed(names)), template.format(a=_listed(wrong))
+
+
+def _relation(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    things = [layout.thing(name) for name in _unique(layout)]
+    pairs = [(a, b, name) for a in things for b in things for name in _RELATIONS if a is not b and holds(a, name, b)]
+    if not pairs:
+        return None
+    a, b, name = _draw(pairs, rng)
+    template = _draw(_RELATION, rng)
+    said = _draw(_RELATIONS[name][0], rng)
+    other = absent(layout, a.name, rng, (b.name,))
+    if other is not None and rng.random() < 0.25:
+        return _both(template, rng, a=(a.name, other), b=(b.name, b.name), r=(said, said))
+    opposite = _draw(_RELATIONS[_OPPOSITE[name]][0], rng)
+    return _both(template, rng, a=(a.name, a.name), b=(b.name, b.name), r=(said, opposite))
+
+
+def _number(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    shape = _draw((*SHAPES, *RECEPTACLES), rng)
+    counts = {each: sum(thing.shape == each for thing in layout) for each in (*SHAPES, *RECEPTACLES)}
+    others = [each for each, n in counts.items() if n != counts[shape]]
+    if counts[shape] < 2 or not others:
+        return None
+    number = _NUMBERS[counts[shape]]
+    return _both(_draw(_NUMBER, rng), rng, n=(number, number), s=(_PLURALS[shape], _PLURALS[_draw(others, rng)]))
+
+
+def _instruction(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    goal = _draw(goals, rng)
+    wrong = misnamed(layout, goal, rng)
+    if wrong is None:
+        return None
+    place = int(rng.integers(len(grammar.known(goal, "seen"))))
+    told = grammar.known(goal, "seen")[place]
+    wordings = grammar.known(wrong, "seen")
+    return told, wordings[min(place, len(wordings) - 1)]
+
+
+def misnamed(layout: Layout, goal: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
+    """`goal` with one of the things that it names exchanged for one that is not there; None where there is none.
+
+    What is never demonstrated is not told here either: else an instruction would be known to be wrong without looking.
+    What is told by a relation is named by its noun, and the relation by the things that it is to.
+    """
+    keys = ("noun", "anchor", "other", "receptacle") if "relation" in goal else ("object", "receptacle")
+    named = [key for key in keys if goal.get(key) in {thing.name for thing in layout}]
+    if not named:
+        return None
+    key = _draw(named, rng)
+    other = absent(layout, goal[key], rng, [goal[each] for each in named])
+    if other is None:
+        return None
+    wrong = {**goal, key: other, **({"object": other} if key == "noun" else {})}
+    if key == "receptacle" and goal.get("preposition") in RECEPTACLES.values():
+        wrong["preposition"] = RECEPTACLES.get(other.partition(" ")[2], goal["preposition"])
+    return wrong if grammar.is_demonstrated(wrong) == grammar.is_demonstrated(goal) else None
+
+
+def holds(a: Thing, relation: str, b: Thing) -> bool:
+    """Whether `a` is ``"left"``, ``"right"``, ``"front"`` or ``"behind"`` of `b`: by 5 cm, and more that way than across."""
+    _, axis, sign = _RELATIONS[relation]
+    apart = np.array((a.x - b.x, a.y - b.y))
+    return bool(sign * apart[axis] >= APART_M and abs(apart[axis]) > abs(apart[1 - axis]))
+
+
+def _unique(layout: Layout) -> list[str]:
+    """Names that fit one thing each; of things alike no relation is told, as none says which of them."""
+    names = Counter(thing.name for thing in layout)
+    return [name for name, count in names.items() if count == 1]
+
+
+def _both(template: str, rng: np.random.Generator, **words: Pair) -> Pair:
+    """The template with the first and with the second of each pair of words; a thing has one noun in both where it is one."""
+    true, false = {}, {}
+    for key, (right, wrong) in words.items():
+        true[key] = _called(right, rng) if key in "ab" else right
+        false[key] = true[key] if wrong == right else (_called(wrong, rng) if key in "ab" else wrong)
+    return template.format(**true), template.format(**false)
+
+
+def _called(thing: str, rng: np.random.Generator) -> str:
+    color, _, shape = thing.partition(" ")
+    nouns = SYNONYMS.get(shape, ())
+    return f"{color} {_draw(nouns, rng)}" if nouns and rng.random() < OTHER_NOUN else thing
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"a {name}" for name in names[:-1]) + f" and a {names[-1]}"
+
+
+def _draw(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[int(rng.integers(len(choices)))]

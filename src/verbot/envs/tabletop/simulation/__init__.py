@@ -1,0 +1,1 @@
+"""Physics, scene and rendering of the tabletop."""

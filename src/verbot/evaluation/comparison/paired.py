@@ -1,0 +1,174 @@
+"""Two policies on the same episodes: who is better, by how much, and whether that could be luck."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verbot.errors import ConfigError
+from verbot.evaluation.protocol.conditions import WORDINGS, told_axes
+from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar, proportion
+from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.text import condition, p_value, plain
+from verbot.rollout.results import EpisodeResult, read_results
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group of episodes that both played.
+
+    Args:
+        first, second: success of each.
+        difference: first minus second, with the paired interval.
+        only_first, only_second: episodes that one of them alone solved.
+        p: McNemar's exact test, two-sided.
+    """
+
+    group: str
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    only_first: int
+    only_second: int
+    p: float
+
+    def to_json(self) -> dict[str, Any]:
+        estimates = {name: getattr(self, name).to_json() for name in ("first", "second", "difference")}
+        return {**estimates, "only_first": self.only_first, "only_second": self.only_second, "p": self.p}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows by condition, and by task within the first condition.
+
+    Args:
+        unmatched: episodes that only one of them played, or in which one met an error.
+    """
+
+    first: str
+    second: str
+    conditions: tuple[Row, ...]
+    tasks: tuple[Row, ...]
+    unmatched: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "second": self.second,
+            "conditions": {row.group: row.to_json() for row in self.conditions},
+            "by_task": {row.group: row.to_json() for row in self.tasks},
+            "unmatched": self.unmatched,
+        }
+
+    def save(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    def table(self) -> str:
+        """As lines of text."""
+        head = ("", "n", "A", "B", "A − B [95 %]", "only A", "only B", "p (McNemar)")
+        rows = [head, *(_cells(row, condition(row.group)) for row in self.conditions)]
+        rows += [_cells(row, plain(row.group)) for row in self.tasks if len(self.tasks) > 1]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        left = [f"{self.unmatched} episodes could not be paired"] if self.unmatched else []
+        return "\n".join([f"A = {self.first}", f"B = {self.second}", *lines, *left])
+
+
+def compare(first: str | Path, second: str | Path, player: str = "policy") -> Comparison:
+    """Compare two evaluations' folders, episode by episode.
+
+    Args:
+        player: whose episodes are compared, in both.
+
+    Raises:
+        ConfigError: a folder holds no results, or the two have no episode in common.
+    """
+    a, b = (results_of(Path(folder), player) for folder in (first, second))
+    shared = [key for key in a if key in b and "error" not in (a[key].outcome, b[key].outcome)]
+    if not shared:
+        raise ConfigError(
+            f"{first} and {second} have no episode in common: evaluate both on the same suite, with the same seed and mode"
+        )
+    groups = by_condition({key: a[key] for key in shared})
+    main = groups.get("canonical") or next(iter(groups.values()))
+    tasks: dict[str, list[str]] = defaultdict(list)
+    for key in main:
+        tasks[a[key].task].append(key)
+    return Comparison(
+        _name(Path(first)),
+        _name(Path(second)),
+        tuple(_row(group, [(a[key].success, b[key].success) for key in keys]) for group, keys in groups.items()),
+        tuple(_row(task, [(a[key].success, b[key].success) for key in keys]) for task, keys in tasks.items()),
+        len(a.keys() | b.keys()) - len(shared),
+    )
+
+
+def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> Row:
+    return Row(
+        group,
+        proportion([x for x, _ in pairs]),
+        proportion([y for _, y in pairs]),
+        difference(pairs),
+        sum(x and not y for x, y in pairs),
+        sum(y and not x for x, y in pairs),
+        mcnemar(pairs),
+    )
+
+
+def _cells(row: Row, label: str) -> tuple[str, ...]:
+    first, second = (f"{100 * (e.value or 0):.1f} %" for e in (row.first, row.second))
+    versus = written("difference", row.difference)
+    return label, str(row.first.n), first, second, versus, str(row.only_first), str(row.only_second), p_value(row.p)
+
+
+def results_of(folder: Path, player: str = "policy") -> Mapping[str, EpisodeResult]:
+    """An evaluation's episodes, each by its key without the player. Raises `ConfigError` for a folder without results."""
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one")
+    # Whoever was tested is "the policy" here, also where that was the expert itself.
+    tested = _tested(folder) if player == "policy" else player
+    results = [result for result in read_results(path) if result.player == tested]
+    return {result.key.split("/", 1)[1]: result for result in results}
+
+
+def _tested(folder: Path) -> str:
+    name = _name(folder)
+    return name if name in ("expert", "random") else "policy"
+
+
+def _name(folder: Path) -> str:
+    path = folder / "run.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["policy"]) if path.is_file() else folder.name
+
+
+def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:
+    """The keys (without their player) of each condition's episodes.
+
+    A scene's first goal under plain wording serves the counterfactual condition too, where another goal of it was played.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key, result in results.items():
+        groups[condition_of(key, result)].append(key)
+    if "counterfactual" in groups:
+        states = {(results[key].task, results[key].index) for key in groups["counterfactual"]}
+        groups["counterfactual"] += [k for k in groups.get("canonical", ()) if (results[k].task, results[k].index) in states]
+    return dict(groups)
+
+
+def condition_of(key: str, result: EpisodeResult) -> str:
+    """The condition that an episode's key (without its player) belongs to."""
+    _, _, _, goal, wording, composition, *_ = key.split("/")
+    axes = told_axes(result.axes)
+    if composition == "unseen":
+        return "composition" + axes
+    if goal != "goal0":
+        return "counterfactual" + axes
+    modes = {wording: mode for mode, wording in WORDINGS.items()}
+    return modes.get(wording, "canonical") + axes

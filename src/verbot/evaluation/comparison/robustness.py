@@ -1,0 +1,148 @@
+"""The gap between the world of training and others: what each axis of randomization takes from a policy's success.
+
+No robot stands here, so the gap between simulation and reality cannot be measured; what can be is the one between the nominal
+simulation and simulations that are shifted along named axes, one at a time and all at once. The same scenes are played in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verbot.errors import ConfigError
+from verbot.evaluation.comparison.paired import by_condition, results_of
+from verbot.evaluation.protocol.conditions import ALL, AXES
+from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar
+from verbot.evaluation.protocol.metrics import paired, retention, success_rate
+from verbot.evaluation.report.radar import Outline, radar
+from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.text import errors as told_errors
+from verbot.evaluation.report.text import p_value, plain
+
+NOMINAL = "canonical"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Success in a shifted world, beside the nominal one on the same scenes.
+
+    Args:
+        axes: what is shifted, and how strongly.
+        success: in the shifted world.
+        gap: success in the nominal world minus `success`, paired by scene.
+        retention: `success` / success in the nominal world, paired by scene.
+        p: McNemar's exact test, two-sided: could the two worlds be equally hard?
+    """
+
+    axes: Mapping[str, int]
+    success: Estimate
+    gap: Estimate
+    retention: Estimate
+    p: float
+
+    @property
+    def label(self) -> str:
+        return shift_label(self.axes)
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {name: getattr(self, name).to_json() for name in ("success", "gap", "retention")}
+        return {"axes": dict(self.axes), "label": self.label, **figures, "p": self.p}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What one policy loses where.
+
+    Args:
+        shifts: single axes first, in their order, then several at once; stronger ones last.
+        errors: episodes that a fault ended; they are in no figure.
+    """
+
+    policy: str
+    nominal: Estimate
+    shifts: tuple[Shift, ...]
+    errors: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        shifts = [shift.to_json() for shift in self.shifts]
+        return {"policy": self.policy, "nominal": self.nominal.to_json(), "shifts": shifts, "errors": self.errors}
+
+
+def shift_label(axes: Mapping[str, int]) -> str:
+    """A world in few words.
+
+    Example:
+        >>> shift_label({"camera": 2}), shift_label(dict.fromkeys(AXES, 3))
+        ('camera 2', 'all at once 3')
+        >>> shift_label({"camera": 2, "lighting": 1})
+        'camera 2, lighting 1'
+    """
+    strengths = set(axes.values())
+    if len(strengths) == 1 and len(axes) >= len(AXES) - 2:
+        left_out = " and ".join(plain(axis) for axis in AXES if axis not in axes)
+        return f"{ALL} at once{f' but {left_out}' if left_out else ''} {strengths.pop()}"
+    return ", ".join(f"{plain(axis)} {strength}" for axis, strength in axes.items())
+
+
+def gap_of(folder: str | Path, policy: str | None = None) -> Gap:
+    """Read off an evaluation's folder: every shifted world that was played there, under plain wording.
+
+    Args:
+        policy: its name, for tables and figures; otherwise the evaluation's folder's.
+
+    Raises `ConfigError` where the nominal world was not played, or no shifted one.
+    """
+    results = results_of(Path(folder))
+    groups = {name: [results[key] for key in keys] for name, keys in by_condition(results).items()}
+    nominal = groups.get(NOMINAL, [])
+    shifted = [found for name, found in groups.items() if name.startswith(f"{NOMINAL} ")]
+    if not nominal or not shifted:
+        raise ConfigError(
+            f"{folder} holds no {'shifted' if nominal else 'nominal'} world; `verbot gap POLICY --out FOLDER` plays both, and "
+            f"so does `verbot evaluate POLICY --axis {ALL}`"
+        )
+    shifts = []
+    for found in shifted:
+        pairs = paired(nominal, found)
+        axes = {axis: found[0].axes[axis] for axis in AXES if found[0].axes.get(axis)}
+        shifts.append(Shift(axes, success_rate(found), difference(pairs), retention(found, nominal), mcnemar(pairs)))
+    shifts.sort(key=lambda shift: (max(shift.axes.values()), len(shift.axes), AXES.index(next(iter(shift.axes)))))
+    errors = sum(result.outcome == "error" for found in (nominal, *shifted) for result in found)
+    return Gap(policy or Path(folder).name, success_rate(nominal), tuple(shifts), errors)
+
+
+def table(gaps: Sequence[Gap]) -> str:
+    """As lines of text: a row for each policy and world."""
+    head = ("policy", "world", "n", "success [95 %]", "gap [95 %]", "kept [95 %]", "p (McNemar)")
+    rows = [head]
+    for gap in gaps:
+        rows.append((gap.policy, "nominal", str(gap.nominal.n), written("success_rate", gap.nominal), "", "", ""))
+        for shift in gap.shifts:
+            cells = (
+                written("success_rate", shift.success),
+                written("difference", shift.gap),
+                written("retention_", shift.retention),
+            )
+            rows.append((gap.policy, shift.label, str(shift.success.n), *cells, p_value(shift.p)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, *(f"{gap.policy}: {told_errors(gap.errors)}" for gap in gaps if gap.errors)])
+
+
+def write(gaps: Sequence[Gap], out: Path, command: str | None = None) -> Path:
+    """``gap.json`` and, where there are three worlds to draw, ``gap.png``, a radar of success by world. Returns the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"command": command, "policies": [gap.to_json() for gap in gaps]}
+    (out / "gap.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    labels = list(dict.fromkeys(shift.label for gap in gaps for shift in gap.shifts))
+    outlines = []
+    for gap in gaps:
+        found = {shift.label: shift.success for shift in gap.shifts}
+        title = f"{gap.policy}: nominal {written('success_rate', gap.nominal)}"
+        outlines.append(Outline(title, [gap.nominal, *(found.get(label) for label in labels)]))
+    if len(labels) > 1:
+        radar(["nominal", *labels], outlines).quantize(128).save(out / "gap.png", optimize=True)
+    return out

@@ -1,0 +1,226 @@
+"""Which episodes an evaluation plays: conditions on one balanced set of scenes, and the baselines beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from verbot.contracts import EpisodeRequest
+from verbot.errors import ConfigError, UnknownNameError
+from verbot.rollout.results import Job
+
+MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
+AXES = (
+    "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics", "camera_dropout",
+)  # fmt: skip
+ALL = "all"  # axes at once
+# Of the modes that are not about plain words.
+WORDINGS = {"paraphrase": "unseen", "longer": "longer", "blank": "blank", "image": "image"}
+WORDLESS = ("blank", "image")
+AROUND_CANONICAL = ("paraphrase", "composition", "counterfactual", "blank")
+BASELINES = ("random", "expert", "blind")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What to measure.
+
+    Args:
+        suite: name of an env.
+        episodes: scenes of the main condition; tasks take turns, so every task gets its share.
+        seed: another seed is another set of scenes.
+        mode: the main condition, which `success_rate` is about; one of `MODES`.
+        axes: randomization axis to strength 1–3, in the main condition.
+        templates: verb to templates that replace the grammar's words, e.g. ``{"pick": ["grab the {object}"]}``.
+        conditions: further conditions: modes, ``"axis:NAME:STRENGTH"``, or several axes at once, ``"axes:NAME+NAME:STRENGTH"``
+            and ``"axes:all:STRENGTH"``. None chooses: around a plain canonical run the
+            four others, beside a run with axes the canonical one, else none.
+        side_episodes: scenes of each further condition and of the random and the blind baseline; None: half of `episodes`, at
+            least 100 where there are as many.
+        goals: feasible instructions tried from each initial state in the counterfactual condition.
+        baselines: whether random, expert and language-blind players stand beside the policy.
+        execute: actions carried out per predicted chunk.
+        decay: not None: temporal ensembling with this decay instead of chunk execution.
+        align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.ColorAlignmentAgent`).
+        videos: episodes filmed for the report; 0 films none.
+        latency_calls: single predictions that are timed.
+        workers: processes; 0 chooses one per core.
+        slots: episodes that one worker plays at once, with batched predictions.
+        options: passed to the env's factory.
+        tasks: play these of the env's tasks alone, in scenes that admit goals of all of them; None plays all. (Its option
+            ``tasks`` leaves the env no others.)
+    """
+
+    suite: str = "tabletop-starter"
+    episodes: int = 200
+    seed: int = 0
+    mode: str = "canonical"
+    axes: Mapping[str, int] = field(default_factory=dict)
+    templates: Mapping[str, tuple[str, ...]] | None = None
+    conditions: tuple[str, ...] | None = None
+    side_episodes: int | None = None
+    goals: int = 2
+    baselines: bool = True
+    execute: int = 1
+    decay: float | None = None
+    align: Mapping[str, tuple[float, float, float]] | None = None
+    videos: int = 24
+    latency_calls: int = 100
+    workers: int = 0
+    slots: int = 8
+    options: Mapping[str, object] = field(default_factory=dict)
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("instruction mode", self.mode, MODES)
+        for name, least in (("episodes", 1), ("goals", 2), ("execute", 1), ("slots", 1), ("videos", 0), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        for axis, strength in self.axes.items():
+            _check_axis(axis, strength)
+        for condition in self.conditions or ():
+            condition_axes(condition)
+
+    @property
+    def main(self) -> str:
+        """The main condition's name."""
+        return self.mode + told_axes(self.axes)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The other conditions' names."""
+        if self.conditions is not None:
+            return tuple(name for name in self.conditions if name != self.main)
+        if self.main == "canonical" and self.templates is None:
+            return AROUND_CANONICAL
+        return ("canonical",) if self.mode == "canonical" and self.axes else ()
+
+    @property
+    def side(self) -> int:
+        """Scenes of each further condition."""
+        wanted = max(self.episodes // 2, 100) if self.side_episodes is None else self.side_episodes
+        return min(wanted, self.episodes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every episode of an evaluation.
+
+    Args:
+        conditions: condition name to the policy's episodes, the main one first. One episode may serve several conditions.
+        baselines: player to its episodes, all of them scenes of the main condition.
+    """
+
+    conditions: Mapping[str, tuple[Job, ...]]
+    baselines: Mapping[str, tuple[Job, ...]]
+
+    def jobs(self) -> list[Job]:
+        """Each episode once; those that tend to last longest first, so that no worker is left alone with them."""
+        patient = [job for name in ("random", "blind") for job in self.baselines.get(name, ())]
+        policy = [job for jobs in reversed(list(self.conditions.values())) for job in jobs]
+        return list({job.key: job for job in [*patient, *policy, *self.baselines.get("expert", ())]}.values())
+
+
+def make_plan(
+    config: EvaluationConfig, tasks: tuple[str, ...], player: str = "policy", compositional: tuple[str, ...] | None = None
+) -> Plan:
+    """The episodes that `config` asks for on the tasks of its suite.
+
+    Args:
+        player: who is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
+        compositional: the tasks that have combinations never demonstrated, which alone can be asked for them; None: all.
+
+    Raises `UnknownNameError` for a task of `config` that is none of `tasks`.
+    """
+    for name in config.tasks or ():
+        if name not in tasks:
+            raise UnknownNameError(f"task of env {config.suite!r}", name, tasks)
+    composed = tasks if compositional is None else compositional
+    tasks = config.tasks or tasks
+    fitting = {"composition": tuple(name for name in composed if name in tasks)}
+    main = _jobs(config, fitting.get(config.mode, tasks), player, config.mode, config.axes, config.episodes)
+    conditions = {config.main: main}
+    for name in config.further:
+        axes = condition_axes(name)
+        count = config.episodes if config.axes else config.side
+        mode = name if not axes else "canonical"
+        conditions[name] = _jobs(config, fitting.get(mode, tasks), player, mode, axes, count)
+    baselines: dict[str, tuple[Job, ...]] = {}
+    if config.baselines:
+        share = main[: config.side * (config.goals if config.mode == "counterfactual" else 1)]
+        baselines["random"] = tuple(job.played_by("random") for job in share)
+        baselines["expert"] = tuple(job.played_by("expert") for job in main)
+        if player == "policy":
+            baselines["blind"] = tuple(blinded(job) for job in share)
+    return Plan(conditions, baselines)
+
+
+def blinded(job: Job) -> Job:
+    """The same scene and goal, played by the policy without a word: what its language-blind copy does."""
+    return dataclasses.replace(job, request=dataclasses.replace(job.request, wording="blank", text=None, templates=None))
+
+
+def condition_axes(name: str) -> dict[str, int]:
+    """The randomization of the condition called `name`; raises `ConfigError` where there is no such condition.
+
+    Example:
+        >>> condition_axes("axis:lighting:2"), condition_axes("axes:camera+lighting:1"), condition_axes("paraphrase")
+        ({'lighting': 2}, {'camera': 1, 'lighting': 1}, {})
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in ("axis", "axes"):
+        _one_of("condition", name, (*MODES, "axis:NAME:STRENGTH", "axes:all:STRENGTH"))
+        return {}
+    which, _, strength = rest.partition(":")
+    names = [which] if kind == "axis" else AXES if which == ALL else which.split("+")
+    for axis in names:
+        _check_axis(axis, int(strength) if strength.isdigit() else strength)
+    return {axis: int(strength) for axis in names}
+
+
+def told_axes(axes: Mapping[str, int]) -> str:
+    """What a condition's name says of its randomization, after a space; nothing for the nominal world.
+
+    Example:
+        >>> told_axes({"camera": 2, "lighting": 0}), told_axes(dict.fromkeys(AXES, 3))
+        (' camera:2', ' all:3')
+    """
+    changed = {axis: strength for axis, strength in sorted(axes.items()) if strength}
+    if set(changed) == set(AXES) and len(set(changed.values())) == 1:
+        return f" {ALL}:{changed[AXES[0]]}"
+    return "".join(f" {axis}:{strength}" for axis, strength in changed.items())
+
+
+def _jobs(
+    config: EvaluationConfig, tasks: tuple[str, ...], player: str, mode: str, axes: Mapping[str, int], count: int
+) -> tuple[Job, ...]:
+    if not tasks:
+        raise ConfigError(f"none of the tasks played can be asked for the condition {mode!r}: leave it out of conditions")
+    jobs = []
+    for number in range(count):
+        request = EpisodeRequest(
+            task=tasks[number % len(tasks)],
+            index=number // len(tasks),
+            wording=WORDINGS.get(mode, "canonical"),
+            composition="unseen" if mode == "composition" else "seen",
+            templates=config.templates if mode not in WORDLESS else None,
+            axes={axis: strength for axis, strength in axes.items() if strength},
+        )
+        for goal in range(config.goals if mode == "counterfactual" else 1):
+            jobs.append(Job(player, dataclasses.replace(request, goal=goal), config.seed))
+    return tuple(jobs)
+
+
+def _check_axis(axis: str, strength: object) -> None:
+    _one_of("randomization axis", axis, AXES)
+    if not isinstance(strength, int) or not 0 <= strength <= 3:
+        raise ConfigError(f"axis {axis!r} has strength {strength!r}; expected 0 (nominal) to 3")
+
+
+def _one_of(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no {kind} {name!r}.{hint} Known: {', '.join(known)}")

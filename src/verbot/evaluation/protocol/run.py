@@ -1,0 +1,180 @@
+"""An evaluation from beginning to end: plan, play, measure, report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent
+from verbot.configuration import to_plain
+from verbot.contracts import ChunkedAgent, Env, Policy
+from verbot.errors import ConfigError
+from verbot.evaluation.protocol import metrics
+from verbot.evaluation.protocol.conditions import EvaluationConfig, Plan, make_plan
+from verbot.evaluation.protocol.intervals import difference, mcnemar
+from verbot.evaluation.report.clips import VideoClip, choose
+from verbot.evaluation.report.page import write_report
+from verbot.evaluation.report.summary import Summary
+from verbot.parallel.progress import Progress
+from verbot.parallel.workers import cores
+from verbot.rollout.baselines import SCRIPTED, AgentFactory, PolicySource
+from verbot.rollout.pool import ClusterPool, Pool, open_pool
+from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.vector import MakeEnv, Worlds
+from verbot.rollout.worker import Film, Setup
+
+
+@dataclass(frozen=True)
+class Played:
+    """What the workers brought back: results by key, seconds of single predictions, films beside their exhibits."""
+
+    results: Mapping[str, EpisodeResult]
+    latencies: Sequence[float]
+    films: Sequence[tuple[VideoClip, bytes]]
+    seconds: float
+    count: int
+
+
+def make_suite(name: str, **options: Any) -> Env:
+    """`verbot.envs.make_env`; the simulator loads when it is called."""
+    from verbot.envs import make_env
+
+    return make_env(name, **options)
+
+
+def run(
+    policy: PolicySource | str,
+    config: EvaluationConfig,
+    out: Path,
+    *,
+    make: MakeEnv = make_suite,
+    command: str | None = None,
+    progress: bool = True,
+    cluster: str | None = None,
+) -> Summary:
+    """Measure `policy` as `config` says and write ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
+
+    Args:
+        policy: how workers get the policy, or ``"random"`` or ``"expert"``.
+        make: makes an env from the suite's name and the config's options; must survive pickling.
+        command: what a person typed, for the report.
+        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) in place of worker processes; results are the same.
+
+    Raises:
+        ConfigError: when `out` holds results of another policy or of other settings.
+    """
+    name = policy if isinstance(policy, str) else policy.name
+    if isinstance(policy, str) and policy not in SCRIPTED:
+        raise ConfigError(f"there is no player {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, policy, config)
+    factory = functools.partial(make, config.suite, **config.options)
+    worlds = Worlds.of(factory)
+    with closing(worlds.sightless()) as env:
+        compositional = getattr(env, "compositional_tasks", None)
+        plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
+    setup = Setup(worlds, None if isinstance(policy, str) else policy, _agents(config), config.slots)
+    played = _play(plan, setup, config, out, progress, cluster)
+    summary = summarize(name, config, plan, played, out, command)
+    summary.save()
+    write_report(summary, played.films, out / "report.html")
+    return summary
+
+
+def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, out: Path, command: str | None) -> Summary:
+    """The figures of all results that the plan asks for."""
+    found = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.conditions.items()}
+    beside = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.baselines.items()}
+    main = found[config.main]
+    faults = [played.results[job.key] for job in plan.jobs() if played.results[job.key].outcome == "error"]
+    measured = metrics.policy_metrics(found, beside.get("expert", ())) | metrics.latency(played.latencies)
+    comparisons = {}
+    for player, results in beside.items():
+        pairs = metrics.paired(main, results)
+        comparisons[player] = {"difference": difference(pairs), "p": mcnemar(pairs)}
+    return Summary(
+        policy=name,
+        suite=config.suite,
+        condition=config.main,
+        episodes=config.episodes,
+        seed=config.seed,
+        metrics=measured,
+        conditions={key: metrics.success_rate(results) for key, results in found.items()},
+        baselines={player: metrics.player_metrics(results) for player, results in beside.items()},
+        comparisons=comparisons,
+        by_task=metrics.by_task(main),
+        errors=len(faults),
+        error_messages=tuple(f"{fault.key}: {fault.error}" for fault in faults[:5]),
+        config=to_plain(config),
+        command=command,
+        seconds=round(played.seconds, 1),
+        played=played.count,
+        out=str(out),
+    )
+
+
+def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
+    """Play what ``results.jsonl`` lacks; episodes that were errors are tried again."""
+    jobs, started = plan.jobs(), time.monotonic()
+    with Journal(out / "results.jsonl") as journal:
+        waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
+        count = min(config.workers or cores(), max(1, len(waiting)))
+        with open_pool(setup, count, cluster) as pool:
+            done = len(jobs) - len(waiting)
+            with Progress("evaluate", len(jobs), "episodes", done, progress) as bar:
+                for number, result in enumerate(pool.play(waiting), done + 1):
+                    journal.add(result)
+                    bar.update(number)
+            seconds = time.monotonic() - started
+            main = plan.conditions[config.main]
+            latencies = pool.time_predictions(main, config.latency_calls) if setup.policy and pool.alive else []
+            films = _films(pool, plan, config, journal.done) if pool.alive else []
+    return Played(journal.done, latencies, films, seconds, len(waiting))
+
+
+def _films(
+    pool: Pool | ClusterPool, plan: Plan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]
+) -> list[tuple[VideoClip, bytes]]:
+    pairs = {name: [(job, results[job.key]) for job in jobs] for name, jobs in plan.conditions.items()}
+    chosen = choose(pairs[config.main], pairs.get("counterfactual", []), config.videos)
+    films = pool.films([Film(exhibit.job, exhibit.result.actions) for exhibit in chosen])
+    return list(zip(chosen, films, strict=True))
+
+
+def _agents(config: EvaluationConfig) -> AgentFactory:
+    plain: Callable[[Policy], ChunkedAgent] = functools.partial(ChunkAgent, execute=config.execute)
+    if config.decay is not None:
+        plain = functools.partial(EnsembleAgent, decay=config.decay)
+    if config.align is None:
+        return plain
+    aligned: AgentFactory = functools.partial(_aligned, plain, dict(config.align))
+    return aligned
+
+
+def _aligned(make: Callable[[Policy], ChunkedAgent], colors: Mapping[str, Sequence[float]], policy: Policy) -> ChunkedAgent:
+    return ColorAlignmentAgent(make(policy), colors)
+
+
+def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> None:
+    """Write what shapes every episode into ``run.json``, or check that an earlier run there was of the same shape."""
+    shape: dict[str, Any] = {
+        "policy": policy if isinstance(policy, str) else policy.name,
+        "identity": policy if isinstance(policy, str) else policy.identity,
+        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options")},
+    }
+    path = out / "run.json"
+    if not path.exists():
+        path.write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if shape["identity"] == earlier.get("identity") != "":
+        earlier["policy"] = shape["policy"]  # the same policy by another name
+    other = [f"{name}: {earlier.get(name)!r}, now {value!r}" for name, value in shape.items() if earlier.get(name) != value]
+    if other:
+        raise ConfigError(f"{out} holds results of another evaluation ({'; '.join(other)}); choose another folder, or delete it")

@@ -1,0 +1,279 @@
+"""Pretrained language models by Hugging Face name: BERT, RoBERTa, T5's encoder, CLIP's text tower, MiniLM."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError, CorruptFileError
+from verbot.models import pretrained
+from verbot.models.encoders.language.text_cache import TILE, TextCache
+from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, split_words
+from verbot.models.layers.transformer import Block
+from verbot.models.registries import language_encoders
+from verbot.models.tokens import Sizes, TextBatch, TokenGroup
+
+KINDS = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "t5": "T5EncoderModel",
+    "clip": "CLIPTextModel",
+    "clip_text_model": "CLIPTextModel",
+}
+# What is built where no checkpoint is named: small enough for a CPU, random, trained with the rest.
+SMALL = {
+    "model_type": "bert", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 128, "type_vocab_size": 1, "pad_token_id": PAD,
+}  # fmt: skip
+
+
+@language_encoders.register("hf_language")
+class HFLanguage(nn.Module):
+    """One token of the whole text, then its tokens' states, projected, under `layers` of trained self-attention.
+
+    The first token is the mean of the states (Reimers & Gurevych 2019), for CLIP the state of the last one, which it was trained
+    to sum up with. A frozen model is no part of this module or of a saved policy: its sha256 is, and is checked; each distinct
+    text is encoded once and cached as by `MiniLM`. A trained one is saved whole, with its tokenizer, and needs its checkpoint no
+    more. It always evaluates: no dropout. Without a checkpoint a model of `architecture` begins at random, with the words of the
+    training instructions for tokens. ``""`` is what the tokenizer puts around every text.
+
+    Args:
+        checkpoint: a folder, or a name on the hub, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``,
+            ``"google-t5/t5-small"``, ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a
+            ``tokenizer.json``.
+        revision: of the hub's repository.
+        mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
+        depth: layers of the model used, from the first; None uses all.
+        layers, heads: of the trained transformer on top.
+        longest: tokens kept of one text.
+        architecture, tokenizer, sha256: of the model; made by `fit`, saved with the policy. `architecture` is what a
+            ``config.json`` holds, `tokenizer` the text of a ``tokenizer.json``.
+
+    Raises:
+        ConfigError: no such checkpoint, mode, depth or model type; no tokenizer.
+        CorruptFileError: the frozen weights are not those that the policy was trained on.
+        MissingDependencyError: transformers is not installed.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        checkpoint: str | None = None,
+        revision: str | None = None,
+        mode: str | float = pretrained.TRAINED,
+        depth: int | None = None,
+        layers: int = 1,
+        heads: int = 4,
+        longest: int = 64,
+        architecture: Mapping[str, Any] | None = None,
+        tokenizer: str | None = None,
+        sha256: str | None = None,
+    ):
+        super().__init__()
+        pretrained.check_mode(mode, checkpoint)
+        self.frozen = mode == pretrained.FROZEN
+        reason = None
+        if self.frozen:
+            folder = pretrained.find(str(checkpoint), revision)
+            identity = pretrained.identity(folder)
+            if sha256 not in (None, identity):
+                raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {sha256}")
+            self._cache = _frozen(folder, identity, depth, longest)
+            width, kind = self._cache.width, pretrained.architecture(folder)["model_type"]
+        else:
+            self.model, config, text, reason = _model(checkpoint, revision, depth, architecture, tokenizer)
+            width, kind = config.hidden_size, config.model_type
+            pretrained.scale_rate(self.model, mode)
+            self._tokenizer = _tokenizer(text, config, _longest(config, longest))
+            self._special = _special(text, self._tokenizer, config)
+            table = torch.tensor([*self._special, *range(self._tokenizer.get_vocab_size())])
+            self.register_buffer("table", table, persistent=False)
+        self._absence = pretrained.Absence(self, reason)
+        self.last = kind.startswith("clip")
+        self.project, self.whole = nn.Linear(width, sizes.width), nn.Linear(width, sizes.width)
+        self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(sizes.width)
+
+    @staticmethod
+    def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` with what a policy must know: of a frozen checkpoint its identity, otherwise architecture and tokenizer."""
+        if options.get("checkpoint") is None:
+            vocabulary = sorted({word for text in set(instructions) for word in split_words(text)})
+            return {"architecture": SMALL, **options, "tokenizer": _word_tokenizer(vocabulary)}
+        folder = pretrained.find(options["checkpoint"], options.get("revision"))
+        if options.get("mode") == pretrained.FROZEN:
+            return {**options, "sha256": pretrained.identity(folder)}
+        return {**options, "architecture": pretrained.architecture(folder), "tokenizer": _read_tokenizer(folder)}
+
+    def train(self, mode: bool = True) -> HFLanguage:
+        super().train(mode)
+        if not self.frozen:
+            self.model.eval()
+        return self
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """States (b, l, d) float16 of a frozen model; of a trained one ids (b, l): the tokenizer's, after the four of `SPECIAL`,
+        which stand for the tokenizer's own."""
+        texts = [" ".join(split_words(text)) for text in texts]
+        if self.frozen:
+            return self._cache.batch(texts)
+        shift = {own: number for number, own in reversed(list(enumerate(self._special)))}
+        rows = [
+            [shift.get(token, token + len(SPECIAL)) for token in encoding.ids] for encoding in self._tokenizer.encode_batch(texts)
+        ]
+        length = max(map(len, rows), default=1)
+        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.int64).view(len(rows), length)
+        return TextBatch(ids, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None])
+
+    def forward(self, text: TextBatch) -> TokenGroup:
+        states = text.values.to(self.project.weight.dtype) if self.frozen else self._run(text)  # (b, l, d)
+        whole = self.sentence(states, text.mask).unsqueeze(1)
+        x = torch.cat([self.whole(whole), self.project(states)], 1)  # (b, 1 + l, e)
+        mask = torch.cat([text.mask.any(1, keepdim=True), text.mask], 1)
+        for block in self.blocks:
+            x = block(x, mask)
+        return TokenGroup(self.norm(x), mask, "words")
+
+    def sentence(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The whole text's feature (b, d) from its tokens' states (b, l, d) under mask (b, l)."""
+        if self.last:
+            place = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+            return states[torch.arange(len(states), device=mask.device), place]
+        return TokenGroup(states, mask, "words").mean()
+
+    def _run(self, text: TextBatch) -> Tensor:
+        self._absence.check()
+        ids = self.table[text.values.masked_fill(~text.mask, PAD)]
+        states: Tensor = self.model(input_ids=ids, attention_mask=_readable(text.mask).long()).last_hidden_state
+        return states
+
+
+def _readable(mask: Tensor) -> Tensor:
+    """A model is not made for texts without a token: of those it reads the first, which nobody looks at."""
+    first = torch.zeros_like(mask)
+    first[:, 0] = True
+    return mask | (first & ~mask.any(1, keepdim=True))
+
+
+def _config(architecture: Mapping[str, Any], depth: int | None) -> tuple[str, Any]:
+    """The library's name of the model and its configuration. Raises `ConfigError` for an unknown type or depth."""
+    kind: str = pretrained.family(KINDS, architecture.get("model_type"), "hf_language")
+    inner = architecture.get("text_config", architecture) if kind == "CLIPTextModel" else architecture
+    config = getattr(pretrained.library(), kind).config_class.from_dict(copy.deepcopy(dict(inner)))
+    if depth is not None:
+        if not 1 <= depth <= config.num_hidden_layers:
+            raise ConfigError(f"this {kind} has {config.num_hidden_layers} layers; a depth of {depth} cannot be had")
+        config.num_hidden_layers = depth
+    return kind, config
+
+
+def _build(kind: str, config: Any, folder: Path | None) -> nn.Module:
+    """The model with the weights in `folder`, or random ones."""
+    options = {"add_pooling_layer": False} if kind in ("BertModel", "RobertaModel") else {}
+    if folder is None:
+        model: Any = getattr(pretrained.library(), kind)(config, **options).eval()
+    else:
+        model = pretrained.load(kind, config, folder, **options)
+    # T5's own module holds its embeddings a second time, under another name.
+    return model.encoder if kind == "T5EncoderModel" else model
+
+
+def _model(
+    checkpoint: str | None, revision: str | None, depth: int | None, architecture: Mapping[str, Any] | None, tokenizer: str | None
+) -> tuple[nn.Module, Any, str, str | None]:
+    """A model to train, its configuration and tokenizer, and why it has no weights where it has none."""
+    if checkpoint is None:
+        if tokenizer is None:
+            raise ConfigError(
+                "hf_language has no checkpoint and no vocabulary; build it with HFLanguage.fit(options, instructions)"
+            )
+        kind, config = _config(architecture or SMALL, depth)
+        config.vocab_size = len(json.loads(tokenizer)["model"]["vocab"])
+        return _build(kind, config, None), config, tokenizer, None
+    try:
+        folder = pretrained.find(checkpoint, revision)
+        kind, config = _config(pretrained.architecture(folder), depth)
+        return _build(kind, config, folder), config, tokenizer or _read_tokenizer(folder), None
+    except (ConfigError, CorruptFileError) as error:
+        if architecture is None or tokenizer is None:
+            raise
+        kind, config = _config(architecture, depth)
+        return _build(kind, config, None), config, tokenizer, str(error)
+
+
+@functools.lru_cache(maxsize=4)
+def _frozen(folder: Path, identity: str, depth: int | None, longest: int) -> TextCache:
+    """The one of this process; weights and tokenizer are read on the first text that is in no cache."""
+    kind, config = _config(pretrained.architecture(folder), depth)
+    limit = _longest(config, longest)
+    tokenizer = functools.cache(lambda: _tokenizer(_read_tokenizer(folder), config, limit))
+    model = functools.cache(lambda: _build(kind, config, folder).requires_grad_(False))
+
+    def run(ids: Tensor, mask: Tensor) -> Tensor:
+        ids = ids.masked_fill(~mask, config.pad_token_id or 0)
+        states: Tensor = model()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return states
+
+    name = f"{config.model_type}-{identity[:16]}-{config.num_hidden_layers}-{limit}-{TILE}"
+    return TextCache(name, config.hidden_size, lambda texts: [e.ids for e in tokenizer().encode_batch(texts)], run, limit)
+
+
+def _longest(config: Any, longest: int) -> int:
+    """Tokens of one text: no more than the model has positions for."""
+    places = getattr(config, "max_position_embeddings", None) or longest
+    if config.model_type == "roberta":  # counts from after the padding's number
+        places -= config.pad_token_id + 1
+    return min(longest, places)
+
+
+def _read_tokenizer(folder: Path) -> str:
+    path = folder / pretrained.TOKENIZER
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} has no {pretrained.TOKENIZER}; write one with "
+            "transformers.AutoTokenizer.from_pretrained(name).save_pretrained(folder)"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _tokenizer(text: str, config: Any, longest: int) -> Any:
+    tokenizer = pretrained.library("tokenizers").Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise ConfigError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model only {config.vocab_size}")
+    return tokenizer
+
+
+def _word_tokenizer(vocabulary: Sequence[str]) -> str:
+    """A tokenizer of whole words, numbered as by `WordEmbedding`."""
+    library = pretrained.library("tokenizers")
+    ids = {word: number for number, word in enumerate((*SPECIAL, *vocabulary))}
+    tokenizer = library.Tokenizer(library.models.WordLevel(ids, unk_token=SPECIAL[UNKNOWN]))
+    tokenizer.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    start, end = SPECIAL[START], SPECIAL[END]
+    tokenizer.post_processor = library.processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, START), (end, END)]
+    )
+    text: str = tokenizer.to_str()
+    return text
+
+
+def _special(text: str, tokenizer: Any, config: Any) -> tuple[int, int, int, int]:
+    """What a tokenizer has in place of `SPECIAL`: padding, an unknown word, and what begins and ends a text."""
+    pad = config.pad_token_id or 0
+    around = tokenizer.encode("").ids or [pad]
+    model = json.loads(text)["model"]
+    names = (model.get("unk_token"), "[UNK]", "<unk>", "[MASK]", "<mask>")
+    known = [number for name in names if name and (number := tokenizer.token_to_id(name)) is not None]
+    unknown = model.get("unk_id") if model.get("unk_id") is not None else known[0] if known else pad
+    return pad, unknown, around[0], around[-1]

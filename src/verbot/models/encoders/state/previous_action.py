@@ -1,0 +1,94 @@
+"""What was done, or might be, as one feature: actions read component by component, each by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.registries import action_encoders
+from verbot.models.tokens import Sizes, TokenGroup
+from verbot.spec import Component
+
+
+def manipulator() -> tuple[Component, ...]:
+    """The components of an arm's action: position (3), quaternion (4), linear and angular velocity (6), gripper (1)."""
+
+    def component(name: str, kind: str, axes: tuple[str, ...], unit: str, low: float = -1.0) -> Component:
+        return Component(name, kind, axes, unit, "base", (low,) * len(axes), (1.0,) * len(axes))
+
+    return (
+        component("position", "position", ("x", "y", "z"), "m"),
+        component("orientation", "quaternion", ("w", "x", "y", "z"), "1"),
+        component("velocity", "velocity", ("x", "y", "z", "wx", "wy", "wz"), "m/s, rad/s"),
+        component("gripper", "gripper", ("open",), "1", 0.0),
+    )
+
+
+class ActionEncoder(nn.Module):
+    """Normalized actions (…, a) to features (…, e), whatever stands before: a batch, a chunk, candidates.
+
+    A quaternion is read as the products of its four numbers, scaled to length 1: q and -q are one rotation and give one feature,
+    and near rotations near ones. A component that is not known is read as a learned absence, not as zeros.
+
+    Args:
+        components: of the action, in order.
+        width: e.
+        hidden: of the layer in between.
+        partial: a component may be unknown; otherwise there is no absence to learn.
+
+    Raises `ConfigError` for a quaternion that has not four numbers.
+    """
+
+    def __init__(self, components: Sequence[Component], width: int, hidden: int = 128, partial: bool = True):
+        super().__init__()
+        for component in components:
+            if component.kind == "quaternion" and component.size != 4:
+                raise ConfigError(f"quaternion {component.name!r} has {component.size} numbers; expected 4, w first")
+        self.sizes = [component.size for component in components]
+        self.turns = [component.kind == "quaternion" for component in components]
+        self.read = nn.ModuleList(
+            nn.Linear(10 if turn else size, hidden) for turn, size in zip(self.turns, self.sizes, strict=True)
+        )
+        self.absent = nn.Parameter(torch.randn(len(self.sizes), hidden) * 0.1) if partial else None
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` (…, c) says which components are known; None, that all are. What an unknown one holds changes nothing.
+
+        Raises `ConfigError` for a mask where the encoder is not `partial`.
+        """
+        if mask is not None and self.absent is None:
+            raise ConfigError("this action encoder was made without unknown components (partial=False); it takes no mask of them")
+        read = torch.zeros((), dtype=actions.dtype, device=actions.device)
+        for number, (part, layer, turn) in enumerate(zip(actions.split(self.sizes, -1), self.read, self.turns, strict=True)):
+            if mask is None or self.absent is None:
+                read = read + layer(_products(part) if turn else part)
+                continue
+            known = mask[..., number : number + 1]
+            part = part.masked_fill(~known, 0)
+            read = read + torch.where(known, layer(_products(part) if turn else part), self.absent[number])
+        return self.out(read)
+
+
+@action_encoders.register("action")
+class Acted(nn.Module):
+    """What was done before, the whole normalized action (b, a), as one token; a masked one where nothing is known of it."""
+
+    def __init__(self, sizes: Sizes, hidden: int = 128):
+        super().__init__()
+        self.encoder = ActionEncoder(sizes.action, sizes.width, hidden, partial=False)
+
+    def forward(self, action: Tensor, mask: Tensor) -> TokenGroup:
+        tokens: Tensor = self.encoder(action.masked_fill(~mask.unsqueeze(-1), 0))  # (b, e)
+        return TokenGroup(tokens.unsqueeze(1), mask.unsqueeze(1), "acted")
+
+
+def _products(quaternion: Tensor) -> Tensor:
+    """The ten products of two numbers (…, 10) of a unit quaternion (…, 4)."""
+    unit = F.normalize(quaternion, dim=-1)
+    first, second = torch.triu_indices(4, 4, device=unit.device)
+    return unit[..., first] * unit[..., second]

@@ -1,0 +1,31 @@
+"""What the robot feels, as one token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from verbot.models.registries import state_encoders
+from verbot.models.tokens import Sizes, TokenGroup
+
+LOUD = 6.0  # times torch's own start, by which where the hand is would weigh a twentieth of where it looks
+
+
+@state_encoders.register("proprioception")
+class Proprioception(nn.Module):
+    """A two-layer network from the normalized state (b, s) to one token; an absent state gives a masked token.
+
+    Values beyond ±`limit` standard deviations are held there: a sensor never seen to move so far must not swamp the rest.
+    """
+
+    def __init__(self, sizes: Sizes, hidden: int = 64, limit: float = 10.0):
+        super().__init__()
+        self.counts, self.limit = {"state": 1}, limit
+        last = nn.Linear(hidden, sizes.width)
+        with torch.no_grad():
+            last.weight.mul_(LOUD)
+        self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), last)
+
+    def forward(self, state: Tensor, mask: Tensor) -> TokenGroup:
+        state = state.clamp(-self.limit, self.limit).masked_fill(~mask.unsqueeze(-1), 0)
+        return TokenGroup(self.layers(state).unsqueeze(1), mask.unsqueeze(1), "state")

@@ -1,0 +1,52 @@
+"""A goal image, read beside the picture of now: what has to become different."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.encoders.vision.spatial_softmax import place_reader
+from verbot.models.layers.transformer import pixel_grid
+from verbot.models.registries import goal_encoders
+from verbot.models.tokens import Sizes, TokenGroup
+
+
+@goal_encoders.register("goal_conv")
+class GoalConv(nn.Module):
+    """The first camera's latest frame and the goal image, stacked by channels, to a few tokens that follow the words.
+
+    Each token is one heatmap's expected (x, y) and the features there, plus an embedding that marks it as a goal image's, so
+    that a command in words and one in a picture are told apart. Stacking by channels: as Octo gives goal images to its
+    encoder (Octo Model Team 2024).
+
+    Args:
+        channels: of the convolutions.
+        tokens: heatmaps.
+    """
+
+    cells: Tensor
+
+    def __init__(self, sizes: Sizes, channels: int = 32, tokens: int = 8):
+        super().__init__()
+        if sizes.height % 4 or sizes.width_px % 4:
+            raise ConfigError(f"goal_conv needs image sides that are multiples of 4; got {sizes.height}×{sizes.width_px}")
+        self.stem = nn.Conv2d(7, channels, 6, 4, padding=1)
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
+        self.heat = nn.Conv2d(channels, tokens, 1)
+        self.project = place_reader(channels, sizes.width)
+        self.kind = nn.Parameter(torch.randn(tokens, sizes.width) * 0.1)
+        self.register_buffer("cells", pixel_grid(sizes.height // 4, sizes.width_px // 4), persistent=False)
+
+    def forward(self, goal: Tensor, mask: Tensor, now: Tensor, seen: Tensor) -> TokenGroup:
+        """Goal (b, 3, h, w) with mask (b,), and the picture of now (b, 3, h, w) with mask `seen` (b,); all in [-1, 1]."""
+        known = seen[:, None, None, None].to(goal.dtype).expand(-1, 1, *goal.shape[-2:])  # a missing picture is not a gray one
+        pair = torch.cat([now * known, known, goal], 1)
+        x = F.relu(self.stem(pair.contiguous(memory_format=torch.channels_last)))
+        for convolution in self.convolutions:
+            x = x + F.relu(convolution(x))
+        attended = self.heat(x).flatten(2).softmax(-1)  # (b, n, h·w / 16)
+        places = x.flatten(2).transpose(1, 2)
+        tokens = self.project(torch.cat([attended @ places, attended @ self.cells], -1)) + self.kind
+        return TokenGroup(tokens, mask.unsqueeze(1).expand(tokens.shape[:2]), "goal")

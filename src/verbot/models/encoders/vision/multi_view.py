@@ -1,0 +1,104 @@
+"""One encoder for all cameras, which look at each other's pictures before they answer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.encoders.vision.spatial_softmax import Pointer, check_heatmaps
+from verbot.models.layers.transformer import Block
+from verbot.models.objectives.keypoints import POINTS
+from verbot.models.registries import vision_encoders
+from verbot.models.tokens import Sizes, TokenGroup
+
+
+@vision_encoders.register("multi_view")
+class MultiView(nn.Module):
+    """One token per heatmap and view: where it looks, and what is there.
+
+    All views share one convolution: every fourth pixel finely, every eighth coarsely. The coarse places of all views, told apart
+    by an embedding, attend to each other, those of a missing camera excepted, and are added back to the fine ones, which the
+    sentence points into. Positions have no embedding: with one, scenes are learned by heart. Nothing but the embeddings belongs
+    to one view, so each camera teaches all.
+
+    Args:
+        channels: of the finer level; the coarser has twice as many, which `heads` must divide.
+        features: of each place that the sentence is compared with.
+        layers, heads: of the transformer across views.
+        heatmaps: per view; the first three are those that the keypoint loss teaches.
+        patches: whether the coarse places are given out as tokens beside the keypoint tokens.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        channels: int = 16,
+        features: int = 32,
+        layers: int = 1,
+        heads: int = 4,
+        heatmaps: int = 16,
+        patches: bool = False,
+    ):
+        super().__init__()
+        if sizes.height % 8 or sizes.width_px % 8:
+            raise ConfigError(f"multi_view needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_heatmaps("multi_view", heatmaps)
+        self.patches = patches
+        fine, self.coarse = (sizes.height // 4, sizes.width_px // 4), (sizes.height // 8, sizes.width_px // 8)
+        count = self.coarse[0] * self.coarse[1]
+        self.counts = {"keypoints": sizes.views * heatmaps} | ({"patches": sizes.views * count} if patches else {})
+        width = 2 * channels
+        self.stem = nn.Conv2d(3, channels, 6, 4, padding=1)
+        self.near = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        self.down = nn.Conv2d(channels, width, 3, 2, padding=1)
+        self.view = nn.Parameter(torch.randn(sizes.views, width) * 0.1)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.across, self.up = nn.Conv2d(channels, features, 1), nn.Linear(width, features)
+        self.point = Pointer(sizes.width, features, fine, heatmaps)
+        self.tell = nn.Linear(width, sizes.width)
+        if patches:
+            self.out = nn.Linear(width, sizes.width)
+
+    def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        fine, coarse = self._see(images, mask)
+        return self._groups(fine, coarse, mask, sentence)
+
+    def ask_many(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    ) -> tuple[list[TokenGroup], TokenGroup]:
+        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
+        fine, coarse = self._see(images, mask)
+        return self._groups(fine, coarse, mask, sentence), self._point(fine[rows], mask[rows], questions, POINTS)
+
+    def _see(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each view, what is compared with the sentence (b, v, h·w / 16, f), and the coarse places (b, v, h·w / 64, 2c)."""
+        views = mask.shape[1]
+        # Channels last in memory: a CPU's convolutions are a quarter faster so.
+        near = F.relu(self.stem(images.flatten(0, 1).contiguous(memory_format=torch.channels_last)))
+        near = F.relu(near + self.near(near))
+        coarse = F.relu(self.down(near)).flatten(2).transpose(1, 2).unflatten(0, (-1, views))
+        coarse = (coarse + self.view[:, None]).flatten(1, 2)  # (b, v·n, 2c)
+        there = mask.repeat_interleave(coarse.shape[1] // views, 1)
+        for block in self.blocks:
+            coarse = block(coarse, there)
+        coarse = self.norm(coarse).unflatten(1, (views, -1))
+        up = self.up(coarse).flatten(0, 1).transpose(1, 2).unflatten(-1, self.coarse)  # (b·v, f, h / 8, w / 8)
+        fine = F.relu(self.across(near) + F.interpolate(up, scale_factor=2))
+        return fine.flatten(2).transpose(1, 2).unflatten(0, (-1, views)), coarse
+
+    def _groups(self, fine: Tensor, coarse: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        found = [self._point(fine, mask, sentence, None)]
+        if self.patches:
+            found.append(TokenGroup(self.out(coarse).flatten(1, 2), mask.repeat_interleave(coarse.shape[2], 1), "patches"))
+        return found
+
+    def _point(self, fine: Tensor, mask: Tensor, sentence: Tensor, count: int | None) -> TokenGroup:
+        group = self.point(fine, mask, sentence, count)
+        views = mask.shape[1]
+        tokens = group.tokens.unflatten(1, (views, -1)) + self.tell(self.view).unsqueeze(1)
+        return TokenGroup(tokens.flatten(1, 2), group.mask, group.kind, group.points, group.heatmaps)

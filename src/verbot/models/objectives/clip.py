@@ -1,0 +1,56 @@
+"""CLIP's contrast: one look at the picture, whatever is said of it, and one sentence; among many of both the pairs are found."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.models.layers.transformer import SideBySide
+from verbot.models.objectives.siglip import watched
+from verbot.models.registries import contrasts
+from verbot.models.tokens import Captions, Sizes, TokenGroup
+
+STEEPEST = 100.0  # of the logits, as in CLIP
+
+
+@contrasts.register("clip")
+class Clip(nn.Module):
+    """InfoNCE in both directions (Radford et al. 2021, "CLIP"), with foils among the sentences (Faghri et al. 2018, "VSE++").
+
+    The vision encoder is asked by a learned sentence, the same for every picture. Each true caption is to be nearest to its own
+    picture among all of the batch, and each picture nearer to each of its captions than to those of the others and to all foils
+    of its own. A caption of another picture that happens to be true of this one counts as false, as it does in CLIP.
+
+    Args:
+        space: dimensions in which the cosine is taken.
+    """
+
+    attends = False
+
+    def __init__(self, sizes: Sizes, tokens: int, space: int = 32):
+        super().__init__()
+        self.glance = nn.Parameter(torch.randn(sizes.width))
+        self.say = nn.Sequential(nn.LayerNorm(sizes.width), nn.Linear(sizes.width, space))
+        self.view = nn.Sequential(SideBySide(sizes.width, tokens), nn.Linear(sizes.width, space))
+        self.steep = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def alignment(self, told: Tensor, seen: TokenGroup) -> Tensor:
+        """The cosines (b,) of sentences (b, e) and pictures (b, n, e)."""
+        return F.cosine_similarity(self.say(told), self.view(seen), dim=-1)
+
+    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> dict[str, Tensor]:
+        """``"contrast"``, the mean of both directions' cross-entropies; and what to watch."""
+        said, viewed = F.normalize(self.say(told), dim=-1), F.normalize(self.view(seen), dim=-1)
+        cosines = said @ viewed.T  # (q, b)
+        logits = self.steep.exp().clamp(max=STEEPEST) * cosines.float()
+        rows, true = captions.rows, captions.true
+        to_picture = F.cross_entropy(logits[true], rows[true])
+        own = rows[:, None] == torch.arange(len(viewed), device=rows.device)  # (q, b)
+        false = torch.where(own, ~true[:, None], true[:, None])  # others' captions and own foils
+        others = logits.masked_fill(~false, -math.inf).logsumexp(0)[rows[true]]
+        fitting = logits[true].gather(1, rows[true, None]).squeeze(1)
+        to_caption = (torch.logaddexp(fitting, others) - fitting).mean()
+        return {"contrast": (to_picture + to_caption) / 2, **watched(cosines.gather(1, rows[:, None]).squeeze(1), true)}

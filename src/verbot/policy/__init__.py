@@ -1,0 +1,1 @@
+"""The policy: network, transforms, statistics and robot spec in one directory."""

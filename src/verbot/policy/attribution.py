@@ -1,0 +1,182 @@
+"""What a policy looked at when it predicted, told beside what it predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
+from verbot.models.layers.transformer import seen, told
+from verbot.models.objectives.keypoints import pointing, supervised
+from verbot.models.tokens import TextBatch, TokenGroup
+from verbot.policy.policy import Policy
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+from verbot.transforms import FitImage
+
+
+class Attributed:
+    """Implements `verbot.contracts.Policy`: the same chunks as `policy`, with more in each one's `extras`, where there is such.
+
+    - ``"heatmaps"``: {camera: float32 (3, h, w)}, of the vision encoder: where it looked for the target, the receptacle and the
+      reference. Each sums to one over the camera's own pixels; a cell's share is spread evenly over its pixels.
+    - ``"words"``: the instruction's words, as they stand between spaces; none where the language encoder's tokens are not simply
+      those of the text, one after the other (``hierarchical``), and then neither of the two that follow.
+    - ``"read"``: float32 (words,), the share of the pooled sentence's attention that each word got; the rest went to tokens that
+      begin and end a text, and to a goal image.
+    - ``"attention"``: {camera: float32 (words, h, w)}, of a fusion in which words attend to what was seen: the mean over layers
+      and heads, spread over the pixels that the tokens stand for: a patch for its own, a keypoint for its heatmap's. What is left
+      to one went to other tokens, such as the state's. Not there where no word reads a place, as in ``mlp`` or ``readout``.
+
+    Example:
+        >>> policy = Attributed(load_policy("outputs/demo/policy"))  # doctest: +SKIP
+        >>> policy.predict([observation])[0].extras["heatmaps"]["front"].shape  # doctest: +SKIP
+        (3, 64, 64)
+    """
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self.policy.spec
+
+    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """As `Policy.predict`."""
+        if not observations:
+            return []
+        network = self.policy.network
+        with (
+            watch_groups(network.fusion) as given,
+            watch_attention(network.fusion) as weights,
+            watch_attention(network.sentence) as pooled,
+            _watch_reading(network.language) as is_plain,
+        ):
+            chunks = self.policy.predict(observations)
+        groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
+        looked = self._looked([call for calls in weights.values() for call in calls], groups)
+        points = pointing(groups)
+        heatmaps = None if points is None else self._heatmaps(points).cpu().numpy()
+        found = []
+        for i, (chunk, observation) in enumerate(zip(chunks, observations, strict=True)):
+            extras: dict[str, Any] = {**chunk.extras, "words": ()}
+            if heatmaps is not None:
+                extras["heatmaps"] = self._per_camera(heatmaps[i], observation)
+            if is_plain[0]:
+                extras |= self._by_word(observation, read[i], None if looked is None else looked[i])
+            found.append(dataclasses.replace(chunk, extras=extras))
+        return found
+
+    def _by_word(self, observation: Observation, read: Tensor, looked: Tensor | None) -> Mapping[str, Any]:
+        """From what each token was read (l,) and what it looked at (l, v, h, w)."""
+        places = [] if self.policy.blind else self._places(observation.instruction)
+        words = tuple(observation.instruction.split())[: len(places)]
+        found: dict[str, Any] = {"words": words, "read": np.array([float(read[place].sum()) for place in places], np.float32)}
+        if looked is not None and words:
+            means = [looked[place].sum(0) / max(1, place.stop - place.start) for place in places]  # a dash has no tokens
+            by_word = torch.stack(means, 1)  # (v, words, h, w)
+            found["attention"] = self._per_camera(by_word.numpy(), observation, whole=False)
+        return found
+
+    def _heatmaps(self, points: TokenGroup) -> Tensor:
+        """The taught heatmaps of the latest frame as shares, (b, v, 3, h, w)."""
+        assert points.heatmaps is not None
+        logits = supervised(points.heatmaps, self.policy.network.sizes.views, self.policy.config.history).float()
+        return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:])
+
+    def _looked(self, calls: Sequence[Tensor], groups: Sequence[TokenGroup]) -> Tensor | None:
+        """What each word token attended to, as pictures (b, l, v, h, w); None where no attention goes from words to places.
+
+        Which weights do so is told by their number of rows and columns, in the orders that fusions say they join their groups in.
+        """
+        words, places = told(groups), seen(groups)
+        count_told, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
+        if self.policy.config.history > 1:
+            return None
+        shares = []
+        for call in calls:
+            rows, columns = call.shape[-2:]
+            if (rows, columns) == (count_told, count_seen):
+                shares.append(call.mean(1))
+            elif rows == columns and columns >= count_told + count_seen:
+                shares.append(call.mean(1)[:, :count_told, count_told : count_told + count_seen])
+        if not shares:
+            return None
+        share = torch.stack(shares).mean(0)[:, slices(words)["words"]]  # (b, l, n)
+        if not share.any():
+            return None
+        where = slices(places)
+        pictures = [self._picture(group, share[..., where[group.kind]]) for group in places]
+        found = [picture for picture in pictures if picture is not None]
+        if not found:
+            return None
+        size = max((tuple(picture.shape[-2:]) for picture in found), key=lambda shape: shape[0] * shape[1])
+        return torch.stack([_resized(picture, size) for picture in found]).sum(0).cpu()
+
+    def _picture(self, group: TokenGroup, share: Tensor) -> Tensor | None:
+        """Shares (b, l, n) of a group's tokens as pictures (b, l, v, h, w); None for tokens that stand for no place."""
+        views = self.policy.network.sizes.views
+        if group.heatmaps is not None:
+            maps = group.heatmaps.float().flatten(-2).softmax(-1).unflatten(-1, group.heatmaps.shape[-2:])
+            return torch.einsum("blvp,bvphw->blvhw", share.unflatten(-1, (views, -1)), maps.unflatten(1, (views, -1)))
+        if group.kind != "patches" or group.tokens.shape[1] % views:
+            return None
+        share = share.unflatten(-1, (views, -1))  # (b, l, v, n / v)
+        side = int(share.shape[-1] ** 0.5)
+        if side * side not in (share.shape[-1], share.shape[-1] - 1):  # one more may sum up the view, before its patches
+            return None
+        return share[..., -side * side :].unflatten(-1, (side, side))
+
+    def _per_camera(self, maps: FloatArray, observation: Observation, whole: bool = True) -> dict[str, FloatArray]:
+        """Maps (v, p, h, w) of the network's images, spread over each camera's own pixels; `whole`: each sums to one."""
+        sizes, found = self.policy.network.sizes, {}
+        for camera, view in zip(self.spec.camera_names, maps, strict=True):
+            if camera not in observation.images:
+                continue
+            height, width = observation.images[camera].shape[:2]
+            y, x = np.mgrid[:height, :width]
+            pixels = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)  # (h, w, 2)
+            places = FitImage((height, width), (sizes.height, sizes.width_px)).points(pixels)
+            inside = (np.abs(places) < 1).all(-1)
+            cells = np.floor((places.clip(-1, 0.999999) + 1) / 2 * view.shape[:-3:-1]).astype(int)
+            spread = view[:, cells[..., 1], cells[..., 0]] * inside
+            pixels_a_cell = inside.sum() / (view.shape[-1] * view.shape[-2])
+            found[camera] = (spread / (spread.sum((1, 2), keepdims=True) if whole else pixels_a_cell)).astype(np.float32)
+        return found
+
+    def _places(self, instruction: str) -> list[slice]:
+        """Which of the language encoder's tokens are each word's: by how many the sentence grows with it."""
+        words = instruction.split()
+        starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
+        counts = self.policy.network.language.prepare(starts).mask.sum(1).tolist()
+        begin = (counts[0] + 1) // 2  # of what frames every text, the first half
+        return [slice(begin + a - counts[0], begin + b - counts[0]) for a, b in itertools.pairwise(counts)]
+
+
+@contextmanager
+def _watch_reading(language: nn.Module) -> Iterator[list[bool]]:
+    """For as long as the block lasts, for each call whether it gave out one token for each that it was given."""
+    found: list[bool] = []
+
+    def note(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
+        found.append(torch.equal(words.mask, args[0].mask))
+
+    handle = language.register_forward_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _resized(pictures: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Pictures (…, h, w) on a finer grid; their sums stay."""
+    flat = pictures.flatten(0, -3).unsqueeze(1)
+    fine = torch.nn.functional.interpolate(flat, size=size, mode="area" if flat.shape[-1] > size[-1] else "nearest")
+    scale = pictures.shape[-1] * pictures.shape[-2] / (size[0] * size[1])
+    return (fine * scale).squeeze(1).unflatten(0, pictures.shape[:-2])

@@ -1,0 +1,45 @@
+"""The navigation world from scratch: behavior cloning of the expert's seven actions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from verbot.evaluation import EvaluationConfig
+from verbot.models.network import NetworkConfig, Part
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig, members
+from verbot.recipes.imitation.starter import training
+from verbot.rollout.collect import CollectConfig
+
+SUITE, BATCH = "navigation-compass", 32
+
+NETWORK = NetworkConfig(
+    # Where a followed line turns bright is two pixels wide.
+    vision=Part("query_conv", {"channels": 48, "features": 64, "heatmaps": 3, "stem": 24}),
+    language=Part("words"),
+    fusion=Part("mlp", {"readings": 4}),  # the sentence learns to look, and would pass over the verb
+    chunk=1,
+)
+
+
+@recipes.register("navigation")
+def navigation() -> RunConfig:
+    """Moves up, down, left and right in the picture, one at a time.
+
+    Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
+    """
+    run = training(minutes=6.0)
+    return RunConfig(
+        name="navigation",
+        about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
+        collection=CollectConfig(env=SUITE, episodes=1200),
+        training=dataclasses.replace(
+            run,
+            network=NETWORK,
+            batch_size=BATCH,
+            processes=members(BATCH),
+            ema_decay=0.99,
+            augment=dataclasses.replace(run.augment, questions=1),
+        ),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300),
+    )

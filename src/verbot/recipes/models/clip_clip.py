@@ -1,0 +1,35 @@
+"""Both towers of CLIP, side by side."""
+
+from __future__ import annotations
+
+from verbot.models.network import NetworkConfig, Part
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig
+from verbot.recipes.models.shared import tiny
+
+# CLIP ViT-B/32's two transformers (Radford et al. 2021), a tenth as wide.
+VISION = {
+    "model_type": "clip_vision_model", "image_size": 64, "patch_size": 8, "hidden_size": 96, "intermediate_size": 384,
+    "num_hidden_layers": 3, "num_attention_heads": 4,
+}  # fmt: skip
+TEXT = {
+    "model_type": "clip_text_model", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 77, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+}  # fmt: skip
+
+
+@recipes.register("clip-clip")
+def clip_clip() -> RunConfig:
+    """What CLIP's image tower sees and what its text tower reads, joined by two wide layers.
+
+    In this size both begin at random. With a network, ``vision.checkpoint=openai/clip-vit-base-patch32`` and the same for
+    ``language.checkpoint`` take the published weights. An observation holds no task but its sentence: eight embeddings of tasks
+    are mixed by a classifier of the sentence, learned with all else.
+    """
+    network = NetworkConfig(
+        vision=Part("hf_vision", {"architecture": VISION, "size": "image", "patches": False}),
+        language=Part("hf_language", {"architecture": TEXT}),
+        fusion=Part("mlp", {"hidden": 352}),
+        tasks=8,
+    )
+    return tiny("clip-clip", "CLIP's two towers, joined", network, 7e-4)

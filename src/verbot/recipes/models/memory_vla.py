@@ -1,0 +1,38 @@
+"""A model that writes down what it has seen."""
+
+from __future__ import annotations
+
+from verbot.models.network import NetworkConfig, Part
+from verbot.recipes import recipes
+from verbot.recipes.config import RunConfig
+from verbot.recipes.models.shared import MINILM, tiny
+
+
+@recipes.register("memory-vla")
+def memory_vla() -> RunConfig:
+    """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory, then a transformer over the last
+    three frames and the present; three steps out of 20 actions.
+
+    Both memories learn from sequences of four frames, half a second apart; what is kept of a past frame is what was fused of it.
+    Twice as long sequences, half as many in a batch, learned less (docs/designs.md).
+    Frozen CLIP is replaced by a vision transformer that is trained and a frozen MiniLM; with a network, ``vision=hf_vision``,
+    ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP.
+    """
+    network = NetworkConfig(
+        vision=Part("vit", {"patch": 8, "dim": 64, "depth": 2}),
+        language=MINILM,
+        fusion=Part("stack", {"layers": 6}),
+        memory=Part(
+            "chain",
+            {
+                "parts": [
+                    {"name": "external", "options": {"slots": 16}},
+                    {"name": "temporal", "options": {"frames": 3, "size": 128, "layers": 2}},
+                ]
+            },
+        ),
+        head=Part("sequence", {"steps": 3, "actions": 20}),
+        stride=5,
+        sequence=4,
+    )
+    return tiny("memory-vla", "deep cross-attention, slots and past frames, a plan of three steps", network, 7e-4)

@@ -1,0 +1,59 @@
+"""What the complete models of this folder have in common: the starter suite, and how a network is trained and played on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from verbot.evaluation import EvaluationConfig
+from verbot.models.network import NetworkConfig, Part
+from verbot.recipes.config import HERE, RunConfig
+from verbot.recipes.imitation.starter import SUITE, training
+from verbot.rollout.collect import CollectConfig
+from verbot.training import AugmentConfig, TrainConfig
+
+MINILM = Part("minilm", {"depth": 3})
+WORDS_ALONE = Part("minilm", {"layers": 0})  # the frozen encoder's states, projected
+
+
+def tiny(
+    name: str, about: str, network: NetworkConfig, learning_rate: float, *, decay: float | None = None, **changes: Any
+) -> RunConfig:
+    """`network` in the starter recipe's place: its demonstrations, its minutes, its augmentation, on two processor cores.
+
+    Args:
+        decay: of temporal ensembling, where the model acts so.
+        changes: further fields of the training.
+    """
+    return RunConfig(
+        name=name,
+        about=about,
+        collection=CollectConfig(env=SUITE, episodes=1600),
+        training=replace(training(minutes=6.5), network=network, learning_rate=learning_rate, **changes),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay),
+    )
+
+
+def paper(
+    name: str,
+    about: str,
+    network: NetworkConfig,
+    image_size: int,
+    cameras: list[str],
+    *,
+    decay: float | None = None,
+    execute: int = 1,
+    **settings: Any,
+) -> RunConfig:
+    """`network` in its published size, with its published optimization, on the starter suite drawn at `image_size`."""
+    options = {"image_size": image_size, "cameras": cameras}
+    network = replace(network, image_size=(image_size, image_size))
+    return RunConfig(
+        name=name,
+        about=about,
+        collection=CollectConfig(env=SUITE, episodes=4000, options=options),
+        training=TrainConfig(
+            datasets=HERE, network=network, bf16=True, **{"augment": AugmentConfig(blank_instruction=0.05), **settings}
+        ),
+        evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay, execute=execute, options=options),
+    )

@@ -1,0 +1,1 @@
+"""Episodes played by agents: vectorized runners, workers, collection, results, video."""

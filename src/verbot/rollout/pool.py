@@ -1,0 +1,135 @@
+"""Episodes on several worker processes: handed out one by one, so that no core waits; a worker that dies costs its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+from verbot.parallel.ray import Cluster, open_cluster, shared_out
+from verbot.parallel.workers import Worker, WorkerError, workers
+from verbot.rollout.results import EpisodeResult, Job
+from verbot.rollout.vector import describe
+from verbot.rollout.worker import Film, Setup, TimePredictions
+
+ANSWERER = "verbot.rollout.worker:answerer"
+AHEAD = 2  # jobs in a worker's pipe beyond its slots, so that it never waits for us
+
+
+class Pool:
+    """Workers that are ready to play. Made by `open_pool`."""
+
+    def __init__(self, team: Sequence[Worker], slots: int):
+        self._team, self._slots = list(team), slots
+        self._dismissed: set[Worker] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether any worker is left for errands."""
+        return bool(self._team)
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
+        """Every job's result, as the episodes end. A pool plays once.
+
+        Episodes under way in a worker that dies are errors; raises `WorkerError` when none is left alive.
+        """
+        waiting = deque(jobs)
+        playing: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._team}
+        for worker in self._team * (self._slots + AHEAD):
+            self._hand_out(worker, waiting, playing[worker])
+        while any(playing.values()):
+            busy = {worker.connection: worker for worker, mine in playing.items() if mine}
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                try:
+                    result: EpisodeResult = worker.receive()
+                    del playing[worker][result.key]
+                    yield result
+                    self._hand_out(worker, waiting, playing[worker])
+                except WorkerError as error:
+                    yield from self._bury(worker, playing, error)
+        if waiting:
+            raise WorkerError(f"all evaluation workers died with {len(waiting)} episodes left to play")
+
+    def films(self, wanted: Sequence[Film]) -> list[bytes]:
+        """The mp4 of each, after `play`."""
+        films: list[bytes] = []
+        for start in range(0, len(wanted), len(self._team)):
+            batch = list(zip(self._team, wanted[start : start + len(self._team)], strict=False))
+            for worker, errand in batch:
+                worker.send(errand)
+            films += [worker.receive() for worker, _ in batch]
+        return films
+
+    def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
+        """Seconds of `count` predictions from one observation, after `play`, on one core while the others rest."""
+        self._team[0].send(TimePredictions(tuple(jobs), count))
+        seconds: list[float] = self._team[0].receive()
+        return seconds
+
+    def _hand_out(self, worker: Worker, waiting: deque[Job], mine: dict[str, Job]) -> None:
+        """The next job; None once there is no more, so that the worker does not wait for it with episodes under way."""
+        if waiting:
+            job = waiting.popleft()
+            mine[job.key] = job
+            worker.send(job)
+        elif worker not in self._dismissed:
+            self._dismissed.add(worker)
+            worker.send(None)
+
+    def _bury(self, worker: Worker, playing: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
+        lost = playing.pop(worker)
+        self._team.remove(worker)
+        for job in lost.values():
+            yield describe(job, {}, "error", str(error))
+
+
+class ClusterPool:
+    """The cores of a cluster (`verbot.parallel.ray`), in the place of a `Pool`."""
+
+    alive = True
+
+    def __init__(self, cluster: Cluster, setup: Setup):
+        self._cluster, self._setup = cluster, setup
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
+        """Every job's result, as batches end. What is lost with a node is played again; jobs that nobody survives are errors."""
+        waiting = list(jobs)
+        size = max(1, min(4 * self._setup.slots, -(-len(waiting) // (4 * self._cluster.cores))))
+        batches = shared_out(waiting, size)
+        for number, answers in self._cluster.do(ANSWERER, self._setup, batches):
+            if isinstance(answers, WorkerError):
+                answers = [describe(job, {}, "error", str(answers)) for job in batches[number]]
+            yield from answers
+
+    def films(self, wanted: Sequence[Film]) -> list[bytes]:
+        """The mp4 of each."""
+        return [film for films in self._cluster.in_order(ANSWERER, self._setup, shared_out(wanted, 1)) for film in films]
+
+    def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
+        """Seconds of `count` predictions from one observation, after `play`, on one core of some node."""
+        ((seconds,),) = self._cluster.in_order(ANSWERER, self._setup, [[TimePredictions(tuple(jobs), count)]])
+        measured: list[float] = seconds
+        return measured
+
+
+@contextlib.contextmanager
+def open_pool(setup: Setup, count: int, cluster: str | None = None) -> Iterator[Pool | ClusterPool]:
+    """`count` workers that have loaded the policy. Raises `WorkerError` with the traceback when one cannot.
+
+    Args:
+        cluster: its cores take the place of the workers.
+    """
+    if cluster is not None:
+        with open_cluster(cluster) as opened:
+            yield ClusterPool(opened, setup)
+        return
+    with workers("verbot.rollout.worker_main", count, "evaluation worker") as team:
+        for worker in team:
+            worker.send(setup)
+        for worker in team:
+            answer: Any = worker.receive()
+            assert answer == "ready"
+        yield Pool(team, setup.slots)

@@ -1,0 +1,130 @@
+"""What one episode left behind, and the file that holds all of them: one JSON line each, written as it ends."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from verbot.contracts import EpisodeRequest
+from verbot.errors import CorruptFileError
+from verbot.spec import FloatArray
+
+Outcome = Literal["success", "failure", "error"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An episode to play: who plays which request."""
+
+    player: str
+    request: EpisodeRequest
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names this episode among all others, in any run."""
+        r = self.request
+        parts = [self.player, r.task or "any", r.split, str(r.index), f"goal{r.goal}", r.wording, r.composition]
+        parts += [f"{axis}{strength}" for axis, strength in sorted(r.axes.items()) if strength]
+        if r.text is not None or r.templates is not None:
+            words = json.dumps([r.text, {verb: list(t) for verb, t in sorted((r.templates or {}).items())}])
+            parts.append("words-" + hashlib.sha256(words.encode()).hexdigest()[:8])
+        return "/".join([*parts, f"seed{self.seed}"])
+
+    def played_by(self, player: str) -> Job:
+        return dataclasses.replace(self, player=player)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One line of ``results.jsonl``.
+
+    Args:
+        key: see `Job.key`.
+        player: ``"policy"``, ``"random"``, ``"expert"`` or ``"blind"``.
+        target_object: id of the object that the instruction names, None where it names no single one.
+        first_contact: id of the object that was touched first, None where none was.
+        outcome: an error is a fault of the simulator or of the code, never a failure of the player.
+        steps: control steps until it ended.
+        actions: base64 of the executed actions, float32 (steps, a); they repeat the episode exactly.
+    """
+
+    key: str
+    player: str
+    task: str
+    index: int
+    goal_index: int
+    instruction: str
+    goal: Mapping[str, Any]
+    target_object: str | None
+    first_contact: str | None
+    outcome: Outcome
+    steps: int
+    final_error_m: float | None
+    seconds: float = 0.0
+    error: str | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
+    actions: str = ""
+
+    @property
+    def success(self) -> bool:
+        return self.outcome == "success"
+
+
+def encode_actions(actions: Iterable[FloatArray]) -> str:
+    return base64.b64encode(b"".join(np.asarray(a, np.float32).tobytes() for a in actions)).decode()
+
+
+def decode_actions(text: str, action_size: int) -> FloatArray:
+    """Inverse of `encode_actions`: float32 (steps, a)."""
+    return np.frombuffer(base64.b64decode(text), np.float32).reshape(-1, action_size).copy()
+
+
+class Journal:
+    """Appends results to ``results.jsonl`` and knows those that are there already.
+
+    A last line that a killed run left unfinished is cut off. Raises `CorruptFileError` on any other broken line.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.done: dict[str, EpisodeResult] = {}
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                path.write_bytes(whole)
+            self.done = {result.key: result for result in read_results(path)}
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, result: EpisodeResult) -> None:
+        self.done[result.key] = result
+        self._file.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def read_results(path: Path) -> list[EpisodeResult]:
+    """All results in a ``results.jsonl``; a later line for the same episode replaces the earlier one."""
+    results: dict[str, EpisodeResult] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            result = EpisodeResult(**json.loads(line))
+        except (TypeError, ValueError) as error:
+            raise CorruptFileError(path, f"line {number} is not an episode result: {error}") from error
+        results[result.key] = result
+    return list(results.values())

@@ -1,0 +1,187 @@
+"""What the page sends: checked message by message, and gathered until the next control step asks for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from verbot.errors import WireError
+from verbot.teleop.controls import DIGITS, MOTIONS, Wish, wish_of
+
+MAX_BYTES = 4096  # of one message
+MAX_TEXT = 300  # characters of a sentence
+MAX_AXES, MAX_BUTTONS = 8, 32
+MAX_COMMANDS = 64  # between two control steps
+SAY = "say"
+COMMANDS = {
+    "Space": "gripper", "KeyC": "speed", "Enter": "save", "KeyK": "keep", "Backspace": "retake", "KeyX": "discard",
+    "KeyN": "next", "KeyG": "goal", "KeyH": "hand_back", "Escape": "quit",
+}  # fmt: skip
+BUTTONS = {
+    0: "gripper", 1: "retake", 2: "discard", 3: "next", 4: "speed", 5: "hand_back", 8: "goal", 9: "save",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing asked for once: a value of `COMMANDS`, or ``"say"`` with its sentence."""
+
+    name: str
+    text: str = ""
+    add: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """What arrived since the last control step."""
+
+    wish: Wish = field(default_factory=Wish)
+    commands: tuple[Command, ...] = ()
+
+
+class Inputs:
+    """Keys and a gamepad of one page, thread-safe: `put` by the server, `take` by who keeps the time.
+
+    A key pressed and released between two control steps counts for one of them.
+
+    Args:
+        gamepad: whether one may move the arm; keys always may.
+    """
+
+    def __init__(self, gamepad: bool = True):
+        self._gamepad, self._lock = gamepad, threading.Lock()
+        self._held: set[str] = set()
+        self._tapped: set[str] = set()
+        self._axes: tuple[float, ...] = ()
+        self._buttons: tuple[float, ...] = ()
+        self._commands: list[Command] = []
+        self.seen = -1  # the latest frame that the page says it has shown
+
+    def put(self, data: str | bytes) -> None:
+        """Take one message. Raises `WireError` that says what is wrong with it; then nothing has changed."""
+        message = parse(data)
+        with self._lock:
+            if len(self._commands) >= MAX_COMMANDS:
+                raise WireError(f"more than {MAX_COMMANDS} commands are waiting for the next control step")
+            match message["type"]:
+                case "key":
+                    self._key(message["code"], message["down"])
+                case "pad":
+                    self._pad(tuple(message["axes"]), tuple(message["buttons"]))
+                case "release":
+                    self._release()
+                case "say":
+                    self._commands.append(Command(SAY, message["text"].strip(), message["add"]))
+                case "seen":
+                    self.seen = message["frame"]
+
+    def take(self) -> Given:
+        """What is held now, and what was asked for since the last call."""
+        with self._lock:
+            wish = wish_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
+            commands, self._commands = tuple(self._commands), []
+            self._tapped.clear()
+            return Given(wish, commands)
+
+    def release(self) -> None:
+        """Nothing is held any more: the page is gone."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
+        self._held.clear()
+        self._tapped.clear()
+        self._axes, self._buttons = (), ()
+
+    def _key(self, code: str, down: bool) -> None:
+        if code in COMMANDS:
+            if down:
+                self._commands.append(Command(COMMANDS[code]))
+        elif down:
+            self._held.add(code)
+            self._tapped.add(code)
+        else:
+            self._held.discard(code)
+
+    def _pad(self, axes: tuple[float, ...], buttons: tuple[float, ...]) -> None:
+        if not self._gamepad:
+            raise WireError("gamepads are not listened to here; start with --by gamepad")
+        before = {i for i, value in enumerate(self._buttons) if value > 0.5}
+        pressed = [i for i, value in enumerate(buttons) if value > 0.5 and i not in before]
+        self._commands += [Command(BUTTONS[i]) for i in pressed if i in BUTTONS]
+        self._axes, self._buttons = axes, buttons
+
+
+def parse(data: str | bytes) -> dict[str, Any]:
+    """One message, every field checked. Raises `WireError`.
+
+    Example:
+        >>> parse('{"type": "key", "code": "KeyW", "down": true}')["code"]
+        'KeyW'
+    """
+    if not isinstance(data, str):
+        raise WireError(f"a message is JSON text; got {len(data)} bytes of data")
+    if len(data.encode(errors="replace")) > MAX_BYTES:
+        raise WireError(f"a message has at most {MAX_BYTES} bytes; got {len(data)} characters")
+    try:
+        message = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"a message is JSON; this is not: {error}") from error
+    kind = message.get("type") if isinstance(message, dict) else None
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise WireError(f"a message is a map whose type is one of {', '.join(_FIELDS)}; got {_shown(kind or message)}")
+    fields = _FIELDS[kind]
+    if set(message) != {"type", *fields}:
+        raise WireError(f"a message of type {kind!r} has exactly the fields {', '.join(fields) or 'none'}; got {_shown(message)}")
+    for name, (fits, expected) in fields.items():
+        if not fits(message[name]):
+            raise WireError(f"field {name!r} of a message of type {kind!r} must be {expected}; got {_shown(message[name])}")
+    return message
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _numbers(most: int, low: float, high: float) -> Callable[[object], bool]:
+    def fits(value: object) -> bool:
+        return isinstance(value, list) and len(value) <= most and all(_is_number(x) and low <= x <= high for x in value)
+
+    return fits
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+_KEYS = frozenset({*MOTIONS, *DIGITS, *COMMANDS})
+# Field by field: whether a value fits, and what was expected. Some pads report a little beyond ±1.
+_FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "key": {
+        "code": (lambda v: isinstance(v, str) and v in _KEYS, "a key that does something, such as 'KeyW'"),
+        "down": (lambda v: isinstance(v, bool), "true or false"),
+    },
+    "pad": {
+        "axes": (_numbers(MAX_AXES, -1.5, 1.5), f"a list of at most {MAX_AXES} numbers in [-1, 1]"),
+        "buttons": (_numbers(MAX_BUTTONS, 0.0, 1.5), f"a list of at most {MAX_BUTTONS} numbers in [0, 1]"),
+    },
+    "release": {},
+    "say": {
+        "text": (_is_text, f"one line of 1 to {MAX_TEXT} printable characters"),
+        "add": (lambda v: isinstance(v, bool), "true or false"),
+    },
+    "seen": {"frame": (lambda v: type(v) is int and 0 <= v < 2**53, "a frame's number")},
+}

@@ -1,0 +1,154 @@
+"""A lesson from beginning to end: the env, the dataset, the page, and the time between control steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verbot.contracts import Agent, Env
+from verbot.data import DatasetWriter, open_dataset
+from verbot.envs import make_env
+from verbot.errors import ConfigError
+from verbot.rollout.collect import CollectConfig, request_for
+from verbot.spec import RobotSpec, UInt8Array
+from verbot.teleop.controls import SPEEDS, Teleoperator
+from verbot.teleop.inputs import Inputs
+from verbot.teleop.server import PageServer
+from verbot.teleop.session import Phase, Plan, Session
+
+BY = ("keyboard", "gamepad")
+Pace = Callable[[PageServer], None]
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """What a person is to teach.
+
+    Args:
+        env: a registered env's name.
+        by: ``"keyboard"`` or ``"gamepad"`` (keys then work too); recorded with every episode.
+        episodes: attempts to save, those of earlier sessions included; None goes on until the person quits.
+        seed: of the scenes.
+        tasks: shown in turn; None shows all that the env has.
+        axes: randomization axis to strength, for every episode.
+        options: of `make_env`.
+        host, port: where the page is served; port 0 takes a free one.
+        picture_pixels: of each view on the page, where the env can draw larger ones than the policy's; 0 shows the policy's.
+    """
+
+    env: str = "tabletop-starter"
+    by: str = "keyboard"
+    episodes: int | None = None
+    seed: int = 0
+    tasks: tuple[str, ...] | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 0
+    picture_pixels: int = 320
+
+    def __post_init__(self) -> None:
+        if self.by not in BY:
+            raise ConfigError(f"by is {self.by!r}; expected one of {', '.join(BY)}")
+        if self.axes.get("camera_dropout"):
+            raise ConfigError("a recording has one picture of each camera in each step: teach without camera_dropout")
+
+
+@dataclass(frozen=True)
+class TeachResult:
+    """What the dataset at `path` holds now: `attempts` of the person's in `episodes`; `errors` of the simulator on the way."""
+
+    path: str
+    attempts: int
+    episodes: int
+    errors: int
+    seconds: float
+
+
+class RealTime:
+    """Sleeps until the next control step is due. After a delay it goes on from now: steps are late, never hurried."""
+
+    def __init__(self, rate_hz: float):
+        self._period_s, self._due_s = 1.0 / rate_hz, time.monotonic()
+
+    def __call__(self, page: PageServer) -> None:
+        now_s = time.monotonic()
+        self._due_s = max(self._due_s + self._period_s, now_s)
+        time.sleep(self._due_s - now_s)
+
+
+def teach(
+    config: TeachConfig,
+    path: str | Path,
+    make_policy: Callable[[Env], Agent] | None = None,
+    pace: Pace | None = None,
+    opened: Callable[[PageServer, Env], None] = lambda page, env: print(f"open {page.url} (and keep the address to yourself)"),
+) -> TeachResult:
+    """Let a person teach in a browser page, and save what they do at `path`; returns when they quit or are through.
+
+    Whatever was saved survives a crash, and a later call adds to it. The world stands still while no page is open.
+
+    Args:
+        make_policy: makes the policy's agent that the person corrects; without one the person does everything.
+        pace: waits for the next control step; by default in real time, at the robot's rate.
+        opened: told the page and the env once, before the first control step.
+
+    Raises:
+        ConfigError: a person cannot drive this robot, the env lacks a task, or the page cannot be served.
+        DataError: `path` holds something else.
+    """
+    started = time.monotonic()
+    with closing(make_env(config.env, **config.options)) as env:
+        spec, tasks = env.robot_spec, config.tasks or env.tasks
+        if unknown := set(tasks) - set(env.tasks):
+            raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
+        hand, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
+        drawn = CollectConfig(env=config.env, seed=config.seed, axes=config.axes)
+        scene, saved, errors = _already(Path(path))
+        plan = Plan(
+            lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
+        )
+        if config.episodes is not None and saved >= config.episodes:
+            return TeachResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
+        hello = greeting(spec, "teach", config.by == "gamepad", make_policy is not None)
+        with DatasetWriter(path, spec) as writer, PageServer(inputs, hello, config.host, config.port) as page:
+            session = Session(env, hand, writer.save_episode, plan, make_policy(env) if make_policy else None)
+            opened(page, env)
+            pace = pace or RealTime(spec.rate_hz)
+            while session.phase != Phase.DONE:
+                if page.connected:
+                    page.show(session.view(), _pictures(env, session.record, config.picture_pixels))
+                    pace(page)
+                    session.tick(inputs.take())
+                else:
+                    time.sleep(0.02)
+            page.show(session.view(), {})
+            return TeachResult(str(path), session.saved, len(writer), session.errors, time.monotonic() - started)
+
+
+def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) -> dict[str, Any]:
+    """What a page is told first: which page it is to be."""
+    kinds = {component.kind for component in spec.action}
+    return {
+        "mode": mode, "robot": spec.name, "rate_hz": spec.rate_hz, "cameras": list(spec.camera_names), "gamepad": gamepad,
+        "corrects": corrects, "kinds": sorted(kinds), "speeds": list(SPEEDS),
+    }  # fmt: skip
+
+
+def _pictures(env: Env, record: Mapping[str, Any], pixels: int) -> dict[str, UInt8Array]:
+    picture = getattr(env, "picture", None) if pixels else None
+    return {name: picture(name, pixels) if picture else image for name, image in record["images"].items()}
+
+
+def _already(path: Path) -> tuple[int, int, int]:
+    """(next scene, attempts saved, simulator errors) of the dataset at `path`."""
+    if not path.exists() or not any(path.iterdir()):
+        return 0, 0, 0
+    stamps = [episode.extras.get("collection", {}) for episode in open_dataset(path)]
+    attempts = {stamp["attempt"] for stamp in stamps if "attempt" in stamp}
+    last = stamps[-1] if stamps else {}
+    return max(attempts, default=-1) + 1, len(attempts), int(last.get("errors", 0))

@@ -1,0 +1,190 @@
+"""The page and its messages: one HTTP and WebSocket server, for one person at a time.
+
+Whoever drives the robot must know the token in the address, and the page's own origin must be the server's: another page that is
+open in the same browser can neither read nor steer.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import http
+import io
+import json
+import secrets
+import threading
+from collections.abc import Mapping
+from importlib.resources import files
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
+
+from verbot.errors import ConfigError, WireError
+from verbot.spec import UInt8Array
+from verbot.teleop.inputs import MAX_BYTES, Inputs
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+AHEAD = 3  # frames on their way to the page: a slow line skips some instead of falling behind
+JPEG_QUALITY = 90
+REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session is over
+_PAGE = {
+    "": ("index.html", "text/html; charset=utf-8"),
+    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "page.css": ("page.css", "text/css; charset=utf-8"),
+}
+_SAFETY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class PageServer:
+    """Serves the page from background threads until closed, and fills `inputs` with what it sends.
+
+    A message that cannot be read is answered with an error, and the connection stays open; one over the size limit ends it.
+    A second page takes over from the first.
+
+    Args:
+        hello: JSON that the page is told first.
+        host: the loopback interface unless told otherwise; then the address and its token travel unencrypted.
+        port: 0 takes a free one; `url` says which.
+
+    Raises:
+        ConfigError: nothing can listen there.
+    """
+
+    def __init__(self, inputs: Inputs, hello: Mapping[str, Any], host: str = "127.0.0.1", port: int = 0):
+        self._inputs, self._hello, self._host = inputs, hello, host
+        self.token = secrets.token_urlsafe(18)
+        self._lock = threading.Lock()
+        self._page: ServerConnection | None = None
+        self._latest, self._frame = "", -1
+        try:
+            self._server = serve(
+                self._converse, host, port, process_request=self._admit, max_size=MAX_BYTES, compression=None,
+                server_header=None,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(f"no page can be served at {host}:{port}: {error}") from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="teaching-page", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """The address of the page; whoever has it can drive."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}/{self.token}/"
+
+    @property
+    def connected(self) -> bool:
+        return self._page is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the page has yet to show the latest frame."""
+        return self.connected and self._inputs.seen < self._frame
+
+    def show(self, state: Mapping[str, Any], images: Mapping[str, UInt8Array]) -> None:
+        """Bring the page up to date: `state` in JSON, `images` camera to uint8 (h, w, 3). Nothing where it is as before."""
+        pictures = {name: _jpeg(image) for name, image in images.items()}
+        text = json.dumps({**state, "images": pictures})
+        with self._lock:
+            page = self._page
+            if page is None or text == self._latest or self._frame - self._inputs.seen >= AHEAD:
+                return
+            self._latest, self._frame = text, self._frame + 1
+            number = self._frame
+        _send(page, f'{{"type": "state", "frame": {number}, "state": {text}}}')
+
+    def close(self) -> None:
+        page = self._page
+        if page is not None:
+            page.close(LEFT, "the session is over")
+        self._server.shutdown()
+        self._thread.join()
+
+    def __enter__(self) -> PageServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """None lets a WebSocket in; everything else is answered here."""
+        folder, _, name = request.path.partition("?")[0].lstrip("/").partition("/")
+        if not hmac.compare_digest(folder.encode(), self.token.encode()):
+            return _answer(http.HTTPStatus.FORBIDDEN, "wrong token: open the address that verbot printed, all of it")
+        host = request.headers.get_all("Host")
+        if len(host) != 1 or not self._is_ours(host[0]):
+            return _answer(http.HTTPStatus.FORBIDDEN, "wrong host: this page is for the machine that it was opened on")
+        if name == "socket":
+            origins = request.headers.get_all("Origin")
+            if origins != [f"http://{host[0]}"]:
+                return _answer(http.HTTPStatus.FORBIDDEN, f"wrong origin: expected http://{host[0]}")
+            return None
+        if name not in _PAGE:
+            return _answer(http.HTTPStatus.NOT_FOUND, "there is no such page")
+        file, kind = _PAGE[name]
+        return _answer(http.HTTPStatus.OK, files("verbot.teleop").joinpath("page", file).read_text("utf-8"), kind)
+
+    def _is_ours(self, host: str) -> bool:
+        """On the loopback only its own names: a foreign name that resolves to it belongs to somebody else's page."""
+        name = host.rpartition(":")[0]
+        return self._host not in ("127.0.0.1", "localhost", "::1") or name in LOOPBACK
+
+    def _converse(self, connection: ServerConnection) -> None:
+        with self._lock:
+            before, self._page = self._page, connection
+            self._latest, self._inputs.seen = "", self._frame
+        self._inputs.release()
+        if before is not None:
+            before.close(REPLACED, "another page took over")
+        try:
+            connection.send(json.dumps({"type": "hello", **self._hello}))
+            for data in connection:
+                try:
+                    self._inputs.put(data)
+                except WireError as error:
+                    connection.send(json.dumps({"type": "error", "message": str(error)}))
+        except ConnectionClosed:
+            pass  # the page was closed in the middle of a message
+        finally:
+            with self._lock:
+                ours = self._page is connection
+                if ours:
+                    self._page = None
+            if ours:
+                self._inputs.release()
+
+
+def _send(page: ServerConnection, text: str) -> None:
+    try:
+        page.send(text)
+    except ConnectionClosed:
+        pass  # `_converse` notices
+
+
+def _answer(status: http.HTTPStatus, body: str, kind: str = "text/plain; charset=utf-8") -> Response:
+    content = body.encode()
+    headers = Headers({"Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", **_SAFETY})
+    return Response(status.value, status.phrase, headers, content)
+
+
+def _jpeg(image: UInt8Array) -> str:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,0 +1,264 @@
+"""What keys mean when: scenes, attempts, saving and taking again. No page, no clock; a control step is a call of `tick`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from verbot.contracts import Agent, Env
+from verbot.data import EpisodeRecord
+from verbot.errors import SimulationError
+from verbot.rollout.collect import stamped
+from verbot.teleop.controls import Teleoperator
+from verbot.teleop.episode import Attempt
+from verbot.teleop.inputs import SAY, Command, Given
+
+TRIES = 20  # scenes in a row that a fault may spoil
+
+
+class Phase(enum.StrEnum):
+    READY = "ready"  # a scene is shown, and nothing moves until the person does
+    RECORDING = "recording"
+    REVIEW = "review"  # it is over: to be saved or not
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a session is to gather.
+
+    Args:
+        request: scene number to the fields of an `EpisodeRequest`.
+        seed: of the scenes.
+        by: recorded with every episode.
+        episodes: attempts to save; None goes on until the person quits.
+        scene, saved, errors: where an earlier session ended.
+    """
+
+    request: Callable[[int], Mapping[str, Any]]
+    seed: int = 0
+    by: str = "keyboard"
+    episodes: int | None = None
+    scene: int = 0
+    saved: int = 0
+    errors: int = 0
+
+
+class Session:
+    """A person's lesson.
+
+    Args:
+        save: commits one episode, e.g. `DatasetWriter.save_episode`.
+        policy: acts until the person takes over; without one the person does everything.
+
+    Raises:
+        SimulationError: when the simulator faults in `TRIES` scenes in a row.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        hand: Teleoperator,
+        save: Callable[[EpisodeRecord], int],
+        plan: Plan,
+        policy: Agent | None = None,
+    ):
+        self._env, self._hand, self._save, self._plan, self._policy = env, hand, save, plan, policy
+        self.scene, self.saved, self.errors, self.episodes = plan.scene, plan.saved, plan.errors, 0
+        self.phase, self.message = Phase.READY, ""
+        self._quitting = self._armed = False
+        self._goal = 0  # another of the scene's goals
+        self._text: str | None = None  # the person's words for it
+        self._told: str | None = None  # what the person says was done
+        self._added: list[str] = []
+        self._visit(self.scene)
+
+    def tick(self, given: Given) -> None:
+        """One control step: do what was asked for, then let whoever drives act."""
+        switches = sum(command.name == "gripper" for command in given.commands)
+        for command in given.commands:
+            if command.name != "gripper" and self.phase != Phase.DONE:
+                self._obey(command)
+        # What is still held from before the scene was set up, or handed back, moves nothing: it must be let go first.
+        touched = switches > 0 or (given.wish.moves and self._armed)
+        self._armed = self._armed or not given.wish.moves
+        self._hand.wish = given.wish
+        if touched and self.phase == Phase.READY:
+            self.phase = Phase.RECORDING
+        if self.phase != Phase.RECORDING:
+            return
+        if touched and not self.attempt.driving:
+            self.attempt.take_over()
+            self.message = "You drive; H hands back to the policy." if self._policy else ""
+        if self.attempt.driving and switches % 2:
+            self._hand.switch_gripper()
+        self._step()
+
+    def view(self) -> dict[str, Any]:
+        """What the page shows beside the pictures; JSON."""
+        attempt = self.attempt
+        driver = "nobody" if self.phase != Phase.RECORDING else "you" if attempt.driving else "the policy"
+        return {
+            "phase": self.phase.value,
+            "instruction": self._told or attempt.instruction,
+            "added": list(self._added),
+            "goal": {key: str(value) for key, value in attempt.info["goal"].items()},
+            "goals": len(attempt.info["feasible"]),
+            "success": attempt.success,
+            "driver": driver,
+            "corrects": self._policy is not None,
+            "gripper": "closed" if self._hand.closed else "open",
+            "speed": self._hand.speed,
+            "seconds": round(attempt.seconds, 1),
+            "scene": self.scene,
+            "saved": self.saved,
+            "wanted": self._plan.episodes,
+            "message": self.message,
+        }
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The latest observation, as the env gave it."""
+        return self.attempt.record
+
+    def _step(self) -> None:
+        try:
+            self.attempt.step()
+            fault = self.attempt.info["error"]
+        except SimulationError as error:
+            fault = str(error)
+        if fault:
+            self.errors += 1
+            self._visit(self.scene + 1)
+            self.message = f"The simulator faulted ({fault}): nothing of that scene is kept. Here is the next."
+        elif self.attempt.over:
+            self._review()
+
+    def _review(self) -> None:
+        self.phase = Phase.REVIEW
+        if not self.attempt.stretches:
+            self.message = "The policy did it alone: there is nothing to record. Enter: next scene."
+        elif self.attempt.success:
+            self.message = "Done! Enter saves it; type other words first if you like."
+        else:
+            self.message = "Not done, says the world. Backspace takes it again, X discards it, K keeps it as a failure."
+
+    def _visit(self, scene: int, again: bool = False) -> None:
+        """Set up a scene; again as it was asked for, or a new one."""
+        if not again:
+            self._goal, self._text, self._told, self._added = 0, None, None, []
+        for number in range(scene, scene + TRIES):
+            request = dict(self._plan.request(number))
+            if not again or number != scene:
+                self._goal, self._text = 0, None
+            request |= {"goal": self._goal} if self._goal else {}
+            request |= {"text": self._text} if self._text else {}
+            try:
+                self.attempt = Attempt(self._env, request, self._plan.seed, self._hand, self._policy)
+                break
+            except SimulationError as error:
+                self.errors += 1
+                if number == scene + TRIES - 1:
+                    raise SimulationError(f"the simulator faulted in {TRIES} scenes in a row, at last: {error}") from error
+        self.scene, self.phase, self._armed = number, Phase.READY, False
+        starts = "Enter lets the policy begin; touch a control to take over." if self._policy else "Touch a control to begin."
+        self.message = starts
+
+    def _obey(self, command: Command) -> None:
+        quitting, self._quitting = self._quitting, False
+        if command.name == "quit":
+            self._quit(quitting)
+        elif command.name == SAY:
+            self._say(command.text, command.add)
+        elif command.name == "speed":
+            self._hand.switch_speed()
+        else:
+            getattr(self, f"_obey_{command.name}")()
+
+    def _obey_save(self) -> None:
+        if self.phase == Phase.READY and self._policy is not None:
+            self.phase, self.message = Phase.RECORDING, "The policy acts; touch a control to take over."
+        elif self.phase == Phase.RECORDING:
+            self._review()
+        elif self.phase == Phase.REVIEW and (self.attempt.success or not self.attempt.stretches):
+            self._commit()
+        elif self.phase == Phase.REVIEW:
+            self.message = "Not saved: it did not succeed. K keeps it as a failure, Backspace takes it again, X discards it."
+
+    def _obey_keep(self) -> None:
+        if self.phase == Phase.REVIEW:
+            self._commit()
+        else:
+            self.message = (
+                "K keeps an attempt that is over; Enter ends this one." if self.phase == Phase.RECORDING else self.message
+            )
+
+    def _obey_retake(self) -> None:
+        if self.phase in (Phase.RECORDING, Phase.REVIEW):
+            self._told = None
+            self._visit(self.scene, again=True)
+            self.message = f"Discarded; the same scene again. {self.message}"
+
+    def _obey_discard(self) -> None:
+        if self.phase in (Phase.RECORDING, Phase.REVIEW):
+            self._visit(self.scene + 1)
+            self.message = f"Discarded. {self.message}"
+        else:
+            self.message = "There is nothing to discard; N shows the next scene."
+
+    def _obey_next(self) -> None:
+        if self.phase == Phase.READY or not self.attempt.stretches:
+            self._visit(self.scene + 1)
+        else:
+            self.message = "This attempt is not saved: Enter saves it, X discards it."
+
+    def _obey_goal(self) -> None:
+        if self.phase == Phase.READY:
+            self._goal, self._text = (self._goal + 1) % len(self.attempt.info["feasible"]), None
+            self._visit(self.scene, again=True)
+        else:
+            self.message = "Another goal of this scene can be chosen before it begins."
+
+    def _obey_hand_back(self) -> None:
+        if self._policy is None:
+            self.message = "There is no policy to hand back to; start with --policy."
+        elif self.phase == Phase.RECORDING and self.attempt.driving:
+            self.attempt.hand_back()
+            self._armed, self.message = False, "The policy acts again; touch a control to take over."
+
+    def _say(self, text: str, add: bool) -> None:
+        if add:
+            self._added.append(text)
+        elif self.phase == Phase.READY:
+            self._text = text
+            self._visit(self.scene, again=True)
+        elif self.phase == Phase.REVIEW:
+            self._told = text
+            self.message = (
+                f"It will be told as {text!r}. {'Enter saves it.' if self.attempt.success else 'K keeps it as a failure.'}"
+            )
+        else:
+            self.message = "Say it before it begins, or when it is over."
+
+    def _quit(self, sure: bool) -> None:
+        if self.phase == Phase.READY or sure or not self.attempt.stretches:
+            self.phase = Phase.DONE
+        else:
+            self._quitting = True
+            self.message = "This attempt is not saved. Esc once more quits without it; Enter saves it."
+
+    def _commit(self) -> None:
+        records = list(self.attempt.records(self._plan.by, self._told, self._added))
+        for record in records:
+            number = self._save(stamped(record, attempt=self.scene, errors=self.errors))
+            self.episodes += 1
+        if records:
+            self.saved += 1
+        if self._plan.episodes is not None and self.saved >= self._plan.episodes:
+            self.phase = Phase.DONE
+            return
+        self._visit(self.scene + 1)
+        if records:
+            self.message = f"Saved as episode {number}. {self.message}"

@@ -1,0 +1,133 @@
+"""Weights, gradients, moments and average shared out over a team, each member a part of the rows: FSDP2 from outside the network.
+
+PyTorch's ``fully_shard`` gathers a transformer block's weights when it computes, and scatters the sums of its gradients; what is
+no block (encoders without blocks, heads) is gathered once a step. Weights that never learn stay whole. (Zhao et al. 2023,
+"PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.layers.transformer import Block, CrossBlock
+from verbot.training.distributed.optimizer import in_order, rate_scale
+from verbot.training.distributed.process_group import SHARDING, ProcessGroup
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
+
+class Sharded:
+    """This member's share of the trainable weights of `network`, as one vector; in the place of `optimisation.Whole`.
+
+    Args:
+        network: equal in all members; its ``losses`` are what is computed with the weights of all.
+        team: of which a process group is open.
+
+    Raises `ConfigError` where a weight has no rows to share out.
+    """
+
+    def __init__(self, network: nn.Module, process_group: ProcessGroup):
+        named = in_order(network)
+        self.layout = {name: list(p.shape) for name, p in named}
+        if single := [name for name, shape in self.layout.items() if not shape]:
+            raise ConfigError(f"parallel=fsdp shares out rows, and {', '.join(single)} has none: use parallel=data")
+        scales = {name: rate_scale(p) for name, p in named}
+        self._sharing = _shard(network, process_group.size, named[0][1].device)
+        by_name = dict(network.named_parameters())
+        self._parameters = [by_name[name] for name in self.layout]
+        self._shapes = [_local(p).shape for p in self._parameters]
+        sizes = [math.prod(shape) for shape in self._shapes]
+        self._sizes, self._team = sizes, process_group
+        self.weights = torch.cat([_local(p).detach().float().flatten() for p in self._parameters])  # (w,) of this member
+        self.gradient = torch.zeros_like(self.weights)
+        self.matrices = sum(size for size, p in zip(sizes, self._parameters, strict=True) if p.ndim >= 2)
+        self.scale = None
+        if set(scales.values()) != {1.0}:
+            rates = zip(sizes, scales.values(), strict=True)
+            self.scale = torch.cat([torch.full((size,), scale, device=self.weights.device) for size, scale in rates])
+
+    def forget(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
+        """The gradients have been averaged on the way back: they are collected, and let go."""
+        for part, parameter in zip(self.gradient.split(self._sizes), self._parameters, strict=True):
+            if parameter.grad is None:
+                part.zero_()
+            else:
+                part.copy_(_local(parameter.grad).flatten())
+        self.forget()
+        process_group.average(*numbers)
+
+    def norm(self) -> float:
+        squares = self.gradient.double().square().sum().float()
+        if self._team.size > 1:
+            torch.distributed.all_reduce(squares)
+        return math.sqrt(squares) if torch.isfinite(squares) else math.nan
+
+    @torch.no_grad()
+    def show(self, vector: Tensor) -> None:
+        for module in self._sharing:  # a network that was looked through without gradients still holds what it gathered
+            module.reshard()
+        for part, parameter, shape in zip(vector.split(self._sizes), self._parameters, self._shapes, strict=True):
+            _local(parameter).copy_(part.view(shape))
+
+    def updated(self) -> None:
+        self.show(self.weights)
+
+    @torch.no_grad()
+    def gathered(self, network: nn.Module) -> dict[str, Tensor]:
+        """The state of the whole network, on the CPU of the leader; all members take part, and the others get nothing."""
+        state: dict[str, Tensor] = {}
+        for name, value in network.state_dict().items():
+            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+            if self._team.is_main:
+                state[name] = whole.detach().cpu().clone()
+        return state
+
+
+def check_sharding(device: torch.device) -> None:
+    """Raise `ConfigError` where members on such devices cannot share weights out."""
+    if device.type not in SHARDING:
+        raise ConfigError(
+            f"parallel=fsdp needs processes that talk by gloo or nccl, which are for {' and '.join(SHARDING)}; this is "
+            f"{device.type!r}: use parallel=data"
+        )
+
+
+def _shard(network: nn.Module, size: int, device: torch.device) -> list[FSDPModule]:
+    """The modules of `network` that gather and give back weights from now on, itself the last."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(device.type, (size,))
+    frozen = {p for p in network.parameters() if not p.requires_grad}
+    sharing = [fully_shard(module, mesh=mesh, ignored_params=frozen) for module in (*_blocks(network), network)]
+    register_fsdp_forward_method(network, "losses")
+    return sharing
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Transformer blocks that learn, the outermost where one holds another."""
+    names = {name for module in network.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    waiting = list(network.children())
+    while waiting:
+        module = waiting.pop()
+        if not isinstance(module, Block | CrossBlock) and type(module).__name__ not in names:
+            waiting += module.children()
+        elif any(p.requires_grad for p in module.parameters()):
+            yield module
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This member's rows."""
+    part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return part

@@ -1,0 +1,184 @@
+"""All trainable weights as one vector, and what moves it: AdamW, schedule, clipping, weight averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import TrainingError
+from verbot.training.imitation.config import TrainConfig
+
+if TYPE_CHECKING:
+    from verbot.training.distributed.fsdp import Sharded
+    from verbot.training.distributed.process_group import ProcessGroup
+
+
+def learning_rate(config: TrainConfig, step: int, done: float) -> float:
+    """The rate of step `step` (from 0), when the share `done` of the run lies behind it.
+
+    Linear warm-up, then cosine to zero, or a tenth at each milestone, or constant.
+    """
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "cosine":
+        return rate * 0.5 * (1.0 + math.cos(math.pi * done))
+    return rate * 0.1 ** sum(done >= milestone for milestone in config.milestones) if config.schedule == "step" else rate
+
+
+class Whole:
+    """All trainable weights of a network as one vector, of which its parameters are views, as their gradients are of another.
+
+    Args:
+        network: whose matrices come first in the vector.
+    """
+
+    def __init__(self, network: nn.Module):
+        named = in_order(network)
+        self._parameters = [p for _, p in named]
+        self.layout = {name: list(p.shape) for name, p in named}
+        self.weights = torch.cat([p.detach().float().flatten() for p in self._parameters])  # (w,)
+        self.gradient = torch.zeros_like(self.weights)
+        self.matrices = sum(p.numel() for p in self._parameters if p.ndim >= 2)
+        self.scale = None  # (w,), where the rates differ
+        scales = [rate_scale(p) for p in self._parameters]
+        if set(scales) != {1.0}:
+            rates = zip(self._parameters, scales, strict=True)
+            self.scale = torch.cat([torch.full((p.numel(),), scale, device=p.device) for p, scale in rates])
+        self.show(self.weights)
+        for parameter, slope in zip(self._parameters, self._views(self.gradient), strict=True):
+            parameter.grad = slope
+
+    def forget(self) -> None:
+        """No gradient any more."""
+        self.gradient.zero_()
+
+    def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
+        """`gradient`, and these `numbers`, become their means over the team."""
+        process_group.average(self.gradient, *numbers)
+
+    def norm(self) -> float:
+        """Of the gradient of all weights."""
+        return float(torch.linalg.vector_norm(self.gradient))
+
+    def show(self, vector: Tensor) -> None:
+        """The network computes with these weights from now on."""
+        for parameter, value in zip(self._parameters, self._views(vector), strict=True):
+            parameter.data = value
+
+    def updated(self) -> None:
+        """`weights` have changed: views follow by themselves."""
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        sizes = [p.numel() for p in self._parameters]
+        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self._parameters, strict=True)]
+
+
+def in_order(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The trainable parameters, matrices first, so that weight decay is one slice. Raises `TrainingError` for none at all."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    named.sort(key=lambda item: item[1].ndim < 2)  # stable
+    if not named:
+        raise TrainingError("the network has no trainable parameters")
+    return named
+
+
+def rate_scale(parameter: nn.Parameter) -> float:
+    return float(getattr(parameter, "lr_scale", 1.0))
+
+
+class Optimizer:
+    """AdamW over one flat vector of weights.
+
+    The network's parameters become views of `weights`, their gradients views of `gradient`: one all-reduce, one norm, one
+    update and one average for the whole network, whatever the number of its tensors. Matrices decay, vectors do not. A
+    parameter with an attribute `lr_scale` is learned at that multiple of the rate. Where the weights are shared out over a
+    team (`verbot.training.distributed.fsdp`), the vectors are this member's share.
+
+    Args:
+        held: how the vectors belong to the network; all of it is here if None.
+    """
+
+    def __init__(self, network: nn.Module, config: TrainConfig, held: Whole | Sharded | None = None):
+        self.held: Whole | Sharded = held or Whole(network)
+        self._network, self._config = network, config
+        self.layout, self.weights = self.held.layout, self.held.weights
+        self.average = self.weights.clone()
+        self.first_moment = torch.zeros_like(self.weights)
+        self.second_moment = torch.zeros_like(self.weights)
+        self.updates = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.held.gradient
+
+    def step(self, rate: float) -> float:
+        """Clip, update, average. Returns the norm of the gradient; where it is not finite nothing is changed."""
+        norm = self.held.norm()
+        if not math.isfinite(norm):
+            return norm
+        if norm > self._config.clip_norm:
+            self.gradient.mul_(self._config.clip_norm / norm)
+        self.updates += 1
+        updates = int(self.updates)
+        self._adamw(rate, updates)
+        self.held.updated()
+        # Early averages follow closely, or they would remember the random start.
+        decay = min(self._config.ema_decay, (1 + updates) / (10 + updates))
+        self.average.lerp_(self.weights, 1.0 - decay)
+        return norm
+
+    def _adamw(self, rate: float, updates: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
+        """AdamW (Loshchilov & Hutter 2019). By hand, because making a torch optimizer imports its compiler: three seconds."""
+        self.first_moment.lerp_(self.gradient, 1 - beta1)
+        self.second_moment.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
+        scale = self.second_moment.sqrt().div_(math.sqrt(1 - beta2**updates)).add_(eps)
+        decay = rate * self._config.weight_decay
+        if self.held.scale is None:
+            self.weights[: self.held.matrices].mul_(1 - decay)
+            self.weights.addcdiv_(self.first_moment, scale, value=-rate / (1 - beta1**updates))
+        else:
+            self.weights[: self.held.matrices].mul_(1 - decay * self.held.scale[: self.held.matrices])
+            self.weights.addcdiv_(self.first_moment * self.held.scale, scale, value=-rate / (1 - beta1**updates))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its averaged weights, for as long as the block lasts."""
+        with self.showing(self.average):
+            yield
+
+    @contextmanager
+    def showing(self, vector: Tensor) -> Iterator[None]:
+        """The network with these weights (w,), for as long as the block lasts."""
+        self.held.show(vector)
+        try:
+            yield
+        finally:
+            self.held.show(self.weights)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, the network's buffers too."""
+        buffers = {f"buffer.{name}": value for name, value in self._network.named_buffers()}
+        return {
+            "weights": self.weights,
+            "average": self.average,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+            "updates": self.updates,
+            **{name: value.clone() for name, value in buffers.items()},
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor], layout: dict[str, list[int]]) -> None:
+        """Inverse of `state`. Raises `TrainingError` for the state of another network."""
+        if layout != self.layout:
+            raise TrainingError("the checkpoint is of another network: its weights have other names or shapes")
+        for name, own in self.state().items():
+            if not name.startswith("buffer."):
+                own.copy_(state[name])
+        self.held.updated()
+        for name, value in self._network.named_buffers():
+            value.copy_(state[f"buffer.{name}"])

@@ -1,0 +1,28 @@
+"""A follower of a training team: ``python -m verbot.training.distributed.rank_worker``, started by `distributed.lead`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from verbot.configuration import build
+from verbot.parallel.workers import Channel, serve
+from verbot.training.distributed.device import find_device
+from verbot.training.distributed.process_group import ProcessGroup, collective
+from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.loop import run
+
+
+def follow(channel: Channel) -> None:
+    briefing = channel.receive()
+    rank, size, backend = briefing["rank"], briefing["size"], briefing["backend"]
+    config, process_group = (
+        build(TrainConfig, briefing["config"]),
+        ProcessGroup(rank, size, leader=channel, collective=backend is not None),
+    )
+    device = find_device(config.device, rank, size)
+    with collective(backend, briefing["meeting"], rank, size, device):
+        run(config, Path(briefing["out"]), process_group, stop_at=briefing["stop_at"])
+
+
+if __name__ == "__main__":
+    serve(follow)

@@ -1,0 +1,94 @@
+"""What is done to training samples: small shifts, colors, and now and then no words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verbot.data.samples.windows import WindowBatch
+from verbot.spec import UInt8Array
+from verbot.training.imitation.config import AugmentConfig
+
+# Luma of ITU-R BT.601, what color saturation is measured against.
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
+
+
+def augment(
+    batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator, rank: int = 0, size: int = 1, frames: int = 1
+) -> WindowBatch:
+    """Shifted images with their keypoints, some instructions blanked or shown instead of told, some cameras missing.
+
+    `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples. The
+    `frames` rows of a sequence are treated alike.
+    """
+    b, _, v, height, width, _ = batch.images.shape
+    count, mine = size * b // frames, np.arange(rank * b, (rank + 1) * b) // frames
+    limit = config.shift_pixels
+    shift = rng.integers(-limit, limit + 1, (count, v, 2))[mine]  # (x, y) in pixels
+    blank = (rng.random(count) < config.blank_instruction)[mine]
+    shown = (rng.random(count) < config.goal_image)[mine] & batch.goal_mask
+    missing = (rng.random((count, 1)) < config.camera_dropout * (v > 1)) & (rng.integers(v, size=(count, 1)) == np.arange(v))
+    there = ~missing[mine]  # (b, v)
+    moved = (2.0 * shift / (width, height)).astype(np.float32)[:, :, None]  # (b, v, 1, 2)
+    return dataclasses.replace(
+        batch,
+        images=shift_images(batch.images, shift, limit) if limit else batch.images,
+        images_mask=batch.images_mask & there[:, None],
+        keypoints=batch.keypoints + moved,
+        keypoints_mask=batch.keypoints_mask & there[:, :, None],
+        question_keypoints=batch.question_keypoints + moved[:, None],
+        question_mask=batch.question_mask & there[:, None, :, None],
+        instructions=["" if silent else text for text, silent in zip(batch.instructions, blank | shown, strict=True)],
+        goal_mask=shown,
+    )
+
+
+def shift_images(images: UInt8Array, shift: np.ndarray, limit: int) -> UInt8Array:
+    """Images (b, t, v, h, w, 3) moved by `shift` (b, v, 2) pixels (x right, y down); the edge fills what comes in."""
+    b, _, v, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0),) * 3 + ((limit, limit),) * 2 + ((0, 0),), mode="edge")
+    out = np.empty_like(images)
+    for i in range(b):
+        for j in range(v):
+            x, y = limit - shift[i, j]
+            out[i, :, j] = padded[i, :, j, y : y + height, x : x + width]
+    return out
+
+
+def jitter_colors(
+    images: Tensor, config: AugmentConfig, generator: torch.Generator, rank: int = 0, size: int = 1, frames: int = 1
+) -> Tensor:
+    """Brightness, contrast and saturation in one matrix per camera.
+
+    Args:
+        images: (b, t, v, 3, h, w), uint8 or float in [0, 1]; frames of one camera change alike.
+        generator, rank, size, frames: as in `augment`.
+
+    Returns float in [0, 1].
+    """
+    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images
+    b, t, v, _, height, width = pixels.shape
+    amounts = torch.tensor([config.brightness, config.contrast, config.saturation])
+    if not amounts.any():
+        return pixels
+    draws = torch.rand(size * b // frames, 1, v, 3, generator=generator)[torch.arange(rank * b, (rank + 1) * b) // frames]
+    factors = 1 + amounts * (2 * draws - 1)
+    bright, contrast, color = (factors[..., i, None, None].expand(b, t, v, 1, 1).reshape(-1, 1, 1) for i in range(3))
+    matrix = bright * contrast * (color * torch.eye(3) + (1 - color) * _LUMA.expand(3, 3))  # (b t v, 3, 3)
+    offset = bright * (1 - contrast) * 0.5
+    offset, matrix = offset.to(pixels.device), matrix.to(pixels.device)  # drawn on the CPU: the same everywhere
+    return torch.baddbmm(offset, matrix, pixels.reshape(-1, 3, height * width)).clamp_(0, 1).view(b, t, v, 3, height, width)
+
+
+def numbers(*key: int) -> np.random.Generator:
+    """A generator that is a function of `key` alone, e.g. (seed, step, rank)."""
+    return np.random.default_rng(np.random.SeedSequence(key))
+
+
+def torch_numbers(*key: int) -> torch.Generator:
+    """As `numbers`, for torch."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

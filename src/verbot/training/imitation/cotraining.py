@@ -1,0 +1,82 @@
+"""Several robots that learn in one run: each has a policy of its own, and some of their weights are the same.
+
+Robots differ in cameras, in state and in what they can do, so each keeps its own network, statistics and ranges; what does not
+hang on that (the words, what a camera sees, how tokens attend to each other) is learned once from all of them. Nothing else
+knows of it: every policy is saved as any other and acts alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from verbot.data import open_dataset
+from verbot.errors import ConfigError
+from verbot.policy.policy import Policy
+from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
+from verbot.training.imitation.data import TrainingData
+
+
+@dataclass(frozen=True)
+class TrainedEmbodiment:
+    """One robot of a run; `name` is empty for the first.
+
+    Args:
+        policy: what it learns.
+        supply: what it learns from.
+    """
+
+    name: str
+    policy: Policy
+    training_data: TrainingData
+
+    def named(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its losses as the log calls them: the first robot's as they are, of others after the robot's name."""
+        return {f"{self.name}.{key}" if self.name else key: value for key, value in losses.items()}
+
+
+def alone(config: TrainConfig, companion: CotrainingEmbodiment) -> TrainConfig:
+    """What the companion would be trained by without the first robot.
+
+    Raises `ConfigError` where it has no datasets, or those of another robot.
+    """
+    if not companion.datasets:
+        raise ConfigError(
+            f"the companion {companion.robot!r} has nothing to train on: name a dataset of that robot beside the others"
+        )
+    for path in companion.datasets:
+        if (found := open_dataset(path).spec.name) != companion.robot:
+            raise ConfigError(f"{path} is of the robot {found!r}, not of the companion {companion.robot!r}")
+    own = {f.name: getattr(companion, f.name) for f in dataclasses.fields(companion) if f.name not in ("robot", "shared")}
+    return dataclasses.replace(config, companions=(), weights=None, **own)
+
+
+def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Make weights of `other` the very ones of `first`: those of the same name and shape that fit a pattern. Returns their names.
+
+    Raises `ConfigError` for a pattern that fits none.
+    """
+    ours, found = dict(first.named_parameters()), []
+    for pattern in patterns:
+        fitting = [
+            name
+            for name, weight in other.named_parameters()
+            if fnmatch.fnmatchcase(name, pattern) and name in ours and ours[name].shape == weight.shape
+        ]
+        if not fitting:
+            raise ConfigError(f"nothing is shared by {pattern!r}: the networks have no weight of such a name in the same shape")
+        found += fitting
+    for name in found:
+        module, _, leaf = name.rpartition(".")
+        other.get_submodule(module)._parameters[leaf] = ours[name]
+    return found
+
+
+def together(members: Sequence[TrainedEmbodiment]) -> nn.Module:
+    """All weights that are learned, each once."""
+    networks = [member.policy.network for member in members]
+    return networks[0] if len(networks) == 1 else nn.ModuleList(networks)

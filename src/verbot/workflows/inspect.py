@@ -1,0 +1,68 @@
+"""A look at what there is: what one can choose from, what a dataset holds in words, an episode as a film."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from verbot.data import open_dataset
+from verbot.envs import envs
+from verbot.errors import ConfigError, UnknownNameError
+from verbot.models import registries as parts
+from verbot.models.reward_models import scorers
+from verbot.recipes import recipes
+from verbot.recipes.overrides import design_lists
+from verbot.recipes.rl import trials
+from verbot.registry import Registry
+from verbot.rollout import video
+from verbot.spec import UInt8Array
+
+
+def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Names by kind: of envs, of recipes, of lists of designs, of scorers, and of every kind of a network's parts.
+
+    Raises `UnknownNameError` for a kind that there is not.
+
+    Example:
+        >>> choices("envs")["envs"][-1]
+        'tabletop-starter'
+    """
+    registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
+    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists, "reinforcement": trials.names,
+             "scorers": scorers.names}  # fmt: skip
+    known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
+    if kind is not None and kind not in known:
+        raise UnknownNameError("kind of things to list", kind, known)
+    return {name: names() for name, names in known.items() if kind in (None, name)}
+
+
+def _plural(word: str) -> str:
+    return word[:-1] + "ies" if word.endswith("y") else word + "s"
+
+
+def describe(path: Path) -> str:
+    """Robot, cameras, episodes, instructions and components, a line each."""
+    dataset = open_dataset(path)
+    spec, episodes = dataset.spec, list(dataset)
+    frames = sum(len(episode.actions) for episode in episodes)
+    said = sorted({episode.instruction for episode in episodes})
+    lines = [
+        f"{path}: {len(episodes)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes",
+        f"robot {spec.name} at {spec.rate_hz:g} Hz; {len(said)} instructions, such as: {'; '.join(said[:5])}",
+    ]
+    lines += [f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}" for camera in spec.cameras]
+    for label, components in (("state", spec.state), ("action", spec.action)):
+        lines += [f"{label} {c.name}: {c.kind}, {', '.join(c.axes)} ({c.unit}, frame {c.frame})" for c in components]
+    return "\n".join(lines)
+
+
+def episode_frames(path: Path, number: int) -> tuple[list[UInt8Array], float, str]:
+    """(frames, rate in Hz, instruction) of one episode, for `verbot.rollout.video`. Raises `ConfigError` where there is none."""
+    dataset = open_dataset(path)
+    if not 0 <= number < len(dataset):
+        raise ConfigError(f"{path} has no episode {number}; it has {len(dataset)}, counted from 0")
+    episode = dataset[number]
+    views = {name: episode.images(name) for name in dataset.spec.camera_names}
+    frames = [
+        video.compose({name: view[i] for name, view in views.items()}, episode.instruction) for i in range(len(episode.actions))
+    ]
+    return frames, dataset.spec.rate_hz, episode.instruction

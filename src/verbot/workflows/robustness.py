@@ -1,0 +1,113 @@
+"""Policies in shifted worlds: each axis of randomization alone and all at once, on the scenes of the nominal world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from verbot.errors import ConfigError, UnknownNameError
+from verbot.evaluation.comparison.robustness import Gap, gap_of, write
+from verbot.evaluation.protocol.conditions import ALL, AXES
+from verbot.policy.policy import Policy
+from verbot.workflows.compare_entries import slug
+from verbot.workflows.load_policy import open_policy
+from verbot.workflows.train_evaluate import SCRIPTED, evaluate
+
+DROPOUT = "camera_dropout"
+
+
+def gap(
+    policies: Sequence[str],
+    *,
+    out: str | Path,
+    suite: str = "tabletop-starter",
+    axes: Sequence[str] = (),
+    strengths: Sequence[int] = (2,),
+    alone: bool = True,
+    align: Mapping[str, tuple[float, float, float]] | None = None,
+    episodes: int = 120,
+    seed: int = 0,
+    workers: int = 0,
+    command: str | None = None,
+    progress: bool = True,
+) -> list[Gap]:
+    """Play each policy in the nominal world and in every shifted one; writes ``gap.json`` and the radar ``gap.png`` into `out`.
+
+    Called again it continues, and worlds of other strengths join those that were played.
+
+    Args:
+        policies: names, as of `verbot.evaluate`, or folders that hold evaluations, which are read and not played.
+        axes: those to shift; otherwise all, but for ``camera_dropout`` where a policy cannot do without a camera.
+        strengths: of the shifts, 1 to 3.
+        alone: whether each axis is shifted alone, too; otherwise only all of them at once.
+        align: middle colors by camera (`verbot.data.samples.image_statistics`): each policy that is played acts a second time,
+            aligned to them.
+        episodes: scenes, the same in every world.
+
+    Raises `ConfigError` where nothing is to be played or two policies have one name, and as `verbot.evaluate` does.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = gap(["expert"], out=folder, axes=["camera", "lighting"], episodes=2, workers=1, progress=False)
+        >>> [shift.label for shift in found[0].shifts], found[0].shifts[0].gap.value
+        (['lighting 2', 'camera 2', 'lighting 2, camera 2'], 0.0)
+    """
+    out, names = Path(out), [label(policy) for policy in policies]
+    if not policies or not strengths:
+        raise ConfigError("name at least one policy and one strength")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two of these policies would have one name: {', '.join(names)}; put them into folders of other names")
+    shifted = _axes(policies, axes)
+    together = ALL if set(shifted) == set(AXES) else "+".join(shifted)
+    single = [f"axis:{axis}:{strength}" for strength in strengths for axis in shifted if alone]
+    several = [f"axes:{together}:{strength}" for strength in strengths if len(shifted) > 1]
+    gaps = []
+    for policy, name in zip(policies, names, strict=True):
+        if _evaluated(policy):
+            gaps.append(gap_of(policy, name))
+            continue
+        for colors in (None, align) if align else (None,):
+            called = f"{name} aligned" if colors else name
+            evaluate(
+                policy, suite, out=out / slug(called), episodes=episodes, side_episodes=episodes, seed=seed, align=colors,
+                conditions=(*single, *several), baselines=False, videos=0, latency_calls=1, workers=workers, command=command,
+                progress=progress,
+            )  # fmt: skip
+            gaps.append(gap_of(out / slug(called), called))
+    write(gaps, out, command)
+    return gaps
+
+
+def label(policy: str) -> str:
+    """What a policy is called in tables and figures: where it lies as a training left it, the training's folder.
+
+    Example:
+        >>> label("outputs/random/policy"), label("starter")
+        ('random', 'starter')
+    """
+    if "://" in policy:
+        return policy
+    path = Path(policy)
+    return path.parent.name if path.name == "policy" and path.parent.name else path.name
+
+
+def _evaluated(policy: str) -> bool:
+    return (Path(policy) / "results.jsonl").is_file()
+
+
+def _axes(policies: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
+    """The axes to shift, in their usual order."""
+    for name in asked:
+        if name not in AXES:
+            raise UnknownNameError("randomization axis", name, AXES)
+    if asked:
+        return tuple(axis for axis in AXES if axis in asked)
+    played = [policy for policy in policies if policy not in SCRIPTED and not _evaluated(policy)]
+    needs_all = not all(_does_without_a_camera(policy) for policy in played)
+    return tuple(axis for axis in AXES if not (needs_all and axis == DROPOUT))
+
+
+def _does_without_a_camera(policy: str) -> bool:
+    opened = open_policy(policy)
+    return isinstance(opened, Policy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1

@@ -1,0 +1,79 @@
+"""Tasks and grasps, read off finished episodes."""
+
+import dataclasses
+
+import numpy as np
+
+from verbot.data import DatasetWriter, EpisodeRecord, Windows, open_dataset
+from verbot.data.samples.labels import grasps, task_numbers, task_of
+from verbot.spec import Camera, Component, RobotSpec
+
+POSITION = Component("ee_position", "position", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
+GRIP = Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
+DELTA = Component("position_delta", "position_delta", ("x", "y", "z"), "m", "base", (-0.05,) * 3, (0.05,) * 3)
+SPEC = RobotSpec("hand", 10.0, (Camera("front", 8, 8),), (POSITION, GRIP), (DELTA, GRIP))
+
+
+def episode(commands: str, openings: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """States and actions of a hand that moves on by 1 cm a step; ``o`` opens, ``c`` closes."""
+    states = np.zeros((len(commands), 4), np.float32)
+    states[:, 0], states[:, 3] = 0.01 * np.arange(len(commands)), openings
+    actions = np.zeros((len(commands), 4), np.float32)
+    actions[:, 3] = [command == "o" for command in commands]
+    return states, actions
+
+
+def test_a_grasp_is_the_state_in_which_the_hand_closes_on_something():
+    states, actions = episode("ooocccccoo", [1, 1, 1, 1, 0.7, 0.6, 0.6, 0.6, 0.6, 1])
+    found, mask = grasps(states, actions, SPEC)
+    assert mask.tolist() == [True] * 4 + [False] * 6
+    np.testing.assert_allclose(found[:4], [[0.03, 0, 0, 0.6]] * 4, atol=1e-6)
+    assert not found[4:].any()
+
+
+def test_a_hand_that_closes_on_nothing_takes_no_hold_and_each_grasp_has_its_own_frames():
+    states, actions = episode("occccocccc", [1, 1, 0.2, 0, 0, 0.3, 1, 0.5, 0.4, 0.4])
+    found, mask = grasps(states, actions, SPEC)
+    assert mask.tolist() == [False] * 2 + [True] * 5 + [False] * 3, "after the first closing the second is ahead"
+    np.testing.assert_allclose(found[2], [0.06, 0, 0, 0.4], atol=1e-6)
+
+
+def test_a_robot_without_a_gripper_grasps_nothing():
+    spec = dataclasses.replace(SPEC, state=(POSITION,), action=(DELTA,))
+    states, actions = episode("ooccc", [1, 1, 1, 0.5, 0.5])
+    found, mask = grasps(states[:, :3], actions[:, :3], spec)
+    assert not mask.any() and found.shape == (5, 3)
+
+
+def test_windows_tell_task_and_grasp(tmp_path):
+    told = [
+        {"request": {"task": "put"}, "goal": {"verb": "stack"}},
+        {"goal": {"verb": "pick"}},
+        {},
+        {"request": {"task": "push"}},
+    ]
+    with DatasetWriter(tmp_path, SPEC) as writer:
+        for extras in told:
+            states, actions = episode("ooccccc", [1, 1, 1, 0.5, 0.5, 0.5, 0.5])
+            image = np.zeros((7, 8, 8, 3), np.uint8)
+            writer.save_episode(EpisodeRecord("go", states, actions, {"front": image}, extras=extras))
+    dataset = open_dataset(tmp_path)
+    assert [task_of(each) for each in dataset] == ["put", "pick", None, "push"]
+    assert task_numbers([task_of(each) for each in dataset], ("pick", "put")).tolist() == [1, 0, -1, -1]
+    batch = Windows(dataset, chunk=2, tasks=("pick", "put")).batch(np.arange(28), np.random.default_rng(0))
+    assert batch.task.reshape(4, 7)[:, 0].tolist() == [1, 0, -1, -1]
+    assert batch.grasp_mask.reshape(4, 7)[0].tolist() == [True] * 3 + [False] * 4
+    np.testing.assert_allclose(batch.grasp[0], [0.02, 0, 0, 0.5], atol=1e-6)
+
+
+def test_a_window_told_another_goal_tells_neither(tmp_path):
+    goals = [{"instructions": [words], "target_base_m": [0.1, 0, 0]} for words in ("go", "come")]
+    extras = {"request": {"task": "put"}, "grounding": goals, "first_contact_frame": 2}
+    with DatasetWriter(tmp_path, SPEC) as writer:
+        states, actions = episode("ooccccc", [1, 1, 1, 0.5, 0.5, 0.5, 0.5])
+        writer.save_episode(EpisodeRecord("go", states, actions, {"front": np.zeros((7, 8, 8, 3), np.uint8)}, extras=extras))
+    windows = Windows(open_dataset(tmp_path), chunk=2, tasks=("put",), relabel=1.0)
+    batch = windows.batch(np.arange(3), np.random.default_rng(0))
+    assert batch.instructions == ["come", "come", "go"]
+    assert batch.task.tolist() == [-1, -1, 0]
+    assert batch.grasp_mask.tolist() == [False, False, True]

@@ -1,0 +1,90 @@
+"""Workers answer, and what kills one is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from verbot.parallel.workers import WorkerError, workers
+
+ECHO = """
+    import os, signal
+    from verbot.parallel.workers import serve
+
+    def work(channel):
+        while True:
+            message = channel.receive()
+            if message == "raise":
+                raise ValueError("no such thing")
+            if message == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            channel.send((os.getpid(), os.environ["OMP_NUM_THREADS"], message))
+
+    if __name__ == "__main__":
+        serve(work)
+"""
+
+
+@pytest.fixture
+def echo(tmp_path, monkeypatch):
+    (tmp_path / "echo_worker.py").write_text(textwrap.dedent(ECHO))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "echo_worker"
+
+
+def test_each_worker_answers_with_one_thread_of_its_own(echo):
+    with workers(echo, 2) as team:
+        for number, worker in enumerate(team):
+            worker.send({"n": number})
+        answers = [worker.receive() for worker in team]
+    assert [answer[1:] for answer in answers] == [("1", {"n": 0}), ("1", {"n": 1})]
+    assert len({answer[0] for answer in answers}) == 2
+    assert all(worker.process.poll() is not None for worker in team)
+
+
+def test_an_exception_arrives_with_its_traceback(echo):
+    with workers(echo, 1, "echo") as (worker,), pytest.raises(WorkerError, match=r"(?s)echo 1 failed.*ValueError: no such thing"):
+        worker.send("raise")
+        worker.receive()
+
+
+def test_a_killed_worker_is_noticed_with_its_exit_code(echo):
+    with workers(echo, 1, "echo") as (worker,):
+        worker.send("die")
+        with pytest.raises(WorkerError, match="echo 1 ended early with exit code -9"):
+            worker.receive()
+        with pytest.raises(WorkerError, match="exit code -9"):
+            worker.send("more")
+
+
+def test_no_worker_outlives_a_killed_parent(echo):
+    script = (
+        "import sys, time; from verbot.parallel.workers import workers\n"
+        f"with workers({echo!r}, 1) as (w,): w.send(0); print(w.receive()[0], flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with parent:
+        pid = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_this_test_would_see_a_live_process():
+    assert _runs(os.getpid())

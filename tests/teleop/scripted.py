@@ -1,0 +1,224 @@
+"""A person who is a script: it reads the page's messages over a real websocket, and answers with keys and a gamepad's state."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from verbot.envs.tabletop.simulation.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD
+from verbot.teleop import TeachConfig, teach
+from verbot.teleop.controls import DEAD_ZONE, SPEEDS
+
+OPTIONS = {"image_size": 32, "max_seconds": 20}
+CODES = {
+    "gripper": "Space", "speed": "KeyC", "save": "Enter", "keep": "KeyK", "retake": "Backspace", "discard": "KeyX",
+    "next": "KeyN", "goal": "KeyG", "hand_back": "KeyH", "quit": "Escape",
+}  # fmt: skip
+
+
+def config(**changes) -> TeachConfig:
+    settings = {"by": "gamepad", "options": OPTIONS, "picture_pixels": 0, "tasks": ("pick", "push", "put")}
+    return TeachConfig(**{**settings, **changes})
+
+
+def lockstep(page) -> None:
+    """No clock: a control step is due when the page has shown the frame of the last one, and said what it does."""
+    deadline = time.monotonic() + 20
+    while page.waiting:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the page says nothing")
+        time.sleep(0.0003)
+
+
+def origin_of(url: str) -> str:
+    return f"http://{urlsplit(url).netloc}"
+
+
+class Page:
+    """The page's end of the connection."""
+
+    def __init__(self, url: str, **settings):
+        address = url.replace("http://", "ws://") + "socket"
+        self._open = ExitStack()
+        self.socket = self._open.enter_context(
+            connect(address, origin=settings.pop("origin", origin_of(url)), compression=None, **settings)
+        )
+        self.hello = json.loads(self.socket.recv(timeout=10))
+        self.errors: list[str] = []
+        self.frame = -1
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def see(self) -> dict | None:
+        """The next state that the page is told; None when the session is over."""
+        try:
+            while True:
+                message = json.loads(self.socket.recv(timeout=20))
+                if message["type"] == "state":
+                    self.frame = message["frame"]
+                    return message["state"]
+                self.errors.append(message["message"])
+        except ConnectionClosed:
+            return None
+
+    def send(self, **message) -> None:
+        with suppress(ConnectionClosed):  # the last key of a session ends it, and what follows is for nobody
+            self.socket.send(json.dumps(message))
+
+    def press(self, name: str) -> None:
+        self.send(type="key", code=CODES.get(name, name), down=True)
+
+    def pad(self, axes=(), buttons=()) -> None:
+        self.send(type="pad", axes=list(axes), buttons=list(buttons))
+
+    def say(self, text: str, add: bool = False) -> None:
+        self.send(type="say", text=text, add=add)
+
+    def seen(self) -> None:
+        self.send(type="seen", frame=self.frame)
+
+
+@contextmanager
+def lesson(path, script, settings=None, make_policy=None):
+    """Run `teach` here while `script(page, env)` runs in a thread beside; yields its result when both are through."""
+    faults: queue.Queue = queue.Queue()
+    threads = []
+
+    def beside(server, env):
+        def run():
+            try:
+                with Page(server.url) as page:
+                    script(page, env)
+            except Exception as error:  # told below: a thread's own exception would be lost
+                faults.put(error)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[0].start()
+
+    result = None
+    try:
+        result = teach(settings or config(), path, make_policy, pace=lockstep, opened=beside)
+    finally:
+        for thread in threads:
+            thread.join(timeout=10)
+        if not faults.empty():
+            raise faults.get()
+    yield result
+
+
+def stick(value: float) -> float:
+    """Where a stick of 8 bits must stand for `value` in [-1, 1]: beyond its dead zone, and rounded."""
+    place = np.sign(value) * (DEAD_ZONE + (1 - DEAD_ZONE) * abs(value)) if abs(value) > 1e-3 else 0.0
+    return float(np.round(np.clip(place, -1, 1) * 127) / 127)
+
+
+def axes_of(action) -> list[float]:
+    """The tabletop's `action` (7,) on two sticks, at full speed. The front camera looks along −x: right is +y, away −x."""
+    x, y, z = action[:3] / POSITION_UNIT_M
+    turn = action[5] / ROTATION_UNIT_RAD
+    return [stick(y), stick(x), stick(-turn), stick(-z)]
+
+
+class Expert:
+    """Drives by the env's expert, through a gamepad; call `drive` once for each state that is seen."""
+
+    def __init__(self, page: Page, env):
+        self.page, self.env, self.closed = page, env, False
+
+    def begin(self) -> None:
+        self.expert, self.closed = self.env.expert(), False
+        self.expert.reset("")
+
+    def drive(self) -> None:
+        action = self.expert.act()
+        wants_closed = action[6] < 0.5
+        axes = axes_of(action)
+        # Rest moves nothing and begins nothing; the first step of an attempt must be a motion.
+        self.page.pad(axes if any(axes) else [0.15, 0, 0, 0])
+        if wants_closed != self.closed:
+            self.page.press("gripper")
+            self.closed = wants_closed
+
+    def rest(self) -> None:
+        self.page.pad([0, 0, 0, 0])
+
+
+class KeyboardExpert(Expert):
+    """As `Expert`, by keys alone: each is down or up, at the speed that the longest motion asks for."""
+
+    def __init__(self, page: Page, env):
+        super().__init__(page, env)
+        self.held: set[str] = set()
+        self.speed = "fast"  # as `ready` leaves it
+
+    def drive(self) -> None:
+        action = self.expert.act()
+        x, y, z = action[:3] / POSITION_UNIT_M
+        wanted = {"KeyD": y, "KeyS": x, "KeyR": z, "KeyQ": action[5] / ROTATION_UNIT_RAD}
+        longest = max(map(abs, wanted.values()))
+        speed = "fast" if longest > 0.75 else "normal" if longest > 0.3 else "fine"
+        while self.speed != speed:
+            self.page.press("speed")
+            self.speed = _after(self.speed)
+        opposite = {"KeyD": "KeyA", "KeyS": "KeyW", "KeyR": "KeyF", "KeyQ": "KeyE"}
+        held = {key if value > 0 else opposite[key] for key, value in wanted.items() if abs(value) > SPEEDS[speed] / 2}
+        for code in self.held - held:
+            self.page.send(type="key", code=code, down=False)
+        for code in held - self.held:
+            self.page.send(type="key", code=code, down=True)
+        self.held = held
+        if (action[6] < 0.5) != self.closed:
+            self.page.press("gripper")
+            self.closed = not self.closed
+
+    def rest(self) -> None:
+        self.page.send(type="release")
+        while self.speed != "fast":
+            self.page.press("speed")
+            self.speed = _after(self.speed)
+
+
+def _after(speed: str) -> str:
+    names = list(SPEEDS)
+    return names[(names.index(speed) + 1) % len(names)]
+
+
+def demonstrate(page: Page, env, state: dict, hands=Expert) -> dict:
+    """From a scene that is ready to its end; the state of the review."""
+    expert = hands(page, env)
+    expert.begin()
+    while state["phase"] != "review":
+        expert.drive()
+        page.seen()
+        state = page.see()
+    expert.rest()
+    return state
+
+
+def after(page: Page, *names: str) -> dict | None:
+    """Press keys, and see what came of it."""
+    for name in names:
+        page.press(name)
+    page.seen()
+    return page.see()
+
+
+def ready(page: Page) -> dict:
+    """At rest in a new scene, at full speed."""
+    state = page.see()
+    page.send(type="release")
+    while state["speed"] != "fast":
+        state = after(page, "speed")
+    return state

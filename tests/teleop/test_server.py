@@ -1,0 +1,171 @@
+"""Who may see and steer: the token, the page's origin, and messages that are not what the page sends."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from scripted import Page, origin_of
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from verbot.envs.tabletop.env import robot_spec
+from verbot.errors import ConfigError
+from verbot.teleop.controls import DIGITS, MOTIONS
+from verbot.teleop.inputs import COMMANDS, MAX_BYTES, Inputs
+from verbot.teleop.run import RealTime, greeting
+from verbot.teleop.server import AHEAD, REPLACED, PageServer
+
+
+@pytest.fixture
+def server():
+    with PageServer(Inputs(), greeting(robot_spec(32), "teach", True)) as running:
+        yield running
+
+
+def get(url, **headers):
+    """(status, body, headers) of a page."""
+    try:
+        with urlopen(Request(url, headers=headers), timeout=5) as answer:
+            return answer.status, answer.read().decode(), dict(answer.headers)
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), dict(error.headers)
+
+
+def refusal(server, **settings):
+    with pytest.raises(InvalidStatus) as refused:
+        Page(settings.pop("url", server.url), **settings)
+    return refused.value.response.status_code, refused.value.response.body.decode()
+
+
+def test_the_page_and_what_it_needs_come_from_here_and_from_nowhere_else(server):
+    status, html, headers = get(server.url)
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    for name in re.findall(r'(?:src|href)="([^"]+)"', html):
+        if not name.startswith("data:"):
+            status, text, headers = get(server.url + name)
+            assert status == 200 and not headers["Content-Type"].startswith("text/html")
+            html += text
+    assert not re.search(r"https?://|//[a-z]+\.", html.replace("ws://", ""))
+    assert not re.search(r"\beval\(|innerHTML|document\.write|new Function|style=|<script>", html)
+    assert get(server.url + "../server.py")[0] in (403, 404)
+    assert get(server.url + "nothing")[:2] == (404, "there is no such page")
+
+
+def test_the_page_knows_the_same_keys_as_the_server(server):
+    script = get(server.url + "page.js")[1]
+    moves, commands = (re.search(rf"const {name} = \[(.*?)\];", script, re.DOTALL).group(1) for name in ("MOVES", "COMMANDS"))
+    assert set(re.findall(r'"(\w+)"', moves)) == {*MOTIONS, *DIGITS}
+    assert set(re.findall(r'"(\w+)"', commands)) == set(COMMANDS)
+
+
+def test_without_the_token_there_is_nothing(server):
+    base = origin_of(server.url)
+    for path in ("/", "/wrong/", "/wrong/socket", f"/{server.token[:-1]}/", f"/x{server.token}/"):
+        assert get(base + path)[:2] == (403, "wrong token: open the address that verbot printed, all of it")
+    status, told = refusal(server, url=f"{base}/wrong/", origin=base)
+    assert (status, told) == (403, "wrong token: open the address that verbot printed, all of it")
+    assert len(server.token) >= 24
+    with PageServer(Inputs(), {}) as other:
+        assert other.token != server.token
+
+
+def test_another_page_of_the_same_browser_cannot_connect(server):
+    expected = f"wrong origin: expected {origin_of(server.url)}"
+    for origin in ("https://example.com", "http://127.0.0.1:1", "null", None):
+        assert refusal(server, origin=origin) == (403, expected)
+    status, told, _ = get(server.url, Host=f"elsewhere.example:{server.port}")
+    assert (status, told) == (403, "wrong host: this page is for the machine that it was opened on")
+    with Page(server.url.replace("127.0.0.1", "localhost")) as page:  # as through a tunnel
+        assert page.hello["mode"] == "teach"
+
+
+def test_a_malformed_message_is_answered_and_the_connection_lives(server):
+    with Page(server.url) as page:
+        for data, problem in ((b"\x00\x01", "a message is JSON text"), ("{", "is not"), ('{"type": "run"}', "got 'run'")):
+            page.socket.send(data)
+            answer = json.loads(page.socket.recv(timeout=5))
+            assert answer["type"] == "error" and problem in answer["message"]
+        page.press("KeyW")
+        page.press("nonsense")
+        page.socket.recv(timeout=5)
+        assert server._inputs.take().wish.away == 1
+
+
+def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
+    with Page(server.url) as page:
+        page.press("KeyW")
+        page.socket.send("x" * (MAX_BYTES + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            page.socket.recv(timeout=5)
+        assert closed.value.rcvd.code == 1009
+    wait_until(lambda: not server.connected)
+    assert not server._inputs.take().wish.moves, "what the page held is let go"
+    with Page(server.url) as page:
+        assert page.hello["cameras"] == ["front", "wrist"]
+
+
+def test_a_second_page_takes_over(server):
+    with Page(server.url) as first:
+        first.press("KeyW")
+        with Page(server.url) as second:
+            with pytest.raises(ConnectionClosed) as closed:
+                first.socket.recv(timeout=5)
+            assert closed.value.rcvd.code == REPLACED
+            wait_until(lambda: server.connected)
+            second.press("KeyD")
+            wait_until(lambda: server._inputs.take().wish.right == 1)
+            assert server._inputs.take().wish.away == 0
+
+
+def test_a_page_that_falls_behind_skips_pictures(server):
+    image = {"front": np.zeros((8, 8, 3), np.uint8)}
+    with Page(server.url) as page:
+        for number in range(AHEAD + 5):
+            server.show({"number": number}, image)
+        seen = [page.see()["number"] for _ in range(AHEAD)]
+        assert seen == list(range(AHEAD))
+        page.seen()
+        wait_until(lambda: not server.waiting)
+        server.show({"number": 99}, image)
+        server.show({"number": 99}, image)  # nothing new
+        server.show({"number": 100}, image)
+        state = page.see()
+        assert state["number"] == 99 and state["images"]["front"].startswith("data:image/jpeg;base64,")
+        assert page.see()["number"] == 100
+
+
+def test_a_port_that_is_taken_is_said(server):
+    with pytest.raises(ConfigError, match=f"no page can be served at 127.0.0.1:{server.port}: "):
+        PageServer(Inputs(), {}, port=server.port)
+
+
+def test_real_time_keeps_the_rate_and_never_hurries(monkeypatch):
+    now, slept = [0.0], []
+
+    def sleep(seconds):
+        slept.append(round(seconds, 6))
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    pace = RealTime(10.0)
+    for busy in (0.02, 0.05, 0.35, 0.02):
+        now[0] += busy
+        pace(None)
+    assert slept == [0.08, 0.05, 0.0, 0.08]
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.005)

@@ -1,0 +1,211 @@
+"""Looking first: places are learned before anything is tried, and then seen once."""
+
+import dataclasses
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from test_reinforcement import SMALL, TOY, toy  # noqa: F401
+from toy_world import ToyEnv
+
+from verbot.contracts import observation_from_env
+from verbot.envs import make_env
+from verbot.errors import ConfigError
+from verbot.models.network import Part
+from verbot.policy.policy import Policy
+from verbot.rollout.collect import CollectConfig, request_for
+from verbot.training import read_log
+from verbot.training.rl import ppo as running
+from verbot.training.rl import reinforce
+from verbot.training.rl.actor_critic import Actor, Senses
+from verbot.training.rl.config import Looking
+from verbot.training.rl.curriculum import Curriculum
+from verbot.training.rl.envs import GLANCE, Plan, Stage, World
+
+SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
+
+
+def _senses_of_a_look(config):
+    """An actor of a new policy, and what it sees in one look whose named places are told."""
+    policy = running.beginning(config)
+    senses = Senses(policy, features=config.looking is not None)
+    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
+    obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
+    return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
+
+
+def _moved(actor, loss):
+    """The first two names of every part that `loss` would change."""
+    actor.zero_grad(set_to_none=True)
+    loss.sum().backward()
+    return {".".join(name.split(".")[:2]) for name, p in actor.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_who_looks_first_learns_nothing_but_places_and_then_what_to_do(toy):  # noqa: F811
+    first = dataclasses.replace(
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+    )
+    actor, obs = _senses_of_a_look(first)
+    action = torch.zeros(1, 1)
+    actor.look(only=True)
+    values, chances, entropy = actor.evaluate_actions(obs, action)
+    assert not chances.requires_grad and not entropy.requires_grad
+    assert _moved(actor, values) == {"network.vision", "network.language", "network.sentence"}
+    actor.look(only=False)
+    values, chances, _ = actor.evaluate_actions(obs, action)
+    moved = _moved(actor, values + chances)
+    assert {"network.fusion", "network.head"} <= moved
+    assert not moved & {"network.vision", "network.language", "network.sentence"}, "what is seen and read stays as it is"
+    assert actor.astray[-1] > 0, "how far off it is goes on being told"
+
+
+def test_who_tries_may_go_on_learning_to_see_from_places_alone(toy):  # noqa: F811
+    first = Looking(1, pace=0.5)
+    network = dataclasses.replace(SMALL, vision=SEES_FIRST)
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first))
+    obs = {name: value.repeat(16, *[1] * (value.ndim - 1)) for name, value in obs.items()}
+    sight = {"network.vision", "network.language", "network.sentence"}
+    actor.look(only=False)
+    values, chances, _ = actor.evaluate_actions(obs, torch.zeros(16, 1))
+    assert len(values) == len(chances) == 16
+    assert _moved(actor, values) >= sight, "the keypoint loss comes beside the values"
+    assert not _moved(actor, actor.evaluate_actions(obs, torch.zeros(16, 1))[1]) & sight, "what to do does not teach to see"
+    assert [group["pace"] for group in actor.optimizer.param_groups] == [0.5, 1.0, 1.0]
+    named = {id(p): name for name, p in actor.named_parameters()}
+    assert {".".join(named[id(p)].split(".")[:2]) for p in actor.optimizer.param_groups[0]["params"]} == sight
+
+
+def test_what_was_seen_is_seen_once(toy):  # noqa: F811
+    first = dataclasses.replace(
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+    )
+    actor, obs = _senses_of_a_look(first)
+    blind = {**obs, "images": torch.zeros_like(obs["images"])}
+    chance = actor.log_probs(obs, torch.ones(1, 1))
+    assert torch.equal(chance, actor.log_probs(blind, torch.ones(1, 1)))
+    actor.look(only=True)
+    seen, missed = (actor.evaluate_actions(x, torch.ones(1, 1))[1] for x in (obs, blind))
+    assert torch.allclose(seen, chance) and not torch.allclose(missed, chance), "while it looks, it looks again"
+
+
+def test_an_encoder_that_listens_before_it_sees_cannot_look_first(toy):  # noqa: F811
+    with pytest.raises(ConfigError, match="'film_conv' does not"):
+        _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, looking=Looking(1)))
+
+
+def test_without_looking_rewards_change_what_is_seen_too(toy):  # noqa: F811
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0))
+    assert "network.vision" in _moved(actor, actor.evaluate_actions(obs, torch.zeros(1, 1))[1])
+
+
+def test_a_glance_is_taken_along_the_way_before_anything_is_tried():
+    plays = CollectConfig(env="navigation-compass", tasks=("follow",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan(curriculum=Curriculum()))
+        world.stage = Stage(looking=True)
+        told, covered = zip(*((world.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
+        assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
+        assert not any("level" in begun for begun in told)
+        turns = [world.step(np.zeros(1, np.float32)) for _ in range(2 * GLANCE)]
+        assert [turn.last is not None for turn in turns] == [*[False] * (GLANCE - 1), True] * 2
+        world.stage = Stage(reached={"follow": 0})
+        assert {world.begin()[1]["level"] for _ in range(5)} == {0}
+
+
+def test_a_glance_is_also_taken_astray_from_what_is_to_be_done_next():
+    plays = CollectConfig(env="navigation-compass", tasks=("follow",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan())
+        world.stage = Stage(looking=True)
+        away = []
+        for _ in range(60):
+            world.begin()
+            for line in env.world.scene.lines:
+                count = env.world.covered[line.name]
+                if 5 < count < line.needed:
+                    away.append(env.world.distance_m(line.points_m[count]))
+        assert len(away) >= 10 and max(away) > 0.4, "an expert alone is never farther than about 0.2 m"
+
+
+@pytest.mark.parametrize("task", ["follow", "around"])
+def test_the_last_glance_along_a_way_is_the_one_before_its_end(task):
+    class Last:
+        """Draws the very end of the way, and nothing astray."""
+
+        def random(self):
+            return 0.0
+
+        def integers(self, high):
+            return 0
+
+    plays = CollectConfig(env="navigation-compass", tasks=(task,))
+    with closing(make_env("navigation-compass", render_cameras=False)) as env:
+        world = World(env, plays, 0, 1, Plan())
+        for index in range(4):
+            request = request_for(plays, (task,), index)
+            record, _ = env.reset(seed=0, options=request)
+            expert, over = env.expert(0.0), False
+            while not over:
+                action = expert.act(observation_from_env(record))
+                record, _, over, _, _ = env.step(action)
+            world._rng = Last()
+            _, before = world._along(request, *env.reset(seed=0, options=request))
+            assert before["final_error_m"] > 0 and not before["success"]
+            assert env.step(action)[4]["success"], "one step was missing"
+
+
+def test_other_tasks_may_be_glanced_at_than_are_tried():
+    plays = CollectConfig(env="navigation-compass", tasks=("go",))
+    with closing(make_env("navigation-compass")) as env:
+        world = World(env, plays, 0, 1, Plan(glanced=("around", "follow", "follow")))
+        world.stage = Stage(looking=True)
+        glanced = [world.begin()[1]["task"] for _ in range(9)]
+        assert glanced.count("follow") == 6 and glanced.count("around") == 3
+        world.stage = Stage()
+        assert {world.begin()[1]["task"] for _ in range(3)} == {"go"}
+
+
+def test_a_task_that_is_not_there_is_refused_before_anything_is_claimed(tmp_path):
+    config = dataclasses.replace(TOY, env="navigation", keypoint_weight=1.0, looking=Looking(1, tasks=("go", "juggle")))
+    with pytest.raises(ConfigError, match="navigation has no task 'juggle'; it has go, around, follow"):
+        reinforce(config, tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="no task 'dance'"):
+        reinforce(dataclasses.replace(TOY, env="navigation", tasks=("dance",)), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_looking_needs_somebody_who_says_where_things_are():
+    with pytest.raises(ConfigError, match="keypoint_weight is 0"):
+        dataclasses.replace(TOY, looking=Looking(3))
+    with pytest.raises(ConfigError, match="got -1, 128"):
+        Looking(-1)
+    with pytest.raises(ConfigError, match="got 0.001, -1"):
+        Looking(pace=-1)
+
+
+def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0)
+    before = running.beginning(config)
+    before.save(tmp_path / "looked")
+    config = dataclasses.replace(config, policy=str(tmp_path / "looked"), looking=Looking(0))
+    after = Policy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
+    changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
+    assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
+
+
+def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811
+    first = Looking(2, batch_size=32, learning_rate=0.004, pace=0.5)
+    network = dataclasses.replace(SMALL, vision=SEES_FIRST)
+    reinforce(
+        dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first, learning_rate=0.001),
+        tmp_path,
+        progress=False,
+    )
+    rates = [line["learning_rate"] for line in read_log(tmp_path) if "learning_rate" in line]
+    assert rates == pytest.approx([0.004, 0.002, 0.0005]), "falls to nothing while it looks, and then over the whole run"

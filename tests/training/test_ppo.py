@@ -1,0 +1,356 @@
+"""Learning by trying: what the words mean is found out by reward alone; shaping keeps the optimum; runs go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from toy_world import SPEC, ToyEnv
+
+from verbot.envs import make_env
+from verbot.errors import ConfigError
+from verbot.models.network import NetworkConfig, Part
+from verbot.models.objectives.keypoints import keypoint_loss
+from verbot.policy.policy import Policy
+from verbot.rollout.collect import CollectConfig
+from verbot.spec import Observation
+from verbot.training import read_log
+from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ppo as running
+from verbot.training.rl.actor_critic import Actor, Senses
+from verbot.training.rl.envs import Look, Plan, Turn, World, Worlds
+from verbot.training.rl.rewards.base import Headway, OwnReward, Shaped, made
+
+SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
+TOY = ReinforceConfig(
+    env="toy", network=SMALL, steps=8 * 32 * 4, worlds=8, rollout=32, batch_size=64, learning_rate=1e-3, log_std=0.0,
+    checkpoint_every=2,
+)  # fmt: skip
+TABLETOP = dataclasses.replace(TOY, env="tabletop-starter", options={"image_size": 32}, workers=2, steps=2 * 8 * 4, rollout=4,
+                               batch_size=16)  # fmt: skip
+
+
+class Here:
+    """Worlds of the toy, in this process."""
+
+    def __init__(self, config: ReinforceConfig, played: int = 0):
+        plays = CollectConfig(env="toy", seed=config.seed)
+        self.count = config.worlds
+        self.worlds = [World(ToyEnv(), plays, number, config.worlds, Plan(played)) for number in range(config.worlds)]
+
+    def begin(self):
+        return [world.begin() for world in self.worlds]
+
+    def step(self, actions):
+        return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
+
+    def tell(self, stage):
+        for world in self.worlds:
+            world.stage = stage
+
+    def close(self):
+        pass
+
+
+NOWHERE = Look(Observation({}, np.zeros(4, np.float32)), np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    def survey(config):
+        states = np.random.default_rng(0).uniform(-6, 6, (200, 4)).astype(np.float32)
+        return SPEC, states, [f"go to {color}" for color in ("red", "green", "blue")]
+
+    monkeypatch.setattr(running, "Worlds", Here)
+    monkeypatch.setattr(running, "survey", survey)
+
+
+def closed_loop(policy, scenes: int = 60) -> float:
+    won = 0
+    for number in range(scenes):
+        env = ToyEnv()
+        record, info = env.reset(options={"task": "go", "index": number})
+        over = False
+        while not over:
+            (chunk,) = policy.predict([Observation(record["images"], record["state"], record["instruction"])])
+            record, _, terminated, truncated, info = env.step(chunk.values[0])
+            over = terminated or truncated
+        won += info["success"]
+    return won / scenes
+
+
+def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
+    config = dataclasses.replace(TOY, steps=12_288, worlds=16, rollout=32, batch_size=128, epochs=8, headway=0.5, entropy=0.0)
+    before = closed_loop(running.beginning(config))
+    result = reinforce(config, tmp_path / "run", progress=False)
+    policy = Policy.load(result.policy)
+    learned, blind = closed_loop(policy), closed_loop(policy.blinded())
+    assert before <= 0.2
+    assert learned >= 0.5, f"{before:.2f} before, {learned:.2f} after, {blind:.2f} without words"
+    assert blind <= 0.35, "who does not hear cannot know where to go"
+    log = read_log(tmp_path / "run")
+    assert log[-1]["step"] == result.steps == 12_288
+    assert log[-1]["success go"] > log[0].get("success go", 0.0)
+
+
+def test_entropy_matters_less_and_less(toy, tmp_path, monkeypatch):
+    class Watched(running.PPO):
+        def train(self):
+            weights.append(self.ent_coef)
+            super().train()
+
+    weights: list[float] = []
+    monkeypatch.setattr(running, "PPO", Watched)
+    config = dataclasses.replace(TOY, steps=1024, entropy=0.008, entropy_end=0.0, checkpoint_every=1)
+    samples = config.worlds * config.rollout
+    reinforce(config, tmp_path / "run", progress=False)
+    assert weights == pytest.approx([0.008 * (1 - done / 1024) for done in range(0, 1024, samples)])
+
+
+def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
+    rng, discount = np.random.default_rng(0), 0.9
+    shaped, own = Shaped(2.0, discount, 1), OwnReward()
+    for truncated in (False, True):
+        errors = rng.uniform(0, 1, 8)
+        shaped.begin([0], [{"final_error_m": errors[0]}], [])
+        gained = 0.0
+        for step, error in enumerate(errors[1:]):
+            last = NOWHERE if step == 6 else None
+            turn = Turn(NOWHERE, float(step == 6), {"final_error_m": error}, last, truncated and step == 6)
+            actions = np.zeros((1, 1), np.float32)
+            gained += discount**step * (shaped([turn], actions)[0] - own([turn], actions)[0])
+        ending = -2.0 * errors[-1] * discount**7 if truncated else 0.0
+        assert gained == pytest.approx(ending + 2.0 * errors[0])
+
+
+def test_headway_adds_up_to_the_way_made_good():
+    rng = np.random.default_rng(1)
+    left = rng.uniform(0, 3, 6)
+    headway, actions = Headway(0.5, 1), np.zeros((1, 1), np.float32)
+    headway.begin([0], [{"final_error_m": left[0]}], [])
+    earned = [headway([Turn(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
+    assert earned == pytest.approx(0.25 + 0.5 * (left[:-1] - left[1:]))
+    headway.begin([0], [{"final_error_m": 2.0}], [])
+    assert headway([Turn(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), "an episode begins anew"
+    with pytest.raises(ConfigError, match=r"choose one \(they are 1 and 0.5\)"):
+        made(1.0, 0.5, 0.9, 4)
+
+
+def test_a_ratchet_counts_only_what_is_nearer_than_ever():
+    left, actions = (2.0, 1.5, 1.8, 1.5, 1.2, 1.2), np.zeros((1, 1), np.float32)
+
+    def earned(share):
+        headway = made(0.0, 2.0, 0.9, 1, share)
+        headway.begin([0], [{"final_error_m": left[0]}], [])
+        return [float(headway([Turn(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
+
+    assert earned(1.0) == pytest.approx([1.0, 0.0, 0.0, 0.6, 0.0]), "going back costs nothing, and coming again brings nothing"
+    assert earned(0.5) == pytest.approx([1.0, -0.3, 0.3, 0.6, 0.0])
+    assert sum(earned(0.5)) == pytest.approx(sum(earned(0.0))) == pytest.approx(1.6), "an end that is nearest earns the same"
+
+
+@pytest.mark.parametrize(("share", "headway"), [(1.5, 1.0), (-0.1, 1.0), (0.5, 0.0)])
+def test_a_ratchet_is_a_share_of_a_headway(share, headway):
+    with pytest.raises(ConfigError, match="ratchet is a share of the headway"):
+        dataclasses.replace(TOY, ratchet=share, headway=headway)
+
+
+def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
+    save, saved = running._Watch._save, []
+
+    def killed(self):
+        save(self)
+        saved.append((self.num_timesteps, self.episodes, self.model.policy.critic[-1].weight.clone()))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running._Watch, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reinforce(TOY, tmp_path / "run", progress=False)
+    ((steps, episodes, critic),) = saved
+    assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
+    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _, _worlds):
+        state = running._restore(tmp_path / "run", algorithm)
+        assert (algorithm.num_timesteps, state["episodes"]) == (512, episodes)
+        assert torch.equal(algorithm.policy.critic[-1].weight, critic)
+        moments = algorithm.policy.optimizer.state_dict()["state"]
+        assert all(m["step"] == 2 * 4 * 4 and m["exp_avg"].abs().sum() > 0 for m in moments.values() if m["exp_avg"].any())
+    result = reinforce(TOY, tmp_path / "run", progress=False)
+    assert result.steps == TOY.steps
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
+    assert reinforce(TOY, tmp_path / "run", progress=False) == result, "a finished run is not run again"
+    with pytest.raises(ConfigError, match="another learning_rate"):
+        reinforce(dataclasses.replace(TOY, learning_rate=1e-4), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        reinforce(TOY, tmp_path / "run", resume=False, progress=False)
+
+
+def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
+    first = dataclasses.replace(TOY, steps=2 * 8 * 32, warmup=2)
+    start = running.beginning(first)
+    start.save(tmp_path / "start")
+    config = dataclasses.replace(first, policy=str(tmp_path / "start"))
+    with running._playing(config, tmp_path, None) as (algorithm, policy, worlds):
+        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, worlds)
+        algorithm.learn(config.steps, callback=watch)
+        weights = dict(policy.network.named_parameters())
+        assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
+        assert algorithm.policy.critic[-1].weight.abs().sum() > 0
+    result = reinforce(dataclasses.replace(config, warmup=1, steps=3 * 8 * 32), tmp_path / "run", progress=False)
+    tuned = dict(Policy.load(result.policy).network.named_parameters())
+    assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
+
+
+def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
+    plays = []
+    for workers in (1, 2):
+        worlds = Worlds(
+            dataclasses.replace(
+                TABLETOP, worlds=3, batch_size=12, workers=workers, options={"image_size": 32, "max_seconds": 0.3}
+            )
+        )
+        try:
+            begun = worlds.begin()
+            turns = [worlds.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
+        finally:
+            worlds.close()
+        ended = [turn for turn in turns[2] if turn.last is not None]
+        assert len(ended) == 3 and all(turn.truncated for turn in ended), "the time limit of three steps"
+        told = [look.observation.instruction for look, _ in begun] + [turn.begun["instruction"] for turn in ended]
+        assert len({(t, turn.look.observation.state.tobytes()) for t, turn in zip(told[3:], ended, strict=True)}) == 3
+        plays.append((told, [turn.look.observation.images["front"].tobytes() for turn in turns[3]]))
+    assert plays[0] == plays[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 100}, "256 samples an update, which batches of 100 do not share evenly"),
+        ({"network": dataclasses.replace(SMALL, history=2)}, "policies that see one frame"),
+        ({"discount": 1.5}, "discount and trace are shares"),
+        ({"rollout": 0}, "rollout is 0"),
+        ({"questions": 2}, "2 of them need a keypoint_weight"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(TOY, **changes)
+
+
+def test_a_head_without_probabilities_is_refused(toy, tmp_path):
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
+    with pytest.raises(ConfigError, match="'flow' has none: take the head 'regression'"):
+        reinforce(config, tmp_path / "run", progress=False)
+
+
+def test_the_keypoint_loss_joins_the_update_once(toy):
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
+    policy = running.beginning(config)
+    senses = Senses(policy)
+    world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
+    look, _ = world.begin()
+    places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known)])
+    obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    limits = spaces.Box(-1, 1, (1,), np.float32)
+
+    def gradient(weight):
+        torch.manual_seed(0)
+        changed = dataclasses.replace(config, keypoint_weight=weight)
+        actor = Actor(senses.space, limits, lambda left: 1e-3, policy=policy, senses=senses, config=changed)
+        policy.network.zero_grad()
+        values, log_prob, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
+        ((values - 1.0).square().mean() - log_prob.mean()).backward()
+        return slopes()
+
+    def slopes():
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.network.parameters()])
+
+    _, keypoints = policy.network(senses.batch(obs))
+    policy.network.zero_grad()
+    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())["keypoint"].backward()
+    alone = slopes()
+    assert alone.abs().sum() > 0
+    assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
+
+
+def test_the_critic_learns_at_its_own_pace(toy):
+    policy = running.beginning(TOY)
+    senses = Senses(policy)
+    config = dataclasses.replace(TOY, critic_pace=20.0)
+    limits = spaces.Box(-1, 1, (1,), np.float32)
+    actor = Actor(senses.space, limits, lambda left: 1e-4, policy=policy, senses=senses, config=config)
+    before = {name: p.detach().clone() for name, p in actor.named_parameters()}
+    for parameter in actor.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    actor.optimizer.step()
+    moved = {name: (p.detach() - before[name]).abs().mean().item() for name, p in actor.named_parameters()}
+    for name, step in moved.items():
+        assert step == pytest.approx(2e-3 if name.startswith("critic") else 1e-4, rel=1e-2), name
+    assert {group["lr"] for group in actor.optimizer.param_groups} == {1e-4}, "what is set from outside stays"
+
+
+def test_a_look_tells_where_the_named_thing_is():
+    plays = CollectConfig(env="navigation", tasks=("go",))
+    with closing(make_env("navigation")) as env:
+        look, told = World(env, plays, 0, 1, Plan()).begin()
+        named = next(thing for thing in env.world.scene.things if thing.name == told["target_object"])
+        column, row = (look.points[0, 0, 0] + 1) * 32
+        assert look.known[0, 0, 0]
+        assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
+
+
+def test_a_look_asks_for_the_other_things_of_its_scene(toy):
+    plays = CollectConfig(env="navigation", tasks=("go",))
+    with closing(make_env("navigation")) as env:
+        look, told = World(env, plays, 0, 1, Plan(questions=12)).begin()
+        scene = env.world.scene
+        _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
+    goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
+    asked = [text for text in look.asked if text]
+    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and told["instruction"] not in asked
+    for place, text in enumerate(look.asked, 1):
+        assert look.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
+        if text:
+            x, y, _ = goals[text]["target_base_m"]
+            assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
+    begins = {thing.center_m for thing in scene.things} | {line.points_m[0] for line in scene.lines}
+    assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
+
+
+def test_questions_teach_their_own_sentence(toy):
+    """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
+    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=1.0, questions=1)
+    policy = running.beginning(config)
+    senses = Senses(policy, questions=1)
+    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
+    places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
+    places[1] = -0.5
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known, asked=("go to blue",))])
+    obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    actor = Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config)
+
+    def slopes():
+        found = torch.cat([p.grad.flatten() for p in policy.network.parameters() if p.grad is not None])
+        policy.network.zero_grad(set_to_none=True)
+        return found
+
+    values, _, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
+    (values * 0.0).sum().backward()
+    joined = slopes()
+    told = senses.batch(obs)
+    other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
+    loss = sum(
+        keypoint_loss(policy.network(batch)[1], obs["points"][:, i], obs["known"][:, i].bool())["keypoint"]
+        for i, batch in enumerate((told, other))
+    )
+    (loss + 0.0 * actor.critic(policy.network(told)[0]).sum()).backward()
+    assert joined.abs().sum() > 0 and torch.allclose(joined, slopes(), atol=1e-6)

@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import verbot
+from verbot.deploy import PolicyServer
+from verbot.errors import ConfigError, PolicyError
+from verbot.training.distributed import device
+from verbot.workflows import load_policy
+from verbot.workflows.watch import watch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return out / "policy" if verbot.train("tiny", out=out, steps=1, progress=False) else None
+
+
+def test_a_policy_is_known_by_its_content_not_by_its_card(folder):
+    first = load_policy.policy_source(str(folder))
+    assert first.name == str(folder)
+    assert first.load().spec.name == "tabletop-panda"
+    policy = verbot.load_policy(folder)
+    policy.save(folder, card="another card")
+    assert load_policy.policy_source(str(folder)).identity == first.identity
+    next(policy.network.parameters()).data.add_(0.1)
+    policy.save(folder)
+    assert load_policy.policy_source(str(folder)).identity != first.identity
+
+
+def test_a_served_policy_is_known_by_its_address(folder):
+    policy = verbot.load_policy(folder)
+    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in policy.spec.cameras}
+    observation = verbot.Observation(images, np.array([0.5, 0, 0.2, 1, 0, 0, 0, 1], np.float32), "pick up the red cube")
+    with PolicyServer(policy) as server:
+        remote = load_policy.open_policy(server.url)
+        np.testing.assert_array_equal(remote.predict([observation])[0].values, policy.predict([observation])[0].values)
+        remote.close()
+        assert load_policy.policy_source(server.url).identity == server.url
+
+
+def test_the_starter_policy_lies_in_the_package(monkeypatch, tmp_path, folder):
+    monkeypatch.setattr(load_policy, "STARTER", tmp_path)
+    with pytest.raises(PolicyError, match=r"came without its starter policy: `verbot demo` trains one"):
+        load_policy.policy_folder("starter")
+    (tmp_path / "manifest.json").write_text(json.dumps({}))
+    assert load_policy.policy_folder("starter") == tmp_path
+    assert load_policy.policy_folder(str(folder)) == folder
+
+
+def test_what_is_no_policy_is_said(tmp_path):
+    with pytest.raises(PolicyError, match=r"is not a policy directory: it has no manifest\.json"):
+        load_policy.policy_source(str(tmp_path))
+
+
+def test_a_policy_computes_where_it_shall(folder, monkeypatch):
+    """In the place of a GPU: torch's meta device, which every worker's copy must be on."""
+    with pytest.raises(ConfigError, match=r"no device 'cuda:99' here; there are cpu"):
+        load_policy.policy_source(str(folder), "cuda:99")
+    assert load_policy.policy_source(str(folder)).load().device == torch.device("cpu")
+    monkeypatch.setattr(device, "existing", lambda: [torch.device("cpu"), torch.device("meta")])
+    assert load_policy.policy_source(str(folder), "meta").load().device == torch.device("meta")
+
+
+def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):
+    settings = {
+        "episodes": 2,
+        "videos": 0,
+        "baselines": False,
+        "conditions": (),
+        "progress": False,
+        "options": {"image_size": 32},
+    }
+    ours = verbot.evaluate(verbot.load_policy(folder), out=tmp_path / "memory", **settings)
+    theirs = verbot.evaluate(folder, out=tmp_path / "folder", **settings)
+    assert ours.metrics["final_error_m"] == theirs.metrics["final_error_m"]
+    with pytest.raises(PolicyError, match="a policy of type object cannot be saved, so no worker can load it"):
+        verbot.evaluate(object(), out=tmp_path / "nothing")
+
+
+def test_the_policy_that_ships_is_small_sound_and_obeys():
+    assert sum(file.stat().st_size for file in load_policy.STARTER.iterdir()) <= 5_000_000
+    assert watch("put the red cube in the blue box", load_policy.agent_maker("starter")).success
+    assert watch("push the yellow ball to the left", load_policy.agent_maker("starter")).success
