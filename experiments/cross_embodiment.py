@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import tyro
-from multitask import tell
 
 import verbot
+from multitask import tell
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.data.samples.keypoints import project, projections
 from verbot.data.samples.labels import grasps

@@ -1,7 +1,8 @@
 """How often a policy obeys in the navigation world, one task alone, told in wordings that it was or was not taught with.
 
 Run it as ``python experiments/navigation_success.py outputs/reinforced/policy outputs/cloned/policy --episodes 300``: the same
-test scenes for every policy; "random" is a player who draws its actions. With two policies McNemar's exact test compares the last with the first.
+test scenes for every policy; "random" is a player who draws its actions. With two policies McNemar's exact test
+compares the last with the first.
 """
 
 from __future__ import annotations

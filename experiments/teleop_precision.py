@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "teaching"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "teleop"))
 from scripted import Expert, KeyboardExpert, after, config, demonstrate, lesson, ready
 
 from verbot.data import open_dataset

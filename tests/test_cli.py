@@ -234,7 +234,8 @@ def test_compare_pairs_two_evaluations(tmp_path, capsys):
 
 
 def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys, monkeypatch):
-    from verbot.evaluation.comparison.table import Table, TableRow
+    from verbot.evaluation.comparison.rows import TableRow
+    from verbot.evaluation.comparison.table import Table
     from verbot.workflows import compare
 
     asked = []

@@ -50,7 +50,7 @@ def test_the_tables_of_designs_are_what_their_data_say(data, least):
 
 
 def test_nothing_names_the_machine_it_was_made_on():
-    for folder in ("src", "docs", "examples", "tools", "benchmarks", "tests"):
+    for folder in ("src", "docs", "examples", "tools", "experiments", "profiling", "tests"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".md", ".html", ".toml", ".yaml", ".json") and path != Path(__file__).resolve():
                 text = path.read_text()

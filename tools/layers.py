@@ -1,4 +1,4 @@
-"""The import rule: a module imports strictly lower levels; units on one level are blind to each other.
+"""The import rule: a module imports strictly lower levels; units on one level are blind to each other; no import circles.
 
 Run it as ``python tools/layers.py``. It reads the source (imports inside functions count), prints violations and exits 1 on any.
 """
@@ -19,32 +19,27 @@ LEVELS = {
     "errors": 0,
     "spec": 0,
     "contracts": 1,
-    "identity": 1,
-    "folders": 1,
     "registry": 1,
     "configuration": 1,
-    "cluster": 2,
-    "processes": 1,
-    "progress": 1,
+    "parallel": 1,
     "transforms": 2,
-    "film": 2,
-    "past": 2,
     "statistics": 2,
     "data": 3,
     "envs": 3,
     "models": 3,
     "remote": 3,
+    "robots": 3,
     "policy": 4,
     "agents": 4,
-    "collection": 4,
-    "attribution": 5,
-    "training": 5,
-    "evaluation": 5,
-    "deploy": 5,
-    "teaching": 5,
-    "recipes": 6,
+    "rollout": 5,
+    "training": 6,
+    "evaluation": 6,
+    "teleop": 6,
+    "deploy": 6,
     "console": 6,
-    "cli": 7,
+    "recipes": 7,
+    "workflows": 8,
+    "cli": 9,
 }
 # The public API and `python -m verbot` stand above everything; both import lazily.
 TOP = {"__init__", "__main__"}
@@ -54,7 +49,7 @@ ALLOWED = {
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.
-BLIND_TO_POLICIES = {"evaluation", "deploy", "collection", "teaching"}
+BLIND_TO_POLICIES = {"rollout", "evaluation", "deploy", "teleop"}
 POLICY_UNITS = {"policy", "models"}
 
 
@@ -89,13 +84,49 @@ def violation(item: Import) -> str | None:
             return f"{item.where}: unit {unit!r} has no level; give it one in tools/layers.py"
     if imported in TOP:
         return f"{item.where}: {importer} imports the public API of {PACKAGE}; import the module that defines the name"
-    if imported in {"recipes", "cli"} and importer != "cli":
-        return f"{item.where}: {importer} imports {imported}; only the command line and the public API may"
     if importer in BLIND_TO_POLICIES and imported in POLICY_UNITS:
         return f"{item.where}: {importer} imports {imported}; it may know policies only through contracts"
     if LEVELS[imported] >= LEVELS[importer]:
         return f"{item.where}: {importer} (level {LEVELS[importer]}) imports {imported} (level {LEVELS[imported]})"
     return None
+
+
+def graph(source: Path) -> dict[str, set[str]]:
+    """Dotted module to the modules of the package that it imports, anywhere in its file, also for type checking only."""
+    package = source / PACKAGE
+    modules = {".".join((PACKAGE, *_parts(path, package))): path for path in sorted(package.rglob("*.py"))}
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        inside = name if path.stem == "__init__" else name.rpartition(".")[0]
+        targets = {
+            next((".".join(target[:n]) for n in range(len(target), 0, -1) if ".".join(target[:n]) in modules), PACKAGE)
+            for node in ast.walk(ast.parse(path.read_text(), str(path)))
+            for target in _targets(node, (*inside.split("."), "_"))
+        }
+        found[name] = targets - {name}
+    return found
+
+
+def circles(imported: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules each of which imports every other, directly or not."""
+
+    def reachable(start: str) -> set[str]:
+        seen, waiting = set[str](), [start]
+        while waiting:
+            for name in imported.get(waiting.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
+        return seen
+
+    reach = {name: reachable(name) for name in imported}
+    groups = {tuple(sorted(m for m in reach[name] if name in reach.get(m, ()))) for name in imported if name in reach[name]}
+    return [list(group) for group in sorted(groups)]
+
+
+def _parts(path: Path, package: Path) -> tuple[str, ...]:
+    parts = path.relative_to(package).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
 def _targets(node: ast.AST, module: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -128,9 +159,11 @@ def _unit(target: tuple[str, ...], package: Path) -> str:
 def main(source: Path = ROOT / "src") -> int:
     found = list(imports(source))
     problems = [problem for item in found if (problem := violation(item))]
+    rings = circles({name: targets for name, targets in graph(source).items() if name != PACKAGE})
+    problems += [f"import circle: {', '.join(ring)}" for ring in rings]
     for problem in problems:
         print(problem)
-    print(f"layers: {len(found)} imports between units, {len(problems)} against the rule")
+    print(f"layers: {len(found)} imports between units, {len(problems)} against the rule, {len(rings)} import circles")
     return 1 if problems else 0
 
 

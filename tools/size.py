@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("src", "tests", "tools", "examples", "benchmarks")
+FOLDERS = ("src", "tests", "tools", "examples", "experiments", "profiling")
 FILE_LIMIT, FUNCTION_LIMIT, TAIL = 400, 60, 5
 
 # path or path::function -> why it may be long

@@ -18,7 +18,8 @@ class Registry(Generic[F]):
 
     Args:
         kind: what they are, for messages, e.g. ``"vision encoder"``.
-        package: every module of this package is imported on the first look-up, so that a new file is enough.
+        package: every module of this package, or of each of these, is imported on the first look-up, so that a new file is
+            enough.
         group: entry-point group through which other distributions add parts, e.g. ``"verbot.heads"``.
 
     Example:
@@ -29,8 +30,9 @@ class Registry(Generic[F]):
         4
     """
 
-    def __init__(self, kind: str, package: str | None = None, group: str | None = None):
-        self.kind, self._package, self._group = kind, package, group
+    def __init__(self, kind: str, package: str | tuple[str, ...] | None = None, group: str | None = None):
+        self.kind, self._group = kind, group
+        self._packages = (package,) if isinstance(package, str) else package or ()
         self._factories: dict[str, F] = {}
         self._complete = package is None and group is None
 
@@ -60,10 +62,9 @@ class Registry(Generic[F]):
         if self._complete:
             return
         self._complete = True
-        if self._package:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
+        for name in self._packages:
+            for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+                importlib.import_module(f"{name}.{module.name}")
         if self._group:
             for point in entry_points(group=self._group):
                 self._factories.setdefault(point.name, point.load())

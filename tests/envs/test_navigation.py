@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from floor import place, rover
+from navigation_fixtures import place, rover
 
 import verbot.envs  # noqa: F401
 from verbot.data import Windows, open_dataset

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from floor import POST, place, rover
+from navigation_fixtures import POST, place, rover
 
 import verbot.envs  # noqa: F401
 from verbot.data.samples.keypoints import project, projections

@@ -15,7 +15,8 @@ import pytest
 from verbot.errors import ConfigError
 from verbot.evaluation.comparison.page import write_comparison_page
 from verbot.evaluation.comparison.ranking import choose, holm, versus
-from verbot.evaluation.comparison.table import Cost, Figures, Table, TableRow, read_figures
+from verbot.evaluation.comparison.rows import Cost, Figures, TableRow
+from verbot.evaluation.comparison.table import Table, read_figures
 from verbot.evaluation.protocol.intervals import Estimate, wilson
 from verbot.evaluation.report.plots import Dot, place_labels, scatter
 from verbot.rollout.results import EpisodeResult, Journal

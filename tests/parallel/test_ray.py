@@ -88,7 +88,7 @@ def two(tmp_path_factory):
     modules = tmp_path_factory.mktemp("modules")
     (modules / "maker.py").write_text(textwrap.dedent(MAKER))
     (modules / "slow_world.py").write_text(textwrap.dedent(WORLD))
-    toys, source = Path(__file__).parent / "evaluation", Path(clusters.__file__).parents[1]
+    toys, source = Path(__file__).parents[1] / "evaluation", Path(clusters.__file__).parents[2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (modules, toys, source))))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

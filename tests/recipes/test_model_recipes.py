@@ -185,7 +185,7 @@ def test_the_expert_reads_all_that_is_there_and_nothing_that_is_masked():
 
 
 def test_the_benchmark_of_paper_sizes_runs_on_a_processor(monkeypatch, capsys, tmp_path):
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_sizes.py"
+    path = Path(__file__).resolve().parents[2] / "profiling" / "paper_sizes.py"
     spec = importlib.util.spec_from_file_location("paper_sizes", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "paper_sizes", module)

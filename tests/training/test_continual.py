@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_start import write
+from test_finetune import write
 from toys import toy_config
 
 from verbot.configuration import load_yaml

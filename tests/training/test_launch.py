@@ -66,7 +66,7 @@ def start(config, folder: Path, restarts: int = 1, **settings: str) -> subproces
         "-m", "verbot", "train", str(folder / "recipe.yaml"), "--data", *config.datasets, "--out", str(folder / "run"),
         "--set", *(f"{name}={value}" for name, value in settings.items()),
     ]  # fmt: skip
-    source = str(Path(train_recipe.__code__.co_filename).parents[2])
+    source = str(Path(train_recipe.__code__.co_filename).parents[3])
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

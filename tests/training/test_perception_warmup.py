@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-from test_reinforcement import SMALL, TOY, toy  # noqa: F401
+from test_ppo import SMALL, TOY, toy  # noqa: F401
 from toy_world import ToyEnv
 
 from verbot.contracts import observation_from_env

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_start import write
+from test_finetune import write
 from toys import SMALL, SPEC, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_reinforcement import NOWHERE, TOY, Here, toy  # noqa: F401
+from test_ppo import NOWHERE, TOY, Here, toy  # noqa: F401
 
 from verbot.envs import make_env
 from verbot.errors import ConfigError, PolicyError, UnknownNameError

@@ -89,7 +89,7 @@ def reinforce(
         seed: of everything; otherwise the recipe's own.
     """
     from verbot.configuration import assignments
-    from verbot.recipes.rl import reinforce as run
+    from verbot.workflows.reinforce import reinforce as run
 
     begin: dict[str, Any] = {} if policy is None else {"policy": str(policy)}
     result = run(recipe, out=out, seed=seed, **begin, **given(steps=steps), **assignments(set))

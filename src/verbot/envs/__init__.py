@@ -1,7 +1,7 @@
 """Worlds to act in: Gymnasium environments that know their robot, their tasks and an expert.
 
-Importing this package loads no simulator; `make_env` does. Gymnasium knows the tabletop as ``verbot/Tabletop-v0`` and the
-navigation world as ``verbot/Navigation-v0``.
+Importing this package loads no simulator; `make_env` does. Each file of `factories/` registers envs by name.
+Gymnasium knows the tabletop as ``verbot/Tabletop-v0`` and the navigation env as ``verbot/Navigation-v0``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gymnasium
 from verbot.contracts import Env
 from verbot.registry import Registry
 
-envs: Registry = Registry("env", package="verbot.envs.tabletop.suites", group="verbot.envs")
+envs: Registry = Registry("env", package="verbot.envs.factories", group="verbot.envs")
 
 
 def make_env(name: str, **options: Any) -> Env:
@@ -35,39 +35,6 @@ def make_env(name: str, **options: Any) -> Env:
         >>> env.close()
     """
     return envs.get(name)(**options)
-
-
-def make_tabletop(suite: str, **options: Any) -> Env:
-    """The tabletop with this suite. Raises `MissingDependencyError` where there is no simulator."""
-    from verbot.errors import MissingDependencyError
-
-    try:
-        import mujoco  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(f"the tabletop needs the simulator: pip install 'verbot[sim]' ({error})") from error
-    from verbot.envs.tabletop.env import TabletopEnv
-
-    return TabletopEnv(suite=suite, **options)
-
-
-@envs.register("tabletop")
-def tabletop(**options: Any) -> Env:
-    """The full suite, by its short name."""
-    return make_tabletop("tabletop-full", **options)
-
-
-@envs.register("navigation")
-def make_navigation(**options: Any) -> Env:
-    """A robot on wheels, seen from above; needs no simulator."""
-    from verbot.envs.navigation.env import NavigationEnv
-
-    return NavigationEnv(**options)
-
-
-@envs.register("navigation-compass")
-def make_navigation_compass(**options: Any) -> Env:
-    """The same scenes and errands, with moves up, down, left and right in the picture."""
-    return make_navigation(steering="compass", **options)
 
 
 def register_gymnasium() -> None:

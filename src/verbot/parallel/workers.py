@@ -178,7 +178,7 @@ def _give(worker: Worker, waiting: deque[int], given: deque[int]) -> None:
 
 def _start(module: str, name: str) -> Worker:
     ours, theirs = Pipe()
-    source = str(Path(__file__).resolve().parents[1])
+    source = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
     with theirs:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from verbot.registry import Registry
 
-if TYPE_CHECKING:
-    from verbot.recipes.config import RunConfig
-
-recipes: Registry[Callable[[], RunConfig]] = Registry("recipe", package="verbot.recipes.imitation", group="verbot.recipes")
+recipes: Registry[Callable[[], Any]] = Registry(
+    "recipe", package=("verbot.recipes.imitation", "verbot.recipes.models"), group="verbot.recipes"
+)

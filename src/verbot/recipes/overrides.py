@@ -24,7 +24,7 @@ from verbot.recipes.config import RunConfig, change, resolve
 from verbot.registry import Registry
 from verbot.training import TrainConfig
 
-LISTS = Path(__file__).parent / "designs"
+LISTS = Path(__file__).parent / "comparisons"
 # What every design of a comparison has in common, so no design may say it.
 SHARED = frozenset({"datasets", "weights"})
 # The fields of an evaluation that say what is played; the others say how the policy acts in it, which a design may change.

@@ -18,6 +18,7 @@ from verbot.contracts import EpisodeRequest
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
 
+RENAMED = {"named": "target_object", "engaged": "first_contact"}  # fields as verbot 0.1 wrote them
 Outcome = Literal["success", "failure", "error"]
 
 
@@ -123,8 +124,9 @@ def read_results(path: Path) -> list[EpisodeResult]:
     results: dict[str, EpisodeResult] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            result = EpisodeResult(**json.loads(line))
-        except (TypeError, ValueError) as error:
+            record = json.loads(line)
+            result = EpisodeResult(**{RENAMED.get(key, key): value for key, value in record.items()})
+        except (AttributeError, TypeError, ValueError) as error:
             raise CorruptFileError(path, f"line {number} is not an episode result: {error}") from error
         results[result.key] = result
     return list(results.values())

@@ -24,7 +24,8 @@ from verbot.evaluation.comparison.page import write_comparison_page
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
 from verbot.evaluation.comparison.ranking import versus
-from verbot.evaluation.comparison.table import Cost, Table, TableRow, read_figures, relative
+from verbot.evaluation.comparison.rows import Cost, TableRow
+from verbot.evaluation.comparison.table import Table, read_figures, relative
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import RunConfig
 from verbot.recipes.overrides import ACTING

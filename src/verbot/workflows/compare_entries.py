@@ -13,7 +13,7 @@ from typing import Any
 
 from verbot.configuration import to_plain
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation.comparison.table import Kind
+from verbot.evaluation.comparison.rows import Kind
 from verbot.recipes import recipes
 from verbot.recipes.config import RunConfig
 from verbot.recipes.overrides import Design, parse_design, read_designs, resolve_design

@@ -40,8 +40,7 @@ def gap(
         axes: those to shift; otherwise all, but for ``camera_dropout`` where a policy cannot do without a camera.
         strengths: of the shifts, 1 to 3.
         alone: whether each axis is shifted alone, too; otherwise only all of them at once.
-        align: middle colors by camera (`verbot.data.samples.image_statistics`): each policy that is played acts a second time,
-            aligned to them.
+        align: channel medians by camera (`verbot.data.samples.image_statistics`): each policy acts once more, aligned to them.
         episodes: scenes, the same in every world.
 
     Raises `ConfigError` where nothing is to be played or two policies have one name, and as `verbot.evaluate` does.

@@ -14,7 +14,7 @@ import pytest
 
 from verbot.data import DatasetWriter, check_dataset, open_dataset
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[3] / "src"
 
 # Saves episodes whose numbers tell where they belong, says so after each, merges often, and opens the dataset again now and then.
 WRITER = """

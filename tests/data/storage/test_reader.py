@@ -18,7 +18,7 @@ from verbot.data import Windows, check_dataset, open_dataset
 from verbot.data.samples.image_statistics import channel_medians
 from verbot.errors import CorruptFileError, DataError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 FIXTURE = FIXTURES / "lerobot_v3"
 
 

@@ -9,7 +9,7 @@ import pytest
 from verbot.data import DatasetWriter, FrameCache, check_dataset, open_dataset
 from verbot.errors import CorruptFileError
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/lerobot_v3"
+FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"
 
 
 def files(root: Path) -> list[Path]:

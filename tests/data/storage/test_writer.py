@@ -14,7 +14,7 @@ from verbot.errors import DataError, UnknownNameError
 from verbot.spec import Camera, Component, RobotSpec
 from verbot.statistics import Statistics
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/lerobot_v3"
+FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"
 
 
 def same(episode, record):
@@ -200,3 +200,13 @@ def assert_same_values(mine, theirs):
     assert pandas["index_columns"] == reference["index_columns"]
     assert [c["field_name"] for c in pandas["columns"]] == [c["field_name"] for c in reference["columns"]]
     assert pq.read_table(mine / "meta/tasks.parquet").to_pydict() == pq.read_table(theirs / "meta/tasks.parquet").to_pydict()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_extras_under_the_names_of_an_older_version_are_read(tmp_path, spec, make, merged):
+    record = make(0)
+    extras = {key: value for key, value in record.extras.items() if key != "first_contact_frame"} | {"engaged_frame": 4}
+    with DatasetWriter(tmp_path / "old", spec, merge_every=1 if merged else 10) as writer:
+        writer.save_episode(dataclasses.replace(record, extras=extras))
+        found = open_dataset(tmp_path / "old")[0].extras
+    assert found["first_contact_frame"] == 4 and "engaged_frame" not in found

@@ -22,6 +22,8 @@ from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 
+RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
+
 
 class Dataset:
     """Episodes on disk, opened with `open_dataset`; an `EpisodeSource`. What is saved later is seen by opening again.
@@ -47,12 +49,12 @@ class Dataset:
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
         if number >= self._committed:
             one = self._journaled[number - self._committed]
-            return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, one.extras, one)
+            return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, _renamed(one.extras), one)
         row, place = self._rows[number], self._places.get(number)
         extra = None if place is None else self._extras[place]
         identity = extra["identity"] if extra else self._foreign_identity(row)
         calibration, extras = (json.loads(extra[key]) if extra else {} for key in ("calibration", "extras"))
-        return Episode(self, number, row["length"], identity, row["tasks"], calibration, extras, row)
+        return Episode(self, number, row["length"], identity, row["tasks"], calibration, _renamed(extras), row)
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(len(self)))
@@ -285,3 +287,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     flat = array if not pa.types.is_nested(array.type) else array.flatten()
     values = flat.to_numpy(zero_copy_only=False)
     return values.reshape(len(array), -1)
+
+
+def _renamed(extras: Mapping[str, Any]) -> dict[str, Any]:
+    return {RENAMED_EXTRAS.get(key, key): value for key, value in extras.items()}

@@ -13,7 +13,8 @@ from string import Template
 from urllib.parse import quote
 
 from verbot.evaluation.comparison.ranking import choose
-from verbot.evaluation.comparison.table import Table, TableRow, Verdict, groups_of, millions, number, relative
+from verbot.evaluation.comparison.rows import TableRow
+from verbot.evaluation.comparison.table import Table, Verdict, groups_of, millions, number, relative
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 from verbot.evaluation.report import text as wording
 from verbot.evaluation.report.plots import Bar, Dot, bars, interval, percent, scatter, table
@@ -41,12 +42,17 @@ BUDGETS = ("samples", "minutes", "steps")
 
 def write_comparison_page(found: Table, path: Path) -> Path:
     """Write the page, whole or not at all."""
-    package = files("verbot.evaluation")
-    style = package.joinpath("report.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    style = (
+        files("verbot.evaluation.report")
+        .joinpath("page.html")
+        .read_text(encoding="utf-8")
+        .split("<style>")[1]
+        .split("</style>")[0]
+    )
     ranked = sorted(found.rows, key=lambda row: -row.value)
     best = next((row for row in ranked if row.kind != "baseline" and row.measured), None)
     success = best.metric("success_rate") if best else NOTHING
-    page = Template(package.joinpath("bench.html").read_text(encoding="utf-8")).substitute(
+    page = Template(files("verbot.evaluation.comparison").joinpath("page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(found.title),
         style=style,
         kicker=html.escape(_kicker(found)),

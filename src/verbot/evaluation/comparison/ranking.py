@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from verbot.errors import ConfigError
 from verbot.evaluation.comparison.paired import Row as Paired
 from verbot.evaluation.comparison.paired import compare
+from verbot.evaluation.comparison.rows import TableRow
 from verbot.evaluation.report.summary import written
 from verbot.evaluation.report.text import plain
-
-if TYPE_CHECKING:
-    from verbot.evaluation.comparison.table import TableRow
 
 CLEAR = 0.05
 

@@ -67,7 +67,7 @@ class Page:
 
 
 def write_page(page: Page, path: Path) -> Path:
-    template = Template(files("verbot.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
+    template = Template(files("verbot.evaluation.report").joinpath("page.html").read_text(encoding="utf-8"))
     first = next((row["pointing_game"] for row in page.looked.rows.values()), None) if page.looked else None
     text = template.substitute(
         title=html.escape(f"Where {page.policy} looks"),

@@ -28,7 +28,7 @@ def write_report(summary: Summary, films: Films, path: Path) -> Path:
     Args:
         films: exhibits with their mp4, see `exhibits.choose`.
     """
-    template = Template(files("verbot.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
+    template = Template(files("verbot.evaluation.report").joinpath("page.html").read_text(encoding="utf-8"))
     success = summary.metrics["success_rate"]
     page = template.substitute(
         title=html.escape(f"{summary.policy} on {summary.suite}"),

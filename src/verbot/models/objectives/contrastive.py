@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +11,22 @@ from verbot.errors import ConfigError
 from verbot.models.objectives.siglip import WATCHED
 from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
-if TYPE_CHECKING:
-    from verbot.models.network import VLANetwork
+
+class ComparingNetwork(Protocol):
+    """What a contrast asks of a network (`verbot.models.network.VLANetwork`)."""
+
+    contrast: Any
+
+    def read(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
+
+    def see(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, asking: Any = None, features: Tensor | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup | None]: ...
+
+    def glance(self, batch: Batch) -> TokenGroup: ...
 
 
-def compared(network: VLANetwork, batch: Batch, answers: TokenGroup | None, told: Tensor | None) -> dict[str, Tensor]:
+def compared(network: ComparingNetwork, batch: Batch, answers: TokenGroup | None, told: Tensor | None) -> dict[str, Tensor]:
     """The losses of the network's contrast; zeros for a batch without captions.
 
     Args:
@@ -35,7 +46,7 @@ def compared(network: VLANetwork, batch: Batch, answers: TokenGroup | None, told
 
 
 @torch.no_grad()
-def similarities(network: VLANetwork, batch: Batch, text: TextBatch) -> Tensor:
+def similarities(network: ComparingNetwork, batch: Batch, text: TextBatch) -> Tensor:
     """The cosines (q, b) of sentences `text` and the latest pictures of `batch`, whatever its own instructions are.
 
     Raises `ConfigError` for a network without a contrast.

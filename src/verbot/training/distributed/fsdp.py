@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.layers.transformer import Block, CrossBlock
-from verbot.training.distributed.optimizer import in_order, rate_scale
+from verbot.training.distributed.flat_weights import in_order, rate_scale
 from verbot.training.distributed.process_group import SHARDING, ProcessGroup
 
 if TYPE_CHECKING:

@@ -1,21 +1,18 @@
-"""All trainable weights as one vector, and what moves it: AdamW, schedule, clipping, weight averaging."""
+"""The optimizer of one flat vector of weights: AdamW, schedule, clipping, weight averaging."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from verbot.errors import TrainingError
+from verbot.training.distributed.flat_weights import Whole
+from verbot.training.distributed.fsdp import Sharded
 from verbot.training.imitation.config import TrainConfig
-
-if TYPE_CHECKING:
-    from verbot.training.distributed.fsdp import Sharded
-    from verbot.training.distributed.process_group import ProcessGroup
 
 
 def learning_rate(config: TrainConfig, step: int, done: float) -> float:
@@ -27,67 +24,6 @@ def learning_rate(config: TrainConfig, step: int, done: float) -> float:
     if config.schedule == "cosine":
         return rate * 0.5 * (1.0 + math.cos(math.pi * done))
     return rate * 0.1 ** sum(done >= milestone for milestone in config.milestones) if config.schedule == "step" else rate
-
-
-class Whole:
-    """All trainable weights of a network as one vector, of which its parameters are views, as their gradients are of another.
-
-    Args:
-        network: whose matrices come first in the vector.
-    """
-
-    def __init__(self, network: nn.Module):
-        named = in_order(network)
-        self._parameters = [p for _, p in named]
-        self.layout = {name: list(p.shape) for name, p in named}
-        self.weights = torch.cat([p.detach().float().flatten() for p in self._parameters])  # (w,)
-        self.gradient = torch.zeros_like(self.weights)
-        self.matrices = sum(p.numel() for p in self._parameters if p.ndim >= 2)
-        self.scale = None  # (w,), where the rates differ
-        scales = [rate_scale(p) for p in self._parameters]
-        if set(scales) != {1.0}:
-            rates = zip(self._parameters, scales, strict=True)
-            self.scale = torch.cat([torch.full((p.numel(),), scale, device=p.device) for p, scale in rates])
-        self.show(self.weights)
-        for parameter, slope in zip(self._parameters, self._views(self.gradient), strict=True):
-            parameter.grad = slope
-
-    def forget(self) -> None:
-        """No gradient any more."""
-        self.gradient.zero_()
-
-    def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
-        """`gradient`, and these `numbers`, become their means over the team."""
-        process_group.average(self.gradient, *numbers)
-
-    def norm(self) -> float:
-        """Of the gradient of all weights."""
-        return float(torch.linalg.vector_norm(self.gradient))
-
-    def show(self, vector: Tensor) -> None:
-        """The network computes with these weights from now on."""
-        for parameter, value in zip(self._parameters, self._views(vector), strict=True):
-            parameter.data = value
-
-    def updated(self) -> None:
-        """`weights` have changed: views follow by themselves."""
-
-    def _views(self, vector: Tensor) -> list[Tensor]:
-        sizes = [p.numel() for p in self._parameters]
-        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self._parameters, strict=True)]
-
-
-def in_order(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The trainable parameters, matrices first, so that weight decay is one slice. Raises `TrainingError` for none at all."""
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    named.sort(key=lambda item: item[1].ndim < 2)  # stable
-    if not named:
-        raise TrainingError("the network has no trainable parameters")
-    return named
-
-
-def rate_scale(parameter: nn.Parameter) -> float:
-    return float(getattr(parameter, "lr_scale", 1.0))
 
 
 class Optimizer:

@@ -1,4 +1,4 @@
-"""A process that gathers corrections: ``python -m verbot.training.imitation.dagger_worker``, started by `verbot.training.imitation.dagger`."""
+"""A process that gathers corrections, started by `verbot.training.imitation.dagger`."""
 
 from __future__ import annotations
 

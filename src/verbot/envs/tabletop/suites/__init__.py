@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from verbot.contracts import Env
-from verbot.envs import envs, make_tabletop
 from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
 from verbot.registry import Registry
 
@@ -60,14 +57,13 @@ suites: Registry[Callable[[], Suite]] = Registry("suite", package="verbot.envs.t
 
 
 def register(suite: Suite) -> Suite:
-    """Make `suite` known, and the env of its name."""
+    """Make `suite` known; the env of its name is registered by `verbot.envs.factories.tabletop`."""
 
-    def make(**options: Any) -> Env:
-        return make_tabletop(suite.name, **options)
+    def get() -> Suite:
+        return suite
 
-    make.__qualname__ = suite.name
-    suites.register(suite.name)(lambda: suite)
-    envs.register(suite.name)(make)
+    get.__qualname__ = suite.name
+    suites.register(suite.name)(get)
     return suite
 
 

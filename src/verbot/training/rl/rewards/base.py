@@ -55,7 +55,7 @@ class LearnedReward(Reward, Protocol):
 
 # Each is called with the run's configuration and its own options. A static method ``fit(config, options)``, where it has one,
 # gives its options with the identities of the files that they name.
-rewards: Registry[Any] = Registry("reward", package="verbot.training.rl", group="verbot.rewards")
+rewards: Registry[Any] = Registry("reward", package="verbot.training.rl.rewards", group="verbot.rewards")
 
 
 @rewards.register("world")

@@ -1,0 +1,39 @@
+"""The tabletop: one env for each suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verbot.contracts import Env
+from verbot.envs import envs
+from verbot.envs.tabletop.suites import suites
+from verbot.errors import MissingDependencyError
+
+
+def make_tabletop(suite: str, **options: Any) -> Env:
+    """The tabletop with this suite. Raises `MissingDependencyError` without MuJoCo."""
+    try:
+        import mujoco  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"the tabletop needs the simulator: pip install 'verbot[sim]' ({error})") from error
+    from verbot.envs.tabletop.env import TabletopEnv
+
+    return TabletopEnv(suite=suite, **options)
+
+
+@envs.register("tabletop")
+def tabletop(**options: Any) -> Env:
+    """The full suite, by its short name."""
+    return make_tabletop("tabletop-full", **options)
+
+
+def _register(suite: str) -> None:
+    def make(**options: Any) -> Env:
+        return make_tabletop(suite, **options)
+
+    make.__qualname__ = suite
+    envs.register(suite)(make)
+
+
+for name in suites.names():
+    _register(name)
