@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
 
+POINTS = ("target", "receptacle", "reference")  # of a goal; keypoints are where these are in each view
+
 
 @runtime_checkable
 class Policy(Protocol):

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verbot.contracts import POINTS
 from verbot.contracts import Env, observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.spec import FloatArray
@@ -83,7 +83,7 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
 
 def _look(env: Env, record: Mapping[str, Any]) -> Look:
     """An observation alone: where things are is not told."""
-    shape = (1, len(env.robot_spec.camera_names), POINTS)
+    shape = (1, len(env.robot_spec.camera_names), len(POINTS))
     return Look(observation_from_env(record), np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
 
