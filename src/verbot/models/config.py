@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from verbot.configuration import renamed
 from verbot.errors import ConfigError
+from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
 from verbot.models.protocols import ClassifiesTasks, FitsActions, FitsInstructions
 from verbot.models.registries import Objective, Part, heads, language_encoders, objectives, vision_encoders
 from verbot.models.tokens import Sizes
@@ -23,6 +25,12 @@ def default_objectives() -> dict[str, Objective]:
     return {"action": Objective(), "keypoints": Objective(), "grounding_queries": Objective()}
 
 
+@renamed(
+    network_record,
+    **FIELDS,
+    **{old: f"objectives.{names[0]}.weight" for old, names in WEIGHTS.items()},
+    value_discount="objectives.value.options.discount",
+)
 @dataclass(frozen=True)
 class NetworkConfig:
     """Which parts a network is made of. With a robot spec it determines every shape.

@@ -105,7 +105,7 @@ class VLANetwork(nn.Module):
         asked = {name: each.queries(batch) for name, each in self.objectives.items()}
         queries = {name: found for name, found in asked.items() if found is not None}
         if self.is_fusion_taught:
-            features = self(batch, queries)
+            features = self.forward(batch, queries)
             if self.memory is not None:
                 present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
                 features = dataclasses.replace(features, fused=self._remember(features.fused, present))
@@ -122,7 +122,7 @@ class VLANetwork(nn.Module):
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """The next actions, and what the objectives tell beside. Where no action was ever learned the actions are random."""
         asked = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
-        features, memory = self(batch, {name: found for name, found in asked.items() if found is not None}), None
+        features, memory = self.forward(batch, {name: found for name, found in asked.items() if found is not None}), None
         if self.memory is not None:
             count, device = len(features.fused.tokens), features.fused.tokens.device
             writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verbot.agents.grounding_monitor import THRESHOLD
+from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import NetworkConfig
 from verbot.policy.policy import Preprocessing
 
 
+@renamed(questions="grounding_queries")
 @dataclass(frozen=True)
 class AugmentConfig:
     """What is done to a training sample; each is drawn anew for every sample and camera.
@@ -24,9 +26,10 @@ class AugmentConfig:
         blank_instruction: this share of samples is told nothing, so that a policy without words is not out of its depth.
         relabel: this share of frames from before the hand committed itself is told another feasible goal instead; such a
             sample teaches where to look, not what to do.
-        questions: every frame from before the hand committed itself is asked where so many of its scene's other goals are,
-            beside what is to be done in it. Cheap where the vision encoder sees before it listens (``query_conv``).
-        captions: every such frame is told so many captions of its scene, and as many foils; for a network with a `contrast`.
+        grounding_queries: every frame from before the first contact comes with so many of its scene's other goals, for the
+            objective of this name. Cheap where the vision encoder sees before it listens (``query_conv``).
+        captions: every such frame comes with so many captions of its scene, and as many hard negatives, for the objective
+            ``contrastive``.
         goal_image: this share of samples is shown the end of its episode instead of being told; for a network with a `goal` part.
         camera_dropout: in this share of samples one camera is missing; where there is but one, never.
     """
@@ -37,7 +40,7 @@ class AugmentConfig:
     saturation: float = 0.2
     blank_instruction: float = 0.02
     relabel: float = 0.0
-    questions: int = 0
+    grounding_queries: int = 0
     captions: int = 0
     goal_image: float = 0.0
     camera_dropout: float = 0.0
@@ -168,7 +171,7 @@ class TrainConfig:
             ``"new"`` with those of the datasets, as does a start of which only parts are taken.
         start_parts: the network is `network`, new but for these of its parts, which begin as the start's are: names of parts
             (``"vision"``) or patterns of their parameters (``"vision.trunks.*"``). None begins with the whole policy.
-        alignment: when training warns that what is seen and what is said stay apart; for a network with a `contrast`.
+        alignment: when training warns that what is seen and what is said stay apart; for the objective ``contrastive``.
         lora: what is learned are small adapters of the start's matrices (see `verbot.models.lora`); None learns every weight.
         companions: other robots that learn at the same time and share weights (see `verbot.training.imitation.cotraining`);
             `samples` and `batch_size` count those of each robot.
@@ -230,11 +233,8 @@ class TrainConfig:
         if self.augment.goal_image and not self.network.goal:
             raise ConfigError("augment.goal_image shows goal images, and the network has no part that reads them: give it a goal")
         own = self.start is None or self.start_parts is not None  # else the start's network takes this one's place
-        if own and bool(self.augment.captions) != (self.network.contrast is not None):
-            raise ConfigError(
-                f"a contrast learns from captions, and nothing else does: network.contrast is "
-                f"{self.network.contrast.name if self.network.contrast else None!r} with augment.captions {self.augment.captions}"
-            )
+        if own:
+            self._check_sentences()
         if self.cache_features:
             self._check_features()
         if self.companions:
@@ -255,6 +255,18 @@ class TrainConfig:
             raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}; expected 0 to 1")
+
+    def _check_sentences(self) -> None:
+        objectives, captions = self.network.objectives, self.augment.captions
+        if bool(captions) != ("contrastive" in objectives):
+            raise ConfigError(
+                f"the objective 'contrastive' learns from captions, and nothing else does: network.objectives has "
+                f"{', '.join(objectives)}, with augment.captions {captions}"
+            )
+        if self.augment.grounding_queries and "grounding_queries" not in objectives:
+            raise ConfigError(
+                f"augment.grounding_queries is for the objective of this name, and network.objectives has {', '.join(objectives)}"
+            )
 
     def _check_companions(self) -> None:
         names = [companion.robot for companion in self.companions]

@@ -22,6 +22,7 @@ from stable_baselines3.common.logger import Logger
 from verbot.configuration import dump_yaml, load_yaml, to_plain
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
@@ -121,7 +122,7 @@ def beginning(config: ReinforceConfig) -> Policy:
     """The policy that is trained: the one that `config` names, or a new one."""
     if config.policy is not None:
         policy = Policy.load(config.policy)
-        if policy.config.history > 1 or policy.config.memory or policy.config.acted or policy.config.goal:
+        if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{config.policy} sees more than one frame and its words; reinforcement cannot go on from it yet")
         return policy
     spec, states, sentences = survey(config)
@@ -320,7 +321,7 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
     if state:
         tensors = load((out / CHECKPOINT).read_bytes())
         actor = algorithm.policy
-        actor.load_state_dict({name.removeprefix("actor."): t for name, t in tensors.items() if name.startswith("actor.")})
+        actor.load_state_dict({weight_name(n).removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")})
         kept = actor.optimizer.state_dict()
         actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
         algorithm.num_timesteps = state["steps"]

@@ -104,6 +104,11 @@ class HFVision(nn.Module):
         architecture = pretrained.architecture(folder)
         return {**options, "architecture": architecture, "prepare": _prepare(architecture, folder)}
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether the tower is frozen and sees without words."""
+        return self.frozen and self.film is None
+
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self.groups(self._see(images, sentence), mask, sentence)
 
