@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from verbot.models.objectives.queries import joined, prepare_asked
 
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.objectives.clip import Clip
 from verbot.models.objectives.contrastive import similarities
-from verbot.models.objectives.queries import joined, prepare_asked
 from verbot.models.objectives.siglip import FITS, Match
 from verbot.models.registries import Part
 from verbot.models.tokens import Captions, Sizes, TextBatch, TokenGroup
@@ -103,8 +103,8 @@ def test_captions_are_asked_behind_questions_and_change_neither(make_network, ma
     assert said.rows.tolist() == [1, 2, 1, 2] and said.true.tolist() == [True, True, False, False]
     both = joined(asked, said, 2, 3)
     assert len(both.rows) == 6 and both.mask[:2].all() and not both.mask[2:].any()
-    plain = network.losses(dataclasses.replace(batch, questions=asked, captions=None))
-    beside = network.losses(dataclasses.replace(batch, questions=asked, captions=said))
+    plain = network.losses(dataclasses.replace(batch, grounding_queries=asked, captions=None))
+    beside = network.losses(dataclasses.replace(batch, grounding_queries=asked, captions=said))
     alone = network.losses(dataclasses.replace(batch, captions=said))
     torch.testing.assert_close(plain["keypoint"], beside["keypoint"])
     torch.testing.assert_close(alone["contrast"], beside["contrast"])

@@ -32,7 +32,7 @@ def test_a_network_elsewhere_computes_there(variant, make_network, make_batch):
     batch = make_batch(network)
     rows, places = torch.tensor([0, 3]), torch.rand(2, 2, 3, 2)
     text = network.language.prepare(["put the green box to the left", "stop"])
-    batch = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(2, 2, 3, dtype=torch.bool)))
+    batch = dataclasses.replace(batch, grounding_queries=Questions(rows, text, places, torch.ones(2, 2, 3, dtype=torch.bool)))
     with Recorded() as read:
         here = everything(network, batch)
     network.zero_grad()

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from verbot.models.objectives.weighting import Balance
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
-from verbot.models.objectives.weighting import Balance
 from verbot.models.registries import Part
 
 CONFIG = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), loss_weights="learned")

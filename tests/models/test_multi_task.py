@@ -74,7 +74,7 @@ def test_unseen_sentences_reach_the_head_of_their_task(make_batch, spec):
     torch.manual_seed(0)
     said = [(v, f"{verb} the {color} {shape}") for v, verb in enumerate(VERBS) for color in COLORS for shape in SHAPES]
     kept, held = [pair for i, pair in enumerate(said) if i % 5], said[::5]
-    words = Part("words", language_encoders.get("words").fit({}, [sentence for _, sentence in said]))
+    words = Part("word_embedding", language_encoders.get("word_embedding").fit({}, [sentence for _, sentence in said]))
     eyes = Part("film_conv", {"channels": 4, "heatmaps": 3})
     network = VLANetwork(dataclasses.replace(CONFIG, language=words, vision=eyes), spec)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)

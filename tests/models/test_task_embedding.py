@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 import torch
+from verbot.models.objectives.task_embedding import Tasks
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
-from verbot.models.objectives.task_embedding import Tasks
 from verbot.models.registries import Part
 
 CONFIG = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))

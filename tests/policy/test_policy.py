@@ -67,7 +67,7 @@ def window(rows=3, side=16, frames=1):
         keypoints=rng.uniform(-1, 1, (rows, 2, 3, 2)).astype(np.float32),
         keypoints_mask=np.ones((rows, 2, 3), bool),
         recall_mask=np.ones((rows, 2, 3), bool),
-        questions=[()] * rows,
+        grounding_queries=[()] * rows,
         captions=[()] * rows,
         question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
         question_mask=np.zeros((rows, 0, 2, 3), bool),

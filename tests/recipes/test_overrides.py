@@ -33,8 +33,10 @@ def resolved(word, budget=None, seed=None):
 def test_a_setting_finds_its_place_by_its_name_alone():
     assert not set(NETWORK) & set(TRAINING)
     assert not set(ACTING) & {*NETWORK, *TRAINING}
-    run = resolved("starter+chunk=4+augment.questions=2+execute=3+learning_rate=1e-3+dagger.rounds=2", {"samples": 640}, seed=5)
-    assert (run.training.network.chunk, run.training.augment.questions, run.evaluation.execute) == (4, 2, 3)
+    run = resolved(
+        "starter+chunk=4+augment.grounding_queries=2+execute=3+learning_rate=1e-3+dagger.rounds=2", {"samples": 640}, seed=5
+    )
+    assert (run.training.network.chunk, run.training.augment.grounding_queries, run.evaluation.execute) == (4, 2, 3)
     assert (run.training.learning_rate, run.training.dagger.rounds, run.training.seed) == (0.001, 2, 5)
     assert (run.training.samples, run.training.minutes) == (640, None)
     assert resolved("starter+seed=7+samples=99", {"samples": 640}, seed=5).training.samples == 99

@@ -105,7 +105,7 @@ def test_act_ensembles_chunks_and_learns_their_style():
     head = network.head
     losses = learned(network, batch)
     assert losses["kl"] > 0
-    for part in (head.encoder, head.posterior, head.acted, head.style, head.decoder):
+    for part in (head.encoder, head.posterior, head.previous_action, head.style, head.decoder):
         assert all_reached(part)
     group = network(batch)[0]
     assert group.tokens.shape[1] > 2 * 64, "every place of both cameras is a token"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from verbot.contracts import observation_from_env
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.workers import WorkerDied, WorkerError
@@ -238,7 +238,7 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
     settings = {"workers": 1, "options": {**OPTIONS, "tasks": ["pick"]}, "progress": False}
     result = collect("tabletop-memory", tmp_path / "covered", 2, seed=1, **settings)
     dataset = open_dataset(result.path)
-    windows = Windows(dataset, questions=3)
+    windows = Windows(dataset, WindowConfig(grounding_queries=3))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     start = 0
     for episode in dataset:
@@ -269,7 +269,7 @@ def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
         assert shown.extras["request"] == covered.extras["request"]
         assert (shown.extras["goal"], shown.extras["grounding"]) == (covered.extras["goal"], covered.extras["grounding"])
         assert shown.extras["unseen_frame"] > 0 == covered.extras["unseen_frame"]
-    windows, starts = Windows(dataset, sequence=6, stride=5), np.cumsum([0, *(len(episode) for episode in dataset)])
+    windows, starts = Windows(dataset, WindowConfig(sequence=6, stride=5)), np.cumsum([0, *(len(episode) for episode in dataset)])
     number = next(i for i, episode in enumerate(dataset) if episode.extras.get("visit"))
     batch = windows.gather(np.array([starts[number] + 7]), np.zeros((1, 3)))
     assert batch.images_mask[:, 0, 0].tolist() == [True, True, True, False, True, True]
@@ -292,7 +292,7 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     dataset = open_dataset(made.path)
     for episode in dataset:
         assert len(episode) == 4 and len(episode.extras["captions"]) == 5 and episode.extras["handed_back"]
-    windows = Windows(dataset, captions=2)
+    windows = Windows(dataset, WindowConfig(captions=2))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     assert all(len(said) == 2 for said in batch.captions)
     known = [{(c["true"], c["false"]) for c in episode.extras["captions"]} for episode in dataset]

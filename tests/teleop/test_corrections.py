@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scripted import OPTIONS, Expert, after, config, lesson, ready
 
-from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, check_dataset, open_dataset
 from verbot.envs import make_env
 
 LED = 4  # control steps that the policy acts before the takeover
@@ -120,7 +120,7 @@ def test_replaying_policy_and_person_gives_the_recorded_states_and_success(corre
 
 def test_what_hindsight_cannot_know_of_a_stretch_that_was_handed_back_is_not_taught(corrected):
     dataset, *_ = corrected
-    windows = Windows(dataset, history=1, chunk=4, keypoints="hindsight")
+    windows = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="hindsight"))
     starts = np.cumsum([0, *map(len, dataset)])
     batch = windows.batch(np.arange(starts[-1]), np.random.default_rng(0))
     inside = slice(starts[1], starts[2])
@@ -128,7 +128,9 @@ def test_what_hindsight_cannot_know_of_a_stretch_that_was_handed_back_is_not_tau
     assert batch.steps_left[starts[1] - 1] == 0
     assert not batch.keypoints_mask[inside].any()
     assert batch.keypoints_mask[: starts[1]].any()
-    told = Windows(dataset, history=1, chunk=4, keypoints="grounding").batch(np.arange(starts[-1]), np.random.default_rng(0))
+    told = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding")).batch(
+        np.arange(starts[-1]), np.random.default_rng(0)
+    )
     assert told.keypoints_mask[inside].any(), "where things were at first is known until one is touched"
     # The last action that a chunk sees is the last before the hand changed.
     assert batch.actions_mask[inside].sum(1).tolist() == [3, 2, 1]

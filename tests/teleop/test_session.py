@@ -14,7 +14,7 @@ import pytest
 from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, lesson, ready
 
 from verbot import cli
-from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, check_dataset, open_dataset
 from verbot.envs import make_env
 from verbot.errors import DataError, SimulationError
 from verbot.teleop import TeachResult
@@ -83,7 +83,7 @@ def test_what_is_saved_is_what_an_expert_collection_saves_and_who_did_it(many):
         assert np.abs(episode.actions[0]).max() > 0
     assert {episode.extras["goal"]["verb"] for episode in dataset} == {"pick", "push", "put"}
     assert check_dataset(dataset.root) == []
-    assert len(Windows(dataset, history=1, chunk=4, keypoints="grounding")) == sum(map(len, dataset))
+    assert len(Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding"))) == sum(map(len, dataset))
 
 
 def test_replaying_the_recorded_actions_does_it_again(many):

@@ -98,7 +98,7 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
         window = training_data.batch(0, 0)
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
-    asking = dataclasses.replace(window, questions=texts, question_keypoints=points, question_mask=points[..., 0] > 0)
+    asking = dataclasses.replace(window, grounding_queries=texts, question_keypoints=points, question_mask=points[..., 0] > 0)
     with_features = policy.collate(asking)
     seen.clear()
     got = policy.network.losses(with_features, torch_numbers(1))

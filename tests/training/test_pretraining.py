@@ -23,7 +23,7 @@ from verbot.training.imitation.config import AlignmentConfig
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin_parts, begun
 
-PRETRAINED = dataclasses.replace(SMALL, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
+PRETRAINED = dataclasses.replace(SMALL, contrast=Part("siglip"), action_weight=0.0, keypoint_weight=0.0)
 NAMING = AugmentConfig(captions=1)
 SEEING = ("vision", "language", "sentence")
 
@@ -169,7 +169,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
 
 def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_path):
     """Demonstrations without captions and scenes with them, in one run."""
-    network = dataclasses.replace(SMALL, contrast=Part("match"))
+    network = dataclasses.replace(SMALL, contrast=Part("siglip"))
     config = toy_config(toy, network=network, augment=NAMING, datasets=(toy, captioned), steps=2)
     policy = load_policy(train(config, tmp_path / "run", progress=False).policy)
     look = {c.name: np.zeros((16, 16, 3), np.uint8) for c in SPEC.cameras}
@@ -179,7 +179,7 @@ def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_p
 
 def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy, tmp_path):
     start = train(toy_config(toy), tmp_path / "start", progress=False).policy
-    network = dataclasses.replace(SMALL, contrast=Part("match"), keypoint_weight=0.0)
+    network = dataclasses.replace(SMALL, contrast=Part("siglip"), keypoint_weight=0.0)
     told = LoraConfig(adapt=(), train=("contrast.*",))
     parts = ("vision", "language", "sentence", "state", "fusion", "head")
     config = toy_config(captioned, network=network, augment=NAMING, start=start, start_parts=parts, lora=told)

@@ -169,7 +169,13 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
 def test_every_design_is_shown_the_same_windows_in_the_same_order(data, tmp_path):
     drawn = []
-    for word in ("tiny", "tiny+vision=query_conv", "tiny+history=2+chunk=7", "tiny+augment.questions=2", "tiny+head=flow"):
+    for word in (
+        "tiny",
+        "tiny+vision=query_conv",
+        "tiny+history=2+chunk=7",
+        "tiny+augment.grounding_queries=2",
+        "tiny+head=flow",
+    ):
         run = resolve_design(parse_design(word), {"samples": 64}, 3)
         config = dataclasses.replace(run.training, datasets=(str(data),))
         with TrainingData(config, tmp_path, 0, 0) as supply:

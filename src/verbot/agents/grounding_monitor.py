@@ -66,7 +66,7 @@ class GroundingMonitor:
     """Wraps an agent and warns once an episode, when the similarity of picture and instruction stays below a threshold.
 
     It acts as the agent that it wraps does. The similarity is ``extras["alignment"]`` of each chunk, which a policy with a
-    ``contrast`` tells. Captions are learned from scenes that nothing has touched, so the watch ends once a time has passed.
+    ``contrastive`` tells. Captions are learned from scenes that nothing has touched, so the watch ends once a time has passed.
 
     Args:
         agent: that acts.
@@ -108,7 +108,7 @@ class GroundingMonitor:
         if "alignment" not in chunk.extras:
             raise PolicyError(
                 "this policy does not tell whether what is said is what is seen: its chunks have no 'alignment'; train one with "
-                "network.contrast.name=match and augment.captions"
+                "the objective contrastive and augment.captions"
             )
         cosine = float(chunk.extras["alignment"])
         if self._now_s <= self.seconds and self._watch.see(cosine) and self.event is None:

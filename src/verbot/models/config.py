@@ -49,8 +49,8 @@ class NetworkConfig:
         objectives: what the network is trained for, by registered name (see `verbot.models.registries.objectives`), each with the
             weight of its loss. They are made, and their losses added up, in this order. ``"action"`` is the action head; without
             it the policy learns what sees and reads alone, and cannot act.
-        loss_weighting: ``"fixed"`` are the objectives' weights; ``"uncertainty"`` begins with them and learns how certain each loss
-            can be (see `verbot.models.weighting.UncertaintyWeighting`).
+        loss_weighting: ``"fixed"`` are the objectives' weights; ``"uncertainty"`` begins with them and learns how certain each
+            loss can be (see `verbot.models.weighting.UncertaintyWeighting`).
         word_dropout: the share of words that are replaced by an unknown one, in training only.
         previous_action_dropout: the share of samples without the previous action, in training only: it foretells the next one so
             well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").

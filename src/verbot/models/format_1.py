@@ -26,7 +26,16 @@ WEIGHTS = {
 ALWAYS = ("action", "keypoints", "grounding_queries")
 PART_NAMES = {"words": "word_embedding", "match": "siglip"}
 OLD_FIELDS = (*FIELDS, *WEIGHTS, "value_discount", "contrast")
-ORDER = ("action", "task_classification", "keypoints", "grounding_queries", "keypoint_memory", "value", "contrastive", "grasp_state")
+ORDER = (
+    "action",
+    "task_classification",
+    "keypoints",
+    "grounding_queries",
+    "keypoint_memory",
+    "value",
+    "contrastive",
+    "grasp_state",
+)
 
 PREFIXES = {
     "recall": "objectives.keypoint_memory",
@@ -92,7 +101,7 @@ def weight_name(name: str) -> str:
 
 
 def _part(record: Any) -> dict[str, Any]:
-    part = {"name": record} if isinstance(record, str) else dict(record)
+    part: dict[str, Any] = {"name": record} if isinstance(record, str) else dict(record)
     part["name"] = PART_NAMES.get(part["name"], part["name"])
     if "base" in part.get("options", {}):  # of a language encoder that reads sentence by sentence
         base = part["options"]["base"]

@@ -71,15 +71,13 @@ language_encoders: Registry[Any] = Registry(
 )
 state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders.state", group="verbot.state_encoders")
 action_encoders: Registry[Any] = Registry(
-    "action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders"
+    "previous_action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders"
 )
 goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders")
 memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")
 objectives: Registry[Any] = Registry("objective", package="verbot.models.objectives", group="verbot.objectives")
-contrasts: Registry[Any] = Registry(
-    "kind of contrastive objective", package="verbot.models.objectives", group="verbot.contrasts"
-)
+contrasts: Registry[Any] = Registry("kind of contrastive objective", package="verbot.models.objectives", group="verbot.contrasts")
 heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads")
 
 language_encoders.alias("words", "word_embedding")

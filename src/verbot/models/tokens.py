@@ -157,8 +157,8 @@ class Batch:
         grounding_queries: None where there are none.
         captions: None where there are none.
         goal: (b, 3, h, w) uint8, an image of the wanted state, with `goal_mask` (b,) bool, False where there is none.
-        previous_action: (b, a) of the control step before the latest frame, masked (b,) where there is none or it is unknown. None
-            is masked throughout.
+        previous_action: (b, a) of the control step before the latest frame, masked (b,) where there is none or it is unknown;
+            None is masked throughout.
         memory: for prediction, what was remembered before; None is nothing yet.
         writes: (b,) bool, for prediction: the rows that write into the memory; None is all.
         features: (b, t, v, n, d) of the images from the vision encoder, which then does not see them (they may have no channels)

@@ -49,7 +49,7 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
 
 
 def is_fusion_taught(config: NetworkConfig, taught: Mapping[str, TrainingObjective]) -> bool:
-    """Whether any objective with a weight reads the fused features. Raises `ConfigError` where none does and a memory needs one."""
+    """Whether any objective with a weight reads the fused features. Raises `ConfigError` where a memory needs one."""
     found = any(config.objectives[name].weight for name, objective in taught.items() if objective.reads_fused)
     if config.memory and not found:
         raise ConfigError(

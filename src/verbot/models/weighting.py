@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-LEARNING_RATE = 10.0  # times that of the network: a weight must follow its loss over an order of magnitude within a short training
+LEARNING_RATE = (
+    10.0  # times that of the network: a weight must follow its loss over an order of magnitude within a short training
+)
 LEAST = 0.01  # of b: a loss of nearly nothing would count without bound
 
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, DataError, PolicyError
-from verbot.models.lora import merged
 from verbot.models.features import Predicted, Prediction
 from verbot.models.format_1 import network_record, weight_name
+from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState
@@ -121,8 +121,8 @@ class Policy:
         be given back with the next observation of the same episode (agents do); `Observation.time_s` tells it how old what it
         remembers is. Frames and actions that are not remembered are masked.
 
-        Each chunk's `extras` hold what the network's objectives predict: ``"keypoints"`` (v, 3, 2), where in each image the policy
-        looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name: probability};
+        Each chunk's `extras` hold what the network's objectives predict: ``"keypoints"`` (v, 3, 2), where in each image the
+        policy looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name: probability};
         ``"grasp"`` (s,), the state of the next grasp in the robot's units; ``"alignment"``, the cosine of image and instruction.
 
         Raises `SpecError` for an observation that does not fit, `PolicyError` where no action was ever learned (`thoughts` then
@@ -264,7 +264,9 @@ class Policy:
         if not self.config.previous_action:
             return {}
         if actions.shape[-1] != self._spec.action_size:
-            raise ConfigError("this network reads the previous action, and these windows have none: make them with previous_action")
+            raise ConfigError(
+                "this network reads the previous action, and these windows have none: make them with previous_action"
+            )
         arrays = (self.action_steps.forward(actions), mask)
         return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
@@ -388,7 +390,7 @@ def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Sta
 
 
 def _network_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network of a policy's record, whatever its format. Raises `ConfigError` for a format that this version does not know."""
+    """The network of a policy's record, whatever its format. Raises `ConfigError` for an unknown format."""
     found, network = record["format"], record["network"]
     if found not in (FORMAT, OLDER):
         raise ConfigError(f"its format is {found!r}; known are {FORMAT!r} and {OLDER!r}")

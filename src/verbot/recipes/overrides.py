@@ -48,7 +48,7 @@ class Design:
         name: of the row in the table.
         recipe: a recipe's name or a YAML file.
         settings: field to value. A field is one of the network (``vision``, ``chunk``), of an option of one of its parts
-            (``vision.channels``), of the training (``batch_size``, ``augment.questions``), or of how the policy acts
+            (``vision.channels``), of the training (``batch_size``, ``augment.grounding_queries``), or of how the policy acts
             (``execute``, ``decay``): the latter needs no training of its own. Naming a part takes its default options.
         about: one line.
     """
@@ -189,6 +189,9 @@ def _sort(settings: Mapping[str, Any], network: NetworkConfig) -> tuple[dict[str
             named[first] = value
         elif first in PARTS:
             options.setdefault(first, {})[".".join(path[1:])] = value
+        elif first == "objectives" and len(path) == 3:
+            changed = training.setdefault("network", {}).setdefault("objectives", to_plain(network.objectives))
+            changed.setdefault(path[1], {})[path[2]] = value
         elif first in NETWORK and len(path) == 1:
             training.setdefault("network", {})[first] = value
         elif first in ACTING and len(path) == 1:
@@ -228,7 +231,7 @@ def _no_setting(path: str) -> ConfigError:
         + (
             fields
             or f"Of the network: {', '.join(NETWORK)}, a part's options as in vision.channels; of the training: "
-            f"{', '.join(plain)}, fields of {', '.join(nested)} as in augment.questions; of acting: {', '.join(ACTING)}"
+            f"{', '.join(plain)}, fields of {', '.join(nested)} as in augment.grounding_queries; of acting: {', '.join(ACTING)}"
         )
     )
 

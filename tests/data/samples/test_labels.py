@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from verbot.data import DatasetWriter, EpisodeRecord, Windows, open_dataset
+from verbot.data import DatasetWriter, EpisodeRecord, WindowConfig, Windows, open_dataset
 from verbot.data.samples.labels import grasps, task_numbers, task_of
 from verbot.spec import Camera, Component, RobotSpec
 
@@ -60,7 +60,7 @@ def test_windows_tell_task_and_grasp(tmp_path):
     dataset = open_dataset(tmp_path)
     assert [task_of(each) for each in dataset] == ["put", "pick", None, "push"]
     assert task_numbers([task_of(each) for each in dataset], ("pick", "put")).tolist() == [1, 0, -1, -1]
-    batch = Windows(dataset, chunk=2, tasks=("pick", "put")).batch(np.arange(28), np.random.default_rng(0))
+    batch = Windows(dataset, WindowConfig(chunk=2, tasks=("pick", "put"))).batch(np.arange(28), np.random.default_rng(0))
     assert batch.task.reshape(4, 7)[:, 0].tolist() == [1, 0, -1, -1]
     assert batch.grasp_mask.reshape(4, 7)[0].tolist() == [True] * 3 + [False] * 4
     np.testing.assert_allclose(batch.grasp[0], [0.02, 0, 0, 0.5], atol=1e-6)
@@ -72,7 +72,7 @@ def test_a_window_told_another_goal_tells_neither(tmp_path):
     with DatasetWriter(tmp_path, SPEC) as writer:
         states, actions = episode("ooccccc", [1, 1, 1, 0.5, 0.5, 0.5, 0.5])
         writer.save_episode(EpisodeRecord("go", states, actions, {"front": np.zeros((7, 8, 8, 3), np.uint8)}, extras=extras))
-    windows = Windows(open_dataset(tmp_path), chunk=2, tasks=("put",), relabel=1.0)
+    windows = Windows(open_dataset(tmp_path), WindowConfig(chunk=2, tasks=("put",), relabel=1.0))
     batch = windows.batch(np.arange(3), np.random.default_rng(0))
     assert batch.instructions == ["come", "come", "go"]
     assert batch.task.tolist() == [-1, -1, 0]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from verbot.data import DatasetWriter, Mixture, Windows, open_dataset
+from verbot.data import DatasetWriter, Mixture, WindowConfig, Windows, open_dataset
 from verbot.data.samples.keypoints import handled_points, project, projections
 from verbot.data.samples.windows import DRAWS
 from verbot.errors import ConfigError, DataError, UnknownNameError
@@ -22,7 +22,7 @@ def dataset(written):
 
 
 def test_every_window_is_cut_from_its_episode(dataset, rng):
-    windows = Windows(dataset, history=3, chunk=4)
+    windows = Windows(dataset, WindowConfig(history=3, chunk=4))
     assert len(windows) == sum(len(episode) for episode in dataset)
     batch = windows.batch(np.arange(len(windows)), rng)
     row = 0
@@ -71,7 +71,9 @@ def test_keypoints_are_the_hindsight_points_seen_in_each_view(dataset, rng):
 
 
 def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, rng):
-    hindsight, grounding = (Windows(dataset, keypoints=kind).batch(np.arange(5), rng) for kind in ("hindsight", "grounding"))
+    hindsight, grounding = (
+        Windows(dataset, WindowConfig(keypoints=kind)).batch(np.arange(5), rng) for kind in ("hindsight", "grounding")
+    )
     # The goal pursued has its target at the base frame's origin, the camera's principal point, and no receptacle.
     assert grounding.keypoints[:2, 0, 0] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
     assert grounding.keypoints_mask[:2, 0].tolist() == [[True, False, True]] * 2
@@ -79,8 +81,8 @@ def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, 
 
 
 def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
-    windows = Windows(dataset, chunk=3, relabel=0.5)
-    plain = Windows(dataset, chunk=3)
+    windows = Windows(dataset, WindowConfig(chunk=3, relabel=0.5))
+    plain = Windows(dataset, WindowConfig(chunk=3))
     indices = np.arange(len(windows))
     batch, original = (w.batch(indices, np.random.default_rng(3)) for w in (windows, plain))
     told = np.array([text in ("take the other", "carry it") for text in batch.instructions])
@@ -102,7 +104,7 @@ def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
 
 
 def test_untouched_windows_are_asked_where_other_goals_are(dataset):
-    windows = Windows(dataset, chunk=3, questions=3)
+    windows = Windows(dataset, WindowConfig(chunk=3, grounding_queries=3))
     indices = np.arange(len(windows))
     batch = windows.batch(indices, np.random.default_rng(3))
     untouched = np.concatenate([np.arange(len(episode)) < 2 for episode in dataset])
@@ -117,7 +119,7 @@ def test_untouched_windows_are_asked_where_other_goals_are(dataset):
         for place, text in enumerate(batch.questions[row]):
             assert batch.question_keypoints[row, place, 0, 0] == pytest.approx(places[text], abs=1e-5)
             assert batch.question_mask[row, place, 0].tolist() == [True, text == "carry it", False]
-    plain = Windows(dataset, chunk=3).batch(indices, np.random.default_rng(3))
+    plain = Windows(dataset, WindowConfig(chunk=3)).batch(indices, np.random.default_rng(3))
     assert batch.instructions == plain.instructions and np.array_equal(batch.keypoints, plain.keypoints)
     assert plain.questions == [()] * len(indices) and plain.question_keypoints.shape == (len(indices), 0, 2, 3, 2)
     again = batch.take(indices[::-1])
@@ -125,7 +127,7 @@ def test_untouched_windows_are_asked_where_other_goals_are(dataset):
 
 
 def test_a_camera_that_the_dataset_lacks_is_masked(dataset, rng):
-    batch = Windows(dataset, cameras=("overhead", "wrist")).batch([0, 1], rng)
+    batch = Windows(dataset, WindowConfig(cameras=("overhead", "wrist"))).batch([0, 1], rng)
     assert batch.images.shape == (2, 1, 2, 24, 32, 3)
     assert batch.images_mask.tolist() == [[[False, True]]] * 2
     assert not batch.images[:, :, 0].any() and not batch.keypoints_mask[:, 0].any()
@@ -140,13 +142,13 @@ def test_windows_of_some_episodes_only(dataset, rng):
 
 def test_wrong_options_are_refused(dataset, spec, tmp_path):
     with pytest.raises(ConfigError, match="a history of at least 1; got 0"):
-        Windows(dataset, history=0)
+        Windows(dataset, WindowConfig(history=0))
     with pytest.raises(ConfigError, match="questions and captions are numbers of them; got -1 and 0"):
-        Windows(dataset, questions=-1)
+        Windows(dataset, WindowConfig(grounding_queries=-1))
     with pytest.raises(ConfigError, match="relabel is a probability; got 1.5"):
-        Windows(dataset, relabel=1.5)
+        Windows(dataset, WindowConfig(relabel=1.5))
     with pytest.raises(UnknownNameError, match="no kind of keypoints named 'hindsigt'. Did you mean 'hindsight'"):
-        Windows(dataset, keypoints="hindsigt")
+        Windows(dataset, WindowConfig(keypoints="hindsigt"))
     DatasetWriter(tmp_path / "d", spec).close()
     with pytest.raises(DataError, match="has no episodes yet"):
         Windows(open_dataset(tmp_path / "d"))
@@ -162,7 +164,7 @@ def test_what_is_told_to_a_batch_stays_there(dataset, rng):
 
 
 def test_the_past_is_a_stride_apart(dataset, rng):
-    plain, strided = Windows(dataset, history=7), Windows(dataset, history=3, stride=3)
+    plain, strided = Windows(dataset, WindowConfig(history=7)), Windows(dataset, WindowConfig(history=3, stride=3))
     rows = np.arange(len(plain))
     a, b = plain.batch(rows, np.random.default_rng(0)), strided.batch(rows, np.random.default_rng(0))
     for name in ("images", "images_mask", "state", "state_mask"):
@@ -170,7 +172,7 @@ def test_the_past_is_a_stride_apart(dataset, rng):
 
 
 def test_a_sequence_is_the_windows_of_its_past(dataset):
-    plain, sequences = Windows(dataset, chunk=3), Windows(dataset, chunk=3, stride=2, sequence=3)
+    plain, sequences = Windows(dataset, WindowConfig(chunk=3)), Windows(dataset, WindowConfig(chunk=3, stride=2, sequence=3))
     ends = np.cumsum([0, *(len(episode) for episode in dataset)])
     long = int(np.argmax(np.diff(ends)))
     rows = np.array([ends[long], ends[long] + 5, ends[1] + 1])
@@ -188,7 +190,7 @@ def test_a_sequence_is_the_windows_of_its_past(dataset):
 
 
 def test_a_mixture_keeps_sequences_whole(dataset):
-    sources = [Windows(dataset, stride=2, sequence=3, episodes=[e]) for e in (0, 1)]
+    sources = [Windows(dataset, WindowConfig(stride=2, sequence=3), episodes=[e]) for e in (0, 1)]
     mixture, rows = Mixture(sources), np.array([len(dataset[0]) + 4, 4, len(dataset[0]) + 5])
     batch = mixture.gather(rows, np.zeros((3, DRAWS)))
     assert batch.index.tolist() == np.repeat(rows, 3).tolist()
@@ -198,7 +200,7 @@ def test_a_mixture_keeps_sequences_whole(dataset):
 
 
 def test_the_end_of_the_episode_is_its_goal(dataset, rng):
-    windows = Windows(dataset, goals=True)
+    windows = Windows(dataset, WindowConfig(goals=True))
     batch = windows.batch([0, 3, len(dataset[0])], rng)
     assert batch.goal_mask.all()
     for row, episode in enumerate((0, 0, 1)):
@@ -207,30 +209,33 @@ def test_the_end_of_the_episode_is_its_goal(dataset, rng):
 
 
 def test_a_window_is_told_the_action_before_it_and_none_of_another_episode(dataset, rng):
-    windows = Windows(dataset, chunk=3, acted=True)
+    windows = Windows(dataset, WindowConfig(chunk=3, previous_action=True))
     batch, row = windows.batch(np.arange(len(windows)), rng), 0
-    assert batch.acted.dtype == np.float32
+    assert batch.previous_action.dtype == np.float32
     for episode in dataset:
         for now in range(len(episode)):
-            assert batch.acted_mask[row] == (now > 0)
-            assert np.array_equal(batch.acted[row], episode.actions[max(now - 1, 0)])
+            assert batch.previous_action_mask[row] == (now > 0)
+            assert np.array_equal(batch.previous_action[row], episode.actions[max(now - 1, 0)])
             row += 1
-    batch.acted[:] = 0
-    assert windows.batch([1], rng).acted.any(), "what is told to a batch stays there"
-    plain = Windows(dataset, chunk=3).batch([0, 1], rng)
-    assert plain.acted.shape == (2, 0)
-    assert not plain.acted_mask.any()
+    batch.previous_action[:] = 0
+    assert windows.batch([1], rng).previous_action.any(), "what is told to a batch stays there"
+    plain = Windows(dataset, WindowConfig(chunk=3)).batch([0, 1], rng)
+    assert plain.previous_action.shape == (2, 0)
+    assert not plain.previous_action_mask.any()
 
 
 def test_each_row_of_a_sequence_is_told_its_own_action_before(dataset):
-    plain, sequences = Windows(dataset, acted=True), Windows(dataset, stride=2, sequence=3, acted=True)
+    plain, sequences = (
+        Windows(dataset, WindowConfig(previous_action=True)),
+        Windows(dataset, WindowConfig(stride=2, sequence=3, previous_action=True)),
+    )
     start = len(dataset[0])
     mixture = Mixture([sequences, sequences])
     batch = mixture.gather(np.array([start + 4, start + 3 + len(sequences)]), np.zeros((2, DRAWS)))
     alone = plain.batch([start, start + 2, start + 4, start, start + 1, start + 3], np.random.default_rng(0))
-    assert batch.acted_mask.tolist() == [False, True, True, False, True, True]
-    assert np.array_equal(batch.acted_mask, alone.acted_mask)
-    assert np.array_equal(batch.acted[batch.acted_mask], alone.acted[alone.acted_mask])
+    assert batch.previous_action_mask.tolist() == [False, True, True, False, True, True]
+    assert np.array_equal(batch.previous_action_mask, alone.previous_action_mask)
+    assert np.array_equal(batch.previous_action[batch.previous_action_mask], alone.previous_action[alone.previous_action_mask])
     with pytest.raises(ConfigError, match=r"differ in .*questions, acted, cameras"):
         Mixture([plain, Windows(dataset)])
 
@@ -239,7 +244,7 @@ def test_every_window_knows_how_many_steps_its_episode_still_takes(written, data
     windows = Windows(dataset)
     left = windows.batch(np.arange(len(windows)), rng).steps_left
     assert left.tolist() == [n for episode in dataset for n in range(len(episode) - 1, -1, -1)]
-    later = Windows(dataset, episodes=[2], sequence=2, stride=3).batch([0, 4], rng)
+    later = Windows(dataset, WindowConfig(sequence=2, stride=3), episodes=[2]).batch([0, 4], rng)
     length = len(dataset[2])
     assert later.steps_left.tolist() == [length - 1, length - 1, length - 2, length - 5]
     assert not later.actions_mask[0].any(), "before the start there is nothing, whatever it says"

@@ -95,7 +95,7 @@ def task_of(episode: Episode) -> str | None:
 
 def task_number(task: str | None, names: Sequence[str]) -> int:
     """Which of `names` the task is; −1 where it is none of them, or unknown."""
-    return list(names).index(task) if task in names else -1
+    return -1 if task is None or task not in names else list(names).index(task)
 
 
 def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -304,9 +304,7 @@ class Windows:
         return height, width
 
 
-def _read(
-    source: Dataset, config: WindowConfig, cameras: Sequence[str]
-) -> tuple[list[EpisodeArrays], dict[str, MaskedArray]]:
+def _read(source: Dataset, config: WindowConfig, cameras: Sequence[str]) -> tuple[list[EpisodeArrays], dict[str, MaskedArray]]:
     """Every episode, and the labels of all their frames."""
     known: dict[str, str] = {}  # a sentence of many episodes is kept once
     functions = {name: labels.get(name) for name in config.labels}

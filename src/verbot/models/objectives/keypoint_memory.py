@@ -48,14 +48,15 @@ class KeypointMemory(TrainingObjective):
     def refine(self, features: Features) -> Features:
         """Notes the places that were predicted (b, v, 3, 2), and the logits of those found (b, v, 3, h, w)."""
         assert features.keypoints is not None
-        fused, *places = self(features.fused, features.keypoints)
-        return features.refined(fused, "keypoint_memory", tuple(places))
+        fused, places, logits = self(features.fused, features.keypoints)
+        return features.refined(fused, "keypoint_memory", (places, logits))
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """``"keypoint_memory"``."""
         if "known_keypoints" not in batch.targets:
             return {}
-        return {"keypoint_memory": self.loss(*features.notes["keypoint_memory"], batch.targets["known_keypoints"])}
+        places, logits = features.notes["keypoint_memory"]
+        return {"keypoint_memory": self.loss(places, logits, batch.targets["known_keypoints"])}
 
     def forward(self, fused: TokenGroup, keypoints: TokenGroup) -> tuple[TokenGroup, Tensor, Tensor]:
         """The fused tokens with the places; the places predicted (b, v, 3, 2); and the logits of those found (b, v, 3, h, w)."""

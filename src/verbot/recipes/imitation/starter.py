@@ -25,7 +25,7 @@ def training(minutes: float) -> TrainConfig:
         minutes=minutes,
         batch_size=BATCH,
         learning_rate=2e-3,
-        augment=AugmentConfig(blank_instruction=0.05, questions=4),
+        augment=AugmentConfig(blank_instruction=0.05, grounding_queries=4),
         processes=members(BATCH),
     )
 

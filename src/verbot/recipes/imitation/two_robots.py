@@ -24,7 +24,7 @@ def multi_task_net() -> RunConfig:
     arm, rover = starter(), navigation()
     companion = CotrainingEmbodiment(
         robot=robot_spec().name,
-        network=replace(arm.training.network, chunk=4, action_weight=0.3, keypoint_weight=0.3),
+        network=replace(arm.training.network.with_objectives(action=0.3, keypoints=0.3, grounding_queries=0.3), chunk=4),
         augment=rover.training.augment,
     )
     return replace(
@@ -32,7 +32,7 @@ def multi_task_net() -> RunConfig:
         name="multi-task-net",
         about="navigation, manipulation, detection and grasping together: two robots, shared encoders",
         training=replace(
-            arm.training, network=replace(arm.training.network, grasp_weight=0.1), companions=(companion,), minutes=8.0
+            arm.training, network=arm.training.network.with_objectives(grasp_state=0.1), companions=(companion,), minutes=8.0
         ),
         beside=(rover.collection,),
     )

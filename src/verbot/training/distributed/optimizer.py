@@ -117,6 +117,8 @@ class Optimizer:
             if not name.startswith("buffer."):
                 own.copy_(state[name])
         self.held.updated()
-        buffers = {weight_name(name.removeprefix("buffer.")): value for name, value in state.items() if name.startswith("buffer.")}
+        buffers = {
+            weight_name(name.removeprefix("buffer.")): value for name, value in state.items() if name.startswith("buffer.")
+        }
         for name, value in self._network.named_buffers():
             value.copy_(buffers[name])

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
+from verbot.models.format_1 import weight_name
 from verbot.models.lora import adapt
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.format_1 import weight_name
 from verbot.models.protocols import GrowsVocabulary
 from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity

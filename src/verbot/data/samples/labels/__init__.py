@@ -1,8 +1,8 @@
 """Labels: what a recorded episode tells about each of its frames beside the actions. One file a label.
 
-A label is a function ``(episode: EpisodeArrays) -> MaskedArray`` that is registered by name. `Windows` computes the labels that its
-configuration names and gives each window its row. A label from outside is registered with `labels.register`, or by an entry
-point of the group ``verbot.labels``.
+A label is a function ``(episode: EpisodeArrays) -> MaskedArray`` that is registered by name. `Windows` computes the labels that
+its configuration names and gives each window its row. A label from outside is registered with `labels.register`, or by an
+entry point of the group ``verbot.labels``.
 """
 
 from __future__ import annotations

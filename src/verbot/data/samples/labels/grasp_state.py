@@ -26,9 +26,9 @@ def grasp_state(episode: EpisodeArrays) -> MaskedArray:
 def grasps(states: FloatArray, actions: FloatArray, spec: RobotSpec) -> MaskedArray:
     """As `grasp_state`, of plain arrays (t, s) and (t, a).
 
-    Hindsight, as in `verbot.data.samples.keypoints`: the state at the frame whose action next closes the gripper, with the opening
-    that the fingers then keep, for every frame up to that one. A hand that closes on nothing, as to push, does not grasp. Zero
-    where no grasp is ahead.
+    Hindsight, as in `verbot.data.samples.keypoints`: the state at the frame whose action next closes the gripper, with the
+    opening that the fingers then keep, for every frame up to that one. A hand that closes on nothing, as to push, does not
+    grasp. Zero where no grasp is ahead.
     """
     found, mask = np.zeros_like(states), np.zeros(len(states), bool)
     is_open = gripper_open(actions, spec)

@@ -35,7 +35,7 @@ class Hierarchical(nn.Module):
     hierarchical attention network, Yang et al. 2016, with self-attention for its recurrence.
 
     Args:
-        base: the language encoder that reads one sentence, e.g. ``"word_embedding"`` or ``"minilm"``; `base_options` are its options.
+        base: the language encoder that reads one sentence, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
         layers, heads: of the transformer across sentences.
         sentences: whose place in the command is told apart; all later ones stand at the last.
     """

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbot.contracts import POINTS
-from verbot.contracts import Env, observation_from_env
+from verbot.contracts import POINTS, Env, observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.reward_models.matcher import Matcher
