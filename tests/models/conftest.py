@@ -86,8 +86,8 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrasts.names()}
     readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
-        **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value,
-        "grasp": grasp, "readings": readings,
+        **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview,
+        "tasks": tasks, "value": value, "grasp": grasp, "readings": readings,
     }  # fmt: skip
     return [*found, *others.items()]
 

@@ -8,7 +8,8 @@ import torch
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.encoders.state.previous_action import ActionEncoder, manipulator
 from verbot.models.network import NetworkConfig
-from verbot.models.registries import Part, fusions, memories
+from verbot.models.registries import Objective, Part, fusions, memories
+from verbot.models.tokens import Masked
 
 CONFIG = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), previous_action=Part("action", {"hidden": 32}))
 FUSIONS = [*((name, {}) for name in fusions.names()), ("concat", {"hidden": 0}), ("temporal", {"hidden": 32})]
@@ -30,37 +31,36 @@ def told(network):
 def test_in_every_fusion_an_action_counts_where_it_is_known_and_nowhere_else(name, options, history, make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, fusion=Part(name, options), history=history)).eval()
     batch = make_batch(network)
-    batch.previous_action_mask[:2] = False
-    nothing = torch.where(batch.previous_action_mask[:, None], batch.previous_action, float("nan"))
+    known = batch.previous_action
+    known.mask[:2] = False
     before = network.predict(batch).actions
-    assert torch.equal(before, network.predict(dataclasses.replace(batch, previous_action=nothing)).actions)
-    moved = (
-        (network.predict(dataclasses.replace(batch, previous_action=batch.previous_action.flip(0))).actions - before)
-        .abs()
-        .amax((1, 2))
-    )
+
+    def after(values, mask=known.mask):
+        return network.predict(dataclasses.replace(batch, previous_action=Masked(values, mask))).actions
+
+    assert torch.equal(before, after(torch.where(known.mask[:, None], known.values, float("nan"))))
+    moved = (after(known.values.flip(0)) - before).abs().amax((1, 2))
     assert (moved[:2] == 0).all()
     assert (moved[2:] > 1e-6).all()
-    unknown = dataclasses.replace(batch, previous_action_mask=torch.zeros(4, dtype=torch.bool))
-    without = dataclasses.replace(batch, previous_action=None, previous_action_mask=None)
-    assert torch.equal(network.predict(unknown).actions, network.predict(without).actions)
+    without = dataclasses.replace(batch, previous_action=None)
+    assert torch.equal(after(known.values, torch.zeros(4, dtype=torch.bool)), network.predict(without).actions)
 
 
 def test_it_is_one_token_of_the_latest_frame(make_network, make_batch):
     for history in (1, 3):
         network = make_network(dataclasses.replace(CONFIG, history=history))
         batch = make_batch(network)
-        group = network.done(batch)
-        assert group.kind == "acted"
+        group = network.encode_previous_action(batch)
+        assert group.kind == "previous_action"
         assert group.tokens.shape == (4, history, 16)
         assert group.mask.tolist() == [[False] * (history - 1) + [True]] * 4
-        torch.testing.assert_close(group.tokens[:, -1], network.previous_action.encoder(batch.previous_action))
+        torch.testing.assert_close(group.tokens[:, -1], network.previous_action.encoder(batch.previous_action.values))
 
 
 def test_a_share_of_samples_is_not_told_in_training_and_all_are_when_it_counts(make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, previous_action_dropout=0.3))
     batch = make_batch(network, rows=400)
-    batch.previous_action_mask[:100] = False
+    batch.previous_action.mask[:100] = False
     masks = told(network)
     first, again = losses(network, batch), losses(network, batch)
     assert torch.equal(first["loss"], again["loss"]), "drawn from the generator that was given"
@@ -71,12 +71,12 @@ def test_a_share_of_samples_is_not_told_in_training_and_all_are_when_it_counts(m
     network.predict(batch)
     network.eval()
     losses(network, batch)
-    assert torch.equal(masks[3], batch.previous_action_mask)
-    assert torch.equal(masks[4], batch.previous_action_mask)
+    assert torch.equal(masks[3], batch.previous_action.mask)
+    assert torch.equal(masks[4], batch.previous_action.mask)
     always = make_network(dataclasses.replace(CONFIG, previous_action_dropout=0.0))
     masks = told(always)
     losses(always, batch)
-    assert torch.equal(masks[0], batch.previous_action_mask)
+    assert torch.equal(masks[0], batch.previous_action.mask)
 
 
 @pytest.mark.parametrize("name", memories.names())
@@ -84,10 +84,10 @@ def test_a_memory_knows_what_was_done_frames_ago(name, make_network, make_batch)
     """The last row's prediction hangs on the action of the first, through the memory and nothing else."""
     network = make_network(dataclasses.replace(CONFIG, memory=Part(name), sequence=8, previous_action_dropout=0.0))
     batch = make_batch(network, rows=8)
-    batch.previous_action.requires_grad_()
+    batch.previous_action.values.requires_grad_()
     batch.actions_mask[:-1] = False
     losses(network, batch)["action"].backward()
-    assert (batch.previous_action.grad.abs().amax(1) > 0).all()
+    assert (batch.previous_action.values.grad.abs().amax(1) > 0).all()
 
 
 def test_what_was_done_can_decide_what_comes_next(make_network, make_batch):
@@ -96,7 +96,7 @@ def test_what_was_done_can_decide_what_comes_next(make_network, make_batch):
     for acted in (CONFIG.previous_action, None):
         torch.manual_seed(0)
         network = make_network(
-            dataclasses.replace(CONFIG, previous_action=acted, previous_action_dropout=0.0, keypoint_weight=0.0)
+            dataclasses.replace(CONFIG, previous_action=acted, previous_action_dropout=0.0, objectives={"action": Objective()})
         )
         optimizer = torch.optim.Adam(network.parameters(), 3e-3)
         plain = make_batch(make_network(CONFIG), rows=64)
@@ -104,7 +104,7 @@ def test_what_was_done_can_decide_what_comes_next(make_network, make_batch):
             done = torch.randn(64, 10, generator=torch.Generator().manual_seed(step))
             wanted = torch.zeros_like(plain.actions)
             wanted[..., 0] = done[:, None, 0]
-            batch = dataclasses.replace(plain, actions=wanted, previous_action=done)
+            batch = dataclasses.replace(plain, actions=wanted, previous_action=Masked(done, torch.ones(64, dtype=torch.bool)))
             if step < 150:
                 optimizer.zero_grad()
                 losses(network, batch)["loss"].backward()
@@ -134,12 +134,9 @@ def test_wrong_settings_say_what_there_is(make_network):
         make_network(dataclasses.replace(CONFIG, previous_action=Part("acton")))
 
 
-def test_a_configuration_from_before_is_not_told(make_network, make_batch):
-    record = NetworkConfig(width=16).to_json()
-    old = {name: value for name, value in record.items() if not name.startswith("acted")}
-    assert NetworkConfig.from_json(old) == NetworkConfig(width=16)
-    network = make_network(NetworkConfig.from_json({**old, "chunk": 3}))
+def test_a_network_without_the_part_ignores_the_previous_action(make_network, make_batch):
+    network = make_network(NetworkConfig(width=16, chunk=3))
     assert network.previous_action is None
     batch = make_batch(network)
-    more = dataclasses.replace(batch, previous_action=torch.randn(4, 10), previous_action_mask=torch.ones(4, dtype=torch.bool))
+    more = dataclasses.replace(batch, previous_action=Masked(torch.randn(4, 10), torch.ones(4, dtype=torch.bool)))
     assert torch.equal(losses(network, batch)["loss"], losses(network, more)["loss"])

@@ -122,8 +122,9 @@ class Policy:
         remembers is. Frames and actions that are not remembered are masked.
 
         Each chunk's `extras` hold what the network's objectives predict: ``"keypoints"`` (v, 3, 2), where in each image the
-        policy looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name: probability};
-        ``"grasp"`` (s,), the state of the next grasp in the robot's units; ``"alignment"``, the cosine of image and instruction.
+        policy looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name:
+        probability}; ``"grasp"`` (s,), the state of the next grasp in the robot's units; ``"alignment"``, the cosine of image and
+        instruction.
 
         Raises `SpecError` for an observation that does not fit, `PolicyError` where no action was ever learned (`thoughts` then
         has the rest).

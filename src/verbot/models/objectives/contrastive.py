@@ -42,7 +42,7 @@ class Contrastive(TrainingObjective):
         return Queries(torch.arange(len(batch.state), device=batch.state.device)) if self.attends else None
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """``"contrastive"``, and what to log beside it (see `verbot.models.objectives.siglip.watched`); zeros without captions."""
+        """``"contrastive"``, and what to log (see `verbot.models.objectives.siglip.watched`); zeros without captions."""
         captions = batch.captions
         if captions is None:
             zero: Tensor = self.pair.steep * 0  # type: ignore[operator, assignment]
@@ -89,9 +89,7 @@ def similarities(network: ComparingNetwork, batch: Batch, text: TextBatch) -> Te
     Raises `ConfigError` for a network without a contrastive objective.
     """
     if "contrastive" not in network.objectives:
-        raise ConfigError(
-            "this network has no contrastive objective: train it with objectives.contrastive and augment.captions"
-        )
+        raise ConfigError("this network has no contrastive objective: train it with objectives.contrastive and augment.captions")
     contrastive: Contrastive = network.objectives["contrastive"]
     sentences = network.read(text)[1].tokens[:, 0]
     count, images = len(sentences), len(batch.images)
