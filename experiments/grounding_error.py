@@ -22,9 +22,8 @@ import tyro
 from obeys import act
 
 import verbot
-from verbot.contracts import observation_from_env
+from verbot.contracts import POINTS, observation_from_env
 from verbot.data.samples.keypoints import project, projections
-from verbot.data.samples.windows import POINTS
 from verbot.envs import make_env
 from verbot.spec import FloatArray, Observation, RobotSpec
 

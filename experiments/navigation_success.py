@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import tyro
 
-from verbot.contracts import observation_from_env
+from verbot.contracts import POINTS, observation_from_env
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.stochastic import Exploration
 from verbot.policy.policy import Policy
 from verbot.rollout.baselines import RandomAgent
@@ -96,13 +95,13 @@ def act(policy: Policy, looks: list[Observation], drawn: bool) -> list[FloatArra
     """An action (a,) for each look: drawn from the policy's probabilities, or the likeliest."""
     if not drawn:
         return [chunk.values[0] for chunk in policy.predict(looks)]
-    shape = (1, len(policy.spec.camera_names), POINTS)
+    shape = (1, len(policy.spec.camera_names), len(POINTS))
     unknown = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
     senses = Senses(policy)
     obs = {name: torch.as_tensor(value) for name, value in senses.take([Look(look, *unknown) for look in looks]).items()}
     with torch.no_grad():
         head: Any = policy.network.head
-        draw = Exploration(head.readout)(head(policy.network(senses.batch(obs))[0])[:, 0])
+        draw = Exploration(head.readout)(head(policy.network(senses.batch(obs)).fused)[:, 0])
         return list(policy.action_steps.inverse(draw.sample().numpy()).astype(np.float32))
 
 

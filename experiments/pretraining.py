@@ -39,6 +39,7 @@ from verbot.spec import Observation
 CONTRASTS = ("match", "clip", "both")
 SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
 AMONG = 32
+PLACES: dict[str, Any] = {"keypoints": {}, "grounding_queries": {}}
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,13 @@ def pretrained(arguments: Arguments, how: str) -> str:
         ).policy
         settings |= {"start": start, "start_parts": ACTING, "network": {"head": {"name": "latent"}}}
     if seeing == "clip":
-        settings["network"] |= {"contrast": {"name": "clip"}}
+        settings["network"] |= {"objectives": {"contrastive": {"options": {"kind": "clip"}}}}
     if seeing == "both":
-        settings["network"] |= {"keypoint_weight": 1.0}
-        settings["augment"] = {"questions": 4}
+        settings["network"] |= {"objectives": {"contrastive": {}, **PLACES}}
+        settings["augment"] = {"grounding_queries": 4}
     if seeing == "questions":
-        settings["network"] |= {"contrast": None, "keypoint_weight": 1.0}
-        settings["augment"] = {"captions": 0, "questions": 4}
+        settings["network"] |= {"objectives": PLACES}
+        settings["augment"] = {"captions": 0, "grounding_queries": 4}
     return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
 
 

@@ -76,7 +76,7 @@ def test_it_acts_as_the_agent_that_it_wraps(make) -> None:
 
 
 def test_a_policy_that_does_not_tell_is_named() -> None:
-    with pytest.raises(PolicyError, match=r"its chunks have no 'alignment'; train one with network\.contrast\.name=match"):
+    with pytest.raises(PolicyError, match=r"its chunks have no 'alignment'; train one with the objective contrastive"):
         drive(GroundingMonitor(ChunkAgent(Telling())), 1)
 
 

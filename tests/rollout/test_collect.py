@@ -238,16 +238,16 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
     settings = {"workers": 1, "options": {**OPTIONS, "tasks": ["pick"]}, "progress": False}
     result = collect("tabletop-memory", tmp_path / "covered", 2, seed=1, **settings)
     dataset = open_dataset(result.path)
-    windows = Windows(dataset, WindowConfig(grounding_queries=3))
+    windows = Windows(dataset, WindowConfig(grounding_queries=3, labels=("keypoints", "known_keypoints")))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     start = 0
     for episode in dataset:
         covered, first_contact = episode.extras["unseen_frame"], episode.extras["first_contact_frame"]
         assert 8 < covered < first_contact
-        taught = batch.keypoints_mask[start : start + len(episode)].any((1, 2))
-        asked = np.array([bool(questions) for questions in batch.questions[start : start + len(episode)]])
+        taught = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
+        asked = np.array([bool(queries) for queries in batch.grounding_queries[start : start + len(episode)]])
         assert taught[:covered].all() and asked[:covered].all(), "while the colors show"
-        known = batch.recall_mask[start : start + len(episode)].any((1, 2))
+        known = batch.targets["known_keypoints"].mask[start : start + len(episode)].any((1, 2))
         assert known[:first_contact].all(), "who remembers could tell where it was"
         assert not taught[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
         assert taught[first_contact:].any(), "the hand tells what it handles"

@@ -118,20 +118,23 @@ def test_replaying_policy_and_person_gives_the_recorded_states_and_success(corre
     env.close()
 
 
+LABELS = ("keypoints", "steps_left")
+
+
 def test_what_hindsight_cannot_know_of_a_stretch_that_was_handed_back_is_not_taught(corrected):
     dataset, *_ = corrected
-    windows = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="hindsight"))
+    windows = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="hindsight", labels=LABELS))
     starts = np.cumsum([0, *map(len, dataset)])
     batch = windows.batch(np.arange(starts[-1]), np.random.default_rng(0))
     inside = slice(starts[1], starts[2])
-    assert (batch.steps_left[inside] == -1).all()
-    assert batch.steps_left[starts[1] - 1] == 0
-    assert not batch.keypoints_mask[inside].any()
-    assert batch.keypoints_mask[: starts[1]].any()
-    told = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding")).batch(
+    assert (batch.targets["steps_left"].values[inside] == -1).all()
+    assert batch.targets["steps_left"].values[starts[1] - 1] == 0
+    assert not batch.targets["keypoints"].mask[inside].any()
+    assert batch.targets["keypoints"].mask[: starts[1]].any()
+    told = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding", labels=LABELS)).batch(
         np.arange(starts[-1]), np.random.default_rng(0)
     )
-    assert told.keypoints_mask[inside].any(), "where things were at first is known until one is touched"
+    assert told.targets["keypoints"].mask[inside].any(), "where things were at first is known until one is touched"
     # The last action that a chunk sees is the last before the hand changed.
     assert batch.actions_mask[inside].sum(1).tolist() == [3, 2, 1]
 

@@ -77,11 +77,13 @@ def test_a_network_is_told_in_an_episode_what_it_was_told_in_training(name, exec
     given = replay(policy, episode, execute)
     assert sorted(given) == list(range(0, len(episode), execute))
     for frame, batch in given.items():
-        assert bool(batch.previous_action_mask[0]) == bool(taught.previous_action_mask[frame]) == (frame > 0)
+        assert bool(batch.previous_action.mask[0]) == bool(taught.previous_action.mask[frame]) == (frame > 0)
         if frame:
-            torch.testing.assert_close(batch.previous_action[0], taught.previous_action[frame], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                batch.previous_action.values[0], taught.previous_action.values[frame], rtol=1e-5, atol=1e-5
+            )
         if frame > 1:
-            assert (taught.previous_action[frame] - taught.previous_action[frame - 1]).abs().max() > 0.01, (
+            assert (taught.previous_action.values[frame] - taught.previous_action.values[frame - 1]).abs().max() > 0.01, (
                 "the frame before had another"
             )
 
@@ -89,7 +91,7 @@ def test_a_network_is_told_in_an_episode_what_it_was_told_in_training(name, exec
 def test_the_action_before_is_the_row_whose_turn_it_was(recorded):
     spec, chunk = recorded.spec, np.arange(12, dtype=np.float32).reshape(3, 4)
     memory = keep_chunk({"kept": np.ones(2)}, chunk, 0.7)
-    assert set(memory) == {"kept", "acted", "acted_s"}
+    assert set(memory) == {"kept", "last_chunk", "last_chunk_s"}
     seen = Observation({}, np.zeros(4, np.float32))
     times = {
         0.8: 0,
@@ -111,8 +113,8 @@ def test_the_action_before_is_the_row_whose_turn_it_was(recorded):
     for value, row in zip(values, times.values(), strict=False):
         assert np.array_equal(value, np.zeros(4) if row is None else chunk[row])
     chunk[:] = -1
-    assert memory["acted"].min() == 0, "what is kept is not the caller's"
-    with pytest.raises(SpecError, match="of another policy: it has no 'acted' but time_s"):
+    assert memory["last_chunk"].min() == 0, "what is kept is not the caller's"
+    with pytest.raises(SpecError, match="of another policy: it has no 'last_chunk' but time_s"):
         last_actions([dataclasses.replace(seen, memory={"time_s": np.zeros(1)})], spec)
 
 
@@ -135,8 +137,8 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
     np.testing.assert_allclose(chunks[2].values, chunks[3].values, atol=1e-6)
     for chunk, seen in zip(chunks, (second, other, late, plain), strict=True):
         np.testing.assert_allclose(chunk.values, policy.predict([seen])[0].values, atol=1e-6)
-        assert np.array_equal(chunk.memory["acted"], chunk.values)
-        assert chunk.memory["acted_s"] == seen.time_s
+        assert np.array_equal(chunk.memory["last_chunk"], chunk.values)
+        assert chunk.memory["last_chunk_s"] == seen.time_s
     acted = []
     for one in (policy, loaded):
         agent = ChunkAgent(one, 2)
@@ -147,9 +149,7 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
 
 
 def test_windows_that_do_not_tell_are_refused(recorded):
-    with pytest.raises(
-        ConfigError, match="told what was done before, and these windows are not: make them with previous_action=True"
-    ):
+    with pytest.raises(ConfigError, match="reads the previous action, and these windows have none"):
         make_policy(recorded).collate(Windows(recorded, WindowConfig(chunk=3)).batch([0], np.random.default_rng(0)))
 
 

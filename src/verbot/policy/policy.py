@@ -172,7 +172,9 @@ class Policy:
         read = (lambda told: self.network.language.prepare([""] * len(told))) if self.blind else self.network.language.prepare
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(read, window.grounding_queries, places, window.captions)
-        before = self._previous_action(window.previous_action, window.previous_action_mask)
+        before = {}
+        if self.config.previous_action:
+            before = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
         extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
         return dataclasses.replace(batch, **extra).to(self.device)
@@ -253,7 +255,7 @@ class Policy:
                     images[row, frame], images_mask[row, frame] = sight.images, sight.images_mask
                     state[row, frame], state_mask[row, frame] = sight.state, True
         batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
-        before = self._previous_action(*last_actions(observations, self._spec))
+        before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         shown = self._goals(goals, np.array([goal is not None for goal in goals]))
         batch = dataclasses.replace(batch, **before, **shown)
@@ -262,8 +264,6 @@ class Policy:
         return dataclasses.replace(batch, **self._remembered(observations)).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
-        if not self.config.previous_action:
-            return {}
         if actions.shape[-1] != self._spec.action_size:
             raise ConfigError(
                 "this network reads the previous action, and these windows have none: make them with previous_action"
