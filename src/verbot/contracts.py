@@ -81,6 +81,7 @@ class Env(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class Expert(Agent, Protocol):
     """A scripted teacher that may look at the simulator's own state.
 

@@ -28,6 +28,7 @@ def evaluate(
     strength: Strength = 2,
     align: Path | None = None,
     execute: int = 1,
+    sample: bool = False,
     cameras: tuple[str, ...] = (),
     baselines: bool = True,
     videos: int = 24,
@@ -52,6 +53,7 @@ def evaluate(
         strength: of the axis.
         align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
         execute: actions of each predicted chunk that are carried out.
+        sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these of the suite's; otherwise all.
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
@@ -70,7 +72,7 @@ def evaluate(
         templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, baselines=baselines, videos=videos,
+        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, sample=sample, baselines=baselines, videos=videos,
         workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)

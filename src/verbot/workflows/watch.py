@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import Agent, Env, observation_from_env
+from verbot.contracts import Agent, Env
 from verbot.envs import make_env
 from verbot.envs.tabletop.language.grammar import canonical, wordings
 from verbot.envs.tabletop.language.vocabulary import COLORS, RECEPTACLES, SHAPES, SYNONYMS
-from verbot.errors import ConfigError, SimulationError
+from verbot.errors import ConfigError
 from verbot.rollout import video
+from verbot.rollout.episode import Episode
 from verbot.spec import UInt8Array
 
 SCENES = 250  # looked at before giving up
@@ -64,17 +65,12 @@ def watch(
     """
     options = find_scene(text, suite, scene)
     with closing(make_env(suite)) as env:
-        record, info = env.reset(seed=0, options={**options, "text": text})
-        agent = make_agent(env)
-        agent.reset(text)
-        rate, seen, over = env.robot_spec.rate_hz, [_views(env, record, height)], False
-        while not over:
-            action = agent.act(observation_from_env(record, (len(seen) - 1) / rate))
-            record, _, terminated, truncated, info = env.step(action)
-            seen.append(_views(env, record, height))
-            over = terminated or truncated
-    if info["error"]:
-        raise SimulationError(str(info["error"]))
+        episode, agent = Episode(env, {**options, "text": text}), make_agent(env)
+        agent.reset(episode.instruction)
+        rate, seen = env.robot_spec.rate_hz, [_views(episode, height)]
+        for _ in episode.run(agent):
+            seen.append(_views(episode, height))
+        info = episode.info
     border = video.GREEN if info["success"] else video.RED
     frames = [video.compose(views, text, height) for views in seen]
     frames += [video.compose(seen[-1], text, height, border)] * round(AFTERGLOW_S * rate)
@@ -123,10 +119,10 @@ def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]
     )
 
 
-def _views(env: Env, record: Mapping[str, Any], size: int) -> dict[str, UInt8Array]:
-    """Larger pictures than the policy's, where the env can draw them."""
-    picture = getattr(env, "picture", None)
-    return {name: picture(name, size) if picture else image for name, image in record["images"].items()}
+def _views(episode: Episode, size: int) -> dict[str, UInt8Array]:
+    """Larger images than the policy's, where the env can draw them."""
+    picture = getattr(episode.env, "picture", None)
+    return {name: picture(name, size) if picture else image for name, image in episode.observation.images.items()}
 
 
 def _likeness(text: str, goal: Mapping[str, Any]) -> float:
