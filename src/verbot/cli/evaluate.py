@@ -72,8 +72,8 @@ def evaluate(
         templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, sample=sample, baselines=baselines, videos=videos,
-        workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
+        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
+        baselines=baselines, videos=videos, workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
