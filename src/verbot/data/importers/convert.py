@@ -122,18 +122,8 @@ def import_dataset(
     without_instruction = sum(not episode.instruction for episode in dataset)
     problems = tuple(map(str, check_dataset(root)))
     seconds = time.monotonic() - started
-    return ImportResult(
-        path=str(root),
-        format=name,
-        robot=found.name,
-        episodes=len(dataset),
-        frames=sum(lengths),
-        already=already,
-        without_instruction=without_instruction,
-        skipped=tuple(skipped),
-        problems=problems,
-        seconds=seconds,
-    )
+    counts = (len(dataset), sum(lengths), already, without_instruction)
+    return ImportResult(str(root), name, found.name, *counts, tuple(skipped), problems, seconds)
 
 
 @dataclass
