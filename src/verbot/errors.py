@@ -33,7 +33,7 @@ class DataError(VerbotError):
 
 
 class CorruptFileError(DataError):
-    """A file of a dataset or a policy does not hold what was written; `path` names it."""
+    """A file of a dataset or a policy differs from what was written; `path` names it."""
 
     def __init__(self, path: object, reason: str):
         self.path, self.reason = str(path), reason
@@ -88,6 +88,10 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     if module not in _EXTRAS:
         return error
     return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
+
+
+class VerbotDeprecationWarning(FutureWarning):
+    """An old name was used; the message names its successor. Old names are read for one version."""
 
 
 class GroundingWarning(UserWarning):

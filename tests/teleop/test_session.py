@@ -348,6 +348,6 @@ def run(capsys, *arguments):
 
 def test_another_robots_dataset_is_refused(many, tmp_path):
     dataset, *_ = many
-    with pytest.raises(DataError, match="is of another robot spec"):
+    with pytest.raises(DataError, match="has another robot spec"):
         with lesson(dataset.root, lambda page, env: None, config(options={"image_size": 16})):
             pass

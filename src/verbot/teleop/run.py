@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verbot.contracts import Agent, Env
+from verbot.contracts import Agent, Env, Pictured
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -140,8 +140,8 @@ def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) 
 
 
 def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[str, UInt8Array]:
-    picture = getattr(env, "picture", None) if pixels else None
-    return {name: picture(name, pixels) if picture else image for name, image in images.items()}
+    drawn = env if pixels and isinstance(env, Pictured) else None
+    return {name: drawn.picture(name, pixels) if drawn else image for name, image in images.items()}
 
 
 def _resume(path: Path) -> tuple[int, int, int]:

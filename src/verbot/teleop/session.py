@@ -235,7 +235,8 @@ class Session:
             self._visit(self.scene, again=True)
         elif self.phase == Phase.REVIEW:
             self._description = text
-            self.message = f"It will be saved with the instruction {text!r}. {'Enter saves it.' if self.episode.success else 'K keeps it as a failure.'}"
+            how = "Enter saves it." if self.episode.success else "K keeps it as a failure."
+            self.message = f"It will be saved with the instruction {text!r}. {how}"
         else:
             self.message = "Say it before it begins, or when it is over."
 
