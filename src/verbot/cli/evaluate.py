@@ -65,19 +65,22 @@ def evaluate(
     from verbot.workflows.train_evaluate import evaluate as run
 
     shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
-    templates = None
-    if paraphrases is not None:
-        from verbot.envs.tabletop.language.grammar import load_templates
-
-        templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
+        templates=_templates(paraphrases), axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
         baselines=baselines, videos=videos, workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def _templates(paraphrases: Path | None) -> dict[str, tuple[str, ...]] | None:
+    if paraphrases is None:
+        return None
+    from verbot.envs.tabletop.language.grammar import load_templates
+
+    return load_templates(paraphrases)
 
 
 def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]] | None:
