@@ -75,7 +75,7 @@ def evaluate(
     return summary.exit_code
 
 
-def _templates(paraphrases: Path | None) -> dict[str, tuple[str, ...]] | None:
+def _templates(paraphrases: Path | None) -> dict[str, list[str]] | None:
     if paraphrases is None:
         return None
     from verbot.envs.tabletop.language.grammar import load_templates
