@@ -1,9 +1,10 @@
 # make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
 # make test      layers, sizes, every test               make check   lint, format, types, layers, sizes
+# make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak check format clean distclean
+.PHONY: help install demo test soak mutants check format clean distclean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -33,6 +34,9 @@ test: install
 
 soak: install
 	$(PY) -m pytest -m soak --timeout 3600
+
+mutants: install
+	$(PY) tools/mutants.py
 
 check: install
 	.venv/bin/ruff check .

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
 from verbot.registry import Registry
 
 
@@ -60,3 +60,12 @@ def test_entry_points_of_other_distributions_are_found(monkeypatch):
 
     monkeypatch.setattr("verbot.registry.entry_points", lambda group: [Point()] if group == "verbot.animals" else [])
     assert Registry("animal", group="verbot.animals").get("dog")() == "woof"
+
+
+def test_an_old_name_stands_for_its_successor_and_warns():
+    parts = Registry("part")
+    parts.register("new")(lambda: 1)
+    parts.alias("old", "new")
+    with pytest.warns(VerbotDeprecationWarning, match="the part 'old' is now called 'new'"):
+        assert parts.get("old")() == 1
+    assert parts.names() == ("new",)

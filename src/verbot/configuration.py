@@ -4,16 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, VerbotDeprecationWarning
 
 C = TypeVar("C")
+Record = Mapping[str, Any]
+_OLD_NAMES: dict[type, dict[str, str]] = {}
+_OLD_SHAPES: dict[type, Callable[[Record], Record]] = {}
+# Integers and floats as Python writes them: YAML 1.1 takes 1e-3 for a word, 010 for 8 and 1:30 for 90.
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+)$")
+_DIGITS, _EXPONENT = r"[0-9](?:_?[0-9])*", r"[eE][-+]?[0-9]+"
+_FLOAT = re.compile(
+    rf"[-+]?(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:{_EXPONENT})?|{_DIGITS}{_EXPONENT}|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+
+
+def renamed(upgrade: Callable[[Record], Record] | None = None, /, **names: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator: old field names of a dataclass, which are read for one version with a `VerbotDeprecationWarning`.
+
+    Args:
+        upgrade: makes today's record of one of an older shape; called before `names` are looked up.
+        names: old name to the dotted path of its successor, seen from this dataclass.
+
+    Example:
+        >>> @renamed(pace="speed.mean")
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Walk:
+        ...     speed: dict[str, float]
+        >>> old_names(Walk)
+        {'pace': 'speed.mean'}
+    """
+
+    def note(kind: type[C]) -> type[C]:
+        _OLD_NAMES[kind] = names
+        if upgrade is not None:
+            _OLD_SHAPES[kind] = upgrade
+        return kind
+
+    return note
+
+
+def old_names(kind: type) -> Mapping[str, str]:
+    """Old field names of a dataclass, each with the dotted path of its successor."""
+    return _OLD_NAMES.get(kind, {})
+
+
+def warn_renamed(what: str, old: str, new: str) -> None:
+    """Warn that `old` is a former name of `new`."""
+    warnings.warn(f"{what} {old} is now called {new}; the old name is read for one version", VerbotDeprecationWarning, 3)
 
 
 def build(kind: type[C], record: Mapping[str, Any], where: str = "") -> C:
@@ -39,9 +86,10 @@ def build(kind: type[C], record: Mapping[str, Any], where: str = "") -> C:
         verbot.errors.ConfigError: Walk has no field 'step'. Did you mean 'steps'? Fields: steps, pace
     """
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    hints = field_types(kind)
     if not isinstance(record, Mapping):
         raise ConfigError(f"{where or kind.__name__} is {record!r}; expected a mapping of {kind.__name__}'s fields")
+    record = _upgraded(kind, record, fields)
     for name in record:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
@@ -52,6 +100,51 @@ def build(kind: type[C], record: Mapping[str, Any], where: str = "") -> C:
         if needed and name not in record:
             raise ConfigError(f"{where or kind.__name__} lacks the field {name!r}, a {_words(hints[name])}")
     return kind(**{name: _fit(hints[name], value, f"{where}.{name}".lstrip(".")) for name, value in record.items()})
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Field name to type of a dataclass."""
+    hints = _type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+@functools.cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def record_type(hint: Any, value: Any = None) -> type | None:
+    """The dataclass that a field of type `hint` holds, or None where it holds no record.
+
+    Args:
+        value: plain value of the field; it decides between several dataclasses.
+    """
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    records = [choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)]
+    if len(records) < 2 or not isinstance(value, Mapping):
+        return records[0] if records else None
+    return max(records, key=lambda kind: len(set(value) & {*field_types(kind), *old_names(kind)}))
+
+
+def _upgraded(kind: type, record: Record, fields: Mapping[str, Any]) -> Record:
+    """`record` with the successors of old field names in their places."""
+    if kind in _OLD_SHAPES:
+        record = _OLD_SHAPES[kind](record)
+    old = {name: path for name, path in old_names(kind).items() if name in record and name not in fields}
+    if not old:
+        return record
+    moved: dict[str, Any] = to_plain({name: value for name, value in record.items() if name not in old})
+    for name, path in old.items():
+        *outer, last = path.split(".")
+        inner = moved
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        if last in inner:
+            raise ConfigError(f"{kind.__name__} is given {path} and also {name}, which is its old name")
+        inner[last] = record[name]
+    told = ", ".join(f"{name} → {path}" for name, path in old.items())
+    warnings.warn(f"{kind.__name__} has renamed fields: {told}; old names are read for one version", VerbotDeprecationWarning, 4)
+    return moved
 
 
 def replace(config: C, changes: Mapping[str, Any]) -> C:
@@ -73,14 +166,46 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def load_yaml(kind: type[C], path: str | Path) -> C:
-    """The configuration in a YAML file. Raises `ConfigError` naming the file and the field."""
+def parse_value(text: str) -> Any:
+    """A value as a person types it: YAML, with numbers as Python reads them.
+
+    Raises `ConfigError` for text that is no YAML.
+
+    Example:
+        >>> parse_value("1e-3"), parse_value("[1, 2_000]"), parse_value("{name: vit}"), parse_value("best"), parse_value("")
+        (0.001, [1, 2000], {'name': 'vit'}, 'best', None)
+    """
     import yaml
 
     try:
-        record = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        return yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value {text!r}: {error}") from error
+
+
+@functools.cache
+def _loader() -> Any:
+    """A safe YAML loader whose numbers are those of Python."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Plain values only."""
+
+    kept = {first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}  # fmt: skip
+    Loader.yaml_implicit_resolvers = kept
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 0))
+    return Loader
+
+
+def load_yaml(kind: type[C], path: str | Path) -> C:
+    """The configuration in a YAML file. Raises `ConfigError` naming the file and the field."""
+    try:
+        record = parse_value(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.__cause__ or error}") from error
     try:
         return build(kind, record)
     except ConfigError as error:
@@ -89,33 +214,51 @@ def load_yaml(kind: type[C], path: str | Path) -> C:
 
 def dump_yaml(config: object, path: str | Path) -> None:
     """Write every field, defaults too, so that the file alone repeats the run."""
+    Path(path).write_text(written_yaml(config), encoding="utf-8")
+
+
+def written_yaml(config: object) -> str:
+    """Every field of a configuration as YAML."""
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(to_plain(config), sort_keys=False, width=120))
+    return yaml.safe_dump(to_plain(config), sort_keys=False, width=120, allow_unicode=True)
 
 
 def assignments(words: Sequence[str]) -> dict[str, Any]:
-    """Settings as a person types them; values are YAML.
+    """Settings as a person types them: dotted path to value (see `parse_value`). Raises `ConfigError` for another form.
 
     Example:
-        >>> assignments(["augment.relabel=0.5", "keep=best"])
-        {'augment': {'relabel': 0.5}, 'keep': 'best'}
+        >>> assignments(["augment.relabel=0.5", "keep=best", "vision=vit", "vision.depth=3"])
+        {'augment.relabel': 0.5, 'keep': 'best', 'vision': 'vit', 'vision.depth': 3}
     """
-    import yaml
-
     settings: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise ConfigError(f"{word!r} is not of the form name=value")
-        *outer, last = name.split(".")
-        inner = settings
+        if name in settings:
+            raise ConfigError(f"{name} is set twice")
+        settings[name] = parse_value(value)
+    return settings
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted paths as nested dictionaries. Raises `ConfigError` where a path leads through a value.
+
+    Example:
+        >>> nested({"a.b": 1, "a.c": 2, "d": 3})
+        {'a': {'b': 1, 'c': 2}, 'd': 3}
+    """
+    found: dict[str, Any] = {}
+    for path, value in settings.items():
+        *outer, last = path.split(".")
+        inner = found
         for part in outer:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"{word!r}: {part} has a value already")
-        inner[last] = yaml.safe_load(value)
-    return settings
+                raise ConfigError(f"{path!r}: {part} has a value already")
+        inner[last] = value
+    return found
 
 
 def _merge(record: dict[str, Any], changes: Mapping[str, Any], config: Any) -> dict[str, Any]:
@@ -137,7 +280,8 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         return value if value in arguments else _refuse(hint, value, where)
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, typing.cast(type, hint)) else build(typing.cast(type, hint), value, where)
+        kind = typing.cast(type, hint)
+        return value if isinstance(value, kind) else build(kind, {"name": value} if _is_name(kind, value) else value, where)
     if origin is tuple:
         return _fit_tuple(hint, arguments, value, where)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
@@ -151,9 +295,22 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
     return value if isinstance(hint, type) and isinstance(value, hint) else _refuse(hint, value, where)
 
 
+def _is_name(kind: type, value: Any) -> bool:
+    """Whether a string stands for a record with this `name` and defaults else."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    others = (field for name, field in fields.items() if name != "name")
+    return (
+        isinstance(value, str)
+        and "name" in fields
+        and all(field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING for field in others)
+    )
+
+
 def _fit_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
+    if isinstance(value, Mapping) and (kind := record_type(Union[choices], value)) is not None:  # noqa: UP007  # of a tuple
+        return _fit(kind, value, where)
     first: ConfigError | None = None
     for choice in choices:
         if choice is type(None):

@@ -90,5 +90,9 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
 
 
+class VerbotDeprecationWarning(FutureWarning):
+    """An old name was used; the message names its successor. Old names are read for one version."""
+
+
 class GroundingWarning(UserWarning):
     """What is said and what is seen have stayed apart, in training or before a robot."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,7 @@ class Registry(Generic[F]):
         self.kind, self._group = kind, group
         self._packages = (package,) if isinstance(package, str) else package or ()
         self._factories: dict[str, F] = {}
+        self._aliases: dict[str, str] = {}
         self._complete = package is None and group is None
 
     def register(self, name: str) -> Callable[[F], F]:
@@ -47,9 +49,24 @@ class Registry(Generic[F]):
 
         return add
 
+    def alias(self, old: str, new: str) -> None:
+        """`old` stands for `new` for one version, with a `VerbotDeprecationWarning`; it is not among `names`."""
+        self._aliases[old] = new
+
+    def successor(self, name: str) -> str:
+        """Today's name of what `name` is called; warns where `name` is an old one."""
+        self._discover()
+        if name in self._factories or name not in self._aliases:
+            return name
+        new = self._aliases[name]
+        warnings.warn(
+            f"the {self.kind} {name!r} is now called {new!r}; the old name is read for one version", VerbotDeprecationWarning, 3
+        )
+        return new
+
     def get(self, name: str) -> F:
         """The factory called `name`. Raises `UnknownNameError` with the nearest name."""
-        self._discover()
+        name = self.successor(name)
         if name not in self._factories:
             raise UnknownNameError(self.kind, name, self._factories)
         return self._factories[name]

@@ -23,6 +23,16 @@ def test_the_best_earlier_stage_counts_from_when_a_task_was_learned():
     assert found.n == 40
 
 
+def test_what_was_known_two_stages_ago_is_forgotten_too():
+    """Kills the mutation that measures against the stage before the last: the best one is the first."""
+    stages = [
+        {"pick": won(0.9), "push": won(0.0), "put": won(0.0)},
+        {"pick": won(0.5), "push": won(0.8), "put": won(0.0)},
+        {"pick": won(0.6), "push": won(0.8), "put": won(0.5)},
+    ]
+    assert forgetting(stages, ("pick", "push", "put")).value == pytest.approx(((0.9 - 0.6) + (0.8 - 0.8)) / 2)
+
+
 def test_what_is_kept_is_not_forgotten():
     stages = [{"pick": won(1.0), "push": won(0.0)}, {"pick": won(1.0), "push": won(1.0)}]
     found = forgetting(stages, ("pick", "push"))

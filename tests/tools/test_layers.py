@@ -39,7 +39,7 @@ def test_the_tree_keeps_its_sizes():
     [
         ("data/storage/writer.py", "from verbot.envs import make_env"),
         ("data/storage/writer.py", "import verbot.models.tokens"),
-        ("data/storage/writer.py", "from ..policy import load_policy"),
+        ("data/storage/writer.py", "from ...policy import load_policy"),
         ("data/storage/writer.py", "def f():\n    from verbot.policy.policy import load_policy"),
         ("data/storage/writer.py", "import importlib\nimportlib.import_module('verbot.envs')"),
         ("data/storage/writer.py", "import verbot"),
@@ -88,3 +88,12 @@ def test_a_long_file_must_be_listed_and_a_short_one_not(tmp_path, capsys):
     assert size.main(tmp_path, {}) == 1
     assert size.main(tmp_path, {"src/a.py": "a table", "src/b.py": "gone"}) == 1
     assert "src/b.py: listed as an exception" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("second", ["from verbot.data.a import A", "def f():\n    from verbot.data.a import A"])
+def test_an_import_circle_inside_a_package_is_found(tmp_path, capsys, second):
+    source = tree(tmp_path, {"data/__init__.py": "", "data/a.py": "from verbot.data import b", "data/b.py": "import numpy"})
+    assert layers.main(source) == 0
+    tree(tmp_path, {"data/b.py": second})
+    assert layers.main(source) == 1
+    assert "import circle: verbot.data.a, verbot.data.b" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def data_import(
         set: options of the format, each as name=value; see docs/data.md.
         json: print the result as JSON.
     """
-    from verbot.configuration import assignments
+    from verbot.configuration import assignments, nested
     from verbot.data.importers.convert import import_dataset
     from verbot.data.storage.files import read_json
     from verbot.spec import RobotSpec
@@ -46,7 +46,7 @@ def data_import(
     given = None if spec is None else RobotSpec.from_json(read_json(spec))
     result = import_dataset(
         source, target, format, limit=limit, rate_hz=rate_hz, robot=robot, spec=given, instruction=instruction,
-        options=assignments(set), progress=True,
+        options=nested(assignments(set)), progress=True,
     )  # fmt: skip
     if json:
         print(json_module.dumps(result.to_json(), indent=1))

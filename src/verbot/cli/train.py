@@ -56,12 +56,12 @@ def train(
         set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.configuration import assignments
+    from verbot.configuration import assignments, nested
     from verbot.training.distributed.launch import launched
     from verbot.workflows.train_evaluate import train as run
 
     budget = given(minutes=minutes, samples=samples, steps=steps, start=None if start is None else str(start))
-    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **assignments(set))
+    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **nested(assignments(set)))
     speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
     if (launch := launched()) is None or launch.rank == 0:
         print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
@@ -88,11 +88,11 @@ def reinforce(
         set: other fields, each as name=value (learning_rate=1e-4).
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.configuration import assignments
+    from verbot.configuration import assignments, nested
     from verbot.workflows.reinforce import reinforce as run
 
     begin: dict[str, Any] = {} if policy is None else {"policy": str(policy)}
-    result = run(recipe, out=out, seed=seed, **begin, **given(steps=steps), **assignments(set))
+    result = run(recipe, out=out, seed=seed, **begin, **given(steps=steps), **nested(assignments(set)))
     success = "none has ended" if result.success is None else f"{100 * result.success:.0f} % of the last succeeded"
     print(f"{result.steps} steps and {result.episodes} episodes in {result.seconds:.0f} s; {success}: {result.policy}")
     return 1 if result.errors else 0

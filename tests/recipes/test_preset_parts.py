@@ -1,0 +1,134 @@
+"""Each preset, the parts that it says it has: by name, in the built network, and reached by its loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from preset_networks import batch_for, learned, network_of, reached
+
+from verbot.models.network import NetworkConfig
+from verbot.models.registries import (
+    contrasts,
+    fusions,
+    goal_encoders,
+    heads,
+    language_encoders,
+    memories,
+    state_encoders,
+    vision_encoders,
+)  # fmt: skip
+from verbot.recipes import recipes
+from verbot.recipes.config import resolve
+
+REGISTRIES = {
+    "vision": vision_encoders, "language": language_encoders, "state": state_encoders, "fusion": fusions, "head": heads,
+    "goal": goal_encoders, "memory": memories, "contrast": contrasts,
+}  # fmt: skip
+PLAIN = ("tasks", "value_weight", "grasp_weight", "recall_weight", "keypoint_weight", "action_weight", "history", "sequence")
+ALWAYS = {"vision", "language", "sentence", "state", "fusion", "head"}  # what every network that acts has and trains
+STARTER = "query_conv minilm concat regression"
+
+# Vision, language, fusion and head; then what else is wired in. Kills: every preset without one of its parts.
+PARTS = {
+    "act": "hf_vision minilm concat cvae decay=0.01",
+    "act-paper": "hf_vision minilm concat cvae decay=0.01",
+    "actions": "film_conv words mlp latent head.pretrain=True keypoint_weight=0",
+    "clip-clip": "hf_vision hf_language mlp regression vision.patches=False tasks=8",
+    "contrastive": f"{STARTER} contrast=match keypoint_weight=0.0 action_weight=0.0 captions=2",
+    "film-policy": "film_conv minilm film regression",
+    "full-hour": f"{STARTER} dagger=4",
+    "goal-conditioned": f"{STARTER} vision.by_place=True goal=goal_conv goal_image=0.33",
+    "memory": f"{STARTER} recall_weight=1.0",
+    "memory-vla": "vit minilm stack sequence memory=chain(external,temporal) sequence=4",
+    "multi-task": "query_conv minilm concat multi_task",
+    "multi-task-net": f"{STARTER} grasp_weight=0.1 companion=navigation-rover({STARTER})",
+    "navigation": "query_conv words mlp regression",
+    "occluded": STARTER,
+    "octo": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.2",
+    "octo-base-paper": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.5",
+    "octo-small-paper": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.5",
+    "pi0": "vit minilm concat flow_expert head.layerwise=True",
+    "pi0-paper": "hf_vision words concat flow_expert head.layerwise=True",
+    "relations": "query_conv words concat regression",
+    "resnet-bert": "hf_vision minilm cross_attention regression value_weight=0.1",
+    "rt1": "hf_vision minilm temporal bins vision.film=True history=2",
+    "rt1-paper": "hf_vision minilm temporal bins vision.film=True head.pooled=True history=6",
+    "sentences": STARTER,
+    "starter": STARTER,
+    "starter-long": STARTER,
+    "starter-random": f"{STARTER} camera_dropout=0.5",
+    "tiny": "film_conv words mlp regression",
+    "visits": f"{STARTER} memory=external recall_weight=1.0 sequence=4",
+    "vit-vla": "vit minilm concat regression",
+}
+# Children of the network that the loss reaches beside those of every network, or in their place.
+REACHED = {
+    "actions": {"head"},
+    "clip-clip": ALWAYS | {"tasks"},
+    "contrastive": {"vision", "language", "sentence", "contrast"},
+    "goal-conditioned": ALWAYS | {"goal"},
+    "memory": ALWAYS | {"recall"},
+    "memory-vla": ALWAYS | {"memory"},
+    "multi-task-net": ALWAYS | {"grasp"},
+    "octo": ALWAYS | {"goal"},
+    "resnet-bert": ALWAYS | {"value"},
+    "visits": ALWAYS | {"memory", "recall"},
+}
+# Parameters that are built and not read: the norm of a class token that is not used, and the layer after the last that is.
+UNREAD = {
+    "actions": ("head.tell.",),  # learns once there is something to see
+    "clip-clip": ("vision.tower.model.post_layernorm.",),
+    "pi0": ("fusion.blocks.2.", "fusion.norm."),
+}
+BUILT = [name for name in PARTS if not name.endswith("-paper")]
+
+
+def four(network: NetworkConfig) -> str:
+    return " ".join(getattr(network, part).name for part in ("vision", "language", "fusion", "head"))
+
+
+def stated(name: str) -> str:
+    """What `PARTS` says of a preset, as its configuration has it."""
+    run = resolve(name)
+    network, augment = run.training.network, run.training.augment
+    found = [four(network)]
+    assert network.state.name == "proprioception"
+    for part in ("vision", "language", "fusion", "head"):
+        options = getattr(network, part).options
+        found += [f"{part}.{option}={value}" for option, value in options.items() if isinstance(value, bool)]
+    if network.memory:
+        inside = ",".join(part["name"] for part in network.memory.options.get("parts", ()))
+        found.append(f"memory={network.memory.name}" + (f"({inside})" if inside else ""))
+    found += [f"{part}={getattr(network, part).name}" for part in ("goal", "acted", "contrast") if getattr(network, part)]
+    plain = NetworkConfig()
+    found += [f"{field}={getattr(network, field)}" for field in PLAIN if getattr(network, field) != getattr(plain, field)]
+    found += [f"{field}={x}" for field in ("goal_image", "captions", "camera_dropout") if (x := getattr(augment, field))]
+    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.companions]
+    found += [f"dagger={rounds}"] if (rounds := run.training.dagger.rounds) else []
+    found += [f"decay={run.evaluation.decay}"] if run.evaluation.decay is not None else []
+    return " ".join(found)
+
+
+def test_every_preset_states_its_parts():
+    assert set(PARTS) == set(recipes.names())
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_preset_has_the_parts_that_it_states(name):
+    assert sorted(stated(name).split()) == sorted(PARTS[name].split())
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_loss_of_a_preset_reaches_each_of_its_parts_and_no_other(name):
+    torch.set_num_threads(1)
+    network = network_of(name)
+    for part, registry in REGISTRIES.items():
+        config = getattr(network.config, part)
+        assert (getattr(network, part) is None) == (config is None), part
+        assert config is None or type(getattr(network, part)) is registry.get(config.name), part
+    losses = learned(network, batch_for(network))
+    assert losses["loss"].isfinite()
+    expected = REACHED.get(name, ALWAYS)
+    assert {child for child, module in network.named_children() if reached(module)} == expected
+    missed = [p for p, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert [p for p in missed if p.partition(".")[0] in expected and not p.startswith(UNREAD.get(name, ()))] == []

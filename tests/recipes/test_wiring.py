@@ -1,0 +1,282 @@
+"""What each preset's parts do in the built network: a gradient, or an ablation, passes through every connection."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from preset_networks import (
+    TEXTS,
+    actions,
+    all_reached,
+    differs,
+    fused,
+    learned,
+    looked,
+    reached,
+    ready,
+    sentences,
+    with_sentences,
+    zeroed,
+)
+
+from verbot.agents import EnsembleAgent
+from verbot.evaluation.protocol.run import _agents
+from verbot.models.layers.attention_maps import watch_attention, watch_groups
+from verbot.models.layers.transformer import seen, told
+from verbot.recipes.config import resolve
+
+LEFT, RIGHT = "push the green ball to the left", "pick up the red cube"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+# Language that scales and shifts vision
+
+
+def test_film_policy_scales_and_shifts_what_is_seen_by_the_sentence():
+    """Kills: film-policy without FiLM, in its vision or in its fusion."""
+    network, batch = ready("film-policy")
+    one, other = sentences(network)
+    vision = network.vision.film
+    with torch.no_grad():
+        first, second = looked(network, batch, one), looked(network, batch, other)
+        for name in ("tokens", "points", "heatmaps"):
+            assert differs(getattr(first, name), getattr(second, name)), name
+        with zeroed(vision.weight):
+            assert torch.equal(looked(network, batch, one).tokens, looked(network, batch, other).tokens), "no other way in"
+        late = network.fusion.film
+        groups = [*network.see(batch.images, batch.images_mask, one)[0], network.feel(batch.state, batch.state_mask)]
+        places = sum(group.tokens.shape[1] for group in groups)
+
+        def fuse(said):
+            sentence = dataclasses.replace(groups[-1], tokens=said.unsqueeze(1), mask=groups[-1].mask[:, :1], kind="sentence")
+            return network.fusion([sentence, *groups]).tokens[:, :places]
+
+        assert differs(fuse(one), fuse(other))
+        with zeroed(late.weight):
+            assert torch.equal(fuse(one), fuse(other))
+    learned(network, batch)
+    assert (vision.weight.grad.unflatten(0, (network.sizes.views, -1)).abs().amax((1, 2)) > 0).all(), "of every view"
+    blocks = late.weight.grad.chunk(2 * len(network.fusion.rise))
+    assert len(blocks) == 4
+    assert all(block.any() for block in blocks), "a scale and a shift of both blocks"
+
+
+def test_rt1_steers_its_convolutions_and_looks_back_in_time():
+    """Kills: rt1 without FiLM, without a past, without TokenLearner; bins that are not RT-1's."""
+    network, batch = ready("rt1")
+    learned(network, batch)
+    film = network.vision.film
+    scale, shift = film.weight.grad.chunk(2)
+    channels = network.vision.tower.channels
+    for half in (scale, shift):
+        assert all(part.any() for part in half.split(channels)), "after every block"
+    one, other = sentences(network)
+    features = [network.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    assert torch.equal(*features), "FiLM begins at nothing"
+    torch.nn.init.normal_(film.weight, std=0.1)
+    features = [network.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    assert differs(*features)
+    assert network.fusion.learn.weigh[-1].out_features == 8
+    assert all_reached(network.fusion.learn)
+    assert all_reached(network.fusion.blocks)
+    before = batch.images.clone()
+    before[:, 0] = 255 - before[:, 0]
+    assert differs(fused(network, batch), fused(network, dataclasses.replace(batch, images=before))), "the frame before is read"
+    binning = network.head.binning
+    assert binning.edges.shape[1] == 256
+    torch.testing.assert_close(binning.values.double(), binning.edges, rtol=1e-5, atol=1e-6), "a bin is read as its lower edge"
+
+
+# A transformer and what it joins
+
+
+def test_act_ensembles_chunks_and_learns_their_style():
+    """Kills: act without ensembling, without the encoder of the style, or reading less than the whole sequence."""
+    agent = _agents(resolve("act").evaluation)(None)
+    assert isinstance(agent, EnsembleAgent)
+    assert agent._decay == 0.01
+    network, batch = ready("act")
+    head = network.head
+    losses = learned(network, batch)
+    assert losses["kl"] > 0
+    for part in (head.encoder, head.posterior, head.acted, head.style, head.decoder):
+        assert all_reached(part)
+    group = network(batch)[0]
+    assert group.tokens.shape[1] > 2 * 64, "every place of both cameras is a token"
+    tokens = group.tokens.detach().requires_grad_()
+    z = torch.zeros(len(tokens), head.latent)
+    head.decode(dataclasses.replace(group, tokens=tokens), z).square().sum().backward()
+    assert (tokens.grad.abs().sum(-1) > 0)[group.mask].all(), "every token is attended to"
+    with torch.no_grad():
+        assert differs(head.decode(group, z), head.decode(group, z + 1))
+    assert actions(network, batch).shape[1] == 20
+
+
+def test_vit_vla_joins_patches_words_and_state_in_one_sequence():
+    """Kills: vit-vla without its patches, or without attention over its sequence."""
+    network, batch = ready("vit-vla")
+    with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights:
+        fused(network, batch)
+    (groups,) = given
+    assert [group.kind for group in groups] == ["words", "sentence", "keypoints", "patches", "state"]
+    assert next(g for g in groups if g.kind == "patches").tokens.shape[1] == 2 * (64 + 1)
+    length = sum(group.tokens.shape[1] for group in groups)
+    for i in range(2):
+        (watched,) = weights[f"blocks.{i}.attention"]
+        assert watched.shape[2:] == (length, length)
+    learned(network, batch)
+    assert len(network.vision.blocks) == 3
+    for part in (network.vision.blocks, network.fusion.blocks, network.fusion.pool, network.fusion.marks):
+        assert all_reached(part)
+
+
+def test_pi0_has_an_expert_that_reads_the_fusion_layer_by_layer():
+    """Kills: pi0 not layerwise, and without its overview."""
+    network, batch = ready("pi0")
+    head, fusion = network.head, network.fusion
+    assert len(head.blocks) == len(fusion.blocks) == head.reads_layers == 3
+    group, _ = network(batch)
+    layers = tuple(x.detach().requires_grad_() for x in group.layers)
+    last = group.tokens.detach().requires_grad_()
+    head.losses(dataclasses.replace(group, tokens=last, layers=layers), batch, torch.Generator().manual_seed(0))[
+        "action"
+    ].backward()
+    for layer in layers:
+        assert (layer.grad.abs().amax((1, 2)) > 0).all(), "each layer is read by itself"
+    assert last.grad is None, "not what comes after the last"
+    learned(network, batch)
+    assert [reached(block) for block in fusion.blocks] == [True, True, False]
+    assert all_reached(head.reads)
+    with watch_attention(head) as weights:
+        actions(network, batch)
+    calls = [len(weights[f"blocks.{i}.cross"]) for i in range(3)]
+    assert calls == [10] * 3, "ten steps of the integration"
+    assert fusion.overview.count == 4
+    assert all_reached(fusion.overview)
+    one = weights["blocks.0.cross"][0].shape
+    assert one[2:] == (10, group.tokens.shape[1]), "ten actions attend to all tokens, the overview's among them"
+
+
+def test_octo_has_readouts_a_diffusion_head_a_past_and_goals_in_pictures():
+    """Kills: octo without goal, readout, past, noise or stem."""
+    network, batch = ready("octo")
+    learned(network, batch)
+    for part in (network.goal, network.vision.stem, network.fusion.blocks, network.head.denoiser):
+        assert all_reached(part)
+    assert network.fusion.readouts.grad.any()
+    assert len(network.vision.stem) == 2
+    assert (len(network.head.alphas), network.head.steps, network.head.shape[0]) == (20, 20, 4)
+    shown = actions(network, batch)
+    assert differs(shown, actions(network, dataclasses.replace(batch, goal=255 - batch.goal)))
+    hidden = dataclasses.replace(batch, goal_mask=torch.zeros_like(batch.goal_mask))
+    assert torch.equal(actions(network, hidden), actions(network, dataclasses.replace(hidden, goal=255 - batch.goal)))
+    before = batch.images.clone()
+    before[:, 0] = 255 - before[:, 0]
+    assert differs(shown, actions(network, dataclasses.replace(batch, images=before))), "the frame before is read"
+    with torch.no_grad():
+        others = network.predict(batch, torch.Generator().manual_seed(1)).actions
+    assert differs(shown, others), "each sample begins at a noise of its own"
+    with watch_attention(network.fusion) as weights:
+        fused(network, batch)
+    (watched,) = weights["blocks.0.attention"]
+    assert (watched[:, :, :-1, -1] == 0).all(), "nothing reads the readout"
+    assert (watched[:, :, -1, -1] > 0).all()
+
+
+def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
+    """Kills: resnet-bert without its value head, or without cross-attention."""
+    network, batch = ready("resnet-bert")
+    assert type(network.vision.tower.model).__name__ == "ResNetModel"
+    assert network.language.frozen.depth == 6
+    with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights, torch.no_grad():
+        prediction = network.predict(batch)
+    count = {kind: sum(g.tokens.shape[1] for g in pick(given[0])) for kind, pick in (("told", told), ("seen", seen))}
+    for i in range(2):
+        assert weights[f"look.{i}.attention"][0].shape[2:] == (count["told"], count["seen"])
+        assert weights[f"talk.{i}.attention"][0].shape[2:] == (count["told"], count["told"])
+    assert prediction.value.shape == (4,)
+    assert ((prediction.value > 0) & (prediction.value < 1)).all()
+    with torch.no_grad():
+        other = network.predict(dataclasses.replace(batch, images=255 - batch.images)).value
+        assert (other != prediction.value).all()
+        with zeroed(*(p for block in network.fusion.look for p in block.attention.out.parameters())):
+            assert differs(network.predict(batch).actions, prediction.actions)
+    losses = learned(network, batch)
+    assert losses["value"] > 0
+    for part in (network.value, network.fusion.look, network.fusion.talk, network.vision.tower):
+        assert all_reached(part)
+
+
+def test_clip_clip_has_two_towers_and_embeddings_of_tasks():
+    """Kills: clip-clip without its text tower, or without its embeddings of tasks."""
+    network, batch = ready("clip-clip")
+    text = network.language.model
+    assert type(text).__name__ == "CLIPTextModel"
+    assert type(network.vision.tower.model).__name__ == "CLIPVisionModel"
+    learned(network, batch)
+    assert all_reached(text)
+    assert all_reached(network.tasks)
+    assert reached(network.vision.tower)
+    assert network.tasks.embeddings.shape[0] == 8
+    assert (network.tasks.embeddings.grad.abs().amax(1) > 0).all(), "all embeddings are mixed"
+    left, right = (actions(network, with_sentences(batch, network, said)) for said in (LEFT, RIGHT))
+    assert differs(left, right)
+    with zeroed(network.tasks.embeddings):
+        assert differs(actions(network, with_sentences(batch, network, LEFT)), left)
+    with torch.no_grad():
+        words, _ = network.read(batch.text)
+        text.eval()
+        kept = [p.clone() for p in text.parameters()]
+        for p in text.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+        assert differs(network.read(batch.text)[0].tokens, words.tokens), "words are what the tower makes of them"
+        for p, value in zip(text.parameters(), kept, strict=True):
+            p.copy_(value)
+
+
+# Queries
+
+
+@pytest.mark.parametrize("name", ["starter", "occluded", "sentences", "relations", "starter-random", "full-hour", "navigation"])
+def test_sentences_become_queries_of_places_that_are_seen_once(name):
+    """Kills: a starter whose sentence does not point, or whose features hang on what was said."""
+    network, batch = ready(name)
+    one, other = sentences(network)
+    with torch.no_grad():
+        first, second = looked(network, batch, one), looked(network, batch, other)
+        assert differs(first.heatmaps, second.heatmaps)
+        assert differs(first.points, second.points)
+        with zeroed(network.vision.queries.weight):
+            assert torch.equal(looked(network, batch, one).heatmaps, looked(network, batch, other).heatmaps)
+    learned(network, batch)
+    assert all_reached(network.vision.queries)
+    left, right = (fused(network, with_sentences(batch, network, said)) for said in (LEFT, RIGHT))
+    assert differs(left, right)
+
+
+def test_navigation_reads_the_verb_four_times_and_sees_fine_lines():
+    """Kills: navigation without its readings of the words, or without its finer stem."""
+    network, batch = ready("navigation")
+    learned(network, batch)
+    readings = network.fusion.readings
+    assert len(readings) == 4
+    assert all(all_reached(reading) for reading in readings)
+    before = fused(network, batch)
+    for reading in readings:
+        with zeroed(*reading.parameters()):
+            assert differs(fused(network, batch), before)
+    assert isinstance(network.vision.trunks[0].stem, torch.nn.Sequential)
+    assert all_reached(network.vision.trunks)
+
+
+def test_tiny_is_the_default_network():
+    network, batch = ready("tiny")
+    assert learned(network, batch)["loss"].isfinite()
+    left, right = (fused(network, with_sentences(batch, network, said)) for said in (TEXTS[0], TEXTS[1]))
+    assert differs(left, right)

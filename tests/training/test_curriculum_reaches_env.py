@@ -1,0 +1,142 @@
+"""The level that a task has reached is the level that its env plays: through the run, the workers and the env's options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from toy_world import LIMIT, ToyEnv
+
+from verbot.configuration import build, to_plain
+from verbot.rollout.collect import CollectConfig
+from verbot.training.log import Log
+from verbot.training.rl import ReinforceConfig, env_worker, envs
+from verbot.training.rl import ppo as running
+from verbot.training.rl.curriculum import Course, Curriculum
+from verbot.training.rl.envs import Plan, Stage, World, Worlds
+
+LEVELS = 5
+SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
+PLAYS = CollectConfig(env="toy", seed=0)
+STILL = np.zeros(1, np.float32)
+CONFIG = ReinforceConfig(env="toy", worlds=2, rollout=4, batch_size=8, workers=1, curriculum=SEPARATE)
+
+
+class LeveledEnv(ToyEnv):
+    """The toy with levels; remembers which it was asked for."""
+
+    levels = LEVELS
+
+    def __init__(self):
+        super().__init__()
+        self.played: list[tuple[str, int | None]] = []
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed, options=options)
+        self.played.append((self.request.task, self.request.level))
+        return found
+
+
+def episode(step):
+    """The turn with which an episode ends, in which nobody moves."""
+    for _ in range(LIMIT):
+        turn = step()
+        if turn.last is not None:
+            return turn
+    raise AssertionError("the episode does not end")
+
+
+def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
+    """Kills the mutations that draw a level and leave it out of the request, or out of what is told of the episode."""
+    env = LeveledEnv()
+    world = World(env, PLAYS, 0, 1, Plan(curriculum=SEPARATE))
+    _, told = world.begin()
+    assert env.played[-1] == ("go", 0) and told["level"] == 0
+    world.stage = Stage({"go": 3, "visit": 1})
+    for _ in range(4):
+        turn = episode(lambda: world.step(STILL))
+        task, level = env.played[-1]
+        assert level == {"go": 3, "visit": 1}[task] == turn.begun["level"]
+    assert {task for task, _ in env.played} == {"go", "visit"}
+
+
+def test_without_a_curriculum_the_env_chooses_the_level():
+    env = LeveledEnv()
+    _, told = World(env, PLAYS, 0, 1, Plan()).begin()
+    assert env.played == [("go", None)] and "level" not in told
+
+
+class Pipe:
+    """A worker's channel in this process; what its worker sends is kept."""
+
+    def __init__(self, *messages):
+        self.messages, self.answers = list(messages), []
+
+    def receive(self):
+        if not self.messages:
+            raise EOFError
+        return self.messages.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def test_a_worker_passes_the_stage_on_to_all_its_worlds(monkeypatch):
+    """Kills the mutations in which a worker drops what it is told of the run, or tells one of its worlds alone."""
+    made: list[LeveledEnv] = []
+    monkeypatch.setattr(env_worker, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
+    plan = Plan(curriculum=SEPARATE)
+    briefing = {"config": to_plain(PLAYS), "numbers": [0, 1, 2], "count": 3, "plan": to_plain(plan)}
+    stage = to_plain(Stage({"go": 2, "visit": 2}))
+    with pytest.raises(EOFError):
+        env_worker.work(Pipe(briefing, stage, *([STILL] * 3 for _ in range(LIMIT))))
+    assert [[level for _, level in env.played] for env in made] == [[0, 2]] * 3
+
+
+class Hand:
+    """A worker process that never started: keeps what it is sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+
+def test_every_worker_is_briefed_with_the_curriculum_and_told_the_stage(monkeypatch):
+    """Kills the mutations in which the curriculum or the stage stays in the process that learns."""
+    hands = [Hand(), Hand()]
+    monkeypatch.setattr(envs, "workers", lambda *args: contextlib.nullcontext(hands))
+    Worlds(dataclasses.replace(CONFIG, workers=2)).tell(Stage({"go": 2}))
+    for hand in hands:
+        briefing, stage = hand.sent
+        assert build(Plan, briefing["plan"]).curriculum == SEPARATE
+        assert build(Stage, stage).reached == {"go": 2}
+
+
+class EpisodeArrays:
+    """Worlds that keep what they are told."""
+
+    def __init__(self):
+        self.stages = []
+
+    def tell(self, stage):
+        self.stages.append(dict(stage.reached))
+
+
+def test_a_run_tells_its_worlds_when_a_task_rises(tmp_path):
+    """Kills the mutations in which a run never tells how far it has come, or tells it at the beginning alone."""
+    course, told = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), EpisodeArrays()
+    watch = running._Watch(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, told, course)
+    assert told.stages == [{"go": 1}], "a run that goes on begins where it was"
+    for level, success in ((1, True), (1, True), (1, True), (2, False)):
+        ended = {"terminal_observation": None, "task": "go", "level": level, "success": success}
+        watch.locals = {"infos": [ended, {}]}
+        assert watch._on_step()
+    assert told.stages == [{"go": 1}, {"go": 2}]

@@ -1,0 +1,65 @@
+"""A scorer learns from the false sentences that it takes most for true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from verbot.training.rl.rewards import train_reward_model
+from verbot.training.rl.rewards.train_reward_model import CANDIDATES, ScorerConfig, Sentences, Watched
+
+COLORS = ("red", "blue", "green", "black", "white", "gray", "pink", "brown")
+END = "the robot has stopped at the red circle"
+
+
+def goal(color):
+    return {"verb": "go", "object": f"{color} circle"}
+
+
+def said(color):
+    return f"go to the {color} circle"
+
+
+class Opinionated:
+    """A scorer that takes each color for done as far as it comes late in `order`, and for near in the opposite order."""
+
+    def __init__(self, order):
+        self.order, self.asked = list(order), []
+
+    def opinions(self, states, goals):
+        self.asked = [next(color for color in COLORS if color in text) for text in goals]
+        done = torch.tensor([float(self.order.index(color)) for color in self.asked])
+        assert set(states) == {END}
+        return torch.stack([-done, done], -1)
+
+
+@pytest.fixture
+def episode():
+    offered = tuple((goal(color), (said(color),)) for color in COLORS)
+    return Watched(("the robot is 1.0 m from the red circle", END), goal("red"), offered)
+
+
+@pytest.mark.parametrize("order", [COLORS, COLORS[::-1]])
+def test_the_two_hardest_candidates_are_learned_from(episode, order):
+    """Kills the mutations that take the easiest candidates, or the hardest by nearness, or those that were drawn first."""
+    config = ScorerConfig(batch_size=1)
+    for seed in range(20):
+        scorer = Opinionated(order)
+        states, goals, near, done = train_reward_model._batch(
+            [episode], Sentences([episode]), config, np.random.default_rng(seed), scorer
+        )
+        false = [text for text, unknown in zip(goals, near.isnan(), strict=True) if unknown]
+        assert len(scorer.asked) == CANDIDATES
+        assert false == [said(color) for color in sorted(scorer.asked, key=order.index)[:-3:-1]]
+        assert [state for state, unknown in zip(states, near.isnan(), strict=True) if unknown] == [END] * 2
+        assert not done[near.isnan()].any() and said("red") not in false, "a false sentence is never done"
+
+
+def test_each_episode_of_a_batch_has_its_own_hardest_candidates(episode):
+    """The opinions are asked for together; each stays with the sentence that it is of."""
+    config, scorer = ScorerConfig(batch_size=3), Opinionated(COLORS)
+    _, goals, near, _ = train_reward_model._batch([episode], Sentences([episode]), config, np.random.default_rng(0), scorer)
+    false = [text for text, unknown in zip(goals, near.isnan(), strict=True) if unknown]
+    shares = [scorer.asked[i : i + CANDIDATES] for i in range(0, 3 * CANDIDATES, CANDIDATES)]
+    assert false == [said(color) for share in shares for color in sorted(share, key=COLORS.index)[:-3:-1]]
