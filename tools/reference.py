@@ -55,8 +55,8 @@ def commands() -> str:
         "",
         GENERATED,
         "",
-        "`verbot COMMAND --help` prints the same. Exit codes: 0 success; 1 errors were found (a broken file, an episode that a fault",
-        "ended); 2 the command could not be carried out, and the message says why; 130 interrupted.",
+        "`verbot COMMAND --help` prints the same. Exit codes: 0 success; 1 errors were found (a broken file, an episode that a",
+        "fault ended); 2 the command could not be carried out, and the message says why; 130 interrupted.",
         "",
         "| Command | Purpose |",
         "|---|---|",
@@ -107,11 +107,11 @@ def configuration() -> str:
         "",
         GENERATED,
         "",
-        "A field is set by its dotted path: `--set NAME=VALUE` on the command line, `RECIPE+NAME=VALUE` in an override, or a line of a",
-        "YAML file. `verbot config RECIPE` prints the resolved configuration.",
+        "A field is set by its dotted path: `--set NAME=VALUE` on the command line, `RECIPE+NAME=VALUE` in an override, or a line",
+        "of a YAML file. `verbot config RECIPE` prints the resolved configuration.",
     ]
     if "config" not in importlib.import_module("verbot.cli").COMMANDS:
-        lines[-1] = "YAML file."
+        lines[-1] = "of a YAML file."
     for record in records():
         lines += ["", *_record(record)]
     return "\n".join([*lines, "", *_parts()]) + "\n"
@@ -190,7 +190,9 @@ def parse_docstring(thing: Any) -> tuple[list[str], dict[str, str]]:
     A line such as ``brightness, contrast: text`` explains several.
     """
     lines = inspect.cleandoc(thing.__doc__ or "").splitlines()
-    about, arguments, names = [], {}, ()
+    about: list[str] = []
+    arguments: dict[str, str] = {}
+    names: tuple[str, ...] = ()
     section = ""
     for line in lines:
         if re.fullmatch(r"(Args|Example|Raises|Returns|Yields):", line):
@@ -205,7 +207,7 @@ def parse_docstring(thing: Any) -> tuple[list[str], dict[str, str]]:
             elif line.startswith("     ") and names:
                 arguments |= {name: f"{arguments[name]} {line.strip()}" for name in names}
             elif line and not line.startswith(" "):
-                section, about = "after", about
+                section = "after"
     while about and not about[-1]:
         about.pop()
     return about, arguments
