@@ -107,11 +107,11 @@ def configuration() -> str:
         "",
         GENERATED,
         "",
-        "A field is set by its dotted path: `--set NAME=VALUE` on the command line, `RECIPE+NAME=VALUE` in an override, or a line",
-        "of a YAML file. `verbot config RECIPE` prints the resolved configuration.",
+        "A field is set by its dotted path: `--set NAME=VALUE` on the command line, `RECIPE+NAME=VALUE` in an override, or a",
+        "line of a YAML file. `verbot config RECIPE` prints the resolved configuration.",
     ]
     if "config" not in importlib.import_module("verbot.cli").COMMANDS:
-        lines[-1] = "of a YAML file."
+        lines[-1] = "line of a YAML file."
     for record in records():
         lines += ["", *_record(record)]
     return "\n".join([*lines, "", *_parts()]) + "\n"
