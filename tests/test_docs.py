@@ -7,7 +7,7 @@ import pytest
 
 from verbot.evaluation.protocol.intervals import Estimate
 from verbot.evaluation.report.summary import written
-from verbot.recipes.overrides import parse_design, resolve_design
+from verbot.recipes.variants import parse_variant, resolve_variant
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
@@ -35,7 +35,7 @@ def test_code_that_needs_nothing_else_runs(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_designs_in_the_docs_can_be_built(page):
     for word in re.findall(r'[`"]([a-z0-9-]+\+[a-z_]+[a-z_.]*=[^`"]+)[`"]', (ROOT / page).read_text()):
-        resolve_design(parse_design(word), {"samples": 100}, 0)
+        resolve_variant(parse_variant(word), {"samples": 100}, 0)
 
 
 @pytest.mark.parametrize(("data", "least"), [("docs/designs.json", 24), ("docs/designs-time.json", 6)])
