@@ -172,7 +172,7 @@ def test_watch_films_the_expert(tmp_path, capsys):
     film = tmp_path / "watch.mp4"
     code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(film))
     assert code == 0
-    assert out.startswith("obeyed after ")
+    assert out.startswith("success: the goal was reached after ")
     assert film.stat().st_size > 10_000
 
 

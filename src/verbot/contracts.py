@@ -62,6 +62,7 @@ class Env(Protocol):
     Where nothing ever moves that ``grounding`` tells of, or not only what was engaged, ``info["moved"]`` (bool) says whether it
     has. An env whose episodes can be made easier says in ``levels`` (int) how many levels there are.
     Where not all tasks have combinations that are never demonstrated, ``compositional_tasks`` names those that do.
+    An env that reads instructions is also a `Grammar`, and one that draws pictures for people is `Pictured`.
     """
 
     @property
@@ -81,6 +82,7 @@ class Env(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class Expert(Agent, Protocol):
     """A scripted teacher that may look at the simulator's own state.
 
@@ -89,6 +91,52 @@ class Expert(Agent, Protocol):
     """
 
     def label(self) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What a grammar makes of an instruction.
+
+    Args:
+        goals: what the whole sentence means, as fields that a goal must have; several where different goals mean the same.
+            Empty where the sentence is not understood.
+        objects: names of objects in the sentence, "red cube" or "cube", for finding a scene that shows them.
+        problem: why the sentence is not understood; empty where it is.
+        remaining: words that are no part of any instruction or name.
+        unchecked: parts of the sentence that are understood but that no goal judges.
+    """
+
+    goals: tuple[Mapping[str, Any], ...]
+    objects: tuple[str, ...] = ()
+    problem: str = ""
+    remaining: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Grammar(Protocol):
+    """An env that reads instructions."""
+
+    def parse(self, text: str) -> Understanding:
+        """What `text` means, for all scenes of this env."""
+        ...
+
+    def describe(self, goal: Mapping[str, Any]) -> str:
+        """The plain instruction for a goal."""
+        ...
+
+    def object_names(self) -> tuple[str, ...]:
+        """The names of all objects in the present scene; objects that look alike have the same name."""
+        ...
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """An env that draws its present state for people."""
+
+    def picture(self, camera: str = ..., size: int = ...) -> UInt8Array:
+        """A picture (size, size, 3)."""
+        ...
 
 
 @dataclass(frozen=True)

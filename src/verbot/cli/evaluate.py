@@ -186,25 +186,29 @@ def watch(
     window: bool = False,
     execute: int = 1,
 ) -> int:
-    """A policy or the expert obeys a sentence, filmed.
+    """A policy or the expert follows an instruction, filmed: success, failure, or not judged.
 
     Example: verbot watch "put the red cube in the blue box"
 
     Args:
-        text: what it is told.
+        text: the instruction. It is judged where all of its words are understood; otherwise it is only played.
         policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
         suite: the env; see `verbot list envs`.
-        scene: number of a test scene; otherwise one that holds the things named is looked for.
+        scene: number of a test scene; otherwise one that has the objects in the instruction is searched for.
         out: an .mp4 or .gif.
         window: show it in a window instead.
         execute: actions of each predicted chunk that are carried out.
     """
     from verbot.rollout import video
     from verbot.workflows.load_policy import agent_maker
+    from verbot.workflows.trained_on import trained_on
     from verbot.workflows.watch import watch as run
 
-    seen = run(text, agent_maker(policy, execute), suite, scene)
-    print(f"{'obeyed' if seen.success else 'failed'} after {seen.seconds:.1f} s (scene {seen.scene}): {text}")
+    if window:
+        video.check_window()
+    seen = run(text, agent_maker(policy, execute), suite, scene, trained_on=trained_on(policy))
+    print(f"{seen.judgement}: {seen.reason}", f"instruction: {text}", sep="\n")
+    print(f"judged goal: {seen.goal_text or 'none'} (scene {seen.scene}, {seen.seconds:.1f} s)", *seen.hints, sep="\n")
     if window:
         video.show(seen.frames, seen.rate_hz, text)
     else:

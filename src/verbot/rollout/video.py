@@ -16,7 +16,7 @@ from verbot.errors import ConfigError, MissingDependencyError
 from verbot.spec import UInt8Array
 
 BACKGROUND, INK = (24, 26, 31), (236, 239, 244)
-GREEN, RED = (64, 190, 110), (226, 82, 82)
+GREEN, RED, GRAY = (64, 190, 110), (226, 82, 82), (136, 140, 150)
 GAP = 6
 
 
@@ -70,14 +70,9 @@ def write(path: str | Path, frames: Sequence[UInt8Array], rate_hz: float) -> Pat
 
 def show(frames: Sequence[UInt8Array], rate_hz: float, title: str = "verbot") -> None:
     """Frames in a window until it is closed. Raises `MissingDependencyError` where there is no screen or no Tk."""
-    try:
-        import tkinter
+    window = _window("Write a video file with --out instead")
+    import tkinter
 
-        window = tkinter.Tk()
-    except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(f"no window: {error}. Install python3-tk, or write a video file with --out") from error
-    except Exception as error:  # tkinter.TclError, which cannot be named without tkinter
-        raise MissingDependencyError(f"no window: {error}. Write a video file with --out instead") from error
     from PIL import ImageTk
 
     window.title(title)
@@ -91,6 +86,23 @@ def show(frames: Sequence[UInt8Array], rate_hz: float, title: str = "verbot") ->
 
     turn(0)
     window.mainloop()
+
+
+def check_window() -> None:
+    """Raise `MissingDependencyError` where `show` could not open a window."""
+    _window("Leave --window off: the video is then written to a file").destroy()
+
+
+def _window(instead: str) -> Any:
+    """An empty window. Raises `MissingDependencyError`, which advises to do `instead`."""
+    try:
+        import tkinter
+
+        return tkinter.Tk()
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(f"no window: {error}. Install python3-tk. {instead}") from error
+    except Exception as error:  # tkinter.TclError, which cannot be named without tkinter
+        raise MissingDependencyError(f"no window: {error}. {instead}") from error
 
 
 def _write_mp4(path: Path, frames: Sequence[UInt8Array], rate_hz: float) -> None:

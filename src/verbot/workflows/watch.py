@@ -1,42 +1,70 @@
-"""A robot that obeys a typed sentence, filmed."""
+"""A robot that follows a typed instruction, filmed and judged."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from verbot.contracts import Agent, Env, observation_from_env
+from verbot.contracts import Agent, Env, Expert, Grammar, Pictured, Understanding, observation_from_env
 from verbot.envs import make_env
-from verbot.envs.tabletop.language.grammar import canonical, wordings
-from verbot.envs.tabletop.language.vocabulary import COLORS, RECEPTACLES, SHAPES, SYNONYMS
+from verbot.envs.parsing import matches, present
 from verbot.errors import ConfigError, SimulationError
 from verbot.rollout import video
 from verbot.spec import UInt8Array
 
-SCENES = 250  # looked at before giving up
-ENOUGH = 6  # scenes that hold the named things; their best goal is taken
+SCENES = 250  # searched before giving up
 AFTERGLOW_S = 1.0  # filmed after the end
-NOUNS = {other: noun for noun, others in SYNONYMS.items() for other in (noun, *others)}
-NAME = re.compile(rf"\b({'|'.join(COLORS)})\s+({'|'.join(NOUNS)})\b")
+_EXAMPLES = 3
+Judgement = Literal["success", "failure", "not judged"]
+BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failure": video.RED, "not judged": video.GRAY}
+
+
+@dataclass(frozen=True)
+class FoundScene:
+    """Where an instruction is played, and what it means there.
+
+    Args:
+        options: of `Env.reset`.
+        goal_text: the plain instruction of the goal that is judged; empty where none is.
+        reason: why no goal is judged; empty where one is.
+        unchecked: sentences of the instruction that the goal leaves out.
+        hints: lines for the person who wrote an instruction that cannot be judged.
+    """
+
+    options: dict[str, Any]
+    goal_text: str = ""
+    reason: str = ""
+    unchecked: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What was filmed: `goal` is what the env took the sentence for, `success` whether it was reached."""
+    """What was filmed, and whether the instruction was carried out.
+
+    Args:
+        goal: the goal that was judged; empty where none was.
+        goal_text: its plain instruction.
+        reason: for the judgement.
+        hints: where nothing was judged: what the scene shows, what could be judged there.
+    """
 
     frames: list[UInt8Array]
     rate_hz: float
     instruction: str
     goal: dict[str, Any]
+    goal_text: str
     scene: int
-    success: bool
+    judgement: Judgement
+    reason: str
+    hints: tuple[str, ...]
     seconds: float
+
+    @property
+    def success(self) -> bool:
+        return self.judgement == "success"
 
 
 def watch(
@@ -45,27 +73,31 @@ def watch(
     suite: str = "tabletop-starter",
     scene: int | None = None,
     height: int = 256,
+    trained_on: Sequence[str] = (),
 ) -> Watched:
-    """Let an agent obey `text` in a scene where that is feasible.
+    """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
 
     Args:
-        make_agent: the one who acts, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
+        make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
         suite: the env.
-        scene: the index of a test scene; None looks for one that holds the things named in `text`.
+        scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
         height: of each view in the film, pixels.
+        trained_on: envs that the agent was trained on; a hint names the one that understands `text` where `suite` does not.
 
     Raises:
-        ConfigError: nothing of what can be done in `suite` (or in this scene) is like `text`.
+        ConfigError: `text` gives no goal and the agent is an expert, which acts on a goal alone.
         SimulationError: the simulator reported a fault.
 
     Example:
-        >>> watch("pick up the red cube", lambda env: env.expert()).success
-        True
+        >>> watch("pick up the red cube", lambda env: env.expert()).judgement
+        'success'
     """
-    options = find_scene(text, suite, scene)
+    found = find_scene(text, suite, scene, trained_on)
     with closing(make_env(suite)) as env:
-        record, info = env.reset(seed=0, options={**options, "text": text})
+        record, info = env.reset(seed=0, options={**found.options, "text": text})
         agent = make_agent(env)
+        if found.reason and isinstance(agent, Expert):
+            raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
         agent.reset(text)
         rate, seen, over = env.robot_spec.rate_hz, [_views(env, record, height)], False
         while not over:
@@ -75,71 +107,102 @@ def watch(
             over = terminated or truncated
     if info["error"]:
         raise SimulationError(str(info["error"]))
-    border = video.GREEN if info["success"] else video.RED
+    seconds = (len(seen) - 1) / rate
+    judgement, reason = _judged(found, info, seconds)
     frames = [video.compose(views, text, height) for views in seen]
-    frames += [video.compose(seen[-1], text, height, border)] * round(AFTERGLOW_S * rate)
-    return Watched(frames, rate, text, dict(info["goal"]), options["index"], bool(info["success"]), (len(seen) - 1) / rate)
+    frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(AFTERGLOW_S * rate)
+    goal = {} if found.reason else dict(info["goal"])
+    return Watched(
+        frames, rate, text, goal, found.goal_text, found.options["index"], judgement, reason, found.hints, seconds
+    )  # fmt: skip
 
 
-def find_scene(text: str, suite: str, scene: int | None = None) -> dict[str, Any]:
-    """The options of `Env.reset` for a test scene, and for the feasible goal in it that `text` is most like.
+def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequence[str] = ()) -> FoundScene:
+    """The first test scene with the goal that `text` means; where there is none, the first with the objects in `text`.
 
     Example:
-        >>> find_scene("push the red cube to the left", "tabletop-starter", scene=None)["index"] >= 0
-        True
+        >>> find_scene("shove the red block left", "tabletop-starter").goal_text
+        'push the red cube to the left'
     """
-    best, likest, found, feasible = {}, 0.0, 0, []
     with closing(make_env(suite, render_cameras=False)) as env:
-        like = getattr(env, "likeness", _likeness)  # an env with a grammar of its own compares by it
-        for index in range(SCENES) if scene is None else (scene,):
-            # Demonstrated combinations and the others live in different scenes.
-            for composition in ("seen", "unseen"):
-                _, info = env.reset(seed=0, options={"index": index, "composition": composition})
-                feasible += info["feasible"]
-                likeness = [like(text, goal) for goal in info["feasible"]]
-                goal = int(np.argmax(likeness))
-                found += likeness[goal] > 0
-                if likeness[goal] > likest:
-                    best, likest = {"index": index, "composition": composition, "goal": goal}, likeness[goal]
-            if likest == 1 or found >= ENOUGH:
-                break
-        if not best:
-            raise ConfigError(_nothing_like(text, scene, feasible, env))
-    return best
+        if not isinstance(env, Grammar):
+            options = {"index": scene or 0, "composition": "seen"}
+            return FoundScene(options, reason=f"{suite} has no grammar that could read an instruction")
+        understood = env.parse(text)
+        most, best = -1, dict[str, Any]()
+        for options in _scenes(scene):
+            _, info = env.reset(seed=0, options=options)
+            names = env.object_names()
+            shown = sum(present(name, names) for name in understood.objects)
+            if shown == len(understood.objects):
+                for number, goal in enumerate(info["feasible"]):
+                    if any(matches(meaning, goal, names) for meaning in understood.goals):
+                        return FoundScene({**options, "goal": number}, env.describe(goal), unchecked=understood.unchecked)
+            if shown > most:
+                most, best = shown, options
+            if shown == len(understood.objects) and not understood.goals:
+                break  # nothing is left to search for
+        _, info = env.reset(seed=0, options=best)
+        best = {**best, "goal": _bystander(understood, [env.describe(goal) for goal in info["feasible"]])}
+        reason = understood.problem or _not_there(understood, env.object_names(), best["index"], scene is not None)
+        hints = [
+            f"scene {best['index']} has: {', '.join(sorted(env.object_names()))}",
+            f"can be judged there: {'; '.join(dict.fromkeys(map(env.describe, info['feasible'][:_EXAMPLES])))}",
+        ]
+    if understood.problem and (other := _other_suite(text, suite, trained_on)):
+        hints.append(f"the instruction can be judged with --suite {other}")
+    return FoundScene(best, "", reason, understood.unchecked, tuple(hints))
 
 
-def _nothing_like(text: str, scene: int | None, feasible: list[Mapping[str, Any]], env: Any) -> str:
-    own = getattr(env, "wordings", None)
-    if scene is not None:
-        known = "; ".join(sorted({own(goal)[0] if own else canonical(goal) for goal in feasible}))
-        return f"scene {scene} has nothing like {text!r}; what can be done there: {known}"
-    if own:
-        examples = "; ".join(own(goal)[0] for goal in feasible[:3])
-        return f"no scene fits {text!r}; what can be done there is, for example: {examples}"
-    named = ", ".join(sorted(_named(text))) or "nothing by color and shape"
-    return (
-        f"no scene fits {text!r}: it names {named}. Name things by a color ({', '.join(COLORS)}) and a shape "
-        f"({', '.join((*SHAPES, *RECEPTACLES))}), or try --suite tabletop-full, which has more to do"
-    )
+def _scenes(scene: int | None) -> Iterator[dict[str, Any]]:
+    """The options of the scenes to search."""
+    for index in range(SCENES) if scene is None else (scene,):
+        # Demonstrated combinations and the others are in different scenes.
+        for composition in ("seen", "unseen"):
+            yield {"index": index, "composition": composition}
+
+
+def _not_there(understood: Understanding, names: Sequence[str], index: int, is_chosen: bool) -> str:
+    """Why a scene lacks a goal that was understood."""
+    where = f"scene {index}" if is_chosen else f"none of {SCENES} test scenes"
+    missing = [name for name in understood.objects if not present(name, names)]
+    if missing and is_chosen:
+        return f"{where} has no {' and no '.join(missing)}"
+    if missing:
+        return f"{where} has {' and '.join(map(repr, understood.objects))}"
+    several = [name for name in understood.objects if sum(present(name, [each]) for each in names) > 1]
+    if several and is_chosen:
+        return f"{where} has more than one {several[0]}"
+    return f"{where} does not have this goal" if is_chosen else f"{where} has this goal, though some have the objects"
+
+
+def _bystander(understood: Understanding, instructions: Sequence[str]) -> int:
+    """The first goal that is about other objects than those in the text, lest reaching it by chance ends the episode."""
+    nouns = [name.rpartition(" ")[2] for name in understood.objects]
+    apart = (number for number, text in enumerate(instructions) if not any(noun in text.split() for noun in nouns))
+    other = (number for number, text in enumerate(instructions) if not any(name in text for name in understood.objects))
+    return next(apart, next(other, 0))
+
+
+def _other_suite(text: str, suite: str, trained_on: Sequence[str]) -> str | None:
+    """The first of `trained_on` in which `text` is a goal."""
+    for name in trained_on:
+        if name != suite:
+            with closing(make_env(name, render_cameras=False)) as env:
+                if isinstance(env, Grammar) and env.parse(text).goals:
+                    return name
+    return None
+
+
+def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple[Judgement, str]:
+    if found.reason:
+        return "not judged", found.reason
+    unchecked = f"; not checked: {'. '.join(found.unchecked)}" if found.unchecked else ""
+    if info["success"]:
+        return "success", f"the goal was reached after {seconds:.1f} s{unchecked}"
+    return "failure", f"the goal was not reached in {seconds:.1f} s; {info['final_error_m']:.2f} m were left{unchecked}"
 
 
 def _views(env: Env, record: Mapping[str, Any], size: int) -> dict[str, UInt8Array]:
     """Larger pictures than the policy's, where the env can draw them."""
-    picture = getattr(env, "picture", None)
-    return {name: picture(name, size) if picture else image for name, image in record["images"].items()}
-
-
-def _likeness(text: str, goal: Mapping[str, Any]) -> float:
-    """0 where `text` names other things than `goal`; else how near it comes to one of the goal's wordings, up to 1."""
-    parts = ("noun", "anchor", "other", "receptacle") if "relation" in goal else ("object", "receptacle")
-    mine = {name for key in parts if (name := goal.get(key)) and NAME.fullmatch(name)}
-    if mine != _named(text):
-        return 0.0
-    said = text.lower().rstrip(".!").split()
-    known = [*wordings(goal, "seen"), *wordings(goal, "unseen")]
-    return max(difflib.SequenceMatcher(None, said, wording.split()).ratio() for wording in known)
-
-
-def _named(text: str) -> set[str]:
-    """The things that `text` names, synonyms resolved: ``{"red cube"}`` in "grab the red block"."""
-    return {f"{color} {NOUNS[noun]}" for color, noun in NAME.findall(text.lower())}
+    return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in record["images"].items()}

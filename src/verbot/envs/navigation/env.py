@@ -12,12 +12,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from verbot.contracts import EpisodeRequest
-from verbot.envs.navigation import episodes, tasks
+from verbot.contracts import EpisodeRequest, Understanding
+from verbot.envs.navigation import episodes, instruction_parser, tasks
 from verbot.envs.navigation.experts import NavigationExpert
-from verbot.envs.navigation.language import VERBS, likeness, wordings
+from verbot.envs.navigation.language import VERBS, canonical
 from verbot.envs.navigation.renderer import Painter
 from verbot.envs.navigation.world import ACTIONS, RATE_HZ, SIDE_M, World
+from verbot.envs.parsing import lacking_task
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.spec import Camera, Component, RobotSpec, UInt8Array
 
@@ -213,13 +214,17 @@ class NavigationEnv(gymnasium.Env):
         self._current()
         return self._world
 
-    def likeness(self, text: str, goal: Mapping[str, Any]) -> float:
-        """How like `text` is to a wording of `goal`, 0 to 1; 0 where it names another thing."""
-        return likeness(text, goal)
+    def parse(self, text: str) -> Understanding:
+        """What `text` means; see `verbot.contracts.Grammar`."""
+        understood = instruction_parser.understand(text)
+        return lacking_task(understood, self.tasks, episodes.SUITE)
 
-    def wordings(self, goal: Mapping[str, Any], split: str = "seen") -> list[str]:
-        """What `goal` may sound like, the plain sentence first; see `verbot.envs.navigation.language.wordings`."""
-        return wordings(goal, split)
+    def describe(self, goal: Mapping[str, Any]) -> str:
+        return canonical(goal)
+
+    def object_names(self) -> tuple[str, ...]:
+        scene = self._current().scene
+        return (*(thing.name for thing in scene.things), *(line.name for line in scene.lines))
 
     # What happened.
 

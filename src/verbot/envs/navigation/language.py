@@ -196,15 +196,6 @@ def fill(template: str, goal: Mapping[str, Any]) -> str:
     return _said(template, goal, tail)
 
 
-def likeness(text: str, goal: Mapping[str, Any]) -> float:
-    """0 where `text` names another thing than `goal`; else how near it comes to one of the goal's wordings, up to 1."""
-    said = text.lower().rstrip(".!").split()
-    if goal["object"] not in " ".join(said):
-        return 0.0
-    ways = (*known(goal, "seen"), *known(goal, "unseen"))
-    return max(difflib.SequenceMatcher(None, said, way.split()).ratio() for way in ways)
-
-
 def is_demonstrated(goal: Mapping[str, Any]) -> bool:
     """False for the one in six (color, noun, verb) triples that no demonstration ever shows.
 

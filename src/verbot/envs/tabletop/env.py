@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from verbot.contracts import EpisodeRequest
+from verbot.contracts import EpisodeRequest, Understanding
+from verbot.envs.parsing import lacking_task
 from verbot.envs.rendering import Renderer
 from verbot.envs.tabletop import episodes
 from verbot.envs.tabletop.expert.scripted_expert import TabletopExpert
+from verbot.envs.tabletop.language import instruction_parser
 from verbot.envs.tabletop.language.referring_expressions import Related
 from verbot.envs.tabletop.simulation import randomization, robot_mount, segmentation
 from verbot.envs.tabletop.simulation.physics import (
@@ -229,6 +232,25 @@ class TabletopEnv(gymnasium.Env):
         """A picture (size, size, 3) of the present state for people, at most 640 pixels wide; see `rendering.QUALITIES`."""
         self._current()
         return self._renderer.render(self._physics.data, (camera,), size, size, quality)[camera]
+
+    def parse(self, text: str) -> Understanding:
+        """What `text` means; see `verbot.contracts.Grammar`."""
+        understood = instruction_parser.understand(text)
+        lacking = set(instruction_parser.FIXTURES) - set(self._suite.wishes.fixtures)
+        understood = dataclasses.replace(understood, objects=tuple(n for n in understood.objects if n not in lacking))
+        related = [goal for goal in understood.goals if ("relation" in goal) != self._suite.relations]
+        if related and understood.goals[0]["verb"] in self.tasks:
+            how = "by where they stand" if self._suite.relations else "by color and noun alone"
+            problem = f"the instructions of {self._suite.name} identify objects {how}"
+            return Understanding((), understood.objects, problem, (), understood.unchecked)
+        return lacking_task(understood, self.tasks, self._suite.name)
+
+    def describe(self, goal: Mapping[str, Any]) -> str:
+        return instruction_parser.describe(goal)
+
+    def object_names(self) -> tuple[str, ...]:
+        layout = self._current().layout
+        return (*(thing.name for thing in layout), *layout.fixtures)
 
     @property
     def physics(self) -> Physics:
