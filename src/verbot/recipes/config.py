@@ -50,7 +50,7 @@ class Reinforcement:
     reinforcement: ReinforceConfig
 
 
-Stage = Imitation | Reinforcement
+TrainingStage = Imitation | Reinforcement
 
 
 def _from_older_shape(record: Record) -> Record:
@@ -82,7 +82,7 @@ class Recipe:
     name: str
     about: str
     collection: CollectConfig | None
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
-from verbot.recipes.config import Imitation, Recipe, Stage, parse_word, resolve
+from verbot.recipes.config import Imitation, Recipe, TrainingStage, parse_word, resolve
 from verbot.recipes.overrides import locate
 from verbot.training import TrainResult
 from verbot.training.distributed.launch import launched
@@ -106,7 +106,7 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
             raise ConfigError(f"{fixed} cannot be set beside start: the network and its preprocessing are the start's")
 
 
-def _keeps_network(stage: Stage, first: bool) -> bool:
+def _keeps_network(stage: TrainingStage, first: bool) -> bool:
     """Whether the stage goes on with the network of another policy."""
     if isinstance(stage, Imitation):
         return (stage.imitation.start is not None or not first) and stage.imitation.start_parts is None

@@ -40,9 +40,13 @@ def trained_on(name: str) -> tuple[str, ...]:
 
 def _envs(recipe: Mapping[str, Any]) -> Iterator[str]:
     """The envs of a recipe's collections and reinforcements, of today's shape or of one with a single stage."""
-    for stage in (recipe, *(recipe.get("stages") or ())):
-        for settings in (stage.get("collection"), stage.get("reinforcement"), *(stage.get("collections") or ())):
-            env = (settings or {}).get("env")
+    for stage in (recipe, *_records(recipe.get("stages"))):
+        for settings in _records([stage.get("collection"), stage.get("reinforcement")]) + _records(stage.get("collections")):
+            env = settings.get("env")
             name = env.get("name") if isinstance(env, dict) else env
             if isinstance(name, str):
                 yield name
+
+
+def _records(found: object) -> list[dict[str, Any]]:
+    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
