@@ -33,7 +33,7 @@ from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
 from verbot.models.network import Objective
 from verbot.policy.policy import Policy
-from verbot.recipes.config import RunConfig, resolve
+from verbot.recipes.config import Recipe, resolve
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -104,19 +104,19 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     return {name: estimate.to_json() for name, estimate in found.items()}
 
 
-def configured(arguments: Arguments, arm: str) -> RunConfig:
+def configured(arguments: Arguments, arm: str) -> Recipe:
     """The recipe `multi-task-net`, or one of its robots, with the losses of this arm."""
     whole = resolve("multi-task-net")
     training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
     (rover,) = training.companions
     if arm == "recipe":
-        return dataclasses.replace(whole, training=training)
+        return whole.with_training(training)
     if arm not in TASKS:
         how: Any = "uncertainty" if arm == "learned" else "fixed"
         network = dataclasses.replace(training.network.with_objectives(grasp_state=1.0), loss_weighting=how)
         theirs = dataclasses.replace(rover.network.with_objectives(action=1.0, **PLACES), loss_weighting=how)
         companions = (dataclasses.replace(rover, network=theirs),)
-        return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, companions=companions))
+        return whole.with_training(dataclasses.replace(training, network=network, companions=companions))
     weights = TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
@@ -124,11 +124,11 @@ def configured(arguments: Arguments, arm: str) -> RunConfig:
     if "keypoints" not in weights:
         augment = without_questions(augment)
     network = dataclasses.replace(network, objectives={name: Objective(weight) for name, weight in weights.items()})
-    return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, augment=augment, companions=()))
+    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, companions=()))
 
 
 def without_questions(augment: AugmentConfig) -> AugmentConfig:
-    return dataclasses.replace(augment, grounding_queries=0)
+    return dataclasses.replace(augment, questions=0)
 
 
 def played(arguments: Arguments, policy: Path, suite: str) -> dict[str, Estimate]:

@@ -124,7 +124,8 @@ def test_multi_task_has_a_head_and_an_embedding_for_each_task():
     head = network.head
     assert head.tasks == TASKS
     for task in range(3):
-        learned(network, dataclasses.replace(batch, targets={"task": Masked(torch.full((6,), task)), torch.ones(6, dtype=torch.bool))})
+        every = Masked(torch.full((6,), task), torch.ones(6, dtype=torch.bool))
+        learned(network, dataclasses.replace(batch, targets={**batch.targets, "task": every}))
         assert [reached(own) for own in head.heads] == [task == number for number in range(3)]
         assert head.embeddings.weight.grad.any(1).tolist() == [task == number for number in range(3)]
         assert all_reached(head.choose)
@@ -145,7 +146,7 @@ def test_multi_task_net_shares_its_encoders_between_two_robots():
     (companion,) = run.training.companions
     rover = robot(resolve("navigation"))
     assert companion.robot == rover.name
-    assert [beside.env for beside in run.beside] == [resolve("navigation").collection.env]
+    assert [each.env for each in run.stages[0].collections] == [resolve("navigation").collection.env]
     arm, batch = ready("multi-task-net")
     other = build(companion.network, rover, seed=1)
     shared = share(arm, other, companion.shared)

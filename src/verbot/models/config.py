@@ -36,7 +36,11 @@ class NetworkConfig:
     """Which parts a network is made of. With a robot spec it determines every shape.
 
     Args:
-        vision, language, state, fusion, head: the parts that every network has.
+        vision: the encoder of camera images.
+        language: the encoder of instructions.
+        state: the encoder of the robot's state.
+        fusion: joins the encoders' tokens.
+        head: predicts actions from the fused tokens.
         goal: encodes a goal image; None for a policy that gets instructions in words alone.
         previous_action: encodes the action of the control step before; None for a policy without it.
         memory: what is carried from one prediction to the next; None forgets.

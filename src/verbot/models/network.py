@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from verbot.models.registries import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
+from verbot.models.stochastic import StochasticHead, sampled
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch, TokenGroup, join
 from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_taught
 from verbot.models.weighting import UncertaintyWeighting
@@ -119,8 +120,16 @@ class VLANetwork(nn.Module):
         found: dict[str, Tensor] = self.weighting(losses)
         return found
 
-    def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        """The next actions, and what the objectives tell beside. Where no action was ever learned the actions are random."""
+    def predict(
+        self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None
+    ) -> Prediction:
+        """The next actions, and what the objectives predict beside. Where no action was ever learned the actions are random.
+
+        Args:
+            seeds: of each row; its actions are drawn from the head's distribution where it is not None.
+
+        Raises `ConfigError` for seeds and a head without a distribution.
+        """
         asked = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.forward(batch, {name: found for name, found in asked.items() if found is not None}), None
         if self.memory is not None:
@@ -129,7 +138,7 @@ class VLANetwork(nn.Module):
             fused, memory = self.memory(features.fused, batch.memory or self.memory.initial(count, device), writes)
             features = dataclasses.replace(features, fused=fused)
         features = self._refined(features)
-        actions = self.head.predict(features.fused, generator)
+        actions = self.head.predict(features.fused, generator) if seeds is None else self._sampled(features.fused, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return Prediction(actions, extras, memory)
 
@@ -226,6 +235,11 @@ class VLANetwork(nn.Module):
         for objective in self.objectives.values():
             features = objective.refine(features)
         return features
+
+    def _sampled(self, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
+        if not isinstance(self.head, StochasticHead):
+            raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
+        return sampled(self.head, fused, seeds)
 
     def _dropped(self, batch: Batch, generator: torch.Generator | None) -> Batch:
         """In training, without some of its words and previous actions."""
