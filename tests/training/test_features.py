@@ -156,7 +156,7 @@ def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, ca
     config = settings(data, tower)
     TrainingData.prepare(config, show=True)
     assert sum(seen) == 2 * (24 + 1)  # two cameras of 24 frames, and one more each for the shape
-    assert "see front: 24/24 frames, " in capsys.readouterr().err
+    assert "encode front: 24/24 frames, " in capsys.readouterr().err
     seen.clear()
     TrainingData.prepare(config)
     assert not seen
