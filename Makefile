@@ -29,6 +29,7 @@ demo: install
 
 test: install
 	$(PY) tools/layers.py
+	$(PY) tools/probes.py
 	$(PY) tools/size.py
 	$(PY) -m pytest
 
@@ -43,6 +44,7 @@ check: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PY) tools/layers.py
+	$(PY) tools/probes.py
 	$(PY) tools/size.py
 
 format: install

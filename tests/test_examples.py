@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import verbot
-from verbot.contracts import Env, Expert
+from verbot.contracts import Demonstrator, Expert, TaskEnv
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -41,9 +41,8 @@ def test_own_head(example, tmp_path):
 @pytest.mark.parametrize("example", ["own_env"], indirect=True)
 def test_own_env(example, tmp_path):
     env = verbot.make_env("dots")
-    assert isinstance(env, Env)
-    assert isinstance(env.expert(), verbot.Agent)
-    assert hasattr(env.expert(), "label") and hasattr(Expert, "label")
+    assert isinstance(env, TaskEnv) and isinstance(env, Demonstrator)
+    assert isinstance(env.expert(), Expert)
     assert example.main(tmp_path, episodes=5) == 5
     first, again = (env.reset(seed=3, options={"index": 7})[0] for _ in range(2))
     np.testing.assert_array_equal(first["images"]["top"], again["images"]["top"])

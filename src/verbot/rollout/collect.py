@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from verbot.configuration import build, to_plain
-from verbot.contracts import Agent, Env, Expert, observation_from_env
+from verbot.contracts import Agent, Env, Expert, expert_of, observation_from_env
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.seeding import generator
@@ -173,7 +173,7 @@ def demonstrate(
     """
     try:
         record, info = env.reset(seed=seed, options=dict(request))
-        expert = env.expert(noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
+        expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
         expert.reset(record["instruction"])
         over = False
         if lead_in is not None:

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy, observation_from_env
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv, observation_from_env
 from verbot.errors import SimulationError, SpecError
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, scripted
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
 
-MakeEnv = Callable[..., Env]
+MakeEnv = Callable[..., TaskEnv]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verbot.contracts import Agent, Env
+from verbot.contracts import Agent, Env, Pictured, TaskEnv
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -84,9 +84,9 @@ class RealTime:
 def teach(
     config: TeachConfig,
     path: str | Path,
-    make_policy: Callable[[Env], Agent] | None = None,
+    make_policy: Callable[[TaskEnv], Agent] | None = None,
     pace: Pace | None = None,
-    opened: Callable[[PageServer, Env], None] = lambda page, env: print(f"open {page.url} (and keep the address to yourself)"),
+    opened: Callable[[PageServer, TaskEnv], None] = lambda page, env: print(f"open {page.url} (keep the address to yourself)"),
 ) -> TeachResult:
     """Let a person teach in a browser page, and save what they do at `path`; returns when they quit or are through.
 
@@ -140,8 +140,9 @@ def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) 
 
 
 def _pictures(env: Env, record: Mapping[str, Any], pixels: int) -> dict[str, UInt8Array]:
-    picture = getattr(env, "picture", None) if pixels else None
-    return {name: picture(name, pixels) if picture else image for name, image in record["images"].items()}
+    if not pixels or not isinstance(env, Pictured):
+        return dict(record["images"])
+    return {name: env.picture(name, pixels) for name in record["images"]}
 
 
 def _already(path: Path) -> tuple[int, int, int]:
