@@ -33,7 +33,7 @@ class DataError(VerbotError):
 
 
 class CorruptFileError(DataError):
-    """A file of a dataset or a policy does not hold what was written; `path` names it."""
+    """A file of a dataset or a policy differs from what was written; `path` names it."""
 
     def __init__(self, path: object, reason: str):
         self.path, self.reason = str(path), reason

@@ -178,7 +178,7 @@ def grow(data: Path, episodes: int) -> None:
 
 def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
     config = settings(copied(toy, tmp_path), tower)
-    monkeypatch.setattr(frame_cache, "SEEN_BLOCK", 2)
+    monkeypatch.setattr(frame_cache, "FEATURE_BLOCK", 2)
     original, commits = frame_cache.write_atomic, []
 
     def dies(path, content):

@@ -78,7 +78,7 @@ def channel_median(images: UInt8Array) -> FloatArray:
     """The median of each channel over pictures (…, 3).
 
     Example:
-        >>> middle(np.array([[[0, 10, 20], [2, 10, 20], [90, 10, 250]]], np.uint8)).tolist()
+        >>> channel_median(np.array([[[0, 10, 20], [2, 10, 20], [90, 10, 250]]], np.uint8)).tolist()
         [2.0, 10.0, 20.0]
     """
     return np.median(images.reshape(-1, 3), axis=0).astype(np.float32)

@@ -21,8 +21,8 @@ class ConsecutiveAlarm:
         patience: values in a row.
 
     Example:
-        >>> watch = Watch(threshold=0.3, patience=2)
-        >>> [watch.see(cosine) for cosine in (0.1, 0.5, 0.2, 0.1, 0.0)]
+        >>> alarm = ConsecutiveAlarm(threshold=0.3, patience=2)
+        >>> [alarm.see(cosine) for cosine in (0.1, 0.5, 0.2, 0.1, 0.0)]
         [False, False, False, True, True]
     """
 

@@ -66,7 +66,7 @@ def content(path):
     return dataset.spec, [(e.identity, e.instruction, e.states.tobytes(), e.actions.tobytes(), e.extras) for e in dataset]
 
 
-def test_killed_twice_and_called_again_it_is_the_same_dataset(tmp_path, folder):
+def test_an_import_killed_twice_and_repeated_gives_the_same_dataset(tmp_path, folder):
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     for saved, lives in ((2, 2), (5, 3)):
         command = [sys.executable, "-c", MORTAL, str(folder), str(tmp_path / "killed"), str(lives)]
@@ -80,17 +80,15 @@ def test_killed_twice_and_called_again_it_is_the_same_dataset(tmp_path, folder):
     assert again.problems == () and not list((tmp_path / "killed").rglob("*.tmp"))
 
 
-def test_called_again_it_does_nothing_and_another_call_is_refused(tmp_path, folder):
+def test_a_repeated_import_does_nothing_and_a_different_one_is_refused(tmp_path, folder):
     import_dataset(folder, tmp_path / "out", rate_hz=10)
     before = content(tmp_path / "out")
     result = import_dataset(folder, tmp_path / "out", rate_hz=10)
     assert (result.already, result.episodes) == (6, 6) and content(tmp_path / "out") == before
-    with pytest.raises(
-        DataError, match=r"was imported with \{'rate_hz': 10\}; this call says \{'rate_hz': 20\}\. Choose another"
-    ):
+    with pytest.raises(DataError, match=r"was imported with \{'rate_hz': 10\}; this call has \{'rate_hz': 20\}\. Choose another"):
         import_dataset(folder, tmp_path / "out", rate_hz=20)
     example_dataset(tmp_path / "other")
-    with pytest.raises(DataError, match="is a dataset already, and not the outcome of an import; choose another folder"):
+    with pytest.raises(DataError, match="is already a dataset and not the result of an import; choose another folder"):
         import_dataset(folder, tmp_path / "other", rate_hz=10)
 
 
@@ -104,17 +102,17 @@ def test_a_limit_can_be_raised(tmp_path, folder, truths, same):
     assert dataset.spec.action[0].low == low
 
 
-def test_a_given_spec_is_the_robot_and_chooses_cameras(tmp_path, folder, truths):
+def test_a_given_spec_defines_the_robot_and_selects_cameras(tmp_path, folder, truths):
     arm = Component("arm", "joint_position", ("a", "b", "c", "d"), "rad", "base", (-2.0,) * 4, (2.0,) * 4)
     move = Component("move", "position_delta", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
     spec = RobotSpec("mine", 25.0, (), (arm,), (move,))
     import_dataset(folder, tmp_path / "out", spec=spec)
     dataset = open_dataset(tmp_path / "out")
     assert dataset.spec == spec and dataset[0].actions.tobytes() == truths[0].actions.tobytes()
-    save_file({"actions": truths[0].actions}, tmp_path / "silent.safetensors")
+    save_file({"actions": truths[0].actions}, tmp_path / "unlabeled.safetensors")
     with pytest.raises(ConfigError, match="holds no instructions"):
-        import_dataset(tmp_path / "silent.safetensors", tmp_path / "silent", spec=spec)
-    assert not (tmp_path / "silent").exists()
+        import_dataset(tmp_path / "unlabeled.safetensors", tmp_path / "unlabeled", spec=spec)
+    assert not (tmp_path / "unlabeled").exists()
     wrong = RobotSpec("mine", 25.0, (Camera("top", 8, 8),), (), (move,))
     result = import_dataset(folder, tmp_path / "wrong", spec=wrong)
     assert result.episodes == 0 and len(result.skipped) == 7
@@ -130,7 +128,7 @@ def test_formats_are_recognized(tmp_path, folder):
     with pytest.raises(DataError, match=r"notes is of no known format: it has readme.txt. Known: hdf5: \.hdf5 files of ALOHA"):
         recognize(tmp_path / "notes")
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(DataError, match="looks like manifest and like tensors; say which with --format"):
+    with pytest.raises(DataError, match="looks like manifest and like tensors; choose one with --format"):
         recognize(folder)
     with pytest.raises(UnknownNameError, match="there is no dataset format named 'tensor'. Did you mean 'tensors'"):
         import_dataset(folder, tmp_path / "out", "tensor")
@@ -139,19 +137,19 @@ def test_formats_are_recognized(tmp_path, folder):
 
 def test_a_native_dataset_needs_no_import(tmp_path):
     path = example_dataset(tmp_path / "dataset")
-    with pytest.raises(DataError, match=r"is a LeRobotDataset v3\.0: verbot's own format, to be used as it is"):
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v3\.0, verbot's own format; use it directly"):
         import_dataset(path, tmp_path / "out")
     (path / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
-    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1; LeRobot converts it to v3\.0"):
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1; convert it to v3\.0 with LeRobot"):
         import_dataset(path, tmp_path / "out")
 
 
-def test_wrong_options_and_robots_are_told(tmp_path, folder):
+def test_wrong_options_and_robots_are_reported(tmp_path, folder):
     with pytest.raises(ConfigError, match="format 'tensors' has no option 'split'; it has floats"):
         import_dataset(folder, tmp_path / "out", rate_hz=10, options={"split": "train"})
     with pytest.raises(UnknownNameError, match="there is no known robot named 'driod'. Did you mean 'droid'"):
         import_dataset(folder, tmp_path / "out", robot="driod")
-    with pytest.raises(ConfigError, match="format 'tensors' does not know how fast raw was recorded; say --rate-hz"):
+    with pytest.raises(ConfigError, match="format 'tensors' does not record the rate of raw; give --rate-hz"):
         import_dataset(folder, tmp_path / "out")
     with pytest.raises(ConfigError, match="limit is 0; expected more than 0"):
         import_dataset(folder, tmp_path / "out", rate_hz=10, limit=0)
@@ -160,7 +158,7 @@ def test_wrong_options_and_robots_are_told(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_finite_has_no_range(tmp_path):
+def test_episodes_that_are_not_finite_have_no_range(tmp_path):
     source = tmp_path / "raw"
     source.mkdir()
     for number, value in enumerate((np.nan, 1.0, np.inf)):
@@ -244,7 +242,7 @@ def test_the_command_takes_a_spec_and_options(capsys, tmp_path, folder):
     assert open_dataset(tmp_path / "out").spec.rate_hz == 20
 
 
-def test_what_was_imported_trains(tmp_path, folder):
+def test_an_imported_dataset_trains(tmp_path, folder):
     pytest.importorskip("torch")
     import verbot
 

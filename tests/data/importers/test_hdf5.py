@@ -50,7 +50,7 @@ def test_aloha(tmp_path, truth, same, compressed):
     assert [camera.frame for camera in spec.cameras] == ["base", "tool"]
 
 
-def test_aloha_without_a_sentence_with_other_arms_and_more_states(tmp_path, truth):
+def test_aloha_without_instructions_with_other_arms_and_more_states(tmp_path, truth):
     one = truth(0, 6, 6, VIEWS)
     aloha(tmp_path / "a.hdf5", one)
     with pytest.raises(ConfigError, match="holds no instructions"):
@@ -137,7 +137,7 @@ def test_libero(tmp_path, truth, convention):
     assert psnr_db(other.images("agentview_rgb"), stored) > 38 and other.actions.tobytes() == one.actions.tobytes()
 
 
-def test_what_is_damaged_is_named_and_the_rest_imported(tmp_path, truth, same):
+def test_damaged_files_are_named_and_the_rest_imported(tmp_path, truth, same):
     truths = [truth(number, 14, 14, VIEWS) for number in range(5)]
     source = tmp_path / "raw"
     for number, one in enumerate(truths):
@@ -170,7 +170,7 @@ def test_a_demonstration_without_observations_is_named(tmp_path, truth):
     assert skipped.episode == "low.hdf5, demo_0" and skipped.problem.endswith("has actions, dones; expected actions and obs")
 
 
-def test_exported_and_imported_it_is_the_same_dataset(tmp_path):
+def test_export_and_import_give_the_same_dataset(tmp_path):
     source = open_dataset(example_dataset(tmp_path / "dataset"))
     result = export_hdf5(source.root, tmp_path / "out" / "demonstrations.hdf5")
     assert (result.episodes, result.frames) == (2, 24)
@@ -204,7 +204,7 @@ def test_wordings_and_calibration_survive_the_export(tmp_path, written):
         assert {**one.extras, "source": None} == {**other.extras, "source": None}
 
 
-def test_a_folder_without_files_is_told(tmp_path):
+def test_a_folder_without_files_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"has no file that ends with \.hdf5 or \.h5"):
         import_dataset(tmp_path, tmp_path / "out", "hdf5")
 

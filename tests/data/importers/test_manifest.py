@@ -70,7 +70,7 @@ def test_sequences_of_pictures_two_cameras_and_a_video(tmp_path, truth, same):
     same(tmp_path / "out", [one], ["entry 0"])
 
 
-def test_one_picture_is_held_for_a_sequence_and_said_so(tmp_path, truth):
+def test_one_image_is_repeated_for_a_sequence_and_recorded_as_such(tmp_path, truth):
     source, one = tmp_path / "raw", truth(0, cameras=("image",))
     path = picture(source, "look.png", one.images["image"][0])
     save(source, [{"image_path": path, "instruction": ["lift it", "pick it up"], "action_sequence": one.actions.tolist()}])
@@ -165,7 +165,7 @@ def test_states_can_be_left_out(tmp_path, truth):
         ("[3]", "entry 0 is int; expected an object with image_path, instruction and action"),
     ],
 )
-def test_a_manifest_that_is_none(tmp_path, content, message):
+def test_an_invalid_manifest_is_refused(tmp_path, content, message):
     source = tmp_path / "raw"
     source.mkdir()
     (source / "manifest.json").write_text(content)

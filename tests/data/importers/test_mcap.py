@@ -64,10 +64,10 @@ class Log:
             message["layout"] = {"dim": [], "data_offset": 0}
         self.writer.write_message(topic, self.schemas[f"{package}/msg/{kind}"], message, time, time)
 
-    def episode(self, one, start, told=None):
+    def episode(self, one, start, instruction=None):
         """Each frame's messages a little before its time; the joints twice as often as frames, half of them to be passed over."""
-        if told is not None:
-            self.say("/task", "String", start - 5, data=told)
+        if instruction is not None:
+            self.say("/task", "String", start - 5, data=instruction)
         for t in range(len(one)):
             time = start + t * PERIOD
             jpeg = encoded(one.images["front"][t])
@@ -135,13 +135,13 @@ def test_json_messages_and_fields(tmp_path, truth, same):
     with open(tmp_path / "log.mcap", "wb") as file:
         writer = JsonWriter(file)
         writer.start()
-        channels = {topic: writer.register_channel(topic, "json", 0) for topic in ("/cam", "/arm", "/told")}
+        channels = {topic: writer.register_channel(topic, "json", 0) for topic in ("/cam", "/arm", "/task")}
 
         def say(topic, time, content):
             writer.add_message(channels[topic], time, json.dumps(content).encode(), time)
 
-        say("/told", START, {"text": one.instruction})
-        say("/told", START + 1, {"text": "another wording"})
+        say("/task", START, {"text": one.instruction})
+        say("/task", START + 1, {"text": "another wording"})
         for t in range(len(one)):
             time = START + t * PERIOD
             say("/cam", time, {"data": base64.b64encode(encoded(one.images["front"][t], "PNG")).decode(), "format": "png"})
@@ -154,7 +154,7 @@ def test_json_messages_and_fields(tmp_path, truth, same):
                 },
             )
         writer.finish()
-    options = {"images": {"front": "/cam"}, "state": "/arm:state.q", "action": "/arm:command", "instruction": "/told"}
+    options = {"images": {"front": "/cam"}, "state": "/arm:state.q", "action": "/arm:command", "instruction": "/task"}
     import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options=options)
     dataset = same(tmp_path / "out", [one])
     assert dataset[0].instructions == (one.instruction, "another wording")
@@ -194,7 +194,7 @@ def test_a_log_cut_short_is_named_and_the_others_imported(tmp_path, truths, same
     same(tmp_path / "out", [through_jpeg(truths[0]), through_jpeg(truths[2])])
 
 
-def test_of_a_divided_log_cut_short_the_whole_episodes_are_imported(tmp_path, truths, same):
+def test_complete_episodes_of_a_truncated_divided_log_are_imported(tmp_path, truths, same):
     path = tmp_path / "log.mcap"
     with Log(path) as log:
         for number, one in enumerate(truths):
@@ -225,7 +225,7 @@ def test_a_flipped_bit_is_named(tmp_path, truths, same):
     same(tmp_path / "out", [through_jpeg(truths[0])])
 
 
-def test_topics_that_are_silent_or_change_are_named(tmp_path, truths):
+def test_topics_without_messages_or_with_changing_fields_are_named(tmp_path, truths):
     logs, one = tmp_path / "logs", truths[0]
     with Log(logs / "0.mcap") as log:
         log.episode(one, START, "go")
@@ -253,19 +253,17 @@ def test_topics_that_are_silent_or_change_are_named(tmp_path, truths):
     )
     assert "2.mcap: /" in problems["2.mcap"] and problems["2.mcap"].endswith("max_age_s is 1")
     assert problems["3.mcap"] == "/command: a message has 0; the first has 0, 1, 2"
-    assert problems["4.mcap"] == "4.mcap: /camera/front/image_raw/compressed falls silent before every topic has spoken"
+    assert problems["4.mcap"] == "4.mcap: /camera/front/image_raw/compressed ends before every topic has had a message"
     assert result.episodes == 1
 
 
-def test_what_to_say_is_told(tmp_path, truths):
+def test_missing_options_are_named(tmp_path, truths):
     with Log(tmp_path / "log.mcap") as log:
         log.episode(truths[0], START)
         log.say("/other", "Float64MultiArray", START, data=[1.0])
-    with pytest.raises(
-        ConfigError, match=r"no topic of log.mcap is plainly the actions; say --set action=TOPIC; it has .*/other"
-    ):
+    with pytest.raises(ConfigError, match=r"the action topic of log.mcap is ambiguous; give --set action=TOPIC; it has .*/other"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10)
-    with pytest.raises(ConfigError, match="does not know how fast log.mcap was recorded; say --rate-hz"):
+    with pytest.raises(ConfigError, match="does not record the rate of log.mcap; give --rate-hz"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", options={"action": "/command"})
     with pytest.raises(ConfigError, match=r"images name a topic for each camera, as images.front=/camera"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options={"images": "/camera"})

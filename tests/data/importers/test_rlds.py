@@ -114,11 +114,11 @@ def droid(one, rng):
     }
     numbers = {key: value.astype(np.float32) for key, value in numbers.items()}
     fields = {key: tensor(value.shape[1:], "float64") for key, value in numbers.items()}
-    told = [b"wipe the table", b"clean the table with the cloth", b""]
+    sentences = [b"wipe the table", b"clean the table with the cloth", b""]
     names = ("language_instruction", "language_instruction_2", "language_instruction_3")
     cameras = ("exterior_image_1_left", "exterior_image_2_left", "wrist_image_left")
     values = {f"steps/{key}": value for key, value in numbers.items()}
-    values |= {f"steps/{name}": [sentence] * length for name, sentence in zip(names, told, strict=True)}
+    values |= {f"steps/{name}": [sentence] * length for name, sentence in zip(names, sentences, strict=True)}
     values |= {
         f"steps/observation/{name}": [encoded(frame) for frame in one.images[view]]
         for name, view in zip(cameras, one.images, strict=True)
@@ -187,7 +187,7 @@ def test_a_dictionary_of_actions_and_instructions_as_characters(tmp_path, truths
     assert dataset[0].instruction == "push it"
 
 
-def test_what_the_wire_can_hold():
+def test_every_wire_type_is_parsed():
     values = {"f": np.array([1.5, -2.0], np.float32), "i": np.array([0, 1, -1, 300, 2**40, -(2**62)]), "b": [b"", b"xy"]}
     found = parse_example(example(**values, empty=[]), "x")
     np.testing.assert_array_equal(found["f"], values["f"])
@@ -237,8 +237,8 @@ def flip_length(path):
             (0, 1, 3, 4),
             "ends within record 2: 30 bytes are missing; dataset_info.json counts 3 records",
         ),
-        (flip_data, 0, (1, 2, 3, 4), "record 0 does not hold what was written: its checksum differs"),
-        (flip_length, 0, (3, 4), "record 0 at byte 0 has a length that its checksum denies; dataset_info.json counts 3"),
+        (flip_data, 0, (1, 2, 3, 4), "record 0 differs from what was written: its checksum differs"),
+        (flip_length, 0, (3, 4), "record 0 at byte 0 has a length that differs from its checksum; dataset_info.json counts 3"),
         (lambda path: path.write_bytes(path.read_bytes() + b"abc"), 3, range(5), "ends within the head of record 3"),
         (lambda path: path.unlink(), None, (3, 4), "cannot be read (No such file or directory)"),
     ],
@@ -277,11 +277,11 @@ def test_an_episode_that_does_not_fit_is_named(tmp_path, truths, more, message):
     assert skipped.episode.endswith("record 1") and message in skipped.problem
 
 
-def test_what_is_no_rlds_and_what_is_missing_is_said(tmp_path, truths, monkeypatch):
+def test_other_folders_and_missing_parts_are_reported(tmp_path, truths, monkeypatch):
     root = save(tmp_path / "toy", "toy", [[generic(truths[0], language_instruction=None)]], None)
-    with pytest.raises(ConfigError, match="does not know how fast toy was recorded; say --rate-hz"):
+    with pytest.raises(ConfigError, match="does not record the rate of toy; give --rate-hz"):
         import_dataset(root, tmp_path / "out")
-    with pytest.raises(ConfigError, match="toy holds no instructions: say one with --instruction"):
+    with pytest.raises(ConfigError, match="toy holds no instructions; give one with --instruction"):
         import_dataset(root, tmp_path / "out", rate_hz=3)
     save(tmp_path / "other", "other", [[example(x=np.ones(3))]])
     with pytest.raises(DataError, match=r"has no steps/…, so it is not RLDS; it has x"):
@@ -297,5 +297,5 @@ def test_what_is_no_rlds_and_what_is_missing_is_said(tmp_path, truths, monkeypat
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
     with pytest.raises(ModuleNotFoundError) as raised:
         import_dataset(root, tmp_path / "out", rate_hz=3, instruction="")
-    told = missing(raised.value)
-    assert isinstance(told, MissingDependencyError) and "pip install 'verbot[rlds]'" in str(told)
+    reported = missing(raised.value)
+    assert isinstance(reported, MissingDependencyError) and "pip install 'verbot[rlds]'" in str(reported)

@@ -133,7 +133,7 @@ def test_without_indices_state_or_camera_it_is_one_episode(tmp_path, truth):
         ({"images": np.zeros((18, 4), np.uint8)}, "has shape (5, 4); expected pictures (t, h, w, 3)"),
     ],
 )
-def test_what_does_not_fit_is_said(tmp_path, truths, change, message):
+def test_tensors_that_do_not_fit_are_reported(tmp_path, truths, change, message):
     arrays = {"language": utf8([one.instruction for one in truths]), **columns(truths), **change}
     save_file({name: array for name, array in arrays.items() if array is not None}, tmp_path / "data.safetensors")
     with pytest.raises(DataError) as raised:
@@ -156,7 +156,7 @@ def test_a_file_cut_short_is_named_and_the_others_imported(tmp_path, truths, sam
     same(tmp_path / "out", [truths[0], truths[2]])
 
 
-def test_a_wrong_way_to_scale_is_told(tmp_path, truths):
+def test_an_unknown_range_of_floats_is_reported(tmp_path, truths):
     np.savez(tmp_path / "data.npz", **columns(truths))
-    with pytest.raises(DataError, match="pictures as floats are auto, unit, signed, byte, not 'half'"):
+    with pytest.raises(DataError, match="floats must be one of auto, unit, signed, byte; got 'half'"):
         import_dataset(tmp_path / "data.npz", tmp_path / "out", rate_hz=10, instruction="", options={"floats": "half"})

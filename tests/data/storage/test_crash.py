@@ -1,4 +1,4 @@
-"""A writer killed at any instant leaves every episode that it had saved, readable at once and once each."""
+"""A writer killed at any instant leaves every saved episode readable, exactly once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verbot.data import DatasetWriter, check_dataset, open_dataset
 
 SOURCE = Path(__file__).parents[3] / "src"
 
-# Saves episodes whose numbers tell where they belong, says so after each, merges often, and opens the dataset again now and then.
+# Saves episodes whose content is a function of their number, prints each number, merges often, and reopens the dataset regularly.
 WRITER = """
 import sys
 import numpy as np
@@ -38,20 +38,20 @@ while True:
 
 
 def run_and_kill(root: Path, seconds: float) -> int:
-    """How many episodes the writer had said were saved when it was killed, `seconds` after it began."""
+    """The number of episodes that the writer reported as saved before it was killed, `seconds` after its start."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     with subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
-        said = process.stdout.read().decode()
-    numbers = [int(line) for line in said.splitlines(keepends=True) if line.endswith("\n")]
+        output = process.stdout.read().decode()
+    numbers = [int(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
     return max(numbers, default=-1) + 1
 
 
-def assert_whole(root: Path, saved: int, seen: int) -> int:
+def assert_whole(root: Path, saved: int, before: int) -> int:
     dataset = open_dataset(root)
-    assert saved <= len(dataset) <= max(saved, seen) + 1
+    assert saved <= len(dataset) <= max(saved, before) + 1
     assert [episode.extras["n"] for episode in dataset] == list(range(len(dataset)))
     for episode in dataset:
         assert len(episode) == 3 + episode.index % 3 and episode.instruction == f"task {episode.index % 7}"
@@ -90,7 +90,7 @@ def test_killed_two_hundred_times(tmp_path):
 
 
 def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypatch):
-    """The writer stops at each single change of a file in turn: a merge, a close and the next opening are all covered."""
+    """The writer stops at each single change of a file in turn. This covers a merge, a close and the next opening."""
     from verbot.data.storage import files, journal
     from verbot.data.storage import writer as store
 
@@ -142,4 +142,4 @@ def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypat
         numbers = [episode.extras["number"] for episode in open_dataset(root)]
         assert numbers in ([*range(saved + 1)], [*range(saved + 2)]), stopped_at
         stopped_at += 1
-    assert stopped_at > 30  # every change that two sessions of writing make
+    assert stopped_at > 30  # the number of changes made by two sessions of writing

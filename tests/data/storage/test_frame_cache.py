@@ -49,8 +49,8 @@ def test_frames_are_decoded_once(written, tmp_path, decoded):
     assert_right(dataset)
 
 
-def test_added_episodes_alone_are_decoded(tmp_path, spec, make, decoded):
-    """Also when what was in the journal has been merged into other files meanwhile."""
+def test_only_added_episodes_are_decoded(tmp_path, spec, make, decoded):
+    """This also holds when the journal has been merged into other files meanwhile."""
     for rounds in range(3):
         with DatasetWriter(tmp_path / "d", spec, merge_every=2) as writer:
             for _ in range(3):
@@ -80,7 +80,7 @@ def test_a_reader_that_opened_earlier_keeps_its_frames(tmp_path, spec, make, dec
     assert decoded == [] and np.array_equal(frames, copy)
 
 
-def test_another_dataset_at_the_same_place_is_decoded_anew(tmp_path, spec, make, decoded):
+def test_another_dataset_at_the_same_path_is_decoded_again(tmp_path, spec, make, decoded):
     for numbers in ((0, 1), (2, 1)):
         with DatasetWriter(tmp_path / "d", spec) as writer:
             for number in numbers:
@@ -113,7 +113,7 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"digests": ["x"], "file": "no"}'])
-def test_an_unreadable_record_is_made_anew(tmp_path, written, content):
+def test_an_unreadable_record_is_replaced(tmp_path, written, content):
     shutil.copytree(written, tmp_path / "d")
     FrameCache(open_dataset(tmp_path / "d"), ["front"])
     record = tmp_path / "d/.cache/frames/front.json"
@@ -122,7 +122,7 @@ def test_an_unreadable_record_is_made_anew(tmp_path, written, content):
     assert len(json.loads(record.read_text())["digests"]) == 7
 
 
-def test_a_place_that_cannot_be_written_is_said_so(written, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(written, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be kept in .*file/frames.*choose another folder"):
+    with pytest.raises(DataError, match="cannot be cached in .*file/frames.*choose another folder"):
         FrameCache(open_dataset(written), ["front"], folder=tmp_path / "file/frames")

@@ -1,4 +1,4 @@
-"""Reads what LeRobot wrote: `truth` is what was recorded, `expected` what LeRobot's own reader returned."""
+"""Reads a dataset written by LeRobot: `truth` holds the recorded values, `expected` the output of LeRobot's own reader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_numbers_and_sentences():
     assert dataset.statistics()["state"].mean == pytest.approx(states.mean(axis=0), abs=1e-6)
 
 
-def test_the_middle_color_of_each_camera_is_that_of_the_first_pictures():
+def test_channel_medians_are_those_of_the_first_images():
     dataset = open_dataset(FIXTURE)
     found = channel_medians(dataset)
     assert set(found) == {"front", "wrist"}
@@ -63,7 +63,7 @@ def test_every_frame_of_both_cameras():
         assert np.abs(wrist[..., 2].mean(axis=(1, 2)) - (20 + 10 * t)).max() < 3
 
 
-def test_as_lerobots_own_reader_returned_it():
+def test_windows_equal_the_output_of_lerobots_reader():
     windows = Windows(open_dataset(FIXTURE), chunk=4)
     for index, task, number, frame, is_pad, front, wrist in json.loads((FIXTURES / "lerobot_v3_expected.json").read_text()):
         batch = windows.batch([index], np.random.default_rng(0))
@@ -74,7 +74,7 @@ def test_as_lerobots_own_reader_returned_it():
         assert batch.images[0, 0].mean(axis=(1, 2)) / 255 == pytest.approx(np.array([front, wrist]), abs=0.003)
 
 
-def test_a_whole_dataset_of_others_passes_the_check():
+def test_an_intact_dataset_of_other_software_passes_the_check():
     assert check_dataset(FIXTURE) == []
 
 

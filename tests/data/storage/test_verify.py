@@ -33,7 +33,7 @@ def remove(path: Path, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("damage", [flip, cut, remove])
 def test_every_damaged_file_is_named(written, tmp_path, damage):
-    """One bit, a lost end, a lost file: the check names that file, and no other."""
+    """After a flipped bit, a truncation or a deletion the check names that file and no other."""
     rng = np.random.default_rng(0)
     names = [path.relative_to(written) for path in files(written)]
     assert len(names) == 18
@@ -82,15 +82,15 @@ def test_reading_a_damaged_file_raises_with_its_name(written, tmp_path, pattern,
 
 
 @pytest.mark.parametrize("name", ["videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"])
-def test_a_cut_file_of_others_is_named(tmp_path, name):
-    """There are no checksums, so every frame is read."""
+def test_a_truncated_file_of_other_software_is_named(tmp_path, name):
+    """Without checksums every frame is read."""
     root = tmp_path / "d"
     shutil.copytree(FIXTURE, root)
     (root / name).write_bytes((root / name).read_bytes()[:-900])
     assert str(root / name) in [finding.path for finding in check_dataset(root)]
 
 
-def test_a_cut_cache_is_named(written, tmp_path):
+def test_a_truncated_cache_is_named(written, tmp_path):
     FrameCache(open_dataset(written), ["front"], folder=tmp_path)
     (frames,) = tmp_path.glob("front-*.rgb")
     frames.write_bytes(frames.read_bytes()[:-1])

@@ -54,13 +54,13 @@ def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
         assert np.abs(late.mean(axis=(1, 2, 3)) - (60 + 2 * (GOP + np.array([2, 3])))).max() < 2
 
 
-def test_unlike_videos_are_not_joined():
+def test_videos_of_different_encodings_are_not_joined():
     clips = [encode(np.zeros((2, size, 16, 3), np.uint8), 10.0) for size in (16, 32)]
     with pytest.raises(DataError, match="2 videos of 2 encodings"):
         join([Clip.of(clip) for clip in clips])
 
 
-def test_what_is_no_video_or_too_short_is_named():
+def test_a_file_that_is_no_video_or_too_short_is_named():
     with pytest.raises(CorruptFileError, match="clip: is not a video"):
         Decoder(b"no video", "clip", 10.0)
     with Decoder(encode(scene(4), 10.0), "clip", 10.0) as decoder, pytest.raises(CorruptFileError, match="clip: holds 2 frames"):

@@ -30,7 +30,7 @@ def same(episode, record):
         assert np.abs(read.astype(int) - images).max() <= 4
 
 
-def test_what_is_saved_is_read_back(written, spec, make):
+def test_saved_episodes_are_read_back(written, spec, make):
     dataset = open_dataset(written)
     assert len(dataset) == 7 and dataset.spec == spec
     for number, episode in enumerate(dataset):
@@ -148,8 +148,8 @@ def test_a_robot_without_state_or_cameras(tmp_path):
     assert dataset.spec.rate_hz == 12.5 and "state" not in dataset.statistics()
 
 
-def test_the_layout_is_field_by_field_that_of_lerobot(tmp_path):
-    """The same robot as the fixture's gives the same files, schemas and keys as LeRobot wrote."""
+def test_the_layout_equals_that_of_lerobot(tmp_path):
+    """A robot like that of the fixture gives the files, schemas and keys that LeRobot wrote."""
     features = json.loads((FIXTURE / "meta/info.json").read_text())["features"]
     vectors = {
         key: Component(key, "other", tuple(features[key]["names"]), "", "", (-1.0,) * n, (1.0,) * n)
@@ -183,7 +183,7 @@ def test_the_layout_is_field_by_field_that_of_lerobot(tmp_path):
         assert stats["action"][name] == pytest.approx(other_stats["action"][name], abs=1e-6)
         key = "observation.images.front"
         if name == "std":
-            continue  # LeRobot's is of the frames' means, ours of the pixels
+            continue  # LeRobot's is over means of frames, verbot's over pixels
         assert np.ravel(stats[key][name]) == pytest.approx(np.ravel(other_stats[key][name]), abs=0.02)
 
 

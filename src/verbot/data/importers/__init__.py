@@ -1,6 +1,7 @@
-"""Foreign datasets, one file a format. What a format owes is `Source`; `verbot.data.importers.convert` does the rest.
+"""Datasets in other formats, with one module per format.
 
-Adding a format is adding a file here: a class that registers itself in `sources`.
+A format implements `Source`; `verbot.data.importers.convert` does the rest. To add a format, add a module here with a class that
+registers itself in `sources`.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ Fields = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class RawEpisode:
-    """One episode as its source holds it.
+    """One episode in the fields of its source.
 
     Args:
-        state, action: field to numbers (t, …), in the order that they take in the vectors.
-        cameras: camera to a function that decodes its frames, uint8 RGB (t, h, w, 3); called only when they are needed.
-        instructions: every wording, the one to store first; None where the format has no place for one.
-        extras: anything else in JSON.
-        axes: field to the names of its dimensions, where the source knows them.
-        calibration: the cameras', as in `EpisodeRecord`, where the source knows it.
+        state, action: numbers (t, …) by field, in their order in the vectors.
+        cameras: for each camera a function that decodes its frames, uint8 RGB (t, h, w, 3). It is called only when needed.
+        instructions: all wordings, the one to store first; None if the format cannot store an instruction.
+        extras: other values in JSON.
+        axes: names of the dimensions by field, if the source records them.
+        calibration: of the cameras, as in `EpisodeRecord`, if the source records it.
     """
 
     state: Fields
@@ -47,17 +48,19 @@ class RawEpisode:
 
 @dataclass(frozen=True)
 class Item:
-    """One episode of a source, not read yet; `read` raises `DataError` for a broken one. `key` names it within the source."""
+    """One episode of a source, not read yet. `key` names it within the source; `read` raises `DataError` if it is broken."""
 
     key: str
     read: Callable[[], RawEpisode]
 
 
 class Source(Protocol):
-    """A dataset of one format, opened as ``Source(path, robot, **options)``; it raises `DataError` when it cannot be.
+    """A dataset of one format, opened as ``Source(path, robot, **options)``, which raises `DataError` if it cannot be opened.
 
-    `robot` says what the fields mean; `rate_hz` is None where neither the format nor the robot knows; `total` is how many
-    items there will be, None where that is known only at the end.
+    Attributes:
+        robot: the meaning of the fields.
+        rate_hz: the recording rate; None if neither the format nor the robot defines it.
+        total: the number of items; None if it is known only at the end.
     """
 
     about: ClassVar[str]
@@ -67,11 +70,11 @@ class Source(Protocol):
 
     @staticmethod
     def recognizes(path: Path) -> bool:
-        """Whether `path` looks like this format; it must be quick and never raise."""
+        """Whether `path` looks like this format. It must be quick and never raise."""
         ...
 
     def items(self) -> Iterator[Item]:
-        """Every episode, always in the same order. What is broken is an item too, whose `read` says so."""
+        """Every episode, always in the same order. A broken episode is an item too, whose `read` raises."""
         ...
 
 
@@ -87,21 +90,24 @@ sources: Registry[Any] = Registry("dataset format", package="verbot.data.importe
 
 
 def recognize(path: Path) -> str:
-    """The format of the dataset at `path`. Raises `DataError` for one of no known format, for an ambiguous and a native one."""
+    """The format of the dataset at `path`. Raises `DataError` if the format is unknown, ambiguous or the native one."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     found = [name for name in sources.names() if sources.get(name).recognizes(path)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"{path} looks like {' and like '.join(found)}; say which with --format")
+        raise DataError(f"{path} looks like {' and like '.join(found)}; choose one with --format")
     entries = sorted(entry.name for entry in path.iterdir())[:8] if path.is_dir() else [path.name]
     known = "; ".join(f"{name}: {sources.get(name).about}" for name in sources.names())
     raise DataError(f"{path} is of no known format: it has {', '.join(entries) or 'nothing'}. Known: {known}")
 
 
 def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, Any], rate_hz: float | None = None) -> Source:
-    """Raises `ConfigError` for an option that the format does not have. A format that resamples takes `rate_hz` too."""
+    """Open the dataset at `path` in format `name`. A format that resamples takes `rate_hz` too.
+
+    Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist.
+    """
     factory: SourceType = sources.get(name)
     parameters = inspect.signature(factory).parameters
     known = [option for option in parameters if option not in ("path", "robot", "rate_hz")]
@@ -116,7 +122,7 @@ def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, 
 
 @contextlib.contextmanager
 def reading(path: object, *errors: type[Exception]) -> Iterator[None]:
-    """Whatever a format's library raises about a broken file, as a `CorruptFileError` that names it."""
+    """Convert `errors`, which a format's library raises for a broken file, to a `CorruptFileError` that names `path`."""
     try:
         yield
     except errors as error:
@@ -133,7 +139,7 @@ def failing(error: DataError) -> Callable[[], RawEpisode]:
 
 
 def files_of(path: Path, *suffixes: str) -> list[Path]:
-    """`path` itself, or the files in it that end so, ``episode_2`` before ``episode_10``."""
+    """`path` itself, or the files in it with one of `suffixes`, in natural order: ``episode_2`` before ``episode_10``."""
     if path.is_file():
         return [path] if path.name.endswith(suffixes) else []
     found = [entry for entry in path.glob("*") if entry.is_file() and entry.name.endswith(suffixes)]
@@ -141,7 +147,7 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key under which numbers in names count as numbers.
+    """A sort key that compares the numbers in names as numbers.
 
     Example:
         >>> sorted(["demo_10", "demo_9"], key=natural)
@@ -151,19 +157,19 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def listed(value: Any) -> tuple[str, ...]:
-    """An option that names one thing or several: ``"a,b"`` or ``["a", "b"]``."""
+    """Names from an option that holds one name or several: ``"a,b"`` or ``["a", "b"]``."""
     words = value.split(",") if isinstance(value, str) else [str(word) for word in value]
     return tuple(word.strip() for word in words if word.strip())
 
 
-def pick(wanted: tuple[str, ...], known: Mapping[str, Any], what: str, where: object) -> list[str]:
-    """`wanted`, each of which must be a field there. Raises `DataError` that lists what exists."""
+def pick(wanted: tuple[str, ...], known: Mapping[str, Any], kind: str, place: object) -> list[str]:
+    """Return `wanted` if `known` has every name. Otherwise raises `DataError` that lists the existing names."""
     absent = [name for name in wanted if name not in known]
     if absent:
-        raise DataError(f"{where} has no {what} {', '.join(map(repr, absent))}; it has {', '.join(known) or 'none'}")
+        raise DataError(f"{place} has no {kind} {', '.join(map(repr, absent))}; it has {', '.join(known) or 'none'}")
     return list(wanted)
 
 
 def unique(sentences: Any) -> tuple[str, ...]:
-    """Sentences once each, in their order, without empty ones."""
+    """Sentences in their order, without duplicates and empty ones."""
     return tuple(dict.fromkeys(text.strip() for text in sentences if text.strip()))

@@ -1,4 +1,4 @@
-"""Imports datasets of other formats: one episode in memory, resumable, whatever is broken named and left out."""
+"""Imports datasets of other formats. Imports hold one episode in memory, resume, and report broken episodes, which they skip."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from verbot.errors import ConfigError, DataError
 from verbot.parallel.progress import Progress
 from verbot.spec import RobotSpec
 
-REQUEST = ".import.json"  # in the new dataset: what was asked for and the spec that was found, before the first episode
+REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An episode that could not be imported, and why."""
+    """An episode that could not be imported, with the reason."""
 
     episode: str
     problem: str
@@ -39,13 +39,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did.
+    """The outcome of an import.
 
     Args:
-        episodes, frames: in the dataset now; `already` of the episodes were there before.
-        skipped: what could not be imported.
-        without_instruction: episodes of an empty instruction.
-        problems: what `check_dataset` found in the outcome.
+        episodes, frames: number in the dataset now; `already` of the episodes were there before.
+        skipped: episodes that could not be imported.
+        without_instruction: number of episodes with an empty instruction.
+        problems: findings of `check_dataset` on the result.
     """
 
     path: str
@@ -80,19 +80,19 @@ def import_dataset(
     options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> ImportResult:
-    """Import the dataset at `source` to a new native one at `target`. Called again after an interruption it goes on.
+    """Import the dataset at `source` to a new native one at `target`. After an interruption the same call continues.
 
     Args:
         format: a name in `verbot.data.importers.sources`; None recognizes it.
-        limit: only the first so many episodes of the source. The same call with a higher limit adds the others; the ranges in
-            the spec stay those of the first call.
-        rate_hz: for a format that does not know it, or instead of what it says.
+        limit: import only this many episodes from the start of the source. The same call with a higher limit adds the others;
+            the ranges in the spec remain those of the first call.
+        rate_hz: the recording rate; required if the format does not record it, otherwise overrides it.
         robot: a name in `verbot.data.importers.known_robots.ROBOTS`; None recognizes it, ``"generic"`` assumes nothing.
-        spec: instead of the one found; values are then kept exactly as they are.
-        instruction: for episodes without one.
-        options: of the format.
+        spec: replaces the spec found in the source; values are then imported unchanged.
+        instruction: instruction of episodes without one.
+        options: options of the format.
 
-    Raises `DataError` when nothing can be imported or `target` is something else, `ConfigError` for a missing or wrong option.
+    Raises `DataError` if nothing can be imported or `target` holds something else, `ConfigError` for a missing or wrong option.
     """
     path, root, started = Path(source), Path(target), time.monotonic()
     for label, value in (("limit", limit), ("rate_hz", rate_hz)):
@@ -119,17 +119,16 @@ def import_dataset(
         already, skipped = plan.fill(writer)
     dataset = open_dataset(root)
     lengths = [len(episode) for episode in dataset]
-    silent = sum(not episode.instruction for episode in dataset)
+    without_instruction = sum(not episode.instruction for episode in dataset)
     problems = tuple(map(str, check_dataset(root)))
     seconds = time.monotonic() - started
-    return ImportResult(
-        str(root), name, found.name, len(dataset), sum(lengths), already, silent, tuple(skipped), problems, seconds
-    )
+    counts = (len(dataset), sum(lengths), already, without_instruction)
+    return ImportResult(str(root), name, found.name, *counts, tuple(skipped), problems, seconds)
 
 
 @dataclass
 class _Plan:
-    """One import: the source, and what is known of its robot so far."""
+    """One import: the source, and the parts of its robot that are known so far."""
 
     source: Source
     format: str
@@ -140,7 +139,7 @@ class _Plan:
     progress: bool
     state: list[known_robots.Part] = field(default_factory=list)
     action: list[known_robots.Part] = field(default_factory=list)
-    first: RawEpisode | None = None  # whose fields, in their order, are those of all
+    first: RawEpisode | None = None  # defines the fields, and their order, of all episodes
 
     def items(self) -> Iterator[Item]:
         return itertools.islice(self.source.items(), self.limit)
@@ -151,25 +150,25 @@ class _Plan:
         return min(counts) if self.source.total is not None else None
 
     def survey(self, rate_hz: float | None) -> RobotSpec:
-        """The spec that the source's fields make. Ranges that nobody knows are those of a first pass over the numbers alone."""
+        """The spec defined by the source's fields. Unknown ranges come from a first pass over the numbers, without images."""
         rate = rate_hz or self.source.rate_hz
         if rate is None:
-            raise ConfigError(f"format {self.format!r} does not know how fast {self.name} was recorded; say --rate-hz")
+            raise ConfigError(f"format {self.format!r} does not record the rate of {self.name}; give --rate-hz")
         ranges, cameras, problems = _Ranges(), None, []
-        with Progress("look", self.total, "episodes", enabled=self.progress) as bar:
+        with Progress("survey", self.total, "episodes", enabled=self.progress) as bar:
             for count, item in enumerate(self.items(), 1):
                 try:
                     raw = item.read()
                     _check_lengths(raw)
                     if cameras is None:
-                        self._learn(raw)
+                        self._define(raw)
                     vectors = self._vectors(raw)
                     if not all(np.isfinite(values).all() for values in vectors):
                         raise DataError("its numbers are not finite")
                     if cameras is None:
                         sizes = {name: read().shape[1:3] for name, read in raw.cameras.items()}
                         cameras = tuple(known_robots.camera(self.source.robot, name, *size) for name, size in sizes.items())
-                    ranges.see(vectors)
+                    ranges.update(vectors)
                 except DataError as error:
                     problems.append(f"{item.key}: {error}")
                 bar.update(count)
@@ -183,31 +182,30 @@ class _Plan:
         )
         return RobotSpec(self.source.robot.name, rate, cameras, state, action)
 
-    def _learn(self, raw: RawEpisode) -> None:
+    def _define(self, raw: RawEpisode) -> None:
+        """Take the fields of `raw` as those of all episodes."""
         if raw.instructions is None and self.instruction is None:
-            raise ConfigError(f"{self.name} holds no instructions: say one with --instruction, or --instruction '' for none")
+            raise ConfigError(f"{self.name} holds no instructions; give one with --instruction, or --instruction '' for none")
         if self.given is None:
             self.state = known_robots.parts_of(self.source.robot.state, raw.state, raw.axes)
             self.action = known_robots.parts_of(self.source.robot.action, raw.action, raw.axes)
-        nothing = (
-            {name: values[:0] for name, values in raw.state.items()},
-            {name: values[:0] for name, values in raw.action.items()},
-        )
-        self.first = RawEpisode(*nothing, {}, None, axes=raw.axes)
+        state = {name: values[:0] for name, values in raw.state.items()}
+        action = {name: values[:0] for name, values in raw.action.items()}
+        self.first = RawEpisode(state, action, {}, None, axes=raw.axes)
 
     def prepare(self) -> None:
-        """Know the fields also when the spec came from elsewhere: they are those of the first episode that can be read."""
+        """Define the fields by the first readable episode if no survey did, because the spec was given."""
         if self.first is not None:
             return
         for item in self.items():
             try:
-                self._learn(item.read())
+                self._define(item.read())
                 return
             except DataError:
                 continue
 
     def fill(self, writer: DatasetWriter) -> tuple[int, list[Skipped]]:
-        """Save every episode that is not there yet. Returns how many were, and what could not be imported."""
+        """Save every episode that `writer` lacks. Returns the number it had before, and the episodes that were skipped."""
         done = {episode.extras["source"]["episode"] for episode in open_dataset(writer.root)}
         already, skipped, frames = len(done), [], 0
         with Progress("import", self.total, "episodes", already, enabled=self.progress) as bar:
@@ -256,7 +254,7 @@ class _Plan:
         return out[0], out[1]
 
     def _aligned(self, label: str, name: str, values: np.ndarray, raw: RawEpisode) -> np.ndarray:
-        """`values` of a field, its dimensions in the order of the first episode. Raises `DataError` when they are others."""
+        """`values` of a field with its dimensions in the order of the first episode. Raises `DataError` if they differ."""
         if self.first is None or name not in getattr(self.first, label):
             return values
         shape, axes, known = getattr(self.first, label)[name].shape[1:], raw.axes.get(name, ()), self.first.axes.get(name, ())
@@ -268,16 +266,16 @@ class _Plan:
 
 
 class _Ranges:
-    """The least and the greatest value of each dimension of states and actions."""
+    """The minimum and maximum of each dimension of states and actions."""
 
     def __init__(self) -> None:
         self.found: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def see(self, vectors: tuple[np.ndarray, np.ndarray]) -> None:
-        seen = [(values.min(0, initial=np.inf), values.max(0, initial=-np.inf)) for values in vectors]
+    def update(self, vectors: tuple[np.ndarray, np.ndarray]) -> None:
+        ranges = [(values.min(0, initial=np.inf), values.max(0, initial=-np.inf)) for values in vectors]
         if self.found:
-            seen = [(np.minimum(a, c), np.maximum(b, d)) for (a, b), (c, d) in zip(self.found, seen, strict=True)]
-        self.found = seen
+            ranges = [(np.minimum(a, c), np.maximum(b, d)) for (a, b), (c, d) in zip(self.found, ranges, strict=True)]
+        self.found = ranges
 
 
 def _length(raw: RawEpisode) -> int:
@@ -297,26 +295,28 @@ def _check_lengths(raw: RawEpisode) -> None:
 
 
 def _known_spec(root: Path, request: Mapping[str, Any]) -> RobotSpec | None:
-    """The spec of an interrupted import of the same; None where there is none yet. Raises `DataError` when it was another."""
+    """The spec of an earlier import with the same `request`; None if there was none. Raises `DataError` if it differs."""
     path = root / REQUEST
     if not path.is_file():
         if (root / layout.INFO).is_file():
-            raise DataError(f"{root} is a dataset already, and not the outcome of an import; choose another folder")
+            raise DataError(f"{root} is already a dataset and not the result of an import; choose another folder")
         return None
     before = read_json(path)
     differing = [key for key in request if before["request"].get(key) != json.loads(json.dumps(request[key]))]
     if differing:
         was, now = ({key: record.get(key) for key in differing} for record in (before["request"], request))
-        raise DataError(f"{root} was imported with {was}; this call says {now}. Choose another folder, or say the same")
+        raise DataError(f"{root} was imported with {was}; this call has {now}. Choose another folder, or use the same arguments")
     return RobotSpec.from_json(before["found"])
 
 
 def _refuse_native(path: Path) -> None:
-    """Raises `DataError` for a LeRobotDataset: v3.0 needs no import, and older ones are for LeRobot to convert."""
+    """Raise `DataError` for a LeRobotDataset: v3.0 needs no import, and LeRobot itself converts older versions."""
     if not (path / layout.INFO).is_file():
         return
     info = read_json(path / layout.INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version == layout.VERSION:
-        raise DataError(f"{path} is a LeRobotDataset v3.0: verbot's own format, to be used as it is (`verbot data info {path}`)")
-    raise DataError(f"{path} is a LeRobotDataset {version}; LeRobot converts it to {layout.VERSION}, which verbot reads as it is")
+        raise DataError(f"{path} is a LeRobotDataset v3.0, verbot's own format; use it directly (`verbot data info {path}`)")
+    raise DataError(
+        f"{path} is a LeRobotDataset {version}; convert it to {layout.VERSION} with LeRobot, which verbot reads directly"
+    )

@@ -1,4 +1,4 @@
-"""Exports a dataset to HDF5 as robomimic lays it out, for software that reads that."""
+"""Exports a dataset to HDF5 in robomimic's layout."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ class ExportResult:
 
 
 def export_hdf5(source: str | Path, target: str | Path, limit: int | None = None, progress: bool = False) -> ExportResult:
-    """Write the dataset at `source` to the file `target`, which exists only once it is whole.
+    """Write the dataset at `source` to the file `target`, which appears only when it is complete.
 
     ``data/demo_k`` has `actions` (t, a), `dones` (t,), ``obs/<component>`` (t, s), ``obs/<camera>_image`` uint8 (t, h, w, 3), and
-    the attributes `num_samples` and `language_instruction` (every wording). ``data`` has `total`, `env_args`, and in
-    `verbot_spec` the robot; importing the file gives the same dataset again. Raises `DataError` when `target` exists or `source`
-    is empty.
+    the attributes `num_samples` and `language_instruction` (all wordings). ``data`` has `total`, `env_args`, and the robot's spec
+    in `verbot_spec`. Importing the file gives the same dataset again.
+
+    Args:
+        limit: export only this many episodes from the start; all if None.
+
+    Raises `DataError` if `target` exists or `source` is empty.
     """
     import h5py
 

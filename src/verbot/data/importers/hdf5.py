@@ -1,13 +1,15 @@
-"""HDF5: ALOHA (one file an episode), robomimic and LIBERO (``data/demo_0``, …), one file or a folder of them.
+"""HDF5 datasets of ALOHA (one file per episode), robomimic and LIBERO (``data/demo_0``, …): one file or a folder of them.
 
-ALOHA: ``observations/qpos``, ``action``, ``observations/images/<camera>`` as pixels or as JPEG padded with zeros, which decoders
-do not mind, so ``compress_len`` is not needed. JPEG is read as the RGB it holds, as openpi's converter does; recorders that gave
-OpenCV RGB for BGR have red and blue exchanged (option `bgr`). Without a sentence in the file say one with ``--instruction``.
+ALOHA has ``observations/qpos``, ``action`` and ``observations/images/<camera>``. Images are pixels, or JPEG padded with zeros;
+decoders ignore the padding, so ``compress_len`` is not needed. JPEG is read as RGB, as in openpi's converter. Recorders that
+passed RGB to OpenCV as BGR exchanged red and blue (option `bgr`). If the file has no instruction, give one with
+``--instruction``.
 
-robomimic: ``data/demo_k/actions`` and ``obs/<name>``; ``env_args`` tells control rate and controller. LIBERO is the same with the
-sentence in ``data.attrs["problem_info"]``. LIBERO's pictures are upside down: it stores robosuite's frames in OpenGL's order of
-rows, as ``macros_image_convention`` says, while robomimic turns them before it stores them. Here they are turned, rows only:
-users report that a vertical flip agrees with the camera's pose, where the half turn that some converters apply mirrors the scene.
+robomimic has ``data/demo_k/actions`` and ``obs/<name>``; ``env_args`` holds the control rate and the controller. LIBERO is the
+same with the instruction in ``data.attrs["problem_info"]``. Images of LIBERO are upside down: it stores robosuite's frames in
+OpenGL's row order (``macros_image_convention``), whereas robomimic flips them before it stores them. This importer flips the
+rows only. Users report that a vertical flip agrees with the camera's pose; the half turn that some converters apply mirrors
+the scene.
 """
 
 from __future__ import annotations
@@ -47,15 +49,21 @@ BROKEN = (
     TypeError,
     AttributeError,
     MemoryError,
-)  # what h5py raises about damaged files
+)  # errors that h5py raises for damaged files
 SENTENCES = ("language_instruction", "instruction", "language_raw", "language", "task")
-WIDEST = 64  # numbers a frame; a field with more is no state of the robot
+WIDEST = 64  # numbers per frame; a wider field is not a robot state
 
 
 @sources.register("hdf5")
 class Hdf5:
-    """Options: `state` and `images`: fields of the observation, with commas; `flip` turns pictures upside down (otherwise as the
-    file says); `bgr` exchanges red and blue; `floats` as of `verbot.data.importers.images.frames_of`."""
+    """HDF5 files of ALOHA, robomimic or LIBERO.
+
+    Args:
+        state, images: fields of the observation, separated by commas.
+        flip: whether to flip images vertically; None follows the file.
+        bgr: exchange red and blue.
+        floats: as for `verbot.data.importers.images.frames_of`.
+    """
 
     about = ".hdf5 files of ALOHA, robomimic or LIBERO"
 
@@ -74,9 +82,9 @@ class Hdf5:
             raise DataError(f"{path} has no file that ends with {' or '.join(SUFFIXES)}")
         self._state, self._images = listed(state), listed(images)
         self._flip, self._bgr, self._floats = flip, bgr, floats
-        self.robot, said_hz = self._recognized()
+        self.robot, recorded_hz = self._recognized()
         self.robot = known_robots.known(robot) if robot else self.robot
-        self.rate_hz = said_hz or self.robot.rate_hz
+        self.rate_hz = recorded_hz or self.robot.rate_hz
         self.total: int | None = None
 
     @staticmethod
@@ -125,9 +133,9 @@ class Hdf5:
             state = {name: group["obs"][name][()] for name in chosen}
             actions, sentences = group["actions"][()], _sentences(group.attrs, group)
             sentences = sentences or _sentences(data.attrs, {})
-            told, flip = _attribute(data.attrs, "problem_info"), self._flip
-            if told:
-                sentences = sentences or unique([json.loads(told).get("language_instruction", "")])
+            problem, flip = _attribute(data.attrs, "problem_info"), self._flip
+            if problem:
+                sentences = sentences or unique([json.loads(problem).get("language_instruction", "")])
                 flip = _attribute(data.attrs, "macros_image_convention") in ("", "opengl") if flip is None else flip
             kept = {key: json.loads(_attribute(group.attrs, key) or "{}") for key in ("verbot_calibration", "verbot_extras")}
         known = tuple(name for name in self.robot.camera_fields if name in pictures)
@@ -162,7 +170,7 @@ class Hdf5:
         return frames[..., ::-1] if self._bgr else frames
 
     def _recognized(self) -> tuple[Robot, float | None]:
-        """The robot, and the rate where the file says it, by the first file that can be read."""
+        """The robot, and the rate if recorded, according to the first readable file."""
         for path in self._paths:
             try:
                 with _opened(path) as file, reading(path, *BROKEN):
@@ -190,15 +198,15 @@ def _robot(file: Any) -> tuple[Robot, float | None]:
         return known_robots.robot_of_spec(given), given.rate_hz
     name = "libero" if _attribute(attributes, "problem_info") else "robomimic"
     arguments = json.loads(_attribute(attributes, "env_args") or "{}").get("env_kwargs", {})
-    said_hz, controller = arguments.get("control_freq"), arguments.get("controller_configs", {})
+    recorded_hz, controller = arguments.get("control_freq"), arguments.get("controller_configs", {})
     controller = controller.get("body_parts", {}).get("right", controller)
     reach = controller.get("output_max", [0.05] * 3 + [0.5] * 3)
     deltas = controller.get("control_delta", True) and controller.get("input_type", "delta") == "delta"
     deltas = deltas and controller.get("type", "OSC_POSE") == "OSC_POSE" and isinstance(reach, list) and len(reach) == 6
     first = next(iter(sorted(file["data"], key=natural)), None)
     if first is None or file["data"][first]["actions"].shape[-1] != 7 or not deltas:
-        return known_robots.known("generic"), said_hz
-    return known_robots.robosuite(name, 20.0, reach[0], reach[3]), said_hz
+        return known_robots.known("generic"), recorded_hz
+    return known_robots.robosuite(name, 20.0, reach[0], reach[3]), recorded_hz
 
 
 def _attribute(attributes: Any, name: str) -> str:
@@ -207,12 +215,12 @@ def _attribute(attributes: Any, name: str) -> str:
 
 
 def _sentences(attributes: Any, group: Any) -> tuple[str, ...] | None:
-    """What the attributes or text datasets of a group say; None where they have no place for it."""
-    told: list[str] = []
+    """The instructions in the attributes or text datasets of a group; None if it has no such field."""
+    sentences: list[str] = []
     for name in SENTENCES:
         value = attributes.get(name)
         if value is None and name in group and hasattr(group[name], "shape") and group[name].dtype.kind in "OS":
             value = group[name][()]
         for text in np.atleast_1d(value).tolist() if value is not None else ():
-            told.append(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
-    return unique(told) if told else None
+            sentences.append(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
+    return unique(sentences) if sentences else None

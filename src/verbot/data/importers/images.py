@@ -1,4 +1,4 @@
-"""Pictures of other recordings as the native format wants them: uint8 RGB (t, h, w, 3)."""
+"""Converts images of other formats to those of the native format: uint8 RGB (t, h, w, 3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOATS = ("auto", "unit", "signed", "byte")
 
 
 def decode(content: bytes, name: object) -> UInt8Array:
-    """A JPEG, PNG, … in memory as (h, w, 3). Raises `CorruptFileError` naming it when it is no whole picture of 8 bits."""
+    """Decode a JPEG, PNG, … to uint8 (h, w, 3). Raises `CorruptFileError` unless it is a complete image of 8 bits."""
     from PIL import Image
 
     try:
@@ -28,12 +28,12 @@ def decode(content: bytes, name: object) -> UInt8Array:
 
 
 def decode_all(contents: Iterable[bytes], name: object) -> UInt8Array:
-    """Pictures of one size as (t, h, w, 3). Raises `DataError` naming the first that differs."""
+    """Decode images of one size to (t, h, w, 3). Raises `DataError` naming the first whose size differs."""
     return stack([decode(content, f"{name}, frame {number}") for number, content in enumerate(contents)], name)
 
 
 def stack(frames: list[UInt8Array], name: object) -> UInt8Array:
-    """(t, h, w, 3) of pictures (h, w, 3) that must have one size."""
+    """Stack images (h, w, 3) to (t, h, w, 3). Raises `DataError` if their sizes differ."""
     if not frames:
         raise DataError(f"{name} has no frames")
     odd = next((number for number, frame in enumerate(frames) if frame.shape != frames[0].shape), None)
@@ -58,15 +58,19 @@ def read_video(path: Path) -> UInt8Array:
 
 
 def frames_of(values: np.ndarray, name: object, floats: str = "auto") -> UInt8Array:
-    """Pictures in an array (t, h, w, c), (t, c, h, w) or (t, h, w) as (t, h, w, 3).
+    """Convert images in an array (t, h, w, c), (t, c, h, w) or (t, h, w) to uint8 (t, h, w, 3).
 
-    One channel is repeated, a fourth (alpha) is dropped; channels first are told by the last dimension being neither 1, 3 nor 4.
-    Floats are scaled by their range over all of `values`, or as `floats` says: ``"unit"`` is 0..1 (``auto``: all of them lie
-    there), ``"signed"`` is −1..1 (some are negative, none is outside), ``"byte"`` is 0..255 (some are above 1). So frames of
-    −1..1 without one negative pixel need ``"signed"``. Raises `DataError` for anything else.
+    One channel is repeated; a fourth channel (alpha) is dropped. If the last dimension is not 1, 3 or 4, channels come first.
+
+    Args:
+        floats: the range of floats. ``"unit"`` is 0..1, ``"signed"`` is −1..1, ``"byte"`` is 0..255. ``"auto"`` decides by all
+            `values`: byte if some are above 1, otherwise signed if some are negative, otherwise unit. Frames in −1..1 without a
+            negative pixel therefore need ``"signed"``.
+
+    Raises `DataError` for any other shape or range.
     """
     if floats not in FLOATS:
-        raise DataError(f"pictures as floats are {', '.join(FLOATS)}, not {floats!r}")
+        raise DataError(f"floats must be one of {', '.join(FLOATS)}; got {floats!r}")
     if values.ndim == 3:
         values = values[..., None]
     if values.ndim != 4:

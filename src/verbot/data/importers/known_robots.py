@@ -1,11 +1,11 @@
-"""What the numbers in known recordings mean: component names, kinds, units, frames, ranges, rates.
+"""The meaning of the numbers in known datasets: component names, kinds, units, frames, ranges and rates.
 
-Where nothing is known a field becomes one component of kind ``"other"``, whose range is what the data cover. Values are kept as
-they are, but for two conventions of verbot's kinds: a gripper is 0 closed and 1 open, a quaternion has w first.
+An unknown field becomes one component of kind ``"other"`` with the range of the data. Values are kept, with two exceptions that
+follow verbot's conventions: a gripper is 0 closed and 1 open, and a quaternion has w first.
 
-Sources of the facts: the DROID dataset page and the code of its teleoperation stack; BridgeData V2's page and OpenVLA's
-configurations of Open X-Embodiment; ACT's and ALOHA's recording scripts; robosuite's controller documentation; LIBERO's
-``create_dataset.py``. What they leave open is said at each robot.
+Sources: the DROID dataset page and the code of its teleoperation stack; BridgeData V2's page and OpenVLA's configurations of
+Open X-Embodiment; ACT's and ALOHA's recording scripts; robosuite's controller documentation; LIBERO's ``create_dataset.py``.
+Facts that these sources leave open are noted at each robot.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ CONVERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A component before its range is known; `low` and `high` None are taken from the data. `of` is a key of `CONVERSIONS`."""
+    """A component whose range may be unknown.
+
+    Args:
+        low, high: the range; None takes it from the data.
+        of: the conversion from the recorded values, a key of `CONVERSIONS`.
+    """
 
     name: str
     kind: str
@@ -48,14 +53,14 @@ Meaning = Mapping[str, tuple[Part, ...]]
 
 @dataclass(frozen=True)
 class Robot:
-    """What the fields of a recording mean.
+    """The meaning of the fields of a recording.
 
     Args:
-        state, action: field to the components that it is made of, in order.
-        cameras: field to the camera's name.
+        state, action: the components of each field, in order.
+        cameras: the camera's name by field.
         wrist: cameras that move with the tool.
-        views: cameras of which more is known, by name.
-        state_fields, action_fields, camera_fields: those taken when nobody asks for others; empty: the source decides.
+        views: further known properties of cameras, by name.
+        state_fields, action_fields, camera_fields: the default fields; if empty, the source decides.
     """
 
     name: str
@@ -71,7 +76,7 @@ class Robot:
 
 
 def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]]) -> list[Part]:
-    """The components of `fields`; those that nobody knows are one component each. Raises `DataError` on another size."""
+    """The components of `fields`; an unknown field is one component. Raises `DataError` if a known field has another size."""
     parts: list[Part] = []
     for name, values in fields.items():
         size = _matrix(values).shape[1]
@@ -81,16 +86,18 @@ def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[s
             parts.append(Part(name.rpartition("/")[2], "other", named if len(named) == size else _numbered(size)))
         elif sum(len(part.axes) for part in known) != size:
             expected = sum(len(part.axes) for part in known)
-            raise DataError(f"field {name!r} has {size} numbers a frame; this robot's has {expected} (--robot generic takes any)")
+            raise DataError(
+                f"field {name!r} has {size} numbers a frame; this robot's has {expected} (--robot generic accepts any size)"
+            )
         else:
             parts += known
     if len({part.name for part in parts}) != len(parts):
-        raise DataError(f"two fields would be called the same: {', '.join(part.name for part in parts)}")
+        raise DataError(f"two fields would have the same name: {', '.join(part.name for part in parts)}")
     return parts
 
 
 def vector(fields: Mapping[str, np.ndarray], parts: list[Part]) -> FloatArray:
-    """`fields` side by side, in the conventions of verbot: float32 (t, d)."""
+    """`fields` concatenated and converted to verbot's conventions: float32 (t, d)."""
     if not fields:
         return np.zeros((0, 0), np.float32)
     columns, out, start = np.concatenate([_matrix(values) for values in fields.values()], axis=1), [], 0
@@ -103,13 +110,13 @@ def vector(fields: Mapping[str, np.ndarray], parts: list[Part]) -> FloatArray:
 
 
 def plain(fields: Mapping[str, np.ndarray], length: int) -> FloatArray:
-    """`fields` side by side as they are: float32 (t, d)."""
+    """`fields` concatenated without conversion: float32 (t, d)."""
     matrices = [_matrix(values) for values in fields.values()]
     return np.concatenate([np.zeros((length, 0)), *matrices], axis=1).astype(np.float32)
 
 
 def components(parts: list[Part], low: np.ndarray, high: np.ndarray) -> tuple[Component, ...]:
-    """Components with ranges: their own, or where they have none, of the data (`low` and `high`, one a dimension)."""
+    """Components with ranges: their own if known, otherwise those of the data, `low` and `high` (d,)."""
     out, start = [], 0
     for part in parts:
         place = slice(start, start := start + len(part.axes))
@@ -128,7 +135,7 @@ def camera(robot: Robot, name: str, height: int, width: int) -> Camera:
 
 
 def robot_of_spec(spec: RobotSpec) -> Robot:
-    """Recordings that carry verbot's own spec, as its exporter writes them: a field for each state, one for all actions."""
+    """The robot of a recording with verbot's own spec, as its exporter writes it: a field per state, and one for all actions."""
 
     def part(c: Component) -> Part:
         return Part(c.name, c.kind, c.axes, c.unit, c.frame, c.low, c.high)
@@ -146,7 +153,7 @@ def robot_of_spec(spec: RobotSpec) -> Robot:
 
 
 def known(name: str) -> Robot:
-    """Raises `UnknownNameError` with the nearest name."""
+    """The known robot called `name`. Raises `UnknownNameError` with the nearest name."""
     if name not in ROBOTS:
         raise UnknownNameError("known robot", name, ROBOTS)
     return ROBOTS[name]
@@ -172,17 +179,17 @@ def _panda_joints(name: str = "joint_position") -> Part:
 
 
 def _pose(position: str = "ee_position", angles: str = "ee_euler") -> tuple[Part, ...]:
-    """Where a Panda's flange can be (0.855 m from its shoulder), and roll, pitch, yaw about fixed axes."""
-    where = Part(position, "position", XYZ, "m", "base", (-1.2, -1.2, -0.6), (1.2, 1.2, 1.3))
-    return (where, Part(angles, "other", RPY, "rad", "base", (-pi,) * 3, (pi,) * 3))
+    """The reachable positions of a Panda's flange (0.855 m from its shoulder), and roll, pitch, yaw about fixed axes."""
+    reachable = Part(position, "position", XYZ, "m", "base", (-1.2, -1.2, -0.6), (1.2, 1.2, 1.3))
+    return (reachable, Part(angles, "other", RPY, "rad", "base", (-pi,) * 3, (pi,) * 3))
 
 
 def _droid() -> Robot:
     """DROID: a Panda with a Robotiq gripper at 15 Hz; its gripper is 0 open and 1 closed.
 
-    `cartesian_position` is the pose of the flange, not of the gripper (an answer of the authors). That the angles are roll, pitch
-    and yaw is how others use them. The velocities are commands of the teleoperation stack, said to be normalized to −1..1;
-    their unit is therefore given as 1.
+    `cartesian_position` is the pose of the flange, not of the gripper, according to the authors. Other projects read the angles
+    as roll, pitch and yaw. The velocities are commands of the teleoperation stack and are documented as normalized to −1..1;
+    their unit is therefore 1.
     """
     joints = tuple(f"joint{i}" for i in range(1, 8))
     closing = Part("gripper_velocity", "other", ("closing",), "1", "tool")
@@ -219,8 +226,8 @@ def _droid() -> Robot:
 def _bridge() -> Robot:
     """BridgeData V2 (``bridge_orig``): a WidowX at 5 Hz; `image_0` is the fixed camera, the only one in every episode.
 
-    State: position, roll, pitch, yaw, gripper (1 open). Action: changes of position and of the angles, and the gripper's opening.
-    The angles' changes are small, and then equal a rotation vector to first order.
+    The state is position, roll, pitch, yaw and gripper (1 open). The action is the change of position and angles, and the
+    gripper's opening. The changes of the angles are small, so that they equal a rotation vector to first order.
     """
     delta = (
         Part("position_delta", "position_delta", XYZ, "m", "base"),
@@ -242,7 +249,7 @@ def _bridge() -> Robot:
 
 
 def _open_x() -> Robot:
-    """Open X-Embodiment: the names that its datasets share; what is under another name is generic.
+    """Open X-Embodiment: the field names that its datasets share; fields with other names are generic.
 
     `gripper_closedness_action` is relative in some datasets and absolute in others, so it is of kind ``"other"``.
     """
@@ -258,7 +265,7 @@ def _open_x() -> Robot:
 
 
 def _aloha() -> Robot:
-    """ALOHA: two ViperX arms at 50 Hz, the left one first: six joints and the gripper's normalized opening, for each."""
+    """ALOHA: two ViperX arms at 50 Hz, the left one first, each with six joints and the gripper's normalized opening."""
     joints = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
     def arms() -> tuple[Part, ...]:
@@ -273,10 +280,10 @@ def _aloha() -> Robot:
 
 
 def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad: float = 0.5) -> Robot:
-    """robomimic and LIBERO: a Panda in robosuite, by default at 20 Hz, told by its operational-space controller.
+    """robomimic and LIBERO: a Panda in robosuite, by default at 20 Hz, with an operational-space controller.
 
-    An action is a change of pose between −1 and 1, of which 1 is `position_m` and `rotation_rad` (the controller's
-    ``output_max``), as the unit says; the gripper's −1 opens and 1 closes. robosuite's quaternions have w last.
+    An action is a change of pose between −1 and 1. The value 1 is `position_m` and `rotation_rad` (the controller's
+    ``output_max``), which the unit states. The gripper opens at −1 and closes at 1. robosuite's quaternions have w last.
     """
     step = Part("position_delta", "position_delta", XYZ, f"{position_m:g} m", "base", (-1.0,) * 3, (1.0,) * 3)
     turn = Part("rotation_delta", "rotation_delta", XYZ, f"{rotation_rad:g} rad", "base", (-1.0,) * 3, (1.0,) * 3)

@@ -1,11 +1,12 @@
 """A folder with ``manifest.json``: a list of entries, or ``{"episodes": [...]}`` or ``{"samples": [...]}``.
 
 An entry has `image_path`, `instruction`, `action` or `action_sequence`, and optionally `robot_state` and the id of its episode
-(`episode_id`, `episode` or `episode_index`; entries of one id follow one another as listed). Without one an entry is an episode.
+(`episode_id`, `episode` or `episode_index`). Entries with the same id form one episode in the listed order. An entry without an
+id is an episode of its own.
 
-`image_path` is relative to the folder: one picture, a list of pictures (one a frame), a video, or `{camera: any of these}`.
-With a sequence of actions and one picture that picture is held for all of them; ``extras["observed_frames"]`` lists the frames
-that were really seen. `robot_state` is a vector, held likewise, or one vector a frame.
+`image_path` is relative to the folder: one image, a list of images (one per frame), a video, or `{camera: any of these}`.
+If an entry has several actions but one image, the image is repeated for all of them; ``extras["observed_frames"]`` lists the
+frames that were recorded. `robot_state` is one vector, repeated likewise, or one vector per frame.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ CAMERA = "image"
 
 @sources.register("manifest")
 class Manifest:
-    """Options: `state` False leaves out robot states."""
+    """A folder with ``manifest.json``.
+
+    Args:
+        state: whether to import robot states.
+    """
 
     about = "a folder with manifest.json"
 
@@ -61,19 +66,23 @@ class Manifest:
             raise DataError(f"entry {odd.number} has cameras {', '.join(odd.cameras)}; the first has {', '.join(cameras)}")
         state = {"robot_state": _joined([step.state for step in steps], "robot_state")} if self._with_state else {}
         starts = np.cumsum([0, *(len(step.actions) for step in steps)])
-        held = any(step.held for step in steps)
-        seen = [int(start) + i for start, s in zip(starts, steps, strict=False) for i in range(1 if s.held else len(s.actions))]
+        repeated = any(step.repeated for step in steps)
+        observed = [
+            int(start) + i
+            for start, step in zip(starts, steps, strict=False)
+            for i in range(1 if step.repeated else len(step.actions))
+        ]
         return RawEpisode(
             state=state,
             action={"action": _joined([step.actions for step in steps], "action")},
             cameras={name: partial(_frames, steps, name) for name in cameras},
             instructions=unique(sentence for step in steps for sentence in step.instructions),
-            extras={"observed_frames": seen} if held else {},
+            extras={"observed_frames": observed} if repeated else {},
         )
 
 
 class _Step:
-    """One entry, its numbers checked and its pictures not read yet."""
+    """One entry: its numbers are checked, its images are not read yet."""
 
     def __init__(self, folder: Path, entry: Any, number: int, with_state: bool):
         self._folder, self.number = folder, number
@@ -88,7 +97,7 @@ class _Step:
         if paths is None:
             raise DataError(f"entry {number} has no image_path; it has {', '.join(entry)}")
         self.cameras: Mapping[str, Any] = paths if isinstance(paths, dict) else {CAMERA: paths}
-        self.held = len(self.actions) > 1 and any(
+        self.repeated = len(self.actions) > 1 and any(  # one image stands for several frames
             isinstance(path, str) and not path.lower().endswith(VIDEOS) for path in self.cameras.values()
         )
 
@@ -146,8 +155,8 @@ def _entries(content: Any, path: Path) -> list[Any]:
     if isinstance(content, dict):
         found = next((content[key] for key in ("episodes", "samples") if key in content), None)
     if not isinstance(found, list):
-        what = f"an object with {', '.join(content)}" if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path} holds {what}; expected a list of entries, or one under 'episodes' or 'samples'")
+        kind = f"an object with {', '.join(content)}" if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"{path} holds {kind}; expected a list of entries, or one under 'episodes' or 'samples'")
     return found
 
 
@@ -160,10 +169,10 @@ def _grouped(entries: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _sentences(entry: Mapping[str, Any], number: int) -> list[str]:
-    told = entry.get("instruction", "")
-    sentences = told if isinstance(told, list) else [told]
+    instruction = entry.get("instruction", "")
+    sentences = instruction if isinstance(instruction, list) else [instruction]
     if not all(isinstance(sentence, str) for sentence in sentences):
-        raise DataError(f"entry {number}: instruction is {told!r}; expected a sentence, or a list of them")
+        raise DataError(f"entry {number}: instruction is {instruction!r}; expected a sentence, or a list of them")
     return sentences
 
 

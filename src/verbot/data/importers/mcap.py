@@ -1,14 +1,15 @@
-"""MCAP logs with ROS 2 messages (CDR, defined in the file) or JSON; one file or a folder, an episode each file or as split.
+"""MCAP logs with ROS 2 messages (CDR, defined in the file) or JSON: one file or a folder. A file is one episode unless split.
 
-Options name the topics, ``topic`` or ``topic:field`` for one field of its messages: `images` {camera: topic}, `state`, `action`
-(several with commas), `instruction`. Those not given are found by their types, where one alone fits: CompressedImage and Image,
-JointState, Float64MultiArray and Float32MultiArray, String. Numbers of a message are `position` of a JointState (its names name
-the dimensions), `data`, or all numbers in it but the header.
+Options name the topics as ``topic``, or ``topic:field`` for one field of its messages: `images` {camera: topic}, `state` and
+`action` (several separated by commas), and `instruction`. A topic that is not given is found by its message type, if only one
+fits: CompressedImage and Image, JointState, Float64MultiArray and Float32MultiArray, String. The numbers of a message are
+`position` of a JointState (whose names name the dimensions), `data`, or all numbers except the header.
 
-Messages come at their own times (the log time). An episode is resampled to ``--rate-hz``: each frame takes of every topic the
-last message not after it. It begins when every topic has spoken and ends with the first topic that falls silent; a message older
-than `max_age_s` when it is taken makes the episode an error. With `split` a topic divides a file: each of its messages begins an
-episode, or ends one when it says false, ``""``, ``"end"`` or ``"stop"``; its text is the instruction where no topic is.
+Messages have their own log times. An episode is resampled to ``--rate-hz``: each frame takes the last message of every topic at
+or before its time. It begins when every topic has had a message and ends with the last message of the first topic to end. If a
+message is older than `max_age_s` when it is taken, the episode is an error. The topic `split` divides a file. Each of its
+messages begins an episode, or ends one if it is false, ``""``, ``"end"`` or ``"stop"``. Its text is the instruction if no topic
+is.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ LAYOUTS = {"rgb8": (3, False), "bgr8": (3, True), "rgba8": (4, False), "bgra8": 
 
 @dataclass(frozen=True)
 class Span:
-    """An episode within a file, in nanoseconds of log time; `end` None is the end of the file."""
+    """An episode within a file, in nanoseconds of log time. `end` None is the end of the file."""
 
     key: str
     start: int = 0
     end: int | None = None
-    told: str = ""
+    instruction: str = ""
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Stream:
     messages: list[Any] = field(default_factory=list)
 
     def add(self, time: int, message: Any) -> None:
-        """Keep the order of time, which a file that was cut short need not have."""
+        """Insert a message in time order; messages of a truncated file may be out of order."""
         place = bisect.bisect_right(self.times, time)
         self.times.insert(place, time)
         self.messages.insert(place, message)
@@ -62,7 +63,7 @@ class Stream:
 
 @sources.register("mcap")
 class Mcap:
-    """Options: see above."""
+    """MCAP logs; the options are described in the module's docstring."""
 
     about = ".mcap logs of ROS 2 or JSON messages"
 
@@ -94,7 +95,7 @@ class Mcap:
         self._action = listed(action) if action is not None else guessed["action"]
         self._instruction = instruction if instruction is not None else guessed["instruction"]
         if not self._action:
-            raise ConfigError(f"no topic of {self._paths[0].name} is plainly the actions; {guessed.get('known')}")
+            raise ConfigError(f"the action topic of {self._paths[0].name} is ambiguous; {guessed.get('known')}")
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -111,19 +112,19 @@ class Mcap:
                     spans.append(span)
                     yield Item(span.key, partial(self._read, path, span))
             except CorruptFileError as error:
-                if not spans or spans[-1].end is not None:  # an open episode names the end of the file itself
+                if not spans or spans[-1].end is not None:  # otherwise reading the open episode reports the cut
                     yield Item(f"{path.name}, after episode {len(spans)}", failing(error))
 
     def _spans(self, path: Path) -> Iterator[Span]:
         topic, count, begun = str(self._split), 0, None
         try:
             for _, time, value in messages(path, [topic]):
-                told = _text(_field(value, "data")) if not isinstance(value, str) else value
+                text = _text(_field(value, "data")) if not isinstance(value, str) else value
                 if begun is not None:
                     yield Span(f"{path.name}, episode {count - 1}", begun[0], time, begun[1])
                     begun = None
-                if told.strip().lower() not in ENDS:
-                    begun, count = (time, "" if told.lower() in ("true", "1") else told), count + 1
+                if text.strip().lower() not in ENDS:
+                    begun, count = (time, "" if text.lower() in ("true", "1") else text), count + 1
         except CorruptFileError:
             if begun is not None:
                 yield Span(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
@@ -136,9 +137,9 @@ class Mcap:
         streams: dict[str, Stream] = {topic: Stream() for topic in topics}
         for topic, time, value in messages(path, sorted(topics), span.start, span.end):
             streams[topic].add(time, value)
-        silent = sorted(topic for topic, stream in streams.items() if not stream.times)
-        if silent:
-            raise DataError(f"{span.key} has no message of {', '.join(silent)}; the file has {listing(path)}")
+        empty = sorted(topic for topic, stream in streams.items() if not stream.times)
+        if empty:
+            raise DataError(f"{span.key} has no message of {', '.join(empty)}; the file has {listing(path)}")
         taken = self._resampled(streams, span.key)
         axes: dict[str, tuple[str, ...]] = {}
         vectors: list[dict[str, np.ndarray]] = []
@@ -152,12 +153,12 @@ class Mcap:
         return RawEpisode(vectors[0], vectors[1], cameras, self._sentences(path, span), axes=axes)
 
     def _resampled(self, streams: Mapping[str, Stream], key: str) -> dict[str, list[Any]]:
-        """Of each topic the last message at or before each frame."""
+        """For each topic, the last message at or before each frame."""
         first = max(stream.times[0] for stream in streams.values())
         last = min(stream.times[-1] for stream in streams.values())
         if last < first:
             raise DataError(
-                f"{key}: {min(streams, key=lambda t: streams[t].times[-1])} falls silent before every topic has spoken"
+                f"{key}: {min(streams, key=lambda t: streams[t].times[-1])} ends before every topic has had a message"
             )
         period_ns = 1e9 / float(self.rate_hz or 1.0)
         frames = first + np.rint(np.arange(int((last - first) / period_ns + 1e-6) + 1) * period_ns).astype(np.int64)
@@ -168,7 +169,7 @@ class Mcap:
             if ages.max() > self._max_age_ns:
                 worst = int(ages.argmax())
                 raise DataError(
-                    f"{key}: {topic} is silent for {ages[worst] / 1e9:.3g} s at {(frames[worst] - first) / 1e9:.3g} s; "
+                    f"{key}: {topic} has no message for {ages[worst] / 1e9:.3g} s at {(frames[worst] - first) / 1e9:.3g} s; "
                     f"max_age_s is {self._max_age_ns / 1e9:g}"
                 )
             taken[topic] = [stream.messages[place] for place in places]
@@ -176,7 +177,7 @@ class Mcap:
 
     def _sentences(self, path: Path, span: Span) -> tuple[str, ...] | None:
         if not self._instruction:
-            return None if self._split is None else unique([span.told])
+            return None if self._split is None else unique([span.instruction])
         before, within = "", []
         for _, time, value in messages(path, [_topic(self._instruction)], 0, span.end):
             text = _text(_chosen(self._instruction, value))
@@ -187,7 +188,7 @@ class Mcap:
         return unique(within or [before])
 
     def _guess(self) -> dict[str, Any]:
-        """Topics by the types of their messages, in the first file that tells."""
+        """Find topics by their message types, in the first file with an index."""
         types: dict[str, str] = {}
         for path in self._paths:
             try:
@@ -198,13 +199,13 @@ class Mcap:
         short = {topic: kind.rpartition("/")[2] for topic, kind in sorted(types.items()) if topic != self._split}
         pictures = [topic for topic, kind in short.items() if kind in PICTURES]
         found: dict[str, Any] = {"images": {_camera(topic): topic for topic in pictures}}
-        for what, kinds in NUMBERS.items():
+        for label, kinds in NUMBERS.items():
             fitting = [topic for topic, kind in short.items() if kind in kinds]
-            found[what] = tuple(fitting) if len(fitting) == 1 else ()
-        told = [topic for topic, kind in short.items() if kind == "String"]
-        found["instruction"] = told[0] if len(told) == 1 else None
+            found[label] = tuple(fitting) if len(fitting) == 1 else ()
+        texts = [topic for topic, kind in short.items() if kind == "String"]
+        found["instruction"] = texts[0] if len(texts) == 1 else None
         listing = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(types.items()))
-        return found | {"known": f"say --set action=TOPIC; it has {listing or 'none'}"}
+        return found | {"known": f"give --set action=TOPIC; it has {listing or 'none'}"}
 
 
 def _topic(name: str) -> str:
@@ -229,7 +230,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _chosen(name: str, value: Any) -> Any:
-    """The field that ``topic:field.inner`` names, of a message."""
+    """The field of a message that ``topic:field.inner`` names."""
     for word in filter(None, name.partition(":")[2].split(".")):
         inner = _field(value, word)
         if inner is None:
@@ -256,7 +257,7 @@ def _has(value: Any) -> str:
 
 
 def _numbers(value: Any, stem: str = "") -> Iterator[tuple[str, float]]:
-    """(name, number) of everything in a message but its header."""
+    """(name, number) of every number in a message, except its header."""
     if isinstance(value, bool | int | float):
         yield stem, float(value)
     elif isinstance(value, list | tuple | np.ndarray):
@@ -269,7 +270,7 @@ def _numbers(value: Any, stem: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _matrix(name: str, values: list[Any]) -> tuple[tuple[str, ...], np.ndarray]:
-    """(names of the dimensions, (t, d)) of the messages of one topic; joints in the order of the first message."""
+    """Names of the dimensions, and the values (t, d), of the messages of one topic. Joints have the first message's order."""
     rows: list[list[float]] = []
     axes: tuple[str, ...] = ()
     for value in values:
@@ -290,7 +291,7 @@ def _matrix(name: str, values: list[Any]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _pictures(name: str, values: list[Any]) -> UInt8Array:
-    """(t, h, w, 3); a message that is taken several times is decoded once."""
+    """uint8 (t, h, w, 3). A message that appears several times is decoded once."""
     decoded: dict[int, UInt8Array] = {}
     for value in values:
         if id(value) not in decoded:

@@ -1,4 +1,4 @@
-"""MCAP files: the messages of some topics, decoded; as far as they are there when a file is cut short."""
+"""Reads decoded messages of chosen topics from MCAP files. A truncated file yields its messages up to the cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MAGIC = b"\x89MCAP0\r\n"
 
 
 def messages(path: Path, topics: list[str], start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, Any]]:
-    """(topic, log time, decoded message) in the order of time. Raises `CorruptFileError` where the file is cut short."""
+    """Yield (topic, log time in ns, decoded message) in time order. Raises `CorruptFileError` where the file is cut short.
+
+    Args:
+        start, end: log times in ns; `end` is exclusive, and None is the end of the file.
+    """
     from mcap.exceptions import McapError
     from mcap.reader import SeekingReader
     from mcap_ros2.decoder import DecoderFactory
@@ -33,7 +37,7 @@ def messages(path: Path, topics: list[str], start: int = 0, end: int | None = No
 
 
 def _linear(file: Any, topics: list[str], start: int, end: int | None) -> Iterator[tuple[Any, Any, Any]]:
-    """The messages of a file without its end, as far as they are there; then whatever error the reader has."""
+    """The messages of a truncated file up to the cut; then the reader's error is raised."""
     from mcap.records import Channel, Message, Schema
     from mcap.stream_reader import StreamReader
 
@@ -53,7 +57,7 @@ def _linear(file: Any, topics: list[str], start: int, end: int | None) -> Iterat
 
 
 def topic_types(path: Path) -> dict[str, str]:
-    """Topic to the name of its messages' type."""
+    """The name of the message type of each topic."""
     from mcap.exceptions import McapError
     from mcap.reader import SeekingReader
 
@@ -93,7 +97,7 @@ def _decoded(path: Path, factory: Any, schema: Any, channel: Any, message: Any) 
         decoder = json.loads if json_ else factory.decoder_for(channel.message_encoding, schema)
         if decoder is not None:
             return decoder(message.data)
-    except Exception as error:  # a parser made from the file's own definition can fail in any way
+    except Exception as error:  # a parser generated from the file's own definition can raise any error
         raise CorruptFileError(path, f"a message of {channel.topic} ({kind}) cannot be decoded ({error})") from error
     raise DataError(
         f"{channel.topic} is encoded as {channel.message_encoding!r} with {kind}; "

@@ -1,13 +1,13 @@
-"""RLDS: TFRecord folders as TensorFlow Datasets lays them out, such as Open X-Embodiment, BridgeData V2 and DROID.
+"""RLDS: TFRecord folders in the layout of TensorFlow Datasets, such as Open X-Embodiment, BridgeData V2 and DROID.
 
 The folder holds ``dataset_info.json`` (splits and their shards), ``features.json`` (types and shapes) and shards
-``name-split.tfrecord-00000-of-00004``; a folder with one version (``1.0.0``) in it will do. A record is one episode: every field
-of its steps, flattened to ``steps/observation/image`` and the like, holds all steps' values one after another, pictures as JPEG
-or PNG, float64 as float32 and truth as integers (TensorFlow Datasets' example serializer). Without ``features.json`` the shapes
-follow from the number of steps.
+``name-split.tfrecord-00000-of-00004``. A folder that contains one version (``1.0.0``) is accepted too. A record is one episode.
+Every field of its steps, flattened to ``steps/observation/image`` and the like, holds the values of all steps in sequence. Images
+are JPEG or PNG, float64 is stored as float32, and booleans as integers (TensorFlow Datasets' example serializer). Without
+``features.json`` the shapes follow from the number of steps.
 
-Every step is kept, as it is: neither BridgeData's first, whose action is zero, nor RLDS's last, whose action nobody executed, is
-dropped. The instructions are all sentences of the steps, in order; integers are read as the characters of language_table.
+All steps are kept unchanged. This includes BridgeData's first step, whose action is zero, and RLDS's last step, whose action was
+not executed. The instructions are all sentences of the steps, in order. Integers are read as characters, as in language_table.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LANGUAGE = (
 )
 FLAGS = {"is_first", "is_last", "is_terminal", "discount", "reward"}
 PICTURE = (b"\xff\xd8\xff", b"\x89PNG")
-WIDEST = 64  # numbers a frame; a generic field with more is an embedding, not a state
+WIDEST = 64  # numbers per frame; a wider generic field is an embedding, not a state
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field as ``features.json`` describes it. `shape` is of one step, with None where it varies."""
+    """A field as described in ``features.json``. `shape` is of one step, with None for a dimension that varies."""
 
     kind: str  # "image", "text" or a dtype
     shape: tuple[int | None, ...] = ()
@@ -55,14 +55,19 @@ class Field:
 
     @property
     def size(self) -> int | None:
-        """Numbers a step; None where that varies."""
+        """Numbers per step; None if it varies."""
         fixed = [length for length in self.shape if length is not None]
         return int(np.prod(fixed, dtype=int)) if len(fixed) == len(self.shape) else None
 
 
 @sources.register("rlds")
 class Rlds:
-    """Options: `split` (``train``; ``all`` takes every one), `state`, `action` and `images`: fields of the steps, with commas."""
+    """A folder of TensorFlow Datasets.
+
+    Args:
+        split: the split to import; ``"all"`` imports every split.
+        state, action, images: fields of the steps, separated by commas.
+    """
 
     about = "a folder with dataset_info.json, features.json and .tfrecord shards"
 
@@ -130,17 +135,17 @@ class Rlds:
         return RawEpisode(state, action, cameras, self._sentences(steps, length), extras)
 
     def _length(self, steps: Mapping[str, Feature], name: str) -> int:
-        """How many steps the episode has, which its flags tell; otherwise its pictures."""
+        """The number of steps of the episode, from its flags, or else from its images."""
         for key in ("is_first", "is_last", "is_terminal"):
             if len(steps.get(key, ())):
                 return len(steps[key])
         for key, value in steps.items():
             if self._is_picture(key, value):
                 return len(value)
-        raise DataError(f"{name}: neither is_first, is_last, is_terminal nor a picture tells how many steps it has")
+        raise DataError(f"{name}: the number of steps is unknown: it has no is_first, is_last, is_terminal and no image")
 
     def _array(self, key: str, value: Feature, length: int, name: str) -> np.ndarray | None:
-        """The numbers of one field, (t, …); None for text and pictures."""
+        """The numbers of one field, (t, …); None for text and images."""
         field = self._fields.get(STEPS + key)
         if isinstance(value, list):
             if field is None or field.encoding == "none" or field.kind in ("image", "text", "string"):
@@ -159,36 +164,36 @@ class Rlds:
             return field.kind == "image"
         return isinstance(value, list) and bool(value) and value[0].startswith(PICTURE)
 
-    def _vectors(self, what: str, numbers: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    def _vectors(self, label: str, numbers: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
         meaning, usual = (
-            (self.robot.state, self.robot.state_fields) if what == "state" else (self.robot.action, self.robot.action_fields)
+            (self.robot.state, self.robot.state_fields) if label == "state" else (self.robot.action, self.robot.action_fields)
         )
-        wanted = self._wanted[what]
+        wanted = self._wanted[label]
         if wanted:
-            chosen = pick(tuple(_full(wanted, numbers)), numbers, f"{what} field", name)
+            chosen = pick(tuple(_full(wanted, numbers)), numbers, f"{label} field", name)
         elif usual:
-            chosen = pick(usual, numbers, f"{what} field", name)
+            chosen = pick(usual, numbers, f"{label} field", name)
         else:
-            chosen = _generic_state(numbers) if what == "state" else _generic_action(numbers, meaning, name)
+            chosen = _generic_state(numbers) if label == "state" else _generic_action(numbers, meaning, name)
         return {key: numbers[key] for key in chosen}
 
     def _sentences(self, steps: Mapping[str, Feature], length: int) -> tuple[str, ...] | None:
         present = [key for key in LANGUAGE if key in steps]
         if not present:
             return None
-        told: list[str] = []
+        sentences: list[str] = []
         for key in present:
             value = steps[key]
             if isinstance(value, list):
-                told += [sentence.decode(errors="replace") for sentence in dict.fromkeys(value)]
+                sentences += [sentence.decode(errors="replace") for sentence in dict.fromkeys(value)]
             else:
                 rows = dict.fromkeys(map(tuple, value.reshape(length, -1).tolist())) if length else ()
-                told += ["".join(map(chr, row)).partition("\0")[0] for row in rows]
-        return unique(told)
+                sentences += ["".join(map(chr, row)).partition("\0")[0] for row in rows]
+        return unique(sentences)
 
 
 def _candidates(path: Path) -> list[Path]:
-    """`path`, or the one version in it."""
+    """The dataset folders among `path` and its subfolders."""
     folders = [path, *(entry for entry in path.iterdir() if entry.is_dir())]
     return [folder for folder in folders if (folder / "features.json").is_file() or next(folder.glob("*.tfrecord-*"), None)]
 
@@ -211,7 +216,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _shards(root: Path, info: Mapping[str, Any], split: str) -> Iterator[tuple[Path, int | None]]:
-    """(path, records that it should hold, where known) of each shard of a split, missing ones included."""
+    """(path, expected number of records or None) of each shard of a split, including missing ones."""
     found: dict[str, list[re.Match[str]]] = {}
     for match in filter(None, (SHARD.match(path.name) for path in sorted(root.iterdir(), key=lambda p: natural(p.name)))):
         found.setdefault(match["split"], []).append(match)
@@ -252,7 +257,7 @@ def _described(node: Mapping[str, Any]) -> Field:
 
 
 def _unpacked(contents: list[bytes], field: Field, name: str) -> np.ndarray:
-    """Numbers that were stored as bytes, one tensor each (TensorFlow Datasets' encodings ``bytes`` and ``zlib``)."""
+    """Numbers stored as bytes, one tensor each (TensorFlow Datasets' encodings ``bytes`` and ``zlib``)."""
     with reading(name, zlib.error, ValueError, TypeError):
         raw = [zlib.decompress(content) if field.encoding == "zlib" else content for content in contents]
         return np.frombuffer(b"".join(raw), np.dtype(field.kind).newbyteorder("<"))
@@ -266,13 +271,13 @@ def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> Robot:
 
 
 def _full(wanted: tuple[str, ...], known: Any) -> list[str]:
-    """Names as typed, ``image`` standing for ``observation/image`` where only that exists."""
+    """Complete short names: ``image`` becomes ``observation/image`` if only that exists."""
     stems = ("", OBSERVATION, "action/", "action_dict/")
     return [next((stem + name for stem in stems if stem + name in known), name) for name in wanted]
 
 
 def _generic_state(numbers: Mapping[str, np.ndarray]) -> list[str]:
-    """``observation/state`` or ``observation/proprio``; otherwise every vector of floats that is no embedding."""
+    """``observation/state`` or ``observation/proprio``; otherwise every vector of floats that is not an embedding."""
     for key in (f"{OBSERVATION}state", f"{OBSERVATION}proprio"):
         if key in numbers:
             return [key]
@@ -281,7 +286,7 @@ def _generic_state(numbers: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _generic_action(numbers: Mapping[str, np.ndarray], meaning: known_robots.Meaning, name: str) -> list[str]:
-    """``action``; otherwise the parts of a dictionary of actions: known ones first, without the one that ends the episode."""
+    """``action``; otherwise the parts of an action dictionary, known ones first, without ``terminate_episode``."""
     if "action" in numbers:
         return ["action"]
     parts = [key for key in numbers if key.startswith("action/") and not key.endswith("terminate_episode")]

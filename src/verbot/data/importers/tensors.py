@@ -1,11 +1,16 @@
 """Tensor files, read without pickle: ``.safetensors``, ``.npz`` and ``.pt`` (``weights_only``); one or a folder of them.
 
-A file holds `actions` (t, a); `observations`, pictures (t, h, w, 3) or vectors (t, s), or several of them as
-``observations.front``, ``observations.state``, …; `episode_indices` (t,), without which it is one episode; and `language`, one
-sentence a frame, an episode (in the order in which episodes begin), or one for all. Sentences are text in ``.npz`` and ``.pt``.
-Safetensors has none: there they are uint8 (n, bytes), UTF-8 padded with zeros, or a JSON list under ``language`` in the metadata.
+A file holds these tensors:
 
-Of a safetensors file only the episode being imported is in memory; the others are read whole, as their formats have it.
+- `actions` (t, a);
+- `observations`: images (t, h, w, 3) or vectors (t, s), or several of them as ``observations.front``, ``observations.state``, …;
+- `episode_indices` (t,); without it the file is one episode;
+- `language`: one sentence per frame, per episode (in the order in which episodes begin), or one for all.
+
+Sentences are text in ``.npz`` and ``.pt``. Safetensors has no text: there they are uint8 (n, bytes), UTF-8 padded with zeros, or
+a JSON list under ``language`` in the metadata.
+
+A safetensors file is read one episode at a time. The other formats require reading the whole file.
 """
 
 from __future__ import annotations
@@ -26,12 +31,16 @@ from verbot.spec import UInt8Array
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 OBSERVATIONS, ACTIONS, EPISODES, LANGUAGE = "observations", "actions", "episode_indices", "language"
 STATES = ("states", "robot_states", "state", "robot_state")
-Reader = Callable[[np.ndarray], np.ndarray]  # the rows of these numbers
+Reader = Callable[[np.ndarray], np.ndarray]  # row numbers to rows
 
 
 @sources.register("tensors")
 class Tensors:
-    """Options: `floats` says how pictures of floats are scaled (`verbot.data.importers.images.frames_of`)."""
+    """Tensor files.
+
+    Args:
+        floats: the range of images stored as floats; see `verbot.data.importers.images.frames_of`.
+    """
 
     about = "a .safetensors, .npz or .pt file with actions, observations, language and episode_indices, or a folder of them"
 
@@ -82,7 +91,7 @@ class Tensors:
 
 
 class _File:
-    """What a tensor file holds: a reader and a shape by name, and the sentences if they are text."""
+    """The content of a tensor file: a reader and a shape by name, and the sentences if they are text."""
 
     def __init__(self, path: Path, readers: Mapping[str, Reader], shapes: Mapping[str, tuple[int, ...]], text: Any = None):
         self.path, self.readers, self.shapes, self._text = path, readers, shapes, text
@@ -101,7 +110,7 @@ class _File:
             return self.readers[key](rows)
 
     def episodes(self) -> list[tuple[int, np.ndarray]]:
-        """(number, its rows), in the order in which episodes begin."""
+        """(episode number, its row numbers), in the order in which episodes begin."""
         everything = np.arange(self._length)
         if EPISODES not in self.readers:
             return [(0, everything)] if self._length else []
@@ -114,14 +123,14 @@ class _File:
     def sentences(self, rows: np.ndarray, place: int, count: int) -> tuple[str, ...] | None:
         if self._text is None and LANGUAGE not in self.readers:
             return None
-        told = self._text if self._text is not None else _utf8(self.readers[LANGUAGE], self.shapes[LANGUAGE], self.path)
+        texts = self._text if self._text is not None else _utf8(self.readers[LANGUAGE], self.shapes[LANGUAGE], self.path)
         lengths = {self._length: rows, count: np.array([place]), 1: np.array([0])}
-        if len(told) not in lengths:
+        if len(texts) not in lengths:
             raise DataError(
-                f"{self.path}: {LANGUAGE} has {len(told)} sentences; expected one a frame ({self._length}), "
+                f"{self.path}: {LANGUAGE} has {len(texts)} sentences; expected one a frame ({self._length}), "
                 f"one an episode ({count}) or one"
             )
-        return unique(str(told[i]) for i in lengths[len(told)])
+        return unique(str(texts[i]) for i in lengths[len(texts)])
 
 
 def _opened(path: Path) -> _File:
@@ -151,8 +160,9 @@ def _safetensors(path: Path) -> _File:
 
     text = metadata.get(LANGUAGE)
     with reading(f"{path}, metadata {LANGUAGE!r}", json.JSONDecodeError):
-        told = None if text is None else json.loads(text)
-    return _File(path, {name: reader(name) for name in slices}, shapes, [told] if isinstance(told, str) else told)
+        sentences = None if text is None else json.loads(text)
+    sentences = [sentences] if isinstance(sentences, str) else sentences
+    return _File(path, {name: reader(name) for name in slices}, shapes, sentences)
 
 
 def _npz(path: Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -169,17 +179,17 @@ def _npz(path: Path) -> tuple[dict[str, np.ndarray], Any]:
 
 
 def _torch(path: Path) -> tuple[dict[str, np.ndarray], Any]:
-    from pickle import UnpicklingError  # what torch refuses unsafe files with; nothing here unpickles
+    from pickle import UnpicklingError  # torch raises it for unsafe files; nothing here unpickles
 
     import torch
 
     with reading(path, OSError, RuntimeError, EOFError, UnpicklingError):
-        content = torch.load(path, map_location="cpu", weights_only=True)  # nothing but tensors and plain values
+        content = torch.load(path, map_location="cpu", weights_only=True)  # accepts only tensors and plain values
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}; expected a dictionary of tensors")
     flat = dict(_flat(content))
-    told = flat.pop(LANGUAGE, None) if not isinstance(flat.get(LANGUAGE), torch.Tensor) else None
-    text = [told] if isinstance(told, str) else told
+    language = flat.pop(LANGUAGE, None) if not isinstance(flat.get(LANGUAGE), torch.Tensor) else None
+    text = [language] if isinstance(language, str) else language
     other = [name for name, value in flat.items() if not isinstance(value, torch.Tensor)]
     if other:
         raise DataError(f"{path}: {', '.join(other)} are not tensors")

@@ -1,9 +1,9 @@
 """TFRecord files and the ``tf.train.Example`` in them, without TensorFlow.
 
-A record is its length (uint64), the length's masked crc32c, the bytes, and their masked crc32c, all little-endian; masking
-rotates the checksum by 15 bits and adds 0xa282ead8 (TensorFlow's record format). An Example is a map of feature names to lists of
-bytes, floats or integers. Its five nested messages are read by hand: protobuf would make a Python object of every number, and
-would be one more dependency, for three wire types.
+A record is its length (uint64), the length's masked crc32c, the bytes, and their masked crc32c, all little-endian. Masking
+rotates the checksum by 15 bits and adds 0xa282ead8 (TensorFlow's record format). An Example maps feature names to lists of bytes,
+floats or integers. Its five nested messages are parsed here, without protobuf: protobuf creates a Python object for every number
+and would be a further dependency for three wire types.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD, TAIL = 12, 4
 
 @dataclass(frozen=True)
 class Record:
-    """Where a record lies in its file; `problem` says why it, and all that follow it, cannot be found."""
+    """The location of a record in its file. A `problem` makes this record and all later ones unreadable."""
 
     index: int
     offset: int
@@ -33,7 +33,7 @@ class Record:
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Every record of a file, without reading what is in them. A last one that is cut short has a `problem`."""
+    """Locate every record of a file without reading its content. A last record that is cut short has a `problem`."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
@@ -45,7 +45,7 @@ def records(path: Path) -> Iterator[Record]:
                     return
                 length, checksum = struct.unpack("<QI", head)
                 if masked(head[:8]) != checksum:
-                    yield Record(index, start, 0, f"record {index} at byte {start} has a length that its checksum denies")
+                    yield Record(index, start, 0, f"record {index} at byte {start} has a length that differs from its checksum")
                     return
                 if start + HEAD + length + TAIL > size:
                     missing = start + HEAD + length + TAIL - size
@@ -66,7 +66,7 @@ def read_record(path: Path, record: Record) -> bytes:
         file.seek(record.offset + HEAD)
         content, tail = file.read(record.length), file.read(TAIL)
     if len(tail) < TAIL or masked(content) != struct.unpack("<I", tail)[0]:
-        raise CorruptFileError(path, f"record {record.index} does not hold what was written: its checksum differs")
+        raise CorruptFileError(path, f"record {record.index} differs from what was written: its checksum differs")
     return content
 
 
@@ -79,9 +79,9 @@ def masked(content: bytes) -> int:
 
 
 def parse_example(content: bytes, name: object) -> dict[str, Feature]:
-    """The features of a ``tf.train.Example``, or of a ``SequenceExample``, whose lists are joined over their steps.
+    """The features of a ``tf.train.Example`` or ``SequenceExample``; lists of the latter are joined over their steps.
 
-    Raises `CorruptFileError` naming `name` when it is neither.
+    Raises `CorruptFileError` naming `name` for anything else.
     """
     features: dict[str, Feature] = {}
     try:
@@ -98,7 +98,7 @@ def parse_example(content: bytes, name: object) -> dict[str, Feature]:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """(number, wire type, bytes) of each field of a message; a varint's bytes are its own."""
+    """(number, wire type, bytes) of each field of a message. The bytes of a varint are its encoding."""
     place = 0
     while place < len(view):
         tag, place = _varint(view, place)
@@ -142,7 +142,7 @@ def _feature(view: memoryview) -> Feature:
     for number, _, values in _fields(view):
         if number == 1:
             return [bytes(value) for _, _, value in _fields(values)]
-        if number == 2:  # packed floats are one field, others one each
+        if number == 2:  # packed floats are one field, unpacked ones a field each
             return np.frombuffer(b"".join(value for _, _, value in _fields(values)), "<f4")
         if number == 3:
             return _varints(b"".join(value for _, _, value in _fields(values)))
@@ -150,7 +150,7 @@ def _feature(view: memoryview) -> Feature:
 
 
 def _varints(content: bytes) -> np.ndarray:
-    """All numbers in a run of varints: int64 (n,)."""
+    """All numbers in a sequence of varints: int64 (n,)."""
     raw = np.frombuffer(content, np.uint8)
     if not raw.size:
         return np.zeros(0, np.int64)

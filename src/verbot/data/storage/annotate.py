@@ -1,8 +1,8 @@
-"""Other words for recorded episodes: sentences are replaced where they are stored, and no video is touched.
+"""Replaces the instructions of recorded episodes in place. Videos are not changed.
 
-An episode's sentence is in four places: its row of ``meta/episodes``, the ``task_index`` of each of its frames, its row of
-``meta/verbot`` (all wordings) and, for the numbers, ``meta/tasks.parquet``. Sentences that nobody uses any more keep their
-number, so that files from before and after a change agree with the same table of sentences, whichever of them a crash leaves.
+An instruction is stored in four places: the episode's row of ``meta/episodes``, the ``task_index`` of each frame, its row of
+``meta/verbot`` (all wordings), and ``meta/tasks.parquet``, which numbers the sentences. A sentence that is no longer used keeps
+its number. Files from before and after a change therefore agree with the same table, whichever of them a crash leaves.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from verbot.errors import DataError
 from verbot.statistics import FeatureStatistics
 
 LONGEST = 300  # characters of a sentence
-NOTE = "recorded_as"  # in the extras: the wordings from before the first annotation
+NOTE = "recorded_as"  # key of the extras: the wordings before the first annotation
 
 
 class Annotator:
-    """Replaces sentences of a dataset that nobody else is writing to; made by `annotating`."""
+    """Replaces instructions of a dataset, on which it holds the write lock. Made by `annotating`."""
 
     def __init__(self, writer: DatasetWriter):
         self._writer = writer
 
     def set(self, episode: int, sentences: Sequence[str]) -> None:
-        """From now on `episode` is told by these; the first is its instruction. When this returns, no crash can lose it.
+        """Replace the sentences of `episode`; the first becomes its instruction. On return the change survives a crash.
 
-        Raises `DataError` where there is no such episode, or a sentence is not one line of text.
+        Raises `DataError` if the episode does not exist, or a sentence is not one line of text.
         """
         self.set_all({episode: sentences})
 
     def set_all(self, sentences: Mapping[int, Sequence[str]]) -> None:
-        """As `set`, for several episodes; each file that holds some of them is written once."""
-        checked = {number: check_sentences(number, said) for number, said in sentences.items()}
+        """As `set`, for several episodes. Each file that holds some of them is written once."""
+        checked = {number: check_sentences(number, texts) for number, texts in sentences.items()}
         dataset = open_dataset(self._writer.root)
         for number in checked:
-            dataset[number]  # raises where there is none
-        tasks = list(dict.fromkeys([*self._writer.tasks, *(said[0] for said in checked.values())]))
+            dataset[number]  # raises if it does not exist
+        tasks = list(dict.fromkeys([*self._writer.tasks, *(texts[0] for texts in checked.values())]))
         by_file: dict[int, dict[int, tuple[str, ...]]] = {}
-        for number, said in checked.items():
+        for number, texts in checked.items():
             row = dataset._rows[number]
             file = row["data/chunk_index"] * layout.FILES_PER_CHUNK + row["data/file_index"]
-            by_file.setdefault(file, {})[number] = said
-        for file, told in by_file.items():
-            self._writer.replace(_rewritten(dataset, file, told, tasks), tasks)
+            by_file.setdefault(file, {})[number] = texts
+        for file, instructions in by_file.items():
+            self._writer.replace(_rewritten(dataset, file, instructions, tasks), tasks)
 
 
 @contextmanager
 def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Annotator]:
-    """An `Annotator` of the dataset at `path`, or of a copy of it at `out`, while nobody else writes to it.
+    """Open an `Annotator` of the dataset at `path`, or of a copy of it at `out`. It holds the write lock until the end.
 
-    A dataset that other software wrote can only be copied: episode by episode, its videos encoded anew.
+    A dataset that other software wrote can only be annotated as a copy: each episode is saved again and its videos re-encoded.
 
-    Raises `DataError` where `out` holds something, or the dataset at `path` was not written by verbot and `out` is not given.
+    Raises `DataError` if `out` is not empty, or if verbot did not write the dataset at `path` and `out` is not given.
 
     Example:
         >>> import tempfile
@@ -86,7 +86,11 @@ def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Anno
 
 
 def annotate(path: str | Path, sentences: Mapping[int, Sequence[str]], out: str | Path | None = None) -> None:
-    """Tell episodes of the dataset at `path` in other words, in place or in a copy at `out`; see `annotating`."""
+    """Replace instructions of the dataset at `path`, in place or in a copy at `out`; see `annotating`.
+
+    Args:
+        sentences: the new sentences by episode number; the first of each is the instruction.
+    """
     with annotating(path, out) as annotator:
         annotator.set_all(sentences)
 
@@ -99,21 +103,21 @@ def load_sentences(path: str | Path) -> dict[int, tuple[str, ...]]:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict) or not record or not all(key.isdecimal() for key in record):
         raise DataError(f'{path}: expected a map of episode numbers to lists of sentences, such as {{"0": ["pick up the cube"]}}')
-    return {int(key): check_sentences(int(key), said) for key, said in record.items()}
+    return {int(key): check_sentences(int(key), texts) for key, texts in record.items()}
 
 
-def check_sentences(episode: int, said: object) -> tuple[str, ...]:
-    """`said` without repetitions and outer space. Raises `DataError` unless it is a list of at least one sentence."""
-    if not isinstance(said, list | tuple) or not said:
-        raise DataError(f"episode {episode} needs a list of at least one sentence; got {said!r}")
-    for text in said:
+def check_sentences(episode: int, texts: object) -> tuple[str, ...]:
+    """`texts` without duplicates and surrounding space. Raises `DataError` unless it is a list of at least one sentence."""
+    if not isinstance(texts, list | tuple) or not texts:
+        raise DataError(f"episode {episode} needs a list of at least one sentence; got {texts!r}")
+    for text in texts:
         if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > LONGEST:
             raise DataError(f"episode {episode}: a sentence is one line of 1 to {LONGEST} printable characters; got {text!r}")
-    return tuple(dict.fromkeys(text.strip() for text in said))
+    return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
-def _rewritten(dataset: Dataset, file: int, told: Mapping[int, tuple[str, ...]], tasks: Sequence[str]) -> dict[str, bytes]:
-    """The contents, by name, of the `file`-th data, extras and episodes files with the sentences of `told`."""
+def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, ...]], tasks: Sequence[str]) -> dict[str, bytes]:
+    """The new contents, by name, of data, extras and episodes file number `file`, with `sentences` by episode."""
     number = {text: i for i, text in enumerate(tasks)}
 
     def table(template: str) -> tuple[str, pa.Table]:
@@ -123,30 +127,33 @@ def _rewritten(dataset: Dataset, file: int, told: Mapping[int, tuple[str, ...]],
     name, data = table(layout.DATA_PATH)
     episodes, task = (data.column(key).to_numpy() for key in ("episode_index", "task_index"))
     task = np.array(task)
-    for episode, said in told.items():
-        task[episodes == episode] = number[said[0]]
+    for episode, texts in sentences.items():
+        task[episodes == episode] = number[texts[0]]
     place = data.schema.get_field_index("task_index")
     files = {name: parquet_bytes(data.set_column(place, data.schema.field(place), pa.array(task, pa.int64())))}
 
     name, extras = table(layout.EXTRAS_PATH)
-    rows = [_reworded(row, told[row["episode_index"]]) if row["episode_index"] in told else row for row in extras.to_pylist()]
+    rows = [
+        _reworded(row, sentences[row["episode_index"]]) if row["episode_index"] in sentences else row
+        for row in extras.to_pylist()
+    ]
     files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=extras.schema))
 
     name, listed = table(layout.EPISODES_PATH)
     rows = listed.to_pylist()
     for row in rows:
-        said = told.get(row["episode_index"], ())
-        if said:
-            row["tasks"] = [said[0]]
-            row |= _task_statistics(np.full(row["length"], number[said[0]]))
+        texts = sentences.get(row["episode_index"], ())
+        if texts:
+            row["tasks"] = [texts[0]]
+            row |= _task_statistics(np.full(row["length"], number[texts[0]]))
     files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=listed.schema))
     return files
 
 
-def _reworded(row: Mapping[str, Any], said: tuple[str, ...]) -> dict[str, Any]:
+def _reworded(row: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
     extras = json.loads(row["extras"])
     extras.setdefault(NOTE, extras.get("instructions", []))
-    return {**row, "extras": json.dumps({**extras, "instructions": list(said)})}
+    return {**row, "extras": json.dumps({**extras, "instructions": list(texts)})}
 
 
 def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:
@@ -156,9 +163,9 @@ def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:
 
 
 def _is_ours(dataset: Dataset) -> bool:
-    """Whether verbot wrote all that is merged; of an empty dataset nothing is."""
-    ours = dataset.info.get("verbot")
-    return ours is not None and (bool(checksums(dataset.info)) or not dataset.info["total_episodes"])
+    """Whether verbot wrote every merged episode. An empty dataset has none, so its record alone decides."""
+    record = dataset.info.get("verbot")
+    return record is not None and (bool(checksums(dataset.info)) or not dataset.info["total_episodes"])
 
 
 def _copy(dataset: Dataset, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows of many tables as dictionaries that are made when they are asked for: kept as Arrow they take a fraction of the memory."""
+"""Rows of several Arrow tables as dictionaries, converted on access. Arrow takes a fraction of the memory of dictionaries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-BLOCK = 64  # rows that are made at once, since they are mostly read in order
+BLOCK = 64  # rows converted together, because reads are mostly sequential
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The rows of `tables`, one after another.
+    """The rows of `tables`, concatenated.
 
     Args:
-        limit: how many of them count; all if None.
+        limit: number of rows to expose; all if None.
 
     Example:
         >>> rows = Rows([pa.table({"a": [1, 2]}), pa.table({"a": [3], "b": ["x"]})])
@@ -30,7 +30,7 @@ class Rows(Sequence[dict[str, Any]]):
         self._tables = [table for table in tables if len(table)]
         self._starts = [0, *itertools.accumulate(len(table) for table in self._tables)]
         self._length = self._starts[-1] if limit is None else min(limit, self._starts[-1])
-        self._made: tuple[int, list[dict[str, Any]]] = (0, [])
+        self._block: tuple[int, list[dict[str, Any]]] = (0, [])  # first row and rows of the last converted block
 
     def __len__(self) -> int:
         return self._length
@@ -44,15 +44,15 @@ class Rows(Sequence[dict[str, Any]]):
             return [self[i] for i in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(f"there is no row {number}; there are {len(self)}")
-        start, made = self._made
-        if not start <= number < start + len(made):
-            which = bisect.bisect_right(self._starts, number) - 1
-            offset = (number - self._starts[which]) // BLOCK * BLOCK
-            start, made = self._starts[which] + offset, self._tables[which].slice(offset, BLOCK).to_pylist()
-            self._made = start, made  # at once, since threads read too
-        return made[number - start]
+        start, rows = self._block
+        if not start <= number < start + len(rows):
+            table = bisect.bisect_right(self._starts, number) - 1
+            offset = (number - self._starts[table]) // BLOCK * BLOCK
+            start, rows = self._starts[table] + offset, self._tables[table].slice(offset, BLOCK).to_pylist()
+            self._block = start, rows  # one assignment, because several threads may read
+        return rows[number - start]
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
-        """Every row's number of this name."""
-        found = [np.asarray(table.column(name).to_numpy(), np.int64) for table in self._tables]
-        return np.concatenate([*found, np.empty(0, np.int64)])[: len(self)]
+        """The integer column `name` over all rows: int64 (n,)."""
+        parts = [np.asarray(table.column(name).to_numpy(), np.int64) for table in self._tables]
+        return np.concatenate([*parts, np.empty(0, np.int64)])[: len(self)]

@@ -19,20 +19,20 @@ from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.statistics import QUANTILES, FeatureStatistics, quantile_name
 
-# Image statistics look at so many frames of an episode, evenly spread, and there at every second row and column.
+# Image statistics use this many evenly spaced frames of an episode, and every second row and column of each.
 SAMPLED_FRAMES = 32
 
 
 @dataclass(frozen=True)
 class Run:
-    """Successive entries whose videos can share a file, and those videos taken apart."""
+    """Successive entries whose videos can share a file, with those videos demultiplexed."""
 
     entries: Sequence[Entry]
     clips: Sequence[Mapping[str, Clip]]
 
 
 def runs(entries: Iterable[Entry]) -> Iterator[Run]:
-    """`entries` in as few runs as can be: they differ where another version of the encoder took over."""
+    """Split `entries` into as few runs as possible. A new run starts where the video encoder's configuration changes."""
     opened = ((entry, {camera: Clip.of(video) for camera, video in entry.videos.items()}) for entry in entries)
     for _, run in groupby(opened, key=lambda pair: sorted((camera, clip.signature) for camera, clip in pair[1].items())):
         yield Run(*zip(*run, strict=True))
@@ -41,11 +41,11 @@ def runs(entries: Iterable[Entry]) -> Iterator[Run]:
 def merged(
     run: Run, spec: RobotSpec, features: Mapping[str, Any], number: int, frames: int, tasks: Sequence[str]
 ) -> dict[str, bytes]:
-    """The files, by name, that hold `run`: the `number`-th of each kind.
+    """The files, by name, that hold `run`: file number `number` of each kind.
 
     Args:
-        frames: how many the dataset has before these episodes.
-        tasks: every sentence of the dataset, those of `run` included.
+        frames: number of frames in the dataset before these episodes.
+        tasks: every sentence of the dataset, including those of `run`.
     """
     task_index = {task: i for i, task in enumerate(tasks)}
     rows, columns = [], []
@@ -74,7 +74,7 @@ def merged(
 
 
 def frame_columns(entry: Entry, rate_hz: float, first: int, task: int) -> dict[str, np.ndarray]:
-    """The columns of ``data/*.parquet`` for one episode whose first frame is number `first` of the dataset."""
+    """The columns of ``data/*.parquet`` for one episode; `first` is the index of its first frame in the dataset."""
     t = np.arange(entry.length)
     columns = {layout.STATE: entry.states} if entry.states.shape[1] else {}
     return columns | {
@@ -130,7 +130,7 @@ def _place_videos(rows: Sequence[dict[str, Any]], key: str, counts: Sequence[int
 
 
 def image_statistics(images: UInt8Array) -> dict[str, Any]:
-    """Statistics of (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), in 0..1; exact for what is sampled."""
+    """Statistics of uint8 (t, h, w, 3) in LeRobot's form: per channel, shape (3, 1, 1), in 0..1; exact for the sampled pixels."""
     sampled = images[:: -(-len(images) // SAMPLED_FRAMES), ::2, ::2]
     shifted = sampled + np.array([0, 256, 512], np.uint16)
     counts = np.bincount(shifted.reshape(-1), minlength=768).reshape(3, 256)
@@ -148,7 +148,7 @@ def image_statistics(images: UInt8Array) -> dict[str, Any]:
 
 
 def combined_image_statistics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a whole dataset, from those of its episodes. Quantiles are averages over episodes, as LeRobot's are."""
+    """Image statistics of a dataset from those of its episodes. Quantiles are averages over episodes, as in LeRobot."""
     arrays = {name: np.array([episode[name] for episode in episodes], float) for name in layout.STATISTICS_KEYS}
     counts = arrays.pop("count").reshape(-1, 1, 1, 1)
     share = counts / counts.sum()

@@ -19,9 +19,9 @@ from verbot.errors import CorruptFileError, DataError
 
 
 def write_atomic(path: Path, content: bytes) -> str:
-    """Write `content` so that at every instant `path` holds all of the old or all of the new. Returns its sha256.
+    """Write `content` so that at every instant `path` holds either the whole old content or the whole new one.
 
-    The bytes are on the disk (fsync of the file, rename, fsync of the folder) before this returns.
+    The bytes are on disk (fsync of the file, rename, fsync of the folder) before this returns. Returns their sha256.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,7 +42,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-Checksum = str | Sequence[str] | None  # the sha256 a file must have, or those it may have, where known
+Checksum = str | Sequence[str] | None  # the required sha256, several accepted ones, or None if unknown
 
 
 def read_bytes(path: Path, checksum: Checksum = None) -> bytes:
@@ -53,7 +53,7 @@ def read_bytes(path: Path, checksum: Checksum = None) -> bytes:
         raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
     accepted = (checksum,) if isinstance(checksum, str) else checksum
     if accepted is not None and sha256(content) not in accepted:
-        raise CorruptFileError(path, "does not hold what was written: its sha256 differs")
+        raise CorruptFileError(path, "differs from what was written: its sha256 differs")
     return content
 
 
@@ -73,7 +73,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str], bool] = lambda name: True) -> pa.Table:
-    """The columns whose name passes, with sha256 (where known) and page checksums verified.
+    """Read the columns for whose name `columns` is true. Verifies the sha256 (if known) and the page checksums.
 
     Raises `CorruptFileError` naming the file when it is missing or damaged.
     """
@@ -87,7 +87,10 @@ def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str],
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
-    """An exclusive lock that the system drops when its process dies. Raises `DataError` if taken, unless `wait`."""
+    """An exclusive lock that the operating system releases when its process dies.
+
+    Raises `DataError` with the text `holder` if the lock is taken, unless `wait`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         try:

@@ -1,8 +1,8 @@
-"""What is made of every frame of a dataset, on disk, memory-mapped: made once, read at memory speed, grown with the dataset.
+"""Memory-mapped caches of decoded frames and of frozen encoder features, with one row for each frame of a dataset.
 
-For each camera a cache holds one file of rows, one for each frame (n, …), and a small JSON file that says how many of them are
-there and of which episodes (by content, not by place). The JSON file, replaced atomically, is the commit; rows beyond what it
-counts do not exist.
+A cache is computed once, read at memory speed, and extended when the dataset grows. For each camera it has one file of rows
+(n, …) and a small JSON file. The JSON file counts the rows and identifies their episodes by content, not by place. It is replaced
+atomically and is the commit: rows beyond its count do not exist.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from verbot.parallel.progress import Progress
 from verbot.spec import FloatArray, UInt8Array
 
 FOLDER, FEATURES = ".cache/frames", ".cache/features"
-BLOCK = 256  # episodes between commits: what an interruption costs at most
-SEEN_BLOCK, SEEN_TOGETHER = 16, 32  # episodes between commits of features, and frames that an encoder is given at once
+BLOCK = 256  # episodes between commits; an interruption loses at most this many
+FEATURE_BLOCK, FEATURE_BATCH = 16, 32  # episodes between commits of features, and frames in a batch of the encoder
 
 Features = npt.NDArray[np.float16]
 
 
 class FrameCache:
-    """All decoded frames of `dataset`, in the order of its episodes.
+    """All decoded frames of `dataset`, in episode order.
 
     Args:
-        cameras: of the dataset; all of them if None.
-        folder: where the files lie; below the dataset if None.
-        threads: that decode what is missing; one per core if None.
+        cameras: names of the cameras to cache; all of them if None.
+        folder: folder of the cache files; below the dataset if None.
+        threads: number of threads that decode missing frames; one per core if None.
 
     Example:
         >>> import tempfile
@@ -80,28 +80,28 @@ class FrameCache:
 
 
 class FeatureCache:
-    """What an encoder that never learns makes of all frames, in the order of the episodes, as float16.
+    """Features of all frames from a frozen encoder, in episode order, as float16.
 
-    That rounds each number to within 0.05 % of itself (half a unit of the eleventh binary place), and numbers below 6e-5 to
-    within 3e-8.
+    Rounding to float16 has a relative error of at most 0.05 % (half a unit of the eleventh binary place). Numbers below 6e-5
+    have an absolute error of at most 3e-8.
 
     Args:
-        frames: of the dataset.
-        key: names the encoder; it must change whenever the features do. Those of every key are kept beside each other.
-        compute: frames uint8 (n, h, w, 3) to features (n, p, d).
+        frames: decoded frames of the dataset.
+        key: identifies the encoder and must change whenever the features do. Features of different keys are kept separately.
+        compute: maps frames uint8 (n, h, w, 3) to features (n, p, d).
         show: show rate and time left while features are computed.
 
-    Raises `DataError` where they do not fit into float16.
+    Raises `DataError` if features do not fit into float16.
     """
 
     def __init__(self, frames: FrameCache, key: str, compute: Callable[[UInt8Array], FloatArray], show: bool = False):
         self._cache, self._compute, self._show = frames, compute, show
         folder = frames.dataset.root / FEATURES / hashlib.sha256(key.encode()).hexdigest()[:16]
-        rows = _Rows(frames.dataset, folder, "features", ".f16", np.dtype(np.float16), SEEN_BLOCK)
+        rows = _Rows(frames.dataset, folder, "features", ".f16", np.dtype(np.float16), FEATURE_BLOCK)
         self._features: dict[str, Features] = {}
         for camera in frames.cameras:
             with ExitStack() as shown:
-                self._features[camera] = rows.open(camera, self._shape(camera), self._seer(camera, shown))
+                self._features[camera] = rows.open(camera, self._shape(camera), self._encoder(camera, shown))
 
     def features(self, camera: str) -> Features:
         """The features of every frame of the dataset from one camera, (n, p, d), read-only."""
@@ -110,16 +110,16 @@ class FeatureCache:
     def _shape(self, camera: str) -> Callable[[], tuple[int, ...]]:
         return lambda: self._compute(self._cache.frames(camera)[:1]).shape[1:]
 
-    def _seer(self, camera: str, shown: ExitStack) -> Fill:
+    def _encoder(self, camera: str, shown: ExitStack) -> Fill:
         frames, bars = self._cache.frames(camera), list[Progress]()
 
         def fill(numbers: range, ends: npt.NDArray[np.int64], out: Features) -> None:
             first, last = int(ends[numbers.start]), int(ends[numbers.stop])
             if not bars:
-                bars.append(shown.enter_context(Progress(f"see {camera}", len(frames), "frames", first, self._show)))
+                bars.append(shown.enter_context(Progress(f"encode {camera}", len(frames), "frames", first, self._show)))
             with np.errstate(over="ignore"):
-                for start in range(first, last, SEEN_TOGETHER):
-                    stop = min(start + SEEN_TOGETHER, last)
+                for start in range(first, last, FEATURE_BATCH):
+                    stop = min(start + FEATURE_BATCH, last)
                     out[start:stop] = self._compute(frames[start:stop])
                     bars[0].update(stop)
             if not np.isfinite(out[first:last]).all():
@@ -135,16 +135,16 @@ Fill = Callable[[range, npt.NDArray[np.int64], Any], None]
 
 
 class _Rows:
-    """Arrays with a row for each frame of a dataset, each in one file that grows with the dataset.
+    """Arrays with one row for each frame of a dataset. Each array is one file that grows with the dataset.
 
     Args:
-        what: is kept, for messages.
+        content: name of the cached values, for messages.
         suffix, dtype: of the files.
         block: episodes between commits.
     """
 
-    def __init__(self, dataset: Dataset, folder: Path, what: str, suffix: str, dtype: np.dtype[Any], block: int):
-        self._dataset, self._folder, self._what = dataset, folder, what
+    def __init__(self, dataset: Dataset, folder: Path, content: str, suffix: str, dtype: np.dtype[Any], block: int):
+        self._dataset, self._folder, self._content = dataset, folder, content
         self._suffix, self._dtype, self._block = suffix, dtype, block
         episodes = list(dataset)
         self._ends = np.cumsum([0, *(len(episode) for episode in episodes)])
@@ -154,43 +154,46 @@ class _Rows:
         """The array called `name`, read-only.
 
         Args:
-            shape: of a row; asked for when there are none yet.
-            fill: ``fill(numbers, ends, out)`` makes the rows of these episodes; number i has ``out[ends[i] : ends[i + 1]]``.
+            shape: returns the shape of a row; called only if there are no rows yet.
+            fill: ``fill(numbers, ends, out)`` computes the rows of episodes `numbers`; episode i has
+                ``out[ends[i] : ends[i + 1]]``.
         """
         if not len(self._dataset):
             raise DataError(f"{self._dataset.root} has no episodes yet")
         try:
-            with lock(self._folder / f"{name}.lock", wait=True, holder="another process fills it"):
+            with lock(self._folder / f"{name}.lock", wait=True, holder="another process is filling this cache"):
                 path, done, row = self._state(name)
                 if done < len(self._dataset):
                     row = row or shape()
                     self._fill(name, path, done, row, fill)
-        except OSError as error:  # no room, or no right to write there
-            raise DataError(f"{self._what} cannot be kept in {self._folder}: {error.strerror}; choose another folder") from error
+        except OSError as error:  # the disk is full, or the folder is not writable
+            raise DataError(
+                f"{self._content} cannot be cached in {self._folder}: {error.strerror}; choose another folder"
+            ) from error
         whole = (int(self._ends[-1]), *row)
         if path.stat().st_size < np.prod(whole, dtype=np.int64) * self._dtype.itemsize:
-            raise CorruptFileError(path, f"is shorter than its {whole[0]} frames; remove it and it is made anew")
+            raise CorruptFileError(path, f"is shorter than its {whole[0]} frames; remove it, and it is computed again")
         return np.asarray(np.memmap(path, self._dtype, mode="r", shape=whole))
 
     def _state(self, name: str) -> tuple[Path, int, tuple[int, ...]]:
-        """The file of rows, how many of the dataset's episodes it already holds, and a row's shape."""
+        """The file of rows, the number of the dataset's episodes it already holds, and the shape of a row."""
         record = self._folder / f"{name}.json"
         if record.is_file():
             try:
                 state = read_json(record)
                 held, path = state["digests"], self._folder / state["file"]
                 done = min(len(held), len(self._digests))
-                # A process that opened the dataset earlier finds more here than it asks for.
+                # The cache may hold more episodes than a process that opened the dataset earlier knows of.
                 if done and held[done - 1] == self._digests[done - 1] and path.is_file():
-                    # Records of frames told their size alone before there were other rows.
+                    # Older records of frames have "height" and "width" instead of "row".
                     return path, done, tuple(state["row"] if "row" in state else (state["height"], state["width"], 3))
             except (CorruptFileError, KeyError, TypeError):
-                pass  # unreadable: make them anew
-        # A new name: processes that still map rows of another state of the dataset keep them.
+                pass  # unreadable: compute the rows again
+        # A new file name, because other processes may still map rows of another state of the dataset.
         return self._folder / f"{name}-{uuid.uuid4().hex[:8]}{self._suffix}", 0, ()
 
     def _fill(self, name: str, path: Path, done: int, row: tuple[int, ...], fill: Fill) -> None:
-        """Make the rows of episodes from number `done` on, committing block by block."""
+        """Compute the rows of episodes from number `done` on, with a commit after each block."""
         size = int(np.prod(row, dtype=np.int64)) * self._dtype.itemsize
         with open(path, "r+b" if path.is_file() else "w+b") as file:
             for start in range(done, len(self._dataset), self._block):
@@ -212,7 +215,7 @@ def _size(dataset: Dataset, camera: str) -> Callable[[], tuple[int, ...]]:
 
 
 def _digests(identities: Sequence[str]) -> list[str]:
-    """For every n, a checksum of the first n + 1 identities."""
+    """A running checksum: element n covers the first n + 1 identities."""
     chain, out = hashlib.sha256(), []
     for identity in identities:
         chain.update(identity.encode() + b"\n")

@@ -1,8 +1,8 @@
-"""The journal: each saved episode as one whole file, until it is merged into the dataset's v3.0 files.
+"""The journal: each saved episode as one file, until it is merged into the dataset's v3.0 files.
 
-``journal/episode-000042.episode`` is a line of magic, a line with the sha256 of the rest, a line of JSON (what the episode is,
-and name and length of each block), then the blocks: states, actions, and one mp4 per camera. The rename that gives the file its
-name *is* the commit of the episode; nothing else has to happen for it to be read.
+``journal/episode-000042.episode`` starts with three lines: the magic, the sha256 of the rest, and a JSON header. The header
+describes the episode and gives the name and length of each block. The blocks follow: states, actions, and one mp4 per camera.
+The rename that gives the file its name is the commit of the episode; no other step is needed to read it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Entry:
     Args:
         index: its number in the dataset.
         states, actions: float32 (t, s) and (t, a).
-        videos: camera to mp4.
-        statistics: feature to its statistics in LeRobot's form, for ``meta/episodes``.
+        videos: the mp4 file of each camera.
+        statistics: the statistics of each feature in LeRobot's form, for ``meta/episodes``.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Equal for episodes of equal content, wherever they are stored."""
+        """A hash of the content. Episodes of equal content have equal identities, wherever they are stored."""
         blocks = b"".join([self.states.tobytes(), self.actions.tobytes(), *(self.videos[name] for name in sorted(self.videos))])
         return sha256(blocks)[:32]
 
@@ -68,11 +68,11 @@ class Entry:
 
     @staticmethod
     def from_bytes(content: bytes, index: int, path: Path) -> Entry:
-        """Inverse of `to_bytes`; the number is the file name's. Raises `CorruptFileError` naming `path`."""
+        """Inverse of `to_bytes`; `index` is the number in the file name. Raises `CorruptFileError` naming `path`."""
         magic, _, rest = content.partition(b"\n")
         checksum, _, body = rest.partition(b"\n")
         if magic != MAGIC or checksum.decode(errors="replace") != sha256(body):
-            raise CorruptFileError(path, "does not hold what was written; remove it to go on without that episode")
+            raise CorruptFileError(path, "differs from what was written; remove it to continue without that episode")
         head, _, tail = body.partition(b"\n")
         header = json.loads(head)
         blocks, start = {}, 0
@@ -99,14 +99,14 @@ class Journal:
         return len(content)
 
     def read(self, start: int) -> Iterator[Entry]:
-        """The unbroken run of entries from episode `start` on. Raises `CorruptFileError` at a damaged one."""
+        """The entries from episode `start` on, up to the first gap. Raises `CorruptFileError` at a damaged one."""
         while (path := self._path(start)).is_file():
             try:
                 content = read_bytes(path)
             except CorruptFileError:
                 if path.is_file():
                     raise
-                return  # merged and removed meanwhile; the caller looks at the dataset again
+                return  # merged and removed meanwhile; the caller reads the dataset again
             yield Entry.from_bytes(content, start, path)
             start += 1
 
@@ -114,12 +114,12 @@ class Journal:
         return sorted(self._folder.glob("episode-*.episode"))
 
     def renumber(self, start: int) -> None:
-        """Close gaps, so that entries count from `start` on: a person may have removed a damaged one."""
+        """Renumber entries consecutively from `start`. A gap remains where a user removed a damaged entry."""
         for index, path in enumerate(self.paths(), start):
             path.rename(self._path(index))
 
     def clear(self, before: int) -> None:
-        """Remove entries that the dataset's own files hold (below episode `before`), and drafts of a writer that died."""
+        """Remove entries below episode `before`, which the v3.0 files hold, and drafts of a writer that died."""
         for path in self.paths():
             if int(path.stem.partition("-")[2]) < before:
                 path.unlink()
@@ -127,7 +127,7 @@ class Journal:
             draft.unlink()
 
     def remove(self) -> None:
-        """Remove the folder once nothing is in it."""
+        """Remove the folder if it is empty."""
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 

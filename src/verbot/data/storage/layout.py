@@ -1,7 +1,7 @@
-"""The LeRobotDataset v3.0 layout: paths, feature table, parquet schemas, and what verbot adds to them.
+"""The LeRobotDataset v3.0 layout: paths, feature table and parquet schemas, with verbot's additions.
 
-A dataset of verbot is a plain v3.0 dataset with two additions that LeRobot ignores: the key ``"verbot"`` of ``meta/info.json``
-(robot spec, and the checksum of every file the commit names) and ``meta/verbot/`` (calibration and extras of each episode).
+A verbot dataset is a plain v3.0 dataset with two additions that LeRobot ignores. The key ``"verbot"`` of ``meta/info.json`` holds
+the robot spec and the checksum of every committed file. ``meta/verbot/`` holds the calibration and extras of each episode.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ STATISTICS_KEYS = ("min", "max", "mean", "std", "count", *map(quantile_name, QUA
 
 
 def place(template: str, number: int, **keys: str) -> str:
-    """The path of the `number`-th file of its kind."""
+    """The path of file number `number` of its kind."""
     chunk, file = divmod(number, FILES_PER_CHUNK)
     return template.format(chunk_index=chunk, file_index=file, **keys)
 
 
 def fps_of(rate_hz: float) -> int | float:
-    """LeRobot wants a whole number where the rate is one."""
+    """The rate in Hz; an int if it is a whole number, as LeRobot requires."""
     return int(rate_hz) if float(rate_hz).is_integer() else rate_hz
 
 
@@ -71,7 +71,7 @@ def features_of(spec: RobotSpec, codec: str, pixel_format: str) -> dict[str, dic
 
 
 def axis_names(components: Sequence[Component]) -> list[str]:
-    """``"ee_position.x"`` for each dimension; the component's own name where it has only one."""
+    """``"ee_position.x"`` for each dimension; the component's own name if it has only one."""
     return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components for axis in c.axes]
 
 
@@ -81,7 +81,7 @@ def data_schema(spec: RobotSpec) -> pa.Schema:
     described: dict[str, Any] = {}
     for key, size in ((STATE, spec.state_size), (ACTION, spec.action_size)):
         value: dict[str, Any] = {"dtype": "float32", "_type": "Value"}
-        if size == 1:  # LeRobot keeps a vector of one number as a plain column
+        if size == 1:  # LeRobot stores a vector of one number as a plain column
             fields.append(pa.field(key, pa.float32()))
             described[key] = value
         elif size > 1:
@@ -100,7 +100,7 @@ def vectors(values: np.ndarray, size: int) -> pa.Array:
 
 
 def episodes_schema(features: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
-    """The schema of ``meta/episodes/*.parquet``, column for column what LeRobot writes."""
+    """The schema of ``meta/episodes/*.parquet``, with the same columns that LeRobot writes."""
     fields = [("episode_index", pa.int64()), ("tasks", pa.list_(pa.string())), ("length", pa.int64())]
     fields += [(key, pa.int64()) for key in ("data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")]
     videos = [key for key, feature in features.items() if feature["dtype"] == "video"]
@@ -125,7 +125,7 @@ EXTRAS_SCHEMA = pa.schema(
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
-    """``meta/tasks.parquet``: without pandas' index metadata LeRobot would read task numbers instead of sentences."""
+    """``meta/tasks.parquet``. Without pandas' index metadata LeRobot would read task numbers instead of sentences."""
     index = "__index_level_0__"
     text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
     pandas = {
@@ -144,10 +144,10 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 
 
 def spec_of(info: Mapping[str, Any], stats: Mapping[str, Any] | None, path: Path) -> RobotSpec:
-    """The spec a dataset was recorded with; for a dataset of others, one derived from its feature table.
+    """The recorded spec of a dataset. For a dataset written by other software, a spec derived from its feature table.
 
-    A derived spec has one component of kind ``"other"`` per vector, whose range is what the data covers: LeRobot records no
-    units, frames or ranges. Pass ``open_dataset(path, spec=…)`` where they are known.
+    A derived spec has one component of kind ``"other"`` per vector, with the range of the data, because LeRobot records no
+    units, frames or ranges. Pass ``open_dataset(path, spec=…)`` if they are known.
     """
     if "verbot" in info:
         return RobotSpec.from_json(info["verbot"]["spec"])
@@ -166,7 +166,7 @@ def spec_of(info: Mapping[str, Any], stats: Mapping[str, Any] | None, path: Path
 
 
 def camera_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Feature key to camera name, for every color camera."""
+    """Map the feature key of every color camera to the camera's name."""
     names: dict[str, str] = {}
     for key, feature in features.items():
         depth = (feature.get("info") or {}).get("video.is_depth_map", False)

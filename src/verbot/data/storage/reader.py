@@ -1,4 +1,4 @@
-"""Reads any LeRobotDataset v3.0, and episodes of verbot's journal, without LeRobot."""
+"""Reads any LeRobotDataset v3.0, and the episodes of verbot's journal, without LeRobot."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recor
 
 
 class Dataset:
-    """Episodes on disk, opened with `open_dataset`; an `EpisodeSource`. What is saved later is seen by opening again.
+    """Episodes on disk, opened with `open_dataset`; an `EpisodeSource`. Open it again to see episodes saved later.
 
-    Numbers are read when first asked for and kept; images are decoded at each call (`FrameCache` keeps them).
+    Numeric columns are read on first access and kept. Images are decoded at each call; `FrameCache` keeps them.
     """
 
     def __init__(self, root: Path, info: Mapping[str, Any], spec: RobotSpec, journaled: Sequence[Entry]):
@@ -43,7 +43,7 @@ class Dataset:
         return self._committed + len(self._journaled)
 
     def __getitem__(self, index: int) -> Episode:
-        """Raises `DataError` when there is no such episode."""
+        """Raises `DataError` when the episode does not exist."""
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
@@ -67,7 +67,10 @@ class Dataset:
         return tuple(self._camera_keys)
 
     def statistics(self) -> Statistics:
-        """Of every frame's ``"state"`` and ``"action"``, with exact quantiles; from ``meta/stats.json`` where verbot wrote it."""
+        """Statistics of ``"state"`` and ``"action"`` over all frames, with exact quantiles.
+
+        They come from ``meta/stats.json`` if verbot wrote it, and are computed otherwise.
+        """
         stored = self._stored_statistics()
         if stored is not None:
             return stored
@@ -78,8 +81,8 @@ class Dataset:
     @functools.cached_property
     def _rows(self) -> Rows:
         """The rows of ``meta/episodes`` that ``info.json`` counts, by episode number."""
-        ours = [self.root / name for name in self._checksums if name.startswith("meta/episodes/")]
-        paths = sorted(ours or self.root.glob("meta/episodes/*/*.parquet"))
+        listed = [self.root / name for name in self._checksums if name.startswith("meta/episodes/")]
+        paths = sorted(listed or self.root.glob("meta/episodes/*/*.parquet"))
         rows = Rows([self._read(path, lambda name: not name.startswith("stats/")) for path in paths], self._committed)
         if not np.array_equal(rows.column("episode_index"), np.arange(self._committed)):
             raise CorruptFileError(
@@ -95,14 +98,14 @@ class Dataset:
 
     @functools.cached_property
     def _places(self) -> dict[int, int]:
-        """The row of `_extras` that tells of an episode; the last where there are several."""
+        """The row of `_extras` of each episode; the last one if there are several."""
         return {int(number): place for place, number in enumerate(self._extras.column("episode_index"))}
 
     def _read(self, path: Path, columns: Any = lambda name: True) -> pa.Table:
         return read_parquet(path, self._checksums.get(path.relative_to(self.root).as_posix()), columns)
 
     def _foreign_identity(self, row: Mapping[str, Any]) -> str:
-        """Where an episode of others lies, and the size of those files: it changes when they are written anew."""
+        """Identity of an episode written by other software: its location and the file sizes, which change on rewriting."""
         places = [[self._data_path(row), row["dataset_from_index"], row["length"]]]
         for key in self._camera_keys.values():
             if f"videos/{key}/from_timestamp" in row:
@@ -174,13 +177,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Episode:
-    """One recorded episode of `length` frames, read lazily; action `i` was executed at (or is the label of) observation `i`.
+    """One recorded episode of `length` frames, read lazily. Action `i` was executed at observation `i`, or is its label.
 
     Args:
-        identity: equal for equal content, wherever it is stored.
-        instructions: every wording known of what it does; `instruction` is the one it was recorded with.
-        calibration: camera to ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}``.
-        extras: whatever else was recorded (goal, grounding, …); JSON.
+        identity: a hash of the content, equal for equal content wherever it is stored.
+        instructions: all known wordings of the instruction; `instruction` is the recorded one.
+        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}`` of each camera.
+        extras: other recorded values (goal, grounding, …); JSON.
     """
 
     dataset: Dataset = field(repr=False)
@@ -214,7 +217,7 @@ class Episode:
         return self._source.actions if isinstance(self._source, Entry) else self.dataset._vectors(self._source, layout.ACTION)
 
     def images(self, camera: str) -> UInt8Array:
-        """uint8 RGB (t, h, w, 3). Raises `UnknownNameError` for a camera the dataset lacks."""
+        """uint8 RGB (t, h, w, 3). Raises `UnknownNameError` for a camera that the dataset lacks."""
         if camera not in self.dataset.camera_names:
             raise UnknownNameError("camera", camera, self.dataset.camera_names)
         if isinstance(self._source, Entry):
@@ -228,7 +231,7 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
     """Open a LeRobotDataset v3.0 for reading, also while it is being written.
 
     Args:
-        spec: what the robot is, for a dataset whose recorder did not say; without it ranges are derived from the data.
+        spec: the robot's spec, for a dataset recorded without one. If None, ranges are derived from the data.
 
     Raises `DataError` when `path` holds no such dataset, `CorruptFileError` (naming the file) when it is damaged.
 
@@ -245,7 +248,7 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
         info = read_info(root)
         journaled = list(Journal(root).read(info["total_episodes"]))
         if read_info(root)["total_episodes"] == info["total_episodes"]:
-            break  # otherwise a writer merged its journal between the two looks
+            break  # otherwise a writer merged its journal between the two reads
     if spec is None:
         stats = root / layout.STATS
         spec = layout.spec_of(info, read_json(stats) if stats.is_file() and "verbot" not in info else None, root)
@@ -268,16 +271,16 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
-    """sha256 by file name, or both where a writer died while it replaced one by the other.
+    """The accepted sha256 of each file by name; two of them if a writer died while it replaced the file.
 
-    None where other software has changed the dataset since verbot wrote it.
+    Empty if other software has changed the dataset since verbot wrote it.
     """
-    ours = info.get("verbot", {})
-    return dict(ours["files"]) if ours.get("episodes") == info["total_episodes"] else {}
+    record = info.get("verbot", {})
+    return dict(record["files"]) if record.get("episodes") == info["total_episodes"] else {}
 
 
 def statistics_of(vectors: Sequence[tuple[FloatArray, FloatArray]]) -> Statistics:
-    """Of the states and actions of some episodes."""
+    """Statistics of the states (t, s) and actions (t, a) of some episodes."""
     states, actions = (np.concatenate(arrays) for arrays in zip(*vectors, strict=True))
     return Statistics.of({"state": states, "action": actions} if states.shape[1] else {"action": actions})
 

@@ -1,4 +1,4 @@
-"""Verifies a dataset file by file, and names every one that is missing, cut short or changed."""
+"""Verifies a dataset file by file and names every file that is missing, truncated or changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from verbot.errors import CorruptFileError, DataError
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one file."""
+    """A problem with one file."""
 
     path: str
     problem: str
@@ -29,9 +29,9 @@ class Finding:
 
 
 def check_dataset(path: str | Path) -> list[Finding]:
-    """Everything wrong with the dataset at `path`; nothing, if it is whole.
+    """All problems of the dataset at `path`; an empty list if it is intact.
 
-    Files that verbot wrote are compared with their checksums. Of a dataset of others every frame is decoded.
+    Files that verbot wrote are compared with their checksums. For a dataset of other software every frame is decoded.
 
     Example:
         >>> import tempfile
@@ -47,7 +47,7 @@ def check_dataset(path: str | Path) -> list[Finding]:
     found: dict[str, Finding] = {}
     for step in (_info, _files, _derived, _journal, _contents):
         for problem in step(root):
-            found.setdefault(problem.path, problem)  # the first finding about a file is the plainest
+            found.setdefault(problem.path, problem)  # the first finding about a file is the most specific
         if str(root / layout.INFO) in found or str(root) in found:
             break
     return list(found.values())
@@ -65,7 +65,7 @@ def _info(root: Path) -> Iterator[Finding]:
 
 def _files(root: Path) -> Iterator[Finding]:
     for name, checksum in checksums(read_info(root)).items():
-        yield from _attempt(partial(read_bytes, root / name, checksum), root)
+        yield from _try(partial(read_bytes, root / name, checksum), root)
 
 
 def _derived(root: Path) -> Iterator[Finding]:
@@ -73,15 +73,15 @@ def _derived(root: Path) -> Iterator[Finding]:
     if checksums(info):
         for name, accepted in info["verbot"]["derived"].items():
             if (root / name).is_file() or ABSENT not in accepted:
-                yield from _attempt(partial(read_bytes, root / name, accepted), root)
+                yield from _try(partial(read_bytes, root / name, accepted), root)
     elif "verbot" not in info:
-        yield from _attempt(partial(read_parquet, root / layout.TASKS), root)
-        yield from _attempt(partial(read_json, root / layout.STATS), root)
+        yield from _try(partial(read_parquet, root / layout.TASKS), root)
+        yield from _try(partial(read_json, root / layout.STATS), root)
 
 
 def _journal(root: Path) -> Iterator[Finding]:
     for path in Journal(root).paths():
-        yield from _attempt(partial(_read_entry, path), root)
+        yield from _try(partial(_read_entry, path), root)
 
 
 def _read_entry(path: Path) -> None:
@@ -90,7 +90,7 @@ def _read_entry(path: Path) -> None:
 
 def _contents(root: Path) -> Iterator[Finding]:
     if any(True for _ in _journal(root)):
-        return  # already named, and in the way of opening
+        return  # already reported, and the dataset cannot be opened
     try:
         dataset = open_dataset(root)
         episodes = list(dataset)
@@ -103,9 +103,9 @@ def _contents(root: Path) -> Iterator[Finding]:
         yield Finding(str(root / layout.INFO), f"counts {counted} frames; the episodes have {frames}")
     cameras = () if checksums(dataset.info) else dataset.camera_names
     for episode in episodes:
-        yield from _attempt(partial(_read_vectors, episode), root)
+        yield from _try(partial(_read_vectors, episode), root)
         for camera in cameras:
-            yield from _attempt(partial(episode.images, camera), root)
+            yield from _try(partial(episode.images, camera), root)
 
 
 def _read_vectors(episode: Episode) -> None:
@@ -114,7 +114,7 @@ def _read_vectors(episode: Episode) -> None:
             raise DataError(f"the {name} of episode {episode.index} are not finite")
 
 
-def _attempt(read: Callable[[], object], root: Path) -> Iterator[Finding]:
+def _try(read: Callable[[], object], root: Path) -> Iterator[Finding]:
     try:
         read()
     except DataError as error:

@@ -1,8 +1,8 @@
-"""Camera frames as H.264 video, through PyAV: encode, decode, join without re-encoding.
+"""Camera frames as H.264 video through PyAV: encode, decode, and join without re-encoding.
 
-The codec is H.264 4:4:4 (`libx264`, ultrafast, zero latency, CRF 18). On 64×64 frames halving the color resolution, as the usual
-4:2:0 does, costs 13 dB at the same speed and size: a colored object is a handful of pixels. There are no B-frames, and each
-episode starts with a keyframe: joining videos only copies packets, and a random read starts at most `GOP` frames early.
+The codec is H.264 4:4:4 (`libx264`, ultrafast, zero latency, CRF 18). The usual 4:2:0 halves the color resolution; on 64×64
+frames that costs 13 dB at the same speed and size, because a colored object covers few pixels. There are no B-frames, and each
+episode starts with a keyframe. Joining videos therefore only copies packets, and a random read starts at most `GOP` frames early.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def frame_rate(rate_hz: float) -> Fraction:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video taken apart, without decoding it.
+    """A demultiplexed video; its packets are not decoded.
 
     Args:
-        signature: what must be equal for two clips to share a file: the decoder's configuration, the size and the time base.
+        signature: the decoder's configuration, the size and the time base. Clips in one file must have equal signatures.
     """
 
     video: bytes
@@ -66,14 +66,14 @@ class Clip:
             return Clip(video, [packet for packet in container.demux(stream) if packet.size], signature)
 
     def payload(self) -> list[bytes]:
-        """The content of every packet, in order: equal lists decode to equal frames."""
+        """The content of every packet, in order. Equal lists decode to equal frames."""
         return [bytes(packet) for packet in self.packets]
 
 
 def join(clips: Sequence[Clip]) -> bytes:
-    """One mp4 of several clips, packets copied.
+    """Join several clips into one mp4 by copying packets.
 
-    Raises `DataError` unless all have one signature, and unless the outcome holds exactly their packets.
+    Raises `DataError` unless all have the same signature and the result holds exactly their packets.
     """
     if len({clip.signature for clip in clips}) != 1:
         raise DataError(
@@ -98,14 +98,17 @@ def join(clips: Sequence[Clip]) -> bytes:
 
 
 class Decoder:
-    """Reads frames of one mp4 file, which stays open. `name` is for messages. Use as a context manager.
+    """Reads frames of one mp4 file, which stays open. Use as a context manager.
 
-    Raises `CorruptFileError` when the file cannot be decoded or holds fewer frames than asked for.
+    Args:
+        name: name of the video, for messages.
+
+    Raises `CorruptFileError` when the file cannot be decoded or holds fewer frames than requested.
     """
 
     def __init__(self, video: bytes | Path, name: object, rate_hz: float):
         self._name, self._rate_hz = name, rate_hz
-        self._reformatter = VideoReformatter()  # kept, and on one thread: five times faster than frame.to_ndarray("rgb24")
+        self._reformatter = VideoReformatter()  # reused on one thread: five times as fast as frame.to_ndarray("rgb24")
         try:
             self._container = cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)))
             self._stream = self._container.streams.video[0]
@@ -120,7 +123,7 @@ class Decoder:
         self._container.close()
 
     def read(self, start_s: float, count: int, out: UInt8Array | None = None) -> UInt8Array:
-        """`count` successive frames from `start_s` on: (count, h, w, 3) RGB, written to `out` if given."""
+        """Read `count` successive frames from `start_s` (seconds) on: uint8 RGB (count, h, w, 3), into `out` if given."""
         context = self._stream.codec_context
         out = np.empty((count, context.height, context.width, 3), np.uint8) if out is None else out
         filled = 0

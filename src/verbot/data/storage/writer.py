@@ -1,10 +1,12 @@
-"""Writes episodes as LeRobotDataset v3.0, such that a crash at any instant loses nothing that was saved.
+"""Writes episodes as LeRobotDataset v3.0. A crash at any instant loses no saved episode.
 
-`DatasetWriter.save_episode` commits the episode to the journal (one file: written, fsynced, renamed). From time to time, and at
-the end, the journal is merged into new v3.0 files, which exist for nobody until ``meta/info.json``, replaced atomically, names
-them; only then are the journal's entries removed. So at every instant an episode is in the dataset's files, or in the journal, or
-(briefly) in both with the files counting. Existing files are never rewritten, but for ``meta/tasks.parquet`` and
-``meta/stats.json``, which can be derived again, and where an episode is told in other words (`DatasetWriter.replace`).
+`DatasetWriter.save_episode` commits the episode to the journal: one file that is written, fsynced and renamed. From time to time,
+and at the end, the journal is merged into new v3.0 files. Readers ignore these files until ``meta/info.json`` names them; it is
+replaced atomically. Only then are the journal's entries removed. At every instant an episode is in the dataset's files, in the
+journal, or briefly in both, in which case the files count.
+
+Existing files are never rewritten, with two exceptions: ``meta/tasks.parquet`` and ``meta/stats.json``, which can be derived
+again, and files whose instructions are replaced (`DatasetWriter.replace`).
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ from verbot.errors import DataError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 
-MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # merge the journal when it holds this much
-ABSENT = "absent"  # stands for the checksum of a derived file that need not exist yet
+MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # the journal is merged when it reaches either size
+ABSENT = "absent"  # used as the checksum of a derived file that need not exist yet
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """One episode to save; action `i` was executed at (or is the label of) observation `i`.
+    """One episode to save. Action `i` was executed at observation `i`, or is its label.
 
     Args:
         states, actions: float32 (t, s) and (t, a).
-        images: camera to uint8 RGB (t, h, w, 3).
-        calibration: camera to ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}``.
-        extras: anything else in JSON (goal, instructions, grounding, first_contact_frame, success, …).
+        images: uint8 RGB (t, h, w, 3) of each camera.
+        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}`` of each camera.
+        extras: other values in JSON (goal, instructions, grounding, first_contact_frame, success, …).
     """
 
     instruction: str
@@ -51,7 +53,7 @@ class EpisodeRecord:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, spec: RobotSpec) -> None:
-        """Raise `DataError` unless this is an episode of `spec`."""
+        """Raise `DataError` unless the arrays have the shapes that `spec` requires."""
         length = len(self.actions)
         if not length:
             raise DataError("an episode without frames cannot be saved")
@@ -72,9 +74,9 @@ class EpisodeRecord:
 
 
 class DatasetWriter:
-    """Creates a dataset at `path`, or adds to the one there (which must be of the same robot). One writer at a time.
+    """Creates a dataset at `path`, or extends the one there, which must have the same spec. One writer at a time.
 
-    Use as a context manager. Raises `DataError` when another writer has it open, or when it is another robot's.
+    Use as a context manager. Raises `DataError` when another writer has it open, or when its spec differs.
 
     Example:
         >>> import tempfile
@@ -89,7 +91,7 @@ class DatasetWriter:
     def __init__(self, path: str | Path, spec: RobotSpec, merge_every: int = MERGE_EPISODES):
         self.root, self.spec, self._merge_every = Path(path), spec, merge_every
         self._journal = Journal(self.root)
-        self._stale = False  # whether sentences were replaced since the statistics were made
+        self._stale = False  # whether sentences were replaced after the statistics were computed
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
         try:
@@ -103,7 +105,7 @@ class DatasetWriter:
         self._count = self._info["total_episodes"] + len(self._journal.paths())
 
     def __len__(self) -> int:
-        """Episodes saved so far, those of earlier writers included."""
+        """Number of saved episodes, including those of earlier writers."""
         return self._count
 
     def __enter__(self) -> DatasetWriter:
@@ -113,7 +115,7 @@ class DatasetWriter:
         self.close()
 
     def save_episode(self, record: EpisodeRecord) -> int:
-        """Save one episode for good, and return its number. When this returns, no crash can lose it."""
+        """Save one episode and return its number. On return the episode survives a crash."""
         record.check(self.spec)
         images = {camera: np.ascontiguousarray(frames) for camera, frames in record.images.items()}
         entry = Entry(
@@ -133,10 +135,14 @@ class DatasetWriter:
         return entry.index
 
     def replace(self, files: Mapping[str, bytes], tasks: Sequence[str]) -> None:
-        """Give files of the dataset another content, of the same episodes, and `tasks` as the numbers of its sentences.
+        """Replace the content of dataset files for the same episodes, and the numbered list of sentences by `tasks`.
 
-        Until each is replaced its old content counts as right too; so the two must be right beside each other, and `tasks`
-        must begin with those there are. Call `merge` first; `close` brings the statistics up to date.
+        Until a file is replaced its old content is accepted too. The old and the new content must therefore be valid together,
+        and `tasks` must begin with the present sentences. Call `merge` first; `close` updates the statistics.
+
+        Args:
+            files: the new content of each file by name.
+            tasks: all sentences of the dataset, in the order of their numbers.
         """
         self._tasks = list(tasks)
         info = json.loads(json.dumps(self._info))
@@ -155,13 +161,13 @@ class DatasetWriter:
         return tuple(self._tasks)
 
     def merge(self) -> None:
-        """Move the journal's episodes into v3.0 files, where LeRobot sees them too."""
+        """Move the journal's episodes into v3.0 files, which LeRobot can read too."""
         for run in runs(self._journal.read(self._info["total_episodes"])):
             self._commit(run)
         self._pending_bytes = 0
 
     def close(self) -> None:
-        """Merge what is left, bring ``meta/stats.json`` up to date and let others write."""
+        """Merge the journal, update ``meta/stats.json`` and release the write lock."""
         try:
             self.merge()
             self._write_statistics()
@@ -178,11 +184,13 @@ class DatasetWriter:
             write_atomic(self.root / layout.INFO, _sealed(info))
             return info
         info = read_info(self.root)
-        ours = info.get("verbot")
-        if ours is None or ours["episodes"] != info["total_episodes"]:
+        record = info.get("verbot")
+        if record is None or record["episodes"] != info["total_episodes"]:
             raise DataError(f"{self.root} was written or changed by other software; copy its episodes to a new dataset instead")
-        if RobotSpec.from_json(ours["spec"]) != self.spec:
-            raise DataError(f"{self.root} is of another robot spec ({ours['spec']['name']!r}); it cannot take {self.spec.name!r}")
+        if RobotSpec.from_json(record["spec"]) != self.spec:
+            raise DataError(
+                f"{self.root} has another robot spec ({record['spec']['name']!r}); episodes of {self.spec.name!r} do not fit"
+            )
         return info
 
     def _new_info(self) -> dict[str, Any]:
@@ -204,7 +212,7 @@ class DatasetWriter:
         }
 
     def _known_tasks(self) -> list[str]:
-        """Task sentences in the order of their numbers: as noted where some were replaced, then that of first appearance."""
+        """Task sentences in the order of their numbers: the recorded order if some were replaced, then order of appearance."""
         tasks: dict[str, None] = dict.fromkeys(self._info["verbot"].get("tasks", ()))
         for name, checksum in self._files("meta/episodes/").items():
             table = read_parquet(self.root / name, checksum, lambda column: column == "tasks")
@@ -215,7 +223,7 @@ class DatasetWriter:
         return {name: checksum for name, checksum in sorted(self._info["verbot"]["files"].items()) if name.startswith(prefix)}
 
     def _clean(self) -> None:
-        """Remove what a writer that died left behind and nobody counts, and close gaps that a person left in the journal."""
+        """Remove uncommitted files of a writer that died, and close gaps that a user left in the journal."""
         known = self._info["verbot"]["files"]
         for pattern in ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", "meta/verbot/*/*", "meta/.*.tmp"):
             for path in self.root.glob(pattern):
@@ -228,7 +236,7 @@ class DatasetWriter:
             self._write_info(json.loads(json.dumps(self._info)), {layout.TASKS: tasks})
 
     def _commit(self, run: Run) -> None:
-        """Merge `run` into one new file of each kind; replacing ``info.json`` is the instant of the commit."""
+        """Merge `run` into one new file of each kind. The replacement of ``info.json`` is the commit."""
         info = json.loads(json.dumps(self._info))
         tasks = list(dict.fromkeys([*self._tasks, *(entry.instruction for entry in run.entries)]))
         number = len(self._files("data/"))
@@ -245,7 +253,7 @@ class DatasetWriter:
         self._journal.clear(before=info["total_episodes"])
 
     def _write_info(self, info: dict[str, Any], derived: Mapping[str, bytes]) -> None:
-        """Commit `info`, then replace the `derived` files; until each is replaced its old content counts as right too."""
+        """Commit `info`, then replace the `derived` files. Until a file is replaced its old content is accepted too."""
         for name, content in derived.items():
             path = self.root / name
             info["verbot"]["derived"][name] = sorted({_checksum(path), sha256(content)})
@@ -255,7 +263,7 @@ class DatasetWriter:
             write_atomic(self.root / name, content)
 
     def _settle(self) -> None:
-        """From now on only the present content of derived and of replaced files counts as right."""
+        """Accept only the present content of derived and replaced files from now on."""
         info = json.loads(json.dumps(self._info))
         files = info["verbot"]["files"]
         files |= {name: _checksum(self.root / name) for name, accepted in files.items() if not isinstance(accepted, str)}
@@ -298,7 +306,7 @@ def _checksum(path: Path) -> str:
 
 
 def _sealed(info: dict[str, Any]) -> bytes:
-    """``info.json`` with the checksum of everything else in it."""
+    """``info.json`` with a checksum of its other content."""
     info["verbot"].pop("seal", None)
     info["verbot"]["seal"] = seal(info)
     return json.dumps(info, indent=4, ensure_ascii=False).encode()
@@ -306,8 +314,8 @@ def _sealed(info: dict[str, Any]) -> bytes:
 
 def seal(info: Mapping[str, Any]) -> str:
     """Checksum of an ``info.json`` without its own ``"seal"``."""
-    ours = {key: value for key, value in info["verbot"].items() if key != "seal"}
-    return sha256(json.dumps({**info, "verbot": ours}, sort_keys=True).encode())
+    record = {key: value for key, value in info["verbot"].items() if key != "seal"}
+    return sha256(json.dumps({**info, "verbot": record}, sort_keys=True).encode())
 
 
 def example_dataset(folder: str | Path) -> Path:
