@@ -160,7 +160,8 @@ class RobotSpec:
         for camera in self.cameras:
             if camera.frame not in known:
                 raise SpecError(
-                    f"camera {camera.name!r} of robot {self.name!r} is in frame {camera.frame!r}; its frames are {', '.join(known)}"
+                    f"camera {camera.name!r} of robot {self.name!r} is in frame {camera.frame!r}; "
+                    f"its frames are {', '.join(known)}"
                 )
 
     @property
@@ -177,7 +178,7 @@ class RobotSpec:
 
     @property
     def end_effectors(self) -> tuple[EndEffector, ...]:
-        """The groups; without any the one end effector ``"tool"``, of the first pose and gripper of the state and what moves them.
+        """The groups. A spec without any has one end effector, ``"tool"``: its first pose and gripper, and what moves them.
 
         Empty for a robot without an arm or gripper.
         """
@@ -302,7 +303,9 @@ class ActionChunk:
     value: float | None = None
 
 
-def _check_members(robot: str, label: str, components: Sequence[Component], groups: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+def _check_members(
+    robot: str, label: str, components: Sequence[Component], groups: Sequence[tuple[str, tuple[str, ...]]]
+) -> None:
     """Raise `SpecError` unless every member of a group is a component, and of one group only."""
     names = [component.name for component in components]
     owner: dict[str, str] = {}

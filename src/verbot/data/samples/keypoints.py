@@ -4,8 +4,8 @@ Two points in the robot's base frame belong to every frame of an episode:
 
 - the *target*, the place of what is (to be) handled: where the tool is when the gripper next closes; while it is closed, the tool
   itself; after the last release, where that was. Where the recorder noted the frame of first contact
-  (``extras["first_contact_frame"]``), the target until then is where the tool was at that frame: a gripper that pushes closes some
-  way behind the object, and a place beside the object is harder to find than the object.
+  (``extras["first_contact_frame"]``), the target until then is where the tool was at that frame: a gripper that pushes closes
+  some way behind the object, and a place beside the object is harder to find than the object.
 - the *receptacle*, where it goes: where the tool is when the gripper next opens; without such a moment the last release, if the
   gripper is open after one, else where the tool is at the end.
 
