@@ -7,6 +7,7 @@ import pytest
 
 import verbot
 from verbot.contracts import Demonstrator, Expert, TaskEnv
+from verbot.robots.simulated import SimulatedRobot
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -46,6 +47,22 @@ def test_own_env(example, tmp_path):
     assert example.main(tmp_path, episodes=5) == 5
     first, again = (env.reset(seed=3, options={"index": 7})[0] for _ in range(2))
     np.testing.assert_array_equal(first["images"]["top"], again["images"]["top"])
+
+
+@pytest.mark.parametrize("example", ["own_robot"], indirect=True)
+def test_own_robot(example, capsys):
+    now_s = [0.0]
+
+    def sleep(seconds):
+        now_s[0] += seconds
+
+    assert isinstance(example.Cart(), verbot.Robot)
+    assert example.main(3.0, lambda: now_s[0], sleep) == pytest.approx(0.5, abs=0.01)
+    assert "after 3.0 s the cart is at 0.500 m" in capsys.readouterr().out
+    env = verbot.make_env("navigation")
+    rover = SimulatedRobot(env, {"task": "go"})
+    assert example.drive(rover, env.expert(), "", 30.0, lambda: now_s[0], sleep).time_s == pytest.approx(30)
+    assert rover.is_over and rover.info["success"]
 
 
 @pytest.mark.parametrize("example", ["own_format"], indirect=True)
