@@ -4,13 +4,14 @@ import ast
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from verbot.recipes.overrides import parse_design, resolve_design
+from verbot.recipes.variants import parse_variant, resolve_variant
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -91,7 +92,33 @@ def test_enough_code_runs():
 @pytest.mark.parametrize("page", LIVING)
 def test_overrides_in_the_docs_can_be_resolved(page):
     for word in re.findall(r'[`" ]([a-z0-9-]+\+[a-z_]+[a-z_.]*=[^`" ]+)[`" ]', text(page)):
-        resolve_design(parse_design(word), {"samples": 100}, 0)
+        resolve_variant(parse_variant(word), {"samples": 100}, 0)
+
+
+def folder_made_in(line):
+    """(what makes it, folder) of a documented command; None where it makes no folder or adds to one."""
+    words = shlex.split(line, comments=True)[1:]
+    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    if "--out" in words:
+        folder = words[words.index("--out") + 1]
+    else:
+        place = {"collect": 1, "teleop": 1, "data import": 3}.get(name)
+        folder = None if place is None else words[place]
+    if folder is None or Path(folder).suffix or name == "robustness":  # strengths join in one folder of robustness
+        return None
+    return (name, words[1] if name == "evaluate" else None), folder
+
+
+def test_no_folder_in_the_docs_is_made_by_two_commands():
+    """Each command refuses, or continues, what another one left there."""
+    makers = {}
+    for page in LIVING:
+        if not page.startswith(("docs/results/", "docs/reference/")):
+            for line in re.findall(r"^(verbot .*)$", "\n".join(blocks(page, "bash")), re.MULTILINE):
+                if made := folder_made_in(line):
+                    makers.setdefault(made[1], {}).setdefault(made[0], f"{page}: {line}")
+    several = {folder: list(by.values()) for folder, by in makers.items() if len(by) > 1}
+    assert len(makers) > 40 and not several, several
 
 
 @pytest.mark.parametrize("page", PAGES)
