@@ -255,6 +255,7 @@ class Observation:
         goal_image: uint8 RGB (h, w, 3) of the goal state, where an image specifies the goal.
         time_s: seconds since the episode began.
         memory: the policy's own, from its last chunk in this episode; None before the first.
+        sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.
     """
 
     images: Mapping[str, UInt8Array]
@@ -263,6 +264,7 @@ class Observation:
     goal_image: UInt8Array | None = None
     time_s: float = 0.0
     memory: Memory | None = None
+    sample_seed: int | None = None
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `SpecError` unless this observation is what `spec` promises."""
