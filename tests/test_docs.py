@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from verbot.evaluation.report.summary import PERCENT
+from verbot.models import registries, reward_models
 from verbot.recipes.overrides import parse_design, resolve_design
+from verbot.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -211,6 +214,25 @@ def test_every_script_is_in_the_index_with_a_place_for_its_figures(folder):
 def test_the_generated_reference_is_current():
     done = subprocess.run([sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_registered_part_is_on_the_page_of_parts_and_no_other():
+    if "objectives" not in vars(registries):
+        pytest.skip("the page has the names of the registry of objectives, which is not there yet")
+    registered = {
+        name
+        for value in (*vars(registries).values(), *vars(reward_models).values())
+        if isinstance(value, Registry)
+        for name in value.names()
+    }
+    listed = {row[0].strip("`") for _, rows in tables("docs/reference/parts.md") for row in rows}
+    assert listed == registered
+
+
+def test_every_metric_of_a_summary_is_defined():
+    page = text("docs/reference/metrics.md")
+    for name in PERCENT - {"difference"}:
+        assert f"| `{name}` |" in page, name
 
 
 def test_nothing_names_the_machine_it_was_made_on():
