@@ -10,7 +10,7 @@ from typing import Any, Literal
 from verbot.evaluation.comparison.paired import Row as Paired
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 
-Kind = Literal["design", "policy", "baseline"]
+Kind = Literal["recipe", "policy", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class TableRow:
     """One candidate.
 
     Args:
-        kind: a design was trained for the table, a policy was there before, a baseline stands beside both.
-        settings: what a design changes in its recipe.
+        kind: a recipe was trained for the table, a policy was there before, a baseline stands beside both.
+        settings: what is changed in the recipe.
         folder: its evaluation, None where it has none.
         error: why it has no figures; None where all went well.
         beside: each condition beside the base's; none of the base itself and where no episode is shared.
