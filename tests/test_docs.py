@@ -202,6 +202,17 @@ def test_the_tables_of_parts_are_what_their_data_say(data, section, least):
         assert re.search(expected, found, re.MULTILINE), row["name"]
 
 
+@pytest.mark.parametrize("page", LIVING)
+def test_arguments_of_documented_scripts_exist(page):
+    """Each ``--flag`` is a name in the script."""
+    for line in re.findall(r"^python ((?:experiments|profiling)/.*)$", "\n".join(blocks(page, "bash")), re.MULTILINE):
+        script, *words = shlex.split(line)
+        source = text(script)
+        for flag in (word for word in words if word.startswith("--")):
+            name = flag.removeprefix("--no-" if flag.startswith("--no-") else "--").replace("-", "_")
+            assert re.search(rf"\b{name}\b", source) or flag in source, line
+
+
 @pytest.mark.parametrize("folder", ["experiments", "profiling"])
 def test_every_script_is_in_the_index_with_a_place_for_its_figures(folder):
     (_, rows), *_ = tables(f"{folder}/README.md")
