@@ -128,7 +128,7 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
 
 
 def without_questions(augment: AugmentConfig) -> AugmentConfig:
-    return dataclasses.replace(augment, questions=0)
+    return dataclasses.replace(augment, grounding_queries=0)
 
 
 def played(arguments: Arguments, policy: Path, suite: str) -> dict[str, Estimate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,13 @@ class Policy(Protocol):
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units."""
         ...
+
+
+@runtime_checkable
+class SavablePolicy(Policy, Protocol):
+    """A policy that can be written into a folder, for other processes to load."""
+
+    def save(self, path: str | os.PathLike[str]) -> None: ...
 
 
 @runtime_checkable

@@ -298,13 +298,13 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     dataset = open_dataset(made.path)
     for episode in dataset:
         assert len(episode) == 4 and len(episode.extras["captions"]) == 5 and episode.extras["handed_back"]
-    windows = Windows(dataset, WindowConfig(captions=2))
+    windows = Windows(dataset, WindowConfig(captions=2, labels=("keypoints",)))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     assert all(len(said) == 2 for said in batch.captions)
     known = [{(c["true"], c["false"]) for c in episode.extras["captions"]} for episode in dataset]
     assert all(set(said) <= known[row // 4] for row, said in enumerate(batch.captions))
     assert len(set(batch.captions)) > 6, "others at each time"
-    assert not batch.keypoints_mask[..., :2].any(), "nobody knows where the hand would have gone"
+    assert not batch.targets["keypoints"].mask[..., :2].any(), "nobody knows where the hand would have gone"
     assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
     with pytest.raises(ConfigError, match="first is 0; expected at least 1 frame, or none for whole demonstrations"):
         collect("tabletop-starter", tmp_path / "none", 1, first=0, progress=False)

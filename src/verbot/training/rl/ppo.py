@@ -36,7 +36,7 @@ from verbot.training.rl.actor_critic import Actor, Playground, Senses
 from verbot.training.rl.config import Looking, ReinforceConfig
 from verbot.training.rl.curriculum import Course
 from verbot.training.rl.envs import Stage, Worlds, survey
-from verbot.training.rl.rewards.base import LearnedReward, Reward, make_reward, rewards
+from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
 RECENT = 400  # episodes whose success the progress line tells
@@ -106,7 +106,7 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     Raises `ConfigError` where one is another than `config` says already.
     """
     factory, options = rewards.get(config.reward.name), config.reward.options
-    if hasattr(factory, "fit"):
+    if isinstance(factory, FittedReward):
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
     if config.policy is None:
         return config
