@@ -74,7 +74,7 @@ def test_a_robot_without_demonstrations_is_named(worlds, tmp_path):
 
 def test_the_recipe_gathers_the_demonstrations_of_both(tmp_path, monkeypatch):
     gathered = []
-    monkeypatch.setattr(stages.collection, "run", lambda config, path, progress: gathered.append((config.env, path)))
+    monkeypatch.setattr(stages.collect, "run", lambda config, path, progress: gathered.append((config.env, path)))
     found = stages.all_demonstrations(resolve("multi-task-net"), tmp_path / "dataset", progress=False)
     assert [path.name for path in found] == ["dataset", "dataset-navigation-compass"]
     assert set(gathered) == {("tabletop-starter", found[0]), ("navigation-compass", found[1])}

@@ -321,7 +321,7 @@ def test_the_command_hands_on_what_was_typed(tmp_path, capsys, monkeypatch):
         asked.append((settings, path, make_policy))
         return TeachResult(str(path), 2, 3, 0, 1.0)
 
-    monkeypatch.setattr("verbot.teleop.run", remember)
+    monkeypatch.setattr("verbot.teleop.teach", remember)
     out = str(tmp_path / "demos")
     words = ["collect", out, "--by", "keyboard", "--episodes", "2", "--seed", "7", "--tasks", "pick", "--port", "8123"]
     assert run(capsys, *words) == (0, f"2 attempts in 3 episodes, 0 simulator errors: {out}\n", "")

@@ -20,7 +20,8 @@ DRIVER = """
 import json, os, pathlib, random, shutil, signal, sys, time
 import torch
 from verbot.configuration import load_yaml
-from verbot.training import TrainConfig, checkpoint, loop, train
+from verbot.training import TrainConfig, checkpoint, train
+from verbot.training.imitation import loop
 import verbot.data.storage.frame_cache, verbot.data.samples.loader
 
 config, out, kills, seed = load_yaml(TrainConfig, sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

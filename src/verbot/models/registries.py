@@ -39,9 +39,7 @@ language_encoders: Registry[Any] = Registry(
     "language encoder", package="verbot.models.encoders.language", group="verbot.language_encoders"
 )
 state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders.state", group="verbot.state_encoders")
-action_encoders: Registry[Any] = Registry(
-    "action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders"
-)
+action_encoders: Registry[Any] = Registry("acted encoder", package="verbot.models.encoders.state", group="verbot.action_encoders")
 goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders")
 memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")

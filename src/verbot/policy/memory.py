@@ -29,7 +29,8 @@ def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) ->
     Raises `SpecError` for the memory of another policy.
 
     Example:
-        >>> seen = [Sight(np.zeros((1, 2, 2, 3), np.uint8), np.ones(1, bool), np.array([x], np.float32), x) for x in (0.0, 0.5)]
+        >>> images, mask = np.zeros((1, 2, 2, 3), np.uint8), np.ones(1, bool)
+        >>> seen = [ProcessedObservation(images, mask, np.array([x], np.float32), x) for x in (0.0, 0.5)]
         >>> memory = keep(keep(None, seen[0], 1.0), seen[1], 1.0)
         >>> [sight and sight.time_s for sight in look_back(memory, 0.96, 3, 0.5)]
         [None, 0.0, 0.5]

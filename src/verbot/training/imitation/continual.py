@@ -41,8 +41,8 @@ def continual_task_config(
     Raises `ConfigError` for a share that leaves the new lesson nothing.
 
     Example:
-        >>> lessons = [Lesson("pick", "a"), Lesson("push", "b"), Lesson("put", "c")]
-        >>> later = continual_task_config(TrainConfig(("any",), steps=1), lessons, 2, start="push/policy", replay=0.25)
+        >>> tasks = [ContinualTask("pick", "a"), ContinualTask("push", "b"), ContinualTask("put", "c")]
+        >>> later = continual_task_config(TrainConfig(("any",), steps=1), tasks, 2, start="push/policy", replay=0.25)
         >>> later.datasets, later.weights
         (('c', 'a', 'b'), (0.75, 0.125, 0.125))
     """
