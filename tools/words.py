@@ -87,6 +87,11 @@ ALLOWED: dict[str, tuple[frozenset[str], str]] = {
     "docs/reference/glossary.md": (frozenset({"*"}), "old names and their successors"),
     "src/verbot/data/storage/reader.py": (frozenset({"engaged"}), "a key of datasets of version 0.1, which is still read"),
     "tests/data/storage/test_writer.py": (frozenset({"engaged"}), "a test of that key"),
+    "src/verbot/evaluation/grounding/metrics.py": (
+        frozenset({"told"}),
+        "a key of looking.json of version 0.1, which is still read",
+    ),
+    "tests/evaluation/test_grounding.py": (frozenset({"told"}), "a test of that key"),
     "src/verbot/data/storage/video.py": (frozenset({"preset"}), "an option of libx264"),
     "tests/data/importers/test_manifest.py": (frozenset({"preset"}), "an option of libx264"),
     "profiling/video_codecs.py": (frozenset({"preset"}), "an option of libx264"),

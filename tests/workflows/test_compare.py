@@ -189,7 +189,7 @@ def test_a_list_a_policy_and_an_evaluation_stand_in_one_table(table, out, data, 
     assert [(row.name, row.kind) for row in found.rows] == [("quick", "design"), (words[0], "policy"), (words[1], "policy")]
     assert found.rows[1].cost.parameters == found.rows[0].cost.parameters
     assert found.rows[2].cost.parameters is None
-    assert [row.against is None for row in found.rows] == [True, False, False]
+    assert [row.against_base is None for row in found.rows] == [True, False, False]
     assert found.exit_code == 0
     assert not (tmp_path / "out" / "dataset").exists()
 

@@ -84,7 +84,7 @@ def compare(
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     table = compare(["expert", "random"], out=folder, episodes=2, conditions=(), progress=False)
-        >>> [row.value for row in table.rows], table.rows[1].against.p
+        >>> [row.value for row in table.rows], table.rows[1].against_base.p
         ([1.0, 0.0], 0.5)
     """
     out, budget = Path(out), dict(budget or {})
@@ -236,7 +236,7 @@ def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Candid
     for name in (candidate.name for candidate in wanted if candidate.name in rows):
         row = rows[name]
         if base and base.folder and base.figures and row.folder and name != table.base:
-            row = dataclasses.replace(row, beside=versus(row.folder, base.folder))
+            row = dataclasses.replace(row, conditions_against_base=versus(row.folder, base.folder))
         paired.append(row)
     pending = tuple(candidate.name for candidate in wanted if candidate.name not in rows)
     table = dataclasses.replace(table, rows=tuple(paired), pending=pending)

@@ -86,7 +86,7 @@ class EvaluationConfig:
     @property
     def main(self) -> str:
         """The main condition's name."""
-        return self.mode + told_axes(self.axes)
+        return self.mode + axes_suffix(self.axes)
 
     @property
     def further(self) -> tuple[str, ...]:
@@ -180,11 +180,11 @@ def condition_axes(name: str) -> dict[str, int]:
     return {axis: int(strength) for axis in names}
 
 
-def told_axes(axes: Mapping[str, int]) -> str:
+def axes_suffix(axes: Mapping[str, int]) -> str:
     """What a condition's name says of its randomization, after a space; nothing for the nominal world.
 
     Example:
-        >>> told_axes({"camera": 2, "lighting": 0}), told_axes(dict.fromkeys(AXES, 3))
+        >>> axes_suffix({"camera": 2, "lighting": 0}), axes_suffix(dict.fromkeys(AXES, 3))
         (' camera:2', ' all:3')
     """
     changed = {axis: strength for axis, strength in sorted(axes.items()) if strength}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from verbot.evaluation.protocol.conditions import ALL, told_axes
+from verbot.evaluation.protocol.conditions import ALL, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, correlation, mean, proportion, quantile, ratio
 from verbot.rollout.results import EpisodeResult
 
@@ -160,7 +160,7 @@ def paired(first: Results, second: Results) -> list[tuple[bool, bool]]:
 def _varied(condition: str, results: Results) -> list[tuple[str, int]]:
     """The one (axis, strength), or ("all", strength), that a condition varies; empty where it varies none or several."""
     axes = {(axis, strength) for r in results for axis, strength in r.axes.items() if strength}
-    if results and (told := told_axes(results[0].axes).strip()).startswith(f"{ALL}:"):
+    if results and (told := axes_suffix(results[0].axes).strip()).startswith(f"{ALL}:"):
         axes = {(ALL, int(told.partition(":")[2]))}
         condition = condition.replace("axes:", "axis:", 1)
     return list(axes) if len(axes) == 1 and condition.startswith(("axis:", "canonical ")) else []
