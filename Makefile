@@ -1,10 +1,11 @@
 # make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
 # make test      layers, sizes, every test               make check   lint, format, types, layers, sizes
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
+# make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak mutants check format clean distclean
+.PHONY: help install demo test soak mutants docs reference check format clean distclean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -37,6 +38,14 @@ soak: install
 
 mutants: install
 	$(PY) tools/mutants.py
+
+# The site's own packages are installed on demand; a broken link is an error.
+docs: install
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(PY) -m mkdocs build --strict
+
+reference: install
+	$(PY) tools/reference.py --write
 
 check: install
 	.venv/bin/ruff check .

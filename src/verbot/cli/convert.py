@@ -35,7 +35,7 @@ def data_import(
         robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
         spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
         instruction: for episodes without one.
-        set: options of the format, each as name=value; see docs/data.md.
+        set: options of the format, each as name=value; see docs/guides/importing.md.
         json: print the result as JSON.
     """
     from verbot.configuration import assignments, nested

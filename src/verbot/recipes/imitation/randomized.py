@@ -19,7 +19,7 @@ def starter_random() -> RunConfig:
     """The starter recipe on demonstrations that draw the strength of every axis, and on pictures with a camera missing.
 
     Source: domain randomization, Tobin et al. 2017. A recording holds every camera, so that axis is drawn while training. What
-    varies takes longer to learn: the same samples as the starter's are too few (docs/randomization.md).
+    varies takes longer to learn: the same samples as the starter's are too few (docs/results/robustness.md).
     """
     plain = training(minutes=12.0)
     return RunConfig(

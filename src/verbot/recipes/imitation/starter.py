@@ -13,7 +13,7 @@ SUITE, BATCH = "tabletop-starter", 64
 
 
 def training(minutes: float) -> TrainConfig:
-    """How the tabletop recipes train, chosen by closed-loop success at equal samples; the figures are in docs/notebook.md."""
+    """How the tabletop recipes train, chosen by closed-loop success at equal samples; see docs/notebook."""
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 48}),
         language=Part("minilm", {"depth": 3}),

@@ -13,7 +13,7 @@ def film_policy() -> RunConfig:
     """The sentence scales and shifts the convolutions' features block by block, and once more the tokens that they give out.
 
     Source: Perez et al. 2018. Since all that is seen depends on what was said, each question costs a look of its own; without
-    them it does not learn what words are for (docs/designs.md).
+    them it does not learn what words are for (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("film_conv", {"channels": 24}), language=MINILM, fusion=Part("film", {"layers": 2}),

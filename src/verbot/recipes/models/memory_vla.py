@@ -14,7 +14,7 @@ def memory_vla() -> RunConfig:
     three frames and the present; three steps out of 20 actions.
 
     Both memories learn from sequences of four frames, half a second apart; what is kept of a past frame is what was fused of it.
-    Twice as long sequences, half as many in a batch, learned less (docs/designs.md).
+    Twice as long sequences, half as many in a batch, learned less (docs/results/parts.md).
     Frozen CLIP is replaced by a vision transformer that is trained and a frozen MiniLM; with a network, ``vision=hf_vision``,
     ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP.
     """

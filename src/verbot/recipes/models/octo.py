@@ -16,7 +16,7 @@ def octo() -> RunConfig:
     """Two frames, patches after two convolutions, one readout token, four actions out of noise in 20 steps; pictures as goals.
 
     What was seen stands beside the readout, each token in its place: without that path, as published, it learns from so few
-    samples no more than a policy that hears nothing (docs/designs.md).
+    samples no more than a policy that hears nothing (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 0, "stem": [16, 32]}),

@@ -19,7 +19,7 @@ def pi0() -> RunConfig:
     """Patches, words and state through one transformer; an expert whose tokens are ten actions reads it layer by layer.
 
     Four tokens more hold all that was seen, each token in its place: without them, as published, so few samples teach it nothing
-    (docs/designs.md).
+    (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 2}),

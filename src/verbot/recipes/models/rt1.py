@@ -27,7 +27,7 @@ def rt1() -> RunConfig:
     """Two frames 0.3 s apart where the paper has six at 3 Hz, eight tokens each, one action.
 
     What was seen also goes past the transformer, each token in its place: without that path, as published, so few samples teach
-    it nothing (docs/designs.md).
+    it nothing (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SMALL, "size": "image", "film": True}),
