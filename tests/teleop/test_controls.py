@@ -1,4 +1,4 @@
-"""The laws of the mapping from what is held to an action."""
+"""The mapping from keys and gamepad states to an action."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_combination_stays_within_the_range():
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_directions_are_those_of_who_looks_through_the_front_camera():
+def test_directions_are_those_of_the_front_camera():
     from verbot.envs import make_env
 
     env = make_env("tabletop-starter", image_size=32, render_cameras=False)
@@ -81,8 +81,8 @@ def test_directions_are_those_of_who_looks_through_the_front_camera():
     assert basis_of({}).right.tolist() == basis_of({"wrist": {"frame": "tool"}}).right.tolist() == [1, 0, 0]
 
 
-def test_the_hand_leans_the_way_it_says():
-    """The top of the hand, its side away from the fingers, moves right, or away from who looks."""
+def test_the_gripper_tilts_in_the_named_direction():
+    """The top of the gripper, opposite the fingers, moves right, or away from the camera."""
     right, away = np.cross(act("ArrowRight")[3:6], (0, 0, 1)), np.cross(act("ArrowUp")[3:6], (0, 0, 1))
     assert right @ FRONT.right > 0.3 and abs(right @ FRONT.away) < 1e-6
     assert away @ FRONT.away > 0.3 and abs(away @ FRONT.right) < 1e-6
@@ -145,7 +145,7 @@ def test_a_plane_and_an_uneven_range():
         ("gripper", ("left", "right"), r"of 2 numbers \(expected 1\)"),
     ],
 )
-def test_a_robot_that_cannot_be_driven_is_told(kind, axes, message):
+def test_a_robot_that_cannot_be_driven_is_refused(kind, axes, message):
     spec = RobotSpec("odd", 5.0, (), (), (Component("arm", kind, axes, "1", "base", (-1.0, -1.0), (1.0, 1.0)),))
     with pytest.raises(ConfigError, match=message):
         Teleoperator(spec)
@@ -182,7 +182,7 @@ def test_commands_do_not_pile_up():
     inputs.put(message(type="key", code="Space", down=True))
 
 
-def test_letting_go_lets_everything_go():
+def test_release_releases_keys_and_sticks():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
@@ -196,13 +196,13 @@ def test_letting_go_lets_everything_go():
         (b"\x00", "a message is JSON text; got 1 bytes of data"),
         ("{", "a message is JSON; this is not"),
         ("[" * 3000, "a message is JSON; this is not"),
-        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is no number of JSON"),
+        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is not a JSON number"),
         ("3", "a message is a map whose type is one of key, pad, release, say, seen; got 3"),
         ('{"type": ["key"]}', "whose type is one of"),
         ('{"type": "eval", "code": "1"}', "got 'eval'"),
         ('{"type": "key", "code": "KeyW"}', "has exactly the fields code, down"),
         ('{"type": "key", "code": "KeyW", "down": 1}', "'down' of a message of type 'key' must be true or false; got 1"),
-        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key that does something"),
+        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key with a function"),
         ('{"type": "pad", "axes": [2.0], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [true], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [], "buttons": [' + "0," * 32 + "0]}", "must be a list of at most 32 numbers"),
@@ -214,7 +214,7 @@ def test_letting_go_lets_everything_go():
         ('"' + "x" * MAX_BYTES + '"', "a message has at most 4096 bytes"),
     ],
 )
-def test_a_message_that_is_not_one_is_refused_and_changes_nothing(data, problem):
+def test_an_invalid_message_is_refused_and_changes_nothing(data, problem):
     inputs = Inputs()
     with pytest.raises(WireError, match=problem.replace("[", r"\[")):
         inputs.put(data)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, lesson, ready
+from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, ready, teleop_session
 
 from verbot import cli
 from verbot.data import Windows, check_dataset, open_dataset
@@ -35,11 +35,11 @@ def many(tmp_path_factory):
             state = after(page, "save" if state["success"] else "discard")
             while state is not None and state["phase"] != "ready":
                 page.seen()
-                state = page.see()
+                state = page.receive()
         if state is not None:
             after(page, "quit")
 
-    with lesson(path, script, config(episodes=SCENES)) as result:
+    with teleop_session(path, script, config(episodes=SCENES)) as result:
         return open_dataset(path), won, result
 
 
@@ -61,7 +61,7 @@ def test_keys_alone_are_enough_too(tmp_path):
         after(page, "quit")
 
     settings = config(by="keyboard", options={**OPTIONS, "max_seconds": 40})
-    with lesson(tmp_path / "demos", script, settings) as result:
+    with teleop_session(tmp_path / "demos", script, settings) as result:
         pass
     assert won == [True] * 3
     assert result.attempts == 3
@@ -119,7 +119,7 @@ def test_taking_again_discarding_typing_and_annotating(tmp_path):
         states.append(after(page, "next"))
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script) as result:
+    with teleop_session(tmp_path / "demos", script) as result:
         pass
     asked, again, saved, discarded, told, second, skipped = states
     assert asked["instruction"] == again["instruction"] == "lift up the thing that I mean"
@@ -158,7 +158,7 @@ def test_a_failure_is_saved_only_if_the_person_says_so(tmp_path):
         states.append(after(page, "keep"))
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script):
+    with teleop_session(tmp_path / "demos", script):
         pass
     over, refused, told, kept = states
     assert (over["phase"], over["success"]) == ("review", False)
@@ -184,7 +184,7 @@ def test_another_goal_of_the_scene_is_the_one_that_is_recorded(tmp_path):
         after(page, "save")
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script):
+    with teleop_session(tmp_path / "demos", script):
         pass
     (episode,) = open_dataset(tmp_path / "demos")
     drawn, chosen = goals
@@ -203,7 +203,7 @@ def test_nothing_moves_before_the_person_does_nor_by_what_is_still_held(tmp_path
     phases = []
 
     def script(page, env):
-        page.see()
+        page.receive()
         page.pad([0.9, 0, 0, 0])  # held from before: it must be let go first
         phases.append(after(page, "speed")["phase"])
         page.pad([0, 0, 0, 0])
@@ -213,7 +213,7 @@ def test_nothing_moves_before_the_person_does_nor_by_what_is_still_held(tmp_path
         phases.append(after(page, "speed")["phase"])
         after(page, "quit", "quit")
 
-    with lesson(tmp_path / "demos", script) as result:
+    with teleop_session(tmp_path / "demos", script) as result:
         pass
     assert phases == ["ready", "ready", "recording"]
     assert result.episodes == 0
@@ -221,7 +221,7 @@ def test_nothing_moves_before_the_person_does_nor_by_what_is_still_held(tmp_path
 
 LESSON = """
 import sys
-from scripted import after, config, demonstrate, lesson, ready
+from scripted import after, config, demonstrate, ready, teleop_session
 
 def script(page, env):
     state = ready(page)
@@ -236,7 +236,7 @@ def script(page, env):
         page.pad([0.5, 0, 0, 0])
         after(page, "speed")
 
-with lesson(sys.argv[1], script, config(tasks=("pick",))):
+with teleop_session(sys.argv[1], script, config(tasks=("pick",))):
     pass
 """
 
@@ -259,7 +259,7 @@ def test_a_kill_in_the_middle_leaves_all_that_was_saved_and_the_lesson_goes_on(t
         scenes.append((state["scene"], state["saved"]))
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script, config(tasks=("pick",))) as result:
+    with teleop_session(tmp_path / "demos", script, config(tasks=("pick",))) as result:
         pass
     assert scenes == [(3, 3)]
     assert result.attempts == 3
@@ -282,7 +282,7 @@ def test_a_fault_of_the_simulator_costs_that_scene_only(tmp_path):
         states.append(after(page))
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script) as result:
+    with teleop_session(tmp_path / "demos", script) as result:
         pass
     assert (states[0]["phase"], states[0]["scene"]) == ("ready", 1)
     assert states[0]["message"].startswith("The simulator faulted (NaN in qpos): nothing of that scene is kept.")
@@ -304,7 +304,7 @@ def test_keys_that_mean_nothing_now_say_why(tmp_path):
         told.append(after(page)["message"])
         after(page, "quit", "quit")
 
-    with lesson(tmp_path / "demos", script) as result:
+    with teleop_session(tmp_path / "demos", script) as result:
         pass
     assert [message.split(":")[0].split(";")[0] for message in told] == [
         "There is nothing to discard", "There is no policy to hand back to", "This attempt is not saved",
@@ -349,5 +349,5 @@ def run(capsys, *arguments):
 def test_another_robots_dataset_is_refused(many, tmp_path):
     dataset, *_ = many
     with pytest.raises(DataError, match="has another robot spec"):
-        with lesson(dataset.root, lambda page, env: None, config(options={"image_size": 16})):
+        with teleop_session(dataset.root, lambda page, env: None, config(options={"image_size": 16})):
             pass

@@ -153,7 +153,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
             compare.compare(words, out=tmp_path, **asked)
     record = json.loads((tmp_path / "table.json").read_text())
     assert ([row["name"] for row in record["rows"]], record["pending"]) == (["tiny"], ["tiny+chunk=2"])
-    assert "1 still to come" in (tmp_path / "report.html").read_text()
+    assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._descend
     monkeypatch.setattr(loop, "_descend", lambda session: (steps.append(session.now.step), descend(session))[1])
