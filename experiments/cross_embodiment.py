@@ -32,7 +32,7 @@ from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
 from verbot.policy.policy import Policy
-from verbot.recipes.config import RunConfig, resolve
+from verbot.recipes.config import Recipe, resolve
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -103,19 +103,19 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     return {name: estimate.to_json() for name, estimate in found.items()}
 
 
-def configured(arguments: Arguments, arm: str) -> RunConfig:
+def configured(arguments: Arguments, arm: str) -> Recipe:
     """The recipe `multi-task-net`, or one of its robots, with the losses of this arm."""
     whole = resolve("multi-task-net")
     training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
     (rover,) = training.companions
     if arm == "recipe":
-        return dataclasses.replace(whole, training=training)
+        return whole.with_training(training)
     if arm not in TASKS:
         how = "learned" if arm == "learned" else "fixed"
         network = dataclasses.replace(training.network, grasp_weight=1.0, loss_weights=how)
         theirs = dataclasses.replace(rover.network, action_weight=1.0, keypoint_weight=1.0, loss_weights=how)
         companions = (dataclasses.replace(rover, network=theirs),)
-        return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, companions=companions))
+        return whole.with_training(dataclasses.replace(training, network=network, companions=companions))
     weights = NOTHING | TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
@@ -123,7 +123,7 @@ def configured(arguments: Arguments, arm: str) -> RunConfig:
     if not weights["keypoint_weight"]:
         augment = without_questions(augment)
     network = dataclasses.replace(network, **weights)
-    return dataclasses.replace(whole, training=dataclasses.replace(training, network=network, augment=augment, companions=()))
+    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, companions=()))
 
 
 def without_questions(augment: AugmentConfig) -> AugmentConfig:

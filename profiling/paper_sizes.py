@@ -23,7 +23,7 @@ import tyro
 from verbot.envs import make_env
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.tokens import Batch
-from verbot.recipes.config import RunConfig, resolve
+from verbot.recipes.config import Recipe, resolve
 from verbot.spec import RobotSpec
 from verbot.training.distributed.optimizer import Optimizer
 
@@ -67,7 +67,7 @@ def line(size: str, row: dict[str, Any]) -> str:
     return f"| {size} | {row['parameters'] / 1e6:,.1f} M | {rate:.1f} | {memory} | {latency:.1f} |"
 
 
-def measure(run: RunConfig, device: torch.device, arguments: Arguments) -> dict[str, Any]:
+def measure(run: Recipe, device: torch.device, arguments: Arguments) -> dict[str, Any]:
     """The figures of one size; on a device that has too little memory, what it said."""
     with closing(make_env(run.collection.env, render_cameras=False, **run.collection.options)) as env:
         spec = env.robot_spec
@@ -82,7 +82,7 @@ def measure(run: RunConfig, device: torch.device, arguments: Arguments) -> dict[
             torch.cuda.reset_peak_memory_stats(device)
 
 
-def figures(network: VLANetwork, run: RunConfig, arguments: Arguments, device: torch.device) -> dict[str, Any]:
+def figures(network: VLANetwork, run: Recipe, arguments: Arguments, device: torch.device) -> dict[str, Any]:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16)
     one = batch(network, 1).to(device)
 

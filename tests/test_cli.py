@@ -4,14 +4,17 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import tyro
 
 from verbot import cli
-from verbot.errors import DataError
+from verbot.errors import DataError, VerbotDeprecationWarning
 from verbot.policy.policy import load_policy
+from verbot.recipes.config import resolve
+from verbot.workflows.show_config import field_help
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,8 +37,11 @@ def parse(line):
     """Parse a command line as `verbot` would, without running it."""
     name, rest = cli._command(shlex.split(line)[1:])
     called = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerbotDeprecationWarning)
+        rest = cli._with_successors(name, rest)
 
-    @functools.wraps(cli.COMMANDS[name])
+    @functools.wraps(cli.OLD_COMMANDS[name][0] if name in cli.OLD_COMMANDS else cli.COMMANDS[name])
     def remember(**arguments):
         called.update(arguments)
         return 0
@@ -118,7 +124,7 @@ def test_list_knows_the_parts(capsys):
     assert re.search(r"^recipes: .*starter", out, re.MULTILINE)
     assert run(capsys, "list", "fusions")[1].startswith("fusions: ")
     lists = "all, choices, goals, memory, occluded, relations, seeds, sentences"
-    assert run(capsys, "list", "designs")[:2] == (0, f"designs: {lists}\n")
+    assert run(capsys, "list", "comparisons")[:2] == (0, f"comparisons: {lists}\n")
     assert "no kind of things to list named 'fusion'. Did you mean 'fusions'" in run(capsys, "list", "fusion")[2]
 
 
@@ -202,7 +208,7 @@ def test_train_takes_settings_and_names_a_wrong_one(tmp_path, capsys):
 def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
     first, data = tmp_path / "first", ("--data", str(tmp_path / "first" / "dataset"))
     run(capsys, "train", "tiny", "--out", str(first), "--steps", "1")
-    begun = ("--start", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
+    begun = ("--init-from", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
     code, _, _ = run(capsys, "train", "tiny", *data, *begun, "--set", "lora.rank=2")
     assert code == 0
     assert load_policy(tmp_path / "second" / "policy").config.chunk == load_policy(first / "policy").config.chunk
@@ -230,28 +236,28 @@ def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys,
 
     asked = []
 
-    def remember(words, **settings):
-        asked.append((words, settings))
-        return Table("", "a", (TableRow("a", "design", error="ValueError: torn"),), {})
+    def remember(config, out, **settings):
+        asked.append(config)
+        return Table("", "a", (TableRow("a", "recipe", error="ValueError: torn"),), {})
 
     monkeypatch.setattr(compare, "compare", remember)
     arguments = ["tiny", "tiny+chunk=2", "--samples", "640", "--data", "one", "two", "--conditions", "blank", "--no-baselines"]
-    code, out, _ = run(capsys, "compare", *arguments, "--designs", "all", "--only", "tiny", "head-flow", "--base", "tiny")
+    code, out, _ = run(capsys, "compare", *arguments, "--list", "all", "--only", "tiny", "head-flow", "--base", "tiny")
     assert code == 1
     assert "error: a: ValueError: torn" in out
-    ((words, settings),) = asked
-    assert words == ("tiny", "tiny+chunk=2")
-    assert settings["budget"] == {"samples": 640}
-    assert settings["data"] == (Path("one"), Path("two"))
-    assert (settings["conditions"], settings["baselines"], settings["base"]) == (("blank",), False, "tiny")
-    assert (settings["designs"], settings["only"]) == ("all", ("tiny", "head-flow"))
+    (config,) = asked
+    assert config.entries == ("tiny", "tiny+chunk=2")
+    assert config.budget == {"samples": 640}
+    assert config.data == (Path("one"), Path("two"))
+    assert (config.conditions, config.baselines, config.base) == (("blank",), False, "tiny")
+    assert (config.list, config.only) == ("all", ("tiny", "head-flow"))
 
 
 def test_compare_refuses_what_it_cannot_do(tmp_path, capsys):
     for arguments, message in (
         (["tiny+chunks=2", "--steps", "1"], "there is no setting 'chunks'. Did you mean 'chunk'?"),
         (["tiny"], "tiny must be trained: give samples, minutes or steps"),
-        (["--designs", "al", "--steps", "1"], "there is no list of designs named 'al'. Did you mean 'all'?"),
+        (["--list", "al", "--steps", "1"], "there is no list of variants named 'al'. Did you mean 'all'?"),
     ):
         code, _, err = run(capsys, "compare", *arguments, "--out", str(tmp_path / "out"))
         assert code == 2
@@ -271,3 +277,36 @@ def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch)
     assert code == 1
     assert "errors  1" in out
     assert err == "error: pick/0: SimulationError: NaN in qpos\n"
+
+
+def test_config_prints_what_train_reads(tmp_path, capsys):
+    settings = ("--set", "vision=vit", "vision.depth=3", "learning_rate=1e-3", "--seed", "4")
+    code, out, _ = run(capsys, "config", "tiny", *settings)
+    assert code == 0
+    (tmp_path / "recipe.yaml").write_text(out)
+    recipe = resolve(tmp_path / "recipe.yaml")
+    assert recipe == resolve("tiny+vision=vit+vision.depth=3+learning_rate=1e-3", seed=4)
+    assert run(capsys, "config", str(tmp_path / "recipe.yaml"))[1] == out
+    code, _, err = run(capsys, "config", "tiny", "--set", "lerning_rate=1e-3")
+    assert code == 2
+    assert "there is no setting 'lerning_rate'. Did you mean 'learning_rate'?" in err
+
+
+def test_every_field_of_a_recipe_is_explained(capsys):
+    assert any("attend" in found.text or "cameras" in found.text for found in field_help(resolve("tiny")))
+    code, out, _ = run(capsys, "config", "tiny", "--fields", "--set", "batch_size=16")
+    assert code == 0
+    assert re.search(r"batch_size \(int\) = 16\n    \w", out)
+
+
+def test_former_names_of_commands_and_options_work_and_warn(tmp_path, capsys):
+    out = tmp_path / "run"
+    steps = ("--steps", "2048", "--set", "steps=16", "worlds=2")
+    with pytest.warns(VerbotDeprecationWarning, match="verbot reinforce is now called verbot train"):
+        code, _, err = run(capsys, "reinforce", "tiny", "--out", str(out), *steps)
+    assert (code, "worlds" in err) == (2, True)
+    with pytest.warns(VerbotDeprecationWarning, match="--start is now called --init-from"):
+        code, _, err = run(capsys, "train", "tiny", "--out", str(out), "--start", str(tmp_path / "none"))
+    assert (code, "is not a policy directory" in err) == (2, True)
+    with pytest.warns(VerbotDeprecationWarning, match="verbot list designs is now called verbot list comparisons"):
+        assert run(capsys, "list", "designs")[1].startswith("comparisons: all")

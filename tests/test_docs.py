@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from verbot.recipes.overrides import parse_design, resolve_design
+from verbot.recipes.variants import parse_variant, resolve_variant
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -92,7 +92,7 @@ def test_enough_code_runs():
 @pytest.mark.parametrize("page", LIVING)
 def test_overrides_in_the_docs_can_be_resolved(page):
     for word in re.findall(r'[`" ]([a-z0-9-]+\+[a-z_]+[a-z_.]*=[^`" ]+)[`" ]', text(page)):
-        resolve_design(parse_design(word), {"samples": 100}, 0)
+        resolve_variant(parse_variant(word), {"samples": 100}, 0)
 
 
 def folder_made_in(line):

@@ -174,6 +174,7 @@ class Observation:
         goal_image: uint8 RGB (h, w, 3) of the wanted state, where the goal is given as an image.
         time_s: seconds since the episode began.
         memory: what the policy gave out with its last chunk in this episode, for it alone to read; None before the first.
+        sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.
     """
 
     images: Mapping[str, UInt8Array]
@@ -182,6 +183,7 @@ class Observation:
     goal_image: UInt8Array | None = None
     time_s: float = 0.0
     memory: Memory | None = None
+    sample_seed: int | None = None
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `SpecError` unless this observation is what `spec` promises."""

@@ -14,7 +14,7 @@ from verbot.models.action_space import constrained
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.objectives.keypoints import POINTS
 from verbot.models.tokens import Batch, Captions, TokenGroup
-from verbot.recipes.config import RunConfig, resolve
+from verbot.recipes.config import Recipe, resolve
 
 TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box", "go to the yellow star")
 TASKS = ("pick", "push", "put")
@@ -26,7 +26,7 @@ def _robot(suite: str, options: str):
         return env.robot_spec
 
 
-def robot(run: RunConfig):
+def robot(run: Recipe):
     """The robot of the recipe's own suite."""
     return _robot(run.collection.env, json.dumps(dict(run.collection.options)))
 

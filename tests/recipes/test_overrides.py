@@ -1,38 +1,35 @@
-"""Designs are strict: what they name exists, what they change is what they say, and every design that ships can be built."""
+"""Designs are strict: what they name exists, what they change is what they say, and every variant that ships can be built."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from verbot.configuration import field_types, renamed
 from verbot.envs import make_env
-from verbot.errors import ConfigError, UnknownNameError
-from verbot.models.network import VLANetwork
+from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
+from verbot.models.network import NetworkConfig, Part, VLANetwork
 from verbot.policy.policy import load_policy
-from verbot.recipes.overrides import (
-    ACTING,
-    NETWORK,
-    TRAINING,
-    Design,
-    design_lists,
-    parse_design,
-    read_designs,
-    resolve_design,
-)
+from verbot.recipes.config import ACTING, change, resolve
+from verbot.recipes.overrides import override
+from verbot.recipes.variants import Variant, comparison_lists, parse_variant, read_variants, resolve_variant
 from verbot.training import TrainConfig
-from verbot.workflows.compare_entries import candidates, digest
+from verbot.workflows.compare_entries import digest, find_entries
 from verbot.workflows.train_evaluate import train
 
 
 def resolved(word, budget=None, seed=None):
-    return resolve_design(parse_design(word), budget, seed)
+    return resolve_variant(parse_variant(word), budget, seed)
 
 
 def test_a_setting_finds_its_place_by_its_name_alone():
-    assert not set(NETWORK) & set(TRAINING)
-    assert not set(ACTING) & {*NETWORK, *TRAINING}
+    network, training = field_types(NetworkConfig), field_types(TrainConfig)
+    assert not set(network) & set(training)
+    assert not set(ACTING) & {*network, *training}
     run = resolved("starter+chunk=4+augment.questions=2+execute=3+learning_rate=1e-3+dagger.rounds=2", {"samples": 640}, seed=5)
     assert (run.training.network.chunk, run.training.augment.questions, run.evaluation.execute) == (4, 2, 3)
     assert (run.training.learning_rate, run.training.dagger.rounds, run.training.seed) == (0.001, 2, 5)
@@ -48,54 +45,62 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
     assert resolved("starter+vision=query_conv").training.network.vision.options == {}
     film = resolved("starter+vision.channels=8+vision=film_conv").training.network.vision
     assert (film.name, film.options) == ("film_conv", {"channels": 8})
-    whole = resolve_design(Design("x", "starter", {"head": {"name": "flow"}, "augment": {"relabel": 0.5}}))
+    whole = resolve_variant(Variant("x", "starter", {"head": {"name": "flow"}, "augment": {"relabel": 0.5}}))
     assert (whole.training.network.head.name, whole.training.augment.relabel) == ("flow", 0.5)
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("startr+head=flow", "design 'startr.head=flow': there is no recipe named 'startr'. Did you mean 'starter'"),
+        ("startr+head=flow", "variant 'startr.head=flow': there is no recipe named 'startr'. Did you mean 'starter'"),
         ("starter+flow", "'flow' in 'starter.flow' is not of the form field=value"),
         ("starter+head=flow+head=flow", "sets head twice"),
         ("starter+head=flw", "there is no head named 'flw'. Did you mean 'flow'\\? Known: .*regression"),
         ("starter+vision=vit+vision.channels=3", "vision=vit has no field 'channels'. Fields: patch"),
         ("starter+vision.chanels=3", "vision=query_conv has no field 'chanels'. Did you mean 'channels'"),
         ("starter+vision.channels=many", "vision=query_conv.channels is 'many'; expected int"),
-        ("starter+vison=vit", "there is no setting 'vison'. Did you mean 'vision'\\? Of the network: vision, .*acting: execute"),
-        ("starter+augment.question=3", "training.augment has no field 'question'. Did you mean 'questions'"),
-        ("starter+augment=3", "there is no setting 'augment'.*augment.FIELD: shift_pixels"),
+        (
+            "starter+vison=vit",
+            "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: vision, .*evaluation: execute",
+        ),
+        ("starter+augment.question=3", "augment has no field 'question'. Did you mean 'questions'"),
+        ("starter+augment=3", "augment is a record, so it cannot be 3; set its fields, as augment.FIELD=VALUE: shift_pixels"),
         ("starter+memory.slots=3", "there is no memory to set slots of; name one of .*external"),
         ("starter+vision=", "there is no vision; name one of film_conv"),
-        ("starter+width=wide", "training.network.width is 'wide'; expected int"),
+        ("starter+width=wide", "imitation.network.width is 'wide'; expected int"),
         ("starter+execute=0", "execute is 0; expected at least 1"),
-        ("starter+datasets=[a]", "trained on the same data, so none can set 'datasets'"),
-        ("starter+suite=tabletop", "there is no setting 'suite'"),
+        ("starter+datasets=[a]", "trained on the same data, so none can set '.*imitation.datasets'"),
+        ("starter+suite=tabletop", "played on the same episodes, so none can set 'evaluation.suite'"),
+        ("starter+collection.noise=0", "trained on the same data, so none can set 'collection.noise'"),
+        (
+            "starter+episodes=3",
+            "'episodes' could be collection.episodes, evaluation.episodes, .*dagger.episodes; give the longer",
+        ),
     ],
 )
-def test_a_wrong_design_is_told_what_there_is(word, message):
+def test_a_wrong_variant_is_told_what_there_is(word, message):
     with pytest.raises(ConfigError, match=message):
         resolved(word)
 
 
 def test_a_list_is_strict_too(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("recipe: tiny\ndesigns:\n  a: {}\n  b: {about: other, settings: {chunk: 2}}\n  c: {recipe: starter}\n")
-    a, b, c = read_designs(path)
-    assert (a, b) == (Design("a", "tiny"), Design("b", "tiny", {"chunk": 2}, "other"))
+    path.write_text("recipe: tiny\nentries:\n  a: {}\n  b: {about: other, settings: {chunk: 2}}\n  c: {recipe: starter}\n")
+    a, b, c = read_variants(path)
+    assert (a, b) == (Variant("a", "tiny"), Variant("b", "tiny", {"chunk": 2}, "other"))
     assert c.recipe == "starter"
-    assert resolve_design(b).about == "other"
+    assert resolve_variant(b).about == "other"
     for text, message in (
-        ("designs: {}", "lists no designs"),
-        ("designs: {a: {setting: {chunk: 2}}}", "mine.yaml: designs.a has no field 'setting'. Did you mean 'settings'"),
-        ("recipe: tiny", "lacks the field 'designs'"),
-        ("designs: [a", "cannot read the configuration"),
+        ("entries: {}", "lists no entries"),
+        ("entries: {a: {setting: {chunk: 2}}}", "mine.yaml: entries.a has no field 'setting'. Did you mean 'settings'"),
+        ("recipe: tiny", "lacks the field 'entries'"),
+        ("entries: [a", "cannot read the configuration"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            read_designs(path)
-    with pytest.raises(UnknownNameError, match="no list of designs named 'al'. Did you mean 'all'"):
-        read_designs("al")
+            read_variants(path)
+    with pytest.raises(UnknownNameError, match="no list of variants named 'al'. Did you mean 'all'"):
+        read_variants("al")
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +110,12 @@ def robot():
     env.close()
 
 
-@pytest.mark.parametrize("design", [d for name in design_lists() for d in read_designs(name)], ids=lambda design: design.name)
-def test_every_design_that_ships_says_what_it_is_and_can_be_built(design, robot):
-    run = resolve_design(design, {"samples": 1000}, 0)
-    assert design.about
+@pytest.mark.parametrize(
+    "variant", [d for name in comparison_lists() for d in read_variants(name)], ids=lambda variant: variant.name
+)
+def test_every_variant_that_ships_says_what_it_is_and_can_be_built(variant, robot):
+    run = resolve_variant(variant, {"samples": 1000}, 0)
+    assert variant.about
     network, spec = run.training.network, robot
     chunks = np.random.default_rng(0).normal(size=(64, network.chunk, spec.action_size)).astype(np.float32)
     built = VLANetwork(network.fit(["pick up the red cube"], chunks), spec)
@@ -116,14 +123,14 @@ def test_every_design_that_ships_says_what_it_is_and_can_be_built(design, robot)
     assert run.evaluation.execute <= network.chunk
 
 
-@pytest.mark.parametrize("name", design_lists())
-def test_designs_of_one_list_differ(name):
-    runs = [resolve_design(design, {"samples": 1000}, 0) for design in read_designs(name)]
+@pytest.mark.parametrize("name", comparison_lists())
+def test_variants_of_one_list_differ(name):
+    runs = [resolve_variant(variant, {"samples": 1000}, 0) for variant in read_variants(name)]
     assert len({digest(run.training, run.evaluation) for run in runs}) == len(runs)
 
 
-def test_designs_that_only_act_otherwise_share_a_training():
-    runs = {d.name: resolve_design(d, {"samples": 1000}, 0) for d in read_designs("choices")}
+def test_variants_that_only_act_otherwise_share_a_training():
+    runs = {d.name: resolve_variant(d, {"samples": 1000}, 0) for d in read_variants("choices")}
     acting = {name for name, run in runs.items() if run.training == runs["starter"].training}
     assert {"starter", "execute-3", "execute-8", "ensembling"} == acting
 
@@ -141,18 +148,18 @@ def test_candidates_are_told_apart(tmp_path):
     (tmp_path / "played").mkdir()
     (tmp_path / "played" / "results.jsonl").touch()
     words = ["tiny", "tiny+chunk=2", "expert", str(tmp_path / "played"), "policy:starter"]
-    found = candidates(words, None, (), {"steps": 1}, 0)
-    assert [(c.kind, c.run is not None, c.policy) for c in found] == [
-        ("design", True, None),
-        ("design", True, None),
+    found = find_entries(words, None, (), {"steps": 1}, 0)
+    assert [(c.kind, c.recipe is not None, c.policy) for c in found] == [
+        ("recipe", True, None),
+        ("recipe", True, None),
         ("policy", False, "expert"),
         ("policy", False, None),
         ("policy", False, "starter"),
     ]
-    assert candidates(["starter"], None, (), {}, 0)[0].policy == "starter"
-    assert candidates(["starter"], None, (), {"steps": 1}, 0)[0].run is not None
-    assert [c.name for c in candidates(["expert"], "all", ["head-flow", "expert"], {"steps": 1}, 0)] == ["head-flow", "expert"]
-    for words, designs, only, budget, message in (
+    assert find_entries(["starter"], None, (), {}, 0)[0].policy == "starter"
+    assert find_entries(["starter"], None, (), {"steps": 1}, 0)[0].recipe is not None
+    assert [c.name for c in find_entries(["expert"], "all", ["head-flow", "expert"], {"steps": 1}, 0)] == ["head-flow", "expert"]
+    for words, variants, only, budget, message in (
         ([], None, (), {}, "nothing to compare; name recipes"),
         (["expert", "expert"], None, (), {}, "named twice: expert"),
         (["tiny", "tiny+chunk=2"], None, (), {}, "tiny, tiny.chunk=2 must be trained: give samples, minutes or steps"),
@@ -162,17 +169,17 @@ def test_candidates_are_told_apart(tmp_path):
             "all",
             ["head-flw"],
             {"steps": 1},
-            "no design in .* named 'head-flw'. Did you mean 'head-flow'",
+            "no entry of this comparison named 'head-flw'. Did you mean 'head-flow'",
         ),
         (["exprt"], None, (), {}, "no recipe or policy named 'exprt'. Did you mean 'expert'"),
         ([str(tmp_path)], None, (), {}, "is not a policy directory"),
         (["policy:nowhere"], None, (), {}, "nowhere is not a policy directory"),
     ):
         with pytest.raises(Exception, match=message):
-            candidates(words, designs, only, budget, 0)
+            find_entries(words, variants, only, budget, 0)
 
 
-def test_a_design_can_be_trained_by_itself(tmp_path):
+def test_a_variant_can_be_trained_by_itself(tmp_path):
     result = train("tiny+chunk=2+fusion=film", out=tmp_path / "run", steps=1, progress=False)
     policy = load_policy(result.policy)
     assert (policy.config.chunk, policy.config.fusion.name) == (2, "film")
@@ -180,3 +187,52 @@ def test_a_design_can_be_trained_by_itself(tmp_path):
         train("startr", out=tmp_path / "other", steps=1)
     with pytest.raises(ConfigError, match="chunck"):
         train("tiny+chunck=2", out=tmp_path / "other", steps=1)
+
+
+def test_a_part_may_be_given_whole_and_an_old_name_warns():
+    config = resolve("tiny").training
+    assert override(config, {"head": {"name": "flow", "options": {"steps": 3}}}).network.head == Part("flow", {"steps": 3})
+    assert override(config, {"network": {"head": "flow", "head.steps": 3}}).network.head == Part("flow", {"steps": 3})
+    assert override(config, {"vision": {"channels": 6}}).network.vision.options == {"channels": 6, "heatmaps": 4}
+    assert override(config, {"vision.options.channels": 6}).network.vision.options["channels"] == 6
+    assert override(config, {"network": NetworkConfig(width=8)}).network == NetworkConfig(width=8)
+    assert override(config, {"goal": "goal_conv"}).network.goal == Part("goal_conv")
+    assert override(override(config, {"goal": "goal_conv"}), {"goal": None}).network.goal is None
+
+
+def test_a_field_that_occurs_once_needs_no_prefix():
+    run = change(resolve("starter"), {"shift_pixels": 1, "lora.rank": 2, "start": "starter", "collection.axes.lighting": 2})
+    assert (run.training.augment.shift_pixels, run.training.lora.rank) == (1, 2)
+    assert run.collection.axes == {"lighting": 2}
+    with pytest.raises(ConfigError, match="minutes is set twice"):
+        change(run, {"minutes": 2, "imitation.minutes": 3.0})
+    assert change(run, {"minutes": 2, "imitation.minutes": 2}) == change(run, {"minutes": 2})
+
+
+@renamed(pull="strength")
+@dataclass(frozen=True)
+class Rope:
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Knot:
+    ropes: tuple[Rope, ...] = (Rope(), Rope())
+    named: Mapping[str, Rope] = field(default_factory=dict)
+    spare: Rope | None = None
+
+
+def test_lists_mappings_and_missing_records_have_paths_too():
+    knot = override(Knot(), {"ropes.1.strength": 2, "named.a.strength": 3, "named.b": {"strength": 4}, "spare.strength": 5})
+    assert knot == Knot((Rope(), Rope(2.0)), {"a": Rope(3.0), "b": Rope(4.0)}, Rope(5.0))
+    assert override(knot, {"named.a": None, "spare": None}) == Knot(knot.ropes, {"b": Rope(4.0)})
+    with pytest.warns(VerbotDeprecationWarning, match="the field of Rope pull is now called strength"):
+        assert override(Knot(), {"spare.pull": 5}).spare == Rope(5.0)
+    for settings, message in (
+        ({"ropes.2.strength": 1}, "ropes has no item '2'; it has 2, counted from 0"),
+        ({"spare.strenth": 1}, "spare has no field 'strenth'. Did you mean 'strength'"),
+        ({"spare.strength.x": 1}, "no setting 'spare.strength.x': spare.strength has no fields"),
+        ({"spare": 1}, "spare is a record, so it cannot be 1; set its fields, as spare.FIELD=VALUE: strength"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            override(Knot(), settings)

@@ -144,7 +144,7 @@ def test_multi_task_net_shares_its_encoders_between_two_robots():
     (companion,) = run.training.companions
     rover = robot(resolve("navigation"))
     assert companion.robot == rover.name
-    assert [beside.env for beside in run.beside] == [resolve("navigation").collection.env]
+    assert [each.env for each in run.stages[0].collections] == [resolve("navigation").collection.env]
     arm, batch = ready("multi-task-net")
     other = build(companion.network, rover, seed=1)
     shared = share(arm, other, companion.shared)

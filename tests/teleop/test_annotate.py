@@ -1,4 +1,4 @@
-"""New instructions of recorded episodes are stored where LeRobot reads them, are consistent after a crash, and keep the videos."""
+"""New instructions of recorded episodes are stored where LeRobot reads them and survive a crash; videos are not changed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -58,7 +57,7 @@ def test_nobody_gathers_demonstrations_eight_times(tmp_path, monkeypatch):
 
 def start(config, folder: Path, restarts: int = 1, **settings: str) -> subprocess.Popen:
     """`verbot train` of `config` in two processes of torchrun."""
-    run = dataclasses.replace(resolve("tiny"), training=config)
+    run = resolve("tiny").with_training(config)
     folder.mkdir(exist_ok=True)
     dump_yaml(run, folder / "recipe.yaml")
     command = [

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 import verbot
 from verbot import training
+from verbot.configuration import build, to_plain
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.evaluation.protocol.intervals import wilson
-from verbot.recipes.overrides import parse_design, resolve_design
+from verbot.recipes.variants import parse_variant, resolve_variant
 from verbot.training.imitation import loop
 from verbot.training.imitation.data import TrainingData
 from verbot.workflows import compare
@@ -24,6 +25,11 @@ SCENES = {"episodes": 4, "conditions": ["paraphrase", "counterfactual"], "worker
 BUDGET = {"steps": 4}
 
 
+def compared(entries, *, out, command=None, progress=True, **settings):
+    record = {"entries": list(entries), **settings}
+    return compare.compare(build(compare.ComparisonConfig, to_plain(record)), out, command=command, progress=progress)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
@@ -31,7 +37,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(out):
-    return compare.compare(WORDS, out=out, budget=BUDGET, command="verbot compare", **SCENES)
+    return compared(WORDS, out=out, budget=BUDGET, command="verbot compare", **SCENES)
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ def test_every_figure_is_that_of_its_episodes(table, out):
         solved = sum(line["outcome"] == "success" for line in canonical)
         assert row["metrics"]["success_rate"] == wilson(solved, 4).to_json()
         assert sum(estimate["n"] for estimate in row["by_task"].values()) == 4
-        if row["kind"] == "design":
+        if row["kind"] == "recipe":
             unseen = [line["outcome"] == "success" for line in lines if "/unseen/" in line["key"]]
             assert row["conditions"]["paraphrase"] == wilson(sum(unseen), 4).to_json()
             assert row["metrics"]["strict_counterfactual"]["n"] == 4
@@ -122,16 +128,16 @@ def test_again_nothing_is_done_twice_and_others_may_join(table, out, monkeypatch
     before = {path: path.stat().st_mtime_ns for path in out.rglob("results.jsonl")}
     weights = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     first = (out / "table.json").read_text()
-    compare.compare(WORDS[:3], out=out, budget=BUDGET, **SCENES)
+    compared(WORDS[:3], out=out, budget=BUDGET, **SCENES)
     assert seen == {"learn": [], "measure": []}
-    added = compare.compare(["tiny+execute=1", "tiny+execute=3", "tiny"], out=out, budget=BUDGET, base="tiny", **SCENES)
+    added = compared(["tiny+execute=1", "tiny+execute=3", "tiny"], out=out, budget=BUDGET, base="tiny", **SCENES)
     assert seen == {"learn": [], "measure": ["tiny+execute=3"]}
     assert (added.base, added.exit_code) == ("tiny", 0)
     rows = rows_of(out)
     assert rows["tiny"]["verdict"] == "base"
     assert rows["tiny+execute=1"] | {"against_base": None} == json.loads(first)["rows"][2] | {"against_base": None}
     assert all(path.stat().st_mtime_ns == time for path, time in (before | weights).items())
-    compare.compare(["tiny+seed=3"], out=out, budget=BUDGET, baselines=False, **SCENES)
+    compared(["tiny+seed=3"], out=out, budget=BUDGET, baselines=False, **SCENES)
     assert seen["learn"] == ["tiny+seed=3"]
 
 
@@ -150,17 +156,17 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compare, "learn", half)
         with pytest.raises(KeyboardInterrupt):
-            compare.compare(words, out=tmp_path, **asked)
+            compared(words, out=tmp_path, **asked)
     record = json.loads((tmp_path / "table.json").read_text())
     assert ([row["name"] for row in record["rows"]], record["pending"]) == (["tiny"], ["tiny+chunk=2"])
     assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._descend
     monkeypatch.setattr(loop, "_descend", lambda session: (steps.append(session.now.step), descend(session))[1])
-    compare.compare(words, out=tmp_path, **asked)
+    compared(words, out=tmp_path, **asked)
     assert seen == {"learn": ["tiny+chunk=2"], "measure": ["tiny+chunk=2"]}
     assert steps == [2, 3]
-    compare.compare(words[1:], out=tmp_path / "whole", **asked)
+    compared(words[1:], out=tmp_path / "whole", **asked)
     weights = "trainings/tiny-chunk*/policy/weights.safetensors"
     (one,), (other,) = tmp_path.glob(weights), (tmp_path / "whole").glob(weights)
     halves, whole = load_file(one), load_file(other)
@@ -170,7 +176,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
 def test_every_design_is_shown_the_same_windows_in_the_same_order(data, tmp_path):
     drawn = []
     for word in ("tiny", "tiny+vision=query_conv", "tiny+history=2+chunk=7", "tiny+augment.questions=2", "tiny+head=flow"):
-        run = resolve_design(parse_design(word), {"samples": 64}, 3)
+        run = resolve_variant(parse_variant(word), {"samples": 64}, 3)
         config = dataclasses.replace(run.training, datasets=(str(data),))
         with TrainingData(config, tmp_path, 0, 0) as supply:
             drawn.append([supply.batch(step, 0).index.tolist() for step in range(6)])
@@ -179,14 +185,14 @@ def test_every_design_is_shown_the_same_windows_in_the_same_order(data, tmp_path
 
 
 def test_a_list_a_policy_and_an_evaluation_stand_in_one_table(table, out, data, tmp_path):
-    (tmp_path / "mine.yaml").write_text("recipe: tiny\ndesigns:\n  quick: {about: in a hurry, settings: {execute: 4}}\n")
+    (tmp_path / "mine.yaml").write_text("recipe: tiny\nentries:\n  quick: {about: in a hurry, settings: {execute: 4}}\n")
     (policy,) = out.glob("trainings/tiny-????" + "?" * 6)
     evaluation = table.rows[0].folder
     words = [str(policy / "policy"), str(evaluation)]
-    found = compare.compare(
-        words, out=tmp_path / "out", designs=tmp_path / "mine.yaml", budget=BUDGET, data=[data], baselines=False, **SCENES
+    found = compared(
+        words, out=tmp_path / "out", list=tmp_path / "mine.yaml", budget=BUDGET, data=[data], baselines=False, **SCENES
     )
-    assert [(row.name, row.kind) for row in found.rows] == [("quick", "design"), (words[0], "policy"), (words[1], "policy")]
+    assert [(row.name, row.kind) for row in found.rows] == [("quick", "recipe"), (words[0], "policy"), (words[1], "policy")]
     assert found.rows[1].cost.parameters == found.rows[0].cost.parameters
     assert found.rows[2].cost.parameters is None
     assert [row.against_base is None for row in found.rows] == [True, False, False]
@@ -195,7 +201,7 @@ def test_a_list_a_policy_and_an_evaluation_stand_in_one_table(table, out, data, 
 
 
 def test_an_episode_that_is_an_error_is_not_a_failure(data, tmp_path):
-    found = compare.compare(["tiny+execute=9"], out=tmp_path, budget=BUDGET, data=[data], baselines=False, **SCENES)
+    found = compared(["tiny+execute=9"], out=tmp_path, budget=BUDGET, data=[data], baselines=False, **SCENES)
     (row,) = found.rows
     assert row.error is not None
     assert "every episode was an error: " in row.error
@@ -204,13 +210,13 @@ def test_an_episode_that_is_an_error_is_not_a_failure(data, tmp_path):
 
 
 def test_what_cannot_be_compared_is_said_before_anything_is_done(table, out, tmp_path):
-    with pytest.raises(UnknownNameError, match="no design in this comparison named 'tny'. Did you mean 'tiny'"):
-        compare.compare(["tiny"], out=tmp_path, budget=BUDGET, base="tny", **SCENES)
+    with pytest.raises(UnknownNameError, match="no entry of this comparison named 'tny'. Did you mean 'tiny'"):
+        compared(["tiny"], out=tmp_path, budget=BUDGET, base="tny", **SCENES)
     with pytest.raises(ConfigError, match="there is no condition 'paraphrases'. Did you mean 'paraphrase'"):
-        compare.compare(["expert"], out=tmp_path, **SCENES | {"conditions": ["paraphrases"]})
+        compared(["expert"], out=tmp_path, **SCENES | {"conditions": ["paraphrases"]})
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="dataset holds demonstrations of another recipe or seed; choose another folder"):
-        compare.compare(["tiny"], out=out, budget=BUDGET, seed=1, **SCENES)
+        compared(["tiny"], out=out, budget=BUDGET, seed=1, **SCENES)
 
 
 def test_two_comparisons_never_write_into_one_folder(tmp_path):
@@ -218,5 +224,5 @@ def test_two_comparisons_never_write_into_one_folder(tmp_path):
         lock(tmp_path / compare.LOCK, wait=False, holder="the first"),
         pytest.raises(DataError, match="another comparison is at work here; choose another folder, or wait for it"),
     ):
-        compare.compare(["expert"], out=tmp_path, **SCENES)
+        compared(["expert"], out=tmp_path, **SCENES)
     assert [path.name for path in tmp_path.iterdir()] == [compare.LOCK]

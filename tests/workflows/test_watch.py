@@ -5,7 +5,9 @@ from verbot.agents import ChunkAgent
 from verbot.cli import main
 from verbot.envs import envs
 from verbot.errors import ConfigError
+from verbot.recipes.config import resolve
 from verbot.rollout import video
+from verbot.workflows import stages
 from verbot.workflows import watch as module
 from verbot.workflows.load_policy import STARTER, open_policy
 from verbot.workflows.trained_on import EXPERT_SUITES, trained_on
@@ -109,6 +111,9 @@ def test_where_a_policy_was_trained_is_read_from_its_card(tmp_path):
     assert trained_on("starter") == trained_on(str(STARTER)) == ("tabletop-starter",)
     assert trained_on("expert") == EXPERT_SUITES
     assert trained_on("ws://nowhere:1") == trained_on(str(tmp_path)) == ()
+    for recipe, known in (("starter-ppo", ("tabletop-starter",)), ("multi-task-net", ("tabletop-starter", "navigation-compass"))):
+        (tmp_path / "README.md").write_text(stages.card(resolve(recipe)), encoding="utf-8")
+        assert trained_on(str(tmp_path)) == known
     card = tmp_path / "README.md"
     for text, expected in (
         ("```yaml\nreinforcement:\n  env: navigation\n```\n", ("navigation",)),

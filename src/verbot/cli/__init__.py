@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from verbot.cli.collect import collect, data_annotate
 from verbot.cli.convert import data_export, data_import
 from verbot.cli.evaluate import compare, evaluate, gap, look, watch
 from verbot.cli.inspect import data_check, data_info, data_view, doctor, list_parts
-from verbot.cli.train import demo, reinforce, train
-from verbot.errors import ConfigError, VerbotError, missing
+from verbot.cli.train import config, demo, reinforce, train
+from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "collect": collect,
     "train": train,
-    "reinforce": reinforce,
     "evaluate": evaluate,
     "compare": compare,
     "gap": gap,
@@ -30,8 +30,13 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "watch": watch,
     "look": look,
     "list": list_parts,
+    "config": config,
     "doctor": doctor,
 }
+# Former names, which work for one version and warn; each with its successor.
+OLD_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {"reinforce": (reinforce, "train")}
+OLD_OPTIONS: dict[str, dict[str, str]] = {"train": {"--start": "--init-from"}, "compare": {"--designs": "--list"}}
+OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(0)
         import tyro
 
-        sys.exit(tyro.cli(COMMANDS[name], args=rest, prog=f"verbot {name}"))
+        function = OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name]
+        sys.exit(tyro.cli(function, args=_with_successors(name, rest), prog=f"verbot {name}"))
     except (VerbotError, ModuleNotFoundError) as error:
         told = missing(error) if isinstance(error, ModuleNotFoundError) else error
         if not isinstance(told, VerbotError):
@@ -62,13 +68,34 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
         return None, []
     for words in (2, 1):
         name = " ".join(arguments[:words])
-        if name in COMMANDS:
+        if name in COMMANDS or name in OLD_COMMANDS:
             return name, arguments[words:]
     group = [name for name in COMMANDS if name.startswith(arguments[0] + " ")]
     asked = " ".join(arguments[: 2 if group else 1])
     near = difflib.get_close_matches(asked, group or COMMANDS, n=1) if asked not in {name.split()[0] for name in group} else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"there is no command {asked!r}.{hint} Known: {', '.join(group or COMMANDS)}")
+
+
+def _with_successors(name: str, arguments: list[str]) -> list[str]:
+    """The arguments with today's names of options; warns of a former name of a command or of an option."""
+    if name in OLD_COMMANDS:
+        _warn_renamed(f"verbot {name}", f"verbot {OLD_COMMANDS[name][1]}")
+    options, found = OLD_OPTIONS.get(name, {}), []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in options:
+            _warn_renamed(option, options[option])
+            argument = f"{options[option]}{equals}{value}"
+        found.append(argument)
+    if name == "list" and found and found[0] in OLD_KINDS:
+        _warn_renamed(f"verbot list {found[0]}", f"verbot list {OLD_KINDS[found[0]]}")
+        found[0] = OLD_KINDS[found[0]]
+    return found
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now called {new}; the old name works for one version", VerbotDeprecationWarning, 2)
 
 
 def _overview() -> str:

@@ -28,6 +28,7 @@ def evaluate(
     strength: Strength = 2,
     align: Path | None = None,
     execute: int = 1,
+    sample: bool = False,
     cameras: tuple[str, ...] = (),
     baselines: bool = True,
     videos: int = 24,
@@ -52,6 +53,7 @@ def evaluate(
         strength: of the axis.
         align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
         execute: actions of each predicted chunk that are carried out.
+        sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these of the suite's; otherwise all.
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
@@ -63,19 +65,22 @@ def evaluate(
     from verbot.workflows.train_evaluate import evaluate as run
 
     shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
-    templates = None
-    if paraphrases is not None:
-        from verbot.envs.tabletop.language.grammar import load_templates
-
-        templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, baselines=baselines, videos=videos,
-        workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
+        templates=_templates(paraphrases), axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
+        baselines=baselines, videos=videos, workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def _templates(paraphrases: Path | None) -> dict[str, list[str]] | None:
+    if paraphrases is None:
+        return None
+    from verbot.envs.tabletop.language.grammar import load_templates
+
+    return load_templates(paraphrases)
 
 
 def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]] | None:
@@ -88,8 +93,8 @@ def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]
 
 
 def compare(
-    candidates: Positional[tuple[str, ...]] = (),
-    designs: str | None = None,
+    entries: Positional[tuple[str, ...]] = (),
+    list: str | None = None,
     only: tuple[str, ...] = (),
     samples: int | None = None,
     minutes: float | None = None,
@@ -104,14 +109,14 @@ def compare(
     workers: int = 0,
     out: Path = Path("outputs/compare"),
 ) -> int:
-    """Designs trained on the same data, and policies, on the same episodes: a table, a report, McNemar's exact test.
+    """Train recipes on the same data, evaluate them and policies on the same episodes: a table and a report.
 
     Example: verbot compare starter starter+vision=film_conv starter+execute=3 --samples 100000 --out outputs/compare
 
     Args:
-        candidates: recipes and designs (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`), which are
-            played, and folders that `verbot evaluate` left, which are read.
-        designs: a list of designs: one that ships with verbot ("all"), or a YAML file.
+        entries: recipes and recipes with settings (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`),
+            which are played, and folders that `verbot evaluate` left, which are read.
+        list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
         only: of all these, the ones with these names.
         samples: to train each on. Without a budget nothing is trained.
         minutes: of training for each, instead of samples.
@@ -120,7 +125,7 @@ def compare(
         suite: the env; otherwise the first recipe's own.
         episodes: scenes.
         seed: of everything.
-        base: whom the others are held against; otherwise the first.
+        base: the entry that the others are compared with; otherwise the first.
         conditions: further conditions that all play.
         baselines: the expert and random actions beside them.
         workers: processes that play; 0 takes one for each core.
@@ -128,11 +133,11 @@ def compare(
     """
     from verbot.workflows import compare
 
-    table = compare.compare(
-        candidates, out=out, designs=designs, only=only, budget=given(samples=samples, minutes=minutes, steps=steps), data=data,
-        suite=suite, episodes=episodes, seed=seed, base=base, conditions=conditions, baselines=baselines, workers=workers,
-        command=typed(),
+    config = compare.ComparisonConfig(
+        entries, list, only, given(samples=samples, minutes=minutes, steps=steps), data, suite, episodes, seed, base, conditions,
+        baselines, workers,
     )  # fmt: skip
+    table = compare.compare(config, out, command=typed())
     two = compare.pair(table)
     print(table.text(), *([two.table()] if two else []), out / "report.html", sep="\n")
     return table.exit_code

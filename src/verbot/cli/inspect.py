@@ -60,7 +60,7 @@ def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None)
 
 
 def list_parts(kind: Positional[str | None] = None) -> int:
-    """What there is to choose from: envs, recipes, lists of designs and the parts of networks.
+    """What there is to choose from: envs, recipes, comparison lists and the parts of networks.
 
     Example: verbot list recipes
 

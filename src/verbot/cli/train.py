@@ -1,9 +1,8 @@
-"""Commands that make a policy, from demonstrations or from nothing."""
+"""Commands that train a policy, and the one that prints how."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
@@ -34,37 +33,58 @@ def train(
     recipe: Positional[str] = "starter",
     data: tuple[Path, ...] = (),
     out: Path = Path("outputs/run"),
-    start: Path | None = None,
+    init_from: Path | None = None,
     minutes: float | None = None,
     samples: int | None = None,
     steps: int | None = None,
     set: tuple[str, ...] = (),
     seed: int | None = None,
 ) -> int:
-    """Train a policy by a recipe. An interrupted run continues, to the bit.
+    """Train a policy by a recipe, from demonstrations or from rewards. An interrupted run continues.
 
     Example: verbot train starter --data outputs/demo/dataset --out outputs/run --minutes 6 --set batch_size=128
 
     Args:
-        recipe: a name, see `verbot list recipes`; a design (RECIPE+field=value); or a recipe.yaml.
+        recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
-        start: a policy's folder, or starter: training begins with it, and with its network, in place of a new one.
+        init_from: a policy's folder, or starter, which is fine-tuned in place of a new network.
         minutes: of training, instead of the recipe's budget.
         samples: to train on, instead of the recipe's budget.
-        steps: of the optimizer, instead of the recipe's budget.
-        set: other fields, each as name=value; a dot reaches into nested ones (augment.relabel=0.5).
+        steps: of the optimizer, or of the env where rewards teach, instead of the recipe's budget.
+        set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
+            `verbot config RECIPE --fields`.
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.configuration import assignments, nested
+    from verbot.configuration import assignments
     from verbot.training.distributed.launch import launched
+    from verbot.workflows.train_evaluate import exit_code, result_text, starting_from
     from verbot.workflows.train_evaluate import train as run
 
-    budget = given(minutes=minutes, samples=samples, steps=steps, start=None if start is None else str(start))
-    result = run(recipe, out=out, data=data or None, seed=seed, **budget, **nested(assignments(set)))
-    speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
+    settings = given(minutes=minutes, samples=samples, steps=steps)
+    settings |= {} if init_from is None else starting_from(recipe, str(init_from))
+    result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
     if (launch := launched()) is None or launch.rank == 0:
-        print(f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}")
+        print(result_text(result))
+    return exit_code(result)
+
+
+def config(recipe: Positional[str] = "starter", set: tuple[str, ...] = (), seed: int | None = None, fields: bool = False) -> int:
+    """Print a recipe's complete configuration as YAML, which `verbot train` reads.
+
+    Example: verbot config starter --set vision=vit vision.depth=3 learning_rate=1e-3
+
+    Args:
+        recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
+        set: settings, each as name=value, as of `verbot train`.
+        seed: of everything; otherwise the recipe's own.
+        fields: print what each field means instead.
+    """
+    from verbot.configuration import assignments
+    from verbot.recipes.config import resolve
+    from verbot.workflows.show_config import config_text, field_table
+
+    print(field_table(resolve(recipe, assignments(set), seed)) if fields else config_text(recipe, assignments(set), seed))
     return 0
 
 
@@ -76,23 +96,16 @@ def reinforce(
     set: tuple[str, ...] = (),
     seed: int | None = None,
 ) -> int:
-    """Train a policy by trying: proximal policy optimization, from nothing or from a policy. Goes on where it was interrupted.
+    """The former name of `verbot train`, for recipes that learn from rewards.
 
     Example: verbot reinforce starter-ppo --policy outputs/demo/policy --out outputs/reinforced
 
     Args:
-        recipe: a name, see `verbot list reinforcement`; or a YAML file of one.
+        recipe: a name, see `verbot list recipes`; or a YAML file of one.
         out: gets policy, config.yaml, log.jsonl and result.json.
-        policy: to begin with, instead of the recipe's.
+        policy: to start from, instead of the recipe's.
         steps: control steps in all, instead of the recipe's.
-        set: other fields, each as name=value (learning_rate=1e-4).
+        set: other settings, each as name=value (learning_rate=1e-4).
         seed: of everything; otherwise the recipe's own.
     """
-    from verbot.configuration import assignments, nested
-    from verbot.workflows.reinforce import reinforce as run
-
-    begin: dict[str, Any] = {} if policy is None else {"policy": str(policy)}
-    result = run(recipe, out=out, seed=seed, **begin, **given(steps=steps), **nested(assignments(set)))
-    success = "none has ended" if result.success is None else f"{100 * result.success:.0f} % of the last succeeded"
-    print(f"{result.steps} steps and {result.episodes} episodes in {result.seconds:.0f} s; {success}: {result.policy}")
-    return 1 if result.errors else 0
+    return train(recipe, (), out, policy, steps=steps, set=set, seed=seed)

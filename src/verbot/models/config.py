@@ -21,6 +21,11 @@ class NetworkConfig:
     """Which parts a network is made of. With a robot spec it determines every shape.
 
     Args:
+        vision: the encoder of camera images.
+        language: the encoder of instructions.
+        state: the encoder of the robot's state.
+        fusion: what joins the encoders' tokens.
+        head: what predicts actions from the fused tokens.
         goal: how a goal image is read; None for a policy that is told everything in words.
         acted: how the action of the control step before is read; None for a policy that is not told what it has done.
         memory: what is carried from one prediction to the next; None forgets.

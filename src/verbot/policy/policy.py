@@ -132,7 +132,8 @@ class Policy:
         sights = [self.look(observation) for observation in observations]
         batch = self.observe(observations, sights)
         with torch.inference_mode():
-            prediction = self.network.predict(batch)
+            seeds = [observation.sample_seed for observation in observations]
+            prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
         extras = [self._thoughts(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]

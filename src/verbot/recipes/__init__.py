@@ -1,4 +1,4 @@
-"""Recipes: functions that return a complete, frozen configuration of a run (`verbot.recipes.config.RunConfig`)."""
+"""Recipes: functions that return a complete run (`verbot.recipes.config.Recipe`)."""
 
 from __future__ import annotations
 
@@ -8,5 +8,7 @@ from typing import Any
 from verbot.registry import Registry
 
 recipes: Registry[Callable[[], Any]] = Registry(
-    "recipe", package=("verbot.recipes.imitation", "verbot.recipes.models"), group="verbot.recipes"
+    "recipe",
+    package=("verbot.recipes.imitation", "verbot.recipes.models", "verbot.recipes.rl"),
+    group="verbot.recipes",
 )

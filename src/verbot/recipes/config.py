@@ -1,73 +1,204 @@
-"""A whole run as one frozen record: what is demonstrated, what is trained on it, how it is measured."""
+"""A recipe: what is demonstrated, what is learned from it in which stages, and how the policy is measured."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbot.configuration import load_yaml, replace
+from verbot.configuration import Record, load_yaml, parse_value, renamed, warn_renamed
+from verbot.errors import ConfigError
 from verbot.evaluation import EvaluationConfig
 from verbot.parallel.workers import cores
 from verbot.recipes import recipes
+from verbot.recipes.overrides import Home, apply, locate
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
+from verbot.training.rl.config import ReinforceConfig
 
-HERE = ("dataset",)  # what a recipe trains on: the dataset that its own collection makes
-BUDGETS = ("steps", "samples", "minutes")
+DEFAULT_DATASET = ("dataset",)  # what a recipe trains on: the dataset that its own collection makes
+# The fields of an evaluation that say what is played; the others say how the policy acts in it.
+SCENES = frozenset(
+    [
+        *("suite", "tasks", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),
+        *("videos", "latency_calls", "workers", "slots", "options"),
+    ]
+)
+ACTING = tuple(field.name for field in dataclasses.fields(EvaluationConfig) if field.name not in SCENES)
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """What a recipe returns.
+class Imitation:
+    """A stage that learns from demonstrations.
+
+    Args:
+        imitation: the training. Its datasets are replaced by the place where the demonstrations are.
+        collections: the demonstrations of the co-training embodiments, in their order.
+    """
+
+    imitation: TrainConfig
+    collections: tuple[CollectConfig, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reinforcement:
+    """A stage that learns from rewards. After another stage it starts from that stage's policy."""
+
+    reinforcement: ReinforceConfig
+
+
+TrainingStage = Imitation | Reinforcement
+
+
+def _from_older_shape(record: Record) -> Record:
+    """Records of a version that knew one stage: `training`, with `beside`, or `reinforcement` alone."""
+    if "training" in record:
+        warn_renamed("the field of Recipe", "training", "stages.0.imitation")
+        kept = {name: value for name, value in record.items() if name not in ("training", "beside")}
+        return {**kept, "stages": [{"imitation": record["training"], "collections": record.get("beside", [])}]}
+    if "reinforcement" in record:
+        warn_renamed("the field of Recipe", "reinforcement", "stages.0.reinforcement")
+        kept = {name: value for name, value in record.items() if name != "reinforcement"}
+        return {"collection": None, **kept, "stages": [{"reinforcement": record["reinforcement"]}]}
+    return record
+
+
+@renamed(_from_older_shape)
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe's function returns: a complete run.
 
     Args:
         name: of the recipe.
-        about: one sentence: what it is for and what it costs.
-        collection: the demonstrations.
-        training: its `datasets` are replaced by the place where the demonstrations are.
+        about: one line: what it is for and what it costs.
+        collection: the demonstrations; None where no stage needs any.
+        stages: the trainings, one after another; each goes on with the policy of the one before.
         evaluation: the measurement.
-        beside: the demonstrations of the training's companions.
     """
 
     name: str
     about: str
-    collection: CollectConfig
-    training: TrainConfig
-    evaluation: EvaluationConfig
-    beside: tuple[CollectConfig, ...] = ()
+    collection: CollectConfig | None
+    stages: tuple[TrainingStage, ...]
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ConfigError(f"recipe {self.name!r} has no stages: give an imitation or a reinforcement")
+        if self.collection is None and any(isinstance(stage, Imitation) for stage in self.stages):
+            raise ConfigError(f"recipe {self.name!r} imitates demonstrations, and has no collection")
+        for stage in self.stages[1:]:
+            start = stage.imitation.start if isinstance(stage, Imitation) else stage.reinforcement.policy
+            if start is not None:
+                raise ConfigError(f"recipe {self.name!r}: a stage after the first starts from the stage before, not from {start}")
+
+    @property
+    def training(self) -> TrainConfig:
+        """The first imitation. Raises `ConfigError` where there is none."""
+        for stage in self.stages:
+            if isinstance(stage, Imitation):
+                return stage.imitation
+        raise ConfigError(f"recipe {self.name!r} learns from rewards alone: it has no imitation")
+
+    @property
+    def reinforcement(self) -> ReinforceConfig:
+        """The first reinforcement. Raises `ConfigError` where there is none."""
+        for stage in self.stages:
+            if isinstance(stage, Reinforcement):
+                return stage.reinforcement
+        raise ConfigError(f"recipe {self.name!r} learns from demonstrations alone: it has no reinforcement")
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """The records whose fields are settings without a prefix: the stages, their networks, and how the policy acts."""
+        found = [Home(names=frozenset({"collection", "stages", "evaluation"}))]
+        for number, stage in enumerate(self.stages):
+            path = ("stages", str(number), *(("imitation",) if isinstance(stage, Imitation) else ("reinforcement",)))
+            found += [Home(path[:2]), Home(path), Home((*path, "network"))]
+        return (*found, Home(("evaluation",), frozenset(ACTING)))
+
+    def with_training(self, training: TrainConfig) -> Recipe:
+        """The same recipe with another imitation in the place of its first."""
+        first = self.training
+        stages = (
+            dataclasses.replace(stage, imitation=training) if isinstance(stage, Imitation) and stage.imitation is first else stage
+            for stage in self.stages
+        )
+        return dataclasses.replace(self, stages=tuple(stages))
 
 
-def resolve(recipe: str | Path | RunConfig) -> RunConfig:
-    """A recipe by name, a YAML file that holds one, or the configuration itself.
+def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = None, seed: int | None = None) -> Recipe:
+    """A complete recipe.
 
-    Raises `UnknownNameError` with the nearest name, `ConfigError` for a file that does not fit.
+    Args:
+        recipe: a name, a name with settings (``"starter+vision=vit+learning_rate=1e-3"``), a YAML file, or a recipe.
+        settings: further settings (`verbot.recipes.overrides`).
+        seed: of everything; the recipe's own if None.
+
+    Raises `UnknownNameError` with the nearest name, `ConfigError` for a setting or a file that does not fit.
 
     Example:
-        >>> resolve("starter").collection.env
-        'tabletop-starter'
+        >>> resolve("starter+execute=3").evaluation.execute
+        3
     """
-    if isinstance(recipe, RunConfig):
-        return recipe
-    if Path(recipe).suffix in (".yaml", ".yml"):
-        return load_yaml(RunConfig, recipe)
-    run: RunConfig = recipes.get(str(recipe))()
-    return run
+    own: dict[str, Any] = {}
+    if isinstance(recipe, Recipe):
+        base = recipe
+    elif Path(recipe).suffix in (".yaml", ".yml"):
+        base = load_yaml(Recipe, recipe)
+    else:
+        name, own = parse_word(str(recipe))
+        base = recipes.get(name)()
+    return change(change(base, own, seed), settings or {})
 
 
-def change(run: RunConfig, training: Mapping[str, Any], seed: int | None = None) -> RunConfig:
-    """`run` with other training settings; one budget (steps, samples or minutes) takes the place of another.
+def parse_word(word: str) -> tuple[str, dict[str, Any]]:
+    """(recipe, settings) of a word: a recipe's name, then ``+field=value`` for each setting.
 
-    Raises `ConfigError` as `verbot.configuration.build` does.
+    Raises `ConfigError` where a setting is not of that form, or given twice.
+
+    Example:
+        >>> parse_word("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
+        ('starter', {'vision': 'film_conv', 'vision.channels': 24, 'learning_rate': 0.001})
     """
-    changes: dict[str, Any] = dict(training)
-    if any(changes.get(name) is not None for name in BUDGETS):
-        changes = dict.fromkeys(BUDGETS) | changes
-    seeds = {} if seed is None else {"seed": seed}
-    return replace(run, {"training": {**seeds, **changes}, "collection": seeds, "evaluation": seeds})
+    recipe, *changes = [word] if Path(word).is_file() else re.split(r"\+(?=[A-Za-z_])", word)
+    settings: dict[str, Any] = {}
+    for changed in changes:
+        name, equals, value = changed.partition("=")
+        if not equals:
+            raise ConfigError(f"{changed!r} in {word!r} is not of the form field=value; expected RECIPE+field=value+…")
+        if name in settings:
+            raise ConfigError(f"{word!r} sets {name} twice")
+        settings[name] = parse_value(value)
+    return recipe, settings
 
 
-def members(batch_size: int) -> int:
+def change(recipe: Recipe, settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
+    """`recipe` with other settings. A budget (steps, samples or minutes) takes the place of another.
+
+    Raises `ConfigError` as `verbot.recipes.overrides.override` does.
+    """
+    located = locate(recipe, settings, recipe.homes)
+    if seed is not None:
+        roots = [(*home.path, "seed") for home in recipe.homes if home.path[-1:] in (("imitation",), ("reinforcement",))]
+        roots += [("evaluation", "seed"), *([("collection", "seed")] if recipe.collection else [])]
+        located = dict.fromkeys(roots, seed) | located
+    return apply(recipe, located) if located else recipe
+
+
+def written(settings: Mapping[str, Any]) -> str:
+    """Settings on one line.
+
+    Example:
+        >>> written({"head": "flow", "vision.channels": 24})
+        'head=flow, vision.channels=24'
+    """
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def process_count(batch_size: int) -> int:
     """How many processes train together: one per core, as long as they can share the batch evenly."""
     return max(n for n in range(1, min(cores(), 8) + 1) if batch_size % n == 0)

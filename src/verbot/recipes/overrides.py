@@ -1,270 +1,322 @@
-"""A design: a recipe with some settings changed, written as one word (``starter+vision=film_conv``) or as an entry of a list."""
+"""The override grammar: one way to change a configuration, for ``--set``, ``RECIPE+field=value``, lists in YAML and keywords.
+
+A setting is a dotted path and a value. A field of the training, of its network, or one whose name occurs once may be given
+without what stands before it. The name of a part stands for the part with its default options, and options stand directly
+below the part: ``vision=vit``, ``vision.depth=3``, ``augment.relabel=0.5``, ``learning_rate=1e-3``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import inspect
-import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from verbot.configuration import build, load_yaml, replace, to_plain
-from verbot.errors import ConfigError, UnknownNameError, VerbotError
-from verbot.evaluation import EvaluationConfig
+from verbot.configuration import build, field_types, old_names, record_type, to_plain, warn_renamed
+from verbot.errors import ConfigError
 from verbot.models import registries
-from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
-from verbot.recipes.config import RunConfig, change, resolve
 from verbot.registry import Registry
-from verbot.training import TrainConfig
 
-LISTS = Path(__file__).parent / "comparisons"
-# What every design of a comparison has in common, so no design may say it.
-SHARED = frozenset({"datasets", "weights"})
-# The fields of an evaluation that say what is played; the others say how the policy acts in it, which a design may change.
-SCENES = frozenset(
-    [
-        *("suite", "tasks", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),
-        *("videos", "latency_calls", "workers", "slots", "options"),
-    ]
-)
-TRAINING, NETWORK = typing.get_type_hints(TrainConfig), typing.get_type_hints(NetworkConfig)
-NESTED = tuple(name for name, hint in TRAINING.items() if dataclasses.is_dataclass(hint))
-PARTS = tuple(name for name, hint in NETWORK.items() if Part in (hint, *typing.get_args(hint)))
-ACTING = tuple(f.name for f in dataclasses.fields(EvaluationConfig) if f.name not in SCENES)
+C = TypeVar("C")
+Path = tuple[str, ...]
+# Of these fields of one record, setting one unsets the others.
+EXCLUSIVE = ("steps", "samples", "minutes")
 
 
 @dataclass(frozen=True)
-class Design:
-    """A recipe and what is changed in it.
+class Home:
+    """A record whose fields are settings without a prefix.
 
     Args:
-        name: of the row in the table.
-        recipe: a recipe's name or a YAML file.
-        settings: field to value. A field is one of the network (``vision``, ``chunk``), of an option of one of its parts
-            (``vision.channels``), of the training (``batch_size``, ``augment.questions``), or of how the policy acts
-            (``execute``, ``decay``): the latter needs no training of its own. Naming a part takes its default options.
-        about: one line.
+        path: of the record in the configuration.
+        names: only these of its fields; None takes all.
     """
 
-    name: str
-    recipe: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    about: str = ""
+    path: Path = ()
+    names: frozenset[str] | None = None
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A design in a list, which gives it its name; without a recipe of its own it changes the list's."""
-
-    about: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: str | None = None
+HOMES = (Home(), Home(("network",)))
 
 
-@dataclass(frozen=True)
-class DesignList:
-    """What a YAML file of designs holds."""
-
-    designs: Mapping[str, Entry]
-    recipe: str = "starter"
-    about: str = ""
-
-
-def parse_design(word: str) -> Design:
-    """A design as a person types it: a recipe, then ``+field=value`` for each change; values are YAML.
-
-    Raises `ConfigError` where a change is not of that form, or given twice.
-
-    Example:
-        >>> parse_design("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3").settings
-        {'vision': 'film_conv', 'vision.channels': 24, 'learning_rate': 0.001}
-    """
-    recipe, *changes = [word] if Path(word).is_file() else re.split(r"\+(?=[A-Za-z_])", word)
-    settings: dict[str, Any] = {}
-    for changed in changes:
-        name, equals, value = changed.partition("=")
-        if not equals:
-            raise ConfigError(f"{changed!r} in {word!r} is not of the form field=value; a design is RECIPE+field=value+…")
-        if name in settings:
-            raise ConfigError(f"{word!r} sets {name} twice")
-        settings[name] = _value(value)
-    return Design(word, recipe, settings)
-
-
-def design_lists() -> tuple[str, ...]:
-    """Names of the lists of designs that ship with verbot.
-
-    Example:
-        >>> "all" in design_lists()
-        True
-    """
-    return tuple(sorted(path.stem for path in LISTS.glob("*.yaml")))
-
-
-def read_designs(source: str | Path) -> list[Design]:
-    """The designs of a list: one of `design_lists`, or a YAML file of a `DesignList`.
-
-    Raises `UnknownNameError` for a name that there is not, `ConfigError` for a file that does not fit.
-    """
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        if str(source) not in design_lists():
-            raise UnknownNameError("list of designs", str(source), design_lists())
-        path = LISTS / f"{source}.yaml"
-    found = load_yaml(DesignList, path)
-    if not found.designs:
-        raise ConfigError(f"{path} lists no designs")
-    return [Design(name, entry.recipe or found.recipe, entry.settings, entry.about) for name, entry in found.designs.items()]
-
-
-def resolve_design(design: Design, budget: Mapping[str, Any] | None = None, seed: int | None = None) -> RunConfig:
-    """The complete configuration that a design means.
+def override(config: C, settings: Mapping[str, Any], homes: Sequence[Home] = HOMES) -> C:
+    """A copy of a frozen dataclass with other values.
 
     Args:
-        budget: one of steps, samples and minutes in place of the recipe's; a design's own setting comes before it.
-        seed: of everything; the recipe's own if None.
+        settings: dotted path to value (see the module's docstring); a mapping for a record changes the fields that it names.
+        homes: the records whose fields need no prefix.
 
-    Raises `ConfigError` with the design's name, and what exists instead of what it names.
-
-    Example:
-        >>> run = resolve_design(parse_design("starter+head=flow+execute=3"), {"samples": 1000})
-        >>> run.training.network.head.name, run.training.samples, run.training.minutes, run.evaluation.execute
-        ('flow', 1000, None, 3)
-    """
-    try:
-        run = change(resolve(design.recipe), budget or {}, seed)
-        training, acting = _sort(design.settings, run.training.network)
-        run = replace(change(run, training), {"evaluation": acting})
-    except VerbotError as error:
-        raise ConfigError(f"design {design.name!r}: {error}") from error
-    about = design.about or (f"{design.recipe} with {written(design.settings)}" if design.settings else run.about)
-    return dataclasses.replace(run, name=design.name, about=about)
-
-
-def resolve_word(word: str) -> RunConfig:
-    """The configuration that a word means: a recipe's name, a YAML file or a design. Raises as `resolve` and `resolve_design` do.
+    Raises `ConfigError` for a path that does not exist, with the nearest, or that could be several, and as
+    `verbot.configuration.build` does.
 
     Example:
-        >>> resolve_word("starter+head=flow").training.network.head.name
-        'flow'
+        >>> from verbot.models.network import NetworkConfig
+        >>> network = override(NetworkConfig(), {"vision": "vit", "vision.depth": 3, "width": 32})
+        >>> network.vision, network.width
+        (Part(name='vit', options={'depth': 3}), 32)
     """
-    design = parse_design(word)
-    return resolve_design(design) if design.settings else resolve(design.recipe)
+    return apply(config, locate(config, settings, homes))
 
 
-def written(settings: Mapping[str, Any]) -> str:
-    """Settings on one line.
-
-    Example:
-        >>> written({"head": "flow", "vision.channels": 24})
-        'head=flow, vision.channels=24'
-    """
-    return ", ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    try:  # YAML 1.1 takes 1e-3 for a word
-        return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value) else value
-    except ValueError:
-        return value
-
-
-def _sort(settings: Mapping[str, Any], network: NetworkConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Changes to a `TrainConfig` and to an `EvaluationConfig`, nested as these are."""
-    training: dict[str, Any] = {}
-    acting: dict[str, Any] = {}
-    named: dict[str, Any] = {}
-    options: dict[str, dict[str, Any]] = {}
-    for path, value in _flat(settings):
-        first = path[0]
-        if first in PARTS and len(path) == 1:
-            named[first] = value
-        elif first in PARTS:
-            options.setdefault(first, {})[".".join(path[1:])] = value
-        elif first in NETWORK and len(path) == 1:
-            training.setdefault("network", {})[first] = value
-        elif first in ACTING and len(path) == 1:
-            acting[first] = value
-        elif first in TRAINING and first not in SHARED and len(path) == 1 + (first in NESTED):
-            (training if len(path) == 1 else training.setdefault(first, {}))[path[-1]] = value
-        else:
-            raise _no_setting(".".join(path))
-    for kind in dict.fromkeys((*named, *options)):
-        chosen = _part(kind, named[kind], None) if kind in named else getattr(network, kind)
-        training.setdefault("network", {})[kind] = _part(kind, chosen, options.get(kind))
-    return training, acting
-
-
-def _flat(settings: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each setting with its path; ``network`` before a network's field may be said or left out."""
+def locate(config: object, settings: Mapping[str, Any], homes: Sequence[Home] = HOMES) -> dict[Path, Any]:
+    """Each setting with its full path; records among the values are taken apart. Raises `ConfigError` as `override` does."""
+    found: dict[Path, Any] = {}
     for name, value in settings.items():
-        path = (*outer, *str(name).split("."))
-        if path in {(nested,) for nested in NESTED} and isinstance(value, Mapping):
-            yield from _flat(value, path)
+        short = tuple(str(name).split("."))
+        for path, leaf in _leaves(type(config), config, _full(config, short, homes), value):
+            if path in found and found[path] != leaf:
+                raise ConfigError(f"{'.'.join(path)} is set twice")
+            found[path] = leaf
+    return found
+
+
+def apply(config: C, located: Mapping[Path, Any]) -> C:
+    """`config` with the values at these full paths (see `locate`)."""
+    plain = to_plain(config)
+    for path, value in sorted(located.items(), key=lambda item: len(item[0])):  # a part's name comes before its options
+        plain = _assign(type(config), plain, path, value, ())
+        _unset_others(plain, path, value, located)
+    return build(type(config), plain)
+
+
+def _unset_others(plain: Any, path: Path, value: Any, located: Mapping[Path, Any]) -> None:
+    if path[-1] not in EXCLUSIVE or value is None:
+        return
+    for step in path[:-1]:
+        plain = plain[int(step)] if isinstance(plain, list) else plain[step]
+    if set(EXCLUSIVE) <= set(plain):
+        plain |= {name: None for name in EXCLUSIVE if (*path[:-1], name) not in located}
+
+
+def _full(config: object, short: Path, homes: Sequence[Home]) -> Path:
+    """The full path of a setting that may lack what stands before it."""
+    head, rest = short[0], short[1:]
+    for names in (_fields, _old_fields):
+        found = {(*home.path, *path) for home in homes for path in names(config, home, head)}
+        if len(found) == 1:
+            return (*found.pop(), *rest)
+        if found:
+            raise _ambiguous(".".join(short), found, rest)
+    inner = {(*path, head) for path, kind in _records(config, homes) if head in field_types(kind)}
+    if len(inner) == 1:
+        return (*inner.pop(), *rest)
+    raise _ambiguous(".".join(short), inner, rest) if inner else _unknown(config, ".".join(short), homes)
+
+
+def _fields(config: object, home: Home, head: str) -> list[Path]:
+    return [(head,)] if head in _names(config, home) else []
+
+
+def _names(config: object, home: Home) -> list[str]:
+    record = _at(config, home.path)
+    return [] if record is None else [n for n in field_types(type(record)) if home.names is None or n in home.names]
+
+
+def _old_fields(config: object, home: Home, head: str) -> list[Path]:
+    record = _at(config, home.path)
+    successor = old_names(type(record)).get(head)
+    if record is None or home.names is not None or successor is None:
+        return []
+    if successor.rpartition(".")[2] != head:  # else it is a short path
+        warn_renamed("the setting", head, successor)
+    return [tuple(successor.split("."))]
+
+
+def _at(config: object, path: Path) -> Any:
+    for step in path:
+        if isinstance(config, tuple):
+            config = config[int(step)] if step.isdecimal() and int(step) < len(config) else None
         else:
-            yield path[1:] if path[0] == "network" and len(path) > 1 else path, value
+            config = config.get(step) if isinstance(config, Mapping) else getattr(config, step, None)
+    return config
 
 
-def _no_setting(path: str) -> ConfigError:
-    first = path.split(".")[0]
-    if first in SHARED:
-        return ConfigError(f"all designs of a comparison are trained on the same data, so none can set {first!r}")
-    nested = {name: typing.get_type_hints(TRAINING[name]) for name in NESTED if name != "network"}
-    plain = [name for name in TRAINING if name not in NESTED and name not in SHARED]
-    inner = [f"{name}.{field}" for name, fields in nested.items() for field in fields]
-    near = difflib.get_close_matches(path, [*NETWORK, *plain, *inner, *ACTING], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    fields = "; ".join(f"{name}.FIELD: {', '.join(found)}" for name, found in nested.items() if path.split(".")[0] == name)
-    return ConfigError(
-        f"there is no setting {path!r}.{hint} "
-        + (
-            fields
-            or f"Of the network: {', '.join(NETWORK)}, a part's options as in vision.channels; of the training: "
-            f"{', '.join(plain)}, fields of {', '.join(nested)} as in augment.questions; of acting: {', '.join(ACTING)}"
-        )
-    )
+def _records(config: object, homes: Sequence[Home]) -> Iterator[tuple[Path, type]]:
+    """Every record of a configuration with its path, but for parts, and for those in lists."""
+    seen: set[Path] = set()
+    waiting = [(home.path, type(_at(config, home.path))) for home in homes] + [((), type(config))]
+    while waiting:
+        path, kind = waiting.pop()
+        if path not in seen and kind is not Part and dataclasses.is_dataclass(kind):
+            seen.add(path)
+            yield path, kind
+            for name, hint in field_types(kind).items():
+                if (inner := record_type(hint)) is not None:
+                    waiting.append(((*path, name), inner))
 
 
-def _part(kind: str, chosen: Any, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    """A setting, taken apart where its value is a mapping of a record's fields."""
+    hint = _hint(kind, config, path)
+    record = None if hint is None else record_type(hint, value)
+    if record is None or record is Part or not isinstance(value, Mapping):
+        yield path, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(kind, config, (*path, *str(name).split(".")), inner)
+
+
+def _hint(kind: type, config: object, path: Path) -> Any:
+    """The type of the field at `path`; None below a part, and where there is none."""
+    hint: Any = kind
+    for number, step in enumerate(path):
+        found = _at(config, path[:number])
+        record = type(found) if dataclasses.is_dataclass(found) else record_type(hint)
+        if record is Part:
+            return None
+        if record is not None:
+            step = _successor(record, step, warn=False)[0]
+            hint = field_types(record).get(step)
+        else:
+            hint = _item(hint)
+        if hint is None:
+            return None
+    return hint
+
+
+def _item(hint: Any) -> Any:
+    """The type of what a list or a mapping of type `hint` holds."""
+    for choice in (hint, *typing.get_args(hint)):
+        if typing.get_origin(choice) is tuple:
+            return typing.get_args(choice)[0]
+        if typing.get_args(choice) and record_type(typing.get_args(choice)[-1]) is not None:
+            return typing.get_args(choice)[-1]
+    return None
+
+
+def _successor(kind: type, name: str, warn: bool = True) -> Path:
+    """The path of a field, which `name` may be the old name of."""
+    successor = old_names(kind).get(name)
+    if successor is None or name in field_types(kind):
+        return (name,)
+    if warn and successor.rpartition(".")[2] != name:
+        warn_renamed(f"the field of {kind.__name__}", name, successor)
+    return tuple(successor.split("."))
+
+
+def _assign(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> Any:
+    """The plain value `plain` of a field of type `hint` with another value at `path`."""
+    kind = record_type(hint, plain)
+    if kind is Part:
+        return _part(hint, plain, path, value, where)
+    if not path:
+        return _whole(hint, kind, plain, value, where)
+    if kind is not None:
+        head, *rest = *_successor(kind, path[0]), *path[1:]
+        known = field_types(kind)
+        if head not in known:
+            raise _no_field(kind, head, where)
+        record = dict(plain or {})
+        return {**record, head: _assign(known[head], record.get(head), tuple(rest), value, (*where, head))}
+    return _in_container(hint, plain, path, value, where)
+
+
+def _in_container(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> Any:
+    head, rest, item = path[0], path[1:], _item(hint)
+    if isinstance(plain, list):
+        if not head.isdecimal() or int(head) >= len(plain):
+            raise ConfigError(f"{_shown(where)} has no item {head!r}; it has {len(plain)}, counted from 0")
+        number = int(head)
+        return [*plain[:number], _assign(item, plain[number], rest, value, (*where, head)), *plain[number + 1 :]]
+    if isinstance(plain, dict) and (item is not None or not rest):
+        if value is None and not rest and item is not None:
+            return {name: kept for name, kept in plain.items() if name != head}
+        return {**plain, head: _assign(item, plain.get(head), rest, value, (*where, head))}
+    raise ConfigError(f"there is no setting {_shown((*where, *path))!r}: {_shown(where)} has no fields")
+
+
+def _whole(hint: Any, kind: type | None, plain: Any, value: Any, where: Path) -> Any:
+    if kind is None or value is None or isinstance(value, Mapping) or dataclasses.is_dataclass(value):
+        return to_plain(value)
+    if isinstance(value, str) and "name" in field_types(kind):
+        return {**(plain or {}), "name": value}
+    inner = ", ".join(field_types(kind))
+    name = _shown(where)
+    raise ConfigError(f"{name} is a record, so it cannot be {value!r}; set its fields, as {name}.FIELD=VALUE: {inner}")
+
+
+def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[str, Any] | None:
     """A part as plain values, its name and options checked against what is registered."""
-    registry = _registry(kind)
-    if chosen is None and not options and type(None) in typing.get_args(NETWORK[kind]):
-        return None
-    if chosen is None:
-        wanted = f" to set {', '.join(options)} of" if options else ""
-        names = registry.names()
-        raise ConfigError(f"there is no {kind}{wanted}; name one of {', '.join(names)}, as in {kind}={names[0]}")
-    part = chosen if isinstance(chosen, Part) else build(Part, {"name": chosen} if isinstance(chosen, str) else chosen, kind)
-    return {"name": part.name, "options": _fit({**part.options, **(options or {})}, registry, part.name, kind)}
+    name, registry = where[-1], _registry(where[-1])
+    option = path[1:] if path[:1] == ("options",) else path
+    if path == ("name",) or not path:
+        chosen = to_plain(value)
+        if chosen is None and type(None) in typing.get_args(hint):
+            return None
+        if isinstance(chosen, Mapping) and "name" not in chosen and plain:
+            chosen = {**plain, "options": {**plain["options"], **chosen.get("options", chosen)}}
+        part = None if chosen is None else build(Part, {"name": chosen} if isinstance(chosen, str) else chosen, name)
+    elif option and plain is not None:
+        part = Part(plain["name"], {**plain["options"], ".".join(option): to_plain(value)})
+    elif plain is not None:
+        part = Part(plain["name"], to_plain(value))
+    else:
+        part = None
+    if part is None:
+        known = registry.names() if registry else ("NAME",)
+        wanted = f" to set {'.'.join(option)} of" if option and path != ("name",) else ""
+        raise ConfigError(f"there is no {name}{wanted}; name one of {', '.join(known)}, as in {name}={known[0]}")
+    options = fit_options(part, registry, name) if registry else part.options
+    return {"name": registry.successor(part.name) if registry else part.name, "options": options}
 
 
-def _registry(kind: str) -> Registry[Any]:
-    """A network's field is called as its registry's kind begins: ``vision`` is a vision encoder."""
-    return next(r for r in vars(registries).values() if isinstance(r, Registry) and r.kind.split()[0] == kind)
+def _registry(name: str) -> Registry[Any] | None:
+    """A field is called as its registry's kind begins: ``vision`` is a vision encoder, ``objectives`` are objectives."""
+    known = (found for found in vars(registries).values() if isinstance(found, Registry))
+    return next((r for r in known if r.kind.split()[0] in (name, name.removesuffix("s"))), None)
 
 
-def _fit(options: Mapping[str, Any], registry: Registry[Any], name: str, kind: str) -> dict[str, Any]:
-    """Options as the factory's signature wants them. Raises `ConfigError` naming the option, and those that there are."""
-    factory = registry.get(name)
+def fit_options(part: Part, registry: Registry[Any], kind: str) -> dict[str, Any]:
+    """A part's options as its factory's signature wants them. Raises `ConfigError` naming an option that does not fit."""
+    factory = registry.get(part.name)
     known = inspect.signature(factory).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in known):
-        return dict(options)
+        return dict(part.options)
     hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     # What has no default is given by the network: sizes, counts, width.
     fields = [(p.name, _checkable(hints.get(p.name)), field(default=None)) for p in known if p.default is not p.empty]
-    fitted: Any = build(dataclasses.make_dataclass("Options", fields), options, f"{kind}={name}")
-    return {option: to_plain(getattr(fitted, option)) for option in options}
+    fitted: Any = build(dataclasses.make_dataclass("Options", fields), part.options, f"{kind}={part.name}")
+    return {option: to_plain(getattr(fitted, option)) for option in part.options}
 
 
 def _checkable(hint: Any) -> Any:
     """An annotation that plain values can be held against; others are left to the factory."""
     plain = set(typing.get_args(hint) or (hint,)) <= {int, float, bool, str, type(None)}
     return hint if plain or typing.get_origin(hint) is typing.Literal else Any
+
+
+def _shown(path: Path) -> str:
+    """A full path as messages say it: without the stage that it is in."""
+    return ".".join(path[3:] if path[:1] == ("stages",) and len(path) > 3 else path)
+
+
+def _ambiguous(short: str, found: set[Path], rest: Path) -> ConfigError:
+    longer = sorted(".".join((*path, *rest)) for path in found)
+    return ConfigError(f"{short!r} could be {', '.join(longer)}; give the longer path")
+
+
+def _no_field(kind: type, name: str, where: Path) -> ConfigError:
+    known = list(field_types(kind))
+    return ConfigError(f"{_shown(where)} has no field {name!r}.{_nearest(name, known)} Fields: {', '.join(known)}")
+
+
+def _unknown(config: object, short: str, homes: Sequence[Home]) -> ConfigError:
+    near = {name: name for home in homes for name in _names(config, home)}
+    inner: dict[str, list[str]] = {}
+    for path, kind in _records(config, homes):
+        for name in field_types(kind):
+            inner.setdefault(name, []).append(".".join((*path, name)))
+    near |= {name: name if len(paths) == 1 else paths[0] for name, paths in inner.items() if name not in near}
+    near |= {path: path for paths in inner.values() for path in paths}
+    named = [(home.path[-1], _names(config, home)) for home in homes if home.path and not home.path[-1].isdecimal()]
+    told = "; ".join(f"of {name}: {', '.join(names)}" for name, names in named if names)
+    return ConfigError(f"there is no setting {short!r}.{_nearest(short, near)} Settings {told or ', '.join(near)}")
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Designs side by side: trained on the same windows in the same order, played on the same episodes, in one table."""
+"""Recipes and policies side by side: trained on the same windows in the same order, evaluated on the same episodes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verbot.configuration import build, dump_yaml, replace
+from verbot.configuration import dump_yaml, replace
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig
@@ -27,12 +27,10 @@ from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
 from verbot.policy.policy import load_policy
-from verbot.recipes.config import RunConfig
-from verbot.recipes.overrides import ACTING
+from verbot.recipes.config import ACTING, Imitation, Recipe
 from verbot.rollout.baselines import SCRIPTED
-from verbot.training import TrainResult
 from verbot.training.imitation.loop import FREE, POLICY, RESULT
-from verbot.workflows.compare_entries import Candidate, candidates, digest, place, slug
+from verbot.workflows.compare_entries import Entry, digest, find_entries, place, slug
 from verbot.workflows.load_policy import policy_folder, policy_source
 from verbot.workflows.stages import demonstrations, learn
 
@@ -42,70 +40,76 @@ COLLECTION, LOCK = "collection.yaml", ".lock"
 UNIMPORTANT = ("workers", "videos", "latency_calls")  # fields of an evaluation on which no episode depends
 
 
-def compare(
-    words: Sequence[str] = (),
-    *,
-    out: str | Path,
-    designs: str | Path | None = None,
-    only: Sequence[str] = (),
-    budget: Mapping[str, Any] | None = None,
-    data: Sequence[str | Path] = (),
-    suite: str | None = None,
-    episodes: int = 200,
-    seed: int = 0,
-    base: str | None = None,
-    conditions: Sequence[str] = CONDITIONS,
-    baselines: bool = True,
-    workers: int = 0,
-    command: str | None = None,
-    progress: bool = True,
-) -> Table:
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What is compared, and on what.
+
+    Args:
+        entries: recipes, also with settings (``"starter+vision=film_conv"``), policies, and folders of evaluations.
+        list: further entries: the name of a comparison list that ships with verbot, or a YAML file.
+        only: the names of the entries that are wanted; empty takes all.
+        budget: one of samples, minutes and steps, for every training.
+        data: datasets to train on; otherwise the first recipe's demonstrations are collected.
+        suite: the env's name; the first recipe's own if None.
+        episodes: scenes; `seed` is of the scenes, the demonstrations and the trainings.
+        base: the entry that the others are compared with; the first if None.
+        conditions: further conditions that every entry plays.
+        baselines: whether the expert and random actions stand beside, where anything is played.
+        workers: processes that play; 0 leaves it to the recipe.
+    """
+
+    entries: tuple[str, ...] = ()
+    list: str | Path | None = None
+    only: tuple[str, ...] = ()
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str | Path, ...] = ()
+    suite: str | None = None
+    episodes: int = 200
+    seed: int = 0
+    base: str | None = None
+    conditions: tuple[str, ...] = CONDITIONS
+    baselines: bool = True
+    workers: int = 0
+
+
+def compare(config: ComparisonConfig, out: str | Path, *, command: str | None = None, progress: bool = True) -> Table:
     """Train what must be trained, play what must be played; writes ``table.json``, ``table.md`` and ``report.html`` into `out`.
 
     Called again it goes on where it was, and does nothing twice. What raises is a row with its message; the others go on.
 
     Args:
-        words: recipes, designs (``"starter+vision=film_conv"``), policies, and folders that `verbot evaluate` left.
-        designs: a list of designs: the name of one that ships with verbot, or a YAML file.
-        only: of all these, the names of those that are wanted.
-        budget: one of samples, minutes and steps, for every training.
-        data: datasets to train on; otherwise the first design's demonstrations are gathered in ``out/dataset``.
-        suite: the env's name; the first design's own if None.
-        episodes: scenes; `seed` is of the scenes, the demonstrations and the trainings.
-        base: the candidate that the others are held against; the first if None.
-        conditions: further conditions that everyone plays.
-        baselines: whether the expert and random actions stand beside, where anything is played.
-        workers: processes that play; 0 leaves it to the recipe.
+        command: what a person typed, for the report.
 
-    Raises `ConfigError` where a design, a list or the budget is wrong, or `out` holds demonstrations of another recipe, and
+    Raises `ConfigError` where an entry, a list or the budget is wrong, or `out` holds demonstrations of another recipe, and
     `DataError` while another comparison is at work in `out`.
 
     Example:
         >>> import tempfile
+        >>> config = ComparisonConfig(("expert", "random"), episodes=2, conditions=())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = compare(["expert", "random"], out=folder, episodes=2, conditions=(), progress=False)
+        ...     table = compare(config, folder, progress=False)
         >>> [row.value for row in table.rows], table.rows[1].against_base.p
         ([1.0, 0.0], 0.5)
     """
-    out, budget = Path(out), dict(budget or {})
-    wanted = candidates(words, designs, only, budget, seed)
-    held = _base(base, [candidate.name for candidate in wanted])
-    first = next((candidate.run for candidate in wanted if candidate.run), None)
-    scenes = {"episodes": episodes, "seed": seed, "conditions": list(conditions)}
-    evaluation = _evaluation(first, suite, workers, scenes)
-    played = {"suite": evaluation.suite, **scenes} if any(candidate.evaluation is None for candidate in wanted) else {}
-    if baselines and played:
-        wanted += [Candidate(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {c.name for c in wanted}]
+    out, budget = Path(out), dict(config.budget)
+    wanted = find_entries(config.entries, config.list, config.only, budget, config.seed)
+    held = _base(config.base, [entry.name for entry in wanted])
+    first = next((entry.recipe for entry in wanted if entry.recipe), None)
+    scenes = {"episodes": config.episodes, "seed": config.seed, "conditions": [*config.conditions]}
+    evaluation = _evaluation(first, config.suite, config.workers, scenes)
+    played = {"suite": evaluation.suite, **scenes} if any(entry.evaluation is None for entry in wanted) else {}
+    if config.baselines and played:
+        wanted += [Entry(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {e.name for e in wanted}]
     out.mkdir(parents=True, exist_ok=True)
     with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
-        bench = Bench(out, _datasets(first, data, out, progress), evaluation, progress, command)
+        bench = Bench(out, _datasets(first, config.data, out, progress), evaluation, progress, command)
         about = {**played, **budget, **({"data": bench.sources} if first else {})}
         title = f"Comparison on {evaluation.suite}" if played else "Comparison"
         return _fill(Table(title, held, (), about, command=command, out=out), bench, wanted)
 
 
 def pair(table: Table) -> Comparison | None:
-    """Where there are two candidates, their comparison by condition and by task.
+    """Where there are two entries, their comparison by condition and by task.
 
     Raises `ConfigError` where the two have no episode in common.
     """
@@ -117,7 +121,7 @@ def pair(table: Table) -> Comparison | None:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all candidates have in common: where results go, what is trained on, what is played."""
+    """What all entries have in common: where results go, what is trained on, what is played."""
 
     out: Path
     datasets: tuple[str, ...]
@@ -130,43 +134,41 @@ class Bench:
         """The datasets, as seen from the table."""
         return [relative(Path(folder), self.out.resolve()) for folder in self.datasets]
 
-    def stand(self, candidate: Candidate, finished: bool = False) -> TableRow | None:
-        """The row of a candidate, trained and played as far as need be; with `finished` only if nothing is left to do."""
-        folder, cost = candidate.evaluation, Cost()
+    def stand(self, entry: Entry, finished: bool = False) -> TableRow | None:
+        """The row of an entry, trained and played as far as need be; with `finished` only if nothing is left to do."""
+        folder, cost = entry.evaluation, Cost()
         if folder is None:
-            policy = candidate.policy or ""
-            if candidate.run is not None:
-                training = self.training(candidate.run)
+            policy = entry.policy or ""
+            if entry.recipe is not None:
+                training = self.training(entry.recipe)
                 if not (training / RESULT).is_file():
                     if finished:
                         return None
-                    learn(candidate.run, self.datasets, training, progress=self.progress)
+                    learn(entry.recipe, self.datasets, training, progress=self.progress)
                 cost, policy = _cost(training), str(training / POLICY)
-            elif candidate.policy not in SCRIPTED and "://" not in policy:
+            elif entry.policy not in SCRIPTED and "://" not in policy:
                 cost = Cost(_parameters(policy_folder(policy)))
-            folder = self.evaluated(candidate, policy, finished)
+            folder = self.evaluated(entry, policy, finished)
             if folder is None:
                 return None
         figures = read_figures(folder)
         fault = None if figures.metrics["success_rate"].n else f"every episode was an error: {figures.fault}"
-        return dataclasses.replace(_row(candidate), folder=folder, figures=figures, cost=cost, error=fault)
+        return dataclasses.replace(_row(entry), folder=folder, figures=figures, cost=cost, error=fault)
 
-    def training(self, run: RunConfig) -> Path:
-        """Where this is trained: designs that differ only in how they act share it."""
+    def training(self, run: Recipe) -> Path:
+        """Where this is trained: recipes that differ only in how the policy acts share it."""
         data = [_fingerprint(Path(folder)) for folder in self.datasets]
-        identity = digest(run.training, data, without=("datasets", *FREE))
-        return place(self.out / TRAININGS, run.name, identity)
+        stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
+        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("datasets", *FREE)))
 
-    def evaluated(self, candidate: Candidate, policy: str, finished: bool) -> Path | None:
+    def evaluated(self, entry: Entry, policy: str, finished: bool) -> Path | None:
         """The folder of a policy's complete evaluation; None where it is not `finished` but should be."""
-        source = policy if policy in SCRIPTED else dataclasses.replace(policy_source(policy), name=candidate.name)
-        acting = candidate.run.evaluation if candidate.run else EvaluationConfig()
-        own: dict[str, Any] = {name: getattr(acting, name) for name in ACTING} | (
-            {"conditions": ()} if candidate.baseline else {}
-        )
+        source = policy if policy in SCRIPTED else dataclasses.replace(policy_source(policy), name=entry.name)
+        acting = entry.recipe.evaluation if entry.recipe else EvaluationConfig()
+        own: dict[str, Any] = {name: getattr(acting, name) for name in ACTING} | ({"conditions": ()} if entry.baseline else {})
         config = dataclasses.replace(self.evaluation, **own)
         identity = source if isinstance(source, str) else source.identity
-        folder = place(self.out / EVALUATIONS, candidate.name, digest(identity, config, without=UNIMPORTANT))
+        folder = place(self.out / EVALUATIONS, entry.name, digest(identity, config, without=UNIMPORTANT))
         if _complete(folder):
             return folder
         if finished:
@@ -177,40 +179,40 @@ class Bench:
 
 def _base(base: str | None, names: Sequence[str]) -> str:
     if base is not None and base not in names:
-        raise UnknownNameError("design in this comparison", base, names)
+        raise UnknownNameError("entry of this comparison", base, names)
     return base or names[0]
 
 
-def _evaluation(first: RunConfig | None, suite: str | None, workers: int, scenes: Mapping[str, Any]) -> EvaluationConfig:
-    """What everyone plays: as the first design's recipe says, but for what was asked for."""
+def _evaluation(first: Recipe | None, suite: str | None, workers: int, scenes: Mapping[str, Any]) -> EvaluationConfig:
+    """What everyone plays: as the first recipe says, but for what was asked for."""
     changes = {**scenes, "baselines": False, "videos": 0, **({"suite": suite} if suite else {})}
     return replace(first.evaluation if first else EvaluationConfig(), changes | ({"workers": workers} if workers else {}))
 
 
-def _fill(table: Table, bench: Bench, wanted: Sequence[Candidate]) -> Table:
+def _fill(table: Table, bench: Bench, wanted: Sequence[Entry]) -> Table:
     """The table row by row, written anew with each; what an earlier call finished comes first."""
     rows: dict[str, TableRow] = {}
-    for candidate in wanted:
+    for entry in wanted:
         with contextlib.suppress(Exception):  # it is tried again below, where its error is told
-            found = bench.stand(candidate, finished=True)
-            rows |= {candidate.name: found} if found else {}
-    left = [candidate for candidate in wanted if candidate.name not in rows]
+            found = bench.stand(entry, finished=True)
+            rows |= {entry.name: found} if found else {}
+    left = [entry for entry in wanted if entry.name not in rows]
     table, started = _written(table, rows, wanted), time.monotonic()
-    for number, candidate in enumerate(left):
-        _tell(bench, len(wanted) - len(left) + number, len(wanted), candidate, number, time.monotonic() - started)
-        rows[candidate.name] = _attempt(bench, candidate)
+    for number, entry in enumerate(left):
+        _tell(bench, len(wanted) - len(left) + number, len(wanted), entry, number, time.monotonic() - started)
+        rows[entry.name] = _attempt(bench, entry)
         table = _written(table, rows, wanted)
     if two := pair(table):
         two.save(table.out / "comparison.json")
     return table
 
 
-def _attempt(bench: Bench, candidate: Candidate) -> TableRow:
-    """A candidate's row; whatever it raises is its error, and the whole of it lies in ``errors``."""
-    path = bench.out / ERRORS / f"{slug(candidate.name)}.txt"
+def _attempt(bench: Bench, entry: Entry) -> TableRow:
+    """An entry's row; whatever it raises is its error, and the whole of it lies in ``errors``."""
+    path = bench.out / ERRORS / f"{slug(entry.name)}.txt"
     path.unlink(missing_ok=True)
     try:
-        row = bench.stand(candidate)
+        row = bench.stand(entry)
         assert row is not None
         return row
     except Exception as error:
@@ -218,36 +220,36 @@ def _attempt(bench: Bench, candidate: Candidate) -> TableRow:
         path.write_text(traceback.format_exc(), encoding="utf-8")
         told = str(error).strip().splitlines() or ["no message"]
         message = f"{type(error).__name__}: " + " … ".join(dict.fromkeys((told[0], told[-1])))
-        print(f"compare: {candidate.name} failed: {message} (all of it: {path})", file=sys.stderr, flush=True)
-        return dataclasses.replace(_row(candidate), error=message)
+        print(f"compare: {entry.name} failed: {message} (all of it: {path})", file=sys.stderr, flush=True)
+        return dataclasses.replace(_row(entry), error=message)
 
 
-def _row(candidate: Candidate) -> TableRow:
-    """What is known of a candidate beforehand."""
-    about = candidate.run.about if candidate.run else ""
-    recipe, settings = (candidate.design.recipe, candidate.design.settings) if candidate.design else (None, {})
-    return TableRow(candidate.name, candidate.kind, about, recipe, settings)
+def _row(entry: Entry) -> TableRow:
+    """What is known of an entry beforehand."""
+    about = entry.recipe.about if entry.recipe else ""
+    recipe, settings = (entry.variant.recipe, entry.variant.settings) if entry.variant else (None, {})
+    return TableRow(entry.name, entry.kind, about, recipe, settings)
 
 
-def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Candidate]) -> Table:
+def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Entry]) -> Table:
     """The table with these rows, each held against the base, on disk."""
     base = rows.get(table.base)
     paired = []
-    for name in (candidate.name for candidate in wanted if candidate.name in rows):
+    for name in (entry.name for entry in wanted if entry.name in rows):
         row = rows[name]
         if base and base.folder and base.figures and row.folder and name != table.base:
             row = dataclasses.replace(row, conditions_against_base=versus(row.folder, base.folder))
         paired.append(row)
-    pending = tuple(candidate.name for candidate in wanted if candidate.name not in rows)
+    pending = tuple(entry.name for entry in wanted if entry.name not in rows)
     table = dataclasses.replace(table, rows=tuple(paired), pending=pending)
     table.save()
     write_comparison_page(table, table.out / "report.html")
     return table
 
 
-def _datasets(first: RunConfig | None, data: Sequence[str | Path], out: Path, progress: bool) -> tuple[str, ...]:
-    """What all designs are trained on, as absolute paths; gathered where none was given."""
-    if first is None:
+def _datasets(first: Recipe | None, data: Sequence[str | Path], out: Path, progress: bool) -> tuple[str, ...]:
+    """What all recipes are trained on, as absolute paths; gathered where none was given."""
+    if first is None or first.collection is None:
         return ()
     if data:
         return tuple(str(Path(folder).resolve()) for folder in data)
@@ -259,7 +261,7 @@ def _datasets(first: RunConfig | None, data: Sequence[str | Path], out: Path, pr
             f"{out / DATASET} holds demonstrations of another recipe or seed; choose another folder, or give the data"
         )
     fresh.replace(path)
-    return (str(demonstrations(first, out / DATASET, progress).resolve()),)
+    return (str(demonstrations(first.collection, out / DATASET, progress).resolve()),)
 
 
 def _fingerprint(dataset: Path) -> list[Any]:
@@ -276,19 +278,20 @@ def _complete(folder: Path) -> bool:
 
 
 def _cost(training: Path) -> Cost:
-    result = build(TrainResult, json.loads((training / RESULT).read_text(encoding="utf-8")))
-    return Cost(_parameters(training / POLICY), result.samples, result.seconds)
+    result = json.loads((training / RESULT).read_text(encoding="utf-8"))
+    samples = result.get("samples", result["steps"])  # a reinforcement counts control steps
+    return Cost(_parameters(training / POLICY), samples, result["seconds"])
 
 
 def _parameters(policy: Path) -> int:
     return sum(parameter.numel() for parameter in load_policy(policy).network.parameters())
 
 
-def _tell(bench: Bench, done: int, total: int, candidate: Candidate, ours: int, seconds: float) -> None:
+def _tell(bench: Bench, done: int, total: int, entry: Entry, ours: int, seconds: float) -> None:
     """Which of how many, how long it took so far and how long it may take."""
     if not bench.progress:
         return
     gone, left = (datetime.timedelta(seconds=round(s)) for s in (seconds, seconds / max(ours, 1) * (total - done)))
     clock = f"; {gone} gone, about {left} left" if ours else ""
-    what = "train and play" if candidate.run else "play"
-    print(f"compare: {done + 1} of {total}, {candidate.name}: {what}{clock}", file=sys.stderr, flush=True)
+    what = "train and play" if entry.recipe else "play"
+    print(f"compare: {done + 1} of {total}, {entry.name}: {what}{clock}", file=sys.stderr, flush=True)

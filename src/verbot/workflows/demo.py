@@ -16,7 +16,7 @@ from verbot.evaluation import Summary
 from verbot.evaluation import run as measure
 from verbot.evaluation.report.summary import written
 from verbot.policy.policy import load_policy
-from verbot.recipes.config import RunConfig, change, resolve
+from verbot.recipes.config import Recipe, resolve
 from verbot.workflows.load_policy import policy_source
 from verbot.workflows.stages import all_demonstrations, card, learn
 
@@ -25,7 +25,7 @@ STAGES = ("collect", "train", "evaluate")
 
 def demo(
     out: str | Path,
-    recipe: str | Path | RunConfig = "starter",
+    recipe: str | Path | Recipe = "starter",
     seed: int | None = None,
     *,
     command: str | None = None,
@@ -41,7 +41,7 @@ def demo(
     Raises:
         ConfigError: `out` holds the demo of another recipe or seed.
     """
-    out, run = Path(out), change(resolve(recipe), {}, seed)
+    out, run = Path(out), resolve(recipe, seed=seed)
     _claim(out, run)
     with _timed(out, "collect"):
         datasets = all_demonstrations(run, out / "dataset", progress)
@@ -80,7 +80,7 @@ def _timed(out: Path, stage: str) -> Iterator[None]:
         (out / "timing.json").write_text(json.dumps(seconds, indent=2) + "\n")
 
 
-def _claim(out: Path, run: RunConfig) -> None:
+def _claim(out: Path, run: Recipe) -> None:
     """Write the resolved recipe beside its results, or check that `out` holds the same."""
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "recipe.yaml", out / ".recipe.yaml"

@@ -10,15 +10,14 @@ from verbot.errors import ConfigError, UnknownNameError
 from verbot.models import registries as parts
 from verbot.models.reward_models import scorers
 from verbot.recipes import recipes
-from verbot.recipes.overrides import design_lists
-from verbot.recipes.rl import trials
+from verbot.recipes.variants import comparison_lists
 from verbot.registry import Registry
 from verbot.rollout import video
 from verbot.spec import UInt8Array
 
 
 def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
-    """Names by kind: of envs, of recipes, of lists of designs, of scorers, and of every kind of a network's parts.
+    """Names by kind: of envs, recipes, comparison lists, reward models, and of every kind of a network's parts.
 
     Raises `UnknownNameError` for a kind that there is not.
 
@@ -27,8 +26,7 @@ def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
         'tabletop-starter'
     """
     registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
-    known = {"envs": envs.names, "recipes": recipes.names, "designs": design_lists, "reinforcement": trials.names,
-             "scorers": scorers.names}  # fmt: skip
+    known = {"envs": envs.names, "recipes": recipes.names, "comparisons": comparison_lists, "scorers": scorers.names}
     known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
     if kind is not None and kind not in known:
         raise UnknownNameError("kind of things to list", kind, known)

@@ -1,4 +1,4 @@
-"""The stages of a run: demonstrations, learning."""
+"""The stages of a recipe: demonstrations, then trainings one after another."""
 
 from __future__ import annotations
 
@@ -6,49 +6,78 @@ import dataclasses
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 from verbot import training
-from verbot.configuration import to_plain
+from verbot.configuration import written_yaml
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
 from verbot.evaluation.report.summary import versions
-from verbot.recipes.config import RunConfig
-from verbot.recipes.rl import TrialConfig
+from verbot.recipes.config import Imitation, Recipe, Reinforcement
 from verbot.rollout import collect
+from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig, TrainResult
 from verbot.workflows.load_policy import policy_folder
 
+if TYPE_CHECKING:
+    from verbot.training.rl import ReinforceResult
 
-def demonstrations(run: RunConfig, path: Path, progress: bool = True) -> Path:
-    """The recipe's demonstrations at `path`, gathered as far as they are not there yet."""
-    if not (path.exists() and len(open_dataset(path)) >= run.collection.episodes):
-        collect.run(run.collection, path, progress)
+
+def demonstrations(collection: CollectConfig, path: Path, progress: bool = True) -> Path:
+    """The demonstrations of `collection` at `path`, collected as far as they are not there yet."""
+    if not (path.exists() and len(open_dataset(path)) >= collection.episodes):
+        collect.run(collection, path, progress)
     return path
 
 
-def all_demonstrations(run: RunConfig, path: Path, progress: bool = True) -> list[Path]:
-    """Those at `path`, and beside it, in a folder with the env's name after it, those of each companion."""
-    beside = [
-        demonstrations(dataclasses.replace(run, collection=each), path.with_name(f"{path.name}-{each.env}"), progress)
-        for each in run.beside
-    ]
-    return [demonstrations(run, path, progress), *beside]
+def all_demonstrations(recipe: Recipe, path: Path, progress: bool = True) -> list[Path]:
+    """The recipe's demonstrations at `path`; those of co-training embodiments in folders beside it, named after their envs.
+
+    None where the recipe learns from rewards alone.
+    """
+    if recipe.collection is None:
+        return []
+    others = [each for stage in recipe.stages if isinstance(stage, Imitation) for each in stage.collections]
+    found = [demonstrations(each, path.with_name(f"{path.name}-{each.env}"), progress) for each in others]
+    return [demonstrations(recipe.collection, path, progress), *found]
 
 
 def learn(
-    run: RunConfig, datasets: Sequence[str | Path], out: Path, *, resume: bool = True, progress: bool = True
-) -> TrainResult:
-    """Train what the recipe says on `datasets`; the policy's card says how it came about."""
-    config = _told(run.training, [str(path) for path in datasets])
-    if config.start is not None:
-        config = dataclasses.replace(config, start=str(policy_folder(config.start)))
-    return training.train(config, out, resume=resume, progress=progress, card=card(run))
+    recipe: Recipe, datasets: Sequence[str | Path], out: Path, *, resume: bool = True, progress: bool = True
+) -> TrainResult | ReinforceResult:
+    """Train stage by stage; each goes on with the policy of the one before. The result is that of the last stage.
+
+    Args:
+        datasets: what an imitation trains on.
+        out: the folder of the last stage; the others are in ``stage-1``, ``stage-2``, … below it.
+    """
+    result: TrainResult | ReinforceResult | None = None
+    for number, stage in enumerate(recipe.stages, 1):
+        folder = out if number == len(recipe.stages) else out / f"stage-{number}"
+        previous = None if result is None else result.policy
+        if isinstance(stage, Imitation):
+            config = _with_datasets(stage.imitation, [str(path) for path in datasets])
+            start = previous or config.start
+            config = dataclasses.replace(config, start=None if start is None else str(policy_folder(start)))
+            result = training.train(config, folder, resume=resume, progress=progress, card=card(recipe))
+        else:
+            result = _reinforce(stage, previous, folder, resume, progress, card(recipe))
+    assert result is not None
+    return result
 
 
-def _told(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
-    """`config` with the datasets, each given to the companion of whose robot it is, else to the first robot.
+def _reinforce(
+    stage: Reinforcement, previous: str | None, folder: Path, resume: bool, progress: bool, card: str
+) -> ReinforceResult:
+    from verbot.training.rl.ppo import reinforce  # it needs Stable-Baselines3
+
+    start = previous or stage.reinforcement.policy
+    config = dataclasses.replace(stage.reinforcement, policy=None if start is None else str(policy_folder(start)))
+    return reinforce(config, folder, resume=resume, progress=progress, card=card)
+
+
+def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
+    """`config` with the datasets, each given to the co-training embodiment of whose robot it is, else to the first robot.
 
     Raises `ConfigError` where one of them gets none.
     """
@@ -68,12 +97,11 @@ def _told(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
     return dataclasses.replace(config, datasets=first, companions=companions)
 
 
-def card(run: RunConfig | TrialConfig) -> str:
+def card(recipe: Recipe) -> str:
     """Markdown: the recipe, the version, and the whole configuration, so that the card alone repeats the run."""
-    settings = yaml.safe_dump(to_plain(run), sort_keys=False, width=120, allow_unicode=True)
     return (
-        f"## Training\n\nRecipe `{run.name}`: {run.about}. verbot {versions().get('verbot', '')}{_commit()}.\n\n"
-        f"<details><summary>Configuration</summary>\n\n```yaml\n{settings}```\n\n</details>\n"
+        f"## Training\n\nRecipe `{recipe.name}`: {recipe.about}. verbot {versions().get('verbot', '')}{_commit()}.\n\n"
+        f"<details><summary>Configuration</summary>\n\n```yaml\n{written_yaml(recipe)}```\n\n</details>\n"
     )
 
 

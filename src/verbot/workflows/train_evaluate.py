@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
@@ -14,18 +14,21 @@ from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
-from verbot.recipes.config import RunConfig, change, resolve
-from verbot.recipes.overrides import NETWORK, parse_design, resolve_word
+from verbot.recipes.config import Imitation, Recipe, TrainingStage, parse_word, resolve
+from verbot.recipes.overrides import locate
 from verbot.training import TrainResult
 from verbot.training.distributed.launch import launched
 from verbot.workflows.load_policy import policy_source
 from verbot.workflows.stages import all_demonstrations, learn
 
+if TYPE_CHECKING:
+    from verbot.training.rl import ReinforceResult
+
 SCRIPTED = ("expert", "random")
 
 
 def train(
-    recipe: str | Path | RunConfig = "starter",
+    recipe: str | Path | Recipe = "starter",
     *,
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
@@ -33,25 +36,28 @@ def train(
     resume: bool = True,
     progress: bool = True,
     **settings: Any,
-) -> TrainResult:
-    """Train a policy by a recipe; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+) -> TrainResult | ReinforceResult:
+    """Train a policy by a recipe, from demonstrations or from rewards.
 
-    Called again with the same arguments it continues an interrupted training, to the bit.
+    It leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`. Called again with the same arguments it
+    continues an interrupted training; an imitation continues to the bit.
 
     Args:
-        recipe: a name (`verbot list recipes`), a design (``"starter+head=flow"``), a YAML file of a `RunConfig`, or the
-            configuration itself.
-        out: the folder for the results.
-        data: one or more datasets to train on; None gathers the recipe's demonstrations in ``out/dataset``.
+        recipe: a name (`verbot list recipes`), a name with settings (``"starter+head=flow"``), a YAML file of a
+            `verbot.recipes.config.Recipe`, or the recipe itself.
+        out: the folder for the results; of a recipe of several stages, the last is here and the others in ``stage-1``, ….
+        data: one or more datasets to train on; None collects the recipe's demonstrations in ``out/dataset``.
         seed: of everything; the recipe's own if None.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
-        settings: fields of `verbot.training.TrainConfig`, e.g. ``minutes=3``, ``batch_size=128``, ``dagger={"rounds": 2}``, or
-            ``start="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot), whose network is trained on.
+        settings: of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
+            ``dagger={"rounds": 2}``, or ``start="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot),
+            whose network is fine-tuned. `verbot config RECIPE` prints all of them.
 
     Raises:
-        ConfigError: a setting does not exist or does not fit, or `out` holds another run.
+        ConfigError: a setting does not exist, does not fit or does not apply, or `out` holds another run.
         TrainingError: the loss stays without a number, or a process dies.
+        MissingDependencyError: the recipe needs a package that is not installed.
 
     Example:
         >>> import tempfile
@@ -61,24 +67,70 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
+    base = resolve(recipe)
+    if data is not None and base.collection is None:
+        raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
     folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
-    told = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings  # what weights are counted by
-    run = change(resolve_word(recipe) if isinstance(recipe, str) else resolve(recipe), told, seed)
-    if run.training.start is not None and run.training.start_parts is None:
-        _check_start(recipe, settings)
+    # The number of datasets is what weights and selections are counted by.
+    told = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
+    run = resolve(base, told, seed)
+    named = locate(base, parse_word(recipe)[1], base.homes) if isinstance(recipe, str) else {}
+    _check_applies(run, named, locate(base, settings, base.homes), data is not None)
     if data is None:
-        if launched() is not None:
-            raise ConfigError("processes that torchrun starts do not gather demonstrations: give data, gathered before")
+        if run.collection is not None and launched() is not None:
+            raise ConfigError("processes that torchrun starts do not collect demonstrations: give data, collected before")
         folders = all_demonstrations(run, Path(out) / "dataset", progress)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
 
 
-def _check_start(recipe: str | Path | RunConfig, settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where a person sets what a start decides: it would be passed over in silence."""
-    changed = [*settings, *(parse_design(recipe).settings if isinstance(recipe, str) else ())]
-    names = dict.fromkeys(name.partition(".")[0] for name in changed)
-    if fixed := [name for name in names if name in NETWORK or name in ("network", "preprocessing")]:
-        raise ConfigError(f"{' and '.join(fixed)} cannot be set beside start: the network and its preprocessing are the start's")
+Located = Mapping[tuple[str, ...], Any]
+
+
+def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -> None:
+    """Raise `ConfigError` for a setting that would change nothing.
+
+    Args:
+        named: settings in the recipe's word, by full path; those of the evaluation say what the card says.
+        data: whether datasets were given.
+    """
+    for path in (*named, *settings):
+        if path[0] == "evaluation" and path in settings:
+            raise ConfigError(f"{'.'.join(path)} does not apply: training does not evaluate")
+        if data and (path[0] == "collection" or "collections" in path[:3]):
+            raise ConfigError(f"{'.'.join(path)} does not apply: data is given, so no demonstrations are collected")
+    for number, stage in enumerate(run.stages):
+        root = ("stages", str(number), "imitation" if isinstance(stage, Imitation) else "reinforcement")
+        paths = [path for path in (*named, *settings) if path[:3] == root and path[3] in ("network", "preprocessing")]
+        if paths and _keeps_network(stage, first=number == 0):
+            fixed = " and ".join(dict.fromkeys(".".join(path[3:]) for path in paths))
+            raise ConfigError(f"{fixed} cannot be set beside start: the network and its preprocessing are the start's")
+
+
+def _keeps_network(stage: TrainingStage, first: bool) -> bool:
+    """Whether the stage goes on with the network of another policy."""
+    if isinstance(stage, Imitation):
+        return (stage.imitation.start is not None or not first) and stage.imitation.start_parts is None
+    return stage.reinforcement.policy is not None or not first
+
+
+def starting_from(recipe: str | Path | Recipe, policy: str) -> dict[str, Any]:
+    """The setting by which the first stage of a recipe starts from a policy."""
+    return {"start" if isinstance(resolve(recipe).stages[0], Imitation) else "policy": policy}
+
+
+def result_text(result: TrainResult | ReinforceResult) -> str:
+    """One line on what came of a training."""
+    if isinstance(result, TrainResult):
+        speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
+        return f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}"
+    success = "no episode ended" if result.success is None else f"{100 * result.success:.0f} % of the last ones succeeded"
+    errors = f", {result.errors} simulator errors" if result.errors else ""
+    return f"{result.steps} steps, {result.episodes} episodes in {result.seconds:.0f} s; {success}{errors}: {result.policy}"
+
+
+def exit_code(result: TrainResult | ReinforceResult) -> int:
+    """1 where the simulator failed in an episode."""
+    return 0 if isinstance(result, TrainResult) else int(result.errors > 0)
 
 
 def evaluate(

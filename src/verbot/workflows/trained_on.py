@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,11 +35,18 @@ def trained_on(name: str) -> tuple[str, ...]:
         records = [yaml.safe_load(block) for block in _SETTINGS.findall(card)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, PolicyError):
         return ()
-    found = [_env(record, part) for record in records for part in ("collection", "reinforcement")]
-    return tuple(dict.fromkeys(env for env in found if env))
+    return tuple(dict.fromkeys(env for record in records if isinstance(record, dict) for env in _envs(record)))
 
 
-def _env(record: object, part: str) -> str | None:
-    settings = record.get(part) if isinstance(record, dict) else None
-    env = settings.get("env") if isinstance(settings, dict) else None
-    return env if isinstance(env, str) else None
+def _envs(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The envs of a recipe's collections and reinforcements, of today's shape or of one with a single stage."""
+    for stage in (recipe, *_records(recipe.get("stages"))):
+        for settings in _records([stage.get("collection"), stage.get("reinforcement")]) + _records(stage.get("collections")):
+            env = settings.get("env")
+            name = env.get("name") if isinstance(env, dict) else env
+            if isinstance(name, str):
+                yield name
+
+
+def _records(found: object) -> list[dict[str, Any]]:
+    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []

@@ -134,7 +134,7 @@ def results_of(folder: Path, agent: str = "policy") -> Mapping[str, EpisodeResul
         raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` writes one")
     # The evaluated agent counts as the policy, even if it is the expert itself.
     tested = _tested(folder) if agent == "policy" else agent
-    results = [result for result in read_results(path) if result.player == tested]
+    results = [result for result in read_results(path) if result.agent == tested]
     return {result.key.split("/", 1)[1]: result for result in results}
 
 

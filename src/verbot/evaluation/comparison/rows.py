@@ -10,7 +10,7 @@ from typing import Any, Literal
 from verbot.evaluation.comparison.paired import PairedRow
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 
-Kind = Literal["design", "policy", "baseline"]
+Kind = Literal["recipe", "policy", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class TableRow:
     """One row of a table.
 
     Args:
-        kind: ``"design"`` was trained for the table, ``"policy"`` existed before, ``"baseline"`` is a reference agent.
+        kind: ``"recipe"`` was trained for the table, ``"policy"`` existed before, ``"baseline"`` is a reference agent.
         settings: the changes to the recipe.
         folder: the evaluation folder, if any.
         error: the reason for missing figures; None without an error.
-        beside: each condition beside the base's; none of the base itself and where no episode is shared.
+        conditions_against_base: each condition compared with the base; empty for the base, or without common episodes.
     """
 
     name: str
@@ -70,7 +70,7 @@ class TableRow:
 
     @property
     def against_base(self) -> PairedRow | None:
-        """The main condition beside the base's."""
+        """The main condition compared with the base."""
         return self.conditions_against_base.get(self.figures.main) if self.figures else None
 
     def metric(self, name: str) -> Estimate:

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from verbot.contracts import Env, EpisodeRequest, Policy, observation_from_env
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import RESAMPLES, Estimate, mcnemar, mean, proportion
-from verbot.rollout.results import Job
-from verbot.rollout.vector import request_options
+from verbot.rollout.episode import request_options
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
 
 Mask = npt.NDArray[np.bool_]
@@ -293,8 +292,8 @@ class _SceneMetrics:
 
 def _measure_scene(policy: Policy, env: SegmentedEnv, task: str, index: int, seed: int, tolerance_px: float) -> _SceneMetrics:
     request = EpisodeRequest(task=task, index=index)
-    _, other = env.reset(seed=seed, options=request_options(Job("policy", dataclasses.replace(request, goal=1), seed)))
-    record, info = env.reset(seed=seed, options=request_options(Job("policy", request, seed)))
+    _, other = env.reset(seed=seed, options=request_options(dataclasses.replace(request, goal=1)))
+    record, info = env.reset(seed=seed, options=request_options(request))
     observation, shown = observation_from_env(record), env.segmentation()
     cameras = [camera for camera in policy.spec.camera_names if camera in observation.images]
     covers = _covers(shown, cameras, info)

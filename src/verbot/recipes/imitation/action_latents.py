@@ -7,14 +7,14 @@ import dataclasses
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
 from verbot.rollout.collect import CollectConfig
 from verbot.training import AugmentConfig
 
 
 @recipes.register("actions")
-def actions() -> RunConfig:
+def actions() -> Recipe:
     """The autoencoder of the head `latent`. What comes of it cannot see: begin a policy with its encoder and decoder."""
     small = Part("film_conv", {"channels": 4, "heatmaps": 3})  # is looked through, and counts for nothing
     head = Part("latent", {"pretrain": True})
@@ -22,10 +22,10 @@ def actions() -> RunConfig:
         vision=small, fusion=Part("mlp", {"hidden": 32}), head=head, width=16, image_size=(8, 8), keypoint_weight=0
     )
     still = AugmentConfig(shift_pixels=0, brightness=0, contrast=0, saturation=0)
-    return RunConfig(
+    return Recipe(
         name="actions",
         about="an autoencoder of action chunks, to begin the head `latent` with",
         collection=CollectConfig(env=SUITE, episodes=1600),
-        training=dataclasses.replace(training(minutes=1.0), network=network, augment=still),
+        stages=(Imitation(dataclasses.replace(training(minutes=1.0), network=network, augment=still)),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )

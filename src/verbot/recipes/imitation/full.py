@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from verbot.evaluation import EvaluationConfig
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.starter import training
 from verbot.rollout.collect import CollectConfig
 from verbot.training import DaggerConfig
@@ -15,14 +15,16 @@ SUITE = "tabletop-full"
 
 
 @recipes.register("full-hour")
-def full_hour() -> RunConfig:
+def full_hour() -> Recipe:
     """All tasks: more demonstrations, longer training, corrections where the policy hesitates."""
-    return RunConfig(
+    return Recipe(
         name="full-hour",
         about="all eleven tasks in an hour of two cores",
         collection=CollectConfig(env=SUITE, episodes=8000),
-        training=replace(
-            training(minutes=38.0), dagger=DaggerConfig(rounds=4, env=SUITE, episodes=300, max_steps=50, weight=3.0)
+        stages=(
+            Imitation(
+                replace(training(minutes=38.0), dagger=DaggerConfig(rounds=4, env=SUITE, episodes=300, max_steps=50, weight=3.0))
+            ),
         ),
         evaluation=EvaluationConfig(suite=SUITE, episodes=550),
     )

@@ -6,18 +6,17 @@ from dataclasses import replace
 
 from verbot.models.network import Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.imitation.starter import starter
 
 
 @recipes.register("multi-task")
-def multi_task() -> RunConfig:
+def multi_task() -> Recipe:
     """The starter's network with a head and an embedding for each task, and a classifier that tells which is asked for."""
     run = starter()
     network = replace(run.training.network, head=Part("multi_task"))
     return replace(
-        run,
+        run.with_training(replace(run.training, network=network)),
         name="multi-task",
         about="pick, push and put, each with a head of its own, chosen by a classifier of the task",
-        training=replace(run.training, network=network),
     )

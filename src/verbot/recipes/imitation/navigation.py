@@ -7,7 +7,7 @@ import dataclasses
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig, members
+from verbot.recipes.config import Imitation, Recipe, process_count
 from verbot.recipes.imitation.starter import training
 from verbot.rollout.collect import CollectConfig
 
@@ -23,23 +23,27 @@ NETWORK = NetworkConfig(
 
 
 @recipes.register("navigation")
-def navigation() -> RunConfig:
+def navigation() -> Recipe:
     """Moves up, down, left and right in the picture, one at a time.
 
     Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
     """
     run = training(minutes=6.0)
-    return RunConfig(
+    return Recipe(
         name="navigation",
         about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
         collection=CollectConfig(env=SUITE, episodes=1200),
-        training=dataclasses.replace(
-            run,
-            network=NETWORK,
-            batch_size=BATCH,
-            processes=members(BATCH),
-            ema_decay=0.99,
-            augment=dataclasses.replace(run.augment, questions=1),
+        stages=(
+            Imitation(
+                dataclasses.replace(
+                    run,
+                    network=NETWORK,
+                    batch_size=BATCH,
+                    processes=process_count(BATCH),
+                    ema_decay=0.99,
+                    augment=dataclasses.replace(run.augment, questions=1),
+                )
+            ),
         ),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )

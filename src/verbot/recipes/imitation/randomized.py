@@ -7,7 +7,7 @@ from dataclasses import replace
 from verbot.evaluation import EvaluationConfig
 from verbot.policy.policy import Preprocessing
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
 from verbot.rollout.collect import CollectConfig
 
@@ -15,21 +15,25 @@ STRENGTH = 2  # the greatest that is trained on: strength 3 is for tests alone
 
 
 @recipes.register("starter-random")
-def starter_random() -> RunConfig:
+def starter_random() -> Recipe:
     """The starter recipe on demonstrations that draw the strength of every axis, and on pictures with a camera missing.
 
     Source: domain randomization, Tobin et al. 2017. A recording holds every camera, so that axis is drawn while training. What
     varies takes longer to learn: the same samples as the starter's are too few (docs/results/robustness.md).
     """
     plain = training(minutes=12.0)
-    return RunConfig(
+    return Recipe(
         name="starter-random",
         about="pick, push and put in worlds that differ from episode to episode; twelve minutes of training",
         collection=CollectConfig(env=SUITE, episodes=1600, randomize={"all": STRENGTH}),
-        training=replace(
-            plain,
-            augment=replace(plain.augment, camera_dropout=0.5),
-            preprocessing=Preprocessing(allow_missing_cameras=True),
+        stages=(
+            Imitation(
+                replace(
+                    plain,
+                    augment=replace(plain.augment, camera_dropout=0.5),
+                    preprocessing=Preprocessing(allow_missing_cameras=True),
+                )
+            ),
         ),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import HERE, RunConfig, members
+from verbot.recipes.config import DEFAULT_DATASET, Imitation, Recipe, process_count
 from verbot.rollout.collect import CollectConfig
 from verbot.training import AugmentConfig, TrainConfig
 
@@ -20,35 +20,35 @@ def training(minutes: float) -> TrainConfig:
         fusion=Part("concat"),
     )
     return TrainConfig(
-        datasets=HERE,
+        datasets=DEFAULT_DATASET,
         network=network,
         minutes=minutes,
         batch_size=BATCH,
         learning_rate=2e-3,
         augment=AugmentConfig(blank_instruction=0.05, questions=4),
-        processes=members(BATCH),
+        processes=process_count(BATCH),
     )
 
 
 @recipes.register("starter")
-def starter() -> RunConfig:
+def starter() -> Recipe:
     """From nothing to a robot that obeys."""
-    return RunConfig(
+    return Recipe(
         name="starter",
         about="pick, push and put from nothing, in seven minutes of two cores",
         collection=CollectConfig(env=SUITE, episodes=1600),
-        training=training(minutes=4.0),
+        stages=(Imitation(training(minutes=4.0)),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )
 
 
 @recipes.register("starter-long")
-def starter_long() -> RunConfig:
+def starter_long() -> Recipe:
     """More demonstrations, twice the training: so the policy that ships with verbot was made."""
-    return RunConfig(
+    return Recipe(
         name="starter-long",
         about="pick, push and put: 4000 demonstrations and twelve minutes of training",
         collection=CollectConfig(env=SUITE, episodes=4000),
-        training=training(minutes=12.0),
+        stages=(Imitation(training(minutes=12.0)),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=501),
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import HERE, RunConfig
+from verbot.recipes.config import DEFAULT_DATASET, Imitation, Recipe
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
 
 
 @recipes.register("tiny")
-def tiny() -> RunConfig:
+def tiny() -> Recipe:
     """Six demonstrations, ten steps, three episodes."""
-    return RunConfig(
+    return Recipe(
         name="tiny",
         about="every stage in seconds, to see that it works; the policy learns nothing",
         collection=CollectConfig(env="tabletop-starter", episodes=6, workers=1, options={"image_size": 32}),
-        training=TrainConfig(
-            datasets=HERE,
+        stages=(Imitation(TrainConfig(
+            datasets=DEFAULT_DATASET,
             network=NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=16, chunk=4),
             steps=10,
             batch_size=8,
@@ -28,7 +28,7 @@ def tiny() -> RunConfig:
             validation_batches=1,
             validation_share=0.2,
             checkpoint_every=5,
-        ),
+        )),),
         evaluation=EvaluationConfig(
             suite="tabletop-starter", episodes=3, execute=2, options={"image_size": 32}, conditions=(), videos=1,
             latency_calls=3, workers=1,

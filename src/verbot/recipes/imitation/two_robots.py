@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from verbot.envs.navigation.env import robot_spec
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.navigation import navigation
 from verbot.recipes.imitation.starter import starter
 from verbot.training import CotrainingEmbodiment
 
 
 @recipes.register("multi-task-net")
-def multi_task_net() -> RunConfig:
+def multi_task_net() -> Recipe:
     """An arm on a table and a rover on a floor learn together, by networks that share what reads words and what sees.
 
     Manipulation and navigation are the two robots' actions, detection is where each named thing lies in their pictures (the
@@ -27,12 +27,12 @@ def multi_task_net() -> RunConfig:
         network=replace(arm.training.network, chunk=4, action_weight=0.3, keypoint_weight=0.3),
         augment=rover.training.augment,
     )
+    network = replace(arm.training.network, grasp_weight=0.1)
+    training = replace(arm.training, network=network, companions=(companion,), minutes=8.0)
+    assert rover.collection is not None
     return replace(
         arm,
         name="multi-task-net",
         about="navigation, manipulation, detection and grasping together: two robots, shared encoders",
-        training=replace(
-            arm.training, network=replace(arm.training.network, grasp_weight=0.1), companions=(companion,), minutes=8.0
-        ),
-        beside=(rover.collection,),
+        stages=(Imitation(training, collections=(rover.collection,)),),
     )

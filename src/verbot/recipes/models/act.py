@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, WORDS_ALONE, paper, tiny
 
 ENSEMBLING = 0.01  # the paper's m
@@ -16,7 +16,7 @@ SMALL = {**RESNET_18, "embedding_size": 32, "hidden_sizes": [32, 64], "depths": 
 
 
 @recipes.register("act")
-def act() -> RunConfig:
+def act() -> Recipe:
     """A small ResNet's places, words and state through an encoder; queries decode two seconds of actions, which are ensembled."""
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SMALL, "size": "image"}),
@@ -29,7 +29,7 @@ def act() -> RunConfig:
 
 
 @recipes.register("act-paper")
-def act_paper() -> RunConfig:
+def act_paper() -> Recipe:
     """About 80 M parameters: 83.9 M by the authors' code with one camera, of which a ResNet-18 has 11 M, the encoder of 4 layers
     and that of the style 17 M each, the decoder of 7 layers 38 M.
 

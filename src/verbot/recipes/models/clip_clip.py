@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import tiny
 
 # CLIP ViT-B/32's two transformers (Radford et al. 2021), a tenth as wide.
@@ -19,7 +19,7 @@ TEXT = {
 
 
 @recipes.register("clip-clip")
-def clip_clip() -> RunConfig:
+def clip_clip() -> Recipe:
     """What CLIP's image tower sees and what its text tower reads, joined by two wide layers.
 
     In this size both begin at random. With a network, ``vision.checkpoint=openai/clip-vit-base-patch32`` and the same for

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, tiny
 
 
 @recipes.register("film-policy")
-def film_policy() -> RunConfig:
+def film_policy() -> Recipe:
     """The sentence scales and shifts the convolutions' features block by block, and once more the tokens that they give out.
 
     Source: Perez et al. 2018. Since all that is seen depends on what was said, each question costs a look of its own; without

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, tiny
 from verbot.training import AugmentConfig
 
 
 @recipes.register("goal-conditioned")
-def goal_conditioned() -> RunConfig:
+def goal_conditioned() -> Recipe:
     """A third of the samples are shown the end of their episode and told nothing; one network obeys either.
 
     The goal image is read beside the picture of now, and its tokens, marked as a picture's, follow where the words stand.

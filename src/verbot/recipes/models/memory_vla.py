@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, tiny
 
 
 @recipes.register("memory-vla")
-def memory_vla() -> RunConfig:
+def memory_vla() -> Recipe:
     """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory, then a transformer over the last
     three frames and the present; three steps out of 20 actions.
 

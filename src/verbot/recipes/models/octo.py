@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, WORDS_ALONE, paper, tiny
 from verbot.training import AugmentConfig
 
@@ -12,7 +12,7 @@ STEM = [32, 96, 192, 384]  # channels of the published convolutions before the p
 
 
 @recipes.register("octo")
-def octo() -> RunConfig:
+def octo() -> Recipe:
     """Two frames, patches after two convolutions, one readout token, four actions out of noise in 20 steps; pictures as goals.
 
     What was seen stands beside the readout, each token in its place: without that path, as published, it learns from so few
@@ -31,7 +31,7 @@ def octo() -> RunConfig:
     return tiny("octo", "readout tokens, a diffusion head, goals in words or pictures", network, 7e-4, augment=augment)
 
 
-def published(name: str, parameters: int, width: int, heads: int) -> RunConfig:
+def published(name: str, parameters: int, width: int, heads: int) -> Recipe:
     """Width and heads of ViT-S or ViT-B, and what both sizes have in common.
 
     Sources: octo-models/octo, ``components/transformer.py`` (12 layers, feed-forward layers four times the width),
@@ -59,12 +59,12 @@ def published(name: str, parameters: int, width: int, heads: int) -> RunConfig:
 
 
 @recipes.register("octo-small-paper")
-def octo_small_paper() -> RunConfig:
+def octo_small_paper() -> Recipe:
     """27 M parameters without the frozen text encoder (T5-base, 111 M), as published."""
     return published("octo-small-paper", 27, width=384, heads=6)
 
 
 @recipes.register("octo-base-paper")
-def octo_base_paper() -> RunConfig:
+def octo_base_paper() -> Recipe:
     """93 M parameters without the frozen text encoder (T5-base, 111 M), as published."""
     return published("octo-base-paper", 93, width=768, heads=12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, paper, tiny
 
 # SigLIP So400m/14 at 224 pixels (Zhai et al. 2023), the eyes of PaliGemma.
@@ -15,7 +15,7 @@ SO400M = {
 
 
 @recipes.register("pi0")
-def pi0() -> RunConfig:
+def pi0() -> Recipe:
     """Patches, words and state through one transformer; an expert whose tokens are ten actions reads it layer by layer.
 
     Four tokens more hold all that was seen, each token in its place: without them, as published, so few samples teach it nothing
@@ -31,7 +31,7 @@ def pi0() -> RunConfig:
 
 
 @recipes.register("pi0-paper")
-def pi0_paper() -> RunConfig:
+def pi0_paper() -> Recipe:
     """3.3 B parameters published, 0.3 B of them the expert's; here 2.78 B, for want of PaliGemma's table of 257,152 words
     (0.53 B): words have a table of their own, of those that occur.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import tiny
 
 # The bottleneck blocks of ResNet-50 (He et al. 2016), two stages of them: their grid of 8×8 is what a 64×64 image leaves.
@@ -14,7 +14,7 @@ RESNET = {
 
 
 @recipes.register("resnet-bert")
-def resnet_bert() -> RunConfig:
+def resnet_bert() -> Recipe:
     """The words of a BERT attend to the places of a ResNet, then to each other; a policy head reads what they found.
 
     The BERT is MiniLM, distilled from one and frozen (Wang et al. 2020), all six layers. A value head tells beside it how near

@@ -5,7 +5,7 @@ from __future__ import annotations
 from verbot.models.network import NetworkConfig, Part
 from verbot.policy.policy import Preprocessing
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, WORDS_ALONE, paper, tiny
 
 # EfficientNet-B3 (Tan & Le 2019): its 26 blocks follow from B0's and the two coefficients.
@@ -23,7 +23,7 @@ RAW = Preprocessing(action="none")  # bins lie between the least and the greates
 
 
 @recipes.register("rt1")
-def rt1() -> RunConfig:
+def rt1() -> Recipe:
     """Two frames 0.3 s apart where the paper has six at 3 Hz, eight tokens each, one action.
 
     What was seen also goes past the transformer, each token in its place: without that path, as published, so few samples teach
@@ -44,7 +44,7 @@ def rt1() -> RunConfig:
 
 
 @recipes.register("rt1-paper")
-def rt1_paper() -> RunConfig:
+def rt1_paper() -> Recipe:
     """35 M parameters without the frozen text encoder, as the paper counts: 16 M see (EfficientNet-B3 with FiLM, 26 blocks), 19 M
     are the transformer's 8 layers.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
-from verbot.recipes.config import HERE, RunConfig
+from verbot.recipes.config import DEFAULT_DATASET, Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
 from verbot.rollout.collect import CollectConfig
 from verbot.training import AugmentConfig, TrainConfig
@@ -18,18 +18,18 @@ WORDS_ALONE = Part("minilm", {"layers": 0})  # the frozen encoder's states, proj
 
 def tiny(
     name: str, about: str, network: NetworkConfig, learning_rate: float, *, decay: float | None = None, **changes: Any
-) -> RunConfig:
+) -> Recipe:
     """`network` in the starter recipe's place: its demonstrations, its minutes, its augmentation, on two processor cores.
 
     Args:
         decay: of temporal ensembling, where the model acts so.
         changes: further fields of the training.
     """
-    return RunConfig(
+    return Recipe(
         name=name,
         about=about,
         collection=CollectConfig(env=SUITE, episodes=1600),
-        training=replace(training(minutes=6.5), network=network, learning_rate=learning_rate, **changes),
+        stages=(Imitation(replace(training(minutes=6.5), network=network, learning_rate=learning_rate, **changes)),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay),
     )
 
@@ -44,16 +44,23 @@ def paper(
     decay: float | None = None,
     execute: int = 1,
     **settings: Any,
-) -> RunConfig:
+) -> Recipe:
     """`network` in its published size, with its published optimization, on the starter suite drawn at `image_size`."""
     options = {"image_size": image_size, "cameras": cameras}
     network = replace(network, image_size=(image_size, image_size))
-    return RunConfig(
+    return Recipe(
         name=name,
         about=about,
         collection=CollectConfig(env=SUITE, episodes=4000, options=options),
-        training=TrainConfig(
-            datasets=HERE, network=network, bf16=True, **{"augment": AugmentConfig(blank_instruction=0.05), **settings}
+        stages=(
+            Imitation(
+                TrainConfig(
+                    datasets=DEFAULT_DATASET,
+                    network=network,
+                    bf16=True,
+                    **{"augment": AugmentConfig(blank_instruction=0.05), **settings},
+                )
+            ),
         ),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay, execute=execute, options=options),
     )

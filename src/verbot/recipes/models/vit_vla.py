@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
-from verbot.recipes.config import RunConfig
+from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, tiny
 
 
 @recipes.register("vit-vla")
-def vit_vla() -> RunConfig:
+def vit_vla() -> Recipe:
     """Patches, words and the robot's state as tokens of one sequence that attends to itself; a chunk is read from it.
 
     Vision: Dosovitskiy et al. 2021. No paper gives the whole a size.

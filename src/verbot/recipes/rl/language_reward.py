@@ -6,35 +6,38 @@ import dataclasses
 from typing import Any
 
 from verbot.models.registries import Part
-from verbot.recipes.rl import TrialConfig, trials
+from verbot.recipes import recipes
+from verbot.recipes.config import Recipe, Reinforcement
 from verbot.recipes.rl.navigation import navigation_ppo
-from verbot.training.rl.config import Looking, ReinforceConfig
+from verbot.training.rl.config import Looking
 
 
-@trials.register("navigation-language")
-def navigation_language() -> TrialConfig:
+@recipes.register("navigation-language")
+def navigation_language() -> Recipe:
     """The scorer is trained first: ``python experiments/language_reward.py outputs/scorer.safetensors``."""
-    return TrialConfig(
-        name="navigation-language",
-        about="goes to what is named, from a policy that has only looked, by what a scorer of states in words says",
-        reinforcement=_told("language", scorer="outputs/scorer.safetensors", weight=8.0, cost=0.5),
-    )
-
-
-@trials.register("navigation-airl")
-def navigation_airl() -> TrialConfig:
-    """The demonstrations are those of ``verbot collect --suite navigation-compass --tasks go --episodes 200 --seed 1``."""
-    return TrialConfig(
-        name="navigation-airl",
-        about="goes to what is named, from a policy that has only looked, by a reward recovered from 200 demonstrations",
-        reinforcement=_told("adversarial", demonstrations=200, seed=1),
-    )
-
-
-def _told(reward: str, **options: Any) -> ReinforceConfig:
-    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=122880``."""
     return dataclasses.replace(
-        navigation_ppo().reinforcement,
+        _by("language", scorer="outputs/scorer.safetensors", weight=8.0, cost=0.5),
+        name="navigation-language",
+        about="goes to the object that the instruction names, by a language reward model, from a policy that has only looked",
+    )
+
+
+@recipes.register("navigation-airl")
+def navigation_airl() -> Recipe:
+    """The demonstrations are those of ``verbot collect --suite navigation-compass --tasks go --episodes 200 --seed 1``."""
+    return dataclasses.replace(
+        _by("adversarial", demonstrations=200, seed=1),
+        name="navigation-airl",
+        about="goes to the object that the instruction names, by a reward from 200 demonstrations, from a policy that has only "
+        "looked",
+    )
+
+
+def _by(reward: str, **options: Any) -> Recipe:
+    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=122880``."""
+    base = navigation_ppo()
+    stage = dataclasses.replace(
+        base.reinforcement,
         tasks=("go",),
         headway=0.0,
         ratchet=0.0,
@@ -43,3 +46,4 @@ def _told(reward: str, **options: Any) -> ReinforceConfig:
         reward=Part(reward, options),
         steps=200_000,
     )
+    return dataclasses.replace(base, stages=(Reinforcement(stage),))

@@ -1,9 +1,9 @@
-"""Corrections by the expert on the policy's own mistakes (after Ross et al. 2011, DAgger).
+"""Corrections by the expert of the policy's own mistakes (after Ross et al. 2011, DAgger).
 
-The policy acts for a random number of steps, then the expert takes over and finishes the episode; its part is recorded. So
-the frames begin in states that the policy itself brings about, and every label is a whole chunk that one hand really executes.
-Labeling the policy's own frames one by one, as the paper does, would make chunks of answers to states that no single chunk
-passes through: at a hover that never descends, ten times "down".
+The policy acts for a random number of steps, then the expert takes over and finishes the episode; only the expert's part is
+recorded. So the recorded states are those that the policy reaches, and every label is a chunk that was executed as a whole.
+The paper labels each frame of the policy instead. For chunks that is worse: at a state above the object which the policy never
+leaves, the label would be ten times "down".
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbot.configuration import to_plain
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import TrainingError
 from verbot.policy.policy import Policy
-from verbot.rollout.collect import attempts, stamped
+from verbot.rollout.collect import demonstrations, stamped
 from verbot.training.imitation.config import DaggerConfig, TrainConfig
+from verbot.training.imitation.dagger_worker import CorrectionSetup
 
 if TYPE_CHECKING:
     from verbot.training.checkpoint import Progress
@@ -41,7 +41,7 @@ def due(config: DaggerConfig, now: Progress) -> bool:
 def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, process_group: ProcessGroup, log: Log) -> None:
     """Fill `folder` with the corrections of this round; an interrupted round continues where it was.
 
-    The leader gathers with worker processes while the followers wait.
+    The main rank gathers with worker processes while the others wait.
     """
     if process_group.is_main:
         policy.network.eval()
@@ -63,16 +63,17 @@ def _gather(config: TrainConfig, snapshot: Path, path: Path, number: int) -> dic
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
         tried, won = last["attempt"] + 1, last["won"]
-    limit = 6 * options.episodes + 20  # many attempts end before the expert is asked: the policy succeeded
-    briefing = {"config": to_plain(config.dagger), "seed": config.seed, "policy": str(snapshot), "round": number}
+    limit = 6 * options.episodes + 20  # many episodes end before the expert is asked: the policy succeeded
+    setup = CorrectionSetup(options, config.seed, str(snapshot), number)
     indices = range(tried, limit if saved < options.episodes else tried)
-    with DatasetWriter(path, spec) as writer:
-        for attempt in attempts(
-            briefing, indices, options.workers or config.processes, "verbot.training.imitation.dagger_worker"
-        ):
-            tried, won = attempt.index + 1, won + attempt.over
-            if attempt.record is not None:
-                writer.save_episode(stamped(attempt.record, attempt=attempt.index, won=won, round=number + 1))
+    with (
+        DatasetWriter(path, spec) as writer,
+        closing(demonstrations(setup, indices, options.workers or config.processes)) as played,
+    ):
+        for correction in played:
+            tried, won = correction.index + 1, won + correction.over
+            if correction.record is not None:
+                writer.save_episode(stamped(correction.record, attempt=correction.index, won=won, round=number + 1))
                 saved += 1
             if saved == options.episodes:
                 break

@@ -1,8 +1,20 @@
-"""Reinforcement: a policy learns by trying, with the networks that it would be cloned with."""
+"""Reinforcement learning of policies that imitation could train too."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from verbot.training.rl.config import ReinforceConfig
-from verbot.training.rl.ppo import ReinforceResult, reinforce
+
+if TYPE_CHECKING:
+    from verbot.training.rl.ppo import ReinforceResult, reinforce
 
 __all__ = ["ReinforceConfig", "ReinforceResult", "reinforce"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from verbot.training.rl import ppo  # it needs Stable-Baselines3
+
+    return getattr(ppo, name)
