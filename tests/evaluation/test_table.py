@@ -117,12 +117,12 @@ def table(tmp_path: Path, made: Make) -> Table:
         found = read_figures(folder)
         figures = Figures(found.main, {**found.metrics, **speed}, found.conditions, found.by_task)
         beside = versus(folder, base) if folder != base else {}
-        return TableRow(name, "design", folder=folder, figures=figures, conditions_against_base=beside, **more)  # type: ignore[arg-type]
+        return TableRow(name, "recipe", folder=folder, figures=figures, conditions_against_base=beside, **more)  # type: ignore[arg-type]
 
     rows = (
         row("plain", base, about="as it is", recipe="tiny", cost=Cost(1_250_000, 64_000, 80.0)),
         row("a|<b>", played(tmp_path / "b", made, plain(0, 1, 2)), recipe="tiny", settings={"chunk": 2}),
-        TableRow("torn", "design", about="fails & falls", recipe="tiny", error="ValueError: <nothing> fits"),
+        TableRow("torn", "recipe", about="fails & falls", recipe="tiny", error="ValueError: <nothing> fits"),
         TableRow("expert", "baseline", folder=None, figures=read_figures(base)),
     )
     about = {"suite": "toy", "episodes": 12, "seed": 3, "samples": 64_000}
@@ -218,16 +218,16 @@ def candidate(folder: Path, made: Make, name: str, solved: int, p50: float, mill
     metrics = {**figures.metrics, "latency_p50_ms": Estimate(p50, p50, p50, 10)}
     figures = Figures(figures.main, metrics, figures.conditions, figures.by_task)
     cost = Cost(round(millions * 1e6), 1000, 1000 / speed)
-    return TableRow(name, "design", folder=folder / name, figures=figures, cost=cost)
+    return TableRow(name, "recipe", folder=folder / name, figures=figures, cost=cost)
 
 
-def test_what_to_choose_is_told(tmp_path: Path, made: Make) -> None:
+def test_the_ranking_names_the_best_and_the_cheapest(tmp_path: Path, made: Make) -> None:
     rows = (
         candidate(tmp_path, made, "best", 12, 9.0, 3.0, 100),
         candidate(tmp_path, made, "near", 11, 4.0, 2.0, 300),
         candidate(tmp_path, made, "slow", 11, 12.0, 1.0, 200),
         candidate(tmp_path, made, "poor", 1, 2.0, 0.5, 900),
-        TableRow("broken", "design", error="it broke"),
+        TableRow("broken", "recipe", error="it broke"),
         TableRow("random", "baseline"),
     )
     ranking = rank(rows)

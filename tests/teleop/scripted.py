@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from verbot.envs.tabletop.simulation.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD
-from verbot.teleop import TeachConfig, teach
+from verbot.teleop import TeleopConfig, teleoperate
 from verbot.teleop.controls import DEAD_ZONE, SPEEDS
 
 OPTIONS = {"image_size": 32, "max_seconds": 20}
@@ -24,9 +24,9 @@ CODES = {
 }  # fmt: skip
 
 
-def config(**changes) -> TeachConfig:
+def config(**changes) -> TeleopConfig:
     settings = {"by": "gamepad", "options": OPTIONS, "picture_pixels": 0, "tasks": ("pick", "push", "put")}
-    return TeachConfig(**{**settings, **changes})
+    return TeleopConfig(**{**settings, **changes})
 
 
 def lockstep(page) -> None:
@@ -92,7 +92,7 @@ class Page:
 
 @contextmanager
 def teleop_session(path, script, settings=None, make_policy=None):
-    """Run `teach` while `script(page, env)` runs in another thread; yields the result when both have finished."""
+    """Run `teleoperate` while `script(page, env)` runs in another thread; yields the result when both have finished."""
     faults: queue.Queue = queue.Queue()
     threads = []
 
@@ -109,7 +109,7 @@ def teleop_session(path, script, settings=None, make_policy=None):
 
     result = None
     try:
-        result = teach(settings or config(), path, make_policy, pace=lockstep, opened=start)
+        result = teleoperate(settings or config(), path, make_policy, pace=lockstep, opened=start)
     finally:
         for thread in threads:
             thread.join(timeout=10)

@@ -24,7 +24,7 @@ from verbot.teleop.server import AHEAD, REPLACED, PageServer
 
 @pytest.fixture
 def server():
-    with PageServer(Inputs(), greeting(robot_spec(32), "teach", True)) as running:
+    with PageServer(Inputs(), greeting(robot_spec(32), "teleop", True)) as running:
         yield running
 
 
@@ -85,7 +85,7 @@ def test_another_page_of_the_same_browser_cannot_connect(server):
     status, text, _ = get(server.url, Host=f"elsewhere.example:{server.port}")
     assert (status, text) == (403, "wrong host: open this page on the machine that serves it")
     with Page(server.url.replace("127.0.0.1", "localhost")) as page:  # as through a tunnel
-        assert page.hello["mode"] == "teach"
+        assert page.hello["mode"] == "teleop"
 
 
 def test_a_malformed_message_is_answered_and_the_connection_lives(server):
@@ -97,7 +97,7 @@ def test_a_malformed_message_is_answered_and_the_connection_lives(server):
         page.press("KeyW")
         page.press("nonsense")
         page.socket.recv(timeout=5)
-        assert server._inputs.take().wish.away == 1
+        assert server._inputs.take().motion.away == 1
 
 
 def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
@@ -108,7 +108,7 @@ def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
             page.socket.recv(timeout=5)
         assert closed.value.rcvd.code == 1009
     wait_until(lambda: not server.connected)
-    assert not server._inputs.take().wish.moves, "keys held by the page are released"
+    assert not server._inputs.take().motion.moves, "keys held by the page are released"
     with Page(server.url) as page:
         assert page.hello["cameras"] == ["front", "wrist"]
 
@@ -122,8 +122,8 @@ def test_a_second_page_takes_over(server):
             assert closed.value.rcvd.code == REPLACED
             wait_until(lambda: server.connected)
             second.press("KeyD")
-            wait_until(lambda: server._inputs.take().wish.right == 1)
-            assert server._inputs.take().wish.away == 0
+            wait_until(lambda: server._inputs.take().motion.right == 1)
+            assert server._inputs.take().motion.away == 0
 
 
 def test_a_slow_page_skips_frames(server):

@@ -7,6 +7,6 @@ action in the robot's units) → the env. `server` serves the page and receives 
 from __future__ import annotations
 
 from verbot.teleop.controls import Teleoperator
-from verbot.teleop.run import TeachConfig, TeachResult, teach
+from verbot.teleop.run import TeleopConfig, TeleopResult, teleoperate
 
-__all__ = ["TeachConfig", "TeachResult", "Teleoperator", "teach"]
+__all__ = ["TeleopConfig", "TeleopResult", "Teleoperator", "teleoperate"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import WireError
-from verbot.teleop.controls import DIGITS, MOTIONS, Wish, wish_of
+from verbot.teleop.controls import DIGITS, MOTIONS, MotionCommand, motion_of
 
 MAX_BYTES = 4096  # of one message
 MAX_TEXT = 300  # characters of a sentence
@@ -39,7 +39,7 @@ class Command:
 class Given:
     """The input since the last control step."""
 
-    wish: Wish = field(default_factory=Wish)
+    motion: MotionCommand = field(default_factory=MotionCommand)
     commands: tuple[Command, ...] = ()
 
 
@@ -82,10 +82,10 @@ class Inputs:
     def take(self) -> Given:
         """The present motion, and the commands since the last call."""
         with self._lock:
-            wish = wish_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
+            motion = motion_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
             commands, self._commands = tuple(self._commands), []
             self._tapped.clear()
-            return Given(wish, commands)
+            return Given(motion, commands)
 
     def release(self) -> None:
         """Release all keys and sticks, because the page is gone."""

@@ -6,7 +6,7 @@ const MOVES = ["KeyW", "KeyS", "KeyA", "KeyD", "KeyR", "KeyF", "KeyQ", "KeyE", "
   "Digit1", "Digit2", "Digit3", "Digit4", "Digit5", "Digit6", "Digit7", "Digit8", "Digit9"];
 const COMMANDS = ["Space", "KeyC", "Enter", "KeyK", "Backspace", "KeyX", "KeyN", "KeyG", "KeyH", "Escape"];
 const HELP = {
-  teach: [
+  teleop: [
     ["W S", "away from you (“backward”), toward you (“forward”)"], ["A D", "left, right"], ["R F", "up, down"],
     ["Q E", "turn the gripper"], ["arrows", "tilt the gripper"], ["1 … 9", "choose a discrete action", "discrete"],
     ["Space", "close or open the gripper", "gripper"], ["C", "speed: fine, normal, fast"],
@@ -88,7 +88,7 @@ function show(state) {
   list.textContent = "";
   for (const sentence of state.added) list.appendChild(document.createElement("li")).textContent = sentence;
   at("message").textContent = state.message;
-  if (hello.mode === "teach") {
+  if (hello.mode === "teleop") {
     at("driver").textContent = `${state.driver === "nobody" ? "" : state.driver + " drive" + (state.driver === "you" ? "" : "s") + " · "}` +
       `${state.seconds.toFixed(1)} s · gripper ${state.gripper} · speed ${state.speed}`;
     at("count").textContent = `scene ${state.scene} · saved ${state.saved}${state.wanted === null ? "" : " of " + state.wanted}`;
