@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from verbot.contracts import Env, EpisodeRequest, Policy, observation_from_env
+from verbot.contracts import EpisodeRequest, Policy, Segmentation, Segmented, TaskEnv, observation_from_env
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import RESAMPLES, Estimate, mcnemar, mean, proportion
 from verbot.rollout.episode import request_options
@@ -29,19 +29,8 @@ TABLE, SCENERY = "table", ("robot", "table", "screen")
 RENAMED = {"pointing_game_told_otherwise": "pointing_game_other_instruction"}  # keys of verbot 0.1
 
 
-class Segmentation(Protocol):
-    """The object shown by each pixel; see `verbot.envs.tabletop.simulation.segmentation.Segmentation`."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def mask(self, camera: str, name: str) -> Mask: ...
-
-
-class SegmentedEnv(Env, Protocol):
-    """An env that provides the segmentation of its images."""
-
-    def segmentation(self) -> Segmentation: ...
+class SegmentedEnv(TaskEnv, Segmented, Protocol):
+    """An env with tasks that renders segmentation masks."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +232,8 @@ def measure(
 
     Raises `ConfigError` for an env without segmentation.
     """
-    if not hasattr(env, "segmentation"):
-        raise ConfigError("grounding metrics need an env with segmentation(), such as tabletop-starter")
+    if not isinstance(env, Segmented):
+        raise ConfigError("grounding metrics need an env with segmentation masks, such as tabletop-starter")
     plan = ((env.tasks[i % len(env.tasks)], i // len(env.tasks)) for i in range(scenes))
     measured = [_measure_scene(policy, env, task, index, seed, tolerance_px) for task, index in plan]
     rows: dict[str, dict[str, list[float]]] = {}
