@@ -24,7 +24,7 @@ from verbot.rollout.baselines import RandomAgent
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     episodes: int = 300  # per task and agent
     split: str = "test"

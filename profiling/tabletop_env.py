@@ -27,7 +27,7 @@ from verbot.envs import make_env
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     suite: str = "tabletop-starter"
     episodes: int = 300  # per task
