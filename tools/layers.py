@@ -31,10 +31,10 @@ LEVELS = {
     "envs": 3,
     "models": 3,
     "remote": 3,
-    "robots": 3,
     "policy": 4,
     "agents": 4,
     "rollout": 5,
+    "robots": 6,
     "training": 6,
     "evaluation": 6,
     "teleop": 6,
@@ -49,6 +49,7 @@ TOP = {"__init__", "__main__"}
 # Neighbors that may see each other, each with its reason.
 ALLOWED = {
     ("spec", "errors"): "the spec raises typed errors",
+    ("robots", "envs"): "the simulated robot is made of an env",
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.

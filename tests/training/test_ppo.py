@@ -339,7 +339,7 @@ def test_questions_teach_their_own_sentence(toy):
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
-    arrays = senses.take([dataclasses.replace(look, points=places, known=known, asked=("go to blue",))])
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     actor = Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config)
 

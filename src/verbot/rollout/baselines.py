@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, expert_of
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
 SCRIPTED = ("random", "expert")  # agents that need no policy and no images
@@ -74,7 +74,7 @@ def scripted(name: str, env: Env, key: str) -> Agent | None:
     """The agent called `name` if it needs no policy, else None. Its randomness is a function of the episode's `key`."""
     seed = zlib.crc32(key.encode())
     if name == "expert":
-        return env.expert(noise=0.0, seed=seed)
+        return expert_of(env, noise=0.0, seed=seed)
     if name == "random":
         return RandomAgent(env.robot_spec, seed)
     return None

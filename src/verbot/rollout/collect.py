@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import Agent, Env, Expert
+from verbot.contracts import Agent, Env, Expert, expert_of
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.seeding import generator
@@ -211,7 +211,7 @@ def demonstrate(
     """
     try:
         episode = Episode(env, request, seed)
-        expert = env.expert(noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
+        expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
         if lead_in is None:
             expert.reset(episode.instruction)
         else:

@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from verbot.agents.sampling import SamplingAgent
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, scripted
 from verbot.rollout.episode import Episode
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
 
-MakeEnv = Callable[..., Env]
+MakeEnv = Callable[..., TaskEnv]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verbot.contracts import Agent, Env, Pictured
+from verbot.contracts import Agent, Env, Pictured, TaskEnv
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -84,9 +84,9 @@ class RealTime:
 def teach(
     config: TeachConfig,
     path: str | Path,
-    make_policy: Callable[[Env], Agent] | None = None,
+    make_policy: Callable[[TaskEnv], Agent] | None = None,
     pace: Pace | None = None,
-    opened: Callable[[PageServer, Env], None] = lambda page, env: print(f"open {page.url} (and keep the address to yourself)"),
+    opened: Callable[[PageServer, TaskEnv], None] = lambda page, env: print(f"open {page.url} (keep the address to yourself)"),
 ) -> TeachResult:
     """Let a person drive the robot in a browser page, and save their episodes at `path`. Returns when they quit or all are saved.
 

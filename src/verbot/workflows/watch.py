@@ -79,7 +79,7 @@ def watch(
     """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
 
     Args:
-        make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
+        make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or `verbot.contracts.expert_of`.
         suite: the env.
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
         height: of each view in the film, pixels.
@@ -90,7 +90,8 @@ def watch(
         SimulationError: the simulator reported a fault.
 
     Example:
-        >>> watch("pick up the red cube", lambda env: env.expert()).judgement
+        >>> from verbot.contracts import expert_of
+        >>> watch("pick up the red cube", expert_of).judgement
         'success'
     """
     found = find_scene(text, suite, scene, trained_on)

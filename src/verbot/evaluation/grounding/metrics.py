@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from verbot.contracts import Env, EpisodeRequest, Policy, observation_from_env
+from verbot.contracts import EpisodeRequest, Policy, Segmentation, Segmented, TaskEnv, observation_from_env
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import RESAMPLES, Estimate, mcnemar, mean, proportion
 from verbot.rollout.episode import request_options
@@ -28,19 +28,8 @@ HALF_PX = 0.71  # from a pixel's middle to its corner
 TABLE, SCENERY = "table", ("robot", "table", "screen")
 
 
-class Shown(Protocol):
-    """What each pixel shows; see `verbot.envs.tabletop.simulation.segmentation.Segmentation`."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def mask(self, camera: str, name: str) -> Mask: ...
-
-
-class SegmentedEnv(Env, Protocol):
-    """An env that knows what each pixel shows."""
-
-    def segmentation(self) -> Shown: ...
+class SegmentedEnv(TaskEnv, Segmented, Protocol):
+    """An env with tasks that renders segmentation masks."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +229,8 @@ def measure(
 
     Raises `ConfigError` for an env that does not know what each pixel shows.
     """
-    if not hasattr(env, "segmentation"):
-        raise ConfigError("where a policy looks is measured in an env with segmentation(), such as tabletop-starter")
+    if not isinstance(env, Segmented):
+        raise ConfigError("where a policy looks is measured in an env with segmentation masks, such as tabletop-starter")
     plan = ((env.tasks[i % len(env.tasks)], i // len(env.tasks)) for i in range(scenes))
     glances = [_glance(policy, env, task, index, seed, tolerance_px) for task, index in plan]
     rows: dict[str, dict[str, list[float]]] = {}
@@ -327,7 +316,7 @@ def _figures(heat: FloatArray, mask: Mask, tolerance_px: float) -> dict[str, flo
     }
 
 
-def _covers(shown: Shown, cameras: Sequence[str], info: Mapping[str, Any]) -> list[dict[str, Mask]] | None:
+def _covers(shown: Segmentation, cameras: Sequence[str], info: Mapping[str, Any]) -> list[dict[str, Mask]] | None:
     """What to paint over, by camera: the named object, and that other object which needs the most nearly equal area.
 
     None where nothing is named or seen, or no other object is alike in size. What the goal speaks of is no other object.
@@ -348,7 +337,7 @@ def _covers(shown: Shown, cameras: Sequence[str], info: Mapping[str, Any]) -> li
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _alike(shown: Shown, cameras: Sequence[str], *things: str) -> list[dict[str, Mask]]:
+def _alike(shown: Segmentation, cameras: Sequence[str], *things: str) -> list[dict[str, Mask]]:
     """The things' pixels with their edges, grown over the table to one count in every camera that shows them all."""
     covers: list[dict[str, Mask]] = [{} for _ in things]
     for camera in cameras:

@@ -13,7 +13,7 @@ from typing import Any
 
 from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent
 from verbot.configuration import to_plain
-from verbot.contracts import ChunkedAgent, Env, Policy
+from verbot.contracts import ChunkedAgent, Compositional, Policy, TaskEnv
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.conditions import EvaluationConfig, Plan, make_plan
@@ -41,7 +41,7 @@ class Played:
     count: int
 
 
-def make_suite(name: str, **options: Any) -> Env:
+def make_suite(name: str, **options: Any) -> TaskEnv:
     """`verbot.envs.make_env`; the simulator loads when it is called."""
     from verbot.envs import make_env
 
@@ -77,7 +77,7 @@ def run(
     factory = functools.partial(make, config.suite, **config.options)
     factories = EnvFactories.of(factory)
     with closing(factories.without_cameras()) as env:
-        compositional = getattr(env, "compositional_tasks", None)
+        compositional = env.compositional_tasks if isinstance(env, Compositional) else None
         plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
     setup = EvaluationSetup(factories, None if isinstance(policy, str) else policy, _agents(config), config.slots, config.sample)
     played = _play(plan, setup, config, out, progress, cluster)

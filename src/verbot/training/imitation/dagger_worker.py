@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import Env, Policy
+from verbot.contracts import Policy, TaskEnv
 from verbot.envs import make_env
 from verbot.policy.policy import load_policy
 from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
@@ -43,7 +43,7 @@ class CorrectionSetup:
 class Corrector:
     """The service of a `CorrectionSetup`."""
 
-    def __init__(self, setup: CorrectionSetup, policy: Policy, env: Env):
+    def __init__(self, setup: CorrectionSetup, policy: Policy, env: TaskEnv):
         self._setup, self._env, self._agent = setup, env, ChunkAgent(policy, setup.config.execute)
 
     def answers(self, requests: Iterator[int]) -> Iterator[Demonstration]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verbot.contracts import Env
+from verbot.contracts import Leveled, TaskEnv, expert_of
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
@@ -107,9 +107,9 @@ class EnvRunner:
     `stage` may be changed at any time; it applies from the next episode on.
     """
 
-    def __init__(self, env: Env, config: CollectConfig, number: int, count: int, plan: Plan):
+    def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: Plan):
         self._env, self._config, self._number, self._count, self._plan = env, config, number, count, plan
-        self._tasks, self._levels = config.tasks or env.tasks, getattr(env, "levels", 1)
+        self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
         self._constant_info: dict[str, Any] = {}
         self.stage = Stage()
@@ -135,7 +135,7 @@ class EnvRunner:
         A policy that explores is off the expert's trajectory most of the time. If the next target were always beside the robot,
         perception would look for it there.
         """
-        expert, left_m = self._env.expert(NOISE * self._rng.random()), self._rng.random() * episode.info["final_error_m"]
+        expert, left_m = expert_of(self._env, NOISE * self._rng.random()), self._rng.random() * episode.info["final_error_m"]
         low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
         off_steps, action, actions = self._rng.integers(OFF_TRAJECTORY), low, list[FloatArray]()
         while (coming := episode.info["final_error_m"] > left_m) or off_steps:
