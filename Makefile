@@ -1,5 +1,5 @@
 # make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
-# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes
+# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes, words
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 # make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
 SHELL := /bin/bash
@@ -55,6 +55,7 @@ check: install
 	$(PY) tools/layers.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
+	$(PY) tools/words.py --done
 
 format: install
 	.venv/bin/ruff check --fix .

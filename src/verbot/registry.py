@@ -1,4 +1,4 @@
-"""Names to factories. A part registers itself by being imported; a registry finds the modules of its package by itself."""
+"""Registries map names to factories. A part registers itself on import; a registry imports all modules of its package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Registry(Generic[F]):
     """The parts of one kind.
 
     Args:
-        kind: what they are, for messages, e.g. ``"vision encoder"``.
-        package: every module of this package, or of each of these, is imported on the first look-up, so that a new file is
-            enough.
+        kind: name of the kind, for messages, e.g. ``"vision encoder"``.
+        package: one or several packages. All their modules are imported on the first look-up, so that adding a part only
+            requires a new file.
         group: entry-point group through which other distributions add parts, e.g. ``"verbot.heads"``.
 
     Example:
@@ -50,11 +50,11 @@ class Registry(Generic[F]):
         return add
 
     def alias(self, old: str, new: str) -> None:
-        """`old` stands for `new` for one version, with a `VerbotDeprecationWarning`; it is not among `names`."""
+        """Accept `old` for `new` for one version, with a `VerbotDeprecationWarning`. It is not listed by `names`."""
         self._aliases[old] = new
 
     def successor(self, name: str) -> str:
-        """Today's name of what `name` is called; warns where `name` is an old one."""
+        """The present name of the part called `name`; warns if `name` is an old one."""
         self._discover()
         if name in self._factories or name not in self._aliases:
             return name

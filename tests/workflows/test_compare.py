@@ -159,7 +159,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
             compared(words, out=tmp_path, **asked)
     record = json.loads((tmp_path / "table.json").read_text())
     assert ([row["name"] for row in record["rows"]], record["pending"]) == (["tiny"], ["tiny+chunk=2"])
-    assert "1 still to come" in (tmp_path / "report.html").read_text()
+    assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._descend
     monkeypatch.setattr(loop, "_descend", lambda session: (steps.append(session.now.step), descend(session))[1])
@@ -195,7 +195,7 @@ def test_a_list_a_policy_and_an_evaluation_stand_in_one_table(table, out, data, 
     assert [(row.name, row.kind) for row in found.rows] == [("quick", "recipe"), (words[0], "policy"), (words[1], "policy")]
     assert found.rows[1].cost.parameters == found.rows[0].cost.parameters
     assert found.rows[2].cost.parameters is None
-    assert [row.against is None for row in found.rows] == [True, False, False]
+    assert [row.against_base is None for row in found.rows] == [True, False, False]
     assert found.exit_code == 0
     assert not (tmp_path / "out" / "dataset").exists()
 

@@ -88,7 +88,7 @@ def compare(config: ComparisonConfig, out: str | Path, *, command: str | None = 
         >>> config = ComparisonConfig(("expert", "random"), episodes=2, conditions=())
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     table = compare(config, folder, progress=False)
-        >>> [row.value for row in table.rows], table.rows[1].against.p
+        >>> [row.value for row in table.rows], table.rows[1].against_base.p
         ([1.0, 0.0], 0.5)
     """
     out, budget = Path(out), dict(config.budget)
@@ -238,7 +238,7 @@ def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Entry]
     for name in (entry.name for entry in wanted if entry.name in rows):
         row = rows[name]
         if base and base.folder and base.figures and row.folder and name != table.base:
-            row = dataclasses.replace(row, beside=versus(row.folder, base.folder))
+            row = dataclasses.replace(row, conditions_against_base=versus(row.folder, base.folder))
         paired.append(row)
     pending = tuple(entry.name for entry in wanted if entry.name not in rows)
     table = dataclasses.replace(table, rows=tuple(paired), pending=pending)

@@ -14,7 +14,16 @@ from PIL import Image
 from verbot.agents import ChunkAgent
 from verbot.contracts import EpisodeRequest, Policy
 from verbot.envs import make_env
-from verbot.evaluation.grounding.metrics import MAPS, Looked, SegmentedEnv, change, heat_of, leave_one_out, measure, moved
+from verbot.evaluation.grounding.metrics import (
+    MAPS,
+    GroundingMetrics,
+    SegmentedEnv,
+    change,
+    heat_of,
+    leave_one_out,
+    measure,
+    moved,
+)
 from verbot.evaluation.grounding.page import Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
@@ -45,7 +54,7 @@ class LookResult:
     page: Path
     instruction: str
     success: bool
-    looked: Looked | None
+    looked: GroundingMetrics | None
 
 
 def look(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation.comparison.robustness import Gap, gap_of, write
+from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
 from verbot.policy.policy import Policy
 from verbot.workflows.compare_entries import slug
@@ -30,7 +30,7 @@ def gap(
     workers: int = 0,
     command: str | None = None,
     progress: bool = True,
-) -> list[Gap]:
+) -> list[RobustnessReport]:
     """Play each policy in the nominal world and in every shifted one; writes ``gap.json`` and the radar ``gap.png`` into `out`.
 
     Called again it continues, and worlds of other strengths join those that were played.
@@ -64,7 +64,7 @@ def gap(
     gaps = []
     for policy, name in zip(policies, names, strict=True):
         if _evaluated(policy):
-            gaps.append(gap_of(policy, name))
+            gaps.append(read_robustness(policy, name))
             continue
         for colors in (None, align) if align else (None,):
             called = f"{name} aligned" if colors else name
@@ -73,7 +73,7 @@ def gap(
                 conditions=(*single, *several), baselines=False, videos=0, latency_calls=1, workers=workers, command=command,
                 progress=progress,
             )  # fmt: skip
-            gaps.append(gap_of(out / slug(called), called))
+            gaps.append(read_robustness(out / slug(called), called))
     write(gaps, out, command)
     return gaps
 

@@ -224,7 +224,7 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
         if session.training_data.validates and now.step % config.validate_every == 0:
             measured = _validate(session)
             log.record("validation", now.step, **measured)
-            if "matching" in measured and session.watch.see(measured["matching"]):
+            if "matching" in measured and session.watch.update(measured["matching"]):
                 _warn_apart(session, log, measured["matching"])
             if now.best is None or measured["loss"] < now.best:
                 now.best, now.since_best = measured["loss"], 0
