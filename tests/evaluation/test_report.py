@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,14 @@ def test_reasons_of_failures(made: Make) -> None:
     assert wording.reason(made(0, "failure", first_contact="blue")) == "first contact with the blue"
     assert wording.reason(made(0, "failure", final_error_m=0.124)) == "correct object, 12 cm off at the end"
     assert wording.reason(made(0, "failure", target_object=None, final_error_m=None)) == "goal not reached in time"
+
+
+def test_on_a_phone_bars_have_a_row_of_their_own_and_long_names_break():
+    """Beside a label and a number in 390 pixels a bar would have no width left."""
+    page = (files("verbot.evaluation.report") / "page.html").read_text(encoding="utf-8")
+    phone = re.search(r"@media \(max-width: 760px\) \{\n(.*?)\n\}\n", page, re.DOTALL)[1]
+    rules = dict(re.findall(r"^  ([^{]+) \{ (.*) \}$", phone, re.MULTILINE))
+    assert "grid-template-columns: minmax(0, 1fr) max-content" in rules[".bars"]
+    assert "grid-column: 1 / -1" in rules[".bars svg"]
+    breaking = next(names for names, rule in rules.items() if "overflow-wrap: anywhere" in rule)
+    assert {".label", "td code", ".kicker"} <= set(breaking.split(", "))

@@ -26,3 +26,12 @@ def test_without_a_terminal_lines_are_printed_at_intervals(monkeypatch, capsys):
             bar.update(step)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["train: 16 steps, 1/s", "train: 32 steps, 1/s", "train: 40 steps, 1/s"]
+
+
+def test_a_total_that_was_estimated_too_low_never_counts_backward(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("train", 1000, "steps", enabled=False) as bar:
+        now[0] += 10
+        bar.update(1100)
+        assert bar.words() == "1100/1100 steps, 110/s, 0:00 left"

@@ -15,6 +15,7 @@ from verbot.parallel.workers import WorkerError, workers
 
 ECHO = """
     import os, signal
+    from verbot.errors import ConfigError
     from verbot.parallel.workers import serve
 
     def work(channel):
@@ -22,6 +23,10 @@ ECHO = """
             message = channel.receive()
             if message == "raise":
                 raise ValueError("no such value")
+            if message == "refuse":
+                raise ConfigError("that cannot be")
+            if message == "lack":
+                raise ModuleNotFoundError("No module named 'torch'", name="torch")
             if message == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             channel.send((os.getpid(), os.environ["OMP_NUM_THREADS"], message))
@@ -88,3 +93,11 @@ def _runs(pid: int) -> bool:
 
 def test_the_check_recognizes_a_live_process():
     assert _runs(os.getpid())
+
+
+def test_an_error_on_purpose_is_one_line(echo):
+    for message, told in (("refuse", "ConfigError: that cannot be"), ("lack", r"MissingDependencyError: .*'verbot\[torch\]'")):
+        with workers(echo, 1) as (worker,):
+            worker.send(message)
+            with pytest.raises(WorkerError, match=f"^worker 1: {told}$"):
+                worker.receive()

@@ -56,8 +56,8 @@ class Progress:
         """E.g. ``"300/1600 episodes, 23.1/s, 0:56 left"``."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self._done - self._first) / seconds
-        left = "" if self._total is None or not rate else f", {_clock((self._total - self._done) / rate)} left"
-        of = "" if self._total is None else f"/{self._total}"
+        left = "" if self._total is None or not rate else f", {_clock(max(self._total - self._done, 0) / rate)} left"
+        of = "" if self._total is None else f"/{max(self._total, self._done)}"  # the total may be an estimate
         note = f", {self._note}" if self._note else ""
         return f"{self._done}{of} {self._unit}, {rate:.3g}/s{left}{note}"
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-from verbot.errors import VerbotError
+from verbot.errors import VerbotError, missing
 
 Serve = Callable[["Channel"], None]
 AHEAD = 2  # requests in each worker's pipe, so that it never waits for the parent
@@ -60,11 +60,17 @@ class Worker:
             raise self._gone() from error
 
     def receive(self) -> Any:
-        """The next message. Raises `WorkerError` with the worker's traceback, or with its exit code if there is none."""
+        """The next message.
+
+        Raises `WorkerError`: with one line for an error that verbot raises on purpose, otherwise with the worker's traceback, or
+        with its exit code if there is none.
+        """
         try:
             kind, message = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if kind == "refusal":
+            raise WorkerError(f"{self.name}: {message}")
         if kind == "error":
             raise WorkerError(f"{self.name} failed:\n{message}")
         return message
@@ -154,6 +160,14 @@ def serve(work: Serve) -> None:
     try:
         work(channel)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        sys.exit(1)
+    except (VerbotError, ModuleNotFoundError) as error:
+        known = missing(error) if isinstance(error, ModuleNotFoundError) else error
+        kind, told = "refusal", f"{type(known).__name__}: {known}"
+        if not isinstance(known, VerbotError):
+            kind, told = "error", traceback.format_exc()
+        with contextlib.suppress(OSError):
+            channel.connection.send((kind, told))
         sys.exit(1)
     except Exception:
         with contextlib.suppress(OSError):

@@ -31,7 +31,7 @@ from verbot.policy.policy import Policy as OwnPolicy
 from verbot.rollout import video
 from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
-from verbot.workflows.load_policy import open_policy
+from verbot.workflows.load_policy import fitting, open_policy
 
 STILLS = 6  # moments of the episode on the strip
 VIEW_PX, WORD_PX = 256, 128
@@ -84,7 +84,7 @@ def look(
     opened = open_policy(policy)
     seeing: Policy = Attributed(opened) if isinstance(opened, OwnPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
-    with closing(cast(SegmentedEnv, make_env(suite))) as env:
+    with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
         looked = measure(seeing, env, scenes, seed) if scenes else None
     frames = [_frame(moment, seeing.spec) for moment in moments]

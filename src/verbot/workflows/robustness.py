@@ -8,7 +8,6 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
-from verbot.policy.policy import Policy
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
 from verbot.workflows.train_evaluate import SCRIPTED, evaluate
@@ -102,11 +101,20 @@ def _axes(policies: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
             raise UnknownNameError("randomization axis", name, AXES)
     if asked:
         return tuple(axis for axis in AXES if axis in asked)
+    return all_axes(policies)
+
+
+def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
+    """Every axis, without ``camera_dropout`` where one of the policies that play cannot do without a camera."""
     played = [policy for policy in policies if policy not in SCRIPTED and not _evaluated(policy)]
     needs_all = not all(_does_without_a_camera(policy) for policy in played)
     return tuple(axis for axis in AXES if not (needs_all and axis == DROPOUT))
 
 
 def _does_without_a_camera(policy: str) -> bool:
+    if "://" in policy:  # a server does not say
+        return False
+    from verbot.policy.policy import Policy
+
     opened = open_policy(policy)
     return isinstance(opened, Policy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -81,6 +82,7 @@ def run(
     name = policy if isinstance(policy, str) else policy.name
     if isinstance(policy, str) and policy not in SCRIPTED:
         raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+    config = _fitted(config, policy, make)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, policy, config)
     factory = functools.partial(make, config.suite, **config.options)
@@ -94,6 +96,16 @@ def run(
     summary.save()
     write_report(summary, played.videos, out / "report.html")
     return summary
+
+
+def _fitted(config: EvaluationConfig, policy: PolicySource | str, make: MakeEnv) -> EvaluationConfig:
+    """`config` with the size of pictures that the policy was trained on, unless it says one."""
+    if isinstance(policy, str) or policy.spec is None or "image_size" in config.options:
+        return config
+    from verbot.envs.fitting import fitting_options
+
+    fitting = fitting_options(functools.partial(make, config.suite, **config.options), policy.spec)
+    return dataclasses.replace(config, options={**config.options, **fitting})
 
 
 def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, out: Path, command: str | None) -> Summary:
