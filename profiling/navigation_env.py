@@ -26,7 +26,7 @@ from verbot.rollout.episode import play as transitions
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     episodes: int = 300  # per task and agent
     split: str = "test"

@@ -30,7 +30,7 @@ from verbot.rollout.episode import Episode
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     suite: str = "tabletop-starter"
     episodes: int = 300  # per task
