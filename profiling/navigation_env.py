@@ -1,4 +1,4 @@
-"""How fast the navigation world is on one core, how often its expert succeeds, and what acting at random earns.
+"""Measures the speed of the navigation env on one core, and the success rates of its expert and of random actions.
 
 Run it as ``python profiling/navigation_env.py --episodes 300``. Times are CPU seconds of this process.
 """
@@ -20,13 +20,15 @@ import tyro
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
 from verbot.rollout.baselines import RandomAgent
+from verbot.rollout.episode import Episode
+from verbot.rollout.episode import play as transitions
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
-    episodes: int = 300  # per task and player
+    episodes: int = 300  # per task and agent
     split: str = "test"
     steering: str = "turns"  # or "compass"
     seed: int = 0
@@ -36,12 +38,12 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     for name, value in measure_speed(arguments.seed).items():
         print(f"{name:36s} {value:10.3f}")
-    print(f"\n{'player':22s} {'task':8s} {'success [95 %]':>28s} {'n':>5s} {'steps':>6s}")
-    for player, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
-        successes, steps = play(player, task, arguments)
+    print(f"\n{'agent':22s} {'task':8s} {'success [95 %]':>28s} {'n':>5s} {'steps':>6s}")
+    for agent_name, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
+        successes, steps = play(agent_name, task, arguments)
         found = wilson(successes, arguments.episodes)
         share = f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        print(f"{player:22s} {task:8s} {share:>28s} {found.n:5d} {steps:6.1f}")
+        print(f"{agent_name:22s} {task:8s} {share:>28s} {found.n:5d} {steps:6.1f}")
 
 
 def measure_speed(seed: int) -> dict[str, float]:
@@ -50,27 +52,22 @@ def measure_speed(seed: int) -> dict[str, float]:
     env.reset(seed=seed)
     figures = {"reset, ms": _cpu_ms(env.reset, 200)}
     for label, shown in (("with pictures", True), ("without pictures", False)):
-        world = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
-        rng = np.random.default_rng(seed)
-        world.reset(seed=seed)
-        figures[f"step {label}, ms"] = _cpu_ms(lambda w=world, r=rng: w.step(int(r.integers(6))), 3000)  # type: ignore[misc]
+        endless = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
+        episode, rng = Episode(endless, {"index": 0}, seed), np.random.default_rng(seed)
+        figures[f"step {label}, ms"] = _cpu_ms(lambda e=episode, r=rng: e.step(np.array([r.integers(6)])), 3000)  # type: ignore[misc]
         figures[f"steps/s {label}"] = 1e3 / figures[f"step {label}, ms"]
     return figures
 
 
-def play(player: str, task: str, arguments: Arguments) -> tuple[int, float]:
+def play(agent_name: str, task: str, arguments: Arguments) -> tuple[int, float]:
     """Successes, and the mean number of steps of an episode."""
     env = make_env("navigation", render_cameras=False, steering=arguments.steering)
-    agent = RandomAgent(env.robot_spec, arguments.seed) if player == "random" else env.expert(0.15 * ("noise" in player))
+    agent = RandomAgent(env.robot_spec, arguments.seed) if agent_name == "random" else env.expert(0.15 * ("noise" in agent_name))
     successes, steps = 0, 0
     for index in range(arguments.episodes):
-        record, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})
-        agent.reset(info["instruction"])
-        over = False
-        while not over:
-            _, _, terminated, truncated, info = env.step(agent.act(record))
-            over, steps = terminated or truncated, steps + 1
-        successes += info["success"]
+        request = {"task": task, "split": arguments.split, "index": index}
+        for step in transitions(env, agent, request, arguments.seed):
+            steps, successes = steps + 1, successes + step.info["success"]
     return successes, steps / arguments.episodes
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
 from verbot.models.protocols import ClassifiesTasks, FitsActions, FitsInstructions
 from verbot.models.registries import Objective, Part, heads, language_encoders, objectives, vision_encoders
-from verbot.models.tokens import Sizes
 from verbot.spec import FloatArray, RobotSpec
+
+if TYPE_CHECKING:
+    from verbot.models.tokens import Sizes  # it loads torch
 
 FILM_CONV, WORD_EMBEDDING, PROPRIOCEPTION = Part("film_conv"), Part("word_embedding"), Part("proprioception")
 MLP, REGRESSION = Part("mlp"), Part("regression")
@@ -192,4 +194,6 @@ class NetworkConfig:
         if len(found) != 1:
             raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
         (height, width_px), *_ = found
+        from verbot.models.tokens import Sizes
+
         return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history)

@@ -7,13 +7,15 @@ A part has such an ability by having its methods and attributes; nothing is regi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from verbot.models.action_space import Readout
-from verbot.models.tokens import TokenGroup
 from verbot.spec import FloatArray
+
+if TYPE_CHECKING:  # configurations ask for protocols without torch
+    from torch import Tensor
+
+    from verbot.models.action_space import Readout
+    from verbot.models.tokens import TokenGroup
 
 Options = Mapping[str, Any]
 

@@ -22,8 +22,9 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState
 from verbot.models.validation import check_acts
+from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
-from verbot.policy.storage import MANIFEST, read, sha256, to_json, write
+from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT, OLDER = "verbot-policy/2", "verbot-policy/1"
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Policy:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Policy:
         """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
-        files = read(Path(path), (WEIGHTS, CONFIG, STATISTICS))
+        files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])
             spec = RobotSpec.from_json(record["spec"])
@@ -370,7 +370,7 @@ class Policy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """The policy saved in a directory, verified and ready to predict.
+    """The policy saved in a directory, verified and ready to predict; ``"starter"`` is the one that ships with verbot.
 
     Raises:
         PolicyError: the directory is incomplete, or is not a policy's.

@@ -28,7 +28,7 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session records.
+    """The plan of a session.
 
     Args:
         request: scene number to the fields of an `EpisodeRequest`.
@@ -83,9 +83,9 @@ class Session:
             if command.name != "gripper" and self.phase != Phase.DONE:
                 self._obey(command)
         # A key still held from before the scene was set up or handed back has no effect until it is released.
-        touched = switches > 0 or (given.wish.moves and self._armed)
-        self._armed = self._armed or not given.wish.moves
-        self._teleoperator.wish = given.wish
+        touched = switches > 0 or (given.motion.moves and self._armed)
+        self._armed = self._armed or not given.motion.moves
+        self._teleoperator.motion = given.motion
         if touched and self.phase == Phase.READY:
             self.phase = Phase.RECORDING
         if self.phase != Phase.RECORDING:
@@ -98,7 +98,7 @@ class Session:
         self._step()
 
     def view(self) -> dict[str, Any]:
-        """What the page shows beside the images; JSON."""
+        """The state that the page shows besides the images; JSON."""
         episode = self.episode
         driver = "nobody" if self.phase != Phase.RECORDING else "you" if episode.driving else "the policy"
         return {

@@ -14,7 +14,16 @@ from PIL import Image
 from verbot.agents import ChunkAgent
 from verbot.contracts import EpisodeRequest, Policy
 from verbot.envs import make_env
-from verbot.evaluation.grounding.metrics import MAPS, Looked, SegmentedEnv, change, heat_of, leave_one_out, measure, moved
+from verbot.evaluation.grounding.metrics import (
+    MAPS,
+    GroundingMetrics,
+    SegmentedEnv,
+    change,
+    heat_of,
+    leave_one_out,
+    measure,
+    moved,
+)
 from verbot.evaluation.grounding.page import Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
@@ -22,7 +31,7 @@ from verbot.policy.policy import Policy as OwnPolicy
 from verbot.rollout import video
 from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
-from verbot.workflows.load_policy import open_policy
+from verbot.workflows.load_policy import fitting, open_policy
 
 STILLS = 6  # moments of the episode on the strip
 VIEW_PX, WORD_PX = 256, 128
@@ -45,7 +54,7 @@ class LookResult:
     page: Path
     instruction: str
     success: bool
-    looked: Looked | None
+    looked: GroundingMetrics | None
 
 
 def look(
@@ -65,7 +74,7 @@ def look(
     Args:
         policy: a policy's folder, ``"starter"``, or a server's address (which shows no maps, so only what words change).
         task, index, seed: the test scene of the film.
-        text: what the policy is told instead of the scene's own sentence.
+        text: the instruction; None takes the scene's own.
         scenes: that the figures are measured on, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
 
     Example:
@@ -75,7 +84,7 @@ def look(
     opened = open_policy(policy)
     seeing: Policy = Attributed(opened) if isinstance(opened, OwnPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
-    with closing(cast(SegmentedEnv, make_env(suite))) as env:
+    with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
         looked = measure(seeing, env, scenes, seed) if scenes else None
     frames = [_frame(moment, seeing.spec) for moment in moments]
@@ -87,9 +96,9 @@ def look(
     if looked is not None:
         record = {"policy": policy, "suite": suite, "command": command, **looked.to_json()}
         (out / "looking.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    told = moments[0].observation.instruction
-    page = Page(policy, suite, told, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
-    return LookResult(write_page(page, out / "look.html"), told, success, looked)
+    instruction = moments[0].observation.instruction
+    page = Page(policy, suite, instruction, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
+    return LookResult(write_page(page, out / "look.html"), instruction, success, looked)
 
 
 class ExplainedAgent:
@@ -138,8 +147,8 @@ def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
     views = [overlay.enlarged(image, VIEW_PX) for image in pairs]
     width = sum(view.shape[1] for view in views) + video.GAP * (len(views) - 1)
     words = moment.observation.instruction.split()
-    told = overlay.weights(width, words, _weights(moment, spec))
-    return overlay.sheet([views, [told]])
+    weighted = overlay.weights(width, words, _weights(moment, spec))
+    return overlay.sheet([views, [weighted]])
 
 
 def _frame(moment: Moment, spec: RobotSpec) -> UInt8Array:
@@ -157,8 +166,8 @@ def _weights(moment: Moment, spec: RobotSpec) -> list[float]:
 
 def _moves(moment: Moment, camera: str) -> list[dict[str, float]]:
     """For each word and map, how far the word's absence moves it."""
-    told = _maps(moment.chunk, camera)
-    return [{name: moved(told[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
+    whole = _maps(moment.chunk, camera)
+    return [{name: moved(whole[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
 
 
 def _words(moment: Moment, spec: RobotSpec) -> list[Word]:

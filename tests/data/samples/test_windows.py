@@ -175,7 +175,10 @@ def test_what_is_told_to_a_batch_stays_there(dataset, rng):
 
 
 def test_the_past_is_a_stride_apart(dataset, rng):
-    plain, strided = Windows(dataset, WindowConfig(history=7)), Windows(dataset, WindowConfig(history=3, stride=3))
+    plain, strided = (
+        Windows(dataset, WindowConfig(history=7)),
+        Windows(dataset, WindowConfig(history=3, stride=3)),
+    )
     rows = np.arange(len(plain))
     a, b = plain.batch(rows, np.random.default_rng(0)), strided.batch(rows, np.random.default_rng(0))
     for name in ("images", "images_mask", "state", "state_mask"):
