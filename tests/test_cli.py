@@ -215,7 +215,7 @@ def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
     for wrong in (("tiny", "--set", "network.chunk=2"), ("tiny+head=flow",)):
         code, _, err = run(capsys, "train", wrong[0], *data, *begun, *wrong[1:])
         assert code == 2
-        assert "cannot be set beside start: the network and its preprocessing are the start's" in err
+        assert "cannot be set beside init_from: the network and its preprocessing are that policy's" in err
 
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):

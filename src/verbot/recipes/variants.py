@@ -15,7 +15,7 @@ from verbot.recipes.overrides import locate
 
 LISTS = Path(__file__).parent / "comparisons"
 # What all variants of a comparison have in common, so none may set it.
-SHARED = frozenset({"datasets", "weights"})
+SHARED = frozenset({"data.datasets", "data.weights"})
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from verbot.training.imitation.config import AugmentConfig, CotrainingEmbodiment, DaggerConfig, Selection, TrainConfig
+from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
 from verbot.training.imitation.loop import TrainResult, train
+from verbot.training.imitation.records import AugmentConfig, DaggerConfig, Selection
 from verbot.training.log import read_log
 
 __all__ = [

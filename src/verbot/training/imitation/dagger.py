@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import to_plain
 from verbot.data import DatasetWriter, open_dataset
@@ -19,7 +19,7 @@ from verbot.envs import make_env
 from verbot.errors import TrainingError
 from verbot.policy.policy import Policy
 from verbot.rollout.collect import attempts, stamped
-from verbot.training.imitation.config import DaggerConfig, TrainConfig
+from verbot.training.imitation.records import DaggerConfig
 
 if TYPE_CHECKING:
     from verbot.training.checkpoint import Progress
@@ -38,7 +38,17 @@ def due(config: DaggerConfig, now: Progress) -> bool:
     return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
 
 
-def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, process_group: ProcessGroup, log: Log) -> None:
+def gather(
+    config: DaggerConfig,
+    policy: Policy,
+    out: Path,
+    now: Progress,
+    process_group: ProcessGroup,
+    log: Log,
+    *,
+    seed: int,
+    workers: int,
+) -> None:
     """Fill `folder` with the corrections of this round; an interrupted round continues where it was.
 
     The leader gathers with worker processes while the followers wait.
@@ -47,15 +57,16 @@ def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, proces
         policy.network.eval()
         snapshot = out / "corrections" / "policy"
         policy.save(snapshot)
-        record = _gather(config, snapshot, folder(out, now.rounds), now.rounds)
+        briefing = {"config": to_plain(config), "seed": seed, "policy": str(snapshot), "round": now.rounds}
+        record = _gather(config, briefing, folder(out, now.rounds), workers)
         shutil.rmtree(snapshot)
         log.record("corrections", now.step, **record)
     process_group.broadcast()
 
 
-def _gather(config: TrainConfig, snapshot: Path, path: Path, number: int) -> dict[str, int]:
-    options = config.dagger
-    with closing(make_env(options.env, **options.options)) as env:
+def _gather(config: DaggerConfig, briefing: dict[str, Any], path: Path, workers: int) -> dict[str, int]:
+    number = briefing["round"]
+    with closing(make_env(config.env, **config.options)) as env:
         spec = env.robot_spec
     saved, tried, won = 0, 0, 0
     if path.exists():
@@ -63,18 +74,15 @@ def _gather(config: TrainConfig, snapshot: Path, path: Path, number: int) -> dic
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
         tried, won = last["attempt"] + 1, last["won"]
-    limit = 6 * options.episodes + 20  # many attempts end before the expert is asked: the policy succeeded
-    briefing = {"config": to_plain(config.dagger), "seed": config.seed, "policy": str(snapshot), "round": number}
-    indices = range(tried, limit if saved < options.episodes else tried)
+    limit = 6 * config.episodes + 20  # many attempts end before the expert is asked: the policy succeeded
+    indices = range(tried, limit if saved < config.episodes else tried)
     with DatasetWriter(path, spec) as writer:
-        for attempt in attempts(
-            briefing, indices, options.workers or config.processes, "verbot.training.imitation.dagger_worker"
-        ):
+        for attempt in attempts(briefing, indices, workers, "verbot.training.imitation.dagger_worker"):
             tried, won = attempt.index + 1, won + attempt.over
             if attempt.record is not None:
                 writer.save_episode(stamped(attempt.record, attempt=attempt.index, won=won, round=number + 1))
                 saved += 1
-            if saved == options.episodes:
+            if saved == config.episodes:
                 break
     if not saved:
         raise TrainingError(f"round {number + 1} of corrections gathered nothing in {tried} attempts")
