@@ -30,6 +30,7 @@ demo: install
 
 test: install
 	$(PY) tools/layers.py
+	$(PY) tools/probes.py
 	$(PY) tools/size.py
 	$(PY) -m pytest
 
@@ -52,6 +53,7 @@ check: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PY) tools/layers.py
+	$(PY) tools/probes.py
 	$(PY) tools/size.py
 
 format: install

@@ -1,6 +1,6 @@
 """A new world in one file: a hand on a plane that is told which colored dot to go to.
 
-It keeps `verbot.contracts.Env`, so collection, training, evaluation and the report work on it. For commands, whose worker
+It keeps `verbot.contracts.TaskEnv`, so collection, training, evaluation and the report work on it. For commands, whose worker
 processes must find it too, install it as a package with this entry point:
 
     [project.entry-points."verbot.envs"]

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from verbot.contracts import Agent, ChunkedAgent, EpisodeRequest, Policy, observation_from_env
+from verbot.contracts import Agent, ChunkedAgent, Env, EpisodeRequest, Policy, Robot, TaskEnv, expert_of, observation_from_env
+from verbot.errors import ConfigError
 from verbot.spec import ActionChunk
 
 
@@ -24,6 +26,36 @@ def test_protocols_know_their_own():
     assert not isinstance(Silent(), Policy)
     assert isinstance(Silent(), Agent)
     assert not isinstance(Silent(), ChunkedAgent)
+
+
+class Bare:
+    robot_spec = None
+
+    def reset(self, *, seed=None, options=None):
+        return {}, {}
+
+    def step(self, action):
+        return {}, 0.0, False, False, {}
+
+    def close(self):
+        pass
+
+
+class WithTasks(Bare):
+    tasks = ("go",)
+
+
+class WithExpert(WithTasks):
+    def expert(self, noise=0.0, seed=0):
+        return noise, seed
+
+
+def test_an_env_needs_no_tasks_and_a_task_env_no_expert():
+    assert isinstance(Bare(), Env) and not isinstance(Bare(), TaskEnv | Robot)
+    assert isinstance(WithTasks(), TaskEnv) and isinstance(WithTasks(), Env)
+    assert expert_of(WithExpert(), 0.5, 3) == (0.5, 3)
+    with pytest.raises(ConfigError, match=r"WithTasks has no expert: it lacks expert\(noise, seed\)"):
+        expert_of(WithTasks())
 
 
 def test_an_observation_comes_out_of_an_env_record():

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from verbot.evaluation.report.summary import PERCENT
+from verbot.models import registries, reward_models
 from verbot.recipes.variants import parse_variant, resolve_variant
+from verbot.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -86,7 +89,7 @@ def test_code_that_needs_nothing_else_runs(page):
 
 
 def test_enough_code_runs():
-    assert sum(text(page).count("\n<!-- runs -->\n") for page in LIVING) >= 10
+    assert sum(text(page).count("\n<!-- runs -->\n") for page in LIVING) >= 11
 
 
 @pytest.mark.parametrize("page", LIVING)
@@ -199,6 +202,17 @@ def test_the_tables_of_parts_are_what_their_data_say(data, section, least):
         assert re.search(expected, found, re.MULTILINE), row["name"]
 
 
+@pytest.mark.parametrize("page", LIVING)
+def test_arguments_of_documented_scripts_exist(page):
+    """Each ``--flag`` is a name in the script."""
+    for line in re.findall(r"^python ((?:experiments|profiling)/.*)$", "\n".join(blocks(page, "bash")), re.MULTILINE):
+        script, *words = shlex.split(line)
+        source = text(script)
+        for flag in (word for word in words if word.startswith("--")):
+            name = flag.removeprefix("--no-" if flag.startswith("--no-") else "--").replace("-", "_")
+            assert re.search(rf"\b{name}\b", source) or flag in source, line
+
+
 @pytest.mark.parametrize("folder", ["experiments", "profiling"])
 def test_every_script_is_in_the_index_with_a_place_for_its_figures(folder):
     (_, rows), *_ = tables(f"{folder}/README.md")
@@ -211,6 +225,25 @@ def test_every_script_is_in_the_index_with_a_place_for_its_figures(folder):
 def test_the_generated_reference_is_current():
     done = subprocess.run([sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_registered_part_is_on_the_page_of_parts_and_no_other():
+    if "objectives" not in vars(registries):
+        pytest.skip("the page has the names of the registry of objectives, which is not there yet")
+    registered = {
+        name
+        for value in (*vars(registries).values(), *vars(reward_models).values())
+        if isinstance(value, Registry)
+        for name in value.names()
+    }
+    listed = {row[0].strip("`") for _, rows in tables("docs/reference/parts.md") for row in rows}
+    assert listed == registered
+
+
+def test_every_metric_of_a_summary_is_defined():
+    page = text("docs/reference/metrics.md")
+    for name in PERCENT - {"difference"}:
+        assert f"| `{name}` |" in page, name
 
 
 def test_nothing_names_the_machine_it_was_made_on():

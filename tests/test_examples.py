@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import verbot
-from verbot.contracts import Env, Expert
+from verbot.contracts import Demonstrator, Expert, TaskEnv
+from verbot.robots.simulated import SimulatedRobot
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -41,12 +42,27 @@ def test_own_head(example, tmp_path):
 @pytest.mark.parametrize("example", ["own_env"], indirect=True)
 def test_own_env(example, tmp_path):
     env = verbot.make_env("dots")
-    assert isinstance(env, Env)
-    assert isinstance(env.expert(), verbot.Agent)
-    assert hasattr(env.expert(), "label") and hasattr(Expert, "label")
+    assert isinstance(env, TaskEnv) and isinstance(env, Demonstrator)
+    assert isinstance(env.expert(), Expert)
     assert example.main(tmp_path, episodes=5) == 5
     first, again = (env.reset(seed=3, options={"index": 7})[0] for _ in range(2))
     np.testing.assert_array_equal(first["images"]["top"], again["images"]["top"])
+
+
+@pytest.mark.parametrize("example", ["own_robot"], indirect=True)
+def test_own_robot(example, capsys):
+    now_s = [0.0]
+
+    def sleep(seconds):
+        now_s[0] += seconds
+
+    assert isinstance(example.Cart(), verbot.Robot)
+    assert example.main(3.0, lambda: now_s[0], sleep) == pytest.approx(0.5, abs=0.01)
+    assert "after 3.0 s the cart is at 0.500 m" in capsys.readouterr().out
+    env = verbot.make_env("navigation")
+    rover = SimulatedRobot(env, {"task": "go"})
+    assert example.drive(rover, env.expert(), "", 30.0, lambda: now_s[0], sleep).time_s == pytest.approx(30)
+    assert rover.is_over and rover.info["success"]
 
 
 @pytest.mark.parametrize("example", ["own_format"], indirect=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from verbot.errors import SpecError
-from verbot.spec import Camera, Component, Observation, RobotSpec
+from verbot.spec import Camera, Component, EndEffector, Observation, RobotSpec
 
 MOVE = Component("move", "position_delta", ("x", "y"), "m", "base", (-0.1, -0.2), (0.1, 0.2))
 GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -41,15 +41,67 @@ def test_a_record_that_is_no_spec_is_refused(record):
         (lambda: Camera("front", 0, 6), "size 0×6; expected positive"),
         (lambda: Camera("front", 4, 6, intrinsics=(1.0,)), "1 intrinsics; expected 9"),
         (lambda: Camera("front", 4, 6, extrinsics=(1.0,)), "1 extrinsics; expected 16"),
-        (lambda: Camera("front", 4, 6, frame="moon"), "frame 'moon'; expected 'base' or 'tool'"),
         (lambda: dataclasses.replace(SPEC, rate_hz=0), "rate 0 Hz; expected more than 0"),
         (lambda: dataclasses.replace(SPEC, cameras=(CAMERA, CAMERA)), "camera name twice: front, front"),
         (lambda: dataclasses.replace(SPEC, action=(MOVE, MOVE)), "action name twice"),
+        (
+            lambda: dataclasses.replace(SPEC, cameras=(Camera("front", 4, 6, frame="moon"),)),
+            "camera 'front' of robot 'toy' is in frame 'moon'; its frames are base, tool",
+        ),
+        (lambda: EndEffector("base", ("gripper",)), "an end effector is called 'base'; expected a name of its own"),
+        (lambda: EndEffector("left"), "end effector 'left' has no components"),
+        (lambda: grouped(EndEffector("a", (), ("move",)), EndEffector("a", (), ("gripper",))), "end effector name twice: a, a"),
+        (
+            lambda: grouped(EndEffector("a", ("move",))),
+            "'a' of robot 'toy' has the state component 'move'; the robot's are gripper",
+        ),
+        (
+            lambda: grouped(EndEffector("a", (), ("move",)), EndEffector("b", (), ("gripper", "move"))),
+            "action component 'move' of robot 'toy' is in two groups: a and b",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(SpecError, match=message):
         make()
+
+
+def grouped(*groups, **changes):
+    return dataclasses.replace(SPEC, groups=groups, **changes)
+
+
+def test_a_spec_without_groups_has_the_one_end_effector_that_its_components_make_up():
+    assert SPEC.end_effectors == (EndEffector("tool", ("gripper",), ("move", "gripper")),)
+    assert SPEC.end_effector("tool") == SPEC.end_effectors[0]
+    assert not {"groups", "frames"} & set(SPEC.to_json()), "written as before there were groups"
+    plane = dataclasses.replace(MOVE, name="position", kind="position")
+    turn = Component("go", "discrete", ("choice",), "1", "base", (0.0,), (3.0,))
+    rover = RobotSpec("rover", 5.0, (CAMERA,), (plane,), (turn,))
+    assert rover.end_effectors == () and rover.end_effector("tool") is None
+
+
+def test_a_spec_of_two_arms_finds_the_parts_of_each(two_arms):
+    left, right = two_arms.end_effectors
+    assert (left.name, right.name) == ("left", "right")
+    component, where = two_arms.state_of(right, "position")
+    assert (component.name, where) == ("right_position", slice(8, 11))
+    component, where = two_arms.action_of(right, "gripper")
+    assert (component.name, where) == ("right_gripper", slice(13, 14))
+    assert two_arms.action_of(left, "discrete") is None
+    assert two_arms.end_effector("right") == right and two_arms.end_effector("tool") is None
+    assert RobotSpec.from_json(json.loads(json.dumps(two_arms.to_json()))) == two_arms
+
+
+def test_a_camera_is_in_a_frame_that_the_spec_names(two_arms):
+    assert two_arms.frame_names == ("base", "left", "right")
+    with pytest.raises(
+        SpecError, match="camera 'wrist' of robot 'two-arms' is in frame 'tool'; its frames are base, left, right"
+    ):
+        dataclasses.replace(two_arms, cameras=(Camera("wrist", 4, 6, frame="tool"),))
+    head = dataclasses.replace(two_arms, cameras=(Camera("head", 4, 6, frame="head"),), frames=("head",))
+    assert RobotSpec.from_json(json.loads(json.dumps(head.to_json()))) == head
+    one = grouped(EndEffector("arm", ("gripper",), ("move", "gripper")))
+    assert one.frame_names == ("base", "tool", "arm") and one.end_effector("tool") == one.end_effector("arm") == one.groups[0]
 
 
 def observation(**changes):

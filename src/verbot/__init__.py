@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from verbot.contracts import Agent, Env, EpisodeRequest, EpisodeSource, Policy
+from verbot.contracts import Agent, Env, EpisodeRequest, EpisodeSource, Policy, Robot, TaskEnv
 from verbot.errors import VerbotError, missing
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
 
@@ -45,7 +45,9 @@ __all__ = [
     "EpisodeSource",
     "Observation",
     "Policy",
+    "Robot",
     "RobotSpec",
+    "TaskEnv",
     "VerbotError",
     "__version__",
     "collect",

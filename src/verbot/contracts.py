@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
+from verbot.errors import ConfigError
+from verbot.spec import ActionChunk, BoolArray, FloatArray, Observation, RobotSpec, UInt8Array
 
 
 @runtime_checkable
@@ -34,7 +35,7 @@ class Agent(Protocol):
 
 @runtime_checkable
 class ChunkedAgent(Agent, Protocol):
-    """An agent whose predictions a caller may batch: `act` asks the policy itself only where `give` was not called."""
+    """An agent whose predictions a caller may batch: `act` asks the policy itself only where `receive` was not called."""
 
     policy: Policy
 
@@ -46,30 +47,45 @@ class ChunkedAgent(Agent, Protocol):
 
 
 @runtime_checkable
+class Robot(Protocol):
+    """A robot in real time: time passes whether or not a method is called.
+
+    A control loop calls `connect` once, then `observe` and `act` once a control period (1 / ``spec.rate_hz`` seconds), then
+    `stop`. The robot knows neither tasks nor instructions: `Observation.instruction` is the agent's business. Any `Env` is a
+    robot through `verbot.robots.simulated.SimulatedRobot`; see docs/decisions/0016-robot-env-task.md.
+    """
+
+    @property
+    def spec(self) -> RobotSpec: ...
+
+    def connect(self) -> None:
+        """Open the connection; `observe` and `act` work from now on. Raises `RobotError` where it cannot."""
+        ...
+
+    def observe(self) -> Observation:
+        """The latest observation; `Observation.time_s` counts from `connect`."""
+        ...
+
+    def act(self, action: FloatArray) -> None:
+        """Command an action (a,), in the units of ``spec.action``. Returns without waiting for the motion to end."""
+        ...
+
+    def stop(self) -> None:
+        """Bring the robot to rest and close the connection. Safe to call at any time, also twice."""
+        ...
+
+
+@runtime_checkable
 class Env(Protocol):
-    """A Gymnasium environment that states its robot, its tasks and an expert.
+    """A robot that can be set up and stepped: a Gymnasium environment that states its `RobotSpec`.
 
-    Observations are ``{"images": {camera: uint8 (h, w, 3)}, "state": float32 (s,), "instruction": str}``, and
-    ``"goal_image"``, uint8 (h, w, 3), in an episode whose goal is told by one. A camera that gives no picture has no key.
-
-    ``reset(seed=…, options=…)`` accepts the fields of `EpisodeRequest` as options; the scene is a function of
-    (suite, task, split, index, seed) alone. ``info`` always holds ``instruction`` (str), ``goal`` (dict), ``named`` (the named
-    object's id), ``feasible`` (the goals this same initial state admits, the drawn one first), ``calibration`` ({camera:
-    {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}}), ``engaged`` (id of the object first engaged,
-    or None), ``success`` (bool), ``final_error_m`` (float), ``error`` (str or None: a simulator fault).
-
-    Where what tells the things apart goes out of sight, ``info["covered"]`` (bool) says that it has.
-    Where nothing ever moves that ``grounding`` tells of, or not only what was engaged, ``info["moved"]`` (bool) says whether it
-    has. An env whose episodes can be made easier says in ``levels`` (int) how many levels there are.
-    Where not all tasks have combinations that are never demonstrated, ``compositional_tasks`` names those that do.
-    An env that reads instructions is also a `Grammar`, and one that draws pictures for people is `Pictured`.
+    Time passes in `step` alone, by one control period. Observations are ``{"images": {camera: uint8 (h, w, 3)}, "state":
+    float32 (s,), "instruction": str}``, and ``"goal_image"``, uint8 (h, w, 3), where an image specifies the goal. A camera
+    without an image in this step has no key. The attribute is `robot_spec`: `spec` is Gymnasium's own.
     """
 
     @property
     def robot_spec(self) -> RobotSpec: ...
-
-    @property
-    def tasks(self) -> tuple[str, ...]: ...
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -77,20 +93,104 @@ class Env(Protocol):
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]: ...
 
-    def expert(self, noise: float = 0.0, seed: int = 0) -> Expert: ...
-
     def close(self) -> None: ...
 
 
 @runtime_checkable
-class Expert(Agent, Protocol):
-    """A scripted teacher that may look at the simulator's own state.
+class TaskEnv(Env, Protocol):
+    """An env with tasks, instructions and a success criterion; `verbot.make_env` returns one.
 
-    `act` returns the action to execute (with exploration noise, if any); `label` the clean action for the state it
-    was last asked about.
+    ``reset(seed=…, options=…)`` accepts the fields of `EpisodeRequest` as options; the scene is a function of
+    (suite, task, split, index, seed) alone. ``info`` always holds
+
+    - ``instruction`` (str), ``goal`` (dict), ``target_object`` (the id of the object in the goal);
+    - ``feasible`` (the goals that this same initial state admits, the drawn one first) and ``grounding`` (one entry a goal);
+    - ``calibration`` ({camera: {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": one of the spec's frames}});
+    - ``first_contact`` (id of the first object that the robot handled, or None), ``success`` (bool), ``final_error_m`` (float);
+    - ``error`` (str or None: a simulator fault).
+
+    Optional keys: ``covered`` (bool) says that what tells the objects apart is out of sight; ``moved`` (bool) says whether an
+    object of ``grounding`` has moved, where ``first_contact`` does not decide that; ``state_text``, see `Described`.
+
+    What only some envs can do is a protocol of its own, to be asked for by `isinstance`: `Demonstrator`, `Grammar`, `Pictured`,
+    `Segmented`, `Leveled`, `Compositional`, `Described`, `Shaped`.
+    """
+
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Expert(Agent, Protocol):
+    """A scripted agent that solves tasks from the simulator's own state.
+
+    `act` returns the action to execute, with exploration noise where asked for; `label` the action without noise, for the
+    latest observation.
     """
 
     def label(self) -> FloatArray: ...
+
+
+@runtime_checkable
+class Demonstrator(Protocol):
+    """An env with a scripted expert for its tasks."""
+
+    def expert(self, noise: float = 0.0, seed: int = 0) -> Expert:
+        """The expert of the present episode. `noise` scales its exploration noise, a function of `seed`."""
+        ...
+
+
+@runtime_checkable
+class Segmentation(Protocol):
+    """Which object each pixel shows."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def mask(self, camera: str, name: str) -> BoolArray:
+        """The pixels (h, w) of `camera` that show the object `name`."""
+        ...
+
+
+@runtime_checkable
+class Segmented(Protocol):
+    """An env that renders segmentation masks of its present state."""
+
+    def segmentation(self, size: int | None = None) -> Segmentation:
+        """Masks of all cameras, `size` pixels square; by default as large as the observations' images."""
+        ...
+
+
+@runtime_checkable
+class Leveled(Protocol):
+    """An env whose episodes come in levels of difficulty; see `EpisodeRequest.level`."""
+
+    @property
+    def levels(self) -> int: ...
+
+
+@runtime_checkable
+class Compositional(Protocol):
+    """An env in which only some tasks have combinations that are never demonstrated; see `EpisodeRequest.composition`."""
+
+    @property
+    def compositional_tasks(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An env that describes its present state in words; ``info["state_text"]`` holds the same text."""
+
+    def state_text(self) -> str: ...
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """An env with a potential Φ for reward shaping (Ng, Harada, Russell 1999)."""
+
+    def potential(self) -> float:
+        """Φ of the present state."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +232,7 @@ class Grammar(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """An env that draws its present state for people."""
+    """An env that renders its present state for people."""
 
     def picture(self, camera: str = ..., size: int = ...) -> UInt8Array:
         """A picture (size, size, 3)."""
@@ -148,13 +248,13 @@ class EpisodeRequest:
         split: ``"train"`` or ``"test"``: two streams of scenes that never meet.
         index: the number of the scene within (suite, task, split).
         goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
-        wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a paraphrase kept for testing),
-            ``"longer"`` (more sentences than in training, where the env speaks in several), ``"blank"``, ``"image"`` (no words,
-            but a picture of the wanted end state, where the env can make one).
+        wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a held-out paraphrase),
+            ``"longer"`` (more sentences than in training, where instructions have several), ``"blank"``, ``"image"`` (no words,
+            but an image of the goal state, where the env can render one).
         composition: ``"seen"`` draws only demonstrated color-shape-verb triples, ``"unseen"`` only the others.
         text: overrides the instruction's words; `templates` ({verb: [template, …]}) overrides the grammar.
         axes: randomization axis to strength 0–3, for this episode.
-        level: how hard the scene may be, 0 the easiest, in an env that has ``levels``; None, as the last one, is what tests draw.
+        level: difficulty of the scene in a `Leveled` env, 0 the easiest; None, like the last level, is the test distribution.
     """
 
     task: str | None = None
@@ -192,6 +292,13 @@ class EpisodeSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> EpisodeView: ...
+
+
+def expert_of(env: Env, noise: float = 0.0, seed: int = 0) -> Expert:
+    """The expert of the present episode of `env`. Raises `ConfigError` where the env is no `Demonstrator`."""
+    if not isinstance(env, Demonstrator):
+        raise ConfigError(f"{type(env).__name__} has no expert: it lacks expert(noise, seed) (see verbot.contracts.Demonstrator)")
+    return env.expert(noise=noise, seed=seed)
 
 
 def observation_from_env(record: Mapping[str, Any], time_s: float = 0.0) -> Observation:

@@ -52,6 +52,10 @@ class TrainingError(VerbotError):
     """Training stopped for a reason that a person must look at."""
 
 
+class RobotError(VerbotError):
+    """A robot cannot be reached, or cannot do what it was asked at this moment."""
+
+
 class MissingDependencyError(VerbotError, ImportError):
     """An optional package or system library is absent; the message says what to install."""
 

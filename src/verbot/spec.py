@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,14 @@ from verbot.errors import SpecError
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 Memory = Mapping[str, npt.NDArray[Any]]
+
+BASE = "base"  # the frame of the robot's base
+TOOL = "tool"  # the frame of the end effector of a robot that has one
+# Kinds of components that belong to the end effector of a spec without groups.
+_TOOL_STATE = ("position", "quaternion", "gripper")
+_TOOL_ACTION = ("position", "quaternion", "position_delta", "rotation_delta", "joint_position", "joint_velocity", "gripper")
 
 KINDS = (
     "position",  # absolute position, m
@@ -74,7 +81,8 @@ class Camera:
     Args:
         intrinsics: 3×3 row-major pinhole matrix in pixels (origin at the top left corner of the image).
         extrinsics: 4×4 row-major pose of the camera in `frame` (x right, y down, z forward: OpenCV's convention).
-        frame: ``"base"`` for a fixed camera, ``"tool"`` for one that moves with the end effector.
+        frame: ``"base"`` for a fixed camera; the name of an end effector for one that moves with it, or ``"tool"`` where there is
+            one; or another frame of `RobotSpec.frames`.
     """
 
     name: str
@@ -90,13 +98,37 @@ class Camera:
         for label, values, size in (("intrinsics", self.intrinsics, 9), ("extrinsics", self.extrinsics, 16)):
             if values is not None and len(values) != size:
                 raise SpecError(f"camera {self.name!r} has {len(values)} {label}; expected {size} numbers, row-major")
-        if self.frame not in ("base", "tool"):
-            raise SpecError(f"camera {self.name!r} is in frame {self.frame!r}; expected 'base' or 'tool'")
+
+
+@dataclass(frozen=True)
+class EndEffector:
+    """A gripper or hand and the arm that carries it: a group of components.
+
+    Args:
+        name: also the name of its frame, e.g. ``"left"``.
+        state: names of its state components. The first of kind ``"position"`` with three axes and the first ``"quaternion"`` are
+            its pose in the base frame; the first ``"gripper"`` is its opening.
+        action: names of its action components.
+    """
+
+    name: str
+    state: tuple[str, ...] = ()
+    action: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name == BASE:
+            raise SpecError(f"an end effector is called {self.name!r}; expected a name of its own, such as 'left'")
+        if not self.state and not self.action:
+            raise SpecError(f"end effector {self.name!r} has no components; expected names of state or action components")
 
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """What a robot sees, feels and can be told to do; owned by every dataset, env and policy.
+    """The cameras, the state and the action of a robot; part of every dataset, env and policy.
+
+    Args:
+        groups: one or several end effectors. Without any, `end_effectors` finds the one that the components make up.
+        frames: further frames that cameras are mounted in, e.g. ``"head"``, whose pose no state component holds.
 
     Example:
         >>> gripper = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -110,14 +142,27 @@ class RobotSpec:
     cameras: tuple[Camera, ...]
     state: tuple[Component, ...]
     action: tuple[Component, ...]
+    groups: tuple[EndEffector, ...] = ()
+    frames: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rate_hz <= 0:
             raise SpecError(f"robot {self.name!r} has rate {self.rate_hz} Hz; expected more than 0")
-        for label, items in (("camera", self.cameras), ("state", self.state), ("action", self.action)):
+        for label, items in (
+            ("camera", self.cameras), ("state", self.state), ("action", self.action), ("end effector", self.groups),
+        ):  # fmt: skip
             names = [item.name for item in items]
             if len(set(names)) != len(names):
                 raise SpecError(f"robot {self.name!r} has a {label} name twice: {', '.join(names)}")
+        _check_members(self.name, "state", self.state, [(group.name, group.state) for group in self.groups])
+        _check_members(self.name, "action", self.action, [(group.name, group.action) for group in self.groups])
+        known = self.frame_names
+        for camera in self.cameras:
+            if camera.frame not in known:
+                raise SpecError(
+                    f"camera {camera.name!r} of robot {self.name!r} is in frame {camera.frame!r}; "
+                    f"its frames are {', '.join(known)}"
+                )
 
     @property
     def state_size(self) -> int:
@@ -130,6 +175,38 @@ class RobotSpec:
     @property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.cameras)
+
+    @property
+    def end_effectors(self) -> tuple[EndEffector, ...]:
+        """The groups. A spec without any has one end effector, ``"tool"``: its first pose and gripper, and what moves them.
+
+        Empty for a robot without an arm or gripper.
+        """
+        if self.groups:
+            return self.groups
+        state = tuple(c.name for kind in _TOOL_STATE for c in _of_kind(self.state, kind)[:1])
+        action = tuple(c.name for c in self.action if c.kind in _TOOL_ACTION)
+        return (EndEffector(TOOL, state, action),) if state or action else ()
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """The frames that a camera may be in; ``"tool"`` is one of them unless there are several end effectors."""
+        tool = (TOOL,) if len(self.groups) < 2 else ()
+        return tuple(dict.fromkeys((BASE, *tool, *(group.name for group in self.groups), *self.frames)))
+
+    def end_effector(self, frame: str) -> EndEffector | None:
+        """The end effector that carries `frame`: the one of this name, or for ``"tool"`` the only one."""
+        found = [e for e in self.end_effectors if e.name == frame]
+        only = self.end_effectors if frame == TOOL and len(self.end_effectors) == 1 else ()
+        return next(iter((*found, *only)), None)
+
+    def state_of(self, end_effector: EndEffector, kind: str) -> tuple[Component, slice] | None:
+        """The first state component of this kind of an end effector, and its place in the state vector."""
+        return _placed(self.state, end_effector.state, kind)
+
+    def action_of(self, end_effector: EndEffector, kind: str) -> tuple[Component, slice] | None:
+        """The first action component of this kind of an end effector, and its place in the action vector."""
+        return _placed(self.action, end_effector.action, kind)
 
     def state_slices(self) -> dict[str, slice]:
         """Where each state component lies in the state vector."""
@@ -146,7 +223,9 @@ class RobotSpec:
         return np.array([x for c in self.action for x in c.high], np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data; without `groups` and `frames` where there are none, as before there were any."""
+        record = dataclasses.asdict(self)
+        return {key: value for key, value in record.items() if value or key not in ("groups", "frames")}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RobotSpec:
@@ -158,6 +237,8 @@ class RobotSpec:
                 cameras=tuple(Camera(**_tuples(c)) for c in record["cameras"]),
                 state=tuple(Component(**_tuples(c)) for c in record["state"]),
                 action=tuple(Component(**_tuples(c)) for c in record["action"]),
+                groups=tuple(EndEffector(**_tuples(group)) for group in record.get("groups", ())),
+                frames=tuple(record.get("frames", ())),
             )
         except (KeyError, TypeError) as error:
             raise SpecError(f"not a robot spec: {error}; expected the fields of RobotSpec.to_json()") from error
@@ -165,15 +246,16 @@ class RobotSpec:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a robot knows at one instant.
+    """What a robot perceives at one instant.
 
     Args:
         images: camera name to uint8 RGB (h, w, 3).
         state: float32 (s,), in the units of the spec's state components.
-        instruction: what it was told, in plain words; may be empty.
-        goal_image: uint8 RGB (h, w, 3) of the wanted state, where the goal is given as an image.
+        instruction: in plain words; may be empty.
+        goal_image: uint8 RGB (h, w, 3) of the goal state, where an image specifies the goal.
         time_s: seconds since the episode began.
-        memory: what the policy gave out with its last chunk in this episode, for it alone to read; None before the first.
+        memory: the policy's own, from its last chunk in this episode; None before the first.
+        sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.
     """
 
     images: Mapping[str, UInt8Array]
@@ -182,6 +264,7 @@ class Observation:
     goal_image: UInt8Array | None = None
     time_s: float = 0.0
     memory: Memory | None = None
+    sample_seed: int | None = None
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `SpecError` unless this observation is what `spec` promises."""
@@ -210,9 +293,9 @@ class ActionChunk:
     Args:
         values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
         time_s: when the observation was made that it was predicted from.
-        extras: whatever the policy can show of its thinking, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
-        memory: of a policy that remembers: to be given back with the next observation of the same episode.
-        value: of a policy with a value head: γ^(control steps that it takes to be left until success), in (0, 1).
+        extras: other predictions, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
+        memory: of a policy with memory: for the next observation of the same episode.
+        value: of a policy with a value head: γ^(control steps that are left until success, as predicted), in (0, 1).
     """
 
     values: FloatArray
@@ -220,6 +303,34 @@ class ActionChunk:
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
     value: float | None = None
+
+
+def _check_members(
+    robot: str, label: str, components: Sequence[Component], groups: Sequence[tuple[str, tuple[str, ...]]]
+) -> None:
+    """Raise `SpecError` unless every member of a group is a component, and of one group only."""
+    names = [component.name for component in components]
+    owner: dict[str, str] = {}
+    for group, members in groups:
+        for name in members:
+            if name not in names:
+                raise SpecError(
+                    f"end effector {group!r} of robot {robot!r} has the {label} component {name!r}; "
+                    f"the robot's are {', '.join(names) or 'none'}"
+                )
+            if name in owner:
+                raise SpecError(f"{label} component {name!r} of robot {robot!r} is in two groups: {owner[name]} and {group}")
+            owner[name] = group
+
+
+def _of_kind(components: Sequence[Component], kind: str) -> list[Component]:
+    """Positions in the plane are no poses of a tool."""
+    return [c for c in components if c.kind == kind and (kind != "position" or c.size == 3)]
+
+
+def _placed(components: tuple[Component, ...], members: tuple[str, ...], kind: str) -> tuple[Component, slice] | None:
+    slices = _slices(components)
+    return next(((c, slices[c.name]) for c in _of_kind(components, kind) if c.name in members), None)
 
 
 def _slices(components: tuple[Component, ...]) -> dict[str, slice]:

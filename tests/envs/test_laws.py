@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from verbot.contracts import Env, observation_from_env
+from verbot import contracts
+from verbot.contracts import TaskEnv, observation_from_env
 from verbot.envs import envs, make_env
 
 
@@ -36,9 +37,23 @@ def _actions(env, count=24):  # longer than any arm is locked
 
 
 def test_it_is_an_env_and_its_observations_fit_its_spec(env):
-    assert isinstance(env, Env)
+    assert isinstance(env, TaskEnv)
     for record in _trace(env, _actions(env))[0]:
         observation_from_env(record).check(env.robot_spec)
+
+
+def test_what_an_env_can_do_is_asked_for_by_protocols(env):
+    protocols = (
+        contracts.Demonstrator, contracts.Grammar, contracts.Pictured, contracts.Segmented, contracts.Leveled,
+        contracts.Compositional, contracts.Described, contracts.Shaped,
+    )  # fmt: skip
+    own = {
+        "navigation-rover": {"Demonstrator", "Grammar", "Pictured", "Leveled", "Described", "Shaped"},
+        "tabletop-panda": {"Demonstrator", "Grammar", "Pictured", "Segmented", "Compositional"},
+    }
+    found = {protocol.__name__ for protocol in protocols if isinstance(env, protocol)}
+    assert found == own[env.robot_spec.name.removesuffix("-right")]
+    assert not isinstance(env, contracts.Robot)
 
 
 def test_it_is_deterministic_for_a_seed(env):

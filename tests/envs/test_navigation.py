@@ -225,6 +225,7 @@ def test_the_state_in_words_tells_of_everything_and_not_what_was_named(env):
     assert turned and int(turned[1]) >= 360
     info, _ = _play(env, task="go")
     assert f"has stopped at the {info['target_object']}" in info["state_text"]
+    assert env.state_text() == info["state_text"]
 
 
 @pytest.mark.parametrize("verb", language.VERBS)

@@ -30,7 +30,7 @@ def made() -> Callable[..., EpisodeResult]:
     def make(index: int = 0, outcome: str = "success", **fields: object) -> EpisodeResult:
         defaults: dict[str, object] = {
             "key": f"policy/go/test/{index}/goal0/canonical/seen/seed0",
-            "player": "policy",
+            "agent": "policy",
             "task": "go",
             "index": index,
             "goal_index": 0,

@@ -56,7 +56,7 @@ def test_table_and_file_say_the_same(tmp_path: Path, made: Make) -> None:
 def test_a_policy_against_the_expert(tmp_path: Path, made: Make) -> None:
     a = save(tmp_path / "a", [made(0, "failure")])
     key = made(0).key.replace("policy/", "expert/")
-    b = save(tmp_path / "b", [made(0, key=key, player="expert")], "expert")
+    b = save(tmp_path / "b", [made(0, key=key, agent="expert")], "expert")
     assert compare(a, b).conditions[0].only_second == 1
 
 

@@ -55,7 +55,7 @@ def test_baselines_play_the_main_conditions_scenes() -> None:
     plan = make_plan(EvaluationConfig(episodes=6, mode="paraphrase"), TASKS)
     assert list(plan.conditions) == ["paraphrase"]
     for player in ("random", "expert"):
-        assert [job.player for job in plan.baselines[player]] == [player] * 6
+        assert [job.agent for job in plan.baselines[player]] == [player] * 6
         assert [job.request for job in plan.baselines[player]] == [job.request for job in plan.conditions["paraphrase"]]
     assert {job.request.wording for job in plan.baselines["blind"]} == {"blank"}
     assert not make_plan(EvaluationConfig(episodes=6, baselines=False), TASKS).baselines

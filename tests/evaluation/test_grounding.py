@@ -206,7 +206,7 @@ def test_the_same_scenes_give_the_same_figures_and_another_seed_others(world):
 def test_a_world_that_does_not_know_its_pixels_is_refused():
     from toy_world import ToyEnv, ToyPolicy
 
-    with pytest.raises(ConfigError, match=r"segmentation\(\), such as tabletop-starter"):
+    with pytest.raises(ConfigError, match=r"segmentation masks, such as tabletop-starter"):
         measure(ToyPolicy(), ToyEnv())
 
 

@@ -156,14 +156,14 @@ def test_the_run_stops_when_no_worker_is_left(tmp_path: Path) -> None:
     assert "error" in {outcome for outcome, *_ in outcomes(tmp_path).values()}
 
 
-def test_scripted_players_can_be_tested_too(tmp_path: Path) -> None:
+def test_scripted_agents_can_be_tested_too(tmp_path: Path) -> None:
     import toy_world
 
     config = EvaluationConfig(**SMALL)  # type: ignore[arg-type]
     summary = run("expert", config, tmp_path, make=toy_world.ToyEnv, progress=False)
     assert summary.metrics["success_rate"].value == 1
     assert set(summary.baselines) == {"random", "expert"}
-    with pytest.raises(ConfigError, match="no player 'export' without a policy; known: random, expert"):
+    with pytest.raises(ConfigError, match="no agent 'export' without a policy; known: random, expert"):
         run("export", config, tmp_path, make=toy_world.ToyEnv)
 
 
@@ -190,7 +190,7 @@ def test_a_broken_middle_line_is_named(tmp_path: Path, made: Callable[..., Episo
         Journal(path)
 
 
-def test_one_real_episode_of_every_player(tmp_path: Path) -> None:
+def test_one_real_episode_of_every_agent(tmp_path: Path) -> None:
     config = EvaluationConfig(episodes=3, conditions=(), videos=2, workers=1, slots=3)
     summary = run("expert", config, tmp_path, progress=False)
     assert summary.errors == 0

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from verbot.configuration import to_plain
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, MissingDependencyError
 from verbot.evaluation import EvaluationConfig, PolicySource, read_results, run
 from verbot.parallel import ray as clusters
 from verbot.parallel.ray import open_cluster
 from verbot.parallel.workers import WorkerDied, WorkerError
-from verbot.rollout.collect import CollectConfig, attempts, attempts_on, collect
+from verbot.rollout.collect import CollectConfig, DemonstrationSetup, collect, demonstrations
 
 OPTIONS = {"image_size": 32}
 MAKER = """
@@ -137,11 +136,11 @@ def content(record):
 
 def test_a_collection_on_a_cluster_is_the_local_one_though_a_node_is_lost(nodes, tmp_path):
     config = CollectConfig(seed=3, options=OPTIONS)
-    briefing = {"config": to_plain(config), "tasks": ("pick", "push", "put")}
-    local = [attempt.record and content(attempt.record) for attempt in attempts(briefing, range(16), 1)]
+    setup = DemonstrationSetup(config, ("pick", "push", "put"))
+    local = [found.record and content(found.record) for found in demonstrations(setup, range(16), 1)]
     far, killed = [], False
-    for attempt in attempts_on("ray", briefing, range(16)):
-        far.append(attempt.record and content(attempt.record))
+    for found in demonstrations(setup, range(16), 1, "ray"):
+        far.append(found.record and content(found.record))
         if not killed:
             nodes.kill()
             killed = True

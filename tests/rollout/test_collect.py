@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import signal
 import subprocess
@@ -189,28 +190,31 @@ def test_tasks_take_turns_in_an_order_of_the_seed():
 def test_wrong_tasks_and_a_hopeless_expert_are_told(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="has no task stir; it has pick, push, put"):
         collect("tabletop-starter", tmp_path / "a", 1, tasks=("stir",), options=OPTIONS)
-    monkeypatch.setattr(collection, "attempts", lambda *args: (collection.Attempt(i, None) for i in args[1]))
+    monkeypatch.setattr(collection, "demonstrations", lambda *args: (collection.Demonstration(i, None) for i in args[1]))
     with pytest.raises(DataError, match="only 0 of 2 demonstrations after 24 attempts"):
         collect("tabletop-starter", tmp_path / "b", 2, options=OPTIONS, progress=False)
 
 
 MORTAL = """
-    import os, pathlib, signal
-    from verbot.rollout.collect import Attempt
-    from verbot.parallel.workers import serve
+    import contextlib, dataclasses, os, pathlib, signal
+    from verbot.rollout.collect import Demonstration
 
-    def work(channel):
-        folder = pathlib.Path(channel.receive()["folder"])
-        while True:
-            index = channel.receive()
-            with open(folder / str(index), "a") as tries:
-                tries.write("x")
-            if index == 3 and (folder / "3").stat().st_size <= int((folder / "deaths").read_text()):
-                os.kill(os.getpid(), signal.SIGSEGV)
-            channel.send(Attempt(index, None))
+    @dataclasses.dataclass(frozen=True)
+    class Mortal:
+        folder: str
 
-    if __name__ == "__main__":
-        serve(work)
+        @contextlib.contextmanager
+        def open(self):
+            yield self
+
+        def answers(self, requests):
+            folder = pathlib.Path(self.folder)
+            for index in requests:
+                with open(folder / str(index), "a") as tries:
+                    tries.write("x")
+                if index == 3 and (folder / "3").stat().st_size <= int((folder / "deaths").read_text()):
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                yield Demonstration(index, None)
 """
 
 
@@ -218,20 +222,22 @@ MORTAL = """
 def mortal(tmp_path, monkeypatch):
     (tmp_path / "mortal_worker.py").write_text(textwrap.dedent(MORTAL))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return "mortal_worker"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mortal_worker", raising=False)
+    return importlib.import_module("mortal_worker").Mortal(str(tmp_path))
 
 
-def test_a_worker_that_dies_is_replaced_and_no_attempt_is_lost(mortal, tmp_path):
+def test_a_worker_that_dies_is_replaced_and_no_episode_is_lost(mortal, tmp_path):
     (tmp_path / "deaths").write_text("1")
-    done = [attempt.index for attempt in collection.attempts({"folder": str(tmp_path)}, range(9), 2, mortal)]
+    done = [demonstration.index for demonstration in collection.demonstrations(mortal, range(9), 2)]
     assert done == list(range(9))
     assert (tmp_path / "3").read_text() == "xx"
 
 
-def test_an_attempt_that_kills_twice_is_the_end_of_it(mortal, tmp_path):
+def test_an_episode_that_kills_twice_is_the_end_of_it(mortal, tmp_path):
     (tmp_path / "deaths").write_text("2")
     with pytest.raises(WorkerDied, match="exit code -11"):
-        list(collection.attempts({"folder": str(tmp_path)}, range(9), 2, mortal))
+        list(collection.demonstrations(mortal, range(9), 2))
 
 
 def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):

@@ -11,7 +11,7 @@ from verbot.agents import ChunkAgent, EnsembleAgent
 from verbot.contracts import EpisodeRequest
 from verbot.rollout.baselines import BlindPolicy, PolicySource, RandomAgent
 from verbot.rollout.results import Job, decode_actions
-from verbot.rollout.vector import Stage, Worlds
+from verbot.rollout.vector import EnvFactories, VectorRunner
 from verbot.spec import ActionChunk, Observation
 
 
@@ -19,10 +19,10 @@ def jobs(count: int, player: str = "policy", **fields: object) -> list[Job]:
     return [Job(player, EpisodeRequest(task="go", index=i, **fields)) for i in range(count)]  # type: ignore[arg-type]
 
 
-def stage(policy: object, slots: int = 4, **world: object) -> Stage:
+def stage(policy: object, slots: int = 4, **world: object) -> VectorRunner:
     import toy_world
 
-    return Stage(Worlds.of(functools.partial(toy_world.ToyEnv, **world)), policy, ChunkAgent, slots)  # type: ignore[arg-type]
+    return VectorRunner(EnvFactories.of(functools.partial(toy_world.ToyEnv, **world)), policy, ChunkAgent, slots)  # type: ignore[arg-type]
 
 
 def counting() -> tuple[object, list[int]]:
@@ -118,12 +118,12 @@ def test_random_player_stays_in_range_and_repeats() -> None:
 def test_ensembling_agents_play_too() -> None:
     import toy_world
 
-    ensembling = Stage(Worlds.of(toy_world.ToyEnv), toy_world.ToyPolicy(), EnsembleAgent, 3)
+    ensembling = VectorRunner(EnvFactories.of(toy_world.ToyEnv), toy_world.ToyPolicy(), EnsembleAgent, 3)
     assert all(r.success for r in ensembling.play(jobs(5)))
 
 
 @pytest.mark.parametrize("player", ["expert", "random"])
 def test_scripted_players_need_no_policy(player: str) -> None:
     results = list(stage(None).play(jobs(3, player)))
-    assert {r.player for r in results} == {player}
+    assert {r.agent for r in results} == {player}
     assert all(r.outcome != "error" for r in results)

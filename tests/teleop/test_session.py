@@ -164,7 +164,7 @@ def test_a_failure_is_saved_only_if_the_person_says_so(tmp_path):
     assert (over["phase"], over["success"]) == ("review", False)
     assert refused["phase"] == "review"
     assert refused["message"].startswith("Not saved: it did not succeed.")
-    assert told["message"] == "It will be told as 'wave to the right'. K keeps it as a failure."
+    assert told["message"] == "It will be saved with the instruction 'wave to the right'. K keeps it as a failure."
     assert kept["saved"] == 1
     (episode,) = open_dataset(tmp_path / "demos")
     assert episode.extras["success"] is False
@@ -307,9 +307,9 @@ def test_keys_that_mean_nothing_now_say_why(tmp_path):
     with lesson(tmp_path / "demos", script) as result:
         pass
     assert [message.split(":")[0].split(";")[0] for message in told] == [
-        "There is nothing to discard", "There is no policy to hand back to", "This attempt is not saved",
-        "K keeps an attempt that is over", "Another goal of this scene can be chosen before it begins.",
-        "This attempt is not saved. Esc once more quits without it", "Say it before it begins, or when it is over.",
+        "There is nothing to discard", "There is no policy to hand back to", "This episode is not saved",
+        "K keeps an episode that is over", "Another goal of this scene can be chosen before it begins.",
+        "This episode is not saved. Esc once more quits without it", "Say it before it begins, or when it is over.",
     ]  # fmt: skip
     assert result.episodes == 0
 
@@ -332,7 +332,7 @@ def test_the_command_hands_on_what_was_typed(tmp_path, capsys, monkeypatch):
     for more, message in (
         (["--policy", "starter"], "--policy is what a person corrects: give --by keyboard or --by gamepad"),
         (["--by", "keyboard", "--again", "tabletop-again"], "--again is for the experts"),
-        (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teach without camera_dropout"),
+        (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teleoperate without camera_dropout"),
     ):
         code, _, err = run(capsys, "collect", out, *more)
         assert code == 2

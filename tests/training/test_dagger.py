@@ -61,7 +61,7 @@ def test_corrections_begin_where_the_policy_led(demos, whole):
 
 
 def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, tmp_path, monkeypatch):
-    genuine = dagger.attempts
+    genuine = dagger.demonstrations
 
     def failing(*args):
         for number, attempt in enumerate(genuine(*args)):
@@ -70,7 +70,7 @@ def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, t
             yield attempt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dagger, "attempts", failing)
+        patch.setattr(dagger, "demonstrations", failing)
         train(settings(demos), tmp_path, progress=False)
     train(settings(demos), tmp_path, progress=False, stop_at=5)
     train(settings(demos), tmp_path, progress=False)
@@ -78,6 +78,6 @@ def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, t
 
 
 def test_a_round_that_gathers_nothing_is_an_error(demos, tmp_path, monkeypatch):
-    monkeypatch.setattr(dagger, "attempts", lambda *args: iter(()))
+    monkeypatch.setattr(dagger, "demonstrations", lambda *args: (each for each in ()))
     with pytest.raises(TrainingError, match="round 1 of corrections gathered nothing"):
         train(settings(demos), tmp_path, progress=False)

@@ -11,11 +11,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import LIMIT, SPEC, ToyEnv
 
-from verbot.configuration import to_plain
 from verbot.rollout.collect import LeadIn, demonstrate
 from verbot.spec import ActionChunk
 from verbot.training import DaggerConfig
 from verbot.training.imitation import dagger_worker
+from verbot.training.imitation.dagger_worker import CorrectionSetup
 
 HOME, MAX_STEPS = 1.0, 5
 REQUEST = {"task": "go", "split": "train", "index": 0, "wording": "seen"}
@@ -76,29 +76,13 @@ def test_where_the_agent_ends_the_episode_nothing_is_recorded():
     assert found.record is None and found.over and found.index == 7
 
 
-class Pipe:
-    """A worker's channel in this process: gives the messages, keeps the answers."""
-
-    def __init__(self, *messages):
-        self.messages, self.answers = list(messages), []
-
-    def receive(self):
-        if not self.messages:
-            raise EOFError
-        return self.messages.pop(0)
-
-    def send(self, answer):
-        self.answers.append(answer)
-
-
 def test_a_worker_lets_the_policy_lead_for_a_random_time(monkeypatch):
     """Kills the mutations in which a worker asks for lead-ins of no steps, or of always as many."""
     monkeypatch.setattr(dagger_worker, "load_policy", lambda path: Away())
     monkeypatch.setattr(dagger_worker, "make_env", lambda name, **options: RecordedEnv(**options))
-    config = DaggerConfig(env="toy", max_steps=MAX_STEPS, noise=0.0)
-    channel = Pipe({"config": to_plain(config), "seed": 0, "policy": "policy", "round": 0}, *range(100))
-    with pytest.raises(EOFError):
-        dagger_worker.work(channel)
-    led = [round(HOME - float(answer.record.states[0, 0])) for answer in channel.answers if answer.record is not None]
+    setup = CorrectionSetup(DaggerConfig(env="toy", max_steps=MAX_STEPS, noise=0.0), seed=0, policy="policy", round=0)
+    with setup.open() as service:
+        answers = list(service.answers(iter(range(100))))
+    led = [round(HOME - float(answer.record.states[0, 0])) for answer in answers if answer.record is not None]
     assert len(led) >= 80 and set(led) == set(range(MAX_STEPS + 1)), "0 to max_steps, and every number of them"
-    assert len({answer.record.states[0, 1:].tobytes() for answer in channel.answers if answer.record}) == len(led), "new scenes"
+    assert len({answer.record.states[0, 1:].tobytes() for answer in answers if answer.record}) == len(led), "new scenes"

@@ -125,7 +125,7 @@ def test_a_reward_is_found_by_name(toy, tmp_path, scorer):  # noqa: F811
     path = tmp_path / "scorer.safetensors"
     scorer.save(path)
     config = dataclasses.replace(TOY, reward=Part("language", {"scorer": str(path)}))
-    with pytest.raises(ConfigError, match="'toy' does not tell its state in words"):
+    with pytest.raises(ConfigError, match="'toy' does not describe its state in words"):
         reinforce(config, tmp_path / "toy", progress=False)
     running.identified(config)
     options = running.identified(config).reward.options["scorer"]["options"]
@@ -267,5 +267,5 @@ def test_demonstrations_are_those_that_are_collected():
         for action, state in zip(shown.actions, shown.states[1:], strict=True):
             *_, info = env.step(action)
             assert info["state_text"] == state
-    with pytest.raises(ConfigError, match="'tabletop-starter' does not tell its state in words"):
+    with pytest.raises(ConfigError, match="'tabletop-starter' does not describe its state in words"):
         demonstrate(dataclasses.replace(GO, env="tabletop-starter", tasks=None), 1, 0, 0.0)

@@ -6,5 +6,6 @@ from verbot.agents.chunking import ChunkAgent
 from verbot.agents.color_alignment import ColorAlignmentAgent
 from verbot.agents.ensembling import EnsembleAgent
 from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
+from verbot.agents.sampling import SamplingAgent
 
-__all__ = ["GroundingMonitor", "ChunkAgent", "EnsembleAgent", "Misalignment", "ColorAlignmentAgent"]
+__all__ = ["GroundingMonitor", "ChunkAgent", "EnsembleAgent", "Misalignment", "ColorAlignmentAgent", "SamplingAgent"]

@@ -28,6 +28,7 @@ def evaluate(
     strength: Strength = 2,
     align: Path | None = None,
     execute: int = 1,
+    sample: bool = False,
     cameras: tuple[str, ...] = (),
     baselines: bool = True,
     videos: int = 24,
@@ -52,6 +53,7 @@ def evaluate(
         strength: of the axis.
         align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
         execute: actions of each predicted chunk that are carried out.
+        sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these of the suite's; otherwise all.
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
@@ -63,19 +65,22 @@ def evaluate(
     from verbot.workflows.train_evaluate import evaluate as run
 
     shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
-    templates = None
-    if paraphrases is not None:
-        from verbot.envs.tabletop.language.grammar import load_templates
-
-        templates = load_templates(paraphrases)
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=templates, axes=shifted, align=_channel_medians(align), execute=execute, baselines=baselines, videos=videos,
-        workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
+        templates=_templates(paraphrases), axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
+        baselines=baselines, videos=videos, workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def _templates(paraphrases: Path | None) -> dict[str, list[str]] | None:
+    if paraphrases is None:
+        return None
+    from verbot.envs.tabletop.language.grammar import load_templates
+
+    return load_templates(paraphrases)
 
 
 def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]] | None:

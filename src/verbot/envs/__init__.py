@@ -10,13 +10,13 @@ from typing import Any
 
 import gymnasium
 
-from verbot.contracts import Env
+from verbot.contracts import TaskEnv
 from verbot.registry import Registry
 
 envs: Registry = Registry("env", package="verbot.envs.factories", group="verbot.envs")
 
 
-def make_env(name: str, **options: Any) -> Env:
+def make_env(name: str, **options: Any) -> TaskEnv:
     """An environment by name: a suite of the tabletop, such as ``"tabletop-starter"``, or one that a plug-in adds.
 
     Args:

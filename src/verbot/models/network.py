@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from verbot.models.registries import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
+from verbot.models.stochastic import StochasticHead, sampled
 from verbot.models.tokens import Batch, MemoryState, Prediction, Questions, TextBatch, TokenGroup, join
 from verbot.models.validation import check_frames, check_layers, has_fused, make_balance, make_contrast
 from verbot.spec import RobotSpec
@@ -206,8 +208,16 @@ class VLANetwork(nn.Module):
             images, look = batch.features[:, -1], self.vision.groups
         return join(look(images, mask, self.contrast.glance.expand(len(mask), -1)))
 
-    def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        """What is to be done, and what is thought of beside; where no action was ever learned the actions are random."""
+    def predict(
+        self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None
+    ) -> Prediction:
+        """What is to be done, and what is thought of beside; where no action was ever learned the actions are random.
+
+        Args:
+            seeds: of each row; its actions are drawn from the head's distribution where it is not None.
+
+        Raises `ConfigError` for seeds and a head without a distribution.
+        """
         rows = None if self.contrast is None else torch.arange(len(batch.state), device=batch.state.device)
         seen, words, sentence, answers, _ = self._look(batch, None, rows)
         fused, keypoints = self._fuse(batch, seen, words, sentence), pointing(seen)
@@ -221,13 +231,18 @@ class VLANetwork(nn.Module):
             fused, memory = self.memory(fused, batch.memory or self.memory.initial(count, device), writes)
         if self.recall is not None:
             fused, *_ = self.recall(fused, keypoints)
-        actions = self.head.predict(fused, generator)
+        actions = self.head.predict(fused, generator) if seeds is None else self._sampled(fused, seeds)
         value = None if self.value is None else self.value(fused)
         tasks = self.head.classify(fused).softmax(-1) if hasattr(self.head, "classify") else None
         grasp = None if self.grasp is None else self.grasp(fused)
         points = None if keypoints is None else keypoints.points
         points = None if points is None else supervised(points, self.sizes.views, self.config.history)
         return Prediction(actions, points, memory, value, tasks, grasp, alignment)
+
+    def _sampled(self, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
+        if not isinstance(self.head, StochasticHead):
+            raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
+        return sampled(self.head, fused, seeds)
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
         """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from verbot.errors import ConfigError
-from verbot.models.action_space import Readout, classes
+from verbot.models.action_space import Readout, classes, normal
+from verbot.models.tokens import TokenGroup
 from verbot.spec import Component
+
+
+@runtime_checkable
+class StochasticHead(Protocol):
+    """A head that can draw from a distribution of actions."""
+
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        """Normalized actions (b, k, a)."""
+        ...
+
+    def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+def sampled(head: StochasticHead, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
+    """Actions (b, k, a): drawn where a row has a seed, predicted where it has none. A row does not depend on the others."""
+    rows = []
+    for row, seed in enumerate(seeds):
+        alone = fused.take(slice(row, row + 1))
+        rows.append(head.predict(alone) if seed is None else head.sample(alone, torch.Generator().manual_seed(seed)))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -19,9 +42,9 @@ class Draw:
 
     parts: tuple[tuple[Component, tuple[Distribution, ...]], ...]
 
-    def sample(self) -> Tensor:
-        """(b, a) float, by torch's global generator."""
-        return self._join(lambda d: d.sample())
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """(b, a) float, by torch's global generator unless one on the CPU is given."""
+        return self._join(lambda d: d.sample() if generator is None else _drawn(d, generator))
 
     def mode(self) -> Tensor:
         """The likeliest action (b, a)."""
@@ -40,7 +63,7 @@ class Draw:
         """(b,), in nats; of the continuous dimensions it is the differential entropy."""
         return torch.stack([d.entropy() for _, distributions in self.parts for d in distributions]).sum(0)
 
-    def _join(self, take) -> Tensor:  # type: ignore[no-untyped-def]
+    def _join(self, take: Callable[[Distribution], Tensor]) -> Tensor:
         columns = []
         for component, distributions in self.parts:
             for low, distribution in zip(component.low, distributions, strict=True):
@@ -82,3 +105,20 @@ class Exploration(nn.Module):
             else:
                 found.append((component, tuple(Normal(x, next(widths), validate_args=False) for x in numbers.unbind(-1))))
         return Draw(tuple(found))
+
+
+def _drawn(distribution: Distribution, generator: torch.Generator) -> Tensor:
+    """One draw for each row (b,), on the distribution's device."""
+    if isinstance(distribution, Normal):
+        return distribution.mean + distribution.stddev * normal(distribution.mean.shape, generator, distribution.mean.device)
+    assert isinstance(distribution, (Categorical, Bernoulli))
+    chances = distribution.probs.cpu()
+    drawn = (
+        torch.bernoulli(chances, generator=generator) if isinstance(distribution, Bernoulli) else categorical(chances, generator)
+    )
+    return drawn.to(distribution.probs.device)
+
+
+def categorical(chances: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices (…,) drawn with probabilities `chances` (…, n)."""
+    return torch.multinomial(chances.flatten(0, -2).cpu(), 1, generator=generator).view(chances.shape[:-1]).to(chances.device)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -106,41 +106,41 @@ def successor(module: str, dead: Worker) -> Worker:
     return _start(module, dead.name)
 
 
-def in_order(module: str, count: int, name: str, briefing: Mapping[str, Any], indices: Sequence[int]) -> Generator[Any]:
-    """What `count` workers answer to each of `indices`, in order.
+def in_order(module: str, count: int, name: str, setup: Any, requests: Sequence[Any]) -> Generator[Any]:
+    """The answers of `count` workers to `requests`, in order.
 
-    A worker that dies is replaced, and asked again what it owed. Raises `WorkerDied` where one index kills two workers.
+    A worker that dies is replaced, and its open requests are sent again. Raises `WorkerDied` where one request kills two
+    workers.
 
     Args:
-        module, name: as of `workers`; a worker answers every index with something that holds it as `index`.
-        briefing: the first message to each worker.
+        module, name: as of `workers`; a worker answers every request with one message, in the order in which they come.
+        setup: the first message to each worker; it has no answer.
     """
-    waiting, done, next_index, deaths = deque(indices), dict[int, Any](), 0, set[int]()
-    with workers(module, min(count, len(indices)), name) as team:
-        under_way: dict[Worker, deque[int]] = {}
+    waiting, done, next_number, deaths = deque(range(len(requests))), dict[int, Any](), 0, set[int]()
+    with workers(module, min(count, len(requests)), name) as team:
+        open_requests: dict[Worker, deque[int]] = {}
         for worker in team:
-            _begin(worker, briefing, waiting, under_way)
-        while next_index < len(indices):
+            _begin(worker, setup, requests, waiting, open_requests)
+        while next_number < len(requests):
             by_connection = {worker.connection: worker for worker in team}
             for connection in wait(list(by_connection)):
                 worker = by_connection[connection]  # type: ignore[index]
                 try:
                     answer = worker.receive()
                 except WorkerDied:
-                    lost = under_way.pop(worker)
+                    lost = open_requests.pop(worker)
                     if not lost or lost[0] in deaths:
                         raise
                     deaths.add(lost[0])
                     waiting.extendleft(reversed(lost))
                     team[team.index(worker)] = heir = successor(module, worker)
-                    _begin(heir, briefing, waiting, under_way)
+                    _begin(heir, setup, requests, waiting, open_requests)
                 else:
-                    done[answer.index] = answer
-                    under_way[worker].remove(answer.index)
-                    _give(worker, waiting, under_way[worker])
-            while next_index < len(indices) and indices[next_index] in done:
-                yield done.pop(indices[next_index])
-                next_index += 1
+                    done[open_requests[worker].popleft()] = answer
+                    _give(worker, requests, waiting, open_requests[worker])
+            while next_number in done:
+                yield done.pop(next_number)
+                next_number += 1
 
 
 def cores() -> int:
@@ -161,19 +161,21 @@ def serve(work: Serve) -> None:
         sys.exit(1)
 
 
-def _begin(worker: Worker, briefing: Mapping[str, Any], waiting: deque[int], under_way: dict[Worker, deque[int]]) -> None:
-    under_way[worker] = deque()
-    with contextlib.suppress(WorkerDied):  # it is noticed when its answer is waited for
-        worker.send(briefing)
+def _begin(
+    worker: Worker, setup: Any, requests: Sequence[Any], waiting: deque[int], open_requests: dict[Worker, deque[int]]
+) -> None:
+    open_requests[worker] = deque()
+    with contextlib.suppress(WorkerDied):  # noticed when its answer is received
+        worker.send(setup)
     for _ in range(AHEAD):
-        _give(worker, waiting, under_way[worker])
+        _give(worker, requests, waiting, open_requests[worker])
 
 
-def _give(worker: Worker, waiting: deque[int], given: deque[int]) -> None:
+def _give(worker: Worker, requests: Sequence[Any], waiting: deque[int], given: deque[int]) -> None:
     if waiting:
         given.append(waiting.popleft())
         with contextlib.suppress(WorkerDied):
-            worker.send(given[-1])
+            worker.send(requests[given[-1]])
 
 
 def _start(module: str, name: str) -> Worker:

@@ -39,6 +39,7 @@ class Preprocessing:
     """How raw values become normalized ones; see `verbot.transforms.METHODS`.
 
     Args:
+        state, action: the method for state and action.
         allow_missing_cameras: an observation without one of the cameras is masked there; otherwise it is an error.
     """
 
@@ -132,7 +133,8 @@ class Policy:
         sights = [self.look(observation) for observation in observations]
         batch = self.observe(observations, sights)
         with torch.inference_mode():
-            prediction = self.network.predict(batch)
+            seeds = [observation.sample_seed for observation in observations]
+            prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
         extras = [self._thoughts(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]

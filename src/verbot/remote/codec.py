@@ -4,7 +4,7 @@ An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"
 
 - server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json()}``
 - client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
-  "memory"}, …]}``
+  "memory", "sample_seed" if any}, …]}``
 - server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory", "value"}, …]}`` or
   ``{"id": n, "error": {"kind", "message"}}``
 """
@@ -70,6 +70,7 @@ def observation_to_wire(observation: Observation) -> dict[str, Any]:
         "goal_image": observation.goal_image,
         "time_s": float(observation.time_s),
         "memory": None if observation.memory is None else dict(observation.memory),
+        **({} if observation.sample_seed is None else {"sample_seed": int(observation.sample_seed)}),
     }
 
 
@@ -84,7 +85,8 @@ def observation_from_wire(record: Any) -> Observation:
     state = _array(record, "state", 1)
     instruction = _field(record, "instruction", str)
     time_s = float(_field(record, "time_s", float))
-    return Observation(images, state, instruction, goal_image, time_s, _memory(record))
+    seed = None if record.get("sample_seed") is None else _field(record, "sample_seed", int)
+    return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed)
 
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who plays: a policy under test, or one of the baselines that stand beside it."""
+"""The agents of an evaluation: the policy under test and the baselines that it is compared with."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, expert_of
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-SCRIPTED = ("random", "expert")  # they need no policy and no images
+SCRIPTED = ("random", "expert")  # agents that need no policy and no images
 AgentFactory = Callable[[Policy], ChunkedAgent]
 
 
@@ -39,7 +39,7 @@ class PolicySource:
 
 @dataclass(frozen=True)
 class BlindPolicy:
-    """A policy that is given a blank instruction, whatever is said: what ignoring language would earn."""
+    """A policy whose instruction is always blank: a bound for a policy that ignores language."""
 
     policy: Policy
 
@@ -52,7 +52,7 @@ class BlindPolicy:
 
 
 class RandomAgent:
-    """Uniform actions within the robot's range, each class of a discrete one alike: what luck would earn."""
+    """Uniform actions within the robot's range; every class of a discrete component is equally likely."""
 
     def __init__(self, spec: RobotSpec, seed: int):
         self._low, self._high = spec.action_low(), spec.action_high()
@@ -60,22 +60,22 @@ class RandomAgent:
         self._rng = np.random.default_rng(seed)
 
     def reset(self, instruction: str) -> None:
-        """Nothing to forget; the stream of actions goes on."""
+        """It has no state of an episode; the stream of random numbers continues."""
 
     def act(self, observation: Observation) -> FloatArray:
         drawn = self._rng.uniform(self._low, self._high)
-        # Rounding would leave the first and the last class half a share.
+        # Rounding would give the first and the last class half the probability.
         share = (drawn - self._low) / (self._high - self._low)
         chosen = self._low + np.floor(share * (self._high - self._low + 1))
         return np.where(self._classes, np.minimum(chosen, self._high), drawn).astype(np.float32)
 
 
-def scripted(player: str, env: Env, key: str) -> Agent | None:
-    """The agent of a player that needs no policy, or None. Its randomness is a function of the episode's `key`."""
+def scripted(name: str, env: Env, key: str) -> Agent | None:
+    """The agent called `name` if it needs no policy, else None. Its randomness is a function of the episode's `key`."""
     seed = zlib.crc32(key.encode())
-    if player == "expert":
-        return env.expert(noise=0.0, seed=seed)
-    if player == "random":
+    if name == "expert":
+        return expert_of(env, noise=0.0, seed=seed)
+    if name == "random":
         return RandomAgent(env.robot_spec, seed)
     return None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from verbot.configuration import build, to_plain
-from verbot.contracts import Agent, Env, Expert, observation_from_env
+from verbot.contracts import Agent, Env, Expert, expert_of
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.progress import Progress
-from verbot.parallel.ray import open_cluster, shared_out
-from verbot.parallel.workers import Channel, in_order, serve
-from verbot.spec import Observation, RobotSpec
+from verbot.rollout.episode import Episode, Supervised, Transition
+from verbot.rollout.worker import answers_from_cluster, answers_from_workers
+from verbot.spec import RobotSpec
 
-TOGETHER = 4  # attempts in a task of a cluster
+BATCH = 4  # episodes in a task of a cluster
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class CollectConfig:
     Args:
         env: a registered env's name.
         episodes: successful demonstrations to save.
-        seed: attempt i is a function of (seed, i); failed attempts are counted, not saved.
+        seed: episode i is a function of (seed, i). Failed episodes are counted, not saved.
         noise: of the expert's executed actions; the label is always the clean action.
         workers: processes.
-        tasks: shown in turn; None shows all that the env has.
+        tasks: demonstrated in turn; None takes all tasks of the env.
         options: of `make_env`.
         axes: randomization axis to strength, for every episode.
-        randomize: randomization axis to the greatest strength: each attempt draws its own, evenly from 0 to that, and
-            ``extras["request"]["axes"]`` holds what it drew. ``"all"`` stands for every axis that a recording can hold.
-        attempts_per_episode: give up when this many attempts for each wanted episode were not enough.
-        again: the env of every second attempt, which visits the scene of the attempt before once more.
-        first: only so many frames at the start of each attempt are recorded, whatever would have come of it: pictures of scenes
-            to learn to see and to name, not demonstrations; None records attempts to their successful end.
+        randomize: randomization axis to its greatest strength. Each episode draws a strength uniformly from 0 to that, and
+            ``extras["request"]["axes"]`` records it. ``"all"`` stands for every axis that a recording can hold.
+        attempts_per_episode: the collection stops with an error after this many tries for each demonstration.
+        again: the env of every second episode, which visits the scene of the episode before once more.
+        first: only this many frames at the start of each episode are recorded, whether it would succeed or not. Such a
+            dataset teaches perception, not actions. None records episodes to their successful end.
     """
 
     env: str = "tabletop-starter"
@@ -68,7 +68,7 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class CollectResult:
-    """What was gathered: `episodes` saved, `failures` of the expert and `errors` of the simulator among the attempts."""
+    """`episodes` were saved; among the `attempts`, the expert had `failures` and the simulator `errors`."""
 
     path: str
     episodes: int
@@ -80,8 +80,14 @@ class CollectResult:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What came of one attempt: `record` is None unless the expert succeeded; `over` if it was never its turn."""
+class Demonstration:
+    """The result of one episode of the expert.
+
+    Args:
+        record: None unless the expert succeeded.
+        error: the simulator's fault.
+        over: the episode ended before the expert could act.
+    """
 
     index: int
     record: EpisodeRecord | None
@@ -101,10 +107,11 @@ def collect(
 ) -> CollectResult:
     """Save `episodes` successful demonstrations of `env`'s expert at `path`.
 
-    An interrupted collection continues where it was when called again, and its dataset is the one that it would have been.
+    A second call continues an interrupted collection; the dataset does not depend on the interruption.
 
     Args:
-        cluster: attempts are made on it (``"ray"``, ``"ray:ADDRESS"``) in place of worker processes; the dataset is the same.
+        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) instead of in worker processes; the dataset is the
+            same.
         settings: other fields of `CollectConfig`, e.g. ``workers=2``, ``noise=0.15``.
 
     Example:
@@ -120,23 +127,22 @@ def collect(
 def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str | None = None) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
-    drawn_axes(config, 0)  # refuses what cannot be drawn before any worker starts
-    spec, tasks = _surveyed(config)
-    saved, frames, tried, errors = _already(path, config)
+    drawn_axes(config, 0)  # raises before any worker starts
+    spec, tasks = _spec_and_tasks(config)
+    saved, frames, tried, errors = _resume(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
-    briefing = {"config": to_plain(config), "tasks": tasks}
     indices = range(tried, limit if saved < config.episodes else tried)
-    made = attempts(briefing, indices, config.workers) if cluster is None else attempts_on(cluster, briefing, indices)
+    played = demonstrations(DemonstrationSetup(config, tuple(tasks)), indices, config.workers, cluster)
     with (
         DatasetWriter(path, spec) as writer,
         Progress("collect", config.episodes, "episodes", saved, progress) as bar,
-        closing(made),
+        closing(played),
     ):
-        for attempt in made:
-            tried, errors = attempt.index + 1, errors + (attempt.error is not None)
-            if attempt.record is not None:
-                writer.save_episode(stamped(attempt.record, attempt=attempt.index, errors=errors))
-                saved, frames = saved + 1, frames + len(attempt.record.actions)
+        for demonstration in played:
+            tried, errors = demonstration.index + 1, errors + (demonstration.error is not None)
+            if demonstration.record is not None:
+                writer.save_episode(stamped(demonstration.record, attempt=demonstration.index, errors=errors))
+                saved, frames = saved + 1, frames + len(demonstration.record.actions)
                 bar.update(saved, f"{tried - saved} of {tried} attempts failed")
             if saved == config.episodes:
                 break
@@ -145,121 +151,122 @@ def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str |
     return CollectResult(str(path), saved, frames, tried, tried - saved - errors, errors, time.monotonic() - started)
 
 
-def attempts(
-    briefing: Mapping[str, Any], indices: Sequence[int], count: int, module: str = "verbot.rollout.collect"
-) -> Generator[Attempt]:
-    """The attempts of `indices`, in order, made by `count` worker processes (see `verbot.parallel.workers.in_order`)."""
-    yield from in_order(module, count, "collection worker", briefing, indices)
+@dataclass(frozen=True)
+class DemonstrationSetup:
+    """A worker that records the expert: request i, an episode's index, is answered with its `Demonstration`."""
+
+    config: CollectConfig
+    tasks: tuple[str, ...]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Demonstrator]:
+        with contextlib.ExitStack() as opened:
+            names = filter(None, (self.config.env, self.config.again))
+            envs = [opened.enter_context(closing(make_env(name, **self.config.options))) for name in names]
+            yield Demonstrator(self, envs)
 
 
-def attempts_on(cluster: str, briefing: Mapping[str, Any], indices: Sequence[int]) -> Generator[Attempt]:
-    """As `attempts`, by the tasks of a cluster (see `verbot.parallel.ray.open_cluster`)."""
-    with open_cluster(cluster) as opened:
-        for made in opened.in_order("verbot.rollout.collect:attempter", briefing, shared_out(indices, TOGETHER)):
-            yield from made
+class Demonstrator:
+    """The service of a `DemonstrationSetup`; with two envs they take turns in the same scenes."""
+
+    def __init__(self, setup: DemonstrationSetup, envs: Sequence[Env]):
+        self._setup, self._envs = setup, envs
+
+    def answers(self, requests: Iterator[int]) -> Iterator[Demonstration]:
+        for index in requests:
+            yield self._demonstrate(index)
+
+    def _demonstrate(self, index: int) -> Demonstration:
+        config = self._setup.config
+        scene, visit = divmod(index, len(self._envs))
+        request = request_for(config, self._setup.tasks, scene)
+        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, first=config.first)
+        if visit and found.record is not None:
+            found = replace(found, record=replace(found.record, extras={**found.record.extras, "visit": visit}))
+        return found
+
+
+def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str | None = None) -> Generator[Demonstration]:
+    """The demonstrations of `indices`, in order, from `count` worker processes or from a cluster.
+
+    Args:
+        setup: a `DemonstrationSetup`, or another whose answers are demonstrations.
+    """
+    if cluster is None:
+        return answers_from_workers(setup, indices, count, "collection worker")
+    return answers_from_cluster(cluster, setup, indices, BATCH)
 
 
 def demonstrate(
     env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
     first: int | None = None,
-) -> Attempt:  # fmt: skip
-    """Attempt `index` of the expert, recorded.
+) -> Demonstration:  # fmt: skip
+    """Episode `index` of the expert, recorded.
 
     Args:
         request: the fields of an `EpisodeRequest`.
         noise: of the executed actions.
-        lead_in: who acts before the expert takes over; what it does is not recorded.
-        first: record only so many frames.
+        lead_in: acts before the expert; its steps are not recorded.
+        first: record only this many frames.
     """
     try:
-        record, info = env.reset(seed=seed, options=dict(request))
-        expert = env.expert(noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
-        expert.reset(record["instruction"])
-        over = False
-        if lead_in is not None:
-            record, info, over = lead_in(env, expert, record, info)
-        if over or info["error"]:
-            return Attempt(index, None, info["error"], over)
-        return Attempt(index, *_record(env, expert, record, info, request, first))
+        episode = Episode(env, request, seed)
+        expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
+        if lead_in is None:
+            expert.reset(episode.instruction)
+        else:
+            lead_in(episode, expert)
+        if episode.over:
+            return Demonstration(index, None, over=True)
+        return Demonstration(index, _record(episode, expert, first))
     except SimulationError as error:
-        return Attempt(index, None, str(error))
+        return Demonstration(index, None, str(error))
 
 
 @dataclass(frozen=True)
 class LeadIn:
-    """An agent acts for a number of steps, while the expert watches."""
+    """`agent` acts for a number of steps while the expert observes."""
 
     agent: Agent
     steps: int
 
-    def __call__(self, env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any]) -> Any:
-        self.agent.reset(record["instruction"])
-        over = False
-        for step in range(self.steps):
-            observation = observation_from_env(record, step / env.robot_spec.rate_hz)
-            expert.act(observation)
-            record, _, terminated, truncated, info = env.step(self.agent.act(observation))
-            if over := terminated or truncated:
-                break
-        return record, info, over
+    def __call__(self, episode: Episode, expert: Expert) -> None:
+        pair = Supervised(self.agent, expert)
+        pair.reset(episode.instruction)
+        for _ in itertools.islice(episode.run(pair), self.steps):
+            pass
 
 
-def _record(
-    env: Env, expert: Expert, record: dict[str, Any], info: dict[str, Any], request: Mapping[str, Any], frames: int | None
-) -> tuple[EpisodeRecord | None, str | None]:
-    seen: list[Observation] = []
-    labels: list[np.ndarray] = []
-    first, first_contact, covered, over = info, None, None, False
-    while not over and len(seen) != frames:
-        if covered is None and info.get("covered"):
-            covered = len(seen)
-        if first_contact is None and info["first_contact"] is not None:
-            first_contact = len(seen)
-        seen.append(observation_from_env(record))
-        action = expert.act(seen[-1])
-        labels.append(expert.label())
-        record, _, terminated, truncated, info = env.step(action)
-        over = terminated or truncated
-    cut = not over
-    if info["error"] or not (info["success"] or cut):
-        return None, info["error"]
-    found = episode_record(
-        env, seen, labels, first, first_contact_frame=first_contact, unseen_frame=covered, request=request, success=not cut
-    )
-    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found, None  # hindsight ends with it
+def _record(episode: Episode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
+    """The rest of the episode, or its first `frames`, by the expert; None where it failed."""
+    transitions = list(itertools.islice(episode.run(expert), frames))
+    cut = not episode.over
+    if not (episode.info["success"] or cut):
+        return None
+    found = episode_record(episode, transitions, success=not cut)
+    # `handed_back` tells readers that the last frame is not the goal.
+    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
 
 
-def episode_record(
-    env: Env,
-    seen: Sequence[Observation],
-    labels: Sequence[np.ndarray],
-    info: Mapping[str, Any],
-    *,
-    first_contact_frame: int | None,
-    unseen_frame: int | None,
-    request: Mapping[str, Any],
-    success: bool = True,
-) -> EpisodeRecord:
-    """An attempt as it is saved, whoever made it.
+def episode_record(episode: Episode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
+    """Consecutive transitions of `episode` as they are saved; the actions are their labels, where they have any.
 
-    Args:
-        seen, labels: observations, and the action (a,) for each.
-        info: as `env` told it at the first of them.
-        first_contact_frame, unseen_frame: where something was first engaged, and where colors were first covered.
-
-    Raises `ConfigError` where a camera gave no picture.
+    Raises:
+        ConfigError: a camera gave no image in some steps.
     """
-    cameras = env.robot_spec.camera_names
+    info, cameras = transitions[0].previous_info, episode.env.robot_spec.camera_names
+    seen = [t.observation for t in transitions]
     lost = [name for name in cameras if not all(name in o.images for o in seen)]
     if lost:
         raise ConfigError(
-            f"camera {lost[0]!r} gave no picture in some steps, and a recording has one of each camera in each step: collect "
+            f"camera {lost[0]!r} gave no image in some steps, and a recording has one of each camera in each step: collect "
             "without camera_dropout; training can leave cameras out by itself (augment.camera_dropout)"
         )
+    covered = _first_frame(transitions, lambda before: bool(before.get("covered")))
     return EpisodeRecord(
         instruction=info["instruction"],
         states=np.stack([o.state for o in seen]),
-        actions=np.stack(labels),
+        actions=np.stack([t.action if t.label is None else t.label for t in transitions]),
         images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
         calibration=info["calibration"],
         extras={
@@ -267,22 +274,27 @@ def episode_record(
             "instructions": list(info["instructions"]),
             "feasible": info["feasible"],
             "grounding": info["grounding"],
-            "first_contact_frame": first_contact_frame,
+            "first_contact_frame": _first_frame(transitions, lambda before: before["first_contact"] is not None),
             "success": success,
-            "request": dict(request),
-            **({} if unseen_frame is None else {"unseen_frame": unseen_frame}),
+            "request": dict(episode.request),
+            **({} if covered is None else {"unseen_frame": covered}),
             **({"captions": info["captions"]} if info.get("captions") else {}),
         },
     )
 
 
+def _first_frame(transitions: Sequence[Transition], holds: Callable[[Mapping[str, Any]], bool]) -> int | None:
+    """The first frame whose info satisfies `holds`."""
+    return next((frame for frame, t in enumerate(transitions) if holds(t.previous_info)), None)
+
+
 def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
-    """With ``extras["collection"]``: what a later call must know to continue."""
+    """With ``extras["collection"]``, from which a later call continues."""
     return replace(record, extras={**record.extras, "collection": stamp})
 
 
-def _surveyed(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
-    """The robot, and the tasks that are shown in turn."""
+def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
+    """The robot, and the tasks that are demonstrated in turn."""
     spec, tasks = None, config.tasks
     for name in filter(None, (config.env, config.again)):
         with closing(make_env(name, **config.options)) as env:
@@ -295,40 +307,8 @@ def _surveyed(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
     return spec, tasks
 
 
-def _work(channel: Channel) -> None:
-    """A worker: told once what to do, then one attempt for each index that comes."""
-    briefing = channel.receive()
-    with contextlib.ExitStack() as opened:
-        attempt = _attempt(briefing, opened)
-        while True:
-            channel.send(attempt(channel.receive()))
-
-
-def attempter(briefing: Mapping[str, Any]) -> Callable[[Sequence[int]], list[Attempt]]:
-    """What answers a batch of indices on a cluster; its envs live as long as the process."""
-    attempt = _attempt(briefing, contextlib.ExitStack())
-    return lambda indices: [attempt(index) for index in indices]
-
-
-def _attempt(briefing: Mapping[str, Any], opened: contextlib.ExitStack) -> Callable[[int], Attempt]:
-    """What makes the attempt of an index, in envs that are closed with `opened`."""
-    config = build(CollectConfig, briefing["config"])
-    names = filter(None, (config.env, config.again))
-    visits = [opened.enter_context(closing(make_env(name, **config.options))) for name in names]
-
-    def make(index: int) -> Attempt:
-        scene, visit = divmod(index, len(visits))
-        request = request_for(config, briefing["tasks"], scene)
-        attempt = demonstrate(visits[visit], request, config.noise, config.seed, index, first=config.first)
-        if visit and attempt.record is not None:
-            attempt = replace(attempt, record=replace(attempt.record, extras={**attempt.record.extras, "visit": visit}))
-        return attempt
-
-    return make
-
-
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:
-    """Tasks take turns, in an order that the seed shuffles anew in every round."""
+    """The request of episode `index`: tasks take turns, in an order that the seed shuffles in every round."""
     turn, place = divmod(index, len(tasks))
     order = np.random.default_rng([config.seed, turn]).permutation(len(tasks))
     axes = {**config.axes, **drawn_axes(config, index)}
@@ -336,16 +316,16 @@ def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict
 
 
 def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
-    """The strengths that attempt `index` drew, a function of (seed, index, axis); raises as `randomization.draw` does."""
+    """The strengths of episode `index`, a function of (seed, index, axis). Raises as `randomization.draw` does."""
     if not config.randomize:
         return {}
-    from verbot.envs.tabletop.simulation import randomization  # it loads the simulator, which other worlds do without
+    from verbot.envs.tabletop.simulation import randomization  # loads the simulator, which other envs do not need
 
     return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
 
 
-def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
-    """Episodes and frames saved, attempts made and simulator errors met by an earlier, interrupted call."""
+def _resume(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
+    """(episodes saved, frames saved, episodes tried, simulator errors) of an earlier, interrupted call."""
     if not path.exists():
         return 0, 0, 0, 0
     dataset = open_dataset(path)
@@ -353,10 +333,3 @@ def _already(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     last = dataset[len(dataset) - 1].extras["collection"]
     return len(dataset), sum(len(dataset[i].actions) for i in range(len(dataset))), last["attempt"] + 1, last["errors"]
-
-
-if __name__ == "__main__":
-    # Under the module's own name, so that messages are of the same classes on both sides.
-    from verbot.rollout.collect import _work as work
-
-    serve(work)

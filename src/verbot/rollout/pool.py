@@ -1,4 +1,4 @@
-"""Episodes on several worker processes: handed out one by one, so that no core waits; a worker that dies costs its own."""
+"""The worker processes of an evaluation, or the cores of a cluster in their place."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from verbot.parallel.ray import Cluster, open_cluster, shared_out
-from verbot.parallel.workers import Worker, WorkerError, workers
+from verbot.parallel.workers import Worker, WorkerError
+from verbot.rollout.evaluation import EvaluationSetup, NoMoreJobs, Ready, RecordVideo, TimePredictions
 from verbot.rollout.results import EpisodeResult, Job
 from verbot.rollout.vector import describe
-from verbot.rollout.worker import Film, Setup, TimePredictions
+from verbot.rollout.worker import ANSWERER, cluster_answers, open_workers
 
-ANSWERER = "verbot.rollout.worker:answerer"
-AHEAD = 2  # jobs in a worker's pipe beyond its slots, so that it never waits for us
+AHEAD = 2  # jobs in a worker's pipe beyond its slots, so that it never waits for the next
 
 
 class Pool:
@@ -27,20 +27,20 @@ class Pool:
 
     @property
     def alive(self) -> bool:
-        """Whether any worker is left for errands."""
+        """Whether any worker is left."""
         return bool(self._team)
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Every job's result, as the episodes end. A pool plays once.
 
-        Episodes under way in a worker that dies are errors; raises `WorkerError` when none is left alive.
+        Episodes under way in a worker that dies are errors. Raises `WorkerError` when no worker is left alive.
         """
         waiting = deque(jobs)
         playing: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._team}
         for worker in self._team * (self._slots + AHEAD):
             self._hand_out(worker, waiting, playing[worker])
         while any(playing.values()):
-            busy = {worker.connection: worker for worker, mine in playing.items() if mine}
+            busy = {worker.connection: worker for worker, own in playing.items() if own}
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 try:
@@ -49,37 +49,37 @@ class Pool:
                     yield result
                     self._hand_out(worker, waiting, playing[worker])
                 except WorkerError as error:
-                    yield from self._bury(worker, playing, error)
+                    yield from self._remove(worker, playing, error)
         if waiting:
             raise WorkerError(f"all evaluation workers died with {len(waiting)} episodes left to play")
 
-    def films(self, wanted: Sequence[Film]) -> list[bytes]:
+    def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
         """The mp4 of each, after `play`."""
-        films: list[bytes] = []
+        videos: list[bytes] = []
         for start in range(0, len(wanted), len(self._team)):
             batch = list(zip(self._team, wanted[start : start + len(self._team)], strict=False))
-            for worker, errand in batch:
-                worker.send(errand)
-            films += [worker.receive() for worker, _ in batch]
-        return films
+            for worker, request in batch:
+                worker.send(request)
+            videos += [worker.receive() for worker, _ in batch]
+        return videos
 
     def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
-        """Seconds of `count` predictions from one observation, after `play`, on one core while the others rest."""
+        """Seconds of `count` predictions from one observation, after `play`, on one core while the others are idle."""
         self._team[0].send(TimePredictions(tuple(jobs), count))
         seconds: list[float] = self._team[0].receive()
         return seconds
 
-    def _hand_out(self, worker: Worker, waiting: deque[Job], mine: dict[str, Job]) -> None:
-        """The next job; None once there is no more, so that the worker does not wait for it with episodes under way."""
+    def _hand_out(self, worker: Worker, waiting: deque[Job], own: dict[str, Job]) -> None:
+        """Send the next job; or, once, that there are no more, so that the worker does not wait for one to fill its slots."""
         if waiting:
             job = waiting.popleft()
-            mine[job.key] = job
+            own[job.key] = job
             worker.send(job)
         elif worker not in self._dismissed:
             self._dismissed.add(worker)
-            worker.send(None)
+            worker.send(NoMoreJobs())
 
-    def _bury(self, worker: Worker, playing: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
+    def _remove(self, worker: Worker, playing: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
         lost = playing.pop(worker)
         self._team.remove(worker)
         for job in lost.values():
@@ -91,11 +91,12 @@ class ClusterPool:
 
     alive = True
 
-    def __init__(self, cluster: Cluster, setup: Setup):
+    def __init__(self, cluster: Cluster, setup: EvaluationSetup):
         self._cluster, self._setup = cluster, setup
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
-        """Every job's result, as batches end. What is lost with a node is played again; jobs that nobody survives are errors."""
+        """Every job's result, as batches end. Batches lost with a node are played again; where no node survives one, its jobs
+        are errors."""
         waiting = list(jobs)
         size = max(1, min(4 * self._setup.slots, -(-len(waiting) // (4 * self._cluster.cores))))
         batches = shared_out(waiting, size)
@@ -104,19 +105,19 @@ class ClusterPool:
                 answers = [describe(job, {}, "error", str(answers)) for job in batches[number]]
             yield from answers
 
-    def films(self, wanted: Sequence[Film]) -> list[bytes]:
+    def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
         """The mp4 of each."""
-        return [film for films in self._cluster.in_order(ANSWERER, self._setup, shared_out(wanted, 1)) for film in films]
+        return [video for videos in cluster_answers(self._cluster, self._setup, shared_out(wanted, 1)) for video in videos]
 
     def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
         """Seconds of `count` predictions from one observation, after `play`, on one core of some node."""
-        ((seconds,),) = self._cluster.in_order(ANSWERER, self._setup, [[TimePredictions(tuple(jobs), count)]])
+        ((seconds,),) = cluster_answers(self._cluster, self._setup, [[TimePredictions(tuple(jobs), count)]])
         measured: list[float] = seconds
         return measured
 
 
 @contextlib.contextmanager
-def open_pool(setup: Setup, count: int, cluster: str | None = None) -> Iterator[Pool | ClusterPool]:
+def open_pool(setup: EvaluationSetup, count: int, cluster: str | None = None) -> Iterator[Pool | ClusterPool]:
     """`count` workers that have loaded the policy. Raises `WorkerError` with the traceback when one cannot.
 
     Args:
@@ -126,10 +127,10 @@ def open_pool(setup: Setup, count: int, cluster: str | None = None) -> Iterator[
         with open_cluster(cluster) as opened:
             yield ClusterPool(opened, setup)
         return
-    with workers("verbot.rollout.worker_main", count, "evaluation worker") as team:
+    with open_workers([setup] * count, "evaluation worker") as team:
         for worker in team:
-            worker.send(setup)
+            worker.send(Ready())
         for worker in team:
             answer: Any = worker.receive()
-            assert answer == "ready"
+            assert isinstance(answer, Ready)
         yield Pool(team, setup.slots)

@@ -1,4 +1,4 @@
-"""What one episode left behind, and the file that holds all of them: one JSON line each, written as it ends."""
+"""The result of an episode, and the file that holds them: one JSON line each, written as the episode ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from verbot.contracts import EpisodeRequest
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
 
-RENAMED = {"named": "target_object", "engaged": "first_contact"}  # fields as verbot 0.1 wrote them
+RENAMED = {"named": "target_object", "engaged": "first_contact", "player": "agent"}  # fields as verbot 0.1 wrote them
 Outcome = Literal["success", "failure", "error"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """An episode to play: who plays which request."""
+    """An episode to play.
 
-    player: str
+    Args:
+        agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.SCRIPTED`).
+        request, seed: which episode.
+    """
+
+    agent: str
     request: EpisodeRequest
     seed: int = 0
 
@@ -34,15 +39,15 @@ class Job:
     def key(self) -> str:
         """Names this episode among all others, in any run."""
         r = self.request
-        parts = [self.player, r.task or "any", r.split, str(r.index), f"goal{r.goal}", r.wording, r.composition]
+        parts = [self.agent, r.task or "any", r.split, str(r.index), f"goal{r.goal}", r.wording, r.composition]
         parts += [f"{axis}{strength}" for axis, strength in sorted(r.axes.items()) if strength]
         if r.text is not None or r.templates is not None:
             words = json.dumps([r.text, {verb: list(t) for verb, t in sorted((r.templates or {}).items())}])
             parts.append("words-" + hashlib.sha256(words.encode()).hexdigest()[:8])
         return "/".join([*parts, f"seed{self.seed}"])
 
-    def played_by(self, player: str) -> Job:
-        return dataclasses.replace(self, player=player)
+    def played_by(self, agent: str) -> Job:
+        return dataclasses.replace(self, agent=agent)
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,16 @@ class EpisodeResult:
 
     Args:
         key: see `Job.key`.
-        player: ``"policy"``, ``"random"``, ``"expert"`` or ``"blind"``.
+        agent: ``"policy"``, ``"random"``, ``"expert"`` or ``"blind"``.
         target_object: id of the object that the instruction names, None where it names no single one.
         first_contact: id of the object that was touched first, None where none was.
-        outcome: an error is a fault of the simulator or of the code, never a failure of the player.
+        outcome: an error is a fault of the simulator or of the code, never a failure of the agent.
         steps: control steps until it ended.
-        actions: base64 of the executed actions, float32 (steps, a); they repeat the episode exactly.
+        actions: base64 of the executed actions, float32 (steps, a); replayed, they repeat the episode exactly.
     """
 
     key: str
-    player: str
+    agent: str
     task: str
     index: int
     goal_index: int
@@ -91,9 +96,9 @@ def decode_actions(text: str, action_size: int) -> FloatArray:
 
 
 class Journal:
-    """Appends results to ``results.jsonl`` and knows those that are there already.
+    """Appends results to ``results.jsonl``; `done` holds those that the file has, by key.
 
-    A last line that a killed run left unfinished is cut off. Raises `CorruptFileError` on any other broken line.
+    An unfinished last line, of a killed run, is removed. Raises `CorruptFileError` on any other broken line.
     """
 
     def __init__(self, path: Path):

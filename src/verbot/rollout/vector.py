@@ -1,101 +1,102 @@
-"""Many episodes side by side in one process, with one batched prediction for all that want a chunk."""
+"""Many episodes side by side in one process, with one batched prediction for all that need a chunk."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy, observation_from_env
+from verbot.agents.sampling import SamplingAgent
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, scripted
+from verbot.rollout.episode import Episode
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
 
-MakeEnv = Callable[..., Env]
+MakeEnv = Callable[..., TaskEnv]
 
 
 @dataclass
-class Episode:
-    """One episode under way: its env, its agent and what was seen last."""
+class LiveEpisode:
+    """One episode under way, its agent, and the actions executed so far."""
 
     job: Job
-    env: Env
+    episode: Episode
     agent: Agent
-    observation: Observation
-    info: dict[str, Any]
     actions: list[FloatArray] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @staticmethod
-    def begin(job: Job, env: Env, make_agent: Callable[[], Agent]) -> Episode:
-        record, info = env.reset(seed=job.seed, options=request_options(job))
-        agent = scripted(job.player, env, job.key) or make_agent()
-        agent.reset(info["instruction"])
-        return Episode(job, env, agent, observation_from_env(record), info)
+    def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent]) -> LiveEpisode:
+        episode = Episode(env, job.request, job.seed)
+        agent = scripted(job.agent, env, job.key) or make_agent(job)
+        agent.reset(episode.instruction)
+        return LiveEpisode(job, episode, agent)
 
     def next_query(self) -> Observation | None:
         """What the policy should predict from, where this episode needs a chunk."""
-        return self.agent.next_query(self.observation) if isinstance(self.agent, ChunkedAgent) else None
+        return self.agent.next_query(self.episode.observation) if isinstance(self.agent, ChunkedAgent) else None
 
     def step(self) -> EpisodeResult | None:
-        """Act once. The result when that ended the episode. Raises `SimulationError` on a simulator's fault."""
-        action = self.agent.act(self.observation)
+        """Act once. The result when that ended the episode. Raises `SimulationError` on a fault of the simulator."""
+        action = self.agent.act(self.episode.observation)
         self.actions.append(np.array(action, np.float32))
-        record, _, terminated, truncated, self.info = self.env.step(action)
-        if self.info.get("error"):
-            raise SimulationError(str(self.info["error"]))
-        self.observation = observation_from_env(record, len(self.actions) / self.env.robot_spec.rate_hz)
-        if not (terminated or truncated):
-            return None
-        return self.result("success" if self.info["success"] else "failure")
+        transition = self.episode.step(action)
+        if transition.fault is not None:
+            raise SimulationError(transition.fault)
+        return self.result("success" if transition.info["success"] else "failure") if transition.over else None
 
     def result(self, outcome: Outcome, error: str | None = None) -> EpisodeResult:
-        return describe(self.job, self.info, outcome, error, self.actions, time.monotonic() - self.started)
+        return describe(self.job, self.episode.info, outcome, error, self.actions, time.monotonic() - self.started)
 
 
 @dataclass(frozen=True)
-class Worlds:
-    """Makes the same env for three uses: to be seen by a policy, for players who need no images, to be filmed."""
+class EnvFactories:
+    """Makes the same env for three uses: for a policy that sees, for agents that need no images, and for videos."""
 
-    seeing: MakeEnv
-    sightless: MakeEnv
-    filmed: MakeEnv
+    with_cameras: MakeEnv
+    without_cameras: MakeEnv
+    rendering: MakeEnv
 
     @staticmethod
-    def of(make: MakeEnv) -> Worlds:
-        """From a factory; one that cannot leave its cameras off or be filmed without further ado serves as it is."""
-        return Worlds(make, _with(make, render_cameras=False), _with(make, render_mode="rgb_array"))
+    def of(make: MakeEnv) -> EnvFactories:
+        """From one factory; where it has no option for a use, it serves unchanged."""
+        return EnvFactories(make, _with(make, render_cameras=False), _with(make, render_mode="rgb_array"))
 
 
-class Stage:
+class VectorRunner:
     """Plays episodes in `slots` envs at once.
 
-    An exception of an env, an agent or the policy makes that one episode an *error*; its env is then replaced.
-    Every batch is filled up to `slots`: a matrix product rounds by its shape, so batches of one shape make an episode the same
-    to the bit whoever plays beside it.
+    An exception of an env, an agent or the policy makes that one episode an *error*; its env is then replaced. Every batch is
+    filled up to `slots`: the rounding of a matrix product depends on its shape, so an episode is the same to the bit whatever
+    is played beside it.
 
     Args:
-        worlds: make the envs.
-        policy: plays every job whose player is not scripted.
+        factories: make the envs.
+        policy: plays every job whose agent is not scripted.
         make_agent: wraps the policy for one episode.
         slots: episodes under way at once.
+        sample: draw the policy's actions from its head's distribution, as a function of the job and the step.
     """
 
-    def __init__(self, worlds: Worlds, policy: Policy | None, make_agent: AgentFactory, slots: int):
-        self._worlds, self._policy, self._make_agent, self._slots = worlds, policy, make_agent, slots
-        self._idle: dict[bool, list[Env]] = {True: [], False: []}  # by whether they are seeing
+    def __init__(
+        self, factories: EnvFactories, policy: Policy | None, make_agent: AgentFactory, slots: int, sample: bool = False
+    ):
+        self._factories, self._policy, self._make_agent, self._slots = factories, policy, make_agent, slots
+        self._sample = sample
+        self._idle: dict[bool, list[Env]] = {True: [], False: []}  # by whether they have cameras
 
     def check(self) -> None:
         """Raise `SpecError` unless the policy was made for what the env shows and takes."""
         if self._policy is None:
             return
-        env = self._worlds.seeing()
+        env = self._factories.with_cameras()
         self._idle[True].append(env)
         made_for, has = self._policy.spec, env.robot_spec
         sizes = {camera.name: (camera.height, camera.width) for camera in has.cameras}
@@ -113,13 +114,13 @@ class Stage:
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Results in the order in which the episodes end."""
-        waiting, live, more = iter(jobs), list[Episode](), True
+        waiting, live, more = iter(jobs), list[LiveEpisode](), True
         while True:
             while more and len(live) < self._slots:
                 job = next(waiting, None)
                 if job is None:
                     more = False
-                elif isinstance(begun := self._begin(job), Episode):
+                elif isinstance(begun := self._begin(job), LiveEpisode):
                     live.append(begun)
                 else:
                     yield begun
@@ -137,72 +138,68 @@ class Stage:
         seconds: list[float] = []
         for job in jobs:
             begun = self._begin(job)
-            while isinstance(begun, Episode):
+            while isinstance(begun, LiveEpisode):
                 fault: Exception | None = None
                 if begun.next_query() is not None:
                     start = time.perf_counter()
                     fault = self._predict([begun], 1).get(id(begun))
                     seconds.append(time.perf_counter() - start)
                 if len(seconds) >= count + 3:
-                    self._leave(begun)
+                    self._release(begun)
                     return seconds[3:]
                 if self._step(begun, fault) is not None:
                     break
         return seconds[3:]
 
-    def _begin(self, job: Job) -> Episode | EpisodeResult:
-        seeing = job.player not in SCRIPTED
+    def _begin(self, job: Job) -> LiveEpisode | EpisodeResult:
+        seeing = job.agent not in SCRIPTED
         idle = self._idle[seeing]
-        env = idle.pop() if idle else (self._worlds.seeing if seeing else self._worlds.sightless)()
+        env = idle.pop() if idle else (self._factories.with_cameras if seeing else self._factories.without_cameras)()
         try:
-            return Episode.begin(job, env, self._new_agent)
+            return LiveEpisode.begin(job, env, self._new_agent)
         except Exception as error:
             env.close()
-            return describe(job, {}, "error", _words(error))
+            return describe(job, {}, "error", _message(error))
 
-    def _new_agent(self) -> Agent:
+    def _new_agent(self, job: Job) -> Agent:
         if self._policy is None:
-            raise SimulationError("this stage was given no policy to play with")
-        return self._make_agent(self._policy)
+            raise SimulationError("this runner was given no policy to play with")
+        agent = self._make_agent(self._policy)
+        return SamplingAgent(agent, zlib.crc32(job.key.encode())) if self._sample else agent
 
-    def _predict(self, live: list[Episode], batch: int) -> dict[int, Exception]:
-        """Give a chunk to every episode that wants one, predicting `batch` at once. Returns the exceptions, by episode."""
-        asking = [(episode, wanted) for episode in live if (wanted := episode.next_query()) is not None]
+    def _predict(self, live: list[LiveEpisode], batch: int) -> dict[int, Exception]:
+        """Give a chunk to every episode that needs one, predicting `batch` at once. Returns the exceptions, by episode."""
+        queries = [(episode, query) for episode in live if (query := episode.next_query()) is not None]
         failed: dict[int, Exception] = {}
-        if not asking or self._policy is None:
+        if not queries or self._policy is None:
             return failed
-        observations = [wanted for _, wanted in asking]
+        observations = [query for _, query in queries]
         try:
             chunks: list[ActionChunk] | None = self._policy.predict(_filled(observations, batch))
         except Exception:
             chunks = None  # find out below whose observation it was
-        for number, (episode, wanted) in enumerate(asking):
+        for number, (episode, query) in enumerate(queries):
             try:
-                chunk = chunks[number] if chunks is not None else self._policy.predict(_filled([wanted], batch))[0]
+                chunk = chunks[number] if chunks is not None else self._policy.predict(_filled([query], batch))[0]
                 cast(ChunkedAgent, episode.agent).receive(chunk)
             except Exception as error:
                 failed[id(episode)] = error
         return failed
 
-    def _step(self, episode: Episode, failed: Exception | None) -> EpisodeResult | None:
+    def _step(self, live: LiveEpisode, failed: Exception | None) -> EpisodeResult | None:
         try:
             if failed is not None:
                 raise failed
-            result = episode.step()
+            result = live.step()
         except Exception as error:
-            episode.env.close()
-            return episode.result("error", _words(error))
+            live.episode.env.close()
+            return live.result("error", _message(error))
         if result is not None:
-            self._leave(episode)
+            self._release(live)
         return result
 
-    def _leave(self, episode: Episode) -> None:
-        self._idle[episode.job.player not in SCRIPTED].append(episode.env)
-
-
-def request_options(job: Job) -> dict[str, Any]:
-    """The fields of a job's request, as the options that `Env.reset` takes."""
-    return {f.name: getattr(job.request, f.name) for f in dataclasses.fields(job.request)}
+    def _release(self, live: LiveEpisode) -> None:
+        self._idle[live.job.agent not in SCRIPTED].append(live.episode.env)
 
 
 def describe(
@@ -217,7 +214,7 @@ def describe(
     actions, distance = list(actions), info.get("final_error_m")
     return EpisodeResult(
         key=job.key,
-        player=job.player,
+        agent=job.agent,
         task=str(job.request.task or info.get("goal", {}).get("verb", "")),
         index=job.request.index,
         goal_index=job.request.goal,
@@ -249,5 +246,5 @@ def _with(make: MakeEnv, **option: Any) -> MakeEnv:
     return fitted
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

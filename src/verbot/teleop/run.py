@@ -1,4 +1,4 @@
-"""A lesson from beginning to end: the env, the dataset, the page, and the time between control steps."""
+"""Teleoperation from beginning to end: the env, the dataset, the page, and the time between control steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verbot.contracts import Agent, Env
+from verbot.contracts import Agent, Env, Pictured, TaskEnv
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -26,14 +26,14 @@ Pace = Callable[[PageServer], None]
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """What a person is to teach.
+    """What a person demonstrates.
 
     Args:
         env: a registered env's name.
         by: ``"keyboard"`` or ``"gamepad"`` (keys then work too); recorded with every episode.
-        episodes: attempts to save, those of earlier sessions included; None goes on until the person quits.
+        episodes: to save, those of earlier sessions included; None continues until the person quits.
         seed: of the scenes.
-        tasks: shown in turn; None shows all that the env has.
+        tasks: demonstrated in turn; None takes all tasks of the env.
         axes: randomization axis to strength, for every episode.
         options: of `make_env`.
         host, port: where the page is served; port 0 takes a free one.
@@ -55,12 +55,12 @@ class TeachConfig:
         if self.by not in BY:
             raise ConfigError(f"by is {self.by!r}; expected one of {', '.join(BY)}")
         if self.axes.get("camera_dropout"):
-            raise ConfigError("a recording has one picture of each camera in each step: teach without camera_dropout")
+            raise ConfigError("a recording has one image of each camera in each step: teleoperate without camera_dropout")
 
 
 @dataclass(frozen=True)
 class TeachResult:
-    """What the dataset at `path` holds now: `attempts` of the person's in `episodes`; `errors` of the simulator on the way."""
+    """The dataset at `path` has `episodes` records from `attempts` of the person; the simulator had `errors`."""
 
     path: str
     attempts: int
@@ -70,7 +70,7 @@ class TeachResult:
 
 
 class RealTime:
-    """Sleeps until the next control step is due. After a delay it goes on from now: steps are late, never hurried."""
+    """Sleeps until the next control step is due. After a delay it continues from now: steps are late, never faster."""
 
     def __init__(self, rate_hz: float):
         self._period_s, self._due_s = 1.0 / rate_hz, time.monotonic()
@@ -84,18 +84,18 @@ class RealTime:
 def teach(
     config: TeachConfig,
     path: str | Path,
-    make_policy: Callable[[Env], Agent] | None = None,
+    make_policy: Callable[[TaskEnv], Agent] | None = None,
     pace: Pace | None = None,
-    opened: Callable[[PageServer, Env], None] = lambda page, env: print(f"open {page.url} (and keep the address to yourself)"),
+    opened: Callable[[PageServer, TaskEnv], None] = lambda page, env: print(f"open {page.url} (keep the address to yourself)"),
 ) -> TeachResult:
-    """Let a person teach in a browser page, and save what they do at `path`; returns when they quit or are through.
+    """Let a person drive the robot in a browser page, and save their episodes at `path`. Returns when they quit or all are saved.
 
-    Whatever was saved survives a crash, and a later call adds to it. The world stands still while no page is open.
+    Saved episodes survive a crash, and a later call adds to them. The env is not stepped while no page is open.
 
     Args:
-        make_policy: makes the policy's agent that the person corrects; without one the person does everything.
+        make_policy: makes the agent that the person corrects; without one the person drives from the start.
         pace: waits for the next control step; by default in real time, at the robot's rate.
-        opened: told the page and the env once, before the first control step.
+        opened: called with the page and the env once, before the first control step.
 
     Raises:
         ConfigError: a person cannot drive this robot, the env lacks a task, or the page cannot be served.
@@ -106,9 +106,9 @@ def teach(
         spec, tasks = env.robot_spec, config.tasks or env.tasks
         if unknown := set(tasks) - set(env.tasks):
             raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
-        hand, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
+        teleoperator, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
         drawn = CollectConfig(env=config.env, seed=config.seed, axes=config.axes)
-        scene, saved, errors = _already(Path(path))
+        scene, saved, errors = _resume(Path(path))
         plan = Plan(
             lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
         )
@@ -116,12 +116,12 @@ def teach(
             return TeachResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
         hello = greeting(spec, "teach", config.by == "gamepad", make_policy is not None)
         with DatasetWriter(path, spec) as writer, PageServer(inputs, hello, config.host, config.port) as page:
-            session = Session(env, hand, writer.save_episode, plan, make_policy(env) if make_policy else None)
+            session = Session(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
             opened(page, env)
             pace = pace or RealTime(spec.rate_hz)
             while session.phase != Phase.DONE:
                 if page.connected:
-                    page.show(session.view(), _pictures(env, session.record, config.picture_pixels))
+                    page.show(session.view(), _pictures(env, session.images, config.picture_pixels))
                     pace(page)
                     session.tick(inputs.take())
                 else:
@@ -131,7 +131,7 @@ def teach(
 
 
 def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) -> dict[str, Any]:
-    """What a page is told first: which page it is to be."""
+    """The first message to a page: which page to show."""
     kinds = {component.kind for component in spec.action}
     return {
         "mode": mode, "robot": spec.name, "rate_hz": spec.rate_hz, "cameras": list(spec.camera_names), "gamepad": gamepad,
@@ -139,13 +139,13 @@ def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) 
     }  # fmt: skip
 
 
-def _pictures(env: Env, record: Mapping[str, Any], pixels: int) -> dict[str, UInt8Array]:
-    picture = getattr(env, "picture", None) if pixels else None
-    return {name: picture(name, pixels) if picture else image for name, image in record["images"].items()}
+def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[str, UInt8Array]:
+    drawn = env if pixels and isinstance(env, Pictured) else None
+    return {name: drawn.picture(name, pixels) if drawn else image for name, image in images.items()}
 
 
-def _already(path: Path) -> tuple[int, int, int]:
-    """(next scene, attempts saved, simulator errors) of the dataset at `path`."""
+def _resume(path: Path) -> tuple[int, int, int]:
+    """(next scene, episodes saved, simulator errors) of the dataset at `path`."""
     if not path.exists() or not any(path.iterdir()):
         return 0, 0, 0
     stamps = [episode.extras.get("collection", {}) for episode in open_dataset(path)]

@@ -1,4 +1,4 @@
-"""What keys mean when: scenes, attempts, saving and taking again. No page, no clock; a control step is a call of `tick`."""
+"""A teleoperation session: scenes, episodes, saving and retaking. No page, no clock; one call of `tick` is a control step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from verbot.contracts import Agent, Env
 from verbot.data import EpisodeRecord
 from verbot.errors import SimulationError
 from verbot.rollout.collect import stamped
+from verbot.spec import UInt8Array
 from verbot.teleop.controls import Teleoperator
-from verbot.teleop.episode import Attempt
+from verbot.teleop.episode import TeleopEpisode
 from verbot.teleop.inputs import SAY, Command, Given
 
-TRIES = 20  # scenes in a row that a fault may spoil
+TRIES = 20  # consecutive scenes in which the simulator may fault
 
 
 class Phase(enum.StrEnum):
@@ -27,13 +28,13 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session is to gather.
+    """What a session records.
 
     Args:
         request: scene number to the fields of an `EpisodeRequest`.
         seed: of the scenes.
         by: recorded with every episode.
-        episodes: attempts to save; None goes on until the person quits.
+        episodes: to save; None continues until the person quits.
         scene, saved, errors: where an earlier session ended.
     """
 
@@ -47,11 +48,11 @@ class Plan:
 
 
 class Session:
-    """A person's lesson.
+    """A person's session in one env.
 
     Args:
-        save: commits one episode, e.g. `DatasetWriter.save_episode`.
-        policy: acts until the person takes over; without one the person does everything.
+        save: commits one record, e.g. `DatasetWriter.save_episode`.
+        policy: acts until the person takes over; without one the person drives from the start.
 
     Raises:
         SimulationError: when the simulator faults in `TRIES` scenes in a row.
@@ -60,58 +61,58 @@ class Session:
     def __init__(
         self,
         env: Env,
-        hand: Teleoperator,
+        teleoperator: Teleoperator,
         save: Callable[[EpisodeRecord], int],
         plan: Plan,
         policy: Agent | None = None,
     ):
-        self._env, self._hand, self._save, self._plan, self._policy = env, hand, save, plan, policy
+        self._env, self._teleoperator, self._save, self._plan, self._policy = env, teleoperator, save, plan, policy
         self.scene, self.saved, self.errors, self.episodes = plan.scene, plan.saved, plan.errors, 0
         self.phase, self.message = Phase.READY, ""
         self._quitting = self._armed = False
         self._goal = 0  # another of the scene's goals
         self._text: str | None = None  # the person's words for it
-        self._told: str | None = None  # what the person says was done
+        self._description: str | None = None  # what the person says was done
         self._added: list[str] = []
         self._visit(self.scene)
 
     def tick(self, given: Given) -> None:
-        """One control step: do what was asked for, then let whoever drives act."""
+        """One control step: execute the commands, then let the person or the policy act."""
         switches = sum(command.name == "gripper" for command in given.commands)
         for command in given.commands:
             if command.name != "gripper" and self.phase != Phase.DONE:
                 self._obey(command)
-        # What is still held from before the scene was set up, or handed back, moves nothing: it must be let go first.
+        # A key still held from before the scene was set up or handed back has no effect until it is released.
         touched = switches > 0 or (given.wish.moves and self._armed)
         self._armed = self._armed or not given.wish.moves
-        self._hand.wish = given.wish
+        self._teleoperator.wish = given.wish
         if touched and self.phase == Phase.READY:
             self.phase = Phase.RECORDING
         if self.phase != Phase.RECORDING:
             return
-        if touched and not self.attempt.driving:
-            self.attempt.take_over()
+        if touched and not self.episode.driving:
+            self.episode.take_over()
             self.message = "You drive; H hands back to the policy." if self._policy else ""
-        if self.attempt.driving and switches % 2:
-            self._hand.switch_gripper()
+        if self.episode.driving and switches % 2:
+            self._teleoperator.switch_gripper()
         self._step()
 
     def view(self) -> dict[str, Any]:
-        """What the page shows beside the pictures; JSON."""
-        attempt = self.attempt
-        driver = "nobody" if self.phase != Phase.RECORDING else "you" if attempt.driving else "the policy"
+        """What the page shows beside the images; JSON."""
+        episode = self.episode
+        driver = "nobody" if self.phase != Phase.RECORDING else "you" if episode.driving else "the policy"
         return {
             "phase": self.phase.value,
-            "instruction": self._told or attempt.instruction,
+            "instruction": self._description or episode.instruction,
             "added": list(self._added),
-            "goal": {key: str(value) for key, value in attempt.info["goal"].items()},
-            "goals": len(attempt.info["feasible"]),
-            "success": attempt.success,
+            "goal": {key: str(value) for key, value in episode.info["goal"].items()},
+            "goals": len(episode.info["feasible"]),
+            "success": episode.success,
             "driver": driver,
             "corrects": self._policy is not None,
-            "gripper": "closed" if self._hand.closed else "open",
-            "speed": self._hand.speed,
-            "seconds": round(attempt.seconds, 1),
+            "gripper": "closed" if self._teleoperator.closed else "open",
+            "speed": self._teleoperator.speed,
+            "seconds": round(episode.seconds, 1),
             "scene": self.scene,
             "saved": self.saved,
             "wanted": self._plan.episodes,
@@ -119,36 +120,34 @@ class Session:
         }
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """The latest observation, as the env gave it."""
-        return self.attempt.record
+    def images(self) -> Mapping[str, UInt8Array]:
+        """The latest, by camera."""
+        return self.episode.images
 
     def _step(self) -> None:
         try:
-            self.attempt.step()
-            fault = self.attempt.info["error"]
-        except SimulationError as error:
-            fault = str(error)
-        if fault:
+            self.episode.step()
+        except SimulationError as fault:
             self.errors += 1
             self._visit(self.scene + 1)
             self.message = f"The simulator faulted ({fault}): nothing of that scene is kept. Here is the next."
-        elif self.attempt.over:
+            return
+        if self.episode.over:
             self._review()
 
     def _review(self) -> None:
         self.phase = Phase.REVIEW
-        if not self.attempt.stretches:
+        if not self.episode.segments:
             self.message = "The policy did it alone: there is nothing to record. Enter: next scene."
-        elif self.attempt.success:
+        elif self.episode.success:
             self.message = "Done! Enter saves it; type other words first if you like."
         else:
             self.message = "Not done, says the world. Backspace takes it again, X discards it, K keeps it as a failure."
 
     def _visit(self, scene: int, again: bool = False) -> None:
-        """Set up a scene; again as it was asked for, or a new one."""
+        """Set up a scene: `again` with the same request, or a new one."""
         if not again:
-            self._goal, self._text, self._told, self._added = 0, None, None, []
+            self._goal, self._text, self._description, self._added = 0, None, None, []
         for number in range(scene, scene + TRIES):
             request = dict(self._plan.request(number))
             if not again or number != scene:
@@ -156,7 +155,7 @@ class Session:
             request |= {"goal": self._goal} if self._goal else {}
             request |= {"text": self._text} if self._text else {}
             try:
-                self.attempt = Attempt(self._env, request, self._plan.seed, self._hand, self._policy)
+                self.episode = TeleopEpisode(self._env, request, self._plan.seed, self._teleoperator, self._policy)
                 break
             except SimulationError as error:
                 self.errors += 1
@@ -173,7 +172,7 @@ class Session:
         elif command.name == SAY:
             self._say(command.text, command.add)
         elif command.name == "speed":
-            self._hand.switch_speed()
+            self._teleoperator.switch_speed()
         else:
             getattr(self, f"_obey_{command.name}")()
 
@@ -182,7 +181,7 @@ class Session:
             self.phase, self.message = Phase.RECORDING, "The policy acts; touch a control to take over."
         elif self.phase == Phase.RECORDING:
             self._review()
-        elif self.phase == Phase.REVIEW and (self.attempt.success or not self.attempt.stretches):
+        elif self.phase == Phase.REVIEW and (self.episode.success or not self.episode.segments):
             self._commit()
         elif self.phase == Phase.REVIEW:
             self.message = "Not saved: it did not succeed. K keeps it as a failure, Backspace takes it again, X discards it."
@@ -192,12 +191,12 @@ class Session:
             self._commit()
         else:
             self.message = (
-                "K keeps an attempt that is over; Enter ends this one." if self.phase == Phase.RECORDING else self.message
+                "K keeps an episode that is over; Enter ends this one." if self.phase == Phase.RECORDING else self.message
             )
 
     def _obey_retake(self) -> None:
         if self.phase in (Phase.RECORDING, Phase.REVIEW):
-            self._told = None
+            self._description = None
             self._visit(self.scene, again=True)
             self.message = f"Discarded; the same scene again. {self.message}"
 
@@ -209,14 +208,14 @@ class Session:
             self.message = "There is nothing to discard; N shows the next scene."
 
     def _obey_next(self) -> None:
-        if self.phase == Phase.READY or not self.attempt.stretches:
+        if self.phase == Phase.READY or not self.episode.segments:
             self._visit(self.scene + 1)
         else:
-            self.message = "This attempt is not saved: Enter saves it, X discards it."
+            self.message = "This episode is not saved: Enter saves it, X discards it."
 
     def _obey_goal(self) -> None:
         if self.phase == Phase.READY:
-            self._goal, self._text = (self._goal + 1) % len(self.attempt.info["feasible"]), None
+            self._goal, self._text = (self._goal + 1) % len(self.episode.info["feasible"]), None
             self._visit(self.scene, again=True)
         else:
             self.message = "Another goal of this scene can be chosen before it begins."
@@ -224,8 +223,8 @@ class Session:
     def _obey_hand_back(self) -> None:
         if self._policy is None:
             self.message = "There is no policy to hand back to; start with --policy."
-        elif self.phase == Phase.RECORDING and self.attempt.driving:
-            self.attempt.hand_back()
+        elif self.phase == Phase.RECORDING and self.episode.driving:
+            self.episode.hand_back()
             self._armed, self.message = False, "The policy acts again; touch a control to take over."
 
     def _say(self, text: str, add: bool) -> None:
@@ -235,22 +234,21 @@ class Session:
             self._text = text
             self._visit(self.scene, again=True)
         elif self.phase == Phase.REVIEW:
-            self._told = text
-            self.message = (
-                f"It will be told as {text!r}. {'Enter saves it.' if self.attempt.success else 'K keeps it as a failure.'}"
-            )
+            self._description = text
+            how = "Enter saves it." if self.episode.success else "K keeps it as a failure."
+            self.message = f"It will be saved with the instruction {text!r}. {how}"
         else:
             self.message = "Say it before it begins, or when it is over."
 
     def _quit(self, sure: bool) -> None:
-        if self.phase == Phase.READY or sure or not self.attempt.stretches:
+        if self.phase == Phase.READY or sure or not self.episode.segments:
             self.phase = Phase.DONE
         else:
             self._quitting = True
-            self.message = "This attempt is not saved. Esc once more quits without it; Enter saves it."
+            self.message = "This episode is not saved. Esc once more quits without it; Enter saves it."
 
     def _commit(self) -> None:
-        records = list(self.attempt.records(self._plan.by, self._told, self._added))
+        records = list(self.episode.records(self._plan.by, self._description, self._added))
         for record in records:
             number = self._save(stamped(record, attempt=self.scene, errors=self.errors))
             self.episodes += 1

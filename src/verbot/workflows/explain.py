@@ -12,17 +12,15 @@ import numpy as np
 from PIL import Image
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import EpisodeRequest, Policy, observation_from_env
+from verbot.contracts import EpisodeRequest, Policy
 from verbot.envs import make_env
-from verbot.errors import ConfigError, SimulationError
 from verbot.evaluation.grounding.metrics import MAPS, Looked, SegmentedEnv, change, heat_of, leave_one_out, measure, moved
 from verbot.evaluation.grounding.page import Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
 from verbot.policy.policy import Policy as OwnPolicy
 from verbot.rollout import video
-from verbot.rollout.results import Job
-from verbot.rollout.vector import request_options
+from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
 from verbot.workflows.load_policy import open_policy
 
@@ -94,23 +92,31 @@ def look(
     return LookResult(write_page(page, out / "look.html"), told, success, looked)
 
 
+class ExplainedAgent:
+    """Predicts at every step, once with the whole instruction and once without each of its words; notes each `Moment`."""
+
+    def __init__(self, policy: Policy):
+        self.moments: list[Moment] = []
+        self._policy, self._agent = policy, ChunkAgent(policy)
+
+    def reset(self, instruction: str) -> None:
+        self.moments.clear()
+        self._agent.reset(instruction)
+
+    def act(self, observation: Observation) -> FloatArray:
+        query = self._agent.next_query(observation)
+        assert query is not None  # a `ChunkAgent` that executes one action of each chunk asks at every step
+        chunk, without = leave_one_out(self._policy, query)
+        self.moments.append(Moment(query, chunk, without))
+        self._agent.receive(chunk)
+        return self._agent.act(observation)
+
+
 def _play(policy: Policy, env: SegmentedEnv, request: EpisodeRequest, seed: int) -> tuple[list[Moment], bool]:
-    """The episode, predicted anew at every step. Raises `SimulationError` on a simulator's fault."""
-    record, info = env.reset(seed=seed, options=request_options(Job("policy", request, seed)))
-    agent, moments, over = ChunkAgent(policy), list[Moment](), False
-    agent.reset(info["instruction"])
-    while not over:
-        observation = agent.next_query(observation_from_env(record, len(moments) / env.robot_spec.rate_hz))
-        if observation is None:
-            raise ConfigError("where it looks is shown of agents that predict at every step")
-        chunk, without = leave_one_out(policy, observation)
-        moments.append(Moment(observation, chunk, without))
-        agent.receive(chunk)
-        record, _, terminated, truncated, info = env.step(agent.act(observation))
-        if info["error"]:
-            raise SimulationError(str(info["error"]))
-        over = terminated or truncated
-    return moments, bool(info["success"])
+    """The episode, predicted anew at every step. Raises `SimulationError` on a fault of the simulator."""
+    agent = ExplainedAgent(policy)
+    last = final(play(env, agent, request, seed))
+    return agent.moments, bool(last.info["success"])
 
 
 def _stills(moments: list[Moment]) -> list[Moment]:

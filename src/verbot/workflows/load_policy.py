@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import Agent, Env, Policy
+from verbot.contracts import Agent, Env, Policy, expert_of
 from verbot.errors import PolicyError
 from verbot.policy.identity import policy_identity
 from verbot.rollout.baselines import PolicySource
@@ -68,6 +68,6 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
 def agent_maker(name: str, execute: int = 1) -> Callable[[Env], Agent]:
     """Makes the agent called `name` for an env: ``"expert"``, or a policy that executes `execute` actions of each chunk."""
     if name == "expert":
-        return lambda env: env.expert()
+        return expert_of
     policy = open_policy(name)
     return lambda env: ChunkAgent(policy, execute)

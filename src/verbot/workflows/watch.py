@@ -7,11 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from verbot.contracts import Agent, Env, Expert, Grammar, Pictured, Understanding, observation_from_env
+from verbot.contracts import Agent, Env, Expert, Grammar, Pictured, Understanding
 from verbot.envs import make_env
 from verbot.envs.parsing import matches, present
-from verbot.errors import ConfigError, SimulationError
+from verbot.errors import ConfigError
 from verbot.rollout import video
+from verbot.rollout.episode import Episode
 from verbot.spec import UInt8Array
 
 SCENES = 250  # searched before giving up
@@ -78,7 +79,7 @@ def watch(
     """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
 
     Args:
-        make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or ``lambda env: env.expert()``.
+        make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or `verbot.contracts.expert_of`.
         suite: the env.
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
         height: of each view in the film, pixels.
@@ -89,25 +90,20 @@ def watch(
         SimulationError: the simulator reported a fault.
 
     Example:
-        >>> watch("pick up the red cube", lambda env: env.expert()).judgement
+        >>> from verbot.contracts import expert_of
+        >>> watch("pick up the red cube", expert_of).judgement
         'success'
     """
     found = find_scene(text, suite, scene, trained_on)
     with closing(make_env(suite)) as env:
-        record, info = env.reset(seed=0, options={**found.options, "text": text})
-        agent = make_agent(env)
+        episode, agent = Episode(env, {**found.options, "text": text}), make_agent(env)
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
-        agent.reset(text)
-        rate, seen, over = env.robot_spec.rate_hz, [_views(env, record, height)], False
-        while not over:
-            action = agent.act(observation_from_env(record, (len(seen) - 1) / rate))
-            record, _, terminated, truncated, info = env.step(action)
-            seen.append(_views(env, record, height))
-            over = terminated or truncated
-    if info["error"]:
-        raise SimulationError(str(info["error"]))
-    seconds = (len(seen) - 1) / rate
+        agent.reset(episode.instruction)
+        rate, seen = env.robot_spec.rate_hz, [_views(episode, height)]
+        for _ in episode.run(agent):
+            seen.append(_views(episode, height))
+    info, seconds = episode.info, episode.time_s
     judgement, reason = _judged(found, info, seconds)
     frames = [video.compose(views, text, height) for views in seen]
     frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(AFTERGLOW_S * rate)
@@ -203,6 +199,7 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
     return "failure", f"the goal was not reached in {seconds:.1f} s; {info['final_error_m']:.2f} m were left{unchecked}"
 
 
-def _views(env: Env, record: Mapping[str, Any], size: int) -> dict[str, UInt8Array]:
+def _views(episode: Episode, size: int) -> dict[str, UInt8Array]:
     """Larger pictures than the policy's, where the env can draw them."""
-    return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in record["images"].items()}
+    env, images = episode.env, episode.observation.images
+    return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}

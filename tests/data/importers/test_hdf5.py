@@ -1,12 +1,15 @@
+import dataclasses
 import json
 
 import h5py
 import numpy as np
 import pytest
 
-from verbot.data import export_hdf5, import_dataset, open_dataset
+from verbot.data import DatasetWriter, EpisodeRecord, export_hdf5, import_dataset, open_dataset
+from verbot.data.importers import known_robots
 from verbot.data.storage.writer import example_dataset
 from verbot.errors import ConfigError, DataError
+from verbot.spec import Camera, EndEffector
 
 from .conftest import decoded, encoded, psnr_db
 
@@ -47,7 +50,9 @@ def test_aloha(tmp_path, truth, same, compressed):
     spec = same(tmp_path / "out", truths, [f"episode_{number}.hdf5" for number in numbers]).spec
     assert spec.rate_hz == 50 and [c.name for c in spec.action] == ["left_arm", "left_gripper", "right_arm", "right_gripper"]
     assert [c.kind for c in spec.action] == ["joint_position", "gripper"] * 2
-    assert [camera.frame for camera in spec.cameras] == ["base", "tool"]
+    assert [camera.frame for camera in spec.cameras] == ["base", "left"]
+    left, right = spec.end_effectors
+    assert (left.name, left.state, right.action) == ("left", ("left_arm", "left_gripper"), ("right_arm", "right_gripper"))
 
 
 def test_aloha_without_instructions_with_other_arms_and_more_states(tmp_path, truth):
@@ -221,3 +226,22 @@ def test_other_controllers_are_not_taken_for_changes_of_pose(tmp_path, truth, ch
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.spec.rate_hz, [c.kind for c in dataset.spec.action]) == (10.0, ["other"])
     assert dataset[0].actions.tobytes() == one.actions.tobytes()
+
+
+def test_end_effectors_and_frames_survive_the_export(tmp_path, two_arms):
+    spec = dataclasses.replace(two_arms, cameras=(*two_arms.cameras, Camera("head", 24, 32, frame="head")), frames=("head",))
+    rng = np.random.default_rng(0)
+    images = {c.name: rng.integers(0, 255, (6, c.height, c.width, 3), np.uint8) for c in spec.cameras}
+    states, actions = (rng.uniform(0, 0.01, (6, size)).astype(np.float32) for size in (spec.state_size, spec.action_size))
+    with DatasetWriter(tmp_path / "set", spec) as writer:
+        writer.save_episode(EpisodeRecord("fold it", states, actions, images))
+    export_hdf5(tmp_path / "set", tmp_path / "d.hdf5")
+    import_dataset(tmp_path / "d.hdf5", tmp_path / "again")
+    assert open_dataset(tmp_path / "again").spec == open_dataset(tmp_path / "set").spec == spec
+
+
+def test_of_a_robots_end_effectors_those_stay_that_were_recorded(two_arms):
+    robot = known_robots.robot_of_spec(two_arms)
+    left_alone = known_robots.spec_of(robot, 10.0, two_arms.cameras, two_arms.state[:3], two_arms.action[:2])
+    assert left_alone.groups == (EndEffector("left", two_arms.groups[0].state, two_arms.groups[0].action[:2]),)
+    assert left_alone.frames == ("right",), "a camera is still mounted there"

@@ -5,7 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from verbot.data.samples.keypoints import gripper_open, handled_points, project, projections, rotation_matrices
+from verbot.data.samples.keypoints import (
+    acting,
+    gripper_open,
+    handled_by,
+    handled_points,
+    project,
+    projections,
+    rotation_matrices,
+)
 from verbot.spec import RobotSpec
 
 
@@ -135,3 +143,63 @@ def test_the_specs_own_calibration_serves_where_the_episode_has_none(spec):
     known = dataclasses.replace(spec, cameras=(camera,))
     places, mask = project(projections(np.zeros((1, 8), np.float32), known, {}, ("front",)), np.array([[[0, 0, 1.0]]]))
     assert mask.all() and places[0, 0, 0] == pytest.approx([0, 0])
+
+
+def both_arms(left: list[float], right: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """States in which the left tool moves 1 cm along x a frame and the right one along −x; actions with the grippers."""
+    states, actions = np.zeros((len(left), 16), np.float32), np.zeros((len(left), 14), np.float32)
+    states[:, 0], states[:, 8] = 0.01 * np.arange(len(left)), -0.01 * np.arange(len(left))
+    states[:, [3, 11]] = 1
+    actions[:, 6], actions[:, 13] = left, right
+    return states, actions
+
+
+def test_each_end_effector_has_its_own_keypoints(two_arms):
+    recorded = both_arms([1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0])
+    left, right = (handled_by(tool, *recorded, two_arms) for tool in two_arms.end_effectors)
+    assert frames_of(left) == [[1, 1, 2, 3, 3, 3], [3, 3, 3, 3, 3, 3]]
+    assert frames_of(-right) == [[4, 4, 4, 4, 4, 5], [5, 5, 5, 5, 5, 5]]
+    assert gripper_open(recorded[1], two_arms, two_arms.end_effectors[1]).tolist() == [True] * 4 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ([1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]),  # one after the other
+        ([1, 1, 0, 0], [1, 0, 0, 1], [1, 1, 0, 0]),  # both hold at frame 2: the first of the spec
+        ([1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]),  # which let go last
+        ([1, 1], [1, 1], [0, 0]),  # neither grips
+    ],
+)
+def test_of_several_end_effectors_the_one_that_acts_counts(two_arms, left, right, expected):
+    states, actions = both_arms(left, right)
+    assert acting(actions, two_arms).tolist() == expected
+    each = [handled_by(tool, states, actions, two_arms) for tool in two_arms.end_effectors]
+    np.testing.assert_array_equal(
+        handled_points(states, actions, two_arms), np.stack([each[which][frame] for frame, which in enumerate(expected)])
+    )
+
+
+def test_each_camera_moves_with_the_end_effector_of_its_frame(two_arms):
+    states, _ = both_arms([1, 1, 1], [1, 1, 1])
+    down = np.diag([1.0, -1.0, -1.0, 1.0])
+    down[2, 3] = 1
+    pose = {"intrinsics": (30, 0, 16, 0, 30, 12, 0, 0, 1), "extrinsics": down.ravel().tolist()}
+    frames = {"front": "base", "left_wrist": "left", "right_wrist": "right"}
+    matrices = projections(states, two_arms, {name: {**pose, "frame": frame} for name, frame in frames.items()}, tuple(frames))
+    places, mask = project(matrices, np.zeros((3, 1, 3)))
+    assert mask.all()
+    # A camera that moves 1 cm along x, 1 m above, sees the origin 0.3 of 16 pixels further left.
+    expected = 30 * 0.01 / 16 * np.arange(3)
+    for view, sign in enumerate((0, -1, 1)):
+        np.testing.assert_allclose(places[:, view, 0, 0], sign * expected, atol=1e-6)
+    turning = {"front": {**pose, "frame": "head"}}
+    assert np.isnan(projections(states, two_arms, turning, ("front",))).all(), "nobody knows where the head is"
+
+
+def test_a_pose_in_another_frame_than_the_base_is_unknown(two_arms):
+    states, actions = both_arms([1, 0], [1, 0])
+    own = dataclasses.replace(two_arms.state[0], frame="left_base")
+    spec = dataclasses.replace(two_arms, state=(own, *two_arms.state[1:]))
+    left, right = (handled_by(tool, states, actions, spec) for tool in spec.end_effectors)
+    assert np.isnan(left).all() and np.isfinite(right).all()

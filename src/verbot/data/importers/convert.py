@@ -180,7 +180,7 @@ class _Plan:
             known_robots.components(parts, low, high)
             for parts, (low, high) in zip((self.state, self.action), ranges.found, strict=True)
         )
-        return RobotSpec(self.source.robot.name, rate, cameras, state, action)
+        return known_robots.spec_of(self.source.robot, rate, cameras, state, action)
 
     def _define(self, raw: RawEpisode) -> None:
         """Take the fields of `raw` as those of all episodes."""

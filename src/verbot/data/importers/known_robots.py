@@ -17,7 +17,7 @@ from math import pi
 import numpy as np
 
 from verbot.errors import DataError, UnknownNameError
-from verbot.spec import Camera, Component, FloatArray, RobotSpec
+from verbot.spec import BASE, TOOL, Camera, Component, EndEffector, FloatArray, RobotSpec
 
 XYZ, RPY = ("x", "y", "z"), ("roll", "pitch", "yaw")
 
@@ -58,7 +58,10 @@ class Robot:
     Args:
         state, action: the components of each field, in order.
         cameras: the camera's name by field.
-        wrist: cameras that move with the tool.
+        wrist: cameras that move with the tool of a robot with one end effector.
+        carried: the end effector that carries a camera, by the camera's name.
+        groups: the end effectors of a robot with several; those without a component in the recording are left out.
+        frames: further frames of cameras.
         views: further known properties of cameras, by name.
         state_fields, action_fields, camera_fields: the default fields; if empty, the source decides.
     """
@@ -69,6 +72,9 @@ class Robot:
     action: Meaning = field(default_factory=dict)
     cameras: Mapping[str, str] = field(default_factory=dict)
     wrist: tuple[str, ...] = ()
+    carried: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[EndEffector, ...] = ()
+    frames: tuple[str, ...] = ()
     views: Mapping[str, Camera] = field(default_factory=dict)
     state_fields: tuple[str, ...] = ()
     action_fields: tuple[str, ...] = ()
@@ -131,7 +137,22 @@ def camera(robot: Robot, name: str, height: int, width: int) -> Camera:
     view = robot.views.get(name)
     if view is not None and (view.height, view.width) == (height, width):
         return view
-    return Camera(name, height, width, frame="tool" if name in robot.wrist else "base")
+    return Camera(name, height, width, frame=robot.carried.get(name, TOOL if name in robot.wrist else BASE))
+
+
+def spec_of(
+    robot: Robot, rate_hz: float, cameras: tuple[Camera, ...], state: tuple[Component, ...], action: tuple[Component, ...]
+) -> RobotSpec:
+    """The spec of a recording of `robot`, with the groups that its components leave."""
+    groups = []
+    for group in robot.groups:
+        felt = tuple(c.name for c in state if c.name in group.state)
+        moved = tuple(c.name for c in action if c.name in group.action)
+        if felt or moved:
+            groups.append(EndEffector(group.name, felt, moved))
+    missing = {group.name for group in robot.groups} - {group.name for group in groups}
+    frames = (*robot.frames, *(name for name in dict.fromkeys(robot.carried.values()) if name in missing))
+    return RobotSpec(robot.name, rate_hz, cameras, state, action, tuple(groups), frames)
 
 
 def robot_of_spec(spec: RobotSpec) -> Robot:
@@ -146,6 +167,9 @@ def robot_of_spec(spec: RobotSpec) -> Robot:
         state={c.name: (part(c),) for c in spec.state},
         action={"actions": tuple(map(part, spec.action))},
         cameras={f"{c.name}_image": c.name for c in spec.cameras},
+        carried={c.name: c.frame for c in spec.cameras},
+        groups=spec.groups,
+        frames=spec.frames,
         views={c.name: c for c in spec.cameras},
         state_fields=tuple(c.name for c in spec.state),
         camera_fields=tuple(f"{c.name}_image" for c in spec.cameras),
@@ -275,8 +299,13 @@ def _aloha() -> Robot:
             parts.append(_gripper(f"{side}_gripper", bounded=False))
         return tuple(parts)
 
-    wrist = ("cam_left_wrist", "cam_right_wrist")
-    return Robot("aloha", 50.0, {"qpos": arms()}, {"action": arms()}, wrist=wrist, state_fields=("qpos",))
+    def group(side: str) -> EndEffector:
+        names = (f"{side}_arm", f"{side}_gripper")
+        return EndEffector(side, names, names)
+
+    carried = {f"cam_{side}_wrist": side for side in ("left", "right")}
+    groups = (group("left"), group("right"))
+    return Robot("aloha", 50.0, {"qpos": arms()}, {"action": arms()}, carried=carried, groups=groups, state_fields=("qpos",))
 
 
 def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad: float = 0.5) -> Robot:

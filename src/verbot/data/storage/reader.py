@@ -182,7 +182,7 @@ class Episode:
     Args:
         identity: a hash of the content, equal for equal content wherever it is stored.
         instructions: all known wordings of the instruction; `instruction` is the recorded one.
-        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}`` of each camera.
+        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
         extras: other recorded values (goal, grounding, …); JSON.
     """
 

@@ -41,7 +41,7 @@ class EpisodeRecord:
     Args:
         states, actions: float32 (t, s) and (t, a).
         images: uint8 RGB (t, h, w, 3) of each camera.
-        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": "base" | "tool"}`` of each camera.
+        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
         extras: other values in JSON (goal, instructions, grounding, first_contact_frame, success, …).
     """
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from verbot.contracts import Env
+from verbot.contracts import TaskEnv
 from verbot.envs import envs
 
 
 @envs.register("navigation")
-def make_navigation(**options: Any) -> Env:
+def make_navigation(**options: Any) -> TaskEnv:
     """Actions relative to the robot's heading: forward, back, left, right."""
     from verbot.envs.navigation.env import NavigationEnv
 
@@ -17,6 +17,6 @@ def make_navigation(**options: Any) -> Env:
 
 
 @envs.register("navigation-compass")
-def make_navigation_compass(**options: Any) -> Env:
+def make_navigation_compass(**options: Any) -> TaskEnv:
     """The same scenes and tasks, with moves up, down, left and right in the image."""
     return make_navigation(steering="compass", **options)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from verbot.contracts import Env
+from verbot.contracts import TaskEnv
 from verbot.envs import envs
 from verbot.envs.tabletop.suites import suites
 from verbot.errors import MissingDependencyError
 
 
-def make_tabletop(suite: str, **options: Any) -> Env:
+def make_tabletop(suite: str, **options: Any) -> TaskEnv:
     """The tabletop with this suite. Raises `MissingDependencyError` without MuJoCo."""
     try:
         import mujoco  # noqa: F401
@@ -22,13 +22,13 @@ def make_tabletop(suite: str, **options: Any) -> Env:
 
 
 @envs.register("tabletop")
-def tabletop(**options: Any) -> Env:
+def tabletop(**options: Any) -> TaskEnv:
     """The full suite, by its short name."""
     return make_tabletop("tabletop-full", **options)
 
 
 def _register(suite: str) -> None:
-    def make(**options: Any) -> Env:
+    def make(**options: Any) -> TaskEnv:
         return make_tabletop(suite, **options)
 
     make.__qualname__ = suite

@@ -50,7 +50,7 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
 
 
 class NavigationEnv(gymnasium.Env):
-    """Implements `verbot.contracts.Env`. An action is the index of one of seven: forward, back, left, right, raise arm, lower arm, stop.
+    """Implements `verbot.contracts.TaskEnv`. An action is the index of one of seven: forward, back, left, right, raise arm, lower arm, stop.
 
     ``info["state_text"]`` tells the state in words. Stopping within reach of a thing ends the episode, well or not; stopping
     anywhere else is standing still.
@@ -196,6 +196,11 @@ class NavigationEnv(gymnasium.Env):
 
         return NavigationExpert(clean, stream, noise, seed)
 
+    def state_text(self) -> str:
+        """The present state in words, from the robot's view; also ``info["state_text"]``."""
+        self._current()
+        return tasks.describe(self._world)
+
     def potential(self) -> float:
         """Φ of the present state, 0 to 0.9, larger the nearer success is; 0 where the episode is over."""
         self._current()
@@ -274,7 +279,7 @@ class NavigationEnv(gymnasium.Env):
             "success": self._success,
             "final_error_m": tasks.error_m(self._current().goal, self._errand, self._world),
             "error": None,
-            "state_text": tasks.describe(self._world),
+            "state_text": self.state_text(),
         }
 
     def _current(self) -> episodes.Episode:

@@ -74,7 +74,7 @@ def intrinsics(fovy_deg: float, image_size: int) -> tuple[float, ...]:
 
 
 class TabletopEnv(gymnasium.Env):
-    """Implements `verbot.contracts.Env`.
+    """Implements `verbot.contracts.TaskEnv`.
 
     Args:
         suite: a registered suite's name, e.g. ``"tabletop-starter"``.

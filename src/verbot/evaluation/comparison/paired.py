@@ -134,7 +134,7 @@ def results_of(folder: Path, player: str = "policy") -> Mapping[str, EpisodeResu
         raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one")
     # Whoever was tested is "the policy" here, also where that was the expert itself.
     tested = _tested(folder) if player == "policy" else player
-    results = [result for result in read_results(path) if result.player == tested]
+    results = [result for result in read_results(path) if result.agent == tested]
     return {result.key.split("/", 1)[1]: result for result in results}
 
 

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from verbot.contracts import Env, EpisodeRequest, Policy, observation_from_env
+from verbot.contracts import EpisodeRequest, Policy, Segmentation, Segmented, TaskEnv, observation_from_env
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import RESAMPLES, Estimate, mcnemar, mean, proportion
-from verbot.rollout.results import Job
-from verbot.rollout.vector import request_options
+from verbot.rollout.episode import request_options
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
 
 Mask = npt.NDArray[np.bool_]
@@ -29,19 +28,8 @@ HALF_PX = 0.71  # from a pixel's middle to its corner
 TABLE, SCENERY = "table", ("robot", "table", "screen")
 
 
-class Shown(Protocol):
-    """What each pixel shows; see `verbot.envs.tabletop.simulation.segmentation.Segmentation`."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def mask(self, camera: str, name: str) -> Mask: ...
-
-
-class SegmentedEnv(Env, Protocol):
-    """An env that knows what each pixel shows."""
-
-    def segmentation(self) -> Shown: ...
+class SegmentedEnv(TaskEnv, Segmented, Protocol):
+    """An env with tasks that renders segmentation masks."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +229,8 @@ def measure(
 
     Raises `ConfigError` for an env that does not know what each pixel shows.
     """
-    if not hasattr(env, "segmentation"):
-        raise ConfigError("where a policy looks is measured in an env with segmentation(), such as tabletop-starter")
+    if not isinstance(env, Segmented):
+        raise ConfigError("where a policy looks is measured in an env with segmentation masks, such as tabletop-starter")
     plan = ((env.tasks[i % len(env.tasks)], i // len(env.tasks)) for i in range(scenes))
     glances = [_glance(policy, env, task, index, seed, tolerance_px) for task, index in plan]
     rows: dict[str, dict[str, list[float]]] = {}
@@ -290,8 +278,8 @@ class _Glance:
 
 def _glance(policy: Policy, env: SegmentedEnv, task: str, index: int, seed: int, tolerance_px: float) -> _Glance:
     request = EpisodeRequest(task=task, index=index)
-    _, other = env.reset(seed=seed, options=request_options(Job("policy", dataclasses.replace(request, goal=1), seed)))
-    record, info = env.reset(seed=seed, options=request_options(Job("policy", request, seed)))
+    _, other = env.reset(seed=seed, options=request_options(dataclasses.replace(request, goal=1)))
+    record, info = env.reset(seed=seed, options=request_options(request))
     observation, shown = observation_from_env(record), env.segmentation()
     cameras = [camera for camera in policy.spec.camera_names if camera in observation.images]
     covers = _covers(shown, cameras, info)
@@ -328,7 +316,7 @@ def _figures(heat: FloatArray, mask: Mask, tolerance_px: float) -> dict[str, flo
     }
 
 
-def _covers(shown: Shown, cameras: Sequence[str], info: Mapping[str, Any]) -> list[dict[str, Mask]] | None:
+def _covers(shown: Segmentation, cameras: Sequence[str], info: Mapping[str, Any]) -> list[dict[str, Mask]] | None:
     """What to paint over, by camera: the named object, and that other object which needs the most nearly equal area.
 
     None where nothing is named or seen, or no other object is alike in size. What the goal speaks of is no other object.
@@ -349,7 +337,7 @@ def _covers(shown: Shown, cameras: Sequence[str], info: Mapping[str, Any]) -> li
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _alike(shown: Shown, cameras: Sequence[str], *things: str) -> list[dict[str, Mask]]:
+def _alike(shown: Segmentation, cameras: Sequence[str], *things: str) -> list[dict[str, Mask]]:
     """The things' pixels with their edges, grown over the table to one count in every camera that shows them all."""
     covers: list[dict[str, Mask]] = [{} for _ in things]
     for camera in cameras:

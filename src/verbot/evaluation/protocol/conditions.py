@@ -40,8 +40,10 @@ class EvaluationConfig:
         side_episodes: scenes of each further condition and of the random and the blind baseline; None: half of `episodes`, at
             least 100 where there are as many.
         goals: feasible instructions tried from each initial state in the counterfactual condition.
-        baselines: whether random, expert and language-blind players stand beside the policy.
+        baselines: whether random, expert and language-blind agents are played beside the policy.
         execute: actions carried out per predicted chunk.
+        sample: actions are drawn from the distribution of the policy's head, as a function of (seed, episode, step); otherwise
+            the most likely ones are executed.
         decay: not None: temporal ensembling with this decay instead of chunk execution.
         align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.ColorAlignmentAgent`).
         videos: episodes filmed for the report; 0 films none.
@@ -72,6 +74,7 @@ class EvaluationConfig:
     slots: int = 8
     options: Mapping[str, object] = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+    sample: bool = False
 
     def __post_init__(self) -> None:
         _one_of("instruction mode", self.mode, MODES)
@@ -110,7 +113,7 @@ class Plan:
 
     Args:
         conditions: condition name to the policy's episodes, the main one first. One episode may serve several conditions.
-        baselines: player to its episodes, all of them scenes of the main condition.
+        baselines: agent to its episodes, all of them scenes of the main condition.
     """
 
     conditions: Mapping[str, tuple[Job, ...]]
@@ -124,12 +127,12 @@ class Plan:
 
 
 def make_plan(
-    config: EvaluationConfig, tasks: tuple[str, ...], player: str = "policy", compositional: tuple[str, ...] | None = None
+    config: EvaluationConfig, tasks: tuple[str, ...], agent: str = "policy", compositional: tuple[str, ...] | None = None
 ) -> Plan:
     """The episodes that `config` asks for on the tasks of its suite.
 
     Args:
-        player: who is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
+        agent: that is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
         compositional: the tasks that have combinations never demonstrated, which alone can be asked for them; None: all.
 
     Raises `UnknownNameError` for a task of `config` that is none of `tasks`.
@@ -140,19 +143,19 @@ def make_plan(
     composed = tasks if compositional is None else compositional
     tasks = config.tasks or tasks
     fitting = {"composition": tuple(name for name in composed if name in tasks)}
-    main = _jobs(config, fitting.get(config.mode, tasks), player, config.mode, config.axes, config.episodes)
+    main = _jobs(config, fitting.get(config.mode, tasks), agent, config.mode, config.axes, config.episodes)
     conditions = {config.main: main}
     for name in config.further:
         axes = condition_axes(name)
         count = config.episodes if config.axes else config.side
         mode = name if not axes else "canonical"
-        conditions[name] = _jobs(config, fitting.get(mode, tasks), player, mode, axes, count)
+        conditions[name] = _jobs(config, fitting.get(mode, tasks), agent, mode, axes, count)
     baselines: dict[str, tuple[Job, ...]] = {}
     if config.baselines:
         share = main[: config.side * (config.goals if config.mode == "counterfactual" else 1)]
         baselines["random"] = tuple(job.played_by("random") for job in share)
         baselines["expert"] = tuple(job.played_by("expert") for job in main)
-        if player == "policy":
+        if agent == "policy":
             baselines["blind"] = tuple(blinded(job) for job in share)
     return Plan(conditions, baselines)
 
@@ -194,7 +197,7 @@ def told_axes(axes: Mapping[str, int]) -> str:
 
 
 def _jobs(
-    config: EvaluationConfig, tasks: tuple[str, ...], player: str, mode: str, axes: Mapping[str, int], count: int
+    config: EvaluationConfig, tasks: tuple[str, ...], agent: str, mode: str, axes: Mapping[str, int], count: int
 ) -> tuple[Job, ...]:
     if not tasks:
         raise ConfigError(f"none of the tasks played can be asked for the condition {mode!r}: leave it out of conditions")
@@ -209,7 +212,7 @@ def _jobs(
             axes={axis: strength for axis, strength in axes.items() if strength},
         )
         for goal in range(config.goals if mode == "counterfactual" else 1):
-            jobs.append(Job(player, dataclasses.replace(request, goal=goal), config.seed))
+            jobs.append(Job(agent, dataclasses.replace(request, goal=goal), config.seed))
     return tuple(jobs)
 
 

@@ -91,8 +91,8 @@ def latency(seconds: Sequence[float]) -> dict[str, Estimate]:
     return {f"latency_p{q}_ms": quantile(milliseconds, q / 100) for q in (50, 95, 99)} if seconds else {}
 
 
-def player_metrics(results: Results) -> dict[str, Estimate]:
-    """What can be said of any player on any episodes."""
+def agent_metrics(results: Results) -> dict[str, Estimate]:
+    """Metrics of any agent on any episodes."""
     return {
         "success_rate": success_rate(results),
         "execution_accuracy": execution_accuracy(results),
@@ -110,7 +110,7 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
         expert: the expert on the main condition's scenes.
     """
     main = next(iter(conditions.values()))
-    metrics = player_metrics(main)
+    metrics = agent_metrics(main)
     counterfactual = next((r for name, r in conditions.items() if name.startswith("counterfactual")), None)
     if counterfactual is not None:
         metrics["language_understanding"] = language_understanding(counterfactual)

@@ -13,7 +13,7 @@ from typing import Any
 
 from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent
 from verbot.configuration import to_plain
-from verbot.contracts import ChunkedAgent, Env, Policy
+from verbot.contracts import ChunkedAgent, Compositional, Policy, TaskEnv
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.conditions import EvaluationConfig, Plan, make_plan
@@ -24,24 +24,24 @@ from verbot.evaluation.report.summary import Summary
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, PolicySource
+from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
 from verbot.rollout.results import EpisodeResult, Journal
-from verbot.rollout.vector import MakeEnv, Worlds
-from verbot.rollout.worker import Film, Setup
+from verbot.rollout.vector import EnvFactories, MakeEnv
 
 
 @dataclass(frozen=True)
 class Played:
-    """What the workers brought back: results by key, seconds of single predictions, films beside their exhibits."""
+    """What the workers brought back: results by key, seconds of single predictions, videos beside their clips."""
 
     results: Mapping[str, EpisodeResult]
     latencies: Sequence[float]
-    films: Sequence[tuple[VideoClip, bytes]]
+    videos: Sequence[tuple[VideoClip, bytes]]
     seconds: float
     count: int
 
 
-def make_suite(name: str, **options: Any) -> Env:
+def make_suite(name: str, **options: Any) -> TaskEnv:
     """`verbot.envs.make_env`; the simulator loads when it is called."""
     from verbot.envs import make_env
 
@@ -71,19 +71,19 @@ def run(
     """
     name = policy if isinstance(policy, str) else policy.name
     if isinstance(policy, str) and policy not in SCRIPTED:
-        raise ConfigError(f"there is no player {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+        raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, policy, config)
     factory = functools.partial(make, config.suite, **config.options)
-    worlds = Worlds.of(factory)
-    with closing(worlds.sightless()) as env:
-        compositional = getattr(env, "compositional_tasks", None)
+    factories = EnvFactories.of(factory)
+    with closing(factories.without_cameras()) as env:
+        compositional = env.compositional_tasks if isinstance(env, Compositional) else None
         plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
-    setup = Setup(worlds, None if isinstance(policy, str) else policy, _agents(config), config.slots)
+    setup = EvaluationSetup(factories, None if isinstance(policy, str) else policy, _agents(config), config.slots, config.sample)
     played = _play(plan, setup, config, out, progress, cluster)
     summary = summarize(name, config, plan, played, out, command)
     summary.save()
-    write_report(summary, played.films, out / "report.html")
+    write_report(summary, played.videos, out / "report.html")
     return summary
 
 
@@ -95,9 +95,9 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
     faults = [played.results[job.key] for job in plan.jobs() if played.results[job.key].outcome == "error"]
     measured = metrics.policy_metrics(found, beside.get("expert", ())) | metrics.latency(played.latencies)
     comparisons = {}
-    for player, results in beside.items():
+    for agent, results in beside.items():
         pairs = metrics.paired(main, results)
-        comparisons[player] = {"difference": difference(pairs), "p": mcnemar(pairs)}
+        comparisons[agent] = {"difference": difference(pairs), "p": mcnemar(pairs)}
     return Summary(
         policy=name,
         suite=config.suite,
@@ -106,7 +106,7 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
         seed=config.seed,
         metrics=measured,
         conditions={key: metrics.success_rate(results) for key, results in found.items()},
-        baselines={player: metrics.player_metrics(results) for player, results in beside.items()},
+        baselines={agent: metrics.agent_metrics(results) for agent, results in beside.items()},
         comparisons=comparisons,
         by_task=metrics.by_task(main),
         errors=len(faults),
@@ -119,7 +119,7 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
     )
 
 
-def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
+def _play(plan: Plan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
     """Play what ``results.jsonl`` lacks; episodes that were errors are tried again."""
     jobs, started = plan.jobs(), time.monotonic()
     with Journal(out / "results.jsonl") as journal:
@@ -134,17 +134,17 @@ def _play(plan: Plan, setup: Setup, config: EvaluationConfig, out: Path, progres
             seconds = time.monotonic() - started
             main = plan.conditions[config.main]
             latencies = pool.time_predictions(main, config.latency_calls) if setup.policy and pool.alive else []
-            films = _films(pool, plan, config, journal.done) if pool.alive else []
-    return Played(journal.done, latencies, films, seconds, len(waiting))
+            videos = _videos(pool, plan, config, journal.done) if pool.alive else []
+    return Played(journal.done, latencies, videos, seconds, len(waiting))
 
 
-def _films(
+def _videos(
     pool: Pool | ClusterPool, plan: Plan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]
 ) -> list[tuple[VideoClip, bytes]]:
     pairs = {name: [(job, results[job.key]) for job in jobs] for name, jobs in plan.conditions.items()}
     chosen = choose(pairs[config.main], pairs.get("counterfactual", []), config.videos)
-    films = pool.films([Film(exhibit.job, exhibit.result.actions) for exhibit in chosen])
-    return list(zip(chosen, films, strict=True))
+    videos = pool.videos([RecordVideo(clip.job, clip.result.actions) for clip in chosen])
+    return list(zip(chosen, videos, strict=True))
 
 
 def _agents(config: EvaluationConfig) -> AgentFactory:
@@ -166,13 +166,13 @@ def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> N
     shape: dict[str, Any] = {
         "policy": policy if isinstance(policy, str) else policy.name,
         "identity": policy if isinstance(policy, str) else policy.identity,
-        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options")},
+        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options", "sample")},
     }
     path = out / "run.json"
     if not path.exists():
         path.write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    earlier = {"sample": False} | json.loads(path.read_text(encoding="utf-8"))  # verbot 0.1 did not write it
     if shape["identity"] == earlier.get("identity") != "":
         earlier["policy"] = shape["policy"]  # the same policy by another name
     other = [f"{name}: {earlier.get(name)!r}, now {value!r}" for name, value in shape.items() if earlier.get(name) != value]

@@ -15,6 +15,7 @@ from verbot.errors import ConfigError
 from verbot.models.action_space import check, constrained, known_range, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
+from verbot.models.stochastic import categorical
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 from verbot.spec import Component, FloatArray
 
@@ -149,6 +150,10 @@ class Bins(nn.Module):
         index = self.binning.encode(constrained(self.action, actions))
         entropy = F.cross_entropy(self.forward(fused).flatten(0, -2), index.flatten(), reduction="none")
         return {"action": masked_mean(entropy.view(index.shape), mask)}
+
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        index = categorical(self.forward(fused).softmax(-1), generator)
+        return constrained(self.action, self.binning.decode(index))
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         logits = self.forward(fused)

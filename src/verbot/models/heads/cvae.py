@@ -74,6 +74,9 @@ class CVAE(nn.Module):
         apart = masked_mean(kl_divergence(*posterior, *prior).unsqueeze(-1), mask.any(-1))
         return {"action": rebuilt + self.kl_weight * apart, "reconstruction": rebuilt.detach(), "kl": apart.detach()}
 
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        return self.predict(fused, generator)
+
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         mean, log_variance = self._prior(self.pool(fused))
         z = mean if generator is None else sample(mean, log_variance, generator)

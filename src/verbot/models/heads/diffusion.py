@@ -81,6 +81,9 @@ class Diffusion(nn.Module):
         """What the network was made to predict of x (b, k, a) at levels (b,)."""
         return self.denoiser(x, level / len(self.alphas), condition)
 
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        return self.predict(fused, generator)
+
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)

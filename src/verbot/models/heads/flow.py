@@ -49,6 +49,9 @@ class Flow(nn.Module):
         """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
         return self.denoiser(x, time, condition)
 
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        return self.predict(fused, generator)
+
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)

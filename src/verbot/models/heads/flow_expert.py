@@ -92,6 +92,9 @@ class FlowExpert(nn.Module):
             h = block(h, everything, keys, seen.mask)
         return self.out(h)
 
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        return self.predict(fused, generator)
+
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
         seen = self.condition(fused)

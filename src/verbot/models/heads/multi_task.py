@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.layers.transformer import reader
 from verbot.models.registries import heads
+from verbot.models.stochastic import StochasticHead
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 
@@ -94,10 +95,24 @@ class MultiTask(nn.Module):
         return found
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        return self._by_task(fused, lambda head, rows: head.predict(rows, generator))  # type: ignore[operator]
+
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        """Drawn by the head of the most likely task. Raises `ConfigError` where that has no distribution."""
+
+        def drawn(head: nn.Module, rows: TokenGroup) -> Tensor:
+            if not isinstance(head, StochasticHead):
+                raise ConfigError("the heads of these tasks have no distribution to sample actions from")
+            return head.sample(rows, generator)
+
+        return self._by_task(fused, drawn)
+
+    def _by_task(self, fused: TokenGroup, act: Callable[[nn.Module, TokenGroup], Tensor]) -> Tensor:
+        """Each row's actions, by the head of its most likely task."""
         chosen = self.classify(fused).argmax(-1)
         rows = [(chosen == number).nonzero().squeeze(1) for number in range(len(self.tasks))]
         parts = [
-            head.predict(self._told(fused, mine, number), generator)  # type: ignore[operator]
+            act(head, self._told(fused, mine, number))
             for number, (head, mine) in enumerate(zip(self.heads, rows, strict=True))
             if len(mine)
         ]

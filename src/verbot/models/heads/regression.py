@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from verbot.models.action_space import Readout, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
+from verbot.models.stochastic import Exploration
 from verbot.models.tokens import Batch, Sizes, TokenGroup
 
 
@@ -39,3 +40,9 @@ class Regression(nn.Module):
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
         return self.readout.decode(self.forward(fused))
+
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        """Actions (b, k, a) drawn around the prediction, see `Exploration`; of its spread the first value is taken."""
+        raw = self.forward(fused)
+        draws = Exploration(self.readout).to(raw.device)(raw.flatten(0, 1)).sample(generator)
+        return draws.unflatten(0, raw.shape[:2])

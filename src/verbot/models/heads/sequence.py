@@ -15,6 +15,7 @@ from verbot.errors import ConfigError
 from verbot.models.action_space import check, classes, constrained, targets
 from verbot.models.layers.transformer import CrossBlock, masked_mean, until
 from verbot.models.registries import heads
+from verbot.models.stochastic import categorical
 from verbot.models.tokens import Batch, Sizes, TokenGroup, join
 from verbot.spec import Component, FloatArray
 
@@ -132,16 +133,20 @@ class CodeSequence(nn.Module):
         """Of each step's code (b, m, actions), given the codes (b, m) of the steps before it."""
         return self.out(self.features(fused, codes))
 
-    def plan(self, fused: TokenGroup) -> Tensor:
-        """The likeliest code of each step (b, steps), given those chosen before it."""
+    def plan(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
+        """The likeliest code of each step (b, steps), given those chosen before it; with a generator a drawn one."""
         codes = torch.full((len(fused.tokens), 1), self.start, device=fused.tokens.device)
         for step in range(len(self.lengths)):
-            codes[:, step] = self.logits(fused, codes)[:, step].argmax(-1)
+            logits = self.logits(fused, codes)[:, step]
+            codes[:, step] = logits.argmax(-1) if generator is None else categorical(logits.softmax(-1), generator)
             codes = F.pad(codes, (0, 1), value=self.start)
         return codes[:, :-1]
 
+    def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
+        return self.predict(fused, generator)
+
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        codes = self.plan(fused)
+        codes = self.plan(fused, generator)
         pieces = self.codes[codes]  # (b, steps, longest, a)
         if self.offset is not None:
             pieces = pieces + self._offsets(self.features(fused, codes), codes)

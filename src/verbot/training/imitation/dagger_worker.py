@@ -1,16 +1,17 @@
-"""A process that gathers corrections, started by `verbot.training.imitation.dagger`."""
+"""What a worker does for DAgger: the policy acts for a random time, the expert finishes the episode."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
 
 from verbot.agents import ChunkAgent
-from verbot.configuration import build
+from verbot.contracts import Policy, TaskEnv
 from verbot.envs import make_env
-from verbot.parallel.workers import Channel, serve
 from verbot.policy.policy import load_policy
-from verbot.rollout.collect import LeadIn, demonstrate
+from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
 from verbot.training.imitation.augment import numbers
 from verbot.training.imitation.records import DaggerConfig
 
@@ -18,28 +19,47 @@ FIRST_INDEX = 10_000_000  # scenes of corrections: far from those of demonstrati
 STRIDE = 1_000_000  # scenes between rounds
 
 
-def work(channel: Channel) -> None:
-    """Told once what to do, then one attempt for each index: the policy leads in for a random time, the expert finishes."""
-    briefing: dict[str, Any] = channel.receive()
-    config = build(DaggerConfig, briefing["config"])
-    agent = ChunkAgent(load_policy(briefing["policy"]), config.execute)
-    with closing(make_env(config.env, **config.options)) as env:
-        while True:
-            index = channel.receive()
-            rng = numbers(briefing["seed"], briefing["round"], index)
-            request = {
-                "task": env.tasks[int(rng.integers(len(env.tasks)))],
-                "split": "train",
-                "index": FIRST_INDEX + STRIDE * briefing["round"] + index,
-                "wording": "seen",
-                "axes": dict(config.axes),
-            }
-            lead_in = LeadIn(agent, int(rng.integers(config.max_steps + 1)))
-            channel.send(demonstrate(env, request, config.noise, briefing["seed"], index, lead_in))
+@dataclass(frozen=True)
+class CorrectionSetup:
+    """A worker that records corrections: request i, an episode's index, is answered with its `Demonstration`.
+
+    Args:
+        policy: the folder of the policy that is corrected.
+        round: 0 for the first one.
+    """
+
+    config: DaggerConfig
+    seed: int
+    policy: str
+    round: int
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Corrector]:
+        policy = load_policy(self.policy)
+        with closing(make_env(self.config.env, **self.config.options)) as env:
+            yield Corrector(self, policy, env)
 
 
-if __name__ == "__main__":
-    # Under the module's own name, so that messages are of the same classes on both sides.
-    from verbot.training.imitation.dagger_worker import work as _work
+class Corrector:
+    """The service of a `CorrectionSetup`."""
 
-    serve(_work)
+    def __init__(self, setup: CorrectionSetup, policy: Policy, env: TaskEnv):
+        self._setup, self._env, self._agent = setup, env, ChunkAgent(policy, setup.config.execute)
+
+    def answers(self, requests: Iterator[int]) -> Iterator[Demonstration]:
+        for index in requests:
+            yield self._correct(index)
+
+    def _correct(self, index: int) -> Demonstration:
+        """Episode `index`, a function of (seed, round, index)."""
+        setup, env, config = self._setup, self._env, self._setup.config
+        rng = numbers(setup.seed, setup.round, index)
+        request = {
+            "task": env.tasks[int(rng.integers(len(env.tasks)))],
+            "split": "train",
+            "index": FIRST_INDEX + STRIDE * setup.round + index,
+            "wording": "seen",
+            "axes": dict(config.axes),
+        }
+        lead_in = LeadIn(self._agent, int(rng.integers(config.max_steps + 1)))
+        return demonstrate(env, request, config.noise, setup.seed, index, lead_in)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.configuration import to_plain
-from verbot.contracts import Env, observation_from_env
+from verbot.contracts import Leveled, TaskEnv, expert_of, observation_from_env
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
@@ -104,9 +104,9 @@ class World:
         stage: may be changed at any time.
     """
 
-    def __init__(self, env: Env, config: CollectConfig, number: int, count: int, plan: Plan):
+    def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: Plan):
         self._env, self._config, self._number, self._count, self._plan = env, config, number, count, plan
-        self._tasks, self._levels = config.tasks or env.tasks, getattr(env, "levels", 1)
+        self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
         self._told_always: dict[str, Any] = {}
         self.stage = Stage()
@@ -134,7 +134,7 @@ class World:
         Who tries wanders about more than an expert does. If what is to be done next were always beside the robot, that is where
         it would be looked for.
         """
-        expert, left_m = self._env.expert(ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
+        expert, left_m = expert_of(self._env, ERRING * self._rng.random()), self._rng.random() * info["final_error_m"]
         low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
         astray, way = self._rng.integers(ASTRAY), [low]
         while (coming := info["final_error_m"] > left_m) or astray:

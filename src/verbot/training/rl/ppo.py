@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from verbot.configuration import dump_yaml, load_yaml, to_plain
+from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
@@ -300,7 +301,7 @@ def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course 
     if config.curriculum is None:
         return None
     with closing(make_env(config.env, **config.options)) as env:
-        return Course(config.curriculum, getattr(env, "levels", 1), config.tasks or env.tasks, state)
+        return Course(config.curriculum, env.levels if isinstance(env, Leveled) else 1, config.tasks or env.tasks, state)
 
 
 def _progress(out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbot.contracts import Env, observation_from_env
+from verbot.contracts import Described, Env, expert_of, observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.objectives.keypoints import POINTS
@@ -57,12 +57,12 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
     shown: list[Shown] = []
     plays = CollectConfig(env=config.env, tasks=config.tasks, seed=seed)
     with closing(make_env(config.env, **config.options)) as env:
+        if not isinstance(env, Described):
+            raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(2 * episodes):
             request = request_for(plays, config.tasks or env.tasks, number)
             record, info = env.reset(seed=seed, options=request)
-            if "state_text" not in info:
-                raise ConfigError(f"env {config.env!r} does not tell its state in words: its info has no state_text")
-            expert = env.expert(noise=noise, seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             expert.reset(record["instruction"])
             looks, states, actions, clean, over = [_look(env, record)], [info["state_text"]], [], [], False
             while not over:

@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.errors import ConfigError
 from verbot.models.registries import Part
-from verbot.models.reward_models import Scorer, scorers
+from verbot.models.reward_models import FittedScorer, Scorer, scorers
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
 from verbot.training.rl.envs import Look, Turn
@@ -29,7 +29,7 @@ class LanguageReward:
         weight: of what is gained; 0 leaves the verdict alone.
         cost: of an end that is not what was asked for.
 
-    Raises `ConfigError`, at the first episode, for a world that does not tell its state in words.
+    Raises `ConfigError`, at the first episode, for a world that does not describe its state in words.
     """
 
     def __init__(self, config: ReinforceConfig, scorer: str | Mapping[str, Any] | Scorer, weight: float = 8.0, cost: float = 0.5):
@@ -44,7 +44,7 @@ class LanguageReward:
             raise ConfigError("reward 'language' needs a scorer: a path of a trained one, or a name with options")
         part = _part(options["scorer"])
         factory = scorers.get(part.name)
-        fitted = factory.fit(part.options) if hasattr(factory, "fit") else dict(part.options)
+        fitted = factory.fit(part.options) if isinstance(factory, FittedScorer) else dict(part.options)
         return {**options, "scorer": {"name": part.name, "options": fitted}}
 
     def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
@@ -52,7 +52,7 @@ class LanguageReward:
             return
         for world, info in zip(worlds, infos, strict=True):
             if "state_text" not in info:
-                raise ConfigError(f"env {self._env!r} does not tell its state in words: its info has no state_text")
+                raise ConfigError(f"env {self._env!r} does not describe its state in words: its info has no state_text")
             self._goals[world] = info["instruction"]
         scores = self._scorer.score([info["state_text"] for info in infos], [self._goals[world] for world in worlds])
         self._before[list(worlds)] = self._weight * scores[:, 0]

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from verbot.configuration import to_plain
-from verbot.contracts import observation_from_env
+from verbot.contracts import Described, expert_of, observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
@@ -88,14 +88,14 @@ def watch(config: ScorerConfig, split: str = "train", progress: bool = True) -> 
         closing(make_env(config.env, **config.options)) as env,
         Progress("watch", config.episodes, "episodes", enabled=progress) as bar,
     ):
+        if not isinstance(env, Described):
+            raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(config.episodes):
             request = {**request_for(plays, config.tasks or env.tasks, number), "split": split}
             record, info = env.reset(seed=config.seed, options=request)
-            if "state_text" not in info:
-                raise ConfigError(f"env {config.env!r} does not tell its state in words: its info has no state_text")
             wordings = [tuple(goal["instructions"]) for goal in info["grounding"]]
             offered = tuple(zip(info["feasible"], wordings, strict=True))
-            expert = env.expert(noise=config.noise, seed=number)
+            expert = expert_of(env, noise=config.noise, seed=number)
             expert.reset(record["instruction"])
             states, over = [info["state_text"]], False
             while not over:
