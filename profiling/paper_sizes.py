@@ -93,7 +93,7 @@ def figures(network: VLANetwork, run: Recipe, arguments: Arguments, device: torc
     network.eval()
     latency = statistics.median(timed(predict, arguments.steps, device))
     network.train()
-    optimizer = Optimizer(network, run.training)
+    optimizer = Optimizer(network, run.training.optimizer)
     rows = arguments.batch * network.config.sequence
     many = batch(network, rows).to(device)
 
