@@ -1,4 +1,4 @@
-"""The laws of the mapping from what is held to an action."""
+"""The mapping from keys and gamepad states to an action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from verbot.contracts import Agent
 from verbot.envs.tabletop.env import robot_spec
 from verbot.errors import ConfigError, WireError
 from verbot.spec import Component, RobotSpec
-from verbot.teleop.controls import DEAD_ZONE, DIGITS, MOTIONS, SPEEDS, Basis, Teleoperator, Wish, action_of, basis_of, wish_of
+from verbot.teleop.controls import (
+    DEAD_ZONE,
+    DIGITS,
+    MOTIONS,
+    SPEEDS,
+    Basis,
+    MotionCommand,
+    Teleoperator,
+    action_of,
+    basis_of,
+    motion_of,
+)
 from verbot.teleop.inputs import MAX_BYTES, Inputs, parse
 
 SPEC = robot_spec(32)
@@ -28,7 +39,7 @@ OPPOSITE = [
 
 
 def act(*held, axes=(), buttons=(), speed=1.0, closed=False):
-    return action_of(SPEC, wish_of(frozenset(held), axes, buttons), closed, speed, FRONT)
+    return action_of(SPEC, motion_of(frozenset(held), axes, buttons), closed, speed, FRONT)
 
 
 @pytest.mark.parametrize("speed", SPEEDS.values())
@@ -54,13 +65,13 @@ def test_every_combination_stays_within_the_range():
         held = frozenset(key for key in MOTIONS if rng.random() < 0.4)
         angle = rng.uniform(0, 2 * np.pi)
         basis = Basis(np.array([np.cos(angle), np.sin(angle), 0]), np.array([-np.sin(angle), np.cos(angle), 0]))
-        wish = wish_of(held, rng.uniform(-1.5, 1.5, 4), rng.uniform(0, 1, 17))
-        action = action_of(SPEC, wish, bool(rng.integers(2)), 1.0, basis)
+        motion = motion_of(held, rng.uniform(-1.5, 1.5, 4), rng.uniform(0, 1, 17))
+        action = action_of(SPEC, motion, bool(rng.integers(2)), 1.0, basis)
         assert action.dtype == np.float32
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_directions_are_those_of_who_looks_through_the_front_camera():
+def test_directions_are_those_of_the_front_camera():
     from verbot.envs import make_env
 
     env = make_env("tabletop-starter", image_size=32, render_cameras=False)
@@ -73,7 +84,7 @@ def test_directions_are_those_of_who_looks_through_the_front_camera():
     for key, sign in (("KeyD", 1), ("KeyA", -1)):
         env.reset(seed=0)
         for _ in range(3):
-            env.step(action_of(env.robot_spec, wish_of(frozenset({key})), False, 1.0, basis))
+            env.step(action_of(env.robot_spec, motion_of(frozenset({key})), False, 1.0, basis))
         seen = np.linalg.inv(pose) @ [*(env.physics.tool_position - place), 0]
         assert np.sign(seen[0]) == sign and abs(seen[0]) > 0.05
     env.close()
@@ -81,8 +92,8 @@ def test_directions_are_those_of_who_looks_through_the_front_camera():
     assert basis_of({}).right.tolist() == basis_of({"wrist": {"frame": "tool"}}).right.tolist() == [1, 0, 0]
 
 
-def test_the_hand_leans_the_way_it_says():
-    """The top of the hand, its side away from the fingers, moves right, or away from who looks."""
+def test_the_gripper_tilts_in_the_named_direction():
+    """The top of the gripper, opposite the fingers, moves right, or away from the camera."""
     right, away = np.cross(act("ArrowRight")[3:6], (0, 0, 1)), np.cross(act("ArrowUp")[3:6], (0, 0, 1))
     assert right @ FRONT.right > 0.3 and abs(right @ FRONT.away) < 1e-6
     assert away @ FRONT.away > 0.3 and abs(away @ FRONT.right) < 1e-6
@@ -113,7 +124,7 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
         hand.switch_gripper()
         opened.append(hand.act()[6])
     assert opened == [1, 0, 1, 0]
-    hand.wish = Wish(right=1.0)
+    hand.motion = MotionCommand(right=1.0)
     reach = []
     for _ in range(3):
         reach.append(round(float(hand.act()[1]) / 0.05, 3))
@@ -125,27 +136,31 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
 
 def test_a_discrete_action_is_chosen_by_a_digit():
     spec = RobotSpec("turtle", 5.0, (), (), (Component("go", "discrete", ("choice",), "1", "base", (0.0,), (3.0,)),))
-    chosen = [float(action_of(spec, wish_of(frozenset({key})), False)[0]) for key in DIGITS]
+    chosen = [float(action_of(spec, motion_of(frozenset({key})), False)[0]) for key in DIGITS]
     assert chosen == [0, 1, 2, 3, 3, 3, 3, 3, 3]
-    assert action_of(spec, Wish(), False).tolist() == [0]
+    assert action_of(spec, MotionCommand(), False).tolist() == [0]
 
 
 def test_a_plane_and_an_uneven_range():
     plane = Component("move", "position_delta", ("y", "x"), "m", "base", (-0.1, -0.2), (0.3, 0.4))
     spec = RobotSpec("dot", 5.0, (), (), (plane,))
     for held, expected in (("KeyD", [0, 0.4]), ("KeyA", [0, -0.2]), ("KeyW", [0.3, 0]), ("KeyS", [-0.1, 0]), ("KeyR", [0, 0])):
-        np.testing.assert_allclose(action_of(spec, wish_of(frozenset({held})), False), expected, rtol=1e-6)
+        np.testing.assert_allclose(action_of(spec, motion_of(frozenset({held})), False), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("kind", "axes", "message"),
     [
-        ("joint_position", ("a", "b"), "'arm' of robot 'odd', of kind 'joint_position'; understood are position_delta"),
+        (
+            "joint_position",
+            ("a", "b"),
+            "'arm' of robot 'odd' cannot be teleoperated: it is of kind 'joint_position'; supported are position_delta",
+        ),
         ("position_delta", ("x", "w"), r"with axes x, w \(expected x, y, z\)"),
         ("gripper", ("left", "right"), r"of 2 numbers \(expected 1\)"),
     ],
 )
-def test_a_robot_that_cannot_be_driven_is_told(kind, axes, message):
+def test_a_robot_that_cannot_be_driven_is_refused(kind, axes, message):
     spec = RobotSpec("odd", 5.0, (), (), (Component("arm", kind, axes, "1", "base", (-1.0, -1.0), (1.0, 1.0)),))
     with pytest.raises(ConfigError, match=message):
         Teleoperator(spec)
@@ -159,8 +174,8 @@ def test_a_tap_between_two_control_steps_counts_once():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="key", code="KeyW", down=False))
-    assert inputs.take().wish == Wish(away=1.0)
-    assert not inputs.take().wish.moves
+    assert inputs.take().motion == MotionCommand(away=1.0)
+    assert not inputs.take().motion.moves
 
 
 def test_buttons_act_when_pressed_and_not_while_held():
@@ -182,12 +197,12 @@ def test_commands_do_not_pile_up():
     inputs.put(message(type="key", code="Space", down=True))
 
 
-def test_letting_go_lets_everything_go():
+def test_release_releases_keys_and_sticks():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
     inputs.put(message(type="release"))
-    assert not inputs.take().wish.moves
+    assert not inputs.take().motion.moves
 
 
 @pytest.mark.parametrize(
@@ -196,13 +211,13 @@ def test_letting_go_lets_everything_go():
         (b"\x00", "a message is JSON text; got 1 bytes of data"),
         ("{", "a message is JSON; this is not"),
         ("[" * 3000, "a message is JSON; this is not"),
-        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is no number of JSON"),
+        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is not a JSON number"),
         ("3", "a message is a map whose type is one of key, pad, release, say, seen; got 3"),
         ('{"type": ["key"]}', "whose type is one of"),
         ('{"type": "eval", "code": "1"}', "got 'eval'"),
         ('{"type": "key", "code": "KeyW"}', "has exactly the fields code, down"),
         ('{"type": "key", "code": "KeyW", "down": 1}', "'down' of a message of type 'key' must be true or false; got 1"),
-        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key that does something"),
+        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key with a function"),
         ('{"type": "pad", "axes": [2.0], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [true], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [], "buttons": [' + "0," * 32 + "0]}", "must be a list of at most 32 numbers"),
@@ -214,11 +229,11 @@ def test_letting_go_lets_everything_go():
         ('"' + "x" * MAX_BYTES + '"', "a message has at most 4096 bytes"),
     ],
 )
-def test_a_message_that_is_not_one_is_refused_and_changes_nothing(data, problem):
+def test_an_invalid_message_is_refused_and_changes_nothing(data, problem):
     inputs = Inputs()
     with pytest.raises(WireError, match=problem.replace("[", r"\[")):
         inputs.put(data)
-    assert not inputs.take().wish.moves
+    assert not inputs.take().motion.moves
 
 
 def test_every_message_of_the_page_is_understood():

@@ -83,9 +83,9 @@ class Session:
             if command.name != "gripper" and self.phase != Phase.DONE:
                 self._obey(command)
         # A key still held from before the scene was set up or handed back has no effect until it is released.
-        touched = switches > 0 or (given.wish.moves and self._armed)
-        self._armed = self._armed or not given.wish.moves
-        self._teleoperator.wish = given.wish
+        touched = switches > 0 or (given.motion.moves and self._armed)
+        self._armed = self._armed or not given.motion.moves
+        self._teleoperator.motion = given.motion
         if touched and self.phase == Phase.READY:
             self.phase = Phase.RECORDING
         if self.phase != Phase.RECORDING:

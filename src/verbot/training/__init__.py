@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
-from verbot.training.imitation.loop import TrainResult, train
-from verbot.training.imitation.records import AugmentConfig, DaggerConfig, Selection
-from verbot.training.log import read_log
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
+    from verbot.training.imitation.loop import TrainResult, train
+    from verbot.training.imitation.records import AugmentConfig, DaggerConfig, Selection
+    from verbot.training.log import read_log
+
+_LAZY = {
+    "AugmentConfig": "imitation.records",
+    "CotrainingEmbodiment": "imitation.config",
+    "DaggerConfig": "imitation.records",
+    "Selection": "imitation.records",
+    "TrainConfig": "imitation.config",
+    "TrainResult": "imitation.loop",
+    "read_log": "log",
+    "train": "imitation.loop",
+}
 
 __all__ = [
     "AugmentConfig",
@@ -17,3 +32,9 @@ __all__ = [
     "read_log",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its names are {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

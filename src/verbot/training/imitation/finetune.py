@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
+from verbot.policy.storage import policy_folder
 from verbot.spec import Component, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
@@ -169,7 +169,7 @@ def note(init: InitConfig, trained: int, parameters: int) -> str:
 def _load(init: InitConfig) -> tuple[str, Policy]:
     """The policy to start from and its identity. Raises `ConfigError` where it is not the one that `init` names."""
     assert init.init_from is not None
-    sha256 = policy_identity(Path(init.init_from))
+    sha256 = policy_identity(policy_folder(init.init_from))
     if init.sha256 not in (None, sha256):
         raise ConfigError(
             f"the start {init.init_from} is another policy than the one that this run began with: sha256 {sha256}, not "

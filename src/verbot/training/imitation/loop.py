@@ -8,7 +8,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -222,23 +222,27 @@ def _loop(config: TrainConfig, session: Session, log: Log, stop_at: int | None) 
         if now.step % logging.log_every == 0:
             last = recent.take()
             log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
-            log.advance(
-                now.step, now.total, "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**last) if last else "no loss"
-            )
+            log.advance(now.step, now.total, _note(last))
         if session.training_data.validates and now.step % config.validation.every == 0:
             _note_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
         if now.step % logging.checkpoint_every == 0:
             session.keep_to_budget()
             session.save()
     session.save()
-    return recent.take() or last
+    last = recent.take() or last
+    log.advance(now.step, now.total, _note(last))
+    return last
+
+
+def _note(losses: Mapping[str, float]) -> str:
+    return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
 def _note_validation(session: Session, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool) -> None:
     """Log a validation, warn where images and captions do not match, and remember the best."""
     now = session.now
     log.record("validation", now.step, **measured)
-    if "matching" in measured and alarm.see(measured["matching"]):
+    if "matching" in measured and alarm.update(measured["matching"]):
         _warn_apart(session, log, alarm, measured["matching"])
     if now.best is None or measured["loss"] < now.best:
         now.best, now.since_best = measured["loss"], 0
