@@ -153,9 +153,9 @@ def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeyp
     monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
     genuine = loop._descend
 
-    def timed(run):
+    def timed(run, *details):
         seconds[0] += 1.0 if run.now.step < 20 else 1.5  # slower than the first estimate says
-        return genuine(run)
+        return genuine(run, *details)
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=0.9, validate_every=10_000, checkpoint_every=10, log_every=log_every)
