@@ -34,13 +34,13 @@ class CorrectionSetup:
     round: int
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Corrector]:
+    def open(self) -> Iterator[DaggerWorker]:
         policy = load_policy(self.policy)
         with closing(make_env(self.config.env, **self.config.options)) as env:
-            yield Corrector(self, policy, env)
+            yield DaggerWorker(self, policy, env)
 
 
-class Corrector:
+class DaggerWorker:
     """The service of a `CorrectionSetup`."""
 
     def __init__(self, setup: CorrectionSetup, policy: Policy, env: TaskEnv):
