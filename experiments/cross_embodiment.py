@@ -34,6 +34,7 @@ from verbot.evaluation.report.summary import written
 from verbot.models.network import Objective
 from verbot.policy.policy import Policy
 from verbot.recipes.config import Recipe, resolve
+from verbot.recipes.overrides import override
 from verbot.rollout.episode import Episode
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
@@ -108,8 +109,8 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
 def configured(arguments: Arguments, arm: str) -> Recipe:
     """The recipe `multi-task-net`, or one of its robots, with the losses of this arm."""
     whole = resolve("multi-task-net")
-    training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
-    (rover,) = training.companions
+    training = override(whole.training, {"samples": arguments.samples, "processes": 1})
+    (rover,) = training.cotraining
     if arm == "recipe":
         return whole.with_training(training)
     if arm not in TASKS:
@@ -117,7 +118,7 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
         network = dataclasses.replace(training.network.with_objectives(grasp_state=1.0), loss_weighting=how)
         theirs = dataclasses.replace(rover.network.with_objectives(action=1.0, **PLACES), loss_weighting=how)
         companions = (dataclasses.replace(rover, network=theirs),)
-        return whole.with_training(dataclasses.replace(training, network=network, companions=companions))
+        return whole.with_training(dataclasses.replace(training, network=network, cotraining=companions))
     weights = TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
@@ -125,7 +126,7 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
     if "keypoints" not in weights:
         augment = without_questions(augment)
     network = dataclasses.replace(network, objectives={name: Objective(weight) for name, weight in weights.items()})
-    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, companions=()))
+    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, cotraining=()))
 
 
 def without_questions(augment: AugmentConfig) -> AugmentConfig:

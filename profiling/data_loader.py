@@ -96,7 +96,7 @@ def measure_cache(dataset: Dataset, folder: Path) -> dict[str, float]:
 
 
 def measure_loader(dataset: Dataset, options: dict[str, Any], threads: int, arguments: Arguments) -> float:
-    loader = Loader(Windows(dataset, WindowConfig(chunk=10), **options), arguments.batch, threads=threads)
+    loader = Loader(Windows(dataset, WindowConfig(chunk=10, **options)), arguments.batch, threads=threads)
     batches = loader.iterate()
     next(batches)
     start = time.perf_counter()

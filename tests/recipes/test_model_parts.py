@@ -105,7 +105,7 @@ def stated(name: str) -> str:
     found += [f"{name}={o.weight}" for name, o in network.objectives.items() if o.weight != USUAL.get(name)]
     found += [f"no.{name}" for name in USUAL if name not in network.objectives]
     found += [f"{field}={x}" for field in ("goal_image", "captions", "camera_dropout") if (x := getattr(augment, field))]
-    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.companions]
+    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.cotraining]
     found += [f"dagger={rounds}"] if (rounds := run.training.dagger.rounds) else []
     found += [f"decay={run.evaluation.decay}"] if run.evaluation.decay is not None else []
     return " ".join(found)

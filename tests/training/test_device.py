@@ -81,7 +81,7 @@ def test_another_device_is_another_run(toy, tmp_path, monkeypatch):
     """Its sums are rounded otherwise, so that it would not continue to the bit."""
     train(toy_config(toy), tmp_path, progress=False, stop_at=2)
     gpus(monkeypatch, 1)
-    with pytest.raises(ConfigError, match="another device"):
+    with pytest.raises(ConfigError, match="another parallelism.device"):
         train(toy_config(toy, device="cuda"), tmp_path, progress=False)
 
 

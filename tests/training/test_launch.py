@@ -62,7 +62,7 @@ def start(config, folder: Path, restarts: int = 1, **settings: str) -> subproces
     dump_yaml(run, folder / "recipe.yaml")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--max-restarts={restarts}", "--standalone",
-        "-m", "verbot", "train", str(folder / "recipe.yaml"), "--data", *config.datasets, "--out", str(folder / "run"),
+        "-m", "verbot", "train", str(folder / "recipe.yaml"), "--data", *config.data.datasets, "--out", str(folder / "run"),
         "--set", *(f"{name}={value}" for name, value in settings.items()),
     ]  # fmt: skip
     source = str(Path(train_recipe.__code__.co_filename).parents[2])

@@ -11,7 +11,7 @@ from torch import Tensor
 from verbot.data.samples.labels import MaskedArray
 from verbot.data.samples.windows import WindowBatch
 from verbot.spec import FloatArray, UInt8Array
-from verbot.training.imitation.config import AugmentConfig
+from verbot.training.imitation.records import AugmentConfig
 
 # Luma of ITU-R BT.601, what color saturation is measured against.
 _LUMA = torch.tensor([0.299, 0.587, 0.114])

@@ -13,7 +13,7 @@ from verbot.envs import make_env
 from verbot.policy.policy import load_policy
 from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
 from verbot.training.imitation.augment import numbers
-from verbot.training.imitation.config import DaggerConfig
+from verbot.training.imitation.records import DaggerConfig
 
 FIRST_INDEX = 10_000_000  # scenes of corrections: far from those of demonstrations
 STRIDE = 1_000_000  # scenes between rounds
