@@ -20,11 +20,11 @@ from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, Objective
 from verbot.models.registries import contrasts, language_encoders
 from verbot.policy.policy import FORMAT, Policy
-from verbot.policy.storage import MANIFEST, sha256
+from verbot.policy.storage import MANIFEST, STARTER, sha256
 from verbot.spec import Observation
 from verbot.training import TrainConfig
 from verbot.training.distributed.optimizer import Optimizer
-from verbot.workflows.load_policy import STARTER
+from verbot.training.imitation.records import OptimizerConfig
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "format_1"
 TEXTS = ("pick up the red cube", "push the green ball to the left")
@@ -106,7 +106,7 @@ def test_a_plain_record_gets_the_usual_objectives():
 def test_the_configuration_of_a_run_is_read(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        "datasets: [there]\nsteps: 3\naugment: {questions: 4}\n"
+        "data: {datasets: [there]}\nbudget: {steps: 3}\naugment: {questions: 4}\n"
         "network: {language: {name: words, options: {}}, keypoint_weight: 0.5, recall_weight: 1.0, acted: {name: action}}\n"
     )
     with pytest.warns(VerbotDeprecationWarning, match="questions → grounding_queries"):
@@ -121,8 +121,7 @@ def test_the_configuration_of_a_run_is_read(tmp_path):
 def test_a_checkpoint_of_format_1_goes_on():
     """Its weights are one vector, in the same order under other names."""
     network = Policy.load(FIXTURE / "policy").network
-    config = TrainConfig(("there",), steps=1)
-    optimizer = Optimizer(network, config)
+    optimizer = Optimizer(network, OptimizerConfig())
     old = {old_name(name): shape for name, shape in optimizer.layout.items()}
     assert set(old) != set(optimizer.layout)
     state = {name: value.clone() + 1 for name, value in optimizer.state().items()}
