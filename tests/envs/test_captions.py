@@ -13,7 +13,7 @@ from verbot.envs.tabletop import episodes
 from verbot.envs.tabletop.language import captions, grammar
 from verbot.envs.tabletop.language.referring_expressions import Related
 from verbot.envs.tabletop.language.vocabulary import OBJECT_COLORS, SYNONYMS
-from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks
 
@@ -33,24 +33,24 @@ def scenes() -> list[episodes.Episode]:
 
 
 def named(text: str) -> list[str]:
-    """The things that a sentence names, by the noun that the scene knows."""
+    """The objects that a sentence names, by the noun that the scene knows."""
     return [f"{color} {NOUNS[noun]}" for color, noun in re.findall(rf"({'|'.join(OBJECT_COLORS)}) (\w+)", text)]
 
 
 def is_true(text: str, kind: str, layout: Layout) -> bool:
     """A second opinion, from the words alone."""
-    there = {thing.id for thing in layout}
-    things = named(text)
+    there = {obj.id for obj in layout}
+    objects = named(text)
     if kind == "number":
         number, many = re.search(r"(two|three|four) (\w+)", text).groups()
         shape = next(shape for shape, plural in captions._PLURALS.items() if plural == many)
-        return sum(thing.shape == shape for thing in layout) == ["zero", "one", "two", "three", "four"].index(number)
-    if not set(things) <= there:
+        return sum(obj.shape == shape for obj in layout) == ["zero", "one", "two", "three", "four"].index(number)
+    if not set(objects) <= there:
         return False
     if kind == "relation":
         way = max((way for way in WAYS if f" {way} " in f" {text} "), key=len)
-        first, second = things if not text.startswith(way) else things[::-1]
-        return captions.holds(layout.thing(first), WAYS[way], layout.thing(second))
+        first, second = objects if not text.startswith(way) else objects[::-1]
+        return captions.holds(layout.object(first), WAYS[way], layout.object(second))
     return True
 
 
@@ -98,20 +98,21 @@ def test_an_instruction_that_is_never_demonstrated_is_no_foil(scenes) -> None:
 
 
 def test_a_foil_names_what_the_scene_holds_elsewhere() -> None:
-    layout = Layout((Thing("red", "cube", 0.5, -0.1), Thing("blue", "ball", 0.5, 0.1)), (Thing("green", "box", 0.6, 0.0),))
+    pair = SceneObject("red", "cube", 0.5, -0.1), SceneObject("blue", "ball", 0.5, 0.1)
+    layout = Layout(pair, (SceneObject("green", "box", 0.6, 0.0),))
     rng = np.random.default_rng(0)
     others = {captions.absent(layout, "red cube", rng) for _ in range(100)}
     assert others == {"blue cube", "green cube", "red ball"}, "its color is there, or its shape, but not together"
 
 
-def test_of_things_alike_no_caption_says_more_than_is_true() -> None:
+def test_of_objects_alike_no_caption_says_more_than_is_true() -> None:
     """Nothing is numbered, relations are of what is unique, and an instruction's foil names what is not there."""
     suite = find("tabletop-relations")
     related = {name: Related(tasks.get(name)()) for name in suite.tasks}
     seen = Counter()
     for index in range(20):
         episode = episodes.prepare(suite, related, EpisodeRequest(index=index), 0, {}, captions=12)
-        names = Counter(thing.name for thing in episode.layout)
+        names = Counter(obj.name for obj in episode.layout)
         assert max(names.values()) > 1
         for caption in episode.info["captions"]:
             kind, told = caption["kind"], (caption["true"], caption["false"])

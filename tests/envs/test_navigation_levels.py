@@ -1,4 +1,4 @@
-"""Easier episodes of the navigation world: the same scenes and errands, a part of which is done."""
+"""Easier episodes of the navigation world: the same scenes and tasks, a part of which is done."""
 
 from __future__ import annotations
 
