@@ -73,7 +73,7 @@ NAMES = {
     "Supply": "TrainingData",
     "Team": "ProcessGroup",
     "Turn": "Transition",
-    "Wish": "Command",
+    "Wish": "Motion",
     "Wishes": "SceneConstraints",
     "Worlds": "EnvFactories, VecEnv",
     "learn_in_turn": "train_sequentially",

@@ -188,4 +188,4 @@ def test_it_is_demonstrated_and_each_picture_is_asked_many_questions(tmp_path):
 def test_a_scene_is_found_by_what_is_said(env):
     _, info = env.reset(seed=0, options={"index": 0})
     text = grammar.canonical(info["goal"])
-    assert find_scene(text, "tabletop-relations", scene=0) == {"index": 0, "composition": "seen", "goal": 0}
+    assert find_scene(text, "tabletop-relations", scene=0).options == {"index": 0, "composition": "seen", "goal": 0}

@@ -12,7 +12,7 @@ from verbot.contracts import Agent
 from verbot.envs.tabletop.env import robot_spec
 from verbot.errors import ConfigError, WireError
 from verbot.spec import Component, RobotSpec
-from verbot.teleop.controls import DEAD_ZONE, DIGITS, MOTIONS, SPEEDS, Basis, Teleoperator, Wish, action_of, basis_of, wish_of
+from verbot.teleop.controls import DEAD_ZONE, DIGITS, MOTIONS, SPEEDS, Basis, Motion, Teleoperator, action_of, basis_of, motion_of
 from verbot.teleop.inputs import MAX_BYTES, Inputs, parse
 
 SPEC = robot_spec(32)
@@ -28,7 +28,7 @@ OPPOSITE = [
 
 
 def act(*held, axes=(), buttons=(), speed=1.0, closed=False):
-    return action_of(SPEC, wish_of(frozenset(held), axes, buttons), closed, speed, FRONT)
+    return action_of(SPEC, motion_of(frozenset(held), axes, buttons), ["tool"] if closed else [], speed, FRONT)
 
 
 @pytest.mark.parametrize("speed", SPEEDS.values())
@@ -54,13 +54,13 @@ def test_every_combination_stays_within_the_range():
         held = frozenset(key for key in MOTIONS if rng.random() < 0.4)
         angle = rng.uniform(0, 2 * np.pi)
         basis = Basis(np.array([np.cos(angle), np.sin(angle), 0]), np.array([-np.sin(angle), np.cos(angle), 0]))
-        wish = wish_of(held, rng.uniform(-1.5, 1.5, 4), rng.uniform(0, 1, 17))
-        action = action_of(SPEC, wish, bool(rng.integers(2)), 1.0, basis)
+        motion = motion_of(held, rng.uniform(-1.5, 1.5, 4), rng.uniform(0, 1, 17))
+        action = action_of(SPEC, motion, ["tool"] if rng.integers(2) else [], 1.0, basis)
         assert action.dtype == np.float32
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_directions_are_those_of_who_looks_through_the_front_camera():
+def test_directions_are_those_of_the_front_cameras_image():
     from verbot.envs import make_env
 
     env = make_env("tabletop-starter", image_size=32, render_cameras=False)
@@ -73,7 +73,7 @@ def test_directions_are_those_of_who_looks_through_the_front_camera():
     for key, sign in (("KeyD", 1), ("KeyA", -1)):
         env.reset(seed=0)
         for _ in range(3):
-            env.step(action_of(env.robot_spec, wish_of(frozenset({key})), False, 1.0, basis))
+            env.step(action_of(env.robot_spec, motion_of(frozenset({key})), (), 1.0, basis))
         seen = np.linalg.inv(pose) @ [*(env.physics.tool_position - place), 0]
         assert np.sign(seen[0]) == sign and abs(seen[0]) > 0.05
     env.close()
@@ -81,8 +81,8 @@ def test_directions_are_those_of_who_looks_through_the_front_camera():
     assert basis_of({}).right.tolist() == basis_of({"wrist": {"frame": "tool"}}).right.tolist() == [1, 0, 0]
 
 
-def test_the_hand_leans_the_way_it_says():
-    """The top of the hand, its side away from the fingers, moves right, or away from who looks."""
+def test_the_gripper_tilts_the_way_it_says():
+    """The top of the gripper, its side away from the fingers, moves right, or away from the viewer."""
     right, away = np.cross(act("ArrowRight")[3:6], (0, 0, 1)), np.cross(act("ArrowUp")[3:6], (0, 0, 1))
     assert right @ FRONT.right > 0.3 and abs(right @ FRONT.away) < 1e-6
     assert away @ FRONT.away > 0.3 and abs(away @ FRONT.right) < 1e-6
@@ -113,7 +113,7 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
         hand.switch_gripper()
         opened.append(hand.act()[6])
     assert opened == [1, 0, 1, 0]
-    hand.wish = Wish(right=1.0)
+    hand.motion = Motion(right=1.0)
     reach = []
     for _ in range(3):
         reach.append(round(float(hand.act()[1]) / 0.05, 3))
@@ -123,18 +123,47 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
     assert hand.act()[:6].tolist() == [0] * 6 and hand.act()[6] == 1
 
 
+def test_of_two_arms_one_is_driven_and_the_other_keeps_still(two_arms):
+    teleoperator = Teleoperator(two_arms)
+    rest, left, right = np.zeros(14, np.float32), slice(0, 6), slice(7, 13)
+    rest[[6, 13]] = 1
+    assert teleoperator.act().tolist() == rest.tolist() and teleoperator.active == "left"
+    teleoperator.motion = Motion(right=1.0, turn=1.0)
+    action = teleoperator.act()
+    np.testing.assert_allclose(action[left], [0.025, 0, 0, 0, 0, 0.1], rtol=1e-6)
+    assert not action[right].any()
+    teleoperator.switch_gripper()
+    teleoperator.switch_end_effector()
+    action = teleoperator.act()
+    np.testing.assert_allclose(action[right], [0.025, 0, 0, 0, 0, 0.1], rtol=1e-6)
+    assert not action[left].any()
+    assert (teleoperator.active, teleoperator.closed) == ("right", False)
+    assert action[[6, 13]].tolist() == [0, 1], "the left gripper holds on"
+    teleoperator.switch_end_effector()
+    assert (teleoperator.active, teleoperator.closed) == ("left", True)
+
+
+def test_a_takeover_keeps_every_gripper_as_it_is(two_arms):
+    teleoperator, action = Teleoperator(two_arms), np.zeros(14, np.float32)
+    action[13] = 1
+    teleoperator.take_over(action)
+    assert teleoperator.act()[[6, 13]].tolist() == [0, 1]
+    teleoperator.reset()
+    assert teleoperator.act()[[6, 13]].tolist() == [1, 1]
+
+
 def test_a_discrete_action_is_chosen_by_a_digit():
     spec = RobotSpec("turtle", 5.0, (), (), (Component("go", "discrete", ("choice",), "1", "base", (0.0,), (3.0,)),))
-    chosen = [float(action_of(spec, wish_of(frozenset({key})), False)[0]) for key in DIGITS]
+    chosen = [float(action_of(spec, motion_of(frozenset({key})))[0]) for key in DIGITS]
     assert chosen == [0, 1, 2, 3, 3, 3, 3, 3, 3]
-    assert action_of(spec, Wish(), False).tolist() == [0]
+    assert action_of(spec, Motion()).tolist() == [0]
 
 
 def test_a_plane_and_an_uneven_range():
     plane = Component("move", "position_delta", ("y", "x"), "m", "base", (-0.1, -0.2), (0.3, 0.4))
     spec = RobotSpec("dot", 5.0, (), (), (plane,))
     for held, expected in (("KeyD", [0, 0.4]), ("KeyA", [0, -0.2]), ("KeyW", [0.3, 0]), ("KeyS", [-0.1, 0]), ("KeyR", [0, 0])):
-        np.testing.assert_allclose(action_of(spec, wish_of(frozenset({held})), False), expected, rtol=1e-6)
+        np.testing.assert_allclose(action_of(spec, motion_of(frozenset({held}))), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +188,8 @@ def test_a_tap_between_two_control_steps_counts_once():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="key", code="KeyW", down=False))
-    assert inputs.take().wish == Wish(away=1.0)
-    assert not inputs.take().wish.moves
+    assert inputs.take().motion == Motion(away=1.0)
+    assert not inputs.take().motion.moves
 
 
 def test_buttons_act_when_pressed_and_not_while_held():
@@ -187,7 +216,7 @@ def test_letting_go_lets_everything_go():
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
     inputs.put(message(type="release"))
-    assert not inputs.take().wish.moves
+    assert not inputs.take().motion.moves
 
 
 @pytest.mark.parametrize(
@@ -218,7 +247,7 @@ def test_a_message_that_is_not_one_is_refused_and_changes_nothing(data, problem)
     inputs = Inputs()
     with pytest.raises(WireError, match=problem.replace("[", r"\[")):
         inputs.put(data)
-    assert not inputs.take().wish.moves
+    assert not inputs.take().motion.moves
 
 
 def test_every_message_of_the_page_is_understood():

@@ -97,7 +97,7 @@ def test_a_malformed_message_is_answered_and_the_connection_lives(server):
         page.press("KeyW")
         page.press("nonsense")
         page.socket.recv(timeout=5)
-        assert server._inputs.take().wish.away == 1
+        assert server._inputs.take().motion.away == 1
 
 
 def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
@@ -108,7 +108,7 @@ def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
             page.socket.recv(timeout=5)
         assert closed.value.rcvd.code == 1009
     wait_until(lambda: not server.connected)
-    assert not server._inputs.take().wish.moves, "what the page held is let go"
+    assert not server._inputs.take().motion.moves, "what the page held is let go"
     with Page(server.url) as page:
         assert page.hello["cameras"] == ["front", "wrist"]
 
@@ -122,8 +122,8 @@ def test_a_second_page_takes_over(server):
             assert closed.value.rcvd.code == REPLACED
             wait_until(lambda: server.connected)
             second.press("KeyD")
-            wait_until(lambda: server._inputs.take().wish.right == 1)
-            assert server._inputs.take().wish.away == 0
+            wait_until(lambda: server._inputs.take().motion.right == 1)
+            assert server._inputs.take().motion.away == 0
 
 
 def test_a_page_that_falls_behind_skips_pictures(server):

@@ -1,8 +1,8 @@
-"""What a person asks for, as an action of the robot: pure functions of the robot's spec, numpy only."""
+"""A person's input as an action of the robot: functions of the robot's spec, numpy only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,12 @@ _AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked of the arm at one instant, as someone sees it who looks through the camera; each of the six in [-1, 1].
+class Motion:
+    """The commanded motion of an end effector at one instant, as seen through the camera; each of the six in [-1, 1].
 
     Args:
-        right, away, up: motion; `away` is into the picture, what the sentences of the tabletop call backward.
-        lean_right, lean_away: the hand tips over.
+        right, away, up: translation; `away` is into the image, which instructions of the tabletop call backward.
+        lean_right, lean_away: the end effector tilts.
         turn: about the vertical, counterclockwise seen from above.
         digit: the choice of a discrete action, from 1 on; 0 chooses none.
     """
@@ -40,12 +40,12 @@ class Wish:
 
     @property
     def moves(self) -> bool:
-        return self != Wish()
+        return self != Motion()
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Unit vectors (3,) in the base frame: to the right in the picture, and away from who looks, both horizontal."""
+    """Unit vectors (3,) in the base frame: to the right in the image, and away from the viewer, both horizontal."""
 
     right: Array = field(default_factory=lambda: np.array([1.0, 0.0, 0.0]))
     away: Array = field(default_factory=lambda: np.array([0.0, 1.0, 0.0]))
@@ -87,31 +87,43 @@ def check_drivable(spec: RobotSpec) -> None:
             )
 
 
-def action_of(spec: RobotSpec, wish: Wish, closed: bool, speed: float = 1.0, basis: Basis | None = None) -> FloatArray:
+def action_of(
+    spec: RobotSpec,
+    motion: Motion,
+    closed: Collection[str] = (),
+    speed: float = 1.0,
+    basis: Basis | None = None,
+    active: str | None = None,
+) -> FloatArray:
     """The action (a,) in the units of `spec`, within its range.
 
     Args:
-        closed: the gripper's wanted state.
+        closed: the end effectors whose gripper is to be closed.
         speed: part of the largest motion of a control step, up to 1.
-        basis: the directions of the picture; without one x is right and y away.
+        basis: the directions of the image; without one x is right and y away.
+        active: the end effector that moves; the others keep still. By default the first.
     """
+    owners = {name: tool.name for tool in spec.end_effectors for name in tool.action}
+    active = active or next((tool.name for tool in spec.end_effectors), None)
     parts = []
     for component in spec.action:
         low, high = np.array(component.low), np.array(component.high)
+        owner = owners.get(component.name, active)
         if component.kind in ("position_delta", "rotation_delta"):
-            # Only what moves in the base frame can follow the picture's directions.
+            # Only what moves in the base frame can follow the image's directions.
             seen = basis if basis is not None and component.frame == "base" else Basis()
-            part = _scaled(_vector(component.kind, wish, seen), component, speed)
+            own = motion if owner == active else Motion()
+            part = _scaled(_vector(component.kind, own, seen), component, speed)
         elif component.kind == "gripper":
-            part = low if closed else high
+            part = low if owner in closed else high
         else:
-            part = low + max(0, wish.digit - 1)
+            part = low + max(0, motion.digit - 1)
         parts.append(np.clip(part, low, high))
     return np.concatenate(parts).astype(np.float32).clip(spec.action_low(), spec.action_high())
 
 
-def wish_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[float] = ()) -> Wish:
-    """The wish behind the keys held and a gamepad's state (the browser's "standard" mapping); both count.
+def motion_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[float] = ()) -> Motion:
+    """The motion of the keys held and a gamepad's state (the browser's "standard" mapping); both count.
 
     Args:
         held: keys by their `KeyboardEvent.code`, e.g. ``"KeyW"``.
@@ -134,7 +146,7 @@ def wish_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[
             sums[name] += sign
     digits = [int(code[-1]) for code in held if code in DIGITS]
     # Without the last addition the negative zeros of a stick at rest would pass for a motion in comparisons of bytes.
-    return Wish(**{name: min(1.0, max(-1.0, value)) + 0.0 for name, value in sums.items()}, digit=max(digits, default=0))
+    return Motion(**{name: min(1.0, max(-1.0, value)) + 0.0 for name, value in sums.items()}, digit=max(digits, default=0))
 
 
 MOTIONS = {
@@ -157,7 +169,7 @@ def live(value: float) -> float:
 
 
 class Teleoperator:
-    """A person's hand as an `Agent`: set `wish`, then `act`. It remembers the gripper and the speed, which keys switch.
+    """A person's input as an `Agent`: set `motion`, then `act`. It keeps grippers, speed and active end effector.
 
     Raises `ConfigError` for a robot that a person cannot drive so.
     """
@@ -165,36 +177,56 @@ class Teleoperator:
     def __init__(self, spec: RobotSpec, basis: Basis | None = None):
         check_drivable(spec)
         self.spec, self.basis, self.speed = spec, basis or Basis(), "normal"
-        self.wish, self.closed = Wish(), False
+        self._names = tuple(tool.name for tool in spec.end_effectors)
+        self.active = self._names[0] if self._names else None
+        self.motion, self._closed = Motion(), set[str]()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the active end effector's gripper is commanded to be closed."""
+        return self.active in self._closed
 
     def reset(self, instruction: str = "") -> None:
-        """Let everything go: no motion, gripper open. The speed stays."""
-        self.wish, self.closed = Wish(), False
+        """No motion, all grippers open. The speed and the active end effector stay."""
+        self.motion, self._closed = Motion(), set()
 
     def act(self, observation: Observation | None = None) -> FloatArray:
-        return action_of(self.spec, self.wish, self.closed, SPEEDS[self.speed], self.basis)
+        return action_of(self.spec, self.motion, self._closed, SPEEDS[self.speed], self.basis, self.active)
 
     def switch_gripper(self) -> None:
-        self.closed = not self.closed
+        """Close or open the active end effector's gripper."""
+        if self.active is not None:
+            self._closed ^= {self.active}
+
+    def switch_end_effector(self) -> None:
+        """Drive the next end effector; the others keep still and hold what they hold."""
+        if self.active is not None:
+            self.active = _after(self._names, self.active)
 
     def switch_speed(self) -> None:
-        names = list(SPEEDS)
-        self.speed = names[(names.index(self.speed) + 1) % len(names)]
+        self.speed = _after(tuple(SPEEDS), self.speed)
 
     def take_over(self, action: FloatArray) -> None:
-        """Hold the gripper as the last `action` (a,) of somebody else did: a takeover drops nothing."""
-        for component, place in zip(self.spec.action, self.spec.action_slices().values(), strict=True):
-            if component.kind == "gripper":
-                self.closed = bool(action[place.start] < (component.low[0] + component.high[0]) / 2)
+        """Hold each gripper as the last `action` (a,) of another agent did: a takeover drops nothing."""
+        self._closed = set()
+        for tool in self.spec.end_effectors:
+            if gripper := self.spec.action_of(tool, "gripper"):
+                component, place = gripper
+                if action[place.start] < (component.low[0] + component.high[0]) / 2:
+                    self._closed.add(tool.name)
 
 
-def _vector(kind: str, wish: Wish, basis: Basis) -> Array:
-    """The wished motion, or rotation vector, (3,) in units of the largest."""
+def _after(names: tuple[str, ...], name: str) -> str:
+    return names[(names.index(name) + 1) % len(names)]
+
+
+def _vector(kind: str, motion: Motion, basis: Basis) -> Array:
+    """The commanded translation, or rotation vector, (3,) in units of the largest."""
     up = np.array([0.0, 0.0, 1.0])
     if kind == "position_delta":
-        return wish.right * basis.right + wish.away * basis.away + wish.up * up
-    # Right-handed: about the axis away from the eye the hand's top goes to the right, about the one to the right toward the eye.
-    return wish.turn * up + wish.lean_right * basis.away - wish.lean_away * basis.right
+        return motion.right * basis.right + motion.away * basis.away + motion.up * up
+    # Right-handed: about the axis away from the viewer the top goes to the right, about the one to the right toward the viewer.
+    return motion.turn * up + motion.lean_right * basis.away - motion.lean_away * basis.right
 
 
 def _scaled(vector: Array, component: Component, speed: float) -> Array:

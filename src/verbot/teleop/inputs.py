@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import WireError
-from verbot.teleop.controls import DIGITS, MOTIONS, Wish, wish_of
+from verbot.teleop.controls import DIGITS, MOTIONS, Motion, motion_of
 
 MAX_BYTES = 4096  # of one message
 MAX_TEXT = 300  # characters of a sentence
@@ -18,11 +18,11 @@ MAX_AXES, MAX_BUTTONS = 8, 32
 MAX_COMMANDS = 64  # between two control steps
 SAY = "say"
 COMMANDS = {
-    "Space": "gripper", "KeyC": "speed", "Enter": "save", "KeyK": "keep", "Backspace": "retake", "KeyX": "discard",
-    "KeyN": "next", "KeyG": "goal", "KeyH": "hand_back", "Escape": "quit",
+    "Space": "gripper", "KeyC": "speed", "KeyV": "end_effector", "Enter": "save", "KeyK": "keep", "Backspace": "retake",
+    "KeyX": "discard", "KeyN": "next", "KeyG": "goal", "KeyH": "hand_back", "Escape": "quit",
 }  # fmt: skip
 BUTTONS = {
-    0: "gripper", 1: "retake", 2: "discard", 3: "next", 4: "speed", 5: "hand_back", 8: "goal", 9: "save",
+    0: "gripper", 1: "retake", 2: "discard", 3: "next", 4: "speed", 5: "hand_back", 7: "end_effector", 8: "goal", 9: "save",
 }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class Command:
 class Given:
     """What arrived since the last control step."""
 
-    wish: Wish = field(default_factory=Wish)
+    motion: Motion = field(default_factory=Motion)
     commands: tuple[Command, ...] = ()
 
 
@@ -82,10 +82,10 @@ class Inputs:
     def take(self) -> Given:
         """What is held now, and what was asked for since the last call."""
         with self._lock:
-            wish = wish_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
+            motion = motion_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
             commands, self._commands = tuple(self._commands), []
             self._tapped.clear()
-            return Given(wish, commands)
+            return Given(motion, commands)
 
     def release(self) -> None:
         """Nothing is held any more: the page is gone."""
