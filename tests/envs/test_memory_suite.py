@@ -118,7 +118,7 @@ def test_words_and_memory_matter(blind, task):
 
 
 def test_who_cannot_remember_must_guess(blind):
-    """A player that does everything right with an object drawn at random succeeds in one of three or four scenes."""
+    """An agent that does everything right with an object drawn at random succeeds in one of three or four scenes."""
     rng, solved, chance = np.random.default_rng(0), [], []
     for index in range(40):
         blind.reset(seed=0, options={"task": "pick", "index": index})

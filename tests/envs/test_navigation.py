@@ -139,20 +139,20 @@ def test_where_a_line_is_to_be_gone_on_with_moves_along_it(env):
         for goal, entry in zip(info["feasible"], info["grounding"], strict=True)
         if goal["verb"] != "follow"
     ]
-    told = []
+    targets = []
     while not info["success"]:
-        told.append(tuple(info["grounding"][0]["target_base_m"][:2]))
+        targets.append(tuple(info["grounding"][0]["target_base_m"][:2]))
         assert info["grounding"][0]["receptacle_base_m"][:2] == list(line.points_m[-1])
         _, _, _, _, info = env.step(expert.act())
-    places = [line.points_m.index(point) for point in told]
+    places = [line.points_m.index(point) for point in targets]
     assert places[0] == 0 and places == sorted(places) and places[-1] < line.needed
-    assert len(set(places)) > 10, "it is told of the present, not of the beginning"
+    assert len(set(places)) > 10, "it is where the line goes on, not where it begins"
     still = [e["target_base_m"] for g, e in zip(info["feasible"], info["grounding"], strict=True) if g["verb"] != "follow"]
     assert still == others
 
 
 @pytest.mark.parametrize(("arm", "raised", "right"), [(None, True, True), ("raised", True, True), ("lowered", True, False)])
-def test_the_arm_must_be_as_told(arm, raised, right):
+def test_the_arm_must_be_as_instructed(arm, raised, right):
     for verb in language.VERBS:
         world = rover(2.15, 1.6, arm_raised=raised) if verb != "follow" else rover(0.4, 2.8, arm_raised=raised)
         if verb == "follow":
@@ -208,7 +208,7 @@ def test_shaping_telescopes(task, gamma):
             assert shaped.potential() == 0 and sum(sparse) == 1
 
 
-# Told.
+# Described.
 
 
 def test_the_state_in_words_tells_of_everything_and_not_what_was_named(env):
@@ -347,7 +347,7 @@ def test_wrong_requests_teach():
         ({"axes": {"lighting": 1}}, "no randomization axis 'lighting'"),
         ({"goal": 99}, "goal 99.*admits goals 0 to"),
         ({"color": "red"}, "does not know this option.*Known: task"),
-        ({"templates": {"go": ["to the {thing}"]}, "task": "go"}, "unknown placeholder {thing}"),
+        ({"templates": {"go": ["to the {item}"]}, "task": "go"}, "unknown placeholder {item}"),
         ({"templates": {"go": ["go there"]}, "task": "go"}, "must name {object}"),
         ({"templates": {"follow": ["down the {object}"]}, "task": "go"}, "no template for 'go'"),
     ):
@@ -386,7 +386,7 @@ def test_demonstrations_are_collected_and_cut_into_windows(tmp_path):
     assert batch.actions.shape == (4, 4, 1) and batch.keypoints_mask[:, 0, 2].all()  # where the named object is
 
 
-def test_a_random_player_draws_every_action_alike(env):
+def test_a_random_agent_draws_every_action_alike(env):
     agent = RandomAgent(env.robot_spec, 0)
     counts = np.bincount([int(agent.act(None)[0]) for _ in range(7000)], minlength=7)
     assert len(counts) == 7 and (abs(counts - 1000) < 150).all()

@@ -1,4 +1,4 @@
-"""Objects alike, told apart by where they stand: one object fits each sentence, and its name alone never tells which."""
+"""Objects alike, identified by where they stand: one object fits each instruction, and never by its name alone."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def _layout(*places):
     return Layout(tuple(SceneObject(*place) for place in places), (SceneObject("green", "plate", 0.5, 0.2),))
 
 
-def test_a_relation_that_nearly_holds_for_two_is_never_told():
+def test_a_relation_that_nearly_holds_for_two_is_never_used():
     one, two, far = ("red", "cube", 0.5, -0.2), ("red", "cube", 0.5, -0.08, 0.0, 2), ("red", "cube", 0.5, 0.05, 0.0, 2)
     ball = ("blue", "ball", 0.5, -0.01)
     both_left = descriptions(_layout(one, two, ball), "left of")
     assert not [goal for goal in both_left if goal["anchor"] == "blue ball"]
-    told = [goal for goal in descriptions(_layout(one, far, ball)) if goal.get("anchor") == "blue ball"]
-    assert {(g["relation"], g["object"], g["noun"]) for g in told} >= {
+    found = [goal for goal in descriptions(_layout(one, far, ball)) if goal.get("anchor") == "blue ball"]
+    assert {(g["relation"], g["object"], g["noun"]) for g in found} >= {
         ("left of", "red cube", "red cube"),
         ("right of", "red cube 2", "red cube"),
         ("left of", "red cube", "cube"),
@@ -142,8 +142,8 @@ def test_every_relation_has_phrases_and_those_for_tests_are_never_trained_on():
     goal = {"verb": "pick", "object": "red cube 2", "noun": "red cube", "anchor": "blue ball", "other": "green plate"}
     for name in RELATIONS:
         assert not set(templates_relations.SEEN[name]) & set(templates_relations.UNSEEN[name])
-        told = {**goal, "relation": name}
-        seen, unseen = grammar.wordings(told, "seen"), grammar.wordings(told, "unseen")
+        related = {**goal, "relation": name}
+        seen, unseen = grammar.wordings(related, "seen"), grammar.wordings(related, "unseen")
         assert not set(seen) & set(unseen) and len(set(seen)) > 100 and len(set(unseen)) >= 10
         parts = [phrase.format(**goal) for phrase in templates_relations.SEEN[name]]
         assert all(any(part in text for text in seen) for part in parts)
@@ -157,8 +157,8 @@ def test_the_anchor_is_pointed_at_and_other_words_can_be_used(env):
         layout = env.physics.layout
         for goal, where in zip(info["feasible"], info["grounding"], strict=True):
             meant = goal.get("anchor") or goal.get("receptacle")
-            told = None if meant is None else layout.object(meant).middle_m.tolist()
-            assert where["reference_base_m"] == told
+            expected = None if meant is None else layout.object(meant).middle_m.tolist()
+            assert where["reference_base_m"] == expected
     said = env.reset(seed=0, options={"index": 0, "templates": {v: ["fetch the {object}"] for v in ("pick", "push", "put")}})[1]
     assert re.fullmatch(r"fetch the [a-z ]+", said["instruction"]) and said["goal"]["noun"] in said["instruction"]
 
@@ -170,10 +170,10 @@ def test_its_twin_does_not_count(env):
         pick = next(g for g in info["feasible"][goal:] if (g["object"] == info["goal"]["object"]) == obeys)
         expert = env._tasks["pick"]
         for _ in range(60):
-            _, _, done, over, told = env.step(expert.act(env.physics, {"verb": "pick", "object": pick["object"]}))
+            _, _, done, over, info = env.step(expert.act(env.physics, {"verb": "pick", "object": pick["object"]}))
             if done or over:
                 break
-        assert told["success"] == obeys and told["first_contact"] == pick["object"]
+        assert info["success"] == obeys and info["first_contact"] == pick["object"]
 
 
 def test_it_is_demonstrated_and_each_picture_is_asked_many_questions(tmp_path):

@@ -16,10 +16,10 @@ def worlds():
 
 @pytest.mark.parametrize("task", REVISIT.tasks)
 def test_scenes_goals_and_words_are_those_of_the_memory_suite(worlds, task):
-    told = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in worlds]
+    infos = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in worlds]
     for name in ("instruction", "goal", "feasible", "target_object"):
-        assert told[0][name] == told[1][name]
-    assert [info["covered"] for info in told] == [False, True]
+        assert infos[0][name] == infos[1][name]
+    assert [info["covered"] for info in infos] == [False, True]
     np.testing.assert_array_equal(*(env.physics.data.qpos for env in worlds))
 
 

@@ -86,8 +86,8 @@ def test_the_arm_reaches_the_whole_workspace_within_its_limits(name):
 
 
 def test_scenes_words_and_what_the_camera_sees_of_objects_stay(back, right):
-    (ours, told), (theirs, said) = (env.reset(seed=0, options={"index": 5}) for env in (right, back))
-    assert ours["instruction"] == theirs["instruction"] and told["feasible"] == said["feasible"]
+    (ours, info), (theirs, other) = (env.reset(seed=0, options={"index": 5}) for env in (right, back))
+    assert ours["instruction"] == theirs["instruction"] and info["feasible"] == other["feasible"]
     for obj in right.physics.layout:
         np.testing.assert_array_equal(right.physics.position(obj.id), back.physics.position(obj.id))
     # The same scene through the same cameras: where an object is seen does not depend on who is to handle it.

@@ -110,7 +110,7 @@ def test_observations_share_no_memory_and_are_alive(env):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_does_what_it_is_told_and_touches_nothing_else_first(blind, task):
+def test_the_expert_follows_the_instruction_and_touches_nothing_else_first(blind, task):
     expert = blind.expert(noise=0.15, seed=3)
     for index in range(4):
         _, info = blind.reset(seed=0, options={"task": task, "split": "train", "index": index})

@@ -141,10 +141,10 @@ def _record(env, steps=40, **axes):
 
 def test_a_lost_camera_is_absent_and_nothing_else_changes():
     env, lost = make_env("tabletop-starter"), set()
-    whole, told = _record(env, sensor_noise=1)
+    whole, expected = _record(env, sensor_noise=1)
     for strength in (1, 2, 3):
         records, info = _record(env, sensor_noise=1, camera_dropout=strength)
-        assert info == told
+        assert info == expected
         for a, b in zip(whole, records, strict=True):
             np.testing.assert_array_equal(a["state"], b["state"])
             assert len(b["images"]) >= 1

@@ -18,7 +18,7 @@ from verbot.errors import ConfigError, SimulationError
 SUITE = "navigation"
 SPLITS, COMPOSITIONS, WORDINGS = ("train", "test"), ("seen", "unseen"), ("canonical", "seen", "unseen", "blank")
 LEAST_FEASIBLE = 3
-ARM_TOLD = 0.5  # share of goals whose sentence says something of the arm
+ARM_SHARE = 0.5  # of goals whose instruction mentions the arm
 # Of each level of difficulty, the share of the way that is left when an episode begins; the arm matters in the last one alone.
 LEFT = (0.15, 0.4, 0.7, 1.0, 1.0)
 HARDEST = len(LEFT) - 1
@@ -74,11 +74,11 @@ def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
         ("task", request.task or tasks[0], tuple(tasks)),
     ):
         if value not in known:
-            raise ConfigError(f"{label} of the navigation world is {value!r}; expected one of {', '.join(known)}")
+            raise ConfigError(f"{label} of the navigation env is {value!r}; expected one of {', '.join(known)}")
     if request.level is not None and not 0 <= request.level <= HARDEST:
-        raise ConfigError(f"level of the navigation world is {request.level}; expected 0 to {HARDEST}")
+        raise ConfigError(f"level of the navigation env is {request.level}; expected 0 to {HARDEST}")
     if axes := [axis for axis, strength in request.axes.items() if strength]:
-        raise ConfigError(f"the navigation world has no randomization axis {axes[0]!r}; it has none")
+        raise ConfigError(f"the navigation env has no randomization axis {axes[0]!r}; it has none")
 
 
 def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: np.random.Generator) -> tuple[Scene, list[Goal]]:
@@ -105,7 +105,7 @@ def _offered(scene: Scene, verb: str, rng: np.random.Generator) -> list[Goal]:
     named = scene.lines if verb == "follow" else scene.objects
     goals: list[Goal] = []
     for one in named:
-        arm = language.ARMS[int(rng.integers(2))] if rng.random() < ARM_TOLD else None
+        arm = language.ARMS[int(rng.integers(2))] if rng.random() < ARM_SHARE else None
         goals.append({"verb": verb, "object": one.name, "arm": arm})
         if verb == "follow":
             other = {None: "raised", "raised": "lowered", "lowered": "raised"}[arm]

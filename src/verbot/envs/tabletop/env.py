@@ -300,7 +300,7 @@ class TabletopEnv(gymnasium.Env):
         self._success = (self._steps - self._held) / RATE_HZ >= episode.task.hold_s - 1e-9
 
     def _guessed(self, episode: episodes.Episode) -> bool:
-        """Whether another object was touched first while covers hide the colors: trial and error is no success."""
+        """Whether another object was touched first while covers hide the colors: guessing is no success."""
         return episode.cover_step is not None and self._physics.first_contact not in (None, episode.info["target_object"])
 
     def _look(self) -> dict[str, UInt8Array]:

@@ -21,7 +21,7 @@ POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.05, 0.35
 LEASH_M, LEASH_RAD = 0.08, 0.5  # how far the target may run ahead of the tool
 TILT_RAD = 0.35  # how far the target may lean: beyond, the wrist nears its singularity and flips
 TOOL_LOW_M, TOOL_HIGH_M = np.array([0.31, -0.42, 0.012]), np.array([0.76, 0.42, 0.42])
-ENGAGED_M = 0.01
+TOUCHED_M = 0.01
 OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle an object counts as held over it
 SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered objects
 _PARKED_M = -2.0
@@ -302,12 +302,12 @@ class Physics:
                     if np.hypot(position[0] - place.x, position[1] - place.y) < OVER_M
                 )
                 self.visited[name].update(over)
-            moved = float(np.linalg.norm(position - start)) > ENGAGED_M
+            moved = float(np.linalg.norm(position - start)) > TOUCHED_M
             if self.first_contact is None and (moved or self.grasped(name)):
                 self.first_contact = name
         for name, fixture in self.layout.fixtures.items():
             travel = self.model.joint(name).range[1]
-            moved = abs(self.fixture_position(name) - fixture.opening_01 * travel) > min(ENGAGED_M, travel / 2)
+            moved = abs(self.fixture_position(name) - fixture.opening_01 * travel) > min(TOUCHED_M, travel / 2)
             if self.first_contact is None and moved:
                 self.first_contact = name
 
