@@ -1,11 +1,12 @@
 # make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
-# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes
+# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes, words
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 # make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
+# make extras    every set of extras in an environment of its own, and the commands that it promises; slow
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak mutants docs reference check format clean distclean
+.PHONY: help install demo test soak mutants extras docs reference check format clean distclean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -40,6 +41,8 @@ soak: install
 mutants: install
 	$(PY) tools/mutants.py
 
+extras: install
+	$(PY) tools/extras.py
 # The site's own packages are installed on demand; a broken link is an error.
 docs: install
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
@@ -55,6 +58,7 @@ check: install
 	$(PY) tools/layers.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
+	$(PY) tools/words.py --done
 
 format: install
 	.venv/bin/ruff check --fix .

@@ -1,6 +1,8 @@
 """A policy on one computer, the robot on another: serve it, and use it as if it were here.
 
-Run it: python examples/serve.py POLICY
+Run it: python examples/serve.py starter
+
+A policy's folder can stand in place of starter, the policy that ships with verbot.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "teleop"))
-from scripted import Expert, KeyboardExpert, after, config, demonstrate, lesson, ready
+from scripted import Expert, KeyboardExpert, after, config, demonstrate, ready, teleop_session
 
 from verbot.data import open_dataset
 from verbot.evaluation.protocol.intervals import proportion
@@ -48,7 +48,7 @@ def main() -> None:
         env=options.suite, by=options.by, tasks=None, options={"image_size": 16, "max_seconds": options.seconds}, seed=1
     )
     with tempfile.TemporaryDirectory() as folder:
-        with lesson(Path(folder) / "demos", script, settings):
+        with teleop_session(Path(folder) / "demos", script, settings):
             seconds = [len(episode) / 10 for episode in open_dataset(Path(folder) / "demos")]
     success = proportion([success for _, success in won])
     print(f"{options.by}, {options.suite}: {written('success_rate', success)}, n = {success.n}")

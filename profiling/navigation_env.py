@@ -1,4 +1,4 @@
-"""How fast the navigation world is on one core, how often its expert succeeds, and what acting at random earns.
+"""Measures the speed of the navigation env on one core, and the success rates of its expert and of random actions.
 
 Run it as ``python profiling/navigation_env.py --episodes 300``. Times are CPU seconds of this process.
 """
@@ -26,7 +26,7 @@ from verbot.rollout.baselines import RandomAgent
 class Arguments:
     """What to measure."""
 
-    episodes: int = 300  # per task and player
+    episodes: int = 300  # per task and agent
     split: str = "test"
     steering: str = "turns"  # or "compass"
     seed: int = 0
@@ -36,12 +36,12 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     for name, value in measure_speed(arguments.seed).items():
         print(f"{name:36s} {value:10.3f}")
-    print(f"\n{'player':22s} {'task':8s} {'success [95 %]':>28s} {'n':>5s} {'steps':>6s}")
-    for player, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
-        successes, steps = play(player, task, arguments)
+    print(f"\n{'agent':22s} {'task':8s} {'success [95 %]':>28s} {'n':>5s} {'steps':>6s}")
+    for agent_name, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
+        successes, steps = play(agent_name, task, arguments)
         found = wilson(successes, arguments.episodes)
         share = f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        print(f"{player:22s} {task:8s} {share:>28s} {found.n:5d} {steps:6.1f}")
+        print(f"{agent_name:22s} {task:8s} {share:>28s} {found.n:5d} {steps:6.1f}")
 
 
 def measure_speed(seed: int) -> dict[str, float]:
@@ -58,10 +58,10 @@ def measure_speed(seed: int) -> dict[str, float]:
     return figures
 
 
-def play(player: str, task: str, arguments: Arguments) -> tuple[int, float]:
+def play(agent_name: str, task: str, arguments: Arguments) -> tuple[int, float]:
     """Successes, and the mean number of steps of an episode."""
     env = make_env("navigation", render_cameras=False, steering=arguments.steering)
-    agent = RandomAgent(env.robot_spec, arguments.seed) if player == "random" else env.expert(0.15 * ("noise" in player))
+    agent = RandomAgent(env.robot_spec, arguments.seed) if agent_name == "random" else env.expert(0.15 * ("noise" in agent_name))
     successes, steps = 0, 0
     for index in range(arguments.episodes):
         record, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})

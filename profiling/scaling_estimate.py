@@ -30,9 +30,9 @@ import tyro
 from verbot.data import FrameCache, Loader, Windows, open_dataset
 from verbot.rollout.collect import collect
 
-KINDS = {"videos": "videos", "states and actions": "data", "what was told": "meta"}
+KINDS = {"videos": "videos", "states and actions": "data", "metadata": "meta"}
 FLOAT = 4  # bytes
-FEW = 2  # episodes, to tell what starting costs
+FEW = 2  # episodes, to measure the constant cost
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def memory(dataset: Path) -> float:
 def computed(arguments: Arguments, found: dict[str, float]) -> dict[str, float]:
     """Of `arguments.episodes` episodes like the measured ones."""
     count, frames = arguments.episodes, found["frames of an episode"]
-    told = found["bytes an episode, states and actions"] + found["bytes an episode, what was told"]
+    tables = found["bytes an episode, states and actions"] + found["bytes an episode, metadata"]
     values = {
         "frames": count * frames,
         "files": count * found["files an episode"],
@@ -161,7 +161,7 @@ def computed(arguments: Arguments, found: dict[str, float]) -> dict[str, float]:
     for size in ("as it is", f"{arguments.image_size}×{arguments.image_size}"):
         encoded = found[f"made: bytes a camera and frame, encoded, {size}"]
         pixels = found["bytes a camera and frame, decoded"] if size == "as it is" else 3 * arguments.image_size**2
-        values[f"dataset on the disk, GB, {size}"] = count * (2 * frames * encoded + told) / 1e9
+        values[f"dataset on the disk, GB, {size}"] = count * (2 * frames * encoded + tables) / 1e9
         values[f"decoded frames on the disk, GB, {size}"] = 2 * count * frames * pixels / 1e9
         values[f"collection, core hours, {size}"] = count * found[f"made: core seconds an episode, {size}"] / 3600
         values[f"decoding, core hours, {size}"] = (

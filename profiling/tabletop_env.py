@@ -1,7 +1,7 @@
-"""How fast the tabletop is on one core, and how often its expert succeeds.
+"""Measures the speed of the tabletop env on one core, and the success rate of its expert.
 
 Run it as ``python profiling/tabletop_env.py --episodes 300``. Times are CPU seconds of this process, so that a busy machine
-does not change them much; the rendering libraries are told to use one thread.
+hardly changes them. The rendering libraries use one thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class TaskFigures:
-    """The expert's success with its Wilson 95 % interval, how long it takes, and how often it touched the named thing first."""
+    """The expert's success with its Wilson 95 % interval, its mean number of steps, and its rate of correct first contacts."""
 
     success: float
     low: float

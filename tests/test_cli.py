@@ -1,6 +1,8 @@
 import ast
 import dataclasses
 import functools
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+import verbot
 from verbot import cli
 from verbot.configuration import assignments
 from verbot.errors import DataError, VerbotDeprecationWarning
@@ -132,6 +135,35 @@ def test_errors_on_purpose_have_no_traceback(capsys, monkeypatch):
 
     monkeypatch.setitem(cli.COMMANDS, "broken", broken)
     assert run(capsys, "broken") == (2, "", "verbot: the file is torn\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_ends_the_command_silently(arguments, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-m", "verbot", *arguments], env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_broken_pipe_is_no_silent_exit():
+    code = "import sys\nfrom verbot import cli\ndef broken() -> int: raise BrokenPipeError('of a worker')\n"
+    code += "cli.COMMANDS['broken'] = broken\ncli.main(['broken'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "BrokenPipeError: of a worker" in done.stderr
+
+
+def test_the_version_is_said(capsys):
+    assert run(capsys, "--version") == (0, f"verbot {verbot.__version__}\n", "")
+
+
+def test_a_server_that_is_not_there_is_one_typed_line(tmp_path, capsys):
+    code, out, err = run(capsys, "evaluate", "ws://127.0.0.1:1", "--suite", "navigation", "--out", str(tmp_path / "out"))
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"verbot: no policy server answers at ws://127\.0\.0\.1:1: .*\n", err), err
+    assert not (tmp_path / "out").exists()
 
 
 def test_interruption_is_said(capsys, monkeypatch):
@@ -303,6 +335,19 @@ def test_an_evaluation_with_errors_exits_with_one(tmp_path, capsys, monkeypatch)
     assert code == 1
     assert "errors  1" in out
     assert err == "error: pick/0: SimulationError: NaN in qpos\n"
+
+
+def test_all_axes_are_those_that_the_policy_can_take(tmp_path, capsys):
+    verbot.train("tiny", out=tmp_path / "run", steps=1, progress=False)
+    policy, out = str(tmp_path / "run" / "policy"), tmp_path / "evaluation"
+    code, _, err = run(
+        capsys, "evaluate", policy, "--axis", "all", "--episodes", "1", "--workers", "1", "--no-baselines", "--videos", "0",
+        "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"--axis all leaves out camera_dropout: {policy} cannot do without a camera\n" in err
+    axes = json.loads((out / "summary.json").read_text())["config"]["axes"]
+    assert "camera_dropout" not in axes and len(axes) == 8
 
 
 def test_config_prints_what_train_reads(tmp_path, capsys):

@@ -40,8 +40,8 @@ def test_messages_teach():
 
 
 def test_a_missing_extra_is_named_and_other_modules_are_left_alone():
-    told = errors.missing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
-    assert isinstance(told, errors.MissingDependencyError)
-    assert str(told) == "this needs torch, which is not installed: pip install 'verbot[torch]'"
+    reported = errors.missing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    assert isinstance(reported, errors.MissingDependencyError)
+    assert str(reported) == "this needs torch, which is not installed: pip install 'verbot[torch]'"
     other = ModuleNotFoundError("No module named 'nothing'", name="nothing")
     assert errors.missing(other) is other

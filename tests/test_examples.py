@@ -86,6 +86,7 @@ def test_own_format(example, tmp_path):
 def test_serve(example, tmp_path):
     verbot.train("tiny", out=tmp_path, steps=1, progress=False)
     assert example.main(verbot.load_policy(tmp_path / "policy")) == 0.0
+    assert example.main(verbot.load_policy("starter")) == 0.0
 
 
 def test_every_example_is_tested():

@@ -40,6 +40,6 @@ def test_every_public_function_shows_an_example(name):
     assert ">>> " in function.__doc__
 
 
-def test_a_wrong_name_is_told_what_exists():
+def test_a_wrong_name_lists_the_existing_ones():
     with pytest.raises(AttributeError, match="no attribute 'open_data'; its public names are .*open_dataset"):
         verbot.open_data  # noqa: B018

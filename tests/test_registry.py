@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -69,3 +70,57 @@ def test_an_old_name_stands_for_its_successor_and_warns():
     with pytest.warns(VerbotDeprecationWarning, match="the part 'old' is now called 'new'"):
         assert parts.get("old")() == 1
     assert parts.names() == ("new",)
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A package of parts, one of which needs what nobody has."""
+    package = tmp_path / "lazy_zoo"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from verbot.registry import Registry\nanimals = Registry('animal', package=__name__, needs=('sys',))\n"
+        "plants = Registry('plant', package=__name__)\n"
+    )
+    (package / "cat.py").write_text("from lazy_zoo import animals as a\n@a.register('cat')\ndef cat(): return 'meow'\n")
+    (package / "roc.py").write_text(
+        "import torch_of_nobody\nimport lazy_zoo\nfrom lazy_zoo import plants\n"
+        "@lazy_zoo.animals.register('roc', needs=('torch_of_nobody',))\n"
+        "def roc(): return 'hoo'\n@plants.register('fern')\ndef fern(): return ''\nplants.alias('bracken', 'fern')\n"
+    )
+    (package / "many.py").write_text(
+        "from lazy_zoo import animals\nfor name in ('ant', 'bee'):\n    animals.register(name)(lambda name=name: name)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("lazy_zoo")
+    for name in [name for name in sys.modules if name.startswith("lazy_zoo")]:
+        del sys.modules[name]
+
+
+def test_an_alias_in_the_package_is_known_before_its_module_is_imported(zoo):
+    with pytest.warns(VerbotDeprecationWarning, match="the plant 'bracken' is now called 'fern'"):
+        assert zoo.plants.successor("bracken") == "fern"
+    assert "lazy_zoo.roc" not in sys.modules
+
+
+def test_listing_imports_no_part_and_says_what_is_missing(zoo):
+    assert zoo.animals.names() == ("ant", "bee", "cat", "roc")  # a loop's names are known by importing its module alone
+    assert {"lazy_zoo.cat", "lazy_zoo.roc"}.isdisjoint(sys.modules)
+    assert [zoo.animals.missing(name) for name in ("cat", "roc")] == [(), ("torch_of_nobody",)]
+    assert zoo.plants.names() == ("fern",)
+    assert zoo.animals.get("cat")() == "meow"
+    with pytest.raises(ModuleNotFoundError, match="torch_of_nobody"):
+        zoo.animals.get("roc")
+    with pytest.raises(UnknownNameError, match="no animal named 'rock'. Did you mean 'roc'"):
+        zoo.animals.get("rock")
+
+
+def test_a_name_in_the_package_is_taken_before_its_module_is_imported(zoo):
+    def cat():
+        return "mine"
+
+    zoo.animals.names()
+    with pytest.raises(ConfigError, match=r"the animal name 'cat' is taken by lazy_zoo\.cat"):
+        zoo.animals.register("cat")(cat)
+    zoo.plants.register("fern")(cat)
+    with pytest.raises(ConfigError, match="the plant name 'fern' is taken by .*cat"):
+        zoo.plants.get("fern")

@@ -43,7 +43,7 @@ def test_missing_statistics_are_an_error():
     with pytest.raises(DataError, match="no statistics of 'action'; there are of state"):
         statistics["action"]
     record = statistics.to_json()["state"]
-    with pytest.raises(DataError, match="not the statistics of a feature: 'q50'"):
+    with pytest.raises(DataError, match="invalid statistics of a feature: 'q50'"):
         FeatureStatistics.from_json({key: value for key, value in record.items() if key != "q50"})
     with pytest.raises(DataError, match="unequal sizes"):
         FeatureStatistics.from_json(record | {"min": [0.0, 0.0]})

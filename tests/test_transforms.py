@@ -64,7 +64,7 @@ def test_a_dimension_constant_but_for_rounding_does_not_explode():
 def test_kept_kinds_keep_their_units():
     components = [component("p", "position", 1), component("g", "gripper", 1), component("q", "quaternion", 4)]
     values = np.random.default_rng(0).random((20, 6)).astype(np.float32)
-    values[:, 1] = 1.0  # a gripper never seen to close must still be told to
+    values[:, 1] = 1.0  # a gripper that never closes in the data must still accept a close command
     normal = normalizer("z_score", FeatureStatistics.of(values), components, KEPT_KINDS).forward(values)
     np.testing.assert_array_equal(normal[:, 1:], values[:, 1:])
     assert abs(normal[:, 0].mean()) < 1e-5

@@ -19,6 +19,7 @@ LEVELS = {
     "errors": 0,
     "spec": 0,
     "contracts": 1,
+    "gymnasium_ids": 0,
     "registry": 1,
     "configuration": 1,
     "parallel": 1,

@@ -184,12 +184,12 @@ def _options(factory: Any) -> str:
 # Docstrings, types and values
 
 
-def parse_docstring(thing: Any) -> tuple[list[str], dict[str, str]]:
+def parse_docstring(target: Any) -> tuple[list[str], dict[str, str]]:
     """Lines before ``Args:`` (a doctest at the end left out), and the meaning of every argument.
 
     A line such as ``brightness, contrast: text`` explains several.
     """
-    lines = inspect.cleandoc(thing.__doc__ or "").splitlines()
+    lines = inspect.cleandoc(target.__doc__ or "").splitlines()
     about: list[str] = []
     arguments: dict[str, str] = {}
     names: tuple[str, ...] = ()
@@ -213,8 +213,8 @@ def parse_docstring(thing: Any) -> tuple[list[str], dict[str, str]]:
     return about, arguments
 
 
-def _summary(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+def _summary(target: Any) -> str:
+    return (inspect.getdoc(target) or "").split("\n\n")[0].replace("\n", " ")
 
 
 def _type(hint: Any) -> str:

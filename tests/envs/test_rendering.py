@@ -108,3 +108,37 @@ def test_pictures_for_people_leave_what_policies_see_as_it_is():
     assert all(picture.shape == (200, 200, 3) for picture in pictures.values())
     darker = (pictures["shadows"].astype(int).sum(-1) < pictures["fine"].astype(int).sum(-1) - 60).mean()
     assert 0.002 < darker < 0.3  # there are shadows, in places
+
+
+def test_a_library_of_another_name_is_looked_for(monkeypatch):
+    genuine, asked = ctypes.CDLL, []
+
+    def elsewhere(name, *args, **kwargs):
+        asked.append(name)
+        if name in ("libEGL.so.1", "libOpenGL.so.0"):
+            raise OSError(name)
+        return genuine(None)
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", elsewhere)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"/opt/lib/{name}.found")
+    monkeypatch.setattr(rendering, "_egl_works", lambda egl: True)
+    assert rendering.backend() == "egl"
+    assert asked == ["libEGL.so.1", "/opt/lib/EGL.found", "libOpenGL.so.0", "/opt/lib/OpenGL.found"]
+
+
+def test_macos_draws_by_its_own_opengl(monkeypatch):
+    """Without a Mac: no Linux library is looked for, and the context is CGL's."""
+    import types
+
+    class Context:
+        def __init__(self, width, height):
+            self.size = (width, height)
+
+    monkeypatch.setattr(rendering.sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **kwargs: pytest.fail("a library was looked for"))
+    monkeypatch.setitem(sys.modules, "mujoco.cgl", types.SimpleNamespace(GLContext=Context))
+    monkeypatch.setattr(rendering.atexit, "register", lambda function: None)
+    monkeypatch.setattr(rendering, "_owner", [])
+    assert rendering.backend() == "cgl"
+    assert isinstance(rendering._open_gl(), Context)

@@ -1,4 +1,4 @@
-"""Makes the toy world importable, here and in worker processes."""
+"""Makes the toy environment importable, here and in worker processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def toy_world_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def made() -> Callable[..., EpisodeResult]:
-    """A hand-made result; what is not said is a ten-step success with the named object."""
+    """Makes a result by hand. By default it is a ten-step success with the named object."""
 
     def make(index: int = 0, outcome: str = "success", **fields: object) -> EpisodeResult:
         defaults: dict[str, object] = {
@@ -55,14 +55,14 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.sources: list[str] = []
         self.text: list[str] = []
-        self.films: list[str | None] = []
+        self.videos: list[str | None] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.sources += [
             value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "poster")
         ]
         if tag == "figure":
-            self.films.append(dict(attributes).get("class"))
+            self.videos.append(dict(attributes).get("class"))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -70,7 +70,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Closes itself."""
+        """The tag closes itself."""
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)

@@ -41,7 +41,7 @@ def test_same_episodes_are_compared_and_others_counted(tmp_path: Path, made: Mak
     assert [row.group for row in found.tasks] == ["go"]
 
 
-def test_table_and_file_say_the_same(tmp_path: Path, made: Make) -> None:
+def test_table_and_file_agree(tmp_path: Path, made: Make) -> None:
     a = save(tmp_path / "a", [made(i) for i in range(10)])
     b = save(tmp_path / "b", [made(i, "failure") for i in range(10)], "policy B")
     found = compare(a, b)
@@ -68,7 +68,7 @@ def test_two_policies_on_the_real_tabletop(tmp_path: Path) -> None:
     assert [row.group for row in found.tasks] == ["pick", "push", "put"]
 
 
-def test_nothing_in_common_and_nothing_at_all_teach(tmp_path: Path, made: Make) -> None:
+def test_folders_without_common_or_any_episodes_are_refused(tmp_path: Path, made: Make) -> None:
     a, b = save(tmp_path / "a", [made(0)]), save(tmp_path / "b", [made(1)])
     with pytest.raises(ConfigError, match="no episode in common: evaluate both on the same suite, with the same seed and mode"):
         compare(a, b)

@@ -14,7 +14,7 @@ from verbot.rollout.results import EpisodeResult
 TASKS = ("pick", "push", "put")
 
 
-def test_tasks_take_turns_and_smaller_sets_are_part_of_larger_ones() -> None:
+def test_tasks_alternate_and_smaller_sets_are_part_of_larger_ones() -> None:
     plan = make_plan(EvaluationConfig(episodes=20), TASKS)
     main = plan.conditions["canonical"]
     assert Counter(job.request.task for job in main) == {"pick": 7, "push": 7, "put": 6}
@@ -22,18 +22,18 @@ def test_tasks_take_turns_and_smaller_sets_are_part_of_larger_ones() -> None:
     assert make_plan(EvaluationConfig(episodes=8), TASKS).conditions["canonical"] == main[:8]
 
 
-def test_conditions_share_scenes_but_for_what_they_vary() -> None:
+def test_conditions_share_scenes_and_differ_in_one_aspect() -> None:
     plan = make_plan(EvaluationConfig(episodes=12), TASKS)
     assert list(plan.conditions) == ["canonical", "paraphrase", "composition", "counterfactual", "blank"]
-    main, said = plan.conditions["canonical"][0].request, plan.conditions["paraphrase"][0].request
-    assert (said.task, said.index, said.wording, main.wording) == (main.task, main.index, "unseen", "canonical")
+    main, other = plan.conditions["canonical"][0].request, plan.conditions["paraphrase"][0].request
+    assert (other.task, other.index, other.wording, main.wording) == (main.task, main.index, "unseen", "canonical")
     assert plan.conditions["composition"][0].request.composition == "unseen"
     assert [job.request.goal for job in plan.conditions["counterfactual"][:4]] == [0, 1, 0, 1]
     assert all(job.request.split == "test" for jobs in plan.conditions.values() for job in jobs)
 
 
 def test_no_episode_is_played_twice() -> None:
-    """Goal 0 of the counterfactual scenes is the canonical episode; the blind copy plays what the blank condition asks."""
+    """Goal 0 of a counterfactual scene is the canonical episode; the blind baseline plays the episodes of the blank condition."""
     plan = make_plan(EvaluationConfig(episodes=200), TASKS)
     jobs = plan.jobs()
     assert len({job.key for job in jobs}) == len(jobs)
@@ -42,7 +42,7 @@ def test_no_episode_is_played_twice() -> None:
     assert plan.baselines["blind"] == plan.conditions["blank"]
 
 
-def test_longer_commands_are_of_the_same_scenes_and_keep_their_condition(made: Callable[..., EpisodeResult]) -> None:
+def test_longer_instructions_use_the_same_scenes_and_keep_their_condition(made: Callable[..., EpisodeResult]) -> None:
     plan = make_plan(EvaluationConfig(episodes=6, conditions=("longer",)), TASKS)
     main, longer = plan.conditions["canonical"], plan.conditions["longer"]
     assert [(j.request.task, j.request.index, j.request.wording) for j in longer] == [
@@ -54,9 +54,9 @@ def test_longer_commands_are_of_the_same_scenes_and_keep_their_condition(made: C
 def test_baselines_play_the_main_conditions_scenes() -> None:
     plan = make_plan(EvaluationConfig(episodes=6, mode="paraphrase"), TASKS)
     assert list(plan.conditions) == ["paraphrase"]
-    for player in ("random", "expert"):
-        assert [job.agent for job in plan.baselines[player]] == [player] * 6
-        assert [job.request for job in plan.baselines[player]] == [job.request for job in plan.conditions["paraphrase"]]
+    for agent in ("random", "expert"):
+        assert [job.agent for job in plan.baselines[agent]] == [agent] * 6
+        assert [job.request for job in plan.baselines[agent]] == [job.request for job in plan.conditions["paraphrase"]]
     assert {job.request.wording for job in plan.baselines["blind"]} == {"blank"}
     assert not make_plan(EvaluationConfig(episodes=6, baselines=False), TASKS).baselines
 
@@ -100,7 +100,7 @@ def test_condition_names_parse() -> None:
     assert condition_axes("blank") == {}
 
 
-def test_only_tasks_with_combinations_never_demonstrated_are_asked_for_them():
+def test_the_composition_condition_has_only_tasks_with_undemonstrated_combinations():
     plan = make_plan(EvaluationConfig(episodes=6), TASKS, compositional=TASKS[:1])
     assert {job.request.task for job in plan.conditions["composition"]} == {TASKS[0]}
     assert {job.request.task for job in plan.conditions["canonical"]} == set(TASKS)
@@ -108,9 +108,9 @@ def test_only_tasks_with_combinations_never_demonstrated_are_asked_for_them():
     assert {job.request.task for job in alone.conditions["composition"]} == {TASKS[0]}
 
 
-def test_some_tasks_alone_are_played_in_the_same_scenes():
+def test_a_subset_of_tasks_is_played_in_the_same_scenes():
     whole, some = (
-        make_plan(EvaluationConfig(episodes=count, **told), TASKS) for count, told in ((12, {}), (4, {"tasks": TASKS[1:2]}))
+        make_plan(EvaluationConfig(episodes=count, **changes), TASKS) for count, changes in ((12, {}), (4, {"tasks": TASKS[1:2]}))
     )
     for condition, jobs in some.conditions.items():
         played = [job.request for job in jobs]
@@ -127,5 +127,5 @@ def test_a_task_that_the_env_lacks_is_named():
 def test_a_condition_that_fits_no_task_is_refused():
     plan = make_plan(EvaluationConfig(tasks=TASKS[:1], conditions=()), TASKS, compositional=TASKS[1:])
     assert list(plan.conditions) == ["canonical"]
-    with pytest.raises(ConfigError, match="none of the tasks played can be asked for the condition 'composition'"):
+    with pytest.raises(ConfigError, match="no task supports the condition 'composition'"):
         make_plan(EvaluationConfig(tasks=TASKS[:1]), TASKS, compositional=TASKS[1:])

@@ -1,4 +1,4 @@
-"""Forgetting by hand, and its interval."""
+"""Forgetting compared with hand-computed values, and its interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def won(share: float, n: int = 20) -> list[bool]:
 
 def test_the_best_earlier_stage_counts_from_when_a_task_was_learned():
     stages = [
-        {"pick": won(0.8), "push": won(1.0), "put": won(0.0)},  # push before it was learned counts for nothing
+        {"pick": won(0.8), "push": won(1.0), "put": won(0.0)},  # push before its training does not count
         {"pick": won(0.9), "push": won(0.7), "put": won(0.0)},
         {"pick": won(0.6), "push": won(0.8), "put": won(0.5)},
     ]
@@ -23,8 +23,8 @@ def test_the_best_earlier_stage_counts_from_when_a_task_was_learned():
     assert found.n == 40
 
 
-def test_what_was_known_two_stages_ago_is_forgotten_too():
-    """Kills the mutation that measures against the stage before the last: the best one is the first."""
+def test_forgetting_refers_to_the_best_earlier_stage():
+    """A mutation that compares with the second-to-last stage fails, because the best one is the first."""
     stages = [
         {"pick": won(0.9), "push": won(0.0), "put": won(0.0)},
         {"pick": won(0.5), "push": won(0.8), "put": won(0.0)},
@@ -33,7 +33,7 @@ def test_what_was_known_two_stages_ago_is_forgotten_too():
     assert forgetting(stages, ("pick", "push", "put")).value == pytest.approx(((0.9 - 0.6) + (0.8 - 0.8)) / 2)
 
 
-def test_what_is_kept_is_not_forgotten():
+def test_retained_tasks_are_not_forgotten():
     stages = [{"pick": won(1.0), "push": won(0.0)}, {"pick": won(1.0), "push": won(1.0)}]
     found = forgetting(stages, ("pick", "push"))
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)

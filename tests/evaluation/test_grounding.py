@@ -8,7 +8,7 @@ import pytest
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.evaluation.grounding.metrics import (
-    Looked,
+    GroundingMetrics,
     attribution_lift,
     attribution_share,
     change,
@@ -90,11 +90,11 @@ def test_a_ratio_of_paired_means():
     assert wide.low < wide.value == 5.0 < wide.high
 
 
-# Words left out.
+# Omitted words.
 
 
-class Listener:
-    """Looks at the upper left when it hears "left", else at the lower right; no other word matters."""
+class WordPolicy:
+    """Its heatmap is at the upper left if the instruction contains "left", else at the lower right."""
 
     spec = None
 
@@ -108,9 +108,9 @@ class Listener:
 
 def test_only_a_word_that_matters_changes_the_map():
     observation = Observation({"front": np.zeros((16, 16, 3), np.uint8)}, np.zeros(1, np.float32), "look to the left now")
-    whole, others = leave_one_out(Listener(), observation)
-    told = whole.extras["heatmaps"]["front"][0]
-    effects = [moved(told, other.extras["heatmaps"]["front"][0]) for other in others]
+    whole, others = leave_one_out(WordPolicy(), observation)
+    complete = whole.extras["heatmaps"]["front"][0]
+    effects = [moved(complete, other.extras["heatmaps"]["front"][0]) for other in others]
     assert effects[:3] == [0, 0, 0] and effects[4] == 0
     assert effects[3] == pytest.approx(1.0, abs=0.01)
     assert without_word("look to the left now", 3) == "look to the now"
@@ -126,24 +126,24 @@ def test_the_overlay_marks_the_right_pixel_and_no_other():
     assert np.abs(marked[5, 9].astype(int) - overlay.COLORS["target"]).max() < 40
 
 
-def test_a_difference_shows_what_a_word_draws_here_and_what_it_draws_away():
+def test_a_difference_shows_where_a_word_adds_and_removes():
     shown = overlay.difference(np.zeros((16, 16, 3), np.uint8), spot(5, 9), spot(7, 1)).astype(int)
     assert shown[5, 9].argmax() == 0 and shown[7, 1].argmax() == 2
     assert np.argwhere(shown.any(-1)).tolist() == [[5, 9], [7, 1]]
 
 
-def test_a_word_is_underlined_as_far_as_it_matters():
+def test_a_word_is_underlined_in_proportion_to_its_share():
     def marked(share):
         return int((overlay.weights(200, ["cube"], [share]) == overlay.MORE).all(-1).sum())
 
     assert marked(0.0) == 0 and 0 < marked(0.5) < marked(1.0)
 
 
-# A planted policy in the real world.
+# A policy with known grounding in the simulation.
 
 
 class Planted:
-    """Knows what each pixel shows. Looks at what is named, or beside it; acts by that thing's own pixels, and a little by all."""
+    """Reads the segmentation. Its map covers the named object, or is shifted; its action depends on that object's pixels."""
 
     def __init__(self, env, shift=0, reads=True):
         self.env, self.spec, self.shift, self.reads = env, env.robot_spec, shift, reads
@@ -170,11 +170,11 @@ def world():
         yield env
 
 
-def test_a_planted_look_wins_the_pointing_game_and_its_cause_is_found(world):
+def test_correct_grounding_wins_the_pointing_game_and_its_cause_is_found(world):
     found = measure(Planted(world), world, scenes=18)
     row = found.rows["front target"]
     assert row["pointing_game"].value == row["pointing_game_exact"].value == 1.0 and row["pointing_game"].n == 18
-    assert row["pointing_game_told_otherwise"].value == 0.0
+    assert row["pointing_game_other_instruction"].value == 0.0
     assert row["attribution_share"].value > 0.99
     assert row["attribution_lift"].value == pytest.approx(1 / row["pixel_share"].value, rel=0.4)
     assert set(found.by_task) == {"pick", "push", "put"} and found.by_task["put"].n == 6
@@ -182,19 +182,19 @@ def test_a_planted_look_wins_the_pointing_game_and_its_cause_is_found(world):
     assert found.p < 0.01 and found.painted_px[0] == pytest.approx(found.painted_px[1], rel=0.2)
 
 
-def test_a_look_beside_it_loses_and_what_is_not_read_has_no_effect(world):
+def test_a_shifted_map_loses_and_ignored_pixels_have_no_effect(world):
     found = measure(Planted(world, shift=20, reads=False), world, scenes=9)
     assert found.rows["front target"]["pointing_game"].value == 0.0
     assert found.rows["front target"]["attribution_lift"].value < 0.1
     assert found.causal["change_named"].value < 1e-4
 
 
-def test_a_policy_without_maps_has_figures_of_its_actions_only(world):
-    class Silent(Planted):
+def test_a_policy_without_maps_has_metrics_of_its_actions_only(world):
+    class WithoutMaps(Planted):
         def predict(self, observations):
             return [dataclasses.replace(chunk, extras={}) for chunk in super().predict(observations)]
 
-    found = measure(Silent(world), world, scenes=6)
+    found = measure(WithoutMaps(world), world, scenes=6)
     assert found.rows == {} and found.by_task == {} and found.causal["causal_occlusion"].n > 0
 
 
@@ -203,7 +203,7 @@ def test_the_same_scenes_give_the_same_figures_and_another_seed_others(world):
     assert one == again and one["rows"] != other["rows"]
 
 
-def test_a_world_that_does_not_know_its_pixels_is_refused():
+def test_an_env_without_segmentation_is_refused():
     from toy_world import ToyEnv, ToyPolicy
 
     with pytest.raises(ConfigError, match=r"segmentation masks, such as tabletop-starter"):
@@ -216,9 +216,14 @@ def test_a_change_is_a_share_of_each_numbers_range(world):
     assert change(low, high, spec) == pytest.approx(1.0) and change(low, low, spec) == 0.0
 
 
-def test_figures_survive_a_file_and_the_page_tells_them(world, tmp_path):
+def test_metrics_survive_a_file_and_the_page_shows_them(world, tmp_path):
     found = measure(Planted(world), world, scenes=3)
-    assert Looked.from_json(json.loads(json.dumps(found.to_json()))) == found
+    record = json.loads(json.dumps(found.to_json()))
+    assert GroundingMetrics.from_json(record) == found
+    row = record["rows"]["front target"]
+    row["pointing_game_told_otherwise"] = row.pop("pointing_game_other_instruction")  # as verbot 0.1 wrote it
+    old = GroundingMetrics.from_json(record).rows["front target"]
+    assert dict(old) == dict(found.rows["front target"])
     assert "| front target | `pointing_game` | 1 [" in found.table() and "<code>pointing_game</code>" in figures(found)
     picture = np.zeros((4, 4, 3), np.uint8)
     words = [Word("<b>", {"target": 0.25}, 0.5, None, {"front target": picture})]
@@ -227,7 +232,7 @@ def test_figures_survive_a_file_and_the_page_tells_them(world, tmp_path):
     assert "take &lt;b&gt;" in text and "0.250" in text and "verbot look mine" in text and "http" not in text
 
 
-def test_a_report_tells_the_figures_that_lie_beside_it_if_they_are_the_same_policys(world, tmp_path):
+def test_a_report_shows_grounding_metrics_of_the_same_policy_in_its_folder(world, tmp_path):
     from toy_world import ToyEnv, listening
 
     from verbot.evaluation import EvaluationConfig, PolicySource, run
@@ -238,4 +243,4 @@ def test_a_report_tells_the_figures_that_lie_beside_it_if_they_are_the_same_poli
     for policy in ("mine", "another"):
         (tmp_path / "run.json").unlink(missing_ok=True)
         run(PolicySource(policy, listening), config, tmp_path, make=ToyEnv, progress=False)
-        assert ("Does it look at what is named?" in (tmp_path / "report.html").read_text()) == (policy == "mine")
+        assert ("<h2>Grounding</h2>" in (tmp_path / "report.html").read_text()) == (policy == "mine")

@@ -31,8 +31,8 @@ def test_mcnemar_is_the_two_sided_binomial(b: int, c: int, p: float) -> None:
     assert mcnemar(pairs) == pytest.approx(p)
 
 
-def test_difference_covers_the_truth_as_often_as_it_says() -> None:
-    """Correlated pairs: half of the second's outcomes repeat the first's; P is 0.9 and 0.85."""
+def test_difference_has_nominal_coverage() -> None:
+    """Correlated pairs: half of the second outcomes repeat the first; P is 0.9 and 0.85."""
     rng = np.random.default_rng(1)
     inside = 0
     for _ in range(400):
@@ -43,7 +43,7 @@ def test_difference_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.92 <= inside / 400 <= 0.99
 
 
-def test_difference_of_equal_results_is_nothing_but_not_certain() -> None:
+def test_difference_of_equal_results_is_zero_with_an_interval() -> None:
     estimate = difference([(True, True)] * 30 + [(False, False)] * 10)
     assert estimate.value == 0
     assert estimate.low <= 0 <= estimate.high
@@ -61,7 +61,7 @@ def test_ratio_limits_solve_their_equation() -> None:
     assert estimate.value == pytest.approx(80 / 90)
 
 
-def test_ratio_covers_the_truth_as_often_as_it_says() -> None:
+def test_ratio_has_nominal_coverage() -> None:
     rng = np.random.default_rng(3)
     inside = 0
     for _ in range(400):
@@ -106,5 +106,5 @@ def test_quantile_lies_between_order_statistics() -> None:
     assert (estimate.value, estimate.low, estimate.high, estimate.n) == (49.5, 40, 60, 100)
 
 
-def test_complement_turns_the_interval_around() -> None:
+def test_complement_reverses_the_interval() -> None:
     assert Estimate(0.25, 0.125, 0.5, 8).complement() == Estimate(0.75, 0.5, 0.875, 8)

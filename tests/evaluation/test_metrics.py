@@ -12,7 +12,7 @@ from verbot.rollout.results import EpisodeResult
 Make = Callable[..., EpisodeResult]
 
 
-def test_errors_are_in_no_measure(made: Make) -> None:
+def test_errors_are_in_no_metric(made: Make) -> None:
     results = [made(0), made(1, "failure"), made(2, "error"), made(3, "error", first_contact="blue")]
     assert metrics.success_rate(results) == wilson(1, 2)
     assert metrics.language_following(results).n == 2
@@ -20,12 +20,12 @@ def test_errors_are_in_no_measure(made: Make) -> None:
     assert metrics.final_error_m(results).n == 2
 
 
-def test_following_and_execution_are_told_apart(made: Make) -> None:
+def test_following_and_execution_are_separate(made: Make) -> None:
     results = [
         made(0),
-        made(1, "failure"),  # reached for the right thing, then failed
-        made(2, "failure", first_contact="blue"),  # took the wrong one
-        made(3, "success", first_contact="blue"),  # brushed another one first
+        made(1, "failure"),  # touched the named object, then failed
+        made(2, "failure", first_contact="blue"),  # touched another object
+        made(3, "success", first_contact="blue"),  # touched another object first
         made(4, "failure", first_contact=None),  # never touched anything
     ]
     assert metrics.language_following(results) == wilson(2, 4)
@@ -33,7 +33,7 @@ def test_following_and_execution_are_told_apart(made: Make) -> None:
     assert metrics.engagement_rate(results) == wilson(4, 5)
 
 
-def test_goals_that_name_no_object_say_nothing_about_following(made: Make) -> None:
+def test_goals_without_a_named_object_do_not_count_for_following(made: Make) -> None:
     results = [made(0, target_object=None, first_contact="blue"), made(1)]
     assert metrics.language_following(results).n == 1
     assert metrics.success_rate(results).n == 2
@@ -43,8 +43,8 @@ def test_counterfactual_counts_states_and_episodes(made: Make) -> None:
     results = [
         *(made(0, goal_index=0), made(0, goal_index=1)),
         *(made(1, goal_index=0), made(1, "failure", goal_index=1)),
-        *(made(2, goal_index=0), made(2, "error", goal_index=1)),  # this state cannot be judged
-        made(3, goal_index=0),  # this one was asked one thing only
+        *(made(2, goal_index=0), made(2, "error", goal_index=1)),  # this state has an error
+        made(3, goal_index=0),  # this one has only one goal
         *(made(0, task="visit", goal_index=0), made(0, "failure", task="visit", goal_index=1)),
     ]
     assert metrics.strict_counterfactual(results) == wilson(1, 3)
@@ -61,7 +61,7 @@ def test_retention_pairs_scenes(made: Make) -> None:
     assert metrics.unpaired_retention(condition, [*reference, *other]).value == pytest.approx(0.75 / 0.8)
 
 
-def test_sensitivity_is_the_share_of_success_that_words_bring(made: Make) -> None:
+def test_sensitivity_is_the_share_of_success_lost_without_an_instruction(made: Make) -> None:
     reference = [made(i) for i in range(10)]
     blank = [made(i, "success" if i < 4 else "failure") for i in range(10)]
     estimate = metrics.language_sensitivity(reference, blank)
@@ -84,7 +84,7 @@ def test_latency_in_milliseconds() -> None:
     assert metrics.latency([]) == {}
 
 
-def test_every_measure_has_its_exact_name(made: Make) -> None:
+def test_every_metric_has_its_exact_name(made: Make) -> None:
     main = [made(i) for i in range(4)]
     conditions = {
         "canonical": main,
@@ -104,7 +104,7 @@ def test_every_measure_has_its_exact_name(made: Make) -> None:
     assert found["longer_retention"].n == 2
 
 
-def test_what_was_not_played_is_not_reported(made: Make) -> None:
+def test_conditions_that_were_not_played_are_not_reported(made: Make) -> None:
     found = metrics.policy_metrics({"paraphrase": [made(0)]}, expert=[])
     assert not {"spl", "paraphrase_retention", "language_sensitivity", "strict_counterfactual"} & set(found)
 

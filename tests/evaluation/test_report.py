@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,17 @@ def page(report: str, read_page: Callable[[str], Any]) -> Any:
 def test_page_is_well_formed_and_complete(page: Any) -> None:
     assert page.open == []
     text = " ".join("".join(page.text).split())
-    assert "It did what it was told in" in text
+    assert "The policy succeeded in" in text
     for name in ("success_rate", "strict_counterfactual", "language_sensitivity", "spl", "latency_p99_ms"):
         assert name in text
-    for heading in ("Does it listen?", "One scene, told different things", "Where it fails", "To repeat it", "Baselines"):
+    for heading in ("Language following", "One scene, different instructions", "Failures", "Reproduction", "Baselines"):
         assert heading in text
     assert "half <deaf>" in text
     assert "verbot evaluate half-deaf & more" in text
     assert "$" not in text
 
 
-def test_page_asks_the_network_for_nothing(page: Any, report: str) -> None:
+def test_page_makes_no_network_requests(page: Any, report: str) -> None:
     assert page.sources
     assert all(source.startswith("data:") for source in page.sources)
     style = report.split("<style>")[1].split("</style>")[0]
@@ -57,14 +58,14 @@ def test_page_asks_the_network_for_nothing(page: Any, report: str) -> None:
     assert not re.findall(r"https?://", report)
 
 
-def test_films_have_their_outcomes_border(page: Any, report: str) -> None:
-    assert page.films.count("failure") >= 2
-    assert page.films.count("success") >= 4
-    assert report.count("data:video/mp4;base64,AAAA") == len(page.films)
+def test_videos_have_the_border_of_their_outcome(page: Any, report: str) -> None:
+    assert page.videos.count("failure") >= 2
+    assert page.videos.count("success") >= 4
+    assert report.count("data:video/mp4;base64,AAAA") == len(page.videos)
     assert len(report) < 6_000_000
 
 
-def test_exhibits_are_the_first_of_every_task(made: Make) -> None:
+def test_clips_are_the_first_of_every_task(made: Make) -> None:
     def pair(index: int, task: str, outcome: str = "success", goal: int = 0) -> tuple[Job, EpisodeResult]:
         from verbot.contracts import EpisodeRequest
 
@@ -73,16 +74,27 @@ def test_exhibits_are_the_first_of_every_task(made: Make) -> None:
     main = [pair(i, task, "failure" if i == 1 else "success") for i in range(4) for task in ("go", "visit")]
     scenes = [pair(i, "go", "error" if i == 0 else "success", goal) for i in range(3) for goal in range(2)]
     chosen = choose(main, scenes, 9)
-    told = [(e.room, e.result.task, e.result.index) for e in chosen]
-    assert [t for t in told if t[0] == "failures"] == [("failures", "go", 1), ("failures", "visit", 1)]
-    assert [t[1:] for t in told if t[0] == "counterfactual"] == [("go", 1), ("go", 1)]  # whole scenes without errors
-    assert [t[1:] for t in told if t[0] == "successes"] == [("go", 0), ("visit", 0), ("go", 2), ("visit", 2), ("go", 3)]
+    clips = [(clip.section, clip.result.task, clip.result.index) for clip in chosen]
+    assert [c for c in clips if c[0] == "failures"] == [("failures", "go", 1), ("failures", "visit", 1)]
+    assert [c[1:] for c in clips if c[0] == "counterfactual"] == [("go", 1), ("go", 1)]  # whole scenes without errors
+    assert [c[1:] for c in clips if c[0] == "successes"] == [("go", 0), ("visit", 0), ("go", 2), ("visit", 2), ("go", 3)]
     assert choose(main, scenes, 0) == []
 
 
-def test_reasons_say_what_went_wrong(made: Make) -> None:
+def test_reasons_of_failures(made: Make) -> None:
     assert wording.reason(made(0)) == ""
-    assert wording.reason(made(0, "failure", first_contact=None)) == "touched nothing"
-    assert wording.reason(made(0, "failure", first_contact="blue")) == "went for the blue"
-    assert wording.reason(made(0, "failure", final_error_m=0.124)) == "right thing, 12 cm off at the end"
-    assert wording.reason(made(0, "failure", target_object=None, final_error_m=None)) == "not done in time"
+    assert wording.reason(made(0, "failure", first_contact=None)) == "no contact with any object"
+    assert wording.reason(made(0, "failure", first_contact="blue")) == "first contact with the blue"
+    assert wording.reason(made(0, "failure", final_error_m=0.124)) == "correct object, 12 cm off at the end"
+    assert wording.reason(made(0, "failure", target_object=None, final_error_m=None)) == "goal not reached in time"
+
+
+def test_on_a_phone_bars_have_a_row_of_their_own_and_long_names_break():
+    """Beside a label and a number in 390 pixels a bar would have no width left."""
+    page = (files("verbot.evaluation.report") / "page.html").read_text(encoding="utf-8")
+    phone = re.search(r"@media \(max-width: 760px\) \{\n(.*?)\n\}\n", page, re.DOTALL)[1]
+    rules = dict(re.findall(r"^  ([^{]+) \{ (.*) \}$", phone, re.MULTILINE))
+    assert "grid-template-columns: minmax(0, 1fr) max-content" in rules[".bars"]
+    assert "grid-column: 1 / -1" in rules[".bars svg"]
+    breaking = next(names for names, rule in rules.items() if "overflow-wrap: anywhere" in rule)
+    assert {".label", "td code", ".kicker"} <= set(breaking.split(", "))

@@ -1,4 +1,4 @@
-"""The gap by hand: paired by scene, one world at a time; the radar shows what the figures say."""
+"""Robustness compared with hand-computed values, paired by scene for each domain; the radar chart shows the same values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation.comparison.robustness import gap_of, table, write
-from verbot.evaluation.protocol.conditions import AXES, EvaluationConfig, make_plan, told_axes
+from verbot.evaluation.comparison.robustness import read_robustness, table, write
+from verbot.evaluation.protocol.conditions import AXES, EvaluationConfig, axes_suffix, make_plan
 from verbot.evaluation.protocol.intervals import difference, mcnemar, wilson
 from verbot.evaluation.report.radar import COLORS, FINE, Outline, place, radar
 from verbot.rollout.results import EpisodeResult, Journal
@@ -22,7 +22,7 @@ Make = Callable[..., EpisodeResult]
 
 
 def world(made: Make, won: str, **axes: int) -> list[EpisodeResult]:
-    """Episodes of scenes 0, 1, …: 1 was won, 0 lost, x an error."""
+    """Episodes of scenes 0, 1, …: 1 is a success, 0 a failure, x an error."""
     words = "".join(f"{axis}{strength}/" for axis, strength in sorted(axes.items()))
     outcome = {"1": "success", "0": "failure", "x": "error"}
     return [
@@ -48,7 +48,7 @@ def test_the_gap_is_paired_by_scene_and_leaves_errors_out(tmp_path: Path, made: 
         world(made, "00011111x1", camera=2),
         world(made, "0001110000", lighting=2),
     )
-    found = gap_of(folder)
+    found = read_robustness(folder)
     assert (found.policy, found.nominal, found.errors) == ("plain", wilson(7, 10), 1)
     lighting, camera, together = found.shifts
     assert [shift.label for shift in found.shifts] == ["lighting 2", "camera 2", "all at once 2"]
@@ -61,12 +61,12 @@ def test_the_gap_is_paired_by_scene_and_leaves_errors_out(tmp_path: Path, made: 
     assert together.p == mcnemar([(False, True)] * 3 + [(True, False)] * 7)
 
 
-def test_what_is_told_is_what_was_found(tmp_path: Path, made: Make) -> None:
+def test_the_table_and_the_file_agree(tmp_path: Path, made: Make) -> None:
     folders = [
         save(tmp_path / name, world(made, "1" * 10), world(made, won, camera=2), world(made, "1" * 10, lighting=2))
         for name, won in (("plain", "1000000000"), ("random", "1111111110"))
     ]
-    gaps = [gap_of(folder) for folder in folders]
+    gaps = [read_robustness(folder) for folder in folders]
     text = table(gaps)
     lines = [re.split(r" {2,}", line) for line in text.split("\n")]
     assert [line[0] for line in lines[1:]] == ["plain"] * 3 + ["random"] * 3
@@ -77,14 +77,14 @@ def test_what_is_told_is_what_was_found(tmp_path: Path, made: Make) -> None:
     assert (tmp_path / "out" / "gap.png").is_file()
 
 
-def test_where_a_world_is_missing_it_says_so(tmp_path: Path, made: Make) -> None:
-    with pytest.raises(ConfigError, match=r"holds no shifted world; `verbot gap POLICY --out FOLDER` plays both"):
-        gap_of(save(tmp_path / "a", world(made, "11")))
-    with pytest.raises(ConfigError, match="holds no nominal world"):
-        gap_of(save(tmp_path / "b", world(made, "11", camera=1)))
+def test_a_missing_domain_is_reported(tmp_path: Path, made: Make) -> None:
+    with pytest.raises(ConfigError, match=r"holds no shifted domain; `verbot gap POLICY --out FOLDER` plays both"):
+        read_robustness(save(tmp_path / "a", world(made, "11")))
+    with pytest.raises(ConfigError, match="holds no nominal domain"):
+        read_robustness(save(tmp_path / "b", world(made, "11", camera=1)))
 
 
-def test_a_radar_puts_each_share_on_its_spoke() -> None:
+def test_a_radar_chart_puts_each_value_on_its_spoke() -> None:
     spokes = ["nominal", "camera 2", "lighting 2", "all at once 2"]
     values = [wilson(9, 10), wilson(2, 10), None, wilson(5, 10)]
     picture = np.asarray(radar(spokes, [Outline("plain", values)])).astype(int)
@@ -103,12 +103,12 @@ def test_a_radar_puts_each_share_on_its_spoke() -> None:
 @pytest.mark.parametrize(
     ("spokes", "outlines", "message"),
     [
-        (["a", "b"], [Outline("p", [None, None])], "at least three spokes to enclose anything; got 2: a, b"),
+        (["a", "b"], [Outline("p", [None, None])], "at least three spokes; got 2: a, b"),
         (["a", "b", "c"], [], "shows 1 to 6 policies; got 0"),
-        (["a", "b", "c"], [Outline("p", [None])], "p has 1 figures for 3 spokes"),
+        (["a", "b", "c"], [Outline("p", [None])], "p has 1 values for 3 spokes"),
     ],
 )
-def test_a_radar_that_cannot_be_drawn_says_why(spokes: list[str], outlines: list[Outline], message: str) -> None:
+def test_invalid_radar_charts_are_refused(spokes: list[str], outlines: list[Outline], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         radar(spokes, outlines)
 
@@ -119,23 +119,23 @@ def test_several_axes_at_once_are_a_condition() -> None:
     assert plan.conditions["axes:all:2"][1].request.axes == dict.fromkeys(AXES, 2)
     assert plan.conditions["axes:camera+lighting:3"][0].request.axes == {"camera": 3, "lighting": 3}
     assert EvaluationConfig(axes=dict.fromkeys(AXES, 3)).main == "canonical all:3"
-    assert told_axes({"lighting": 1, "camera": 2, "dynamics": 0}) == " camera:2 lighting:1"
+    assert axes_suffix({"lighting": 1, "camera": 2, "dynamics": 0}) == " camera:2 lighting:1"
     with pytest.raises(ConfigError, match="there is no randomization axis 'lightning'"):
         EvaluationConfig(conditions=("axes:camera+lightning:2",))
 
 
-def test_policies_are_played_in_every_world_and_folders_are_read(tmp_path: Path) -> None:
+def test_policies_are_played_in_every_domain_and_folders_are_read(tmp_path: Path) -> None:
     asked = {"axes": ["camera", "robot_start"], "episodes": 2, "workers": 1, "progress": False}
     played = gap(["expert"], out=tmp_path / "first", **asked)
     assert [shift.label for shift in played[0].shifts] == ["camera 2", "robot start 2", "camera 2, robot start 2"]
     assert [shift.success.n for shift in played[0].shifts] == [2, 2, 2]
     more = gap(["expert"], out=tmp_path / "first", strengths=[3], alone=False, **asked)
-    assert len(more[0].shifts) == 4  # what was played before stays beside it
+    assert len(more[0].shifts) == 4  # earlier results remain
     read = gap([str(tmp_path / "first" / "expert")], out=tmp_path / "second", **asked)
     assert read[0].shifts == more[0].shifts
 
 
-def test_what_cannot_be_played_is_refused(tmp_path: Path) -> None:
+def test_invalid_policies_and_axes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name at least one policy"):
         gap([], out=tmp_path)
     with pytest.raises(ConfigError, match="two of these policies would have one name: run, run"):

@@ -28,7 +28,7 @@ def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
     return {r.key: (r.outcome, r.steps, r.first_contact, r.actions) for r in read_results(out / "results.jsonl")}
 
 
-def test_a_policy_that_listens_and_its_baselines(tmp_path: Path) -> None:
+def test_a_language_following_policy_and_its_baselines(tmp_path: Path) -> None:
     summary = evaluate(tmp_path)
     assert summary.metrics["success_rate"].value == 1
     assert summary.metrics["strict_counterfactual"].value == 1
@@ -41,7 +41,7 @@ def test_a_policy_that_listens_and_its_baselines(tmp_path: Path) -> None:
     assert summary.exit_code == 0
 
 
-def test_files_hold_what_the_contract_says(tmp_path: Path) -> None:
+def test_files_follow_the_contract(tmp_path: Path) -> None:
     evaluate(tmp_path)
     record = json.loads((tmp_path / "summary.json").read_text())
     assert record["policy"] == "toy policy"
@@ -53,7 +53,7 @@ def test_files_hold_what_the_contract_says(tmp_path: Path) -> None:
     assert len(lines) == len({json.loads(line)["key"] for line in lines})
 
 
-def test_a_policy_of_another_light_is_helped_by_alignment_and_the_folder_knows(tmp_path: Path) -> None:
+def test_color_alignment_helps_under_other_light_and_is_recorded_in_the_folder(tmp_path: Path) -> None:
     alone: dict[str, object] = {"load": "seeing", "conditions": (), "baselines": False}
     aligned = {"align": {"front": (40.0, 40.0, 40.0)}}
     bright: dict[str, object] = {"light": 80}
@@ -71,7 +71,7 @@ def test_results_do_not_depend_on_workers_or_slots(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
 
 
-def test_a_policy_that_rounds_by_batch_size_plays_the_same_to_the_bit(tmp_path: Path) -> None:
+def test_a_policy_whose_rounding_depends_on_the_batch_size_plays_the_same_to_the_bit(tmp_path: Path) -> None:
     evaluate(tmp_path / "a", "touchy", workers=1, slots=4)
     evaluate(tmp_path / "b", "touchy", workers=2, slots=4)
     assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
@@ -128,7 +128,7 @@ def test_a_fault_is_an_error_and_never_a_failure(tmp_path: Path, fault: str) -> 
     assert expected in summary.error_messages[0]
 
 
-def test_errors_are_tried_again(tmp_path: Path) -> None:
+def test_episodes_with_errors_are_repeated(tmp_path: Path) -> None:
     evaluate(tmp_path, world={"broken": (1,)})
     assert evaluate(tmp_path).errors == 0
 
@@ -143,7 +143,7 @@ def test_a_policy_for_another_robot_stops_the_run(tmp_path: Path) -> None:
         evaluate(tmp_path, "misfit")
 
 
-def test_a_worker_that_dies_costs_its_own_episodes_only(tmp_path: Path) -> None:
+def test_a_dead_worker_costs_only_its_own_episodes(tmp_path: Path) -> None:
     summary = evaluate(tmp_path, "listening", {"kills": (3,)}, workers=2, slots=1, conditions=(), baselines=False)
     assert 1 <= summary.errors < 8
     assert "exit code" in summary.error_messages[0]
@@ -167,7 +167,7 @@ def test_scripted_agents_can_be_tested_too(tmp_path: Path) -> None:
         run("export", config, tmp_path, make=toy_world.ToyEnv)
 
 
-def test_counterfactual_mode_asks_every_goal_of_every_scene(tmp_path: Path) -> None:
+def test_counterfactual_mode_plays_every_goal_of_every_scene(tmp_path: Path) -> None:
     summary = evaluate(tmp_path, "half_deaf", mode="counterfactual", goals=3, episodes=6, baselines=False)
     assert summary.metrics["success_rate"].n == 18
     assert summary.metrics["strict_counterfactual"].value == 0  # green is always one of the three

@@ -1,4 +1,4 @@
-"""Figures of a table against sums done by hand, its verdicts, and the page that shows it."""
+"""A table's figures compared with hand-computed values, its verdicts, and its page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from verbot.errors import ConfigError
 from verbot.evaluation.comparison.page import write_comparison_page
-from verbot.evaluation.comparison.ranking import choose, holm, versus
+from verbot.evaluation.comparison.ranking import holm, rank, versus
 from verbot.evaluation.comparison.rows import Cost, Figures, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures
 from verbot.evaluation.protocol.intervals import Estimate, wilson
@@ -26,7 +26,7 @@ KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
 
 
 def played(folder: Path, made: Make, solved: set[tuple[str, int, int, str]], errors: int = 0) -> Path:
-    """Twelve scenes of two tasks in plain wording, six of them under their second goal and six in unseen wording too."""
+    """Twelve scenes of two tasks in canonical wording; six also under their second goal, and six also in unseen wording."""
     folder.mkdir()
     with Journal(folder / "results.jsonl") as journal:
         for task, index in itertools.product(("go", "visit"), range(6)):
@@ -52,21 +52,21 @@ def test_figures_of_an_interrupted_evaluation_are_counted_from_its_episodes(tmp_
     assert figures.by_task == {"go": wilson(4, 6), "visit": wilson(0, 6)}
     assert figures.metrics["strict_counterfactual"] == wilson(2, 6)  # scenes 0 and 1 of go, under both goals
     assert figures.conditions["counterfactual"] == wilson(5, 12)
-    assert figures.metrics["paraphrase_retention"].value == pytest.approx(1 / 3)  # of the six scenes that were told both ways
+    assert figures.metrics["paraphrase_retention"].value == pytest.approx(1 / 3)  # of the six scenes with both wordings
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "results.jsonl").touch()
-    with pytest.raises(ConfigError, match="none holds no episode yet"):
+    with pytest.raises(ConfigError, match="none holds no episodes yet"):
         read_figures(tmp_path / "none")
 
 
-def test_errors_are_counted_and_the_first_is_told(tmp_path: Path, made: Make) -> None:
+def test_errors_are_counted_and_the_first_is_reported(tmp_path: Path, made: Make) -> None:
     figures = read_figures(played(tmp_path / "a", made, plain(0, 1, 2, 3), errors=2))
     assert (figures.errors, figures.metrics["success_rate"]) == (2, wilson(2, 10))
     assert figures.fault == "policy/go/test/0/goal0/canonical/seen/seed0: the toy fell apart"
     row = TableRow("a", "policy", figures=figures)
     table = Table("", "a", (row,), {})
     assert table.exit_code == 1
-    assert table.faults() == [f"a: 2 episodes were errors, the first of them {figures.fault}"]
+    assert table.faults() == [f"a: 2 episodes had errors; the first: {figures.fault}"]
 
 
 def test_p_is_mcnemars_on_the_shared_episodes(tmp_path: Path, made: Make) -> None:
@@ -77,8 +77,8 @@ def test_p_is_mcnemars_on_the_shared_episodes(tmp_path: Path, made: Make) -> Non
     p = 2 * sum(math.comb(7, i) for i in range(only_b + 1)) / 2**7
     assert (found.only_first, found.only_second, found.first.n, found.p) == (only_a, only_b, 12, pytest.approx(p))
     assert found.difference.value == pytest.approx(7 / 12 - 2 / 12)
-    told = versus(a, b)["counterfactual"]  # the six scenes of which another goal was played, under both goals
-    assert (told.first.n, told.only_first, told.only_second) == (12, 3, 1)
+    goals = versus(a, b)["counterfactual"]  # the six scenes of which another goal was played, under both goals
+    assert (goals.first.n, goals.only_first, goals.only_second) == (12, 3, 1)
     assert "blank" not in versus(a, b)
     assert versus(a, tmp_path) == {}
 
@@ -92,12 +92,18 @@ def test_holm_corrects_for_the_number_of_rows(tmp_path: Path, made: Make) -> Non
     some = played(tmp_path / "some", made, {("go", i, 0, "canonical") for i in range(6)})  # 6 to 0: p = 0.031
     rows = [TableRow("base", "policy", folder=base, figures=read_figures(base))]
     for name, folder in (("good", good), ("some", some)):
-        rows.append(TableRow(name, "policy", figures=read_figures(folder), beside=versus(folder, base)))
+        rows.append(TableRow(name, "policy", figures=read_figures(folder), conditions_against_base=versus(folder, base)))
     assert Table("", "base", tuple(rows), {}).verdicts() == {"base": "base", "good": "better", "some": "better"}
-    more = [*rows, *(TableRow(f"more{i}", "policy", figures=rows[2].figures, beside=rows[2].beside) for i in range(3))]
+    more = [
+        *rows,
+        *(
+            TableRow(f"more{i}", "policy", figures=rows[2].figures, conditions_against_base=rows[2].conditions_against_base)
+            for i in range(3)
+        ),
+    ]
     assert Table("", "base", tuple(more), {}).verdicts()["some"] == "same"
     assert Table("", "base", tuple(more), {}).verdicts()["good"] == "better"
-    worse = TableRow("base", "policy", figures=read_figures(base), beside=versus(base, good))
+    worse = TableRow("base", "policy", figures=read_figures(base), conditions_against_base=versus(base, good))
     assert Table("", "good", (worse,), {}).verdicts() == {"base": "worse"}
 
 
@@ -111,19 +117,19 @@ def table(tmp_path: Path, made: Make) -> Table:
         found = read_figures(folder)
         figures = Figures(found.main, {**found.metrics, **speed}, found.conditions, found.by_task)
         beside = versus(folder, base) if folder != base else {}
-        return TableRow(name, "design", folder=folder, figures=figures, beside=beside, **more)  # type: ignore[arg-type]
+        return TableRow(name, "recipe", folder=folder, figures=figures, conditions_against_base=beside, **more)  # type: ignore[arg-type]
 
     rows = (
         row("plain", base, about="as it is", recipe="tiny", cost=Cost(1_250_000, 64_000, 80.0)),
         row("a|<b>", played(tmp_path / "b", made, plain(0, 1, 2)), recipe="tiny", settings={"chunk": 2}),
-        TableRow("torn", "design", about="fails & falls", recipe="tiny", error="ValueError: <nothing> fits"),
+        TableRow("torn", "recipe", about="fails & falls", recipe="tiny", error="ValueError: <nothing> fits"),
         TableRow("expert", "baseline", folder=None, figures=read_figures(base)),
     )
     about = {"suite": "toy", "episodes": 12, "seed": 3, "samples": 64_000}
     return Table("Comparison on toy", "plain", rows, about, ("late",), "verbot compare & more", tmp_path)
 
 
-def test_json_markdown_and_text_say_the_same(table: Table) -> None:
+def test_json_markdown_and_text_agree(table: Table) -> None:
     table.save()
     record = json.loads((table.out / "table.json").read_text())
     plain_row, other, torn, expert = record["rows"]
@@ -150,29 +156,29 @@ def test_json_markdown_and_text_say_the_same(table: Table) -> None:
     assert table.exit_code == 1
 
 
-def test_the_page_is_whole_and_asks_nobody(table: Table, read_page: Callable[[str], Any]) -> None:
+def test_the_page_is_complete_and_makes_no_requests(table: Table, read_page: Callable[[str], Any]) -> None:
     html = write_comparison_page(table, table.out / "report.html").read_text()
     page = read_page(html)
     assert page.open == []
     text = " ".join("".join(page.text).split())
-    assert "a|<b> did what it was told in 3 of 12 unseen scenes, the most of 2." in text
-    assert "64 000 samples of training each · 12 episodes, seed 3 · 1 still to come" in text
+    assert "a|<b> succeeded in 3 of 12 unseen scenes, the most of 2 entries." in text
+    assert "64 000 samples of training each · 12 episodes, seed 3 · 1 pending" in text
     assert "torn: ValueError: <nothing> fits" in text
     assert "fails & falls" in text
-    assert "could be luck" in text
+    assert "not significant" in text
     assert "verbot compare & more" in text
-    for heading in ("Success against latency", "One row for each", "By task and by condition", "To repeat it"):
+    for heading in ("Success against latency", "All entries", "By task and by condition", "Reproduction"):
         assert heading in text
     assert "$" not in html.split("</style>")[1].split("<script>")[0]
     assert page.sources == ["data:,", "base/report.html"]
     assert not re.findall(r"https?://|url\(|@import", html)
-    assert html.count('class="dot"') == 2  # who has a latency
+    assert html.count('class="dot"') == 2  # the rows with a latency
     assert [d for d in re.findall(r'data-row="([^"]*)"', html) if d == "plain"] == ["plain"] * 2  # in the plot and in its row
 
 
-def test_a_page_without_any_figure_says_so(tmp_path: Path) -> None:
+def test_a_page_without_results_reports_it(tmp_path: Path) -> None:
     page = write_comparison_page(Table("Comparison", "a", (), {}, ("a",), out=tmp_path), tmp_path / "report.html").read_text()
-    assert "Nothing could be measured yet." in page
+    assert "No results yet." in page
     assert 'class="scatter"' not in page
 
 
@@ -212,41 +218,41 @@ def candidate(folder: Path, made: Make, name: str, solved: int, p50: float, mill
     metrics = {**figures.metrics, "latency_p50_ms": Estimate(p50, p50, p50, 10)}
     figures = Figures(figures.main, metrics, figures.conditions, figures.by_task)
     cost = Cost(round(millions * 1e6), 1000, 1000 / speed)
-    return TableRow(name, "design", folder=folder / name, figures=figures, cost=cost)
+    return TableRow(name, "recipe", folder=folder / name, figures=figures, cost=cost)
 
 
-def test_what_to_choose_is_told(tmp_path: Path, made: Make) -> None:
+def test_the_ranking_names_the_best_and_the_cheapest(tmp_path: Path, made: Make) -> None:
     rows = (
         candidate(tmp_path, made, "best", 12, 9.0, 3.0, 100),
         candidate(tmp_path, made, "near", 11, 4.0, 2.0, 300),
         candidate(tmp_path, made, "slow", 11, 12.0, 1.0, 200),
         candidate(tmp_path, made, "poor", 1, 2.0, 0.5, 900),
-        TableRow("broken", "design", error="it broke"),
+        TableRow("broken", "recipe", error="it broke"),
         TableRow("random", "baseline"),
     )
-    choice = choose(rows)
-    assert choice is not None
-    assert [row.name for row in choice.equals] == ["best", "near", "slow"]  # poor: p = 2⁻¹⁰, three times as much by Holm
-    assert [row.name for row in choice.front] == ["poor", "near", "best"]
-    assert list(choice.lines()) == [
-        f"**best** obeyed best: 100.0 % [{100 * wilson(12, 12).low:.1f}, 100.0].",
-        "Not clearly worse in the same scenes: near, slow.",
+    ranking = rank(rows)
+    assert ranking is not None
+    assert [row.name for row in ranking.equals] == ["best", "near", "slow"]  # poor: p = 2⁻¹⁰, three times as much by Holm
+    assert [row.name for row in ranking.front] == ["poor", "near", "best"]
+    assert list(ranking.lines()) == [
+        f"**best** has the highest success rate: 100.0 % [{100 * wilson(12, 12).low:.1f}, 100.0].",
+        "Not significantly worse on the same scenes: near, slow.",
         "Of these, **near** predicts fastest: 4.00 ms.",
         "Of these, **slow** is smallest: 1.00 M parameters.",
         "Of these, **near** trained fastest: 300 samples/s.",
-        "Nothing is both faster and better than: poor (2.00 ms, 8.3 %), near (4.00 ms, 91.7 %), best (9.00 ms, 100.0 %).",
+        "No other row is both faster and better than: poor (2.00 ms, 8.3 %), near (4.00 ms, 91.7 %), best (9.00 ms, 100.0 %).",
     ]
     table = Table("toy", "best", rows, {}, out=tmp_path)
-    assert "## What to choose\n\n- **best** obeyed best" in table.markdown()
-    assert "<li><b>best</b> obeyed best" in write_comparison_page(table, tmp_path / "page.html").read_text()
+    assert "## Ranking\n\n- **best** has the highest success rate" in table.markdown()
+    assert "<li><b>best</b> has the highest success rate" in write_comparison_page(table, tmp_path / "page.html").read_text()
 
 
-def test_one_alone_is_no_choice_and_who_leads_a_task_is_named(tmp_path: Path, made: Make) -> None:
+def test_a_single_row_has_no_ranking_and_the_best_of_a_task_is_named(tmp_path: Path, made: Make) -> None:
     first = candidate(tmp_path, made, "first", 8, 1.0, 1.0, 1.0)
-    assert choose([first, TableRow("random", "baseline")]) is None
+    assert rank([first, TableRow("random", "baseline")]) is None
     visit = {("visit", i, 0, "canonical") for i in range(6)}
     other = TableRow("other", "policy", folder=played(tmp_path / "other", made, visit))
     assert other.folder is not None
     other = TableRow("other", "policy", folder=other.folder, figures=read_figures(other.folder))
-    choice = choose([first, other])
-    assert choice is not None and "Best at visit: other." in choice.lines()
+    ranking = rank([first, other])
+    assert ranking is not None and "Best at visit: other." in ranking.lines()

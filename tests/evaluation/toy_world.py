@@ -1,4 +1,4 @@
-"""A light world that keeps the contract: a hand on a line, three things on it, and policies that do or do not listen."""
+"""A light environment that keeps the contract: a hand on a line, three objects, and policies that follow language or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT, REACH = 30, 0.3
 
 
 class ToyEnv:
-    """Go to a color. Scene numbers choose faults: the simulator breaks, an exception is raised, the process dies."""
+    """The task is to go to a color. Scene numbers select faults: a simulator error, an exception, or death of the process."""
 
     robot_spec = SPEC
     tasks = ("go", "visit")
@@ -115,7 +115,7 @@ class ToyExpert:
 
 
 class ToyPolicy:
-    """Goes to the color it hears, in half steps; to red when it hears none. Fails on `deaf` colors: it takes them for red."""
+    """Goes to the instructed color in half steps, or to red without one. It takes the colors in `deaf` for red."""
 
     spec = SPEC
 
@@ -137,7 +137,7 @@ def listening() -> ToyPolicy:
 
 
 class SeeingPolicy(ToyPolicy):
-    """Goes to where it sees the color that it hears; it was never shown another light."""
+    """Goes to the instructed color in the image; it works only under the nominal light."""
 
     def _chunk(self, o: Observation) -> np.ndarray:
         wanted = next((i for i, color in enumerate(COLORS) if color in o.instruction), 0)
@@ -159,7 +159,7 @@ def half_deaf() -> ToyPolicy:
 
 
 class TouchyPolicy(ToyPolicy):
-    """What it says depends a little on how many ask at once, as a matrix product's rounding does."""
+    """Its actions depend slightly on the batch size, like the rounding of a matrix product."""
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         return [ActionChunk(c.values + np.float32(0.001 * len(observations))) for c in super().predict(observations)]

@@ -19,11 +19,11 @@ import torch
 
 import verbot
 from verbot.models.network import NetworkConfig, Part
+from verbot.policy.storage import STARTER
 from verbot.rollout.collect import demonstrate
 from verbot.rollout.results import read_results
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl.config import Looking
-from verbot.workflows.load_policy import STARTER
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "mujoco", "av", "pillow", "stable_baselines3")

@@ -1,4 +1,4 @@
-"""The progress line counts only what this call did toward the rate."""
+"""The rate of the progress line counts only this call's work."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from verbot.parallel import progress
 from verbot.parallel.progress import Progress
 
 
-def test_words_say_done_rate_time_left_and_note(monkeypatch):
+def test_the_text_has_count_rate_time_left_and_note(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Progress("collect", 400, "episodes", done=100, enabled=False) as bar:
         now[0] += 10
         bar.update(200, "2 failed")
-        assert bar.words() == "200/400 episodes, 10/s, 0:20 left, 2 failed"
+        assert bar.text() == "200/400 episodes, 10/s, 0:20 left, 2 failed"
         bar.update(200, total=40_200)
-        assert bar.words() == "200/40200 episodes, 10/s, 1:06:40 left"
+        assert bar.text() == "200/40200 episodes, 10/s, 1:06:40 left"
 
 
-def test_without_a_terminal_lines_are_printed_now_and_then(monkeypatch, capsys):
+def test_without_a_terminal_lines_are_printed_at_intervals(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Progress("train", None, "steps") as bar:
@@ -26,3 +26,12 @@ def test_without_a_terminal_lines_are_printed_now_and_then(monkeypatch, capsys):
             bar.update(step)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["train: 16 steps, 1/s", "train: 32 steps, 1/s", "train: 40 steps, 1/s"]
+
+
+def test_a_total_that_was_estimated_too_low_never_counts_backward(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("train", 1000, "steps", enabled=False) as bar:
+        now[0] += 10
+        bar.update(1100)
+        assert bar.words() == "1100/1100 steps, 110/s, 0:00 left"

@@ -1,4 +1,4 @@
-"""What a cluster does is what local processes do, to the bit, also when a node is lost on the way."""
+"""A cluster gives the same results as local processes, to the bit, even if a node is lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WORLD = """
 """
 
 
-def test_a_cluster_of_another_kind_and_one_without_ray_are_said(monkeypatch):
+def test_a_cluster_of_another_kind_and_one_without_ray_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="there is no cluster 'slurm'; expected 'ray', or 'ray:ADDRESS'"), open_cluster("slurm"):
         pass
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -66,7 +66,7 @@ class Nodes:
     def complete(self):
         self._second = self._second or self._cluster.add_node(num_cpus=1)
         deadline = time.monotonic() + 120
-        while self.ray.cluster_resources().get("CPU", 0) != 2 and time.monotonic() < deadline:  # the dead count for a while
+        while self.ray.cluster_resources().get("CPU", 0) != 2 and time.monotonic() < deadline:  # a lost node counts for a while
             time.sleep(0.1)
         assert self.ray.cluster_resources()["CPU"] == 2
 
@@ -106,7 +106,7 @@ def nodes(two):
     return two
 
 
-def test_what_a_lost_node_was_at_is_done_by_another(nodes, tmp_path):
+def test_tasks_of_a_lost_node_are_repeated_by_another(nodes, tmp_path):
     with open_cluster("ray") as opened:
         assert opened.cores == 2
         made, lost, items, killed = [], nodes.second, range(1, 61), False
@@ -114,14 +114,14 @@ def test_what_a_lost_node_was_at_is_done_by_another(nodes, tmp_path):
             made += answers
             begun = [path for path in tmp_path.glob("*") if lost in path.read_text()]
             if not killed and begun and time.time() - max(path.stat().st_mtime for path in begun) < 0.2:
-                nodes.kill()  # in the middle of something
+                nodes.kill()  # during a task
                 killed = True
     assert made == [10 // item for item in items]
     again = [places for item in items if len(places := (tmp_path / str(item)).read_text().split()) > 1]
     assert again and all(places[0] == lost != places[-1] for places in again)
 
 
-def test_what_raises_and_what_kills_its_process_are_told_apart(nodes, tmp_path):
+def test_a_raised_error_and_a_killed_process_are_distinguished(nodes, tmp_path):
     with open_cluster("ray") as opened:
         with pytest.raises(WorkerError, match=r"(?s)a task on the cluster failed.*ZeroDivisionError"):
             list(opened.in_order("maker:make", str(tmp_path), [[1], [0]]))
@@ -134,7 +134,7 @@ def content(record):
     return record.instruction, record.states.tobytes(), record.actions.tobytes(), record.images["front"].tobytes()
 
 
-def test_a_collection_on_a_cluster_is_the_local_one_though_a_node_is_lost(nodes, tmp_path):
+def test_a_collection_on_a_cluster_equals_the_local_one_despite_a_lost_node(nodes, tmp_path):
     config = CollectConfig(seed=3, options=OPTIONS)
     setup = DemonstrationSetup(config, ("pick", "push", "put"))
     local = [found.record and content(found.record) for found in demonstrations(setup, range(16), 1)]
@@ -152,7 +152,7 @@ def test_a_collection_on_a_cluster_is_the_local_one_though_a_node_is_lost(nodes,
     assert found == [each[:3] for each in saved]
 
 
-def test_an_evaluation_on_a_cluster_is_the_local_one_though_a_node_is_lost(nodes, tmp_path):
+def test_an_evaluation_on_a_cluster_equals_the_local_one_despite_a_lost_node(nodes, tmp_path):
     import slow_world
     import toy_world
 
@@ -176,5 +176,5 @@ def test_an_evaluation_on_a_cluster_is_the_local_one_though_a_node_is_lost(nodes
     assert outcomes(tmp_path / "far") == outcomes(tmp_path / "near")
     assert 4 <= before < len(outcomes(tmp_path / "near")), "the node was lost before the end"
     assert {r.outcome for r in read_results(results)} <= {"success", "failure"}
-    films = [(tmp_path / side / "report.html").read_text().count("<video") for side in ("far", "near")]
-    assert films[0] == films[1]
+    videos = [(tmp_path / side / "report.html").read_text().count("<video") for side in ("far", "near")]
+    assert videos[0] == videos[1]

@@ -1,4 +1,4 @@
-"""Workers answer, and what kills one is said."""
+"""Workers answer, and their errors and deaths are reported."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from verbot.parallel.workers import WorkerError, workers
 
 ECHO = """
     import os, signal
+    from verbot.errors import ConfigError
     from verbot.parallel.workers import serve
 
     def work(channel):
         while True:
             message = channel.receive()
             if message == "raise":
-                raise ValueError("no such thing")
+                raise ValueError("no such value")
+            if message == "refuse":
+                raise ConfigError("that cannot be")
+            if message == "lack":
+                raise ModuleNotFoundError("No module named 'torch'", name="torch")
             if message == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             channel.send((os.getpid(), os.environ["OMP_NUM_THREADS"], message))
@@ -49,7 +54,7 @@ def test_each_worker_answers_with_one_thread_of_its_own(echo):
 
 
 def test_an_exception_arrives_with_its_traceback(echo):
-    with workers(echo, 1, "echo") as (worker,), pytest.raises(WorkerError, match=r"(?s)echo 1 failed.*ValueError: no such thing"):
+    with workers(echo, 1, "echo") as (worker,), pytest.raises(WorkerError, match=r"(?s)echo 1 failed.*ValueError: no such value"):
         worker.send("raise")
         worker.receive()
 
@@ -86,5 +91,13 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_this_test_would_see_a_live_process():
+def test_the_check_recognizes_a_live_process():
     assert _runs(os.getpid())
+
+
+def test_an_error_on_purpose_is_one_line(echo):
+    for message, told in (("refuse", "ConfigError: that cannot be"), ("lack", r"MissingDependencyError: .*'verbot\[torch\]'")):
+        with workers(echo, 1) as (worker,):
+            worker.send(message)
+            with pytest.raises(WorkerError, match=f"^worker 1: {told}$"):
+                worker.receive()

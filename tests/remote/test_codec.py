@@ -84,7 +84,7 @@ def array_map(**changes):
         {"extra": 1},
     ],
 )
-def test_a_false_array_is_refused(changes):
+def test_an_invalid_array_is_refused(changes):
     with pytest.raises(WireError):
         decode(msgpack.packb({"a": array_map(**changes)}))
 
@@ -106,7 +106,7 @@ def test_a_false_array_is_refused(changes):
         "text",
     ],
 )
-def test_what_is_not_a_message_is_refused(data):
+def test_invalid_messages_are_refused(data):
     with pytest.raises(WireError):
         decode(data)
 
@@ -114,8 +114,8 @@ def test_what_is_not_a_message_is_refused(data):
 def test_random_bytes_never_raise_anything_else():
     rng = np.random.default_rng(0)
     whole = encode({"o": observation_to_wire(OBSERVATION), "n": [1, 2.5, None, True]})
-    for trial in range(3000):
-        data = bytearray(whole if trial % 2 else rng.bytes(int(rng.integers(1, 200))))
+    for number in range(3000):
+        data = bytearray(whole if number % 2 else rng.bytes(int(rng.integers(1, 200))))
         for _ in range(int(rng.integers(1, 6))):
             data[int(rng.integers(len(data)))] = int(rng.integers(256))
         try:
@@ -125,7 +125,7 @@ def test_random_bytes_never_raise_anything_else():
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), np.array(["x"]), 2**70])
-def test_what_cannot_be_sent_is_named(value):
+def test_values_that_cannot_be_sent_are_refused(value):
     with pytest.raises(WireError, match="cannot be sent"):
         encode({"a": value})
 
@@ -152,6 +152,6 @@ def test_the_size_limit_holds_both_ways(monkeypatch):
         ({"time_s": "now"}, "'time_s' must be float"),
     ],
 )
-def test_a_false_observation_is_refused(change, message):
+def test_an_invalid_observation_is_refused(change, message):
     with pytest.raises(WireError, match=message):
         observation_from_wire({**observation_to_wire(OBSERVATION), **change})

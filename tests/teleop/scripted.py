@@ -1,4 +1,4 @@
-"""A person who is a script: it reads the page's messages over a real websocket, and answers with keys and a gamepad's state."""
+"""A scripted user: it reads the page's messages over a real websocket and answers with keys and gamepad states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from verbot.envs.tabletop.simulation.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD
-from verbot.teleop import TeachConfig, teach
+from verbot.teleop import TeleopConfig, teleoperate
 from verbot.teleop.controls import DEAD_ZONE, SPEEDS
 
 OPTIONS = {"image_size": 32, "max_seconds": 20}
@@ -24,17 +24,17 @@ CODES = {
 }  # fmt: skip
 
 
-def config(**changes) -> TeachConfig:
+def config(**changes) -> TeleopConfig:
     settings = {"by": "gamepad", "options": OPTIONS, "picture_pixels": 0, "tasks": ("pick", "push", "put")}
-    return TeachConfig(**{**settings, **changes})
+    return TeleopConfig(**{**settings, **changes})
 
 
 def lockstep(page) -> None:
-    """No clock: a control step is due when the page has shown the frame of the last one, and said what it does."""
+    """Paces without a clock: a control step is due when the page has confirmed the frame of the last one and sent its input."""
     deadline = time.monotonic() + 20
     while page.waiting:
         if time.monotonic() > deadline:
-            raise TimeoutError("the page says nothing")
+            raise TimeoutError("the page sends nothing")
         time.sleep(0.0003)
 
 
@@ -61,8 +61,8 @@ class Page:
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def see(self) -> dict | None:
-        """The next state that the page is told; None when the session is over."""
+    def receive(self) -> dict | None:
+        """The next state sent to the page; None when the session has ended."""
         try:
             while True:
                 message = json.loads(self.socket.recv(timeout=20))
@@ -74,7 +74,7 @@ class Page:
             return None
 
     def send(self, **message) -> None:
-        with suppress(ConnectionClosed):  # the last key of a session ends it, and what follows is for nobody
+        with suppress(ConnectionClosed):  # the last key of a session ends it, and later messages have no receiver
             self.socket.send(json.dumps(message))
 
     def press(self, name: str) -> None:
@@ -91,17 +91,17 @@ class Page:
 
 
 @contextmanager
-def lesson(path, script, settings=None, make_policy=None):
-    """Run `teach` here while `script(page, env)` runs in a thread beside; yields its result when both are through."""
+def teleop_session(path, script, settings=None, make_policy=None):
+    """Run `teleoperate` while `script(page, env)` runs in another thread; yields the result when both have finished."""
     faults: queue.Queue = queue.Queue()
     threads = []
 
-    def beside(server, env):
+    def start(server, env):
         def run():
             try:
                 with Page(server.url) as page:
                     script(page, env)
-            except Exception as error:  # told below: a thread's own exception would be lost
+            except Exception as error:  # raised below, because an exception in a thread would be lost
                 faults.put(error)
 
         threads.append(threading.Thread(target=run, daemon=True))
@@ -109,7 +109,7 @@ def lesson(path, script, settings=None, make_policy=None):
 
     result = None
     try:
-        result = teach(settings or config(), path, make_policy, pace=lockstep, opened=beside)
+        result = teleoperate(settings or config(), path, make_policy, pace=lockstep, opened=start)
     finally:
         for thread in threads:
             thread.join(timeout=10)
@@ -119,7 +119,7 @@ def lesson(path, script, settings=None, make_policy=None):
 
 
 def stick(value: float) -> float:
-    """Where a stick of 8 bits must stand for `value` in [-1, 1]: beyond its dead zone, and rounded."""
+    """The position of an 8-bit stick for `value` in [-1, 1]: beyond its dead zone, and rounded."""
     place = np.sign(value) * (DEAD_ZONE + (1 - DEAD_ZONE) * abs(value)) if abs(value) > 1e-3 else 0.0
     return float(np.round(np.clip(place, -1, 1) * 127) / 127)
 
@@ -132,7 +132,7 @@ def axes_of(action) -> list[float]:
 
 
 class Expert:
-    """Drives by the env's expert, through a gamepad; call `drive` once for each state that is seen."""
+    """Drives with the env's expert through a gamepad; call `drive` once for each received state."""
 
     def __init__(self, page: Page, env):
         self.page, self.env, self.closed = page, env, False
@@ -145,7 +145,7 @@ class Expert:
         action = self.expert.act()
         wants_closed = action[6] < 0.5
         axes = axes_of(action)
-        # Rest moves nothing and begins nothing; the first step of an attempt must be a motion.
+        # A stick at rest does not start an episode; the first step must be a motion.
         self.page.pad(axes if any(axes) else [0.15, 0, 0, 0])
         if wants_closed != self.closed:
             self.page.press("gripper")
@@ -156,7 +156,7 @@ class Expert:
 
 
 class KeyboardExpert(Expert):
-    """As `Expert`, by keys alone: each is down or up, at the speed that the longest motion asks for."""
+    """As `Expert`, with keys only: each is down or up, at the speed of the largest motion."""
 
     def __init__(self, page: Page, env):
         super().__init__(page, env)
@@ -196,28 +196,28 @@ def _after(speed: str) -> str:
 
 
 def demonstrate(page: Page, env, state: dict, hands=Expert) -> dict:
-    """From a scene that is ready to its end; the state of the review."""
+    """Demonstrate a ready scene to its end; returns the state of the review."""
     expert = hands(page, env)
     expert.begin()
     while state["phase"] != "review":
         expert.drive()
         page.seen()
-        state = page.see()
+        state = page.receive()
     expert.rest()
     return state
 
 
 def after(page: Page, *names: str) -> dict | None:
-    """Press keys, and see what came of it."""
+    """Press keys and return the next state."""
     for name in names:
         page.press(name)
     page.seen()
-    return page.see()
+    return page.receive()
 
 
 def ready(page: Page) -> dict:
-    """At rest in a new scene, at full speed."""
-    state = page.see()
+    """The state of a new scene, with all keys released and at full speed."""
+    state = page.receive()
     page.send(type="release")
     while state["speed"] != "fast":
         state = after(page, "speed")

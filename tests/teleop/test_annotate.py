@@ -1,4 +1,4 @@
-"""Sentences given afterwards: stored where LeRobot looks, whole at every instant, and without a video being touched."""
+"""New instructions of recorded episodes are stored where LeRobot reads them and survive a crash; videos are not changed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def dataset(tmp_path):
 
 
 def sentences_of_lerobot(root) -> list[set[str]]:
-    """What LeRobot tells with the frames of each episode: their number, looked up in the table of sentences."""
+    """The sentences that LeRobot reads for the frames of each episode, through the table of tasks."""
     table = pq.read_table(root / "meta/tasks.parquet").to_pydict()
-    said = dict(zip(table["task_index"], table["__index_level_0__"], strict=True))  # pandas' index is the sentence
+    sentences = dict(zip(table["task_index"], table["__index_level_0__"], strict=True))  # pandas' index is the sentence
     frames = pq.read_table(root / "data").to_pydict()
     out: dict[int, set[str]] = {}
     for episode, task in zip(frames["episode_index"], frames["task_index"], strict=True):
-        out.setdefault(episode, set()).add(said[task])
+        out.setdefault(episode, set()).add(sentences[task])
     return [out[i] for i in range(len(out))]
 
 
@@ -68,7 +68,7 @@ def test_sentences_from_a_file(dataset, tmp_path, capsys):
     assert (stats["task_index"]["min"], stats["task_index"]["max"]) == ([0], [2])
 
 
-def test_a_dataset_that_was_annotated_takes_more_episodes(dataset):
+def test_an_annotated_dataset_accepts_more_episodes(dataset):
     annotate(dataset, {0: ["another", "way"]})
     spec, first = open_dataset(dataset).spec, open_dataset(dataset)[0]
     with DatasetWriter(dataset, spec) as writer:
@@ -81,8 +81,8 @@ def test_a_dataset_that_was_annotated_takes_more_episodes(dataset):
     assert open_dataset(dataset).info["total_tasks"] == len(pq.read_table(dataset / "meta/tasks.parquet"))
 
 
-def test_a_crash_between_any_two_writes_leaves_every_episode_whole(dataset, tmp_path, monkeypatch):
-    """Each episode is told in the old or the new words, whatever a reader looks at, and a second try completes."""
+def test_a_crash_between_any_two_writes_leaves_every_episode_consistent(dataset, tmp_path, monkeypatch):
+    """For every reader each episode has the old or the new instruction, and a second attempt completes the change."""
     old, new = "touch the blue cube", "go to the blue one"
     stops, genuine = 0, files.write_atomic
     while True:
@@ -106,9 +106,9 @@ def test_a_crash_between_any_two_writes_leaves_every_episode_whole(dataset, tmp_
             break
         finally:
             monkeypatch.setattr("verbot.data.storage.writer.write_atomic", genuine)
-        told = open_dataset(root)
-        assert told[0].instruction == "touch the red cube"
-        assert told[1].instruction in (old, new)
+        reopened = open_dataset(root)
+        assert reopened[0].instruction == "touch the red cube"
+        assert reopened[1].instruction in (old, new)
         (red,), (blue,) = sentences_of_lerobot(root)
         assert red == "touch the red cube" and blue in (old, new)
         assert check_dataset(root) == []
@@ -130,7 +130,7 @@ def test_a_copy_leaves_the_original_alone(dataset, tmp_path):
         annotate(dataset, {0: ["again"]}, out=tmp_path / "copy")
 
 
-def test_a_dataset_of_others_is_annotated_in_a_copy(tmp_path):
+def test_a_dataset_of_other_software_is_annotated_in_a_copy(tmp_path):
     with pytest.raises(DataError, match=r"was written or changed by other software; give --out \(or out=\)"):
         annotate(FOREIGN, {0: ["in other words"]})
     annotate(FOREIGN, {0: ["in other words"]}, out=tmp_path / "copy")
@@ -154,7 +154,7 @@ def test_a_dataset_of_others_is_annotated_in_a_copy(tmp_path):
         ('{"7": ["go"]}', "there is no episode 7; it has 2"),
     ],
 )
-def test_a_file_of_anything_else_is_refused_and_changes_nothing(dataset, tmp_path, capsys, text, problem):
+def test_an_invalid_file_is_refused_and_changes_nothing(dataset, tmp_path, capsys, text, problem):
     words = tmp_path / "words.json"
     words.write_text(text)
     code, _, err = run(capsys, "data", "annotate", dataset, "--instructions", words)
@@ -163,18 +163,18 @@ def test_a_file_of_anything_else_is_refused_and_changes_nothing(dataset, tmp_pat
     assert [episode.instruction for episode in open_dataset(dataset)] == ["touch the red cube", "touch the blue cube"]
 
 
-def test_in_the_page(dataset):
+def test_annotation_in_the_page(dataset):
     states, saved = [], []
 
     def script(server):
         with Page(server.url) as page:
-            state = page.see()
+            state = page.receive()
             states.append(state)
             assert state["images"]["front"].startswith("data:image/jpeg;base64,")
             for add, text in ((False, "reach for the red cube"), (True, "touch it")):
                 page.say(text, add)
                 states.append(after(page))
-                saved.append(open_dataset(dataset)[0].instructions)  # at once, not at the end
+                saved.append(open_dataset(dataset)[0].instructions)  # stored immediately
             states.append(after(page, "next"))
             states.append(after(page, "retake"))
             states.append(after(page, "Space"))
@@ -183,15 +183,15 @@ def test_in_the_page(dataset):
 
     threads = []
 
-    def beside(server):
+    def start(server):
         threads.append(threading.Thread(target=script, args=(server,)))
         threads[0].start()
 
-    result = annotate_in_page(dataset, pace=lockstep, opened=beside)
+    result = annotate_in_page(dataset, pace=lockstep, opened=start)
     threads[0].join()
-    begin, said, added, following, back, paused = states
+    begin, replaced, added, following, back, paused = states
     assert (begin["episode"], begin["instruction"], begin["episodes"]) == (0, "touch the red cube", 2)
-    assert (said["instruction"], said["added"], said["annotated"]) == ("reach for the red cube", [], 1)
+    assert (replaced["instruction"], replaced["added"], replaced["annotated"]) == ("reach for the red cube", [], 1)
     assert (added["instruction"], added["added"]) == ("reach for the red cube", ["touch it"])
     assert saved == [("reach for the red cube",), ("reach for the red cube", "touch it")]
     assert (following["episode"], following["instruction"]) == (1, "touch the blue cube")

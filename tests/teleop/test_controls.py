@@ -1,4 +1,4 @@
-"""The laws of the mapping from what is held to an action."""
+"""The mapping from keys and gamepad states to an action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from verbot.contracts import Agent
 from verbot.envs.tabletop.env import robot_spec
 from verbot.errors import ConfigError, WireError
 from verbot.spec import Component, RobotSpec
-from verbot.teleop.controls import DEAD_ZONE, DIGITS, MOTIONS, SPEEDS, Basis, Motion, Teleoperator, action_of, basis_of, motion_of
+from verbot.teleop.controls import (
+    DEAD_ZONE,
+    DIGITS,
+    MOTIONS,
+    SPEEDS,
+    Basis,
+    MotionCommand,
+    Teleoperator,
+    action_of,
+    basis_of,
+    motion_of,
+)
 from verbot.teleop.inputs import MAX_BYTES, Inputs, parse
 
 SPEC = robot_spec(32)
@@ -60,7 +71,7 @@ def test_every_combination_stays_within_the_range():
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_directions_are_those_of_the_front_cameras_image():
+def test_directions_are_those_of_the_front_camera():
     from verbot.envs import make_env
 
     env = make_env("tabletop-starter", image_size=32, render_cameras=False)
@@ -81,8 +92,8 @@ def test_directions_are_those_of_the_front_cameras_image():
     assert basis_of({}).right.tolist() == basis_of({"wrist": {"frame": "tool"}}).right.tolist() == [1, 0, 0]
 
 
-def test_the_gripper_tilts_the_way_it_says():
-    """The top of the gripper, its side away from the fingers, moves right, or away from the viewer."""
+def test_the_gripper_tilts_in_the_named_direction():
+    """The top of the gripper, opposite the fingers, moves right, or away from the camera."""
     right, away = np.cross(act("ArrowRight")[3:6], (0, 0, 1)), np.cross(act("ArrowUp")[3:6], (0, 0, 1))
     assert right @ FRONT.right > 0.3 and abs(right @ FRONT.away) < 1e-6
     assert away @ FRONT.away > 0.3 and abs(away @ FRONT.right) < 1e-6
@@ -113,7 +124,7 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
         hand.switch_gripper()
         opened.append(hand.act()[6])
     assert opened == [1, 0, 1, 0]
-    hand.motion = Motion(right=1.0)
+    hand.motion = MotionCommand(right=1.0)
     reach = []
     for _ in range(3):
         reach.append(round(float(hand.act()[1]) / 0.05, 3))
@@ -128,7 +139,7 @@ def test_of_two_arms_one_is_driven_and_the_other_keeps_still(two_arms):
     rest, left, right = np.zeros(14, np.float32), slice(0, 6), slice(7, 13)
     rest[[6, 13]] = 1
     assert teleoperator.act().tolist() == rest.tolist() and teleoperator.active == "left"
-    teleoperator.motion = Motion(right=1.0, turn=1.0)
+    teleoperator.motion = MotionCommand(right=1.0, turn=1.0)
     action = teleoperator.act()
     np.testing.assert_allclose(action[left], [0.025, 0, 0, 0, 0, 0.1], rtol=1e-6)
     assert not action[right].any()
@@ -156,7 +167,7 @@ def test_a_discrete_action_is_chosen_by_a_digit():
     spec = RobotSpec("turtle", 5.0, (), (), (Component("go", "discrete", ("choice",), "1", "base", (0.0,), (3.0,)),))
     chosen = [float(action_of(spec, motion_of(frozenset({key})))[0]) for key in DIGITS]
     assert chosen == [0, 1, 2, 3, 3, 3, 3, 3, 3]
-    assert action_of(spec, Motion()).tolist() == [0]
+    assert action_of(spec, MotionCommand()).tolist() == [0]
 
 
 def test_a_plane_and_an_uneven_range():
@@ -169,12 +180,16 @@ def test_a_plane_and_an_uneven_range():
 @pytest.mark.parametrize(
     ("kind", "axes", "message"),
     [
-        ("joint_position", ("a", "b"), "'arm' of robot 'odd', of kind 'joint_position'; understood are position_delta"),
+        (
+            "joint_position",
+            ("a", "b"),
+            "'arm' of robot 'odd' cannot be teleoperated: it is of kind 'joint_position'; supported are position_delta",
+        ),
         ("position_delta", ("x", "w"), r"with axes x, w \(expected x, y, z\)"),
         ("gripper", ("left", "right"), r"of 2 numbers \(expected 1\)"),
     ],
 )
-def test_a_robot_that_cannot_be_driven_is_told(kind, axes, message):
+def test_a_robot_that_cannot_be_driven_is_refused(kind, axes, message):
     spec = RobotSpec("odd", 5.0, (), (), (Component("arm", kind, axes, "1", "base", (-1.0, -1.0), (1.0, 1.0)),))
     with pytest.raises(ConfigError, match=message):
         Teleoperator(spec)
@@ -188,7 +203,7 @@ def test_a_tap_between_two_control_steps_counts_once():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="key", code="KeyW", down=False))
-    assert inputs.take().motion == Motion(away=1.0)
+    assert inputs.take().motion == MotionCommand(away=1.0)
     assert not inputs.take().motion.moves
 
 
@@ -211,7 +226,7 @@ def test_commands_do_not_pile_up():
     inputs.put(message(type="key", code="Space", down=True))
 
 
-def test_letting_go_lets_everything_go():
+def test_release_releases_keys_and_sticks():
     inputs = Inputs()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
@@ -225,13 +240,13 @@ def test_letting_go_lets_everything_go():
         (b"\x00", "a message is JSON text; got 1 bytes of data"),
         ("{", "a message is JSON; this is not"),
         ("[" * 3000, "a message is JSON; this is not"),
-        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is no number of JSON"),
+        ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is not a JSON number"),
         ("3", "a message is a map whose type is one of key, pad, release, say, seen; got 3"),
         ('{"type": ["key"]}', "whose type is one of"),
         ('{"type": "eval", "code": "1"}', "got 'eval'"),
         ('{"type": "key", "code": "KeyW"}', "has exactly the fields code, down"),
         ('{"type": "key", "code": "KeyW", "down": 1}', "'down' of a message of type 'key' must be true or false; got 1"),
-        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key that does something"),
+        ('{"type": "key", "code": "KeyZ", "down": true}', "must be a key with a function"),
         ('{"type": "pad", "axes": [2.0], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [true], "buttons": []}', "must be a list of at most 8 numbers"),
         ('{"type": "pad", "axes": [], "buttons": [' + "0," * 32 + "0]}", "must be a list of at most 32 numbers"),
@@ -243,7 +258,7 @@ def test_letting_go_lets_everything_go():
         ('"' + "x" * MAX_BYTES + '"', "a message has at most 4096 bytes"),
     ],
 )
-def test_a_message_that_is_not_one_is_refused_and_changes_nothing(data, problem):
+def test_an_invalid_message_is_refused_and_changes_nothing(data, problem):
     inputs = Inputs()
     with pytest.raises(WireError, match=problem.replace("[", r"\[")):
         inputs.put(data)

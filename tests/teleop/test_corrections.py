@@ -1,20 +1,20 @@
-"""A person who corrects a policy: only what they do is recorded, from where the policy led, and a chunk is of one hand."""
+"""A user corrects a policy: only the user's actions are recorded, from the takeover on, and a chunk never mixes both."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripted import OPTIONS, Expert, after, config, lesson, ready
+from scripted import OPTIONS, Expert, after, config, ready, teleop_session
 
 from verbot.data import Windows, check_dataset, open_dataset
 from verbot.envs import make_env
 
-LED = 4  # control steps that the policy acts before the takeover
+LED = 4  # control steps of the policy before the takeover
 TIP = np.array([0.01, 0.03, -0.02, 0, 0, 0, 1], np.float32)
 
 
 class Wrong:
-    """Goes somewhere else, with the gripper open; counts what it was shown."""
+    """Moves in a wrong direction with the gripper open; counts its observations."""
 
     def __init__(self):
         self.shown = 0
@@ -29,7 +29,7 @@ class Wrong:
 
 @pytest.fixture(scope="module")
 def corrected(tmp_path_factory):
-    """Three attempts: taken over for good, taken over twice (handed back in between), and one that the person only watched."""
+    """Three episodes: with one takeover, with two takeovers (handed back in between), and with none."""
     path, policy, states = tmp_path_factory.mktemp("corrected") / "corrections", Wrong(), []
 
     def drive(page, env, state, steps, expert=None):
@@ -39,19 +39,19 @@ def corrected(tmp_path_factory):
         while state["phase"] == "recording" and (steps is None or steps > 0):
             expert.drive()
             page.seen()
-            state, steps = page.see(), None if steps is None else steps - 1
+            state, steps = page.receive(), None if steps is None else steps - 1
         page.pad([0, 0, 0, 0])
         return state
 
     def script(page, env):
         state = ready(page)
         states.append(state)
-        for stretches in (1, 2):
+        for segments in (1, 2):
             state = after(page, "save")
             for _ in range(LED - 1):
                 state = after(page)
             states.append(state)
-            if stretches == 2:
+            if segments == 2:
                 expert = Expert(page, env)
                 expert.begin()
                 state = drive(page, env, state, 3, expert)
@@ -69,11 +69,11 @@ def corrected(tmp_path_factory):
         states.append(after(page, "save"))
         after(page, "quit")
 
-    with lesson(path, script, config(seed=4), lambda env: policy) as result:
+    with teleop_session(path, script, config(seed=4), lambda env: policy) as result:
         return open_dataset(path), states, result
 
 
-def test_what_the_page_says_who_drives(corrected):
+def test_the_page_shows_the_driver(corrected):
     _, states, _ = corrected
     begin, led, won, led_again, handed_back, won_again, alone, following = states
     assert begin["corrects"] is True
@@ -86,11 +86,11 @@ def test_what_the_page_says_who_drives(corrected):
     assert following["saved"] == 2
 
 
-def test_each_stretch_of_the_person_is_one_episode(corrected):
+def test_each_segment_of_the_user_is_one_episode(corrected):
     dataset, _, result = corrected
     assert (result.attempts, result.episodes, len(dataset)) == (2, 3, 3)
     notes = [(e.extras["takeover_frame"], e.extras["handed_back"], e.extras["request"]["index"]) for e in dataset]
-    # The second attempt: the policy leads, the person drives 3 steps, the policy 2, and the person does the rest.
+    # In the second episode the policy acts first, then the user for 3 steps, the policy for 2, and the user to the end.
     assert notes == [(LED, False, 0), (LED, True, 1), (LED + 3 + 2, False, 1)]
     assert len(dataset[1]) == 3
     for episode in dataset:
@@ -103,14 +103,14 @@ def test_each_stretch_of_the_person_is_one_episode(corrected):
 def test_replaying_policy_and_person_gives_the_recorded_states_and_success(corrected):
     dataset, *_ = corrected
     env = make_env("tabletop-starter", **OPTIONS)
-    for stretches in ([dataset[0]], [dataset[1], dataset[2]]):
-        record, info = env.reset(seed=4, options=dict(stretches[0].extras["request"]))
+    for segments in ([dataset[0]], [dataset[1], dataset[2]]):
+        record, info = env.reset(seed=4, options=dict(segments[0].extras["request"]))
         step = 0
-        for stretch in stretches:
-            while step < stretch.extras["takeover_frame"]:
+        for segment in segments:
+            while step < segment.extras["takeover_frame"]:
                 record, *_ = env.step(TIP)
                 step += 1
-            for state, action in zip(stretch.states, stretch.actions, strict=True):
+            for state, action in zip(segment.states, segment.actions, strict=True):
                 np.testing.assert_array_equal(record["state"], state)
                 record, *_, info = env.step(action)
                 step += 1
@@ -118,7 +118,7 @@ def test_replaying_policy_and_person_gives_the_recorded_states_and_success(corre
     env.close()
 
 
-def test_what_hindsight_cannot_know_of_a_stretch_that_was_handed_back_is_not_taught(corrected):
+def test_hindsight_labels_of_a_handed_back_segment_are_masked(corrected):
     dataset, *_ = corrected
     windows = Windows(dataset, history=1, chunk=4, keypoints="hindsight")
     starts = np.cumsum([0, *map(len, dataset)])
@@ -128,13 +128,13 @@ def test_what_hindsight_cannot_know_of_a_stretch_that_was_handed_back_is_not_tau
     assert batch.steps_left[starts[1] - 1] == 0
     assert not batch.keypoints_mask[inside].any()
     assert batch.keypoints_mask[: starts[1]].any()
-    told = Windows(dataset, history=1, chunk=4, keypoints="grounding").batch(np.arange(starts[-1]), np.random.default_rng(0))
-    assert told.keypoints_mask[inside].any(), "where things were at first is known until one is touched"
-    # The last action that a chunk sees is the last before the hand changed.
+    grounded = Windows(dataset, history=1, chunk=4, keypoints="grounding").batch(np.arange(starts[-1]), np.random.default_rng(0))
+    assert grounded.keypoints_mask[inside].any(), "initial object positions are known until one is touched"
+    # A chunk ends with the last action before the hand-back.
     assert batch.actions_mask[inside].sum(1).tolist() == [3, 2, 1]
 
 
-def test_a_takeover_keeps_hold_of_what_the_policy_grasped(tmp_path):
+def test_a_takeover_keeps_the_policys_grasp(tmp_path):
     class Closing(Wrong):
         def act(self, observation):
             return np.array([0, 0, 0.01, 0, 0, 0, 0], np.float32)
@@ -151,14 +151,14 @@ def test_a_takeover_keeps_hold_of_what_the_policy_grasped(tmp_path):
         after(page, "keep")
         after(page, "quit")
 
-    with lesson(tmp_path / "demos", script, make_policy=lambda env: Closing()):
+    with teleop_session(tmp_path / "demos", script, make_policy=lambda env: Closing()):
         pass
     (episode,) = open_dataset(tmp_path / "demos")
     assert states[0]["gripper"] == "closed"
     assert episode.actions[:, 6].tolist() == [0.0, 1.0]
 
 
-def test_training_mixes_demonstrations_and_a_persons_corrections(corrected, tmp_path):
+def test_training_mixes_demonstrations_and_corrections(corrected, tmp_path):
     from verbot.rollout.collect import collect
     from verbot.workflows.train_evaluate import train
 

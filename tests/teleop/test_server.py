@@ -1,4 +1,4 @@
-"""Who may see and steer: the token, the page's origin, and messages that are not what the page sends."""
+"""Access to the page (token, origin) and invalid messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from verbot.teleop.server import AHEAD, REPLACED, PageServer
 
 @pytest.fixture
 def server():
-    with PageServer(Inputs(), greeting(robot_spec(32), "teach", True)) as running:
+    with PageServer(Inputs(), greeting(robot_spec(32), "teleop", True)) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ def refusal(server, **settings):
     return refused.value.response.status_code, refused.value.response.body.decode()
 
 
-def test_the_page_and_what_it_needs_come_from_here_and_from_nowhere_else(server):
+def test_the_page_and_its_files_come_only_from_this_server(server):
     status, html, headers = get(server.url)
     assert status == 200 and headers["Content-Type"].startswith("text/html")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -67,12 +67,12 @@ def test_the_page_knows_the_same_keys_as_the_server(server):
     assert set(re.findall(r'"(\w+)"', commands)) == set(COMMANDS)
 
 
-def test_without_the_token_there_is_nothing(server):
+def test_without_the_token_every_path_is_refused(server):
     base = origin_of(server.url)
     for path in ("/", "/wrong/", "/wrong/socket", f"/{server.token[:-1]}/", f"/x{server.token}/"):
-        assert get(base + path)[:2] == (403, "wrong token: open the address that verbot printed, all of it")
-    status, told = refusal(server, url=f"{base}/wrong/", origin=base)
-    assert (status, told) == (403, "wrong token: open the address that verbot printed, all of it")
+        assert get(base + path)[:2] == (403, "wrong token: open the complete address that verbot printed")
+    refused = refusal(server, url=f"{base}/wrong/", origin=base)
+    assert refused == (403, "wrong token: open the complete address that verbot printed")
     assert len(server.token) >= 24
     with PageServer(Inputs(), {}) as other:
         assert other.token != server.token
@@ -82,10 +82,10 @@ def test_another_page_of_the_same_browser_cannot_connect(server):
     expected = f"wrong origin: expected {origin_of(server.url)}"
     for origin in ("https://example.com", "http://127.0.0.1:1", "null", None):
         assert refusal(server, origin=origin) == (403, expected)
-    status, told, _ = get(server.url, Host=f"elsewhere.example:{server.port}")
-    assert (status, told) == (403, "wrong host: this page is for the machine that it was opened on")
+    status, text, _ = get(server.url, Host=f"elsewhere.example:{server.port}")
+    assert (status, text) == (403, "wrong host: open this page on the machine that serves it")
     with Page(server.url.replace("127.0.0.1", "localhost")) as page:  # as through a tunnel
-        assert page.hello["mode"] == "teach"
+        assert page.hello["mode"] == "teleop"
 
 
 def test_a_malformed_message_is_answered_and_the_connection_lives(server):
@@ -108,7 +108,7 @@ def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
             page.socket.recv(timeout=5)
         assert closed.value.rcvd.code == 1009
     wait_until(lambda: not server.connected)
-    assert not server._inputs.take().motion.moves, "what the page held is let go"
+    assert not server._inputs.take().motion.moves, "keys held by the page are released"
     with Page(server.url) as page:
         assert page.hello["cameras"] == ["front", "wrist"]
 
@@ -126,29 +126,29 @@ def test_a_second_page_takes_over(server):
             assert server._inputs.take().motion.away == 0
 
 
-def test_a_page_that_falls_behind_skips_pictures(server):
+def test_a_slow_page_skips_frames(server):
     image = {"front": np.zeros((8, 8, 3), np.uint8)}
     with Page(server.url) as page:
         for number in range(AHEAD + 5):
             server.show({"number": number}, image)
-        seen = [page.see()["number"] for _ in range(AHEAD)]
-        assert seen == list(range(AHEAD))
+        received = [page.receive()["number"] for _ in range(AHEAD)]
+        assert received == list(range(AHEAD))
         page.seen()
         wait_until(lambda: not server.waiting)
         server.show({"number": 99}, image)
         server.show({"number": 99}, image)  # nothing new
         server.show({"number": 100}, image)
-        state = page.see()
+        state = page.receive()
         assert state["number"] == 99 and state["images"]["front"].startswith("data:image/jpeg;base64,")
-        assert page.see()["number"] == 100
+        assert page.receive()["number"] == 100
 
 
-def test_a_port_that_is_taken_is_said(server):
+def test_a_port_that_is_taken_is_reported(server):
     with pytest.raises(ConfigError, match=f"no page can be served at 127.0.0.1:{server.port}: "):
         PageServer(Inputs(), {}, port=server.port)
 
 
-def test_real_time_keeps_the_rate_and_never_hurries(monkeypatch):
+def test_real_time_keeps_the_rate_and_never_runs_faster(monkeypatch):
     now, slept = [0.0], []
 
     def sleep(seconds):

@@ -147,6 +147,23 @@ def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_p
     assert all(after <= before + 1e-9 for before, after in itertools.pairwise(rates))
 
 
+@pytest.mark.parametrize("log_every", [1, 7, 1000])
+def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeypatch, capsys, log_every):
+    seconds = [0.0]
+    monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
+    genuine = loop._descend
+
+    def timed(run):
+        seconds[0] += 1.0 if run.now.step < 20 else 1.5  # slower than the first estimate says
+        return genuine(run)
+
+    monkeypatch.setattr(loop, "_descend", timed)
+    config = toy_config(toy, steps=None, minutes=0.9, validate_every=10_000, checkpoint_every=10, log_every=log_every)
+    result = train(config, tmp_path, progress=True)
+    *_, closing = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
+    assert closing.startswith(f"train: {result.steps}/{result.steps} steps, ") and ", 0:00 left, loss " in closing
+
+
 def test_the_best_validation_is_kept_and_patience_ends_the_run(toy, tmp_path):
     # A rate that ruins the weights makes every later validation worse than the first.
     config = toy_config(

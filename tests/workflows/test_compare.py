@@ -17,7 +17,7 @@ from verbot.evaluation.protocol.intervals import wilson
 from verbot.recipes.variants import parse_variant, resolve_variant
 from verbot.training.imitation import loop
 from verbot.training.imitation.data import TrainingData
-from verbot.workflows import compare
+from verbot.workflows import compare, stages
 
 BROKEN = "tiny+fusion=concat+fusion.heads=3"  # 16 is not a multiple of 3, which only building it tells
 WORDS = ["tiny", "tiny+vision=query_conv", "tiny+execute=1", BROKEN]
@@ -52,7 +52,7 @@ def rows_of(out):
 def calls(monkeypatch):
     """Names of what is trained and played from now on."""
     seen = {"learn": [], "measure": []}
-    learn, measure = compare.learn, compare.measure
+    learn, measure = stages.learn, compare.measure
 
     def learned(run, *arguments, **more):
         seen["learn"].append(run.name)
@@ -62,7 +62,7 @@ def calls(monkeypatch):
         seen["measure"].append(source if isinstance(source, str) else source.name)
         return measure(source, *arguments, **more)
 
-    monkeypatch.setattr(compare, "learn", learned)
+    monkeypatch.setattr(stages, "learn", learned)
     monkeypatch.setattr(compare, "measure", measured)
     return seen
 
@@ -154,12 +154,12 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(compare, "learn", half)
+        patch.setattr(stages, "learn", half)
         with pytest.raises(KeyboardInterrupt):
             compared(words, out=tmp_path, **asked)
     record = json.loads((tmp_path / "table.json").read_text())
     assert ([row["name"] for row in record["rows"]], record["pending"]) == (["tiny"], ["tiny+chunk=2"])
-    assert "1 still to come" in (tmp_path / "report.html").read_text()
+    assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._descend
     monkeypatch.setattr(loop, "_descend", lambda session: (steps.append(session.now.step), descend(session))[1])
@@ -195,7 +195,7 @@ def test_a_list_a_policy_and_an_evaluation_stand_in_one_table(table, out, data, 
     assert [(row.name, row.kind) for row in found.rows] == [("quick", "recipe"), (words[0], "policy"), (words[1], "policy")]
     assert found.rows[1].cost.parameters == found.rows[0].cost.parameters
     assert found.rows[2].cost.parameters is None
-    assert [row.against is None for row in found.rows] == [True, False, False]
+    assert [row.against_base is None for row in found.rows] == [True, False, False]
     assert found.exit_code == 0
     assert not (tmp_path / "out" / "dataset").exists()
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from verbot.errors import PolicyError
-from verbot.evaluation.grounding.metrics import Looked
+from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.workflows.explain import look
 
 
@@ -18,7 +18,7 @@ def test_one_command_films_where_it_looks_and_for_which_word(tmp_path):
     strip, words = (np.asarray(Image.open(tmp_path / name)) for name in ("strip.png", "words.png"))
     assert strip.shape[0] > strip.shape[1] and words.std() > 10
     record = json.loads((tmp_path / "looking.json").read_text())
-    assert record["policy"] == "starter" and Looked.from_json(record) == found.looked
+    assert record["policy"] == "starter" and GroundingMetrics.from_json(record) == found.looked
     assert found.looked.rows["front target"]["pointing_game"].n == 3
 
 

@@ -5,9 +5,16 @@ import pytest
 import torch
 
 import verbot
+from verbot import cli
 from verbot.deploy import PolicyServer
 from verbot.errors import ConfigError, PolicyError
+from verbot.parallel.workers import WorkerError
+from verbot.policy import storage
+from verbot.policy.identity import policy_identity
+from verbot.policy.policy import Policy
 from verbot.training.distributed import device
+from verbot.training.rl import ReinforceConfig
+from verbot.training.rl.ppo import identified
 from verbot.workflows import load_policy
 from verbot.workflows.watch import watch
 
@@ -42,7 +49,7 @@ def test_a_served_policy_is_known_by_its_address(folder):
 
 
 def test_the_starter_policy_lies_in_the_package(monkeypatch, tmp_path, folder):
-    monkeypatch.setattr(load_policy, "STARTER", tmp_path)
+    monkeypatch.setattr(storage, "STARTER", tmp_path)
     with pytest.raises(PolicyError, match=r"came without its starter policy: `verbot demo` trains one"):
         load_policy.policy_folder("starter")
     (tmp_path / "manifest.json").write_text(json.dumps({}))
@@ -81,6 +88,37 @@ def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):
 
 
 def test_the_policy_that_ships_is_small_sound_and_obeys():
-    assert sum(file.stat().st_size for file in load_policy.STARTER.iterdir()) <= 5_000_000
+    assert sum(file.stat().st_size for file in storage.STARTER.iterdir()) <= 5_000_000
     assert watch("put the red cube in the blue box", load_policy.agent_maker("starter")).success
     assert watch("push the yellow ball to the left", load_policy.agent_maker("starter")).success
+
+
+def test_the_starter_policy_is_known_by_name_wherever_a_policy_is(tmp_path):
+    assert verbot.load_policy("starter").spec == Policy.load(storage.STARTER).spec == load_policy.policy_spec("starter")
+    config = ReinforceConfig(env="tabletop-starter", policy="starter")
+    assert identified(config).policy_sha256 == policy_identity(storage.STARTER)
+
+
+def test_a_policy_of_other_pictures_is_played_in_an_env_that_draws_them(tmp_path, capsys):
+    """From `collect --image-size` to each command that plays."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(list(map(str, arguments)))
+        assert stopped.value.code == 0, capsys.readouterr().err
+
+    run("collect", tmp_path / "data", "--image-size", 24, "--episodes", 2, "--workers", 1, "--tasks", "pick")
+    run("train", "tiny", "--data", tmp_path / "data", "--steps", 1, "--out", tmp_path / "run")
+    policy = tmp_path / "run" / "policy"
+    assert load_policy.policy_spec(str(policy)).cameras[0].width == 24
+    playing = ("--episodes", 1, "--workers", 1, "--no-baselines")
+    run("evaluate", policy, *playing, "--videos", 1, "--out", tmp_path / "evaluation")
+    assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["errors"] == 0
+    assert json.loads((tmp_path / "evaluation" / "run.json").read_text())["options"] == {"image_size": 24}
+    with pytest.raises(SystemExit):
+        cli.main(["watch", "pick up the red cube", "--policy", str(policy), "--out", str(tmp_path / "watch.mp4")])
+    assert (tmp_path / "watch.mp4").stat().st_size > 0
+    run("look", policy, "--index", 1, "--out", tmp_path / "look")
+    options = {"image_size": 32}  # what a person sets stands
+    with pytest.raises(WorkerError, match="made for camera 'front' of 24×24; the env has 'front' of 32×32"):
+        verbot.evaluate(policy, out=tmp_path / "other", episodes=1, workers=1, progress=False, options=options)

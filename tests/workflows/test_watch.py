@@ -5,11 +5,12 @@ from verbot.agents import ChunkAgent
 from verbot.cli import main
 from verbot.envs import envs
 from verbot.errors import ConfigError
+from verbot.policy.storage import STARTER
 from verbot.recipes.config import resolve
 from verbot.rollout import video
 from verbot.workflows import stages
 from verbot.workflows import watch as module
-from verbot.workflows.load_policy import STARTER, open_policy
+from verbot.workflows.load_policy import open_policy
 from verbot.workflows.trained_on import EXPERT_SUITES, trained_on
 from verbot.workflows.watch import BORDERS, find_scene, watch
 

@@ -1,4 +1,4 @@
-"""Agents act in one episode and hold its state: how predicted chunks become one action per control step. Numpy only."""
+"""Agents act in one episode and hold its state. They turn predicted chunks into one action per control step. Numpy only."""
 
 from __future__ import annotations
 

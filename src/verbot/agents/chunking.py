@@ -1,4 +1,4 @@
-"""Chunk execution: carry out n of the k predicted actions, then predict again."""
+"""Chunk execution: execute n of the k predicted actions, then predict again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from verbot.spec import ActionChunk, FloatArray, Observation
 
 
 class ChunkAgent:
-    """Executes the first `execute` actions of each chunk open loop, then asks for the next chunk.
+    """Executes the first `execute` actions of each chunk open loop, then requests the next chunk.
 
     Args:
-        policy: predicts the chunks; shared with other agents, never changed.
-        execute: actions carried out per chunk; 1 predicts anew at every control step.
-        across_episodes: what the policy has stored is kept at `reset`, for another command in the same place.
+        policy: predicts the chunks; shared with other agents and never changed.
+        execute: number of actions executed per chunk; 1 predicts at every control step.
+        across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
 
     Raises:
         PolicyError: when a chunk holds fewer than `execute` actions.
@@ -28,27 +28,27 @@ class ChunkAgent:
         self.policy = policy
         self._execute = execute
         self._left: deque[FloatArray] = deque()
-        self._carried = PolicyMemory(across_episodes)
+        self._memory = PolicyMemory(across_episodes)
 
     def reset(self, instruction: str) -> None:
         self._left.clear()
-        self._carried.reset(instruction)
+        self._memory.reset(instruction)
 
     def next_query(self, observation: Observation) -> Observation | None:
         if self._left:
             return None
-        return self._carried.ask(observation)
+        return self._memory.query(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
         if len(chunk.values) < self._execute:
             raise PolicyError(
-                f"the policy predicts {len(chunk.values)} actions at a time but {self._execute} were to be executed; "
+                f"the policy predicts {len(chunk.values)} actions at a time, but execute is {self._execute}; "
                 f"choose execute between 1 and {len(chunk.values)}"
             )
-        self._left, self._carried.memory = deque(chunk.values[: self._execute]), chunk.memory
+        self._left, self._memory.value = deque(chunk.values[: self._execute]), chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
-        asked = self.next_query(observation)
-        if asked is not None:
-            self.receive(self.policy.predict([asked])[0])
+        query = self.next_query(observation)
+        if query is not None:
+            self.receive(self.policy.predict([query])[0])
         return self._left.popleft()

@@ -1,4 +1,4 @@
-"""Temporal ensembling: predict at every step and average what all chunks say about now.
+"""Temporal ensembling: predict at every step and average all predictions of the current action.
 
 Source: Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT), 2023, section IV-B.
 """
@@ -15,14 +15,14 @@ from verbot.spec import ActionChunk, FloatArray, Observation
 
 
 class EnsembleAgent:
-    """Averages every prediction made for this step with weights ``exp(-decay · i)``, where i = 0 is the *oldest* one.
+    """Averages every prediction of this step's action with weights ``exp(-decay · i)``, where i = 0 is the *oldest* one.
 
-    So the oldest chunk weighs most; a larger `decay` trusts old predictions more and reacts more slowly.
+    The oldest chunk has the largest weight. A larger `decay` gives old predictions more weight and reacts more slowly.
 
     Args:
-        policy: predicts the chunks; shared with other agents, never changed.
-        decay: m in the paper; 0 averages evenly.
-        across_episodes: what the policy has stored is kept at `reset`, for another command in the same place.
+        policy: predicts the chunks; shared with other agents and never changed.
+        decay: m in the paper; 0 gives equal weights.
+        across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
     """
 
     def __init__(self, policy: Policy, decay: float = 0.01, across_episodes: bool = False):
@@ -30,27 +30,27 @@ class EnsembleAgent:
             raise ConfigError(f"decay is {decay}; expected 0 or more")
         self.policy = policy
         self._decay = decay
-        self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is about now
+        self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is the current action
         self._current = False
-        self._carried = PolicyMemory(across_episodes)
+        self._memory = PolicyMemory(across_episodes)
 
     def reset(self, instruction: str) -> None:
         self._chunks, self._current = [], False
-        self._carried.reset(instruction)
+        self._memory.reset(instruction)
 
     def next_query(self, observation: Observation) -> Observation | None:
         if self._current:
             return None
-        return self._carried.ask(observation)
+        return self._memory.query(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
         self._chunks.append(chunk.values)
-        self._current, self._carried.memory = True, chunk.memory
+        self._current, self._memory.value = True, chunk.memory
 
     def act(self, observation: Observation) -> FloatArray:
-        asked = self.next_query(observation)
-        if asked is not None:
-            self.receive(self.policy.predict([asked])[0])
+        query = self.next_query(observation)
+        if query is not None:
+            self.receive(self.policy.predict([query])[0])
         weights = ensemble_weights(len(self._chunks), self._decay)
         action = weights @ np.stack([chunk[0] for chunk in self._chunks])
         self._chunks = [chunk[1:] for chunk in self._chunks if len(chunk) > 1]

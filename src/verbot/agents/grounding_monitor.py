@@ -1,4 +1,4 @@
-"""Whether what is said is what is seen: an agent that warns, and the watch that it shares with training."""
+"""Monitors whether the instruction matches the images: an agent that warns, and the alarm that it shares with training."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ THRESHOLD, PATIENCE = 0.3, 5
 
 
 class ConsecutiveAlarm:
-    """Says when a similarity stays below a threshold: at the `patience`-th value in a row, and at each further one.
+    """Reports when a similarity stays below a threshold: at the `patience`-th consecutive value, and at each further one.
 
     Args:
-        threshold: a cosine.
-        patience: values in a row.
+        threshold: a cosine, between −1 and 1.
+        patience: number of consecutive values.
 
     Example:
         >>> alarm = ConsecutiveAlarm(threshold=0.3, patience=2)
-        >>> [alarm.see(cosine) for cosine in (0.1, 0.5, 0.2, 0.1, 0.0)]
+        >>> [alarm.update(cosine) for cosine in (0.1, 0.5, 0.2, 0.1, 0.0)]
         [False, False, False, True, True]
     """
 
     def __init__(self, threshold: float = THRESHOLD, patience: int = PATIENCE):
         if not -1 <= threshold <= 1 or patience < 1:
             raise ConfigError(
-                f"a watch needs a cosine as threshold, between -1 and 1, and a patience of at least 1; "
+                f"an alarm needs a threshold between -1 and 1 (a cosine) and a patience of at least 1; "
                 f"got {threshold:g} and {patience}"
             )
         self.threshold, self.patience, self.below = threshold, patience, 0
 
-    def see(self, similarity: float) -> bool:
+    def update(self, similarity: float) -> bool:
         self.below = self.below + 1 if similarity < self.threshold else 0
         return self.below >= self.patience
 
 
 @dataclass(frozen=True)
 class Misalignment:
-    """What was said is not what is seen.
+    """The instruction does not match the images.
 
     Args:
-        instruction: that was given.
-        alignment: the cosine of the last prediction, between -1 and 1.
-        time_s: when that was, from the episode's start.
-        predictions: so many in a row were below the threshold.
+        instruction: of the episode.
+        alignment: the cosine at the last prediction, between −1 and 1.
+        time_s: time of the last prediction since the episode's start.
+        predictions: number of consecutive predictions below the threshold.
     """
 
     instruction: str
@@ -57,23 +57,23 @@ class Misalignment:
 
     def __str__(self) -> str:
         return (
-            f"what is said is not what is seen: {self.instruction!r} has had a similarity below the threshold for "
-            f"{self.predictions} predictions, at last {self.alignment:.2f} at {self.time_s:.1f} s; is the named thing there?"
+            f"the instruction does not match the images: {self.instruction!r} had a similarity below the threshold for "
+            f"{self.predictions} predictions, last {self.alignment:.2f} at {self.time_s:.1f} s; is the named object present?"
         )
 
 
 class GroundingMonitor:
-    """Wraps an agent and warns once an episode, when the similarity of picture and instruction stays below a threshold.
+    """Wraps an agent and warns once per episode if the similarity of images and instruction stays below a threshold.
 
-    It acts as the agent that it wraps does. The similarity is ``extras["alignment"]`` of each chunk, which a policy with a
-    ``contrast`` tells. Captions are learned from scenes that nothing has touched, so the watch ends once a time has passed.
+    The actions are those of the wrapped agent. The similarity is ``extras["alignment"]`` of each chunk, which a policy with a
+    contrastive objective reports. Captions are trained on untouched scenes, so monitoring ends after the first `seconds`.
 
     Args:
-        agent: that acts.
+        agent: the agent that acts.
         threshold: of the cosine.
-        patience: predictions in a row that must be below it.
-        seconds: of an episode, during which is watched.
-        on_warning: is told, in place of a Python warning `GroundingWarning`; it may stop the robot, or ask the person.
+        patience: number of consecutive predictions below it.
+        seconds: monitored time from the episode's start.
+        on_warning: called instead of the Python warning `GroundingWarning`; it may stop the robot or ask the user.
 
     Example:
         >>> from verbot.agents import ChunkAgent
@@ -90,13 +90,13 @@ class GroundingMonitor:
     ):
         self.policy, self.agent, self.seconds = agent.policy, agent, seconds
         self.event: Misalignment | None = None
-        self._watch = ConsecutiveAlarm(threshold, patience)
-        self._tell = on_warning or _warn
+        self._alarm = ConsecutiveAlarm(threshold, patience)
+        self._notify = on_warning or _warn
         self._instruction, self._now_s = "", 0.0
 
     def reset(self, instruction: str) -> None:
         self.agent.reset(instruction)
-        self._watch = ConsecutiveAlarm(self._watch.threshold, self._watch.patience)
+        self._alarm = ConsecutiveAlarm(self._alarm.threshold, self._alarm.patience)
         self._instruction, self.event = instruction, None
 
     def next_query(self, observation: Observation) -> Observation | None:
@@ -104,22 +104,22 @@ class GroundingMonitor:
         return self.agent.next_query(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
-        """Raises `PolicyError` where the policy does not tell how what is seen and said fit."""
+        """Raises `PolicyError` if the policy does not report the similarity of images and instruction."""
         if "alignment" not in chunk.extras:
             raise PolicyError(
-                "this policy does not tell whether what is said is what is seen: its chunks have no 'alignment'; train one with "
-                "network.contrast.name=match and augment.captions"
+                "this policy does not report whether the instruction matches the images: its chunks have no 'alignment'; "
+                "train one with network.contrast.name=match and augment.captions"
             )
         cosine = float(chunk.extras["alignment"])
-        if self._now_s <= self.seconds and self._watch.see(cosine) and self.event is None:
-            self.event = Misalignment(self._instruction, cosine, self._now_s, self._watch.below)
-            self._tell(self.event)
+        if self._now_s <= self.seconds and self._alarm.update(cosine) and self.event is None:
+            self.event = Misalignment(self._instruction, cosine, self._now_s, self._alarm.below)
+            self._notify(self.event)
         self.agent.receive(chunk)
 
     def act(self, observation: Observation) -> FloatArray:
-        asked = self.next_query(observation)
-        if asked is not None:
-            self.receive(self.policy.predict([asked])[0])
+        query = self.next_query(observation)
+        if query is not None:
+            self.receive(self.policy.predict([query])[0])
         return self.agent.act(observation)
 
 

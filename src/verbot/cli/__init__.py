@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,8 +43,31 @@ OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 when all is well, 1 when it found errors, 2 when it could not be done."""
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, not at exit, where the error of a closed pipe could not be caught
+    except BrokenPipeError:
+        _leave_quietly()
+
+
+def _leave_quietly() -> None:
+    """Exit where the reader of the output, such as `head`, has gone. Raises the error at hand where another pipe broke."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):
+        raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+    sys.exit(0)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments in (["--version"], ["-V"]):
+            print(f"verbot {sys.modules['verbot'].__version__}")
+            sys.exit(0)
         name, rest = _command(arguments)
         if name is None:
             print(_overview())
@@ -102,4 +127,4 @@ def _overview() -> str:
     lines = ["usage: verbot COMMAND …", "", "A robot that sees, is told, and does.", ""]
     for name, function in COMMANDS.items():
         lines.append(f"  {name:<13} {(function.__doc__ or '').splitlines()[0]}")
-    return "\n".join([*lines, "", "verbot COMMAND --help explains one and shows an example."])
+    return "\n".join([*lines, "", "verbot COMMAND --help explains one and shows an example; verbot --version names the version."])

@@ -135,11 +135,11 @@ def _from_experts(out: Path, settings: dict[str, Any], cluster: str | None, poli
 
 def _from_a_person(out: Path, settings: dict[str, Any], again: str | None, policy: str | None, execute: int) -> int:
     from verbot.errors import ConfigError
-    from verbot.teleop import TeachConfig, teach
+    from verbot.teleop import TeleopConfig, teleoperate
     from verbot.workflows.load_policy import agent_maker
 
     if again is not None:
         raise ConfigError("--again is for the experts: a person visits each scene once")
-    result = teach(TeachConfig(**settings), out, agent_maker(policy, execute) if policy else None)
+    result = teleoperate(TeleopConfig(**settings), out, agent_maker(policy, execute) if policy else None)
     print(f"{result.attempts} attempts in {result.episodes} episodes, {result.errors} simulator errors: {result.path}")
     return 0

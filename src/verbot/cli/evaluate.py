@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +50,7 @@ def evaluate(
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
             {receptacle}, {preposition} and {direction}.
         instruction_mode: the condition.
-        axis: a randomization axis, or all of them at once.
+        axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
         strength: of the axis.
         align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
         execute: actions of each predicted chunk that are carried out.
@@ -61,10 +62,9 @@ def evaluate(
         cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
         device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
-    from verbot.evaluation.protocol.conditions import AXES
     from verbot.workflows.train_evaluate import evaluate as run
 
-    shifted = dict.fromkeys(AXES if axis == "all" else [axis] if axis else [], int(strength))
+    shifted = dict.fromkeys(_axes(policy) if axis == "all" else [axis] if axis else [], int(strength))
     summary = run(
         policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
         templates=_templates(paraphrases), axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
@@ -73,6 +73,15 @@ def evaluate(
     show(summary)
     print(out / "report.html")
     return summary.exit_code
+
+
+def _axes(policy: str) -> tuple[str, ...]:
+    from verbot.workflows.robustness import DROPOUT, all_axes
+
+    axes = all_axes([policy])
+    if DROPOUT not in axes:
+        print(f"--axis all leaves out {DROPOUT}: {policy} cannot do without a camera", file=sys.stderr)
+    return axes
 
 
 def _templates(paraphrases: Path | None) -> dict[str, list[str]] | None:
@@ -205,13 +214,13 @@ def watch(
         execute: actions of each predicted chunk that are carried out.
     """
     from verbot.rollout import video
-    from verbot.workflows.load_policy import agent_maker
+    from verbot.workflows.load_policy import agent_maker, fitting
     from verbot.workflows.trained_on import trained_on
     from verbot.workflows.watch import watch as run
 
     if window:
         video.check_window()
-    seen = run(text, agent_maker(policy, execute), suite, scene, trained_on=trained_on(policy))
+    seen = run(text, agent_maker(policy, execute), suite, scene, trained_on=trained_on(policy), options=fitting(policy, suite))
     print(f"{seen.judgement}: {seen.reason}", f"instruction: {text}", sep="\n")
     print(f"judged goal: {seen.goal_text or 'none'} (scene {seen.scene}, {seen.seconds:.1f} s)", *seen.hints, sep="\n")
     if window:

@@ -67,10 +67,9 @@ def list_parts(kind: Positional[str | None] = None) -> int:
     Args:
         kind: only these.
     """
-    from verbot.workflows.inspect import choices
+    from verbot.workflows.inspect import listing
 
-    for name, known in choices(kind).items():
-        print(f"{name}: {', '.join(known)}")
+    print(*listing(kind), sep="\n")
     return 0
 
 

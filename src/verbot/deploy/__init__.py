@@ -1,4 +1,4 @@
-"""Policies at work: served to robots over the network."""
+"""Deployment: policies served to robots over the network."""
 
 from verbot.deploy.server import PolicyServer
 

@@ -1,4 +1,4 @@
-"""Any policy, served over websockets to `verbot.remote.RemotePolicy`."""
+"""Serves any policy over websockets to `verbot.remote.RemotePolicy`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from verbot.remote.codec import MAX_BYTES, VERSION, chunk_to_wire, decode, encod
 
 
 class PolicyServer:
-    """Serves `policy` from a background thread until closed; each connection is answered in order, one prediction at a time.
+    """Serves `policy` from a background thread until closed. Each connection is answered in order, one prediction at a time.
 
-    A message that cannot be read or an observation that does not fit the policy's spec is answered with an error and
-    the connection stays open. Binds the loopback interface unless told otherwise: the protocol has no password.
+    A message that cannot be read, or an observation that does not fit the policy's spec, is answered with an error and the
+    connection stays open.
 
     Args:
-        port: 0 takes a free one; `url` says which.
+        host: the interface to bind. The default is the loopback interface, because the protocol has no authentication.
+        port: 0 takes a free one; `url` contains it.
 
     Example:
         >>> from verbot.remote import RemotePolicy
@@ -60,7 +61,7 @@ class PolicyServer:
             for data in connection:
                 connection.send(self.answer(data))
         except ConnectionClosed:
-            pass  # the robot left in the middle of an answer
+            pass  # the client disconnected during an answer
 
     def answer(self, data: bytes | str) -> bytes:
         """The answer to one message: chunks, or an error of a named kind. Never raises."""
@@ -82,7 +83,7 @@ class PolicyServer:
             return encode({"id": number, "chunks": [chunk_to_wire(chunk) for chunk in chunks]})
         except VerbotError as error:
             return _error(number, type(error).__name__, str(error))
-        except Exception as error:  # a fault of the policy must not stop the other robots
+        except Exception as error:  # an error in the policy must not stop the other clients
             return _error(number, "PolicyError", f"{type(error).__name__}: {error}")
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
-
+from verbot import gymnasium_ids
 from verbot.contracts import TaskEnv
 from verbot.registry import Registry
 
@@ -37,14 +36,4 @@ def make_env(name: str, **options: Any) -> TaskEnv:
     return envs.get(name)(**options)
 
 
-def register_gymnasium() -> None:
-    """Make ``gymnasium.make("verbot/Tabletop-v0", suite=…)`` and ``gymnasium.make("verbot/Navigation-v0", …)`` work."""
-    for name, entry in (
-        ("verbot/Tabletop-v0", "verbot.envs.tabletop.env:TabletopEnv"),
-        ("verbot/Navigation-v0", "verbot.envs.navigation.env:NavigationEnv"),
-    ):
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry)
-
-
-register_gymnasium()
+gymnasium_ids.register()

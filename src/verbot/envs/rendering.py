@@ -1,4 +1,4 @@
-"""Off-screen rendering: one OpenGL context in a thread for all envs, on EGL or OSMesa, whichever loads.
+"""Off-screen rendering: one OpenGL context in a thread for all envs, on EGL or OSMesa, whichever loads, on macOS CGL.
 
 Shadows and reflections are off: in software they cost twenty times the rest of the frame. So are the sky, which is never seen
 and costs as much as everything else, and, but for pictures that people look at, multisampling, which costs three times as much.
@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import copy
 import ctypes
+import ctypes.util
 import os
 import sys
 import threading
@@ -109,17 +110,32 @@ class Renderer:
 def backend() -> str:
     """``"egl"`` or ``"osmesa"``: the first whose system library loads and works; the variable MUJOCO_GL may choose.
 
+    On macOS, which has neither, ``"cgl"``: MuJoCo's own choice there.
+
     Raises `MissingDependencyError` that names the Debian packages when none does.
     """
+    if sys.platform == "darwin":
+        return "cgl"
     asked = os.environ.get("MUJOCO_GL", "").lower()
     names = (asked,) if asked in _LIBRARIES else tuple(_LIBRARIES)
     for name in names:
         with contextlib.suppress(OSError):
-            first, *_ = [ctypes.CDLL(library) for library in _LIBRARIES[name][0]]
+            first, *_ = [_library(library) for library in _LIBRARIES[name][0]]
             if name != "egl" or _egl_works(first):
                 return name
     packages = " or ".join(f"'apt install {_LIBRARIES[name][1]}'" for name in names)
     raise MissingDependencyError(f"no off-screen OpenGL library works ({', '.join(names)}); on Debian: {packages}")
+
+
+def _library(name: str) -> ctypes.CDLL:
+    """By its name on Debian, else wherever the system has it. Raises `OSError` where it is not."""
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        found = ctypes.util.find_library(name.removeprefix("lib").partition(".so")[0])
+        if found is None:
+            raise
+        return ctypes.CDLL(found)
 
 
 def _egl_works(egl: ctypes.CDLL) -> bool:
@@ -167,9 +183,11 @@ def _open_gl() -> Any:
     # Mesa's software rasterizer starts a thread per core unless limited; the workers beside us need those cores.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     name = backend()
-    if "OpenGL" not in sys.modules:
+    if "OpenGL" not in sys.modules and name != "cgl":
         os.environ["PYOPENGL_PLATFORM"] = name
-    if name == "egl":
+    if name == "cgl":
+        from mujoco.cgl import GLContext
+    elif name == "egl":
         from mujoco.egl import GLContext
     else:
         from mujoco.osmesa import GLContext

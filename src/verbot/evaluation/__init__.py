@@ -1,4 +1,4 @@
-"""Does it obey? Episodes fixed by (suite, task, index, seed), played beside baselines, measured with intervals, shown."""
+"""Evaluation of policies on episodes fixed by (suite, task, index, seed), with baselines, intervals and a report."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def evaluate(
     cluster: str | None = None,
     **settings: Any,
 ) -> Summary:
-    """Measure a policy on a suite; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
+    """Evaluate a policy on a suite; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
-    Called again with the same arguments it continues an interrupted run: only episodes that are missing are played.
+    A repeated call with the same arguments continues an interrupted run: it plays only the missing episodes.
 
     Args:
-        policy: how worker processes get the policy, or ``"random"`` or ``"expert"``.
+        policy: the source from which worker processes load the policy, or ``"random"`` or ``"expert"``.
         out: a folder; it may hold an interrupted run of the same policy.
-        command: what a person typed, for the report.
-        cluster: as of `run`.
+        command: the command line, for the report.
+        cluster: as in `run`.
         settings: other fields of `EvaluationConfig`, e.g. ``episodes=200``, ``mode="paraphrase"``, ``axes={"lighting": 2}``.
 
     Raises:

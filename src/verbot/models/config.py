@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from verbot.errors import ConfigError
 from verbot.models.registries import Part, heads, language_encoders, vision_encoders
-from verbot.models.tokens import Sizes
 from verbot.spec import FloatArray, RobotSpec
+
+if TYPE_CHECKING:
+    from verbot.models.tokens import Sizes  # it loads torch
 
 FILM_CONV, WORDS, PROPRIOCEPTION = Part("film_conv"), Part("words"), Part("proprioception")
 MLP, REGRESSION = Part("mlp"), Part("regression")
@@ -168,4 +170,6 @@ class NetworkConfig:
         if len(found) != 1:
             raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
         (height, width_px), *_ = found
+        from verbot.models.tokens import Sizes
+
         return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history)

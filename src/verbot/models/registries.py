@@ -33,15 +33,21 @@ class Part:
 
 
 vision_encoders: Registry[Any] = Registry(
-    "vision encoder", package="verbot.models.encoders.vision", group="verbot.vision_encoders"
+    "vision encoder", package="verbot.models.encoders.vision", group="verbot.vision_encoders", needs=("torch",)
 )
 language_encoders: Registry[Any] = Registry(
-    "language encoder", package="verbot.models.encoders.language", group="verbot.language_encoders"
+    "language encoder", package="verbot.models.encoders.language", group="verbot.language_encoders", needs=("torch",)
 )
-state_encoders: Registry[Any] = Registry("state encoder", package="verbot.models.encoders.state", group="verbot.state_encoders")
-action_encoders: Registry[Any] = Registry("acted encoder", package="verbot.models.encoders.state", group="verbot.action_encoders")
-goal_encoders: Registry[Any] = Registry("goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders")
-memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories")
-fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions")
-contrasts: Registry[Any] = Registry("contrast", package="verbot.models.objectives", group="verbot.contrasts")
-heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads")
+state_encoders: Registry[Any] = Registry(
+    "state encoder", package="verbot.models.encoders.state", group="verbot.state_encoders", needs=("torch",)
+)
+action_encoders: Registry[Any] = Registry(
+    "acted encoder", package="verbot.models.encoders.state", group="verbot.action_encoders", needs=("torch",)
+)
+goal_encoders: Registry[Any] = Registry(
+    "goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders", needs=("torch",)
+)
+memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories", needs=("torch",))
+fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions", needs=("torch",))
+contrasts: Registry[Any] = Registry("contrast", package="verbot.models.objectives", group="verbot.contrasts", needs=("torch",))
+heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads", needs=("torch",))

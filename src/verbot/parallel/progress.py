@@ -1,4 +1,4 @@
-"""One line that says how far a long task is: a bar on a terminal, a printed line now and then elsewhere."""
+"""Progress of a long task: a bar on a terminal, otherwise a line printed at intervals."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sys
 import time
 from typing import Any
 
-QUIET_S = 15.0  # between printed lines where there is no terminal
+INTERVAL_S = 15.0  # between printed lines without a terminal
 
 
 class Progress:
-    """Done, rate, time left and a note.
+    """Shows the count, the rate, the time left and a note.
 
     Args:
-        title: what is being done, e.g. ``"collect"``.
-        total: how many there will be; None until it is known.
-        unit: of what is counted, e.g. ``"episodes"``.
-        done: how many an earlier call had finished; they do not count toward the rate.
+        title: name of the task, e.g. ``"collect"``.
+        total: the final count; None until it is known.
+        unit: the counted unit, e.g. ``"episodes"``.
+        done: count reached by an earlier call; it does not affect the rate.
         enabled: False shows nothing.
     """
 
@@ -32,10 +32,10 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
             self._bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4)
             self._bar.start()
-            self._bar.add_task(self._title, total=self._total, completed=self._done, words="")
+            self._bar.add_task(self._title, total=self._total, completed=self._done, text="")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -45,25 +45,25 @@ class Progress:
             self._print()
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
-        """`done` in all so far; `note` is shown after the rate and the time left."""
+        """Set the count to `done`; `note` is shown after the rate and the time left."""
         self._done, self._note, self._total = done, note, total or self._total
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=self._total, words=self.words())
-        elif self._enabled and time.monotonic() - self._printed > QUIET_S:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=self._total, text=self.text())
+        elif self._enabled and time.monotonic() - self._printed > INTERVAL_S:
             self._print()
 
-    def words(self) -> str:
+    def text(self) -> str:
         """E.g. ``"300/1600 episodes, 23.1/s, 0:56 left"``."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self._done - self._first) / seconds
-        left = "" if self._total is None or not rate else f", {_clock((self._total - self._done) / rate)} left"
-        of = "" if self._total is None else f"/{self._total}"
+        left = "" if self._total is None or not rate else f", {_clock(max(self._total - self._done, 0) / rate)} left"
+        of = "" if self._total is None else f"/{max(self._total, self._done)}"  # the total may be an estimate
         note = f", {self._note}" if self._note else ""
         return f"{self._done}{of} {self._unit}, {rate:.3g}/s{left}{note}"
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        print(f"{self._title}: {self.words()}", file=sys.stderr, flush=True)
+        print(f"{self._title}: {self.text()}", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -1,8 +1,7 @@
-"""Work spread over a Ray cluster, in the place of local worker processes (`verbot.parallel.workers`).
+"""Work distributed over a Ray cluster, instead of local worker processes (`verbot.parallel.workers`).
 
-What is done is a function of the work alone, so it does not matter who does it: tasks of a node that is lost are done again by
-another (Moritz et al. 2018, "Ray"). Ray carries arguments and results between its processes by pickle, as it does
-for everybody; nothing of that is kept in a file.
+The result of a task is a function of its arguments alone. If a node is lost, another node repeats its tasks with the same result
+(Moritz et al. 2018, "Ray"). Ray passes arguments and results between its processes by pickle; none of it is stored in a file.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from verbot.errors import ConfigError, missing
 from verbot.parallel.workers import WorkerDied, WorkerError
 
 RETRIES = 3  # of a task whose process or node is lost
-AHEAD = 2  # tasks for each core, so that none waits for us
+AHEAD = 2  # submitted tasks per core, so that no core idles
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
 
 Answer = Callable[[Sequence[Any]], list[Any]]
-_ready: dict[str, Answer] = {}  # in a process of the cluster: what it made for the work that it was last given
+_ready: dict[str, Answer] = {}  # in a process of the cluster: the answering function of its last work, by key
 
 
 class Cluster:
-    """A Ray cluster that is connected to. Made by `open_cluster`."""
+    """A connected Ray cluster. Made by `open_cluster`."""
 
     def __init__(self, ray: Any):
         self._ray = ray
@@ -35,41 +34,43 @@ class Cluster:
 
     @property
     def cores(self) -> int:
-        """Of all nodes together."""
+        """The number of cores of all nodes."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def do(
-        self, maker: str, briefing: Any, batches: Sequence[Sequence[Any]], horizon: Callable[[], int] | None = None
+        self, maker: str, setup: Any, batches: Sequence[Sequence[Any]], horizon: Callable[[], int] | None = None
     ) -> Iterator[tuple[int, list[Any] | WorkerDied]]:
-        """The number of each batch and its answers, as they come; or what it died of, where it took `RETRIES` processes along.
+        """Yield the number of each batch with its answers, in order of completion.
 
-        At most `AHEAD` batches for each core are given out and not yet taken by the caller.
+        The answers are a `WorkerDied` if the batch ended `RETRIES` + 1 processes. At most `AHEAD` batches per core are submitted
+        at a time.
 
         Args:
-            maker: ``"module:function"``: called once in each process with `briefing`, it returns what answers a batch.
-            horizon: batches from this number on are not given out yet.
+            maker: ``"module:function"``. It is called once in each process with `setup` and returns a function that answers a
+                batch.
+            horizon: returns the number of the first batch that must not be submitted yet.
 
-        Raises `WorkerError` with the traceback where that raises.
+        Raises `WorkerError` with the traceback if the function raises.
         """
-        briefing, key, under_way, given = self._ray.put(briefing), uuid.uuid4().hex, dict[Any, int](), 0
+        setup, key, running, submitted = self._ray.put(setup), uuid.uuid4().hex, dict[Any, int](), 0
         cores = self.cores
         try:
-            while given < len(batches) or under_way:
+            while submitted < len(batches) or running:
                 last = len(batches) if horizon is None else min(len(batches), horizon())
-                while given < last and len(under_way) < AHEAD * cores:
-                    under_way[self._task.remote(key, maker, briefing, list(batches[given]))] = given
-                    given += 1
-                (ended, *_), _ = self._ray.wait(list(under_way), num_returns=1)
-                yield under_way.pop(ended), self._result(ended)
+                while submitted < last and len(running) < AHEAD * cores:
+                    running[self._task.remote(key, maker, setup, list(batches[submitted]))] = submitted
+                    submitted += 1
+                (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
+                yield running.pop(ended), self._result(ended)
         finally:
-            for task in under_way:
+            for task in running:
                 self._ray.cancel(task)
 
-    def in_order(self, maker: str, briefing: Any, batches: Sequence[Sequence[Any]]) -> Iterator[list[Any]]:
-        """The answers to each batch, one after another. Raises as `do`, and `WorkerDied` for a batch that nobody survives."""
+    def in_order(self, maker: str, setup: Any, batches: Sequence[Sequence[Any]]) -> Iterator[list[Any]]:
+        """The answers to each batch, in order. Raises as `do`, and `WorkerDied` for a batch that repeatedly ends its process."""
         done: dict[int, list[Any]] = {}
-        waiting, behind = deque(range(len(batches))), 2 * AHEAD * self.cores  # what may be ready while a slow one is waited for
-        for number, answers in self.do(maker, briefing, batches, lambda: waiting[0] + behind):
+        waiting, behind = deque(range(len(batches))), 2 * AHEAD * self.cores  # finished batches kept while one is slow
+        for number, answers in self.do(maker, setup, batches, lambda: waiting[0] + behind):
             if isinstance(answers, WorkerDied):
                 raise answers
             done[number] = answers
@@ -89,15 +90,18 @@ class Cluster:
 
 @contextmanager
 def open_cluster(name: str) -> Iterator[Cluster]:
-    """Connect to the cluster ``"ray:ADDRESS"``, or ``"ray"``: the one that RAY_ADDRESS names or that runs here, otherwise one is
-    started on this machine. A connection that is open already is used, and left open.
+    """Connect to a Ray cluster. An open connection is used and left open.
 
-    Raises `ConfigError` for another name or where nobody answers there, `MissingDependencyError` without Ray.
+    Args:
+        name: ``"ray:ADDRESS"``, or ``"ray"`` for the cluster that RAY_ADDRESS names or that runs on this machine. If there is
+            none, one is started on this machine.
+
+    Raises `ConfigError` for another name or if no cluster answers, `MissingDependencyError` without Ray.
     """
     kind, _, address = name.partition(":")
     if kind != "ray":
         raise ConfigError(f"there is no cluster {name!r}; expected 'ray', or 'ray:ADDRESS' such as 'ray:10.0.0.1:6379'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage reports
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -125,10 +129,10 @@ def shared_out(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _answer(key: str, maker: str, briefing: Any, batch: list[Any]) -> list[Any]:
-    """A task: what `maker` made of the briefing is kept for the next one of the same work."""
+def _answer(key: str, maker: str, setup: Any, batch: list[Any]) -> list[Any]:
+    """Answer one batch. The function that `maker` made from `setup` is kept for further batches of the same work."""
     if key not in _ready:
         _ready.clear()
         module, _, name = maker.partition(":")
-        _ready[key] = getattr(importlib.import_module(module), name)(briefing)
+        _ready[key] = getattr(importlib.import_module(module), name)(setup)
     return _ready[key](batch)

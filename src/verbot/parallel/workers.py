@@ -1,6 +1,6 @@
-"""Worker processes that talk over a pipe: no fork of a threaded parent, no re-run of the user's script, no orphans.
+"""Worker processes that communicate over a pipe, without fork of a threaded parent, re-run of the user's script, or orphans.
 
-A worker is ``python -m module`` with one end of a pipe. When either side dies the other's next message fails at once.
+A worker is ``python -m module`` with one end of a pipe. If either side dies, the next message of the other side fails at once.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-from verbot.errors import VerbotError
+from verbot.errors import VerbotError, missing
 
 Serve = Callable[["Channel"], None]
-AHEAD = 2  # requests in each worker's pipe, so that it never waits for whoever asks
+AHEAD = 2  # requests in each worker's pipe, so that it never waits for the parent
 
 
 class WorkerError(VerbotError):
-    """A worker process raised, or ended before its work was done."""
+    """A worker process raised an error, or ended before its work was done."""
 
 
 class WorkerDied(WorkerError):
-    """It ended without a word of its own: killed, or by a fault in compiled code."""
+    """A worker process ended without a message: it was killed, or crashed in compiled code."""
 
 
 @dataclass(frozen=True)
 class Channel:
-    """The worker's end: `receive` blocks, both raise `EOFError` or `BrokenPipeError` when the parent is gone."""
+    """The worker's end of the pipe. `receive` blocks. Both methods raise `EOFError` or `BrokenPipeError` without a parent."""
 
     connection: Connection
 
@@ -46,7 +46,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Worker:
-    """The parent's end."""
+    """The parent's end of the pipe."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -56,21 +56,27 @@ class Worker:
         try:
             self.connection.send(message)
         except OSError as error:
-            self.receive()  # what it died of, if it could say so
+            self.receive()  # raises the worker's own error if it sent one
             raise self._gone() from error
 
     def receive(self) -> Any:
-        """The next message. Raises `WorkerError` with the worker's traceback, or its exit code if it left none."""
+        """The next message.
+
+        Raises `WorkerError`: with one line for an error that verbot raises on purpose, otherwise with the worker's traceback, or
+        with its exit code if there is none.
+        """
         try:
             kind, message = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if kind == "refusal":
+            raise WorkerError(f"{self.name}: {message}")
         if kind == "error":
             raise WorkerError(f"{self.name} failed:\n{message}")
         return message
 
     def close(self) -> None:
-        """Hang up and wait; a worker that does not take the hint is killed."""
+        """Close the pipe and wait up to 5 s for the worker to end; then kill it."""
         self.connection.close()
         try:
             self.process.wait(timeout=5)
@@ -81,14 +87,14 @@ class Worker:
     def _gone(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
-        return WorkerDied(f"{self.name} ended early with exit code {self.process.poll()}; its last words are on stderr")
+        return WorkerDied(f"{self.name} ended early with exit code {self.process.poll()}; see its output on stderr")
 
 
 @contextlib.contextmanager
 def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Worker]]:
-    """`count` processes of ``python -m module``, closed on the way out. Each computes with one thread.
+    """`count` processes of ``python -m module``, closed on exit. Each computes with one thread.
 
-    A worker that takes a dead one's place, made with `successor`, is closed too where it is put into the list.
+    The caller may replace a dead worker in the list by one made with `successor`, which is then closed too.
     """
     started: list[Worker] = []
     try:
@@ -101,7 +107,7 @@ def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Work
 
 
 def successor(module: str, dead: Worker) -> Worker:
-    """A fresh worker in the place of one that ended."""
+    """A new worker that replaces one that ended."""
     dead.close()
     return _start(module, dead.name)
 
@@ -144,16 +150,24 @@ def in_order(module: str, count: int, name: str, setup: Any, requests: Sequence[
 
 
 def cores() -> int:
-    """The cores that this process may use, which a container or a batch system can make fewer than the machine has."""
+    """The number of cores that this process may use. A container or batch system may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(work: Serve) -> None:
-    """The body of a worker module's ``__main__``: run `work`, tell the parent what went wrong, leave quietly without it."""
+    """The body of a worker module's ``__main__``: run `work`, send an error to the parent, and exit quietly if it is gone."""
     channel = Channel(Connection(int(sys.argv[1])))
     try:
         work(channel)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        sys.exit(1)
+    except (VerbotError, ModuleNotFoundError) as error:
+        known = missing(error) if isinstance(error, ModuleNotFoundError) else error
+        kind, told = "refusal", f"{type(known).__name__}: {known}"
+        if not isinstance(known, VerbotError):
+            kind, told = "error", traceback.format_exc()
+        with contextlib.suppress(OSError):
+            channel.connection.send((kind, told))
         sys.exit(1)
     except Exception:
         with contextlib.suppress(OSError):

@@ -20,8 +20,9 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.objectives.queries import prepare_asked
 from verbot.models.tokens import Batch, MemoryState, Prediction
 from verbot.models.validation import check_acts
+from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
-from verbot.policy.storage import MANIFEST, read, sha256, to_json, write
+from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT = "verbot-policy/1"
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Policy:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Policy:
         """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
-        files = read(Path(path), (WEIGHTS, CONFIG, STATISTICS))
+        files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])
             spec = RobotSpec.from_json(record["spec"])
@@ -361,7 +361,7 @@ class Policy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """The policy saved in a directory, verified and ready to predict.
+    """The policy saved in a directory, verified and ready to predict; ``"starter"`` is the one that ships with verbot.
 
     Raises:
         PolicyError: the directory is incomplete, or is not a policy's.

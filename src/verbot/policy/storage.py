@@ -13,6 +13,21 @@ from typing import Any
 from verbot.errors import CorruptFileError, PolicyError
 
 MANIFEST = "manifest.json"
+STARTER = Path(__file__).resolve().parents[1] / "assets" / "starter"  # the policy that ships with verbot
+
+
+def policy_folder(name: str | os.PathLike[str]) -> Path:
+    """Where the policy called `name` lies: a folder, or ``"starter"``.
+
+    Raises `PolicyError` where the starter policy did not come along.
+    """
+    if os.fspath(name) != "starter":
+        return Path(name)
+    if not (STARTER / MANIFEST).is_file():
+        raise PolicyError(
+            "this copy of verbot came without its starter policy: `verbot demo` trains one, and the expert needs none"
+        )
+    return STARTER
 
 
 def to_json(record: Mapping[str, Any]) -> bytes:

@@ -14,20 +14,13 @@ from verbot.errors import ConfigError
 from verbot.evaluation import EvaluationConfig
 from verbot.parallel.workers import cores
 from verbot.recipes import recipes
+from verbot.recipes.acting import ACTING
 from verbot.recipes.overrides import Home, apply, locate
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
 from verbot.training.rl.config import ReinforceConfig
 
 DEFAULT_DATASET = ("dataset",)  # what a recipe trains on: the dataset that its own collection makes
-# The fields of an evaluation that say what is played; the others say how the policy acts in it.
-SCENES = frozenset(
-    [
-        *("suite", "tasks", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),
-        *("videos", "latency_calls", "workers", "slots", "options"),
-    ]
-)
-ACTING = tuple(field.name for field in dataclasses.fields(EvaluationConfig) if field.name not in SCENES)
 
 
 @dataclass(frozen=True)

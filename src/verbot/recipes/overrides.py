@@ -241,7 +241,7 @@ def _whole(hint: Any, kind: type | None, plain: Any, value: Any, where: Path) ->
 
 def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[str, Any] | None:
     """A part as plain values, its name and options checked against what is registered."""
-    name, registry = where[-1], _registry(where[-1])
+    name, registry = where[-1], registry_of(where[-1])
     option = path[1:] if path[:1] == ("options",) else path
     if path == ("name",) or not path:
         chosen = to_plain(value)
@@ -264,7 +264,7 @@ def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[st
     return {"name": registry.successor(part.name) if registry else part.name, "options": options}
 
 
-def _registry(name: str) -> Registry[Any] | None:
+def registry_of(name: str) -> Registry[Any] | None:
     """A field is called as its registry's kind begins: ``vision`` is a vision encoder, ``objectives`` are objectives."""
     known = (found for found in vars(registries).values() if isinstance(found, Registry))
     return next((r for r in known if r.kind.split()[0] in (name, name.removesuffix("s"))), None)

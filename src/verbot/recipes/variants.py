@@ -10,10 +10,11 @@ from typing import Any
 
 from verbot.configuration import load_yaml, renamed
 from verbot.errors import ConfigError, UnknownNameError, VerbotError
-from verbot.recipes.config import SCENES, Recipe, change, parse_word, resolve, written
+from verbot.recipes import LISTS, comparison_lists
+from verbot.recipes.acting import SCENES
+from verbot.recipes.config import Recipe, change, parse_word, resolve, written
 from verbot.recipes.overrides import locate
 
-LISTS = Path(__file__).parent / "comparisons"
 # What all variants of a comparison have in common, so none may set it.
 SHARED = frozenset({"datasets", "weights"})
 
@@ -62,16 +63,6 @@ def parse_variant(word: str) -> Variant:
         {'vision.channels': 24}
     """
     return Variant(word, *parse_word(word))
-
-
-def comparison_lists() -> tuple[str, ...]:
-    """Names of the lists of entries that ship with verbot.
-
-    Example:
-        >>> "all" in comparison_lists()
-        True
-    """
-    return tuple(sorted(path.stem for path in LISTS.glob("*.yaml")))
 
 
 def read_variants(source: str | Path) -> list[Variant]:

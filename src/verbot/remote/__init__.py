@@ -1,4 +1,4 @@
-"""A policy on another computer: wire format and client. Numpy only, so a robot computer needs no torch."""
+"""Wire format and client for a policy on another computer. Numpy only, so that a robot's computer needs no torch."""
 
 from verbot.remote.client import RemotePolicy
 from verbot.remote.codec import decode, encode

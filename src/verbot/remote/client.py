@@ -1,4 +1,4 @@
-"""A policy that runs elsewhere, used as if it ran here."""
+"""A client that makes a policy on another computer available as a local one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from verbot.spec import ActionChunk, Observation, RobotSpec
 
 
 class RemotePolicy:
-    """A `verbot.Policy` behind a websocket; one connection, to be used by one thread.
+    """A `verbot.Policy` behind a websocket. It holds one connection, which one thread may use.
 
     Args:
-        url: e.g. ``"ws://127.0.0.1:8000"``, what `verbot.deploy.PolicyServer` prints.
-        timeout_s: how long to wait for the connection and for each answer.
+        url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`.
+        timeout_s: time limit for the connection and for each answer.
 
     Raises:
-        WireError: no server answers, the connection broke, or the server could not predict (its error's kind and message).
+        WireError: no server answers, the connection broke, or the server could not predict (with its error and message).
     """
 
     def __init__(self, url: str, timeout_s: float = 10.0):
@@ -47,7 +47,7 @@ class RemotePolicy:
         return self._spec
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """One chunk per observation, in the robot's own units."""
+        """One chunk per observation, in the robot's units."""
         self._count += 1
         request = encode({"id": self._count, "observations": [observation_to_wire(o) for o in observations]})
         try:
@@ -78,7 +78,7 @@ class RemotePolicy:
         try:
             return decode(self._socket.recv(timeout=self._timeout_s))  # type: ignore[arg-type]
         except TimeoutError as error:
-            # A late answer would be taken for the next one's: this connection is spent.
+            # A late answer would be taken for the next request's, so this connection cannot be used again.
             self.close()
             raise WireError(f"{self.url} did not answer within {self._timeout_s} s") from error
         except (WebSocketException, OSError) as error:

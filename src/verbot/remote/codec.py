@@ -1,4 +1,4 @@
-"""The wire format: msgpack, with arrays as openpi writes them, read by a decoder that trusts nothing.
+"""The wire format: msgpack with openpi's encoding of arrays. The decoder validates every field.
 
 An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [k, a]}``. Three messages exist:
 
@@ -24,13 +24,13 @@ from verbot.spec import ActionChunk, Memory, Observation
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 8
-# Plain numbers only: an object dtype would let one message crash the reader, or worse.
+# Plain numbers only. With an object dtype one message could crash the reader or execute code.
 DTYPES = frozenset({"|b1", "|u1", "|i1", "<u2", "<u4", "<u8", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"})
 ARRAY_KEYS = frozenset({b"__ndarray__", b"data", b"dtype", b"shape"})
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message of maps, lists, strings, numbers, None and arrays as bytes. Raises `WireError` on anything else.
+    """Encode a message of maps, lists, strings, numbers, None and arrays. Raises `WireError` for any other type.
 
     Example:
         >>> decode(encode({"state": np.zeros(2, np.float32)}))
@@ -46,7 +46,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """Inverse of `encode`. Raises `WireError` on whatever is not a message; never anything else."""
+    """Inverse of `encode`. Raises `WireError`, and no other error, for invalid data."""
     if not isinstance(data, bytes):
         raise WireError(f"expected a binary message; got {type(data).__name__}")
     if len(data) > MAX_BYTES:
@@ -75,7 +75,7 @@ def observation_to_wire(observation: Observation) -> dict[str, Any]:
 
 
 def observation_from_wire(record: Any) -> Observation:
-    """Inverse of `observation_to_wire`, every field's type checked. Raises `WireError`."""
+    """Inverse of `observation_to_wire`. Raises `WireError` if a field has the wrong type."""
     images = _field(record, "images", dict)
     for name, image in images.items():
         _check_image(f"image {name!r}", image)
@@ -98,7 +98,7 @@ def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:
 
 
 def chunk_from_wire(record: Any) -> ActionChunk:
-    """Inverse of `chunk_to_wire`, every field's type checked. Raises `WireError`."""
+    """Inverse of `chunk_to_wire`. Raises `WireError` if a field has the wrong type."""
     values, time_s = _array(record, "values", 2), float(_field(record, "time_s", float))
     value = None if record.get("value") is None else _field(record, "value", float)
     return ActionChunk(values, time_s, _field(record, "extras", dict), _memory(record), value)

@@ -24,17 +24,18 @@ class PolicySource:
     Args:
         name: what reports call it.
         identity: changes when the policy does (a digest of its weights), so that results are never mixed.
+        spec: the robot that it was trained for, where that is known before it is loaded; the env's pictures are made to fit.
     """
 
     name: str
     load: Callable[[], Policy]
     identity: str = ""
+    spec: RobotSpec | None = None
 
     def blinded(self) -> PolicySource:
         """The same policy that never sees the instruction."""
-        return PolicySource(
-            f"{self.name}, blind to language", functools.partial(_load_blind, self.load), self.identity + " blind"
-        )
+        name, load = f"{self.name}, blind to language", functools.partial(_load_blind, self.load)
+        return PolicySource(name, load, self.identity + " blind", self.spec)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""People as teachers: they drive the robot in a browser page, correct a policy, and say in words what was done.
+"""Teleoperation in a browser page: demonstrate, correct a policy, and annotate episodes with instructions.
 
-The way of a control step: `inputs` (what is held and pressed) → `session` (what that means now) → `controls` (an action in the
-robot's own units) → the env. `server` shows the page and takes its messages; `teach` keeps the time.
+The data flow of a control step: `inputs` (keys and gamepad) → `session` (their meaning in the present phase) → `controls` (an
+action in the robot's units) → the env. `server` serves the page and receives its messages; `run` keeps the control rate.
 """
 
 from __future__ import annotations
 
 from verbot.teleop.controls import Teleoperator
-from verbot.teleop.run import TeachConfig, TeachResult, teach
+from verbot.teleop.run import TeleopConfig, TeleopResult, teleoperate
 
-__all__ = ["TeachConfig", "TeachResult", "Teleoperator", "teach"]
+__all__ = ["TeleopConfig", "TeleopResult", "Teleoperator", "teleoperate"]

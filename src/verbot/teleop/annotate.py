@@ -1,4 +1,4 @@
-"""Recorded episodes in the page, to be told in other words."""
+"""Shows recorded episodes in a page and stores new instructions for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from verbot.teleop.inputs import SAY, Command, Given, Inputs
 from verbot.teleop.run import Pace, RealTime, greeting
 from verbot.teleop.server import PageServer
 
-SPEEDS = {"fine": 0.25, "normal": 1.0, "fast": 3.0}  # frames that pass in a control step
+SPEEDS = {"fine": 0.25, "normal": 1.0, "fast": 3.0}  # frames per control step
 
 
 @dataclass(frozen=True)
 class AnnotateResult:
-    """Of the `episodes` of the dataset at `path`, `annotated` are told in other words than they were recorded with."""
+    """The outcome of annotation: `annotated` of the `episodes` at `path` have other instructions than when recorded."""
 
     path: str
     episodes: int
@@ -28,7 +28,7 @@ class AnnotateResult:
 
 
 class Viewer:
-    """Episodes of the dataset at `root`, one after another and each in a loop; `annotator` stores what is said at once."""
+    """Plays the episodes of the dataset at `root`, each in a loop. `annotator` stores each sentence immediately."""
 
     def __init__(self, root: Path, annotator: Annotator, episode: int = 0):
         self._root, self._annotator = root, annotator
@@ -38,12 +38,12 @@ class Viewer:
 
     def tick(self, given: Given) -> None:
         for command in given.commands:
-            self._obey(command)
+            self._execute(command)
         if not self._paused:
             self._position = (self._position + SPEEDS[self._speed]) % len(self._episode)
 
     def view(self) -> dict[str, Any]:
-        """What the page shows beside the pictures; JSON."""
+        """The state that the page shows besides the images; JSON."""
         first, *others = self._episode.instructions
         return {
             "phase": "paused" if self._paused else "playing",
@@ -68,7 +68,7 @@ class Viewer:
         self._frames = {name: self._episode.images(name) for name in self._dataset.camera_names}
         self._position = 0.0
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         if command.name == SAY:
             known = self._episode.instructions if command.add else ()
             self._annotator.set(self._episode.index, [*known, command.text])
@@ -95,14 +95,14 @@ def annotate_in_page(
     pace: Pace | None = None,
     opened: Callable[[PageServer], None] = lambda page: print(f"open {page.url} (and keep the address to yourself)"),
 ) -> AnnotateResult:
-    """Show the episodes of the dataset at `path`, or of a copy of it at `out`, in a page, and store what is said of them.
+    """Show the episodes of the dataset at `path`, or of a copy of it at `out`, in a page, and store new instructions.
 
-    Every sentence is stored at once, and survives a crash; returns when the person quits.
+    Every sentence is stored immediately and survives a crash. Returns when the user quits.
 
     Args:
-        episode: the first to be shown.
+        episode: the first episode to show.
         pace: waits for the next control step; by default in real time, at the robot's rate.
-        opened: told the page once, before the first frame.
+        opened: called with the page once, before the first frame.
 
     Raises:
         DataError: no such dataset or episode, or one that cannot be changed in place.

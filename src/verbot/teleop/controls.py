@@ -1,4 +1,4 @@
-"""A person's input as an action of the robot: functions of the robot's spec, numpy only."""
+"""Converts a user's motion command to an action of the robot: pure functions of the robot's spec, numpy only."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from verbot.spec import Component, FloatArray, Observation, RobotSpec
 
 Array = npt.NDArray[np.float64]
 UNDERSTOOD = ("position_delta", "rotation_delta", "gripper", "discrete")
-SPEEDS = {"fine": 0.2, "normal": 0.5, "fast": 1.0}  # parts of the largest motion of a control step
-DEAD_ZONE = 0.12  # of a gamepad's stick: what lies within is rest
+SPEEDS = {"fine": 0.2, "normal": 0.5, "fast": 1.0}  # fractions of the largest motion of a control step
+DEAD_ZONE = 0.12  # of a gamepad's stick; smaller deflections count as rest
 _AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
-class Motion:
-    """The commanded motion of an end effector at one instant, as seen through the camera; each of the six in [-1, 1].
+class MotionCommand:
+    """The commanded motion at one instant, in directions of the camera image; each of the six in [-1, 1].
 
     Args:
         right, away, up: translation; `away` is into the image, which instructions of the tabletop call backward.
-        lean_right, lean_away: the end effector tilts.
-        turn: about the vertical, counterclockwise seen from above.
-        digit: the choice of a discrete action, from 1 on; 0 chooses none.
+        lean_right, lean_away: tilt of the end effector.
+        turn: rotation about the vertical, counterclockwise seen from above.
+        digit: number of a discrete action, from 1 on; 0 selects none.
     """
 
     right: float = 0.0
@@ -40,19 +40,19 @@ class Motion:
 
     @property
     def moves(self) -> bool:
-        return self != Motion()
+        return self != MotionCommand()
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Unit vectors (3,) in the base frame: to the right in the image, and away from the viewer, both horizontal."""
+    """Horizontal unit vectors (3,) in the base frame: to the right in the image, and away from the camera."""
 
     right: Array = field(default_factory=lambda: np.array([1.0, 0.0, 0.0]))
     away: Array = field(default_factory=lambda: np.array([0.0, 1.0, 0.0]))
 
 
 def basis_of(calibration: Mapping[str, Any]) -> Basis:
-    """The directions of the first camera that stands still; x to the right and y away where none is calibrated.
+    """The directions of the first static camera; x to the right and y away if none is calibrated.
 
     Example:
         >>> front = [0, 0.7, -0.7, 1, 1, 0, 0, 0, 0, -0.7, -0.7, 1, 0, 0, 0, 1]  # looks along −x, and down
@@ -62,7 +62,7 @@ def basis_of(calibration: Mapping[str, Any]) -> Basis:
     for camera in calibration.values():
         if camera["frame"] != "base":
             continue
-        across = np.reshape(camera["extrinsics"], (4, 4))[:3, 0] * (1.0, 1.0, 0.0)  # OpenCV's x: right in the picture
+        across = np.reshape(camera["extrinsics"], (4, 4))[:3, 0] * (1.0, 1.0, 0.0)  # OpenCV's x: right in the image
         length = float(np.linalg.norm(across))
         if length > 1e-6:
             right = across / length
@@ -71,7 +71,7 @@ def basis_of(calibration: Mapping[str, Any]) -> Basis:
 
 
 def check_drivable(spec: RobotSpec) -> None:
-    """Raise `ConfigError` unless a person can drive every component of the action."""
+    """Raise `ConfigError` unless every component of the action can be teleoperated."""
     for component in spec.action:
         problem = None
         if component.kind not in UNDERSTOOD:
@@ -82,14 +82,14 @@ def check_drivable(spec: RobotSpec) -> None:
             problem = f"of {component.size} numbers (expected 1)"
         if problem:
             raise ConfigError(
-                f"a person cannot drive {component.name!r} of robot {spec.name!r}, {problem}; "
-                f"understood are {', '.join(UNDERSTOOD)}"
+                f"{component.name!r} of robot {spec.name!r} cannot be teleoperated: it is {problem}; "
+                f"supported are {', '.join(UNDERSTOOD)}"
             )
 
 
 def action_of(
     spec: RobotSpec,
-    motion: Motion,
+    motion: MotionCommand,
     closed: Collection[str] = (),
     speed: float = 1.0,
     basis: Basis | None = None,
@@ -99,8 +99,8 @@ def action_of(
 
     Args:
         closed: the end effectors whose gripper is to be closed.
-        speed: part of the largest motion of a control step, up to 1.
-        basis: the directions of the image; without one x is right and y away.
+        speed: fraction of the largest motion of a control step, up to 1.
+        basis: the directions of the image; if None, x is right and y away.
         active: the end effector that moves; the others keep still. By default the first.
     """
     owners = {name: tool.name for tool in spec.end_effectors for name in tool.action}
@@ -110,10 +110,10 @@ def action_of(
         low, high = np.array(component.low), np.array(component.high)
         owner = owners.get(component.name, active)
         if component.kind in ("position_delta", "rotation_delta"):
-            # Only what moves in the base frame can follow the image's directions.
-            seen = basis if basis is not None and component.frame == "base" else Basis()
-            own = motion if owner == active else Motion()
-            part = _scaled(_vector(component.kind, own, seen), component, speed)
+            # Only components in the base frame can follow the directions of the image.
+            directions = basis if basis is not None and component.frame == "base" else Basis()
+            own = motion if owner == active else MotionCommand()
+            part = _scaled(_vector(component.kind, own, directions), component, speed)
         elif component.kind == "gripper":
             part = low if owner in closed else high
         else:
@@ -122,13 +122,13 @@ def action_of(
     return np.concatenate(parts).astype(np.float32).clip(spec.action_low(), spec.action_high())
 
 
-def motion_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[float] = ()) -> Motion:
-    """The motion of the keys held and a gamepad's state (the browser's "standard" mapping); both count.
+def motion_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequence[float] = ()) -> MotionCommand:
+    """The motion command of the held keys and a gamepad's state (the browser's "standard" mapping), added together.
 
     Args:
         held: keys by their `KeyboardEvent.code`, e.g. ``"KeyW"``.
         axes: left stick x and y, right stick x and y, each in [-1, 1]; y is positive down.
-        buttons: each in [0, 1]; 12 to 15 are the cross: up, down, left, right.
+        buttons: each in [0, 1]; 12 to 15 are the D-pad: up, down, left, right.
     """
     stick = [live(axis) for axis in (*axes[:4], *(0.0,) * (4 - len(axes[:4])))]
     cross = [float(button > 0.5) for button in (*buttons[12:16], *(0.0,) * (4 - len(buttons[12:16])))]
@@ -145,8 +145,8 @@ def motion_of(held: frozenset[str], axes: Sequence[float] = (), buttons: Sequenc
             name, sign = MOTIONS[code]
             sums[name] += sign
     digits = [int(code[-1]) for code in held if code in DIGITS]
-    # Without the last addition the negative zeros of a stick at rest would pass for a motion in comparisons of bytes.
-    return Motion(**{name: min(1.0, max(-1.0, value)) + 0.0 for name, value in sums.items()}, digit=max(digits, default=0))
+    # The last addition removes negative zeros of a stick at rest, which would differ from zero in comparisons of bytes.
+    return MotionCommand(**{name: min(1.0, max(-1.0, value)) + 0.0 for name, value in sums.items()}, digit=max(digits, default=0))
 
 
 MOTIONS = {
@@ -158,7 +158,7 @@ DIGITS = tuple(f"Digit{i}" for i in range(1, 10))
 
 
 def live(value: float) -> float:
-    """A stick's position without its dead zone, which loses no range: 0 within it, ±1 at the ends.
+    """A stick's position rescaled beyond its dead zone: 0 within it, ±1 at the ends.
 
     Example:
         >>> live(0.1), live(1.0), round(live(-0.56), 6)
@@ -169,9 +169,9 @@ def live(value: float) -> float:
 
 
 class Teleoperator:
-    """A person's input as an `Agent`: set `motion`, then `act`. It keeps grippers, speed and active end effector.
+    """A user's input as an `Agent`: set `motion`, then call `act`. It keeps the grippers, the speed and the active end effector.
 
-    Raises `ConfigError` for a robot that a person cannot drive so.
+    Raises `ConfigError` for a robot that cannot be teleoperated.
     """
 
     def __init__(self, spec: RobotSpec, basis: Basis | None = None):
@@ -179,7 +179,7 @@ class Teleoperator:
         self.spec, self.basis, self.speed = spec, basis or Basis(), "normal"
         self._names = tuple(tool.name for tool in spec.end_effectors)
         self.active = self._names[0] if self._names else None
-        self.motion, self._closed = Motion(), set[str]()
+        self.motion, self._closed = MotionCommand(), set[str]()
 
     @property
     def closed(self) -> bool:
@@ -188,7 +188,7 @@ class Teleoperator:
 
     def reset(self, instruction: str = "") -> None:
         """No motion, all grippers open. The speed and the active end effector stay."""
-        self.motion, self._closed = Motion(), set()
+        self.motion, self._closed = MotionCommand(), set()
 
     def act(self, observation: Observation | None = None) -> FloatArray:
         return action_of(self.spec, self.motion, self._closed, SPEEDS[self.speed], self.basis, self.active)
@@ -207,7 +207,7 @@ class Teleoperator:
         self.speed = _after(tuple(SPEEDS), self.speed)
 
     def take_over(self, action: FloatArray) -> None:
-        """Hold each gripper as the last `action` (a,) of another agent did: a takeover drops nothing."""
+        """Keep each gripper as in the last `action` (a,) of another agent, so that a takeover drops no object."""
         self._closed = set()
         for tool in self.spec.end_effectors:
             if gripper := self.spec.action_of(tool, "gripper"):
@@ -220,16 +220,16 @@ def _after(names: tuple[str, ...], name: str) -> str:
     return names[(names.index(name) + 1) % len(names)]
 
 
-def _vector(kind: str, motion: Motion, basis: Basis) -> Array:
-    """The commanded translation, or rotation vector, (3,) in units of the largest."""
+def _vector(kind: str, motion: MotionCommand, basis: Basis) -> Array:
+    """The commanded translation or rotation vector (3,), in units of the largest."""
     up = np.array([0.0, 0.0, 1.0])
     if kind == "position_delta":
         return motion.right * basis.right + motion.away * basis.away + motion.up * up
-    # Right-handed: about the axis away from the viewer the top goes to the right, about the one to the right toward the viewer.
+    # Right-handed: a rotation about `away` moves the gripper's top to the right, one about `right` toward the camera.
     return motion.turn * up + motion.lean_right * basis.away - motion.lean_away * basis.right
 
 
 def _scaled(vector: Array, component: Component, speed: float) -> Array:
-    """The axes of `vector` (3,) that `component` has, in its units: 1 is its high, −1 its low."""
+    """The axes of `vector` (3,) that `component` has, in its units: 1 is its upper limit, −1 its lower limit."""
     chosen = np.clip(vector[[_AXES.index(axis) for axis in component.axes]], -1.0, 1.0)
     return speed * chosen * np.where(chosen >= 0, component.high, -np.array(component.low)) + 0.0

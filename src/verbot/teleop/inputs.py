@@ -1,4 +1,4 @@
-"""What the page sends: checked message by message, and gathered until the next control step asks for it."""
+"""Messages from the page: validated one by one, and collected until the next control step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import WireError
-from verbot.teleop.controls import DIGITS, MOTIONS, Motion, motion_of
+from verbot.teleop.controls import DIGITS, MOTIONS, MotionCommand, motion_of
 
 MAX_BYTES = 4096  # of one message
 MAX_TEXT = 300  # characters of a sentence
@@ -28,7 +28,7 @@ BUTTONS = {
 
 @dataclass(frozen=True)
 class Command:
-    """One thing asked for once: a value of `COMMANDS`, or ``"say"`` with its sentence."""
+    """One command: a value of `COMMANDS`, or ``"say"`` with its sentence."""
 
     name: str
     text: str = ""
@@ -37,19 +37,19 @@ class Command:
 
 @dataclass(frozen=True)
 class Given:
-    """What arrived since the last control step."""
+    """The input since the last control step."""
 
-    motion: Motion = field(default_factory=Motion)
+    motion: MotionCommand = field(default_factory=MotionCommand)
     commands: tuple[Command, ...] = ()
 
 
 class Inputs:
-    """Keys and a gamepad of one page, thread-safe: `put` by the server, `take` by who keeps the time.
+    """Keys and a gamepad of one page. Thread-safe: the server calls `put`, the control loop calls `take`.
 
-    A key pressed and released between two control steps counts for one of them.
+    A key pressed and released between two control steps counts for one step.
 
     Args:
-        gamepad: whether one may move the arm; keys always may.
+        gamepad: whether a gamepad may move the arm; keys always may.
     """
 
     def __init__(self, gamepad: bool = True):
@@ -59,10 +59,10 @@ class Inputs:
         self._axes: tuple[float, ...] = ()
         self._buttons: tuple[float, ...] = ()
         self._commands: list[Command] = []
-        self.seen = -1  # the latest frame that the page says it has shown
+        self.seen = -1  # number of the latest frame that the page has confirmed
 
     def put(self, data: str | bytes) -> None:
-        """Take one message. Raises `WireError` that says what is wrong with it; then nothing has changed."""
+        """Process one message. Raises `WireError` for an invalid message and then changes nothing."""
         message = parse(data)
         with self._lock:
             if len(self._commands) >= MAX_COMMANDS:
@@ -80,7 +80,7 @@ class Inputs:
                     self.seen = message["frame"]
 
     def take(self) -> Given:
-        """What is held now, and what was asked for since the last call."""
+        """The present motion, and the commands since the last call."""
         with self._lock:
             motion = motion_of(frozenset(self._held | self._tapped), self._axes, self._buttons)
             commands, self._commands = tuple(self._commands), []
@@ -88,7 +88,7 @@ class Inputs:
             return Given(motion, commands)
 
     def release(self) -> None:
-        """Nothing is held any more: the page is gone."""
+        """Release all keys and sticks, because the page is gone."""
         with self._lock:
             self._release()
 
@@ -109,7 +109,7 @@ class Inputs:
 
     def _pad(self, axes: tuple[float, ...], buttons: tuple[float, ...]) -> None:
         if not self._gamepad:
-            raise WireError("gamepads are not listened to here; start with --by gamepad")
+            raise WireError("gamepads are disabled; start with --by gamepad")
         before = {i for i, value in enumerate(self._buttons) if value > 0.5}
         pressed = [i for i, value in enumerate(buttons) if value > 0.5 and i not in before]
         self._commands += [Command(BUTTONS[i]) for i in pressed if i in BUTTONS]
@@ -117,7 +117,7 @@ class Inputs:
 
 
 def parse(data: str | bytes) -> dict[str, Any]:
-    """One message, every field checked. Raises `WireError`.
+    """Parse one message and validate every field. Raises `WireError`.
 
     Example:
         >>> parse('{"type": "key", "code": "KeyW", "down": true}')["code"]
@@ -159,7 +159,7 @@ def _is_number(value: object) -> bool:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _shown(value: object) -> str:
@@ -168,10 +168,10 @@ def _shown(value: object) -> str:
 
 
 _KEYS = frozenset({*MOTIONS, *DIGITS, *COMMANDS})
-# Field by field: whether a value fits, and what was expected. Some pads report a little beyond ±1.
+# For each field a predicate for valid values and its description. Some gamepads report values slightly beyond ±1.
 _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "key": {
-        "code": (lambda v: isinstance(v, str) and v in _KEYS, "a key that does something, such as 'KeyW'"),
+        "code": (lambda v: isinstance(v, str) and v in _KEYS, "a key with a function, such as 'KeyW'"),
         "down": (lambda v: isinstance(v, bool), "true or false"),
     },
     "pad": {

@@ -25,19 +25,19 @@ Pace = Callable[[PageServer], None]
 
 
 @dataclass(frozen=True)
-class TeachConfig:
-    """What a person demonstrates.
+class TeleopConfig:
+    """Settings of teleoperation.
 
     Args:
-        env: a registered env's name.
+        env: name of a registered env.
         by: ``"keyboard"`` or ``"gamepad"`` (keys then work too); recorded with every episode.
-        episodes: to save, those of earlier sessions included; None continues until the person quits.
+        episodes: number of episodes to save, including those of earlier sessions; None continues until the user quits.
         seed: of the scenes.
-        tasks: demonstrated in turn; None takes all tasks of the env.
-        axes: randomization axis to strength, for every episode.
+        tasks: tasks to demonstrate in turn; None takes all tasks of the env.
+        axes: strength of each randomization axis, for every episode.
         options: of `make_env`.
-        host, port: where the page is served; port 0 takes a free one.
-        picture_pixels: of each view on the page, where the env can draw larger ones than the policy's; 0 shows the policy's.
+        host, port: address of the page; port 0 takes a free one.
+        picture_pixels: size of each view on the page if the env can render larger images; 0 shows the policy's images.
     """
 
     env: str = "tabletop-starter"
@@ -59,7 +59,7 @@ class TeachConfig:
 
 
 @dataclass(frozen=True)
-class TeachResult:
+class TeleopResult:
     """The dataset at `path` has `episodes` records from `attempts` of the person; the simulator had `errors`."""
 
     path: str
@@ -81,13 +81,13 @@ class RealTime:
         time.sleep(self._due_s - now_s)
 
 
-def teach(
-    config: TeachConfig,
+def teleoperate(
+    config: TeleopConfig,
     path: str | Path,
     make_policy: Callable[[TaskEnv], Agent] | None = None,
     pace: Pace | None = None,
     opened: Callable[[PageServer, TaskEnv], None] = lambda page, env: print(f"open {page.url} (keep the address to yourself)"),
-) -> TeachResult:
+) -> TeleopResult:
     """Let a person drive the robot in a browser page, and save their episodes at `path`. Returns when they quit or all are saved.
 
     Saved episodes survive a crash, and a later call adds to them. The env is not stepped while no page is open.
@@ -113,8 +113,8 @@ def teach(
             lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
         )
         if config.episodes is not None and saved >= config.episodes:
-            return TeachResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
-        hello = greeting(spec, "teach", config.by == "gamepad", make_policy is not None)
+            return TeleopResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
+        hello = greeting(spec, "teleop", config.by == "gamepad", make_policy is not None)
         with DatasetWriter(path, spec) as writer, PageServer(inputs, hello, config.host, config.port) as page:
             session = Session(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
             opened(page, env)
@@ -127,7 +127,7 @@ def teach(
                 else:
                     time.sleep(0.02)
             page.show(session.view(), {})
-            return TeachResult(str(path), session.saved, len(writer), session.errors, time.monotonic() - started)
+            return TeleopResult(str(path), session.saved, len(writer), session.errors, time.monotonic() - started)
 
 
 def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The page and its messages: one HTTP and WebSocket server, for one person at a time.
+"""Serves the page and its messages: one HTTP and WebSocket server for one user at a time.
 
-Whoever drives the robot must know the token in the address, and the page's own origin must be the server's: another page that is
-open in the same browser can neither read nor steer.
+Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
+therefore neither read nor control.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from verbot.spec import UInt8Array
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-AHEAD = 3  # frames on their way to the page: a slow line skips some instead of falling behind
+AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90
-REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session is over
+REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session has ended
 _PAGE = {
     "": ("index.html", "text/html; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -49,18 +49,18 @@ _SAFETY = {
 
 
 class PageServer:
-    """Serves the page from background threads until closed, and fills `inputs` with what it sends.
+    """Serves the page from background threads until closed, and passes its messages to `inputs`.
 
-    A message that cannot be read is answered with an error, and the connection stays open; one over the size limit ends it.
-    A second page takes over from the first.
+    An invalid message is answered with an error and the connection stays open. A message over the size limit closes it. A second
+    page replaces the first.
 
     Args:
-        hello: JSON that the page is told first.
-        host: the loopback interface unless told otherwise; then the address and its token travel unencrypted.
-        port: 0 takes a free one; `url` says which.
+        hello: the first message to a page; JSON.
+        host: the interface to bind; the default is the loopback interface. On others the address and its token are not encrypted.
+        port: 0 takes a free one; `url` contains it.
 
     Raises:
-        ConfigError: nothing can listen there.
+        ConfigError: the address cannot be bound.
     """
 
     def __init__(self, inputs: Inputs, hello: Mapping[str, Any], host: str = "127.0.0.1", port: int = 0):
@@ -76,7 +76,7 @@ class PageServer:
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"no page can be served at {host}:{port}: {error}") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="teaching-page", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="teleop-page", daemon=True)
         self._thread.start()
 
     @property
@@ -85,7 +85,7 @@ class PageServer:
 
     @property
     def url(self) -> str:
-        """The address of the page; whoever has it can drive."""
+        """The address of the page with its token, which gives control of the robot."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self.port}/{self.token}/"
 
@@ -95,11 +95,11 @@ class PageServer:
 
     @property
     def waiting(self) -> bool:
-        """Whether the page has yet to show the latest frame."""
+        """Whether the page has not yet confirmed the latest frame."""
         return self.connected and self._inputs.seen < self._frame
 
     def show(self, state: Mapping[str, Any], images: Mapping[str, UInt8Array]) -> None:
-        """Bring the page up to date: `state` in JSON, `images` camera to uint8 (h, w, 3). Nothing where it is as before."""
+        """Send the page a new `state` (JSON) and `images` uint8 (h, w, 3) by camera, unless nothing has changed."""
         pictures = {name: _jpeg(image) for name, image in images.items()}
         text = json.dumps({**state, "images": pictures})
         with self._lock:
@@ -113,7 +113,7 @@ class PageServer:
     def close(self) -> None:
         page = self._page
         if page is not None:
-            page.close(LEFT, "the session is over")
+            page.close(LEFT, "the session has ended")
         self._server.shutdown()
         self._thread.join()
 
@@ -124,13 +124,13 @@ class PageServer:
         self.close()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """None lets a WebSocket in; everything else is answered here."""
+        """None accepts a WebSocket; any other request gets its response here."""
         folder, _, name = request.path.partition("?")[0].lstrip("/").partition("/")
         if not hmac.compare_digest(folder.encode(), self.token.encode()):
-            return _answer(http.HTTPStatus.FORBIDDEN, "wrong token: open the address that verbot printed, all of it")
+            return _answer(http.HTTPStatus.FORBIDDEN, "wrong token: open the complete address that verbot printed")
         host = request.headers.get_all("Host")
-        if len(host) != 1 or not self._is_ours(host[0]):
-            return _answer(http.HTTPStatus.FORBIDDEN, "wrong host: this page is for the machine that it was opened on")
+        if len(host) != 1 or not self._is_own_name(host[0]):
+            return _answer(http.HTTPStatus.FORBIDDEN, "wrong host: open this page on the machine that serves it")
         if name == "socket":
             origins = request.headers.get_all("Origin")
             if origins != [f"http://{host[0]}"]:
@@ -141,8 +141,8 @@ class PageServer:
         file, kind = _PAGE[name]
         return _answer(http.HTTPStatus.OK, files("verbot.teleop").joinpath("page", file).read_text("utf-8"), kind)
 
-    def _is_ours(self, host: str) -> bool:
-        """On the loopback only its own names: a foreign name that resolves to it belongs to somebody else's page."""
+    def _is_own_name(self, host: str) -> bool:
+        """Accept only the loopback's names on the loopback: another name that resolves to it belongs to another page."""
         name = host.rpartition(":")[0]
         return self._host not in ("127.0.0.1", "localhost", "::1") or name in LOOPBACK
 
@@ -161,13 +161,13 @@ class PageServer:
                 except WireError as error:
                     connection.send(json.dumps({"type": "error", "message": str(error)}))
         except ConnectionClosed:
-            pass  # the page was closed in the middle of a message
+            pass  # the page was closed during a message
         finally:
             with self._lock:
-                ours = self._page is connection
-                if ours:
+                current = self._page is connection
+                if current:
                     self._page = None
-            if ours:
+            if current:
                 self._inputs.release()
 
 

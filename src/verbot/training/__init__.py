@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from verbot.training.imitation.config import AugmentConfig, CotrainingEmbodiment, DaggerConfig, Selection, TrainConfig
-from verbot.training.imitation.loop import TrainResult, train
-from verbot.training.log import read_log
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verbot.training.imitation.config import AugmentConfig, CotrainingEmbodiment, DaggerConfig, Selection, TrainConfig
+    from verbot.training.imitation.loop import TrainResult, train
+    from verbot.training.log import read_log
+
+_LAZY = {
+    "AugmentConfig": "imitation.config",
+    "CotrainingEmbodiment": "imitation.config",
+    "DaggerConfig": "imitation.config",
+    "Selection": "imitation.config",
+    "TrainConfig": "imitation.config",
+    "TrainResult": "imitation.loop",
+    "read_log": "log",
+    "train": "imitation.loop",
+}
 
 __all__ = [
     "AugmentConfig",
@@ -16,3 +31,9 @@ __all__ = [
     "read_log",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its names are {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

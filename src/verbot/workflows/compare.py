@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import dump_yaml, replace
 from verbot.data.storage.files import lock
@@ -26,13 +26,13 @@ from verbot.evaluation.comparison.paired import compare as compare_folders
 from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
-from verbot.policy.policy import load_policy
-from verbot.recipes.config import ACTING, Imitation, Recipe
+from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import SCRIPTED
-from verbot.training.imitation.loop import FREE, POLICY, RESULT
 from verbot.workflows.compare_entries import Entry, digest, find_entries, place, slug
 from verbot.workflows.load_policy import policy_folder, policy_source
-from verbot.workflows.stages import demonstrations, learn
+
+if TYPE_CHECKING:  # only entries that are trained need torch
+    from verbot.recipes.config import Recipe
 
 CONDITIONS = ("counterfactual", "paraphrase")
 TRAININGS, EVALUATIONS, ERRORS, DATASET = "trainings", "evaluations", "errors", "dataset"
@@ -88,7 +88,7 @@ def compare(config: ComparisonConfig, out: str | Path, *, command: str | None = 
         >>> config = ComparisonConfig(("expert", "random"), episodes=2, conditions=())
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     table = compare(config, folder, progress=False)
-        >>> [row.value for row in table.rows], table.rows[1].against.p
+        >>> [row.value for row in table.rows], table.rows[1].against_base.p
         ([1.0, 0.0], 0.5)
     """
     out, budget = Path(out), dict(config.budget)
@@ -140,6 +140,9 @@ class Bench:
         if folder is None:
             policy = entry.policy or ""
             if entry.recipe is not None:
+                from verbot.training.imitation.loop import POLICY, RESULT
+                from verbot.workflows.stages import learn
+
                 training = self.training(entry.recipe)
                 if not (training / RESULT).is_file():
                     if finished:
@@ -157,6 +160,9 @@ class Bench:
 
     def training(self, run: Recipe) -> Path:
         """Where this is trained: recipes that differ only in how the policy acts share it."""
+        from verbot.recipes.config import Imitation
+        from verbot.training.imitation.loop import FREE
+
         data = [_fingerprint(Path(folder)) for folder in self.datasets]
         stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
         return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("datasets", *FREE)))
@@ -238,7 +244,7 @@ def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Entry]
     for name in (entry.name for entry in wanted if entry.name in rows):
         row = rows[name]
         if base and base.folder and base.figures and row.folder and name != table.base:
-            row = dataclasses.replace(row, beside=versus(row.folder, base.folder))
+            row = dataclasses.replace(row, conditions_against_base=versus(row.folder, base.folder))
         paired.append(row)
     pending = tuple(entry.name for entry in wanted if entry.name not in rows)
     table = dataclasses.replace(table, rows=tuple(paired), pending=pending)
@@ -251,6 +257,8 @@ def _datasets(first: Recipe | None, data: Sequence[str | Path], out: Path, progr
     """What all recipes are trained on, as absolute paths; gathered where none was given."""
     if first is None or first.collection is None:
         return ()
+    from verbot.workflows.stages import demonstrations
+
     if data:
         return tuple(str(Path(folder).resolve()) for folder in data)
     path, fresh = out / COLLECTION, out / f".{COLLECTION}"
@@ -278,12 +286,16 @@ def _complete(folder: Path) -> bool:
 
 
 def _cost(training: Path) -> Cost:
+    from verbot.training.imitation.loop import POLICY, RESULT
+
     result = json.loads((training / RESULT).read_text(encoding="utf-8"))
     samples = result.get("samples", result["steps"])  # a reinforcement counts control steps
     return Cost(_parameters(training / POLICY), samples, result["seconds"])
 
 
 def _parameters(policy: Path) -> int:
+    from verbot.policy.policy import load_policy
+
     return sum(parameter.numel() for parameter in load_policy(policy).network.parameters())
 
 

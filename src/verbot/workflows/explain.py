@@ -14,7 +14,16 @@ from PIL import Image
 from verbot.agents import ChunkAgent
 from verbot.contracts import EpisodeRequest, Policy
 from verbot.envs import make_env
-from verbot.evaluation.grounding.metrics import MAPS, Looked, SegmentedEnv, change, heat_of, leave_one_out, measure, moved
+from verbot.evaluation.grounding.metrics import (
+    MAPS,
+    GroundingMetrics,
+    SegmentedEnv,
+    change,
+    heat_of,
+    leave_one_out,
+    measure,
+    moved,
+)
 from verbot.evaluation.grounding.page import Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
@@ -22,7 +31,7 @@ from verbot.policy.policy import Policy as OwnPolicy
 from verbot.rollout import video
 from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
-from verbot.workflows.load_policy import open_policy
+from verbot.workflows.load_policy import fitting, open_policy
 
 STILLS = 6  # moments of the episode on the strip
 VIEW_PX, WORD_PX = 256, 128
@@ -45,7 +54,7 @@ class LookResult:
     page: Path
     instruction: str
     success: bool
-    looked: Looked | None
+    looked: GroundingMetrics | None
 
 
 def look(
@@ -75,7 +84,7 @@ def look(
     opened = open_policy(policy)
     seeing: Policy = Attributed(opened) if isinstance(opened, OwnPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
-    with closing(cast(SegmentedEnv, make_env(suite))) as env:
+    with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
         looked = measure(seeing, env, scenes, seed) if scenes else None
     frames = [_frame(moment, seeing.spec) for moment in moments]

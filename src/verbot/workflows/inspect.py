@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from verbot.data import open_dataset
+from verbot.data.importers import sources
 from verbot.envs import envs
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.errors import ConfigError, UnknownNameError, install_command
 from verbot.models import registries as parts
 from verbot.models.reward_models import scorers
-from verbot.recipes import recipes
-from verbot.recipes.variants import comparison_lists
+from verbot.recipes import comparison_lists, recipes
 from verbot.registry import Registry
 from verbot.rollout import video
 from verbot.spec import UInt8Array
 
 
 def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
-    """Names by kind: of envs, recipes, comparison lists, reward models, and of every kind of a network's parts.
+    """Names by kind: of envs, recipes, comparison lists, reward models, dataset formats, and of every kind of a network's parts.
 
     Raises `UnknownNameError` for a kind that there is not.
 
@@ -25,12 +26,38 @@ def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
         >>> choices("envs")["envs"][-1]
         'tabletop-starter'
     """
-    registries = [found for found in vars(parts).values() if isinstance(found, Registry)]
-    known = {"envs": envs.names, "recipes": recipes.names, "comparisons": comparison_lists, "scorers": scorers.names}
-    known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in registries}
+    known = {"envs": envs.names, "recipes": recipes.names, "comparisons": comparison_lists}
+    known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in _registries()}
     if kind is not None and kind not in known:
         raise UnknownNameError("kind of things to list", kind, known)
     return {name: names() for name, names in known.items() if kind in (None, name)}
+
+
+def listing(kind: str | None = None) -> list[str]:
+    """`choices` as lines of text; what cannot be used on this machine stands last, with the command that installs it.
+
+    Example:
+        >>> listing("dataset-formats")
+        ['dataset-formats: hdf5, manifest, mcap, rlds, tensors']
+    """
+    registries = {_plural(registry.kind).replace(" ", "-"): registry for registry in _registries()}
+    registries |= {"envs": envs, "recipes": recipes}
+    lines = []
+    for name, known in choices(kind).items():
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for each in known:
+            groups.setdefault(registries[name].missing(each) if name in registries else (), []).append(each)
+        told = [", ".join(groups[missing]) + _hint(missing) for missing in sorted(groups)]
+        lines.append(f"{name}: {'; '.join(told)}")
+    return lines
+
+
+def _registries() -> list[Registry[Any]]:
+    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), scorers, sources]
+
+
+def _hint(missing: tuple[str, ...]) -> str:
+    return f" ({install_command(*missing)})" if missing else ""
 
 
 def _plural(word: str) -> str:

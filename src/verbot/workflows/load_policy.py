@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from verbot.agents import ChunkAgent
 from verbot.contracts import Agent, Env, Policy, expert_of
-from verbot.errors import PolicyError
+from verbot.envs import make_env
+from verbot.envs.fitting import fitting_options
+from verbot.errors import VerbotError
 from verbot.policy.identity import policy_identity
+from verbot.policy.storage import policy_folder
 from verbot.rollout.baselines import PolicySource
-
-STARTER = Path(__file__).resolve().parent.parent / "assets" / "starter"
+from verbot.spec import RobotSpec
 
 
 def open_policy(name: str, device: str = "cpu") -> Policy:
@@ -33,36 +36,51 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
     from verbot.policy.policy import load_policy
     from verbot.training.distributed.device import find_device
 
-    policy = load_policy(policy_folder(name))
+    policy = load_policy(name)
     policy.network.to(find_device(device))
     return policy
-
-
-def policy_folder(name: str) -> Path:
-    """Where the policy called `name` lies. Raises `PolicyError` where the starter policy did not come along."""
-    if name != "starter":
-        return Path(name)
-    if not (STARTER / "manifest.json").is_file():
-        raise PolicyError(
-            "this copy of verbot came without its starter policy: `verbot demo` trains one, and the expert needs none"
-        )
-    return STARTER
 
 
 def policy_source(name: str, device: str = "cpu") -> PolicySource:
     """The policy called `name` for `verbot.evaluation`, which loads it in every worker process.
 
-    Raises `PolicyError` where there is no policy, `ConfigError` where there is no such device.
+    Raises `PolicyError` where there is no policy, `WireError` where no server answers, `ConfigError` where there is no device.
     """
     if name.startswith(("ws://", "wss://")):
-        return PolicySource(name, functools.partial(open_policy, name), name)
+        return PolicySource(name, functools.partial(open_policy, name), name, policy_spec(name))
     folder = policy_folder(name)
     identity = policy_identity(folder)[:16]
     if device != "cpu":
         from verbot.training.distributed.device import find_device
 
         find_device(device)
-    return PolicySource(name, functools.partial(open_policy, str(folder.resolve()), device), identity)
+    return PolicySource(name, functools.partial(open_policy, str(folder.resolve()), device), identity, policy_spec(name))
+
+
+def policy_spec(name: str) -> RobotSpec | None:
+    """The robot that the policy called `name` was trained for, without loading it; None of the expert, and where it is not said.
+
+    Raises `PolicyError` or `WireError` where there is no policy.
+    """
+    if name == "expert":
+        return None
+    if name.startswith(("ws://", "wss://")):
+        from verbot.remote import RemotePolicy
+
+        with RemotePolicy(name) as remote:
+            return remote.spec
+    folder = policy_folder(name)
+    policy_identity(folder)
+    try:
+        return RobotSpec.from_json(json.loads((folder / "policy.json").read_bytes())["spec"])
+    except (OSError, ValueError, KeyError, VerbotError):
+        return None  # loading it says what is wrong
+
+
+def fitting(name: str, suite: str) -> dict[str, Any]:
+    """Options of the env `suite` under which its pictures are of the size that the policy called `name` was trained on."""
+    spec = policy_spec(name)
+    return {} if spec is None else fitting_options(functools.partial(make_env, suite), spec)
 
 
 def agent_maker(name: str, execute: int = 1) -> Callable[[Env], Agent]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation.comparison.robustness import Gap, gap_of, write
+from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
-from verbot.policy.policy import Policy
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
 from verbot.workflows.train_evaluate import SCRIPTED, evaluate
@@ -30,7 +29,7 @@ def gap(
     workers: int = 0,
     command: str | None = None,
     progress: bool = True,
-) -> list[Gap]:
+) -> list[RobustnessReport]:
     """Play each policy in the nominal world and in every shifted one; writes ``gap.json`` and the radar ``gap.png`` into `out`.
 
     Called again it continues, and worlds of other strengths join those that were played.
@@ -64,7 +63,7 @@ def gap(
     gaps = []
     for policy, name in zip(policies, names, strict=True):
         if _evaluated(policy):
-            gaps.append(gap_of(policy, name))
+            gaps.append(read_robustness(policy, name))
             continue
         for colors in (None, align) if align else (None,):
             called = f"{name} aligned" if colors else name
@@ -73,7 +72,7 @@ def gap(
                 conditions=(*single, *several), baselines=False, videos=0, latency_calls=1, workers=workers, command=command,
                 progress=progress,
             )  # fmt: skip
-            gaps.append(gap_of(out / slug(called), called))
+            gaps.append(read_robustness(out / slug(called), called))
     write(gaps, out, command)
     return gaps
 
@@ -102,11 +101,20 @@ def _axes(policies: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
             raise UnknownNameError("randomization axis", name, AXES)
     if asked:
         return tuple(axis for axis in AXES if axis in asked)
+    return all_axes(policies)
+
+
+def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
+    """Every axis, without ``camera_dropout`` where one of the policies that play cannot do without a camera."""
     played = [policy for policy in policies if policy not in SCRIPTED and not _evaluated(policy)]
     needs_all = not all(_does_without_a_camera(policy) for policy in played)
     return tuple(axis for axis in AXES if not (needs_all and axis == DROPOUT))
 
 
 def _does_without_a_camera(policy: str) -> bool:
+    if "://" in policy:  # a server does not say
+        return False
+    from verbot.policy.policy import Policy
+
     opened = open_policy(policy)
     return isinstance(opened, Policy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from verbot import training
 from verbot.configuration import written_yaml
 from verbot.data import open_dataset
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, MissingDependencyError, install_command
 from verbot.evaluation.report.summary import versions
+from verbot.models.registries import Part
 from verbot.recipes.config import Imitation, Recipe, Reinforcement
+from verbot.recipes.overrides import registry_of
 from verbot.rollout import collect
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig, TrainResult
@@ -37,9 +39,24 @@ def all_demonstrations(recipe: Recipe, path: Path, progress: bool = True) -> lis
     """
     if recipe.collection is None:
         return []
+    _check_installed(recipe)
     others = [each for stage in recipe.stages if isinstance(stage, Imitation) for each in stage.collections]
     found = [demonstrations(each, path.with_name(f"{path.name}-{each.env}"), progress) for each in others]
     return [demonstrations(recipe.collection, path, progress), *found]
+
+
+def _check_installed(recipe: Recipe) -> None:
+    """Raise `MissingDependencyError` before minutes of collection where a part of a network could not be built."""
+    for stage in recipe.stages:
+        network = (stage.imitation if isinstance(stage, Imitation) else stage.reinforcement).network
+        for field in dataclasses.fields(network):
+            part = getattr(network, field.name)
+            registry = registry_of(field.name) if isinstance(part, Part) else None
+            if registry is not None and (lacking := registry.missing(part.name)):
+                raise MissingDependencyError(
+                    f"recipe {recipe.name!r} has {field.name} {part.name!r}, "
+                    f"which needs {' and '.join(lacking)}: {install_command(*lacking)}"
+                )
 
 
 def learn(

@@ -14,14 +14,11 @@ from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
-from verbot.recipes.config import Imitation, Recipe, TrainingStage, parse_word, resolve
-from verbot.recipes.overrides import locate
-from verbot.training import TrainResult
-from verbot.training.distributed.launch import launched
 from verbot.workflows.load_policy import policy_source
-from verbot.workflows.stages import all_demonstrations, learn
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # evaluation of a server or the expert needs no torch
+    from verbot.recipes.config import Recipe, TrainingStage
+    from verbot.training import TrainResult
     from verbot.training.rl import ReinforceResult
 
 SCRIPTED = ("expert", "random")
@@ -67,6 +64,11 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
+    from verbot.recipes.config import parse_word, resolve
+    from verbot.recipes.overrides import locate
+    from verbot.training.distributed.launch import launched
+    from verbot.workflows.stages import all_demonstrations, learn
+
     base = resolve(recipe)
     if data is not None and base.collection is None:
         raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
@@ -93,6 +95,8 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
         named: settings in the recipe's word, by full path; those of the evaluation say what the card says.
         data: whether datasets were given.
     """
+    from verbot.recipes.config import Imitation
+
     for path in (*named, *settings):
         if path[0] == "evaluation" and path in settings:
             raise ConfigError(f"{'.'.join(path)} does not apply: training does not evaluate")
@@ -108,6 +112,8 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
 
 def _keeps_network(stage: TrainingStage, first: bool) -> bool:
     """Whether the stage goes on with the network of another policy."""
+    from verbot.recipes.config import Imitation
+
     if isinstance(stage, Imitation):
         return (stage.imitation.start is not None or not first) and stage.imitation.start_parts is None
     return stage.reinforcement.policy is not None or not first
@@ -115,11 +121,15 @@ def _keeps_network(stage: TrainingStage, first: bool) -> bool:
 
 def starting_from(recipe: str | Path | Recipe, policy: str) -> dict[str, Any]:
     """The setting by which the first stage of a recipe starts from a policy."""
+    from verbot.recipes.config import Imitation, resolve
+
     return {"start" if isinstance(resolve(recipe).stages[0], Imitation) else "policy": policy}
 
 
 def result_text(result: TrainResult | ReinforceResult) -> str:
     """One line on what came of a training."""
+    from verbot.training import TrainResult
+
     if isinstance(result, TrainResult):
         speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
         return f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}"
@@ -130,6 +140,8 @@ def result_text(result: TrainResult | ReinforceResult) -> str:
 
 def exit_code(result: TrainResult | ReinforceResult) -> int:
     """1 where the simulator failed in an episode."""
+    from verbot.training import TrainResult
+
     return 0 if isinstance(result, TrainResult) else int(result.errors > 0)
 
 

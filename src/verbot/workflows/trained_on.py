@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from verbot.errors import PolicyError
-from verbot.policy.policy import CARD
+from verbot.policy.identity import CARD
 from verbot.workflows.load_policy import policy_folder
 
 EXPERT_SUITES = ("tabletop-starter", "tabletop-full", "tabletop-relations", "tabletop-memory", "navigation")

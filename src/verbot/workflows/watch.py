@@ -75,6 +75,7 @@ def watch(
     scene: int | None = None,
     height: int = 256,
     trained_on: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Watched:
     """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
 
@@ -84,6 +85,7 @@ def watch(
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
         height: of each view in the film, pixels.
         trained_on: envs that the agent was trained on; a hint names the one that understands `text` where `suite` does not.
+        options: of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
 
     Raises:
         ConfigError: `text` gives no goal and the agent is an expert, which acts on a goal alone.
@@ -95,7 +97,7 @@ def watch(
         'success'
     """
     found = find_scene(text, suite, scene, trained_on)
-    with closing(make_env(suite)) as env:
+    with closing(make_env(suite, **(options or {}))) as env:
         episode, agent = Episode(env, {**found.options, "text": text}), make_agent(env)
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from verbot.data import DatasetWriter, FrameCache, open_dataset
 from verbot.data.storage import frame_cache
 from verbot.data.storage.reader import Episode
 from verbot.errors import DataError
+from verbot.parallel.workers import cores
 
 
 @pytest.fixture
@@ -126,3 +128,13 @@ def test_a_folder_that_cannot_be_written_is_reported(written, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be cached in .*file/frames.*choose another folder"):
         FrameCache(open_dataset(written), ["front"], folder=tmp_path / "file/frames")
+
+
+def test_cores_are_counted_where_the_system_does_not_share_them_out(written, tmp_path, monkeypatch):
+    """As on macOS, which has no `os.sched_getaffinity`."""
+    shutil.copytree(written, tmp_path / "d")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert FrameCache(open_dataset(tmp_path / "d"))._threads == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1

@@ -54,7 +54,7 @@ SENTENCES = ("language_instruction", "instruction", "language_raw", "language", 
 WIDEST = 64  # numbers per frame; a wider field is not a robot state
 
 
-@sources.register("hdf5")
+@sources.register("hdf5", needs=("h5py",))
 class Hdf5:
     """HDF5 files of ALOHA, robomimic or LIBERO.
 

@@ -61,7 +61,7 @@ class Stream:
         self.messages.insert(place, message)
 
 
-@sources.register("mcap")
+@sources.register("mcap", needs=("mcap", "mcap_ros2"))
 class Mcap:
     """MCAP logs; the options are described in the module's docstring."""
 

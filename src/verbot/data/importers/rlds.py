@@ -60,7 +60,7 @@ class Field:
         return int(np.prod(fixed, dtype=int)) if len(fixed) == len(self.shape) else None
 
 
-@sources.register("rlds")
+@sources.register("rlds", needs=("google_crc32c",))
 class Rlds:
     """A folder of TensorFlow Datasets.
 

@@ -24,6 +24,7 @@ from verbot.data.storage.files import lock, read_json, write_atomic
 from verbot.data.storage.reader import Dataset
 from verbot.errors import CorruptFileError, DataError
 from verbot.parallel.progress import Progress
+from verbot.parallel.workers import cores
 from verbot.spec import FloatArray, UInt8Array
 
 FOLDER, FEATURES = ".cache/frames", ".cache/features"
@@ -53,7 +54,7 @@ class FrameCache:
     def __init__(
         self, dataset: Dataset, cameras: Sequence[str] | None = None, folder: Path | None = None, threads: int | None = None
     ):
-        self.dataset, self._threads = dataset, threads or len(os.sched_getaffinity(0))
+        self.dataset, self._threads = dataset, threads or cores()
         rows = _Rows(dataset, folder or dataset.root / FOLDER, "decoded frames", ".rgb", np.dtype(np.uint8), BLOCK)
         self._frames: dict[str, UInt8Array] = {
             camera: rows.open(camera, _size(dataset, camera), self._decoder(camera))

@@ -21,7 +21,7 @@ def make_tabletop(suite: str, **options: Any) -> TaskEnv:
     return TabletopEnv(suite=suite, **options)
 
 
-@envs.register("tabletop")
+@envs.register("tabletop", needs=("mujoco",))
 def tabletop(**options: Any) -> TaskEnv:
     """The full suite, by its short name."""
     return make_tabletop("tabletop-full", **options)
@@ -32,7 +32,7 @@ def _register(suite: str) -> None:
         return make_tabletop(suite, **options)
 
     make.__qualname__ = suite
-    envs.register(suite)(make)
+    envs.register(suite, needs=("mujoco",))(make)
 
 
 for name in suites.names():

@@ -1,4 +1,4 @@
-"""The page of a `verbot.evaluation.comparison.table.Table`: which design obeys, how fast it is, and what could be luck."""
+"""The page of a `verbot.evaluation.comparison.table.Table`: success, latency and significance of every entry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from verbot.evaluation.comparison.ranking import choose
+from verbot.evaluation.comparison.ranking import rank
 from verbot.evaluation.comparison.rows import TableRow
 from verbot.evaluation.comparison.table import Table, Verdict, groups_of, millions, number, relative
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
@@ -23,25 +23,27 @@ from verbot.evaluation.report.summary import versions, written
 COLORS: dict[Verdict, str] = {"base": "policy", "better": "good", "worse": "bad", "same": "other", "unpaired": "other"}
 VERDICTS: dict[Verdict, str] = {
     "base": "the base",
-    "better": "clearly better than the base",
-    "worse": "clearly worse",
-    "same": "could be luck",
+    "better": "significantly better than the base",
+    "worse": "significantly worse",
+    "same": "not significant",
     "unpaired": "not paired with the base",
 }
-PLOT = "Up is better, left is faster: the median of single predictions on one core. Lines are 95 % intervals, both ways."
-DESIGNS = "A click on a column's head sorts by it. A name leads to that design's own report."
-LUCK = (
-    "Every design played the same episodes, so each is held against the base episode by episode (McNemar's exact test); "
-    "with {count} of them compared, “clearly” means that p stays below 0.05 after Holm's correction."
+PLOT = (
+    "Higher is better, left is faster: the median of single predictions on one core. Lines are 95 % intervals in both directions."
 )
-CHOICE = "Equals are those whom luck could put behind the best: same scenes, McNemar's exact test, Holm's correction."
-GROUPS = "Success in percent; the pointer on a cell tells its interval and n."
+ENTRIES = "Click a column's head to sort by it. A name links to the report of that entry."
+SIGNIFICANCE = (
+    "All entries played the same episodes, so each is compared with the base episode by episode (McNemar's exact test). "
+    "With {count} comparisons, “significant” means that p is below 0.05 after Holm's correction."
+)
+RANKING = "Significance on the same scenes: McNemar's exact test with Holm's correction."
+GROUPS = "Success rate in percent; hover over a cell for its interval and n."
 LEADERS = 5
 BUDGETS = ("samples", "minutes", "steps")
 
 
 def write_comparison_page(found: Table, path: Path) -> Path:
-    """Write the page, whole or not at all."""
+    """Write the page to `path` atomically."""
     style = (
         files("verbot.evaluation.report")
         .joinpath("page.html")
@@ -73,34 +75,34 @@ def _kicker(found: Table) -> str:
     about = found.about
     parts = [found.title, *(f"{number(about[name])} {name} of training each" for name in BUDGETS if name in about)]
     parts += [f"{about['episodes']} episodes, seed {about['seed']}"] if "episodes" in about else []
-    return " · ".join([*parts, *([f"{len(found.pending)} still to come"] if found.pending else [])])
+    return " · ".join([*parts, *([f"{len(found.pending)} pending"] if found.pending else [])])
 
 
 def _headline(found: Table, best: TableRow | None) -> str:
     if best is None:
-        return "Nothing could be measured yet."
+        return "No results yet."
     rows = [row for row in found.rows if row.kind != "baseline" and row.measured]
     success, equals = best.metric("success_rate"), sum(row.value == best.value for row in rows) - 1
-    who = f"{best.name} and {equals} more did what they were" if equals else f"{best.name} did what it was"
-    done = f"{who} told in {round(best.value * success.n)} of {success.n} unseen scenes"
-    return f"{done}, the most of {len(rows)}." if len(rows) > 1 else f"{done}."
+    names = f"{best.name} and {equals} more" if equals else best.name
+    done = f"{names} succeeded in {round(best.value * success.n)} of {success.n} unseen scenes"
+    return f"{done}, the most of {len(rows)} entries." if len(rows) > 1 else f"{done}."
 
 
 def _leaders(found: Table, ranked: Sequence[TableRow]) -> Iterator[Bar]:
     verdicts = found.verdicts()
     measured = [row for row in ranked if row.measured]
-    designs = [row for row in measured if row.kind != "baseline"]
-    shown = designs[:LEADERS] + [row for row in designs[LEADERS:] if row.name == found.base]
+    entries = [row for row in measured if row.kind != "baseline"]
+    shown = entries[:LEADERS] + [row for row in entries[LEADERS:] if row.name == found.base]
     for row in shown:
         yield Bar(row.name, row.metric("success_rate"), COLORS[verdicts[row.name]])
     for row in measured:
         if row.kind == "baseline":
-            yield Bar(wording.PLAYERS.get(row.name, row.name), row.metric("success_rate"), "other")
+            yield Bar(wording.AGENTS.get(row.name, row.name), row.metric("success_rate"), "other")
 
 
 def _alarm(found: Table) -> str:
     faults = found.faults()
-    count = f"{len(faults)} of {len(found.rows)} met errors, which count neither as success nor as failure."
+    count = f"{len(faults)} of {len(found.rows)} entries had errors, which count neither as success nor as failure."
     listed = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in faults)
     return f'<div class="alarm"><b>{count}</b><ul>{listed}</ul></div>' if faults else ""
 
@@ -109,19 +111,19 @@ def _sections(found: Table, ranked: Sequence[TableRow]) -> Iterator[str]:
     verdicts = found.verdicts()
     if plot := scatter([_dot(row, verdicts[row.name]) for row in found.rows], "milliseconds of one prediction", "success"):
         yield _section("Success against latency", PLOT, plot + _key(found))
-    if choice := choose(found.rows):
-        yield _section("What to choose", CHOICE, f"<ul>{''.join(_told(line) for line in choice.lines())}</ul>")
+    if ranking := rank(found.rows):
+        yield _section("Ranking", RANKING, f"<ul>{''.join(_list_item(line) for line in ranking.lines())}</ul>")
     counted = Counter(verdicts[row.name] for row in found.rows if row.kind != "baseline" and row.measured)
     tested = sum(counted[name] for name in ("better", "worse", "same"))
-    lead = LUCK.format(count=tested) if tested else ""
-    yield _section("One row for each", f"{lead} {DESIGNS}".strip(), f'<div class="designs">{_designs(found, ranked)}</div>')
+    lead = SIGNIFICANCE.format(count=tested) if tested else ""
+    yield _section("All entries", f"{lead} {ENTRIES}".strip(), f'<div class="entries">{_entries(found, ranked)}</div>')
     if heat := _heat(found, ranked):
         yield _section("By task and by condition", GROUPS, heat)
-    yield _section("To repeat it", wording.REPEAT, _repeat(found))
+    yield _section("Reproduction", wording.REPEAT, _repeat(found))
 
 
-def _told(line: str) -> str:
-    """A line of Markdown as an item of a list."""
+def _list_item(line: str) -> str:
+    """A line of Markdown as an HTML list item."""
     return "<li>" + re.sub(r"[*]{2}(.+?)[*]{2}", r"<b>\1</b>", html.escape(line)) + "</li>"
 
 
@@ -143,9 +145,9 @@ def _key(found: Table) -> str:
     return f'<div class="key">{"".join(marks)}</div>'
 
 
-def _designs(found: Table, ranked: Sequence[TableRow]) -> str:
+def _entries(found: Table, ranked: Sequence[TableRow]) -> str:
     verdicts = found.verdicts()
-    head = ("", "success", "every goal of a scene", "unseen wordings keep", f"against {found.base}", "parameters", "p50, ms")
+    head = ("", "success", "strict counterfactual", "paraphrase retention", f"against {found.base}", "parameters", "p50, ms")
     rows = (_row(row, verdicts[row.name], found.out) for row in ranked)
     return table((*head, "training"), rows, ("wide", "bar", *["number"] * 6))
 
@@ -160,7 +162,7 @@ def _row(row: TableRow, verdict: Verdict, out: Path) -> list[str]:
     speed = "–" if cost.samples_per_s is None else f"{number(cost.samples_per_s)} samples/s"
     costs = [(cost.parameters, millions(cost.parameters)), (p50, number(p50, 2)), (cost.samples_per_s, speed + trained)]
     return [
-        f'{name}<span class="what">{html.escape(row.about)}</span>',
+        f'{name}<span class="about">{html.escape(row.about)}</span>',
         '<span data-value="-1">error</span>' if row.error else _success(row.metric("success_rate"), COLORS[verdict]),
         *(_share(row.metric(name)) for name in ("strict_counterfactual", "paraphrase_retention")),
         _against(row, verdict),
@@ -169,24 +171,24 @@ def _row(row: TableRow, verdict: Verdict, out: Path) -> list[str]:
 
 
 def _success(success: Estimate, color: str) -> str:
-    words = f'<b>{percent(success.value, 1)}</b><span class="interval">{interval(success)}, n = {success.n}</span>'
-    return f'<span data-value="{-1 if success.value is None else success.value}">{words}</span>{bars([Bar("", success, color)])}'
+    text = f'<b>{percent(success.value, 1)}</b><span class="interval">{interval(success)}, n = {success.n}</span>'
+    return f'<span data-value="{-1 if success.value is None else success.value}">{text}</span>{bars([Bar("", success, color)])}'
 
 
 def _share(estimate: Estimate) -> str:
     if estimate.value is None:
         return '<span data-value="">–</span>'
-    words = f'<span class="interval">{interval(estimate)}</span>'
-    return f'<span data-value="{estimate.value}">{percent(estimate.value, 1)}</span><br>{words}'
+    limits = f'<span class="interval">{interval(estimate)}</span>'
+    return f'<span data-value="{estimate.value}">{percent(estimate.value, 1)}</span><br>{limits}'
 
 
 def _against(row: TableRow, verdict: Verdict) -> str:
-    if row.against is None or row.kind == "baseline":
+    if row.against_base is None or row.kind == "baseline":
         return f'<span data-value="">{"the base" if verdict == "base" else "–"}</span>'
-    value, said = row.against.difference.value or 0.0, VERDICTS[verdict].removesuffix(" than the base")
-    points = f"{100 * value:+.1f} points, p {wording.p_value(row.against.p)}".replace("-", "−")
-    told = f'<span class="verdict" style="--color: var(--{COLORS[verdict]})"><i></i>{said}</span>'
-    return f'<span data-value="{value}">{told}</span><br><span class="interval">{points}</span>'
+    value, label = row.against_base.difference.value or 0.0, VERDICTS[verdict].removesuffix(" than the base")
+    points = f"{100 * value:+.1f} points, p {wording.p_value(row.against_base.p)}".replace("-", "−")
+    mark = f'<span class="verdict" style="--color: var(--{COLORS[verdict]})"><i></i>{label}</span>'
+    return f'<span data-value="{value}">{mark}</span><br><span class="interval">{points}</span>'
 
 
 def _heat(found: Table, ranked: Sequence[TableRow]) -> str:
@@ -201,24 +203,24 @@ def _heat(found: Table, ranked: Sequence[TableRow]) -> str:
     for row in ranked:
         if row.measured:
             cells = ((getattr(row.figures, group).get(key, NOTHING), f"{row.name}, {label}") for group, key, label in columns)
-            marks = "".join(_cell(estimate, what, g) for (estimate, what), g in zip(cells, gap, strict=True))
+            marks = "".join(_cell(estimate, place, g) for (estimate, place), g in zip(cells, gap, strict=True))
             body += f"<tr><td>{html.escape(row.name)}</td>{marks}</tr>"
     return f'<div class="scroll heat"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(estimate: Estimate, what: str, gap: str) -> str:
+def _cell(estimate: Estimate, place: str, gap: str) -> str:
     if estimate.value is None:
         return f'<td class="{gap}"></td>'
-    words = html.escape(f"{what}: {written('success_rate', estimate)}, n = {estimate.n}")
-    return f'<td class="cell{gap}" style="--share: {estimate.value:.3f}" title="{words}">{100 * estimate.value:.0f}</td>'
+    title = html.escape(f"{place}: {written('success_rate', estimate)}, n = {estimate.n}")
+    return f'<td class="cell{gap}" style="--share: {estimate.value:.3f}" title="{title}">{100 * estimate.value:.0f}</td>'
 
 
 def _repeat(found: Table) -> str:
     command = f"<pre>{html.escape(found.command)}</pre>" if found.command else ""
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
     rows = [{"name": r.name, "recipe": r.recipe, "settings": dict(r.settings)} for r in found.rows if r.recipe]
-    settings = html.escape(json.dumps({**found.about, "base": found.base, "designs": rows}, indent=2, ensure_ascii=False))
+    settings = html.escape(json.dumps({**found.about, "base": found.base, "entries": rows}, indent=2, ensure_ascii=False))
     return (
-        f"{command}<p>{html.escape(made)}. The figures as data: <code>table.json</code>, beside this page.</p>"
-        f"<details><summary>Every design's settings</summary><pre>{settings}</pre></details>"
+        f"{command}<p>{html.escape(made)}. The figures as data: <code>table.json</code> in the same folder.</p>"
+        f"<details><summary>Settings of every entry</summary><pre>{settings}</pre></details>"
     )

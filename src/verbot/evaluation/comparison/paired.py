@@ -1,4 +1,4 @@
-"""Two policies on the same episodes: who is better, by how much, and whether that could be luck."""
+"""Compares two policies on the same episodes: the paired difference in success rate and its significance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.errors import ConfigError
-from verbot.evaluation.protocol.conditions import WORDINGS, told_axes
+from verbot.evaluation.protocol.conditions import WORDINGS, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.report.summary import written
 from verbot.evaluation.report.text import condition, p_value, plain
@@ -18,14 +18,14 @@ from verbot.rollout.results import EpisodeResult, read_results
 
 
 @dataclass(frozen=True)
-class Row:
-    """One group of episodes that both played.
+class PairedRow:
+    """One group of episodes that both policies played.
 
     Args:
-        first, second: success of each.
+        first, second: success rate of each.
         difference: first minus second, with the paired interval.
-        only_first, only_second: episodes that one of them alone solved.
-        p: McNemar's exact test, two-sided.
+        only_first, only_second: number of episodes that only one of them solved.
+        p: p-value of McNemar's exact test, two-sided.
     """
 
     group: str
@@ -46,13 +46,13 @@ class Comparison:
     """Rows by condition, and by task within the first condition.
 
     Args:
-        unmatched: episodes that only one of them played, or in which one met an error.
+        unmatched: number of episodes that only one policy played, or in which one of them had an error.
     """
 
     first: str
     second: str
-    conditions: tuple[Row, ...]
-    tasks: tuple[Row, ...]
+    conditions: tuple[PairedRow, ...]
+    tasks: tuple[PairedRow, ...]
     unmatched: int
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Comparison:
         return path
 
     def table(self) -> str:
-        """As lines of text."""
+        """The comparison as lines of text."""
         head = ("", "n", "A", "B", "A − B [95 %]", "only A", "only B", "p (McNemar)")
         rows = [head, *(_cells(row, condition(row.group)) for row in self.conditions)]
         rows += [_cells(row, plain(row.group)) for row in self.tasks if len(self.tasks) > 1]
@@ -80,16 +80,16 @@ class Comparison:
         return "\n".join([f"A = {self.first}", f"B = {self.second}", *lines, *left])
 
 
-def compare(first: str | Path, second: str | Path, player: str = "policy") -> Comparison:
-    """Compare two evaluations' folders, episode by episode.
+def compare(first: str | Path, second: str | Path, agent: str = "policy") -> Comparison:
+    """Compare two evaluation folders, episode by episode.
 
     Args:
-        player: whose episodes are compared, in both.
+        agent: the agent whose episodes are compared, in both folders.
 
     Raises:
         ConfigError: a folder holds no results, or the two have no episode in common.
     """
-    a, b = (results_of(Path(folder), player) for folder in (first, second))
+    a, b = (results_of(Path(folder), agent) for folder in (first, second))
     shared = [key for key in a if key in b and "error" not in (a[key].outcome, b[key].outcome)]
     if not shared:
         raise ConfigError(
@@ -109,8 +109,8 @@ def compare(first: str | Path, second: str | Path, player: str = "policy") -> Co
     )
 
 
-def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> Row:
-    return Row(
+def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> PairedRow:
+    return PairedRow(
         group,
         proportion([x for x, _ in pairs]),
         proportion([y for _, y in pairs]),
@@ -121,19 +121,19 @@ def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> Row:
     )
 
 
-def _cells(row: Row, label: str) -> tuple[str, ...]:
+def _cells(row: PairedRow, label: str) -> tuple[str, ...]:
     first, second = (f"{100 * (e.value or 0):.1f} %" for e in (row.first, row.second))
     versus = written("difference", row.difference)
     return label, str(row.first.n), first, second, versus, str(row.only_first), str(row.only_second), p_value(row.p)
 
 
-def results_of(folder: Path, player: str = "policy") -> Mapping[str, EpisodeResult]:
-    """An evaluation's episodes, each by its key without the player. Raises `ConfigError` for a folder without results."""
+def results_of(folder: Path, agent: str = "policy") -> Mapping[str, EpisodeResult]:
+    """The episodes of an evaluation by key, without the agent in the key. Raises `ConfigError` if there are no results."""
     path = folder / "results.jsonl"
     if not path.is_file():
-        raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` makes one")
-    # Whoever was tested is "the policy" here, also where that was the expert itself.
-    tested = _tested(folder) if player == "policy" else player
+        raise ConfigError(f"{folder} holds no results.jsonl; `verbot evaluate POLICY --out {folder}` writes one")
+    # The evaluated agent counts as the policy, even if it is the expert itself.
+    tested = _tested(folder) if agent == "policy" else agent
     results = [result for result in read_results(path) if result.agent == tested]
     return {result.key.split("/", 1)[1]: result for result in results}
 
@@ -149,9 +149,9 @@ def _name(folder: Path) -> str:
 
 
 def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:
-    """The keys (without their player) of each condition's episodes.
+    """The keys (without their agent) of the episodes of each condition.
 
-    A scene's first goal under plain wording serves the counterfactual condition too, where another goal of it was played.
+    The first goal of a scene under canonical wording also counts for the counterfactual condition if another goal was played.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for key, result in results.items():
@@ -163,9 +163,9 @@ def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:
 
 
 def condition_of(key: str, result: EpisodeResult) -> str:
-    """The condition that an episode's key (without its player) belongs to."""
+    """The condition of an episode, given its key without the agent."""
     _, _, _, goal, wording, composition, *_ = key.split("/")
-    axes = told_axes(result.axes)
+    axes = axes_suffix(result.axes)
     if composition == "unseen":
         return "composition" + axes
     if goal != "goal0":

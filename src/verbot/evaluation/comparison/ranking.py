@@ -1,4 +1,4 @@
-"""What a table says to who must choose: whom luck cannot tell from the best, and who of those is cheapest."""
+"""Ranks the rows of a table: those not significantly worse than the best, and the cheapest of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbot.errors import ConfigError
-from verbot.evaluation.comparison.paired import Row as Paired
-from verbot.evaluation.comparison.paired import compare
+from verbot.evaluation.comparison.paired import PairedRow, compare
 from verbot.evaluation.comparison.rows import TableRow
 from verbot.evaluation.report.summary import written
 from verbot.evaluation.report.text import plain
@@ -17,14 +16,14 @@ CLEAR = 0.05
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What remains to choose from.
+class Ranking:
+    """The best rows of a table.
 
     Args:
-        best: who solved most scenes; of equals the fastest.
-        equals: those that played the same scenes and are not clearly worse (McNemar's exact test at 5 %, corrected for the
-            number of rows by Holm 1979), by success, the best among them.
-        front: those than which nobody is both faster and better, the fastest first.
+        best: the row with the highest success rate; the fastest of them in a tie.
+        equals: the rows that played the same scenes and are not significantly worse, by success rate, including `best`. The
+            test is McNemar's exact test at 5 %, corrected for the number of rows (Holm 1979).
+        front: the Pareto front of latency and success rate, the fastest first.
     """
 
     best: TableRow
@@ -32,26 +31,26 @@ class Choice:
     front: tuple[TableRow, ...]
 
     def lines(self) -> Iterator[str]:
-        """Sentences in Markdown."""
+        """The ranking as sentences in Markdown."""
         others = [row.name for row in self.equals if row is not self.best]
-        yield f"**{self.best.name}** obeyed best: {written('success_rate', self.best.metric('success_rate'))}."
+        yield f"**{self.best.name}** has the highest success rate: {written('success_rate', self.best.metric('success_rate'))}."
         if others:
-            yield f"Not clearly worse in the same scenes: {', '.join(others)}."
-            for what, unit, cost in COSTS:
-                told = [(value, row) for row in self.equals if (value := cost(row)) is not None]
-                if len(told) > 1:
-                    value, row = min(told, key=lambda pair: pair[0])
-                    yield f"Of these, **{row.name}** {what}: {unit(abs(value))}."
+            yield f"Not significantly worse on the same scenes: {', '.join(others)}."
+            for claim, unit, cost in COSTS:
+                costs = [(value, row) for row in self.equals if (value := cost(row)) is not None]
+                if len(costs) > 1:
+                    value, row = min(costs, key=lambda pair: pair[0])
+                    yield f"Of these, **{row.name}** {claim}: {unit(abs(value))}."
         else:
-            yield "All others are clearly worse in the same scenes."
+            yield "All others are significantly worse on the same scenes."
         if len(self.front) > 1:
             steps = (f"{row.name} ({latency(row):.2f} ms, {100 * row.value:.1f} %)" for row in self.front)
-            yield f"Nothing is both faster and better than: {', '.join(steps)}."
+            yield f"No other row is both faster and better than: {', '.join(steps)}."
         for task, names in self._by_task().items():
             yield f"Best at {plain(task)}: {', '.join(names)}."
 
     def _by_task(self) -> dict[str, list[str]]:
-        """Who is best at each task, where that is not the best of all."""
+        """The best rows of each task in which `best` is not the best."""
         found = {}
         for task, own in self.best.figures.by_task.items() if self.best.figures else ():
             values = {row.name: row.figures.by_task[task].value or 0.0 for row in self.front + self.equals if row.figures}
@@ -60,8 +59,8 @@ class Choice:
         return found
 
 
-def choose(rows: Sequence[TableRow]) -> Choice | None:
-    """What to choose from among `rows`; None where fewer than two of them were measured."""
+def rank(rows: Sequence[TableRow]) -> Ranking | None:
+    """The ranking of `rows`; None if fewer than two of them were measured."""
     rows = [row for row in rows if row.kind != "baseline" and row.measured]
     if len(rows) < 2:
         return None
@@ -76,11 +75,11 @@ def choose(rows: Sequence[TableRow]) -> Choice | None:
     for row in sorted((row for row in ranked if latency(row)), key=lambda row: latency(row) or 0.0):
         if not front or row.value > front[-1].value:
             front.append(row)
-    return Choice(best, equals, tuple(front))
+    return Ranking(best, equals, tuple(front))
 
 
-def versus(folder: Path, base: Path) -> dict[str, Paired]:
-    """`folder` against `base` under every condition of which they share an episode."""
+def versus(folder: Path, base: Path) -> dict[str, PairedRow]:
+    """`folder` compared with `base` under every condition in which they share an episode."""
     try:
         return {row.group: row for row in compare(folder, base).conditions}
     except ConfigError:
@@ -88,7 +87,7 @@ def versus(folder: Path, base: Path) -> dict[str, Paired]:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """P values, each adjusted for there being several (Holm 1979).
+    """P-values adjusted for multiple comparisons (Holm 1979).
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -102,7 +101,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def latency(row: TableRow) -> float | None:
-    """Milliseconds, the median of single predictions."""
+    """The median time of a single prediction in milliseconds."""
     return row.metric("latency_p50_ms").value
 
 

@@ -1,7 +1,7 @@
-"""The gap between the world of training and others: what each axis of randomization takes from a policy's success.
+"""Robustness: the success that a policy loses under each domain shift.
 
-No robot stands here, so the gap between simulation and reality cannot be measured; what can be is the one between the nominal
-simulation and simulations that are shifted along named axes, one at a time and all at once. The same scenes are played in both.
+Without a robot the sim-to-real gap cannot be measured. The gap measured here lies between the nominal simulation and simulations
+shifted along named axes, one at a time and all at once. The same scenes are played in both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar
 from verbot.evaluation.protocol.metrics import paired, retention, success_rate
 from verbot.evaluation.report.radar import Outline, radar
 from verbot.evaluation.report.summary import written
-from verbot.evaluation.report.text import errors as told_errors
+from verbot.evaluation.report.text import errors as errors_text
 from verbot.evaluation.report.text import p_value, plain
 
 NOMINAL = "canonical"
@@ -27,14 +27,14 @@ NOMINAL = "canonical"
 
 @dataclass(frozen=True)
 class Shift:
-    """Success in a shifted world, beside the nominal one on the same scenes.
+    """Success under a domain shift, compared with the nominal domain on the same scenes.
 
     Args:
-        axes: what is shifted, and how strongly.
-        success: in the shifted world.
-        gap: success in the nominal world minus `success`, paired by scene.
-        retention: `success` / success in the nominal world, paired by scene.
-        p: McNemar's exact test, two-sided: could the two worlds be equally hard?
+        axes: strength of each shifted axis.
+        success: success rate under the shift.
+        gap: success rate in the nominal domain minus `success`, paired by scene.
+        retention: `success` / success rate in the nominal domain, paired by scene.
+        p: p-value of McNemar's exact test, two-sided, that both domains are equally hard.
     """
 
     axes: Mapping[str, int]
@@ -53,12 +53,12 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Gap:
-    """What one policy loses where.
+class RobustnessReport:
+    """The success of one policy in the nominal domain and under each shift.
 
     Args:
         shifts: single axes first, in their order, then several at once; stronger ones last.
-        errors: episodes that a fault ended; they are in no figure.
+        errors: number of episodes that ended with an error; they are in no figure.
     """
 
     policy: str
@@ -72,7 +72,7 @@ class Gap:
 
 
 def shift_label(axes: Mapping[str, int]) -> str:
-    """A world in few words.
+    """A short name of a domain shift.
 
     Example:
         >>> shift_label({"camera": 2}), shift_label(dict.fromkeys(AXES, 3))
@@ -87,13 +87,13 @@ def shift_label(axes: Mapping[str, int]) -> str:
     return ", ".join(f"{plain(axis)} {strength}" for axis, strength in axes.items())
 
 
-def gap_of(folder: str | Path, policy: str | None = None) -> Gap:
-    """Read off an evaluation's folder: every shifted world that was played there, under plain wording.
+def read_robustness(folder: str | Path, policy: str | None = None) -> RobustnessReport:
+    """Read every domain shift from an evaluation folder, under canonical wording.
 
     Args:
-        policy: its name, for tables and figures; otherwise the evaluation's folder's.
+        policy: name of the policy in tables and plots; the folder's name if None.
 
-    Raises `ConfigError` where the nominal world was not played, or no shifted one.
+    Raises `ConfigError` if the nominal domain or every shifted one is missing.
     """
     results = results_of(Path(folder))
     groups = {name: [results[key] for key in keys] for name, keys in by_condition(results).items()}
@@ -101,7 +101,7 @@ def gap_of(folder: str | Path, policy: str | None = None) -> Gap:
     shifted = [found for name, found in groups.items() if name.startswith(f"{NOMINAL} ")]
     if not nominal or not shifted:
         raise ConfigError(
-            f"{folder} holds no {'shifted' if nominal else 'nominal'} world; `verbot gap POLICY --out FOLDER` plays both, and "
+            f"{folder} holds no {'shifted' if nominal else 'nominal'} domain; `verbot gap POLICY --out FOLDER` plays both, and "
             f"so does `verbot evaluate POLICY --axis {ALL}`"
         )
     shifts = []
@@ -111,12 +111,12 @@ def gap_of(folder: str | Path, policy: str | None = None) -> Gap:
         shifts.append(Shift(axes, success_rate(found), difference(pairs), retention(found, nominal), mcnemar(pairs)))
     shifts.sort(key=lambda shift: (max(shift.axes.values()), len(shift.axes), AXES.index(next(iter(shift.axes)))))
     errors = sum(result.outcome == "error" for found in (nominal, *shifted) for result in found)
-    return Gap(policy or Path(folder).name, success_rate(nominal), tuple(shifts), errors)
+    return RobustnessReport(policy or Path(folder).name, success_rate(nominal), tuple(shifts), errors)
 
 
-def table(gaps: Sequence[Gap]) -> str:
-    """As lines of text: a row for each policy and world."""
-    head = ("policy", "world", "n", "success [95 %]", "gap [95 %]", "kept [95 %]", "p (McNemar)")
+def table(gaps: Sequence[RobustnessReport]) -> str:
+    """The reports as lines of text, with a row for each policy and domain."""
+    head = ("policy", "domain", "n", "success [95 %]", "gap [95 %]", "retention [95 %]", "p (McNemar)")
     rows = [head]
     for gap in gaps:
         rows.append((gap.policy, "nominal", str(gap.nominal.n), written("success_rate", gap.nominal), "", "", ""))
@@ -129,11 +129,11 @@ def table(gaps: Sequence[Gap]) -> str:
             rows.append((gap.policy, shift.label, str(shift.success.n), *cells, p_value(shift.p)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(f"{gap.policy}: {told_errors(gap.errors)}" for gap in gaps if gap.errors)])
+    return "\n".join([*lines, *(f"{gap.policy}: {errors_text(gap.errors)}" for gap in gaps if gap.errors)])
 
 
-def write(gaps: Sequence[Gap], out: Path, command: str | None = None) -> Path:
-    """``gap.json`` and, where there are three worlds to draw, ``gap.png``, a radar of success by world. Returns the folder."""
+def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = None) -> Path:
+    """Write ``gap.json`` and, for at least three domains, ``gap.png``, a radar chart of success. Returns the folder."""
     out.mkdir(parents=True, exist_ok=True)
     record = {"command": command, "policies": [gap.to_json() for gap in gaps]}
     (out / "gap.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A row of a comparison: what was compared, its figures and its cost."""
+"""A row of a comparison table: the compared policy, its figures and its cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from verbot.evaluation.comparison.paired import Row as Paired
+from verbot.evaluation.comparison.paired import PairedRow
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 
 Kind = Literal["recipe", "policy", "baseline"]
@@ -15,12 +15,13 @@ Kind = Literal["recipe", "policy", "baseline"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What an evaluation's folder says of whom it tested.
+    """The figures of an evaluation folder.
 
     Args:
-        main: the condition that ``success_rate`` and `by_task` are about.
-        metrics, conditions, by_task: as of `verbot.evaluation.Summary`.
-        errors: episodes that a fault ended; they are in no figure. `fault` is what ended the first of them.
+        main: the condition of ``success_rate`` and `by_task`.
+        metrics, conditions, by_task: as in `verbot.evaluation.Summary`.
+        errors: number of episodes that ended with an error; they are in no figure.
+        fault: the message of the first error.
     """
 
     main: str
@@ -33,7 +34,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a policy is and took: its `parameters`, and the `samples` it saw in `seconds` of training."""
+    """The cost of a policy: the number of `parameters`, and the number of training `samples` and `seconds`."""
 
     parameters: int | None = None
     samples: int | None = None
@@ -46,14 +47,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One candidate.
+    """One row of a table.
 
     Args:
-        kind: a recipe was trained for the table, a policy was there before, a baseline stands beside both.
-        settings: what is changed in the recipe.
-        folder: its evaluation, None where it has none.
-        error: why it has no figures; None where all went well.
-        beside: each condition beside the base's; none of the base itself and where no episode is shared.
+        kind: ``"recipe"`` was trained for the table, ``"policy"`` existed before, ``"baseline"`` is a reference agent.
+        settings: the changes to the recipe.
+        folder: the evaluation folder, if any.
+        error: the reason for missing figures; None without an error.
+        conditions_against_base: each condition compared with the base; empty for the base, or without common episodes.
     """
 
     name: str
@@ -65,12 +66,12 @@ class TableRow:
     figures: Figures | None = None
     cost: Cost = field(default_factory=Cost)
     error: str | None = None
-    beside: Mapping[str, Paired] = field(default_factory=dict)
+    conditions_against_base: Mapping[str, PairedRow] = field(default_factory=dict)
 
     @property
-    def against(self) -> Paired | None:
-        """The main condition beside the base's."""
-        return self.beside.get(self.figures.main) if self.figures else None
+    def against_base(self) -> PairedRow | None:
+        """The main condition compared with the base."""
+        return self.conditions_against_base.get(self.figures.main) if self.figures else None
 
     def metric(self, name: str) -> Estimate:
         return self.figures.metrics.get(name, NOTHING) if self.figures else NOTHING

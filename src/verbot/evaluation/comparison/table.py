@@ -1,4 +1,4 @@
-"""Many candidates on the same episodes: a row for each, as ``table.json``, as Markdown and as lines of text."""
+"""A table of several policies on the same episodes, as ``table.json``, as Markdown and as lines of text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from verbot.errors import ConfigError
-from verbot.evaluation.comparison.paired import Row as Paired
-from verbot.evaluation.comparison.paired import by_condition, results_of
-from verbot.evaluation.comparison.ranking import CLEAR, choose, holm
+from verbot.evaluation.comparison.paired import PairedRow, by_condition, results_of
+from verbot.evaluation.comparison.ranking import CLEAR, holm, rank
 from verbot.evaluation.comparison.rows import Figures, TableRow
 from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
@@ -23,20 +22,20 @@ Verdict = Literal["base", "better", "worse", "same", "unpaired"]
 MEASURES = {
     "success_rate": "success [95 %]",
     "strict_counterfactual": "strict counterfactual [95 %]",
-    "paraphrase_retention": "unseen wordings keep [95 %]",
+    "paraphrase_retention": "paraphrase retention [95 %]",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """All candidates.
+    """All rows.
 
     Args:
-        title: of what they were played on, e.g. ``"tabletop-starter"``.
-        base: the row that the others are held against.
-        about: how they came about, for the page and the file: budget, data, seed, episodes.
-        pending: candidates that are still to come.
-        command: what a person typed.
+        title: name of the evaluation, e.g. ``"tabletop-starter"``.
+        base: name of the row with which the others are compared.
+        about: common settings, for the page and the file: budget, data, seed, episodes.
+        pending: names of rows that are not finished.
+        command: the command line.
         out: the folder of the table.
     """
 
@@ -50,16 +49,16 @@ class Table:
 
     @property
     def exit_code(self) -> int:
-        """1 when any candidate or any episode was an error, else 0."""
+        """1 if any row or any episode had an error, else 0."""
         return 1 if any(row.error or (row.figures and row.figures.errors) for row in self.rows) else 0
 
     def verdicts(self) -> dict[str, Verdict]:
-        """Each row against the base, by McNemar's exact test at 5 %, corrected for the number of rows (Holm 1979)."""
-        tested = [row for row in self.rows if row.against is not None and row.kind != "baseline"]
+        """Each row compared with the base, by McNemar's exact test at 5 %, corrected for the number of rows (Holm 1979)."""
+        tested = [row for row in self.rows if row.against_base is not None and row.kind != "baseline"]
         found: dict[str, Verdict] = {row.name: "base" if row.name == self.base else "unpaired" for row in self.rows}
-        for row, p in zip(tested, holm([row.against.p for row in tested if row.against]), strict=True):
-            assert row.against is not None
-            better = (row.against.difference.value or 0) > 0
+        for row, p in zip(tested, holm([row.against_base.p for row in tested if row.against_base]), strict=True):
+            assert row.against_base is not None
+            better = (row.against_base.difference.value or 0) > 0
             found[row.name] = "same" if p >= CLEAR else "better" if better else "worse"
         return found
 
@@ -76,7 +75,7 @@ class Table:
         }
 
     def markdown(self) -> str:
-        """Three tables: the designs, then success by task and by condition, held against the base; and what to choose from."""
+        """Three tables (all rows, then success by task and by condition) and the ranking, as Markdown."""
         head, rows = _cells(self)
         parts = [f"# {self.title}", "", "; ".join(f"{plain(k)} {_inline(v)}" for k, v in self.about.items() if v is not None), ""]
         parts += _markdown(head, rows)
@@ -86,28 +85,28 @@ class Table:
                 label = plain if name == "task" else condition
                 parts += ["", f"## Success by {name}", ""]
                 parts += _markdown(["", *map(label, keys)], [_by(row, groups, keys) for row in self.rows if row.measured])
-        if choice := choose(self.rows):
-            parts += ["", "## What to choose", "", *(f"- {line}" for line in choice.lines())]
+        if ranking := rank(self.rows):
+            parts += ["", "## Ranking", "", *(f"- {line}" for line in ranking.lines())]
         if faults := self.faults():
             parts += ["", "## Errors", "", *(f"- {line}" for line in faults)]
         return "\n".join(parts) + "\n"
 
     def text(self) -> str:
-        """As aligned lines, for a terminal."""
+        """The table as aligned lines, for a terminal."""
         head, rows = _cells(self)
-        kept = [i for i, name in enumerate(head) if name != "what it is"]
+        kept = [i for i, name in enumerate(head) if name != "description"]
         lines = [[line[i] for i in kept] for line in [head, *rows]]
         widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
         table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         return "\n".join([*table, *(f"error: {line}" for line in self.faults())])
 
     def faults(self) -> list[str]:
-        """What went wrong, a line for each row in which something did."""
+        """One line for each row with an error."""
         found = {row.name: row.error or _faulty(row.figures) for row in self.rows}
-        return [f"{name}: {told}" for name, told in found.items() if told]
+        return [f"{name}: {fault}" for name, fault in found.items() if fault]
 
     def save(self) -> None:
-        """Write ``table.json`` and ``table.md`` into `out`, each whole or not at all."""
+        """Write ``table.json`` and ``table.md`` into `out`, each atomically."""
         content = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
         for name, text in (("table.json", content), ("table.md", self.markdown())):
             draft = self.out / f".{name}"
@@ -116,12 +115,12 @@ class Table:
 
 
 def read_figures(folder: Path) -> Figures:
-    """The figures of an evaluation, interrupted ones too. Raises `ConfigError` for a folder without results."""
+    """The figures of an evaluation, which may be interrupted. Raises `ConfigError` for a folder without results."""
     path = folder / "summary.json"
     if not path.is_file():
         results = results_of(folder)
         if not results:
-            raise ConfigError(f"{folder} holds no episode yet")
+            raise ConfigError(f"{folder} holds no episodes yet")
         return _measure(results)
     record = json.loads(path.read_text(encoding="utf-8"))
     metric, conditions, by_task = (
@@ -131,7 +130,7 @@ def read_figures(folder: Path) -> Figures:
 
 
 def groups_of(rows: Sequence[TableRow], name: str) -> list[str]:
-    """The tasks or the conditions of any row, in the order in which they come."""
+    """The tasks or the conditions of all rows, in order of appearance."""
     return list(dict.fromkeys(key for row in rows if row.figures for key in getattr(row.figures, name)))
 
 
@@ -148,7 +147,7 @@ def number(value: float | None, digits: int = 0) -> str:
 
 
 def _measure(results: Mapping[str, EpisodeResult]) -> Figures:
-    """From the episodes alone."""
+    """The figures computed from the episodes."""
     found = {name: [results[key] for key in keys] for name, keys in by_condition(results).items()}
     main = "canonical" if "canonical" in found else next(iter(found))
     ordered = {main: found[main], **found}
@@ -163,7 +162,7 @@ def _measure(results: Mapping[str, EpisodeResult]) -> Figures:
 
 
 def _faulty(figures: Figures | None) -> str:
-    return f"{figures.errors} episodes were errors, the first of them {figures.fault}" if figures and figures.errors else ""
+    return f"{figures.errors} episodes had errors; the first: {figures.fault}" if figures and figures.errors else ""
 
 
 def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
@@ -177,8 +176,8 @@ def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
         "error": row.error,
         **{name: {key: estimate.to_json() for key, estimate in group.items()} for name, group in figures.items()},
         "errors": row.figures.errors if row.figures else 0,
-        "against_base": _pair(row.against),
-        "conditions_against_base": {name: _pair(paired) for name, paired in row.beside.items()},
+        "against_base": _pair(row.against_base),
+        "conditions_against_base": {name: _pair(paired) for name, paired in row.conditions_against_base.items()},
         "verdict": verdict,
         "parameters": row.cost.parameters,
         "samples": row.cost.samples,
@@ -188,7 +187,7 @@ def _record(row: TableRow, verdict: Verdict, out: Path) -> dict[str, Any]:
     }
 
 
-def _pair(paired: Paired | None) -> dict[str, Any] | None:
+def _pair(paired: PairedRow | None) -> dict[str, Any] | None:
     if paired is None:
         return None
     solved = {"only_this": paired.only_first, "only_base": paired.only_second}
@@ -196,13 +195,13 @@ def _pair(paired: Paired | None) -> dict[str, Any] | None:
 
 
 def relative(folder: Path, out: Path) -> str:
-    """`folder` as seen from the table's own."""
+    """`folder` relative to the table's folder `out` if it lies there, otherwise absolute."""
     return folder.relative_to(out).as_posix() if folder.is_relative_to(out) else str(folder.resolve())
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the main table."""
-    head = ["design", "what it is", *MEASURES.values(), "n", "p against the base", "parameters", "latency p50, ms"]
+    head = ["entry", "description", *MEASURES.values(), "n", "p against the base", "parameters", "latency p50, ms"]
     head += ["samples/s", "samples", "seconds"]
     return head, [_line(row, row.name == table.base) for row in table.rows]
 
@@ -210,7 +209,13 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 def _line(row: TableRow, base: bool) -> list[str]:
     cost, p50 = row.cost, row.metric("latency_p50_ms").value
     found = ["error" if row.error else _estimate(name, row.metric(name)) for name in MEASURES]
-    p = "base" if base else "–" if row.against is None or row.kind == "baseline" else p_value(row.against.p).removeprefix("= ")
+    p = (
+        "base"
+        if base
+        else "–"
+        if row.against_base is None or row.kind == "baseline"
+        else p_value(row.against_base.p).removeprefix("= ")
+    )
     ends = [millions(cost.parameters), number(p50, 2), number(cost.samples_per_s), number(cost.samples), number(cost.seconds)]
     return [row.name, row.about, *found, str(row.metric("success_rate").n or "–"), p, *ends]
 
@@ -221,7 +226,7 @@ def _estimate(name: str, estimate: Estimate) -> str:
 
 def _by(row: TableRow, name: str, keys: Sequence[str]) -> list[str]:
     found: Mapping[str, Estimate] = getattr(row.figures, name)
-    tested = row.beside if name == "conditions" and row.kind != "baseline" else {}
+    tested = row.conditions_against_base if name == "conditions" and row.kind != "baseline" else {}
     p = {key: f", p {p_value(paired.p)}" for key, paired in tested.items()}
     return [row.name, *(_estimate("success_rate", found.get(key, NOTHING)) + p.get(key, "") for key in keys)]
 

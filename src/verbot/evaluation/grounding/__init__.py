@@ -1,1 +1,1 @@
-"""Where a policy looks."""
+"""Measures how a policy grounds instructions in images."""

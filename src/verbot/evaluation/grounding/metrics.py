@@ -1,4 +1,4 @@
-"""Does it look at what is named? Heatmaps, and objects painted over, held against what each pixel shows."""
+"""Grounding metrics: heatmaps and the effect of occluded objects, compared with the segmentation of the images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Ar
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[Any]  # rows and columns (n, 2)
 
-MAPS = ("target", "receptacle", "reference")  # what the heatmaps in a chunk's extras look for, in this order
-TOLERANCE_PX = 2.0  # half a cell where heatmaps have a cell for every 4×4 pixels
-LEAST_PX = 8  # a thing of which a camera shows fewer pixels counts as unseen there
-EDGE_PX = 2  # painted around a thing: its outline is mixed with what is behind
-ALIKE = 1.5  # painted areas may differ by this factor, where a camera shows only one of the two
-HALF_PX = 0.71  # from a pixel's middle to its corner
+MAPS = ("target", "receptacle", "reference")  # the queries of the heatmaps in a chunk's extras, in this order
+TOLERANCE_PX = 2.0  # half a cell of heatmaps with one cell per 4×4 pixels
+LEAST_PX = 8  # an object with fewer pixels in a camera's image counts as not visible there
+EDGE_PX = 2  # margin painted around an object, because its outline is blended with the background
+ALIKE = 1.5  # largest ratio of two painted areas, if a camera shows only one of the objects
+HALF_PX = 0.71  # from a pixel's center to its corner
 TABLE, SCENERY = "table", ("robot", "table", "screen")
+RENAMED = {"pointing_game_told_otherwise": "pointing_game_other_instruction"}  # keys of verbot 0.1
 
 
 class SegmentedEnv(TaskEnv, Segmented, Protocol):
@@ -33,14 +34,15 @@ class SegmentedEnv(TaskEnv, Segmented, Protocol):
 
 
 @dataclass(frozen=True)
-class Looked:
-    """Where a policy looked, over many scenes.
+class GroundingMetrics:
+    """Grounding metrics of a policy over many scenes.
 
     Args:
-        rows: "camera map" to figure to estimate, e.g. ``rows["front target"]["pointing_game"]``.
-        by_task: task to the pointing game of the first camera's target map.
-        causal: of objects painted over; `p` is the exact sign test's.
-        painted_px: mean pixels painted over, of the named and of the other object.
+        rows: estimates by "camera map" and metric, e.g. ``rows["front target"]["pointing_game"]``.
+        by_task: the pointing game of the first camera's target map by task.
+        causal: metrics of painted objects.
+        p: p-value of the exact sign test of `causal`.
+        painted_px: mean number of painted pixels, for the named and for the other object.
     """
 
     scenes: int
@@ -59,14 +61,14 @@ class Looked:
         return {**record, "rows": rows, **flat}
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Looked:
-        """Inverse of `to_json`; fields beside its own are left out."""
+    def from_json(record: Mapping[str, Any]) -> GroundingMetrics:
+        """Inverse of `to_json`; other fields are ignored, and the keys of verbot 0.1 are read."""
 
         def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:
-            return {key: Estimate(**e) for key, e in row.items()}
+            return {RENAMED.get(key, key): Estimate(**e) for key, e in row.items()}
 
         plain = {key: record[key] for key in ("scenes", "seed", "tolerance_px", "p")}
-        return Looked(
+        return GroundingMetrics(
             **plain,
             rows={name: estimates(row) for name, row in record["rows"].items()},
             by_task=estimates(record["by_task"]),
@@ -75,16 +77,16 @@ class Looked:
         )
 
     def lines(self) -> list[tuple[str, str, str, str]]:
-        """(where, figure, value [95 % interval], n), for a table."""
+        """(place, metric, value [95 % interval], n), for a table."""
         found = [(name, key, written(e), str(e.n)) for name, row in self.rows.items() for key, e in row.items()]
         found += [(f"{task} (first camera, target)", "pointing_game", written(e), str(e.n)) for task, e in self.by_task.items()]
         found += [("all cameras", key, written(e), str(e.n)) for key, e in self.causal.items()]
         return found
 
     def table(self) -> str:
-        """Markdown."""
-        rows = ["| where | figure | value [95 % interval] | n |", "|---|---|---|---|"]
-        rows += [f"| {where} | `{figure}` | {value} | {n} |" for where, figure, value, n in self.lines()]
+        """The metrics as a Markdown table."""
+        rows = ["| place | metric | value [95 % interval] | n |", "|---|---|---|---|"]
+        rows += [f"| {place} | `{metric}` | {value} | {n} |" for place, metric, value, n in self.lines()]
         if self.p is not None:
             rows.append(f"| all cameras | sign test of `causal_occlusion` | p = {self.p:.2g} | |")
         return "\n".join(rows)
@@ -104,38 +106,38 @@ def written(estimate: Estimate) -> str:
 
 
 def attribution_share(heat: FloatArray, mask: Mask) -> float:
-    """The share of a map (h, w) that lies on the pixels of `mask` (h, w)."""
+    """The fraction of a map (h, w) on the pixels of `mask` (h, w)."""
     return float(heat[mask].sum() / heat.sum())
 
 
 def attribution_lift(heat: FloatArray, mask: Mask) -> float:
-    """That share, over the mask's share of all pixels: 1 for a map that looks everywhere alike."""
+    """`attribution_share` divided by the mask's fraction of all pixels: 1 for a uniform map."""
     return attribution_share(heat, mask) / float(mask.mean())
 
 
 def peak(heat: FloatArray) -> FloatArray:
-    """Row and column (2,) in pixels of a map's maximum: the middle of all pixels that share it, as those of one cell do."""
+    """Row and column (2,) in pixels of a map's maximum: the mean of all pixels with that value, such as those of one cell."""
     return np.argwhere(heat >= heat.max()).mean(0)
 
 
 def points_at(heat: FloatArray, mask: Mask, tolerance_px: float = TOLERANCE_PX) -> bool:
-    """Whether the maximum is no farther than this from the middle of a pixel of `mask`; one on a pixel's corner is on that pixel.
+    """Whether the maximum lies within `tolerance_px` of the center of a pixel of `mask`.
 
-    Source: the pointing game, Zhang et al. 2018.
+    A maximum on the corner of a pixel counts as on that pixel. Source: the pointing game, Zhang et al. 2018.
     """
     return bool(mask.any()) and bool(_distance(peak(heat)[None], np.argwhere(mask))[0] <= max(tolerance_px, HALF_PX))
 
 
 def _distance(places: Places, targets: Places) -> FloatArray:
-    """From each place (n, 2) to the nearest of `targets` (m, 2)."""
+    """The distance (n,) of each place (n, 2) to the nearest of `targets` (m, 2)."""
     return np.asarray(np.sqrt(((places[:, None] - targets[None]) ** 2).sum(-1).min(1)))
 
 
-# Painting over.
+# Occlusion by painting.
 
 
 def grown(mask: Mask, count: int, allowed: Mask) -> Mask:
-    """`mask` and the pixels of `allowed` that are nearest to it, `count` in all where there are as many."""
+    """`mask` extended by the nearest pixels of `allowed` to `count` pixels, if there are as many."""
     free = np.argwhere(allowed & ~mask)
     out = mask.copy()
     if not mask.any() or not len(free):
@@ -156,7 +158,7 @@ def painted(image: UInt8Array, mask: Mask, ground: Mask) -> UInt8Array:
 
 
 def change(one: FloatArray, other: FloatArray, spec: RobotSpec) -> float:
-    """The mean difference of two chunks (k, a), each action number as a share of its range."""
+    """The mean absolute difference of two chunks (k, a), each dimension as a fraction of its range."""
     return float((np.abs(one - other) / (spec.action_high() - spec.action_low())).mean())
 
 
@@ -171,7 +173,7 @@ def paired_ratio(pairs: Sequence[tuple[float, float]]) -> Estimate:
     return Estimate(float(sample[:, 0].mean() / sample[:, 1].mean()), float(low), float(high), len(sample))
 
 
-# Words left out.
+# Omitted words.
 
 
 def without_word(instruction: str, number: int) -> str:
@@ -184,9 +186,9 @@ def without_word(instruction: str, number: int) -> str:
 
 
 def leave_one_out(policy: Policy, observation: Observation) -> tuple[ActionChunk, list[ActionChunk]]:
-    """What it predicts when told everything, and when each word in turn is left out of the sentence.
+    """The prediction for the complete instruction, and the predictions with each word omitted in turn.
 
-    Left out of the text, before any encoder: a token that is masked later may have told its neighbors already.
+    The word is removed from the text, before any encoder. A token masked later may already have influenced its neighbors.
     """
     words = observation.instruction.split()
     texts = [observation.instruction, *(without_word(observation.instruction, i) for i in range(len(words)))]
@@ -195,13 +197,13 @@ def leave_one_out(policy: Policy, observation: Observation) -> tuple[ActionChunk
 
 
 def heat_of(chunk: ActionChunk, camera: str, name: str = "target") -> FloatArray | None:
-    """The map (h, w) in a chunk's extras; None where the policy shows none."""
+    """The map (h, w) in a chunk's extras; None if the policy provides none."""
     maps = chunk.extras.get("heatmaps", {}).get(camera)
     return None if maps is None else np.asarray(maps[MAPS.index(name)])
 
 
 def moved(one: FloatArray, other: FloatArray) -> float:
-    """How much of one map lies elsewhere in the other, from 0 (the same) to 1 (nothing in common)."""
+    """Total variation distance of two maps, from 0 (equal) to 1 (disjoint)."""
     return float(0.5 * np.abs(one / one.sum() - other / other.sum()).sum())
 
 
@@ -214,43 +216,44 @@ def measure(
     scenes: int = 150,
     seed: int = 0,
     tolerance_px: float = TOLERANCE_PX,
-) -> Looked:
-    """The first pictures of `scenes` test scenes, fixed by (suite, task, index, seed); tasks take turns.
+) -> GroundingMetrics:
+    """Measure grounding on the first images of `scenes` test scenes, fixed by (suite, task, index, seed); tasks alternate.
 
-    In `Looked.rows`, for each camera and map, over the scenes where it shows at least `LEAST_PX` pixels of what is named:
+    `GroundingMetrics.rows` has, for each camera and map, over the scenes with at least `LEAST_PX` pixels of the named object:
 
-    - ``attribution_lift``, ``attribution_share``: see the functions; ``pixel_share`` is what an even map would have.
-    - ``pointing_game``: share of scenes whose maximum is within `tolerance_px` of it; ``pointing_game_exact``: on it.
-    - ``pointing_game_told_otherwise``: the same thing, in the same picture, when told of another: what the words do not decide.
+    - ``attribution_lift``, ``attribution_share``: see the functions; ``pixel_share`` is the share of a uniform map.
+    - ``pointing_game``: fraction of scenes whose maximum is within `tolerance_px` of the object; ``pointing_game_exact``: on it.
+    - ``pointing_game_other_instruction``: the same for the same object and image under an instruction that names another
+      object. It measures the part that the instruction does not determine.
 
-    In `Looked.causal`: how much the chunk changes when the named object is painted over with the table around it
-    (``change_named``), or another object, of the same number of pixels (``change_other``); ``causal_occlusion`` is their ratio,
-    ``named_matters_more`` the share of scenes in which the named one's change is greater.
+    `GroundingMetrics.causal` measures the change of the chunk when an object is painted over with the surrounding table:
+    ``change_named`` for the named object, ``change_other`` for another object with the same number of pixels.
+    ``causal_occlusion`` is their ratio. ``named_matters_more`` is the fraction of scenes in which the first is larger.
 
-    Raises `ConfigError` for an env that does not know what each pixel shows.
+    Raises `ConfigError` for an env without segmentation.
     """
     if not isinstance(env, Segmented):
-        raise ConfigError("where a policy looks is measured in an env with segmentation masks, such as tabletop-starter")
+        raise ConfigError("grounding metrics need an env with segmentation masks, such as tabletop-starter")
     plan = ((env.tasks[i % len(env.tasks)], i // len(env.tasks)) for i in range(scenes))
-    glances = [_glance(policy, env, task, index, seed, tolerance_px) for task, index in plan]
+    measured = [_measure_scene(policy, env, task, index, seed, tolerance_px) for task, index in plan]
     rows: dict[str, dict[str, list[float]]] = {}
-    for glance in glances:
-        for name, row in glance.rows.items():
+    for scene in measured:
+        for name, row in scene.rows.items():
             for key, value in row.items():
                 rows.setdefault(name, {}).setdefault(key, []).append(value)
     first = f"{policy.spec.camera_names[0]} target"
     tasks = {
-        task: [bool(g.rows[first]["pointing_game"]) for g in glances if g.task == task and first in g.rows] for task in env.tasks
+        task: [bool(s.rows[first]["pointing_game"]) for s in measured if s.task == task and first in s.rows] for task in env.tasks
     }
-    changes = [g.changes for g in glances if g.changes is not None]
+    changes = [s.changes for s in measured if s.changes is not None]
     causal = {
         "causal_occlusion": paired_ratio(changes),
         "change_named": mean([named for named, _ in changes]),
         "change_other": mean([other for _, other in changes]),
         "named_matters_more": proportion([named > other for named, other in changes]),
     }
-    areas = [g.painted_px for g in glances if g.changes is not None]
-    return Looked(
+    areas = [s.painted_px for s in measured if s.changes is not None]
+    return GroundingMetrics(
         scenes,
         seed,
         tolerance_px,
@@ -267,8 +270,8 @@ def _estimate(key: str, values: Sequence[float]) -> Estimate:
 
 
 @dataclass(frozen=True)
-class _Glance:
-    """One scene: figures by "camera map"; the chunk's changes (named, other) and the pixels painted for each."""
+class _SceneMetrics:
+    """One scene: metrics by "camera map", the changes of the chunk (named, other), and the pixels painted for each."""
 
     task: str
     rows: Mapping[str, Mapping[str, float]]
@@ -276,37 +279,37 @@ class _Glance:
     painted_px: tuple[int, int]
 
 
-def _glance(policy: Policy, env: SegmentedEnv, task: str, index: int, seed: int, tolerance_px: float) -> _Glance:
+def _measure_scene(policy: Policy, env: SegmentedEnv, task: str, index: int, seed: int, tolerance_px: float) -> _SceneMetrics:
     request = EpisodeRequest(task=task, index=index)
     _, other = env.reset(seed=seed, options=request_options(dataclasses.replace(request, goal=1)))
     record, info = env.reset(seed=seed, options=request_options(request))
     observation, shown = observation_from_env(record), env.segmentation()
     cameras = [camera for camera in policy.spec.camera_names if camera in observation.images]
     covers = _covers(shown, cameras, info)
-    asked = [observation, dataclasses.replace(observation, instruction=other["instruction"])]
+    queries = [observation, dataclasses.replace(observation, instruction=other["instruction"])]
     for cover in covers or ():
         images = {c: painted(observation.images[c], cover[c], shown.mask(c, TABLE)) for c in cameras}
-        asked.append(dataclasses.replace(observation, images={**observation.images, **images}))
-    told, otherwise, *hidden = policy.predict(asked)
+        queries.append(dataclasses.replace(observation, images={**observation.images, **images}))
+    given, other_given, *occluded = policy.predict(queries)
     rows: dict[str, dict[str, float]] = {}
-    for name, thing in (("target", info["target_object"]), ("receptacle", info["goal"].get("receptacle"))):
+    for name, target in (("target", info["target_object"]), ("receptacle", info["goal"].get("receptacle"))):
         for camera in cameras:
-            heat, elsewhere = heat_of(told, camera, name), heat_of(otherwise, camera, name)
-            if heat is None or elsewhere is None or thing not in shown.names:
+            heat, other_heat = heat_of(given, camera, name), heat_of(other_given, camera, name)
+            if heat is None or other_heat is None or target not in shown.names:
                 continue
-            mask = shown.mask(camera, thing)
+            mask = shown.mask(camera, target)
             if mask.sum() >= LEAST_PX:
-                row = rows[f"{camera} {name}"] = _figures(heat, mask, tolerance_px)
-                if name == "target" and other["target_object"] not in (None, thing):
-                    row["pointing_game_told_otherwise"] = points_at(elsewhere, mask, tolerance_px)
+                row = rows[f"{camera} {name}"] = _map_metrics(heat, mask, tolerance_px)
+                if name == "target" and other["target_object"] not in (None, target):
+                    row["pointing_game_other_instruction"] = points_at(other_heat, mask, tolerance_px)
     if covers is None:
-        return _Glance(task, rows, None, (0, 0))
-    changed, other_changed = (change(told.values, chunk.values, policy.spec) for chunk in hidden)
+        return _SceneMetrics(task, rows, None, (0, 0))
+    changed, other_changed = (change(given.values, chunk.values, policy.spec) for chunk in occluded)
     area, other_area = (sum(int(cover[c].sum()) for c in cameras) for cover in covers)
-    return _Glance(task, rows, (changed, other_changed), (area, other_area))
+    return _SceneMetrics(task, rows, (changed, other_changed), (area, other_area))
 
 
-def _figures(heat: FloatArray, mask: Mask, tolerance_px: float) -> dict[str, float]:
+def _map_metrics(heat: FloatArray, mask: Mask, tolerance_px: float) -> dict[str, float]:
     return {
         "attribution_lift": attribution_lift(heat, mask),
         "attribution_share": attribution_share(heat, mask),
@@ -317,9 +320,9 @@ def _figures(heat: FloatArray, mask: Mask, tolerance_px: float) -> dict[str, flo
 
 
 def _covers(shown: Segmentation, cameras: Sequence[str], info: Mapping[str, Any]) -> list[dict[str, Mask]] | None:
-    """What to paint over, by camera: the named object, and that other object which needs the most nearly equal area.
+    """The pixels to paint, by camera: of the named object, and of the other object with the most similar area.
 
-    None where nothing is named or seen, or no other object is alike in size. What the goal speaks of is no other object.
+    None if no object is named or visible, or no other object has a similar size. Objects of the goal are not candidates.
     """
     named = info["target_object"]
     if named not in shown.names:
@@ -331,17 +334,17 @@ def _covers(shown: Segmentation, cameras: Sequence[str], info: Mapping[str, Any]
             continue
         pair = _alike(shown, cameras, named, name)
         sizes = [sum(int(cover[c].sum()) for c in cameras) for cover in pair]
-        seen = min(sum(int(shown.mask(c, thing).sum()) for c in cameras) for thing in (named, name))
-        if seen >= LEAST_PX and max(sizes) <= ALIKE * min(sizes):
+        visible = min(sum(int(shown.mask(c, each).sum()) for c in cameras) for each in (named, name))
+        if visible >= LEAST_PX and max(sizes) <= ALIKE * min(sizes):
             found.append((max(sizes) / min(sizes), pair))
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _alike(shown: Segmentation, cameras: Sequence[str], *things: str) -> list[dict[str, Mask]]:
-    """The things' pixels with their edges, grown over the table to one count in every camera that shows them all."""
-    covers: list[dict[str, Mask]] = [{} for _ in things]
+def _alike(shown: Segmentation, cameras: Sequence[str], *objects: str) -> list[dict[str, Mask]]:
+    """The objects' pixels with their margins, grown over the table to equal counts in every camera that shows them all."""
+    covers: list[dict[str, Mask]] = [{} for _ in objects]
     for camera in cameras:
-        table, own = shown.mask(camera, TABLE), [shown.mask(camera, thing) for thing in things]
+        table, own = shown.mask(camera, TABLE), [shown.mask(camera, name) for name in objects]
         edged = [_edged(mask, table) for mask in own]
         count = max(int(mask.sum()) for mask in edged)
         for cover, mask in zip(covers, edged, strict=True):

@@ -1,1 +1,1 @@
-"""What is measured, and how."""
+"""The evaluation protocol: conditions, metrics, intervals, and the run."""

@@ -1,4 +1,4 @@
-"""Which episodes an evaluation plays: conditions on one balanced set of scenes, and the baselines beside them."""
+"""The episodes of an evaluation: conditions on one balanced set of scenes, and baselines on the same scenes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AXES = (
     "positions", "lighting", "appearance", "camera", "distractors", "robot_start", "sensor_noise", "dynamics", "camera_dropout",
 )  # fmt: skip
 ALL = "all"  # axes at once
-# Of the modes that are not about plain words.
+# The wording of each mode that differs from the canonical one.
 WORDINGS = {"paraphrase": "unseen", "longer": "longer", "blank": "blank", "image": "image"}
 WORDLESS = ("blank", "image")
 AROUND_CANONICAL = ("paraphrase", "composition", "counterfactual", "blank")
@@ -25,34 +25,34 @@ BASELINES = ("random", "expert", "blind")
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to measure.
+    """Settings of an evaluation.
 
     Args:
         suite: name of an env.
-        episodes: scenes of the main condition; tasks take turns, so every task gets its share.
-        seed: another seed is another set of scenes.
-        mode: the main condition, which `success_rate` is about; one of `MODES`.
-        axes: randomization axis to strength 1–3, in the main condition.
-        templates: verb to templates that replace the grammar's words, e.g. ``{"pick": ["grab the {object}"]}``.
+        episodes: number of scenes of the main condition; tasks alternate, so that every task has an equal share.
+        seed: of the scenes; another seed gives another set.
+        mode: the main condition, to which `success_rate` refers; one of `MODES`.
+        axes: strength 1–3 of each randomization axis in the main condition.
+        templates: templates by verb that replace the grammar's wording, e.g. ``{"pick": ["grab the {object}"]}``.
         conditions: further conditions: modes, ``"axis:NAME:STRENGTH"``, or several axes at once, ``"axes:NAME+NAME:STRENGTH"``
-            and ``"axes:all:STRENGTH"``. None chooses: around a plain canonical run the
-            four others, beside a run with axes the canonical one, else none.
-        side_episodes: scenes of each further condition and of the random and the blind baseline; None: half of `episodes`, at
-            least 100 where there are as many.
-        goals: feasible instructions tried from each initial state in the counterfactual condition.
-        baselines: whether random, expert and language-blind agents are played beside the policy.
-        execute: actions carried out per predicted chunk.
-        sample: actions are drawn from the distribution of the policy's head, as a function of (seed, episode, step); otherwise
-            the most likely ones are executed.
-        decay: not None: temporal ensembling with this decay instead of chunk execution.
-        align: not None: pictures are moved so that their middle color is this, by camera (`verbot.agents.ColorAlignmentAgent`).
-        videos: episodes filmed for the report; 0 films none.
-        latency_calls: single predictions that are timed.
-        workers: processes; 0 chooses one per core.
-        slots: episodes that one worker plays at once, with batched predictions.
+            and ``"axes:all:STRENGTH"``. If None: the four other modes for a canonical run without axes, the canonical mode for a
+            run with axes, otherwise none.
+        side_episodes: number of scenes of each further condition and of the random and blind baselines. If None: half of
+            `episodes`, but at least 100 if there are as many.
+        goals: number of feasible instructions from each initial state in the counterfactual condition.
+        baselines: whether to evaluate the random, expert and language-blind agents too.
+        execute: number of actions executed per predicted chunk.
+        sample: draw actions from the distribution of the policy's head, as a function of (seed, episode, step). If False, the
+            most likely ones are executed.
+        decay: decay of temporal ensembling, which replaces chunk execution; None disables it.
+        align: target channel median of each camera for color alignment (`verbot.agents.ColorAlignmentAgent`); None disables it.
+        videos: number of episodes recorded for the report.
+        latency_calls: number of single predictions that are timed.
+        workers: number of processes; 0 takes one per core.
+        slots: number of episodes that one worker plays at once, with batched predictions.
         options: passed to the env's factory.
-        tasks: play these of the env's tasks alone, in scenes that admit goals of all of them; None plays all. (Its option
-            ``tasks`` leaves the env no others.)
+        tasks: play only these of the env's tasks, in scenes that admit goals of all its tasks; None plays all. In contrast, the
+            env's option ``tasks`` removes the others from the env.
     """
 
     suite: str = "tabletop-starter"
@@ -89,11 +89,11 @@ class EvaluationConfig:
     @property
     def main(self) -> str:
         """The main condition's name."""
-        return self.mode + told_axes(self.axes)
+        return self.mode + axes_suffix(self.axes)
 
     @property
     def further(self) -> tuple[str, ...]:
-        """The other conditions' names."""
+        """The names of the further conditions."""
         if self.conditions is not None:
             return tuple(name for name in self.conditions if name != self.main)
         if self.main == "canonical" and self.templates is None:
@@ -102,7 +102,7 @@ class EvaluationConfig:
 
     @property
     def side(self) -> int:
-        """Scenes of each further condition."""
+        """The number of scenes of each further condition."""
         wanted = max(self.episodes // 2, 100) if self.side_episodes is None else self.side_episodes
         return min(wanted, self.episodes)
 
@@ -112,30 +112,30 @@ class Plan:
     """Every episode of an evaluation.
 
     Args:
-        conditions: condition name to the policy's episodes, the main one first. One episode may serve several conditions.
-        baselines: agent to its episodes, all of them scenes of the main condition.
+        conditions: the policy's episodes by condition, the main one first. One episode may belong to several conditions.
+        baselines: the episodes of each baseline agent, on scenes of the main condition.
     """
 
     conditions: Mapping[str, tuple[Job, ...]]
     baselines: Mapping[str, tuple[Job, ...]]
 
     def jobs(self) -> list[Job]:
-        """Each episode once; those that tend to last longest first, so that no worker is left alone with them."""
-        patient = [job for name in ("random", "blind") for job in self.baselines.get(name, ())]
+        """Each episode once. Agents with the longest episodes come first, so that workers finish at the same time."""
+        slow = [job for name in ("random", "blind") for job in self.baselines.get(name, ())]
         policy = [job for jobs in reversed(list(self.conditions.values())) for job in jobs]
-        return list({job.key: job for job in [*patient, *policy, *self.baselines.get("expert", ())]}.values())
+        return list({job.key: job for job in [*slow, *policy, *self.baselines.get("expert", ())]}.values())
 
 
 def make_plan(
     config: EvaluationConfig, tasks: tuple[str, ...], agent: str = "policy", compositional: tuple[str, ...] | None = None
 ) -> Plan:
-    """The episodes that `config` asks for on the tasks of its suite.
+    """The episodes of `config` on the tasks of its suite.
 
     Args:
-        agent: that is tested: ``"policy"``, or a scripted one, which has no language-blind copy.
-        compositional: the tasks that have combinations never demonstrated, which alone can be asked for them; None: all.
+        agent: the evaluated agent: ``"policy"``, or a scripted one, which has no language-blind baseline.
+        compositional: the tasks with undemonstrated combinations, to which the composition condition is limited; all if None.
 
-    Raises `UnknownNameError` for a task of `config` that is none of `tasks`.
+    Raises `UnknownNameError` for a task of `config` that is not in `tasks`.
     """
     for name in config.tasks or ():
         if name not in tasks:
@@ -161,12 +161,12 @@ def make_plan(
 
 
 def blinded(job: Job) -> Job:
-    """The same scene and goal, played by the policy without a word: what its language-blind copy does."""
+    """The same scene and goal with an empty instruction, for the language-blind baseline."""
     return dataclasses.replace(job, request=dataclasses.replace(job.request, wording="blank", text=None, templates=None))
 
 
 def condition_axes(name: str) -> dict[str, int]:
-    """The randomization of the condition called `name`; raises `ConfigError` where there is no such condition.
+    """The randomization axes of the condition called `name`. Raises `ConfigError` if there is no such condition.
 
     Example:
         >>> condition_axes("axis:lighting:2"), condition_axes("axes:camera+lighting:1"), condition_axes("paraphrase")
@@ -183,11 +183,11 @@ def condition_axes(name: str) -> dict[str, int]:
     return {axis: int(strength) for axis in names}
 
 
-def told_axes(axes: Mapping[str, int]) -> str:
-    """What a condition's name says of its randomization, after a space; nothing for the nominal world.
+def axes_suffix(axes: Mapping[str, int]) -> str:
+    """The suffix of a condition's name for its randomization axes; empty without randomization.
 
     Example:
-        >>> told_axes({"camera": 2, "lighting": 0}), told_axes(dict.fromkeys(AXES, 3))
+        >>> axes_suffix({"camera": 2, "lighting": 0}), axes_suffix(dict.fromkeys(AXES, 3))
         (' camera:2', ' all:3')
     """
     changed = {axis: strength for axis, strength in sorted(axes.items()) if strength}
@@ -200,7 +200,7 @@ def _jobs(
     config: EvaluationConfig, tasks: tuple[str, ...], agent: str, mode: str, axes: Mapping[str, int], count: int
 ) -> tuple[Job, ...]:
     if not tasks:
-        raise ConfigError(f"none of the tasks played can be asked for the condition {mode!r}: leave it out of conditions")
+        raise ConfigError(f"no task supports the condition {mode!r}: remove it from conditions")
     jobs = []
     for number in range(count):
         request = EpisodeRequest(

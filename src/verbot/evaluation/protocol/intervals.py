@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals and the exact paired test. Closed forms where they exist, else a seeded bootstrap."""
+"""95 % confidence intervals and the exact paired test. Closed forms if they exist, otherwise a seeded bootstrap."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval. All three are None where nothing was measured (`n` is 0 or a ratio has no base).
+    """A value with its 95 % interval. All three are None if nothing was measured (`n` is 0, or a ratio's base is 0).
 
     Args:
-        n: what was counted: episodes, initial states or predictions, as the metric's definition says.
+        n: number of episodes, initial states or predictions, as stated by the metric's definition.
     """
 
     value: float | None
@@ -27,7 +27,7 @@ class Estimate:
     n: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers; a limit at infinity is None, which JSON can hold."""
+        """Plain numbers; an infinite limit becomes None, because JSON has no infinity."""
         high = None if self.high is None or math.isinf(self.high) else self.high
         return {"value": self.value, "low": self.low, "high": high, "n": self.n}
 
@@ -62,7 +62,7 @@ def proportion(outcomes: Sequence[bool]) -> Estimate:
 
 
 def correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """The phi coefficient of paired yes-no outcomes; 0 where one side never varies."""
+    """The phi coefficient of paired binary outcomes; 0 if one of them is constant."""
     if not pairs:
         return 0.0
     a, b = np.array(pairs, dtype=float).T
@@ -71,13 +71,13 @@ def correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
 
 
 def ratio(top: Estimate, bottom: Estimate, rho: float = 0.0) -> Estimate:
-    """`top` / `bottom` of two proportions, by the method of variance estimates recovery (MOVER-R).
+    """The ratio `top` / `bottom` of two proportions, by the method of variance estimates recovery (MOVER-R).
 
-    Solves Fieller's quadratic with the distances to each proportion's own Wilson limits in place of standard errors
-    (Donner & Zou 2012; Newcombe 2016), so it does not collapse when both are 100 %.
+    It solves Fieller's quadratic with the distances to each proportion's Wilson limits in place of standard errors (Donner & Zou
+    2012; Newcombe 2016). The interval therefore does not vanish when both are 100 %.
 
     Args:
-        rho: the correlation of the two where they were measured on the same scenes, see `correlation`.
+        rho: the correlation of the two if they were measured on the same scenes; see `correlation`.
     """
     if not top.n or not bottom.value:
         return Estimate(None, None, None, top.n)
@@ -90,7 +90,7 @@ def ratio(top: Estimate, bottom: Estimate, rho: float = 0.0) -> Estimate:
 
 
 def _root(a: float, c: float, limit: float, q: float, sign: int) -> float:
-    """A root of b·x² − 2a·x + c = 0 with b = limit·(2q − limit); infinite where the base's limit reaches zero."""
+    """A root of b·x² − 2a·x + c = 0 with b = limit·(2q − limit); infinite if the base's limit reaches zero."""
     b = limit * (2 * q - limit)
     root = math.sqrt(max(0.0, a * a - b * c))
     if sign < 0:
@@ -99,7 +99,7 @@ def _root(a: float, c: float, limit: float, q: float, sign: int) -> float:
 
 
 def difference(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
-    """P(first) − P(second) on paired episodes: Newcombe's square-and-add interval, the pairs' correlation in it (1998)."""
+    """P(first) − P(second) on paired episodes, with Newcombe's square-and-add interval for correlated pairs (1998)."""
     if not pairs:
         return NOTHING
     a, b = proportion([x for x, _ in pairs]), proportion([y for _, y in pairs])
@@ -132,7 +132,7 @@ def quantile(values: Sequence[float], q: float) -> Estimate:
 
 
 def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """Two-sided p of McNemar's exact test: could the pairs that differ have fallen either way alike?
+    """Two-sided p-value of McNemar's exact test, that discordant pairs are equally likely in both directions.
 
     Example:
         >>> round(mcnemar([(True, False)] * 9 + [(False, True)] * 1), 4)

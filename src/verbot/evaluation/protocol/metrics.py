@@ -1,11 +1,11 @@
-"""The measures, each with its definition, its n and its 95 % interval. Errors are in none of them; they are counted apart."""
+"""The metrics, each with its definition, its n and its 95 % interval. Errors are in no metric; they are counted separately."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from verbot.evaluation.protocol.conditions import ALL, told_axes
+from verbot.evaluation.protocol.conditions import ALL, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, correlation, mean, proportion, quantile, ratio
 from verbot.rollout.results import EpisodeResult
 
@@ -14,25 +14,25 @@ Scene = tuple[str, int, int]  # task, index, goal index
 
 
 def success_rate(results: Results) -> Estimate:
-    """P(success): the goal held for as long as the task asks, within the time limit. n: episodes. Wilson."""
+    """P(success): the goal is held for the time that the task requires, within the time limit. n: episodes. Wilson."""
     return proportion([r.success for r in _valid(results)])
 
 
 def engagement_rate(results: Results) -> Estimate:
-    """P(any object was engaged), where an object is named. n: episodes. Wilson."""
+    """P(any object was touched), if the instruction names an object. n: episodes. Wilson."""
     return proportion([r.first_contact is not None for r in _naming(results)])
 
 
 def language_following(results: Results) -> Estimate:
-    """P(first engaged object is the named one). n: episodes in which some object was engaged. Wilson.
+    """P(the first touched object is the named one). n: episodes in which some object was touched. Wilson.
 
-    Read it beside `engagement_rate`: who never touches anything follows nothing, and is not counted here.
+    Read it together with `engagement_rate`, because episodes without any contact are not counted here.
     """
     return proportion([r.first_contact == r.target_object for r in _naming(results) if r.first_contact is not None])
 
 
 def execution_accuracy(results: Results) -> Estimate:
-    """P(success | the named object was engaged). n: episodes whose first engaged object is the named one. Wilson."""
+    """P(success | the first touched object is the named one). n: episodes with that first contact. Wilson."""
     return proportion([r.success for r in _naming(results) if r.first_contact == r.target_object])
 
 
@@ -49,8 +49,8 @@ def strict_counterfactual(results: Results) -> Estimate:
 def retention(condition: Results, reference: Results) -> Estimate:
     """P(success under a condition) / P(success under the reference). n: episodes under the condition.
 
-    Where both played the same scenes, only those scenes count and the interval uses their correlation; else (other
-    compositions are other scenes) all episodes count. MOVER-R interval, see `intervals.ratio`.
+    If both have common scenes, only those count and the interval uses their correlation. Otherwise all episodes count, e.g. for
+    compositions, whose scenes differ. MOVER-R interval, see `intervals.ratio`.
     """
     pairs = paired(condition, reference)
     if pairs:
@@ -60,7 +60,7 @@ def retention(condition: Results, reference: Results) -> Estimate:
 
 
 def unpaired_retention(condition: Results, reference: Results) -> Estimate:
-    """`retention` where equal scene numbers are not the same scene; the reference on the tasks of the condition."""
+    """`retention` if equal scene numbers are different scenes. The reference is limited to the tasks of the condition."""
     tasks = {result.task for result in condition}
     return ratio(success_rate(condition), success_rate([result for result in reference if result.task in tasks]))
 
@@ -81,7 +81,7 @@ def spl(results: Results, expert: Results) -> Estimate:
 
 
 def final_error_m(results: Results) -> Estimate:
-    """Mean distance in meters of what the task moves from where it should be, at the end. n: episodes. Bootstrap."""
+    """Mean distance in meters between the moved object and its goal position at the end. n: episodes. Bootstrap."""
     return mean([r.final_error_m for r in _valid(results) if r.final_error_m is not None])
 
 
@@ -103,10 +103,10 @@ def agent_metrics(results: Results) -> dict[str, Estimate]:
 
 
 def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[str, Estimate]:
-    """All measures of a policy that its conditions allow.
+    """All metrics of a policy that its conditions allow.
 
     Args:
-        conditions: condition name to results, the main one first.
+        conditions: results by condition, the main one first.
         expert: the expert on the main condition's scenes.
     """
     main = next(iter(conditions.values()))
@@ -131,9 +131,9 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
 
 
 def axis_retentions(conditions: Mapping[str, Results], reference: Results) -> dict[str, Estimate]:
-    """``retention_AXIS`` of each randomization axis; ``retention_AXIS_STRENGTH`` where it was measured at several.
+    """``retention_AXIS`` of each randomization axis, or ``retention_AXIS_STRENGTH`` if there are several strengths.
 
-    Of all axes at once it is ``retention_all``.
+    ``retention_all`` is that of all axes at once.
     """
     found = {pair: results for name, results in conditions.items() for pair in _varied(name, results)}
     several = Counter(axis for axis, _ in found)
@@ -144,7 +144,7 @@ def axis_retentions(conditions: Mapping[str, Results], reference: Results) -> di
 
 
 def by_task(results: Results) -> dict[str, Estimate]:
-    """`success_rate` of each task, in the order in which they come."""
+    """`success_rate` of each task, in order of appearance."""
     groups: dict[str, list[EpisodeResult]] = defaultdict(list)
     for result in results:
         groups[result.task].append(result)
@@ -158,10 +158,10 @@ def paired(first: Results, second: Results) -> list[tuple[bool, bool]]:
 
 
 def _varied(condition: str, results: Results) -> list[tuple[str, int]]:
-    """The one (axis, strength), or ("all", strength), that a condition varies; empty where it varies none or several."""
+    """The (axis, strength), or ("all", strength), that a condition varies; empty if it varies none or several."""
     axes = {(axis, strength) for r in results for axis, strength in r.axes.items() if strength}
-    if results and (told := told_axes(results[0].axes).strip()).startswith(f"{ALL}:"):
-        axes = {(ALL, int(told.partition(":")[2]))}
+    if results and (suffix := axes_suffix(results[0].axes).strip()).startswith(f"{ALL}:"):
+        axes = {(ALL, int(suffix.partition(":")[2]))}
         condition = condition.replace("axes:", "axis:", 1)
     return list(axes) if len(axes) == 1 and condition.startswith(("axis:", "canonical ")) else []
 
@@ -175,7 +175,7 @@ def _naming(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
 
 
 def _states(results: Iterable[EpisodeResult]) -> list[list[EpisodeResult]]:
-    """Episodes by initial state; a state with an error, or of one goal only, is left out."""
+    """Episodes by initial state, without states with an error and states with only one goal."""
     states: dict[tuple[str, int], list[EpisodeResult]] = defaultdict(list)
     for result in results:
         states[result.task, result.index].append(result)

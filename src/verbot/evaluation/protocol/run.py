@@ -1,7 +1,8 @@
-"""An evaluation from beginning to end: plan, play, measure, report."""
+"""Runs an evaluation: plan, play, measure, report."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -32,7 +33,15 @@ from verbot.rollout.vector import EnvFactories, MakeEnv
 
 @dataclass(frozen=True)
 class Played:
-    """What the workers brought back: results by key, seconds of single predictions, videos beside their clips."""
+    """The output of the workers.
+
+    Args:
+        results: of the episodes, by key.
+        latencies: of single predictions, in seconds.
+        videos: the mp4 of each clip.
+        seconds: wall-clock time of the episodes.
+        count: number of episodes played in this call.
+    """
 
     results: Mapping[str, EpisodeResult]
     latencies: Sequence[float]
@@ -42,7 +51,7 @@ class Played:
 
 
 def make_suite(name: str, **options: Any) -> TaskEnv:
-    """`verbot.envs.make_env`; the simulator loads when it is called."""
+    """`verbot.envs.make_env`, imported at the call, because it loads the simulator."""
     from verbot.envs import make_env
 
     return make_env(name, **options)
@@ -58,20 +67,22 @@ def run(
     progress: bool = True,
     cluster: str | None = None,
 ) -> Summary:
-    """Measure `policy` as `config` says and write ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
+    """Evaluate `policy` with `config`; write ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
     Args:
-        policy: how workers get the policy, or ``"random"`` or ``"expert"``.
-        make: makes an env from the suite's name and the config's options; must survive pickling.
-        command: what a person typed, for the report.
-        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) in place of worker processes; results are the same.
+        policy: the source from which workers load the policy, or ``"random"`` or ``"expert"``.
+        make: makes an env from the suite's name and the config's options; must be picklable.
+        command: the command line, for the report.
+        cluster: the cluster that plays the episodes (``"ray"``, ``"ray:ADDRESS"``) instead of local processes. The results are
+            the same.
 
     Raises:
-        ConfigError: when `out` holds results of another policy or of other settings.
+        ConfigError: `out` holds results of another policy or of other settings.
     """
     name = policy if isinstance(policy, str) else policy.name
     if isinstance(policy, str) and policy not in SCRIPTED:
         raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+    config = _fitted(config, policy, make)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, policy, config)
     factory = functools.partial(make, config.suite, **config.options)
@@ -87,15 +98,25 @@ def run(
     return summary
 
 
+def _fitted(config: EvaluationConfig, policy: PolicySource | str, make: MakeEnv) -> EvaluationConfig:
+    """`config` with the size of pictures that the policy was trained on, unless it says one."""
+    if isinstance(policy, str) or policy.spec is None or "image_size" in config.options:
+        return config
+    from verbot.envs.fitting import fitting_options
+
+    fitting = fitting_options(functools.partial(make, config.suite, **config.options), policy.spec)
+    return dataclasses.replace(config, options={**config.options, **fitting})
+
+
 def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, out: Path, command: str | None) -> Summary:
-    """The figures of all results that the plan asks for."""
+    """The summary of all results in the plan."""
     found = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.conditions.items()}
-    beside = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.baselines.items()}
+    baselines = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.baselines.items()}
     main = found[config.main]
     faults = [played.results[job.key] for job in plan.jobs() if played.results[job.key].outcome == "error"]
-    measured = metrics.policy_metrics(found, beside.get("expert", ())) | metrics.latency(played.latencies)
+    measured = metrics.policy_metrics(found, baselines.get("expert", ())) | metrics.latency(played.latencies)
     comparisons = {}
-    for agent, results in beside.items():
+    for agent, results in baselines.items():
         pairs = metrics.paired(main, results)
         comparisons[agent] = {"difference": difference(pairs), "p": mcnemar(pairs)}
     return Summary(
@@ -106,7 +127,7 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
         seed=config.seed,
         metrics=measured,
         conditions={key: metrics.success_rate(results) for key, results in found.items()},
-        baselines={agent: metrics.agent_metrics(results) for agent, results in beside.items()},
+        baselines={agent: metrics.agent_metrics(results) for agent, results in baselines.items()},
         comparisons=comparisons,
         by_task=metrics.by_task(main),
         errors=len(faults),
@@ -120,7 +141,7 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
 
 
 def _play(plan: Plan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
-    """Play what ``results.jsonl`` lacks; episodes that were errors are tried again."""
+    """Play the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
     jobs, started = plan.jobs(), time.monotonic()
     with Journal(out / "results.jsonl") as journal:
         waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
@@ -162,7 +183,7 @@ def _aligned(make: Callable[[Policy], ChunkedAgent], colors: Mapping[str, Sequen
 
 
 def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> None:
-    """Write what shapes every episode into ``run.json``, or check that an earlier run there was of the same shape."""
+    """Write the settings of every episode into ``run.json``, or check that an earlier run there had the same settings."""
     shape: dict[str, Any] = {
         "policy": policy if isinstance(policy, str) else policy.name,
         "identity": policy if isinstance(policy, str) else policy.identity,

@@ -1,1 +1,1 @@
-"""Pages, plots and texts of an evaluation."""
+"""Pages, plots and texts that report an evaluation."""

@@ -1,4 +1,4 @@
-"""Which episodes a person should see: successes of every task, the failures, and one scene told different things."""
+"""Selects the episodes whose videos a report shows: successes, failures, and scenes with several instructions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 from verbot.rollout.results import EpisodeResult, Job
 
-Room = Literal["successes", "failures", "counterfactual"]
+Section = Literal["successes", "failures", "counterfactual"]
 
 
 @dataclass(frozen=True)
 class VideoClip:
-    """An episode to film, and the part of the report it belongs to."""
+    """An episode to record, and the section of the report that shows it."""
 
-    room: Room
+    section: Section
     job: Job
     result: EpisodeResult
 
@@ -24,22 +24,22 @@ class VideoClip:
 def choose(
     main: Sequence[tuple[Job, EpisodeResult]], counterfactual: Sequence[tuple[Job, EpisodeResult]], count: int
 ) -> list[VideoClip]:
-    """About `count` exhibits: a third each of successes, failures and counterfactual scenes; tasks take turns.
+    """Select about `count` clips: a third each of successes, failures and counterfactual scenes; tasks alternate.
 
-    Successes fill up what there are too few failures for. Nothing is chosen by how it looks: the first ones are taken.
+    If there are too few failures, successes take their places. The selection is not by appearance: the first ones are taken.
     """
-    told = _told_apart(counterfactual, count // 3)
-    failures = _turns([(j, r) for j, r in main if r.outcome == "failure"])[: count // 3]
-    room = max(0, count - len(failures) - len(told))
-    successes = _turns([(j, r) for j, r in main if r.outcome == "success"])[:room]
+    scenes = _whole_scenes(counterfactual, count // 3)
+    failures = _alternating([(j, r) for j, r in main if r.outcome == "failure"])[: count // 3]
+    left = max(0, count - len(failures) - len(scenes))
+    successes = _alternating([(j, r) for j, r in main if r.outcome == "success"])[:left]
     return [
         *(VideoClip("successes", job, result) for job, result in successes),
         *(VideoClip("failures", job, result) for job, result in failures),
-        *(VideoClip("counterfactual", job, result) for job, result in told),
+        *(VideoClip("counterfactual", job, result) for job, result in scenes),
     ]
 
 
-def _turns(pairs: Sequence[tuple[Job, EpisodeResult]]) -> list[tuple[Job, EpisodeResult]]:
+def _alternating(pairs: Sequence[tuple[Job, EpisodeResult]]) -> list[tuple[Job, EpisodeResult]]:
     """The first of every task, then the second of every task, and so on."""
     groups: dict[str, list[tuple[Job, EpisodeResult]]] = defaultdict(list)
     for job, result in pairs:
@@ -48,8 +48,8 @@ def _turns(pairs: Sequence[tuple[Job, EpisodeResult]]) -> list[tuple[Job, Episod
     return [pair for _, pair in sorted(ranked, key=lambda item: item[0])]
 
 
-def _told_apart(pairs: Sequence[tuple[Job, EpisodeResult]], count: int) -> list[tuple[Job, EpisodeResult]]:
-    """Whole scenes with all their goals, about `count` episodes of them."""
+def _whole_scenes(pairs: Sequence[tuple[Job, EpisodeResult]], count: int) -> list[tuple[Job, EpisodeResult]]:
+    """Scenes with all their goals, at most `count` episodes in total. Scenes with an error are left out."""
     scenes: dict[tuple[str, int], list[tuple[Job, EpisodeResult]]] = defaultdict(list)
     for job, result in pairs:
         scenes[result.task, result.index].append((job, result))

@@ -1,4 +1,4 @@
-"""Maps over pictures: where it looked, and where a word draws the look to. Colors have one meaning everywhere."""
+"""Overlays heatmaps on images: the policy's attention, and the effect of a word on it. Colors have one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from verbot.spec import FloatArray, UInt8Array
 RGB = tuple[int, int, int]
 
 COLORS: dict[str, RGB] = {"target": (255, 38, 98), "receptacle": (0, 214, 255), "reference": (255, 214, 10)}
-MORE, LESS = (255, 120, 0), (60, 120, 255)  # a word draws the look to here, or away from here
-FULL = 64.0  # times what an even map has in each pixel: shown in full color
+MORE, LESS = (255, 120, 0), (60, 120, 255)  # the map has more, or less, here because of a word
+FULL = 64.0  # multiple of a uniform map's value that is shown in full color
 OPACITY = 0.85
-DIM, PALE = 0.75, 0.35  # what is left of a picture's brightness and color below the maps
-CAPTION = 18  # pixels of a line of words
+DIM, PALE = 0.75, 0.35  # factors of an image's brightness and saturation below the maps
+CAPTION = 18  # height of a line of text in pixels
 
 
 def overlay(image: UInt8Array, maps: Mapping[str, FloatArray], colors: Mapping[str, RGB] = COLORS) -> UInt8Array:
-    """`image` (h, w, 3), dimmed and grayed, with each map (h, w) in its color, as strong as its share there.
+    """`image` (h, w, 3), dimmed and desaturated, with each map (h, w) in its color, in proportion to its value.
 
     Args:
-        maps: name to non-negative map; one that sums to 1 is in full color where it has `FULL` times an even map's share.
+        maps: non-negative maps by name. A map that sums to 1 has full color where it is `FULL` times a uniform map.
     """
     color = image.astype(np.float32)
     out = DIM * (PALE * color + (1 - PALE) * color.mean(-1, keepdims=True))
@@ -36,32 +36,37 @@ def overlay(image: UInt8Array, maps: Mapping[str, FloatArray], colors: Mapping[s
     return np.rint(out).astype(np.uint8)
 
 
-def difference(image: UInt8Array, told: FloatArray, without: FloatArray) -> UInt8Array:
-    """`image` with what a word changes: `MORE` where the map (h, w) has more with the word, `LESS` where it has more without."""
-    gain = told - without
+def difference(image: UInt8Array, complete: FloatArray, without: FloatArray) -> UInt8Array:
+    """`image` with the effect of a word on a map (h, w): `MORE` where it is larger with the word, `LESS` where smaller.
+
+    Args:
+        complete: the map for the complete instruction.
+        without: the map for the instruction without the word.
+    """
+    gain = complete - without
     return overlay(image, {"more": gain.clip(0), "less": (-gain).clip(0)}, {"more": MORE, "less": LESS})
 
 
 def enlarged(image: UInt8Array, height: int) -> UInt8Array:
-    """`image` as large as fits whole pixels into `height`."""
+    """`image` enlarged by the largest whole factor that fits into `height` pixels."""
     times = max(1, height // image.shape[0])
     return image.repeat(times, 0).repeat(times, 1)
 
 
 def captioned(image: UInt8Array, words: str) -> UInt8Array:
-    """`image` with a line of words below."""
+    """`image` with a line of text below."""
     return np.concatenate([image, line(image.shape[1], words)])
 
 
 def line(width: int, words: str) -> UInt8Array:
-    """A strip of words; what is too long is cut."""
+    """A strip of text, cut at `width` pixels."""
     strip = Image.new("RGB", (width, CAPTION), BACKGROUND)
     ImageDraw.Draw(strip).text((3, 2), words, fill=INK, font=_font())
     return np.asarray(strip).copy()
 
 
 def sheet(rows: Sequence[Sequence[UInt8Array]]) -> UInt8Array:
-    """Pictures in rows, each row's side by side, on one dark sheet of even sides."""
+    """Images in rows on one dark sheet, whose sides are even numbers of pixels."""
     height = sum(max(p.shape[0] for p in row) + GAP for row in rows) + GAP
     width = max(sum(p.shape[1] + GAP for p in row) for row in rows) + GAP
     out = np.full((height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
@@ -87,7 +92,7 @@ def legend(width: int, marks: Mapping[str, RGB]) -> UInt8Array:
 
 
 def weights(width: int, words: Sequence[str], shares: Sequence[float]) -> UInt8Array:
-    """A strip of words, under each a bar as long as its share of the word's width (0 to 1); breaks lines."""
+    """A strip of words with a bar under each, whose length is its share (0 to 1) of the word's width; wraps lines."""
     lines: list[list[tuple[int, str, float]]] = [[]]
     left = 3
     for word, share in zip(words, shares, strict=True):

@@ -1,4 +1,4 @@
-"""``report.html``: one page without any external request, for a person who wants to know whether the robot obeys."""
+"""``report.html``: a self-contained page with the results of an evaluation; it makes no external request."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
-from verbot.evaluation.grounding.metrics import Looked
+from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.evaluation.grounding.page import figures
 from verbot.evaluation.protocol.intervals import Estimate
 from verbot.evaluation.report import text
-from verbot.evaluation.report.clips import Room, VideoClip
-from verbot.evaluation.report.plots import Bar, bars, interval, movie, percent, table
+from verbot.evaluation.report.clips import Section, VideoClip
+from verbot.evaluation.report.plots import Bar, bars, interval, percent, table, video
 from verbot.evaluation.report.summary import Summary, written
 from verbot.rollout.results import EpisodeResult
 
-Films = Sequence[tuple[VideoClip, bytes]]
+Videos = Sequence[tuple[VideoClip, bytes]]
 
 
-def write_report(summary: Summary, films: Films, path: Path) -> Path:
+def write_report(summary: Summary, videos: Videos, path: Path) -> Path:
     """Write the page.
 
     Args:
-        films: exhibits with their mp4, see `exhibits.choose`.
+        videos: clips with their mp4; see `verbot.evaluation.report.clips.choose`.
     """
     template = Template(files("verbot.evaluation.report").joinpath("page.html").read_text(encoding="utf-8"))
     success = summary.metrics["success_rate"]
@@ -36,35 +36,35 @@ def write_report(summary: Summary, films: Films, path: Path) -> Path:
         headline=html.escape(text.headline(success)),
         figure=_figure(success),
         range=html.escape(text.confidence(success)),
-        players=bars(_players(summary)),
+        agents=bars(_agents(summary)),
         alarm=_alarm(summary),
-        sections="\n".join([*_sections(summary, films), *_looked(summary, path.parent)]),
+        sections="\n".join([*_sections(summary, videos), *_grounding(summary, path.parent)]),
         footer=html.escape(f"verbot {summary.versions.get('verbot', '')}. Intervals are 95 %."),
     )
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _sections(summary: Summary, films: Films) -> Iterator[str]:
+def _sections(summary: Summary, videos: Videos) -> Iterator[str]:
     if cards := "".join(_card(name, summary.metrics[name]) for name in text.CARDS if name in summary.metrics):
-        yield _section("Does it listen?", text.LISTENING, f'<div class="cards">{cards}</div>')
-    if scenes := _scenes(films):
-        yield _section("One scene, told different things", text.SCENES, f'<div class="scenes">{scenes}</div>')
-    if done := _room(films, "successes"):
-        yield _section("At work", text.WORK, f'<div class="films">{done}</div>')
-    if failed := _room(films, "failures"):
-        yield _section("Where it fails", text.FAILURES, f'<div class="films">{failed}</div>')
+        yield _section("Language following", text.LISTENING, f'<div class="cards">{cards}</div>')
+    if scenes := _scenes(videos):
+        yield _section("One scene, different instructions", text.SCENES, f'<div class="scenes">{scenes}</div>')
+    if done := _clips(videos, "successes"):
+        yield _section("Successes", text.SUCCESSES, f'<div class="videos">{done}</div>')
+    if failed := _clips(videos, "failures"):
+        yield _section("Failures", text.FAILURES, f'<div class="videos">{failed}</div>')
     yield _section("By task and by condition", text.PLOTS, _plots(summary))
-    yield _section("All figures", text.FIGURES, _figures(summary) + _baselines(summary))
-    yield _section("To repeat it", text.REPEAT, _repeat(summary))
+    yield _section("All metrics", text.METRICS, _metrics(summary) + _baselines(summary))
+    yield _section("Reproduction", text.REPEAT, _repeat(summary))
 
 
-def _looked(summary: Summary, folder: Path) -> Iterator[str]:
-    """Where this policy looks, if `verbot look` has measured it into the same folder."""
+def _grounding(summary: Summary, folder: Path) -> Iterator[str]:
+    """The grounding metrics of this policy, if they were measured into the same folder (``looking.json``)."""
     path = folder / "looking.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if (record.get("policy"), record.get("suite")) == (summary.policy, summary.suite):
-        yield figures(Looked.from_json(record))
+        yield figures(GroundingMetrics.from_json(record))
 
 
 def _section(title: str, lead: str, body: str) -> str:
@@ -78,11 +78,11 @@ def _figure(success: Estimate) -> str:
     return f"{100 * success.value:.{digits}f}<small>%</small>"
 
 
-def _players(summary: Summary) -> Iterator[Bar]:
+def _agents(summary: Summary) -> Iterator[Bar]:
     yield Bar("this policy", summary.metrics["success_rate"])
-    for player in ("expert", "blind", "random"):
-        if player in summary.baselines:
-            yield Bar(text.PLAYERS[player], summary.baselines[player]["success_rate"], "other")
+    for agent in ("expert", "blind", "random"):
+        if agent in summary.baselines:
+            yield Bar(text.AGENTS[agent], summary.baselines[agent]["success_rate"], "other")
 
 
 def _alarm(summary: Summary) -> str:
@@ -99,18 +99,18 @@ def _card(name: str, estimate: Estimate) -> str:
     )
 
 
-def _scenes(films: Films) -> str:
-    told = [(exhibit.result, mp4) for exhibit, mp4 in films if exhibit.room == "counterfactual"]
-    scenes = groupby(told, key=lambda pair: (pair[0].task, pair[0].index))
-    return "".join(f'<div class="scene">{"".join(_movie(result, mp4) for result, mp4 in scene)}</div>' for _, scene in scenes)
+def _scenes(videos: Videos) -> str:
+    shown = [(clip.result, mp4) for clip, mp4 in videos if clip.section == "counterfactual"]
+    scenes = groupby(shown, key=lambda pair: (pair[0].task, pair[0].index))
+    return "".join(f'<div class="scene">{"".join(_video(result, mp4) for result, mp4 in scene)}</div>' for _, scene in scenes)
 
 
-def _room(films: Films, room: Room) -> str:
-    return "".join(_movie(exhibit.result, mp4) for exhibit, mp4 in films if exhibit.room == room)
+def _clips(videos: Videos, section: Section) -> str:
+    return "".join(_video(clip.result, mp4) for clip, mp4 in videos if clip.section == section)
 
 
-def _movie(result: EpisodeResult, mp4: bytes) -> str:
-    return movie(mp4, result.instruction or "(nothing said)", result.outcome, text.reason(result))
+def _video(result: EpisodeResult, mp4: bytes) -> str:
+    return video(mp4, result.instruction or "(no instruction)", result.outcome, text.reason(result))
 
 
 def _plots(summary: Summary) -> str:
@@ -119,23 +119,23 @@ def _plots(summary: Summary) -> str:
     return f'<div class="two"><div><h3>By task</h3>{tasks}</div><div><h3>By condition</h3>{conditions}</div></div>'
 
 
-def _figures(summary: Summary) -> str:
+def _metrics(summary: Summary) -> str:
     rows = (
         (f"<code>{name}</code>", html.escape(written(name, estimate)), str(estimate.n), html.escape(text.meaning(name)))
         for name, estimate in summary.metrics.items()
     )
-    return table(("measure", "value [95 % interval]", "n", "meaning"), rows, ("", "number", "number", "meaning"))
+    return table(("metric", "value [95 % interval]", "n", "definition"), rows, ("", "number", "number", "definition"))
 
 
 def _baselines(summary: Summary) -> str:
     if not summary.baselines:
         return ""
     rows = []
-    for player, found in summary.baselines.items():
-        versus = summary.comparisons[player]
+    for agent, found in summary.baselines.items():
+        versus = summary.comparisons[agent]
         cells = (written(name, found[name]) for name in ("success_rate", "language_following", "final_error_m"))
         advantage = f"{written('difference', versus['difference'])}, p {text.p_value(versus['p'])}"
-        rows.append((text.PLAYERS[player], *map(html.escape, (*cells, str(found["success_rate"].n), advantage))))
+        rows.append((text.AGENTS[agent], *map(html.escape, (*cells, str(found["success_rate"].n), advantage))))
     head = ("baseline", "success_rate", "language_following", "final_error_m", "n", "the policy's advantage (McNemar)")
     return "<h3>Baselines, on the same scenes</h3>" + table(head, rows, ("", *["number"] * 5))
 
@@ -147,5 +147,5 @@ def _repeat(summary: Summary) -> str:
     clock = f"{summary.played} episodes played in {summary.seconds:.0f} s."
     return (
         f"{command}<p>Scenes of seed {summary.seed}. {html.escape(versions)}. {clock}</p>"
-        f"<details><summary>Every setting</summary><pre>{config}</pre></details>"
+        f"<details><summary>All settings</summary><pre>{config}</pre></details>"
     )

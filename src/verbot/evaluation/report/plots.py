@@ -1,4 +1,4 @@
-"""Pieces of the report's page: bars with intervals, films, tables. Everything inline, nothing fetched."""
+"""Parts of the report page: bars with intervals, videos, tables. All content is inline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verbot.evaluation.protocol.intervals import Estimate
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar plot; `color` is one of the page's: policy, good, bad, other."""
+    """A row of a bar plot. `color` is a color of the page: policy, good, bad or other."""
 
     label: str
     estimate: Estimate
@@ -61,18 +61,18 @@ def _bar(row: Bar) -> str:
     )
 
 
-def movie(mp4: bytes, caption: str, outcome: str, note: str = "") -> str:
-    """A looping film with a green or a red border, and what was said below it."""
+def video(mp4: bytes, caption: str, outcome: str, note: str = "") -> str:
+    """A looping video with a green or red border for its outcome, and a caption below."""
     source = base64.b64encode(mp4).decode()
-    why = f'<span class="why">{html.escape(note)}</span>' if note else ""
+    below = f'<span class="note">{html.escape(note)}</span>' if note else ""
     return (
         f'<figure class="{outcome}"><video autoplay loop muted playsinline src="data:video/mp4;base64,{source}"></video>'
-        f"<figcaption>{html.escape(caption)}{why}</figcaption></figure>"
+        f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
     )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()) -> str:
-    """Cells are HTML already; `classes` gives each column's."""
+    """A table. `rows` contain HTML; `classes` are the CSS classes of the columns."""
     styles = [f' class="{name}"' if name else "" for name in (*classes, *[""] * len(head))]
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(
@@ -83,7 +83,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a `scatter`; `note` is told where the pointer rests on it."""
+    """A point of a `scatter`; `note` is its tooltip."""
 
     label: str
     x: Estimate
@@ -94,12 +94,12 @@ class Dot:
 
 WIDTH, HEIGHT = 1000.0, 520.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 980.0, 14.0, 468.0
-LETTER, LINE = 6.4, 15.0  # a label's width for each letter, and its height
+LETTER, LINE = 6.4, 15.0  # width of a letter and height of a label
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def scatter(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
-    """Points with their 95 % intervals both ways: x logarithmic, y a share. Dots without a figure are left out."""
+    """A plot of points with 95 % intervals of both coordinates: x logarithmic, y a proportion. Omits dots without values."""
     shown = [dot for dot in dots if dot.x.value and dot.y.value is not None]
     if not shown:
         return ""
@@ -130,7 +130,7 @@ def scatter(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
 
 
 def place_labels(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[Box | None]:
-    """A free spot beside each point, near ones first; None where all are taken."""
+    """A free box for each label near its point; None if every box is taken."""
     taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     found: list[Box | None] = []
     for (x, y), label in zip(places, labels, strict=True):
@@ -179,13 +179,13 @@ def _dot(
 
 
 def _floor(dots: Sequence[Dot]) -> float:
-    """Where the share's axis begins: at 0, or a little below the lowest interval where all are high."""
+    """The lower end of the y axis: 0, or slightly below the lowest interval if all values are high."""
     lowest = min(dot.y.low or 0.0 for dot in dots)
     return math.floor(10 * lowest) / 10 if lowest > 0.5 else 0.0
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers within a logarithmic range: 1, 2 and 5 of each decade, and more where that leaves fewer than four."""
+    """Round numbers within a logarithmic range: 1, 2 and 5 of each decade, and more if these are fewer than four."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + i / 10 for i in range(90))):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]

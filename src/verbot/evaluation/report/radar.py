@@ -1,4 +1,4 @@
-"""Shares by axis as a radar: a spoke for each, 0 at the center and 100 % at the rim, an outline for each policy."""
+"""A radar chart of proportions: a spoke for each condition (0 at the center, 100 % at the rim), an outline for each policy."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from verbot.rollout.video import BACKGROUND, INK
 RGB = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Told apart by people who see red and green alike, too (Okabe and Ito 2008).
+# Distinguishable with color vision deficiency (Okabe and Ito 2008).
 COLORS: tuple[RGB, ...] = ((230, 159, 0), (86, 180, 233), (0, 190, 135), (213, 94, 0), (204, 121, 167), (240, 228, 66))
 WIDTH, HEIGHT, RADIUS = 760, 590, 215
-FINE = 3  # drawn so many times as large, then brought down: pillow's lines have no smooth edges
+FINE = 3  # supersampling factor, because pillow's lines are not antialiased
 GRID: RGB = (72, 77, 89)
 APART = 0.035  # radians between the intervals of neighboring policies on a spoke
 
 
 @dataclass(frozen=True)
 class Outline:
-    """One policy's shares, in the order of the spokes; None or an estimate of nothing where it was not measured."""
+    """The proportions of one policy, in the order of the spokes; None or an empty estimate if not measured."""
 
     name: str
     values: Sequence[Estimate | None]
 
 
 def radar(spokes: Sequence[str], outlines: Sequence[Outline]) -> Image.Image:
-    """The picture: each outline joins what was measured, whiskers along the spokes are 95 % intervals.
+    """Draw the chart. An outline connects the measured values; whiskers along the spokes are 95 % intervals.
 
     Raises `ConfigError` for fewer than three spokes, more outlines than there are colors, or an outline of another length.
     """
     if len(spokes) < 3:
-        raise ConfigError(f"a radar needs at least three spokes to enclose anything; got {len(spokes)}: {', '.join(spokes)}")
+        raise ConfigError(f"a radar chart needs at least three spokes; got {len(spokes)}: {', '.join(spokes)}")
     if not 1 <= len(outlines) <= len(COLORS):
-        raise ConfigError(f"a radar shows 1 to {len(COLORS)} policies; got {len(outlines)}")
+        raise ConfigError(f"a radar chart shows 1 to {len(COLORS)} policies; got {len(outlines)}")
     for outline in outlines:
         if len(outline.values) != len(spokes):
-            raise ConfigError(f"{outline.name} has {len(outline.values)} figures for {len(spokes)} spokes")
+            raise ConfigError(f"{outline.name} has {len(outline.values)} values for {len(spokes)} spokes")
     legend = 26 * len(outlines) + 24
     sheet = Image.new("RGB", (WIDTH * FINE, (HEIGHT + legend) * FINE), BACKGROUND)
     angles = [2 * math.pi * i / len(spokes) for i in range(len(spokes))]
@@ -52,12 +52,12 @@ def radar(spokes: Sequence[str], outlines: Sequence[Outline]) -> Image.Image:
     for number, outline in enumerate(outlines):
         _outline(sheet, outline, angles, COLORS[number], APART * (number - (len(outlines) - 1) / 2))
     picture = sheet.resize((WIDTH, HEIGHT + legend), Image.Resampling.LANCZOS)
-    _words(ImageDraw.Draw(picture), spokes, angles, outlines)
+    _labels(ImageDraw.Draw(picture), spokes, angles, outlines)
     return picture
 
 
 def place(share: float, angle: float, scale: float = 1.0) -> Point:
-    """Where a share (0 to 1) lies on the spoke at `angle` (radians, clockwise from the top), in pixels times `scale`.
+    """The point (x, y) of a proportion (0 to 1) on the spoke at `angle` (rad, clockwise from the top), in pixels × `scale`.
 
     Example:
         >>> place(1.0, 0.0) == (WIDTH / 2, HEIGHT / 2 - RADIUS)
@@ -92,20 +92,20 @@ def _outline(sheet: Image.Image, outline: Outline, angles: Sequence[float], colo
         draw.ellipse([x - 4 * FINE, y - 4 * FINE, x + 4 * FINE, y + 4 * FINE], fill=color)
 
 
-def _words(draw: ImageDraw.ImageDraw, spokes: Sequence[str], angles: Sequence[float], outlines: Sequence[Outline]) -> None:
+def _labels(draw: ImageDraw.ImageDraw, spokes: Sequence[str], angles: Sequence[float], outlines: Sequence[Outline]) -> None:
     for ring in (0.2, 0.4, 0.6, 0.8, 1.0):
         x, y = place(ring, 0.0)
         draw.text((x + 5, y + 2), f"{100 * ring:.0f} %", fill=INK, font=_font(11))
     for number, (spoke, angle) in enumerate(zip(spokes, angles, strict=True)):
         x, y = place(1.07, angle)
-        told = [_percent(outline.values[number]) for outline in outlines]
+        values = [_percent(outline.values[number]) for outline in outlines]
         side = "m" if abs(math.sin(angle)) < 0.2 else "l" if math.sin(angle) > 0 else "r"
-        wide = [draw.textlength(text, font=_font(13)) for text in told]
-        total = sum(wide) + 10 * (len(told) - 1)
+        wide = [draw.textlength(text, font=_font(13)) for text in values]
+        total = sum(wide) + 10 * (len(values) - 1)
         top = y - 34 if math.cos(angle) > 0.8 else y if math.cos(angle) < -0.8 else y - 17
         draw.text((x, top), spoke, fill=INK, font=_font(14), anchor=f"{side}a")
         left = {"m": x - total / 2, "l": x, "r": x - total}[side]
-        for text, width, color in zip(told, wide, COLORS, strict=False):
+        for text, width, color in zip(values, wide, COLORS, strict=False):
             draw.text((left, top + 18), text, fill=color, font=_font(13))
             left += width + 10
     for number, outline in enumerate(outlines):

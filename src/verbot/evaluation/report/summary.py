@@ -1,4 +1,4 @@
-"""What an evaluation found: figures, baselines and how to repeat it, as ``summary.json`` and as a table."""
+"""The summary of an evaluation: metrics, baselines and settings, as ``summary.json`` and as a table."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ PERCENT = frozenset(
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of one evaluation.
+    """The results of one evaluation.
 
     Args:
-        policy: what was tested.
+        policy: name of the evaluated policy.
         suite: the env's name.
-        condition: the main condition, which `metrics` are about unless their definition says otherwise.
-        episodes: scenes of the main condition.
+        condition: the main condition, to which `metrics` refer unless their definition says otherwise.
+        episodes: number of scenes of the main condition.
         seed: of the scenes.
-        metrics: name to estimate; the definitions are in `verbot.evaluation.protocol.metrics`.
+        metrics: estimates by name; the definitions are in `verbot.evaluation.protocol.metrics`.
         conditions: `success_rate` under each condition.
-        baselines: random, expert and blind, each with its metrics.
-        comparisons: baseline to the policy's advantage on the same scenes: ``difference`` and McNemar's ``p``.
-        by_task: task to `success_rate`, for the policy.
-        errors: episodes that a fault ended; they are in no metric.
-        error_messages: what went wrong, the first few.
-        seconds: of the clock, for all episodes played in this call.
-        played: episodes played in this call; an interrupted run's earlier ones are not among them.
+        baselines: metrics of the random, expert and blind agents.
+        comparisons: advantage of the policy over each baseline on the same scenes: ``difference`` and McNemar's ``p``.
+        by_task: `success_rate` of the policy by task.
+        errors: number of episodes that ended with an error; they are in no metric.
+        error_messages: the first error messages.
+        seconds: wall-clock time of all episodes played in this call.
+        played: number of episodes played in this call, without those of an earlier interrupted run.
         out: the folder with ``results.jsonl``, ``summary.json`` and ``report.html``.
     """
 
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """1 when any episode was an error, else 0."""
+        """1 if any episode had an error, else 0."""
         return 1 if self.errors else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -78,11 +78,11 @@ class Summary:
         return path
 
     def table(self) -> str:
-        """The figures as lines of text."""
+        """The metrics as lines of text."""
         rows = [(name, written(name, estimate), f"n = {estimate.n}") for name, estimate in self.metrics.items()]
         rows += [
-            (f"{player} success_rate", written("success_rate", found["success_rate"]), f"n = {found['success_rate'].n}")
-            for player, found in self.baselines.items()
+            (f"{agent} success_rate", written("success_rate", found["success_rate"]), f"n = {found['success_rate'].n}")
+            for agent, found in self.baselines.items()
         ]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -91,7 +91,7 @@ class Summary:
 
 
 def written(name: str, estimate: Estimate) -> str:
-    """An estimate in the unit that its name asks for.
+    """An estimate as text, in the unit that its name implies.
 
     Example:
         >>> written("success_rate", Estimate(0.9, 0.85, 0.93, 200)), written("final_error_m", Estimate(0.013, 0.01, 0.02, 9))
@@ -111,7 +111,7 @@ def written(name: str, estimate: Estimate) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what shapes results; packages that are absent are left out."""
+    """Versions of Python and of the packages that affect results; absent packages are left out."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("verbot", "numpy", "torch", "mujoco"):
         try:

@@ -1,4 +1,4 @@
-"""What the report says in plain words."""
+"""The texts of the report."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.intervals import Estimate
 from verbot.rollout.results import EpisodeResult
 
-PLAYERS = {"expert": "scripted expert", "blind": "same, without words", "random": "random actions"}
+AGENTS = {"expert": "scripted expert", "blind": "policy without instruction", "random": "random actions"}
 
 CARDS = {
-    "language_following": "of the things it touched first were the thing it was told to touch.",
-    "strict_counterfactual": "of the scenes were solved under every instruction tried in them.",
-    "language_sensitivity": "of its success is lost when nothing is said.",
-    "paraphrase_retention": "of its success remains under wordings it was never trained on.",
-    "composition_retention": "of its success remains on color, shape and verb together that were never demonstrated.",
-    "execution_accuracy": "success, once it has reached for the right thing.",
+    "language_following": "of first contacts were with the object that the instruction names.",
+    "strict_counterfactual": "of scenes were solved under every instruction tried in them.",
+    "language_sensitivity": "of success is lost without an instruction.",
+    "paraphrase_retention": "of success remains under wordings that were not in the training data.",
+    "composition_retention": "of success remains on combinations of color, shape and verb that were not demonstrated.",
+    "execution_accuracy": "success rate if the first contact was with the named object.",
 }
 
 LISTENING = (
-    "Every scene admits at least three different instructions, so that ignoring what was said cannot pay. "
-    "These figures tell obeying from guessing."
+    "Every scene admits at least three different instructions, so that a policy cannot succeed by ignoring the instruction. "
+    "These metrics separate language following from guessing."
 )
-SCENES = "The same first picture, another sentence. Only the words can tell the robot what to do."
-WORK = "The first successes of each task, not chosen by their looks."
+SCENES = "The initial scene is the same; only the instruction differs."
+SUCCESSES = "The first successes of each task, not selected by appearance."
 FAILURES = "The first failures of each task. A red border means that the goal was not reached in time."
 PLOTS = "Bars are success rates; whiskers are 95 % intervals."
-FIGURES = "Episodes that a fault of the simulator or of the code ended are in no figure."
+METRICS = "Episodes that ended with an error of the simulator or of the code are in no metric."
 REPEAT = "Scenes are a function of suite, task, number and seed alone; the same command plays the same episodes."
 
 _CONDITIONS = {
-    "canonical": "plain wording",
+    "canonical": "canonical wording",
     "paraphrase": "unseen paraphrases",
-    "longer": "more sentences than ever told",
+    "longer": "longer instructions than in training",
     "composition": "undemonstrated combinations",
     "counterfactual": "every goal of a scene",
-    "blank": "nothing said",
-    "image": "a goal image, no words",
+    "blank": "no instruction",
+    "image": "a goal image, no instruction",
 }
 _LATENCY = "Milliseconds of one prediction from one observation on one core."
 
 
 def headline(success: Estimate) -> str:
-    """The finding, as a sentence."""
+    """The main result, as a sentence."""
     if success.value is None:
-        return "Nothing could be measured."
+        return "There are no results."
     solved = round(success.value * success.n)
-    return f"It did what it was told in {solved} of {success.n} unseen scenes."
+    return f"The policy succeeded in {solved} of {success.n} unseen scenes."
 
 
 def confidence(success: Estimate) -> str:
@@ -57,7 +57,7 @@ def confidence(success: Estimate) -> str:
 def condition(name: str) -> str:
     """Example:
     >>> condition("axis:lighting:2"), condition("axes:all:2"), condition("canonical camera:1")
-    ('lighting 2', 'all 2', 'plain wording, camera 1')
+    ('lighting 2', 'all 2', 'canonical wording, camera 1')
     """
     if name.startswith(("axis:", "axes:")):
         return plain(name[5:].replace("+", ", ").replace(":", " "))
@@ -76,27 +76,27 @@ def meaning(name: str) -> str:
     if name.startswith("retention_"):
         return f"Success with randomized {plain(name.removeprefix('retention_'))} / success without, on the same scenes."
     if name.endswith("_retention"):
-        return f"Success with {_CONDITIONS[name.removesuffix('_retention')]} / success with plain wording."
+        return f"Success with {_CONDITIONS[name.removesuffix('_retention')]} / success with canonical wording."
     text = getattr(metrics, name).__doc__ or ""
     return " ".join(text.split("n: ")[0].split())
 
 
 def reason(result: EpisodeResult) -> str:
-    """Why an episode failed, as far as one can tell; empty for a success."""
+    """The likely reason of a failure; empty for a success."""
     if result.success:
         return ""
     if result.target_object is not None and result.first_contact is None:
-        return "touched nothing"
+        return "no contact with any object"
     if result.first_contact != result.target_object and result.target_object is not None:
-        return f"went for the {result.first_contact}"
+        return f"first contact with the {result.first_contact}"
     if result.final_error_m is not None:
-        return f"right thing, {100 * result.final_error_m:.0f} cm off at the end"
-    return "not done in time"
+        return f"correct object, {100 * result.final_error_m:.0f} cm off at the end"
+    return "goal not reached in time"
 
 
 def errors(count: int) -> str:
-    noun = "episode was" if count == 1 else "episodes were"
-    return f"{count} {noun} ended by a fault and count neither as success nor as failure."
+    subject = "episode ended with an error and counts" if count == 1 else "episodes ended with errors and count"
+    return f"{count} {subject} neither as success nor as failure."
 
 
 def p_value(p: float) -> str:

@@ -21,7 +21,7 @@ _QUESTION = "State: {state}\nCommand: {goal}\nHas the command been carried out? 
 _CLAIM = "the command was carried out: {goal}"
 
 
-@scorers.register("huggingface")
+@scorers.register("huggingface", needs=("torch", "transformers"))
 class PretrainedScorer:
     """One number for each pair, given for both: the chance that the description entails that the command was carried out.
 

@@ -180,7 +180,7 @@ class Matcher(nn.Module):
         return (torch.cat([bumps, plain], -1) * known.unsqueeze(-1)).flatten(1)
 
 
-@scorers.register("matcher")
+@scorers.register("matcher", needs=("torch",))
 class TrainedScorer:
     """A `Matcher` that was taught what leads where by demonstrations.
 

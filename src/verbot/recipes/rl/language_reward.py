@@ -12,7 +12,7 @@ from verbot.recipes.rl.navigation import navigation_ppo
 from verbot.training.rl.config import Looking
 
 
-@recipes.register("navigation-language")
+@recipes.register("navigation-language", needs=("stable_baselines3",))
 def navigation_language() -> Recipe:
     """The scorer is trained first: ``python experiments/language_reward.py outputs/scorer.safetensors``."""
     return dataclasses.replace(
@@ -22,7 +22,7 @@ def navigation_language() -> Recipe:
     )
 
 
-@recipes.register("navigation-airl")
+@recipes.register("navigation-airl", needs=("stable_baselines3",))
 def navigation_airl() -> Recipe:
     """The demonstrations are those of ``verbot collect --suite navigation-compass --tasks go --episodes 200 --seed 1``."""
     return dataclasses.replace(

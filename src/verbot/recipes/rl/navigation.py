@@ -9,7 +9,7 @@ from verbot.recipes.imitation.navigation import NETWORK
 from verbot.training.rl.config import Looking, ReinforceConfig
 
 
-@recipes.register("navigation-ppo")
+@recipes.register("navigation-ppo", needs=("stable_baselines3",))
 def navigation_ppo() -> Recipe:
     """One camera, queries, word embeddings, two wide layers."""
     return Recipe(

@@ -8,7 +8,7 @@ from verbot.recipes.config import Recipe, Reinforcement
 from verbot.training.rl.config import ReinforceConfig
 
 
-@recipes.register("starter-ppo")
+@recipes.register("starter-ppo", needs=("stable_baselines3",))
 def starter_ppo() -> Recipe:
     """Begins with the policy that it is given: ``--policy outputs/demo/policy``."""
     return Recipe(

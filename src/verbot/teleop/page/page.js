@@ -1,25 +1,26 @@
 "use strict";
-// Sends what is held and pressed, shows what comes. Everything from the server is set as text, never as markup.
+// Sends keys and gamepad states, and shows the server's state. Content from the server is set as text, never as markup.
 
 const at = (id) => document.getElementById(id);
 const MOVES = ["KeyW", "KeyS", "KeyA", "KeyD", "KeyR", "KeyF", "KeyQ", "KeyE", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown",
   "Digit1", "Digit2", "Digit3", "Digit4", "Digit5", "Digit6", "Digit7", "Digit8", "Digit9"];
 const COMMANDS = ["Space", "KeyC", "KeyV", "Enter", "KeyK", "Backspace", "KeyX", "KeyN", "KeyG", "KeyH", "Escape"];
 const HELP = {
-  teach: [
+  teleop: [
     ["W S", "away from you (“backward”), toward you (“forward”)"], ["A D", "left, right"], ["R F", "up, down"],
     ["Q E", "turn the gripper"], ["arrows", "tilt the gripper"], ["1 … 9", "choose a discrete action", "discrete"],
-    ["Space", "close or open the gripper", "gripper"], ["V", "drive the other end effector", "end_effectors"],
-    ["C", "speed: fine, normal, fast"], ["Enter", "end; when it is over: save"], ["Backspace", "take the same scene again"],
-    ["X", "discard it, next scene"], ["K", "keep a failure"], ["N", "next scene"], ["G", "another goal of this scene"],
+    ["Space", "close or open the gripper", "gripper"], ["V", "drive the next end effector", "end_effectors"],
+    ["C", "speed: fine, normal, fast"],
+    ["Enter", "end the episode; then: save it"], ["Backspace", "repeat the scene"],
+    ["X", "discard, next scene"], ["K", "keep a failure"], ["N", "next scene"], ["G", "another goal of this scene"],
     ["H", "hand back to the policy", "corrects"], ["T", "type a sentence"], ["Esc", "quit"],
   ],
   annotate: [
-    ["N", "next episode"], ["Backspace", "episode before"], ["Space", "pause"], ["C", "speed"], ["T", "type a sentence"],
+    ["N", "next episode"], ["Backspace", "previous episode"], ["Space", "pause"], ["C", "speed"], ["T", "type a sentence"],
     ["Esc", "quit"],
   ],
 };
-const PAD = "Gamepad: left stick moves, right stick up/down and turn, cross leans, A gripper, B again, X discard, Y next scene, " +
+const PAD = "Gamepad: left stick moves, right stick up/down and turn, D-pad tilts, A gripper, B repeat, X discard, Y next scene, " +
   "LB speed, RB hand back, RT other end effector, Back another goal, Start end or save.";
 let socket = null, hello = null, pads = "";
 
@@ -43,9 +44,9 @@ function connect() {
   };
   socket.onclose = (event) => {
     badge("not connected", "");
-    if (event.code === 4000) at("message").textContent = "The session is over; you can close this page.";
+    if (event.code === 4000) at("message").textContent = "The session has ended; you can close this page.";
     else if (event.code === 4001) at("message").textContent = "Another page took over.";
-    else { at("message").textContent = "Connection lost; trying again."; setTimeout(connect, 1000); }
+    else { at("message").textContent = "Connection lost; reconnecting."; setTimeout(connect, 1000); }
   };
 }
 
@@ -90,7 +91,7 @@ function show(state) {
   list.textContent = "";
   for (const sentence of state.added) list.appendChild(document.createElement("li")).textContent = sentence;
   at("message").textContent = state.message;
-  if (hello.mode === "teach") {
+  if (hello.mode === "teleop") {
     at("driver").textContent = `${state.driver === "nobody" ? "" : state.driver + " drive" + (state.driver === "you" ? "" : "s") + " · "}` +
       `${state.seconds.toFixed(1)} s · ${hello.end_effectors.length > 1 ? state.end_effector + " " : ""}gripper ${state.gripper} · speed ${state.speed}`;
     at("count").textContent = `scene ${state.scene} · saved ${state.saved}${state.wanted === null ? "" : " of " + state.wanted}`;
@@ -128,7 +129,7 @@ at("words").addEventListener("submit", (event) => { event.preventDefault(); say(
 at("add").addEventListener("click", () => { say(true); at("add").blur(); });
 at("say").addEventListener("click", () => at("say").blur());
 
-// Gamepads have no events for their sticks: they are asked for with every picture that the screen draws.
+// Browsers send no events for gamepad sticks, so they are polled with every animation frame.
 function poll() {
   const pad = hello && hello.gamepad && !document.hidden ? [...navigator.getGamepads()].find((p) => p && p.mapping === "standard") : null;
   if (pad) {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
+from verbot.policy.storage import policy_folder
 from verbot.spec import Component, FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
@@ -169,7 +169,7 @@ def note(config: TrainConfig, trained: int, parameters: int) -> str:
 def _load(config: TrainConfig) -> tuple[str, Policy]:
     """The start and its identity. Raises `ConfigError` where it is not the one that `config` names."""
     assert config.start is not None
-    sha256 = policy_identity(Path(config.start))
+    sha256 = policy_identity(policy_folder(config.start))
     if config.start_sha256 not in (None, sha256):
         raise ConfigError(
             f"the start {config.start} is another policy than the one that this run began with: sha256 {sha256}, not "

@@ -8,7 +8,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -218,13 +218,11 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
         if now.step % config.log_every == 0:
             last = recent.take()
             log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
-            log.advance(
-                now.step, now.total, "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**last) if last else "no loss"
-            )
+            log.advance(now.step, now.total, _note(last))
         if session.training_data.validates and now.step % config.validate_every == 0:
             measured = _validate(session)
             log.record("validation", now.step, **measured)
-            if "matching" in measured and session.watch.see(measured["matching"]):
+            if "matching" in measured and session.watch.update(measured["matching"]):
                 _warn_apart(session, log, measured["matching"])
             if now.best is None or measured["loss"] < now.best:
                 now.best, now.since_best = measured["loss"], 0
@@ -235,7 +233,13 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
             session.keep_to_budget()
             session.save()
     session.save()
-    return recent.take() or last
+    last = recent.take() or last
+    log.advance(now.step, now.total, _note(last))
+    return last
+
+
+def _note(losses: Mapping[str, float]) -> str:
+    return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
 def _warn_apart(session: Session, log: Log, cosine: float) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import ConfigError
-from verbot.models.network import NetworkConfig, Part
+from verbot.models.config import NetworkConfig
+from verbot.models.registries import Part
 from verbot.training.rl.curriculum import Curriculum
 
 

@@ -26,6 +26,7 @@ from verbot.errors import ConfigError
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
+from verbot.policy.storage import policy_folder
 from verbot.statistics import Statistics
 from verbot.training.checkpoint import replace_durably
 from verbot.training.distributed.device import find_device
@@ -109,7 +110,7 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
     if config.policy is None:
         return config
-    sha256 = policy_identity(Path(config.policy))
+    sha256 = policy_identity(policy_folder(config.policy))
     if config.policy_sha256 not in (None, sha256):
         raise ConfigError(
             f"the policy {config.policy} is another one than this run began with: sha256 {sha256}, not {config.policy_sha256}; "

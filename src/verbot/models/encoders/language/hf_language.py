@@ -34,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@language_encoders.register("hf_language")
+@language_encoders.register("hf_language", needs=("transformers",))
 class HFLanguage(nn.Module):
     """One token of the whole text, then its tokens' states, projected, under `layers` of trained self-attention.
 

