@@ -5,10 +5,13 @@ Run it: python examples/tour.py [FOLDER]
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import verbot
+from verbot.agents import ChunkAgent
+from verbot.rollout.episode import Episode
 
 
 def main(folder: Path, recipe: str = "tiny") -> float:
@@ -24,11 +27,12 @@ def main(folder: Path, recipe: str = "tiny") -> float:
     policy = verbot.load_policy(result.policy)
 
     env = verbot.make_env("tabletop-starter", image_size=32)
-    record, info = env.reset(seed=0, options={"task": "pick"})
-    (chunk,) = policy.predict([verbot.Observation(**record)])
-    print(f"told {info['instruction']!r}, it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
-    for action in chunk.values:
-        record, *_ = env.step(action)
+    episode, agent = Episode(env, {"task": "pick"}), ChunkAgent(policy)
+    (chunk,) = policy.predict([episode.observation])
+    print(f"{episode.instruction!r}: it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
+    agent.reset(episode.instruction)
+    for step in itertools.islice(episode.run(agent), 5):
+        print(f"at {step.observation.time_s:.1f} s it does {step.action.round(3)}")
     env.close()
 
     summary = verbot.evaluate(

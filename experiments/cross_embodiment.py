@@ -33,6 +33,7 @@ from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
 from verbot.policy.policy import Policy
 from verbot.recipes.config import Recipe, resolve
+from verbot.rollout.episode import Episode
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -160,9 +161,9 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
     env = make_env(ARM, tasks=("pick", "put"))
     told, true = [], []
     for number in range(count):
-        record, _ = env.reset(seed=0, options={"task": ("pick", "put")[number % 2], "index": number // 2})
-        seen = Observation(record["images"], record["state"], record["instruction"])
-        grasp = expert_grasp(env, record)
+        episode = Episode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
+        seen = episode.observation
+        grasp = expert_grasp(episode)
         if grasp is not None:
             told.append(policy.thoughts([seen])[0]["grasp"])
             true.append(grasp)
@@ -174,15 +175,11 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
     return errors
 
 
-def expert_grasp(env: Any, record: dict[str, Any]) -> FloatArray | None:
-    """The state in which the expert takes hold in the episode that has just begun; None where it takes none."""
-    expert, states, actions, over = env.expert(noise=0.0, seed=0), [], [], False
-    while not over:
-        states.append(record["state"])
-        actions.append(expert.act(Observation(record["images"], record["state"], record["instruction"])))
-        record, _, terminated, truncated, _ = env.step(actions[-1])
-        over = terminated or truncated
-    found, mask = grasps(np.array(states, np.float32), np.array(actions, np.float32), env.robot_spec)
+def expert_grasp(episode: Episode) -> FloatArray | None:
+    """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
+    steps = list(episode.run(episode.env.expert()))
+    states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))
+    found, mask = grasps(states, actions, episode.env.robot_spec)
     return found[0] if mask[0] else None
 
 

@@ -21,12 +21,12 @@ import torch
 import tyro
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import Agent, observation_from_env
 from verbot.envs import make_env
 from verbot.envs.tabletop.suites.memory import MEMORY
 from verbot.envs.tabletop.suites.revisit import AGAIN
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
 from verbot.policy.policy import load_policy
+from verbot.rollout.episode import final, play
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
     touched: dict[str, list[bool]] = {name: [] for name in visits}
     for number in range(arguments.episodes):
         scene = {"task": AGAIN.tasks[number % len(AGAIN.tasks)], "split": "test", "index": number // len(AGAIN.tasks)}
-        agent = ChunkAgent(policy, across_episodes=True)
-        for name, env, player, goal in (
-            ("shown", shown, agent, 0),
-            ("remembered", covered, agent, arguments.goal),
+        lasting = ChunkAgent(policy, across_episodes=True)
+        for name, env, agent, goal in (
+            ("shown", shown, lasting, 0),
+            ("remembered", covered, lasting, arguments.goal),
             ("not remembered", covered, ChunkAgent(policy), arguments.goal),
         ):
-            info = play(env, player, {**scene, "goal": goal}, arguments.seed)
+            info = final(play(env, agent, {**scene, "goal": goal}, arguments.seed)).info
             visits[name].append(bool(info["success"]))
             touched[name].append(info["first_contact"] == info["target_object"])
         print(f"{number + 1}/{arguments.episodes}", *(f"{n} {sum(v)}" for n, v in visits.items()), file=sys.stderr, end="\r")
@@ -72,17 +72,6 @@ def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
         return {**{name: [round(100 * x, 1) for x in (e.value, e.low, e.high)] for name, e in found.items()}, "p": p}
 
     return {"n": arguments.episodes, "success": told(visits), "touched the named thing first": told(touched)}
-
-
-def play(env: Any, agent: Agent, scene: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The last info of an episode."""
-    record, info = env.reset(seed=seed, options=scene)
-    agent.reset(info["instruction"])
-    over, steps = False, 0
-    while not over:
-        record, _, terminated, truncated, info = env.step(agent.act(observation_from_env(record, steps / env.robot_spec.rate_hz)))
-        over, steps = terminated or truncated, steps + 1
-    return dict(info)
 
 
 if __name__ == "__main__":

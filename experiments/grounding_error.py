@@ -19,19 +19,20 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from obeys import act
 
 import verbot
-from verbot.contracts import observation_from_env
+from verbot.agents import ChunkAgent, SamplingAgent
+from verbot.contracts import Agent
 from verbot.data.samples.keypoints import project, projections
 from verbot.data.samples.windows import POINTS
 from verbot.envs import make_env
-from verbot.spec import FloatArray, Observation, RobotSpec
+from verbot.rollout.episode import Episode
+from verbot.spec import Observation
 
 TOGETHER = 64  # predictions
 ERRING = 0.15  # share of an expert's actions that are drawn at random
 
-Acting = Callable[[Observation], FloatArray]
+MakeAgent = Callable[[int], Agent]  # from the number of the scene
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def main() -> None:
         if arguments.along is None:
             asked = [question for index in range(arguments.scenes) for question in questions(env, index)]
         else:
-            acting: Acting = env.expert(ERRING).act if arguments.along == "expert" else lambda seen: act(policy, [seen], True)[0]
+            drawn: MakeAgent = lambda index: SamplingAgent(ChunkAgent(policy), index)  # noqa: E731
+            agents: MakeAgent = drawn if arguments.along == "policy" else lambda index: env.expert(ERRING)
             where = [(task, index) for task in arguments.tasks for index in range(arguments.scenes)]
-            asked = [question for task, index in where for question in on_the_way(env, task, index, acting)]
+            asked = [question for task, index in where for question in on_the_way(env, task, index, agents(index))]
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     for start in range(0, len(asked), TOGETHER):
         batch = asked[start : start + TOGETHER]
@@ -87,9 +89,8 @@ def main() -> None:
 
 
 def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
-    record, info = env.reset(seed=0, options={"split": "test", "index": index, "wording": "canonical"})
-    spec: RobotSpec = env.robot_spec
-    seen = observation_from_env(record)
+    episode = Episode(env, {"split": "test", "index": index, "wording": "canonical"})
+    spec, seen, info = env.robot_spec, episode.observation, episode.info
     matrices = projections(seen.state[None], spec, info["calibration"], spec.camera_names)
     for goal, grounding in zip(info["feasible"], info["grounding"], strict=True):
         points = [grounding[f"{name}_base_m"] or [np.nan] * 3 for name in POINTS]
@@ -98,19 +99,18 @@ def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
         yield Question(goal["verb"], told, places[0], mask[0])
 
 
-def on_the_way(env: verbot.contracts.Env, task: str, index: int, acting: Acting) -> Iterator[Question]:
+def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -> Iterator[Question]:
     """What was told, asked at every step; as a verb with the quarter of the way that lies behind, by what is left of it (m)."""
-    record, info = env.reset(seed=0, options={"task": task, "split": "test", "index": index, "wording": "seen"})
-    spec, way_m, over = env.robot_spec, info["final_error_m"], False
-    while not over:
-        seen = observation_from_env(record)
+    episode = Episode(env, {"task": task, "split": "test", "index": index, "wording": "seen"})
+    agent.reset(episode.instruction)
+    spec, way_m = env.robot_spec, episode.info["final_error_m"]
+    for step in episode.run(agent):
+        seen, info = step.observation, step.previous_info
         points = [info["grounding"][0].get(f"{name}_base_m") or [np.nan] * 3 for name in POINTS]
         matrices = projections(seen.state[None], spec, info.get("calibration", {}), spec.camera_names)
         places, mask = project(matrices, np.array([points], float))
         quarter = min(max(int(4 * (1 - info["final_error_m"] / way_m)), 0), 3)
         yield Question(f"{task}, quarter {quarter + 1},", seen, places[0], mask[0])
-        record, _, terminated, truncated, info = env.step(acting(seen))
-        over = terminated or truncated
 
 
 def summary(values: list[float], far_px: float) -> dict[str, float]:

@@ -12,6 +12,7 @@ import os
 os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import itertools
 import json
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ import tyro
 
 import verbot
 from verbot.agents import ChunkAgent, GroundingMonitor, Misalignment
-from verbot.contracts import observation_from_env
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
+from verbot.rollout.episode import Episode, play
 from verbot.spec import ActionChunk
 
 
@@ -59,20 +60,17 @@ def main() -> None:
     with closing(make_env(arguments.suite, captions=8)) as env:
         index = 20_000
         while len(warned["false"]) < arguments.scenes:
-            _, info = env.reset(seed=0, options={"split": "test", "index": index})
-            pair = next((c for c in info["captions"] if c["kind"] == "instruction"), None)
+            captions = Episode(env, {"split": "test", "index": index}).info["captions"]
+            pair = next((c for c in captions if c["kind"] == "instruction"), None)
             for side in warned if pair else ():
-                record, _ = env.reset(seed=0, options={"split": "test", "index": index})
                 events: list[Misalignment] = []
                 agent = GroundingMonitor(
                     ChunkAgent(heard), arguments.threshold, arguments.patience, arguments.seconds, events.append
                 )
-                agent.reset(pair[side])
                 heard.cosines.clear()
-                for step in range(round(arguments.seconds * env.robot_spec.rate_hz)):
-                    record, _, over, cut, _ = env.step(agent.act(observation_from_env(record, step / env.robot_spec.rate_hz)))
-                    if over or cut:
-                        break
+                steps = round(arguments.seconds * env.robot_spec.rate_hz)
+                for _ in itertools.islice(play(env, agent, {"split": "test", "index": index, "text": pair[side]}), steps):
+                    pass
                 warned[side].append(bool(events))
                 means[side].append(float(np.mean(heard.cosines)))
             index += 1

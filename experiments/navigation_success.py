@@ -1,31 +1,27 @@
 """How often a policy obeys in the navigation world, one task alone, told in wordings that it was or was not taught with.
 
 Run it as ``python experiments/navigation_success.py outputs/reinforced/policy outputs/cloned/policy --episodes 300``: the same
-test scenes for every policy; "random" is a player who draws its actions. With two policies McNemar's exact test
+test scenes for every policy; "random" is an agent with random actions. With two policies McNemar's exact test
 compares the last with the first.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import tyro
 
-from verbot.contracts import observation_from_env
+from verbot.agents import ChunkAgent
+from verbot.contracts import EpisodeRequest
 from verbot.envs import make_env
+from verbot.errors import SimulationError
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
-from verbot.models.objectives.keypoints import POINTS
-from verbot.models.stochastic import Exploration
-from verbot.policy.policy import Policy
-from verbot.rollout.baselines import RandomAgent
-from verbot.spec import FloatArray, Observation
-from verbot.training.rl.actor_critic import Senses
-from verbot.training.rl.envs import Look
+from verbot.policy.policy import load_policy
+from verbot.rollout.results import Job
+from verbot.rollout.vector import EnvFactories, VectorRunner
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Arguments:
     episodes: int = 300
     wordings: tuple[str, ...] = ("canonical", "seen", "unseen")
     together: int = 50
-    drawn: bool = False  # actions drawn from the policy's probabilities, as while it learned, instead of the likeliest
+    drawn: bool = False  # actions are drawn from the distribution of the policy's head, instead of the most likely ones
     seed: int = 0
 
 
@@ -59,51 +55,18 @@ def main() -> None:
 
 
 def play(name: str, wording: str, arguments: Arguments) -> list[bool]:
-    """Success in each scene, in order."""
-    policy = None if name == "random" else Policy.load(name)
-    torch.manual_seed(arguments.seed)
-    won: list[bool] = []
-    for start in range(0, arguments.episodes, arguments.together):
-        won.extend(_play(policy, wording, range(start, min(start + arguments.together, arguments.episodes)), arguments))
-    return won
-
-
-def _play(policy: Policy | None, wording: str, scenes: range, arguments: Arguments) -> list[bool]:
-    """A prediction every control step, for all scenes at once."""
-    envs = [make_env(arguments.env, render_cameras=policy is not None) for _ in scenes]
-    records, won, left = {}, dict.fromkeys(scenes, False), dict(zip(scenes, envs, strict=True))
-    players = {index: RandomAgent(env.robot_spec, index) for index, env in left.items()}
-    for index, env in left.items():
-        request = {"task": arguments.task, "split": "test", "index": index, "wording": wording}
-        records[index], info = env.reset(seed=arguments.seed, options=request)
-        players[index].reset(info["instruction"])
-    while left:
-        looks = {index: observation_from_env(records[index]) for index in left}
-        if policy is None:
-            actions = {index: players[index].act(look) for index, look in looks.items()}
-        else:
-            actions = dict(zip(looks, act(policy, list(looks.values()), arguments.drawn), strict=True))
-        for index, action in actions.items():
-            records[index], _, terminated, truncated, info = left[index].step(np.asarray(action))
-            won[index] = bool(info["success"])
-            if terminated or truncated:
-                with closing(left.pop(index)):
-                    pass
-    return list(won.values())
-
-
-def act(policy: Policy, looks: list[Observation], drawn: bool) -> list[FloatArray]:
-    """An action (a,) for each look: drawn from the policy's probabilities, or the likeliest."""
-    if not drawn:
-        return [chunk.values[0] for chunk in policy.predict(looks)]
-    shape = (1, len(policy.spec.camera_names), POINTS)
-    unknown = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
-    senses = Senses(policy)
-    obs = {name: torch.as_tensor(value) for name, value in senses.take([Look(look, *unknown) for look in looks]).items()}
-    with torch.no_grad():
-        head: Any = policy.network.head
-        draw = Exploration(head.readout)(head(policy.network(senses.batch(obs))[0])[:, 0])
-        return list(policy.action_steps.inverse(draw.sample().numpy()).astype(np.float32))
+    """Success in each scene, in order. Raises `SimulationError` for an episode that could not be played."""
+    policy = None if name == "random" else load_policy(name)
+    factories = EnvFactories.of(functools.partial(make_env, arguments.env))
+    runner = VectorRunner(factories, policy, ChunkAgent, arguments.together, sample=arguments.drawn)
+    requests = (EpisodeRequest(arguments.task, index=index, wording=wording) for index in range(arguments.episodes))
+    agent = "random" if policy is None else "policy"
+    won: dict[int, bool] = {}
+    for result in runner.play(Job(agent, request, arguments.seed) for request in requests):
+        if result.error is not None:
+            raise SimulationError(f"{result.key}: {result.error}")
+        won[result.index] = result.success
+    return [won[index] for index in range(arguments.episodes)]
 
 
 if __name__ == "__main__":

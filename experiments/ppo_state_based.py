@@ -32,12 +32,14 @@ from torch import Tensor, nn
 
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.envs import make_env
+from verbot.rollout.episode import Episode
 from verbot.spec import Observation
-from verbot.training.rl.envs import Look, Turn
+from verbot.training.rl.envs import GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import made
 
 TASKS, LONGEST, WORDS, MIDDLE_M = ("go", "around", "follow"), 24, 1500, 1.6
-UNSEEN = Look(Observation({}, np.zeros(1, np.float32)), np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool))
+NOTHING = Observation({}, np.zeros(1, np.float32))
+UNSEEN = GroundedObservation(NOTHING, np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool))
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,20 @@ class EpisodeArrays(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         index = self._number + self._told.worlds * self._played
         self._task, self._played = self._told.tasks[index % len(self._told.tasks)], self._played + 1
-        record, info = self._env.reset(seed=self._told.seed, options={"task": self._task, "index": index, "split": "train"})
-        self._reward.begin([0], [info], [UNSEEN])
-        return self._look(record, info), {}
+        self._episode = Episode(self._env, {"task": self._task, "index": index, "split": "train"}, self._told.seed)
+        self._reward.begin([0], [self._episode.info], [UNSEEN])
+        return self._look(), {}
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        record, reward, terminated, truncated, info = self._env.step(action)
-        earned = float(self._reward([Turn(UNSEEN, reward, info)], np.zeros((1, 1), np.float32))[0])
-        return self._look(record, info), earned, terminated, truncated, {"task": self._task, "success": info["success"]}
+        step = self._episode.step(np.array([action], np.float32))
+        earned = float(self._reward([VecTransition(UNSEEN, step.reward, step.info)], np.zeros((1, 1), np.float32))[0])
+        return self._look(), earned, step.terminated, step.truncated, {"task": self._task, "success": step.info["success"]}
 
-    def _look(self, record: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        state, places = record["state"], goal_points(info["grounding"][0])[:, :2].ravel()
+    def _look(self) -> dict[str, Any]:
+        observation, info = self._episode.observation, self._episode.info
+        state, places = observation.state, goal_points(info["grounding"][0])[:, :2].ravel()
         places = places + self._told.noise_m * self._rng.normal(size=6)
-        words = [self.ids.setdefault(w, len(self.ids) + 1) for w in record["instruction"].lower().replace(",", "").split()]
+        words = [self.ids.setdefault(w, len(self.ids) + 1) for w in observation.instruction.lower().replace(",", "").split()]
         numbers = np.concatenate([state[:2] - MIDDLE_M, state[2:], places - MIDDLE_M]).astype(np.float32)
         return {"numbers": numbers, "words": np.array((words + [0] * LONGEST)[:LONGEST])}
 

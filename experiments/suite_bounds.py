@@ -12,11 +12,9 @@ import os
 os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,9 @@ from verbot.envs import make_env
 from verbot.envs.tabletop.env import STILL
 from verbot.envs.tabletop.expert.placing import DROP_M, place
 from verbot.envs.tabletop.simulation.layout import WORKSPACE_M
-
-sys.path.insert(0, str(Path(__file__).parent))
-from world import wilson
+from verbot.evaluation.protocol.intervals import wilson
+from verbot.rollout.episode import Episode, final
+from verbot.spec import FloatArray, Observation
 
 
 @dataclass(frozen=True)
@@ -52,23 +50,32 @@ def main() -> None:
         goal_images(arguments, suite)
 
 
+@dataclass(frozen=True)
+class Guess:
+    """An agent whose action is a function of the simulator's state."""
+
+    choose: Callable[[], FloatArray]
+
+    def reset(self, instruction: str) -> None:
+        """It has no state."""
+
+    def act(self, observation: Observation) -> FloatArray:
+        return self.choose()
+
+
 def guess_bound(arguments: Arguments, task: str) -> None:
     """A player that does everything else right, with one of the covered objects, or to a place, drawn at random."""
     env: Any = make_env("tabletop-memory", render_cameras=False)
     rng, solved, chance = np.random.default_rng(arguments.seed), [], []
     for index in range(arguments.episodes):
-        _, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})
+        episode = Episode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
         objects = [obj.id for obj in env.physics.layout.movables]
         act = _elsewhere(env, rng) if task == "put_back" else _other(env, str(rng.choice(objects)))
-        over = False
-        while not over:
-            *_, terminated, truncated, info = env.step(act())
-            over = terminated or truncated
-        solved.append(info["success"])
+        solved.append(final(episode.run(Guess(act))).info["success"])
         chance.append(1 / len(objects))
-    low, high = wilson(sum(solved), len(solved))
+    found = wilson(sum(solved), len(solved))
     bound = "" if task == "put_back" else f"  1/n {np.mean(chance):.3f}"
-    print(f"  {task:10s} {np.mean(solved):.3f} ({low:.3f}–{high:.3f}), n {len(solved)}{bound}")
+    print(f"  {task:10s} {found.value:.3f} ({found.low:.3f}–{found.high:.3f}), n {len(solved)}{bound}")
 
 
 def _other(env: Any, name: str) -> Callable[[], np.ndarray]:

@@ -1,7 +1,7 @@
-"""How fast training samples come from disk: decoding once, then windows at memory speed.
+"""Measures the rate of reading training samples from disk: first decoding, then windows from the frame cache.
 
-Run it as ``python profiling/data_loader.py``: two cameras of 64×64, ten actions a window, one thread unless said otherwise. For
-comparison, LeRobot 0.4.4 read 454–508 such items a second on an idle core.
+Run it as ``python profiling/data_loader.py``: two cameras of 64×64, ten actions per window, one thread by default. For
+comparison, LeRobot 0.4.4 read 454–508 such items per second on an idle core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     dataset: Path | None = None  # your own; without it one is made
     episodes: int = 300  # of the dataset that is made, 40 frames each
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def make_dataset(path: Path, episodes: int) -> Path:
-    """Episodes of 40 frames of noise that moves, with everything that windows use: wordings, calibration, other goals."""
+    """Episodes of 40 frames of moving noise with all fields that windows use: wordings, calibration, other goals."""
     position = Component("ee_position", "position", tuple("xyz"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
     quaternion = Component("ee_quaternion", "quaternion", tuple("wxyz"), "1", "base", (-1.0,) * 4, (1.0,) * 4)
     grip = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -86,7 +86,7 @@ def make_dataset(path: Path, episodes: int) -> Path:
 
 
 def measure_cache(dataset: Dataset, folder: Path) -> dict[str, float]:
-    """Frames decoded per second, and how long it takes to find them decoded."""
+    """Frames decoded per second, and the time to open the finished cache."""
     start = time.perf_counter()
     cache = FrameCache(dataset, folder=folder / "cache")
     filled = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One training by one process, by two of torchrun, and by two that share the weights out: how far apart the losses are.
+"""Compares the losses of the same training in one process, in two processes of torchrun, and in two with sharded weights.
 
 Run it as ``python profiling/distributed_equivalence.py --data outputs/demo/dataset``.
 """
@@ -19,7 +19,7 @@ from verbot.training import read_log
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to train; the batch of 64 is the same for all."""
+    """Options of training; the batch size of 64 is the same for all runs."""
 
     data: Path
     out: Path = Path("outputs/curves")

@@ -1,7 +1,7 @@
-"""What a training step costs with the features of a frozen tower computed anew, and with those that were kept.
+"""Measures the cost of a training step with features of a frozen encoder computed in the step, and with cached ones.
 
-Run it as ``python profiling/frozen_features.py``: steps of both kinds take turns, so that other work on the machine slows both
-alike. The tower has the layers and the width of ViT-Tiny (12 of 192), random weights, images of 64 pixels and patches of 8.
+Run it as ``python profiling/frozen_features.py``. Steps of both kinds alternate, so that other work on the machine slows both
+equally. The encoder has the layers and the width of ViT-Tiny (12 of 192), random weights, images of 64 pixels and patches of 8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNCHANGED = AugmentConfig(shift_pixels=0, brightness=0, contrast=0, saturation=0
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     steps: int = 20  # of each kind
     batch: int = 32
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def stepper(config: TrainConfig) -> Callable[[int], None]:
-    """One step of a run, the same calls as the training loop's."""
+    """One training step, with the calls of the training loop."""
     supply = TrainingData(config, Path(), 0, 0)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     optimizer = Optimizer(policy.network.train(), config)

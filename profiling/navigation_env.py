@@ -20,11 +20,13 @@ import tyro
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
 from verbot.rollout.baselines import RandomAgent
+from verbot.rollout.episode import Episode
+from verbot.rollout.episode import play as transitions
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     episodes: int = 300  # per task and agent
     split: str = "test"
@@ -50,10 +52,9 @@ def measure_speed(seed: int) -> dict[str, float]:
     env.reset(seed=seed)
     figures = {"reset, ms": _cpu_ms(env.reset, 200)}
     for label, shown in (("with pictures", True), ("without pictures", False)):
-        world = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
-        rng = np.random.default_rng(seed)
-        world.reset(seed=seed)
-        figures[f"step {label}, ms"] = _cpu_ms(lambda w=world, r=rng: w.step(int(r.integers(6))), 3000)  # type: ignore[misc]
+        endless = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
+        episode, rng = Episode(endless, {"index": 0}, seed), np.random.default_rng(seed)
+        figures[f"step {label}, ms"] = _cpu_ms(lambda e=episode, r=rng: e.step(np.array([r.integers(6)])), 3000)  # type: ignore[misc]
         figures[f"steps/s {label}"] = 1e3 / figures[f"step {label}, ms"]
     return figures
 
@@ -64,13 +65,9 @@ def play(agent_name: str, task: str, arguments: Arguments) -> tuple[int, float]:
     agent = RandomAgent(env.robot_spec, arguments.seed) if agent_name == "random" else env.expert(0.15 * ("noise" in agent_name))
     successes, steps = 0, 0
     for index in range(arguments.episodes):
-        record, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})
-        agent.reset(info["instruction"])
-        over = False
-        while not over:
-            _, _, terminated, truncated, info = env.step(agent.act(record))
-            over, steps = terminated or truncated, steps + 1
-        successes += info["success"]
+        request = {"task": task, "split": arguments.split, "index": index}
+        for step in transitions(env, agent, request, arguments.seed):
+            steps, successes = steps + 1, successes + step.info["success"]
     return successes, steps / arguments.episodes
 
 

@@ -1,7 +1,7 @@
-"""A training step and a prediction of each published size, on one device.
+"""Measures a training step and a prediction of each published model size on one device.
 
-Run it as ``python profiling/paper_sizes.py --device cuda`` where there is a GPU. Nothing is learned: the weights and the batch
-are random, and only their sizes count. A size that does not fit into memory has a line that says so; the others go on.
+Run it as ``python profiling/paper_sizes.py --device cuda`` on a machine with a GPU. The weights and the batch are random; only
+their sizes matter. A size that does not fit into memory is reported, and the others continue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WARM = 2  # untimed repetitions
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     sizes: tuple[str, ...] = ("rt1-paper", "octo-small-paper", "octo-base-paper", "act-paper", "pi0-paper")
     device: str = "cuda"
@@ -68,7 +68,7 @@ def line(size: str, row: dict[str, Any]) -> str:
 
 
 def measure(run: Recipe, device: torch.device, arguments: Arguments) -> dict[str, Any]:
-    """The figures of one size; on a device that has too little memory, what it said."""
+    """The figures of one size, or the device's error if its memory does not suffice."""
     with closing(make_env(run.collection.env, render_cameras=False, **run.collection.options)) as env:
         spec = env.robot_spec
     config = run.training.network.fit(list(TEXTS), chunks(run.training.network, spec))
@@ -115,7 +115,7 @@ def figures(network: VLANetwork, run: Recipe, arguments: Arguments, device: torc
 
 
 def timed(act: Callable[[], None], times: int, device: torch.device) -> list[float]:
-    """Seconds of each call after `WARM` others, each waited for."""
+    """Seconds of each call after `WARM` warm-up calls, with synchronization after each."""
     found = []
     for number in range(WARM + times):
         start = time.perf_counter()
@@ -128,7 +128,7 @@ def timed(act: Callable[[], None], times: int, device: torch.device) -> list[flo
 
 
 def chunks(config: NetworkConfig, spec: RobotSpec) -> np.ndarray | None:
-    """Normalized actions for a head that is fitted to some."""
+    """Random normalized actions, for a head that must be fitted to data."""
     if not config.learns_from_chunks:
         return None
     size = sum(component.size for component in spec.action)
@@ -136,7 +136,7 @@ def chunks(config: NetworkConfig, spec: RobotSpec) -> np.ndarray | None:
 
 
 def batch(network: VLANetwork, rows: int) -> Batch:
-    """Everything there, everything random, on the processor."""
+    """A complete random batch on the CPU."""
     sizes, g = network.sizes, torch.Generator().manual_seed(0)
     t, v, k, pixels = sizes.history, sizes.views, sizes.chunk, (3, sizes.height, sizes.width_px)
     goal = network.goal is not None

@@ -1,9 +1,9 @@
-"""What a million episodes and 64 GPUs need, computed from what is measured on the spot.
+"""Estimates the requirements of a million episodes and 64 GPUs from measurements on this machine.
 
-Run it as ``python profiling/scaling_estimate.py --dataset outputs/demo/dataset``. Measured: bytes of that dataset, memory that
-training holds for it, and a few episodes rendered, encoded, decoded and read at another image size, in seconds of CPU, so that
-a busy machine matters little. Computed: everything that is multiplied from these. Nothing here was measured on a GPU: what is
-said of GPUs follows from the assumptions among the arguments.
+Run it as ``python profiling/scaling_estimate.py --dataset outputs/demo/dataset``. It measures the bytes of that dataset and the
+memory that training holds for it. It also renders, encodes, decodes and reads a few episodes at another image size, in CPU
+seconds, so that other work matters little. All other figures are extrapolated from these. No figure was measured on a GPU; those
+of GPUs follow from the assumptions among the arguments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FEW = 2  # episodes, to measure the constant cost
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure, and what to assume."""
+    """Options of the measurement, and assumptions."""
 
     dataset: Path
     image_size: int = 224  # at which a few more episodes are made
@@ -97,7 +97,7 @@ def measured(arguments: Arguments) -> dict[str, float]:
 
 
 def made(arguments: Arguments, path: Path, size: int) -> dict[str, float]:
-    """A few episodes of the starter suite with cameras of `size`: what they cost, in bytes and seconds of a core."""
+    """The cost of a few episodes of the starter suite with cameras of `size`, in bytes and core seconds."""
     few, _ = collected(path.with_name(f"{path.name}-few"), FEW, size)
     spent, frames = collected(path, FEW + arguments.made, size)
     spent = (spent - few) / arguments.made  # without what starting costs
@@ -122,7 +122,7 @@ def made(arguments: Arguments, path: Path, size: int) -> dict[str, float]:
 
 
 def collected(path: Path, episodes: int, size: int) -> tuple[float, int]:
-    """Core seconds of gathering the first so many episodes, this process and its worker together, and their frames."""
+    """Core seconds of collecting this many episodes, in this process and its worker together, and their frames."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
     options = {"image_size": size}
     result = collect("tabletop-starter", path, episodes, seed=1, workers=1, options=options, progress=False)
@@ -132,7 +132,7 @@ def collected(path: Path, episodes: int, size: int) -> tuple[float, int]:
 
 
 def memory(dataset: Path) -> float:
-    """Bytes that training holds for each episode of `dataset`, memory-mapped frames aside; their cache must be there."""
+    """Bytes that training holds for each episode of `dataset`, without memory-mapped frames, whose cache must exist."""
     from verbot.recipes.config import resolve
     from verbot.training.imitation.data import TrainingData
 
@@ -149,7 +149,7 @@ def memory(dataset: Path) -> float:
 
 
 def computed(arguments: Arguments, found: dict[str, float]) -> dict[str, float]:
-    """Of `arguments.episodes` episodes like the measured ones."""
+    """Figures extrapolated to `arguments.episodes` episodes like the measured ones."""
     count, frames = arguments.episodes, found["frames of an episode"]
     tables = found["bytes an episode, states and actions"] + found["bytes an episode, metadata"]
     values = {
@@ -171,7 +171,7 @@ def computed(arguments: Arguments, found: dict[str, float]) -> dict[str, float]:
 
 
 def gpu(arguments: Arguments, parameters: float) -> dict[str, float]:
-    """What a network of so many parameters asks of each GPU. Forward and backward are 6 operations a parameter and token."""
+    """Requirements of a network of this size on each GPU. Forward and backward take 6 operations per parameter and token."""
     count, samples = arguments.gpus, arguments.flops * arguments.used / (6 * parameters * arguments.tokens)
     step = arguments.batch / samples
     image = 2 * 3 * arguments.image_size**2

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
 import json
 import math
 import time
@@ -23,11 +24,13 @@ import numpy as np
 import tyro
 
 from verbot.envs import make_env
+from verbot.errors import SimulationError
+from verbot.rollout.episode import Episode
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     suite: str = "tabletop-starter"
     episodes: int = 300  # per task
@@ -79,10 +82,9 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
         "expert's action, ms": 1e3 * _cpu_seconds(expert.act, 300),
     }
     for label, shown in (("steps/s with cameras", True), ("steps/s without cameras", False)):
-        world = make_env(arguments.suite, render_cameras=shown, max_seconds=60.0)
-        teacher = world.expert(arguments.noise)
-        world.reset(seed=arguments.seed, options={"index": 0})
-        figures[label] = 1.0 / _cpu_seconds(lambda w=world, t=teacher: w.step(t.act()), 300)  # type: ignore[misc]
+        episode = Episode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
+        teacher: Any = episode.env.expert(arguments.noise)
+        figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=teacher: e.step(t.act()), 300)  # type: ignore[misc]
     return figures
 
 
@@ -92,14 +94,13 @@ def run_expert(arguments: Arguments, task: str) -> TaskFigures:
     expert = env.expert(arguments.noise, arguments.seed)
     ends, lengths = [], []
     for index in range(arguments.episodes):
-        _, info = env.reset(seed=arguments.seed, options={"task": task, "split": arguments.split, "index": index})
-        expert.reset(info["instruction"])
-        ended, steps = False, 0
-        while not ended:
-            _, _, terminated, truncated, info = env.step(expert.act())
-            ended, steps = terminated or truncated, steps + 1
-        ends.append(info)
-        lengths.append(steps)
+        episode = Episode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
+        expert.reset(episode.instruction)
+        with contextlib.suppress(SimulationError):  # it is counted among the errors
+            for _ in episode.run(expert):
+                pass
+        ends.append(episode.info)
+        lengths.append(episode.steps)
     successes = sum(info["success"] for info in ends)
     low, high = wilson(successes, len(ends))
     return TaskFigures(

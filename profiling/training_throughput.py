@@ -1,7 +1,7 @@
-"""How many samples a second training reads and learns from, and where the time goes.
+"""Measures training samples per second, and the time of each part of a step.
 
 Run it as ``python profiling/training_throughput.py --dataset outputs/demo/dataset`` on an idle machine. The profile is in CPU
-seconds of one process with one thread; the rates are by the clock, of the third and the last quarter of short runs.
+seconds of one process with one thread. The rates are wall-clock rates of the third and the last quarter of short runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from verbot.training.imitation.data import TrainingData
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     recipe: str = "starter"
     dataset: Path | None = None  # made (60 demonstrations) if not given
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def stages(config: TrainConfig, steps: int) -> dict[str, float]:
-    """CPU seconds of each part of a step, in one process with one thread; the same calls as the training loop's."""
+    """CPU seconds of each part of a step, in one process with one thread, with the calls of the training loop."""
     torch.set_num_threads(1)
     config = dataclasses.replace(config, processes=1)
     TrainingData.prepare(config)
@@ -102,7 +102,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
 
 
 def rate(config: TrainConfig, out: Path) -> float:
-    """Samples per second by the clock, the mean of the third and the last quarter of a run."""
+    """Samples per second of wall-clock time, the mean of the third and the last quarter of a run."""
     train(config, out, progress=False)
     speeds = [line["samples_per_s"] for line in read_log(out) if line["kind"] == "train"]
     return sum(speeds[-2:]) / 2

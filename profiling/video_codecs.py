@@ -1,7 +1,7 @@
-"""How fast episodes are recorded, and what each video codec costs and loses on small pictures.
+"""Measures the recording rate of episodes, and the cost and loss of each video codec on small images.
 
-Run it as ``python profiling/video_codecs.py``: 25 frames an episode, two cameras of 64×64, one thread. CPU seconds are those of
-this process; wall-clock rates need an idle machine. For comparison, LeRobot 0.4.4 recorded 4.7 such episodes a second on an
+Run it as ``python profiling/video_codecs.py``: 25 frames per episode, two cameras of 64×64, one thread. CPU seconds are those of
+this process; wall-clock rates need an idle machine. For comparison, LeRobot 0.4.4 recorded 4.7 such episodes per second on an
 idle core.
 """
 
@@ -42,7 +42,7 @@ CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Options of the measurement."""
 
     episodes: int = 200
     out: Path | None = None  # writes the figures as JSON
@@ -80,7 +80,7 @@ def scene(rng: np.random.Generator) -> UInt8Array:
 
 
 def measure_recording(scenes: list[UInt8Array], count: int) -> dict[str, float]:
-    """Episodes per second, to disk, durable one by one, and merged at the end."""
+    """Episodes per second, each durable on disk when saved, and merged at the end."""
     vector = Component("joints", "joint_position", tuple("abcdefgh"), "rad", "base", (-4.0,) * 8, (4.0,) * 8)
     cameras = (Camera("front", SIZE, SIZE), Camera("wrist", SIZE, SIZE))
     spec = RobotSpec("benchmark", RATE_HZ, cameras, (vector,), (vector,))

@@ -128,8 +128,8 @@ def check(extras: str, folder: Path, verbot: tuple[str, ...], env: Mapping[str, 
             problems.append(f"verbot {command}: exit {done.returncode}: {done.stderr.strip()[-600:]}")
     for command, extra in promise.refused.items():
         done = _run(command, folder, verbot, env)
-        told = [line for line in done.stderr.splitlines() if line.startswith("verbot: ")]
-        if done.returncode not in (1, 2) or "Traceback" in done.stderr or len(told) != 1 or f"[{extra}" not in told[0]:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("verbot: ")]
+        if done.returncode not in (1, 2) or "Traceback" in done.stderr or len(lines) != 1 or f"[{extra}" not in lines[0]:
             problems.append(f"verbot {command}: exit {done.returncode}, not a line about {extra}: {done.stderr.strip()[-600:]}")
     return problems
 

@@ -1,11 +1,14 @@
 """The import rule: a module imports strictly lower levels; units on one level are blind to each other; no import circles.
 
+And the rule of the episode loop: ``env.step`` stands in `verbot.rollout` alone; scripts and examples use its loop too.
+
 Run it as ``python tools/layers.py``. It reads the source (imports inside functions count), prints violations and exits 1 on any.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +32,10 @@ LEVELS = {
     "envs": 3,
     "models": 3,
     "remote": 3,
-    "robots": 3,
     "policy": 4,
     "agents": 4,
     "rollout": 5,
+    "robots": 6,
     "training": 6,
     "evaluation": 6,
     "teleop": 6,
@@ -53,6 +56,10 @@ ALLOWED = {
 # Units that know policies only through contracts.
 BLIND_TO_POLICIES = {"rollout", "evaluation", "deploy", "teleop"}
 POLICY_UNITS = {"policy", "models"}
+# Who may step an env, and the folders beside the source in which nobody may.
+LOOP = "rollout"
+SCRIPTS = ("examples", "experiments", "profiling")
+ENV = re.compile(r"(^|_)envs?$")
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,29 @@ def violation(item: Import) -> str | None:
     if LEVELS[imported] >= LEVELS[importer]:
         return f"{item.where}: {importer} (level {LEVELS[importer]}) imports {imported} (level {LEVELS[imported]})"
     return None
+
+
+def steps(source: Path) -> list[str]:
+    """Every place outside the loop that steps an env: ``.step`` of something whose name is, or ends in, ``env``."""
+    package = source / PACKAGE
+    paths = [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] != LOOP]
+    paths += [path for name in SCRIPTS for path in sorted((source.parent / name).rglob("*.py"))]
+    return [
+        f"{path.relative_to(source if path.is_relative_to(source) else source.parent)}:{node.lineno}: steps an env; "
+        f"use {PACKAGE}.{LOOP}.episode, which alone does"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.Attribute) and node.attr == "step" and _is_env(node.value)
+    ]
+
+
+def _is_env(node: ast.expr) -> bool:
+    if isinstance(node, ast.Subscript):
+        return _is_env(node.value)
+    if isinstance(node, ast.Call):
+        return _is_env(node.func)
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return ENV.search(name) is not None
 
 
 def graph(source: Path) -> dict[str, set[str]]:
@@ -163,6 +193,7 @@ def main(source: Path = ROOT / "src") -> int:
     problems = [problem for item in found if (problem := violation(item))]
     rings = circles({name: targets for name, targets in graph(source).items() if name != PACKAGE})
     problems += [f"import circle: {', '.join(ring)}" for ring in rings]
+    problems += steps(source)
     for problem in problems:
         print(problem)
     print(f"layers: {len(found)} imports between units, {len(problems)} against the rule, {len(rings)} import circles")

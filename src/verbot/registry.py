@@ -27,8 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Declaration:
     """One ``@registry.register("name", needs=(…))``, or ``registry.alias("old", "new")``, in the source of `module`.
 
-    `registry` is the dotted path of the registry, or the package whose function `register` is called. `name` is None where only
-    importing the module tells it.
+    `registry` is the dotted path of the registry, or the package whose function `register` is called. `name` is None if it is
+    known only after importing the module.
     """
 
     module: str
@@ -73,7 +73,7 @@ class Registry(Generic[F]):
         self._complete = package is None and group is None
 
     def register(self, name: str, needs: tuple[str, ...] = ()) -> Callable[[F], F]:
-        """Decorator. `needs` are packages beside the registry's own. Raises `ConfigError` when the name is taken."""
+        """Decorator. `needs` are packages in addition to the registry's own. Raises `ConfigError` if the name is taken."""
 
         def add(factory: F) -> F:
             if name in self._factories and self._factories[name].__qualname__ != factory.__qualname__:
@@ -105,7 +105,7 @@ class Registry(Generic[F]):
         """The factory called `name`. Only its own module is imported.
 
         Raises:
-            UnknownNameError: there is none; the message has the nearest name.
+            UnknownNameError: there is no such part; the message has the nearest name.
             MissingDependencyError: its module needs a package that is not installed.
         """
         name = self.successor(name)
@@ -165,7 +165,7 @@ def installed(package: str) -> bool:
 
 
 def _at(path: str) -> Any:
-    """What a dotted path names, where its module has been imported; otherwise None."""
+    """The object at a dotted path, or None if its module has not been imported."""
     module, _, attribute = path.rpartition(".")
     return getattr(sys.modules.get(module), attribute, None)
 
@@ -211,7 +211,7 @@ def _calls(module: str, tree: ast.Module) -> Iterator[_Declaration]:
 
 
 def _path(node: ast.expr, bound: dict[str, str], module: str) -> str:
-    """The dotted path of ``name`` or ``name.attribute``; a name that is not imported is the module's own."""
+    """The dotted path of ``name`` or ``name.attribute``; a name that is not imported belongs to the module."""
     if isinstance(node, ast.Attribute):
         return f"{_path(node.value, bound, module)}.{node.attr}"
     return bound.get(node.id, f"{module}.{node.id}") if isinstance(node, ast.Name) else ""

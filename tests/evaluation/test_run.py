@@ -53,6 +53,25 @@ def test_files_follow_the_contract(tmp_path: Path) -> None:
     assert len(lines) == len({json.loads(line)["key"] for line in lines})
 
 
+def test_sampled_actions_are_a_function_of_the_episode_and_the_step(tmp_path: Path) -> None:
+    alone: dict[str, object] = {"load": "shaky", "conditions": (), "baselines": False}
+    plain, sampled, again = (tmp_path / name for name in ("plain", "sampled", "again"))
+    evaluate(plain, **alone)
+    evaluate(sampled, sample=True, **alone)
+    evaluate(again, sample=True, slots=3, workers=2, **alone)  # beside others, in other processes
+    assert outcomes(sampled) == outcomes(again)
+    assert all(outcomes(sampled)[key][3] != actions for key, (*_, actions) in outcomes(plain).items())
+    evaluate(tmp_path / "seed", sample=True, seed=1, **alone)
+    actions = {found[3][:8] for folder in (sampled, tmp_path / "seed") for found in outcomes(folder).values()}
+    assert len(actions) == 16, "every episode has draws of its own"
+    with pytest.raises(ConfigError, match="sample: True, now False"):
+        evaluate(sampled, **alone)
+    record = json.loads((plain / "run.json").read_text())
+    del record["sample"]  # as a run of an older version left it
+    (plain / "run.json").write_text(json.dumps(record))
+    evaluate(plain, **alone)
+
+
 def test_color_alignment_helps_under_other_light_and_is_recorded_in_the_folder(tmp_path: Path) -> None:
     alone: dict[str, object] = {"load": "seeing", "conditions": (), "baselines": False}
     aligned = {"align": {"front": (40.0, 40.0, 40.0)}}

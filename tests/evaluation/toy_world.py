@@ -169,6 +169,18 @@ def touchy() -> ToyPolicy:
     return TouchyPolicy()
 
 
+class ShakyPolicy(ToyPolicy):
+    """Shakes where it is asked to sample."""
+
+    def _chunk(self, o: Observation) -> np.ndarray:
+        shake = 0.0 if o.sample_seed is None else np.random.default_rng(o.sample_seed).uniform(-0.2, 0.2)
+        return super()._chunk(o) + np.float32(shake)
+
+
+def shaky() -> ToyPolicy:
+    return ShakyPolicy()
+
+
 class MisfitPolicy(ToyPolicy):
     spec = dataclasses.replace(SPEC, cameras=(Camera("front", 32, 32),))
 

@@ -34,4 +34,4 @@ def test_a_total_that_was_estimated_too_low_never_counts_backward(monkeypatch):
     with Progress("train", 1000, "steps", enabled=False) as bar:
         now[0] += 10
         bar.update(1100)
-        assert bar.words() == "1100/1100 steps, 110/s, 0:00 left"
+        assert bar.text() == "1100/1100 steps, 110/s, 0:00 left"

@@ -96,8 +96,11 @@ def test_the_check_recognizes_a_live_process():
 
 
 def test_an_error_on_purpose_is_one_line(echo):
-    for message, told in (("refuse", "ConfigError: that cannot be"), ("lack", r"MissingDependencyError: .*'verbot\[torch\]'")):
+    for message, expected in (
+        ("refuse", "ConfigError: that cannot be"),
+        ("lack", r"MissingDependencyError: .*'verbot\[torch\]'"),
+    ):
         with workers(echo, 1) as (worker,):
             worker.send(message)
-            with pytest.raises(WorkerError, match=f"^worker 1: {told}$"):
+            with pytest.raises(WorkerError, match=f"^worker 1: {expected}$"):
                 worker.receive()

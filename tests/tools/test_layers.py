@@ -60,6 +60,24 @@ def test_a_violation_is_found(tmp_path, capsys, name, text):
 
 
 @pytest.mark.parametrize(
+    "text", ["env.step(a)", "self._env.step(a)", "make_env('x').step(a)", "envs[0].step(a)", "f = toy_env.step"]
+)
+def test_an_env_is_stepped_in_the_loop_alone(tmp_path, capsys, text):
+    source = tmp_path / "src"
+    assert layers.main(tree(source, {"rollout/episode.py": text, "envs/physics.py": "world.step(a)\noptimizer.step()"})) == 0
+    tree(source, {"training/rl/envs.py": text})
+    assert layers.main(source) == 1
+    assert "verbot/training/rl/envs.py:1: steps an env" in capsys.readouterr().out
+    (source / "verbot/training/rl/envs.py").unlink()
+    for folder in layers.SCRIPTS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "study.py").write_text(f"x = 1\n{text}\n")
+        assert layers.main(source) == 1
+        assert f"{folder}/study.py:2: steps an env" in capsys.readouterr().out
+        (tmp_path / folder / "study.py").unlink()
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("data/storage/writer.py", "from verbot.spec import Camera\nfrom verbot.data import windows\nfrom . import video"),

@@ -11,7 +11,7 @@ from test_ppo import NOWHERE
 from torch import nn
 
 from verbot.training.rl import ReinforceConfig
-from verbot.training.rl.envs import Turn
+from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import airl
 from verbot.training.rl.rewards.airl import AdversarialReward, Shown
 
@@ -48,8 +48,8 @@ def shown(*states):
     return Shown("go", (NOWHERE,) * (steps + 1), states, np.zeros((steps, 1), np.float32), np.ones(steps, bool))
 
 
-def turn(state, last=False, truncated=False):
-    return Turn(NOWHERE, np.nan, {"state_text": state}, NOWHERE if last else None, truncated)
+def transition(state, last=False, truncated=False):
+    return VecTransition(NOWHERE, np.nan, {"state_text": state}, NOWHERE if last else None, truncated)
 
 
 def begin(reward, state):
@@ -74,10 +74,10 @@ def test_a_step_earns_the_reward_and_the_gain_in_potential(make):
     """(g(s') + h(s') - h(s)) / reach, cut off at 1. Kills the mutation that pays minus the recovered reward."""
     reward = make(Written)
     begin(reward, "0.5 1.0")
-    assert earned(reward, turn("2.0 1.5")) == pytest.approx((2.0 + 1.5 - 1.0) / REACH)
-    assert earned(reward, turn("-1.0 1.5")) == pytest.approx(-1.0 / REACH), "the state before is the one just reached"
-    assert earned(reward, turn("9.0 1.5")) == pytest.approx(1.0)
-    assert earned(reward, turn("-9.0 1.5")) == pytest.approx(-1.0)
+    assert earned(reward, transition("2.0 1.5")) == pytest.approx((2.0 + 1.5 - 1.0) / REACH)
+    assert earned(reward, transition("-1.0 1.5")) == pytest.approx(-1.0 / REACH), "the state before is the one just reached"
+    assert earned(reward, transition("9.0 1.5")) == pytest.approx(1.0)
+    assert earned(reward, transition("-9.0 1.5")) == pytest.approx(-1.0)
 
 
 def test_an_end_earns_the_reward_of_staying_there(make):
@@ -85,9 +85,9 @@ def test_an_end_earns_the_reward_of_staying_there(make):
     for g in (2.0, -1.0):
         reward = make(Written)
         begin(reward, "0.5 1.0")
-        assert earned(reward, turn(f"{g} 1.5", last=True)) == pytest.approx((g + 1.5 - 1.0) / REACH + STAYS * g / REACH)
+        assert earned(reward, transition(f"{g} 1.5", last=True)) == pytest.approx((g + 1.5 - 1.0) / REACH + STAYS * g / REACH)
         begin(reward, "0.5 1.0")
-        assert earned(reward, turn(f"{g} 1.5", last=True, truncated=True)) == pytest.approx((g + 1.5 - 1.0) / REACH), (
+        assert earned(reward, transition(f"{g} 1.5", last=True, truncated=True)) == pytest.approx((g + 1.5 - 1.0) / REACH), (
             "a time limit"
         )
 
@@ -96,7 +96,7 @@ def learn(reward, state, log_prob, expert_log_prob):
     """The discriminator after a rollout of steps from the start to `state`, all of the same probability."""
     for _ in range(CONFIG.rollout):
         begin(reward, "start")
-        earned(reward, turn(state))
+        earned(reward, transition(state))
     reward.learn(
         lambda looks, actions: np.full(len(looks), expert_log_prob, np.float32),
         np.full((CONFIG.rollout, 1), log_prob, np.float32),
@@ -110,7 +110,7 @@ def test_what_the_expert_does_comes_to_earn_more_than_what_the_policy_does(make)
     worth = {}
     for state in ("expert", "policy"):
         begin(reward, "start")
-        worth[state] = earned(reward, turn(state))
+        worth[state] = earned(reward, transition(state))
     assert worth["expert"] > worth["policy"] + 0.1, worth
 
 
@@ -140,7 +140,7 @@ def test_ends_are_judged_without_a_probability(make):
         reward.matcher.known["both"].fill_(1.0)
     for _ in range(CONFIG.rollout):
         begin(reward, "start")
-        earned(reward, turn("both", last=True))
+        earned(reward, transition("both", last=True))
     reward.learn(lambda looks, actions: pytest.fail("no look is judged"), np.full((CONFIG.rollout, 1), -3.0, np.float32))
     assert reward.matcher.known["both"].item() == pytest.approx(0.0, abs=0.1)
 
@@ -149,4 +149,4 @@ def test_the_payment_does_not_depend_on_the_discount_of_the_run(make):
     """The potential is paid undiscounted: a critic that has learned a discounted one would take it out again."""
     reward = make(Written, config=dataclasses.replace(CONFIG, discount=0.5))
     begin(reward, "0 2.0")
-    assert earned(reward, turn("0 2.0")) == pytest.approx(0.0)
+    assert earned(reward, transition("0 2.0")) == pytest.approx(0.0)

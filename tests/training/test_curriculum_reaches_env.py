@@ -8,18 +8,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import LIMIT, ToyEnv
 
-from verbot.configuration import build, to_plain
 from verbot.rollout.collect import CollectConfig
 from verbot.training.log import Log
-from verbot.training.rl import ReinforceConfig, env_worker, envs
+from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
 from verbot.training.rl.curriculum import Course, Curriculum
-from verbot.training.rl.envs import Plan, Stage, World, Worlds
+from verbot.training.rl.envs import EnvRunner, EnvRunners, EnvRunnerSetup, Plan, Stage, StepAll
 
 LEVELS = 5
 SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
@@ -44,95 +42,83 @@ class LeveledEnv(ToyEnv):
 
 
 def episode(step):
-    """The turn with which an episode ends, in which nobody moves."""
+    """The transition with which an episode ends, in which nobody moves."""
     for _ in range(LIMIT):
-        turn = step()
-        if turn.last is not None:
-            return turn
+        transition = step()
+        if transition.final is not None:
+            return transition
     raise AssertionError("the episode does not end")
 
 
 def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
     """Kills the mutations that draw a level and leave it out of the request, or out of what is told of the episode."""
     env = LeveledEnv()
-    world = World(env, PLAYS, 0, 1, Plan(curriculum=SEPARATE))
+    world = EnvRunner(env, PLAYS, 0, 1, Plan(curriculum=SEPARATE))
     _, told = world.begin()
     assert env.played[-1] == ("go", 0) and told["level"] == 0
     world.stage = Stage({"go": 3, "visit": 1})
     for _ in range(4):
-        turn = episode(lambda: world.step(STILL))
+        transition = episode(lambda: world.step(STILL))
         task, level = env.played[-1]
-        assert level == {"go": 3, "visit": 1}[task] == turn.begun["level"]
+        assert level == {"go": 3, "visit": 1}[task] == transition.reset_info["level"]
     assert {task for task, _ in env.played} == {"go", "visit"}
 
 
 def test_without_a_curriculum_the_env_chooses_the_level():
     env = LeveledEnv()
-    _, told = World(env, PLAYS, 0, 1, Plan()).begin()
+    _, told = EnvRunner(env, PLAYS, 0, 1, Plan()).begin()
     assert env.played == [("go", None)] and "level" not in told
 
 
-class Pipe:
-    """A worker's channel in this process; what its worker sends is kept."""
-
-    def __init__(self, *messages):
-        self.messages, self.answers = list(messages), []
-
-    def receive(self):
-        if not self.messages:
-            raise EOFError
-        return self.messages.pop(0)
-
-    def send(self, answer):
-        self.answers.append(answer)
-
-
-def test_a_worker_passes_the_stage_on_to_all_its_worlds(monkeypatch):
-    """Kills the mutations in which a worker drops what it is told of the run, or tells one of its worlds alone."""
+def test_a_worker_passes_the_stage_on_to_all_its_envs(monkeypatch):
+    """Kills the mutations in which a worker drops the stage of the run, or passes it to one of its envs alone."""
     made: list[LeveledEnv] = []
-    monkeypatch.setattr(env_worker, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
-    plan = Plan(curriculum=SEPARATE)
-    briefing = {"config": to_plain(PLAYS), "numbers": [0, 1, 2], "count": 3, "plan": to_plain(plan)}
-    stage = to_plain(Stage({"go": 2, "visit": 2}))
-    with pytest.raises(EOFError):
-        env_worker.work(Pipe(briefing, stage, *([STILL] * 3 for _ in range(LIMIT))))
+    monkeypatch.setattr(envs, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
+    with EnvRunnerSetup(PLAYS, (0, 1, 2), 3, Plan(curriculum=SEPARATE)).open() as service:
+        requests = [Stage({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
+        list(service.answers(iter(requests)))
     assert [[level for _, level in env.played] for env in made] == [[0, 2]] * 3
 
 
-class Hand:
+class IdleWorker:
     """A worker process that never started: keeps what it is sent."""
 
-    def __init__(self):
-        self.sent = []
+    def __init__(self, setup):
+        self.setup, self.sent = setup, []
 
     def send(self, message):
         self.sent.append(message)
 
 
-def test_every_worker_is_briefed_with_the_curriculum_and_told_the_stage(monkeypatch):
+def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypatch):
     """Kills the mutations in which the curriculum or the stage stays in the process that learns."""
-    hands = [Hand(), Hand()]
-    monkeypatch.setattr(envs, "workers", lambda *args: contextlib.nullcontext(hands))
-    Worlds(dataclasses.replace(CONFIG, workers=2)).tell(Stage({"go": 2}))
-    for hand in hands:
-        briefing, stage = hand.sent
-        assert build(Plan, briefing["plan"]).curriculum == SEPARATE
-        assert build(Stage, stage).reached == {"go": 2}
+    idle: list[IdleWorker] = []
+
+    def open_workers(setups, name):
+        idle.extend(map(IdleWorker, setups))
+        return contextlib.nullcontext(idle)
+
+    monkeypatch.setattr(envs, "open_workers", open_workers)
+    EnvRunners(dataclasses.replace(CONFIG, workers=2)).set_stage(Stage({"go": 2}))
+    assert len(idle) == 2
+    for worker in idle:
+        assert worker.setup.plan.curriculum == SEPARATE
+        assert worker.sent == [Stage({"go": 2})]
 
 
-class EpisodeArrays:
-    """Worlds that keep what they are told."""
+class RecordedStages:
+    """Env runners that keep what they are told."""
 
     def __init__(self):
         self.stages = []
 
-    def tell(self, stage):
+    def set_stage(self, stage):
         self.stages.append(dict(stage.reached))
 
 
 def test_a_run_tells_its_worlds_when_a_task_rises(tmp_path):
     """Kills the mutations in which a run never tells how far it has come, or tells it at the beginning alone."""
-    course, told = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), EpisodeArrays()
+    course, told = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
     watch = running._Watch(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, told, course)
     assert told.stages == [{"go": 1}], "a run that goes on begins where it was"
     for level, success in ((1, True), (1, True), (1, True), (2, False)):

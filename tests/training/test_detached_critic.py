@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_ppo import TOY, Plan, ToyEnv, World, toy  # noqa: F401
+from test_ppo import TOY, EnvRunner, Plan, ToyEnv, toy  # noqa: F401
 
 from verbot.rollout.collect import CollectConfig
 from verbot.training.rl import ppo as running
@@ -24,7 +24,7 @@ def test_the_loss_of_a_value_changes_the_network_unless_it_is_apart(toy, apart):
     """Kills the mutation that ignores `value_apart`, and the one that always detaches."""
     policy = running.beginning(TOY)
     senses, config = Senses(policy), dataclasses.replace(TOY, value_apart=apart)
-    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
     obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
     actor = Actor(senses.space, limits, lambda left: 1e-3, policy=policy, senses=senses, config=config)

@@ -13,19 +13,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from test_ppo import SMALL, TOY, toy  # noqa: F401
 from toy_world import ToyEnv
 
-from verbot.contracts import observation_from_env
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
 from verbot.policy.policy import Policy
 from verbot.rollout.collect import CollectConfig, request_for
+from verbot.rollout.episode import Episode, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
 from verbot.training.rl import reinforce
 from verbot.training.rl.actor_critic import Actor, Senses
 from verbot.training.rl.config import Looking
 from verbot.training.rl.curriculum import Curriculum
-from verbot.training.rl.envs import GLANCE, Plan, Stage, World
+from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, Stage
 
 SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
 
@@ -34,7 +34,7 @@ def _senses_of_a_look(config):
     """An actor of a new policy, and what it sees in one look whose named places are told."""
     policy = running.beginning(config)
     senses = Senses(policy, features=config.looking is not None)
-    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
     look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
     obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
     return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
@@ -104,25 +104,25 @@ def test_without_looking_rewards_change_what_is_seen_too(toy):  # noqa: F811
     assert "network.vision" in _moved(actor, actor.evaluate_actions(obs, torch.zeros(1, 1))[1])
 
 
-def test_a_glance_is_taken_along_the_way_before_anything_is_tried():
+def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
-        world = World(env, plays, 0, 1, Plan(curriculum=Curriculum()))
-        world.stage = Stage(looking=True)
+        world = EnvRunner(env, plays, 0, 1, Plan(curriculum=Curriculum()))
+        world.stage = Stage(warmup=True)
         told, covered = zip(*((world.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
         assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
         assert not any("level" in begun for begun in told)
-        turns = [world.step(np.zeros(1, np.float32)) for _ in range(2 * GLANCE)]
-        assert [turn.last is not None for turn in turns] == [*[False] * (GLANCE - 1), True] * 2
+        transitions = [world.step(np.zeros(1, np.float32)) for _ in range(2 * SAMPLE_STEPS)]
+        assert [transition.final is not None for transition in transitions] == [*[False] * (SAMPLE_STEPS - 1), True] * 2
         world.stage = Stage(reached={"follow": 0})
         assert {world.begin()[1]["level"] for _ in range(5)} == {0}
 
 
-def test_a_glance_is_also_taken_astray_from_what_is_to_be_done_next():
+def test_warm_up_samples_also_lie_off_the_trajectory():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
-        world = World(env, plays, 0, 1, Plan())
-        world.stage = Stage(looking=True)
+        world = EnvRunner(env, plays, 0, 1, Plan())
+        world.stage = Stage(warmup=True)
         away = []
         for _ in range(60):
             world.begin()
@@ -134,7 +134,7 @@ def test_a_glance_is_also_taken_astray_from_what_is_to_be_done_next():
 
 
 @pytest.mark.parametrize("task", ["follow", "around"])
-def test_the_last_glance_along_a_way_is_the_one_before_its_end(task):
+def test_the_last_warm_up_sample_of_a_trajectory_is_the_one_before_its_end(task):
     class Last:
         """Draws the very end of the way, and nothing astray."""
 
@@ -146,25 +146,21 @@ def test_the_last_glance_along_a_way_is_the_one_before_its_end(task):
 
     plays = CollectConfig(env="navigation-compass", tasks=(task,))
     with closing(make_env("navigation-compass", render_cameras=False)) as env:
-        world = World(env, plays, 0, 1, Plan())
+        world = EnvRunner(env, plays, 0, 1, Plan())
         for index in range(4):
             request = request_for(plays, (task,), index)
-            record, _ = env.reset(seed=0, options=request)
-            expert, over = env.expert(0.0), False
-            while not over:
-                action = expert.act(observation_from_env(record))
-                record, _, over, _, _ = env.step(action)
+            last = final(play(env, env.expert(0.0), request))
             world._rng = Last()
-            _, before = world._along(request, *env.reset(seed=0, options=request))
-            assert before["final_error_m"] > 0 and not before["success"]
-            assert env.step(action)[4]["success"], "one step was missing"
+            before = world._advanced(Episode(env, request))
+            assert before.info["final_error_m"] > 0 and not before.info["success"]
+            assert before.step(last.action).info["success"], "one step was missing"
 
 
-def test_other_tasks_may_be_glanced_at_than_are_tried():
+def test_warm_up_may_have_other_tasks():
     plays = CollectConfig(env="navigation-compass", tasks=("go",))
     with closing(make_env("navigation-compass")) as env:
-        world = World(env, plays, 0, 1, Plan(glanced=("around", "follow", "follow")))
-        world.stage = Stage(looking=True)
+        world = EnvRunner(env, plays, 0, 1, Plan(warmup_tasks=("around", "follow", "follow")))
+        world.stage = Stage(warmup=True)
         glanced = [world.begin()[1]["task"] for _ in range(9)]
         assert glanced.count("follow") == 6 and glanced.count("around") == 3
         world.stage = Stage()

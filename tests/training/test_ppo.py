@@ -26,7 +26,7 @@ from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
 from verbot.training.rl.actor_critic import Actor, Senses
-from verbot.training.rl.envs import Look, Plan, Turn, World, Worlds
+from verbot.training.rl.envs import EnvRunner, EnvRunners, GroundedObservation, Plan, VecTransition
 from verbot.training.rl.rewards.base import Headway, OwnReward, Shaped, made
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
@@ -39,12 +39,12 @@ TABLETOP = dataclasses.replace(TOY, env="tabletop-starter", options={"image_size
 
 
 class Here:
-    """Worlds of the toy, in this process."""
+    """EnvRunners of the toy, in this process."""
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
         self.count = config.worlds
-        self.worlds = [World(ToyEnv(), plays, number, config.worlds, Plan(played)) for number in range(config.worlds)]
+        self.worlds = [EnvRunner(ToyEnv(), plays, number, config.worlds, Plan(played)) for number in range(config.worlds)]
 
     def begin(self):
         return [world.begin() for world in self.worlds]
@@ -52,7 +52,7 @@ class Here:
     def step(self, actions):
         return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
 
-    def tell(self, stage):
+    def set_stage(self, stage):
         for world in self.worlds:
             world.stage = stage
 
@@ -60,7 +60,9 @@ class Here:
         pass
 
 
-NOWHERE = Look(Observation({}, np.zeros(4, np.float32)), np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool))
+NOWHERE = GroundedObservation(
+    Observation({}, np.zeros(4, np.float32)), np.zeros((1, 0, 3, 2), np.float32), np.zeros((1, 0, 3), bool)
+)
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def toy(monkeypatch):
         states = np.random.default_rng(0).uniform(-6, 6, (200, 4)).astype(np.float32)
         return SPEC, states, [f"go to {color}" for color in ("red", "green", "blue")]
 
-    monkeypatch.setattr(running, "Worlds", Here)
+    monkeypatch.setattr(running, "EnvRunners", Here)
     monkeypatch.setattr(running, "survey", survey)
 
 
@@ -124,9 +126,9 @@ def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
         gained = 0.0
         for step, error in enumerate(errors[1:]):
             last = NOWHERE if step == 6 else None
-            turn = Turn(NOWHERE, float(step == 6), {"final_error_m": error}, last, truncated and step == 6)
+            transition = VecTransition(NOWHERE, float(step == 6), {"final_error_m": error}, last, truncated and step == 6)
             actions = np.zeros((1, 1), np.float32)
-            gained += discount**step * (shaped([turn], actions)[0] - own([turn], actions)[0])
+            gained += discount**step * (shaped([transition], actions)[0] - own([transition], actions)[0])
         ending = -2.0 * errors[-1] * discount**7 if truncated else 0.0
         assert gained == pytest.approx(ending + 2.0 * errors[0])
 
@@ -136,10 +138,12 @@ def test_headway_adds_up_to_the_way_made_good():
     left = rng.uniform(0, 3, 6)
     headway, actions = Headway(0.5, 1), np.zeros((1, 1), np.float32)
     headway.begin([0], [{"final_error_m": left[0]}], [])
-    earned = [headway([Turn(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
+    earned = [headway([VecTransition(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
     assert earned == pytest.approx(0.25 + 0.5 * (left[:-1] - left[1:]))
     headway.begin([0], [{"final_error_m": 2.0}], [])
-    assert headway([Turn(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), "an episode begins anew"
+    assert headway([VecTransition(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), (
+        "an episode begins anew"
+    )
     with pytest.raises(ConfigError, match=r"choose one \(they are 1 and 0.5\)"):
         made(1.0, 0.5, 0.9, 4)
 
@@ -150,7 +154,7 @@ def test_a_ratchet_counts_only_what_is_nearer_than_ever():
     def earned(share):
         headway = made(0.0, 2.0, 0.9, 1, share)
         headway.begin([0], [{"final_error_m": left[0]}], [])
-        return [float(headway([Turn(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
+        return [float(headway([VecTransition(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
 
     assert earned(1.0) == pytest.approx([1.0, 0.0, 0.0, 0.6, 0.0]), "going back costs nothing, and coming again brings nothing"
     assert earned(0.5) == pytest.approx([1.0, -0.3, 0.3, 0.6, 0.0])
@@ -212,21 +216,22 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
 def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
     plays = []
     for workers in (1, 2):
-        worlds = Worlds(
+        worlds = EnvRunners(
             dataclasses.replace(
                 TABLETOP, worlds=3, batch_size=12, workers=workers, options={"image_size": 32, "max_seconds": 0.3}
             )
         )
         try:
             begun = worlds.begin()
-            turns = [worlds.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
+            transitions = [worlds.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
         finally:
             worlds.close()
-        ended = [turn for turn in turns[2] if turn.last is not None]
-        assert len(ended) == 3 and all(turn.truncated for turn in ended), "the time limit of three steps"
-        told = [look.observation.instruction for look, _ in begun] + [turn.begun["instruction"] for turn in ended]
-        assert len({(t, turn.look.observation.state.tobytes()) for t, turn in zip(told[3:], ended, strict=True)}) == 3
-        plays.append((told, [turn.look.observation.images["front"].tobytes() for turn in turns[3]]))
+        ended = [step for step in transitions[2] if step.final is not None]
+        assert len(ended) == 3 and all(step.truncated for step in ended), "the time limit of three steps"
+        told = [look.observation.instruction for look, _ in begun] + [step.reset_info["instruction"] for step in ended]
+        states = [step.observation.observation.state.tobytes() for step in ended]
+        assert len(set(zip(told[3:], states, strict=True))) == 3
+        plays.append((told, [step.observation.observation.images["front"].tobytes() for step in transitions[3]]))
     assert plays[0] == plays[1]
 
 
@@ -255,7 +260,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
     senses = Senses(policy)
-    world = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
+    world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
     look, _ = world.begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
     arrays = senses.take([dataclasses.replace(look, points=places, known=known)])
@@ -301,8 +306,8 @@ def test_the_critic_learns_at_its_own_pace(toy):
 def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = World(env, plays, 0, 1, Plan()).begin()
-        named = next(thing for thing in env.world.scene.things if thing.name == told["target_object"])
+        look, told = EnvRunner(env, plays, 0, 1, Plan()).begin()
+        named = next(obj for obj in env.world.scene.objects if obj.name == told["target_object"])
         column, row = (look.points[0, 0, 0] + 1) * 32
         assert look.known[0, 0, 0]
         assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
@@ -311,18 +316,18 @@ def test_a_look_tells_where_the_named_thing_is():
 def test_a_look_asks_for_the_other_things_of_its_scene(toy):
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = World(env, plays, 0, 1, Plan(questions=12)).begin()
+        look, told = EnvRunner(env, plays, 0, 1, Plan(questions=12)).begin()
         scene = env.world.scene
         _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
     goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
-    asked = [text for text in look.asked if text]
+    asked = [text for text in look.queries if text]
     assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and told["instruction"] not in asked
-    for place, text in enumerate(look.asked, 1):
+    for place, text in enumerate(look.queries, 1):
         assert look.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
         if text:
             x, y, _ = goals[text]["target_base_m"]
             assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
-    begins = {thing.center_m for thing in scene.things} | {line.points_m[0] for line in scene.lines}
+    begins = {obj.center_m for obj in scene.objects} | {line.points_m[0] for line in scene.lines}
     assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
 
 
@@ -331,10 +336,10 @@ def test_questions_teach_their_own_sentence(toy):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=1.0, questions=1)
     policy = running.beginning(config)
     senses = Senses(policy, questions=1)
-    look, _ = World(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
-    arrays = senses.take([dataclasses.replace(look, points=places, known=known, asked=("go to blue",))])
+    arrays = senses.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     actor = Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config)
 

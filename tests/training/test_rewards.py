@@ -19,7 +19,7 @@ from verbot.models.reward_models.matcher import Matcher, TrainedScorer
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
-from verbot.training.rl.envs import Turn
+from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import train_reward_model
 from verbot.training.rl.rewards.airl import AdversarialReward, demonstrate
 from verbot.training.rl.rewards.base import LearnedReward, OwnReward, make_reward
@@ -91,8 +91,8 @@ class EpisodeArrays:
         return np.array([[float(number) for number in state.split()] for state in states], np.float32)
 
 
-def turn(near, done, last=False, truncated=False):
-    return Turn(NOWHERE, np.nan, {"state_text": f"{near} {done}"}, NOWHERE if last else None, truncated)
+def transition(near, done, last=False, truncated=False):
+    return VecTransition(NOWHERE, np.nan, {"state_text": f"{near} {done}"}, NOWHERE if last else None, truncated)
 
 
 def test_language_alone_decides_what_a_step_is_worth():
@@ -102,7 +102,7 @@ def test_language_alone_decides_what_a_step_is_worth():
         reward = LanguageReward(config, EpisodeArrays(), weight=2.0, cost=0.5)
         near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
         reward.begin([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
-        earned = [reward([turn(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]
+        earned = [reward([transition(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]
         assert np.isfinite(earned).all(), "the world's own reward is not asked for"
         cost = 0.0 if truncated else 0.5 * (1 - done[8])
         assert sum(earned) == pytest.approx(2.0 * (near[8] - near[0]) + done[8] - cost, abs=1e-5)
@@ -165,9 +165,9 @@ class Counting(OwnReward):
         assert np.isfinite(chances).all() and chances.shape == (len(self.looks),)
         return {"steps seen": float(self.steps)}
 
-    def __call__(self, turns, actions):
+    def __call__(self, transitions, actions):
         self.actions = actions.shape[1]
-        return super().__call__(turns, actions)
+        return super().__call__(transitions, actions)
 
     def save(self, folder):
         (folder / "steps").write_text(f"{self.steps.item():.0f}")
@@ -220,13 +220,13 @@ def play(reward, rounds):
         begin(world)
     for _ in range(rounds):
         for _ in range(GO.rollout * 2):
-            turns = []
+            transitions = []
             for env in envs:
                 _, own, terminated, truncated, info = env.step(rng.integers(7))
-                turns.append(Turn(NOWHERE, own, info, NOWHERE if terminated or truncated else None, truncated))
-            worth = reward(turns, np.zeros((GO.worlds, 1), np.float32))
+                transitions.append(VecTransition(NOWHERE, own, info, NOWHERE if terminated or truncated else None, truncated))
+            worth = reward(transitions, np.zeros((GO.worlds, 1), np.float32))
             assert np.isfinite(worth).all() and np.abs(worth).max() <= 9.0
-            for world in [w for w, t in enumerate(turns) if t.last is not None]:
+            for world in [w for w, t in enumerate(transitions) if t.final is not None]:
                 begin(world)
         chances = np.full((GO.rollout * 2, GO.worlds), -np.log(7))
         figures = reward.learn(lambda looks, actions: np.full(len(looks), -np.log(7)), chances)

@@ -63,7 +63,7 @@ class Worker:
         """The next message.
 
         Raises `WorkerError`: with one line for an error that verbot raises on purpose, otherwise with the worker's traceback, or
-        with its exit code if there is none.
+        with its exit code if there is no traceback.
         """
         try:
             kind, message = self.connection.recv()
@@ -163,11 +163,11 @@ def serve(work: Serve) -> None:
         sys.exit(1)
     except (VerbotError, ModuleNotFoundError) as error:
         known = missing(error) if isinstance(error, ModuleNotFoundError) else error
-        kind, told = "refusal", f"{type(known).__name__}: {known}"
+        kind, text = "refusal", f"{type(known).__name__}: {known}"
         if not isinstance(known, VerbotError):
-            kind, told = "error", traceback.format_exc()
+            kind, text = "error", traceback.format_exc()
         with contextlib.suppress(OSError):
-            channel.connection.send((kind, told))
+            channel.connection.send((kind, text))
         sys.exit(1)
     except Exception:
         with contextlib.suppress(OSError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from verbot.contracts import Env, observation_from_env
+from verbot.contracts import Env
 from verbot.envs import make_env
 from verbot.errors import RobotError, SimulationError
 from verbot.robots import robots
+from verbot.rollout.episode import Episode
 from verbot.spec import FloatArray, Observation, RobotSpec
 
 
@@ -45,7 +47,7 @@ class SimulatedRobot:
         self._env: Env = make_env(env, **(options or {})) if isinstance(env, str) else env
         self._options, self._closed = dict(options or {}), False
         self._request, self._seed, self._connections = dict(request or {}), seed, 0
-        self._record: Mapping[str, Any] | None = None
+        self._episode: Episode | None = None
         self.info: Mapping[str, Any] = {}
         self.is_over = False
 
@@ -55,43 +57,44 @@ class SimulatedRobot:
 
     def connect(self) -> None:
         """Set up an episode. Raises `RobotError` where the robot is connected or the simulator faults."""
-        if self._record is not None:
+        if self._episode is not None:
             raise RobotError(f"robot {self.spec.name!r} is connected already; call stop first")
         if self._name is not None and self._closed:
             self._env, self._closed = make_env(self._name, **self._options), False
         request = {**self._request, "index": self._request.get("index", 0) + self._connections}
         try:
-            self._record, self.info = self._env.reset(seed=self._seed, options=request)
+            self._episode = Episode(self._env, request, self._seed)
         except SimulationError as error:
             raise RobotError(f"the simulated robot {self.spec.name!r} cannot be set up: {error}") from error
+        self.info = self._episode.info
         self._connections, self._steps, self.is_over = self._connections + 1, 0, False
 
     def observe(self) -> Observation:
         """The latest observation. Raises `RobotError` before `connect`."""
-        return observation_from_env(self._connected(), self._steps / self.spec.rate_hz)
+        return dataclasses.replace(self._connected().observation, time_s=self._steps / self.spec.rate_hz)
 
     def act(self, action: FloatArray) -> None:
         """One control step. Raises `RobotError` before `connect` and on a fault of the simulator."""
-        self._connected()
+        episode = self._connected()
         self._steps += 1
         if self.is_over:
             return
         try:
-            self._record, _, terminated, truncated, self.info = self._env.step(action)
-            fault = self.info.get("error")
+            fault = episode.step(action).fault
         except SimulationError as error:
             fault = str(error)
+        self.info = episode.info
         if fault:
             raise RobotError(f"the simulator of robot {self.spec.name!r} faulted: {fault}")
-        self.is_over = terminated or truncated
+        self.is_over = episode.over
 
     def stop(self) -> None:
-        self._record = None
+        self._episode = None
         if self._name is not None and not self._closed:
             self._env.close()
             self._closed = True
 
-    def _connected(self) -> Mapping[str, Any]:
-        if self._record is None:
+    def _connected(self) -> Episode:
+        if self._episode is None:
             raise RobotError(f"robot {self.spec.name!r} is not connected; call connect first")
-        return self._record
+        return self._episode

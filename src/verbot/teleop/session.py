@@ -28,7 +28,7 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session records.
+    """The plan of a session.
 
     Args:
         request: scene number to the fields of an `EpisodeRequest`.
@@ -98,7 +98,7 @@ class Session:
         self._step()
 
     def view(self) -> dict[str, Any]:
-        """What the page shows beside the images; JSON."""
+        """The state that the page shows besides the images; JSON."""
         episode = self.episode
         driver = "nobody" if self.phase != Phase.RECORDING else "you" if episode.driving else "the policy"
         return {

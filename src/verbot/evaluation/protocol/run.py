@@ -99,7 +99,7 @@ def run(
 
 
 def _fitted(config: EvaluationConfig, policy: PolicySource | str, make: MakeEnv) -> EvaluationConfig:
-    """`config` with the size of pictures that the policy was trained on, unless it says one."""
+    """`config` with the image size on which the policy was trained, unless its options set one."""
     if isinstance(policy, str) or policy.spec is None or "image_size" in config.options:
         return config
     from verbot.envs.fitting import fitting_options

@@ -21,7 +21,7 @@ from verbot.models.tokens import Batch, Questions, TextBatch, TokenGroup
 from verbot.policy.policy import Policy
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
-from verbot.training.rl.envs import Look, Turn, Worlds
+from verbot.training.rl.envs import EnvRunners, GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import Reward
 
 Arrays = dict[str, np.ndarray]
@@ -66,7 +66,7 @@ class Senses:
             }
         )
 
-    def take(self, looks: Sequence[Look]) -> Arrays:
+    def take(self, looks: Sequence[GroundedObservation]) -> Arrays:
         sights = [self._policy.look(look.observation) for look in looks]
         images = np.stack([sight.images for sight in sights])
         return {
@@ -74,7 +74,7 @@ class Senses:
             "images": images,
             "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
             "state": np.stack([sight.state for sight in sights]).astype(np.float32),
-            "told": np.array([[self._number(text) for text in (look.observation.instruction, *look.asked)] for look in looks]),
+            "told": np.array([[self._number(text) for text in (look.observation.instruction, *look.queries)] for look in looks]),
             "points": np.stack([look.points for look in looks]),
             "known": np.stack([look.known for look in looks]).astype(np.uint8),
         }
@@ -277,10 +277,10 @@ class _Beside(torch.autograd.Function):
         return gradient, gradient.new_ones(())
 
 
-class Playground(VecEnv):
-    """`Worlds` for Stable-Baselines3, in the policy's normalized observations and actions."""
+class PolicyVecEnv(VecEnv):
+    """`EnvRunners` for Stable-Baselines3, in the policy's normalized observations and actions."""
 
-    def __init__(self, worlds: Worlds, policy: Policy, senses: Senses, reward: Reward):
+    def __init__(self, worlds: EnvRunners, policy: Policy, senses: Senses, reward: Reward):
         self._worlds, self._policy, self._senses, self.reward = worlds, policy, senses, reward
         spec = policy.spec
         limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
@@ -297,28 +297,32 @@ class Playground(VecEnv):
         self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        turns = self._worlds.step(list(self._actions))
-        rewards = self.reward(turns, self._actions)
-        infos = [self._info(i, turn) for i, turn in enumerate(turns)]
-        over = [i for i, turn in enumerate(turns) if turn.last is not None]
-        self.reward.begin(over, [turns[i].begun or {} for i in over], [turns[i].look for i in over])
+        transitions = self._worlds.step(list(self._actions))
+        rewards = self.reward(transitions, self._actions)
+        infos = [self._info(i, transition) for i, transition in enumerate(transitions)]
+        over = [i for i, transition in enumerate(transitions) if transition.final is not None]
+        self.reward.begin(over, [transitions[i].reset_info or {} for i in over], [transitions[i].observation for i in over])
         return (
-            self._senses.take([turn.look for turn in turns]),
+            self._senses.take([transition.observation for transition in transitions]),
             rewards.astype(np.float32),
-            np.array([turn.last is not None for turn in turns]),
+            np.array([transition.final is not None for transition in transitions]),
             infos,
         )
 
-    def _info(self, world: int, turn: Turn) -> dict[str, Any]:
+    def _info(self, world: int, transition: VecTransition) -> dict[str, Any]:
         self._lengths[world] += 1
-        info = dict(turn.info)
-        if turn.last is not None:
-            ended = {name: value[0] for name, value in self._senses.take([turn.last]).items()}
-            info |= {"terminal_observation": ended, "TimeLimit.truncated": turn.truncated, "length": int(self._lengths[world])}
+        info = dict(transition.info)
+        if transition.final is not None:
+            ended = {name: value[0] for name, value in self._senses.take([transition.final]).items()}
+            info |= {
+                "terminal_observation": ended,
+                "TimeLimit.truncated": transition.truncated,
+                "length": int(self._lengths[world]),
+            }
             self._lengths[world] = 0
         return info
 
-    def judge(self, actor: Actor, looks: Sequence[Look], actions: FloatArray) -> FloatArray:
+    def judge(self, actor: Actor, looks: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
         """Logarithms (n,) of the chances that `actor` gives to `actions` (n, a), in the robot's units."""
         obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._senses.take(looks).items()}
         wanted = torch.as_tensor(self._policy.action_steps.forward(actions), dtype=torch.float32, device=actor.device)

@@ -32,10 +32,10 @@ from verbot.training.checkpoint import replace_durably
 from verbot.training.distributed.device import find_device
 from verbot.training.log import Log
 from verbot.training.optimizer_state import flat, nested
-from verbot.training.rl.actor_critic import Actor, Playground, Senses
+from verbot.training.rl.actor_critic import Actor, PolicyVecEnv, Senses
 from verbot.training.rl.config import Looking, ReinforceConfig
 from verbot.training.rl.curriculum import Course
-from verbot.training.rl.envs import Stage, Worlds, survey
+from verbot.training.rl.envs import EnvRunners, Stage, survey
 from verbot.training.rl.rewards.base import LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
@@ -134,19 +134,19 @@ def beginning(config: ReinforceConfig) -> Policy:
 
 
 @contextmanager
-def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, Worlds]]:
+def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, EnvRunners]]:
     policy = beginning(config)
     device = find_device(config.device)
     policy.network.to(device)
     senses = Senses(policy, config.questions, config.looking is not None)
-    worlds = Worlds(config, _progress(out).get("episodes", 0) // config.worlds)
+    worlds = EnvRunners(config, _progress(out).get("episodes", 0) // config.worlds)
     reward = make_reward(config) if reward is None else reward
-    playground = Playground(worlds, policy, senses, reward)
+    vec_env = PolicyVecEnv(worlds, policy, senses, reward)
     share = config.worlds * config.rollout / config.steps
     try:
         algorithm = PPO(
             Actor,  # type: ignore[arg-type]
-            playground,
+            vec_env,
             learning_rate=lambda left: config.learning_rate * (max(left, 0.0) + share),  # `left` is told after a rollout
             n_steps=config.rollout,
             batch_size=config.batch_size,
@@ -165,7 +165,7 @@ def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Itera
         algorithm.set_logger(Logger(None, []))
         yield algorithm, policy, worlds
     finally:
-        playground.close()
+        vec_env.close()
 
 
 class _Watch(BaseCallback):
@@ -178,7 +178,7 @@ class _Watch(BaseCallback):
         policy: Policy,
         log: Log,
         state: dict[str, Any],
-        worlds: Worlds,
+        worlds: EnvRunners,
         course: Course | None = None,
     ):
         super().__init__()
@@ -195,7 +195,7 @@ class _Watch(BaseCallback):
     def _tell(self) -> None:
         """What the worlds are to know of how far the run has come."""
         reached = {} if self._course is None else self._course.reached
-        self._worlds.tell(Stage(reached, self._looking()))
+        self._worlds.set_stage(Stage(reached, self._looking()))
 
     def _looking(self) -> bool:
         return self._config.looking is not None and self.updates < self._config.looking.updates
@@ -266,12 +266,12 @@ class _Watch(BaseCallback):
 
     def _learn(self) -> dict[str, float]:
         """What a reward that learns makes of the steps just played; the policy is still the one that played them."""
-        playground: Any = self.training_env
-        if not isinstance(playground.reward, LearnedReward):
+        vec_env: Any = self.training_env
+        if not isinstance(vec_env.reward, LearnedReward):
             return {}
         actor: Any = self.model.policy
         log_probs = self.model.rollout_buffer.log_probs  # type: ignore[attr-defined]
-        return playground.reward.learn(lambda looks, actions: playground.judge(actor, looks, actions), log_probs)
+        return vec_env.reward.learn(lambda looks, actions: vec_env.judge(actor, looks, actions), log_probs)
 
     def _save(self) -> None:
         state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
@@ -280,9 +280,9 @@ class _Watch(BaseCallback):
         actor = self.model.policy
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
         tensors |= flat(actor.optimizer.state_dict()["state"])
-        playground: Any = self.training_env
-        if isinstance(playground.reward, LearnedReward):
-            tensors |= {f"reward.{name}": value for name, value in playground.reward.state().items()}
+        vec_env: Any = self.training_env
+        if isinstance(vec_env.reward, LearnedReward):
+            tensors |= {f"reward.{name}": value for name, value in vec_env.reward.state().items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
 

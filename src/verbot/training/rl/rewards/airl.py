@@ -6,33 +6,40 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbot.contracts import Described, Env, expert_of, observation_from_env
+from verbot.contracts import Described, Env, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.objectives.keypoints import POINTS
 from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.spec import FloatArray
+from verbot.rollout.episode import Episode
+from verbot.spec import FloatArray, Observation
 from verbot.training.optimizer_state import MOMENTS, flat, nested
 from verbot.training.rl.config import ReinforceConfig
-from verbot.training.rl.envs import Look, Turn
+from verbot.training.rl.envs import GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import Judge, Rewards, rewards
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One demonstration: its sentence, looks and descriptions (t + 1), and actions (t, a) in the robot's units; `clean` (t,) says
-    which of these the expert meant."""
+    """One demonstration.
+
+    Args:
+        told: its instruction.
+        looks: observations (t + 1).
+        states: descriptions of the state in words (t + 1).
+        actions: (t, a), in the robot's units.
+        clean: (t,), whether the action was the expert's clean one.
+    """
 
     told: str
-    looks: tuple[Look, ...]
+    looks: tuple[GroundedObservation, ...]
     states: tuple[str, ...]
     actions: FloatArray
     clean: np.ndarray
@@ -52,7 +59,7 @@ class Step:
 def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float) -> list[Shown]:
     """The expert's successful episodes in training scenes: those that `verbot collect` records with the same seed.
 
-    Raises `ConfigError` for an env that does not tell its state in words.
+    Raises `ConfigError` for an env that does not describe its state in words.
     """
     shown: list[Shown] = []
     plays = CollectConfig(env=config.env, tasks=config.tasks, seed=seed)
@@ -60,20 +67,17 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(2 * episodes):
-            request = request_for(plays, config.tasks or env.tasks, number)
-            record, info = env.reset(seed=seed, options=request)
+            episode = Episode(env, request_for(plays, config.tasks or env.tasks, number), seed)
             expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-            expert.reset(record["instruction"])
-            looks, states, actions, clean, over = [_look(env, record)], [info["state_text"]], [], [], False
-            while not over:
-                label, action = expert.label(), expert.act(observation_from_env(record))
-                record, _, terminated, truncated, info = env.step(action)
-                looks.append(_look(env, record))
-                states.append(info["state_text"])
-                actions.append(action)
-                clean.append(bool(np.array_equal(label, action)))
-                over = terminated or truncated
-            if info["success"]:
+            expert.reset(episode.instruction)
+            looks, states = [_ungrounded(env, episode.observation)], [episode.info["state_text"]]
+            actions, clean = [], []
+            for step in episode.run(expert):
+                looks.append(_ungrounded(env, step.next_observation))
+                states.append(step.info["state_text"])
+                actions.append(step.action)
+                clean.append(bool(np.array_equal(step.label, step.action)))  # type: ignore[arg-type]
+            if episode.info["success"]:
                 told = looks[0].observation.instruction
                 shown.append(Shown(told, tuple(looks), tuple(states), np.stack(actions), np.array(clean)))
             if len(shown) == episodes:
@@ -81,10 +85,10 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
     raise ConfigError(f"the expert of {config.env!r} succeeded {len(shown)} times in {2 * episodes}; {episodes} were asked for")
 
 
-def _look(env: Env, record: Mapping[str, Any]) -> Look:
-    """An observation alone: where things are is not told."""
+def _ungrounded(env: Env, observation: Observation) -> GroundedObservation:
+    """An observation without the places of objects."""
     shape = (1, len(env.robot_spec.camera_names), POINTS)
-    return Look(observation_from_env(record), np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
+    return GroundedObservation(observation, np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
 
 @rewards.register("adversarial")
@@ -141,14 +145,14 @@ class AdversarialReward:
             list[tuple[Step, bool]]
         ] = []  # of each control step, of each world: the step and whether it was the last
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, object]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, object]], seen: Sequence[GroundedObservation]) -> None:
         for world, info in zip(worlds, infos, strict=True):
             self._states[world], self._goals[world] = str(info["state_text"]), str(info["instruction"])
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
-        after = [str(turn.info["state_text"]) for turn in turns]
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
+        after = [str(transition.info["state_text"]) for transition in transitions]
         steps = [Step(*known) for known in zip(self._goals, self._states, after, strict=True)]
-        last = [turn.last is not None and not turn.truncated for turn in turns]
+        last = [transition.final is not None and not transition.truncated for transition in transitions]
         ends = [Step(step.told, step.after, step.after, over=True) for step, over in zip(steps, last, strict=True) if over]
         with torch.no_grad():
             worth = self._advantage([*steps, *ends], 1.0).clamp(-self._reach, self._reach).numpy().astype(np.float64)

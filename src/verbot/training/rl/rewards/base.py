@@ -14,7 +14,7 @@ from verbot.errors import ConfigError
 from verbot.registry import Registry
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
-from verbot.training.rl.envs import Look, Turn
+from verbot.training.rl.envs import GroundedObservation, VecTransition
 
 Rewards = npt.NDArray[np.float64]
 
@@ -22,16 +22,18 @@ Rewards = npt.NDArray[np.float64]
 class Reward(Protocol):
     """Of all worlds at once."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         """Episodes begin in `worlds`."""
         ...
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
         """(n,) of one control step, with the actions (n, a) that led to it, in the robot's units."""
         ...
 
 
-Judge = Callable[[Sequence[Look], FloatArray], FloatArray]  # logarithms (n,) of the policy's chances of actions (n, a)
+Judge = Callable[
+    [Sequence[GroundedObservation], FloatArray], FloatArray
+]  # logarithms (n,) of the policy's chances of actions (n, a)
 
 
 @runtime_checkable
@@ -77,11 +79,11 @@ def make_reward(config: ReinforceConfig) -> Reward:
 class OwnReward:
     """What the world gives."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         pass
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
-        return np.array([turn.reward for turn in turns])
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
+        return np.array([transition.reward for transition in transitions])
 
 
 class Shaped:
@@ -94,14 +96,14 @@ class Shaped:
         self._weight, self._discount = weight, discount
         self._before = np.zeros(worlds)
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         for world, info in zip(worlds, infos, strict=True):
             self._before[world] = self._potential(info)
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
-        after = np.array([self._potential(turn.info) for turn in turns])
-        ended = np.array([turn.last is not None and not turn.truncated for turn in turns])
-        own = np.array([turn.reward for turn in turns])
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
+        after = np.array([self._potential(transition.info) for transition in transitions])
+        ended = np.array([transition.final is not None and not transition.truncated for transition in transitions])
+        own = np.array([transition.reward for transition in transitions])
         rewards = own + self._discount * np.where(ended, 0.0, after) - self._before
         self._before = after
         return rewards
@@ -125,16 +127,16 @@ class Headway:
         self._weight, self._ratchet = weight, ratchet
         self._left_m, self._least_m = np.zeros(worlds), np.zeros(worlds)
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         for world, info in zip(worlds, infos, strict=True):
             self._left_m[world] = self._least_m[world] = float(info["final_error_m"])
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
-        left_m = np.array([float(turn.info["final_error_m"]) for turn in turns])
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
+        left_m = np.array([float(transition.info["final_error_m"]) for transition in transitions])
         least_m = np.minimum(self._least_m, left_m)
         won_m = (1 - self._ratchet) * (self._left_m - left_m) + self._ratchet * (self._least_m - least_m)
         self._left_m, self._least_m = left_m, least_m
-        rewards: Rewards = np.array([turn.reward for turn in turns]) + self._weight * won_m
+        rewards: Rewards = np.array([transition.reward for transition in transitions]) + self._weight * won_m
         return rewards
 
 

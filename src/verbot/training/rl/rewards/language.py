@@ -12,7 +12,7 @@ from verbot.models.registries import Part
 from verbot.models.reward_models import FittedScorer, Scorer, scorers
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
-from verbot.training.rl.envs import Look, Turn
+from verbot.training.rl.envs import GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import Rewards, rewards
 
 
@@ -47,7 +47,7 @@ class LanguageReward:
         fitted = factory.fit(part.options) if isinstance(factory, FittedScorer) else dict(part.options)
         return {**options, "scorer": {"name": part.name, "options": fitted}}
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[Look]) -> None:
+    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         if not worlds:
             return
         for world, info in zip(worlds, infos, strict=True):
@@ -57,10 +57,10 @@ class LanguageReward:
         scores = self._scorer.score([info["state_text"] for info in infos], [self._goals[world] for world in worlds])
         self._before[list(worlds)] = self._weight * scores[:, 0]
 
-    def __call__(self, turns: Sequence[Turn], actions: FloatArray) -> Rewards:
-        scores = self._scorer.score([turn.info["state_text"] for turn in turns], self._goals).astype(np.float64)
-        over = np.array([turn.last is not None for turn in turns])
-        ended = over & ~np.array([turn.truncated for turn in turns])
+    def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
+        scores = self._scorer.score([transition.info["state_text"] for transition in transitions], self._goals).astype(np.float64)
+        over = np.array([transition.final is not None for transition in transitions])
+        ended = over & ~np.array([transition.truncated for transition in transitions])
         near, done = scores.T
         verdict: Rewards = over * done - self._cost * ended * (1 - done)
         after = self._weight * near

@@ -17,12 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from verbot.configuration import to_plain
-from verbot.contracts import Described, expert_of, observation_from_env
+from verbot.contracts import Described, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
+from verbot.rollout.episode import Episode
 from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import MOMENTS, flat, nested
 
@@ -38,7 +39,7 @@ class ScorerConfig:
 
     Args:
         env: a registered env's name that tells ``info["state_text"]``, made with `options`.
-        tasks: shown in turn; None shows all that the env has.
+        tasks: demonstrated in turn; None shows all that the env has.
         episodes: of the expert, who is watched.
         noise: of the expert's actions.
         discount: a state that the expert brings to its end in n control steps is worth discount^n.
@@ -92,18 +93,16 @@ def watch(config: ScorerConfig, split: str = "train", progress: bool = True) -> 
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(config.episodes):
             request = {**request_for(plays, config.tasks or env.tasks, number), "split": split}
-            record, info = env.reset(seed=config.seed, options=request)
+            episode = Episode(env, request, config.seed)
+            info = episode.info
             wordings = [tuple(goal["instructions"]) for goal in info["grounding"]]
             offered = tuple(zip(info["feasible"], wordings, strict=True))
             expert = expert_of(env, noise=config.noise, seed=number)
-            expert.reset(record["instruction"])
-            states, over = [info["state_text"]], False
-            while not over:
-                record, _, terminated, truncated, info = env.step(expert.act(observation_from_env(record)))
-                states.append(info["state_text"])
-                over = terminated or truncated
-            if terminated:
-                found.append(Watched(tuple(states), info["goal"], offered))
+            expert.reset(episode.instruction)
+            steps = list(episode.run(expert))
+            if steps[-1].terminated:
+                states = (info["state_text"], *(step.info["state_text"] for step in steps))
+                found.append(Watched(states, steps[-1].info["goal"], offered))
             bar.update(number + 1)
     return found
 
