@@ -13,7 +13,6 @@ import os
 os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from verbot.evaluation.comparison.forgetting import Outcomes, forgetting
 from verbot.evaluation.protocol.intervals import proportion
 from verbot.evaluation.report.summary import written
 from verbot.recipes.config import resolve
+from verbot.recipes.overrides import override
 from verbot.training import Selection
 from verbot.training.imitation.continual import ContinualTask, train_sequentially
 
@@ -52,9 +52,9 @@ def main() -> None:
         ContinualTask(task, arguments.data, Selection(tasks=(task,)), arguments.samples if number else arguments.first_samples)
         for number, task in enumerate(arguments.tasks)
     ]
-    recipe = dataclasses.replace(resolve("starter").training, processes=1, checkpoint_every=100)
+    recipe = override(resolve("starter").training, {"processes": 1, "checkpoint_every": 100})
     first = train_sequentially(recipe, lessons[:1], arguments.out, progress=False)  # the same for every share of replay
-    later = dataclasses.replace(recipe, learning_rate=arguments.learning_rate, start=first[0].policy)
+    later = override(recipe, {"learning_rate": arguments.learning_rate, "init_from": first[0].policy})
     runs = {}
     for replay in arguments.replay:
         folder = arguments.out / f"replay-{replay:g}"

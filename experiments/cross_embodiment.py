@@ -33,6 +33,7 @@ from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
 from verbot.policy.policy import Policy
 from verbot.recipes.config import Recipe, resolve
+from verbot.recipes.overrides import override
 from verbot.rollout.episode import Episode
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
@@ -107,8 +108,8 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
 def configured(arguments: Arguments, arm: str) -> Recipe:
     """The recipe `multi-task-net`, or one of its robots, with the losses of this arm."""
     whole = resolve("multi-task-net")
-    training = dataclasses.replace(whole.training, minutes=None, samples=arguments.samples, processes=1)
-    (rover,) = training.companions
+    training = override(whole.training, {"samples": arguments.samples, "processes": 1})
+    (rover,) = training.cotraining
     if arm == "recipe":
         return whole.with_training(training)
     if arm not in TASKS:
@@ -116,7 +117,7 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
         network = dataclasses.replace(training.network, grasp_weight=1.0, loss_weights=how)
         theirs = dataclasses.replace(rover.network, action_weight=1.0, keypoint_weight=1.0, loss_weights=how)
         companions = (dataclasses.replace(rover, network=theirs),)
-        return whole.with_training(dataclasses.replace(training, network=network, companions=companions))
+        return whole.with_training(dataclasses.replace(training, network=network, cotraining=companions))
     weights = NOTHING | TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
@@ -124,11 +125,11 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
     if not weights["keypoint_weight"]:
         augment = without_questions(augment)
     network = dataclasses.replace(network, **weights)
-    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, companions=()))
+    return whole.with_training(dataclasses.replace(training, network=network, augment=augment, cotraining=()))
 
 
 def without_questions(augment: AugmentConfig) -> AugmentConfig:
-    return dataclasses.replace(augment, questions=0)
+    return dataclasses.replace(augment, grounding_queries=0)
 
 
 def played(arguments: Arguments, policy: Path, suite: str) -> dict[str, Estimate]:

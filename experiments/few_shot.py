@@ -31,7 +31,7 @@ METHODS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "start": ("the start as it is", None),
     "scratch": ("a new network", None),
     "full": ("every weight of the start", {}),
-    "new": ("the same, statistics of the new data", {"start_statistics": "new"}),
+    "new": ("the same, statistics of the new data", {"init.statistics": "new"}),
     "lora": ("adapters of linear layers", {"lora": LORA}),
     "conv": ("adapters of convolutions too", {"lora": {**LORA, "convolutions": True}}),
     "replay": ("every weight of the start, old samples among the new", {}),
@@ -102,7 +102,7 @@ def measure(arguments: Arguments, method: str, count: int, samples: int, seed: i
             "checkpoint_every": 100,
         }
         if method != "scratch":
-            settings |= {"start": arguments.start, "learning_rate": arguments.learning_rate, **(METHODS[method][1] or {})}
+            settings |= {"init_from": arguments.start, "learning_rate": arguments.learning_rate, **(METHODS[method][1] or {})}
         data = [arguments.data]
         if method == "replay":
             if arguments.old is None:

@@ -1,4 +1,4 @@
-"""How often an agent warns that what is said is not what is seen: told what is there, and told what is not.
+"""How often an agent warns that what is said is not what is seen: for instructions that name what is there, and that do not.
 
 Run it as ``python experiments/grounding_monitor.py outputs/telling/policy``, where the policy has a contrast. In each scene of
 the test split it is given an instruction that names what is there, and the same with one thing exchanged for one that is not,

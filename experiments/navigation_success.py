@@ -1,4 +1,4 @@
-"""How often a policy obeys in the navigation world, one task alone, told in wordings that it was or was not taught with.
+"""How often a policy obeys in the navigation world, one task alone, in wordings that were or were not in its training data.
 
 Run it as ``python experiments/navigation_success.py outputs/reinforced/policy outputs/cloned/policy --episodes 300``: the same
 test scenes for every policy; "random" is an agent with random actions. With two policies McNemar's exact test
@@ -47,11 +47,11 @@ def main() -> None:
             won = play(name, wording, arguments)
             first = first or won
             found = proportion(won)
-            told = {"policy": name, "drawn": arguments.drawn, "wording": wording, "n": found.n,
+            record = {"policy": name, "drawn": arguments.drawn, "wording": wording, "n": found.n,
                     "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)]}  # fmt: skip
             if won is not first:
-                told["p"] = mcnemar(list(zip(first, won, strict=True)))
-            print(json.dumps(told), flush=True)
+                record["p"] = mcnemar(list(zip(first, won, strict=True)))
+            print(json.dumps(record), flush=True)
 
 
 def play(name: str, wording: str, arguments: Arguments) -> list[bool]:

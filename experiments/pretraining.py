@@ -87,15 +87,15 @@ def pretrained(arguments: Arguments, how: str) -> str:
         start = verbot.train(
             "actions", data=arguments.data, out=arguments.out / "pretrained-actions", progress=False, **cheap
         ).policy
-        settings |= {"start": start, "start_parts": ACTING, "network": {"head": {"name": "latent"}}}
+        settings |= {"init_from": start, "init.parts": ACTING, "network": {"head": {"name": "latent"}}}
     if seeing == "clip":
         settings["network"] |= {"contrast": {"name": "clip"}}
     if seeing == "both":
         settings["network"] |= {"keypoint_weight": 1.0}
-        settings["augment"] = {"questions": 4}
+        settings["augment"] = {"grounding_queries": 4}
     if seeing == "questions":
         settings["network"] |= {"contrast": None, "keypoint_weight": 1.0}
-        settings["augment"] = {"captions": 0, "questions": 4}
+        settings["augment"] = {"captions": 0, "grounding_queries": 4}
     return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
 
 
@@ -108,7 +108,7 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     options = {"tasks": list(arguments.tasks)} if arguments.tasks else {}
     if seeing != "fresh":
         parts = (*SEEING, *(ACTING if head == "actions" else ()))
-        settings |= {"start": pretrained(arguments, how if head == "actions" else seeing), "start_parts": parts}
+        settings |= {"init_from": pretrained(arguments, how if head == "actions" else seeing), "init.parts": parts}
     result = verbot.train("starter+head=latent" if head else "starter", data=arguments.data, out=out, progress=False, **settings)
     summary = verbot.evaluate(
         result.policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0,

@@ -24,11 +24,13 @@ import tyro
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
 from verbot.policy.policy import Policy
+from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
 from verbot.training import AugmentConfig, TrainConfig
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.data import TrainingData
+from verbot.training.imitation.records import BudgetConfig, DataConfig, ValidationConfig
 
 TINY = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 12, "num_attention_heads": 3}
 UNCHANGED = AugmentConfig(shift_pixels=0, brightness=0, contrast=0, saturation=0)
@@ -52,13 +54,13 @@ def main() -> None:
         collect("tabletop-starter", demonstrations, arguments.episodes, workers=1, progress=False)
         vision = Part("hf_vision", {"checkpoint": str(tower), "mode": "frozen"})
         config = TrainConfig(
-            datasets=(str(demonstrations),), network=NetworkConfig(vision=vision), augment=UNCHANGED, steps=1,
-            batch_size=arguments.batch, validation_share=0.0,
+            DataConfig((str(demonstrations),), batch_size=arguments.batch), BudgetConfig(steps=1), NetworkConfig(vision=vision),
+            augment=UNCHANGED, validation=ValidationConfig(share=0.0),
         )  # fmt: skip
         started = time.perf_counter()
-        TrainingData.prepare(dataclasses.replace(config, cache_features=True), show=True)
+        TrainingData.prepare(override(config, {"cache_features": True}), show=True)
         print(f"features of all frames: {time.perf_counter() - started:.1f} s")
-        steps = {name: stepper(dataclasses.replace(config, cache_features=name == "kept")) for name in ("computed", "kept")}
+        steps = {name: stepper(override(config, {"cache_features": name == "kept"})) for name in ("computed", "kept")}
         spent: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(arguments.steps + 2):
             for name, step in steps.items():
@@ -76,14 +78,14 @@ def stepper(config: TrainConfig) -> Callable[[int], None]:
     """One training step, with the calls of the training loop."""
     supply = TrainingData(config, Path(), 0, 0)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
-    optimizer = Optimizer(policy.network.train(), config)
+    optimizer = Optimizer(policy.network.train(), config.optimizer)
 
     def step(number: int) -> None:
         batch = policy.collate(supply.batch(number, 0))
         batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.augment, torch_numbers(number)))
         optimizer.gradient.zero_()
         policy.network.losses(batch, torch_numbers(number))["loss"].backward()
-        optimizer.step(config.learning_rate)
+        optimizer.step(config.optimizer.learning_rate)
 
     return step
 

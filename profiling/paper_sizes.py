@@ -93,7 +93,7 @@ def figures(network: VLANetwork, run: Recipe, arguments: Arguments, device: torc
     network.eval()
     latency = statistics.median(timed(predict, arguments.steps, device))
     network.train()
-    optimizer = Optimizer(network, run.training)
+    optimizer = Optimizer(network, run.training.optimizer)
     rows = arguments.batch * network.config.sequence
     many = batch(network, rows).to(device)
 
@@ -102,7 +102,7 @@ def figures(network: VLANetwork, run: Recipe, arguments: Arguments, device: torc
         with autocast:
             loss = network.losses(many)["loss"]
         loss.backward()
-        optimizer.step(run.training.learning_rate)
+        optimizer.step(run.training.optimizer.learning_rate)
 
     seconds = statistics.median(timed(step, arguments.steps, device))
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None

@@ -12,7 +12,6 @@ import os
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "LP_NUM_THREADS"), "1"))
 
-import dataclasses
 import gc
 import json
 import resource
@@ -134,6 +133,7 @@ def collected(path: Path, episodes: int, size: int) -> tuple[float, int]:
 def memory(dataset: Path) -> float:
     """Bytes that training holds for each episode of `dataset`, without memory-mapped frames, whose cache must exist."""
     from verbot.recipes.config import resolve
+    from verbot.recipes.overrides import override
     from verbot.training.imitation.data import TrainingData
 
     def held() -> int:
@@ -141,7 +141,7 @@ def memory(dataset: Path) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
-    config = dataclasses.replace(resolve("starter").training, datasets=(str(dataset),), processes=1)
+    config = override(resolve("starter").training, {"datasets": (str(dataset),), "processes": 1})
     before, episodes = held(), len(open_dataset(dataset))
     supply = TrainingData(config, dataset, 0, 0)
     supply.batch(0, 0)

@@ -24,6 +24,7 @@ import tyro
 from verbot.parallel.workers import cores
 from verbot.policy.policy import Policy
 from verbot.recipes.config import resolve
+from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
 from verbot.training import TrainConfig, read_log, train
 from verbot.training.distributed.optimizer import Optimizer
@@ -45,20 +46,22 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     with tempfile.TemporaryDirectory() as folder:
         dataset = arguments.dataset or Path(collect("tabletop-starter", Path(folder) / "demos", 60, workers=cores()).path)
-        config = dataclasses.replace(
+        config = override(
             resolve(arguments.recipe).training,
-            datasets=(str(dataset),), steps=arguments.steps, minutes=None, samples=None, validation_share=0.0,
-            log_every=max(1, arguments.steps // 4), checkpoint_every=10_000_000,
+            {
+                "datasets": (str(dataset),), "steps": arguments.steps, "validation.share": 0.0,
+                "log_every": max(1, arguments.steps // 4), "checkpoint_every": 10_000_000,
+            },
         )  # fmt: skip
         profile = stages(config, 20)
         whole = sum(profile.values())
-        print(f"one step of {config.batch_size} samples, one thread: {1e3 * whole:.1f} ms of CPU")
+        print(f"one step of {config.data.batch_size} samples, one thread: {1e3 * whole:.1f} ms of CPU")
         for name, seconds in profile.items():
             print(f"  {name:10s} {1e3 * seconds:8.2f} ms {seconds / whole:7.1%}")
         rates = {}
         for processes, threads in ((1, 1), (1, 2), (2, 1)):
             name = f"{processes} processes of {threads} threads"
-            run = dataclasses.replace(config, processes=processes, threads=threads)
+            run = override(config, {"processes": processes, "threads": threads})
             rates[name] = rate(run, Path(folder) / f"{processes}-{threads}")
             print(f"{name}: {rates[name]:.0f} samples/s")
     if arguments.out is not None:
@@ -69,12 +72,12 @@ def main() -> None:
 def stages(config: TrainConfig, steps: int) -> dict[str, float]:
     """CPU seconds of each part of a step, in one process with one thread, with the calls of the training loop."""
     torch.set_num_threads(1)
-    config = dataclasses.replace(config, processes=1)
+    config = override(config, {"processes": 1})
     TrainingData.prepare(config)
     supply = TrainingData(config, Path(), 0, 0)
     policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     policy.network.language.prepare(supply.instructions)
-    optimizer, spent, clock = Optimizer(policy.network, config), defaultdict[str, float](float), time.process_time
+    optimizer, spent, clock = Optimizer(policy.network, config.optimizer), defaultdict[str, float](float), time.process_time
 
     def lap(name: str, since: float) -> float:
         now = clock()
@@ -96,7 +99,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
         at = lap("forward", at)
         losses["loss"].backward()
         at = lap("backward", at)
-        optimizer.step(config.learning_rate)
+        optimizer.step(config.optimizer.learning_rate)
         lap("optimizer", at)
     return {name: seconds / steps for name, seconds in spent.items()}
 

@@ -273,7 +273,7 @@ def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
     for wrong in (("tiny", "--set", "network.chunk=2"), ("tiny+head=flow",)):
         code, _, err = run(capsys, "train", wrong[0], *data, *begun, *wrong[1:])
         assert code == 2
-        assert "cannot be set beside start: the network and its preprocessing are the start's" in err
+        assert "cannot be set beside init_from: the network and its preprocessing are that policy's" in err
 
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):
@@ -364,7 +364,9 @@ def test_config_prints_what_train_reads(tmp_path, capsys):
 
 
 def test_every_field_of_a_recipe_is_explained(capsys):
-    assert any("attend" in found.text or "cameras" in found.text for found in field_help(resolve("tiny")))
+    for recipe in ("tiny", "navigation-ppo"):
+        unexplained = [found.path for found in field_help(resolve(recipe)) if not found.text]
+        assert not unexplained
     code, out, _ = run(capsys, "config", "tiny", "--fields", "--set", "batch_size=16")
     assert code == 0
     assert re.search(r"batch_size \(int\) = 16\n    \w", out)

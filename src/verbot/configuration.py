@@ -138,7 +138,9 @@ def _upgraded(kind: type, record: Record, fields: Mapping[str, Any]) -> Record:
         *outer, last = path.split(".")
         inner = moved
         for part in outer:
-            inner = inner.setdefault(part, {})
+            before = inner.get(part)  # a name may stand for a record
+            inner[part] = {"name": before} if isinstance(before, str) else before or {}
+            inner = inner[part]
         if last in inner:
             raise ConfigError(f"{kind.__name__} is given {path} and also {name}, which is its old name")
         inner[last] = record[name]
@@ -198,6 +200,26 @@ def _loader() -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 0))
     return Loader
+
+
+def differences(one: object, other: object, path: str = "") -> list[str]:
+    """Dotted paths of the fields in which two configurations of one type differ; a part or a list counts as one field.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Walk:
+        ...     steps: int
+        >>> differences(Walk(3), Walk(4))
+        ['steps']
+    """
+    found: list[str] = []
+    for field in dataclasses.fields(one):  # type: ignore[arg-type]
+        ours, theirs, where = getattr(one, field.name), getattr(other, field.name), f"{path}.{field.name}".lstrip(".")
+        if to_plain(ours) == to_plain(theirs):
+            continue
+        nested = dataclasses.is_dataclass(ours) and type(ours) is type(theirs) and "options" not in field_types(type(ours))
+        found += differences(ours, theirs, where) if nested else [where]
+    return found
 
 
 def load_yaml(kind: type[C], path: str | Path) -> C:

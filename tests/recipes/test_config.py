@@ -40,13 +40,13 @@ def test_names_that_do_not_exist_are_answered_with_the_nearest(tmp_path):
 def test_changes_touch_what_they_name_and_one_budget_replaces_another():
     base = resolve("starter")
     changed = change(base, {"steps": 7, "dagger": {"rounds": 2}}, seed=5)
-    assert (changed.training.steps, changed.training.minutes, changed.training.samples) == (7, None, None)
+    assert (changed.training.budget.steps, changed.training.budget.minutes, changed.training.budget.samples) == (7, None, None)
     assert changed.training.dagger.rounds == 2
     assert changed.stages[0].collections == ()
     assert changed.training.dagger.episodes == base.training.dagger.episodes
     assert {changed.training.seed, changed.collection.seed, changed.evaluation.seed} == {5}
     plain, other = to_plain(base.training), to_plain(changed.training)
-    assert {name for name in plain if plain[name] != other[name]} == {"steps", "minutes", "dagger", "seed"}
+    assert {name for name in plain if plain[name] != other[name]} == {"budget", "dagger", "seed"}
     assert change(base, {}) == base
 
 
@@ -54,13 +54,13 @@ def test_changes_touch_what_they_name_and_one_budget_replaces_another():
     ("changes", "message"),
     [
         ({"stepps": 3}, "no setting 'stepps'. Did you mean 'steps'"),
-        ({"steps": "many"}, "imitation.steps is 'many'; expected int"),
+        ({"steps": "many"}, "budget.steps is 'many'; expected int"),
         ({"steps": 3, "minutes": 2.0}, "give one of steps, samples and minutes; came steps and minutes"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"batch_size": 7, "processes": 2}, "a batch of 7 cannot be shared evenly by 2 processes"),
         ({"network": {"chunks": 3}}, "network has no field 'chunks'. Did you mean 'chunk'"),
-        ({"schedule": "cosin"}, "imitation.schedule is 'cosin'; expected one of 'cosine', 'step', 'constant'"),
-        ({"validation_share": 1.5}, "validation_share is 1.5; expected 0 to 1"),
+        ({"schedule": "cosin"}, "schedule.name is 'cosin'; expected one of 'cosine', 'step', 'constant'"),
+        ({"validation.share": 1.5}, "validation.share is 1.5; expected at least 0 and below 1"),
         ({"weights": [1.0, 2.0]}, "1 datasets but 2 weights"),
         ({"datasets": []}, "no dataset to train on"),
     ],
@@ -90,7 +90,7 @@ def test_the_tiny_recipe_trains_on_its_own_demonstrations_and_continues(tmp_path
     assert mixed.finished
     with pytest.raises(ConfigError, match="2 datasets but 3 weights"):
         train("tiny", out=tmp_path / "other", data=twice, weights=[1.0, 2.0, 3.0], progress=False)
-    with pytest.raises(ConfigError, match="another steps"):
+    with pytest.raises(ConfigError, match="another budget.steps"):
         train("tiny", out=tmp_path, steps=3, progress=False)
 
 
@@ -100,7 +100,7 @@ def test_randomized_demonstrations_differ_from_the_starter_in_nothing_else():
     changed = {
         "augment": dataclasses.replace(plain.training.augment, camera_dropout=0.5),
         "preprocessing": random.training.preprocessing,
-        "minutes": random.training.minutes,
+        "budget": random.training.budget,
     }
     assert dataclasses.replace(plain.training, **changed) == random.training
     assert random.training.preprocessing.allow_missing_cameras
@@ -144,7 +144,7 @@ def two_stages() -> Recipe:
 
 
 def test_one_command_trains_imitation_then_reinforcement(tmp_path):
-    result = train(two_stages(), out=tmp_path, progress=False, **{"imitation.steps": 2, "imitation.network.chunk": 1})
+    result = train(two_stages(), out=tmp_path, progress=False, **{"imitation.budget.steps": 2, "imitation.network.chunk": 1})
     first, second = load_policy(tmp_path / "stage-1" / "policy"), load_policy(result.policy)
     assert result.steps == 16
     assert (tmp_path / "policy").is_dir()
@@ -154,7 +154,7 @@ def test_one_command_trains_imitation_then_reinforcement(tmp_path):
     assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
     with pytest.raises(ConfigError, match="'network.chunk' could be .*imitation.network.chunk, .*reinforcement.network.chunk"):
         train(two_stages(), out=tmp_path / "other", **{"network.chunk": 1})
-    with pytest.raises(ConfigError, match="network.chunk cannot be set beside start"):
+    with pytest.raises(ConfigError, match="network.chunk cannot be set beside init_from"):
         train(two_stages(), out=tmp_path / "other", **{"reinforcement.network.chunk": 1})
 
 

@@ -141,7 +141,7 @@ def test_multi_task_has_a_head_and_an_embedding_for_each_task():
 def test_multi_task_net_shares_its_encoders_between_two_robots():
     """Kills: multi-task-net without the rover, without what both share, or without the grasp."""
     run = resolve("multi-task-net")
-    (companion,) = run.training.companions
+    (companion,) = run.training.cotraining
     rover = robot(resolve("navigation"))
     assert companion.robot == rover.name
     assert [each.env for each in run.stages[0].collections] == [resolve("navigation").collection.env]

@@ -103,7 +103,7 @@ def stated(name: str) -> str:
     plain = NetworkConfig()
     found += [f"{field}={getattr(network, field)}" for field in PLAIN if getattr(network, field) != getattr(plain, field)]
     found += [f"{field}={x}" for field in ("goal_image", "captions", "camera_dropout") if (x := getattr(augment, field))]
-    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.companions]
+    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.cotraining]
     found += [f"dagger={rounds}"] if (rounds := run.training.dagger.rounds) else []
     found += [f"decay={run.evaluation.decay}"] if run.evaluation.decay is not None else []
     return " ".join(found)

@@ -23,6 +23,7 @@ from verbot.models.network import VLANetwork
 from verbot.models.tokens import Sizes, TokenGroup
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import resolve
+from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
 from verbot.spec import Component, Observation
 from verbot.training import DaggerConfig, read_log, train
@@ -66,10 +67,11 @@ def count(module):
 def test_a_tiny_model_learns_and_predicts(name, demonstrations, tmp_path):
     """Its own recipe, but for budget and processes: four samples a step, the same network, losses and augmentation."""
     config = resolve(name).training
-    config = dataclasses.replace(
-        config, datasets=(demonstrations,), minutes=None, steps=3, batch_size=2 * config.network.sequence, processes=1,
-        warmup_steps=1, log_every=1, validate_every=3, validation_batches=1, validation_share=0.25, dagger=DaggerConfig(),
-    )  # fmt: skip
+    settings = {
+        "datasets": (demonstrations,), "steps": 3, "batch_size": 2 * config.network.sequence, "processes": 1, "warmup_steps": 1,
+        "log_every": 1, "validation": {"every": 3, "batches": 1, "share": 0.25}, "dagger": DaggerConfig(),
+    }  # fmt: skip
+    config = override(config, settings)
     result = train(config, tmp_path, progress=False)
     logged = [line["loss"] for line in read_log(tmp_path) if "loss" in line]
     assert len(logged) >= 3

@@ -16,7 +16,7 @@ from verbot.rollout.collect import collect
 from verbot.spec import Observation
 from verbot.workflows import stages
 
-FEW = {"steps": 3, "batch_size": 4, "processes": 1, "warmup_steps": 1, "validation_batches": 1, "validation_share": 0.25}
+FEW = {"steps": 3, "batch_size": 4, "processes": 1, "warmup_steps": 1, "validation.batches": 1, "validation.share": 0.25}
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from verbot.configuration import field_types, renamed
+from verbot.configuration import build, field_types, renamed
 from verbot.envs import make_env
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
 from verbot.models.network import NetworkConfig, Part, VLANetwork
@@ -18,6 +19,7 @@ from verbot.recipes.config import ACTING, change, resolve
 from verbot.recipes.overrides import override
 from verbot.recipes.variants import Variant, comparison_lists, parse_variant, read_variants, resolve_variant
 from verbot.training import TrainConfig
+from verbot.training.imitation.records import BudgetConfig, DataConfig
 from verbot.workflows.compare_entries import digest, find_entries
 from verbot.workflows.train_evaluate import train
 
@@ -30,11 +32,13 @@ def test_a_setting_finds_its_place_by_its_name_alone():
     network, training = field_types(NetworkConfig), field_types(TrainConfig)
     assert not set(network) & set(training)
     assert not set(ACTING) & {*network, *training}
-    run = resolved("starter+chunk=4+augment.questions=2+execute=3+learning_rate=1e-3+dagger.rounds=2", {"samples": 640}, seed=5)
-    assert (run.training.network.chunk, run.training.augment.questions, run.evaluation.execute) == (4, 2, 3)
-    assert (run.training.learning_rate, run.training.dagger.rounds, run.training.seed) == (0.001, 2, 5)
-    assert (run.training.samples, run.training.minutes) == (640, None)
-    assert resolved("starter+seed=7+samples=99", {"samples": 640}, seed=5).training.samples == 99
+    run = resolved(
+        "starter+chunk=4+augment.grounding_queries=2+execute=3+learning_rate=1e-3+dagger.rounds=2", {"samples": 640}, seed=5
+    )
+    assert (run.training.network.chunk, run.training.augment.grounding_queries, run.evaluation.execute) == (4, 2, 3)
+    assert (run.training.optimizer.learning_rate, run.training.dagger.rounds, run.training.seed) == (0.001, 2, 5)
+    assert (run.training.budget.samples, run.training.budget.minutes) == (640, None)
+    assert resolved("starter+seed=7+samples=99", {"samples": 640}, seed=5).training.budget.samples == 99
     assert resolved("starter+network.chunk=4").training == resolved("starter+chunk=4").training
 
 
@@ -63,13 +67,13 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
             "starter+vison=vit",
             "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: vision, .*evaluation: execute",
         ),
-        ("starter+augment.question=3", "augment has no field 'question'. Did you mean 'questions'"),
+        ("starter+augment.grounding_query=3", "augment has no field 'grounding_query'. Did you mean 'grounding_queries'"),
         ("starter+augment=3", "augment is a record, so it cannot be 3; set its fields, as augment.FIELD=VALUE: shift_pixels"),
         ("starter+memory.slots=3", "there is no memory to set slots of; name one of .*external"),
         ("starter+vision=", "there is no vision; name one of film_conv"),
         ("starter+width=wide", "imitation.network.width is 'wide'; expected int"),
         ("starter+execute=0", "execute is 0; expected at least 1"),
-        ("starter+datasets=[a]", "trained on the same data, so none can set '.*imitation.datasets'"),
+        ("starter+datasets=[a]", "trained on the same data, so none can set '.*imitation.data.datasets'"),
         ("starter+suite=tabletop", "played on the same episodes, so none can set 'evaluation.suite'"),
         ("starter+collection.noise=0", "trained on the same data, so none can set 'collection.noise'"),
         (
@@ -139,9 +143,11 @@ def test_a_digest_is_of_what_was_changed():
     config = resolved("starter").training
     assert digest(config) == digest(dataclasses.replace(config))
     assert digest(config) != digest(dataclasses.replace(config, seed=1))
-    assert digest(config, without=("log_every",)) == digest(dataclasses.replace(config, log_every=7), without=("log_every",))
-    plain = TrainConfig(datasets=("a",), steps=1)
-    assert digest(plain) == digest(dataclasses.replace(plain, batch_size=TrainConfig.batch_size))
+    without = ("logging.log_every",)
+    assert digest(config, without=without) == digest(override(config, {"log_every": 7}), without=without)
+    plain = TrainConfig(DataConfig(("a",)), BudgetConfig(steps=1))
+    assert digest(plain) == digest(override(plain, {"batch_size": 64}))
+    assert digest(plain) != digest(override(plain, {"batch_size": 32}))
 
 
 def test_candidates_are_told_apart(tmp_path):
@@ -201,12 +207,12 @@ def test_a_part_may_be_given_whole_and_an_old_name_warns():
 
 
 def test_a_field_that_occurs_once_needs_no_prefix():
-    run = change(resolve("starter"), {"shift_pixels": 1, "lora.rank": 2, "start": "starter", "collection.axes.lighting": 2})
-    assert (run.training.augment.shift_pixels, run.training.lora.rank) == (1, 2)
+    run = change(resolve("starter"), {"shift_pixels": 1, "lora.rank": 2, "init_from": "starter", "collection.axes.lighting": 2})
+    assert (run.training.augment.shift_pixels, run.training.init.lora.rank) == (1, 2)
     assert run.collection.axes == {"lighting": 2}
     with pytest.raises(ConfigError, match="minutes is set twice"):
-        change(run, {"minutes": 2, "imitation.minutes": 3.0})
-    assert change(run, {"minutes": 2, "imitation.minutes": 2}) == change(run, {"minutes": 2})
+        change(run, {"minutes": 2, "imitation.budget.minutes": 3.0})
+    assert change(run, {"minutes": 2, "imitation.budget.minutes": 2}) == change(run, {"minutes": 2})
 
 
 @renamed(pull="strength")
@@ -236,3 +242,30 @@ def test_lists_mappings_and_missing_records_have_paths_too():
     ):
         with pytest.raises(ConfigError, match=message):
             override(Knot(), settings)
+
+
+def test_former_names_of_fields_are_read_and_name_their_successors():
+    config = resolve("tiny").training
+    with pytest.warns(VerbotDeprecationWarning, match="the setting start is now called init.init_from"):
+        assert override(config, {"start": "starter"}).init.init_from == "starter"
+    with pytest.warns(VerbotDeprecationWarning, match="the field of AugmentConfig questions is now called grounding_queries"):
+        assert override(config, {"augment.questions": 3}).augment.grounding_queries == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a former flat name that is today's last name is a short path
+        changed = override(config, {"patience": 3, "minutes": 2.0, "device": "auto", "keep": "best"})
+    assert (changed.budget, changed.monitor.patience) == (BudgetConfig(minutes=2.0, patience=3), 3)
+    assert (changed.parallelism.device, changed.logging.keep) == ("auto", "best")
+
+
+def test_a_configuration_of_flat_fields_is_read_with_a_warning():
+    flat = {"datasets": ["a"], "steps": 7, "batch_size": 8, "learning_rate": 1e-4, "schedule": "step", "milestones": [0.5],
+            "validation_share": 0.1, "start": "p", "lora": {"rank": 2}, "alignment": {"patience": 5}, "patience": 4,
+            "augment": {"questions": 2}, "processes": 2, "log_every": 3}  # fmt: skip
+    questions = pytest.warns(VerbotDeprecationWarning, match="AugmentConfig has renamed fields: questions → grounding_queries")
+    with pytest.warns(VerbotDeprecationWarning, match="learning_rate → optimizer.learning_rate"), questions:
+        config = build(TrainConfig, flat)
+    assert (config.data, config.budget) == (DataConfig(("a",), batch_size=8), BudgetConfig(steps=7, patience=4))
+    assert (config.schedule.name, config.schedule.milestones, config.optimizer.learning_rate) == ("step", (0.5,), 1e-4)
+    assert (config.init.init_from, config.init.lora.rank, config.monitor.patience) == ("p", 2, 5)
+    assert (config.augment.grounding_queries, config.parallelism.processes, config.validation.share) == (2, 2, 0.1)
+    assert len(field_types(TrainConfig)) <= 15

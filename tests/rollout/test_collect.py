@@ -187,7 +187,7 @@ def test_tasks_take_turns_in_an_order_of_the_seed():
     assert [r["index"] for r in requests] == list(range(30))
 
 
-def test_wrong_tasks_and_a_hopeless_expert_are_told(tmp_path, monkeypatch):
+def test_wrong_tasks_and_a_hopeless_expert_are_reported(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="has no task stir; it has pick, push, put"):
         collect("tabletop-starter", tmp_path / "a", 1, tasks=("stir",), options=OPTIONS)
     monkeypatch.setattr(collection, "demonstrations", lambda *args: (collection.Demonstration(i, None) for i in args[1]))

@@ -46,7 +46,7 @@ def test_transitions_join_and_the_last_one_ends_the_episode() -> None:
     assert [t.observation.time_s for t in transitions] == pytest.approx([i / 10 for i in range(30)])
     assert transitions[-1].next_observation.time_s == pytest.approx(3.0)
     assert [t.observation for t in transitions] == agent.seen
-    assert agent.instructions == [transitions[0].previous_info["instruction"]], "the agent is told once"
+    assert agent.instructions == [transitions[0].previous_info["instruction"]], "the agent is reset once"
     assert transitions[0].label is None and transitions[0].action.tolist() == [0.5]
 
 
@@ -60,13 +60,13 @@ def test_the_expert_labels_its_own_steps_and_those_of_another_agent_that_it_obse
 
 
 def test_another_agent_continues_where_the_first_one_stopped() -> None:
-    env, leader, follower = ToyEnv(), Noting(), Noting()
+    env, leader, successor = ToyEnv(), Noting(), Noting()
     episode = Episode(env, EpisodeRequest(task="go"))
     list(itertools.islice(episode.run(leader), 4))
     assert (episode.steps, episode.over, len(leader.seen)) == (4, False, 4)
-    last = final(episode.run(follower))
-    assert (episode.steps, episode.over, len(follower.seen)) == (30, True, 26)
-    assert follower.seen[0].time_s == pytest.approx(0.4) and last.over
+    last = final(episode.run(successor))
+    assert (episode.steps, episode.over, len(successor.seen)) == (30, True, 26)
+    assert successor.seen[0].time_s == pytest.approx(0.4) and last.over
     assert not list(episode.run(leader)), "it is over"
 
 
@@ -79,7 +79,7 @@ def test_an_env_is_stepped_only_as_far_as_transitions_are_asked_for() -> None:
     assert env.steps == 3
 
 
-def test_a_fault_is_raised_where_it_happens_and_told_by_a_single_step() -> None:
+def test_a_fault_is_raised_where_it_happens_and_reported_by_a_single_step() -> None:
     seen: list[Transition] = []
     with pytest.raises(SimulationError, match="NaN in qpos"):
         seen.extend(play(ToyEnv(broken=(0,)), Noting(), GO))

@@ -15,8 +15,8 @@ from verbot.rollout.vector import EnvFactories, VectorRunner
 from verbot.spec import ActionChunk, Observation
 
 
-def jobs(count: int, player: str = "policy", **fields: object) -> list[Job]:
-    return [Job(player, EpisodeRequest(task="go", index=i, **fields)) for i in range(count)]  # type: ignore[arg-type]
+def jobs(count: int, agent: str = "policy", **fields: object) -> list[Job]:
+    return [Job(agent, EpisodeRequest(task="go", index=i, **fields)) for i in range(count)]  # type: ignore[arg-type]
 
 
 def stage(policy: object, slots: int = 4, **world: object) -> VectorRunner:
@@ -104,7 +104,7 @@ def test_a_blinded_source_crosses_a_pipe() -> None:
     assert (source.name, source.identity) == ("toy, blind to language", "1 blind")
 
 
-def test_random_player_stays_in_range_and_repeats() -> None:
+def test_random_agent_stays_in_range_and_repeats() -> None:
     import toy_world
 
     observation = Observation({}, np.zeros(4, np.float32))
@@ -122,8 +122,8 @@ def test_ensembling_agents_play_too() -> None:
     assert all(r.success for r in ensembling.play(jobs(5)))
 
 
-@pytest.mark.parametrize("player", ["expert", "random"])
-def test_scripted_players_need_no_policy(player: str) -> None:
-    results = list(stage(None).play(jobs(3, player)))
-    assert {r.agent for r in results} == {player}
+@pytest.mark.parametrize("agent", ["expert", "random"])
+def test_scripted_agents_need_no_policy(agent: str) -> None:
+    results = list(stage(None).play(jobs(3, agent)))
+    assert {r.agent for r in results} == {agent}
     assert all(r.outcome != "error" for r in results)

@@ -26,7 +26,7 @@ def continual_tasks(tmp_path_factory):
 @pytest.mark.parametrize("replay", [0.0, 0.4])
 def test_old_episodes_have_the_share_that_was_asked_for(continual_tasks, replay, tmp_path):
     config = continual_task_config(toy_config("any", validation_share=0.0), continual_tasks, 2, replay=replay)
-    assert (config.steps, config.samples, len(config.datasets)) == (None, 8, 3 if replay else 1)
+    assert (config.budget.steps, config.budget.samples, len(config.data.datasets)) == (None, 8, 3 if replay else 1)
     with TrainingData(config, tmp_path, 0, 0) as training_data:
         mixture = training_data._loader_now.source
         deck = np.concatenate([mixture.deck(np.random.default_rng(i)) for i in range(20)])
@@ -38,25 +38,27 @@ def test_old_episodes_have_the_share_that_was_asked_for(continual_tasks, replay,
 def test_each_lesson_begins_with_the_policy_of_the_one_before(continual_tasks, tmp_path):
     results = train_sequentially(toy_config("any"), continual_tasks, tmp_path, replay=0.25, progress=False)
     configs = [load_yaml(TrainConfig, tmp_path / task / "config.yaml") for task in TASKS]
-    assert [config.start for config in configs] == [None, results[0].policy, results[1].policy]
-    assert configs[2].start_sha256 == policy_identity(tmp_path / "touch" / "policy")
-    assert configs[2].selections == tuple(Selection(tasks=(task,)) for task in ("lift", "nudge", "touch"))
+    assert [config.init.init_from for config in configs] == [None, results[0].policy, results[1].policy]
+    assert configs[2].init.sha256 == policy_identity(tmp_path / "touch" / "policy")
+    assert configs[2].data.selections == tuple(Selection(tasks=(task,)) for task in ("lift", "nudge", "touch"))
     again = train_sequentially(toy_config("any"), continual_tasks, tmp_path, replay=0.25, progress=False)
     assert again == results
 
 
 def test_what_the_start_knows_is_replayed_and_not_learned_anew(continual_tasks, tmp_path):
     start = train(continual_task_config(toy_config("any"), continual_tasks, 0), tmp_path / "start", progress=False).policy
-    results = train_sequentially(toy_config("any", start=start), continual_tasks[:2], tmp_path / "more", known=1, progress=False)
+    results = train_sequentially(
+        toy_config("any", init_from=start), continual_tasks[:2], tmp_path / "more", known=1, progress=False
+    )
     assert len(results) == 1
     config = load_yaml(TrainConfig, tmp_path / "more" / "touch" / "config.yaml")
-    assert (config.start, config.weights) == (start, (0.75, 0.25))
+    assert (config.init.init_from, config.data.weights) == (start, (0.75, 0.25))
 
 
 def test_wrong_lessons_are_refused(continual_tasks, tmp_path):
-    with pytest.raises(ConfigError, match="replay is the share of old samples, at least 0 and below 1; got 1"):
+    with pytest.raises(ConfigError, match="replay is the fraction of old samples, at least 0 and below 1; got 1"):
         continual_task_config(toy_config("any"), continual_tasks, 1, replay=1.0)
-    with pytest.raises(ConfigError, match="each lesson needs a name of its own; got nudge, nudge"):
+    with pytest.raises(ConfigError, match="each task needs a name of its own; got nudge, nudge"):
         train_sequentially(toy_config("any"), [continual_tasks[0]] * 2, tmp_path)
-    with pytest.raises(ConfigError, match=r"who knows nudge\? Give the config a start, or leave out known"):
+    with pytest.raises(ConfigError, match=r"known names nudge, and no policy was trained on them"):
         train_sequentially(toy_config("any"), continual_tasks, tmp_path, known=1)

@@ -78,7 +78,9 @@ def test_a_run_learns_from_the_corrections_that_it_gathers(demos, tmp_path, monk
     """
     ways = {"a": WAY_M, "b": -WAY_M}
     monkeypatch.setattr(
-        dagger, "gather", lambda config, policy, out, now, process_group, log: write_corrections(out, now.rounds, ways[out.name])
+        dagger,
+        "gather",
+        lambda config, policy, out, now, process_group, log, **more: write_corrections(out, now.rounds, ways[out.name]),
     )
     for name in ways:
         result = train(settings(demos, 1e6), tmp_path / name, progress=False)

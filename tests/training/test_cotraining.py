@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import COLORS, PLAIN, SMALL, toy_config
+from toys import COLORS, PLAIN, SMALL, changed, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError
@@ -43,7 +43,7 @@ def both(toy, floor):
 
     def make(shared=("language.*", "vision.trunks.0.*"), **changes):
         companion = CotrainingEmbodiment("rover", dataclasses.replace(SMALL, chunk=2), (floor,), shared, augment=PLAIN)
-        return toy_config(toy, companions=(companion,), augment=PLAIN, **changes)
+        return toy_config(toy, cotraining=(companion,), augment=PLAIN, **changes)
 
     return make
 
@@ -107,16 +107,16 @@ def test_only_weights_of_one_name_and_shape_are_shared():
 
 def test_what_cannot_learn_together_is_named(both, toy, tmp_path):
     config = both()
-    (rover,) = config.companions
+    (rover,) = config.cotraining
 
     def attempt(*companions, **changes):
-        train(dataclasses.replace(config, companions=companions, **changes), tmp_path / "no", progress=False)
+        train(changed(config, cotraining=companions, **changes), tmp_path / "no", progress=False)
 
-    with pytest.raises(ConfigError, match="the companion 'rover' has nothing to train on"):
+    with pytest.raises(ConfigError, match="the co-training embodiment 'rover' has no dataset"):
         attempt(dataclasses.replace(rover, datasets=()))
-    with pytest.raises(ConfigError, match="is of the robot 'toy', not of the companion 'rover'"):
+    with pytest.raises(ConfigError, match="is of the robot 'toy', not of the co-training embodiment 'rover'"):
         attempt(dataclasses.replace(rover, datasets=(toy,)))
-    with pytest.raises(ConfigError, match="companions are named twice: rover; one robot has one network"):
+    with pytest.raises(ConfigError, match="co-training embodiments are named twice: rover; one robot has one network"):
         attempt(rover, rover)
-    with pytest.raises(ConfigError, match="start and dagger cannot be had beside companions: they are of one robot"):
-        attempt(rover, start="policy", dagger=DaggerConfig(rounds=1))
+    with pytest.raises(ConfigError, match="init and dagger cannot be combined with cotraining: they are of one robot"):
+        attempt(rover, init_from="policy", dagger=DaggerConfig(rounds=1))

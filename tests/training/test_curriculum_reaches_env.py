@@ -17,7 +17,7 @@ from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
 from verbot.training.rl.curriculum import Course, Curriculum
-from verbot.training.rl.envs import EnvRunner, EnvRunners, EnvRunnerSetup, Plan, Stage, StepAll
+from verbot.training.rl.envs import EnvRunner, EnvRunners, EnvRunnerSetup, Plan, RunStage, StepAll
 
 LEVELS = 5
 SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
@@ -56,7 +56,7 @@ def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
     world = EnvRunner(env, PLAYS, 0, 1, Plan(curriculum=SEPARATE))
     _, told = world.begin()
     assert env.played[-1] == ("go", 0) and told["level"] == 0
-    world.stage = Stage({"go": 3, "visit": 1})
+    world.stage = RunStage({"go": 3, "visit": 1})
     for _ in range(4):
         transition = episode(lambda: world.step(STILL))
         task, level = env.played[-1]
@@ -75,7 +75,7 @@ def test_a_worker_passes_the_stage_on_to_all_its_envs(monkeypatch):
     made: list[LeveledEnv] = []
     monkeypatch.setattr(envs, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
     with EnvRunnerSetup(PLAYS, (0, 1, 2), 3, Plan(curriculum=SEPARATE)).open() as service:
-        requests = [Stage({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
+        requests = [RunStage({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
         list(service.answers(iter(requests)))
     assert [[level for _, level in env.played] for env in made] == [[0, 2]] * 3
 
@@ -99,11 +99,11 @@ def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypat
         return contextlib.nullcontext(idle)
 
     monkeypatch.setattr(envs, "open_workers", open_workers)
-    EnvRunners(dataclasses.replace(CONFIG, workers=2)).set_stage(Stage({"go": 2}))
+    EnvRunners(dataclasses.replace(CONFIG, workers=2)).set_stage(RunStage({"go": 2}))
     assert len(idle) == 2
     for worker in idle:
         assert worker.setup.plan.curriculum == SEPARATE
-        assert worker.sent == [Stage({"go": 2})]
+        assert worker.sent == [RunStage({"go": 2})]
 
 
 class RecordedStages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_loop import same
-from toys import SMALL
+from toys import toy_config
 
 from verbot.data import open_dataset
 from verbot.errors import TrainingError
@@ -32,10 +32,7 @@ def whole(demos, tmp_path_factory):
 
 def settings(demos, **changes) -> TrainConfig:
     correct = DaggerConfig(rounds=1, env="tabletop-starter", options=OPTIONS, episodes=2, max_steps=6, execute=2, first=0.5)
-    return TrainConfig(
-        datasets=(demos,), network=SMALL, steps=6, batch_size=4, validation_share=0.0, log_every=1, checkpoint_every=2,
-        **{"dagger": correct, **changes},
-    )  # fmt: skip
+    return toy_config(demos, **{"steps": 6, "warmup_steps": 50, "validation_share": 0.0, "dagger": correct, **changes})
 
 
 def test_rounds_are_spread_between_first_and_last():

@@ -81,7 +81,7 @@ def test_another_device_is_another_run(toy, tmp_path, monkeypatch):
     """Its sums are rounded otherwise, so that it would not continue to the bit."""
     train(toy_config(toy), tmp_path, progress=False, stop_at=2)
     gpus(monkeypatch, 1)
-    with pytest.raises(ConfigError, match="another device"):
+    with pytest.raises(ConfigError, match="another parallelism.device"):
         train(toy_config(toy, device="cuda"), tmp_path, progress=False)
 
 
@@ -111,7 +111,7 @@ def test_a_run_elsewhere_meets_no_tensor_of_the_cpu(toy, tmp_path, monkeypatch, 
     kinds, kept = set(), []
     monkeypatch.setattr(torch, "autocast", lambda kind, *args, **kwargs: kinds.add(kind) or contextlib.nullcontext())
     monkeypatch.setattr(checkpoint, "save", lambda folder, now, tensors: kept.append(dict(tensors)))
-    augment = AugmentConfig(goal_image=0.5 if "goal" in changes else 0.0, questions=2, camera_dropout=0.5)
+    augment = AugmentConfig(goal_image=0.5 if "goal" in changes else 0.0, grounding_queries=2, camera_dropout=0.5)
     config = toy_config(
         toy, network=dataclasses.replace(SMALL, **changes), augment=augment, keep="best", batch_size=8, bf16=True, steps=3
     )

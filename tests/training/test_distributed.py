@@ -108,10 +108,10 @@ def test_a_follower_that_dies_ends_the_run_with_an_error(toy, tmp_path, monkeypa
 
         return Watched()
 
-    def killing(session):
+    def killing(session, *details):
         if session.now.step == 2:
             os.kill(started[0].process.pid, signal.SIGKILL)
-        return loop_descend(session)
+        return loop_descend(session, *details)
 
     loop_descend = loop._descend
     monkeypatch.setattr(process_group, "workers", watched)

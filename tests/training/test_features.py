@@ -121,7 +121,7 @@ def test_a_run_is_the_same_to_tolerance_and_resumes_to_the_bit(toy, tower, tmp_p
     train(config, tmp_path / "halves", progress=False, stop_at=2)
     train(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "features", tmp_path / "halves") and not seen
-    with pytest.raises(ConfigError, match="another cache_features"):
+    with pytest.raises(ConfigError, match="another data.cache_features"):
         train(settings(toy, tower, cached=False), tmp_path / "halves", progress=False)
     policy = load_policy(tmp_path / "features" / "policy")
     image = np.zeros((16, 16, 3), np.uint8)
@@ -137,7 +137,7 @@ def test_two_processes_read_what_one_has_computed(toy, tower, tmp_path):
 def test_rounding_is_what_is_promised(toy, tower):
     config = settings(toy, tower)
     dataset = open_dataset(toy)
-    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
     kept, frames = extractor.features(dataset, ("front",)).features("front"), FrameCache(dataset, ["front"]).frames("front")
     exact = extractor._compute(frames)
     assert kept.dtype == np.float16 and kept.shape == exact.shape == (48, 17, 16) and not kept.flags.writeable
@@ -154,7 +154,7 @@ def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, ca
     config = settings(data, tower)
     TrainingData.prepare(config, show=True)
     assert sum(seen) == 2 * (24 + 1)  # two cameras of 24 frames, and one more each for the shape
-    assert "see front: 24/24 frames, " in capsys.readouterr().err
+    assert "encode front: 24/24 frames, " in capsys.readouterr().err
     seen.clear()
     TrainingData.prepare(config)
     assert not seen
@@ -162,7 +162,7 @@ def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, ca
     TrainingData.prepare(config)
     assert sum(seen) == 2 * 16
     dataset = open_dataset(data)
-    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
     exact = extractor._compute(FrameCache(dataset, ["wrist"]).frames("wrist"))
     np.testing.assert_allclose(extractor.features(dataset, ("wrist",)).features("wrist"), exact, rtol=1e-3, atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
             raise KeyboardInterrupt
         return original(path, content)
 
-    FrameCache(open_dataset(config.datasets[0]))
+    FrameCache(open_dataset(config.data.datasets[0]))
     monkeypatch.setattr(frame_cache, "write_atomic", dies)
     with pytest.raises(KeyboardInterrupt):
         TrainingData.prepare(config)
@@ -200,7 +200,7 @@ def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
 
 
 def config_folder(config) -> Path:
-    return Path(config.datasets[0]) / frame_cache.FEATURES
+    return Path(config.data.datasets[0]) / frame_cache.FEATURES
 
 
 def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, seen):
@@ -208,17 +208,19 @@ def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, see
     config = settings(data, folder)
     TrainingData.prepare(config)
     dataset = open_dataset(data)
-    before = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
+    before = (
+        FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
+    )
     weights = load_file(folder / "model.safetensors")
     save_file({k: v * 1.5 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     seen.clear()
-    extractor = FrozenFeatureExtractor(config, dataset.spec, torch.device("cpu"))
+    extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
     after = extractor.features(dataset, ("front",)).features("front")
     assert sum(seen) == 48 + 1 and np.abs(after - before).max() > 0.01
     np.testing.assert_allclose(after, extractor._compute(FrameCache(dataset, ["front"]).frames("front")), rtol=1e-3, atol=1e-5)
     small = settings(data, folder, image_size=(8, 8), vision=frozen(folder, size=16))
     seen.clear()
-    FrozenFeatureExtractor(small, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
+    FrozenFeatureExtractor(small.network, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
     assert sum(seen) == 48 + 1, "images of another size are other features"
 
 
@@ -241,9 +243,9 @@ def test_features_beyond_float16_are_said_so(toy, tower, tmp_path, monkeypatch):
 
 
 def test_images_that_change_are_refused(toy, tower):
-    with pytest.raises(ConfigError, match=r"nothing changes, and these of augment do: shift_pixels, contrast; set them to 0"):
+    with pytest.raises(ConfigError, match=r"these of augment change them: shift_pixels, contrast; set them to 0"):
         settings(toy, tower, dataclasses.replace(PLAIN, shift_pixels=1, contrast=0.1))
-    with pytest.raises(ConfigError, match=r"takes the images away, and the network's goal 'goal_conv' compares them"):
+    with pytest.raises(ConfigError, match=r"replaces the images, and the network's goal 'goal_conv' compares them"):
         settings(toy, tower, goal=Part("goal_conv"))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_loop import losses, same
-from toys import SMALL, SPEC, toy_config
+from toys import SMALL, SPEC, changed, toy_config
 
 from verbot.configuration import load_yaml
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
@@ -56,7 +56,8 @@ def at_first(config: TrainConfig, out: Path):
     """The policy that a run of `config` begins with, before a step."""
     config = begun(config)
     with TrainingData(config, out, 0, 0) as training_data:
-        return begin(config, training_data.spec, training_data.statistics, training_data.instructions)
+        data = training_data
+        return begin(config.init, config.network, data.spec, data.statistics, data.instructions, config.seed)
 
 
 def looks(count: int = 4, size: int = 16) -> list[Observation]:
@@ -77,7 +78,7 @@ def predicted(policy, observations) -> np.ndarray:
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_training_begins_with_the_predictions_of_its_start(learned, other, tmp_path, lora):
-    policy = at_first(toy_config(other, start=learned, lora=lora), tmp_path)
+    policy = at_first(toy_config(other, init_from=learned, lora=lora), tmp_path)
     policy.network.eval()
     # A layer's adapter computes its weight anew, in other memory, where a matrix product may round otherwise.
     np.testing.assert_allclose(
@@ -87,7 +88,7 @@ def test_training_begins_with_the_predictions_of_its_start(learned, other, tmp_p
 
 def test_statistics_are_kept_unless_new_ones_are_asked_for(learned, other, tmp_path):
     kept, new = (
-        at_first(toy_config(other, start=learned, start_statistics=which), tmp_path).statistics.to_json()
+        at_first(toy_config(other, init_from=learned, statistics=which), tmp_path).statistics.to_json()
         for which in ("kept", "new")
     )
     assert kept == load_policy(learned).statistics.to_json()
@@ -96,35 +97,35 @@ def test_statistics_are_kept_unless_new_ones_are_asked_for(learned, other, tmp_p
 
 def test_the_network_is_the_starts_whatever_the_recipe_says(learned, other, tmp_path):
     recipe = dataclasses.replace(SMALL, fusion=Part("concat"), chunk=5)
-    result = train(toy_config(other, network=recipe, start=learned), tmp_path / "run", progress=False)
+    result = train(toy_config(other, network=recipe, init_from=learned), tmp_path / "run", progress=False)
     config = load_policy(result.policy).config
     assert (config.fusion.name, config.chunk) == ("mlp", 3)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
-    assert written.start_sha256 == policy_identity(Path(learned))
-    assert written.start_sha256 in (Path(result.policy) / "README.md").read_text()
+    assert written.init.sha256 == policy_identity(Path(learned))
+    assert written.init.sha256 in (Path(result.policy) / "README.md").read_text()
 
 
 def test_new_words_are_added_and_the_old_ones_stay(learned, other, tmp_path):
-    policy, old = at_first(toy_config(other, start=learned), tmp_path), load_policy(learned)
+    policy, old = at_first(toy_config(other, init_from=learned), tmp_path), load_policy(learned)
     before, after = (p.config.language.options["vocabulary"] for p in (old, policy))
     assert after == [*before, "green", "nudge"]
     known = old.network.language.embed.weight
     assert torch.equal(policy.network.language.embed.weight[: len(known)], known)
     assert policy.network.language.embed.weight[len(known) :].abs().min() > 0
-    again = at_first(toy_config(other, start=learned), tmp_path)
+    again = at_first(toy_config(other, init_from=learned), tmp_path)
     assert torch.equal(again.network.language.embed.weight, policy.network.language.embed.weight)
 
 
 def test_sentences_of_new_words_grow_too(toy, other, tmp_path):
     network = dataclasses.replace(SMALL, language=Part("hierarchical"))
     start = train(toy_config(toy, network=network, steps=1), tmp_path / "start", progress=False).policy
-    policy = at_first(toy_config(other, start=start), tmp_path)
+    policy = at_first(toy_config(other, init_from=start), tmp_path)
     assert policy.config.language.options["base_options"]["vocabulary"][-2:] == ["green", "nudge"]
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora):
-    config = toy_config(other, start=learned, lora=lora)
+    config = toy_config(other, init_from=learned, lora=lora)
     train(config, tmp_path / "whole", progress=False)
     train(config, tmp_path / "halves", progress=False, stop_at=2)
     train(config, tmp_path / "halves", progress=False)
@@ -134,7 +135,7 @@ def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora):
 
 def test_two_processes_begin_with_the_same(learned, other, tmp_path):
     for processes in (1, 2):
-        config = toy_config(other, start=learned, lora=LORA, processes=processes, steps=2)
+        config = toy_config(other, init_from=learned, lora=LORA, processes=processes, steps=2)
         train(config, tmp_path / str(processes), progress=False)
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
 
@@ -142,18 +143,18 @@ def test_two_processes_begin_with_the_same(learned, other, tmp_path):
 def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(learned, start)
-    train(toy_config(other, start=str(start)), tmp_path / "run", progress=False, stop_at=2)
+    train(toy_config(other, init_from=str(start)), tmp_path / "run", progress=False, stop_at=2)
     start.rename(tmp_path / "moved")
-    train(toy_config(other, start=str(tmp_path / "moved")), tmp_path / "run", progress=False, stop_at=3)
-    changed = load_policy(learned)
+    train(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False, stop_at=3)
+    other_policy = load_policy(learned)
     with torch.no_grad():
-        next(changed.network.parameters()).add_(1)
-    changed.save(tmp_path / "moved")
-    with pytest.raises(ConfigError, match=r"holds a run that began with the policy of sha256 \w+, and .*moved is \w+: put that"):
-        train(toy_config(other, start=str(tmp_path / "moved")), tmp_path / "run", progress=False)
+        next(other_policy.network.parameters()).add_(1)
+    other_policy.save(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"run that started from the policy of sha256 \w+, and .*moved is \w+: put that"):
+        train(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
     with pytest.raises(ConfigError, match=r"is another policy than the one that this run began with: sha256 \w+, not \w+"):
-        begun(dataclasses.replace(written, start=str(tmp_path / "moved")))
+        begun(changed(written, init_from=str(tmp_path / "moved")))
 
 
 def test_the_card_of_a_start_may_change(learned, tmp_path):
@@ -183,13 +184,13 @@ def robot(**changes):
 def test_a_robot_that_does_not_fit_is_told_what_differs(learned, tmp_path, spec, message):
     data = write(tmp_path / "data", spec=spec)
     with pytest.raises(ConfigError, match=message):
-        train(toy_config(data, start=learned), tmp_path / "run", progress=False)
+        train(toy_config(data, init_from=learned), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_other_cameras_than_the_starts_cannot_be_chosen(learned, other, tmp_path):
     with pytest.raises(ConfigError, match=r"would be seen through wrist, front: a start needs its own cameras, in their order"):
-        train(toy_config(other, start=learned, cameras=("wrist", "front")), tmp_path / "run", progress=False)
+        train(toy_config(other, init_from=learned, cameras=("wrist", "front")), tmp_path / "run", progress=False)
 
 
 def test_a_changed_robot_of_equal_numbers_is_learned(learned, tmp_path):
@@ -198,14 +199,14 @@ def test_a_changed_robot_of_equal_numbers_is_learned(learned, tmp_path):
     cameras = (Camera("side", 24, 24), Camera("wrist", 24, 24), Camera("front", 24, 24))
     spec = robot(rate_hz=5.0, cameras=cameras, action=(narrow, SPEC.action[1]))
     data = write(tmp_path / "data", spec=spec)
-    result = train(toy_config(data, start=learned, steps=1), tmp_path / "run", progress=False)
+    result = train(toy_config(data, init_from=learned, steps=1), tmp_path / "run", progress=False)
     policy = load_policy(result.policy)
     assert (policy.spec.name, policy.spec.camera_names, policy.spec.rate_hz) == ("other", ("front", "wrist"), 5.0)
     assert np.abs(predicted(policy, looks(size=24))[..., :3]).max() <= 0.01 + 1e-7
 
 
 def test_lora_leaves_the_rest_as_it_was_and_says_how_much_it_trained(learned, other, tmp_path):
-    result = train(toy_config(other, start=learned, lora=LORA), tmp_path / "run", progress=False)
+    result = train(toy_config(other, init_from=learned, lora=LORA), tmp_path / "run", progress=False)
     before, after = (load_file(Path(p) / "weights.safetensors") for p in (learned, result.policy))
     moved = {name for name in before if name in after and not torch.equal(before[name], after[name][: len(before[name])])}
     assert set(before) == set(after)
@@ -221,18 +222,18 @@ def test_lora_leaves_the_rest_as_it_was_and_says_how_much_it_trained(learned, ot
 
 def test_words_that_nothing_would_teach_are_refused(learned, other, tmp_path):
     with pytest.raises(ConfigError, match=r"words that .* does not know, and lora would leave language\.embed\.weight as random"):
-        train(toy_config(other, start=learned, lora=LoraConfig()), tmp_path / "run", progress=False)
+        train(toy_config(other, init_from=learned, lora=LoraConfig()), tmp_path / "run", progress=False)
 
 
-@pytest.mark.parametrize("setting", [{"lora": LoraConfig()}, {"start_sha256": "0"}])
+@pytest.mark.parametrize("setting", [{"lora": LoraConfig()}, {"sha256": "0"}])
 def test_what_is_about_a_start_needs_one(toy, setting):
-    with pytest.raises(ConfigError, match="lora, start_parts and start_sha256 are about a policy to start from: give start"):
+    with pytest.raises(ConfigError, match="lora, parts and sha256 are about a policy to start from: give init_from"):
         toy_config(toy, **setting)
 
 
 def test_a_start_that_is_not_there_is_said_so(toy, tmp_path):
     with pytest.raises(PolicyError, match="is not a policy directory"):
-        train(toy_config(toy, start=str(tmp_path)), tmp_path / "run", progress=False)
+        train(toy_config(toy, init_from=str(tmp_path)), tmp_path / "run", progress=False)
 
 
 def test_selections_take_tasks_and_the_first_episodes(learned, tmp_path):
@@ -264,5 +265,5 @@ def test_selections_that_find_too_little_say_so(other, tmp_path, selections, err
 def test_selections_are_one_for_each_dataset(other):
     with pytest.raises(ConfigError, match="1 datasets but 2 selections"):
         toy_config(other, selections=(Selection(), Selection()))
-    with pytest.raises(ConfigError, match="a selection of 0 episodes is nothing to train on"):
+    with pytest.raises(ConfigError, match="a selection of 0 episodes is empty"):
         Selection(episodes=0)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from test_loop import losses, same
-from toys import PLAIN, toy_config
+from toys import PLAIN, changed, toy_config
 
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import Part
@@ -23,8 +23,8 @@ def look(color: int, cameras: tuple[str, ...] = ("front", "wrist")) -> Observati
 
 def remembering(toy, **settings):
     base = toy_config(toy, **settings)
-    network = dataclasses.replace(base.network, memory=Part("external", {"slots": 4}), sequence=4, stride=2)
-    return dataclasses.replace(base, network=network, batch_size=16)
+    network = changed(base.network, memory=Part("external", {"slots": 4}), sequence=4, stride=2)
+    return changed(base, network=network, batch_size=16)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -49,12 +49,12 @@ def test_a_memory_learns_and_its_policy_remembers(toy, tmp_path):
 
 def test_a_batch_must_hold_whole_sequences(toy):
     with pytest.raises(ConfigError, match="a batch of 18 in sequences of 4 cannot be shared evenly by 1 processes"):
-        dataclasses.replace(remembering(toy), batch_size=18)
+        changed(remembering(toy), batch_size=18)
 
 
 def test_a_goal_image_is_learned_from(toy, tmp_path):
     shows = dataclasses.replace(PLAIN, goal_image=0.5)
-    with pytest.raises(ConfigError, match="no part that reads them"):
+    with pytest.raises(ConfigError, match="needs a network with a part that reads goal images"):
         toy_config(toy, augment=shows)
     network = dataclasses.replace(toy_config(toy).network, goal=Part("goal_conv", {"channels": 4}))
     policy = load_policy(train(toy_config(toy, augment=shows, network=network), tmp_path, progress=False).policy)

@@ -32,11 +32,11 @@ def start():
     stepping, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
-        def announced(session):
+        def announced(session, *details):
             steps.append(0)
             if len(steps) == 2:  # the first step waits for followers to start
                 os.write(tell, b"x")
-            return genuine(session)
+            return genuine(session, *details)
 
         loop._descend = announced
         try:

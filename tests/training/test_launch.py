@@ -51,7 +51,7 @@ def test_processes_meet_though_the_dead_have_left_their_calls():
 def test_nobody_gathers_demonstrations_eight_times(tmp_path, monkeypatch):
     for name, value in TOLD.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="torchrun starts do not gather demonstrations: give data"):
+    with pytest.raises(ConfigError, match="torchrun starts do not collect demonstrations: give data"):
         train_recipe("tiny", out=tmp_path, steps=2, progress=False)
 
 
@@ -62,10 +62,10 @@ def start(config, folder: Path, restarts: int = 1, **settings: str) -> subproces
     dump_yaml(run, folder / "recipe.yaml")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--max-restarts={restarts}", "--standalone",
-        "-m", "verbot", "train", str(folder / "recipe.yaml"), "--data", *config.datasets, "--out", str(folder / "run"),
+        "-m", "verbot", "train", str(folder / "recipe.yaml"), "--data", *config.data.datasets, "--out", str(folder / "run"),
         "--set", *(f"{name}={value}" for name, value in settings.items()),
     ]  # fmt: skip
-    source = str(Path(train_recipe.__code__.co_filename).parents[3])
+    source = str(Path(train_recipe.__code__.co_filename).parents[2])
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

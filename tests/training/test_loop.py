@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import PLAIN, toy_config
+from toys import PLAIN, changed, toy_config
 
 from verbot.configuration import load_yaml
 from verbot.errors import ConfigError, TrainingError
@@ -56,7 +56,7 @@ def test_four_steps_are_two_and_two_to_the_bit(toy, tmp_path, processes):
     train(config, tmp_path / "whole", progress=False)
     paused = train(config, tmp_path / "halves", progress=False, stop_at=2)
     assert (paused.steps, paused.finished, (tmp_path / "halves" / "policy").exists()) == (2, False, False)
-    train(dataclasses.replace(config, loader_threads=2), tmp_path / "halves", progress=False)
+    train(changed(config, loader_threads=2), tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
 
@@ -130,9 +130,9 @@ def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_p
     monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
     genuine = loop._descend
 
-    def timed(run):
+    def timed(run, *details):
         seconds[0] += 1.0 if run.now.step < 20 else 0.5  # twice as fast once caches are warm
-        return genuine(run)
+        return genuine(run, *details)
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=1.0, validate_every=10_000, checkpoint_every=10)
@@ -153,9 +153,9 @@ def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeyp
     monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
     genuine = loop._descend
 
-    def timed(run):
+    def timed(run, *details):
         seconds[0] += 1.0 if run.now.step < 20 else 1.5  # slower than the first estimate says
-        return genuine(run)
+        return genuine(run, *details)
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=0.9, validate_every=10_000, checkpoint_every=10, log_every=log_every)
@@ -191,8 +191,8 @@ def test_a_folder_of_another_run_is_refused(config, tmp_path):
     train(config, tmp_path, progress=False, stop_at=1)
     with pytest.raises(ConfigError, match="holds a training run already"):
         train(config, tmp_path, resume=False)
-    with pytest.raises(ConfigError, match="a run with another learning_rate, seed; resuming needs the same configuration"):
-        train(dataclasses.replace(config, learning_rate=0.5, seed=3, log_every=7), tmp_path)
+    with pytest.raises(ConfigError, match="a run with another optimizer.learning_rate, seed; resuming needs the same"):
+        train(changed(config, learning_rate=0.5, seed=3, log_every=7), tmp_path)
 
 
 def test_validation_episodes_are_never_trained_on(toy, tmp_path):

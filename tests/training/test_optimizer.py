@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from verbot.errors import TrainingError
 from verbot.training.distributed.optimizer import Optimizer, learning_rate
-from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.records import OptimizerConfig, ScheduleConfig
 
 
 def network() -> nn.Module:
@@ -18,8 +19,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.ReLU(), nn.Linear(7, 2))
 
 
-def config(**changes):
-    return TrainConfig(("d",), **{"steps": 100, "warmup_steps": 10, "clip_norm": 0.5, "weight_decay": 0.1, **changes})
+CONFIG = OptimizerConfig(clip_norm=0.5, weight_decay=0.1)
 
 
 def descend(module, step):
@@ -31,7 +31,7 @@ def descend(module, step):
 
 def test_updates_are_those_of_adamw_with_clipping_and_decay_of_matrices_only():
     ours, theirs = network(), network()
-    optimizer = Optimizer(ours, config())
+    optimizer = Optimizer(ours, CONFIG)
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim <= 1]
     reference = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=1e-2)
@@ -50,7 +50,7 @@ def test_updates_are_those_of_adamw_with_clipping_and_decay_of_matrices_only():
 
 def test_the_average_follows_the_weights_and_is_swapped_in_and_out():
     module = network()
-    optimizer = Optimizer(module, config(ema_decay=0.5))
+    optimizer = Optimizer(module, dataclasses.replace(CONFIG, ema_decay=0.5))
     for step in range(3):
         before, weights = optimizer.average.clone(), None
         optimizer.gradient.zero_()
@@ -67,7 +67,7 @@ def test_the_average_follows_the_weights_and_is_swapped_in_and_out():
 
 def test_a_gradient_without_a_number_changes_nothing():
     module = network()
-    optimizer = Optimizer(module, config())
+    optimizer = Optimizer(module, CONFIG)
     before = {name: value.clone() for name, value in optimizer.state().items()}
     optimizer.gradient[3] = math.nan
     assert math.isnan(optimizer.step(1e-2))
@@ -82,14 +82,14 @@ def test_restore_continues_to_the_bit():
             optimizer.step(1e-2)
 
     whole = network()
-    one = Optimizer(whole, config())
+    one = Optimizer(whole, CONFIG)
     steps(one, whole, range(6))
     half = network()
-    two = Optimizer(half, config())
+    two = Optimizer(half, CONFIG)
     steps(two, half, range(3))
     kept, layout = {name: value.clone() for name, value in two.state().items()}, two.layout
     fresh = network()
-    three = Optimizer(fresh, config())
+    three = Optimizer(fresh, CONFIG)
     three.restore(kept, layout)
     steps(three, fresh, range(3, 6))
     assert all(torch.equal(value, three.state()[name]) for name, value in one.state().items())
@@ -100,25 +100,25 @@ def test_restore_continues_to_the_bit():
 def test_frozen_parameters_stay_and_none_at_all_is_an_error():
     module = network()
     module[0].requires_grad_(False)
-    assert len(Optimizer(module, config()).weights) == 7 + 7 + 14 + 2
+    assert len(Optimizer(module, CONFIG).weights) == 7 + 7 + 14 + 2
     with pytest.raises(TrainingError, match="no trainable parameters"):
-        Optimizer(nn.ReLU(), config())
+        Optimizer(nn.ReLU(), CONFIG)
 
 
 def test_schedules():
-    cosine = config(learning_rate=2.0)
-    assert learning_rate(cosine, 0, 0.0) == pytest.approx(0.2)
-    assert [learning_rate(cosine, 50, done) for done in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
-    step = config(learning_rate=2.0, schedule="step", milestones=(0.5, 0.8))
-    assert [learning_rate(step, 50, done) for done in (0.49, 0.5, 0.79, 0.8)] == pytest.approx([2.0, 0.2, 0.2, 0.02])
-    assert learning_rate(config(learning_rate=2.0, schedule="constant"), 99, 0.99) == 2.0
+    cosine = ScheduleConfig(warmup_steps=10)
+    assert learning_rate(2.0, cosine, 0, 0.0) == pytest.approx(0.2)
+    assert [learning_rate(2.0, cosine, 50, done) for done in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
+    step = ScheduleConfig("step", (0.5, 0.8), warmup_steps=10)
+    assert [learning_rate(2.0, step, 50, done) for done in (0.49, 0.5, 0.79, 0.8)] == pytest.approx([2.0, 0.2, 0.2, 0.02])
+    assert learning_rate(2.0, ScheduleConfig("constant"), 99, 0.99) == 2.0
 
 
 def test_a_parameter_can_be_learned_at_a_part_of_the_rate():
     ours, theirs = network(), network()
     for p in ours[0].parameters():
         p.lr_scale = 0.1
-    optimizer = Optimizer(ours, config())
+    optimizer = Optimizer(ours, CONFIG)
     groups = [
         {"params": [p for p in layer.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays, "lr": 1e-2 * factor}
         for layer, factor in ((theirs[0], 0.1), (theirs[1], 1), (theirs[3], 1))

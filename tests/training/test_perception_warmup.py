@@ -25,7 +25,7 @@ from verbot.training.rl import reinforce
 from verbot.training.rl.actor_critic import Actor, Senses
 from verbot.training.rl.config import Looking
 from verbot.training.rl.curriculum import Curriculum
-from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, Stage
+from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, RunStage
 
 SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
 
@@ -108,13 +108,13 @@ def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
         world = EnvRunner(env, plays, 0, 1, Plan(curriculum=Curriculum()))
-        world.stage = Stage(warmup=True)
+        world.stage = RunStage(warmup=True)
         told, covered = zip(*((world.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
         assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
         assert not any("level" in begun for begun in told)
         transitions = [world.step(np.zeros(1, np.float32)) for _ in range(2 * SAMPLE_STEPS)]
         assert [transition.final is not None for transition in transitions] == [*[False] * (SAMPLE_STEPS - 1), True] * 2
-        world.stage = Stage(reached={"follow": 0})
+        world.stage = RunStage(reached={"follow": 0})
         assert {world.begin()[1]["level"] for _ in range(5)} == {0}
 
 
@@ -122,7 +122,7 @@ def test_warm_up_samples_also_lie_off_the_trajectory():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
         world = EnvRunner(env, plays, 0, 1, Plan())
-        world.stage = Stage(warmup=True)
+        world.stage = RunStage(warmup=True)
         away = []
         for _ in range(60):
             world.begin()
@@ -160,10 +160,10 @@ def test_warm_up_may_have_other_tasks():
     plays = CollectConfig(env="navigation-compass", tasks=("go",))
     with closing(make_env("navigation-compass")) as env:
         world = EnvRunner(env, plays, 0, 1, Plan(warmup_tasks=("around", "follow", "follow")))
-        world.stage = Stage(warmup=True)
+        world.stage = RunStage(warmup=True)
         glanced = [world.begin()[1]["task"] for _ in range(9)]
         assert glanced.count("follow") == 6 and glanced.count("around") == 3
-        world.stage = Stage()
+        world.stage = RunStage()
         assert {world.begin()[1]["task"] for _ in range(3)} == {"go"}
 
 

@@ -49,7 +49,7 @@ def first_gradient(config, out, monkeypatch, numbers):
             return super().step(rate)
 
     def chosen(self, step, micro):
-        return genuine(self, numbers[micro] // config.accumulation, numbers[micro] % config.accumulation)
+        return genuine(self, numbers[micro] // config.optimizer.accumulation, numbers[micro] % config.optimizer.accumulation)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Optimizer", Watched)

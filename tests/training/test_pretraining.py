@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 from test_finetune import write
-from toys import SMALL, SPEC, toy_config
+from toys import SMALL, SPEC, changed, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Part
-from verbot.policy.policy import load_policy
+from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
-from verbot.training.imitation.config import AlignmentConfig
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin_parts, begun
+from verbot.training.imitation.records import MonitorConfig
 
 PRETRAINED = dataclasses.replace(SMALL, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
 NAMING = AugmentConfig(captions=1)
@@ -69,7 +69,9 @@ def pretrained(captioned, tmp_path_factory) -> str:
 def at_first(config: TrainConfig, out: Path):
     config = begun(config)
     with TrainingData(config, out, 0, 0) as training_data:
-        return begin_parts(config, training_data.spec, training_data.statistics, training_data.instructions)
+        data = training_data
+        fresh = Policy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
+        return begin_parts(config.init, fresh, data.instructions, config.seed)
 
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
@@ -87,9 +89,9 @@ def test_what_is_true_is_learned_in_the_loop(pretrained):
 def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
     network = dataclasses.replace(SMALL, chunk=5)
     data = write(tmp_path / "nudged")
-    config = toy_config(data, network=network, start=pretrained, start_parts=SEEING)
+    config = toy_config(data, network=network, init_from=pretrained, parts=SEEING)
     policy, start = at_first(config, tmp_path / "a"), load_policy(pretrained)
-    with TrainingData(dataclasses.replace(config, start=None, start_parts=None), tmp_path / "b", 0, 0) as training_data:
+    with TrainingData(changed(config, init_from=None, parts=None), tmp_path / "b", 0, 0) as training_data:
         assert policy.statistics.to_json() == training_data.statistics.to_json(), "normalized as the demonstrations are"
         fresh = type(policy).create(
             network, training_data.spec, training_data.statistics, training_data.instructions, config.preprocessing, config.seed
@@ -100,7 +102,7 @@ def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
     for name, value in new.items():
         if name.startswith(SEEING) and "embed" not in name:
             assert torch.equal(value, old[name]), name
-    seeing = at_first(dataclasses.replace(config, start_parts=("vision",)), tmp_path / "c").network.state_dict()
+    seeing = at_first(changed(config, parts=("vision",)), tmp_path / "c").network.state_dict()
     for name, value in fresh.network.state_dict().items():
         assert torch.equal(seeing[name], old[name] if name.startswith("vision.") else value), "the rest as without a start"
     assert torch.equal(new["language.embed.weight"][: len(known) + 4], old["language.embed.weight"][: len(known) + 4])
@@ -108,7 +110,7 @@ def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
 
 
 def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path):
-    result = train(toy_config(toy, start=pretrained, start_parts=("vision",)), tmp_path / "run", progress=False)
+    result = train(toy_config(toy, init_from=pretrained, parts=("vision",)), tmp_path / "run", progress=False)
     assert "Began with vision of the policy" in (Path(result.policy) / "README.md").read_text()
     assert load_policy(result.policy).config.head.name == "regression"
 
@@ -116,22 +118,22 @@ def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path)
 @pytest.mark.parametrize(
     ("network", "parts", "message"),
     [
-        (SMALL, ("eyes",), "start_parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
-        (dataclasses.replace(SMALL, value_weight=1.0), ("value",), "start_parts has 'value', of which the start .* has nothing"),
+        (SMALL, ("eyes",), "init.parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
+        (dataclasses.replace(SMALL, value_weight=1.0), ("value",), "init.parts has 'value', of which the start .* has nothing"),
         (dataclasses.replace(SMALL, width=24), ("vision",), r"the start has \(.*\) for vision\..*, which is \("),
         (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the start has \(.*\) for vision\.slots"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, parts, message):
     with pytest.raises(ConfigError, match=message):
-        at_first(toy_config(toy, network=network, start=pretrained, start_parts=parts), tmp_path)
+        at_first(toy_config(toy, network=network, init_from=pretrained, parts=parts), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_parts": SEEING}, "lora, start_parts and start_sha256 are about a policy to start from"),
-        ({"start": "there", "start_parts": ()}, "start_parts names what a new network takes over: at least one part"),
+        ({"parts": SEEING}, "lora, parts and sha256 are about a policy to start from"),
+        ({"init_from": "there", "parts": ()}, "init.parts names what a new network takes over: at least one part"),
         (
             {"augment": NAMING},
             "a contrast learns from captions, and nothing else does: network.contrast is None with .*captions 1",
@@ -158,7 +160,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
         augment=NAMING,
         steps=8,
         learning_rate=1e-6,
-        alignment=AlignmentConfig(threshold=1.0, patience=3),
+        monitor=MonitorConfig(threshold=1.0, patience=3),
     )
     with pytest.warns(GroundingWarning) as told:
         train(config, tmp_path / "run", progress=False)
@@ -182,7 +184,7 @@ def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy,
     network = dataclasses.replace(SMALL, contrast=Part("match"), keypoint_weight=0.0)
     told = LoraConfig(adapt=(), train=("contrast.*",))
     parts = ("vision", "language", "sentence", "state", "fusion", "head")
-    config = toy_config(captioned, network=network, augment=NAMING, start=start, start_parts=parts, lora=told)
+    config = toy_config(captioned, network=network, augment=NAMING, init_from=start, parts=parts, lora=told)
     result = train(config, tmp_path / "told", progress=False)
     old, new = load_policy(start), load_policy(result.policy)
     assert result.trained == sum(p.numel() for p in new.network.contrast.parameters())
@@ -201,7 +203,7 @@ def test_statistics_belong_to_the_parts_that_are_taken_over(toy, tmp_path):
     old = load_policy(start).statistics.to_json()
     data = write(tmp_path / "nudged")
     for parts, kept in ((("state",), {"state"}), (("head.out",), {"action"}), (("vision",), set())):
-        found = at_first(toy_config(data, start=start, start_parts=parts), tmp_path).statistics.to_json()
+        found = at_first(toy_config(data, init_from=start, parts=parts), tmp_path).statistics.to_json()
         assert {name for name in ("state", "action") if found[name] == old[name]} == kept
 
 
@@ -216,7 +218,7 @@ def test_chunks_are_rebuilt_from_actions_alone_and_the_decoder_is_taken_over(toy
     log = [line["action"] for line in read_log(tmp_path / "actions") if line["kind"] == "train"]
     assert np.mean(log[-10:]) < 0.5 * np.mean(log[:10])
     network = dataclasses.replace(SMALL, head=Part("latent", {"latent": 4, "hidden": 32}))
-    config = toy_config(toy, network=network, start=start, start_parts=("head.encode", "head.mix", "head.decode"))
+    config = toy_config(toy, network=network, init_from=start, parts=("head.encode", "head.mix", "head.decode"))
     policy, old = at_first(config, tmp_path), load_policy(start).network.state_dict()
     new = policy.network.state_dict()
     assert all(torch.equal(new[name], old[name]) for name in new if name.startswith(("head.encode", "head.mix", "head.decode")))

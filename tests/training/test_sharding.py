@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from test_distributed import together
 from test_loop import losses
-from toys import PLAIN, toy_config
+from toys import PLAIN, changed, toy_config
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import Part
@@ -101,7 +100,7 @@ def blocks(toy):
     """A run whose fusion is of transformer blocks; chunks of one action, so that halves of a batch weigh alike."""
     fusion = Part("concat", {"layers": 2, "hidden": 0})
     base = toy_config(toy, steps=6, batch_size=8, augment=PLAIN, keep="best", checkpoint_every=3, clip_norm=1e9)
-    return dataclasses.replace(base, network=dataclasses.replace(base.network, chunk=1, fusion=fusion))
+    return changed(base, network=changed(base.network, chunk=1, fusion=fusion))
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +120,14 @@ def close(one, other) -> bool:
 
 
 def test_a_share_of_all_is_the_whole_to_the_bit(blocks, alone, tmp_path):
-    train(dataclasses.replace(blocks, parallel="fsdp"), tmp_path, progress=False)
+    train(changed(blocks, parallel="fsdp"), tmp_path, progress=False)
     assert losses(tmp_path) == losses(alone)
     ours, theirs = weights(tmp_path), weights(alone)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_two_shares_learn_as_one_process_does_and_go_on_as_one_and_back(blocks, alone, tmp_path):
-    shared = dataclasses.replace(blocks, parallel="fsdp", processes=2)
+    shared = changed(blocks, parallel="fsdp", processes=2)
     train(shared, tmp_path, progress=False, stop_at=3)
     saved = checkpoint.found(tmp_path / "checkpoints")[-1]
     assert sorted(json.loads((saved / "progress.json").read_text())["files"]) == [Share(0, 2).file, Share(1, 2).file]

@@ -61,7 +61,7 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
 
 def test_a_network_with_tasks_begins_with_parts_of_one_without(told, tmp_path):
     start = train(toy_config(told, steps=1), tmp_path / "start", progress=False).policy
-    config = toy_config(told, network=NETWORK, steps=1, learning_rate=1e-9, start=start, start_parts=("vision",))
+    config = toy_config(told, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
     policy = load_policy(train(config, tmp_path / "begun", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))

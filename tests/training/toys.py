@@ -8,8 +8,10 @@ import numpy as np
 
 from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.models.network import NetworkConfig, Part
+from verbot.recipes.overrides import override
 from verbot.spec import Camera, Component, RobotSpec
 from verbot.training import AugmentConfig, TrainConfig
+from verbot.training.imitation.records import BudgetConfig, DataConfig, LoggingConfig, ScheduleConfig, ValidationConfig
 
 POSITION = Component("ee_position", "position", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
 GRIP = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -47,8 +49,25 @@ def write_toy(path: Path, episodes: int = 6, length: int = 8) -> Path:
 
 
 def toy_config(dataset: str, **changes) -> TrainConfig:
-    settings = {
-        "datasets": (dataset,), "network": SMALL, "steps": 4, "batch_size": 4, "warmup_steps": 1, "log_every": 1,
-        "validate_every": 2, "validation_batches": 1, "validation_share": 0.2, "checkpoint_every": 2,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
+    """A short run on the dataset; `changes` are settings (`verbot.recipes.overrides`), or old names of fields."""
+    plain = TrainConfig(
+        DataConfig((dataset,), batch_size=4),
+        BudgetConfig(steps=4),
+        SMALL,
+        schedule=ScheduleConfig(warmup_steps=1),
+        validation=ValidationConfig(share=0.2, batches=1, every=2),
+        logging=LoggingConfig(log_every=1, checkpoint_every=2),
+    )
+    return changed(plain, **changes)
+
+
+def changed(config, **settings):
+    """`config` with other values of fields, wherever they are in it."""
+    return override(config, {SHORT.get(name, name): value for name, value in settings.items()})
+
+
+# Short names for tests.
+SHORT = {
+    "validation_share": "validation.share", "validation_batches": "validation.batches", "validate_every": "validation.every",
+    "statistics": "init.statistics", "parts": "init.parts", "sha256": "init.sha256",
+}  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -14,6 +13,7 @@ from verbot.configuration import build, to_plain
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.evaluation.protocol.intervals import wilson
+from verbot.recipes.overrides import override
 from verbot.recipes.variants import parse_variant, resolve_variant
 from verbot.training.imitation import loop
 from verbot.training.imitation.data import TrainingData
@@ -147,7 +147,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
     def half(run, datasets, out, **more):
         stop_at = 2 if run.name == "tiny+chunk=2" else None
-        config = dataclasses.replace(run.training, datasets=tuple(datasets))
+        config = override(run.training, {"datasets": [str(path) for path in datasets]})
         result = training.train(config, out, stop_at=stop_at, progress=False)
         if not result.finished:
             raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
     assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._descend
-    monkeypatch.setattr(loop, "_descend", lambda session: (steps.append(session.now.step), descend(session))[1])
+    monkeypatch.setattr(loop, "_descend", lambda session, *more: (steps.append(session.now.step), descend(session, *more))[1])
     compared(words, out=tmp_path, **asked)
     assert seen == {"learn": ["tiny+chunk=2"], "measure": ["tiny+chunk=2"]}
     assert steps == [2, 3]
@@ -175,9 +175,15 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
 def test_every_design_is_shown_the_same_windows_in_the_same_order(data, tmp_path):
     drawn = []
-    for word in ("tiny", "tiny+vision=query_conv", "tiny+history=2+chunk=7", "tiny+augment.questions=2", "tiny+head=flow"):
+    for word in (
+        "tiny",
+        "tiny+vision=query_conv",
+        "tiny+history=2+chunk=7",
+        "tiny+augment.grounding_queries=2",
+        "tiny+head=flow",
+    ):
         run = resolve_variant(parse_variant(word), {"samples": 64}, 3)
-        config = dataclasses.replace(run.training, datasets=(str(data),))
+        config = override(run.training, {"datasets": [str(data)]})
         with TrainingData(config, tmp_path, 0, 0) as supply:
             drawn.append([supply.batch(step, 0).index.tolist() for step in range(6)])
     assert all(order == drawn[0] for order in drawn)

@@ -39,6 +39,7 @@ class Preprocessing:
     """How raw values become normalized ones; see `verbot.transforms.METHODS`.
 
     Args:
+        state, action: the method for state and action.
         allow_missing_cameras: an observation without one of the cameras is masked there; otherwise it is an error.
     """
 

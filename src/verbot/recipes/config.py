@@ -84,7 +84,7 @@ class Recipe:
         if self.collection is None and any(isinstance(stage, Imitation) for stage in self.stages):
             raise ConfigError(f"recipe {self.name!r} imitates demonstrations, and has no collection")
         for stage in self.stages[1:]:
-            start = stage.imitation.start if isinstance(stage, Imitation) else stage.reinforcement.policy
+            start = stage.imitation.init.init_from if isinstance(stage, Imitation) else stage.reinforcement.policy
             if start is not None:
                 raise ConfigError(f"recipe {self.name!r}: a stage after the first starts from the stage before, not from {start}")
 

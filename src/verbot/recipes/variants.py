@@ -16,7 +16,7 @@ from verbot.recipes.config import Recipe, change, parse_word, resolve, written
 from verbot.recipes.overrides import locate
 
 # What all variants of a comparison have in common, so none may set it.
-SHARED = frozenset({"datasets", "weights"})
+SHARED = frozenset({"data.datasets", "data.weights"})
 
 
 @dataclass(frozen=True)

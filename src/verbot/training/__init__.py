@@ -6,15 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verbot.training.imitation.config import AugmentConfig, CotrainingEmbodiment, DaggerConfig, Selection, TrainConfig
+    from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
     from verbot.training.imitation.loop import TrainResult, train
+    from verbot.training.imitation.records import AugmentConfig, DaggerConfig, Selection
     from verbot.training.log import read_log
 
 _LAZY = {
-    "AugmentConfig": "imitation.config",
+    "AugmentConfig": "imitation.records",
     "CotrainingEmbodiment": "imitation.config",
-    "DaggerConfig": "imitation.config",
-    "Selection": "imitation.config",
+    "DaggerConfig": "imitation.records",
+    "Selection": "imitation.records",
     "TrainConfig": "imitation.config",
     "TrainResult": "imitation.loop",
     "read_log": "log",

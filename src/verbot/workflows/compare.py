@@ -165,7 +165,7 @@ class Bench:
 
         data = [_fingerprint(Path(folder)) for folder in self.datasets]
         stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
-        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("datasets", *FREE)))
+        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *FREE)))
 
     def evaluated(self, entry: Entry, policy: str, finished: bool) -> Path | None:
         """The folder of a policy's complete evaluation; None where it is not `finished` but should be."""

@@ -74,7 +74,7 @@ def look(
     Args:
         policy: a policy's folder, ``"starter"``, or a server's address (which shows no maps, so only what words change).
         task, index, seed: the test scene of the film.
-        text: what the policy is told instead of the scene's own sentence.
+        text: the instruction; None takes the scene's own.
         scenes: that the figures are measured on, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
 
     Example:
@@ -96,9 +96,9 @@ def look(
     if looked is not None:
         record = {"policy": policy, "suite": suite, "command": command, **looked.to_json()}
         (out / "looking.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    told = moments[0].observation.instruction
-    page = Page(policy, suite, told, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
-    return LookResult(write_page(page, out / "look.html"), told, success, looked)
+    instruction = moments[0].observation.instruction
+    page = Page(policy, suite, instruction, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
+    return LookResult(write_page(page, out / "look.html"), instruction, success, looked)
 
 
 class ExplainedAgent:
@@ -147,8 +147,8 @@ def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
     views = [overlay.enlarged(image, VIEW_PX) for image in pairs]
     width = sum(view.shape[1] for view in views) + video.GAP * (len(views) - 1)
     words = moment.observation.instruction.split()
-    told = overlay.weights(width, words, _weights(moment, spec))
-    return overlay.sheet([views, [told]])
+    weighted = overlay.weights(width, words, _weights(moment, spec))
+    return overlay.sheet([views, [weighted]])
 
 
 def _frame(moment: Moment, spec: RobotSpec) -> UInt8Array:
@@ -166,8 +166,8 @@ def _weights(moment: Moment, spec: RobotSpec) -> list[float]:
 
 def _moves(moment: Moment, camera: str) -> list[dict[str, float]]:
     """For each word and map, how far the word's absence moves it."""
-    told = _maps(moment.chunk, camera)
-    return [{name: moved(told[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
+    whole = _maps(moment.chunk, camera)
+    return [{name: moved(whole[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
 
 
 def _words(moment: Moment, spec: RobotSpec) -> list[Word]:

@@ -74,8 +74,9 @@ def learn(
         previous = None if result is None else result.policy
         if isinstance(stage, Imitation):
             config = _with_datasets(stage.imitation, [str(path) for path in datasets])
-            start = previous or config.start
-            config = dataclasses.replace(config, start=None if start is None else str(policy_folder(start)))
+            if (start := previous or config.init.init_from) is not None:
+                init = dataclasses.replace(config.init, init_from=str(policy_folder(start)))
+                config = dataclasses.replace(config, init=init)
             result = training.train(config, folder, resume=resume, progress=progress, card=card(recipe))
         else:
             result = _reinforce(stage, previous, folder, resume, progress, card(recipe))
@@ -98,20 +99,20 @@ def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
 
     Raises `ConfigError` where one of them gets none.
     """
-    if not config.companions:
-        return dataclasses.replace(config, datasets=tuple(datasets))
+    if not config.cotraining:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=tuple(datasets)))
     robots = {path: open_dataset(path).spec.name for path in datasets}
-    companions = tuple(
+    cotraining = tuple(
         dataclasses.replace(each, datasets=tuple(path for path in datasets if robots[path] == each.robot) or each.datasets)
-        for each in config.companions
+        for each in config.cotraining
     )
-    first = tuple(path for path in datasets if robots[path] not in {each.robot for each in companions})
+    first = tuple(path for path in datasets if robots[path] not in {each.robot for each in cotraining})
     known = ", ".join(sorted(set(robots.values())))
-    if lacking := [each.robot for each in companions if not each.datasets] + ["the first robot"] * (not first):
+    if lacking := [each.robot for each in cotraining if not each.datasets] + ["the first robot"] * (not first):
         raise ConfigError(
             f"{', '.join(lacking)} would have nothing to train on: the datasets are of {known}; name one or more of each robot"
         )
-    return dataclasses.replace(config, datasets=first, companions=companions)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=first), cotraining=cotraining)
 
 
 def card(recipe: Recipe) -> str:

@@ -48,7 +48,7 @@ def train(
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
         settings: of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
-            ``dagger={"rounds": 2}``, or ``start="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot),
+            ``dagger={"rounds": 2}``, or ``init_from="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot),
             whose network is fine-tuned. `verbot config RECIPE` prints all of them.
 
     Raises:
@@ -107,7 +107,7 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
         paths = [path for path in (*named, *settings) if path[:3] == root and path[3] in ("network", "preprocessing")]
         if paths and _keeps_network(stage, first=number == 0):
             fixed = " and ".join(dict.fromkeys(".".join(path[3:]) for path in paths))
-            raise ConfigError(f"{fixed} cannot be set beside start: the network and its preprocessing are the start's")
+            raise ConfigError(f"{fixed} cannot be set beside init_from: the network and its preprocessing are that policy's")
 
 
 def _keeps_network(stage: TrainingStage, first: bool) -> bool:
@@ -115,7 +115,7 @@ def _keeps_network(stage: TrainingStage, first: bool) -> bool:
     from verbot.recipes.config import Imitation
 
     if isinstance(stage, Imitation):
-        return (stage.imitation.start is not None or not first) and stage.imitation.start_parts is None
+        return (stage.imitation.init.init_from is not None or not first) and stage.imitation.init.parts is None
     return stage.reinforcement.policy is not None or not first
 
 
@@ -123,7 +123,7 @@ def starting_from(recipe: str | Path | Recipe, policy: str) -> dict[str, Any]:
     """The setting by which the first stage of a recipe starts from a policy."""
     from verbot.recipes.config import Imitation, resolve
 
-    return {"start" if isinstance(resolve(recipe).stages[0], Imitation) else "policy": policy}
+    return {"init_from" if isinstance(resolve(recipe).stages[0], Imitation) else "policy": policy}
 
 
 def result_text(result: TrainResult | ReinforceResult) -> str:

@@ -1,4 +1,4 @@
-"""A robot that follows a typed instruction, filmed and judged."""
+"""A robot that follows a typed instruction, recorded and judged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verbot.rollout.episode import Episode
 from verbot.spec import UInt8Array
 
 SCENES = 250  # searched before giving up
-AFTERGLOW_S = 1.0  # filmed after the end
+AFTERGLOW_S = 1.0  # recorded after the end
 _EXAMPLES = 3
 Judgement = Literal["success", "failure", "not judged"]
 BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failure": video.RED, "not judged": video.GRAY}
@@ -43,7 +43,7 @@ class FoundScene:
 
 @dataclass(frozen=True)
 class Watched:
-    """What was filmed, and whether the instruction was carried out.
+    """The video, and whether the instruction was carried out.
 
     Args:
         goal: the goal that was judged; empty where none was.

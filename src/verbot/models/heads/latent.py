@@ -18,7 +18,7 @@ class Latent(nn.Module):
 
     The encoder reads each action (see `verbot.models.encoders.state.previous_action.ActionEncoder`) and the chunk as a whole
     into z; the decoder rebuilds the chunk from z. With ``pretrain`` that is all that is learned, and pictures and words count
-    for nothing; a policy that begins with the encoder and decoder (``start_parts=[head.encode, head.mix, head.decode]``) then
+    for nothing; a policy that begins with the encoder and decoder (``init.parts=[head.encode, head.mix, head.decode]``) then
     learns which z to want.
     Latent actions as targets: Lee et al. 2024 ("VQ-BeT"), Ye et al. 2024 ("LAPA"); here z is continuous, as it is in Zhao et al.
     2023.

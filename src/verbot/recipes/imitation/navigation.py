@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes import recipes
 from verbot.recipes.config import Imitation, Recipe, process_count
 from verbot.recipes.imitation.starter import training
+from verbot.recipes.overrides import override
 from verbot.rollout.collect import CollectConfig
 
 SUITE, BATCH = "navigation-compass", 32
@@ -28,22 +27,14 @@ def navigation() -> Recipe:
 
     Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
     """
-    run = training(minutes=6.0)
+    training_config = override(
+        training(minutes=6.0),
+        {"network": NETWORK, "batch_size": BATCH, "processes": process_count(BATCH), "ema_decay": 0.99, "grounding_queries": 1},
+    )
     return Recipe(
         name="navigation",
         about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
         collection=CollectConfig(env=SUITE, episodes=1200),
-        stages=(
-            Imitation(
-                dataclasses.replace(
-                    run,
-                    network=NETWORK,
-                    batch_size=BATCH,
-                    processes=process_count(BATCH),
-                    ema_decay=0.99,
-                    augment=dataclasses.replace(run.augment, questions=1),
-                )
-            ),
-        ),
+        stages=(Imitation(training_config),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )

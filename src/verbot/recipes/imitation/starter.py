@@ -8,6 +8,7 @@ from verbot.recipes import recipes
 from verbot.recipes.config import DEFAULT_DATASET, Imitation, Recipe, process_count
 from verbot.rollout.collect import CollectConfig
 from verbot.training import AugmentConfig, TrainConfig
+from verbot.training.imitation.records import BudgetConfig, DataConfig, OptimizerConfig, ParallelismConfig
 
 SUITE, BATCH = "tabletop-starter", 64
 
@@ -20,13 +21,12 @@ def training(minutes: float) -> TrainConfig:
         fusion=Part("concat"),
     )
     return TrainConfig(
-        datasets=DEFAULT_DATASET,
-        network=network,
-        minutes=minutes,
-        batch_size=BATCH,
-        learning_rate=2e-3,
-        augment=AugmentConfig(blank_instruction=0.05, questions=4),
-        processes=process_count(BATCH),
+        DataConfig(DEFAULT_DATASET, batch_size=BATCH),
+        BudgetConfig(minutes=minutes),
+        network,
+        augment=AugmentConfig(blank_instruction=0.05, grounding_queries=4),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        parallelism=ParallelismConfig(processes=process_count(BATCH)),
     )
 
 

@@ -64,5 +64,5 @@ def relations() -> Recipe:
     """Things alike: where one stands tells which is meant. A hundred thousand sentences: too many for MiniLM to read first."""
     run = special("relations", "which one is meant only a relation to other things tells")
     network = dataclasses.replace(run.training.network, language=Part("words"))
-    augment = dataclasses.replace(run.training.augment, questions=8)
+    augment = dataclasses.replace(run.training.augment, grounding_queries=8)
     return run.with_training(dataclasses.replace(run.training, network=network, augment=augment))

@@ -28,7 +28,7 @@ def multi_task_net() -> Recipe:
         augment=rover.training.augment,
     )
     network = replace(arm.training.network, grasp_weight=0.1)
-    training = replace(arm.training, network=network, companions=(companion,), minutes=8.0)
+    training = replace(arm.training, network=network, cotraining=(companion,)).with_budget(minutes=8.0)
     assert rover.collection is not None
     return replace(
         arm,

@@ -21,5 +21,5 @@ def goal_conditioned() -> Recipe:
         fusion=Part("concat"),
         goal=Part("goal_conv"),
     )
-    augment = AugmentConfig(blank_instruction=0.02, questions=4, goal_image=0.33)
+    augment = AugmentConfig(blank_instruction=0.02, grounding_queries=4, goal_image=0.33)
     return tiny("goal-conditioned", "obeys a sentence, or a picture of the wanted state", network, 1e-3, augment=augment)

@@ -27,7 +27,7 @@ def octo() -> Recipe:
         chunk=4,
         history=2,
     )
-    augment = AugmentConfig(blank_instruction=0.02, questions=4, goal_image=0.2)
+    augment = AugmentConfig(blank_instruction=0.02, grounding_queries=4, goal_image=0.2)
     return tiny("octo", "readout tokens, a diffusion head, goals in words or pictures", network, 7e-4, augment=augment)
 
 

@@ -9,8 +9,10 @@ from verbot.evaluation import EvaluationConfig
 from verbot.models.network import NetworkConfig, Part
 from verbot.recipes.config import DEFAULT_DATASET, Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
+from verbot.recipes.overrides import override
 from verbot.rollout.collect import CollectConfig
 from verbot.training import AugmentConfig, TrainConfig
+from verbot.training.imitation.records import BudgetConfig, DataConfig, OptimizerConfig
 
 MINILM = Part("minilm", {"depth": 3})
 WORDS_ALONE = Part("minilm", {"layers": 0})  # the frozen encoder's states, projected
@@ -23,13 +25,13 @@ def tiny(
 
     Args:
         decay: of temporal ensembling, where the model acts so.
-        changes: further fields of the training.
+        changes: further settings of the training (`verbot.recipes.overrides`).
     """
     return Recipe(
         name=name,
         about=about,
         collection=CollectConfig(env=SUITE, episodes=1600),
-        stages=(Imitation(replace(training(minutes=6.5), network=network, learning_rate=learning_rate, **changes)),),
+        stages=(Imitation(override(training(minutes=6.5), {"network": network, "learning_rate": learning_rate, **changes})),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay),
     )
 
@@ -48,19 +50,11 @@ def paper(
     """`network` in its published size, with its published optimization, on the starter suite drawn at `image_size`."""
     options = {"image_size": image_size, "cameras": cameras}
     network = replace(network, image_size=(image_size, image_size))
+    base = TrainConfig(DataConfig(DEFAULT_DATASET), BudgetConfig(steps=1), network, optimizer=OptimizerConfig(bf16=True))
     return Recipe(
         name=name,
         about=about,
         collection=CollectConfig(env=SUITE, episodes=4000, options=options),
-        stages=(
-            Imitation(
-                TrainConfig(
-                    datasets=DEFAULT_DATASET,
-                    network=network,
-                    bf16=True,
-                    **{"augment": AugmentConfig(blank_instruction=0.05), **settings},
-                )
-            ),
-        ),
+        stages=(Imitation(override(base, {"augment": AugmentConfig(blank_instruction=0.05), **settings})),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300, decay=decay, execute=execute, options=options),
     )

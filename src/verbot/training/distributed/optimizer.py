@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from verbot.errors import TrainingError
 from verbot.training.distributed.flat_weights import Whole
 from verbot.training.distributed.fsdp import Sharded
-from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.records import OptimizerConfig, ScheduleConfig
 
 
-def learning_rate(config: TrainConfig, step: int, done: float) -> float:
-    """The rate of step `step` (from 0), when the share `done` of the run lies behind it.
+def learning_rate(peak: float, schedule: ScheduleConfig, step: int, done: float) -> float:
+    """The rate of step `step` (from 0), when the fraction `done` of the run is over.
 
     Linear warm-up, then cosine to zero, or a tenth at each milestone, or constant.
     """
-    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "cosine":
+    rate = peak * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
+    if schedule.name == "cosine":
         return rate * 0.5 * (1.0 + math.cos(math.pi * done))
-    return rate * 0.1 ** sum(done >= milestone for milestone in config.milestones) if config.schedule == "step" else rate
+    return rate * 0.1 ** sum(done >= milestone for milestone in schedule.milestones) if schedule.name == "step" else rate
 
 
 class Optimizer:
@@ -38,7 +38,7 @@ class Optimizer:
         held: how the vectors belong to the network; all of it is here if None.
     """
 
-    def __init__(self, network: nn.Module, config: TrainConfig, held: Whole | Sharded | None = None):
+    def __init__(self, network: nn.Module, config: OptimizerConfig, held: Whole | Sharded | None = None):
         self.held: Whole | Sharded = held or Whole(network)
         self._network, self._config = network, config
         self.layout, self.weights = self.held.layout, self.held.weights

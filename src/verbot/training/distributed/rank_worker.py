@@ -19,7 +19,7 @@ def follow(channel: Channel) -> None:
         build(TrainConfig, briefing["config"]),
         ProcessGroup(rank, size, leader=channel, collective=backend is not None),
     )
-    device = find_device(config.device, rank, size)
+    device = find_device(config.parallelism.device, rank, size)
     with collective(backend, briefing["meeting"], rank, size, device):
         run(config, Path(briefing["out"]), process_group, stop_at=briefing["stop_at"])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verbot.data.samples.windows import WindowBatch
 from verbot.spec import UInt8Array
-from verbot.training.imitation.config import AugmentConfig
+from verbot.training.imitation.records import AugmentConfig
 
 # Luma of ITU-R BT.601, what color saturation is measured against.
 _LUMA = torch.tensor([0.299, 0.587, 0.114])

@@ -1,4 +1,4 @@
-"""One task after another: each begins with the policy of the one before, and some of what was learned earlier is replayed."""
+"""Continual learning: tasks one after another, each from the policy of the one before, with replay of earlier episodes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbot.errors import ConfigError
-from verbot.training.imitation.config import Selection, TrainConfig
+from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.loop import TrainResult, train
+from verbot.training.imitation.records import Selection
 
 
 @dataclass(frozen=True)
 class ContinualTask:
-    """What is learned at once.
+    """One task of a sequence.
 
     Args:
-        name: of the lesson, and of the folder of its run.
-        dataset: a folder of episodes, and those of them that `selection` takes.
+        name: of the task, and of the folder of its run.
+        dataset: a folder of episodes, of which `selection` takes some.
         samples: to train on.
     """
 
@@ -29,39 +30,38 @@ class ContinualTask:
 
 
 def continual_task_config(
-    config: TrainConfig, continual_tasks: Sequence[ContinualTask], number: int, start: str | None = None, replay: float = 0.25
+    config: TrainConfig, continual_tasks: Sequence[ContinualTask], number: int, init_from: str | None = None, replay: float = 0.25
 ) -> TrainConfig:
-    """How the `number`-th of `lessons` is trained.
+    """The training of the `number`-th of `continual_tasks`.
 
     Args:
-        config: what all have in common; its datasets and its budget are the lesson's.
-        start: the policy of the lesson before.
-        replay: the share of samples that come from the lessons before, shared evenly among them; 0 shows them no more.
+        config: what all have in common; its datasets and its budget are replaced by the task's.
+        init_from: the policy of the task before.
+        replay: fraction of samples from the tasks before, shared evenly among them; 0 replays none.
 
-    Raises `ConfigError` for a share that leaves the new lesson nothing.
+    Raises `ConfigError` for a fraction that leaves the new task no samples.
 
     Example:
+        >>> from verbot.training.imitation.records import BudgetConfig, DataConfig
         >>> tasks = [ContinualTask("pick", "a"), ContinualTask("push", "b"), ContinualTask("put", "c")]
-        >>> later = continual_task_config(TrainConfig(("any",), steps=1), tasks, 2, start="push/policy", replay=0.25)
-        >>> later.datasets, later.weights
+        >>> config = TrainConfig(DataConfig(("any",)), BudgetConfig(steps=1))
+        >>> later = continual_task_config(config, tasks, 2, init_from="push/policy", replay=0.25)
+        >>> later.data.datasets, later.data.weights
         (('c', 'a', 'b'), (0.75, 0.125, 0.125))
     """
     if not 0 <= replay < 1:
-        raise ConfigError(f"replay is the share of old samples, at least 0 and below 1; got {replay:g}")
+        raise ConfigError(f"replay is the fraction of old samples, at least 0 and below 1; got {replay:g}")
     earlier = continual_tasks[:number] if replay else []
     shown = [continual_tasks[number], *earlier]
     weights = (1.0 - replay, *(replay / len(earlier) for _ in earlier)) if earlier else None
-    return dataclasses.replace(
-        config,
+    data = dataclasses.replace(
+        config.data,
         datasets=tuple(continual_task.dataset for continual_task in shown),
         selections=tuple(continual_task.selection for continual_task in shown),
         weights=weights,
-        steps=None,
-        minutes=None,
-        samples=continual_tasks[number].samples,
-        start=start,
-        start_sha256=None,
     )
+    init = dataclasses.replace(config.init, init_from=init_from, sha256=None)
+    return dataclasses.replace(config, data=data, init=init).with_budget(samples=continual_tasks[number].samples)
 
 
 def train_sequentially(
@@ -72,23 +72,25 @@ def train_sequentially(
     known: int = 0,
     progress: bool = True,
 ) -> list[TrainResult]:
-    """Train `lessons` one after another, each into a folder of its name in `out`; called again it continues.
+    """Train tasks one after another, each into a folder of its name in `out`; called again it continues.
 
     Args:
-        config: what all lessons have in common; the first begins with its `start`, or with a new network.
+        config: what all tasks have in common; the first starts from its `init`, or with a new network.
         replay: as of `continual_task_config`.
-        known: so many of the lessons the start has learned before: they are replayed, and not learned anew.
+        known: number of tasks that the policy of `init` was trained on before: they are replayed, and not trained again.
 
-    Raises `ConfigError` where two lessons have one name, or some are known and there is no start; and as `train` does.
+    Raises `ConfigError` where two tasks have one name, or some are known without a policy to start from; and as `train` does.
     """
     names = [continual_task.name for continual_task in continual_tasks]
     if len(set(names)) < len(names):
-        raise ConfigError(f"each lesson needs a name of its own; got {', '.join(names)}")
-    if known and config.start is None:
-        raise ConfigError(f"who knows {', '.join(names[:known])}? Give the config a start, or leave out known")
+        raise ConfigError(f"each task needs a name of its own; got {', '.join(names)}")
+    if known and config.init.init_from is None:
+        raise ConfigError(
+            f"known names {', '.join(names[:known])}, and no policy was trained on them: give init.init_from, or leave out known"
+        )
     results: list[TrainResult] = []
     for number in range(known, len(continual_tasks)):
-        start = results[-1].policy if results else config.start
-        told = continual_task_config(config, continual_tasks, number, start, replay)
-        results.append(train(told, out / names[number], progress=progress))
+        init_from = results[-1].policy if results else config.init.init_from
+        task_config = continual_task_config(config, continual_tasks, number, init_from, replay)
+        results.append(train(task_config, out / names[number], progress=progress))
     return results

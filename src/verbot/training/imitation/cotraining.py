@@ -39,20 +39,20 @@ class TrainedEmbodiment:
         return {f"{self.name}.{key}" if self.name else key: value for key, value in losses.items()}
 
 
-def alone(config: TrainConfig, companion: CotrainingEmbodiment) -> TrainConfig:
-    """What the companion would be trained by without the first robot.
+def alone(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
+    """The configuration by which a co-training embodiment would be trained without the first robot.
 
     Raises `ConfigError` where it has no datasets, or those of another robot.
     """
-    if not companion.datasets:
-        raise ConfigError(
-            f"the companion {companion.robot!r} has nothing to train on: name a dataset of that robot beside the others"
-        )
-    for path in companion.datasets:
-        if (found := open_dataset(path).spec.name) != companion.robot:
-            raise ConfigError(f"{path} is of the robot {found!r}, not of the companion {companion.robot!r}")
-    own = {f.name: getattr(companion, f.name) for f in dataclasses.fields(companion) if f.name not in ("robot", "shared")}
-    return dataclasses.replace(config, companions=(), weights=None, **own)
+    if not other.datasets:
+        raise ConfigError(f"the co-training embodiment {other.robot!r} has no dataset: name one of that robot beside the others")
+    for path in other.datasets:
+        if (found := open_dataset(path).spec.name) != other.robot:
+            raise ConfigError(f"{path} is of the robot {found!r}, not of the co-training embodiment {other.robot!r}")
+    own = {f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name not in ("robot", "shared")}
+    picked = ("datasets", "cameras", "selections")
+    data = dataclasses.replace(config.data, weights=None, **{name: own.pop(name) for name in picked})
+    return dataclasses.replace(config, cotraining=(), data=data, **own)
 
 
 def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ from verbot.envs import make_env
 from verbot.errors import TrainingError
 from verbot.policy.policy import Policy
 from verbot.rollout.collect import demonstrations, stamped
-from verbot.training.imitation.config import DaggerConfig, TrainConfig
 from verbot.training.imitation.dagger_worker import CorrectionSetup
+from verbot.training.imitation.records import DaggerConfig
 
 if TYPE_CHECKING:
     from verbot.training.checkpoint import Progress
@@ -38,7 +38,17 @@ def due(config: DaggerConfig, now: Progress) -> bool:
     return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
 
 
-def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, process_group: ProcessGroup, log: Log) -> None:
+def gather(
+    config: DaggerConfig,
+    policy: Policy,
+    out: Path,
+    now: Progress,
+    process_group: ProcessGroup,
+    log: Log,
+    *,
+    seed: int,
+    workers: int,
+) -> None:
     """Fill `folder` with the corrections of this round; an interrupted round continues where it was.
 
     The main rank gathers with worker processes while the others wait.
@@ -47,15 +57,15 @@ def gather(config: TrainConfig, policy: Policy, out: Path, now: Progress, proces
         policy.network.eval()
         snapshot = out / "corrections" / "policy"
         policy.save(snapshot)
-        record = _gather(config, snapshot, folder(out, now.rounds), now.rounds)
+        setup = CorrectionSetup(config, seed, str(snapshot), now.rounds)
+        record = _gather(config, setup, folder(out, now.rounds), workers)
         shutil.rmtree(snapshot)
         log.record("corrections", now.step, **record)
     process_group.broadcast()
 
 
-def _gather(config: TrainConfig, snapshot: Path, path: Path, number: int) -> dict[str, int]:
-    options = config.dagger
-    with closing(make_env(options.env, **options.options)) as env:
+def _gather(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: int) -> dict[str, int]:
+    with closing(make_env(config.env, **config.options)) as env:
         spec = env.robot_spec
     saved, tried, won = 0, 0, 0
     if path.exists():
@@ -63,20 +73,16 @@ def _gather(config: TrainConfig, snapshot: Path, path: Path, number: int) -> dic
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
         tried, won = last["attempt"] + 1, last["won"]
-    limit = 6 * options.episodes + 20  # many episodes end before the expert is asked: the policy succeeded
-    setup = CorrectionSetup(options, config.seed, str(snapshot), number)
-    indices = range(tried, limit if saved < options.episodes else tried)
-    with (
-        DatasetWriter(path, spec) as writer,
-        closing(demonstrations(setup, indices, options.workers or config.processes)) as played,
-    ):
+    limit = 6 * config.episodes + 20  # many episodes end before the expert is asked: the policy succeeded
+    indices = range(tried, limit if saved < config.episodes else tried)
+    with DatasetWriter(path, spec) as writer, closing(demonstrations(setup, indices, workers)) as played:
         for correction in played:
             tried, won = correction.index + 1, won + correction.over
             if correction.record is not None:
-                writer.save_episode(stamped(correction.record, attempt=correction.index, won=won, round=number + 1))
+                writer.save_episode(stamped(correction.record, attempt=correction.index, won=won, round=setup.round + 1))
                 saved += 1
-            if saved == options.episodes:
+            if saved == config.episodes:
                 break
     if not saved:
-        raise TrainingError(f"round {number + 1} of corrections gathered nothing in {tried} attempts")
+        raise TrainingError(f"round {setup.round + 1} of corrections gathered nothing in {tried} attempts")
     return {"episodes": saved, "attempts": tried, "over_before_the_expert": won}

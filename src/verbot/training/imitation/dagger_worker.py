@@ -13,7 +13,7 @@ from verbot.envs import make_env
 from verbot.policy.policy import load_policy
 from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
 from verbot.training.imitation.augment import numbers
-from verbot.training.imitation.config import DaggerConfig
+from verbot.training.imitation.records import DaggerConfig
 
 FIRST_INDEX = 10_000_000  # scenes of corrections: far from those of demonstrations
 STRIDE = 1_000_000  # scenes between rounds
@@ -34,13 +34,13 @@ class CorrectionSetup:
     round: int
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Corrector]:
+    def open(self) -> Iterator[DaggerWorker]:
         policy = load_policy(self.policy)
         with closing(make_env(self.config.env, **self.config.options)) as env:
-            yield Corrector(self, policy, env)
+            yield DaggerWorker(self, policy, env)
 
 
-class Corrector:
+class DaggerWorker:
     """The service of a `CorrectionSetup`."""
 
     def __init__(self, setup: CorrectionSetup, policy: Policy, env: TaskEnv):

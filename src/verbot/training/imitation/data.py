@@ -20,9 +20,10 @@ from verbot.models.network import NetworkConfig
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.augment import augment, numbers
-from verbot.training.imitation.config import AugmentConfig, Selection, TrainConfig
+from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
+from verbot.training.imitation.records import AugmentConfig, DataConfig, Selection
 
 MANY_CHUNKS = 20_000
 CPU = torch.device("cpu")
@@ -41,30 +42,32 @@ class TrainingData:
     """
 
     def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
-        self._config, self._out, self._rank, self.augment = config, out, rank, config.augment
-        datasets = [open_dataset(path) for path in config.datasets]
-        self.spec = _seeing(datasets[0].spec, config.cameras)
-        self._extractor = FrozenFeatureExtractor(config, self.spec, device, show) if config.cache_features else None
+        self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
+        self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
+        self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
+        datasets = [open_dataset(path) for path in config.data.datasets]
+        self.spec = _seeing(datasets[0].spec, config.data.cameras)
+        self._extractor = _extractor(config.data, config.network, self.spec, device, show)
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
-        chosen = [_chosen(config, number, dataset) for number, dataset in enumerate(datasets)]
+        chosen = [_chosen(config.data, number, dataset) for number, dataset in enumerate(datasets)]
         self._chosen = list(zip(datasets, chosen, strict=True))
         self.statistics: Statistics = (
             datasets[0].statistics()
-            if len(datasets) == 1 and config.selections is None
+            if len(datasets) == 1 and config.data.selections is None
             else statistics_of([(e.states, e.actions) for e in self._episodes()])
         )
         captioned = config.augment.captions > 0
         if captioned and not any(e.extras.get("captions") for e in self._episodes()):
             raise ConfigError(
-                f"augment.captions needs captions, and {', '.join(config.datasets)} has none: record them with "
+                f"augment.captions needs captions, and {', '.join(config.data.datasets)} has none: record them with "
                 f"`verbot collect --captions 16`"
             )
         said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(said))
-        self.network = _with_tasks(config, self._episodes())
-        splits = [_split(config, number, each) for number, each in enumerate(chosen)]
+        self.network = _with_tasks(config.network, self._episodes(), config.data.datasets)
+        splits = [_split(config.validation.share, config.seed, number, each) for number, each in enumerate(chosen)]
         self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
         held = [windows.choosing(hidden) for windows, (_, hidden) in zip(self._train, splits, strict=True) if hidden]
         self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
@@ -79,9 +82,9 @@ class TrainingData:
 
         Raises `DataError` for a dataset that cannot be read.
         """
-        datasets = [open_dataset(path) for path in config.datasets]
-        spec = _seeing(datasets[0].spec, config.cameras)
-        extractor = FrozenFeatureExtractor(config, spec, device, show) if config.cache_features else None
+        datasets = [open_dataset(path) for path in config.data.datasets]
+        spec = _seeing(datasets[0].spec, config.data.cameras)
+        extractor = _extractor(config.data, config.network, spec, device, show)
         for dataset in datasets:
             FrameCache(dataset)
             if extractor is not None:
@@ -95,22 +98,22 @@ class TrainingData:
 
     @property
     def validates(self) -> bool:
-        return self._held_out is not None and self._config.validation_batches > 0
+        return self._held_out is not None and self.validation_batches > 0
 
     def grow(self, rounds: int) -> None:
         """Mix in the corrections of all rounds up to this one, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            self._corrections.append(self._windows(dataset, range(len(dataset)), self._config.augment))
+            self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment))
         lengths = [float(len(w)) for w in self._train]
-        shares = [w * sum(lengths) for w in self._config.weights] if self._config.weights else lengths
-        shares += [len(w) * self._config.dagger.weight for w in self._corrections]
-        self._loader_now = self._loader(Mixture((*self._train, *self._corrections), tuple(shares)), self._config.seed)
+        shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
+        shares += [len(w) * self._dagger_weight for w in self._corrections]
+        self._loader_now = self._loader(Mixture((*self._train, *self._corrections), tuple(shares)), self._seed)
         self._stop()
 
     def chunks(self) -> FloatArray | None:
         """Action chunks (n, k, a), evenly spread, for a head that asks; at most `MANY_CHUNKS`, none reaching past its episode."""
-        network = self._config.network
+        network = self.network
         if not network.learns_from_chunks:
             return None
         every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes() if len(e.actions) >= network.chunk]
@@ -121,43 +124,48 @@ class TrainingData:
 
     def batch(self, step: int, micro: int) -> WindowBatch:
         """This member's part of the `micro`-th batch of `step`, augmented."""
-        number = step * self._config.accumulation + micro
+        number = step * self._accumulation + micro
         if self._stream is None or number != self._next:
             self._stop()
             self._stream = self._loader_now.iterate(number)
         self._next = number + 1
-        rng = numbers(self._config.seed, 2, number)
-        frames = self._config.network.sequence
-        return augment(next(self._stream), self._config.augment, rng, self._rank, self._config.processes, frames)
+        rng = numbers(self._seed, 2, number)
+        frames = self.network.sequence
+        return augment(next(self._stream), self.augment, rng, self._rank, self._parallelism.processes, frames)
 
     def held_out(self) -> Iterator[WindowBatch]:
         """The same batches at every call."""
         assert self._held_out is not None
-        return (self._held_out.batch(number) for number in range(self._config.validation_batches))
+        return (self._held_out.batch(number) for number in range(self.validation_batches))
 
     def _episodes(self) -> Iterator[Episode]:
         """Those that are trained on or held out; each is read anew, for all of them together take much memory."""
         return (dataset[number] for dataset, taken in self._chosen for number in taken)
 
     def _windows(self, dataset: Dataset, episodes: Sequence[int], told: AugmentConfig) -> Windows:
-        network = self._config.network
+        network = self.network
         return Windows(
             dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, acted=network.acted is not None, cameras=self.spec.camera_names, episodes=episodes,
-            relabel=told.relabel, questions=told.questions, tasks=self.network.head_tasks or (),
-            captions=self._config.augment.captions,
+            relabel=told.relabel, questions=told.grounding_queries, tasks=self.network.head_tasks or (),
+            captions=self.augment.captions,
             features=self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None,
         )  # fmt: skip
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
-        config = self._config
-        sequences = config.batch_size // config.network.sequence
-        return Loader(source, sequences, seed, self._rank, config.processes, config.loader_threads)
+        sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
+        return Loader(source, sequences, seed, self._rank, parallelism.processes, parallelism.loader_threads)
 
     def _stop(self) -> None:
         if self._stream is not None:
             with closing(self._stream):  # type: ignore[type-var]  # a generator, whose threads end with it
                 self._stream = None
+
+
+def _extractor(
+    data: DataConfig, network: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool
+) -> FrozenFeatureExtractor | None:
+    return FrozenFeatureExtractor(network, spec, device, show) if data.cache_features else None
 
 
 def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
@@ -171,26 +179,26 @@ def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
     return dataclasses.replace(spec, cameras=tuple(known[name] for name in cameras))
 
 
-def _with_tasks(config: TrainConfig, episodes: Iterable[Episode]) -> NetworkConfig:
+def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: Sequence[str]) -> NetworkConfig:
     """The network, its head made for the tasks of the episodes, where it is made for tasks and does not know them yet.
 
     Raises `ConfigError` where none is recorded, or one that the head was not made for.
     """
-    known = config.network.head_tasks
+    known = network.head_tasks
     if known is None:
-        return config.network
+        return network
     found = sorted({task for episode in episodes if (task := task_of(episode)) is not None})
     if not found:
         raise ConfigError(
-            f"the head {config.network.head.name!r} learns which task an episode is of, and no episode of "
-            f"{', '.join(config.datasets)} says: it needs extras with a request's task or a goal's verb"
+            f"the head {network.head.name!r} learns which task an episode is of, and no episode of "
+            f"{', '.join(datasets)} says: it needs extras with a request's task or a goal's verb"
         )
     if known and (strange := sorted(set(found) - set(known))):
         raise ConfigError(f"the head has parts for {', '.join(known)}; the episodes are also of {', '.join(strange)}")
-    return config.network if known else config.network.with_tasks(found)
+    return network if known else network.with_tasks(found)
 
 
-def _chosen(config: TrainConfig, number: int, dataset: Dataset) -> list[int]:
+def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
     """The episodes of the `number`-th dataset that its selection takes. Raises `ConfigError` where it takes none."""
     selection = config.selections[number] if config.selections is not None else Selection()
     found = list(range(len(dataset)))
@@ -205,11 +213,11 @@ def _chosen(config: TrainConfig, number: int, dataset: Dataset) -> list[int]:
     return found[: selection.episodes]
 
 
-def _split(config: TrainConfig, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
+def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Episodes to train on and to validate on; at least one of each where there are two and a share was asked for."""
     count = len(episodes)
-    order = np.asarray(episodes, np.int64)[numbers(config.seed, 3, number).permutation(count)]
-    hidden = min(count - 1, max(1, round(config.validation_share * count))) if config.validation_share else 0
+    order = np.asarray(episodes, np.int64)[numbers(seed, 3, number).permutation(count)]
+    hidden = min(count - 1, max(1, round(share * count))) if share else 0
     return sorted(order[hidden:].tolist()), sorted(order[:hidden].tolist())
 
 

@@ -17,108 +17,108 @@ from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
 from verbot.policy.storage import policy_folder
-from verbot.spec import Component, FloatArray, RobotSpec
+from verbot.spec import Component, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.records import InitConfig
 
 KEEPS = {"state": "state", "action": "head"}  # whose statistics belong to which part
 
 
 def begun(config: TrainConfig) -> TrainConfig:
-    """`config` with what its start decides: network, preprocessing, cameras, and which policy the start is.
+    """`config` with what the policy that it starts from decides: network, preprocessing, cameras, and that policy's identity.
 
-    Raises `ConfigError` where the start is another policy than the one that `config` was made with, or where the datasets are
-    of a robot that it cannot be trained for; `PolicyError` where there is no policy.
+    Raises `ConfigError` where that policy is another one than `config` was made with, or where the datasets are of a robot that
+    it cannot be trained for; `PolicyError` where there is no policy.
     """
-    if config.start is None:
+    init, data = config.init, config.data
+    if init.init_from is None:
         return config
-    sha256, start = _load(config)
-    dataset = open_dataset(config.datasets[0])
-    if config.start_parts is not None:
-        if any(part.startswith("vision") for part in config.start_parts):
-            cameras = dataset.spec.camera_names if config.cameras is None else config.cameras
-            _check_cameras(start.spec, dataset.spec, cameras, f"{config.start}", f"{dataset.root}")
-        return dataclasses.replace(config, start_sha256=sha256)
-    cameras = start.spec.camera_names if config.cameras is None else config.cameras
-    check_robot(start.spec, dataset.spec, cameras, f"{config.start}", f"{dataset.root}")
+    sha256, start = _load(init)
+    dataset = open_dataset(data.datasets[0])
+    identified = dataclasses.replace(init, sha256=sha256)
+    if init.parts is not None:
+        if any(part.startswith("vision") for part in init.parts):
+            cameras = dataset.spec.camera_names if data.cameras is None else data.cameras
+            _check_cameras(start.spec, dataset.spec, cameras, f"{init.init_from}", f"{dataset.root}")
+        return dataclasses.replace(config, init=identified)
+    cameras = start.spec.camera_names if data.cameras is None else data.cameras
+    check_robot(start.spec, dataset.spec, cameras, f"{init.init_from}", f"{dataset.root}")
     sizes = start.network.sizes  # images of another robot are brought to the size that the start knows
     network = dataclasses.replace(start.config, image_size=(sizes.height, sizes.width_px))
-    return dataclasses.replace(
-        config, network=network, preprocessing=start.preprocessing, cameras=cameras, start_sha256=sha256
-    )  # fmt: skip
+    seen = dataclasses.replace(data, cameras=cameras)
+    return dataclasses.replace(config, network=network, preprocessing=start.preprocessing, data=seen, init=identified)
 
 
-def begin(config: TrainConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str]) -> Policy:
-    """The start of `config` (after `begun`) as a policy to train: words that it does not know are added to its vocabulary.
+def begin(
+    init: InitConfig, config: NetworkConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], seed: int
+) -> Policy:
+    """The policy of `init` (after `begun`) to be trained: words that it does not know are added to its vocabulary.
 
     Args:
+        config: the policy's network.
         spec: the datasets' robot, whose ranges the policy will keep to.
-        statistics: of the datasets, taken where ``config.start_statistics`` is ``"new"``.
+        statistics: of the datasets, taken where ``init.statistics`` is ``"new"``.
 
-    Raises `ConfigError` where the start has changed, where a weight has another shape, or where `config.lora` leaves out words
-    that are new.
+    Raises `ConfigError` where the policy has changed, where a weight has another shape, or where `init.lora` leaves out new
+    words.
     """
-    _, start = _load(config)
+    _, start = _load(init)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = VLANetwork(_grown(config.network, instructions), spec)
+        torch.manual_seed(seed)
+        network = VLANetwork(_grown(config, instructions), spec)
         state, longer = _continued(start.network.state_dict(), network.state_dict())
         network.load_state_dict(state)
-        if config.lora is not None:
-            adapt(network, config.lora)
+        if init.lora is not None:
+            adapt(network, init.lora)
     learned = {name for name, p in network.named_parameters() if p.requires_grad}
     if unlearned := sorted(set(longer) - learned):
         raise ConfigError(
-            f"the datasets have words that {config.start} does not know, and lora would leave {', '.join(unlearned)} as "
+            f"the datasets have words that {init.init_from} does not know, and lora would leave {', '.join(unlearned)} as "
             f"random as it begins: add it to lora.train"
         )
-    kept = start.statistics if config.start_statistics == "kept" else statistics
+    kept = start.statistics if init.statistics == "kept" else statistics
     return Policy(network, spec, kept, start.preprocessing, start.blind)
 
 
-def begin_parts(
-    config: TrainConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], chunks: FloatArray | None = None
-) -> Policy:
-    """A new policy for `config.network`, of which `config.start_parts` begin as the start's are (after `begun`).
+def begin_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], seed: int) -> Policy:
+    """The new policy `fresh`, of which `init.parts` are taken from the policy of `init` (after `begun`).
 
-    Everything else is new. Words that are new are added to a vocabulary that is taken over. Statistics are the datasets', but
-    of the state where its encoder is taken over, and of the action where something of the head is: so numbers mean what they did.
-
-    Args:
-        spec, statistics: of the datasets.
-        chunks: as of `Policy.create`.
+    Words that are new are added to a vocabulary that is taken over. Statistics are those of `fresh`, but of the state where its
+    encoder is taken over, and of the action where a part of the head is: so numbers keep their meaning.
 
     Raises `ConfigError` for a part that the network or the start has not, or that differs between them.
     """
-    assert config.start_parts is not None
-    _, start = _load(config)
-    fresh = Policy.create(config.network, spec, statistics, instructions, config.preprocessing, config.seed, chunks)
+    assert init.parts is not None
+    _, start = _load(init)
+    spec = fresh.spec
     network, language = fresh.network, start.config.language
-    if "language" in config.start_parts and language.name == config.network.language.name:
+    if "language" in init.parts and language.name == fresh.config.language.name:
         grown = dataclasses.replace(fresh.config, language=_grown(start.config, instructions).language)
         if grown != fresh.config:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+                torch.manual_seed(seed)
                 network = VLANetwork(grown, spec)
     old, new = start.network.state_dict(), network.state_dict()
-    for part in config.start_parts:
+    for part in init.parts:
         named = [[name for name in state if _is_of(name, part)] for state in (new, old)]
-        for names, whose in zip(named, ("the network", f"the start {config.start}"), strict=True):
+        for names, whose in zip(named, ("the network", f"the start {init.init_from}"), strict=True):
             if not names:
                 parts = ", ".join(sorted({name.partition(".")[0] for name in (new if whose == "the network" else old)}))
-                raise ConfigError(f"start_parts has {part!r}, of which {whose} has nothing; its parts are {parts}")
+                raise ConfigError(f"init.parts has {part!r}, of which {whose} has nothing; its parts are {parts}")
         taken, _ = _continued(old, {name: new[name] for name in named[0]})
         new |= taken
     network.load_state_dict(new)
-    if config.lora is not None:
+    if init.lora is not None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            adapt(network, config.lora)
-    kept = {what: start.statistics[what] for what, part in KEEPS.items() if any(p.startswith(part) for p in config.start_parts)}
+            torch.manual_seed(seed)
+            adapt(network, init.lora)
+    kept = {what: start.statistics[what] for what, part in KEEPS.items() if any(p.startswith(part) for p in init.parts)}
     if kept:
-        _check_components(start.spec, spec, kept, f"{config.start}")
-    preprocessing = start.preprocessing if kept else config.preprocessing
-    return Policy(network, spec, Statistics({**{name: statistics[name] for name in statistics}, **kept}), preprocessing)
+        _check_components(start.spec, spec, kept, f"{init.init_from}")
+    preprocessing = start.preprocessing if kept else fresh.preprocessing
+    statistics = Statistics({**{name: fresh.statistics[name] for name in fresh.statistics}, **kept})
+    return Policy(network, spec, statistics, preprocessing)
 
 
 def _is_of(name: str, part: str) -> bool:
@@ -154,28 +154,28 @@ def _check_cameras(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], w
         )
 
 
-def note(config: TrainConfig, trained: int, parameters: int) -> str:
-    """Markdown for the card: what the policy began with and how much of it was trained; nothing without a start."""
-    if config.start is None:
+def note(init: InitConfig, trained: int, parameters: int) -> str:
+    """Markdown for the card: the policy that training started from, and how much of it was trained; empty without one."""
+    if init.init_from is None:
         return ""
-    how = f", by adapters of rank {config.lora.rank}" if config.lora else ""
-    what = "" if config.start_parts is None else f"{', '.join(config.start_parts)} of "
+    how = f", by adapters of rank {init.lora.rank}" if init.lora else ""
+    what = "" if init.parts is None else f"{', '.join(init.parts)} of "
     return (
-        f"\n## Start\n\nBegan with {what}the policy {config.start}, sha256 `{config.start_sha256}`; "
+        f"\n## Start\n\nBegan with {what}the policy {init.init_from}, sha256 `{init.sha256}`; "
         f"{trained:,} numbers were trained{how}, for {parameters:,} parameters in all.\n"
     )
 
 
-def _load(config: TrainConfig) -> tuple[str, Policy]:
-    """The start and its identity. Raises `ConfigError` where it is not the one that `config` names."""
-    assert config.start is not None
-    sha256 = policy_identity(policy_folder(config.start))
-    if config.start_sha256 not in (None, sha256):
+def _load(init: InitConfig) -> tuple[str, Policy]:
+    """The policy to start from and its identity. Raises `ConfigError` where it is not the one that `init` names."""
+    assert init.init_from is not None
+    sha256 = policy_identity(policy_folder(init.init_from))
+    if init.sha256 not in (None, sha256):
         raise ConfigError(
-            f"the start {config.start} is another policy than the one that this run began with: sha256 {sha256}, not "
-            f"{config.start_sha256}; put that one back, or begin a new run in another folder"
+            f"the start {init.init_from} is another policy than the one that this run began with: sha256 {sha256}, not "
+            f"{init.sha256}; put that one back, or begin a new run in another folder"
         )
-    return sha256, Policy.load(config.start)
+    return sha256, Policy.load(init.init_from)
 
 
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:

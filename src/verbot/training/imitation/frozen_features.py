@@ -10,9 +10,9 @@ import torch
 from verbot.data import Dataset, FrameCache
 from verbot.data.storage.frame_cache import FeatureCache
 from verbot.errors import ConfigError
+from verbot.models.config import NetworkConfig
 from verbot.models.registries import vision_encoders
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
-from verbot.training.imitation.config import TrainConfig
 from verbot.transforms import FitImage
 
 
@@ -27,8 +27,8 @@ class FrozenFeatureExtractor:
     Raises `ConfigError` for an encoder that learns, or whose features depend on the sentence.
     """
 
-    def __init__(self, config: TrainConfig, spec: RobotSpec, device: torch.device, show: bool = False):
-        part, self._sizes = config.network.vision, config.network.sizes(spec)
+    def __init__(self, config: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool = False):
+        part, self._sizes = config.vision, config.sizes(spec)
         kind = vision_encoders.get(part.name)
         with torch.random.fork_rng(devices=[]):  # what else is in the encoder, and learns, is not used here
             options = kind.fit(part.options, ()) if hasattr(kind, "fit") else part.options

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from verbot.configuration import build, dump_yaml, load_yaml, to_plain
+from verbot.agents.grounding_monitor import ConsecutiveAlarm
+from verbot.configuration import build, differences, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, GroundingWarning, TrainingError
 from verbot.models.lora import count
 from verbot.parallel.progress import Progress as Bar
@@ -36,16 +37,17 @@ from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.cotraining import TrainedEmbodiment, alone, share, together
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin, begin_parts, begun, note
+from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, Session
 from verbot.training.log import Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 READ_TOGETHER = 256  # instructions
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
-# What may differ between a run and its continuation, because no weight depends on it; a device rounds in its own way.
-# A start may have moved: start_sha256 says which one it is.
-FREE = ("loader_threads", "log_every", "checkpoint_every", "start")
-SHARED = ("processes", "parallel")  # who computes may change too: the same batches, up to rounding
+# Fields that may differ between a run and its continuation, because no weight depends on them; a device rounds in its own way.
+# The policy of init_from may have moved: init.sha256 says which one it is.
+FREE = ("parallelism.loader_threads", "logging.log_every", "logging.checkpoint_every", "init.init_from")
+SHARED = ("parallelism.processes", "parallelism.parallel")  # may change too: the same batches, up to rounding
 
 
 @dataclass(frozen=True)
@@ -101,16 +103,18 @@ def train(
     loss stays without a number or a process dies.
     """
     out, launch = Path(out), launched()
-    config = config if launch is None else dataclasses.replace(config, processes=launch.size)
-    local_rank = (launch.local_rank, launch.local_size) if launch else (0, config.processes)
-    device, config = find_device(config.device, *local_rank), begun(config)
-    robots = [config, *(alone(config, companion) for companion in config.companions)]
-    if sharded := config.parallel == "fsdp":
+    if launch is not None:
+        config = dataclasses.replace(config, parallelism=dataclasses.replace(config.parallelism, processes=launch.size))
+    processes = config.parallelism.processes
+    local_rank = (launch.local_rank, launch.local_size) if launch else (0, processes)
+    device, config = find_device(config.parallelism.device, *local_rank), begun(config)
+    robots = [config, *(alone(config, other) for other in config.cotraining)]
+    if config.parallelism.sharded:
         check_sharding(device)
     if launch is None or launch.rank == 0:
         _claim(config, out, resume)
     random_state = torch.random.fork_rng(devices=generators(device))
-    with torch_threads(config.threads), random_state, ExitStack() as joined:
+    with torch_threads(config.parallelism.threads), random_state, ExitStack() as joined:
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
             return build(TrainResult, json.loads((out / RESULT).read_text()))
@@ -120,7 +124,8 @@ def train(
         process_group.broadcast()
         if launch is None:
             briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
-            process_group = joined.enter_context(open_process_group(config.processes, briefing, device, sharded))
+            opened = open_process_group(processes, briefing, device, config.parallelism.sharded)
+            process_group = joined.enter_context(opened)
         return run(config, out, process_group, stop_at=stop_at, show=progress, card=card)
 
 
@@ -129,54 +134,51 @@ def run(
 ) -> TrainResult:
     """One member's part of `train`."""
     started = time.monotonic()
-    share = Share(process_group.rank, process_group.size) if config.parallel == "fsdp" else None
+    share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
     now, tensors = found or (Progress(total=config.total_steps), {})
-    device = find_device(config.device, *process_group.local_rank)
+    device = find_device(config.parallelism.device, *process_group.local_rank)
     members = _members(config, out, now.rounds, process_group, device, show)
     for member in members:
         place(member.policy.network, device)
         _read_ahead(member.policy, member.training_data.instructions, process_group, show)
     network, first = together(members), members[0].training_data
-    optimizer = Optimizer(network, config, Sharded(network, process_group) if share else None)
-    best = tensors["best"].to(device) if "best" in tensors else None  # what is on the disk knows no device
+    optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
     anew = partial(_new_policy, config, first, first.instructions)
-    session = Session(config, out, process_group, members, optimizer, now, best, started, anew)
+    session = Session(config.budget, out, process_group, members, optimizer, now, started, anew)
+    if "best" in tensors:
+        session.best = tensors["best"].to(device)  # a file has no device
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
     with ExitStack() as stack, Log(out if process_group.is_main else None, now.step, now.total, show) as log:
         for member in members:
             stack.enter_context(member.training_data)
-        last = _loop(session, log, stop_at)
-    return _finish(session, last, card)
+        last = _loop(config, session, log, stop_at)
+    return _finish(config, session, last, card)
 
 
 def _members(
     config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show: bool
 ) -> list[TrainedEmbodiment]:
-    """The first robot and its companions, which share what they are to share."""
-    configs = [config, *(alone(config, companion) for companion in config.companions)]
-    supplies = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
-    told = sorted(
-        {words for training_data in supplies for words in training_data.instructions}
-    )  # so that vocabularies are the same
-    policies = [_new_policy(each, training_data, told) for each, training_data in zip(configs, supplies, strict=True)]
-    for companion, policy in zip(config.companions, policies[1:], strict=True):
-        share(policies[0].network, policy.network, companion.shared)
-    names = ["", *(companion.robot for companion in config.companions)]
-    return [TrainedEmbodiment(*each) for each in zip(names, policies, supplies, strict=True)]
+    """The first robot and the co-training embodiments, with their shared weights."""
+    configs = [config, *(alone(config, other) for other in config.cotraining)]
+    data = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
+    instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
+    policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
+    for other, policy in zip(config.cotraining, policies[1:], strict=True):
+        share(policies[0].network, policy.network, other.shared)
+    names = ["", *(other.robot for other in config.cotraining)]
+    return [TrainedEmbodiment(*each) for each in zip(names, policies, data, strict=True)]
 
 
-def _new_policy(config: TrainConfig, training_data: TrainingData, told: Sequence[str]) -> Policy:
-    """Untrained, or what `config` starts with."""
-    spec, statistics = training_data.spec, training_data.statistics
-    if config.start_parts is not None:
-        config = dataclasses.replace(config, network=training_data.network)
-        return begin_parts(config, spec, statistics, told, training_data.chunks())
-    if config.start is not None:
-        return begin(config, spec, statistics, told)
-    return Policy.create(training_data.network, spec, statistics, told, config.preprocessing, config.seed, training_data.chunks())
+def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> Policy:
+    """Untrained, or the policy that `config` starts from."""
+    spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
+    if config.init.keeps_network:
+        return begin(config.init, config.network, spec, statistics, instructions, config.seed)
+    fresh = Policy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
+    return fresh if config.init.parts is None else begin_parts(config.init, fresh, instructions, config.seed)
 
 
 def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
@@ -189,20 +191,22 @@ def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: Proc
     process_group.broadcast()
 
 
-def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
-    """Steps until it is over; returns the last mean losses. Whatever is random is a function of (seed, step, rank)."""
-    config, now, optimizer, process_group = session.config, session.now, session.optimizer, session.process_group
-    recent, last = Mean(config), {}
+def _loop(config: TrainConfig, session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
+    """Steps until the run is over; returns the last mean losses. Every random number is a function of (seed, step, rank)."""
+    now, optimizer, process_group, logging = session.now, session.optimizer, session.process_group, config.logging
+    recent, last = Mean(config.samples_per_step), {}
+    alarm = ConsecutiveAlarm(config.monitor.threshold, config.monitor.patience)
     while not session.over(stop_at):
         if dagger.due(config.dagger, now):
             with optimizer.averaged(), session.whole() as policy:
-                dagger.gather(config, policy, session.out, now, process_group, log)
+                workers = config.dagger.workers or config.parallelism.processes
+                dagger.gather(config.dagger, policy, session.out, now, process_group, log, seed=config.seed, workers=workers)
             now.rounds += 1
             session.training_data.grow(now.rounds)
             session.save()
 
-        losses = _descend(session)
-        rate = learning_rate(config, now.step, now.done)
+        losses = _descend(session, config.optimizer, config.seed)
+        rate = learning_rate(config.optimizer.learning_rate, config.schedule, now.step, now.done)
         norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
         now.advance()
         if math.isfinite(norm):
@@ -211,25 +215,17 @@ def _loop(session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
         else:
             now.skipped, now.skipped_in_a_row = now.skipped + 1, now.skipped_in_a_row + 1
             if now.skipped_in_a_row == ROLL_BACK_AFTER:
-                _roll_back(session, log)
+                _roll_back(session, log, config.optimizer)
 
         if now.total is None and session.keep_to_budget():
             session.save()
-        if now.step % config.log_every == 0:
+        if now.step % logging.log_every == 0:
             last = recent.take()
             log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
             log.advance(now.step, now.total, _note(last))
-        if session.training_data.validates and now.step % config.validate_every == 0:
-            measured = _validate(session)
-            log.record("validation", now.step, **measured)
-            if "matching" in measured and session.watch.update(measured["matching"]):
-                _warn_apart(session, log, measured["matching"])
-            if now.best is None or measured["loss"] < now.best:
-                now.best, now.since_best = measured["loss"], 0
-                session.best = optimizer.average.clone() if config.keep == "best" else None
-            else:
-                now.since_best += 1
-        if now.step % config.checkpoint_every == 0:
+        if session.training_data.validates and now.step % config.validation.every == 0:
+            _note_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
+        if now.step % logging.checkpoint_every == 0:
             session.keep_to_budget()
             session.save()
     session.save()
@@ -242,27 +238,40 @@ def _note(losses: Mapping[str, float]) -> str:
     return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
-def _warn_apart(session: Session, log: Log, cosine: float) -> None:
-    watch, step = session.watch, session.now.step
-    log.record("apart", step, matching=cosine, threshold=watch.threshold, validations=watch.below)
+def _note_validation(session: Session, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool) -> None:
+    """Log a validation, warn where images and captions do not match, and remember the best."""
+    now = session.now
+    log.record("validation", now.step, **measured)
+    if "matching" in measured and alarm.update(measured["matching"]):
+        _warn_apart(session, log, alarm, measured["matching"])
+    if now.best is None or measured["loss"] < now.best:
+        now.best, now.since_best = measured["loss"], 0
+        session.best = session.optimizer.average.clone() if keep_best else None
+    else:
+        now.since_best += 1
+
+
+def _warn_apart(session: Session, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
+    step = session.now.step
+    log.record("apart", step, matching=cosine, threshold=alarm.threshold, validations=alarm.below)
     if session.process_group.is_main:
         warnings.warn(
-            f"step {step}: what is seen and what is said have stayed apart for {watch.below} validations: their mean similarity "
-            f"is {cosine:.2f} where they match, below {watch.threshold:g}",
+            f"step {step}: what is seen and what is said have stayed apart for {alarm.below} validations: their mean similarity "
+            f"is {cosine:.2f} where they match, below {alarm.threshold:g}",
             GroundingWarning,
             stacklevel=2,
         )
 
 
-def _descend(session: Session) -> dict[str, float]:
+def _descend(session: Session, config: OptimizerConfig, seed: int) -> dict[str, float]:
     """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
-    config, now, process_group = session.config, session.now, session.process_group
+    now, process_group = session.now, session.process_group
     session.optimizer.held.forget()
     losses: dict[str, Tensor] = {}
     for member, micro in itertools.product(session.members, range(config.accumulation)):
         member.policy.network.train()
-        colors = torch_numbers(config.seed, 4, now.step, micro)
-        generator = torch_numbers(config.seed, 5, now.step, micro, process_group.rank)
+        colors = torch_numbers(seed, 4, now.step, micro)
+        generator = torch_numbers(seed, 5, now.step, micro, process_group.rank)
         torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
         batch = member.policy.collate(member.training_data.batch(now.step, micro))
         sequence = member.policy.config.sequence
@@ -288,24 +297,25 @@ def _total(session: Session, losses: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _validate(session: Session) -> dict[str, float]:
+def _validate(session: Session, seed: int) -> dict[str, float]:
     """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
     sums: dict[str, Tensor] = {}
     with session.optimizer.averaged():
         for member in session.members:
             network = member.policy.network.eval()
             for number, window in enumerate(member.training_data.held_out() if member.training_data.validates else ()):
-                parts = network.losses(member.policy.collate(window), torch_numbers(session.config.seed, 6, number))
+                parts = network.losses(member.policy.collate(window), torch_numbers(seed, 6, number))
                 for name, value in member.named(parts).items():
-                    sums[name] = sums.get(name, 0) + value.float() / session.config.validation_batches
+                    sums[name] = sums.get(name, 0) + value.float() / member.training_data.validation_batches
     sums["loss"] = _total(session, sums)
     numbers = torch.stack(list(sums.values()))
     session.process_group.average(numbers)
     return dict(zip(sums, numbers.tolist(), strict=True))
 
 
-def _roll_back(session: Session, log: Log) -> None:
-    share = Share(session.process_group.rank, session.process_group.size) if session.config.parallel == "fsdp" else None
+def _roll_back(session: Session, log: Log, config: OptimizerConfig) -> None:
+    sharded = isinstance(session.optimizer.held, Sharded)
+    share = Share(session.process_group.rank, session.process_group.size) if sharded else None
     found = checkpoint.load_latest(session.out / CHECKPOINTS, share, session.process_group)
     step = found[0].step if found else 0
     if found:
@@ -314,19 +324,19 @@ def _roll_back(session: Session, log: Log) -> None:
     raise TrainingError(
         f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.now.step}; rolled back to "
         f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or train anew with a lower "
-        f"learning_rate (now {session.config.learning_rate:g}) or clip_norm (now {session.config.clip_norm:g})."
+        f"learning_rate (now {config.learning_rate:g}) or clip_norm (now {config.clip_norm:g})."
     )
 
 
-def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
-    config, now, out = session.config, session.now, session.out
+def _finish(config: TrainConfig, session: Session, last: dict[str, float], card: str) -> TrainResult:
+    now, out = session.now, session.out
     finished = session.over(stop_at=None)
-    held_out = _validate(session)["loss"] if finished and session.training_data.validates else None
+    held_out = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None
     trained, parameters = count(together(session.members))
     result = TrainResult(
         policy=str(out / POLICY),
         steps=now.step,
-        samples=now.step * config.batch_size * config.accumulation,
+        samples=now.step * config.samples_per_step,
         seconds=session.seconds(),
         loss=last.get("loss"),
         validation_loss=held_out if session.best is None else now.best,
@@ -342,7 +352,7 @@ def _finish(session: Session, last: dict[str, float], card: str) -> TrainResult:
             if session.process_group.is_main:
                 for name, each in [("", policy), *((member.name, member.policy) for member in session.members[1:])]:
                     each.network.eval()
-                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config, trained, parameters))
+                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config.init, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -353,14 +363,13 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
-        theirs, ours = to_plain(load_yaml(TrainConfig, path)), to_plain(config)
-        differing = [name for name in ours if ours[name] != theirs[name] and name not in (*FREE, *SHARED)]
-        if "start_sha256" in differing:
+        theirs = load_yaml(TrainConfig, path)
+        if theirs.init.sha256 != config.init.sha256:
             raise ConfigError(
-                f"{out} holds a run that began with the policy of sha256 {theirs['start_sha256']}, and {config.start} is "
-                f"{ours['start_sha256'] or 'none'}: put that one back, or begin a new run in another folder"
+                f"{out} holds a run that started from the policy of sha256 {theirs.init.sha256}, and {config.init.init_from} is "
+                f"{config.init.sha256 or 'none'}: put that one back, or begin a new run in another folder"
             )
-        if differing:
+        if differing := [name for name in differences(theirs, config) if name not in (*FREE, *SHARED)]:
             raise ConfigError(
                 f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "
                 f"(only {', '.join((*FREE, *SHARED))} may change), a new one needs another folder"

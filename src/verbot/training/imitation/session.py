@@ -1,4 +1,4 @@
-"""What a run is made of and where it stands: its clock, its budget, its checkpoints."""
+"""The state of a run: its clock, its budget, its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from pathlib import Path
 
 from torch import Tensor
 
-from verbot.agents.grounding_monitor import ConsecutiveAlarm
 from verbot.policy.policy import Policy
 from verbot.training import checkpoint
 from verbot.training.checkpoint import Progress
 from verbot.training.distributed.fsdp import Sharded
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.distributed.process_group import ProcessGroup
-from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.cotraining import TrainedEmbodiment
+from verbot.training.imitation.records import BudgetConfig
 
 CHECKPOINTS = "checkpoints"
 MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 
 
 class Session:
-    """What a run is made of, and where it stands.
+    """What a run consists of, and where it stands.
 
     Args:
-        best: the weights of the best validation, where they are kept.
+        budget: how long the run is.
+        out: the run's folder.
+        members: the embodiments that are trained, the first robot first.
+        now: where the run stands.
         started: the clock's seconds when this call began.
         anew: makes a policy such as `policy` was before training.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        budget: BudgetConfig,
         out: Path,
         process_group: ProcessGroup,
         members: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
         now: Progress,
-        best: Tensor | None,
         started: float,
         anew: Callable[[], Policy],
     ):
-        self.config, self.out, self.process_group, self.members = config, out, process_group, members
+        self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
         self.policy, self.training_data = members[0].policy, members[0].training_data
-        self.optimizer, self.now, self.best = optimizer, now, best
-        self.watch = ConsecutiveAlarm(config.alignment.threshold, config.alignment.patience)
+        self.optimizer, self.now = optimizer, now
+        self.best: Tensor | None = None  # the weights of the best validation, where they are kept
         self._before, self._started, self._anew = now.seconds, started, anew
         self._first = now.step
         self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
@@ -77,14 +78,14 @@ class Session:
 
     def over(self, stop_at: int | None) -> bool:
         done = self.now.total is not None and self.now.step >= self.now.total
-        early = self.config.patience is not None and self.now.since_best >= self.config.patience
+        early = self._budget.patience is not None and self.now.since_best >= self._budget.patience
         return done or early or self.now.step == stop_at
 
     def keep_to_budget(self) -> bool:
         """Turn what is left of `minutes` into steps, at the speed since the last time. False while it is too early to say."""
-        if self.config.minutes is None:
+        if self._budget.minutes is None:
             return False
-        budget, now = 60 * self.config.minutes, self.seconds()
+        budget, now = 60 * self._budget.minutes, self.seconds()
         if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow: memory, caches
             self._mark = (now, self.now.step)
         since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
@@ -98,8 +99,8 @@ class Session:
 class Mean:
     """Means of values over steps, and the speed of those steps."""
 
-    def __init__(self, config: TrainConfig):
-        self._samples = config.batch_size * config.accumulation
+    def __init__(self, samples_per_step: int):
+        self._samples = samples_per_step
         self._reset()
 
     def _reset(self) -> None:

@@ -48,7 +48,8 @@ class ReinforceConfig:
     """A run of PPO (Schulman et al. 2017). The defaults of the numbers are those that Stable-Baselines3 has, where none is said.
 
     Args:
-        env: a registered env's name, made with `options`; its training scenes are played.
+        env: a registered env's name; its training scenes are played.
+        options: of the env.
         tasks: played in turn; None plays all that the env has.
         axes: randomization axis to strength, for every episode.
         policy: a folder with the policy to begin with; None begins with a new one of `network`.

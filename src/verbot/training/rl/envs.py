@@ -84,7 +84,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Stage:
+class RunStage:
     """How far a run has come.
 
     Args:
@@ -112,7 +112,7 @@ class EnvRunner:
         self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
         self._constant_info: dict[str, Any] = {}
-        self.stage = Stage()
+        self.stage = RunStage()
 
     def begin(self) -> tuple[GroundedObservation, dict[str, Any]]:
         """The first observation of the next episode, and its info."""
@@ -193,8 +193,8 @@ class StepAll:
 class EnvRunnerSetup:
     """A worker that runs the envs with these `numbers` among `count`.
 
-    Its first message, unasked, is `EnvRunner.begin` of each. `StepAll` is answered with a `VecTransition` of each; a `Stage` is
-    for the episodes that begin later and has no answer.
+    Its first message, unasked, is `EnvRunner.begin` of each. `StepAll` is answered with a `VecTransition` of each; a `RunStage`
+    is for the episodes that begin later and has no answer.
     """
 
     config: CollectConfig
@@ -217,10 +217,10 @@ class EnvRunnerService:
     def __init__(self, runners: Sequence[EnvRunner]):
         self._runners = runners
 
-    def answers(self, requests: Iterator[StepAll | Stage]) -> Iterator[list[Any]]:
+    def answers(self, requests: Iterator[StepAll | RunStage]) -> Iterator[list[Any]]:
         yield [runner.begin() for runner in self._runners]
         for request in requests:
-            if isinstance(request, Stage):
+            if isinstance(request, RunStage):
                 for runner in self._runners:
                     runner.stage = request
             else:
@@ -254,7 +254,7 @@ class EnvRunners:
             worker.send(StepAll([actions[i] for i in share]))
         return self._gather()
 
-    def set_stage(self, stage: Stage) -> None:
+    def set_stage(self, stage: RunStage) -> None:
         """For the episodes that begin from now on."""
         for worker in self._workers:
             worker.send(stage)

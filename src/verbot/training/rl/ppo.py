@@ -35,7 +35,7 @@ from verbot.training.optimizer_state import flat, nested
 from verbot.training.rl.actor_critic import Actor, PolicyVecEnv, Senses
 from verbot.training.rl.config import Looking, ReinforceConfig
 from verbot.training.rl.curriculum import Course
-from verbot.training.rl.envs import EnvRunners, Stage, survey
+from verbot.training.rl.envs import EnvRunners, RunStage, survey
 from verbot.training.rl.rewards.base import LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
@@ -195,7 +195,7 @@ class _Watch(BaseCallback):
     def _tell(self) -> None:
         """What the worlds are to know of how far the run has come."""
         reached = {} if self._course is None else self._course.reached
-        self._worlds.set_stage(Stage(reached, self._looking()))
+        self._worlds.set_stage(RunStage(reached, self._looking()))
 
     def _looking(self) -> bool:
         return self._config.looking is not None and self.updates < self._config.looking.updates

@@ -1,0 +1,308 @@
+"""The records of a training configuration, one for each concern; each validates itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from verbot.agents.grounding_monitor import THRESHOLD
+from verbot.configuration import renamed
+from verbot.errors import ConfigError
+from verbot.models.lora import LoraConfig
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The episodes of a dataset that are used; all of them by default.
+
+    Args:
+        tasks: only episodes of these tasks (``extras["request"]["task"]``).
+        episodes: only this many, from the first on.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"a selection of {self.episodes} episodes is empty; expected at least 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The datasets and how batches are drawn from them.
+
+    Args:
+        datasets: folders of episodes.
+        weights: fraction of samples from each dataset; None draws every frame equally often.
+        selections: the episodes of each dataset that are used; None uses all. A dataset may be named twice, selected differently.
+        cameras: the policy gets these of the datasets' cameras, in this order; None takes all.
+        batch_size: samples of all processes together; for a network with a memory, frames: ``batch_size / sequence`` sequences.
+        cache_features: compute the features of a frozen vision encoder once for every frame and keep them on disk, beside the
+            decoded frames. Image augmentation must then be off.
+    """
+
+    datasets: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
+    selections: tuple[Selection, ...] | None = None
+    cameras: tuple[str, ...] | None = None
+    batch_size: int = 64
+    cache_features: bool = False
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "batch_size")
+        if not self.datasets:
+            raise ConfigError("no dataset to train on: datasets is empty")
+        for name in ("weights", "selections"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.datasets):
+                raise ConfigError(f"{len(self.datasets)} datasets but {len(given)} {name}")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a run is. Exactly one of `steps`, `samples` and `minutes` is given.
+
+    Args:
+        steps: optimizer steps.
+        samples: training samples; a step uses ``batch_size * accumulation``.
+        minutes: wall-clock. The number of steps follows from the speed, which is measured anew with every checkpoint. Only a
+            run of `steps` or `samples` can be repeated to the bit.
+        patience: stop after this many validations without a new best; None never stops early.
+    """
+
+    steps: int | None = None
+    samples: int | None = None
+    minutes: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
+        if len(budgets) != 1:
+            raise ConfigError(f"give one of steps, samples and minutes; came {' and '.join(budgets) or 'none'}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer.
+
+    Args:
+        name: ``"adamw"``.
+        learning_rate: the peak, which the schedule scales.
+        weight_decay: of matrices; vectors do not decay.
+        clip_norm: greatest norm of the gradient.
+        ema_decay: of the average of the weights, which is what is validated and saved.
+        accumulation: batches whose gradients are averaged for one step.
+        bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
+    """
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    accumulation: int = 1
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "accumulation")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over a run.
+
+    Args:
+        name: ``"cosine"`` to zero, ``"step"`` (a tenth at each of `milestones`) or ``"constant"``.
+        milestones: fractions of the run.
+        warmup_steps: the rate rises linearly over these.
+    """
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.6, 0.85)
+    warmup_steps: int = 50
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """The policy that training starts from (see `verbot.training.imitation.finetune`).
+
+    Args:
+        init_from: a policy's folder, whose network, vocabulary and preprocessing are fine-tuned; None trains a new policy.
+        sha256: the identity of that policy; `train` fills it in. Another policy in the folder is refused.
+        statistics: ``"kept"`` normalizes with the policy's statistics, so that inputs and outputs keep their meaning; ``"new"``
+            with those of the datasets, as when only parts are taken.
+        parts: the network is `network`, new but for these parts, which are the policy's: names of parts (``"vision"``) or
+            patterns of parameters (``"vision.trunks.*"``). None takes the whole policy.
+        lora: train small adapters of the policy's matrices (see `verbot.models.lora`); None trains every weight.
+    """
+
+    init_from: str | None = None
+    sha256: str | None = None
+    statistics: Literal["kept", "new"] = "kept"
+    parts: tuple[str, ...] | None = None
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.init_from is None and (self.lora or self.sha256 or self.parts) is not None:
+            raise ConfigError("lora, parts and sha256 are about a policy to start from: give init_from, its folder")
+        if self.parts is not None and not self.parts:
+            raise ConfigError("init.parts names what a new network takes over: at least one part, or null for the whole policy")
+
+    @property
+    def keeps_network(self) -> bool:
+        """Whether the network is the start's."""
+        return self.init_from is not None and self.parts is None
+
+
+@dataclass(frozen=True)
+class ParallelismConfig:
+    """Where and by how many processes a run is computed.
+
+    Args:
+        processes: data-parallel processes on this machine; where `device` is a GPU, one GPU each. Under torchrun, as many as it
+            starts.
+        threads: torch threads of each process.
+        parallel: ``"data"`` keeps the whole network in every process; ``"fsdp"`` shards weights, gradients, optimizer state and
+            average over them (see `verbot.training.distributed.fsdp`).
+        loader_threads: threads that prepare batches ahead; 0 prepares them in line. Never changes a result.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the best that is here. Random numbers, except
+            for dropout, are drawn on the CPU, so that a seed means the same everywhere; rounding does not.
+    """
+
+    processes: int = 1
+    threads: int = 1
+    parallel: Literal["data", "fsdp"] = "data"
+    loader_threads: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "processes", "threads")
+        if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
+
+    @property
+    def sharded(self) -> bool:
+        return self.parallel == "fsdp"
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation on held-out episodes.
+
+    Args:
+        share: fraction of the episodes that is held out, drawn by the seed.
+        batches: of each validation.
+        every: steps between two validations.
+    """
+
+    share: float = 0.02
+    batches: int = 8
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"validation.share is {self.share}; expected at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What a run writes, and when.
+
+    Args:
+        log_every: steps between two records of the log.
+        checkpoint_every: steps between two checkpoints.
+        keep: save the averaged weights of the ``"last"`` step or of the ``"best"`` validation.
+    """
+
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "log_every", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """When training warns that images and captions do not match; for a network with a `contrast`.
+
+    Args:
+        threshold: of the mean cosine of images and true captions, in validation.
+        patience: consecutive validations below it until a warning, and for each further one.
+    """
+
+    threshold: float = THRESHOLD
+    patience: int = 3
+
+
+@renamed(questions="grounding_queries")
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training samples, drawn anew for every sample and camera.
+
+    Args:
+        shift_pixels: greatest shift of an image in each direction, px; its keypoints move with it.
+        brightness, contrast, saturation: each factor is drawn from 1 ± this.
+        blank_instruction: fraction of samples whose instruction is replaced by the empty string.
+        relabel: fraction of frames before the first contact that get another feasible goal of the scene. They teach where the
+            goal's objects are, not how to act.
+        grounding_queries: number of the scene's other goals whose keypoints are queried in each frame before the first contact.
+            Cheap where the vision encoder takes the instruction last (``query_conv``).
+        captions: number of captions of each such frame, and of hard negatives; for a network with a `contrast`.
+        goal_image: fraction of samples that get an image of their episode's end in place of the instruction; for a network with
+            a `goal` part.
+        camera_dropout: fraction of samples in which one camera is missing, where there are several.
+    """
+
+    shift_pixels: int = 2
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    blank_instruction: float = 0.02
+    relabel: float = 0.0
+    grounding_queries: int = 0
+    captions: int = 0
+    goal_image: float = 0.0
+    camera_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DaggerConfig:
+    """Corrections of the policy's mistakes by the expert, collected during training (see `verbot.training.imitation.dagger`).
+
+    Args:
+        rounds: of corrections; 0 is plain behavior cloning.
+        env: name of the env in which the policy acts.
+        options: of the env.
+        axes: randomization axis to strength, for every episode.
+        episodes: corrections in each round.
+        first, last: when the first and the last round happen, as fractions of the training steps.
+        max_steps: the policy acts for 0 to this many control steps before the expert takes over.
+        weight: how often a frame of a correction is drawn, relative to a frame of a demonstration.
+        execute: actions of each chunk that the policy executes.
+        noise: of the expert, as in collection.
+        workers: processes that collect; 0 takes as many as train.
+    """
+
+    rounds: int = 0
+    env: str = "tabletop-starter"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
+    episodes: int = 200
+    first: float = 0.4
+    last: float = 0.7
+    max_steps: int = 40
+    weight: float = 1.0
+    execute: int = 2
+    noise: float = 0.1
+    workers: int = 0
+
+
+def at_least_one(record: object, *names: str) -> None:
+    """Raise `ConfigError` for a field below 1."""
+    for name in names:
+        if getattr(record, name) < 1:
+            raise ConfigError(f"{name} is {getattr(record, name)}; expected at least 1")
