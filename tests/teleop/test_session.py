@@ -331,7 +331,7 @@ def test_the_command_passes_its_arguments(tmp_path, capsys, monkeypatch):
     assert (settings.host, path, make_policy) == ("127.0.0.1", tmp_path / "demos", None)
     for more, message in (
         (["--policy", "starter"], "--policy is what a person corrects: give --by keyboard or --by gamepad"),
-        (["--by", "keyboard", "--again", "tabletop-again"], "--again is for the experts"),
+        (["--by", "keyboard", "--again", "tabletop-revisit"], "--again is for the experts"),
         (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teleoperate without camera_dropout"),
     ):
         code, _, err = run(capsys, "collect", out, *more)
