@@ -60,7 +60,7 @@ def test_what_fits_is_learned_from_captions_alone(name, spec, make_batch):
         optimizer.step()
     batch, said = colored(make_batch, network, 40, 999)
     found = network.losses(batch)
-    assert found["told_apart"] > 0.9 and found["matching"] > found["mismatching"] + 0.3
+    assert found["separated"] > 0.9 and found["matching"] > found["mismatching"] + 0.3
     if name == "siglip":
         assert found["matching"] > FITS > found["mismatching"], "0.3 is what divides them"
     every = similarities(network, batch, network.language.prepare(said[:8]))

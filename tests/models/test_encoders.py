@@ -210,9 +210,9 @@ def test_multi_view_answers_questions_as_it_answers_sentences():
     rows, questions = torch.tensor([1, 0, 0]), torch.randn(3, 16)
     groups, answers = encoder.ask_many(images, mask, sentence, questions, rows)
     torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
-    told = encoder(images[rows], mask[rows], questions)[0]
-    torch.testing.assert_close(answers.tokens.unflatten(1, (2, 3)), told.tokens.unflatten(1, (2, 16))[:, :, :3])
-    assert torch.equal(answers.mask, told.mask.unflatten(1, (2, 16))[:, :, :3].flatten(1))
+    alone = encoder(images[rows], mask[rows], questions)[0]
+    torch.testing.assert_close(answers.tokens.unflatten(1, (2, 3)), alone.tokens.unflatten(1, (2, 16))[:, :, :3])
+    assert torch.equal(answers.mask, alone.mask.unflatten(1, (2, 16))[:, :, :3].flatten(1))
 
 
 LONG = "push the red cube. put the ball in the box"

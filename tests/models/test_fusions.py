@@ -23,7 +23,7 @@ from verbot.models.layers.transformer import (
     seen_by_frame,
     seen_counts,
     sharpen,
-    told,
+    text_groups,
     until,
 )
 from verbot.models.registries import Part, fusions
@@ -121,7 +121,7 @@ def test_watching_changes_nothing_and_ends(make_network, make_batch):
     names = {name for name, part in network.named_modules() if isinstance(part, Attention)}
     assert set(weights) == names and {"fusion.blocks.0.cross", "fusion.blocks.1.own.attention"} <= names
     assert all(len(found) == 2 and torch.equal(*found) for found in weights.values()) and len(given) == 2
-    words, places = slices(told(given[0])), slices(seen(given[0]))
+    words, places = slices(text_groups(given[0])), slices(seen(given[0]))
     assert (words["sentence"], places["keypoints"], places["state"]) == (slice(9, 10), slice(0, 32), slice(32, 33))
     looked = weights["fusion.blocks.1.cross"][0]
     assert looked.shape == (4, 4, 10, 33) and not looked.requires_grad

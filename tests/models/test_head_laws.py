@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_heads import ARM, WIDTH, batch_of, component, sizes
 
 from verbot.models.action_space import constrained, unit
 from verbot.models.heads.latent import Latent
+from verbot.models.protocols import TaskClassifier
 from verbot.models.registries import heads
-from verbot.models.tokens import TokenGroup
+from verbot.models.tokens import Masked, TokenGroup
 
 ROWS, CHUNK, TOKENS, LAYERS = 6, 3, 2, 2
 KEYS = (component("key", "discrete", 2, 0.0, 3.0),)
@@ -58,15 +60,18 @@ def sample(action):
         turn = unit(torch.randn(ROWS, CHUNK, 4, generator=g) + torch.tensor([2.0, 0, 0, 0]))
         gripper = torch.randint(0, 2, (ROWS, CHUNK, 1), generator=g).float()
         actions = constrained(action, torch.cat([torch.randn(ROWS, CHUNK, 2, generator=g), turn, gripper], -1))
-    return fused, dataclasses.replace(batch_of(actions), task=torch.arange(ROWS) % 2)
+    task = Masked(torch.arange(ROWS) % 2, torch.ones(ROWS, dtype=torch.bool))
+    return fused, dataclasses.replace(batch_of(actions), targets={"task": task})
 
 
 def trained(head, fused, batch, rate=1e-2, steps=80):
     optimizer, g = torch.optim.Adam(head.parameters(), rate), torch.Generator().manual_seed(0)
     for _ in range(steps):
         optimizer.zero_grad()
-        losses = head.losses(fused, batch, g)
-        sum(losses[name] * weight for name, weight in {"action": 1.0, **getattr(head, "beside", {})}.items()).backward()
+        loss = head.losses(fused, batch, g)["action"]
+        if isinstance(head, TaskClassifier):  # the objective task_classification teaches it
+            loss = loss + 0.1 * F.cross_entropy(head.classify(fused), batch.targets["task"].values)
+        loss.backward()
         optimizer.step()
     return head.eval()
 

@@ -23,7 +23,8 @@ WITHOUT = ("latent",)  # heads that predict one chunk and no distribution
 
 def network(name: str, spec=HAND) -> VLANetwork:
     torch.manual_seed(0)
-    config = dataclasses.replace(BASE, head=Part(name, NEEDED.get(name, {})))
+    base = BASE.with_objectives(task_classification=0.1) if name == "multi_task" else BASE
+    config = dataclasses.replace(base, head=Part(name, NEEDED.get(name, {})))
     found = VLANetwork(config.fit(list(TEXTS), torch.randn(200, 3, spec.action_size).numpy()), spec).eval()
     with torch.no_grad():
         for parameter in found.head.parameters():  # heads begin near zero, where all draws are alike
@@ -52,8 +53,7 @@ def test_classes_are_drawn_with_their_probabilities():
     batch = draw_batch(net, rows=1)
     ways = [int(net.predict(batch, seeds=[seed]).actions[0, 0, 0]) for seed in range(600)]
     with torch.no_grad():
-        seen, words, sentence, *_ = net._look(batch, None, None)
-        chances = net.head(net._fuse(batch, seen, words, sentence))[0, 0].softmax(-1)
+        chances = net.head(net(batch).fused)[0, 0].softmax(-1)
     shares = torch.bincount(torch.tensor(ways), minlength=5) / len(ways)
     assert torch.allclose(shares, chances, atol=0.07), f"{shares} drawn, {chances} expected"
     assert int(net.predict(batch).actions[0, 0, 0]) == int(chances.argmax())

@@ -24,7 +24,7 @@ from model_networks import (
 from verbot.agents import EnsembleAgent
 from verbot.evaluation.protocol.run import _agents
 from verbot.models.layers.attention_maps import watch_attention, watch_groups
-from verbot.models.layers.transformer import seen, told
+from verbot.models.layers.transformer import seen, text_groups
 from verbot.recipes.config import resolve
 
 LEFT, RIGHT = "push the green ball to the left", "pick up the red cube"
@@ -105,7 +105,7 @@ def test_act_ensembles_chunks_and_learns_their_style():
     head = network.head
     losses = learned(network, batch)
     assert losses["kl"] > 0
-    for part in (head.encoder, head.posterior, head.acted, head.style, head.decoder):
+    for part in (head.encoder, head.posterior, head.action, head.style, head.decoder):
         assert all_reached(part)
     group = network(batch).fused
     assert group.tokens.shape[1] > 2 * 64, "every place of both cameras is a token"
@@ -196,10 +196,10 @@ def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
     assert network.language.frozen.depth == 6
     with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights, torch.no_grad():
         prediction = network.predict(batch)
-    count = {kind: sum(g.tokens.shape[1] for g in pick(given[0])) for kind, pick in (("told", told), ("seen", seen))}
+    count = {kind: sum(g.tokens.shape[1] for g in pick(given[0])) for kind, pick in (("text", text_groups), ("seen", seen))}
     for i in range(2):
-        assert weights[f"look.{i}.attention"][0].shape[2:] == (count["told"], count["seen"])
-        assert weights[f"talk.{i}.attention"][0].shape[2:] == (count["told"], count["told"])
+        assert weights[f"look.{i}.attention"][0].shape[2:] == (count["text"], count["seen"])
+        assert weights[f"talk.{i}.attention"][0].shape[2:] == (count["text"], count["text"])
     value = prediction.extras["value"].values
     assert value.shape == (4,)
     assert ((value > 0) & (value < 1)).all()

@@ -76,7 +76,7 @@ def at_first(config: TrainConfig, out: Path):
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
     log = [line for line in read_log(Path(pretrained).parent) if line["kind"] == "validation"]
-    assert log[-1]["told_apart"] == 1.0 and log[-1]["contrastive"] < 0.05
+    assert log[-1]["separated"] == 1.0 and log[-1]["contrastive"] < 0.05
     assert log[-1]["matching"] > 0.3 > log[-1]["mismatching"]
     assert "action" not in log[-1], "fusion and head are left alone"
     red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}

@@ -1,1 +1,1 @@
-"""Networks: encoders turn what was seen, told and felt into token groups, a fusion joins them, a head reads actions."""
+"""Networks: encoders turn images, instructions and states into token groups, a fusion joins them, a head predicts actions."""

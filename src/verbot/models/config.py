@@ -58,7 +58,7 @@ class NetworkConfig:
         loss_weighting: ``"fixed"`` are the objectives' weights; ``"uncertainty"`` begins with them and learns how certain each
             loss can be (see `verbot.models.weighting.UncertaintyWeighting`).
         word_dropout: the share of words that are replaced by an unknown one, in training only.
-        previous_action_dropout: the share of samples without the previous action, in training only: it foretells the next one so
+        previous_action_dropout: the share of samples without the previous action, in training only: it predicts the next one so
             well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").
         sentence_norm: the sentence that encoders are given has mean 0 and variance 1 over its features, so that what differs
             between sentences is not drowned by what they have in common.

@@ -76,7 +76,7 @@ class Predicted:
     Args:
         values: (b, …).
         space: ``"state"`` for normalized states, which are brought back to the robot's units.
-        names: of the last axis: told as {name: number}.
+        names: of the last axis: reported as {name: number}.
     """
 
     values: Tensor

@@ -49,6 +49,11 @@ PREFIXES = {
 # In checkpoints the networks of several robots are numbered, and that of an actor stands below it.
 _BELOW = r"^((?:\d+\.|(?:actor\.)?network\.)?)"
 _PREFIX = re.compile(rf"{_BELOW}({'|'.join(PREFIXES)})(?=\.|$)")
+_ATTRIBUTES = {
+    re.compile(rf"{_BELOW}fusion\.told(?=\.|$)"): r"\1fusion.text",
+    re.compile(rf"{_BELOW}head((?:\.heads\.\d+)?)\.acted(?=\.|$)"): r"\1head\2.action",
+    re.compile(r"contrastive\.pair\.glance$"): "contrastive.pair.prompt",
+}
 _KIND = re.compile(r"\.(norms|kinds)\.acted(?=\.|$)")
 
 
@@ -97,6 +102,8 @@ def weight_name(name: str) -> str:
         ('objectives.keypoint_memory.tell.weight', '1.fusion.marks.kinds.previous_action', 'objectives.contrastive.pair.*')
     """
     name = _PREFIX.sub(lambda match: match[1] + PREFIXES[match[2]], name)
+    for old, new in _ATTRIBUTES.items():
+        name = old.sub(new, name)
     return _KIND.sub(r".\1.previous_action", name)
 
 

@@ -1,4 +1,4 @@
-"""What a policy looked at when it predicted, told beside what it predicted."""
+"""What a policy attended to when it predicted, reported beside its predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
-from verbot.models.layers.transformer import seen, told
+from verbot.models.layers.transformer import seen, text_groups
 from verbot.models.objectives.keypoints import supervised
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import Policy
@@ -93,19 +93,19 @@ class Attributed:
     def _looked(self, calls: Sequence[Tensor], groups: Sequence[TokenGroup]) -> Tensor | None:
         """What each word token attended to, as pictures (b, l, v, h, w); None where no attention goes from words to places.
 
-        Which weights do so is told by their number of rows and columns, in the orders that fusions say they join their groups in.
+        Which weights do so follows from their number of rows and columns, in the orders in which fusions join their groups.
         """
-        words, places = told(groups), seen(groups)
-        count_told, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
+        words, places = text_groups(groups), seen(groups)
+        count_text, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
         if self.policy.config.history > 1:
             return None
         shares = []
         for call in calls:
             rows, columns = call.shape[-2:]
-            if (rows, columns) == (count_told, count_seen):
+            if (rows, columns) == (count_text, count_seen):
                 shares.append(call.mean(1))
-            elif rows == columns and columns >= count_told + count_seen:
-                shares.append(call.mean(1)[:, :count_told, count_told : count_told + count_seen])
+            elif rows == columns and columns >= count_text + count_seen:
+                shares.append(call.mean(1)[:, :count_text, count_text : count_text + count_seen])
         if not shares:
             return None
         share = torch.stack(shares).mean(0)[:, slices(words)["words"]]  # (b, l, n)

@@ -118,7 +118,7 @@ class Policy:
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
 
-        A network that sees several frames at once, has a memory, or is told what it has done gives out `ActionChunk.memory`, to
+        A network that sees several frames at once, has a memory, or reads the previous action gives out `ActionChunk.memory`, to
         be given back with the next observation of the same episode (agents do); `Observation.time_s` tells it how old what it
         remembers is. Frames and actions that are not remembered are masked.
 
@@ -171,7 +171,7 @@ class Policy:
             **({"features": window.features} if window.features.size else {}),
         )
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
-        read = (lambda told: self.network.language.prepare([""] * len(told))) if self.blind else self.network.language.prepare
+        read = (lambda texts: self.network.language.prepare([""] * len(texts))) if self.blind else self.network.language.prepare
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(read, window.grounding_queries, places, window.captions)
         before = {}

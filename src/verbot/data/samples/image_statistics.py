@@ -1,4 +1,4 @@
-"""The middle color of a dataset's pictures, by camera."""
+"""The channel medians of a dataset's images, by camera."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class WindowBatch:
         images_mask: bool (b, t, v); False for padding and for a camera that the dataset lacks.
         state: float32 (b, t, s), with `state_mask` bool (b, t).
         actions: float32 (b, k, a), from the latest frame on; after an episode's end its last action, masked.
-        actions_mask: bool (b, k); all False for a window told another goal than the one that was pursued.
+        actions_mask: bool (b, k); all False for a window with the instruction of another goal than the one that was pursued.
         instructions: one per window.
         targets: the labels of the latest frames by name (see `verbot.data.samples.labels`), each with a row for every window.
         grounding_queries: wordings of other goals that the same scene admits, at most `m` for a window.
@@ -264,7 +264,7 @@ class Windows:
         return said
 
     def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], MaskedArray]:
-        """Goals that follow one another in the order of the recording, in which neighbors name different things."""
+        """Goals that follow one another in the order of the recording, in which neighbors name different objects."""
         episode, views, most = self._episode[now], len(self.cameras), self.config.grounding_queries
         points = np.full((len(now), most, len(POINTS), 3), np.nan)
         queries: list[tuple[str, ...]] = [()] * len(now)

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from verbot.models.layers.transformer import AttentionPool, Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, told
+from verbot.models.layers.transformer import (
+    AttentionPool,
+    Block,
+    Summary,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_counts,
+    text_groups,
+)
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -33,16 +42,16 @@ class Bidirectional(nn.Module):
         self.look = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.listen = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(sizes.width) for _ in range(2 * layers))
-        self.told, self.seen = AttentionPool(sizes.width, heads), AttentionPool(sizes.width, heads)
+        self.text, self.seen = AttentionPool(sizes.width, heads), AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts).values()) if flat else 0
         self.summary = Summary((places + 2) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(told(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(seen(marked))
         x, y = words.tokens, places.tokens  # (b, l + 1, e), (b, n, e)
         for i, (look, listen) in enumerate(zip(self.look, self.listen, strict=True)):
             heard, shown = self.norms[2 * i](x), self.norms[2 * i + 1](y)
             x, y = look(x, places.mask, shown), listen(y, words.mask, heard)
-        words, places = TokenGroup(x, words.mask, "told"), TokenGroup(y, places.mask, "seen")
-        return self.summary(self.told(words), self.seen(places), *([flat(join(seen(groups)))] if self.flat else []))
+        words, places = TokenGroup(x, words.mask, "text"), TokenGroup(y, places.mask, "seen")
+        return self.summary(self.text(words), self.seen(places), *([flat(join(seen(groups)))] if self.flat else []))

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from verbot.models.layers.transformer import AttentionPool, Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, told
+from verbot.models.layers.transformer import (
+    AttentionPool,
+    Block,
+    Summary,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_counts,
+    text_groups,
+)
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -16,7 +25,7 @@ class CrossAttention(nn.Module):
     """`layers` times, words and sentence attend to all that was seen and felt, then to each other; pooled into one token.
 
     What was seen and felt joins the pooled words once more on a path of its own, each token in its place: attention says what
-    matters, the path keeps its coordinates exact, and a command without words can still be acted on.
+    matters, the path keeps its coordinates exact, and an instruction without words still has an effect.
 
     Attended to: in `look` what was seen, in `talk` words and sentence, each in the order in which they come.
 
@@ -39,9 +48,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(told(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(seen(marked))
         keys, x = self.norm(places.tokens), words.tokens  # (b, n, e), (b, l + 1, e)
         for look, talk in zip(self.look, self.talk, strict=True):
             x = talk(look(x, places.mask, keys), words.mask)
-        pooled = self.pool(TokenGroup(x, words.mask, "told"))
+        pooled = self.pool(TokenGroup(x, words.mask, "text"))
         return self.summary(pooled, *([flat(join(seen(groups)))] if self.flat else []))

@@ -32,8 +32,8 @@ class Film(nn.Module):
         (sentence,) = (g for g in groups if g.kind == "sentence")
         places = join(seen(groups))
         x = places.tokens  # (b, n, e)
-        films = self.film(sentence.tokens).chunk(2 * len(self.rise), -1)  # each (b, 1, hidden)
-        for rise, fall, scale, shift in zip(self.rise, self.fall, films[::2], films[1::2], strict=True):
+        modulation = self.film(sentence.tokens).chunk(2 * len(self.rise), -1)  # each (b, 1, hidden)
+        for rise, fall, scale, shift in zip(self.rise, self.fall, modulation[::2], modulation[1::2], strict=True):
             x = x + fall(torch.relu(torch.addcmul(shift, rise(x), 1 + scale)))
         both = join([TokenGroup(x, places.mask, "seen"), sentence])
         return TokenGroup(both.tokens, both.mask, "fused")

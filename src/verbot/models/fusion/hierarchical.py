@@ -16,7 +16,7 @@ from verbot.models.layers.transformer import (
     flat,
     seen_by_frame,
     seen_counts,
-    told,
+    text_groups,
 )  # fmt: skip
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
@@ -63,10 +63,10 @@ class Hierarchical(nn.Module):
     def by_frame(self, groups: Sequence[TokenGroup]) -> tuple[Tensor, Tensor]:
         """The feature of every frame (b, t, hidden), and which frames hold anything (b, t)."""
         marked = self.marks(groups)
-        words, places = join(told(marked)), seen_by_frame(marked, self.history)
+        words, places = join(text_groups(marked)), seen_by_frame(marked, self.history)
         x, mask = (v.repeat_interleave(self.history, 0) for v in (words.tokens, words.mask))  # (b·t, l + 1, e)
         keys = self.norm(places.tokens)  # (b·t, n, e)
         for block in self.blocks:
             x = block(x, mask, keys, places.mask)
-        fused = self.summary(self.pool(TokenGroup(x, mask, "told")), flat(seen_by_frame(groups, self.history)))
+        fused = self.summary(self.pool(TokenGroup(x, mask, "text")), flat(seen_by_frame(groups, self.history)))
         return fused.tokens.view(-1, self.history, self.width), places.mask.any(1).view(-1, self.history)

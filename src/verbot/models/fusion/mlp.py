@@ -20,7 +20,7 @@ class Mlp(nn.Module):
     Args:
         hidden, layers: how wide and how many.
         readings: of the words, each by a query of its own, beside the sentence. The sentence says where to look, and may have
-            learned to pass over what it is not needed for, as the verb where two errands are about the same thing.
+            learned to pass over what it is not needed for, as the verb where two tasks are about the same object.
     """
 
     def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2, readings: int = 0):

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from verbot.models.layers.transformer import TOLD, Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, told, until
+from verbot.models.layers.transformer import (
+    TEXT_KINDS,
+    Block,
+    Summary,
+    TypePositionEmbedding,
+    flat,
+    seen,
+    seen_counts,
+    text_groups,
+    until,
+)
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -56,7 +66,7 @@ class Readout(nn.Module):
 
     def transform(self, groups: Sequence[TokenGroup]) -> Tensor:
         """The last states of all tokens, the readouts' at the end: (b, n + readouts, e)."""
-        groups = self.marks([*told(groups), *seen(groups)])
+        groups = self.marks([*text_groups(groups), *seen(groups)])
         joined = join(groups)
         x = torch.cat([joined.tokens, self.readouts.expand(len(joined.tokens), -1, -1)], 1)
         allowed = self._allowed(groups, joined.mask)
@@ -68,7 +78,7 @@ class Readout(nn.Module):
         """Who reads whom: (b, n + readouts, n + readouts)."""
         frames = torch.arange(self.history, device=mask.device)
         parts = [
-            frames.new_full((g.tokens.shape[1],), -1) if g.kind in TOLD else frames.repeat_interleave(self.frame[g.kind])
+            frames.new_full((g.tokens.shape[1],), -1) if g.kind in TEXT_KINDS else frames.repeat_interleave(self.frame[g.kind])
             for g in groups
         ]
         order = torch.cat([*parts, frames.new_full((len(self.readouts),), self.history)])

@@ -14,7 +14,7 @@ from verbot.models.layers.transformer import (
     flat,
     seen,
     seen_counts,
-    told,
+    text_groups,
 )
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
@@ -44,9 +44,9 @@ class Stack(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(told(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(seen(marked))
         x, keys = words.tokens, self.norm(places.tokens)  # (b, l + 1, e), (b, n, e)
         for block in self.blocks:
             x = block(x, words.mask, keys, places.mask)
-        pooled = self.pool(TokenGroup(x, words.mask, "told"))
+        pooled = self.pool(TokenGroup(x, words.mask, "text"))
         return self.summary(pooled, *([flat(join(seen(groups)))] if self.flat else []))

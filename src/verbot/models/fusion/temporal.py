@@ -16,7 +16,7 @@ from verbot.models.layers.transformer import (
     seen,
     seen_by_frame,
     seen_counts,
-    told,
+    text_groups,
     until,
 )
 from verbot.models.registries import fusions
@@ -81,7 +81,7 @@ class Temporal(nn.Module):
         steered = [TokenGroup(torch.addcmul(shift, g.tokens, 1 + scale), g.mask, g.kind) for g in seen(groups)]
         frame = self._compress(steered)
         order = torch.arange(self.history, device=scale.device).repeat_interleave(self.tokens)
-        words = join(told(groups))
+        words = join(text_groups(groups))
         x = torch.cat([words.tokens, frame.tokens.unflatten(0, (-1, self.history)).flatten(1, 2)], 1)  # (b, l + 1 + t·tokens, e)
         mask = torch.cat([words.mask, frame.mask.unflatten(0, (-1, self.history)).flatten(1, 2)], 1)
         allowed = until(torch.cat([order.new_full((words.tokens.shape[1],), -1), order]), mask)

@@ -54,7 +54,7 @@ class CVAE(nn.Module):
         self.kl_weight, self.latent = kl_weight, latent
         self.readout, self.space = Readout(sizes.action, rotation, gripper), Continuous(sizes.action)
         self.pool = reader(width, count)
-        self.observed, self.acted = nn.Linear(width, hidden), nn.Linear(sizes.action_size, hidden)
+        self.observed, self.action = nn.Linear(width, hidden), nn.Linear(sizes.action_size, hidden)
         self.places = nn.Parameter(torch.randn(sizes.chunk + 2, hidden) * 0.02)  # of style, observation and each action
         self.encoder = nn.ModuleList(Block(hidden, heads, expansion) for _ in range(layers))
         self.norm, self.posterior = nn.LayerNorm(hidden), _standard(nn.Linear(hidden, 2 * latent))
@@ -94,9 +94,9 @@ class CVAE(nn.Module):
 
     def _encode(self, observed: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior's mean and log variance, each (b, latent)."""
-        acted = self.acted(self.space.forward(actions))
-        style = torch.zeros_like(acted[:, :1])
-        x = torch.cat([style, self.observed(observed).unsqueeze(1), acted], 1) + self.places  # (b, k + 2, hidden)
+        embedded = self.action(self.space.forward(actions))
+        style = torch.zeros_like(embedded[:, :1])
+        x = torch.cat([style, self.observed(observed).unsqueeze(1), embedded], 1) + self.places  # (b, k + 2, hidden)
         known = torch.cat([mask.new_ones(len(mask), 2), mask], 1)
         for block in self.encoder:
             x = block(x, known)

@@ -67,9 +67,9 @@ class Latent(nn.Module):
         rebuilt = masked_mean(self.readout.errors(self._raw(z + noise), actions), mask)
         if self.pretrain:  # nothing of the picture is in it
             return {"action": rebuilt, "rebuilt": rebuilt.detach()}
-        told = self.tell(self.pool(fused))
-        done = masked_mean(self.readout.errors(self._raw(told), actions), mask)
-        apart = masked_mean((told - z.detach()).abs(), mask.any(-1))
+        predicted = self.tell(self.pool(fused))
+        done = masked_mean(self.readout.errors(self._raw(predicted), actions), mask)
+        apart = masked_mean((predicted - z.detach()).abs(), mask.any(-1))
         return {"action": done + rebuilt + self.weight * apart, "rebuilt": rebuilt.detach(), "latent": apart.detach()}
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A plan of a few steps, each one of a small set of actions, told one after another."""
+"""A plan of a few steps, each one of a small set of actions, predicted one after another."""
 
 from __future__ import annotations
 

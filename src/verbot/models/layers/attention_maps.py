@@ -4,7 +4,7 @@ Of a network, by word and place::
 
     with watch_attention(network) as weights, watch_groups(network.fusion) as given:
         network.predict(batch)
-    words, places = slices(told(given[0])), slices(seen(given[0]))
+    words, places = slices(text_groups(given[0])), slices(seen(given[0]))
     looked = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)
 
 Example:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.tokens import Sizes, TokenGroup
 
-TOLD = ("words", "sentence")  # every other kind was seen or felt, frame by frame
+TEXT_KINDS = ("words", "sentence")  # every other kind was seen or felt, frame by frame
 MARK = 0.5  # standard deviation of a new mark
 
 
@@ -162,14 +162,14 @@ class Overview(nn.Module):
         return TokenGroup(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), "overview")
 
 
-def told(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+def text_groups(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     """The words and the sentence."""
-    return [g for g in groups if g.kind in TOLD]
+    return [g for g in groups if g.kind in TEXT_KINDS]
 
 
 def seen(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     """All that is neither words nor sentence."""
-    return [g for g in groups if g.kind not in TOLD]
+    return [g for g in groups if g.kind not in TEXT_KINDS]
 
 
 def seen_by_frame(groups: Sequence[TokenGroup], history: int) -> TokenGroup:
@@ -188,7 +188,7 @@ def seen_counts(counts: Mapping[str, int], history: int = 1) -> dict[str, int]:
 
     Raises `ConfigError` where a kind's tokens are not as many in every frame.
     """
-    found = {kind: n for kind, n in counts.items() if kind not in TOLD}
+    found = {kind: n for kind, n in counts.items() if kind not in TEXT_KINDS}
     for kind, n in found.items():
         if n % history:
             raise ConfigError(f"{n} {kind} tokens cannot lie frame by frame in {history} frames")
@@ -221,7 +221,7 @@ class TypePositionEmbedding(nn.Module):
 
     def _mark(self, kind: str) -> Tensor:
         mark = self.kinds[kind]
-        return mark if kind in TOLD or self.times is None else (mark + self.times).flatten(0, 1)
+        return mark if kind in TEXT_KINDS or self.times is None else (mark + self.times).flatten(0, 1)
 
 
 class CrossBlock(nn.Module):

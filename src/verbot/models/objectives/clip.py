@@ -1,4 +1,4 @@
-"""CLIP's contrast: one look at the picture, whatever is said of it, and one sentence; among many of both the pairs are found."""
+"""CLIP's contrast: one look at the image, whatever is said of it, and one sentence; among many of both the pairs are found."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ STEEPEST = 100.0  # of the logits, as in CLIP
 
 @contrasts.register("clip")
 class Clip(nn.Module):
-    """InfoNCE in both directions (Radford et al. 2021, "CLIP"), with foils among the sentences (Faghri et al. 2018, "VSE++").
+    """InfoNCE in both directions (Radford et al. 2021, "CLIP"), with hard negatives (Faghri et al. 2018, "VSE++").
 
-    The vision encoder is asked by a learned sentence, the same for every picture. Each true caption is to be nearest to its own
-    picture among all of the batch, and each picture nearer to each of its captions than to those of the others and to all foils
-    of its own. A caption of another picture that happens to be true of this one counts as false, as it does in CLIP.
+    The vision encoder is asked by a learned sentence, the same for every image. Each true caption is to be nearest to its own
+    image among all of the batch, and each image nearer to each of its captions than to those of the others and to its own hard
+    negatives. A caption of another image that happens to be true of this one counts as false, as it does in CLIP.
 
     Args:
         space: dimensions in which the cosine is taken.
@@ -32,24 +32,24 @@ class Clip(nn.Module):
 
     def __init__(self, sizes: Sizes, tokens: int, space: int = 32):
         super().__init__()
-        self.glance = nn.Parameter(torch.randn(sizes.width))
+        self.prompt = nn.Parameter(torch.randn(sizes.width))
         self.say = nn.Sequential(nn.LayerNorm(sizes.width), nn.Linear(sizes.width, space))
         self.view = nn.Sequential(SideBySide(sizes.width, tokens), nn.Linear(sizes.width, space))
         self.steep = nn.Parameter(torch.tensor(1 / 0.07).log())
 
-    def alignment(self, told: Tensor, seen: TokenGroup) -> Tensor:
-        """The cosines (b,) of sentences (b, e) and pictures (b, n, e)."""
-        return F.cosine_similarity(self.say(told), self.view(seen), dim=-1)
+    def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
+        """The cosines (b,) of sentences (b, e) and images (b, n, e)."""
+        return F.cosine_similarity(self.say(sentences), self.view(seen), dim=-1)
 
-    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, sentences: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of both directions' cross-entropies; and what to watch."""
-        said, viewed = F.normalize(self.say(told), dim=-1), F.normalize(self.view(seen), dim=-1)
+        said, viewed = F.normalize(self.say(sentences), dim=-1), F.normalize(self.view(seen), dim=-1)
         cosines = said @ viewed.T  # (q, b)
         logits = self.steep.exp().clamp(max=STEEPEST) * cosines.float()
         rows, true = captions.rows, captions.true
         to_image = F.cross_entropy(logits[true], rows[true])
         own = rows[:, None] == torch.arange(len(viewed), device=rows.device)  # (q, b)
-        false = torch.where(own, ~true[:, None], true[:, None])  # others' captions and own foils
+        false = torch.where(own, ~true[:, None], true[:, None])  # others' captions and own hard negatives
         others = logits.masked_fill(~false, -math.inf).logsumexp(0)[rows[true]]
         fitting = logits[true].gather(1, rows[true, None]).squeeze(1)
         to_caption = (torch.logaddexp(fitting, others) - fitting).mean()

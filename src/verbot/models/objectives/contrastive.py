@@ -67,7 +67,7 @@ class Contrastive(TrainingObjective):
 
     def overview(self, batch: Batch) -> TokenGroup:
         """What the latest images show whatever the sentence (b, n, e), of a kind that does not attend."""
-        return self._look(batch, self.pair.glance.expand(len(batch.state), -1))  # type: ignore[operator]
+        return self._look(batch, self.pair.prompt.expand(len(batch.state), -1))  # type: ignore[operator]
 
 
 class ComparingNetwork(Protocol):

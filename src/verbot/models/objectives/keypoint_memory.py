@@ -22,7 +22,7 @@ class KeypointMemory(TrainingObjective):
     """The keypoints predicted from the fused features, then searched for near there: memory says where about, the image where.
 
     What the vision encoder found, its heatmaps of the latest frame, is multiplied by a normal distribution around the predicted
-    place, of a width that is learned. So among things that look alike the remembered one is left. Both places join the fused
+    place, of a width that is learned. So among objects that look alike the remembered one is left. Both places join the fused
     features. The label is known also where the place is covered.
 
     Raises `ConfigError` for a vision encoder without heatmaps.

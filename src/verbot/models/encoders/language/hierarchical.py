@@ -28,7 +28,7 @@ def split_sentences(text: str) -> list[str]:
 
 @language_encoders.register("hierarchical")
 class Hierarchical(nn.Module):
-    """The words, each told what its sentence is to the command.
+    """The words, each with what its sentence is to the command.
 
     A word sees the words of its own sentence alone; sentences, each pooled by attention, see each other and their order. Only
     words come out: from one token for each sentence a network learns the sentences of training by heart. Source: the
@@ -37,7 +37,7 @@ class Hierarchical(nn.Module):
     Args:
         base: the language encoder that reads one sentence, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
         layers, heads: of the transformer across sentences.
-        sentences: whose place in the command is told apart; all later ones stand at the last.
+        sentences: whose place in the command has an embedding of its own; all later ones stand at the last.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Hierarchical(nn.Module):
         x = self.pool(words).unflatten(0, (-1, count)) + order  # (b, m, e)
         for block in self.blocks:
             x = block(x, there)
-        told = words.tokens.unflatten(0, (-1, count)) + self.tell(x).unsqueeze(2)  # (b, m, l, e)
-        return TokenGroup(self.norm(told.flatten(1, 2)), mask.flatten(1), "words")
+        tokens = words.tokens.unflatten(0, (-1, count)) + self.tell(x).unsqueeze(2)  # (b, m, l, e)
+        return TokenGroup(self.norm(tokens.flatten(1, 2)), mask.flatten(1), "words")
 
 
 def _check(base: str) -> None:

@@ -18,7 +18,7 @@ class GoalConv(nn.Module):
     """The first camera's latest frame and the goal image, stacked by channels, to a few tokens that follow the words.
 
     Each token is one heatmap's expected (x, y) and the features there, plus an embedding that marks it as a goal image's, so
-    that a command in words and one in a picture are told apart. Stacking by channels: as Octo gives goal images to its
+    that an instruction in words and one in an image are distinguished. Stacking by channels: as Octo gives goal images to its
     encoder (Octo Model Team 2024).
 
     Args:

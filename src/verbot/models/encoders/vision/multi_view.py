@@ -18,10 +18,10 @@ from verbot.models.tokens import Sizes, TokenGroup
 class MultiView(nn.Module):
     """One token per heatmap and view: where it looks, and what is there.
 
-    All views share one convolution: every fourth pixel finely, every eighth coarsely. The coarse places of all views, told apart
-    by an embedding, attend to each other, those of a missing camera excepted, and are added back to the fine ones, which the
-    sentence points into. Positions have no embedding: with one, scenes are learned by heart. Nothing but the embeddings belongs
-    to one view, so each camera teaches all.
+    All views share one convolution: every fourth pixel finely, every eighth coarsely. The coarse places of all views, each with
+    an embedding of its view, attend to each other, those of a missing camera excepted, and are added back to the fine ones,
+    which the sentence points into. Positions have no embedding: with one, scenes are learned by heart. Nothing but the
+    embeddings belongs to one view, so each camera teaches all.
 
     Args:
         channels: of the finer level; the coarser has twice as many, which `heads` must divide.

@@ -1,4 +1,4 @@
-"""Things as nodes, where they stand to each other as edges: a graph that the sentence steers, and that points."""
+"""Objects as nodes, their relative places as edges: a graph conditioned on the sentence, which points."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from verbot.models.layers.transformer import pixel_grid
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
-STEEP = 6.0  # things stand tenths of the image apart: so an edge is of the size of what a node holds
-REACH = 1.5  # cells around a node that its score is told to
+STEEP = 6.0  # objects stand tenths of the image apart: so an edge is of the size of what a node holds
+REACH = 1.5  # cells around a node that its score is added to
 EDGE = 5  # numbers of an edge: the way (x, y), its size in x and y, its length
 LOW = -1e4  # a logit of what is not there
 
 
 @vision_encoders.register("object_graph")
 class ObjectGraph(nn.Module):
-    """`query_conv`, a graph of the things that it sees in each view, and a token for each of them.
+    """`query_conv`, a graph of the objects that it sees in each view, and a token for each of them.
 
     **Nodes.** To the heatmaps of the target and the reference a logit of each place is added that no sentence changes. It begins
     as how much the place differs from most of the picture, and learns from the pointing what all that was ever pointed at has in
@@ -103,7 +103,7 @@ class ObjectGraph(nn.Module):
 
 
 class _Thingness(nn.Module):
-    """The logit (b, n) that a place (b, n, f) is a thing; it begins as how much it differs from most of the picture."""
+    """The logit (b, n) that a place (b, n, f) is an object; it begins as how much it differs from most of the picture."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -121,7 +121,7 @@ class _Nodes:
 
     Args:
         seen: (b, k, f), the features there.
-        likely: (b, k), the logit of its being a thing.
+        likely: (b, k), the logit of its being an object.
         states: (b, k, e).
         points: (b, k, 2), x and y in [-1, 1], from left to right.
         there: (b, k) bool, False where there are no more peaks.
@@ -184,7 +184,7 @@ class _Graph(nn.Module):
         nn.init.zeros_(self.weigh.bias)
 
     def forward(self, nodes: _Nodes, sentence: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (b, 3, k) and states (b, k, e) of nodes told a sentence (b, e), whose queries are (b, 3, f)."""
+        """Scores (b, 3, k) and states (b, k, e) of nodes for a sentence (b, e), whose queries are (b, 3, f)."""
         ways = nodes.points.unsqueeze(1) - nodes.points.unsqueeze(2)  # (b, i, j, 2), from i to j
         edges = STEEP * torch.cat([ways, ways.abs(), ways.norm(dim=-1, keepdim=True)], -1)
         states, score = nodes.states, self.ask(sentence).unflatten(-1, (len(POINTS), -1)) / nodes.states.shape[-1] ** 0.5

@@ -21,7 +21,7 @@ class QueryConv(nn.Module):
     """One token per heatmap and view: where it looks, and what is there.
 
     The features of a place do not depend on what was said. The sentence becomes one query per heatmap, whose inner product with
-    the features is that heatmap: as in a detector that is told what to find. What "red" and "cube" ask for adds up, so pairs
+    the features is that heatmap: as in a detector that is given what to find. What "red" and "cube" ask for adds up, so pairs
     that were never named together can be found, and less is computed than with FiLM at the fine level.
 
     Args:
