@@ -57,10 +57,10 @@ def test_former_options_of_a_collection_work_and_warn(capsys, monkeypatch):
     result = CollectResult("demos", 1, 2, 1, 0, 0, 3.0)
     monkeypatch.setattr("verbot.rollout.collect.run", lambda config, out, cluster: asked.append(config) or result)
     with pytest.warns(VerbotDeprecationWarning, match="--again is now called --revisit"):
-        assert run(capsys, "collect", "demos", "--again", "tabletop-again")[0] == 0
+        assert run(capsys, "collect", "demos", "--again", "tabletop-revisit")[0] == 0
     with pytest.warns(VerbotDeprecationWarning, match="verbot collect --by expert is now called verbot collect"):
         assert run(capsys, "collect", "demos", "--by", "expert", "--episodes", "5")[0] == 0
-    assert [(config.again, config.episodes) for config in asked] == [("tabletop-again", 1600), (None, 5)]
+    assert [(config.again, config.episodes) for config in asked] == [("tabletop-revisit", 1600), (None, 5)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_former_options_of_a_collection_work_and_warn(capsys, monkeypatch):
         (("collect", "--policy", "starter"), "--policy is an option of `verbot teleop`, not of `verbot collect`"),
         (("collect", "--seconds=9"), "--seconds is an option of `verbot teleop`, not of `verbot collect`"),
         (("teleop", "--noise", "0.1"), "--noise is an option of `verbot collect`, not of `verbot teleop`"),
-        (("teleop", "--revisit", "tabletop-again"), "--revisit is an option of `verbot collect`, not of `verbot teleop`"),
+        (("teleop", "--revisit", "tabletop-revisit"), "--revisit is an option of `verbot collect`, not of `verbot teleop`"),
         (("teleop", "--execute", "2"), "--execute concerns the chunks of a policy: give a --policy too"),
     ],
 )

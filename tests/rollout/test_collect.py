@@ -267,7 +267,7 @@ def test_a_camera_that_fails_cannot_be_recorded(tmp_path):
 
 def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
     settings = {"seed": 2, "workers": 2, "options": OPTIONS, "progress": False}
-    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-again", **settings)
+    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-revisit", **settings)
     dataset = open_dataset(made.path)
     pairs = [(a, b) for a, b in itertools.pairwise(dataset) if b.extras.get("visit")]
     assert pairs
@@ -285,8 +285,8 @@ def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
 
 
 def test_a_second_visit_needs_the_same_tasks(tmp_path):
-    with pytest.raises(ConfigError, match=r"'tabletop-again' has no task put_back; it has pick, push, put"):
-        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-again", progress=False)
+    with pytest.raises(ConfigError, match=r"'tabletop-revisit' has no task put_back; it has pick, push, put"):
+        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-revisit", progress=False)
     with pytest.raises(ConfigError, match="different robots"):
         collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), again="tabletop-occluded", progress=False)
 

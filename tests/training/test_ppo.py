@@ -307,7 +307,7 @@ def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
         look, told = EnvRunner(env, plays, 0, 1, Plan()).begin()
-        named = next(thing for thing in env.world.scene.things if thing.name == told["target_object"])
+        named = next(obj for obj in env.world.scene.objects if obj.name == told["target_object"])
         column, row = (look.points[0, 0, 0] + 1) * 32
         assert look.known[0, 0, 0]
         assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
@@ -327,7 +327,7 @@ def test_a_look_asks_for_the_other_things_of_its_scene(toy):
         if text:
             x, y, _ = goals[text]["target_base_m"]
             assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
-    begins = {thing.center_m for thing in scene.things} | {line.points_m[0] for line in scene.lines}
+    begins = {obj.center_m for obj in scene.objects} | {line.points_m[0] for line in scene.lines}
     assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
 
 

@@ -43,7 +43,7 @@ def collect(
             is every axis that a recording can hold.
         image_size: width and height of the images, in pixels.
         cameras: only these cameras of the suite; otherwise all.
-        revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-again.
+        revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-revisit.
         captions: number of captions of each scene to record, each with a hard negative, for pretraining.
         first: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
         workers: number of processes; 0 takes one for each core.

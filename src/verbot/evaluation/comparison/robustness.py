@@ -101,8 +101,8 @@ def read_robustness(folder: str | Path, policy: str | None = None) -> Robustness
     shifted = [found for name, found in groups.items() if name.startswith(f"{NOMINAL} ")]
     if not nominal or not shifted:
         raise ConfigError(
-            f"{folder} holds no {'shifted' if nominal else 'nominal'} domain; `verbot robustness POLICY --out FOLDER` plays both, "
-            f"and so does `verbot evaluate POLICY --axis {ALL}`"
+            f"{folder} holds no {'shifted' if nominal else 'nominal'} domain; `verbot robustness POLICY --out FOLDER` plays "
+            f"both, and so does `verbot evaluate POLICY --axis {ALL}`"
         )
     shifts = []
     for found in shifted:

@@ -36,7 +36,7 @@ def memory() -> Recipe:
 @recipes.register("visits")
 def visits() -> Recipe:
     """Every scene is visited twice: shown and then covered, then covered from the start."""
-    run, again = memory(), "tabletop-again"
+    run, again = memory(), "tabletop-revisit"
     collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
     network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=4, stride=5)
     return dataclasses.replace(
