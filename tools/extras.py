@@ -52,6 +52,7 @@ _CORE = (
     "--help",
     "list",
     f"collect rover --suite navigation {TINY}",
+    "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
     "data check rover",
     "data info rover",
     "data view rover --out rover.mp4",
