@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from navigation_fixtures import place, rover
 
 import verbot.envs  # noqa: F401
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import envs, make_env
 from verbot.envs.navigation import language, tasks
 from verbot.envs.navigation.layout import sample
@@ -382,8 +382,8 @@ def test_demonstrations_are_collected_and_cut_into_windows(tmp_path):
     assert {episode.extras["goal"]["verb"] for episode in dataset} == set(language.VERBS)
     for episode in dataset:
         assert set(np.unique(episode.actions)) <= set(range(7)) and episode.images("top").shape[1:] == (32, 32, 3)
-    batch = Windows(dataset, chunk=4).batch(np.arange(4), np.random.default_rng(0))
-    assert batch.actions.shape == (4, 4, 1) and batch.keypoints_mask[:, 0, 2].all()  # where the named object is
+    batch = Windows(dataset, WindowConfig(chunk=4, labels=("keypoints",))).batch(np.arange(4), np.random.default_rng(0))
+    assert batch.actions.shape == (4, 4, 1) and batch.targets["keypoints"].mask[:, 0, 2].all()  # where the named object is
 
 
 def test_a_random_agent_draws_every_action_alike(env):

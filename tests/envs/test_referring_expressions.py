@@ -11,6 +11,7 @@ import pytest
 from verbot.contracts import observation_from_env
 from verbot.data import open_dataset
 from verbot.data.samples.keypoints import project, projections
+from verbot.data.samples.window_config import WindowConfig
 from verbot.data.samples.windows import Windows
 from verbot.envs import make_env
 from verbot.envs.tabletop.language import grammar, templates_relations
@@ -179,9 +180,9 @@ def test_its_twin_does_not_count(env):
 def test_it_is_demonstrated_and_each_picture_is_asked_many_questions(tmp_path):
     collect("tabletop-relations", tmp_path / "demos", 3, workers=1, options={"image_size": 32}, progress=False)
     dataset = open_dataset(tmp_path / "demos")
-    batch = Windows(dataset, questions=4).batch(np.array([0]), np.random.default_rng(0))
-    assert len(set(batch.questions[0])) == 4 and batch.question_mask[0, :, 0, 0].all()
-    targets = batch.question_keypoints[0, :, 0, 0]
+    batch = Windows(dataset, WindowConfig(grounding_queries=4)).batch(np.array([0]), np.random.default_rng(0))
+    assert len(set(batch.grounding_queries[0])) == 4 and batch.query_keypoints.mask[0, :, 0, 0].all()
+    targets = batch.query_keypoints.values[0, :, 0, 0]
     assert len(np.unique(targets.round(3), axis=0)) > 1
 
 

@@ -257,7 +257,7 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
 
 
 def test_the_keypoint_loss_joins_the_update_once(toy):
-    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
+    config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
     senses = Senses(policy)
     world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
@@ -279,9 +279,9 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     def slopes():
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.network.parameters()])
 
-    _, keypoints = policy.network(senses.batch(obs))
+    keypoints = policy.network(senses.batch(obs)).keypoints
     policy.network.zero_grad()
-    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())["keypoint"].backward()
+    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())[0].backward()
     alone = slopes()
     assert alone.abs().sum() > 0
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
@@ -333,7 +333,7 @@ def test_a_look_asks_for_the_other_things_of_its_scene(toy):
 
 def test_questions_teach_their_own_sentence(toy):
     """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
-    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=1.0, questions=1)
+    config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=1.0, questions=1)
     policy = running.beginning(config)
     senses = Senses(policy, questions=1)
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
@@ -354,8 +354,8 @@ def test_questions_teach_their_own_sentence(toy):
     told = senses.batch(obs)
     other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
     loss = sum(
-        keypoint_loss(policy.network(batch)[1], obs["points"][:, i], obs["known"][:, i].bool())["keypoint"]
+        keypoint_loss(policy.network(batch).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
         for i, batch in enumerate((told, other))
     )
-    (loss + 0.0 * actor.critic(policy.network(told)[0]).sum()).backward()
+    (loss + 0.0 * actor.critic(policy.network(told).fused).sum()).backward()
     assert joined.abs().sum() > 0 and torch.allclose(joined, slopes(), atol=1e-6)

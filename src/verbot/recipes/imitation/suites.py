@@ -29,7 +29,7 @@ def special(name: str, about: str, **options: object) -> Recipe:
 def memory() -> Recipe:
     """Objects are covered before the arm may move, or an object must return to its first position. A baseline without memory."""
     run = special("memory", "tasks on objects that are no longer visible, for a network without memory")
-    network = dataclasses.replace(run.training.network, recall_weight=1.0)
+    network = run.training.network.with_objectives(keypoint_memory=1.0)
     return run.with_training(dataclasses.replace(run.training, network=network))
 
 
@@ -63,6 +63,6 @@ def sentences() -> Recipe:
 def relations() -> Recipe:
     """Similar objects; the target is given by its position. 100,000 sentences are too many to encode first with MiniLM."""
     run = special("relations", "referring expressions: the target is given by its relation to other objects")
-    network = dataclasses.replace(run.training.network, language=Part("words"))
+    network = dataclasses.replace(run.training.network, language=Part("word_embedding"))
     augment = dataclasses.replace(run.training.augment, grounding_queries=8)
     return run.with_training(dataclasses.replace(run.training, network=network, augment=augment))

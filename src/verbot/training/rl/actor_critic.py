@@ -12,12 +12,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
-from verbot.models.action_space import Readout
+from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
-from verbot.models.objectives.keypoints import POINTS, keypoint_loss
+from verbot.models.protocols import HasReadout, SeesBeforeWords
 from verbot.models.stochastic import Draw, Exploration
-from verbot.models.tokens import Batch, Questions, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import Policy
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
@@ -47,7 +48,7 @@ class Senses:
         images = (sizes.views, sizes.height, sizes.width_px, 3)
         seen = {}
         if features:
-            if not hasattr(policy.network.vision, "groups"):
+            if not isinstance(policy.network.vision, SeesBeforeWords):
                 raise ConfigError(
                     f"looking first needs a vision encoder that sees before it listens, such as 'query_conv'; "
                     f"{policy.config.vision.name!r} does not"
@@ -61,8 +62,8 @@ class Senses:
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
                 "told": spaces.Box(0, 2**31, (1 + questions,), np.int64),
-                "points": spaces.Box(-1, 1, (1 + questions, sizes.views, POINTS, 2), np.float32),
-                "known": spaces.Box(0, 1, (1 + questions, sizes.views, POINTS), np.uint8),
+                "points": spaces.Box(-1, 1, (1 + questions, sizes.views, len(POINTS), 2), np.float32),
+                "known": spaces.Box(0, 1, (1 + questions, sizes.views, len(POINTS)), np.uint8),
             }
         )
 
@@ -87,14 +88,15 @@ class Senses:
         questions = None
         if asking and len(rows):
             text = self._text(told[rows, which + 1])
-            questions = Questions(rows, text, arrays["points"][rows, which + 1], known[rows, which])
+            questions = GoalQueries(rows, text, Masked(arrays["points"][rows, which + 1], known[rows, which]))
         return Batch(
             images=arrays["images"].to(torch.uint8).movedim(-1, -3).unsqueeze(1),
             images_mask=arrays["mask"].bool().unsqueeze(1),
             state=state,
             state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
             text=self._text(told[:, 0]),
-            questions=questions,
+            targets={"keypoints": Masked(arrays["points"][:, 0], arrays["known"][:, 0].bool())},
+            grounding_queries=questions,
             features=arrays["features"].unsqueeze(1) if self._features and not looking else None,
         )
 
@@ -139,8 +141,7 @@ class Actor(BasePolicy):
     ):
         super().__init__(observation_space, action_space)
         network = policy.network
-        readout = getattr(network.head, "readout", None)
-        if not isinstance(readout, Readout):
+        if not isinstance(network.head, HasReadout):
             raise ConfigError(
                 f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
                 "take the head 'regression'"
@@ -151,7 +152,7 @@ class Actor(BasePolicy):
         ] = []  # of each batch since they were last read: how far what was told lies from where it is looked for
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
-        self.network, self.exploration = network, Exploration(readout, config.log_std)
+        self.network, self.exploration = network, Exploration(network.head.readout, config.log_std)
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
@@ -192,34 +193,40 @@ class Actor(BasePolicy):
         """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
         first = self._config.looking
         if first is None or self._looking:
-            batch = self._senses.batch(obs, asking=True, looking=True)
-            fused, keypoints, answers = self.network.answer(batch)
+            features = self._features(self._senses.batch(obs, asking=True, looking=True))
+            taught = features
         else:
             self._learn_to_see(False)
-            batch = self._senses.batch(obs)
-            fused, keypoints, answers = self.network.answer(batch)
+            features = taught = self.network(self._senses.batch(obs))
             if first.pace:
                 self._learn_to_see(True)
-                obs = {name: value[::EVERY] for name, value in obs.items()}
-                batch = self._senses.batch(obs, asking=True, looking=True)
-                _, keypoints, answers = self.network.answer(batch)
-        values = self._pointed(self._value(fused), obs, batch, keypoints, answers)
-        draw = self._draw(fused)
+                some = {name: value[::EVERY] for name, value in obs.items()}
+                taught = self._features(self._senses.batch(some, asking=True, looking=True))
+        values = self._with_auxiliary(self._value(features.fused), taught)
+        draw = self._draw(features.fused)
         chances, entropy = draw.log_prob(actions), draw.entropy()
         return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)
 
-    def _pointed(
-        self, values: Tensor, obs: dict[str, Tensor], batch: Batch, keypoints: TokenGroup | None, answers: TokenGroup | None
-    ) -> Tensor:
-        """`values`, with the keypoint loss of `batch`, of which `obs` tells the places, beside them."""
-        if not self._pointing or keypoints is None:
+    def _features(self, batch: Batch) -> Features:
+        """With what the objectives ask of the images."""
+        asked = {name: each.queries(batch) for name, each in self.network.objectives.items()}
+        queries: dict[str, Queries] = {name: found for name, found in asked.items() if found is not None}
+        features: Features = self.network(batch, queries)
+        return features
+
+    def _with_auxiliary(self, values: Tensor, features: Features) -> Tensor:
+        """`values`, with the losses of the objectives that are taught before the fusion beside them."""
+        if not self._pointing:
             return values
-        pointed = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
-        self.astray.append(float(pointed["keypoint_l1"]))
-        loss = pointed["keypoint"]
-        if answers is not None and batch.questions is not None:
-            loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
-        if not loss.requires_grad:
+        losses: dict[str, Tensor] = {}
+        for objective in self.network.objectives.values():
+            if not objective.reads_fused:
+                losses |= objective.losses(features, features.batch)
+        terms = [losses[name] for name in self.network.objectives if name in losses]
+        if "keypoint_l1" in losses:
+            self.astray.append(float(losses["keypoint_l1"]))
+        loss = sum(terms[1:], terms[0]) if terms else None
+        if loss is None or not loss.requires_grad:
             return values
         beside: Tensor = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
         return beside
@@ -235,7 +242,7 @@ class Actor(BasePolicy):
         return self(observation, deterministic)[0]
 
     def _consider(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
-        fused, _ = self.network(self._senses.batch(obs))
+        fused = self.network(self._senses.batch(obs)).fused
         return self._draw(fused), self._value(fused)
 
     def _draw(self, fused: TokenGroup) -> Draw:

@@ -146,6 +146,6 @@ class ReinforceConfig:
             )
         if (self.shaping or self.headway) and self.reward.name != "world":
             raise ConfigError(f"shaping and headway are of the world's own reward; {self.reward.name!r} cannot have them")
-        if self.network.history > 1 or self.network.memory or self.network.acted or self.network.goal:
+        if self.network.history > 1 or self.network.memory or self.network.previous_action or self.network.goal:
             raise ConfigError("reinforcement learns policies that see one frame and are told in words: no history, memory, "
                               "acted or goal part")  # fmt: skip

@@ -23,6 +23,7 @@ from verbot.configuration import dump_yaml, load_yaml, to_plain
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
@@ -36,7 +37,7 @@ from verbot.training.rl.actor_critic import Actor, PolicyVecEnv, Senses
 from verbot.training.rl.config import Looking, ReinforceConfig
 from verbot.training.rl.curriculum import Course
 from verbot.training.rl.envs import EnvRunners, RunStage, survey
-from verbot.training.rl.rewards.base import LearnedReward, Reward, make_reward, rewards
+from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
 RECENT = 400  # episodes whose success the progress line tells
@@ -106,7 +107,7 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     Raises `ConfigError` where one is another than `config` says already.
     """
     factory, options = rewards.get(config.reward.name), config.reward.options
-    if hasattr(factory, "fit"):
+    if isinstance(factory, FittedReward):
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
     if config.policy is None:
         return config
@@ -123,7 +124,7 @@ def beginning(config: ReinforceConfig) -> Policy:
     """The policy that is trained: the one that `config` names, or a new one."""
     if config.policy is not None:
         policy = Policy.load(config.policy)
-        if policy.config.history > 1 or policy.config.memory or policy.config.acted or policy.config.goal:
+        if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{config.policy} sees more than one frame and its words; reinforcement cannot go on from it yet")
         return policy
     spec, states, sentences = survey(config)
@@ -322,7 +323,7 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
     if state:
         tensors = load((out / CHECKPOINT).read_bytes())
         actor = algorithm.policy
-        actor.load_state_dict({name.removeprefix("actor."): t for name, t in tensors.items() if name.startswith("actor.")})
+        actor.load_state_dict({weight_name(n).removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")})
         kept = actor.optimizer.state_dict()
         actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
         algorithm.num_timesteps = state["steps"]
