@@ -297,11 +297,11 @@ def test_both_sides_look_at_each_other_and_both_are_kept():
     assert fusion.summary.layers[0].in_features == 2 * 16
     groups = draw_groups()
     pools = {}
-    for name in ("told", "seen"):
+    for name in ("text", "seen"):
         getattr(fusion, name).register_forward_hook(lambda _, args, out, name=name: pools.__setitem__(name, out))
     whole = fusion(groups)
     before = dict(pools)
-    grads = torch.autograd.grad(whole.tokens.sum(), [before["told"], before["seen"]])
+    grads = torch.autograd.grad(whole.tokens.sum(), [before["text"], before["seen"]])
     assert all(g.abs().max() > 1e-4 for g in grads)
     for kind in ("words", "keypoints"):
         fusion([dataclasses.replace(g, tokens=g.tokens.flip(-1) if g.kind == kind else g.tokens) for g in groups])
