@@ -44,7 +44,7 @@ def loss(policy: Policy, recorded) -> torch.Tensor:
 
 
 def learn(policy: Policy, recorded, steps: int = 3) -> Optimizer:
-    optimizer = Optimizer(policy.network, toy_config("any"))
+    optimizer = Optimizer(policy.network, toy_config("any").optimizer)
     for _ in range(steps):
         optimizer.gradient.zero_()
         loss(policy, recorded).backward()
