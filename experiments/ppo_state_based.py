@@ -143,8 +143,8 @@ def main() -> None:
     worlds = DummyVecEnv([lambda number=number: EpisodeArrays(arguments, number) for number in range(arguments.num_envs)])
     algorithm = PPO(
         "MultiInputPolicy", worlds, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
-        batch_size=arguments.batch, n_epochs=4, gamma=arguments.gamma, gae_lambda=arguments.gae_lambda, ent_coef=arguments.entropy_coef,
-        vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
+        batch_size=arguments.batch, n_epochs=4, gamma=arguments.gamma, gae_lambda=arguments.gae_lambda,
+        ent_coef=arguments.entropy_coef, vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
         policy_kwargs={"features_extractor_class": Reader, "net_arch": [384, 384], "activation_fn": nn.GELU},
     )  # fmt: skip
     algorithm.learn(arguments.steps, callback=Watch(arguments.tasks))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from verbot.configuration import dump_yaml, to_plain
+from verbot.configuration import dump_yaml, replace, to_plain
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
 from verbot.policy.policy import load_policy

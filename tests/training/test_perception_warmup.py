@@ -27,6 +27,7 @@ from verbot.training.rl.config import EnvConfig, InitConfig, PerceptionWarmup
 from verbot.training.rl.curriculum import Curriculum
 from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, RunStage
 
+NAVIGATION = EnvConfig("navigation", num_envs=8)
 SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
 
 
@@ -168,18 +169,13 @@ def test_warm_up_may_have_other_tasks():
 
 
 def test_a_task_that_is_not_there_is_refused_before_anything_is_claimed(tmp_path):
-    config = dataclasses.replace(
-        TOY,
-        env=EnvConfig("navigation", num_envs=8),
-        keypoint_weight=1.0,
-        perception_warmup=PerceptionWarmup(1, tasks=("go", "juggle")),
-    )
+    warmup = PerceptionWarmup(1, tasks=("go", "juggle"))
+    config = dataclasses.replace(TOY, env=NAVIGATION, keypoint_weight=1.0, perception_warmup=warmup)
     with pytest.raises(ConfigError, match="navigation has no task 'juggle'; it has go, around, follow"):
         reinforce(config, tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="no task 'dance'"):
-        reinforce(
-            dataclasses.replace(TOY, env=EnvConfig("navigation", tasks=("dance",), num_envs=8)), tmp_path / "run", progress=False
-        )
+        dance = dataclasses.replace(NAVIGATION, tasks=("dance",))
+        reinforce(dataclasses.replace(TOY, env=dance), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

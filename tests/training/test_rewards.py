@@ -26,26 +26,27 @@ from verbot.training.rl.rewards import train_reward_model
 from verbot.training.rl.rewards.airl import AdversarialReward, demonstrate
 from verbot.training.rl.rewards.base import EnvReward, LearnedReward, make_reward
 from verbot.training.rl.rewards.language import LanguageReward
-from verbot.training.rl.rewards.train_reward_model import ScorerConfig, Sentences, contradict, train_scorer, watch
+from verbot.training.rl.rewards.train_reward_model import RewardModelConfig, Sentences, contradict, describe_episodes
+from verbot.training.rl.rewards.train_reward_model import train_reward_model as train_model
 
 GO = ReinforceConfig(
     env=EnvConfig("navigation-compass", tasks=("go",), num_envs=4), ppo=PPOConfig(num_steps=8, batch_size=32, gamma=0.9)
 )
-TAUGHT = ScorerConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
+TAUGHT = RewardModelConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    return train_scorer(TAUGHT, progress=False)
+    return train_model(TAUGHT, progress=False)
 
 
 def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(scorer):
     """Scenes, things and words that it was not taught with."""
-    unseen = watch(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
+    unseen = describe_episodes(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
     nearer, fits = [], []
     for episode in unseen:
         others = [wordings[0] for goal, wordings in episode.offered if contradict(goal, episode.goal)]
-        said = episode.told[0]
+        said = episode.instructions[0]
         if len(episode.states) > 8:
             early, late = scorer.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
             nearer.append(bool(late > early))
@@ -57,7 +58,7 @@ def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(score
 
 def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypatch):
     few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
-    whole = train_scorer(few, progress=False)
+    whole = train_model(few, progress=False)
     monkeypatch.setattr(train_reward_model, "EVERY", 4)
     path, step = tmp_path / "checkpoint", train_reward_model.replace_durably
 
@@ -67,15 +68,15 @@ def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypa
 
     monkeypatch.setattr(train_reward_model, "replace_durably", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_scorer(few, progress=False, checkpoint=path)
-    again = train_scorer(few, progress=False, checkpoint=path)
+        train_model(few, progress=False, checkpoint=path)
+    again = train_model(few, progress=False, checkpoint=path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    with pytest.raises(ConfigError, match="of a scorer that is trained otherwise"):
-        train_scorer(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
+    with pytest.raises(ConfigError, match="of a reward model with another configuration"):
+        train_model(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
 
 
 def test_who_is_taught_never_hears_a_sentence_that_might_fit():
-    episodes = watch(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
+    episodes = describe_episodes(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
     sentences, rng = Sentences(episodes), np.random.default_rng(0)
     meant = {told: goal for episode in episodes for goal, wordings in episode.offered for told in wordings}
     for episode in episodes:
@@ -149,9 +150,7 @@ def test_the_start_is_the_one_that_a_run_began_with(toy, tmp_path):  # noqa: F81
     other.save(tmp_path / "start")
     with pytest.raises(ConfigError, match="holds a run with another init.sha256"):
         reinforce(config, tmp_path / "run", progress=False)
-    with pytest.raises(
-        ConfigError, match=f"is not the one that this run started from: its sha256 is .*, not {first.init.sha256}"
-    ):
+    with pytest.raises(ConfigError, match=f"not the one that this run started from: its sha256 is .*, not {first.init.sha256}"):
         reinforce(first, tmp_path / "again", progress=False)
 
 

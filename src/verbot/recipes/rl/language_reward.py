@@ -14,9 +14,9 @@ from verbot.training.rl.config import InitConfig, PerceptionWarmup, RewardShapin
 
 @recipes.register("navigation-language", needs=("stable_baselines3",))
 def navigation_language() -> Recipe:
-    """Train the reward model first: ``python experiments/language_reward.py outputs/scorer.safetensors``."""
+    """Train the reward model first: ``python experiments/language_reward.py outputs/reward_model.safetensors``."""
     return dataclasses.replace(
-        _by("language", reward_model="outputs/scorer.safetensors", weight=8.0, cost=0.5),
+        _by("language", reward_model="outputs/reward_model.safetensors", weight=8.0, cost=0.5),
         name="navigation-language",
         about="goes to the object that the instruction names, by a language reward model, from a policy after perception warm-up",
     )
@@ -34,12 +34,12 @@ def navigation_airl() -> Recipe:
 
 
 def _by(reward: str, **options: Any) -> Recipe:
-    """Train the perception first: ``verbot train navigation-ppo --out outputs/looked --set steps=122880``."""
+    """Train the perception first: ``verbot train navigation-ppo --out outputs/warmed --set steps=122880``."""
     base = navigation_ppo()
     stage = dataclasses.replace(
         base.reinforcement,
         env=dataclasses.replace(base.reinforcement.env, tasks=("go",)),
-        init=InitConfig("outputs/looked/policy"),
+        init=InitConfig("outputs/warmed/policy"),
         reward_shaping=RewardShaping(),
         perception_warmup=PerceptionWarmup(updates=0),
         reward=Part(reward, options),

@@ -268,7 +268,7 @@ class _Watch(BaseCallback):
         self._log.advance(self.num_timesteps, self._config.steps, note or "no episode has ended yet")
 
     def _learn(self) -> dict[str, float]:
-        """Update a learned reward with the latest rollout; the policy is still the one that acted in it."""
+        """Update a learned reward with the latest rollout; the policy is still the one that produced it."""
         vec_env: Any = self.training_env
         if not isinstance(vec_env.reward, LearnedReward):
             return {}

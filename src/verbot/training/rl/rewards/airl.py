@@ -100,8 +100,8 @@ class AdversarialReward:
     A discriminator separates the expert's steps from the policy's by D = exp f / (exp f + π(a|s)), with
     f = g(s′) + γh(s′) − h(s): g is the recovered reward, h a potential. g and h are the two outputs of a `Matcher` with random
     initial weights; it reads the description and the instruction. The policy earns g(s′) + h(s′) − h(s), clipped to ± `reach`
-    and divided by it, without the γ of f: a critic that has learned a potential takes it out of every advantage again. The entropy bonus stands for the −log π of
-    the paper.
+    and divided by it, without the γ of f: a critic that has learned a discounted potential removes it from every advantage.
+    The entropy bonus replaces the −log π of the paper.
 
     An episode that never ends would earn more than one that ends, or less, by the sign of the reward alone. So the end of an
     episode is an absorbing state (Kostrikov et al. 2019): the discriminator reads steps from an end to itself too, and reaching
