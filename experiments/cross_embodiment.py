@@ -27,10 +27,11 @@ import verbot
 from multitask import tell
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.data.samples.keypoints import project, projections
-from verbot.data.samples.labels import grasps
+from verbot.data.samples.labels.grasp_state import grasps
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
+from verbot.models.network import Objective
 from verbot.policy.policy import Policy
 from verbot.recipes.config import Recipe, resolve
 from verbot.recipes.overrides import override
@@ -40,16 +41,16 @@ from verbot.training import AugmentConfig
 
 ARM, ROVER, FOLDER = "tabletop-starter", "navigation-compass", "policy-navigation-rover"
 PIXELS, NEAR = 64, 3
-NOTHING = {"action_weight": 0.0, "keypoint_weight": 0.0, "grasp_weight": 0.0}
-TASKS: dict[str, dict[str, Any]] = {  # of the arm, each as weights of losses
-    "manipulation": {"action_weight": 1.0},
-    "detection": {"keypoint_weight": 1.0},
-    "grasping": {"grasp_weight": 1.0},
-    "arm-graspless": {"action_weight": 1.0, "keypoint_weight": 1.0},
-    "arm": {"action_weight": 1.0, "keypoint_weight": 1.0, "grasp_weight": 1.0},
-    "navigation": {"action_weight": 1.0},
-    "rover-detection": {"keypoint_weight": 1.0},
-    "rover": {"action_weight": 1.0, "keypoint_weight": 1.0},
+PLACES = {"keypoints": 1.0, "grounding_queries": 1.0}
+TASKS: dict[str, dict[str, Any]] = {  # of the arm, each as weights of objectives
+    "manipulation": {"action": 1.0},
+    "detection": PLACES,
+    "grasping": {"grasp_state": 1.0},
+    "arm-graspless": {"action": 1.0, **PLACES},
+    "arm": {"action": 1.0, **PLACES, "grasp_state": 1.0},
+    "navigation": {"action": 1.0},
+    "rover-detection": PLACES,
+    "rover": {"action": 1.0, **PLACES},
 }
 
 
@@ -86,17 +87,17 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     network = run.training.network
     if data[0] == arguments.table:
         policy = verbot.load_policy(str(out / "policy"))
-        if network.keypoint_weight:
+        if network.is_taught("keypoints"):
             found["detection, arm"] = pointed(policy, ARM, arguments.scenes)
-        if network.grasp_weight:
+        if network.is_taught("grasp_state"):
             found |= grasped(policy, arguments.scenes)
-        if network.action_weight:
+        if network.is_taught("action"):
             found["manipulation"] = played(arguments, out / "policy", ARM)["success_rate"]
     if data[-1] == arguments.floor:
         folder = out / (FOLDER if len(data) > 1 else "policy")
-        if len(data) > 1 or network.keypoint_weight:
+        if len(data) > 1 or network.is_taught("keypoints"):
             found["detection, rover"] = pointed(verbot.load_policy(str(folder)), ROVER, arguments.scenes)
-        if len(data) > 1 or network.action_weight:
+        if len(data) > 1 or network.is_taught("action"):
             metrics = played(arguments, folder, ROVER)
             found |= {
                 "navigation": metrics["success_rate"], "came to something": metrics["engagement_rate"],
@@ -113,18 +114,18 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
     if arm == "recipe":
         return whole.with_training(training)
     if arm not in TASKS:
-        how = "learned" if arm == "learned" else "fixed"
-        network = dataclasses.replace(training.network, grasp_weight=1.0, loss_weights=how)
-        theirs = dataclasses.replace(rover.network, action_weight=1.0, keypoint_weight=1.0, loss_weights=how)
+        how: Any = "uncertainty" if arm == "learned" else "fixed"
+        network = dataclasses.replace(training.network.with_objectives(grasp_state=1.0), loss_weighting=how)
+        theirs = dataclasses.replace(rover.network.with_objectives(action=1.0, **PLACES), loss_weighting=how)
         companions = (dataclasses.replace(rover, network=theirs),)
         return whole.with_training(dataclasses.replace(training, network=network, cotraining=companions))
-    weights = NOTHING | TASKS[arm]
+    weights = TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
         network, augment = rover.network, rover.augment
-    if not weights["keypoint_weight"]:
+    if "keypoints" not in weights:
         augment = without_questions(augment)
-    network = dataclasses.replace(network, **weights)
+    network = dataclasses.replace(network, objectives={name: Objective(weight) for name, weight in weights.items()})
     return whole.with_training(dataclasses.replace(training, network=network, augment=augment, cotraining=()))
 
 
@@ -180,7 +181,8 @@ def expert_grasp(episode: Episode) -> FloatArray | None:
     """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
     steps = list(episode.run(episode.env.expert()))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))
-    found, mask = grasps(states, actions, episode.env.robot_spec)
+    label = grasps(states, actions, episode.env.robot_spec)
+    found, mask = label.values, label.mask
     return found[0] if mask[0] else None
 
 

@@ -22,9 +22,8 @@ import tyro
 
 import verbot
 from verbot.agents import ChunkAgent, SamplingAgent
-from verbot.contracts import Agent
+from verbot.contracts import POINTS, Agent
 from verbot.data.samples.keypoints import project, projections
-from verbot.data.samples.windows import POINTS
 from verbot.envs import make_env
 from verbot.rollout.episode import Episode
 from verbot.spec import Observation

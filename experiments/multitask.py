@@ -27,7 +27,7 @@ from verbot.evaluation.protocol.intervals import Estimate, proportion
 from verbot.evaluation.report.summary import written
 from verbot.spec import Observation
 
-LEARNED = {"loss_weights": "learned"}
+LEARNED = {"loss_weighting": "uncertainty"}
 SUITE, TASKS = "tabletop-starter", ("pick", "push", "put")
 
 

@@ -39,6 +39,7 @@ from verbot.spec import Observation
 CONTRASTS = ("match", "clip", "both")
 SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
 AMONG = 32
+PLACES: dict[str, Any] = {"keypoints": {}, "grounding_queries": {}}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def pretrained(arguments: Arguments, how: str) -> str:
         ).policy
         settings |= {"init_from": start, "init.parts": ACTING, "network": {"head": {"name": "latent"}}}
     if seeing == "clip":
-        settings["network"] |= {"contrast": {"name": "clip"}}
+        settings["network"] |= {"objectives": {"contrastive": {"options": {"kind": "clip"}}}}
     if seeing == "both":
         settings["network"] |= {"keypoint_weight": 1.0}
         settings["augment"] = {"grounding_queries": 4}

@@ -53,7 +53,7 @@ def main() -> None:
 
 def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
     """In test scenes: the rank correlation of what is said on the way with the world's potential, over states that random moves
-    come to, of its own sentence and of one that names something else; and how often a stop at the named thing is worth more than
+    come to, of its own sentence and of one that names something else; and how often a stop at the named object is worth more than
     one at another."""
     way, end = COLUMNS[arguments.of]
     env, rng = make_env(arguments.env, render_cameras=False), np.random.default_rng(arguments.seed)
@@ -107,14 +107,14 @@ def _potential(env: Any) -> float:
 
 
 def _stops(env: Any, info: dict[str, Any]) -> list[str]:
-    """Descriptions after a stop beside each thing, with the arm as told, the named thing's first."""
+    """Descriptions after a stop beside each object, with the arm as told, the named object's first."""
     found = []
     arm = info["goal"]["arm"]
-    for thing in sorted(env.world.scene.things, key=lambda thing: thing.name != info["target_object"]):
+    for obj in sorted(env.world.scene.objects, key=lambda obj: obj.name != info["target_object"]):
         for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False):
-            x, y = thing.center_m[0] + 0.5 * np.cos(turn), thing.center_m[1] + 0.5 * np.sin(turn)
+            x, y = obj.center_m[0] + 0.5 * np.cos(turn), obj.center_m[1] + 0.5 * np.sin(turn)
             env.world.x_m, env.world.y_m, env.world.arm_raised = x, y, arm == "raised"
-            if env.world.is_free(x, y) and env.world.within_reach() == thing.name:
+            if env.world.is_free(x, y) and env.world.within_reach() == obj.name:
                 env.world.step(STOP)
                 found.append(describe(env.world))
                 env.world.stopped_at = None

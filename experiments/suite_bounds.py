@@ -64,38 +64,38 @@ class Guess:
 
 
 def guess_bound(arguments: Arguments, task: str) -> None:
-    """A player that does everything else right, with one of the covered things, or to a place, drawn at random."""
+    """A player that does everything else right, with one of the covered objects, or to a place, drawn at random."""
     env: Any = make_env("tabletop-memory", render_cameras=False)
     rng, solved, chance = np.random.default_rng(arguments.seed), [], []
     for index in range(arguments.episodes):
         episode = Episode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
-        things = [thing.id for thing in env.physics.layout.movables]
-        act = _elsewhere(env, rng) if task == "put_back" else _other(env, str(rng.choice(things)))
+        objects = [obj.id for obj in env.physics.layout.movables]
+        act = _elsewhere(env, rng) if task == "put_back" else _other(env, str(rng.choice(objects)))
         solved.append(final(episode.run(Guess(act))).info["success"])
-        chance.append(1 / len(things))
+        chance.append(1 / len(objects))
     found = wilson(sum(solved), len(solved))
     bound = "" if task == "put_back" else f"  1/n {np.mean(chance):.3f}"
     print(f"  {task:10s} {found.value:.3f} ({found.low:.3f}–{found.high:.3f}), n {len(solved)}{bound}")
 
 
 def _other(env: Any, name: str) -> Callable[[], np.ndarray]:
-    """What the expert would do, were `name` the thing that is meant."""
+    """What the expert would do, were `name` the object that is meant."""
     episode = env._current()
     goal = {**episode.goal, "object": name}
     return lambda: STILL if env._steps < episode.locked_steps else episode.task.act(env.physics, goal)
 
 
 def _elsewhere(env: Any, rng: np.random.Generator) -> Callable[[], np.ndarray]:
-    """What the expert does until the visit; then it puts the thing where there is room, for all one can see."""
+    """What the expert does until the visit; then it puts the object where there is room, for all one can see."""
     episode, (low, high) = env._current(), np.array(WORKSPACE_M).T
     name, layout = episode.goal["object"], episode.layout
-    thing = layout.thing(name)
+    obj = layout.object(name)
     while True:
         spot = rng.uniform(low, high)
-        rest = [(x, y, r) for x, y, r in layout.obstacles() if (x, y) != (thing.x, thing.y)]
-        if all(np.hypot(x - spot[0], y - spot[1]) > r + thing.radius_m + 0.038 for x, y, r in rest):
+        rest = [(x, y, r) for x, y, r in layout.obstacles() if (x, y) != (obj.x, obj.y)]
+        if all(np.hypot(x - spot[0], y - spot[1]) > r + obj.radius_m + 0.038 for x, y, r in rest):
             break
-    goal = np.array((*spot, thing.rest_height_m + DROP_M))
+    goal = np.array((*spot, obj.rest_height_m + DROP_M))
 
     def act() -> np.ndarray:
         if episode.goal["receptacle"] in env.physics.visited[name]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from verbot.data import Dataset, DatasetWriter, EpisodeRecord, FrameCache, Loader, Windows, open_dataset
+from verbot.data import Dataset, DatasetWriter, EpisodeRecord, FrameCache, Loader, WindowConfig, Windows, open_dataset
 from verbot.spec import Camera, Component, RobotSpec
 
 SIZE = 64
@@ -96,7 +96,7 @@ def measure_cache(dataset: Dataset, folder: Path) -> dict[str, float]:
 
 
 def measure_loader(dataset: Dataset, options: dict[str, Any], threads: int, arguments: Arguments) -> float:
-    loader = Loader(Windows(dataset, chunk=10, **options), arguments.batch, threads=threads)
+    loader = Loader(Windows(dataset, WindowConfig(chunk=10, **options)), arguments.batch, threads=threads)
     batches = loader.iterate()
     next(batches)
     start = time.perf_counter()

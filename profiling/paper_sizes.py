@@ -22,7 +22,7 @@ import tyro
 
 from verbot.envs import make_env
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.tokens import Batch
+from verbot.models.tokens import Batch, Masked
 from verbot.recipes.config import Recipe, resolve
 from verbot.spec import RobotSpec
 from verbot.training.distributed.optimizer import Optimizer
@@ -139,7 +139,7 @@ def batch(network: VLANetwork, rows: int) -> Batch:
     """A complete random batch on the CPU."""
     sizes, g = network.sizes, torch.Generator().manual_seed(0)
     t, v, k, pixels = sizes.history, sizes.views, sizes.chunk, (3, sizes.height, sizes.width_px)
-    goal = network.goal is not None
+    goal, places = network.goal is not None, torch.rand(rows, v, 3, 2, generator=g) * 2 - 1
     return Batch(
         images=torch.randint(0, 256, (rows, t, v, *pixels), generator=g, dtype=torch.uint8),
         images_mask=torch.ones(rows, t, v, dtype=torch.bool),
@@ -148,8 +148,7 @@ def batch(network: VLANetwork, rows: int) -> Batch:
         text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=torch.rand(rows, k, sizes.action_size, generator=g),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
-        keypoints=torch.rand(rows, v, 3, 2, generator=g) * 2 - 1,
-        keypoints_mask=torch.ones(rows, v, 3, dtype=torch.bool),
+        targets={"keypoints": Masked(places, torch.ones(rows, v, 3, dtype=torch.bool))},
         goal=torch.randint(0, 256, (rows, *pixels), generator=g, dtype=torch.uint8) if goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if goal else None,
     )

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from verbot.data import FrameCache, Loader, Windows, open_dataset
+from verbot.data import FrameCache, Loader, WindowConfig, Windows, open_dataset
 from verbot.rollout.collect import collect
 
 KINDS = {"videos": "videos", "states and actions": "data", "metadata": "meta"}
@@ -105,7 +105,7 @@ def made(arguments: Arguments, path: Path, size: int) -> dict[str, float]:
     started = time.process_time()
     cache = FrameCache(dataset, threads=1)
     decoding = time.process_time() - started
-    loader = Loader(Windows(dataset, chunk=10, cache=cache), 64)
+    loader = Loader(Windows(dataset, WindowConfig(chunk=10), cache=cache), 64)
     loader.batch(0)
     started = time.process_time()
     for step in range(1, 21):

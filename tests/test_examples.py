@@ -8,6 +8,7 @@ import pytest
 import verbot
 from verbot.contracts import Demonstrator, Expert, TaskEnv
 from verbot.robots.simulated import SimulatedRobot
+from verbot.training import read_log
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -37,6 +38,18 @@ def test_own_head(example, tmp_path):
     policy = example.main(tmp_path, steps=3)
     assert isinstance(policy.network.head, example.Bounded)
     assert policy.network.head.reach == 3.0
+
+
+@pytest.mark.parametrize("example", ["own_objective"], indirect=True)
+def test_own_objective(example, tmp_path):
+    policy = example.main(tmp_path, steps=40)
+    assert isinstance(policy.network.objectives["tool_ahead"], example.ToolAhead)
+    losses = [line["tool_ahead"] for line in read_log(tmp_path) if line["kind"] == "train"]
+    assert 0 < losses[-1] < losses[0]
+    spec = policy.spec
+    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in spec.cameras}
+    (chunk,) = policy.predict([verbot.Observation(images, np.zeros(spec.state_size, np.float32), "push the red cube")])
+    assert chunk.extras["tool_ahead"].shape == (3,)
 
 
 @pytest.mark.parametrize("example", ["own_env"], indirect=True)

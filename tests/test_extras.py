@@ -61,7 +61,7 @@ def test_listing_imports_nothing_heavy_and_says_what_is_missing():
     assert not {"torch", "mujoco", "transformers", "stable_baselines3", "h5py", "mcap"}.intersection(loaded.split())
     assert "heads: bins, cvae" in "\n".join(lines)
     hidden = dict(line.split(": ", 1) for line in python(code, extras.hidden("")).splitlines()[:-1])
-    assert hidden["envs"].startswith("navigation, navigation-compass; tabletop, tabletop-again")
+    assert hidden["envs"].startswith("navigation, navigation-compass; tabletop, tabletop-full")
     assert hidden["envs"].endswith("(pip install 'verbot[sim]')")
     assert hidden["scorers"] == "openai; matcher (pip install 'verbot[torch]'); huggingface (pip install 'verbot[torch,hf]')"
     assert hidden["recipes"].endswith("navigation-ppo, starter-ppo (pip install 'verbot[torch,rl]')")

@@ -50,7 +50,6 @@ TOP = {"__init__", "__main__"}
 # Neighbors that may see each other, each with its reason.
 ALLOWED = {
     ("spec", "errors"): "the spec raises typed errors",
-    ("robots", "envs"): "the simulated robot is made of an env",
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.

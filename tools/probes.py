@@ -31,20 +31,7 @@ EXCEPTIONS: dict[str, str] = {
     "training/distributed/fsdp.py::_blocks": "modules of other libraries name the blocks that must stay whole",
 }
 # Files whose look-ups are not yet replaced.
-PENDING: tuple[str, ...] = (
-    "models/config.py",
-    "models/encoders/language/hierarchical.py",
-    "models/heads/multi_task.py",
-    "models/layers/transformer.py",
-    "models/memory/chain.py",
-    "models/network.py",
-    "models/validation.py",
-    "training/imitation/finetune.py",
-    "training/imitation/frozen_features.py",
-    "training/rl/actor_critic.py",
-    "training/rl/ppo.py",
-    "workflows/train_evaluate.py",
-)
+PENDING: tuple[str, ...] = ()
 
 
 def probes(source: Path) -> Iterator[tuple[str, str]]:

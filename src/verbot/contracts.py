@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, BoolArray, FloatArray, Observation, RobotSpec, UInt8Array
+
+POINTS = ("target", "receptacle", "reference")  # of a goal; keypoints are where these are in each view
 
 
 @runtime_checkable
@@ -20,6 +23,13 @@ class Policy(Protocol):
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units."""
         ...
+
+
+@runtime_checkable
+class SavablePolicy(Policy, Protocol):
+    """A policy that can be written into a folder, for other processes to load."""
+
+    def save(self, path: str | os.PathLike[str]) -> None: ...
 
 
 @runtime_checkable

@@ -77,7 +77,7 @@ def test_it_acts_as_the_wrapped_agent(make) -> None:
 
 
 def test_a_policy_without_similarities_is_refused() -> None:
-    with pytest.raises(PolicyError, match=r"its chunks have no 'alignment'; train one with network\.contrast\.name=match"):
+    with pytest.raises(PolicyError, match=r"its chunks have no 'alignment'; train one with objectives\.contrastive"):
         drive(GroundingMonitor(ChunkAgent(SimilarityPolicy())), 1)
 
 

@@ -1,4 +1,4 @@
-"""The arm's kinematics are Franka's, and tracking brings the tool where it is told."""
+"""The arm's kinematics are Franka's, and tracking brings the tool to its target."""
 
 from __future__ import annotations
 

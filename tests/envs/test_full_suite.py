@@ -33,7 +33,7 @@ def run(env, task, index, agent=None, **options):
 
 
 @pytest.mark.parametrize("task", NEW)
-def test_the_expert_does_it_in_time_and_touches_the_named_thing_first(env, task):
+def test_the_expert_does_it_in_time_and_touches_the_named_object_first(env, task):
     results = [run(env, task, index, env.expert()) for index in range(8)]
     assert sum(info["success"] for info, _ in results) >= 7
     longest = 80 if task == "sort_color" else 40
@@ -48,7 +48,7 @@ def test_the_expert_does_it_in_time_and_touches_the_named_thing_first(env, task)
 
 @pytest.mark.parametrize("task", FULL.tasks)
 def test_the_expert_decides_by_what_can_be_seen_not_by_how_it_began(env, task):
-    """A policy sees the present alone: what depends on where things were at first cannot be learned from it."""
+    """A policy sees the present alone: what depends on where objects were at first cannot be learned from it."""
     observation, _ = env.reset(seed=0, options={"task": task, "index": 3})
     expert, physics, over = env.expert(noise=0.15), env._physics, False
     expert.reset()
@@ -71,7 +71,7 @@ def test_doing_nothing_is_no_success(env, task):
 
 
 @pytest.mark.parametrize("task", FULL.tasks)
-def test_every_scene_admits_three_goals_of_at_least_two_things(env, task):
+def test_every_scene_admits_three_goals_of_at_least_two_objects(env, task):
     for index in range(12):
         _, info = env.reset(seed=0, options={"task": task, "index": index})
         assert info["goal"]["verb"] == task
@@ -132,9 +132,9 @@ def test_sorting_leaves_the_other_colors_alone(env):
     assert info["target_object"] is None
     assert info["instruction"].startswith(f"put everything {info['goal']['color']}")
     box = env.physics.position(info["goal"]["receptacle"])
-    for thing in env.physics.layout.movables:
-        near = np.linalg.norm((env.physics.position(thing.id) - box)[:2]) < 0.06
-        assert near == (thing.color == info["goal"]["color"])
+    for obj in env.physics.layout.movables:
+        near = np.linalg.norm((env.physics.position(obj.id) - box)[:2]) < 0.06
+        assert near == (obj.color == info["goal"]["color"])
 
 
 def test_lifting_and_letting_fall_is_no_holding(env):

@@ -1,4 +1,4 @@
-"""A goal told as a picture: of what the expert brings about, from a scene that is the same as without."""
+"""A goal image shows what the expert brings about, and leaves the scene as it is without one."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_expert_that_fails_is_asked_again_and_then_it_is_an_error(monkeypatch
     env.step(STILL)
 
 
-def test_players_without_images_pay_nothing_for_it():
+def test_agents_without_images_pay_nothing_for_it():
     env = make_env("tabletop-starter", render_cameras=False)
     record, _ = env.reset(seed=0, options={"wording": "image"})
     assert not record["goal_image"].any()

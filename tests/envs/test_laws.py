@@ -88,7 +88,7 @@ def test_nothing_is_constant(env):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_task_has_an_expert_and_at_least_three_things_to_say(env, split):
+def test_every_task_has_an_expert_and_at_least_three_objects_to_say(env, split):
     for task in env.tasks:
         _, info = env.reset(seed=0, options={"task": task, "split": split, "index": 0})
         assert info["goal"] == info["feasible"][0]

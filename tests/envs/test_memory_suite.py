@@ -36,7 +36,7 @@ def _play(env, act, task, index, **options):
 
 def _swap_two_colors(env):
     model, layout = env.physics.model, env.physics.layout
-    first, second = (next(iter(env.physics._geoms[thing.id])) for thing in layout.movables[:2])
+    first, second = (next(iter(env.physics._geoms[obj.id])) for obj in layout.movables[:2])
     model.geom_rgba[[first, second]] = model.geom_rgba[[second, first]]
 
 
@@ -106,24 +106,24 @@ def test_the_expert_acts_while_the_arm_is_locked_and_moves_nothing(blind):
 
 @pytest.mark.parametrize("task", COVERED)
 def test_words_and_memory_matter(blind, task):
-    """At least three things alike, each of which the command could be about; nothing of it is about putting back."""
+    """At least three objects alike, each of which the command could be about; nothing of it is about putting back."""
     for index in range(10):
         _, info = blind.reset(seed=0, options={"task": task, "index": index})
-        things = blind.physics.layout.movables
-        assert len(things) >= 3
-        assert len({thing.shape for thing in things}) == 1 and len({thing.color for thing in things}) == len(things)
+        objects = blind.physics.layout.movables
+        assert len(objects) >= 3
+        assert len({obj.shape for obj in objects}) == 1 and len({obj.color for obj in objects}) == len(objects)
         assert {goal["verb"] for goal in info["feasible"]} <= set(COVERED)
         goals = blind._tasks[task].goals(blind.physics.layout)
-        assert all({**info["goal"], "object": thing.id} in goals for thing in things)
+        assert all({**info["goal"], "object": obj.id} in goals for obj in objects)
 
 
 def test_who_cannot_remember_must_guess(blind):
-    """A player that does everything right with a thing drawn at random succeeds in one of three or four scenes."""
+    """An agent that does everything right with an object drawn at random succeeds in one of three or four scenes."""
     rng, solved, chance = np.random.default_rng(0), [], []
     for index in range(40):
         blind.reset(seed=0, options={"task": "pick", "index": index})
-        things = [thing.id for thing in blind.physics.layout.movables]
-        chosen = str(rng.choice(things))
+        objects = [obj.id for obj in blind.physics.layout.movables]
+        chosen = str(rng.choice(objects))
         info, _ = _play(blind, lambda g=chosen: _pick(blind, g), "pick", index)
         solved.append(info["success"])
         chance.append(chosen == info["target_object"])
@@ -133,7 +133,7 @@ def test_who_cannot_remember_must_guess(blind):
 
 def test_trying_one_after_the_other_is_no_success(blind):
     _, info = blind.reset(seed=0, options={"task": "pick", "index": 0})
-    other = next(thing.id for thing in blind.physics.layout.movables if thing.id != info["target_object"])
+    other = next(obj.id for obj in blind.physics.layout.movables if obj.id != info["target_object"])
     tried = []
 
     def act():
@@ -147,7 +147,7 @@ def test_trying_one_after_the_other_is_no_success(blind):
         return _pick(blind, info["target_object"])
 
     last, _ = _play(blind, act, "pick", 0, goal=0)
-    assert any(tried) and blind.physics.position(info["target_object"])[2] > 0.10  # it has the right thing in the end
+    assert any(tried) and blind.physics.position(info["target_object"])[2] > 0.10  # it has the right object in the end
     assert not last["success"] and last["first_contact"] == other
 
 
@@ -177,7 +177,7 @@ def test_put_back_needs_the_visit_and_the_place(blind):
 def test_put_back_elsewhere_is_no_success(blind):
     _, info = blind.reset(seed=0, options={"task": "put_back", "index": 0})
     name, expert = info["target_object"], blind.expert()
-    box = blind.physics.layout.thing(info["goal"]["receptacle"])
+    box = blind.physics.layout.object(info["goal"]["receptacle"])
 
     def act():
         if box.id not in blind.physics.visited[name]:

@@ -39,7 +39,7 @@ def _said(goal, wording, count=300):
 
 
 def _names(text):
-    """The things that a text names, in order, in the scene's own words."""
+    """The objects that a text names, in order, in the scene's own words."""
     found = [name.rpartition(" ") for name in NAMES.findall(text)]
     return [f"{color} {SAME.get(noun, noun)}" for color, _, noun in found]
 
@@ -124,7 +124,7 @@ def test_the_decoys_are_really_there_and_are_not_meant(env, wording):
     decoys = 0
     for index in range(40):
         _, info = env.reset(seed=0, options={"index": index, "wording": wording})
-        goal, there = info["goal"], {thing.id for thing in env.physics.layout}
+        goal, there = info["goal"], {obj.id for obj in env.physics.layout}
         for text in (info["instruction"], *info["instructions"]):
             named = set(_names(text))
             assert named <= there, text
@@ -146,8 +146,8 @@ def test_words_of_ones_own_and_none_at_all_still_count(env):
     assert words() == words() and re.fullmatch(r"leave the \w+ \w+ alone\. pick up the \w+ \w+", words())
 
 
-def test_a_lone_thing_is_refused():
-    with pytest.raises(ConfigError, match="needs another thing to speak of"):
+def test_a_lone_object_is_refused():
+    with pytest.raises(ConfigError, match="needs another object to speak of"):
         say({"verb": "pick", "object": "red cube"}, [], "seen", np.random.default_rng(0))
 
 

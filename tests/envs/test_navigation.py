@@ -1,4 +1,4 @@
-"""The navigation world: each errand is scored by what its own words mean, and the whole is an env that others can use."""
+"""The navigation world: each task is scored by what its own words mean, and the whole is an env that others can use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from navigation_fixtures import place, rover
 
 import verbot.envs  # noqa: F401
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import envs, make_env
 from verbot.envs.navigation import language, tasks
 from verbot.envs.navigation.layout import sample
@@ -60,10 +60,10 @@ def _goal(verb, name, arm=None):
 
 
 def _succeeds(goal, world):
-    return tasks.succeeded(goal, tasks.errand(goal, world.scene), world)
+    return tasks.succeeded(goal, tasks.task_of(goal, world.scene), world)
 
 
-def test_going_to_a_thing_means_to_stop_there():
+def test_going_to_an_object_means_to_stop_there():
     goal, world = _goal("go", "red circle"), rover(1.6 - REACH_M + 0.05, 1.6)
     assert not _succeeds(goal, world)  # not yet said to be there
     world.step(STOP)
@@ -101,7 +101,7 @@ def test_there_and_back_is_not_a_turn():
     assert not _succeeds(goal, world)
 
 
-def test_touching_the_thing_or_leaving_it_begins_the_turn_anew():
+def test_touching_the_object_or_leaving_it_begins_the_turn_anew():
     for x, y, heading in ((1.6 + 0.36, 1.6, math.pi), (1.6 + 0.88, 1.6, 0.0)):
         world = rover(2.15, 1.6)
         _circle(world, 0.9)
@@ -139,20 +139,20 @@ def test_where_a_line_is_to_be_gone_on_with_moves_along_it(env):
         for goal, entry in zip(info["feasible"], info["grounding"], strict=True)
         if goal["verb"] != "follow"
     ]
-    told = []
+    targets = []
     while not info["success"]:
-        told.append(tuple(info["grounding"][0]["target_base_m"][:2]))
+        targets.append(tuple(info["grounding"][0]["target_base_m"][:2]))
         assert info["grounding"][0]["receptacle_base_m"][:2] == list(line.points_m[-1])
         _, _, _, _, info = env.step(expert.act())
-    places = [line.points_m.index(point) for point in told]
+    places = [line.points_m.index(point) for point in targets]
     assert places[0] == 0 and places == sorted(places) and places[-1] < line.needed
-    assert len(set(places)) > 10, "it is told of the present, not of the beginning"
+    assert len(set(places)) > 10, "it is where the line goes on, not where it begins"
     still = [e["target_base_m"] for g, e in zip(info["feasible"], info["grounding"], strict=True) if g["verb"] != "follow"]
     assert still == others
 
 
 @pytest.mark.parametrize(("arm", "raised", "right"), [(None, True, True), ("raised", True, True), ("lowered", True, False)])
-def test_the_arm_must_be_as_told(arm, raised, right):
+def test_the_arm_must_be_as_instructed(arm, raised, right):
     for verb in language.VERBS:
         world = rover(2.15, 1.6, arm_raised=raised) if verb != "follow" else rover(0.4, 2.8, arm_raised=raised)
         if verb == "follow":
@@ -169,9 +169,9 @@ def test_the_arm_must_be_as_told(arm, raised, right):
             assert _succeeds(_goal(verb, name, arm), world)
 
 
-def test_stopping_at_the_wrong_thing_ends_the_episode_in_failure(env):
+def test_stopping_at_the_wrong_object_ends_the_episode_in_failure(env):
     _, info = env.reset(seed=0, options={"task": "go"})
-    other = next(thing for thing in env.world.scene.things if thing.name != info["target_object"])
+    other = next(obj for obj in env.world.scene.objects if obj.name != info["target_object"])
     place(env.world, other.center_m[0] + 0.45, other.center_m[1])
     _, reward, terminated, truncated, info = env.step(STOP)
     assert terminated and not truncated and reward == 0 and not info["success"] and info["first_contact"] == other.name
@@ -208,7 +208,7 @@ def test_shaping_telescopes(task, gamma):
             assert shaped.potential() == 0 and sum(sparse) == 1
 
 
-# Told.
+# Described.
 
 
 def test_the_state_in_words_tells_of_everything_and_not_what_was_named(env):
@@ -230,7 +230,7 @@ def test_the_state_in_words_tells_of_everything_and_not_what_was_named(env):
 
 @pytest.mark.parametrize("verb", language.VERBS)
 @pytest.mark.parametrize("arm", [None, *language.ARMS])
-def test_wordings_name_the_thing_and_the_arm_and_splits_share_none(verb, arm):
+def test_wordings_name_the_object_and_the_arm_and_splits_share_none(verb, arm):
     goal = _goal(verb, "green line" if verb == "follow" else "green triangle", arm)
     seen, unseen = language.wordings(goal, "seen"), language.wordings(goal, "unseen")
     assert seen[0] == language.canonical(goal) and len(seen) >= 20 and len(unseen) >= 4 and not set(seen) & set(unseen)
@@ -258,7 +258,7 @@ def _shown(verb, color, noun):
     return language.is_demonstrated({"verb": verb, "object": f"{color} {noun}"})
 
 
-def test_a_scene_admits_several_goals_about_several_things(env):
+def test_a_scene_admits_several_goals_about_several_objects(env):
     for task, index in itertools.product(env.tasks, range(15)):
         _, info = env.reset(seed=0, options={"task": task, "index": index})
         assert info["goal"]["verb"] == task and len({goal["object"] for goal in info["feasible"]}) >= 2
@@ -277,7 +277,7 @@ def test_train_and_test_scenes_differ_and_every_scene_leaves_room(env):
         scene = sample(np.random.default_rng(number))
         assert len(set(scene.names)) == len(scene.names) and len(scene.lines) == 2
         assert World(scene).is_free(*scene.start_m)
-        for a, b in itertools.combinations(scene.things, 2):
+        for a, b in itertools.combinations(scene.objects, 2):
             assert math.dist(a.center_m, b.center_m) > 0.9
 
 
@@ -347,7 +347,7 @@ def test_wrong_requests_teach():
         ({"axes": {"lighting": 1}}, "no randomization axis 'lighting'"),
         ({"goal": 99}, "goal 99.*admits goals 0 to"),
         ({"color": "red"}, "does not know this option.*Known: task"),
-        ({"templates": {"go": ["to the {thing}"]}, "task": "go"}, "unknown placeholder {thing}"),
+        ({"templates": {"go": ["to the {item}"]}, "task": "go"}, "unknown placeholder {item}"),
         ({"templates": {"go": ["go there"]}, "task": "go"}, "must name {object}"),
         ({"templates": {"follow": ["down the {object}"]}, "task": "go"}, "no template for 'go'"),
     ):
@@ -382,11 +382,11 @@ def test_demonstrations_are_collected_and_cut_into_windows(tmp_path):
     assert {episode.extras["goal"]["verb"] for episode in dataset} == set(language.VERBS)
     for episode in dataset:
         assert set(np.unique(episode.actions)) <= set(range(7)) and episode.images("top").shape[1:] == (32, 32, 3)
-    batch = Windows(dataset, chunk=4).batch(np.arange(4), np.random.default_rng(0))
-    assert batch.actions.shape == (4, 4, 1) and batch.keypoints_mask[:, 0, 2].all()  # where the named thing is
+    batch = Windows(dataset, WindowConfig(chunk=4, labels=("keypoints",))).batch(np.arange(4), np.random.default_rng(0))
+    assert batch.actions.shape == (4, 4, 1) and batch.targets["keypoints"].mask[:, 0, 2].all()  # where the named object is
 
 
-def test_a_random_player_draws_every_action_alike(env):
+def test_a_random_agent_draws_every_action_alike(env):
     agent = RandomAgent(env.robot_spec, 0)
     counts = np.bincount([int(agent.act(None)[0]) for _ in range(7000)], minlength=7)
     assert len(counts) == 7 and (abs(counts - 1000) < 150).all()

@@ -1,4 +1,4 @@
-"""Easier episodes of the navigation world: the same scenes and errands, a part of which is done."""
+"""Easier episodes of the navigation env: the same scenes and tasks, a part of which is done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_levels_leave_less_of_the_same_way(env):
                 _, info = env.reset(seed=0, options={"task": task, "index": index, "level": level})
                 left.append(info["final_error_m"])
                 scenes.append((env.world.scene, info["target_object"]))
-                assert level in (None, env.levels - 1) or info["goal"]["arm"] is None, "below the hardest no arm is told"
+                assert level in (None, env.levels - 1) or info["goal"]["arm"] is None, "below the hardest the arm does not matter"
                 assert _won(env), (task, index, level)
             assert left == sorted(left) and left[-1] == left[-2]
             assert left[0] <= 0.15 * left[-1] + 1e-9 and left[1] <= 0.4 * left[-1] + 1e-9
@@ -48,7 +48,7 @@ def test_what_was_gone_before_is_in_the_picture(env):
 
 
 def test_a_level_that_does_not_exist_is_refused(env):
-    with pytest.raises(ConfigError, match="level of the navigation world is 7; expected 0 to 4"):
+    with pytest.raises(ConfigError, match="level of the navigation env is 7; expected 0 to 4"):
         env.reset(seed=0, options={"level": 7})
 
 

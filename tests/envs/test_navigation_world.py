@@ -31,7 +31,7 @@ from verbot.envs.navigation.world import (
     STEP_M,
     STOP,
     TURN_RAD,
-    Thing,
+    SceneObject,
 )
 
 PIXELS_PER_M = 64 / SIDE_M
@@ -51,8 +51,8 @@ def _is_near(pixel, color, tolerance=40):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mark_at_x_and_y_is_drawn_in_row_y_and_column_x(shape):
-    thing = Thing("red", shape, (0.8, 2.4))
-    picture = Painter(rover(2.9, 0.3, things=(thing,), lines=()).scene, 64).picture(rover(2.9, 0.3, things=(thing,), lines=()))
+    obj = SceneObject("red", shape, (0.8, 2.4))
+    picture = Painter(rover(2.9, 0.3, objects=(obj,), lines=()).scene, 64).picture(rover(2.9, 0.3, objects=(obj,), lines=()))
     row, column = round(2.4 * PIXELS_PER_M), round(0.8 * PIXELS_PER_M)
     assert _is_near(picture[row, column], COLORS["red"])
     assert not _is_near(picture[column, row], COLORS["red"])
@@ -64,9 +64,9 @@ def test_everything_that_can_be_named_is_drawn_where_it_is(env):
     for index in range(20):
         record, _ = env.reset(seed=1, options={"index": index})
         image, scene, world = record["images"]["top"], env.world.scene, env.world
-        for thing in scene.things:
-            x, y = thing.center_m
-            assert _is_near(image[int(y * PIXELS_PER_M), int(x * PIXELS_PER_M)], COLORS[thing.color]), thing
+        for obj in scene.objects:
+            x, y = obj.center_m
+            assert _is_near(image[int(y * PIXELS_PER_M), int(x * PIXELS_PER_M)], COLORS[obj.color]), obj
         for line in scene.lines:
             seen = [
                 _is_near(image[int(y * PIXELS_PER_M), int(x * PIXELS_PER_M)], COLORS[line.color], 110)
@@ -79,7 +79,7 @@ def test_everything_that_can_be_named_is_drawn_where_it_is(env):
 def test_shapes_heading_and_arm_look_different():
     pictures = []
     for shape in SHAPES:
-        world = rover(things=(Thing("red", shape, (1.6, 1.6)),), lines=())
+        world = rover(objects=(SceneObject("red", shape, (1.6, 1.6)),), lines=())
         pictures.append(Painter(world.scene, 64).picture(world))
     for a, b in itertools.combinations(pictures, 2):
         assert (np.abs(a.astype(int) - b).max(-1) > 60).sum() >= 8
@@ -94,7 +94,7 @@ def test_shapes_heading_and_arm_look_different():
 
 
 def test_the_robot_is_drawn_whole_at_every_wall():
-    world = rover(things=(POST,), lines=())
+    world = rover(objects=(POST,), lines=())
     painter = Painter(world.scene, 64)
     for x, y in itertools.product((0.13, 1.0, SIDE_M - 0.13), repeat=2):
         place(world, x, y, heading_rad=0.3)
@@ -178,15 +178,15 @@ def test_by_the_compass_moves_are_those_of_the_picture(action, moved):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("turns", range(12))
-def test_things_are_solid_and_a_bump_is_felt(shape, turns):
-    thing = Thing("red", shape, (1.6, 1.6))
+def test_objects_are_solid_and_a_bump_is_felt(shape, turns):
+    obj = SceneObject("red", shape, (1.6, 1.6))
     heading = turns * TURN_RAD
-    world = rover(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, things=(thing,), lines=())
+    world = rover(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, objects=(obj,), lines=())
     felt = []
     for _ in range(12):
         world.step(FORWARD)
         felt.append(world.bumped)
-        assert thing.distance_m(world.x_m, world.y_m) >= 0.13
+        assert obj.distance_m(world.x_m, world.y_m) >= 0.13
     assert not felt[0] and felt[-1]
 
 

@@ -61,8 +61,8 @@ def test_strength_zero_is_nominal_and_leaves_no_trace_of_other_episodes(env):
 
 def test_positions_widen_the_area(env):
     def spread(strength):
-        things = [t for i in range(40) for t in _reset(env, i, positions=strength)[2].layout.movables]
-        return max(abs(t.y) for t in things), max(abs(t.yaw_rad) for t in things)
+        objects = [t for i in range(40) for t in _reset(env, i, positions=strength)[2].layout.movables]
+        return max(abs(t.y) for t in objects), max(abs(t.yaw_rad) for t in objects)
 
     nominal, wide = spread(0), spread(3)
     assert nominal[0] <= 0.22 < wide[0] <= 0.25

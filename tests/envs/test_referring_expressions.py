@@ -1,4 +1,4 @@
-"""Things alike, told apart by where they stand: one thing fits each sentence, and its name alone never tells which."""
+"""Objects alike, identified by where they stand: one object fits each instruction, and never by its name alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from verbot.contracts import observation_from_env
 from verbot.data import open_dataset
 from verbot.data.samples.keypoints import project, projections
+from verbot.data.samples.window_config import WindowConfig
 from verbot.data.samples.windows import Windows
 from verbot.envs import make_env
 from verbot.envs.tabletop.language import grammar, templates_relations
 from verbot.envs.tabletop.language.referring_expressions import RELATIONS, descriptions
-from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.rollout.collect import collect
 from verbot.workflows.watch import find_scene
 
@@ -26,13 +27,13 @@ def env():
 
 
 def _pictured(env, record, info):
-    """Where each thing is in the front camera's picture: x right and y down, in [-1, 1]."""
+    """Where each object is in the front camera's picture: x right and y down, in [-1, 1]."""
     state = observation_from_env(record).state
-    things = list(env.physics.layout)
+    objects = list(env.physics.layout)
     places, _ = project(
-        projections(state[None], env.robot_spec, info["calibration"], ("front",)), np.array([[t.middle_m for t in things]])
+        projections(state[None], env.robot_spec, info["calibration"], ("front",)), np.array([[t.middle_m for t in objects]])
     )
-    return {thing.id: place for thing, place in zip(things, places[0, 0], strict=True)}
+    return {obj.id: place for obj, place in zip(objects, places[0, 0], strict=True)}
 
 
 def _fits(relation, place, anchors, others):
@@ -48,13 +49,13 @@ def _fits(relation, place, anchors, others):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_in_the_picture_one_thing_fits_even_a_lenient_reading(env, split):
+def test_in_the_picture_one_object_fits_even_a_lenient_reading(env, split):
     seen = Counter()
     for index in range(30):
         record, info = env.reset(seed=0, options={"index": index, "split": split})
         where, layout = _pictured(env, record, info), env.physics.layout
         for goal in info["feasible"]:
-            alike = [thing.id for thing in layout.movables if goal["noun"] in (thing.name, thing.shape)]
+            alike = [obj.id for obj in layout.movables if goal["noun"] in (obj.name, obj.shape)]
             assert len(alike) > 1 and goal["object"] in alike
             anchors = [where[goal[name]] for name in ("anchor", "other") if name in goal]
             assert all(len({t.id for t in layout if t.name == goal[n]}) == 1 for n in ("anchor", "other") if n in goal)
@@ -73,7 +74,7 @@ def test_in_the_picture_one_thing_fits_even_a_lenient_reading(env, split):
 def test_what_is_between_closest_and_farthest_is_so_by_a_margin(env):
     for index in range(30):
         _, info = env.reset(seed=0, options={"index": index, "task": "pick"})
-        place = {thing.id: np.array((thing.x, thing.y)) for thing in env.physics.layout}
+        place = {obj.id: np.array((obj.x, obj.y)) for obj in env.physics.layout}
         for goal in info["feasible"]:
             alike = [t.id for t in env.physics.layout.movables if goal["noun"] in (t.name, t.shape) and t.id != goal["object"]]
             anchors = [place[goal[name]] for name in ("anchor", "other") if name in goal]
@@ -91,16 +92,16 @@ def test_what_is_between_closest_and_farthest_is_so_by_a_margin(env):
 
 
 def _layout(*places):
-    return Layout(tuple(Thing(*place) for place in places), (Thing("green", "plate", 0.5, 0.2),))
+    return Layout(tuple(SceneObject(*place) for place in places), (SceneObject("green", "plate", 0.5, 0.2),))
 
 
-def test_a_relation_that_nearly_holds_for_two_is_never_told():
+def test_a_relation_that_nearly_holds_for_two_is_never_used():
     one, two, far = ("red", "cube", 0.5, -0.2), ("red", "cube", 0.5, -0.08, 0.0, 2), ("red", "cube", 0.5, 0.05, 0.0, 2)
     ball = ("blue", "ball", 0.5, -0.01)
     both_left = descriptions(_layout(one, two, ball), "left of")
     assert not [goal for goal in both_left if goal["anchor"] == "blue ball"]
-    told = [goal for goal in descriptions(_layout(one, far, ball)) if goal.get("anchor") == "blue ball"]
-    assert {(g["relation"], g["object"], g["noun"]) for g in told} >= {
+    found = [goal for goal in descriptions(_layout(one, far, ball)) if goal.get("anchor") == "blue ball"]
+    assert {(g["relation"], g["object"], g["noun"]) for g in found} >= {
         ("left of", "red cube", "red cube"),
         ("right of", "red cube 2", "red cube"),
         ("left of", "red cube", "cube"),
@@ -114,7 +115,7 @@ def test_a_relation_that_nearly_holds_for_two_is_never_told():
     assert not descriptions(_layout(one, hardly, ball), "leftmost") and not descriptions(_layout(one, hardly, ball), "frontmost")
 
 
-def test_the_same_picture_with_other_words_means_another_of_the_things_alike(env):
+def test_the_same_picture_with_other_words_means_another_of_the_objects_alike(env):
     pairs = 0
     for index in range(40):
         _, info = env.reset(seed=0, options={"index": index})
@@ -142,8 +143,8 @@ def test_every_relation_has_phrases_and_those_for_tests_are_never_trained_on():
     goal = {"verb": "pick", "object": "red cube 2", "noun": "red cube", "anchor": "blue ball", "other": "green plate"}
     for name in RELATIONS:
         assert not set(templates_relations.SEEN[name]) & set(templates_relations.UNSEEN[name])
-        told = {**goal, "relation": name}
-        seen, unseen = grammar.wordings(told, "seen"), grammar.wordings(told, "unseen")
+        related = {**goal, "relation": name}
+        seen, unseen = grammar.wordings(related, "seen"), grammar.wordings(related, "unseen")
         assert not set(seen) & set(unseen) and len(set(seen)) > 100 and len(set(unseen)) >= 10
         parts = [phrase.format(**goal) for phrase in templates_relations.SEEN[name]]
         assert all(any(part in text for text in seen) for part in parts)
@@ -157,35 +158,35 @@ def test_the_anchor_is_pointed_at_and_other_words_can_be_used(env):
         layout = env.physics.layout
         for goal, where in zip(info["feasible"], info["grounding"], strict=True):
             meant = goal.get("anchor") or goal.get("receptacle")
-            told = None if meant is None else layout.thing(meant).middle_m.tolist()
-            assert where["reference_base_m"] == told
+            expected = None if meant is None else layout.object(meant).middle_m.tolist()
+            assert where["reference_base_m"] == expected
     said = env.reset(seed=0, options={"index": 0, "templates": {v: ["fetch the {object}"] for v in ("pick", "push", "put")}})[1]
     assert re.fullmatch(r"fetch the [a-z ]+", said["instruction"]) and said["goal"]["noun"] in said["instruction"]
 
 
 def test_its_twin_does_not_count(env):
-    """The expert obeys; the same hand on the other one of the things alike does not."""
+    """The expert obeys; the same hand on the other one of the objects alike does not."""
     for goal, obeys in ((0, True), (1, False)):
         _, info = env.reset(seed=0, options={"index": 3, "task": "pick", "goal": 0})
         pick = next(g for g in info["feasible"][goal:] if (g["object"] == info["goal"]["object"]) == obeys)
         expert = env._tasks["pick"]
         for _ in range(60):
-            _, _, done, over, told = env.step(expert.act(env.physics, {"verb": "pick", "object": pick["object"]}))
+            _, _, done, over, info = env.step(expert.act(env.physics, {"verb": "pick", "object": pick["object"]}))
             if done or over:
                 break
-        assert told["success"] == obeys and told["first_contact"] == pick["object"]
+        assert info["success"] == obeys and info["first_contact"] == pick["object"]
 
 
 def test_it_is_demonstrated_and_each_picture_is_asked_many_questions(tmp_path):
     collect("tabletop-relations", tmp_path / "demos", 3, workers=1, options={"image_size": 32}, progress=False)
     dataset = open_dataset(tmp_path / "demos")
-    batch = Windows(dataset, questions=4).batch(np.array([0]), np.random.default_rng(0))
-    assert len(set(batch.questions[0])) == 4 and batch.question_mask[0, :, 0, 0].all()
-    targets = batch.question_keypoints[0, :, 0, 0]
+    batch = Windows(dataset, WindowConfig(grounding_queries=4)).batch(np.array([0]), np.random.default_rng(0))
+    assert len(set(batch.grounding_queries[0])) == 4 and batch.query_keypoints.mask[0, :, 0, 0].all()
+    targets = batch.query_keypoints.values[0, :, 0, 0]
     assert len(np.unique(targets.round(3), axis=0)) > 1
 
 
 def test_a_scene_is_found_by_what_is_said(env):
     _, info = env.reset(seed=0, options={"index": 0})
     text = grammar.canonical(info["goal"])
-    assert find_scene(text, "tabletop-relations", scene=0) == {"index": 0, "composition": "seen", "goal": 0}
+    assert find_scene(text, "tabletop-relations", scene=0).options == {"index": 0, "composition": "seen", "goal": 0}

@@ -85,7 +85,7 @@ def test_a_process_that_rendered_ends_silently():
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("True", "", 0)
 
 
-def test_a_forked_child_is_told_to_be_spawned():
+def test_a_forked_child_gets_an_error_that_asks_to_spawn_it():
     """It would wait for ever."""
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
     assert "start workers by 'spawn'" in done.stdout, done.stderr

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from verbot.envs import make_env
-from verbot.envs.tabletop.suites.revisit import AGAIN
+from verbot.envs.tabletop.suites.revisit import REVISIT
 
 
 @pytest.fixture(scope="module")
 def worlds():
-    return make_env("tabletop-memory", image_size=48), make_env(AGAIN.name, image_size=48)
+    return make_env("tabletop-memory", image_size=48), make_env(REVISIT.name, image_size=48)
 
 
-@pytest.mark.parametrize("task", AGAIN.tasks)
+@pytest.mark.parametrize("task", REVISIT.tasks)
 def test_scenes_goals_and_words_are_those_of_the_memory_suite(worlds, task):
-    told = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in worlds]
+    infos = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in worlds]
     for name in ("instruction", "goal", "feasible", "target_object"):
-        assert told[0][name] == told[1][name]
-    assert [info["covered"] for info in told] == [False, True]
+        assert infos[0][name] == infos[1][name]
+    assert [info["covered"] for info in infos] == [False, True]
     np.testing.assert_array_equal(*(env.physics.data.qpos for env in worlds))
 
 
@@ -27,7 +27,7 @@ def test_from_the_first_picture_on_nothing_tells_the_colors(worlds):
     """What the memory suite shows after its covering is here from the start: every movable in one gray."""
     env = worlds[1]
     env.reset(seed=3, options={"task": "pick", "index": 2})
-    colors = [env.physics.model.geom_rgba[list(env.physics._geoms[thing.id]), :3] for thing in env.physics.layout.movables]
+    colors = [env.physics.model.geom_rgba[list(env.physics._geoms[obj.id]), :3] for obj in env.physics.layout.movables]
     assert len(np.unique(np.concatenate(colors), axis=0)) == 1
 
 

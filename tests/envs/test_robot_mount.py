@@ -1,4 +1,4 @@
-"""The same arm at another side of the table: the scene stays, and what the robot measures and is told turns with its base."""
+"""The same arm at another side of the table: the scene stays, and state and action turn with its base."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from verbot.data.samples.keypoints import rotation_matrices
-from verbot.envs import make_env
+from verbot.envs import envs, make_env
 from verbot.envs.tabletop.env import robot_spec
 from verbot.envs.tabletop.simulation import arm, robot_mount
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.scene import SceneConfig
-from verbot.errors import UnknownNameError
+from verbot.envs.tabletop.suites import RENAMED, find
+from verbot.errors import UnknownNameError, VerbotDeprecationWarning
 
 RIGHT = robot_mount.MOUNTS["right"]
 
@@ -21,9 +22,26 @@ def back():
     return make_env("tabletop-starter")
 
 
+def test_former_names_of_suites_are_read_with_a_warning():
+    for old, new in RENAMED.items():
+        with pytest.warns(VerbotDeprecationWarning, match=f"the env '{old}' is now called '{new}'"):
+            env = make_env(old, render_cameras=False)
+        assert env.tasks == make_env(new, render_cameras=False).tasks
+        with pytest.warns(VerbotDeprecationWarning, match=f"the suite '{old}' is now called '{new}'"):
+            assert find(old).name == new
+        assert old not in envs.names() and new in envs.names()
+
+
+def test_renamed_suites_keep_the_seeds_of_their_scenes():
+    assert {new: find(new).scenes_of for new in RENAMED.values()} == {
+        "tabletop-revisit": "tabletop-memory",
+        "tabletop-other-robot": "tabletop-starter",
+    }
+
+
 @pytest.fixture(scope="module")
 def right():
-    return make_env("tabletop-right")
+    return make_env("tabletop-other-robot")
 
 
 def finish(env, **options) -> bool:
@@ -67,15 +85,15 @@ def test_the_arm_reaches_the_whole_workspace_within_its_limits(name):
             assert (joints >= arm.LOW_RAD).all() and (joints <= arm.HIGH_RAD).all()
 
 
-def test_scenes_words_and_what_the_camera_sees_of_things_stay(back, right):
-    (ours, told), (theirs, said) = (env.reset(seed=0, options={"index": 5}) for env in (right, back))
-    assert ours["instruction"] == theirs["instruction"] and told["feasible"] == said["feasible"]
-    for thing in right.physics.layout:
-        np.testing.assert_array_equal(right.physics.position(thing.id), back.physics.position(thing.id))
-    # The same scene through the same cameras: where a thing is seen does not depend on who is to handle it.
+def test_scenes_words_and_what_the_camera_sees_of_objects_stay(back, right):
+    (ours, info), (theirs, other) = (env.reset(seed=0, options={"index": 5}) for env in (right, back))
+    assert ours["instruction"] == theirs["instruction"] and info["feasible"] == other["feasible"]
+    for obj in right.physics.layout:
+        np.testing.assert_array_equal(right.physics.position(obj.id), back.physics.position(obj.id))
+    # The same scene through the same cameras: where an object is seen does not depend on who is to handle it.
     seen = [env.segmentation() for env in (right, back)]
-    for thing in right.physics.layout:
-        masks = [view.mask("front", thing.id) for view in seen]
+    for obj in right.physics.layout:
+        masks = [view.mask("front", obj.id) for view in seen]
         assert (masks[0] & masks[1]).sum() >= 0.9 * (masks[0] | masks[1]).sum() > 0
 
 
@@ -91,7 +109,7 @@ def test_state_action_and_calibration_are_in_the_frame_of_the_base(right):
         moved, *_ = right.step(np.array((0.03, 0, 0, 0, 0, 0, 1), np.float32))
     travel = moved["state"][:3] - position
     assert travel[0] > 0.12 and np.abs(travel[1:]).max() < 0.01
-    # A thing's place in the base's frame, through the calibration, is where the camera sees it.
+    # An object's place in the base's frame, through the calibration, is where the camera sees it.
     entry = info["grounding"][0]["target_base_m"]
     camera = np.reshape(info["calibration"]["front"]["extrinsics"], (4, 4))
     x, y, z = (np.linalg.inv(camera) @ (*entry, 1.0))[:3]

@@ -76,7 +76,7 @@ def test_it_keeps_the_contracts(env):
     assert known | {"final_error_m", "error"} <= info.keys()
     assert info["instructions"][0] == info["instruction"]
     assert len(info["grounding"]) == len(info["feasible"])
-    assert info["target_object"] in [thing.id for thing in env.physics.layout.movables]
+    assert info["target_object"] in [obj.id for obj in env.physics.layout.movables]
 
 
 def test_same_seed_and_actions_give_identical_states_and_images():
@@ -110,7 +110,7 @@ def test_observations_share_no_memory_and_are_alive(env):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_does_what_it_is_told_and_touches_nothing_else_first(blind, task):
+def test_the_expert_follows_the_instruction_and_touches_nothing_else_first(blind, task):
     expert = blind.expert(noise=0.15, seed=3)
     for index in range(4):
         _, info = blind.reset(seed=0, options={"task": task, "split": "train", "index": index})
@@ -161,14 +161,14 @@ def test_success_must_be_held_for_half_a_second(blind):
 def test_put_needs_the_gripper_to_let_go(blind):
     _, info = blind.reset(seed=0, options={"task": "put", "index": 2, "split": "train"})
     episode, expert = blind._current(), blind.expert()
-    thing, place = (episode.layout.thing(info["goal"][key]) for key in ("object", "receptacle"))
+    obj, place = (episode.layout.object(info["goal"][key]) for key in ("object", "receptacle"))
     for _ in range(60):
         action = expert.act()
-        position = blind.physics.position(thing.id)
-        if blind.physics.grasped(thing.id) and abs(position[2] - release_height_m(thing, place)) < 0.01 and action[6] > 0.5:
+        position = blind.physics.position(obj.id)
+        if blind.physics.grasped(obj.id) and abs(position[2] - release_height_m(obj, place)) < 0.01 and action[6] > 0.5:
             break
         blind.step(action)
-    assert blind.physics.grasped(thing.id)
+    assert blind.physics.grasped(obj.id)
     held = NOTHING.copy()
     held[6] = 0.0
     for _ in range(8):
@@ -207,11 +207,11 @@ def test_the_calibration_projects_a_known_object_onto_its_pixels(camera):
     for index in range(40):
         observation, info = env.reset(seed=1, options={"index": index})
         model, physics = env.physics.model, env.physics
-        for thing in physics.layout.movables:
-            pixel = _pixel(env, info, camera, physics.position(thing.id))
-            if thing.shape != "ball" or not (pixel > 12).all() or not (pixel < 116).all():
+        for obj in physics.layout.movables:
+            pixel = _pixel(env, info, camera, physics.position(obj.id))
+            if obj.shape != "ball" or not (pixel > 12).all() or not (pixel < 116).all():
                 continue
-            geom = next(iter(physics._geoms[thing.id]))
+            geom = next(iter(physics._geoms[obj.id]))
             model.geom_rgba[geom, 3] = 0.0
             without = env._renderer.render(physics.data, (camera,), 128, 128)[camera]
             model.geom_rgba[geom, 3] = 1.0

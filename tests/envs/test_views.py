@@ -1,4 +1,4 @@
-"""What the cameras see: the screen hides what it says, the masks are where things are, and a lost camera leaves a gap."""
+"""What the cameras see: the screen hides what it says, the masks are where objects are, and a lost camera leaves a gap."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_the_screen_does_not_hide_can_be_seen(occluded):
     for index in range(20):
         occluded.reset(seed=1, options={"index": index})
         layout, seen = occluded.physics.layout, occluded.segmentation(size=300)
-        shown += [seen.mask("front", thing.id).any() for thing in layout.movables if not layout.hidden(thing.id)]
+        shown += [seen.mask("front", obj.id).any() for obj in layout.movables if not layout.hidden(obj.id)]
     assert len(shown) >= 10 and np.mean(shown) > 0.9  # the geometry is cautious at the edges
 
 
@@ -95,14 +95,14 @@ def test_masks_are_where_the_calibration_says_and_as_large_as_the_ball_is(camera
     for index in range(40):
         _, info = env.reset(seed=2, options={"index": index})
         seen, layout = env.segmentation(), env.physics.layout
-        for thing in layout.movables:
-            if thing.shape != "ball" or (camera == "front" and layout.hidden(thing.id)):
+        for obj in layout.movables:
+            if obj.shape != "ball" or (camera == "front" and layout.hidden(obj.id)):
                 continue
-            pixel, depth, focal = _project(info["calibration"][camera], env.physics.position(thing.id))
-            mask = seen.mask(camera, thing.id)
+            pixel, depth, focal = _project(info["calibration"][camera], env.physics.position(obj.id))
+            mask = seen.mask(camera, obj.id)
             area = np.pi * (0.026 * focal / depth) ** 2
             if 0.93 * area < mask.sum() and (pixel > 20).all() and (pixel < size - 20).all():  # nothing is before it
-                assert mask.sum() < 1.12 * area  # a round thing off the axis looks a little longer
+                assert mask.sum() < 1.12 * area  # a round object off the axis looks a little longer
                 errors.append(np.linalg.norm(np.argwhere(mask).mean(0)[::-1] + 0.5 - pixel))
         if len(errors) >= 8:
             break
@@ -118,17 +118,17 @@ def test_masks_cover_the_colors_and_leave_pictures_as_they_are():
     again, _ = env.reset(seed=0, options={"task": "pick", "index": 1})
     np.testing.assert_array_equal(before["images"]["front"], again["images"]["front"])
     image = before["images"]["front"].astype(int)
-    for thing in env.physics.layout:
-        mask = seen.mask("front", thing.id)
+    for obj in env.physics.layout:
+        mask = seen.mask("front", obj.id)
         assert mask.any()
         color = np.median(image[mask], axis=0)
-        geom = next(iter(env.physics._geoms[thing.id]))
+        geom = next(iter(env.physics._geoms[obj.id]))
         wanted = env.physics.model.geom_rgba[geom, :3]
         assert np.dot(color, wanted) / np.linalg.norm(color) / np.linalg.norm(wanted) > 0.97
     ids = seen.ids["front"]
     assert ids.dtype == np.int32 and ids.shape == (96, 96) and ids.min() == -1 and ids.max() < len(seen.names)
     assert (seen.mask("front", "table").mean() > 0.3) and seen.mask("wrist", "robot").any()
-    with pytest.raises(UnknownNameError, match="thing of this scene"):
+    with pytest.raises(UnknownNameError, match="object of this scene"):
         seen.mask("front", "pink elephant")
     with pytest.raises(UnknownNameError, match="camera of this segmentation"):
         seen.mask("rear", "table")
@@ -141,10 +141,10 @@ def _record(env, steps=40, **axes):
 
 def test_a_lost_camera_is_absent_and_nothing_else_changes():
     env, lost = make_env("tabletop-starter"), set()
-    whole, told = _record(env, sensor_noise=1)
+    whole, expected = _record(env, sensor_noise=1)
     for strength in (1, 2, 3):
         records, info = _record(env, sensor_noise=1, camera_dropout=strength)
-        assert info == told
+        assert info == expected
         for a, b in zip(whole, records, strict=True):
             np.testing.assert_array_equal(a["state"], b["state"])
             assert len(b["images"]) >= 1

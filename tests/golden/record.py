@@ -34,12 +34,12 @@ FLAGS = ("avx", "avx2", "avx512", "amx", "fma", "f16c", "sse4")
 ENVS = {
     "navigation": "navigation",
     "navigation-compass": "navigation-compass",
-    "again": "tabletop-again",
+    "again": "tabletop-revisit",
     "full": "tabletop-full",
     "memory": "tabletop-memory",
     "occluded": "tabletop-occluded",
     "relations": "tabletop-relations",
-    "right": "tabletop-right",
+    "right": "tabletop-other-robot",
     "sentences": "tabletop-sentences",
     "starter": "tabletop-starter",
 }

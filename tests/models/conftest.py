@@ -10,6 +10,7 @@ import torch
 
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import (
+    Objective,
     Part,
     action_encoders,
     contrasts,
@@ -21,7 +22,7 @@ from verbot.models.registries import (
     state_encoders,
     vision_encoders,
 )  # fmt: skip
-from verbot.models.tokens import Batch, Captions
+from verbot.models.tokens import Batch, Captions, Masked
 from verbot.spec import Camera, Component, RobotSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,11 +32,10 @@ REGISTRIES = {
     "language": language_encoders,
     "state": state_encoders,
     "goal": goal_encoders,
-    "acted": action_encoders,
+    "previous_action": action_encoders,
     "fusion": fusions,
     "memory": memories,
     "head": heads,
-    "contrast": contrasts,
 }
 TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box. stop", "stop")
 
@@ -62,26 +62,32 @@ NEEDED = {"multi_task": {"tasks": ["pick", "push", "put"]}}  # options without w
 BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 
 
+def contrasting(kind: str) -> NetworkConfig:
+    return BASE.with_objectives(contrastive=Objective(1.0, {"kind": kind}))
+
+
 def variants() -> list[tuple[str, NetworkConfig]]:
     """The default network with every registered part in its place, and a few with other choices."""
 
     def changed(label: str, name: str) -> NetworkConfig:
         if label == "memory":
             return dataclasses.replace(BASE, memory=Part(name, SHORT.get(name, {})), sequence=4)
-        return dataclasses.replace(BASE, **{label: Part(name, NEEDED.get(name, {}))})
+        base = BASE.with_objectives(task_classification=0.1) if name == "multi_task" else BASE
+        return dataclasses.replace(base, **{label: Part(name, NEEDED.get(name, {}))})
 
     found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]
-    past, recall = dataclasses.replace(BASE, history=2), dataclasses.replace(BASE, recall_weight=1.0, sentence_norm=True)
+    past = dataclasses.replace(BASE, history=2)
+    recall = dataclasses.replace(BASE.with_objectives(keypoint_memory=1.0), sentence_norm=True)
     layerwise = dataclasses.replace(
         BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
     )
     overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
-    tasks, value = dataclasses.replace(BASE, tasks=3), dataclasses.replace(BASE, value_weight=0.5)
-    grasp = dataclasses.replace(BASE, grasp_weight=1.0)
+    tasks, value = dataclasses.replace(BASE, task_embeddings=3), BASE.with_objectives(value=0.5)
+    grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrasts.names()}
     readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
-        "history=2": past, "recall": recall, "layerwise": layerwise, "overview": overview, "tasks": tasks, "value": value,
-        "grasp": grasp, "readings": readings,
+        **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview,
+        "tasks": tasks, "value": value, "grasp": grasp, "readings": readings,
     }  # fmt: skip
     return [*found, *others.items()]
 
@@ -124,6 +130,7 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
     said = torch.arange(2 * rows) % rows
     captions = Captions(said, network.language.prepare([TEXTS[i] for i in (3 * said + 1) % 4]), torch.arange(2 * rows) < rows)
     actions = [torch.randn(rows, k, 3, generator=g), turn, torch.randn(rows, k, 2, generator=g), gripper]
+    places, everywhere = torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1, torch.ones(rows, dtype=torch.bool)
     return Batch(
         images=torch.randint(0, 256, (rows, t, 2, 3, 16, 16), generator=g, dtype=torch.uint8),
         images_mask=torch.ones(rows, t, 2, dtype=torch.bool),
@@ -132,16 +139,15 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=torch.cat(actions, -1),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
-        keypoints=torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1,
-        keypoints_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
-        recall_mask=torch.ones(rows, 2, 3, dtype=torch.bool),
+        targets={
+            "keypoints": Masked(places, torch.ones(rows, 2, 3, dtype=torch.bool)),
+            "known_keypoints": Masked(places, torch.ones(rows, 2, 3, dtype=torch.bool)),
+            "steps_left": Masked(torch.randint(0, 40, (rows,), generator=g), everywhere.clone()),
+            "task": Masked(torch.arange(rows) % 3, everywhere.clone()),
+            "grasp_state": Masked(torch.randn(rows, 4, generator=g), everywhere.clone()),
+        },
         goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
-        captions=captions if network.contrast is not None else None,
-        steps_left=torch.randint(0, 40, (rows,), generator=g),
-        task=torch.arange(rows) % 3,
-        grasp=torch.randn(rows, 4, generator=g),
-        grasp_mask=torch.ones(rows, dtype=torch.bool),
-        acted=torch.randn(rows, 10, generator=g) if network.acted else None,
-        acted_mask=torch.ones(rows, dtype=torch.bool) if network.acted else None,
+        captions=captions if "contrastive" in network.objectives else None,
+        previous_action=Masked(torch.randn(rows, 10, generator=g), everywhere.clone()) if network.previous_action else None,
     )

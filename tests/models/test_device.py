@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from one_device import OneDevice, Recorded
 from verbot.models.action_space import normal
-from verbot.models.tokens import Questions, TokenGroup
+from verbot.models.tokens import GoalQueries, Masked, TokenGroup
 
 
 def everything(network, batch):
@@ -24,7 +24,14 @@ def everything(network, batch):
         sampled = network.predict(batch, torch.Generator().manual_seed(0))
         told = network.predict(batch)
     slopes = [p.grad for p in network.parameters() if p.grad is not None]
-    return [*found.values(), *slopes, sampled.actions, told.actions, told.keypoints, *(told.memory or {}).values()]
+    return [
+        *found.values(),
+        *slopes,
+        sampled.actions,
+        told.actions,
+        *(x.values for x in told.extras.values()),
+        *(told.memory or {}).values(),
+    ]
 
 
 def test_a_network_elsewhere_computes_there(variant, make_network, make_batch):
@@ -32,7 +39,8 @@ def test_a_network_elsewhere_computes_there(variant, make_network, make_batch):
     batch = make_batch(network)
     rows, places = torch.tensor([0, 3]), torch.rand(2, 2, 3, 2)
     text = network.language.prepare(["put the green box to the left", "stop"])
-    batch = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(2, 2, 3, dtype=torch.bool)))
+    queries = GoalQueries(rows, text, Masked(places, torch.ones(2, 2, 3, dtype=torch.bool)))
+    batch = dataclasses.replace(batch, grounding_queries=queries)
     with Recorded() as read:
         here = everything(network, batch)
     network.zero_grad()

@@ -223,7 +223,7 @@ def hierarchical(base, **options):
     return Hierarchical(SIZES, **Hierarchical.fit({"base": base, **options}, [LONG, "stop"]))
 
 
-@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+@pytest.mark.parametrize("base", ["word_embedding", "minilm", "hf_language"])
 def test_the_order_of_sentences_matters(base):
     encoder = hierarchical(base)
     first = encoder.base(encoder.base.prepare([LONG.partition(". ")[0]])).tokens.shape[1]
@@ -240,7 +240,7 @@ def test_the_order_of_sentences_matters(base):
     torch.testing.assert_close(words(LONG, 0), words(TURNED, later), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+@pytest.mark.parametrize("base", ["word_embedding", "minilm", "hf_language"])
 def test_words_meet_the_words_of_another_sentence_only_through_the_sentences(base):
     encoder = hierarchical(base)
     first = encoder.base(encoder.base.prepare(["push the red cube"])).tokens.shape[1]
@@ -255,7 +255,7 @@ def test_words_meet_the_words_of_another_sentence_only_through_the_sentences(bas
     torch.testing.assert_close(words(LONG), words(other), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("base", ["words", "minilm", "hf_language"])
+@pytest.mark.parametrize("base", ["word_embedding", "minilm", "hf_language"])
 def test_sentences_that_are_not_there_change_nothing(base):
     encoder = hierarchical(base)
     texts = ["stop", "push the red cube. stop", f"{LONG}. stop! push it; {LONG}", ""]
@@ -266,7 +266,7 @@ def test_sentences_that_are_not_there_change_nothing(base):
     assert together.mask[0].sum() < together.mask[1].sum() < together.mask[2].sum()
 
 
-@pytest.mark.parametrize("base", ["words", "minilm"])
+@pytest.mark.parametrize("base", ["word_embedding", "minilm"])
 def test_a_word_that_goes_unheard_leaves_its_sentence(base):
     encoder = hierarchical(base)
     text = encoder.prepare([LONG] * 40)
@@ -277,7 +277,7 @@ def test_a_word_that_goes_unheard_leaves_its_sentence(base):
 
 
 def test_hierarchical_reads_one_sentence_with_its_base():
-    encoder = hierarchical("words")
+    encoder = hierarchical("word_embedding")
     text = encoder.prepare(["stop. push the red cube"])
     starts = (text.values[0] == START).nonzero().flatten().tolist()
     assert starts == [0, 3] and (text.values[0] == END).sum() == 2
@@ -285,11 +285,11 @@ def test_hierarchical_reads_one_sentence_with_its_base():
         Hierarchical.fit({"base": "hierarchical"}, [])
 
 
-@pytest.mark.parametrize("base", ["words", "minilm"])
+@pytest.mark.parametrize("base", ["word_embedding", "minilm"])
 def test_what_is_masked_makes_no_sentences(base):
     encoder = hierarchical(base)
     text = encoder.prepare([LONG, "stop"])
-    garbage = torch.full_like(text.values[:, :2], START if base == "words" else 6e4)
+    garbage = torch.full_like(text.values[:, :2], START if base == "word_embedding" else 6e4)
     longer = TextBatch(torch.cat([text.values, garbage], 1), torch.cat([text.mask, torch.zeros(2, 2, dtype=torch.bool)], 1))
     a, b = encoder(text), encoder(longer)
     assert a.tokens.shape == b.tokens.shape

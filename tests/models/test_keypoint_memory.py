@@ -5,10 +5,11 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision import film_conv
+from verbot.models.features import NetworkParts
 from verbot.models.layers.transformer import pixel_grid
 from verbot.models.network import NetworkConfig
-from verbot.models.objectives.keypoint_memory import Recall
-from verbot.models.tokens import TokenGroup
+from verbot.models.objectives.keypoint_memory import KeypointMemory
+from verbot.models.tokens import Masked, Sizes, TokenGroup
 
 GRID = (16, 16)
 LEFT, RIGHT = torch.tensor([-0.4375, 0.0625]), torch.tensor([0.5625, 0.0625])  # centers of two cells
@@ -23,63 +24,66 @@ def heatmaps(*places, heads=16):
 
 
 def remembering(place):
-    """A recall that tells `place` for every point of both views, whatever it is given."""
+    """A memory that tells `place` for every point of both views, whatever it is given."""
     torch.manual_seed(0)
-    recall = Recall(8, 1, views=2)
-    torch.nn.init.zeros_(recall.tell.weight)
-    recall.tell.bias.data = place.repeat(6)
-    return recall, TokenGroup(torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), "fused")
+    vision = torch.nn.Module()
+    vision.counts = {"keypoints": 32}
+    sizes = Sizes(8, 2, 16, 16, 4, 3, ())
+    memory = KeypointMemory(NetworkParts(sizes, vision, torch.nn.Module(), 8, 1, read=None, look=None))
+    torch.nn.init.zeros_(memory.tell.weight)
+    memory.tell.bias.data = place.repeat(6)
+    return memory, TokenGroup(torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), "fused")
 
 
-def found_by(recall, fused, keypoints):
-    return recall(fused, keypoints)[2].flatten(-2).softmax(-1) @ pixel_grid(*GRID)
+def found_by(memory, fused, keypoints):
+    return memory(fused, keypoints)[2].flatten(-2).softmax(-1) @ pixel_grid(*GRID)
 
 
 @pytest.mark.parametrize(("about", "exactly"), [(LEFT + 0.15, LEFT), (RIGHT - 0.2, RIGHT)])
 def test_of_two_things_alike_the_remembered_one_is_found_and_exactly(about, exactly):
-    recall, fused = remembering(about)
-    found = found_by(recall, fused, heatmaps(LEFT, RIGHT))
+    memory, fused = remembering(about)
+    found = found_by(memory, fused, heatmaps(LEFT, RIGHT))
     assert (found - exactly).abs().max() < 0.06 < (about - exactly).abs().max()
 
 
 def test_a_missing_view_finds_what_was_told():
-    recall, fused = remembering(LEFT)
+    memory, fused = remembering(LEFT)
     keypoints = heatmaps(RIGHT)
     blind = TokenGroup(keypoints.tokens, torch.tensor([[True] * 16 + [False] * 16]), "keypoints", None, keypoints.heatmaps)
-    found = found_by(recall, fused, blind)
+    found = found_by(memory, fused, blind)
     assert (found[0, 1] - LEFT).abs().max() < 0.1
     assert (found[0, 0] - found[0, 1]).abs().max() > 0.1
     whatever = TokenGroup(
         blind.tokens, blind.mask, "keypoints", None, torch.where(blind.mask[..., None, None], blind.heatmaps, 1e4)
     )
-    assert torch.equal(recall(fused, blind)[0].tokens, recall(fused, whatever)[0].tokens)
+    assert torch.equal(memory(fused, blind)[0].tokens, memory(fused, whatever)[0].tokens)
 
 
 def test_what_is_found_reaches_the_action():
-    recall, fused = remembering(LEFT)
-    near, far = (recall(fused, heatmaps(place))[0].tokens for place in (LEFT, LEFT + torch.tensor([0.0, 0.25])))
+    memory, fused = remembering(LEFT)
+    near, far = (memory(fused, heatmaps(place))[0].tokens for place in (LEFT, LEFT + torch.tensor([0.0, 0.25])))
     assert (near - far).abs().max() > 1e-2
 
 
 def test_an_unknown_place_teaches_nothing_and_a_known_one_narrows_the_search():
-    recall, fused = remembering(LEFT + 0.1)
+    memory, fused = remembering(LEFT + 0.1)
     keypoints, true = heatmaps(LEFT, RIGHT), LEFT.expand(1, 2, 3, 2)
-    _, told, logits = recall(fused, keypoints)
+    _, told, logits = memory(fused, keypoints)
     nowhere = torch.zeros(1, 2, 3, dtype=torch.bool)
-    assert recall.loss(told, logits, torch.full_like(true, torch.nan), nowhere) == 0
-    first = recall.loss(told, logits, true, ~nowhere)
-    optimizer = torch.optim.Adam(recall.parameters(), 0.02)
+    assert memory.loss(told, logits, Masked(torch.full_like(true, torch.nan), nowhere)) == 0
+    first = memory.loss(told, logits, Masked(true, ~nowhere))
+    optimizer = torch.optim.Adam(memory.parameters(), 0.02)
     for _ in range(60):
         optimizer.zero_grad()
-        _, told, logits = recall(fused, keypoints)
-        loss = recall.loss(told, logits, true, ~nowhere)
+        _, told, logits = memory(fused, keypoints)
+        loss = memory.loss(told, logits, Masked(true, ~nowhere))
         loss.backward()
         optimizer.step()
     assert loss < 0.5 * first
-    assert recall.spread.exp().max() < 0.3  # narrower than it began
+    assert memory.spread.exp().max() < 0.3  # narrower than it began
 
 
-def test_recall_without_heatmaps_is_refused(make_network, monkeypatch):
+def test_keypoint_memory_without_heatmaps_is_refused(make_network, monkeypatch):
     monkeypatch.setattr(film_conv.FilmConv, "counts", property(lambda self: {}, lambda self, value: None), raising=False)
-    with pytest.raises(ConfigError, match="recall_weight looks again in heatmaps, and 'film_conv' makes none: set it to 0"):
-        make_network(NetworkConfig(width=16, recall_weight=1.0))
+    with pytest.raises(ConfigError, match="keypoint_memory searches heatmaps again, and this vision encoder makes none"):
+        make_network(NetworkConfig(width=16).with_objectives(keypoint_memory=1.0))

@@ -8,8 +8,9 @@ import torch
 
 from verbot.errors import UnknownNameError
 from verbot.models.network import NetworkConfig
+from verbot.models.protocols import ReadsLayers, SeesBeforeWords
 from verbot.models.registries import Part, heads
-from verbot.models.tokens import Batch, Questions, TextBatch
+from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch
 
 
 def close(a, b):
@@ -21,6 +22,13 @@ def other(values: torch.Tensor) -> torch.Tensor:
     if values.dtype == torch.uint8:
         return 255 - values
     return (values + 1) % 4 if values.dtype == torch.int64 else values * 3 + 5
+
+
+def unknown_as_nan(target: Masked) -> Masked:
+    if not target.values.is_floating_point():
+        return target
+    mask = target.mask.view(*target.mask.shape, *[1] * (target.values.ndim - target.mask.ndim))
+    return Masked(torch.where(mask, target.values, float("nan")), target.mask)
 
 
 def losses(network, batch):
@@ -60,7 +68,7 @@ def test_what_many_rows_say_is_read_once(variant, make_network, make_batch):
 
 def test_what_is_seen_before_anything_is_said_can_be_kept(variant, make_network, make_batch):
     network = make_network(variant)
-    if not hasattr(network.vision, "groups") or getattr(network.vision, "film", None) is not None:
+    if not isinstance(network.vision, SeesBeforeWords):
         return
     batch = make_batch(network)
     batch = dataclasses.replace(batch, goal=None, goal_mask=None)
@@ -98,33 +106,38 @@ def test_rows_do_not_see_each_other(variant, make_network, make_batch):
     batch = make_batch(network)
     order = torch.tensor([2, 0, 3, 1])
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    text, *_ = (fields.pop(name) for name in ("text", "questions", "captions"))
+    text, *_ = (fields.pop(name) for name in ("text", "grounding_queries", "captions"))
+    targets, before = fields.pop("targets"), fields.pop("previous_action")
     moved = dataclasses.replace(
         batch,
         text=TextBatch(text.values[order], text.mask[order]),
+        targets={name: Masked(target.values[order], target.mask[order]) for name, target in targets.items()},
+        previous_action=None if before is None else Masked(before.values[order], before.mask[order]),
         **{name: x[order] for name, x in fields.items() if x is not None},
     )
     before, after = network.predict(batch), network.predict(moved)
     close(before.actions[order], after.actions)
-    close(before.keypoints[order], after.keypoints)
+    close(before.extras["keypoints"].values[order], after.extras["keypoints"].values)
 
 
-def test_questions_teach_the_keypoints_and_nothing_else(variant, make_network, make_batch):
+def test_grounding_queries_teach_where_to_look_and_nothing_else(variant, make_network, make_batch):
     network = make_network(variant).eval()
     batch = make_batch(network)
     g = torch.Generator().manual_seed(1)
     rows, places = torch.tensor([0, 2, 2, 3]), torch.rand(4, 2, 3, 2, generator=g)
     text = network.language.prepare(["put the green box to the left", "", "pick up the red cube", "stop"])
-    asked = dataclasses.replace(batch, questions=Questions(rows, text, places, torch.ones(4, 2, 3, dtype=torch.bool)))
+    everywhere = torch.ones(4, 2, 3, dtype=torch.bool)
+    asked = dataclasses.replace(batch, grounding_queries=GoalQueries(rows, text, Masked(places, everywhere)))
     plain, taught = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))
     close(plain["action"], taught["action"])
     # Asking is as telling: the same pictures and words as rows of their own cost as much.
     told = Batch(batch.images[rows], batch.images_mask[rows], batch.state[rows], batch.state_mask[rows], text)
     told = dataclasses.replace(
         told, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows],
-        keypoints=places, keypoints_mask=torch.ones(4, 2, 3, dtype=torch.bool),
+        targets={"keypoints": Masked(places, everywhere)},
     )  # fmt: skip
-    close(taught["keypoint"], plain["keypoint"] + network.losses(told, torch.Generator().manual_seed(0))["keypoint"])
+    close(taught["keypoints"], plain["keypoints"])
+    close(taught["grounding_queries"], network.losses(told, torch.Generator().manual_seed(0))["keypoints"])
     close(network.predict(asked).actions, network.predict(batch).actions)
 
 
@@ -133,12 +146,13 @@ def test_padded_actions_and_unknown_keypoints_change_nothing(variant, make_netwo
     batch = make_batch(network)
     batch.actions_mask[0, 1:] = False
     batch.actions_mask[2] = False
-    batch.keypoints_mask[1] = batch.recall_mask[1] = False
+    for label in ("keypoints", "known_keypoints"):
+        batch.targets[label].mask[1] = False
     known = batch.actions_mask[..., None]
     changed = dataclasses.replace(
         batch,
         actions=torch.where(known, batch.actions, float("nan")),
-        keypoints=torch.where(batch.keypoints_mask[..., None], batch.keypoints, float("nan")),
+        targets={name: unknown_as_nan(target) for name, target in batch.targets.items()},
     )
     before, after = losses(network, batch), losses(network, changed)
     for name in before:
@@ -151,11 +165,13 @@ def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, 
     network = make_network(variant)
     batch = make_batch(network)
     batch = dataclasses.replace(batch, captions=None)
-    batch.actions_mask[:] = batch.recall_mask[:] = batch.grasp_mask[:] = False
+    batch.actions_mask[:] = False
+    for label in ("known_keypoints", "grasp_state"):
+        batch.targets[label].mask[:] = False
     found = losses(network, batch)
     assert found["action"] == 0
-    close(found["loss"], found["keypoint"] * variant.keypoint_weight)
-    batch.keypoints_mask[:] = False
+    close(found["loss"], found["keypoints"])
+    batch.targets["keypoints"].mask[:] = False
     found = losses(network, batch)
     found["loss"].backward()
     assert found["loss"] == 0 and all(p.grad is None or not p.grad.any() for p in network.parameters())
@@ -164,7 +180,8 @@ def test_a_batch_without_actions_teaches_keypoints_alone(variant, make_network, 
 def test_gradients_reach_every_parameter(variant, make_network, make_batch):
     network = make_network(variant)
     losses(network, make_batch(network))["loss"].backward()
-    last = getattr(network.head, "reads_layers", 0) - 1  # what this layer of the fusion makes is read by no one
+    read = network.head.reads_layers if isinstance(network.head, ReadsLayers) else 0
+    last = read - 1  # what this layer of the fusion makes is read by no one
     unread = () if last < 0 else (f"fusion.blocks.{last}.", "fusion.norm.")
     missed = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in missed if not name.startswith(unread)] == []
@@ -181,7 +198,7 @@ def test_one_batch_is_learned(variant, make_network, make_batch):
         optimizer.step()
     after = losses(network, batch)
     assert after["action"] < 0.5 * before["action"]
-    assert after["keypoint"] < 0.7 * before["keypoint"]
+    assert after["keypoints"] < 0.7 * before["keypoints"]
 
 
 def test_predictions_keep_what_the_components_promise(variant, make_network, make_batch):
@@ -191,7 +208,8 @@ def test_predictions_keep_what_the_components_promise(variant, make_network, mak
     turn, gripper = prediction.actions[..., 3:7], prediction.actions[..., 9]
     close(turn.norm(dim=-1), torch.ones(4, 3))
     assert (turn[..., 0] >= 0).all() and (gripper >= 0).all() and (gripper <= 1).all()
-    assert prediction.keypoints.shape == (4, 2, 3, 2) and prediction.keypoints.abs().max() <= 1
+    keypoints = prediction.extras["keypoints"].values
+    assert keypoints.shape == (4, 2, 3, 2) and keypoints.abs().max() <= 1
 
 
 def test_two_predictions_are_one(variant, make_network, make_batch):

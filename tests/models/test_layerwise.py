@@ -78,7 +78,7 @@ def test_the_draws_of_a_row_lie_side_by_side_in_every_layer():
 
 def test_concat_gives_out_what_went_into_each_layer(make_network, make_batch):
     network = make_network(NetworkConfig(width=16, chunk=3, fusion=CONCAT)).eval()
-    fused, _ = network(make_batch(network))
+    fused = network(make_batch(network)).fused
     fusion = network.fusion
     assert fusion.gives_layers == len(fused.layers) == LAYERS
     after = [block(x, fused.mask) for block, x in zip(fusion.blocks, fused.layers, strict=True)]

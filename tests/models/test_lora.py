@@ -15,7 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from toys import SMALL, toy_config, write_toy
 
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError
 from verbot.models.lora import Adapted, LoraConfig, adapt, count, merged
 from verbot.models.network import Part
@@ -38,7 +38,7 @@ def policy(recorded, request) -> Policy:
 
 
 def loss(policy: Policy, recorded) -> torch.Tensor:
-    windows = Windows(recorded, 1, policy.config.chunk, cameras=("front", "wrist"))
+    windows = Windows(recorded, WindowConfig(history=1, chunk=policy.config.chunk, cameras=("front", "wrist")))
     batch = policy.collate(windows.batch(np.arange(8), np.random.default_rng(0)))
     return policy.network.losses(batch, torch.Generator().manual_seed(0))["loss"]
 

@@ -77,7 +77,7 @@ def test_step_by_step_is_as_all_at_once(name, make_network, make_batch):
     network = make_network(NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), memory=Part(name), sequence=8))
     batch = make_batch(network, rows=16)
     batch.state_mask[8], batch.images_mask[8] = False, False  # the second sequence lacks its first frame
-    tokens, _ = network(batch)
+    tokens = network(batch).fused
     present = batch.state_mask.any(1)
     unrolled = network._remember(tokens, present).tokens
     for start in (0, 8):

@@ -7,18 +7,27 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.registries import Part, heads, language_encoders
+from verbot.models.registries import Objective, Part, heads, language_encoders
+from verbot.models.tokens import Masked
 
 TASKS = ["pick", "push", "put"]
 CONFIG = NetworkConfig(
-    width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}), head=Part("multi_task", {"tasks": TASKS}), keypoint_weight=0.0
+    width=16,
+    chunk=3,
+    fusion=Part("mlp", {"hidden": 32}),
+    head=Part("multi_task", {"tasks": TASKS}),
+    objectives={"action": Objective(), "task_classification": Objective(0.1)},
 )
 VERBS, COLORS, SHAPES = ("push", "put", "pick up"), ("red", "blue", "green"), ("cube", "ball")
 
 
+def of_tasks(batch, task):
+    return dataclasses.replace(batch, targets={"task": Masked(task, task >= 0)})
+
+
 def test_a_demonstration_teaches_the_head_of_its_task_and_no_other(make_network, make_batch):
     network = make_network(CONFIG)
-    batch = dataclasses.replace(make_batch(network), task=torch.tensor([1, 1, 1, 1]))
+    batch = of_tasks(make_batch(network), torch.tensor([1, 1, 1, 1]))
     network.losses(batch)["action"].backward()
     taught = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in network.head.heads]
     assert taught == [False, True, False]
@@ -33,9 +42,9 @@ def test_the_loss_is_that_of_one_head_where_all_heads_are_alike(make_network, ma
     for other in head.heads[1:]:
         other.load_state_dict(head.heads[0].state_dict())
     torch.nn.init.zeros_(head.embeddings.weight)
-    batch = dataclasses.replace(make_batch(network), task=torch.tensor([0, 2, 2, 0]))
+    batch = of_tasks(make_batch(network), torch.tensor([0, 2, 2, 0]))
     batch.actions_mask[0, 1:] = False
-    fused, _ = network(batch)
+    fused = network(batch).fused
     joined = fused.tokens + head.join(torch.cat([fused.tokens, torch.zeros_like(fused.tokens)], -1))
     joined = dataclasses.replace(fused, tokens=joined)
     torch.testing.assert_close(head.losses(fused, batch)["action"], head.heads[0].losses(joined, batch)["action"])
@@ -43,7 +52,7 @@ def test_the_loss_is_that_of_one_head_where_all_heads_are_alike(make_network, ma
 
 def test_the_classifier_alone_chooses_who_acts(make_network, make_batch):
     network = make_network(CONFIG).eval()
-    fused, _ = network(make_batch(network))
+    fused = network(make_batch(network)).fused
     choose = network.head.choose[-1]
     torch.nn.init.zeros_(choose.weight)
     found = []
@@ -58,14 +67,14 @@ def test_the_classifier_alone_chooses_who_acts(make_network, make_batch):
 
 def test_rows_that_tell_nothing_of_their_task_teach_the_classifier_nothing(make_network, make_batch):
     network = make_network(CONFIG)
-    batch = dataclasses.replace(make_batch(network), task=torch.tensor([0, 1, -1, 2]))
+    batch = of_tasks(make_batch(network), torch.tensor([0, 1, -1, 2]))
     batch.actions_mask[3] = False  # told another goal than the one that was pursued
-    found = network.losses(batch)["task"]
-    logits = network.head.classify(network(batch)[0])
+    found = network.losses(batch)["task_classification"]
+    logits = network.head.classify(network(batch).fused)
     by_hand = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
     torch.testing.assert_close(found, by_hand)
-    unlabeled = network.losses(dataclasses.replace(batch, task=None))
-    assert unlabeled["task"] == 0
+    unlabeled = network.losses(dataclasses.replace(batch, targets={}))
+    assert unlabeled["task_classification"] == 0
     assert unlabeled["action"] > 0, "the likeliest head learns from it"
 
 
@@ -74,7 +83,7 @@ def test_unseen_sentences_reach_the_head_of_their_task(make_batch, spec):
     torch.manual_seed(0)
     said = [(v, f"{verb} the {color} {shape}") for v, verb in enumerate(VERBS) for color in COLORS for shape in SHAPES]
     kept, held = [pair for i, pair in enumerate(said) if i % 5], said[::5]
-    words = Part("words", language_encoders.get("words").fit({}, [sentence for _, sentence in said]))
+    words = Part("word_embedding", language_encoders.get("word_embedding").fit({}, [sentence for _, sentence in said]))
     eyes = Part("film_conv", {"channels": 4, "heatmaps": 3})
     network = VLANetwork(dataclasses.replace(CONFIG, language=words, vision=eyes), spec)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
@@ -84,17 +93,17 @@ def test_unseen_sentences_reach_the_head_of_their_task(make_batch, spec):
         task = torch.tensor([v for v, _ in pairs])
         actions = torch.zeros_like(batch.actions)
         actions[..., 0], actions[..., 3] = (task - 1.0)[:, None], 1.0
-        return dataclasses.replace(batch, text=network.language.prepare([s for _, s in pairs]), task=task, actions=actions)
+        return of_tasks(dataclasses.replace(batch, text=network.language.prepare([s for _, s in pairs]), actions=actions), task)
 
     for step in range(80):
         optimizer.zero_grad()
         network.losses(batch_of(kept, step))["loss"].backward()
         optimizer.step()
     batch = batch_of(held, 1000)
-    prediction = network.eval().predict(dataclasses.replace(batch, task=None))
-    assert prediction.tasks.argmax(-1).tolist() == batch.task.tolist()
-    torch.testing.assert_close(prediction.tasks.sum(-1), torch.ones(len(held)))
-    assert (prediction.actions[..., 0] - (batch.task - 1.0)[:, None]).abs().max() < 0.5
+    prediction, task = network.eval().predict(dataclasses.replace(batch, targets={})), batch.targets["task"].values
+    assert prediction.extras["tasks"].values.argmax(-1).tolist() == task.tolist()
+    torch.testing.assert_close(prediction.extras["tasks"].values.sum(-1), torch.ones(len(held)))
+    assert (prediction.actions[..., 0] - (task - 1.0)[:, None]).abs().max() < 0.5
 
 
 def test_every_task_can_have_another_kind_of_head(make_network, make_batch):
@@ -108,7 +117,7 @@ def test_every_task_can_have_another_kind_of_head(make_network, make_batch):
 @pytest.mark.parametrize("name", sorted(set(heads.names()) - {"multi_task"}))
 def test_every_kind_of_head_bears_a_batch_without_its_task(name, make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, head=Part("multi_task", {"tasks": TASKS, "head": name})))
-    batch = dataclasses.replace(make_batch(network), task=torch.ones(4, dtype=torch.long))
+    batch = of_tasks(make_batch(network), torch.ones(4, dtype=torch.long))
     found = network.losses(batch, torch.Generator().manual_seed(0))
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())
@@ -128,3 +137,10 @@ def test_every_kind_of_head_bears_a_batch_without_its_task(name, make_network, m
 def test_what_cannot_be_is_named(options, message, make_network):
     with pytest.raises(ConfigError, match=message):
         make_network(dataclasses.replace(CONFIG, head=Part("multi_task", options)))
+
+
+def test_a_classifier_that_nothing_teaches_is_refused_and_so_is_teaching_none(make_network):
+    with pytest.raises(ConfigError, match=r"chooses its part by a classifier .* add objectives.task_classification"):
+        make_network(CONFIG.with_objectives(task_classification=None))
+    with pytest.raises(ConfigError, match="task_classification teaches a head that has tasks"):
+        make_network(dataclasses.replace(CONFIG, head=Part("regression")))

@@ -59,7 +59,7 @@ def _learn(layers: int, steps: int = 120, rows: int = 64) -> tuple[float, float]
         group = encoder(images, torch.ones(rows, 1, dtype=torch.bool), embed(words))[0]
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
         optimizer.zero_grad()
-        keypoint_loss(group, true, known)["keypoint"].backward()
+        keypoint_loss(group, true, known)[0].backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     images, middles, _, meant, words = _scenes(300, torch.Generator().manual_seed(2))

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+from networks import BASE, NEEDED, SPEC, TEXTS, draw_batch
 
-from conftest import BASE, NEEDED, SPEC, TEXTS, draw_batch
 from verbot.errors import ConfigError
 from verbot.models.network import VLANetwork
 from verbot.models.registries import Part, heads

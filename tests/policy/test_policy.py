@@ -10,6 +10,7 @@ import torch
 
 from verbot.agents import ChunkAgent
 from verbot.contracts import Policy as PolicyContract
+from verbot.data.samples.labels import MaskedArray
 from verbot.errors import CorruptFileError, DataError, PolicyError, SpecError
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part, memories
@@ -54,6 +55,11 @@ def observation(seed=0, text=TEXTS[0], cameras=("front", "wrist")):
     return Observation({n: images[n] for n in cameras}, rng.normal(size=4).astype(np.float32), text, time_s=seed * 0.1)
 
 
+def points(values):
+    values = values.astype(np.float32)
+    return MaskedArray(values, np.ones(values.shape[:-1], bool), "image_points", of_goal=True, visible=True)
+
+
 def window(rows=3, side=16, frames=1):
     rng = np.random.default_rng(1)
     return SimpleNamespace(
@@ -64,13 +70,14 @@ def window(rows=3, side=16, frames=1):
         actions=rng.uniform(-0.05, 0.05, (rows, 4, 4)).astype(np.float32),
         actions_mask=np.ones((rows, 4), bool),
         instructions=[TEXTS[i % 2] for i in range(rows)],
-        keypoints=rng.uniform(-1, 1, (rows, 2, 3, 2)).astype(np.float32),
-        keypoints_mask=np.ones((rows, 2, 3), bool),
-        recall_mask=np.ones((rows, 2, 3), bool),
-        questions=[()] * rows,
+        targets={"keypoints": points(rng.uniform(-1, 1, (rows, 2, 3, 2)))},
+        grounding_queries=[()] * rows,
         captions=[()] * rows,
-        question_keypoints=np.zeros((rows, 0, 2, 3, 2), np.float32),
-        question_mask=np.zeros((rows, 0, 2, 3), bool),
+        query_keypoints=points(np.zeros((rows, 0, 2, 3, 2))),
+        previous_action=np.zeros((rows, 0), np.float32),
+        previous_action_mask=np.zeros(rows, bool),
+        goal=np.zeros((rows, 0, 0, 3), np.uint8),
+        goal_mask=np.zeros(rows, bool),
         features=np.zeros((rows, frames, 2, 0, 0), np.float16),
     )
 

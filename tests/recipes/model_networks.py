@@ -9,11 +9,11 @@ from contextlib import closing, contextmanager
 
 import torch
 
+from verbot.contracts import POINTS
 from verbot.envs import make_env
 from verbot.models.action_space import constrained
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.objectives.keypoints import POINTS
-from verbot.models.tokens import Batch, Captions, TokenGroup
+from verbot.models.tokens import Batch, Captions, Masked, TokenGroup
 from verbot.recipes.config import Recipe, resolve
 
 TEXTS = ("pick up the red cube", "push the green ball to the left", "put it in the box", "go to the yellow star")
@@ -51,7 +51,8 @@ def batch_for(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
     v, t, k, size = sizes.views, sizes.history, sizes.chunk, (sizes.height, sizes.width_px)
     state = torch.randn(rows, t, sizes.state, generator=g)
     captions = torch.arange(2 * rows) % rows
-    everywhere = torch.ones(rows, v, POINTS, dtype=torch.bool)
+    everywhere, each = torch.ones(rows, v, len(POINTS), dtype=torch.bool), torch.ones(rows, dtype=torch.bool)
+    places = torch.rand(rows, v, len(POINTS), 2, generator=g) * 2 - 1
     return Batch(
         images=torch.randint(0, 256, (rows, t, v, 3, *size), generator=g, dtype=torch.uint8),
         images_mask=torch.ones(rows, t, v, dtype=torch.bool),
@@ -60,20 +61,20 @@ def batch_for(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=constrained(sizes.action, torch.randn(rows, k, sizes.action_size, generator=g)),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
-        keypoints=torch.rand(rows, v, POINTS, 2, generator=g) * 2 - 1,
-        keypoints_mask=everywhere,
-        recall_mask=everywhere,
+        targets={
+            "keypoints": Masked(places, everywhere),
+            "known_keypoints": Masked(places, everywhere),
+            "steps_left": Masked(torch.randint(0, 40, (rows,), generator=g), each),
+            "task": Masked(torch.arange(rows) % len(TASKS), each),
+            "grasp_state": Masked(torch.randn(rows, sizes.state, generator=g), each),
+        },
         goal=torch.randint(0, 256, (rows, 3, *size), generator=g, dtype=torch.uint8) if network.goal else None,
         goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
         captions=Captions(
             captions, network.language.prepare([TEXTS[(3 * i + 1) % 4] for i in captions]), torch.arange(2 * rows) < rows
         )
-        if network.contrast is not None
+        if "contrastive" in network.objectives
         else None,
-        steps_left=torch.randint(0, 40, (rows,), generator=g),
-        task=torch.arange(rows) % len(TASKS),
-        grasp=torch.randn(rows, sizes.state, generator=g),
-        grasp_mask=torch.ones(rows, dtype=torch.bool),
     )
 
 
@@ -106,12 +107,12 @@ def with_sentences(batch: Batch, network: VLANetwork, *texts: str) -> Batch:
 
 def looked(network: VLANetwork, batch: Batch, sentence: torch.Tensor) -> TokenGroup:
     """The keypoint tokens of the pictures when `sentence` (b, e) is said."""
-    groups, _ = network.see(batch.images, batch.images_mask, sentence)
+    groups, _ = network.see(batch, sentence)
     return next(group for group in groups if group.kind == "keypoints")
 
 
 def fused(network: VLANetwork, batch: Batch) -> torch.Tensor:
-    return network(batch)[0].tokens
+    return network(batch).fused.tokens
 
 
 def ready(name, rows=4):

@@ -21,6 +21,7 @@ from model_networks import (
     zeroed,
 )
 
+from verbot.models.tokens import Masked
 from verbot.recipes.config import resolve
 from verbot.training.imitation.cotraining import share
 
@@ -61,7 +62,7 @@ def test_memory_vla_acts_by_what_slots_and_frames_hold():
 
 
 def remembered(network, batch, memory):
-    group, _ = network(batch)
+    group = network(batch).fused
     out, state = network.memory(group, memory, torch.ones(len(batch.state), dtype=torch.bool))
     return out.tokens, state
 
@@ -70,7 +71,7 @@ def remembered(network, batch, memory):
 def test_a_memory_is_taught_through_time(name):
     """Kills: a memory that each row of a sequence begins anew: what is fused of the first row teaches nothing of the last."""
     network, batch = ready(name)
-    group, _ = network(batch)
+    group = network(batch).fused
     tokens = group.tokens.detach().requires_grad_()
     present = torch.ones(4, dtype=torch.bool)
     out = network._remember(dataclasses.replace(group, tokens=tokens), present)
@@ -83,10 +84,10 @@ def test_visits_and_memory_tell_places_from_what_is_fused():
     for name in ("memory", "visits"):
         network, batch = ready(name)
         losses = learned(network, batch)
-        assert losses["recall"] > 0
-        assert all_reached(network.recall)
+        assert losses["keypoint_memory"] > 0
+        assert all_reached(network.objectives["keypoint_memory"])
         before = actions(network, batch)
-        with zeroed(*network.recall.join.parameters()):
+        with zeroed(*network.objectives["keypoint_memory"].join.parameters()):
             assert differs(actions(network, batch), before)
     assert all_reached(network.memory)
     with torch.no_grad():
@@ -123,13 +124,14 @@ def test_multi_task_has_a_head_and_an_embedding_for_each_task():
     head = network.head
     assert head.tasks == TASKS
     for task in range(3):
-        learned(network, dataclasses.replace(batch, task=torch.full((6,), task)))
+        every = Masked(torch.full((6,), task), torch.ones(6, dtype=torch.bool))
+        learned(network, dataclasses.replace(batch, targets={**batch.targets, "task": every}))
         assert [reached(own) for own in head.heads] == [task == number for number in range(3)]
         assert head.embeddings.weight.grad.any(1).tolist() == [task == number for number in range(3)]
         assert all_reached(head.choose)
     with torch.no_grad():
         prediction = network.predict(batch)
-        torch.testing.assert_close(prediction.tasks.sum(1), torch.ones(6))
+        torch.testing.assert_close(prediction.extras["tasks"].values.sum(1), torch.ones(6))
         chosen = []
         for task in range(3):
             head.choose[-1].bias.copy_(1e3 * torch.eye(3)[task])
@@ -154,10 +156,12 @@ def test_multi_task_net_shares_its_encoders_between_two_robots():
         assert reached(part), "the rover's loss teaches the arm's weights"
     assert not reached(arm.head)
     losses = learned(arm, batch)
-    assert losses["grasp"] > 0
-    assert all_reached(arm.grasp)
+    assert losses["grasp_state"] > 0
+    assert all_reached(arm.objectives["grasp_state"])
     with torch.no_grad():
-        first, second = (arm.predict(b).grasp for b in (batch, dataclasses.replace(batch, images=255 - batch.images)))
+        first, second = (
+            arm.predict(b).extras["grasp"].values for b in (batch, dataclasses.replace(batch, images=255 - batch.images))
+        )
     assert first.shape == (4, arm.sizes.state)
     assert differs(first, second)
 
@@ -166,14 +170,14 @@ def test_contrastive_tells_captions_by_words_and_pictures():
     """Kills: contrastive without its contrast, or with captions that are not compared with the picture."""
     network, batch = ready("contrastive")
     losses = learned(network, batch)
-    torch.testing.assert_close(losses["loss"], losses["contrast"])
-    assert losses["contrast"] > 0
-    for part in (network.contrast, network.vision.trunks, network.vision.queries, network.language):
+    torch.testing.assert_close(losses["loss"], losses["contrastive"])
+    assert losses["contrastive"] > 0
+    for part in (network.objectives["contrastive"], network.vision.trunks, network.vision.queries, network.language):
         assert reached(part)
     with torch.no_grad():
-        found = network.predict(batch).alignment
-        images = network.predict(dataclasses.replace(batch, images=255 - batch.images)).alignment
-        words = network.predict(with_sentences(batch, network, "lift the yellow cylinder")).alignment
+        found = network.predict(batch).extras["alignment"].values
+        images = network.predict(dataclasses.replace(batch, images=255 - batch.images)).extras["alignment"].values
+        words = network.predict(with_sentences(batch, network, "lift the yellow cylinder")).extras["alignment"].values
     assert found.shape == (4,)
     assert (found != images).all()
     assert (found != words).all()

@@ -8,7 +8,6 @@ from model_networks import batch_for, learned, network_of, reached
 
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import (
-    contrasts,
     fusions,
     goal_encoders,
     heads,
@@ -22,9 +21,10 @@ from verbot.recipes.config import Imitation, resolve
 
 REGISTRIES = {
     "vision": vision_encoders, "language": language_encoders, "state": state_encoders, "fusion": fusions, "head": heads,
-    "goal": goal_encoders, "memory": memories, "contrast": contrasts,
+    "goal": goal_encoders, "memory": memories,
 }  # fmt: skip
-PLAIN = ("tasks", "value_weight", "grasp_weight", "recall_weight", "keypoint_weight", "action_weight", "history", "sequence")
+PLAIN = ("task_embeddings", "history", "sequence")
+USUAL = {"action": 1.0, "keypoints": 1.0, "grounding_queries": 1.0}
 ALWAYS = {"vision", "language", "sentence", "state", "fusion", "head"}  # what every network that acts has and trains
 STARTER = "query_conv minilm concat regression"
 
@@ -32,47 +32,47 @@ STARTER = "query_conv minilm concat regression"
 PARTS = {
     "act": "hf_vision minilm concat cvae decay=0.01",
     "act-paper": "hf_vision minilm concat cvae decay=0.01",
-    "actions": "film_conv words mlp latent head.pretrain=True keypoint_weight=0",
-    "clip-clip": "hf_vision hf_language mlp regression vision.patches=False tasks=8",
-    "contrastive": f"{STARTER} contrast=match keypoint_weight=0.0 action_weight=0.0 captions=2",
+    "actions": "film_conv word_embedding mlp latent head.pretrain=True no.keypoints no.grounding_queries",
+    "clip-clip": "hf_vision hf_language mlp regression vision.patches=False task_embeddings=8",
+    "contrastive": f"{STARTER} contrastive=1.0 no.action no.keypoints no.grounding_queries captions=2",
     "film-policy": "film_conv minilm film regression",
     "full-hour": f"{STARTER} dagger=4",
     "goal-conditioned": f"{STARTER} vision.by_place=True goal=goal_conv goal_image=0.33",
-    "memory": f"{STARTER} recall_weight=1.0",
+    "memory": f"{STARTER} keypoint_memory=1.0",
     "memory-vla": "vit minilm stack sequence memory=chain(external,temporal) sequence=4",
-    "multi-task": "query_conv minilm concat multi_task",
-    "multi-task-net": f"{STARTER} grasp_weight=0.1 companion=navigation-rover({STARTER})",
-    "navigation": "query_conv words mlp regression",
+    "multi-task": "query_conv minilm concat multi_task task_classification=0.1",
+    "multi-task-net": f"{STARTER} grasp_state=0.1 companion=navigation-rover({STARTER})",
+    "navigation": "query_conv word_embedding mlp regression",
     "occluded": STARTER,
     "octo": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.2",
     "octo-base-paper": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.5",
     "octo-small-paper": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.5",
     "pi0": "vit minilm concat flow_expert head.layerwise=True",
-    "pi0-paper": "hf_vision words concat flow_expert head.layerwise=True",
-    "relations": "query_conv words concat regression",
-    "resnet-bert": "hf_vision minilm cross_attention regression value_weight=0.1",
+    "pi0-paper": "hf_vision word_embedding concat flow_expert head.layerwise=True",
+    "relations": "query_conv word_embedding concat regression",
+    "resnet-bert": "hf_vision minilm cross_attention regression value=0.1",
     "rt1": "hf_vision minilm temporal bins vision.film=True history=2",
     "rt1-paper": "hf_vision minilm temporal bins vision.film=True head.pooled=True history=6",
     "sentences": STARTER,
     "starter": STARTER,
     "starter-long": STARTER,
     "starter-random": f"{STARTER} camera_dropout=0.5",
-    "tiny": "film_conv words mlp regression",
-    "visits": f"{STARTER} memory=external recall_weight=1.0 sequence=4",
+    "tiny": "film_conv word_embedding mlp regression",
+    "visits": f"{STARTER} memory=external keypoint_memory=1.0 sequence=4",
     "vit-vla": "vit minilm concat regression",
 }
 # Children of the network that the loss reaches beside those of every network, or in their place.
 REACHED = {
     "actions": {"head"},
-    "clip-clip": ALWAYS | {"tasks"},
-    "contrastive": {"vision", "language", "sentence", "contrast"},
+    "clip-clip": ALWAYS | {"task_embeddings"},
+    "contrastive": {"vision", "language", "sentence", "objectives"},
     "goal-conditioned": ALWAYS | {"goal"},
-    "memory": ALWAYS | {"recall"},
+    "memory": ALWAYS | {"objectives"},
     "memory-vla": ALWAYS | {"memory"},
-    "multi-task-net": ALWAYS | {"grasp"},
+    "multi-task-net": ALWAYS | {"objectives"},
     "octo": ALWAYS | {"goal"},
-    "resnet-bert": ALWAYS | {"value"},
-    "visits": ALWAYS | {"memory", "recall"},
+    "resnet-bert": ALWAYS | {"objectives"},
+    "visits": ALWAYS | {"memory", "objectives"},
 }
 # Parameters that are built and not read: the norm of a class token that is not used, and the layer after the last that is.
 UNREAD = {
@@ -99,9 +99,11 @@ def stated(name: str) -> str:
     if network.memory:
         inside = ",".join(part["name"] for part in network.memory.options.get("parts", ()))
         found.append(f"memory={network.memory.name}" + (f"({inside})" if inside else ""))
-    found += [f"{part}={getattr(network, part).name}" for part in ("goal", "acted", "contrast") if getattr(network, part)]
+    found += [f"{part}={getattr(network, part).name}" for part in ("goal", "previous_action") if getattr(network, part)]
     plain = NetworkConfig()
     found += [f"{field}={getattr(network, field)}" for field in PLAIN if getattr(network, field) != getattr(plain, field)]
+    found += [f"{name}={o.weight}" for name, o in network.objectives.items() if o.weight != USUAL.get(name)]
+    found += [f"no.{name}" for name in USUAL if name not in network.objectives]
     found += [f"{field}={x}" for field in ("goal_image", "captions", "camera_dropout") if (x := getattr(augment, field))]
     found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.cotraining]
     found += [f"dagger={rounds}"] if (rounds := run.training.dagger.rounds) else []

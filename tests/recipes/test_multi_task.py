@@ -46,10 +46,12 @@ def test_two_robots_learn_four_tasks_with_encoders_in_common(worlds, tmp_path):
     same = {name for name in weights[0] if name in weights[1] and torch.equal(weights[0][name], weights[1][name])}
     assert {"vision.trunks.0.stem.weight", "sentence.query", "fusion.blocks.0.attention.query.weight"} <= same
     assert "head.out.weight" not in same
-    assert {name: weight for name, weight in arm.network.balance.weights.items() if weight} == {
-        "action": 1, "keypoint": 1, "grasp": 0.1
+    assert {name: weight for name, weight in arm.network.weighting.weights.items() if weight} == {
+        "action": 1, "keypoints": 1, "grounding_queries": 1, "grasp_state": 0.1
     }  # fmt: skip
-    assert {name: weight for name, weight in rover.network.balance.weights.items() if weight} == {"action": 0.3, "keypoint": 0.3}
+    assert {name: weight for name, weight in rover.network.weighting.weights.items() if weight} == {
+        "action": 0.3, "keypoints": 0.3, "grounding_queries": 0.3
+    }  # fmt: skip
     manipulated, navigated = predicted(arm, worlds[0]), predicted(rover, worlds[1])
     assert manipulated.values.shape == (10, 7)
     assert manipulated.extras["grasp"].shape == (8,)

@@ -50,7 +50,7 @@ def test_film_policy_scales_and_shifts_what_is_seen_by_the_sentence():
         with zeroed(vision.weight):
             assert torch.equal(looked(network, batch, one).tokens, looked(network, batch, other).tokens), "no other way in"
         late = network.fusion.film
-        groups = [*network.see(batch.images, batch.images_mask, one)[0], network.feel(batch.state, batch.state_mask)]
+        groups = [*network.see(batch, one)[0], network.encode_state(batch.state, batch.state_mask)]
         places = sum(group.tokens.shape[1] for group in groups)
 
         def fuse(said):
@@ -107,7 +107,7 @@ def test_act_ensembles_chunks_and_learns_their_style():
     assert losses["kl"] > 0
     for part in (head.encoder, head.posterior, head.acted, head.style, head.decoder):
         assert all_reached(part)
-    group = network(batch)[0]
+    group = network(batch).fused
     assert group.tokens.shape[1] > 2 * 64, "every place of both cameras is a token"
     tokens = group.tokens.detach().requires_grad_()
     z = torch.zeros(len(tokens), head.latent)
@@ -141,7 +141,7 @@ def test_pi0_has_an_expert_that_reads_the_fusion_layer_by_layer():
     network, batch = ready("pi0")
     head, fusion = network.head, network.fusion
     assert len(head.blocks) == len(fusion.blocks) == head.reads_layers == 3
-    group, _ = network(batch)
+    group = network(batch).fused
     layers = tuple(x.detach().requires_grad_() for x in group.layers)
     last = group.tokens.detach().requires_grad_()
     head.losses(dataclasses.replace(group, tokens=last, layers=layers), batch, torch.Generator().manual_seed(0))[
@@ -200,16 +200,17 @@ def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
     for i in range(2):
         assert weights[f"look.{i}.attention"][0].shape[2:] == (count["told"], count["seen"])
         assert weights[f"talk.{i}.attention"][0].shape[2:] == (count["told"], count["told"])
-    assert prediction.value.shape == (4,)
-    assert ((prediction.value > 0) & (prediction.value < 1)).all()
+    value = prediction.extras["value"].values
+    assert value.shape == (4,)
+    assert ((value > 0) & (value < 1)).all()
     with torch.no_grad():
-        other = network.predict(dataclasses.replace(batch, images=255 - batch.images)).value
-        assert (other != prediction.value).all()
+        other = network.predict(dataclasses.replace(batch, images=255 - batch.images)).extras["value"].values
+        assert (other != value).all()
         with zeroed(*(p for block in network.fusion.look for p in block.attention.out.parameters())):
             assert differs(network.predict(batch).actions, prediction.actions)
     losses = learned(network, batch)
     assert losses["value"] > 0
-    for part in (network.value, network.fusion.look, network.fusion.talk, network.vision.tower):
+    for part in (network.objectives["value"], network.fusion.look, network.fusion.talk, network.vision.tower):
         assert all_reached(part)
 
 
@@ -221,13 +222,13 @@ def test_clip_clip_has_two_towers_and_embeddings_of_tasks():
     assert type(network.vision.tower.model).__name__ == "CLIPVisionModel"
     learned(network, batch)
     assert all_reached(text)
-    assert all_reached(network.tasks)
+    assert all_reached(network.task_embeddings)
     assert reached(network.vision.tower)
-    assert network.tasks.embeddings.shape[0] == 8
-    assert (network.tasks.embeddings.grad.abs().amax(1) > 0).all(), "all embeddings are mixed"
+    assert network.task_embeddings.embeddings.shape[0] == 8
+    assert (network.task_embeddings.embeddings.grad.abs().amax(1) > 0).all(), "all embeddings are mixed"
     left, right = (actions(network, with_sentences(batch, network, said)) for said in (LEFT, RIGHT))
     assert differs(left, right)
-    with zeroed(network.tasks.embeddings):
+    with zeroed(network.task_embeddings.embeddings):
         assert differs(actions(network, with_sentences(batch, network, LEFT)), left)
     with torch.no_grad():
         words, _ = network.read(batch.text)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from verbot.contracts import observation_from_env
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.workers import WorkerDied, WorkerError
@@ -244,16 +244,16 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
     settings = {"workers": 1, "options": {**OPTIONS, "tasks": ["pick"]}, "progress": False}
     result = collect("tabletop-memory", tmp_path / "covered", 2, seed=1, **settings)
     dataset = open_dataset(result.path)
-    windows = Windows(dataset, questions=3)
+    windows = Windows(dataset, WindowConfig(grounding_queries=3, labels=("keypoints", "known_keypoints")))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     start = 0
     for episode in dataset:
         covered, first_contact = episode.extras["unseen_frame"], episode.extras["first_contact_frame"]
         assert 8 < covered < first_contact
-        taught = batch.keypoints_mask[start : start + len(episode)].any((1, 2))
-        asked = np.array([bool(questions) for questions in batch.questions[start : start + len(episode)]])
+        taught = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
+        asked = np.array([bool(queries) for queries in batch.grounding_queries[start : start + len(episode)]])
         assert taught[:covered].all() and asked[:covered].all(), "while the colors show"
-        known = batch.recall_mask[start : start + len(episode)].any((1, 2))
+        known = batch.targets["known_keypoints"].mask[start : start + len(episode)].any((1, 2))
         assert known[:first_contact].all(), "who remembers could tell where it was"
         assert not taught[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
         assert taught[first_contact:].any(), "the hand tells what it handles"
@@ -267,7 +267,7 @@ def test_a_camera_that_fails_cannot_be_recorded(tmp_path):
 
 def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
     settings = {"seed": 2, "workers": 2, "options": OPTIONS, "progress": False}
-    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-again", **settings)
+    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-revisit", **settings)
     dataset = open_dataset(made.path)
     pairs = [(a, b) for a, b in itertools.pairwise(dataset) if b.extras.get("visit")]
     assert pairs
@@ -275,7 +275,7 @@ def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
         assert shown.extras["request"] == covered.extras["request"]
         assert (shown.extras["goal"], shown.extras["grounding"]) == (covered.extras["goal"], covered.extras["grounding"])
         assert shown.extras["unseen_frame"] > 0 == covered.extras["unseen_frame"]
-    windows, starts = Windows(dataset, sequence=6, stride=5), np.cumsum([0, *(len(episode) for episode in dataset)])
+    windows, starts = Windows(dataset, WindowConfig(sequence=6, stride=5)), np.cumsum([0, *(len(episode) for episode in dataset)])
     number = next(i for i, episode in enumerate(dataset) if episode.extras.get("visit"))
     batch = windows.gather(np.array([starts[number] + 7]), np.zeros((1, 3)))
     assert batch.images_mask[:, 0, 0].tolist() == [True, True, True, False, True, True]
@@ -285,8 +285,8 @@ def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
 
 
 def test_a_second_visit_needs_the_same_tasks(tmp_path):
-    with pytest.raises(ConfigError, match=r"'tabletop-again' has no task put_back; it has pick, push, put"):
-        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-again", progress=False)
+    with pytest.raises(ConfigError, match=r"'tabletop-revisit' has no task put_back; it has pick, push, put"):
+        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-revisit", progress=False)
     with pytest.raises(ConfigError, match="different robots"):
         collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), again="tabletop-occluded", progress=False)
 
@@ -298,13 +298,13 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     dataset = open_dataset(made.path)
     for episode in dataset:
         assert len(episode) == 4 and len(episode.extras["captions"]) == 5 and episode.extras["handed_back"]
-    windows = Windows(dataset, captions=2)
+    windows = Windows(dataset, WindowConfig(captions=2, labels=("keypoints",)))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     assert all(len(said) == 2 for said in batch.captions)
     known = [{(c["true"], c["false"]) for c in episode.extras["captions"]} for episode in dataset]
     assert all(set(said) <= known[row // 4] for row, said in enumerate(batch.captions))
     assert len(set(batch.captions)) > 6, "others at each time"
-    assert not batch.keypoints_mask[..., :2].any(), "nobody knows where the hand would have gone"
+    assert not batch.targets["keypoints"].mask[..., :2].any(), "nobody knows where the hand would have gone"
     assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
     with pytest.raises(ConfigError, match="first is 0; expected at least 1 frame, or none for whole demonstrations"):
         collect("tabletop-starter", tmp_path / "none", 1, first=0, progress=False)

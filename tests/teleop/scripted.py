@@ -19,8 +19,8 @@ from verbot.teleop.controls import DEAD_ZONE, SPEEDS
 
 OPTIONS = {"image_size": 32, "max_seconds": 20}
 CODES = {
-    "gripper": "Space", "speed": "KeyC", "save": "Enter", "keep": "KeyK", "retake": "Backspace", "discard": "KeyX",
-    "next": "KeyN", "goal": "KeyG", "hand_back": "KeyH", "quit": "Escape",
+    "gripper": "Space", "speed": "KeyC", "end_effector": "KeyV", "save": "Enter", "keep": "KeyK", "retake": "Backspace",
+    "discard": "KeyX", "next": "KeyN", "goal": "KeyG", "hand_back": "KeyH", "quit": "Escape",
 }  # fmt: skip
 
 

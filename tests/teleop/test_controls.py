@@ -39,7 +39,7 @@ OPPOSITE = [
 
 
 def act(*held, axes=(), buttons=(), speed=1.0, closed=False):
-    return action_of(SPEC, motion_of(frozenset(held), axes, buttons), closed, speed, FRONT)
+    return action_of(SPEC, motion_of(frozenset(held), axes, buttons), ["tool"] if closed else [], speed, FRONT)
 
 
 @pytest.mark.parametrize("speed", SPEEDS.values())
@@ -66,7 +66,7 @@ def test_every_combination_stays_within_the_range():
         angle = rng.uniform(0, 2 * np.pi)
         basis = Basis(np.array([np.cos(angle), np.sin(angle), 0]), np.array([-np.sin(angle), np.cos(angle), 0]))
         motion = motion_of(held, rng.uniform(-1.5, 1.5, 4), rng.uniform(0, 1, 17))
-        action = action_of(SPEC, motion, bool(rng.integers(2)), 1.0, basis)
+        action = action_of(SPEC, motion, ["tool"] if rng.integers(2) else [], 1.0, basis)
         assert action.dtype == np.float32
         assert (action >= low).all() and (action <= high).all()
 
@@ -84,7 +84,7 @@ def test_directions_are_those_of_the_front_camera():
     for key, sign in (("KeyD", 1), ("KeyA", -1)):
         env.reset(seed=0)
         for _ in range(3):
-            env.step(action_of(env.robot_spec, motion_of(frozenset({key})), False, 1.0, basis))
+            env.step(action_of(env.robot_spec, motion_of(frozenset({key})), (), 1.0, basis))
         seen = np.linalg.inv(pose) @ [*(env.physics.tool_position - place), 0]
         assert np.sign(seen[0]) == sign and abs(seen[0]) > 0.05
     env.close()
@@ -134,18 +134,47 @@ def test_the_teleoperator_is_an_agent_that_remembers_gripper_and_speed():
     assert hand.act()[:6].tolist() == [0] * 6 and hand.act()[6] == 1
 
 
+def test_of_two_arms_one_is_driven_and_the_other_keeps_still(two_arms):
+    teleoperator = Teleoperator(two_arms)
+    rest, left, right = np.zeros(14, np.float32), slice(0, 6), slice(7, 13)
+    rest[[6, 13]] = 1
+    assert teleoperator.act().tolist() == rest.tolist() and teleoperator.active == "left"
+    teleoperator.motion = MotionCommand(right=1.0, turn=1.0)
+    action = teleoperator.act()
+    np.testing.assert_allclose(action[left], [0.025, 0, 0, 0, 0, 0.1], rtol=1e-6)
+    assert not action[right].any()
+    teleoperator.switch_gripper()
+    teleoperator.switch_end_effector()
+    action = teleoperator.act()
+    np.testing.assert_allclose(action[right], [0.025, 0, 0, 0, 0, 0.1], rtol=1e-6)
+    assert not action[left].any()
+    assert (teleoperator.active, teleoperator.closed) == ("right", False)
+    assert action[[6, 13]].tolist() == [0, 1], "the left gripper holds on"
+    teleoperator.switch_end_effector()
+    assert (teleoperator.active, teleoperator.closed) == ("left", True)
+
+
+def test_a_takeover_keeps_every_gripper_as_it_is(two_arms):
+    teleoperator, action = Teleoperator(two_arms), np.zeros(14, np.float32)
+    action[13] = 1
+    teleoperator.take_over(action)
+    assert teleoperator.act()[[6, 13]].tolist() == [0, 1]
+    teleoperator.reset()
+    assert teleoperator.act()[[6, 13]].tolist() == [1, 1]
+
+
 def test_a_discrete_action_is_chosen_by_a_digit():
     spec = RobotSpec("turtle", 5.0, (), (), (Component("go", "discrete", ("choice",), "1", "base", (0.0,), (3.0,)),))
-    chosen = [float(action_of(spec, motion_of(frozenset({key})), False)[0]) for key in DIGITS]
+    chosen = [float(action_of(spec, motion_of(frozenset({key})))[0]) for key in DIGITS]
     assert chosen == [0, 1, 2, 3, 3, 3, 3, 3, 3]
-    assert action_of(spec, MotionCommand(), False).tolist() == [0]
+    assert action_of(spec, MotionCommand()).tolist() == [0]
 
 
 def test_a_plane_and_an_uneven_range():
     plane = Component("move", "position_delta", ("y", "x"), "m", "base", (-0.1, -0.2), (0.3, 0.4))
     spec = RobotSpec("dot", 5.0, (), (), (plane,))
     for held, expected in (("KeyD", [0, 0.4]), ("KeyA", [0, -0.2]), ("KeyW", [0.3, 0]), ("KeyS", [-0.1, 0]), ("KeyR", [0, 0])):
-        np.testing.assert_allclose(action_of(spec, motion_of(frozenset({held})), False), expected, rtol=1e-6)
+        np.testing.assert_allclose(action_of(spec, motion_of(frozenset({held}))), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

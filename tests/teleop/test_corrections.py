@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scripted import OPTIONS, Expert, after, config, ready, teleop_session
 
-from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, check_dataset, open_dataset
 from verbot.envs import make_env
 
 LED = 4  # control steps of the policy before the takeover
@@ -118,18 +118,22 @@ def test_replaying_policy_and_person_gives_the_recorded_states_and_success(corre
     env.close()
 
 
+LABELS = ("keypoints", "steps_left")
+
+
 def test_hindsight_labels_of_a_handed_back_segment_are_masked(corrected):
     dataset, *_ = corrected
-    windows = Windows(dataset, history=1, chunk=4, keypoints="hindsight")
+    windows = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="hindsight", labels=LABELS))
     starts = np.cumsum([0, *map(len, dataset)])
     batch = windows.batch(np.arange(starts[-1]), np.random.default_rng(0))
     inside = slice(starts[1], starts[2])
-    assert (batch.steps_left[inside] == -1).all()
-    assert batch.steps_left[starts[1] - 1] == 0
-    assert not batch.keypoints_mask[inside].any()
-    assert batch.keypoints_mask[: starts[1]].any()
-    grounded = Windows(dataset, history=1, chunk=4, keypoints="grounding").batch(np.arange(starts[-1]), np.random.default_rng(0))
-    assert grounded.keypoints_mask[inside].any(), "initial object positions are known until one is touched"
+    assert (batch.targets["steps_left"].values[inside] == -1).all()
+    assert batch.targets["steps_left"].values[starts[1] - 1] == 0
+    assert not batch.targets["keypoints"].mask[inside].any()
+    assert batch.targets["keypoints"].mask[: starts[1]].any()
+    windows = Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding", labels=LABELS))
+    grounded = windows.batch(np.arange(starts[-1]), np.random.default_rng(0))
+    assert grounded.targets["keypoints"].mask[inside].any(), "initial object positions are known until one is touched"
     # A chunk ends with the last action before the hand-back.
     assert batch.actions_mask[inside].sum(1).tolist() == [3, 2, 1]
 

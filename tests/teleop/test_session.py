@@ -14,7 +14,7 @@ import pytest
 from scripted import OPTIONS, KeyboardExpert, after, config, demonstrate, ready, teleop_session
 
 from verbot import cli
-from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, check_dataset, open_dataset
 from verbot.envs import make_env
 from verbot.errors import DataError, SimulationError
 from verbot.teleop import TeleopResult
@@ -83,7 +83,7 @@ def test_saved_episodes_have_the_fields_of_an_expert_collection_and_the_device(m
         assert np.abs(episode.actions[0]).max() > 0
     assert {episode.extras["goal"]["verb"] for episode in dataset} == {"pick", "push", "put"}
     assert check_dataset(dataset.root) == []
-    assert len(Windows(dataset, history=1, chunk=4, keypoints="grounding")) == sum(map(len, dataset))
+    assert len(Windows(dataset, WindowConfig(history=1, chunk=4, keypoints="grounding"))) == sum(map(len, dataset))
 
 
 def test_replaying_the_recorded_actions_succeeds(many):
@@ -331,7 +331,7 @@ def test_the_command_passes_its_arguments(tmp_path, capsys, monkeypatch):
     assert (settings.host, path, make_policy) == ("127.0.0.1", tmp_path / "demos", None)
     for more, message in (
         (["--policy", "starter"], "--policy is what a person corrects: give --by keyboard or --by gamepad"),
-        (["--by", "keyboard", "--again", "tabletop-again"], "--again is for the experts"),
+        (["--by", "keyboard", "--again", "tabletop-revisit"], "--again is for the experts"),
         (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teleoperate without camera_dropout"),
     ):
         code, _, err = run(capsys, "collect", out, *more)

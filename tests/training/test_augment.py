@@ -9,8 +9,15 @@ import pytest
 import torch
 
 from verbot.data import WindowBatch
+from verbot.data.samples.labels import MaskedArray
 from verbot.training import AugmentConfig
 from verbot.training.imitation.augment import augment, jitter_colors, numbers, shift_images, torch_numbers
+
+KEYPOINTS = ("keypoints", "known_keypoints")
+
+
+def points(dot, shape, visible=False):
+    return MaskedArray(np.broadcast_to(dot, (*shape, 2)).copy(), np.ones(shape, bool), "image_points", True, visible)
 
 
 def window(b: int = 8) -> WindowBatch:
@@ -26,21 +33,18 @@ def window(b: int = 8) -> WindowBatch:
         actions=np.zeros((b, 3, 4), np.float32),
         actions_mask=np.ones((b, 3), bool),
         instructions=["touch it"] * b,
-        keypoints=np.broadcast_to(dot, (b, 2, 3, 2)).copy(),
-        keypoints_mask=np.ones((b, 2, 3), bool),
-        recall_mask=np.ones((b, 2, 3), bool),
-        questions=[("touch it again",)] * b,
-        question_keypoints=np.broadcast_to(dot, (b, 1, 2, 3, 2)).copy(),
-        question_mask=np.ones((b, 1, 2, 3), bool),
+        targets={
+            "keypoints": points(dot, (b, 2, 3), visible=True),
+            "known_keypoints": points(dot, (b, 2, 3)),
+            "steps_left": MaskedArray(np.arange(b), np.ones(b, bool)),
+        },
+        grounding_queries=[("touch it again",)] * b,
+        query_keypoints=points(dot, (b, 1, 2, 3), visible=True),
         index=np.arange(b),
         goal=np.zeros((b, 16, 16, 3), np.uint8),
         goal_mask=np.ones(b, bool),
-        acted=np.zeros((b, 0), np.float32),
-        acted_mask=np.zeros(b, bool),
-        steps_left=np.arange(b),
-        task=np.zeros(b, np.int64),
-        grasp=np.zeros((b, 4), np.float32),
-        grasp_mask=np.zeros(b, bool),
+        previous_action=np.zeros((b, 0), np.float32),
+        previous_action_mask=np.zeros(b, bool),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
         captions=[()] * b,
     )
@@ -52,7 +56,7 @@ def test_keypoints_move_with_the_picture():
     for i in range(8):
         for v in range(2):
             row, column = np.argwhere(shifted.images[i, 0, v, :, :, 0] == 255)[0]
-            for points in (shifted.keypoints[i, v], shifted.question_keypoints[i, 0, v]):
+            for points in (*(shifted.targets[name].values[i, v] for name in KEYPOINTS), shifted.query_keypoints.values[i, 0, v]):
                 np.testing.assert_allclose(points[0], [(column + 0.5) / 8 - 1, (row + 0.5) / 8 - 1], atol=1e-6)
             places.add((int(row), int(column)))
     assert len(places) > 4
@@ -71,13 +75,20 @@ def test_words_are_blanked_at_the_asked_rate():
     assert "" not in augment(window(100), AugmentConfig(shift_pixels=0, blank_instruction=0.0), numbers(1)).instructions
 
 
+def arrays(batch: WindowBatch) -> dict[str, object]:
+    """Every field, those of targets too."""
+    found = {field.name: getattr(batch, field.name) for field in dataclasses.fields(WindowBatch)}
+    masked = {**found.pop("targets"), "query": found.pop("query_keypoints")}
+    return found | {f"{name} {part}": getattr(x, part) for name, x in masked.items() for part in ("values", "mask")}
+
+
 def test_any_split_of_a_batch_draws_the_same():
     config, batch = AugmentConfig(blank_instruction=0.5), window(8)
     whole = augment(batch, config, numbers(5))
     halves = [augment(batch.take(np.arange(4 * r, 4 * r + 4)), config, numbers(5), r, 2) for r in range(2)]
     joined = WindowBatch.concatenate(halves)
-    for field in dataclasses.fields(WindowBatch):
-        np.testing.assert_array_equal(getattr(whole, field.name), getattr(joined, field.name))
+    for name, value in arrays(joined).items():
+        np.testing.assert_array_equal(arrays(whole)[name], value)
     images = torch.rand(8, 1, 2, 3, 4, 4)
     colors = [jitter_colors(images[4 * r : 4 * r + 4], config, torch_numbers(5), r, 2) for r in range(2)]
     assert torch.equal(jitter_colors(images, config, torch_numbers(5)), torch.cat(colors))
@@ -119,7 +130,9 @@ def test_a_goal_is_shown_instead_of_told_and_a_camera_is_missing_in_their_shares
     seen = batch.images_mask[:, 0]
     assert seen.any(1).all(), "never all cameras"
     assert 0.4 < (~seen.all(1)).mean() < 0.6 and 0.15 < (~seen[:, 0]).mean() < 0.35
-    assert np.array_equal(batch.keypoints_mask.all(2), seen) and np.array_equal(batch.question_mask[:, 0].all(2), seen)
+    assert np.array_equal(batch.targets["keypoints"].mask.all(2), seen)
+    assert np.array_equal(batch.query_keypoints.mask[:, 0].all(2), seen)
+    assert batch.targets["known_keypoints"].mask.all(), "what is remembered needs no camera"
     plain = augment(window(400), AugmentConfig(blank_instruction=0), numbers(1))
     assert np.array_equal(plain.images, batch.images), "what was drawn before stays as it was"
     assert not plain.goal_mask.any() and plain.images_mask.all()
@@ -130,7 +143,7 @@ def test_the_frames_of_a_sequence_are_treated_alike():
     whole = augment(window(12), config, numbers(2), frames=3)
     for start in range(0, 12, 3):
         assert len(set(whole.instructions[start : start + 3])) == 1
-        for values in (whole.images, whole.images_mask, whole.keypoints):
+        for values in (whole.images, whole.images_mask, whole.targets["keypoints"].values):
             assert (values[start : start + 3] == values[start]).all()
     parts = [augment(window(6), config, numbers(2), rank, 2, frames=3) for rank in range(2)]
     assert np.array_equal(np.concatenate([p.images for p in parts]), whole.images)

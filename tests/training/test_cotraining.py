@@ -54,7 +54,7 @@ def test_both_learn_and_what_is_shared_is_the_same(both, tmp_path):
     log = [line for line in read_log(tmp_path) if line["kind"] == "train"]
     assert log[-1]["action"] < 0.8 * log[0]["action"]
     assert log[-1]["rover.action"] < 0.5 * log[0]["rover.action"]
-    assert log[0]["loss"] == pytest.approx(log[0]["action"] + log[0]["keypoint"] + log[0]["rover.loss"], rel=1e-5)
+    assert log[0]["loss"] == pytest.approx(log[0]["action"] + log[0]["keypoints"] + log[0]["rover.loss"], rel=1e-5)
     weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("policy", "policy-rover")]
     same = {name for name in weights[0] if name in weights[1] and torch.equal(weights[0][name], weights[1][name])}
     assert {name for name in weights[0] if name.startswith(("language.", "sentence."))} <= same

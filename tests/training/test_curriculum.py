@@ -67,7 +67,10 @@ def test_a_run_rises_and_says_so(tmp_path):
     config = ReinforceConfig(
         env=EnvConfig("navigation-compass", tasks=("go",), num_envs=16),
         network=NetworkConfig(
-            vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), language=Part("words", {"layers": 0}), width=32, chunk=1
+            vision=Part("film_conv", {"channels": 4, "heatmaps": 4}),
+            language=Part("word_embedding", {"layers": 0}),
+            width=32,
+            chunk=1,
         ),
         curriculum=Curriculum((0.05, 0.99, 0.99, 0.99), episodes=4, review=0.0),
         steps=16 * 24 * 2,

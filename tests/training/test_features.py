@@ -16,6 +16,7 @@ from test_loop import losses, same
 from toys import PLAIN, SMALL, toy_config, write_toy
 
 from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, open_dataset
+from verbot.data.samples.labels import MaskedArray
 from verbot.data.storage import frame_cache
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
@@ -98,7 +99,8 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
         window = training_data.batch(0, 0)
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
-    asking = dataclasses.replace(window, questions=texts, question_keypoints=points, question_mask=points[..., 0] > 0)
+    places = MaskedArray(points, points[..., 0] > 0, "image_points")
+    asking = dataclasses.replace(window, grounding_queries=texts, query_keypoints=places)
     with_features = policy.collate(asking)
     seen.clear()
     got = policy.network.losses(with_features, torch_numbers(1))

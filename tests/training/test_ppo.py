@@ -285,7 +285,7 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
 
 
 def test_the_keypoint_loss_joins_the_update_once(toy):
-    config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=0.5)
+    config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
     encoder = ObservationEncoder(policy)
     world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
@@ -307,9 +307,9 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     def slopes():
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.network.parameters()])
 
-    _, keypoints = policy.network(encoder.batch(obs))
+    keypoints = policy.network(encoder.batch(obs)).keypoints
     policy.network.zero_grad()
-    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())["keypoint"].backward()
+    keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())[0].backward()
     alone = slopes()
     assert alone.abs().sum() > 0
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
@@ -335,7 +335,7 @@ def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
         look, told = EnvRunner(env, plays, 0, 1, Plan()).begin()
-        named = next(thing for thing in env.world.scene.things if thing.name == told["target_object"])
+        named = next(obj for obj in env.world.scene.objects if obj.name == told["target_object"])
         column, row = (look.points[0, 0, 0] + 1) * 32
         assert look.known[0, 0, 0]
         assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
@@ -355,15 +355,14 @@ def test_a_look_asks_for_the_other_things_of_its_scene(toy):
         if text:
             x, y, _ = goals[text]["target_base_m"]
             assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
-    begins = {thing.center_m for thing in scene.things} | {line.points_m[0] for line in scene.lines}
+    begins = {obj.center_m for obj in scene.objects} | {line.points_m[0] for line in scene.lines}
     assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
 
 
 def test_questions_teach_their_own_sentence(toy):
     """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
-    config = dataclasses.replace(
-        TOY, network=dataclasses.replace(SMALL, keypoint_weight=0.0), keypoint_weight=1.0, grounding_queries=1
-    )
+    network = SMALL.with_objectives(keypoints=0.0)
+    config = dataclasses.replace(TOY, network=network, keypoint_weight=1.0, grounding_queries=1)
     policy = running.beginning(config)
     encoder = ObservationEncoder(policy, grounding_queries=1)
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(grounding_queries=1)).begin()
@@ -384,8 +383,8 @@ def test_questions_teach_their_own_sentence(toy):
     told = encoder.batch(obs)
     other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
     loss = sum(
-        keypoint_loss(policy.network(batch)[1], obs["points"][:, i], obs["known"][:, i].bool())["keypoint"]
+        keypoint_loss(policy.network(batch).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
         for i, batch in enumerate((told, other))
     )
-    (loss + 0.0 * actor.critic(policy.network(told)[0]).sum()).backward()
+    (loss + 0.0 * actor.critic(policy.network(told).fused).sum()).backward()
     assert joined.abs().sum() > 0 and torch.allclose(joined, slopes(), atol=1e-6)

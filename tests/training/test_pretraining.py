@@ -15,7 +15,7 @@ from toys import SMALL, SPEC, changed, toy_config
 from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
-from verbot.models.network import Part
+from verbot.models.network import Objective, Part
 from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
@@ -23,7 +23,7 @@ from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin_parts, begun
 from verbot.training.imitation.records import MonitorConfig
 
-PRETRAINED = dataclasses.replace(SMALL, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
+PRETRAINED = dataclasses.replace(SMALL, objectives={"contrastive": Objective()})
 NAMING = AugmentConfig(captions=1)
 SEEING = ("vision", "language", "sentence")
 
@@ -76,7 +76,7 @@ def at_first(config: TrainConfig, out: Path):
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
     log = [line for line in read_log(Path(pretrained).parent) if line["kind"] == "validation"]
-    assert log[-1]["told_apart"] == 1.0 and log[-1]["contrast"] < 0.05
+    assert log[-1]["told_apart"] == 1.0 and log[-1]["contrastive"] < 0.05
     assert log[-1]["matching"] > 0.3 > log[-1]["mismatching"]
     assert "action" not in log[-1], "fusion and head are left alone"
     red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}
@@ -106,7 +106,7 @@ def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
     for name, value in fresh.network.state_dict().items():
         assert torch.equal(seeing[name], old[name] if name.startswith("vision.") else value), "the rest as without a start"
     assert torch.equal(new["language.embed.weight"][: len(known) + 4], old["language.embed.weight"][: len(known) + 4])
-    assert policy.config.contrast is None and not any(name.startswith("contrast.") for name in new)
+    assert "contrastive" not in policy.config.objectives and not any("contrastive" in name for name in new)
 
 
 def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path):
@@ -119,7 +119,7 @@ def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path)
     ("network", "parts", "message"),
     [
         (SMALL, ("eyes",), "init.parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
-        (dataclasses.replace(SMALL, value_weight=1.0), ("value",), "init.parts has 'value', of which the start .* has nothing"),
+        (SMALL.with_objectives(value=1.0), ("objectives.value",), "init.parts has 'objectives.value', of which the start"),
         (dataclasses.replace(SMALL, width=24), ("vision",), r"the start has \(.*\) for vision\..*, which is \("),
         (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the start has \(.*\) for vision\.slots"),
     ],
@@ -136,9 +136,9 @@ def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, 
         ({"init_from": "there", "parts": ()}, "init.parts names what a new network takes over: at least one part"),
         (
             {"augment": NAMING},
-            "a contrast learns from captions, and nothing else does: network.contrast is None with .*captions 1",
+            "'contrastive' learns from captions, and nothing else does: network.objectives has action, .*captions 1",
         ),
-        ({"network": PRETRAINED}, "network.contrast is 'match' with augment.captions 0"),
+        ({"network": PRETRAINED}, "network.objectives has contrastive, with augment.captions 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(toy, changes, message):
@@ -171,7 +171,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
 
 def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_path):
     """Demonstrations without captions and scenes with them, in one run."""
-    network = dataclasses.replace(SMALL, contrast=Part("match"))
+    network = SMALL.with_objectives(contrastive=1.0)
     config = toy_config(toy, network=network, augment=NAMING, datasets=(toy, captioned), steps=2)
     policy = load_policy(train(config, tmp_path / "run", progress=False).policy)
     look = {c.name: np.zeros((16, 16, 3), np.uint8) for c in SPEC.cameras}
@@ -181,13 +181,13 @@ def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_p
 
 def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy, tmp_path):
     start = train(toy_config(toy), tmp_path / "start", progress=False).policy
-    network = dataclasses.replace(SMALL, contrast=Part("match"), keypoint_weight=0.0)
-    told = LoraConfig(adapt=(), train=("contrast.*",))
+    network = SMALL.with_objectives(contrastive=1.0, keypoints=0.0, grounding_queries=None)
+    told = LoraConfig(adapt=(), train=("objectives.contrastive.*",))
     parts = ("vision", "language", "sentence", "state", "fusion", "head")
     config = toy_config(captioned, network=network, augment=NAMING, init_from=start, parts=parts, lora=told)
     result = train(config, tmp_path / "told", progress=False)
     old, new = load_policy(start), load_policy(result.policy)
-    assert result.trained == sum(p.numel() for p in new.network.contrast.parameters())
+    assert result.trained == sum(p.numel() for p in new.network.objectives["contrastive"].parameters())
     assert new.statistics.to_json() == old.statistics.to_json(), "of state and action, whose parts were taken over"
     rng = np.random.default_rng(0)
     for text in ("touch the red cube", "touch the blue cube"):
@@ -209,7 +209,7 @@ def test_statistics_belong_to_the_parts_that_are_taken_over(toy, tmp_path):
 
 def test_chunks_are_rebuilt_from_actions_alone_and_the_decoder_is_taken_over(toy, tmp_path):
     head = Part("latent", {"latent": 4, "hidden": 32, "pretrain": True})
-    alone = dataclasses.replace(SMALL, head=head, keypoint_weight=0.0)
+    alone = dataclasses.replace(SMALL, head=head, objectives={"action": Objective()})
     start = train(
         toy_config(toy, network=alone, steps=150, batch_size=16, learning_rate=3e-3, validate_every=50, checkpoint_every=150),
         tmp_path / "actions",

@@ -11,7 +11,7 @@ from test_loop import losses, same
 from toys import PLAIN, SMALL, toy_config
 
 from verbot.agents import ChunkAgent
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError, SpecError
 from verbot.models.network import Part
 from verbot.policy.memory import keep_chunk, last_actions
@@ -19,7 +19,7 @@ from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import train
 
-TOLD = dataclasses.replace(SMALL, acted=Part("action", {"hidden": 16}))
+TOLD = dataclasses.replace(SMALL, previous_action=Part("action", {"hidden": 16}))
 NETWORKS = {
     "told": TOLD,
     "history": dataclasses.replace(TOLD, history=2, stride=2),
@@ -45,7 +45,7 @@ def replay(policy: Policy, episode, execute: int):
     """The batches that the network is given in one episode in which it predicts what was recorded, by frame."""
     given, predict = {}, policy.network.predict
 
-    def as_recorded(batch, generator=None):
+    def as_recorded(batch, generator=None, seeds=None):
         given[frame] = batch
         rows = np.minimum(np.arange(frame, frame + policy.config.chunk), len(episode) - 1)
         actions = torch.from_numpy(policy.action_steps.forward(episode.actions[rows]))[None]
@@ -65,7 +65,11 @@ def replay(policy: Policy, episode, execute: int):
 def test_a_network_is_told_in_an_episode_what_it_was_told_in_training(name, execute, recorded):
     network = NETWORKS[name]
     windows = Windows(
-        recorded, network.history, network.chunk, stride=network.stride, acted=True, cameras=("front", "wrist"), episodes=[1]
+        recorded,
+        WindowConfig(
+            history=network.history, chunk=network.chunk, stride=network.stride, previous_action=True, cameras=("front", "wrist")
+        ),
+        episodes=[1],
     )
     episode = recorded[1]
     policy = make_policy(recorded, network)
@@ -73,17 +77,21 @@ def test_a_network_is_told_in_an_episode_what_it_was_told_in_training(name, exec
     given = replay(policy, episode, execute)
     assert sorted(given) == list(range(0, len(episode), execute))
     for frame, batch in given.items():
-        assert bool(batch.acted_mask[0]) == bool(taught.acted_mask[frame]) == (frame > 0)
+        assert bool(batch.previous_action.mask[0]) == bool(taught.previous_action.mask[frame]) == (frame > 0)
         if frame:
-            torch.testing.assert_close(batch.acted[0], taught.acted[frame], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                batch.previous_action.values[0], taught.previous_action.values[frame], rtol=1e-5, atol=1e-5
+            )
         if frame > 1:
-            assert (taught.acted[frame] - taught.acted[frame - 1]).abs().max() > 0.01, "the frame before had another"
+            assert (taught.previous_action.values[frame] - taught.previous_action.values[frame - 1]).abs().max() > 0.01, (
+                "the frame before had another"
+            )
 
 
 def test_the_action_before_is_the_row_whose_turn_it_was(recorded):
     spec, chunk = recorded.spec, np.arange(12, dtype=np.float32).reshape(3, 4)
     memory = keep_chunk({"kept": np.ones(2)}, chunk, 0.7)
-    assert set(memory) == {"kept", "acted", "acted_s"}
+    assert set(memory) == {"kept", "last_chunk", "last_chunk_s"}
     seen = Observation({}, np.zeros(4, np.float32))
     times = {
         0.8: 0,
@@ -105,8 +113,8 @@ def test_the_action_before_is_the_row_whose_turn_it_was(recorded):
     for value, row in zip(values, times.values(), strict=False):
         assert np.array_equal(value, np.zeros(4) if row is None else chunk[row])
     chunk[:] = -1
-    assert memory["acted"].min() == 0, "what is kept is not the caller's"
-    with pytest.raises(SpecError, match="of another policy: it has no 'acted' but time_s"):
+    assert memory["last_chunk"].min() == 0, "what is kept is not the caller's"
+    with pytest.raises(SpecError, match="of another policy: it has no 'last_chunk' but time_s"):
         last_actions([dataclasses.replace(seen, memory={"time_s": np.zeros(1)})], spec)
 
 
@@ -114,7 +122,7 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
     policy = make_policy(recorded)
     policy.save(tmp_path / "policy")
     loaded, episode = load_policy(tmp_path / "policy"), recorded[0]
-    assert loaded.config.acted == TOLD.acted
+    assert loaded.config.previous_action == TOLD.previous_action
     for one in (policy, loaded):
         with torch.no_grad():
             one.network.head.out.bias[:3] += 1.0
@@ -129,8 +137,8 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
     np.testing.assert_allclose(chunks[2].values, chunks[3].values, atol=1e-6)
     for chunk, seen in zip(chunks, (second, other, late, plain), strict=True):
         np.testing.assert_allclose(chunk.values, policy.predict([seen])[0].values, atol=1e-6)
-        assert np.array_equal(chunk.memory["acted"], chunk.values)
-        assert chunk.memory["acted_s"] == seen.time_s
+        assert np.array_equal(chunk.memory["last_chunk"], chunk.values)
+        assert chunk.memory["last_chunk_s"] == seen.time_s
     acted = []
     for one in (policy, loaded):
         agent = ChunkAgent(one, 2)
@@ -141,8 +149,8 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
 
 
 def test_windows_that_do_not_tell_are_refused(recorded):
-    with pytest.raises(ConfigError, match="told what was done before, and these windows are not: make them with acted=True"):
-        make_policy(recorded).collate(Windows(recorded, chunk=3).batch([0], np.random.default_rng(0)))
+    with pytest.raises(ConfigError, match="reads the previous action, and these windows have none"):
+        make_policy(recorded).collate(Windows(recorded, WindowConfig(chunk=3)).batch([0], np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("name", ["told", "memory"])
@@ -153,7 +161,7 @@ def test_it_is_trained_and_resumes_to_the_bit(toy, tmp_path, name):
     train(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     before = Policy.create(NETWORKS[name], load_policy(whole.policy).spec, load_policy(whole.policy).statistics, ["touch"])
-    old, new = (dict(p.network.acted.named_parameters()) for p in (before, load_policy(whole.policy)))
+    old, new = (dict(p.network.previous_action.named_parameters()) for p in (before, load_policy(whole.policy)))
     assert all(not torch.equal(old[key], new[key]) for key in old)
 
 

@@ -16,7 +16,7 @@ from verbot.policy.policy import load_policy
 from verbot.spec import Observation
 from verbot.training import read_log, train
 
-NETWORK = dataclasses.replace(SMALL, head=Part("multi_task", {"task_weight": 1.0}), grasp_weight=1.0)
+NETWORK = dataclasses.replace(SMALL.with_objectives(task_classification=1.0, grasp_state=1.0), head=Part("multi_task"))
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from verbot.data import Windows, open_dataset
+from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.models.network import NetworkConfig
-from verbot.models.registries import Part
+from verbot.models.registries import Objective, Part
 from verbot.policy.policy import Policy, load_policy
 from verbot.rollout.collect import collect
 from verbot.spec import Observation
@@ -27,9 +27,9 @@ def learned(demonstrations, tmp_path_factory):
     torch.set_num_threads(1)
     config = NetworkConfig(
         vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), fusion=Part("mlp", {"hidden": 64}),
-        width=32, chunk=2, image_size=(32, 32), value_weight=1.0, value_discount=GAMMA,
-    )  # fmt: skip
-    windows = Windows(demonstrations, chunk=2)
+        width=32, chunk=2, image_size=(32, 32),
+    ).with_objectives(value=Objective(1.0, {"discount": GAMMA}))  # fmt: skip
+    windows = Windows(demonstrations, WindowConfig(chunk=2, labels=config.labels))
     policy = Policy.create(config, demonstrations.spec, demonstrations.statistics(), [e.instruction for e in demonstrations])
     optimizer, rng = torch.optim.Adam(policy.network.parameters(), 3e-3), np.random.default_rng(0)
     for _ in range(120):
@@ -67,4 +67,4 @@ def test_a_policy_without_a_value_head_tells_none(demonstrations):
     images = {camera: episode.images(camera)[0] for camera in policy.spec.camera_names}
     (chunk,) = policy.predict([Observation(images, episode.states[0], "go")])
     assert chunk.value is None
-    assert policy.collate(Windows(demonstrations, chunk=2).batch([0], np.random.default_rng(0))).steps_left is None
+    assert policy.collate(Windows(demonstrations, WindowConfig(chunk=2)).batch([0], np.random.default_rng(0))).targets == {}

@@ -108,7 +108,7 @@ class GroundingMonitor:
         if "alignment" not in chunk.extras:
             raise PolicyError(
                 "this policy does not report whether the instruction matches the images: its chunks have no 'alignment'; "
-                "train one with network.contrast.name=match and augment.captions"
+                "train one with objectives.contrastive and augment.captions"
             )
         cosine = float(chunk.extras["alignment"])
         if self._now_s <= self.seconds and self._alarm.update(cosine) and self.event is None:

@@ -56,7 +56,7 @@ def collect(
             that; "all" is every axis that a recording can hold.
         image_size: pixels, square.
         cameras: only these of the suite's; otherwise all.
-        again: an env in which the expert visits each scene once more, right after, e.g. tabletop-again.
+        again: an env in which the expert visits each scene once more, right after, e.g. tabletop-revisit.
         captions: so many captions of each scene are recorded, a foil with each, to pretrain from.
         first: record only so many frames of each attempt, whatever would have come of it: pictures, not demonstrations.
         workers: processes of the experts; 0 takes one for each core.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from verbot.data.importers.export_hdf5 import export_hdf5
     from verbot.data.samples.loader import Loader
     from verbot.data.samples.mixture import Mixture
+    from verbot.data.samples.window_config import WindowConfig
     from verbot.data.samples.windows import WindowBatch, Windows
     from verbot.data.storage.annotate import annotate, annotating
     from verbot.data.storage.frame_cache import FrameCache
@@ -28,6 +29,7 @@ _LAZY = {
     "Loader": "samples.loader",
     "Mixture": "samples.mixture",
     "WindowBatch": "samples.windows",
+    "WindowConfig": "samples.window_config",
     "Windows": "samples.windows",
     "annotate": "storage.annotate",
     "annotating": "storage.annotate",
@@ -48,6 +50,7 @@ __all__ = [
     "Loader",
     "Mixture",
     "WindowBatch",
+    "WindowConfig",
     "Windows",
     "annotate",
     "annotating",

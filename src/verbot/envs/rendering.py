@@ -180,7 +180,7 @@ def _context(family: str, model: mujoco.MjModel, quality: str) -> mujoco.MjrCont
 
 
 def _open_gl() -> Any:
-    # Mesa's software rasterizer starts a thread per core unless told otherwise; the workers beside us need those cores.
+    # Mesa's software rasterizer starts a thread per core unless limited; the workers beside us need those cores.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     name = backend()
     if "OpenGL" not in sys.modules and name != "cgl":

@@ -1,10 +1,10 @@
-"""The currency inside networks: groups of tokens with a mask; and the batch that a network is given."""
+"""What flows inside networks: groups of tokens with a mask, and the batch that a network is given."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verbot.spec import Component
 
-MemoryState = dict[str, Tensor]  # what a memory keeps, every tensor with a row (b, …) for each episode
+MemoryState = dict[str, Tensor]  # what a memory holds, every tensor with a row (b, …) for each episode
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TokenGroup:
         tokens: (b, n, e).
         mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
         kind: ``"words"`` (of any number; a goal image's tokens follow them); ``"sentence"``, ``"keypoints"``, ``"patches"``,
-            ``"objects"`` (nodes of a graph), ``"state"``, ``"acted"`` (what was done before), ``"fused"``.
+            ``"objects"`` (nodes of a graph), ``"state"``, ``"previous_action"``, ``"fused"``.
         points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints and objects.
         heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
         layers: the same tokens as they went into each block of what made them, the first block's first, each (b, n, d) under
@@ -98,24 +98,36 @@ class TextBatch:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Other goals `q` of the pictures in a batch, each to be pointed at.
+class Masked:
+    """Values of which some are unknown.
 
     Args:
-        rows: (q,) int64, which row's latest frame each is asked of.
-        text: one goal a row.
-        keypoints: (q, v, p, 2) with `mask` (q, v, p) bool.
+        values: (b, …); an unknown one may be anything, NaN too.
+        mask: bool over the first axes of `values`, False where the value is unknown.
     """
 
-    rows: Tensor
-    text: TextBatch
-    keypoints: Tensor
+    values: Tensor
     mask: Tensor
 
 
 @dataclass(frozen=True)
+class GoalQueries:
+    """Other goals `q` of the images in a batch.
+
+    Args:
+        rows: (q,) int64, which row's latest frame each belongs to.
+        text: one goal a row.
+        keypoints: where its points are, (q, v, p, 2).
+    """
+
+    rows: Tensor
+    text: TextBatch
+    keypoints: Masked
+
+
+@dataclass(frozen=True)
 class Captions:
-    """Sentences `q` that are true or false of the pictures in a batch: first the true ones, then the foil of each.
+    """Sentences `q` that are true or false of the images in a batch: first the true ones, then the hard negative of each.
 
     Args:
         rows: (q,) int64, which row's latest frame each is about.
@@ -130,7 +142,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network learns from, all normalized; for prediction all that it has to learn is None.
+    """What a network learns from, all normalized; for prediction everything that only learning needs is absent.
 
     A network with a memory learns from sequences: runs of `NetworkConfig.sequence` rows that follow one another in time.
 
@@ -141,21 +153,16 @@ class Batch:
         state_mask: (b, t) bool.
         text: one instruction a row.
         actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
-        keypoints: (b, v, p, 2) in [-1, 1] of the latest frame, with `keypoints_mask` (b, v, p) bool for those that can be seen
-            and `recall_mask` for all that are known.
-        questions: None where none are asked.
+        targets: by label, what objectives learn beside the actions.
+        grounding_queries: None where there are none.
         captions: None where there are none.
-        goal: (b, 3, h, w) uint8, the wanted state as an image, with `goal_mask` (b,) bool, False where there is none.
-        acted: (b, a), the action of the control step before the latest frame, with `acted_mask` (b,) bool, False where there is
-            none, or it is not known. None is masked throughout.
-        steps_left: (b,) int64, control steps until the episode's end; −1 where it did not end in success.
-        task: (b,) int64, which of the tasks that the head was made for; −1 where that is not known. None is −1 throughout.
-        grasp: (b, s), the state in which the hand will hold what it is about to take, with `grasp_mask` (b,) bool, False where it
-            takes nothing.
+        goal: (b, 3, h, w) uint8, an image of the wanted state, with `goal_mask` (b,) bool, False where there is none.
+        previous_action: (b, a) of the control step before the latest frame, masked (b,) where there is none or it is unknown;
+            None is masked throughout.
         memory: for prediction, what was remembered before; None is nothing yet.
-        writes: (b,) bool, for prediction: the rows that are to be remembered; None is all.
-        features: (b, t, v, n, d) what the vision encoder made of the images, which then are not looked at (they may have no
-            channels) and teach it nothing; None where the encoder is to look.
+        writes: (b,) bool, for prediction: the rows that write into the memory; None is all.
+        features: (b, t, v, n, d) of the images from the vision encoder, which then does not see them (they may have no channels)
+            and does not learn; None where the encoder is to see.
     """
 
     images: Tensor
@@ -165,46 +172,22 @@ class Batch:
     text: TextBatch
     actions: Tensor | None = None
     actions_mask: Tensor | None = None
-    keypoints: Tensor | None = None
-    keypoints_mask: Tensor | None = None
-    recall_mask: Tensor | None = None
-    questions: Questions | None = None
+    targets: Mapping[str, Masked] = field(default_factory=dict)
+    grounding_queries: GoalQueries | None = None
     captions: Captions | None = None
     goal: Tensor | None = None
     goal_mask: Tensor | None = None
-    acted: Tensor | None = None
-    acted_mask: Tensor | None = None
-    steps_left: Tensor | None = None
-    task: Tensor | None = None
-    grasp: Tensor | None = None
-    grasp_mask: Tensor | None = None
+    previous_action: Masked | None = None
     memory: MemoryState | None = None
     writes: Tensor | None = None
     features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
-            if isinstance(value, TextBatch | Questions | Captions):
+            if isinstance(value, TextBatch | GoalQueries | Captions | Masked):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
-            if isinstance(value, dict):
+            if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}
             return None if value is None else value.to(device)
 
         return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """`actions` (b, k, a) normalized; `keypoints` (b, v, p, 2) in [-1, 1], None where the vision encoder has no heatmaps;
-    `memory` to be given with the next batch of the same rows, None where the network has none; `value` (b,) in (0, 1), None
-    where the network has no value head; `tasks` (b, n), how likely each of the head's tasks is, None where it knows none; `grasp`
-    (b, s), normalized, None where the network foretells none; `alignment` (b,) in [-1, 1], how alike what is seen and what is
-    said are, None where the network has no contrast."""
-
-    actions: Tensor
-    keypoints: Tensor | None = None
-    memory: MemoryState | None = None
-    value: Tensor | None = None
-    tasks: Tensor | None = None
-    grasp: Tensor | None = None
-    alignment: Tensor | None = None

@@ -1,30 +1,20 @@
-"""Parts that must fit one another, looked at when a network is built."""
+"""Parts that must fit one another, checked when a network is built."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.config import NetworkConfig
-from verbot.models.objectives.weighting import Balance
-from verbot.models.registries import contrasts
-from verbot.models.tokens import Sizes
-
-BEFORE_FUSION = ("keypoint", "contrast")  # losses of what sees and listens
+from verbot.models.features import TrainingObjective
+from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
 
 
-def make_contrast(config: NetworkConfig, sizes: Sizes, tokens: int) -> Any:
-    """The contrast of a vision encoder that makes so many tokens of a frame; None where there is none."""
-    if config.contrast is None:
-        return None
-    make = contrasts.get(config.contrast.name)
-    return make(sizes, **config.contrast.options) if make.attends else make(sizes, tokens, **config.contrast.options)
-
-
-def check_frames(config: NetworkConfig, kept: int) -> None:
+def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
     """Raise `ConfigError` where the memory keeps more of the last frames than its sequence ever holds."""
+    kept = memory.frames if isinstance(memory, KeepsFrames) else 0
     if config.memory and kept > config.sequence - 1:
         raise ConfigError(
             f"the memory {config.memory.name!r} keeps the last {kept} frames, and a sequence of {config.sequence} has only "
@@ -33,8 +23,10 @@ def check_frames(config: NetworkConfig, kept: int) -> None:
         )
 
 
-def check_layers(config: NetworkConfig, given: int, read: int) -> None:
+def check_layers(config: NetworkConfig, fusion: nn.Module, head: nn.Module) -> None:
     """Raise `ConfigError` where the head reads the fusion's layers and cannot have them."""
+    given = fusion.gives_layers if isinstance(fusion, GivesLayers) else 0
+    read = head.reads_layers if isinstance(head, ReadsLayers) else 0
     if read and given != read:
         raise ConfigError(
             f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
@@ -47,36 +39,30 @@ def check_layers(config: NetworkConfig, given: int, read: int) -> None:
         )
 
 
-def make_balance(config: NetworkConfig, vision: nn.Module, head: nn.Module) -> Balance:
-    """What weighs every loss that the network's parts can have."""
-    beside: dict[str, float] = getattr(head, "beside", {})
-    weights = {
-        "action": config.action_weight,
-        **beside,
-        **({"keypoint": config.keypoint_weight} if "keypoints" in vision.counts else {}),  # type: ignore[operator]
-        "recall": config.recall_weight,
-        "value": config.value_weight,
-        **({"contrast": config.contrast_weight} if config.contrast else {}),
-        "grasp": config.grasp_weight,
-    }
-    return Balance(weights, config.loss_weights == "learned", fixed=beside)
-
-
-def has_fused(config: NetworkConfig, balance: Balance) -> bool:
-    """Whether anything that is learned comes after the fusion. Raises `ConfigError` where nothing does that a memory needs."""
-    fuses = any(weight for name, weight in balance.weights.items() if name not in BEFORE_FUSION)
-    if config.memory and not fuses:
+def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
+    """Raise `ConfigError` where the head chooses by a classifier that nothing teaches."""
+    if isinstance(head, TaskClassifier) and "task_classification" not in config.objectives:
         raise ConfigError(
-            f"action_weight 0 trains neither fusion nor head here, and the memory {config.memory.name!r} comes after the fusion: "
-            f"nothing would teach it"
+            f"the head {config.head.name!r} chooses its part by a classifier of tasks, and no objective teaches it: add "
+            f"objectives.task_classification, with a weight of 0.1 as a start"
         )
-    return fuses
+
+
+def is_fusion_taught(config: NetworkConfig, taught: Mapping[str, TrainingObjective]) -> bool:
+    """Whether any objective with a weight reads the fused features. Raises `ConfigError` where a memory needs one."""
+    found = any(config.objectives[name].weight for name, objective in taught.items() if objective.reads_fused)
+    if config.memory and not found:
+        raise ConfigError(
+            f"no objective with a weight reads the fused features here, and the memory {config.memory.name!r} comes after the "
+            f"fusion: nothing would teach it"
+        )
+    return found
 
 
 def check_acts(config: NetworkConfig) -> None:
-    """Raise `PolicyError` where the head has learned nothing: what it would do is random."""
-    if not config.action_weight:
+    """Raise `PolicyError` where the head has learned nothing: its actions are random."""
+    if not config.is_taught("action"):
         raise PolicyError(
-            "this policy was pretrained without actions (action_weight 0) and cannot act: begin a training with it, "
+            "this policy was pretrained without actions (objectives.action) and cannot act: begin a training with it, "
             "`verbot train starter --start POLICY --set 'start_parts=[vision, language, sentence]'`"
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
 from verbot.models.layers.transformer import seen, told
-from verbot.models.objectives.keypoints import pointing, supervised
+from verbot.models.objectives.keypoints import supervised
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import Policy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
@@ -61,7 +61,7 @@ class Attributed:
             chunks = self.policy.predict(observations)
         groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
         looked = self._looked([call for calls in weights.values() for call in calls], groups)
-        points = pointing(groups)
+        points = next((group for group in groups if group.heatmaps is not None), None)
         heatmaps = None if points is None else self._heatmaps(points).cpu().numpy()
         found = []
         for i, (chunk, observation) in enumerate(zip(chunks, observations, strict=True)):

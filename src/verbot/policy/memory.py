@@ -61,7 +61,7 @@ def keep(memory: Memory | None, sight: ProcessedObservation, seconds: float) -> 
 
 def keep_chunk(memory: Memory | None, values: FloatArray, time_s: float) -> Memory:
     """With a chunk (k, a) in the robot's units, and when it began: in it `last_actions` finds the action of the step before."""
-    return {**(memory or {}), "acted": values.copy(), "acted_s": np.asarray(time_s, np.float64)}
+    return {**(memory or {}), "last_chunk": values.copy(), "last_chunk_s": np.asarray(time_s, np.float64)}
 
 
 def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
@@ -76,7 +76,7 @@ def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[
     for i, seen in enumerate(observations):
         if seen.memory is None:
             continue
-        chunk, since_s = field(seen.memory, "acted"), seen.time_s - float(field(seen.memory, "acted_s"))
+        chunk, since_s = field(seen.memory, "last_chunk"), seen.time_s - float(field(seen.memory, "last_chunk_s"))
         row = round(since_s * spec.rate_hz) - 1
         if 0 <= row < len(chunk):
             values[i], known[i] = chunk[row], True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load, save
 
 from verbot.errors import ConfigError, DataError, PolicyError
+from verbot.models.features import Predicted, Prediction
+from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.objectives.queries import prepare_asked
-from verbot.models.tokens import Batch, MemoryState, Prediction
+from verbot.models.queries import prepare_queries
+from verbot.models.tokens import Batch, Masked, MemoryState
 from verbot.models.validation import check_acts
 from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
@@ -28,9 +30,10 @@ from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
 
 if TYPE_CHECKING:
+    from verbot.data.samples.labels import MaskedArray
     from verbot.data.samples.windows import WindowBatch
 
-FORMAT = "verbot-policy/1"
+FORMAT, OLDER = "verbot-policy/2", "verbot-policy/1"
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
 
 
@@ -119,13 +122,13 @@ class Policy:
         be given back with the next observation of the same episode (agents do); `Observation.time_s` tells it how old what it
         remembers is. Frames and actions that are not remembered are masked.
 
-        Each chunk's `extras` hold ``"keypoints"`` (v, 3, 2): where in each image the policy looks for the target, the
-        receptacle and the reference, x right and y down in [−1, 1]; of a network with tasks ``"tasks"`` {name: probability}; of
-        one that foretells grasps ``"grasp"`` (s,), the state in which the hand is to take hold, in the robot's units; of one with
-        a contrast ``"alignment"``, the cosine of what is seen and what is said.
+        Each chunk's `extras` hold what the network's objectives predict: ``"keypoints"`` (v, 3, 2), where in each image the
+        policy looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name:
+        probability}; ``"grasp"`` (s,), the state of the next grasp in the robot's units; ``"alignment"``, the cosine of image and
+        instruction.
 
         Raises `SpecError` for an observation that does not fit, `PolicyError` where no action was ever learned (`thoughts` then
-        tells the rest).
+        has the rest).
         """
         if not observations:
             return []
@@ -136,11 +139,11 @@ class Policy:
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
-        extras = [self._thoughts(i, prediction) for i in range(len(actions))]
+        extras = [self._extras(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
-        if self.config.acted:
+        if self.config.previous_action:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
-        values = [None] * len(actions) if prediction.value is None else prediction.value.tolist()
+        values = [each.pop("value", None) for each in extras]
         rows = zip(actions, observations, extras, memories, values, strict=True)
         return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
 
@@ -151,18 +154,12 @@ class Policy:
         batch = self.observe(observations, [self.look(observation) for observation in observations])
         with torch.inference_mode():
             prediction = self.network.predict(batch)
-        return [self._thoughts(row, prediction) for row in range(len(observations))]
+        extras = [self._extras(row, prediction) for row in range(len(observations))]
+        return [{name: value for name, value in each.items() if name != "value"} for each in extras]
 
     def collate(self, window: WindowBatch) -> Batch:
         """A batch of raw windows as the network's tensors, images still uint8."""
         fit = FitImage(window.images.shape[-3:-1], self._size)
-
-        def seen(points: FloatArray, mask: np.ndarray) -> tuple[FloatArray, np.ndarray]:
-            places = fit.points(points).astype(np.float32)
-            return places, mask & (np.abs(places) <= 1).all(-1)
-
-        keypoints, keypoints_mask = seen(window.keypoints, window.keypoints_mask)
-        _, recall_mask = seen(window.keypoints, window.recall_mask)
         batch = self._batch(
             images=fit.forward(window.images),
             images_mask=window.images_mask,
@@ -171,21 +168,28 @@ class Policy:
             instructions=window.instructions,
             actions=self.action_steps.forward(window.actions),
             actions_mask=window.actions_mask,
-            keypoints=keypoints,
-            keypoints_mask=keypoints_mask,
-            recall_mask=recall_mask,
-            **({"steps_left": window.steps_left} if self.config.value_weight else {}),
             **({"features": window.features} if window.features.size else {}),
-            **({"task": window.task} if self.config.head_tasks is not None else {}),
-            **(self._grasps(window.grasp, window.grasp_mask) if self.config.grasp_weight else {}),
-            **(self._acted(window.acted, window.acted_mask) if self.config.acted else {}),
         )
-        if self.config.goal:
-            batch = dataclasses.replace(batch, **self._goals(list(window.goal), window.goal_mask))
+        targets = {name: self._target(target, fit) for name, target in window.targets.items()}
         read = (lambda told: self.network.language.prepare([""] * len(told))) if self.blind else self.network.language.prepare
-        places, mask = map(torch.from_numpy, seen(window.question_keypoints, window.question_mask))
-        questions, captions = prepare_asked(read, window.questions, (places, mask), window.captions)
-        return dataclasses.replace(batch, questions=questions, captions=captions).to(self.device)
+        places = self._target(window.query_keypoints, fit)
+        queries, captions = prepare_queries(read, window.grounding_queries, places, window.captions)
+        before = {}
+        if self.config.previous_action:
+            before = self._previous_action(window.previous_action, window.previous_action_mask)
+        goals = self._goals(list(window.goal), window.goal_mask)
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
+        return dataclasses.replace(batch, **extra).to(self.device)
+
+    def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
+        """A label as the network learns it: normalized, and in the network's images."""
+        values, mask = label.values, label.mask
+        if label.space == "state":
+            values = self._state.forward(values)
+        if label.space == "image_points":
+            values = fit.points(values).astype(np.float32)
+            mask = mask & (np.abs(values) <= 1).all(-1)
+        return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory, complete or not at all; one that was there is replaced.
@@ -217,13 +221,16 @@ class Policy:
         try:
             record = json.loads(files[CONFIG])
             spec = RobotSpec.from_json(record["spec"])
-            config, blind = NetworkConfig.from_json(record["network"]), record["blind"]
+            config, blind = NetworkConfig.from_json(_network_record(record)), record["blind"]
             preprocessing = Preprocessing(**record["preprocessing"])
             statistics = Statistics.from_json(json.loads(files[STATISTICS]))
         except (ConfigError, DataError, KeyError, TypeError, ValueError) as error:
             raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
         network = VLANetwork(config, spec)
-        network.load_state_dict(load(files[WEIGHTS]))
+        weights = load(files[WEIGHTS])
+        if record["format"] == OLDER:
+            weights = {weight_name(name): value for name, value in weights.items()}
+        network.load_state_dict(weights)
         return Policy(network.eval(), spec, statistics, preprocessing, blind)
 
     def look(self, observation: Observation) -> ProcessedObservation:
@@ -249,22 +256,22 @@ class Policy:
                 if sight is not None:
                     images[row, frame], images_mask[row, frame] = sight.images, sight.images_mask
                     state[row, frame], state_mask[row, frame] = sight.state, True
-        acted = self._acted(*last_actions(observations, self._spec)) if self.config.acted else {}
-        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations], **acted)
-        if self.config.goal:
-            goals = [o.goal_image for o in observations]
-            batch = dataclasses.replace(batch, **self._goals(goals, np.array([goal is not None for goal in goals])))
+        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
+        goals = [o.goal_image for o in observations]
+        shown = self._goals(goals, np.array([goal is not None for goal in goals]))
+        batch = dataclasses.replace(batch, **before, **shown)
         if self.network.memory is None:
-            return batch
+            return batch.to(self.device)
         return dataclasses.replace(batch, **self._remembered(observations)).to(self.device)
 
-    def _acted(self, actions: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if actions.shape[-1] != self._spec.action_size:
-            raise ConfigError("this network is told what was done before, and these windows are not: make them with acted=True")
-        return {"acted": self.action_steps.forward(actions), "acted_mask": mask}
-
-    def _grasps(self, states: FloatArray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        return {"grasp": self._state.forward(states), "grasp_mask": mask}
+            raise ConfigError(
+                "this network reads the previous action, and these windows have none: make them with previous_action"
+            )
+        arrays = (self.action_steps.forward(actions), mask)
+        return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
     @property
     def _step_s(self) -> float:
@@ -272,6 +279,8 @@ class Policy:
         return self.config.stride / self._spec.rate_hz
 
     def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
+        if not self.config.goal:
+            return {}
         images = np.zeros((len(goals), *self._size, 3), np.uint8)
         for row, goal in enumerate(goals):
             if mask[row] and goal is not None:
@@ -304,18 +313,18 @@ class Policy:
             kept["written_s"] = np.asarray(written, np.float64)
         return kept or None
 
-    def _thoughts(self, row: int, prediction: Prediction) -> dict[str, Any]:
-        """What the policy can show beside its actions."""
-        shown: dict[str, Any] = {}
-        if prediction.keypoints is not None:
-            shown["keypoints"] = prediction.keypoints[row].cpu().numpy()
-        if prediction.tasks is not None and self.config.head_tasks:
-            shown["tasks"] = dict(zip(self.config.head_tasks, prediction.tasks[row].tolist(), strict=True))
-        if prediction.grasp is not None:
-            shown["grasp"] = self._state.inverse(prediction.grasp[row].cpu().numpy())
-        if prediction.alignment is not None:
-            shown["alignment"] = prediction.alignment[row].item()
-        return shown
+    def _extras(self, row: int, prediction: Prediction) -> dict[str, Any]:
+        """What the objectives predict for this row beside its actions."""
+        return {name: self._extra(value, row) for name, value in prediction.extras.items()}
+
+    def _extra(self, predicted: Predicted, row: int) -> Any:
+        values = predicted.values[row]
+        if predicted.names:
+            return dict(zip(predicted.names, values.tolist(), strict=True))
+        if not values.ndim:
+            return values.item()
+        found = values.cpu().numpy()
+        return self._state.inverse(found) if predicted.space == "state" else found
 
     def _batch(
         self,
@@ -324,11 +333,11 @@ class Policy:
         state: FloatArray,
         state_mask: np.ndarray,
         instructions: Sequence[str],
-        **targets: np.ndarray,
+        **others: np.ndarray,
     ) -> Batch:
         text = self.network.language.prepare([""] * len(instructions) if self.blind else instructions)
         pixels = torch.from_numpy(images).movedim(-1, -3)  # (b, t, v, 3, h, w), in the memory of the windows
-        arrays: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in targets.items()}
+        arrays: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in others.items()}
         seen = (pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask))
         batch = dataclasses.replace(Batch(*seen, text), **arrays)
         return batch if self.device.type == "cpu" else batch.to(self.device)
@@ -381,3 +390,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
 def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
     return Pipeline((Clip(spec.action_low(), spec.action_high()), normal))
+
+
+def _network_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The network of a policy's record, whatever its format. Raises `ConfigError` for an unknown format."""
+    found, network = record["format"], record["network"]
+    if found not in (FORMAT, OLDER):
+        raise ConfigError(f"its format is {found!r}; known are {FORMAT!r} and {OLDER!r}")
+    return network_record(network) if found == OLDER else network

@@ -2,7 +2,9 @@
 
 A setting is a dotted path and a value. A field of the training, of its network, or one whose name occurs once may be given
 without what stands before it. The name of a part stands for the part with its default options, and options stand directly
-below the part: ``vision=vit``, ``vision.depth=3``, ``augment.relabel=0.5``, ``learning_rate=1e-3``.
+below the part: ``vision=vit``, ``vision.depth=3``, ``augment.relabel=0.5``, ``learning_rate=1e-3``. The number of an objective is
+its weight, its options stand below it, and null leaves it out: ``objectives.value=0.1``, ``objectives.value.discount=0.9``,
+``objectives.keypoints=null``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 from verbot.configuration import build, field_types, old_names, record_type, to_plain, warn_renamed
 from verbot.errors import ConfigError
 from verbot.models import registries
-from verbot.models.registries import Part
+from verbot.models.registries import Objective, Part
 from verbot.registry import Registry
 
 C = TypeVar("C")
@@ -153,7 +155,7 @@ def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tupl
     """A setting, taken apart where its value is a mapping of a record's fields."""
     hint = _hint(kind, config, path)
     record = None if hint is None else record_type(hint, value)
-    if record is None or record is Part or not isinstance(value, Mapping):
+    if record in (None, Part, Objective) or not isinstance(value, Mapping):
         yield path, value
         return
     for name, inner in value.items():
@@ -203,6 +205,8 @@ def _assign(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> Any:
     kind = record_type(hint, plain)
     if kind is Part:
         return _part(hint, plain, path, value, where)
+    if kind is Objective:
+        return _objective(plain, path, value, where)
     if not path:
         return _whole(hint, kind, plain, value, where)
     if kind is not None:
@@ -262,6 +266,21 @@ def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[st
         raise ConfigError(f"there is no {name}{wanted}; name one of {', '.join(known)}, as in {name}={known[0]}")
     options = fit_options(part, registry, name) if registry else part.options
     return {"name": registry.successor(part.name) if registry else part.name, "options": options}
+
+
+def _objective(plain: Any, path: Path, value: Any, where: Path) -> dict[str, Any]:
+    """An objective as plain values: its weight, or one of its options, which stand directly below it."""
+    name, record = where[-1], {"weight": 1.0, "options": {}, **(plain or {})}
+    registries.objectives.get(name)  # raises where there is none
+    option = path[1:] if path[:1] == ("options",) else path
+    if not path:
+        record = {**record, **value} if isinstance(value, Mapping) else {**record, "weight": value}
+    elif path == ("weight",):
+        record["weight"] = value
+    else:
+        record["options"] = {**record["options"], ".".join(option): value} if option else to_plain(value)
+    options = fit_options(Part(name, record["options"]), registries.objectives, f"objectives.{name}")
+    return {**record, "options": options}
 
 
 def registry_of(name: str) -> Registry[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,23 +87,35 @@ def check_drivable(spec: RobotSpec) -> None:
             )
 
 
-def action_of(spec: RobotSpec, motion: MotionCommand, closed: bool, speed: float = 1.0, basis: Basis | None = None) -> FloatArray:
+def action_of(
+    spec: RobotSpec,
+    motion: MotionCommand,
+    closed: Collection[str] = (),
+    speed: float = 1.0,
+    basis: Basis | None = None,
+    active: str | None = None,
+) -> FloatArray:
     """The action (a,) in the units of `spec`, within its range.
 
     Args:
-        closed: whether to close the gripper.
+        closed: the end effectors whose gripper is to be closed.
         speed: fraction of the largest motion of a control step, up to 1.
         basis: the directions of the image; if None, x is right and y away.
+        active: the end effector that moves; the others keep still. By default the first.
     """
+    owners = {name: tool.name for tool in spec.end_effectors for name in tool.action}
+    active = active or next((tool.name for tool in spec.end_effectors), None)
     parts = []
     for component in spec.action:
         low, high = np.array(component.low), np.array(component.high)
+        owner = owners.get(component.name, active)
         if component.kind in ("position_delta", "rotation_delta"):
             # Only components in the base frame can follow the directions of the image.
             directions = basis if basis is not None and component.frame == "base" else Basis()
-            part = _scaled(_vector(component.kind, motion, directions), component, speed)
+            own = motion if owner == active else MotionCommand()
+            part = _scaled(_vector(component.kind, own, directions), component, speed)
         elif component.kind == "gripper":
-            part = low if closed else high
+            part = low if owner in closed else high
         else:
             part = low + max(0, motion.digit - 1)
         parts.append(np.clip(part, low, high))
@@ -157,7 +169,7 @@ def live(value: float) -> float:
 
 
 class Teleoperator:
-    """A user's input as an `Agent`: set `motion`, then call `act`. It keeps the states of the gripper and of the speed.
+    """A user's input as an `Agent`: set `motion`, then call `act`. It keeps the grippers, the speed and the active end effector.
 
     Raises `ConfigError` for a robot that cannot be teleoperated.
     """
@@ -165,27 +177,47 @@ class Teleoperator:
     def __init__(self, spec: RobotSpec, basis: Basis | None = None):
         check_drivable(spec)
         self.spec, self.basis, self.speed = spec, basis or Basis(), "normal"
-        self.motion, self.closed = MotionCommand(), False
+        self._names = tuple(tool.name for tool in spec.end_effectors)
+        self.active = self._names[0] if self._names else None
+        self.motion, self._closed = MotionCommand(), set[str]()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the active end effector's gripper is commanded to be closed."""
+        return self.active in self._closed
 
     def reset(self, instruction: str = "") -> None:
-        """Stop the motion and open the gripper; keep the speed."""
-        self.motion, self.closed = MotionCommand(), False
+        """No motion, all grippers open. The speed and the active end effector stay."""
+        self.motion, self._closed = MotionCommand(), set()
 
     def act(self, observation: Observation | None = None) -> FloatArray:
-        return action_of(self.spec, self.motion, self.closed, SPEEDS[self.speed], self.basis)
+        return action_of(self.spec, self.motion, self._closed, SPEEDS[self.speed], self.basis, self.active)
 
     def switch_gripper(self) -> None:
-        self.closed = not self.closed
+        """Close or open the active end effector's gripper."""
+        if self.active is not None:
+            self._closed ^= {self.active}
+
+    def switch_end_effector(self) -> None:
+        """Drive the next end effector; the others keep still and hold what they hold."""
+        if self.active is not None:
+            self.active = _after(self._names, self.active)
 
     def switch_speed(self) -> None:
-        names = list(SPEEDS)
-        self.speed = names[(names.index(self.speed) + 1) % len(names)]
+        self.speed = _after(tuple(SPEEDS), self.speed)
 
     def take_over(self, action: FloatArray) -> None:
-        """Keep the gripper as in the last `action` (a,) of another agent, so that a takeover drops no object."""
-        for component, place in zip(self.spec.action, self.spec.action_slices().values(), strict=True):
-            if component.kind == "gripper":
-                self.closed = bool(action[place.start] < (component.low[0] + component.high[0]) / 2)
+        """Keep each gripper as in the last `action` (a,) of another agent, so that a takeover drops no object."""
+        self._closed = set()
+        for tool in self.spec.end_effectors:
+            if gripper := self.spec.action_of(tool, "gripper"):
+                component, place = gripper
+                if action[place.start] < (component.low[0] + component.high[0]) / 2:
+                    self._closed.add(tool.name)
+
+
+def _after(names: tuple[str, ...], name: str) -> str:
+    return names[(names.index(name) + 1) % len(names)]
 
 
 def _vector(kind: str, motion: MotionCommand, basis: Basis) -> Array:

@@ -18,11 +18,11 @@ MAX_AXES, MAX_BUTTONS = 8, 32
 MAX_COMMANDS = 64  # between two control steps
 SAY = "say"
 COMMANDS = {
-    "Space": "gripper", "KeyC": "speed", "Enter": "save", "KeyK": "keep", "Backspace": "retake", "KeyX": "discard",
-    "KeyN": "next", "KeyG": "goal", "KeyH": "hand_back", "Escape": "quit",
+    "Space": "gripper", "KeyC": "speed", "KeyV": "end_effector", "Enter": "save", "KeyK": "keep", "Backspace": "retake",
+    "KeyX": "discard", "KeyN": "next", "KeyG": "goal", "KeyH": "hand_back", "Escape": "quit",
 }  # fmt: skip
 BUTTONS = {
-    0: "gripper", 1: "retake", 2: "discard", 3: "next", 4: "speed", 5: "hand_back", 8: "goal", 9: "save",
+    0: "gripper", 1: "retake", 2: "discard", 3: "next", 4: "speed", 5: "hand_back", 7: "end_effector", 8: "goal", 9: "save",
 }  # fmt: skip
 
 

@@ -136,6 +136,7 @@ def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) 
     return {
         "mode": mode, "robot": spec.name, "rate_hz": spec.rate_hz, "cameras": list(spec.camera_names), "gamepad": gamepad,
         "corrects": corrects, "kinds": sorted(kinds), "speeds": list(SPEEDS),
+        "end_effectors": [tool.name for tool in spec.end_effectors],
     }  # fmt: skip
 
 

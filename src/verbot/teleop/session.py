@@ -112,6 +112,7 @@ class Session:
             "corrects": self._policy is not None,
             "gripper": "closed" if self._teleoperator.closed else "open",
             "speed": self._teleoperator.speed,
+            "end_effector": self._teleoperator.active or "",
             "seconds": round(episode.seconds, 1),
             "scene": self.scene,
             "saved": self.saved,
@@ -142,7 +143,7 @@ class Session:
         elif self.episode.success:
             self.message = "Done! Enter saves it; type other words first if you like."
         else:
-            self.message = "Not done, says the world. Backspace takes it again, X discards it, K keeps it as a failure."
+            self.message = "Not done, says the env. Backspace takes it again, X discards it, K keeps it as a failure."
 
     def _visit(self, scene: int, again: bool = False) -> None:
         """Set up a scene: `again` with the same request, or a new one."""
@@ -173,6 +174,8 @@ class Session:
             self._say(command.text, command.add)
         elif command.name == "speed":
             self._teleoperator.switch_speed()
+        elif command.name == "end_effector":
+            self._teleoperator.switch_end_effector()
         else:
             getattr(self, f"_obey_{command.name}")()
 

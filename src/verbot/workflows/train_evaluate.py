@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbot.contracts import Policy
+from verbot.contracts import Policy, SavablePolicy
 from verbot.errors import ConfigError, PolicyError
 from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
@@ -172,7 +172,7 @@ def evaluate(
     """
     if isinstance(policy, str | Path):
         return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy), device), suite, out=out, **settings)
-    if not hasattr(policy, "save"):
+    if not isinstance(policy, SavablePolicy):
         raise PolicyError(
             f"a policy of type {type(policy).__name__} cannot be saved, so no worker can load it; give a folder or an address"
         )

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from verbot import cli
-from verbot.data import Windows, import_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, import_dataset, open_dataset
 from verbot.data.importers import recognize, sources
 from verbot.data.importers.convert import REQUEST
 from verbot.data.importers.known_robots import ROBOTS, known
@@ -247,7 +247,9 @@ def test_an_imported_dataset_trains(tmp_path, folder):
     import verbot
 
     import_dataset(folder, tmp_path / "out", rate_hz=10, limit=3)
-    batch = Windows(open_dataset(tmp_path / "out"), history=1, chunk=4).batch(np.arange(4), np.random.default_rng(0))
+    batch = Windows(open_dataset(tmp_path / "out"), WindowConfig(history=1, chunk=4)).batch(
+        np.arange(4), np.random.default_rng(0)
+    )
     assert batch.actions.shape[1:] == (4, 3) and batch.images.shape[-3:] == (24, 32, 3)
     result = verbot.train("tiny", data=(tmp_path / "out",), out=tmp_path / "run", steps=2)
     assert result.steps == 2 and result.skipped == 0

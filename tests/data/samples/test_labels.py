@@ -3,15 +3,21 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
-from verbot.data import DatasetWriter, EpisodeRecord, Windows, open_dataset
-from verbot.data.samples.labels import grasps, task_numbers, task_of
+from verbot.data import DatasetWriter, EpisodeRecord, WindowConfig, Windows, open_dataset
+from verbot.data.samples.episode_arrays import task_number, task_of
+from verbot.data.samples.labels import MaskedArray, labels
+from verbot.data.samples.labels.grasp_state import grasps
+from verbot.errors import DataError, UnknownNameError
 from verbot.spec import Camera, Component, RobotSpec
 
 POSITION = Component("ee_position", "position", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
 GRIP = Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
 DELTA = Component("position_delta", "position_delta", ("x", "y", "z"), "m", "base", (-0.05,) * 3, (0.05,) * 3)
 SPEC = RobotSpec("hand", 10.0, (Camera("front", 8, 8),), (POSITION, GRIP), (DELTA, GRIP))
+
+LABELS = ("task", "grasp_state")
 
 
 def episode(commands: str, openings: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +31,8 @@ def episode(commands: str, openings: list[float]) -> tuple[np.ndarray, np.ndarra
 
 def test_a_grasp_is_the_state_in_which_the_hand_closes_on_something():
     states, actions = episode("ooocccccoo", [1, 1, 1, 1, 0.7, 0.6, 0.6, 0.6, 0.6, 1])
-    found, mask = grasps(states, actions, SPEC)
+    label = grasps(states, actions, SPEC)
+    found, mask = label.values, label.mask
     assert mask.tolist() == [True] * 4 + [False] * 6
     np.testing.assert_allclose(found[:4], [[0.03, 0, 0, 0.6]] * 4, atol=1e-6)
     assert not found[4:].any()
@@ -33,7 +40,8 @@ def test_a_grasp_is_the_state_in_which_the_hand_closes_on_something():
 
 def test_a_hand_that_closes_on_nothing_takes_no_hold_and_each_grasp_has_its_own_frames():
     states, actions = episode("occccocccc", [1, 1, 0.2, 0, 0, 0.3, 1, 0.5, 0.4, 0.4])
-    found, mask = grasps(states, actions, SPEC)
+    label = grasps(states, actions, SPEC)
+    found, mask = label.values, label.mask
     assert mask.tolist() == [False] * 2 + [True] * 5 + [False] * 3, "after the first closing the second is ahead"
     np.testing.assert_allclose(found[2], [0.06, 0, 0, 0.4], atol=1e-6)
 
@@ -41,8 +49,8 @@ def test_a_hand_that_closes_on_nothing_takes_no_hold_and_each_grasp_has_its_own_
 def test_a_robot_without_a_gripper_grasps_nothing():
     spec = dataclasses.replace(SPEC, state=(POSITION,), action=(DELTA,))
     states, actions = episode("ooccc", [1, 1, 1, 0.5, 0.5])
-    found, mask = grasps(states[:, :3], actions[:, :3], spec)
-    assert not mask.any() and found.shape == (5, 3)
+    label = grasps(states[:, :3], actions[:, :3], spec)
+    assert not label.mask.any() and label.values.shape == (5, 3)
 
 
 def test_windows_tell_task_and_grasp(tmp_path):
@@ -59,11 +67,13 @@ def test_windows_tell_task_and_grasp(tmp_path):
             writer.save_episode(EpisodeRecord("go", states, actions, {"front": image}, extras=extras))
     dataset = open_dataset(tmp_path)
     assert [task_of(each) for each in dataset] == ["put", "pick", None, "push"]
-    assert task_numbers([task_of(each) for each in dataset], ("pick", "put")).tolist() == [1, 0, -1, -1]
-    batch = Windows(dataset, chunk=2, tasks=("pick", "put")).batch(np.arange(28), np.random.default_rng(0))
-    assert batch.task.reshape(4, 7)[:, 0].tolist() == [1, 0, -1, -1]
-    assert batch.grasp_mask.reshape(4, 7)[0].tolist() == [True] * 3 + [False] * 4
-    np.testing.assert_allclose(batch.grasp[0], [0.02, 0, 0, 0.5], atol=1e-6)
+    assert [task_number(task_of(each), ("pick", "put")) for each in dataset] == [1, 0, -1, -1]
+    batch = Windows(dataset, WindowConfig(chunk=2, tasks=("pick", "put"), labels=LABELS)).batch(
+        np.arange(28), np.random.default_rng(0)
+    )
+    assert batch.targets["task"].values.reshape(4, 7)[:, 0].tolist() == [1, 0, -1, -1]
+    assert batch.targets["grasp_state"].mask.reshape(4, 7)[0].tolist() == [True] * 3 + [False] * 4
+    np.testing.assert_allclose(batch.targets["grasp_state"].values[0], [0.02, 0, 0, 0.5], atol=1e-6)
 
 
 def test_a_window_told_another_goal_tells_neither(tmp_path):
@@ -72,8 +82,39 @@ def test_a_window_told_another_goal_tells_neither(tmp_path):
     with DatasetWriter(tmp_path, SPEC) as writer:
         states, actions = episode("ooccccc", [1, 1, 1, 0.5, 0.5, 0.5, 0.5])
         writer.save_episode(EpisodeRecord("go", states, actions, {"front": np.zeros((7, 8, 8, 3), np.uint8)}, extras=extras))
-    windows = Windows(open_dataset(tmp_path), chunk=2, tasks=("put",), relabel=1.0)
+    windows = Windows(open_dataset(tmp_path), WindowConfig(chunk=2, tasks=("put",), relabel=1.0, labels=LABELS))
     batch = windows.batch(np.arange(3), np.random.default_rng(0))
     assert batch.instructions == ["come", "come", "go"]
-    assert batch.task.tolist() == [-1, -1, 0]
-    assert batch.grasp_mask.tolist() == [False, False, True]
+    assert batch.targets["task"].mask.tolist() == [False, False, True]
+    assert batch.targets["task"].values[2] == 0
+    assert batch.targets["grasp_state"].mask.tolist() == [False, False, True]
+
+
+def write_one(path, length=7):
+    with DatasetWriter(path, SPEC) as writer:
+        states, actions = episode("o" * length, [1.0] * length)
+        writer.save_episode(EpisodeRecord("go", states, actions, {"front": np.zeros((length, 8, 8, 3), np.uint8)}))
+    return open_dataset(path)
+
+
+def test_a_label_from_outside_reaches_every_window(tmp_path, monkeypatch):
+    monkeypatch.setitem(labels._factories, "height", lambda e: MaskedArray(e.states[:, 2], e.states[:, 0] > 0.02))
+    batch = Windows(write_one(tmp_path), WindowConfig(labels=("height",))).batch(np.arange(7), np.random.default_rng(0))
+    assert batch.targets["height"].mask.tolist() == [False] * 3 + [True] * 4
+    assert batch.take(np.array([6, 0])).targets["height"].mask.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (lambda e: MaskedArray(e.states[1:], np.ones(6, bool)), r"'wrong' gave values \(6, 4\) .* for an episode of 7 frames"),
+        (lambda e: MaskedArray(e.states, np.ones(7)), "a mask .* of float64"),
+        (lambda e: MaskedArray(e.states, np.ones((7, 3), bool)), r"with a mask \(7, 3\)"),
+    ],
+)
+def test_a_label_that_does_not_fit_its_episode_is_named(label, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(labels._factories, "wrong", label)
+    with pytest.raises(DataError, match=message):
+        Windows(write_one(tmp_path), WindowConfig(labels=("wrong",)))
+    with pytest.raises(UnknownNameError, match="no label named 'keypoint'. Did you mean 'keypoints'"):
+        Windows(open_dataset(tmp_path), WindowConfig(labels=("keypoint",)))

@@ -7,18 +7,26 @@ import shutil
 import numpy as np
 import pytest
 
-from verbot.data import DatasetWriter, Loader, Mixture, WindowBatch, Windows, open_dataset
+from verbot.data import DatasetWriter, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def windows(written) -> Windows:
-    return Windows(open_dataset(written), history=2, chunk=3, relabel=0.5)
+    return Windows(open_dataset(written), WindowConfig(history=2, chunk=3, relabel=0.5, labels=("keypoints", "steps_left")))
+
+
+def arrays(batch: WindowBatch) -> dict[str, object]:
+    """Every field, those of targets too."""
+    found = {field.name: getattr(batch, field.name) for field in dataclasses.fields(WindowBatch)}
+    masked = {**found.pop("targets"), "query": found.pop("query_keypoints")}
+    return found | {f"{name} {part}": getattr(x, part) for name, x in masked.items() for part in ("values", "mask")}
 
 
 def assert_same(one: WindowBatch, two: WindowBatch) -> None:
-    for field in dataclasses.fields(WindowBatch):
-        assert np.array_equal(getattr(one, field.name), getattr(two, field.name)), field.name
+    others = arrays(two)
+    for name, value in arrays(one).items():
+        assert np.array_equal(value, others[name]), name
 
 
 def test_batches_do_not_depend_on_threads_and_resume_at_any_step(windows):
@@ -59,7 +67,7 @@ def test_a_batch_larger_than_the_dataset(windows):
 def test_a_mixture_takes_its_shares_and_deals_each_source_evenly(written, spec, make, tmp_path, windows):
     with DatasetWriter(tmp_path / "d", spec) as writer:
         writer.save_episode(make(11))
-    few = Windows(open_dataset(tmp_path / "d"), history=2, chunk=3, relabel=0.5)
+    few = Windows(open_dataset(tmp_path / "d"), WindowConfig(history=2, chunk=3, relabel=0.5, labels=("keypoints", "steps_left")))
     mixture = Mixture((windows, few), (1.0, 3.0))
     deck = mixture.deck(np.random.default_rng(0))
     counts = np.bincount(deck, minlength=len(mixture))
@@ -78,8 +86,8 @@ def test_a_mixture_takes_its_shares_and_deals_each_source_evenly(written, spec, 
 
 
 def test_sources_that_differ_cannot_be_mixed(windows, written):
-    with pytest.raises(ConfigError, match=r"differ in \(history, chunk, stride, sequence, goals, questions, acted, cameras"):
-        Mixture((windows, Windows(open_dataset(written), history=1, chunk=3)))
+    with pytest.raises(ConfigError, match=r"differ in \(history, chunk, stride, sequence, goals, previous_action, cameras"):
+        Mixture((windows, Windows(open_dataset(written), WindowConfig(history=1, chunk=3))))
     with pytest.raises(ConfigError, match="needs as many weights"):
         Mixture((windows,), (1.0, 2.0))
     with pytest.raises(ConfigError, match="at least one source"):
@@ -93,7 +101,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(windows):
 
 def test_the_dataset_may_lie_elsewhere(written, tmp_path, windows):
     shutil.copytree(written, tmp_path / "moved")
-    moved = Windows(open_dataset(tmp_path / "moved"), history=2, chunk=3, relabel=0.5)
+    moved = Windows(
+        open_dataset(tmp_path / "moved"), WindowConfig(history=2, chunk=3, relabel=0.5, labels=("keypoints", "steps_left"))
+    )
     assert_same(Loader(moved, 6).batch(2), Loader(windows, 6).batch(2))
 
 
@@ -110,10 +120,10 @@ def test_a_rank_reads_nothing_but_its_part(windows, monkeypatch):
 
 def test_other_episodes_of_the_same_recording_are_held_but_once(written):
     dataset = open_dataset(written)
-    some = Windows(dataset, chunk=3, episodes=[0], relabel=0.5, questions=2)
+    some = Windows(dataset, WindowConfig(chunk=3, relabel=0.5, grounding_queries=2), episodes=[0])
     others = some.choosing([1])
     assert_same(
         others.batch([0, 3], np.random.default_rng(0)),
-        Windows(dataset, chunk=3, episodes=[1]).batch([0, 3], np.random.default_rng(0)),
+        Windows(dataset, WindowConfig(chunk=3), episodes=[1]).batch([0, 3], np.random.default_rng(0)),
     )
     assert others._states is some._states and len(some) == len(dataset[0])

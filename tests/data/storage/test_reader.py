@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from verbot.data import Windows, check_dataset, open_dataset
+from verbot.data import WindowConfig, Windows, check_dataset, open_dataset
 from verbot.data.samples.image_statistics import channel_medians
 from verbot.errors import CorruptFileError, DataError
 
@@ -64,7 +64,7 @@ def test_every_frame_of_both_cameras():
 
 
 def test_windows_equal_the_output_of_lerobots_reader():
-    windows = Windows(open_dataset(FIXTURE), chunk=4)
+    windows = Windows(open_dataset(FIXTURE), WindowConfig(chunk=4))
     for index, task, number, frame, is_pad, front, wrist in json.loads((FIXTURES / "lerobot_v3_expected.json").read_text()):
         batch = windows.batch([index], np.random.default_rng(0))
         assert batch.instructions == [task]

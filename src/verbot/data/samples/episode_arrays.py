@@ -1,4 +1,4 @@
-"""What windows keep of an episode: its numbers, and a little of what was told of it, so that many episodes fit into memory."""
+"""What samples are made of: an episode's numbers and a little of its metadata, so that many episodes fit into memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from verbot.contracts import POINTS
 from verbot.data.samples.keypoints import handled_points, projections
-from verbot.data.samples.labels import grasps, task_of
+from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.reader import Episode
-from verbot.spec import FloatArray
+from verbot.spec import FloatArray, RobotSpec
 
-POINTS = ("target", "receptacle", "reference")
 Caption = tuple[str, str]  # true, false
 
 
 @dataclass(frozen=True)
 class Goals:
-    """What else an episode's first state admits: points (g, 3, 3) in the base frame, and wordings of each."""
+    """The goals that an episode's first state admits beside its own: points (g, 3, 3) in the base frame, and wordings of each."""
 
     points: npt.NDArray[np.float64]
     instructions: Sequence[Sequence[str]]
@@ -28,8 +28,26 @@ class Goals:
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """What windows need of an episode: its numbers, and of what was told of it a little."""
+    """What samples and labels need of an episode with `t` frames.
 
+    Args:
+        spec: the robot.
+        states, actions: float32 (t, s) and (t, a).
+        instructions: wordings of the goal that was pursued.
+        matrices: (t, v, 3, 4) from the base frame to each view (see `verbot.data.samples.keypoints.projections`).
+        points: (t, 3, 3) target, receptacle and reference in the base frame; NaN where unknown.
+        goals: the other goals that the scene admits.
+        first_contact: how many frames show the scene before the first contact.
+        unseen: the first frame that no longer shows what the instruction is about.
+        ended_well: whether nothing says that the episode failed.
+        visit: how often the scene was visited before.
+        request: what the recorder was asked for.
+        task_number: the episode's task among `WindowConfig.tasks`, −1 for none of them.
+        captions: pairs of a true and a false sentence about the first image.
+        extras: everything else that was recorded with the episode, for labels.
+    """
+
+    spec: RobotSpec
     states: FloatArray
     actions: FloatArray
     instructions: tuple[str, ...]
@@ -41,36 +59,53 @@ class EpisodeArrays:
     ended_well: bool
     visit: int
     request: Any
-    task: str | None
-    grasps: tuple[FloatArray, npt.NDArray[np.bool_]]
-    captions: tuple[Caption, ...] = ()
+    task_number: int
+    captions: tuple[Caption, ...]
+    extras: Mapping[str, Any]
 
     @staticmethod
-    def of(
-        episode: Episode, cameras: Sequence[str], keypoints: str, known: dict[str, str], captions: bool = False
-    ) -> EpisodeArrays:
-        """Args: as of `Windows`; `known` holds one copy of every sentence."""
-        states, extras = episode.states, episode.extras
+    def of(episode: Episode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
+        """Args: `cameras` are the views, in order; `known` holds one copy of every sentence."""
+        states, extras, spec = episode.states, episode.extras, episode.dataset.spec
+        captions = extras.get("captions") or () if config.captions else ()
         return EpisodeArrays(
+            spec=spec,
             states=states,
             actions=episode.actions,
             instructions=tuple(known.setdefault(words, words) for words in episode.instructions),
-            matrices=projections(states, episode.dataset.spec, episode.calibration, cameras),
-            points=_points(episode, keypoints),
+            matrices=projections(states, spec, episode.calibration, cameras),
+            points=_points(episode, config.keypoints),
             goals=_other_goals(episode, known),
             first_contact=_first_contact(episode),
             unseen=extras.get("unseen_frame", len(episode)),
             ended_well=_ended_well(episode),
             visit=extras.get("visit", 0),
             request=extras.get("request"),
-            task=task_of(episode),
-            grasps=grasps(states, episode.actions, episode.dataset.spec),
-            captions=tuple((c["true"], c["false"]) for c in extras.get("captions") or ()) if captions else (),
+            task_number=task_number(task_of(episode), config.tasks),
+            captions=tuple((c["true"], c["false"]) for c in captions),
+            extras=extras,
         )
 
 
+def task_of(episode: Episode) -> str | None:
+    """The task of the recorder's request, or the verb of its goal; None where neither was recorded."""
+    found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
+    return None if found is None else str(found)
+
+
+def task_number(task: str | None, names: Sequence[str]) -> int:
+    """Which of `names` the task is; −1 where it is none of them, or unknown."""
+    return -1 if task is None or task not in names else list(names).index(task)
+
+
+def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Target, receptacle and reference (3, 3) of an entry of ``grounding``, in the base frame; NaN where it has none."""
+    places = [goal.get(f"{name}_base_m") for name in POINTS]
+    return np.array([[np.nan] * 3 if place is None else place for place in places], float)
+
+
 def _first_contact(episode: Episode) -> int:
-    """How many frames at the start show the scene untouched; none where nobody noted it."""
+    """How many frames at the start show the scene untouched; none where the recorder did not say."""
     if "first_contact_frame" not in episode.extras:
         return 0
     frame = episode.extras["first_contact_frame"]
@@ -82,22 +117,16 @@ def _ended_well(episode: Episode) -> bool:
 
 
 def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
-    """Points (t, 3, 3) in the base frame; the hand never tells the reference, so it is known where it was recorded."""
+    """Points (t, 3, 3) in the base frame. Hindsight cannot find the reference, so it is known only where it was recorded."""
     handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("first_contact_frame"))
     goals = episode.extras.get("grounding")
-    told = goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
-    points = np.concatenate([handled, np.broadcast_to(told[2:], (len(handled), 1, 3))], axis=1)
+    recorded = goal_points(goals[0]) if goals else np.full((len(POINTS), 3), np.nan)
+    points = np.concatenate([handled, np.broadcast_to(recorded[2:], (len(handled), 1, 3))], axis=1)
     if kind == "grounding" and goals:
-        points[: _first_contact(episode)] = told
-    if episode.extras.get("handed_back"):  # hindsight does not reach what a recording cut short was leading to
+        points[: _first_contact(episode)] = recorded
+    if episode.extras.get("handed_back"):  # hindsight cannot know what a recording that was cut short led to
         points[_first_contact(episode) if kind == "grounding" and goals else 0 :] = np.nan
     return points
-
-
-def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Target, receptacle and reference (3, 3) of an entry of ``grounding``, in the base frame; NaN where it has none."""
-    places = [goal.get(f"{name}_base_m") for name in POINTS]
-    return np.array([[np.nan] * 3 if place is None else place for place in places], float)
 
 
 def _other_goals(episode: Episode, known: dict[str, str]) -> Goals:

@@ -26,10 +26,11 @@ class Loader:
 
     Example:
         >>> import tempfile
+        >>> from verbot.data import WindowConfig
         >>> from verbot.data.storage.reader import open_dataset
         >>> from verbot.data.storage.writer import example_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     loader = Loader(Windows(open_dataset(example_dataset(folder)), chunk=4), batch_size=8, seed=1)
+        ...     loader = Loader(Windows(open_dataset(example_dataset(folder)), WindowConfig(chunk=4)), batch_size=8, seed=1)
         ...     loader.batch(step=3).actions.shape, next(loader.iterate(3)).index.tolist() == loader.batch(3).index.tolist()
         ((8, 4, 4), True)
     """

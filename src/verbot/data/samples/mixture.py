@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verbot.data.samples.window_config import WindowConfig
 from verbot.data.samples.windows import WindowBatch, Windows
 from verbot.errors import ConfigError
 
@@ -28,7 +29,7 @@ class Mixture:
         >>> from verbot.data.storage.reader import open_dataset
         >>> from verbot.data.storage.writer import example_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     windows = Windows(open_dataset(example_dataset(folder)), chunk=4)
+        ...     windows = Windows(open_dataset(example_dataset(folder)), WindowConfig(chunk=4))
         ...     mixture = Mixture((windows, windows), (3.0, 1.0))
         ...     deck = mixture.deck(np.random.default_rng(0))
         ...     len(deck), int((deck < len(windows)).sum())
@@ -48,8 +49,8 @@ class Mixture:
         shapes = {source.shape for source in self.sources}
         if len(shapes) > 1:
             raise ConfigError(
-                "the sources of a mixture differ in (history, chunk, stride, sequence, goals, questions, acted, cameras, "
-                f"captions, height, width, state, action): {shapes}"
+                f"the sources of a mixture differ in ({', '.join(f.name for f in dataclasses.fields(WindowConfig))}, "
+                f"height, width, state, action): {shapes}"
             )
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class Mixture:
         owner = np.searchsorted(starts, indices, side="right") - 1
         parts = [self.sources[i].gather(indices[owner == i] - starts[i], draws[owner == i]) for i in np.unique(owner)]
         place = np.argsort(np.argsort(owner, kind="stable"), kind="stable")  # of each window in the parts joined
-        frames = self.sources[0].sequence
+        frames = self.sources[0].config.sequence
         rows = (place[:, None] * frames + np.arange(frames)).ravel()
         whole = np.repeat(np.asarray(indices, np.int64), frames)
         return dataclasses.replace(WindowBatch.concatenate(parts).take(rows), index=whole)

@@ -6,7 +6,7 @@ from typing import Any
 
 from verbot.contracts import TaskEnv
 from verbot.envs import envs
-from verbot.envs.tabletop.suites import suites
+from verbot.envs.tabletop.suites import RENAMED, suites
 from verbot.errors import MissingDependencyError
 
 
@@ -37,3 +37,5 @@ def _register(suite: str) -> None:
 
 for name in suites.names():
     _register(name)
+for old, new in RENAMED.items():
+    envs.alias(old, new)

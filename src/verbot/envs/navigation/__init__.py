@@ -1,1 +1,1 @@
-"""A small wheeled robot seen from above, told where to go, what to go around and which line to follow. numpy and pillow alone."""
+"""A small wheeled robot seen from above: it goes to objects, around them, or follows a line. numpy and pillow alone."""

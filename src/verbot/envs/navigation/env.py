@@ -1,4 +1,4 @@
-"""The navigation world as a Gymnasium environment."""
+"""Navigation as a Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REWARDS, STEERING = ("sparse", "shaped"), ("turns", "compass")
 
 
 def robot_spec(image_size: int = 64) -> RobotSpec:
-    """The robot "navigation-rover": what it sees, feels and can be told to do. Frame ``"base"`` is the floor's, as the picture's.
+    """The robot "navigation-rover": its camera, state and action. Frame ``"base"`` is that of the floor and of the image.
 
     A pinhole as far above the floor as the floor is wide shows it exactly as the orthographic picture does.
     """
@@ -52,7 +52,7 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
 class NavigationEnv(gymnasium.Env):
     """Implements `verbot.contracts.TaskEnv`. An action is the index of one of seven: forward, back, left, right, raise arm, lower arm, stop.
 
-    ``info["state_text"]`` tells the state in words. Stopping within reach of a thing ends the episode, well or not; stopping
+    ``info["state_text"]`` describes the state in words. Stopping within reach of an object ends the episode, successful or not; stopping
     anywhere else is standing still.
 
     Args:
@@ -64,12 +64,12 @@ class NavigationEnv(gymnasium.Env):
         reward: ``"sparse"``: 1 at success, else 0. ``"shaped"``: that and γΦ(s′) − Φ(s) of `potential`, which leaves the best
             policies the best (Ng, Harada, Russell 1999).
         gamma: γ of the shaping; take the learner's own discount.
-        penalty: what it costs to end an episode badly, by stopping at the wrong thing or with the wrong arm.
+        penalty: subtracted when an episode ends in failure, by stopping at the wrong object or with the wrong arm position.
         steering: ``"turns"``: left and right turn the robot, forward and back are along its heading. ``"compass"``: forward, back,
             left and right go up, down, left and right in the picture; much easier to learn.
         episode: fields of `EpisodeRequest` for every episode, e.g. ``{"split": "train", "wording": "seen"}``; the options of `reset`
             come on top.
-        axes: for the contract's sake; there is no randomization axis.
+        axes: accepted as every env does; there is no randomization axis.
         render_cameras: False leaves the pictures black.
         render_mode: ``"rgb_array"`` lets `render` return a larger picture.
 
@@ -99,15 +99,15 @@ class NavigationEnv(gymnasium.Env):
         render_mode: str | None = None,
     ):
         if suite != episodes.SUITE:
-            raise UnknownNameError("suite of the navigation world", suite, (episodes.SUITE,))
+            raise UnknownNameError("suite of the navigation env", suite, (episodes.SUITE,))
         self.tasks = tuple(tasks or VERBS)
         for name in self.tasks:
             if name not in VERBS:
-                raise UnknownNameError("task of the navigation world", name, VERBS)
+                raise UnknownNameError("task of the navigation env", name, VERBS)
         if reward not in REWARDS:
-            raise UnknownNameError("reward of the navigation world", reward, REWARDS)
+            raise UnknownNameError("reward of the navigation env", reward, REWARDS)
         if steering not in STEERING:
-            raise UnknownNameError("steering of the navigation world", steering, STEERING)
+            raise UnknownNameError("steering of the navigation env", steering, STEERING)
         self._compass, self.levels = steering == "compass", len(episodes.LEFT)
         if not 0 < gamma <= 1 or penalty < 0:
             raise ConfigError(f"gamma is {gamma} and penalty {penalty}; expected more than 0 and at most 1, and at least 0")
@@ -145,9 +145,9 @@ class NavigationEnv(gymnasium.Env):
             self._seed = seed
         options = {"index": int(self.np_random.integers(2**31)), **self._defaults, **(options or {})}
         self._episode = episode = episodes.prepare(self.tasks, self._request(options), self._seed)
-        self._world, self._errand = World(episode.scene, self._compass), tasks.errand(episode.goal, episode.scene)
-        tasks.advance(episode.goal, self._errand, self._world, episode.left)
-        self._limit = round((self._max_seconds or self._errand.seconds) * RATE_HZ)
+        self._world, self._task = World(episode.scene, self._compass), tasks.task_of(episode.goal, episode.scene)
+        tasks.advance(episode.goal, self._task, self._world, episode.left)
+        self._limit = round((self._max_seconds or self._task.seconds) * RATE_HZ)
         self._steps, self._first_contact = 0, tasks.first_contact(self._world)
         self._painter = self._tracked(self._size) if self._render_cameras else None
         camera = self.robot_spec.cameras[0]
@@ -159,7 +159,7 @@ class NavigationEnv(gymnasium.Env):
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One control step of an action's index, alone or in a vector (1,), rounded to a whole number.
 
-        Success terminates, and so does stopping at a thing that was not meant; the time limit truncates.
+        Success terminates, and so does stopping at an object that is not the target; the time limit truncates.
         """
         self._current()
         values = np.asarray(action, np.float64)
@@ -186,10 +186,10 @@ class NavigationEnv(gymnasium.Env):
     # Beyond Gymnasium.
 
     def expert(self, noise: float = 0.0, seed: int = 0) -> NavigationExpert:
-        """The scripted teacher of whatever episode this env is in. `noise` 0.15 makes good demonstrations."""
+        """The scripted expert of the present episode. `noise` 0.15 makes good demonstrations."""
 
         def clean() -> int:
-            return tasks.act(self._current().goal, self._errand, self._world)
+            return tasks.act(self._current().goal, self._task, self._world)
 
         def stream(number: int) -> np.random.Generator:
             return self._episode.stream(f"expert {number}") if self._episode else np.random.default_rng(number)
@@ -209,7 +209,7 @@ class NavigationEnv(gymnasium.Env):
     def picture(self, camera: str = CAMERA, size: int = 256, quality: str = "fine") -> UInt8Array:
         """A picture (size, size, 3) of the present state for people."""
         if camera != CAMERA:
-            raise UnknownNameError("camera of the navigation world", camera, (CAMERA,))
+            raise UnknownNameError("camera of the navigation env", camera, (CAMERA,))
         self._current()
         return self._tracked(size).picture(self._world)
 
@@ -229,7 +229,7 @@ class NavigationEnv(gymnasium.Env):
 
     def object_names(self) -> tuple[str, ...]:
         scene = self._current().scene
-        return (*(thing.name for thing in scene.things), *(line.name for line in scene.lines))
+        return (*(obj.name for obj in scene.objects), *(line.name for line in scene.lines))
 
     # What happened.
 
@@ -243,7 +243,7 @@ class NavigationEnv(gymnasium.Env):
         return request
 
     def _tracked(self, size: int) -> Painter:
-        """A painter who knows where the robot has been."""
+        """A painter with the robot's path so far."""
         painter = Painter(self._world.scene, size)
         for point in self._world.path_m:
             painter.track(point)
@@ -252,9 +252,9 @@ class NavigationEnv(gymnasium.Env):
 
     def _score(self) -> None:
         goal = self._current().goal
-        self._success = tasks.succeeded(goal, self._errand, self._world)
+        self._success = tasks.succeeded(goal, self._task, self._world)
         self._over = self._success or self._world.stopped_at is not None
-        self._potential = 0.0 if self._over else tasks.potential(goal, self._errand, self._world)
+        self._potential = 0.0 if self._over else tasks.potential(goal, self._task, self._world)
         if self._painter is not None:
             self._painter.track(self._world.path_m[-1])
             self._painter.follow(self._world.covered)
@@ -267,17 +267,17 @@ class NavigationEnv(gymnasium.Env):
         return {"images": {CAMERA: image}, "state": np.array(state, np.float32), "instruction": self._current().instruction}
 
     def _info(self) -> dict[str, Any]:
-        told = json.loads(self._constant_info)  # fresh every time: callers keep what they are given
-        for goal, entry in zip(told["feasible"], told["grounding"], strict=True):
+        info = json.loads(self._constant_info)  # fresh every time: callers keep what they are given
+        for goal, entry in zip(info["feasible"], info["grounding"], strict=True):
             if goal["verb"] == "follow":
                 line = next(line for line in self._world.scene.lines if line.name == goal["object"])
                 entry["target_base_m"] = [*tasks.Follow(line).next_m(self._world), 0.0]
         return {
-            **told,
+            **info,
             "first_contact": self._first_contact,
             "moved": False,
             "success": self._success,
-            "final_error_m": tasks.error_m(self._current().goal, self._errand, self._world),
+            "final_error_m": tasks.error_m(self._current().goal, self._task, self._world),
             "error": None,
             "state_text": self.state_text(),
         }

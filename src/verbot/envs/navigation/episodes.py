@@ -10,7 +10,7 @@ import numpy as np
 
 from verbot.contracts import EpisodeRequest
 from verbot.envs.navigation import language, layout
-from verbot.envs.navigation.tasks import Goal, errand
+from verbot.envs.navigation.tasks import Goal, task_of
 from verbot.envs.navigation.world import Scene
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, SimulationError
@@ -18,8 +18,8 @@ from verbot.errors import ConfigError, SimulationError
 SUITE = "navigation"
 SPLITS, COMPOSITIONS, WORDINGS = ("train", "test"), ("seen", "unseen"), ("canonical", "seen", "unseen", "blank")
 LEAST_FEASIBLE = 3
-ARM_TOLD = 0.5  # share of goals whose sentence says something of the arm
-# Of each level of difficulty, the share of the way that is left when an episode begins; below the hardest no arm is told.
+ARM_SHARE = 0.5  # of goals whose instruction mentions the arm
+# Of each level of difficulty, the share of the way that is left when an episode begins; the arm matters in the last one alone.
 LEFT = (0.15, 0.4, 0.7, 1.0, 1.0)
 HARDEST = len(LEFT) - 1
 _TRIES = 300
@@ -74,15 +74,15 @@ def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
         ("task", request.task or tasks[0], tuple(tasks)),
     ):
         if value not in known:
-            raise ConfigError(f"{label} of the navigation world is {value!r}; expected one of {', '.join(known)}")
+            raise ConfigError(f"{label} of the navigation env is {value!r}; expected one of {', '.join(known)}")
     if request.level is not None and not 0 <= request.level <= HARDEST:
-        raise ConfigError(f"level of the navigation world is {request.level}; expected 0 to {HARDEST}")
+        raise ConfigError(f"level of the navigation env is {request.level}; expected 0 to {HARDEST}")
     if axes := [axis for axis, strength in request.axes.items() if strength]:
-        raise ConfigError(f"the navigation world has no randomization axis {axes[0]!r}; it has none")
+        raise ConfigError(f"the navigation env has no randomization axis {axes[0]!r}; it has none")
 
 
 def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: np.random.Generator) -> tuple[Scene, list[Goal]]:
-    """A scene that admits a goal of `task`, and all goals that it admits, the drawn one first; without `arms` no arm is told."""
+    """A scene that admits a goal of `task`, and all that it admits, the drawn one first; with `arms` some have an arm pose."""
     for _ in range(_TRIES):
         scene = layout.sample(rng)
         goals = [goal for verb in tasks for goal in _offered(scene, verb, rng)]
@@ -101,11 +101,11 @@ def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: 
 
 
 def _offered(scene: Scene, verb: str, rng: np.random.Generator) -> list[Goal]:
-    """The goals of `verb`; of a task that has few, each also with its arm told otherwise."""
-    named = scene.lines if verb == "follow" else scene.things
+    """The goals of `verb`; of a task that has few, each also with the other arm position."""
+    named = scene.lines if verb == "follow" else scene.objects
     goals: list[Goal] = []
     for one in named:
-        arm = language.ARMS[int(rng.integers(2))] if rng.random() < ARM_TOLD else None
+        arm = language.ARMS[int(rng.integers(2))] if rng.random() < ARM_SHARE else None
         goals.append({"verb": verb, "object": one.name, "arm": arm})
         if verb == "follow":
             other = {None: "raised", "raised": "lowered", "lowered": "raised"}[arm]
@@ -114,7 +114,7 @@ def _offered(scene: Scene, verb: str, rng: np.random.Generator) -> list[Goal]:
 
 
 def _in_turns(goals: list[Goal], drawn: str, rng: np.random.Generator) -> list[Goal]:
-    """Shuffled so that neighbors name different things, one other than `drawn` first."""
+    """Shuffled so that neighbors name different objects, one other than `drawn` first."""
     piles: dict[str, list[Goal]] = {}
     for i in rng.permutation(len(goals)):
         piles.setdefault(goals[i]["object"], []).append(goals[i])
@@ -146,7 +146,7 @@ def _some(goal: Goal, count: int, rng: np.random.Generator) -> list[str]:
 
 def _ground(scene: Scene, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
     """Where the goal begins, which way it leads and where it ends on the floor, z = 0, for the keypoint loss."""
-    begin, middle, end = ([x, y, 0.0] for x, y in errand(goal, scene).points_m())
+    begin, middle, end = ([x, y, 0.0] for x, y in task_of(goal, scene).points_m())
     return {
         "instructions": _some(goal, _SAID_OF_OTHERS, rng),
         "target_base_m": begin,

@@ -1,4 +1,4 @@
-"""The scripted teacher: the errand's own action, with now and then another one executed but never taught."""
+"""The scripted expert: the action of the task, sometimes replaced by another one, which is executed but no label."""
 
 from __future__ import annotations
 

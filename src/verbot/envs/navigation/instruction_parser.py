@@ -1,4 +1,4 @@
-"""Read instructions for the navigation world: the inverse of the templates in `language`."""
+"""Read instructions for the navigation env: the inverse of the templates in `language`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an errand sounds like: one plain sentence, paraphrases to train on, and others kept for testing.
+"""Instructions for a task: one plain sentence, paraphrases for training, and others kept for testing.
 
 A goal is a JSON-able mapping: ``{"verb": "go", "object": "red circle", "arm": "raised"}``; `arm` is ``"raised"``, ``"lowered"``
 or None where nothing is said of it. Sentences are lower case and end without punctuation.

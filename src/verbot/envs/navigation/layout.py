@@ -1,4 +1,4 @@
-"""Scenes: three or four things and two lines, with room for the robot to pass between them and around each."""
+"""Scenes: three or four objects and two lines, with room for the robot to pass between them and around each."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, Point, Scene, Thing
+from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, Point, Scene, SceneObject
 from verbot.errors import SimulationError
 
 Array = npt.NDArray[np.floating[Any]]
 
-THINGS = (3, 4)  # least and most
+OBJECTS = (3, 4)  # least and most
 LINES = 2
-LOOK_ALIKE = 0.6  # share of the further things that share their color or their shape with the first
-THING_WALL_M, THING_APART_M = 0.66, 0.96  # a turn around a thing needs so much
-LINE_WALL_M, LINE_THING_M, LINE_APART_M = 0.22, 0.5, 0.3
+LOOK_ALIKE = 0.6  # share of the further objects that share their color or their shape with the first
+OBJECT_WALL_M, OBJECT_APART_M = 0.66, 0.96  # a turn around an object needs so much
+LINE_WALL_M, LINE_OBJECT_M, LINE_APART_M = 0.22, 0.5, 0.3
 LINE_LENGTH_M = (1.0, 2.0)
-START_WALL_M, START_THING_M = 0.25, 0.65
+START_WALL_M, START_OBJECT_M = 0.25, 0.65
 _TRIES, _CANDIDATES = 400, 48
 
 
 def sample(rng: np.random.Generator) -> Scene:
     """A scene; all of it is a function of `rng`. Raises `SimulationError` where nothing fits, which does not happen."""
     for _ in range(_TRIES):
-        centers = _centers(int(rng.integers(THINGS[0], THINGS[1] + 1)), rng)
+        centers = _centers(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rng)
         if centers is None:
             continue
         curves: list[Array] = []
@@ -38,8 +38,8 @@ def sample(rng: np.random.Generator) -> Scene:
         colors = [str(color) for color in rng.permutation(list(COLORS))[:LINES]]
         lines = tuple(Line(color, _points(curve)) for color, curve in zip(colors, curves, strict=True))
         names = _names(len(centers), rng)
-        things = tuple(Thing(*name, _point(center)) for name, center in zip(names, centers, strict=True))
-        return Scene(things, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
+        objects = tuple(SceneObject(*name, _point(center)) for name, center in zip(names, centers, strict=True))
+        return Scene(objects, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
     raise SimulationError(f"no navigation scene in {_TRIES} tries")
 
 
@@ -60,8 +60,8 @@ def _names(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
 def _centers(count: int, rng: np.random.Generator) -> Array | None:
     found: list[Array] = []
     for _ in range(_CANDIDATES):
-        point = rng.uniform(THING_WALL_M, SIDE_M - THING_WALL_M, 2)
-        if all(np.linalg.norm(point - other) >= THING_APART_M for other in found):
+        point = rng.uniform(OBJECT_WALL_M, SIDE_M - OBJECT_WALL_M, 2)
+        if all(np.linalg.norm(point - other) >= OBJECT_APART_M for other in found):
             found.append(point)
             if len(found) == count:
                 return np.array(found)
@@ -69,7 +69,7 @@ def _centers(count: int, rng: np.random.Generator) -> Array | None:
 
 
 def _curve(centers: Array, others: list[Array], rng: np.random.Generator) -> Array | None:
-    """Points (n, 2) of a bent line, `LINE_SPACING_M` apart, away from things and other lines."""
+    """Points (n, 2) of a bent line, `LINE_SPACING_M` apart, away from objects and other lines."""
     control = rng.uniform(LINE_WALL_M, SIDE_M - LINE_WALL_M, (_CANDIDATES, 3, 2))
     control[:, 1] = control[:, [0, 2]].mean(1) + rng.uniform(-0.6, 0.6, (_CANDIDATES, 2))  # no sharp bends
     t = np.linspace(0, 1, 41)[:, None]
@@ -78,7 +78,7 @@ def _curve(centers: Array, others: list[Array], rng: np.random.Generator) -> Arr
     lengths = np.linalg.norm(np.diff(curves, axis=1), axis=-1).sum(1)
     fits = (lengths >= LINE_LENGTH_M[0]) & (lengths <= LINE_LENGTH_M[1])
     fits &= ((curves >= LINE_WALL_M) & (curves <= SIDE_M - LINE_WALL_M)).all((1, 2))
-    for points, least in [(centers, LINE_THING_M), *((other, LINE_APART_M) for other in others)]:
+    for points, least in [(centers, LINE_OBJECT_M), *((other, LINE_APART_M) for other in others)]:
         apart = np.linalg.norm(curves[:, :, None] - points, axis=-1)
         fits &= apart.min((1, 2)) >= least
     chosen = np.flatnonzero(fits)
@@ -93,7 +93,7 @@ def _curve(centers: Array, others: list[Array], rng: np.random.Generator) -> Arr
 def _start(centers: Array, rng: np.random.Generator) -> Point | None:
     candidates = rng.uniform(START_WALL_M, SIDE_M - START_WALL_M, (_CANDIDATES, 2))
     apart = np.linalg.norm(candidates[:, None] - centers, axis=-1).min(1)
-    free = np.flatnonzero(apart >= START_THING_M)
+    free = np.flatnonzero(apart >= START_OBJECT_M)
     return _point(candidates[free[0]]) if len(free) else None
 
 

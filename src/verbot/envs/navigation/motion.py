@@ -1,4 +1,4 @@
-"""How an expert drives: to a point past what stands in the way, and around a thing. Functions of the present state alone."""
+"""How an expert drives: to a point past what stands in the way, and around an object. Functions of the present state alone."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from verbot.envs.navigation.world import (
     COMPASS_RAD,
     FORWARD,
     LEFT,
+    OBJECT_REACH_M,
     RIGHT,
     ROBOT_RADIUS_M,
     STEP_M,
-    THING_REACH_M,
     TURN_RAD,
     Point,
-    Thing,
+    SceneObject,
     World,
 )
 
-CLEARANCE_M = THING_REACH_M + ROBOT_RADIUS_M + 0.03  # of the robot's center from a thing's
+CLEARANCE_M = OBJECT_REACH_M + ROBOT_RADIUS_M + 0.03  # of the robot's center from an object's
 RING_M, RING_BAND_M = 0.53, 0.15  # the radius of a turn, and how far from it turning begins
 _PULL, _MOST_RAD = 3.0, 0.8  # back to the ring: rad per m, and at most
 _SURE_RAD = 0.5  # so far round, and it goes on the same way
@@ -26,17 +26,17 @@ _HALF_TURNS = 6
 
 
 def toward(world: World, target_m: Point, passing: str | None = None) -> int:
-    """The action that brings the robot nearer to a point, around all things but the one called `passing`."""
+    """The action that brings the robot nearer to a point, around all objects but the one called `passing`."""
     return along(world, _bearing_rad(world, target_m, passing))
 
 
-def around(world: World, thing: Thing) -> int:
-    """The action that goes on with a turn around `thing`, or goes there first."""
-    dx, dy = world.x_m - thing.center_m[0], world.y_m - thing.center_m[1]
+def around(world: World, obj: SceneObject) -> int:
+    """The action that goes on with a turn around `obj`, or goes there first."""
+    dx, dy = world.x_m - obj.center_m[0], world.y_m - obj.center_m[1]
     distance = math.hypot(dx, dy)
     if distance > RING_M + RING_BAND_M:
-        return toward(world, thing.center_m, thing.name)
-    turned = world.turns_rad[thing.name]
+        return toward(world, obj.center_m, obj.name)
+    turned = world.turns_rad[obj.name]
     # Whichever way the robot already goes; a person who comes up to a post does the same.
     clockwise = turned > 0 if abs(turned) > _SURE_RAD else dx * math.sin(world.heading_rad) >= dy * math.cos(world.heading_rad)
     inward = min(max(_PULL * (distance - RING_M), -_MOST_RAD), _MOST_RAD)
@@ -66,16 +66,16 @@ def _bearing_rad(world: World, target_m: Point, passing: str | None) -> float:
     tx, ty = target_m[0] - world.x_m, target_m[1] - world.y_m
     length = math.hypot(tx, ty)
     bearing, first = math.atan2(ty, tx), math.inf
-    for thing in world.scene.things:
-        if thing.name == passing:
+    for obj in world.scene.objects:
+        if obj.name == passing:
             continue
-        cx, cy = thing.center_m[0] - world.x_m, thing.center_m[1] - world.y_m
+        cx, cy = obj.center_m[0] - world.x_m, obj.center_m[1] - world.y_m
         ahead = (cx * tx + cy * ty) / max(length, 1e-9)
-        aside = (cx * ty - cy * tx) / max(length, 1e-9)  # positive where the target lies clockwise of the thing
+        aside = (cx * ty - cy * tx) / max(length, 1e-9)  # positive where the target lies clockwise of the object
         if not 0 < ahead < min(length, first) or abs(aside) >= CLEARANCE_M:
             continue
         distance, side = math.hypot(cx, cy), 1.0 if aside >= 0 else -1.0
-        # Inside the clearance: along the thing and a little away from it.
+        # Inside the clearance: along the object and a little away from it.
         off = math.asin(CLEARANCE_M / distance) if distance > CLEARANCE_M else math.pi / 2 + 0.4
         first, bearing = ahead, math.atan2(cy, cx) + side * off
     return bearing

@@ -100,7 +100,7 @@ def _blend(paint: Array, outside_m: Array, color: tuple[int, int, int], scale: f
 
 
 def _floor(scene: Scene, size: int) -> UInt8Array:
-    """Walls, lines and things (size, size, 3)."""
+    """Walls, lines and objects (size, size, 3)."""
     scale = size * _FINER / SIDE_M
     image = Image.new("RGB", (size * _FINER, size * _FINER), FLOOR)
     draw = ImageDraw.Draw(image)
@@ -110,9 +110,9 @@ def _floor(scene: Scene, size: int) -> UInt8Array:
         draw.line(points, color, round(LINE_WIDTH_M * scale), "curve")
         _disc(draw, points[0], DOT_RADIUS_M * scale, color)
         _disc(draw, points[0], 0.45 * DOT_RADIUS_M * scale, FLOOR)
-    for thing in scene.things:
-        (x, y), color = thing.center_m, COLORS[thing.color]
-        corners = [((x + dx) * scale, (y + dy) * scale) for dx, dy in SHAPES[thing.shape]]
+    for obj in scene.objects:
+        (x, y), color = obj.center_m, COLORS[obj.color]
+        corners = [((x + dx) * scale, (y + dy) * scale) for dx, dy in SHAPES[obj.shape]]
         if corners:
             draw.polygon(corners, color)
         else:

@@ -1,4 +1,4 @@
-"""The three errands: when each is done, how far it has come, and what an expert does next."""
+"""The three tasks: when each is done, how far it has come, and what an expert does next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verbot.envs.navigation.world import (
     Line,
     Point,
     Scene,
-    Thing,
+    SceneObject,
     World,
 )
 
@@ -27,11 +27,11 @@ _ARM_SHARE, _NEAR_SHARE, _DONE_SHARE = 0.1, 0.2, 0.6  # of the potential, which 
 _FARTHEST_M = SIDE_M * math.sqrt(2)
 ARM_M = 0.3  # as much of the way as that is an arm worth that must still move
 _SURELY_M = 0.85 * REACH_M  # where the expert stops
-_ASTRAY_M = 0.4  # from a line's next point: the expert heads for that point itself
+_OFF_LINE_M = 0.4  # from a line's next point: the expert heads for that point itself
 
 
-class Errand(Protocol):
-    """One verb with the thing or line that it is about."""
+class Task(Protocol):
+    """One verb with the object or line that it is about."""
 
     seconds: float  # until an episode is truncated
 
@@ -42,7 +42,7 @@ class Errand(Protocol):
         ...
 
     def share(self, world: World) -> float:
-        """0 to 1: how much of the errand is done."""
+        """0 to 1: how much of the task is done."""
         ...
 
     def error_m(self, world: World) -> float:
@@ -59,62 +59,62 @@ class Errand(Protocol):
 
 
 class Go:
-    """Come within `REACH_M` of a thing's center, and stop."""
+    """Come within `REACH_M` of an object's center, and stop."""
 
     seconds = 24.0
 
-    def __init__(self, thing: Thing):
-        self._thing = thing
+    def __init__(self, obj: SceneObject):
+        self._object = obj
 
     def done(self, world: World) -> bool:
-        return world.stopped_at == self._thing.name
+        return world.stopped_at == self._object.name
 
     def nearness(self, world: World) -> float:
-        return _near(world.distance_m(self._thing.center_m) - REACH_M)
+        return _near(world.distance_m(self._object.center_m) - REACH_M)
 
     def share(self, world: World) -> float:
         return self.nearness(world)
 
     def error_m(self, world: World) -> float:
-        return max(0.0, world.distance_m(self._thing.center_m) - REACH_M)
+        return max(0.0, world.distance_m(self._object.center_m) - REACH_M)
 
     def act(self, world: World) -> int:
-        if world.distance_m(self._thing.center_m) <= _SURELY_M and world.within_reach() == self._thing.name:
+        if world.distance_m(self._object.center_m) <= _SURELY_M and world.within_reach() == self._object.name:
             return STOP
-        return motion.toward(world, self._thing.center_m, self._thing.name)
+        return motion.toward(world, self._object.center_m, self._object.name)
 
     def points_m(self) -> tuple[Point, Point, Point]:
-        return (self._thing.center_m,) * 3
+        return (self._object.center_m,) * 3
 
 
 class Around:
-    """A whole turn around a thing, either way, never touching it and never farther than `AROUND_M` from its center."""
+    """A whole turn around an object, either way, never touching it and never farther than `AROUND_M` from its center."""
 
     seconds = 36.0
 
-    def __init__(self, thing: Thing):
-        self._thing = thing
+    def __init__(self, obj: SceneObject):
+        self._object = obj
 
     def done(self, world: World) -> bool:
-        return abs(world.turns_rad[self._thing.name]) >= math.tau
+        return abs(world.turns_rad[self._object.name]) >= math.tau
 
     def nearness(self, world: World) -> float:
-        return _near(abs(world.distance_m(self._thing.center_m) - motion.RING_M))
+        return _near(abs(world.distance_m(self._object.center_m) - motion.RING_M))
 
     def share(self, world: World) -> float:
-        return min(abs(world.turns_rad[self._thing.name]) / math.tau, 1.0)
+        return min(abs(world.turns_rad[self._object.name]) / math.tau, 1.0)
 
     def error_m(self, world: World) -> float:
         if self.done(world):
             return 0.0
         left = motion.RING_M * math.tau * (1 - self.share(world))
-        return left + max(0.0, world.distance_m(self._thing.center_m) - motion.RING_M)
+        return left + max(0.0, world.distance_m(self._object.center_m) - motion.RING_M)
 
     def act(self, world: World) -> int:
-        return motion.around(world, self._thing)
+        return motion.around(world, self._object)
 
     def points_m(self) -> tuple[Point, Point, Point]:
-        return (self._thing.center_m,) * 3
+        return (self._object.center_m,) * 3
 
 
 class Follow:
@@ -141,7 +141,7 @@ class Follow:
 
     def act(self, world: World) -> int:
         count, points = world.covered[self._line.name], self._line.points_m
-        if count == 0 or world.distance_m(self.next_m(world)) > _ASTRAY_M:
+        if count == 0 or world.distance_m(self.next_m(world)) > _OFF_LINE_M:
             return motion.toward(world, self.next_m(world))
         return motion.along(world, _direction_rad(world, points[min(count + 1, len(points) - 1)]))
 
@@ -154,12 +154,12 @@ class Follow:
         return self._line.points_m[min(world.covered[self._line.name], len(self._line.points_m) - 1)]
 
 
-def errand(goal: Goal, scene: Scene) -> Errand:
+def task_of(goal: Goal, scene: Scene) -> Task:
     """What `goal` asks for in `scene`."""
     if goal["verb"] == "follow":
         return Follow(next(line for line in scene.lines if line.name == goal["object"]))
-    thing = next(thing for thing in scene.things if thing.name == goal["object"])
-    return Go(thing) if goal["verb"] == "go" else Around(thing)
+    obj = next(obj for obj in scene.objects if obj.name == goal["object"])
+    return Go(obj) if goal["verb"] == "go" else Around(obj)
 
 
 def arm_fits(goal: Goal, world: World) -> bool:
@@ -167,37 +167,37 @@ def arm_fits(goal: Goal, world: World) -> bool:
     return goal["arm"] is None or (goal["arm"] == "raised") == world.arm_raised
 
 
-def succeeded(goal: Goal, task: Errand, world: World) -> bool:
-    """Done, with the arm as told at that moment."""
+def succeeded(goal: Goal, task: Task, world: World) -> bool:
+    """Done, with the arm as the instruction says at that moment."""
     return task.done(world) and arm_fits(goal, world)
 
 
-def error_m(goal: Goal, task: Errand, world: World) -> float:
-    """What is left of the way, m, and `ARM_M` more while the arm is not as told; 0 exactly at success."""
+def error_m(goal: Goal, task: Task, world: World) -> float:
+    """What is left of the way, m, and `ARM_M` more while the arm is not as the instruction says; 0 exactly at success."""
     return task.error_m(world) + (0.0 if arm_fits(goal, world) else ARM_M)
 
 
-def potential(goal: Goal, task: Errand, world: World) -> float:
-    """Φ of the state, 0 to 0.9: how near, how much of the errand is done, and whether the arm is right."""
+def potential(goal: Goal, task: Task, world: World) -> float:
+    """Φ of the state, 0 to 0.9: how near, how much of the task is done, and whether the arm is right."""
     return _NEAR_SHARE * task.nearness(world) + _DONE_SHARE * task.share(world) + _ARM_SHARE * arm_fits(goal, world)
 
 
-def act(goal: Goal, task: Errand, world: World) -> int:
+def act(goal: Goal, task: Task, world: World) -> int:
     """The expert's action: first the arm, then the way."""
     if not arm_fits(goal, world):
         return RAISE if goal["arm"] == "raised" else LOWER
     return task.act(world)
 
 
-def advance(goal: Goal, task: Errand, world: World, left: float) -> None:
-    """Let the expert go on until no more than the share `left` of its way is before it; the errand is never finished so."""
+def advance(goal: Goal, task: Task, world: World, left: float) -> None:
+    """Let the expert go on until no more than the share `left` of its way is before it; the task is never finished so."""
     way_m = task.error_m(world)
     while task.error_m(world) > left * way_m:
         world.step(act(goal, task, world))
 
 
 def first_contact(world: World) -> str | None:
-    """What the robot committed itself to: a thing where it stopped or that it went mostly around, a line followed by a third."""
+    """Where it stopped, or else an object that it went mostly around, or a line of which it followed a third."""
     if world.stopped_at is not None:
         return world.stopped_at
     for name, angle in world.turns_rad.items():
@@ -210,12 +210,12 @@ def first_contact(world: World) -> str | None:
 
 
 def describe(world: World) -> str:
-    """The state in words: of everything that can be named, and never which of it was."""
+    """The state in words: of everything that can be named, without the target."""
     parts = [f"the robot's arm is {'raised' if world.arm_raised else 'lowered'}"]
-    for thing in world.scene.things:
-        angle = math.degrees(abs(world.turns_rad[thing.name]))
+    for obj in world.scene.objects:
+        angle = math.degrees(abs(world.turns_rad[obj.name]))
         parts.append(
-            f"the robot is {world.distance_m(thing.center_m):.2f} m from the middle of the {thing.name} and has gone "
+            f"the robot is {world.distance_m(obj.center_m):.2f} m from the middle of the {obj.name} and has gone "
             f"{angle:.0f} degrees around it"
         )
     for line in world.scene.lines:

@@ -1,7 +1,7 @@
-"""What is on the floor and what moves there: the robot, solid things, painted lines, and how far each errand has come.
+"""What is on the floor and what moves there: the robot, solid objects, painted lines, and how far each task has come.
 
 The floor is a square. Its frame is the picture's: x to the right, y *down*, so that heading 0 looks right and grows clockwise.
-What can be named is a *thing* (solid, of a color and a shape) or a *line* (painted on the floor, with a dot at its start).
+What can be named is an *object* (solid, of a color and a shape) or a *line* (painted on the floor, with a dot at its start).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (166, 52, 206),
     "orange": (255, 134, 18),
 }
-# Corners in meters about the thing's center; a circle has none and a radius instead.
+# Corners in meters about the object's center; a circle has none and a radius instead.
 SHAPES: dict[str, tuple[Point, ...]] = {
     "circle": (),
     "square": ((-0.18, -0.18), (0.18, -0.18), (0.18, 0.18), (-0.18, 0.18)),
     "triangle": ((0.0, -0.26), (0.23, 0.14), (-0.23, 0.14)),
 }
 CIRCLE_RADIUS_M = 0.2
-THING_REACH_M = 0.27  # no corner is farther from its thing's center
+OBJECT_REACH_M = 0.27  # no corner is farther from its object's center
 
-REACH_M = 0.6  # from a thing's center: who stops so near has come to it
-AROUND_M = 0.9  # a turn around a thing counts no farther from its center
+REACH_M = 0.6  # from an object's center: who stops so near has come to it
+AROUND_M = 0.9  # a turn around an object counts no farther from its center
 LINE_TOLERANCE_M = 0.15
 LINE_SPACING_M = 0.05  # between the points that a line is made of
 LINE_SHARE = 0.9  # of its points, in order: so much is the whole line
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """A solid post of one color and shape; `center_m` is (x, y)."""
 
     color: str
@@ -57,7 +57,7 @@ class Thing:
         return f"{self.color} {self.shape}"
 
     def distance_m(self, x_m: float, y_m: float) -> float:
-        """From a point to the thing's outline; negative inside."""
+        """From a point to the object's outline; negative inside."""
         dx, dy = x_m - self.center_m[0], y_m - self.center_m[1]
         corners = SHAPES[self.shape]
         if not corners:
@@ -92,7 +92,7 @@ class Line:
 class Scene:
     """How an episode begins."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     lines: tuple[Line, ...]
     start_m: Point
     heading_rad: float
@@ -100,7 +100,7 @@ class Scene:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (*(thing.name for thing in self.things), *(line.name for line in self.lines))
+        return (*(obj.name for obj in self.objects), *(line.name for line in self.lines))
 
 
 @dataclass
@@ -110,10 +110,10 @@ class World:
     Args:
         compass: the four moves go up, down, left and right in the picture, and the robot looks where it goes; otherwise ``left``
             and ``right`` turn it on the spot, and ``forward`` and ``back`` are along its heading.
-        bumped: whether the last move was blocked, by a thing or by a wall.
-        stopped_at: the thing that the robot stopped at.
-        turns_rad: name of a thing to the angle gone around it, clockwise positive. It begins anew where the robot touches the
-            thing or is farther than `AROUND_M` from it.
+        bumped: whether the last move was blocked, by an object or by a wall.
+        stopped_at: the object that the robot stopped at.
+        turns_rad: name of an object to the angle gone around it, clockwise positive. It begins anew where the robot touches the
+            object or is farther than `AROUND_M` from it.
         covered: name of a line to how many of its points were passed, from the start, in order, within `LINE_TOLERANCE_M`.
         path_m: everywhere that the robot was, one point a move.
     """
@@ -133,7 +133,7 @@ class World:
     def __post_init__(self) -> None:
         (self.x_m, self.y_m), self.heading_rad = self.scene.start_m, self.scene.heading_rad
         self.arm_raised = self.scene.arm_raised
-        self.turns_rad = {thing.name: 0.0 for thing in self.scene.things}
+        self.turns_rad = {obj.name: 0.0 for obj in self.scene.objects}
         self.covered = {line.name: 0 for line in self.scene.lines}
         self.path_m = [self.scene.start_m]
         self._cover()
@@ -155,8 +155,8 @@ class World:
             self.stopped_at = self.within_reach()
 
     def within_reach(self) -> str | None:
-        """The thing whose center is nearest, if it is within `REACH_M`."""
-        distance, name = min((self.distance_m(thing.center_m), thing.name) for thing in self.scene.things)
+        """The object whose center is nearest, if it is within `REACH_M`."""
+        distance, name = min((self.distance_m(obj.center_m), obj.name) for obj in self.scene.objects)
         return name if distance <= REACH_M else None
 
     def distance_m(self, point: Point) -> float:
@@ -169,26 +169,26 @@ class World:
     def _move(self, length_m: float) -> None:
         x = self.x_m + length_m * math.cos(self.heading_rad)
         y = self.y_m + length_m * math.sin(self.heading_rad)
-        thing = self._blocking(x, y)
-        if thing is not None or not self._within_walls(x, y):
+        obj = self._blocking(x, y)
+        if obj is not None or not self._within_walls(x, y):
             self.bumped = True
-            if thing is not None:
-                self.turns_rad[thing.name] = 0.0
+            if obj is not None:
+                self.turns_rad[obj.name] = 0.0
             return
-        for other in self.scene.things:
+        for other in self.scene.objects:
             self._turn(other, x, y)
         self.x_m, self.y_m = x, y
         self.path_m.append((x, y))
         self._cover()
 
-    def _turn(self, thing: Thing, x_m: float, y_m: float) -> None:
-        """Count the angle, seen from the thing, of the move that ends in (x, y)."""
-        cx, cy = thing.center_m
+    def _turn(self, obj: SceneObject, x_m: float, y_m: float) -> None:
+        """Count the angle, seen from the object, of the move that ends in (x, y)."""
+        cx, cy = obj.center_m
         ax, ay, bx, by = self.x_m - cx, self.y_m - cy, x_m - cx, y_m - cy
         if bx * bx + by * by > AROUND_M**2:
-            self.turns_rad[thing.name] = 0.0
+            self.turns_rad[obj.name] = 0.0
         else:
-            self.turns_rad[thing.name] += math.atan2(ax * by - ay * bx, ax * bx + ay * by)
+            self.turns_rad[obj.name] += math.atan2(ax * by - ay * bx, ax * bx + ay * by)
 
     def _cover(self) -> None:
         for line in self.scene.lines:
@@ -197,12 +197,12 @@ class World:
                 count += 1
             self.covered[line.name] = count
 
-    def _blocking(self, x_m: float, y_m: float) -> Thing | None:
-        for thing in self.scene.things:
-            cx, cy = thing.center_m
-            near = (x_m - cx) ** 2 + (y_m - cy) ** 2 < (THING_REACH_M + ROBOT_RADIUS_M) ** 2
-            if near and thing.distance_m(x_m, y_m) < ROBOT_RADIUS_M:
-                return thing
+    def _blocking(self, x_m: float, y_m: float) -> SceneObject | None:
+        for obj in self.scene.objects:
+            cx, cy = obj.center_m
+            near = (x_m - cx) ** 2 + (y_m - cy) ** 2 < (OBJECT_REACH_M + ROBOT_RADIUS_M) ** 2
+            if near and obj.distance_m(x_m, y_m) < ROBOT_RADIUS_M:
+                return obj
         return None
 
     def _within_walls(self, x_m: float, y_m: float) -> bool:

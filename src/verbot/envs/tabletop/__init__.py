@@ -1,1 +1,1 @@
-"""A tabletop with a seven-joint arm, things of many colors and shapes, and instructions to carry out."""
+"""A tabletop with a seven-joint arm, objects of many colors and shapes, and instructions to carry out."""

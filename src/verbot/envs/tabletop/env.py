@@ -44,7 +44,7 @@ _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tr
 
 
 def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back") -> RobotSpec:
-    """The robot "tabletop-panda": what it sees, feels and can be told to do; mounted elsewhere it is called after that."""
+    """The robot "tabletop-panda": its cameras, state and action; mounted elsewhere it is called after that."""
     low, high = robot_mount.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
     turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
     return RobotSpec(
@@ -84,11 +84,11 @@ class TabletopEnv(gymnasium.Env):
         tasks: use only these tasks of the suite.
         render_cameras: False leaves all images black, for an expert or a benchmark that needs the physics only.
         render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
-        cameras: see through these of the suite's cameras; by default through all.
-        goal_images: `reset` also tells a picture of the wanted end state, ``info["goal_image"]``, whatever the wording.
-        place: all episodes have the light, the surfaces, the cameras' poses and the dynamics that this number draws (as far as
-            their axes allow), as for a robot that stays in one room; None draws them anew for each.
-        captions: `reset` also tells so many captions of the scene, ``info["captions"]``, each with a foil.
+        cameras: these of the suite's cameras; by default all.
+        goal_images: `reset` also reports an image of the goal state, ``info["goal_image"]``, for every wording.
+        place: all episodes share the light, the surfaces, the camera poses and the dynamics that this number draws (as far as
+            their axes allow), as for a robot that stays in one room; None draws them for each episode.
+        captions: how many captions of the scene `reset` reports, ``info["captions"]``, each with a hard negative.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -173,8 +173,8 @@ class TabletopEnv(gymnasium.Env):
         grounding = [self._mount.grounding(goal) for goal in episode.info["grounding"]]
         self._constant_info = json.dumps({**episode.info, "grounding": grounding, "calibration": self._calibrate()})
         self._images = self._look()
-        told = {"goal_image": goal_image.copy()} if goal_image is not None else {}
-        return self._observation(), self._info() | told
+        image = {"goal_image": goal_image.copy()} if goal_image is not None else {}
+        return self._observation(), self._info() | image
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One control step. Success terminates; the time limit and a simulator fault (``info["error"]``) truncate."""
@@ -207,7 +207,7 @@ class TabletopEnv(gymnasium.Env):
     # Beyond Gymnasium.
 
     def expert(self, noise: float = 0.0, seed: int = 0) -> TabletopExpert:
-        """The scripted teacher of whatever episode this env is in. `noise` 0.15 makes good demonstrations."""
+        """The scripted expert of the present episode. `noise` 0.15 makes good demonstrations."""
 
         low, high = self.robot_spec.action_low(), self.robot_spec.action_high()
 
@@ -222,7 +222,7 @@ class TabletopEnv(gymnasium.Env):
         return TabletopExpert(clean, stream, noise, seed)
 
     def segmentation(self, size: int | None = None) -> Segmentation:
-        """Which thing each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
+        """Which object each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
         self._current()
         names, size = self.robot_spec.camera_names, size or self._size
         shown = self._renderer.segment(self._physics.data, names, size, size)
@@ -236,7 +236,7 @@ class TabletopEnv(gymnasium.Env):
     def parse(self, text: str) -> Understanding:
         """What `text` means; see `verbot.contracts.Grammar`."""
         understood = instruction_parser.understand(text)
-        lacking = set(instruction_parser.FIXTURES) - set(self._suite.wishes.fixtures)
+        lacking = set(instruction_parser.FIXTURES) - set(self._suite.constraints.fixtures)
         understood = dataclasses.replace(understood, objects=tuple(n for n in understood.objects if n not in lacking))
         related = [goal for goal in understood.goals if ("relation" in goal) != self._suite.relations]
         if related and understood.goals[0]["verb"] in self.tasks:
@@ -250,7 +250,7 @@ class TabletopEnv(gymnasium.Env):
 
     def object_names(self) -> tuple[str, ...]:
         layout = self._current().layout
-        return (*(thing.name for thing in layout), *layout.fixtures)
+        return (*(obj.name for obj in layout), *layout.fixtures)
 
     @property
     def physics(self) -> Physics:
@@ -300,7 +300,7 @@ class TabletopEnv(gymnasium.Env):
         self._success = (self._steps - self._held) / RATE_HZ >= episode.task.hold_s - 1e-9
 
     def _guessed(self, episode: episodes.Episode) -> bool:
-        """Whether another thing was engaged first though covers hide which is which: trying one after the other is no success."""
+        """Whether another object was touched first while covers hide the colors: guessing is no success."""
         return episode.cover_step is not None and self._physics.first_contact not in (None, episode.info["target_object"])
 
     def _look(self) -> dict[str, UInt8Array]:

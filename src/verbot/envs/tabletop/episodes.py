@@ -61,7 +61,7 @@ def prepare(
 
     Args:
         place: where it happens: the axes of a place draw from this number's streams instead of the scene's.
-        captions: so many captions of the scene are told, and a foil with each (see `verbot.envs.tabletop.language.captions`).
+        captions: how many captions of the scene `info` holds (see `verbot.envs.tabletop.language.captions`).
 
     Raises:
         ConfigError: when the request names what does not exist.
@@ -104,7 +104,7 @@ def prepare(
 
 
 def check_pictured(suite: Suite) -> None:
-    """Raise `ConfigError` unless goals of `suite` can be told by pictures."""
+    """Raise `ConfigError` unless images can specify the goals of `suite`."""
     if suite.show is not None:
         raise ConfigError(f"suite {suite.name!r} has no goal images: they would show what must be remembered")
 
@@ -136,12 +136,12 @@ def _draw_scene(
     suite: Suite, tasks: Mapping[str, Task], name: str, composition: str, axes: Mapping[str, int], stream: Stream
 ) -> tuple[Layout, list[Goal]]:
     """A layout that admits a goal of the drawn task and variant, and all goals that it admits, the drawn one first."""
-    rng, wishes = stream("scene"), randomization.widen(suite.wishes, axes)
+    rng, constraints = stream("scene"), randomization.widen(suite.constraints, axes)
     tasks, is_covered = _shown_alike(suite, tasks, name)
     variants = tasks[name].variants
     variant = variants[int(rng.integers(len(variants)))]
     for _ in range(_TRIES):
-        layout = sample(wishes, rng)
+        layout = sample(constraints, rng)
         wanted = [
             goal
             for goal in _offered(tasks[name], layout, is_covered)
@@ -161,21 +161,21 @@ def _draw_scene(
 
 
 def _shown_alike(suite: Suite, tasks: Mapping[str, Task], name: str) -> tuple[Mapping[str, Task], bool]:
-    """The tasks that a scene of task `name` can offer, and whether its things will be covered: all of them or none."""
+    """The tasks that a scene of task `name` can offer, and whether its objects will be covered: all of them or none."""
     covered = suite.show.tasks if suite.show is not None else ()
     return {other: task for other, task in tasks.items() if (other in covered) == (name in covered)}, name in covered
 
 
 def _offered(task: Task, layout: Layout, is_covered: bool) -> list[Goal]:
-    """The goals of `task` that one may name: behind the screen, where there is one; under covers, what any of the things admits.
+    """The goals of `task` that one may name: behind the screen, where there is one; under covers, what any of the objects admits.
 
-    Else the words would tell which of the covered things is meant: the one that can be pushed that way.
+    Else the words would tell which of the covered objects is meant: the one that can be pushed that way.
     """
     goals = task.goals(layout)
     if layout.screen is not None:
         goals = [goal for goal in goals if layout.hidden(goal["object"])]
     if is_covered:
-        goals = [goal for goal in goals if all({**goal, "object": thing.id} in goals for thing in layout.movables)]
+        goals = [goal for goal in goals if all({**goal, "object": obj.id} in goals for obj in layout.movables)]
     return goals
 
 
@@ -191,7 +191,7 @@ def _scatter(
 
 
 def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, rng: np.random.Generator) -> list[Goal]:
-    """Shuffled so that neighbors name different things, one other than `drawn` first, and
+    """Shuffled so that neighbors name different objects, one other than `drawn` first, and
     no verb or relation crowds the others out."""
     piles: dict[tuple[str | None, str, str | None], list[Goal]] = {}
     for i in rng.permutation(len(goals)):

@@ -1,4 +1,4 @@
-"""A head for each task, and what tells them apart."""
+"""A head for each task, and a classifier that chooses between them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.layers.transformer import reader
+from verbot.models.protocols import ClassifiesTasks, FitsActions, ReadsLayers
 from verbot.models.registries import heads
 from verbot.models.stochastic import StochasticHead
 from verbot.models.tokens import Batch, Sizes, TokenGroup
@@ -23,13 +23,12 @@ class MultiTask(nn.Module):
 
     Every fused token is joined with the embedding of its task, (width + width) → width through two layers that all tasks share;
     what they make is added to the token, and the task's own head reads the sum. In training a demonstration goes to the head of
-    the task that it was recorded for, which also teaches the classifier, by cross-entropy. When acting nobody names the task:
-    the classifier tells it from what was said and seen, and its choice acts.
+    the task that it was recorded for; the objective ``task_classification`` teaches the classifier. When acting nobody names the
+    task: the classifier predicts it, and the head of the likeliest acts.
 
     Args:
         tasks: their names; training fills them in from its demonstrations.
         head: of each task, by its registered name, with `options`.
-        task_weight: of the classifier's cross-entropy beside the action loss.
 
     Raises `ConfigError` for a head that has tasks itself or reads the fusion layer by layer.
     """
@@ -42,7 +41,6 @@ class MultiTask(nn.Module):
         tasks: Sequence[str] = (),
         head: str = "regression",
         options: Mapping[str, Any] | None = None,
-        task_weight: float = 0.1,
     ):
         super().__init__()
         if not tasks:
@@ -50,21 +48,22 @@ class MultiTask(nn.Module):
         if twice := sorted({name for name in tasks if list(tasks).count(name) > 1}):
             raise ConfigError(f"tasks of a multi_task head are named twice: {', '.join(twice)}")
         factory = heads.get(head)
-        if hasattr(factory, "classify"):
+        if isinstance(factory, ClassifiesTasks):
             raise ConfigError(f"a multi_task head cannot have the head {head!r} for each task: it has tasks itself")
-        self.tasks, self.beside = tuple(tasks), {"task": task_weight}
+        self.tasks = tuple(tasks)
         self.embeddings = nn.Embedding(len(tasks), width)
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
         self.choose = nn.Sequential(reader(width, count), nn.Linear(width, len(tasks)))
         self.heads = nn.ModuleList(factory(sizes, width, count, **(options or {})) for _ in tasks)
-        if getattr(self.heads[0], "reads_layers", 0):
+        first = self.heads[0]
+        if isinstance(first, ReadsLayers) and first.reads_layers:
             raise ConfigError(f"the head {head!r} reads the fusion layer by layer, past the embedding of its task; take another")
 
     @staticmethod
     def fit(options: Mapping[str, Any], chunks: Any) -> Mapping[str, Any]:
         """What the head of each task takes from the training actions."""
         factory = heads.get(options.get("head", "regression"))
-        if not hasattr(factory, "fit"):
+        if not isinstance(factory, FitsActions):
             return options
         return {**options, "options": factory.fit(options.get("options") or {}, chunks)}
 
@@ -73,25 +72,20 @@ class MultiTask(nn.Module):
         return self.choose(fused)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Those of the tasks' heads, means over all rows' valid steps, and of the classifier over the rows that show something of
-        their actions and whose task is known: ``"task"``, its cross-entropy, and ``"task_accuracy"``, how often it was right."""
+        """Those of the tasks' heads, means over all rows' valid steps. A row without a task goes to the likeliest one's head."""
         assert batch.actions_mask is not None
-        logits = self.classify(fused)
-        told = logits.new_full((len(logits),), -1, dtype=torch.long) if batch.task is None else batch.task
-        known = (told >= 0) & batch.actions_mask.any(1)
+        logits, target = self.classify(fused), batch.targets.get("task")
+        chosen = logits.argmax(-1)
+        if target is not None:
+            chosen = torch.where(target.mask, target.values, chosen)
         found: dict[str, Tensor] = {}
         steps = batch.actions_mask.sum().clamp(min=1)
-        chosen = torch.where(told >= 0, told, logits.argmax(-1))
         for number, head in enumerate(self.heads):
             rows = (chosen == number).nonzero().squeeze(1)
-            mine = _taught(batch, rows)
+            mine = _rows(batch, rows)
             assert mine.actions_mask is not None
-            for name, value in head.losses(self._told(fused, rows, number), mine, generator).items():  # type: ignore[operator]
+            for name, value in head.losses(self._with_task(fused, rows, number), mine, generator).items():  # type: ignore[operator]
                 found[name] = found.get(name, 0) + value * mine.actions_mask.sum() / steps
-        count = known.sum().clamp(min=1)
-        entropy = F.cross_entropy(logits.float(), told.clamp(min=0), reduction="none")
-        found["task"] = entropy.masked_fill(~known, 0).sum() / count
-        found["task_accuracy"] = ((logits.argmax(-1) == told) & known).sum() / count
         return found
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
@@ -112,13 +106,13 @@ class MultiTask(nn.Module):
         chosen = self.classify(fused).argmax(-1)
         rows = [(chosen == number).nonzero().squeeze(1) for number in range(len(self.tasks))]
         parts = [
-            act(head, self._told(fused, mine, number))
+            act(head, self._with_task(fused, mine, number))
             for number, (head, mine) in enumerate(zip(self.heads, rows, strict=True))
             if len(mine)
         ]
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
-    def _told(self, fused: TokenGroup, rows: Tensor, task: int) -> TokenGroup:
+    def _with_task(self, fused: TokenGroup, rows: Tensor, task: int) -> TokenGroup:
         """These rows with the embedding of their task."""
         tokens = fused.tokens[rows]
         embedding = self.embeddings.weight[task].expand_as(tokens)
@@ -126,7 +120,7 @@ class MultiTask(nn.Module):
         return TokenGroup(tokens + self.join(torch.cat([tokens, embedding], -1)), fused.mask[rows], fused.kind)
 
 
-def _taught(batch: Batch, rows: Tensor) -> Batch:
+def _rows(batch: Batch, rows: Tensor) -> Batch:
     """These rows of what heads learn from."""
     assert batch.actions is not None and batch.actions_mask is not None
     return dataclasses.replace(batch, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows])

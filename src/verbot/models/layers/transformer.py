@@ -210,8 +210,8 @@ class TypePositionEmbedding(nn.Module):
         found = {"words": 1, "sentence": 1, **seen_counts(counts, sizes.history)}
         self.norms = nn.ModuleDict({kind: nn.LayerNorm(sizes.width) for kind in found})
         self.kinds = nn.ParameterDict({kind: nn.Parameter(torch.randn(n, sizes.width) * MARK) for kind, n in found.items()})
-        if sizes.history > 1:
-            self.times = nn.Parameter(torch.randn(sizes.history, 1, sizes.width) * MARK)
+        history = sizes.history
+        self.times = nn.Parameter(torch.randn(history, 1, sizes.width) * MARK) if history > 1 else None
 
     def forward(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         for group in groups:
@@ -221,7 +221,7 @@ class TypePositionEmbedding(nn.Module):
 
     def _mark(self, kind: str) -> Tensor:
         mark = self.kinds[kind]
-        return mark if kind in TOLD or not hasattr(self, "times") else (mark + self.times).flatten(0, 1)
+        return mark if kind in TOLD or self.times is None else (mark + self.times).flatten(0, 1)
 
 
 class CrossBlock(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.protocols import KeepsFrames
 from verbot.models.registries import memories
 from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
@@ -41,7 +42,7 @@ class Chain(nn.Module):
         if not self.parts:
             raise ConfigError(f"a chain needs at least one memory; there are {', '.join(memories.names())}")
         self.width, self.count = width, count
-        self.frames = max(getattr(part, "frames", 0) for part in self.parts)
+        self.frames = max(part.frames if isinstance(part, KeepsFrames) else 0 for part in self.parts)
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
         """Nothing yet, in every memory, for `rows` episodes."""

@@ -1,1 +1,1 @@
-"""Contrasts: what is seen and what is said, each as one direction of a common space, near where they fit and apart where not."""
+"""Objectives: what a network is trained for. One file each; see `verbot.models.features.TrainingObjective` for the contract."""

@@ -41,16 +41,16 @@ class Clip(nn.Module):
         """The cosines (b,) of sentences (b, e) and pictures (b, n, e)."""
         return F.cosine_similarity(self.say(told), self.view(seen), dim=-1)
 
-    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> dict[str, Tensor]:
-        """``"contrast"``, the mean of both directions' cross-entropies; and what to watch."""
+    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of both directions' cross-entropies; and what to watch."""
         said, viewed = F.normalize(self.say(told), dim=-1), F.normalize(self.view(seen), dim=-1)
         cosines = said @ viewed.T  # (q, b)
         logits = self.steep.exp().clamp(max=STEEPEST) * cosines.float()
         rows, true = captions.rows, captions.true
-        to_picture = F.cross_entropy(logits[true], rows[true])
+        to_image = F.cross_entropy(logits[true], rows[true])
         own = rows[:, None] == torch.arange(len(viewed), device=rows.device)  # (q, b)
         false = torch.where(own, ~true[:, None], true[:, None])  # others' captions and own foils
         others = logits.masked_fill(~false, -math.inf).logsumexp(0)[rows[true]]
         fitting = logits[true].gather(1, rows[true, None]).squeeze(1)
         to_caption = (torch.logaddexp(fitting, others) - fitting).mean()
-        return {"contrast": (to_picture + to_caption) / 2, **watched(cosines.gather(1, rows[:, None]).squeeze(1), true)}
+        return (to_image + to_caption) / 2, watched(cosines.gather(1, rows[:, None]).squeeze(1), true)

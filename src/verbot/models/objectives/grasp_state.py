@@ -1,33 +1,47 @@
-"""How the hand will take hold of what it is told to take: learned from where demonstrations closed it."""
+"""The state in which the hand will grasp what it is about to take."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
+from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
 from verbot.models.layers.transformer import masked_mean, reader
-from verbot.models.tokens import TokenGroup
+from verbot.models.registries import objectives
+from verbot.models.tokens import Batch, Masked, TokenGroup
 
 
-class Grasp(nn.Module):
-    """The state in which the hand takes hold (position, rotation, opening), foretold from what is fused.
+@objectives.register("grasp_state")
+class GraspState(TrainingObjective):
+    """The state of the next grasp (position, rotation, opening), predicted from the fused features; L1 loss.
 
-    Its labels need no simulator: the state at the frame at which a demonstration closed the hand on something
-    (`verbot.data.samples.labels.grasps`), for every frame before it.
-
-    Args:
-        width, count: of the fused tokens.
-        state: s, the dimensions of the state.
+    Its label needs no simulator: the state at which a demonstration closed the hand on something
+    (`verbot.data.samples.labels.grasp_state`), for every frame before it.
     """
 
-    def __init__(self, width: int, count: int, state: int):
+    labels = ("grasp_state",)
+
+    def __init__(self, parts: NetworkParts):
         super().__init__()
-        hidden = max(width, 64)
-        self.layers = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, state))
+        hidden = max(parts.width, 64)
+        read, state = reader(parts.width, parts.count), parts.sizes.state
+        self.layers = nn.Sequential(read, nn.Linear(parts.width, hidden), nn.GELU(), nn.Linear(hidden, state))
+
+    def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """``"grasp_state"``."""
+        target = batch.targets.get("grasp_state")
+        return {} if target is None else {"grasp_state": self.loss(features.fused, target)}
+
+    def predict(self, features: Features) -> Mapping[str, Predicted]:
+        """``"grasp"`` (b, s), in the units of the robot's state."""
+        return {"grasp": Predicted(self(features.fused), "state")}
 
     def forward(self, fused: TokenGroup) -> Tensor:
-        """Of each row a normalized state (b, s)."""
+        """Normalized states (b, s)."""
         return self.layers(fused)
 
-    def loss(self, fused: TokenGroup, true: Tensor, mask: Tensor) -> Tensor:
-        """The mean L1 error of normalized states (b, s) over the rows of `mask` (b,); zero where there are none."""
-        return masked_mean((self(fused) - true.masked_fill(~mask.unsqueeze(-1), 0)).abs(), mask)
+    def loss(self, fused: TokenGroup, true: Masked) -> Tensor:
+        """The mean L1 error of normalized states over the valid rows; zero where there are none."""
+        return masked_mean((self(fused) - true.values.masked_fill(~true.mask.unsqueeze(-1), 0)).abs(), true.mask)

@@ -1,60 +1,83 @@
-"""Telling where things are from what is remembered, and a second look at those places."""
+"""Keypoints predicted from the fused features, so from memory, and searched for again near there."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
+from verbot.errors import ConfigError
+from verbot.models.features import Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.layers.transformer import masked_mean, pixel_grid, reader
-from verbot.models.objectives.keypoints import POINTS, heatmap_loss, supervised
-from verbot.models.tokens import TokenGroup
+from verbot.models.objectives.keypoints import heatmap_loss, supervised
+from verbot.models.registries import objectives
+from verbot.models.tokens import Batch, Masked, TokenGroup
 
-SPREAD = 0.3  # of the second look as it begins, where an image is 2 wide
+SPREAD = 0.3  # of the second search as it begins, where an image is 2 wide
+PLACES = len(POINTS)
 
 
-class Recall(nn.Module):
-    """The keypoints told from the fused features, then sought near there: memory says where about, the picture where exactly.
+@objectives.register("keypoint_memory")
+class KeypointMemory(TrainingObjective):
+    """The keypoints predicted from the fused features, then searched for near there: memory says where about, the image where.
 
-    What the vision encoder found, its heatmaps of the latest frame, is multiplied by a normal distribution around the place that
-    is told, of a width that is learned. So of things that look alike the remembered one is left. Both places join what is fused.
+    What the vision encoder found, its heatmaps of the latest frame, is multiplied by a normal distribution around the predicted
+    place, of a width that is learned. So among things that look alike the remembered one is left. Both places join the fused
+    features. The label is known also where the place is covered.
 
-    Args:
-        width, count: of what is fused.
-        views: of the robot.
-        history: frames that are seen at once.
+    Raises `ConfigError` for a vision encoder without heatmaps.
     """
 
-    def __init__(self, width: int, count: int, views: int, history: int = 1):
+    labels = ("known_keypoints",)
+
+    def __init__(self, parts: NetworkParts):
         super().__init__()
-        self.views, self.history = views, history
-        places = 2 * views * POINTS
-        self.pool, self.tell = reader(width, count), nn.Linear(width, places)
-        self.spread = nn.Parameter(torch.full((POINTS, 1), SPREAD).log())
+        if "keypoints" not in parts.vision_counts:
+            raise ConfigError(
+                "keypoint_memory searches heatmaps again, and this vision encoder makes none: leave it out of objectives"
+            )
+        self.views, self.history, width = parts.sizes.views, parts.sizes.history, parts.width
+        places = 2 * self.views * PLACES
+        self.pool, self.tell = reader(width, parts.count), nn.Linear(width, places)
+        self.spread = nn.Parameter(torch.full((PLACES, 1), SPREAD).log())
         first, last = nn.Linear(width + 2 * places, width), nn.Linear(width, width)
         nn.init.normal_(first.weight[:, width:], std=0.3)  # places count from the first step on
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
         self.join = nn.Sequential(first, nn.GELU(), last)
 
+    def refine(self, features: Features) -> Features:
+        """Notes the places that were predicted (b, v, 3, 2), and the logits of those found (b, v, 3, h, w)."""
+        assert features.keypoints is not None
+        fused, places, logits = self(features.fused, features.keypoints)
+        return features.refined(fused, "keypoint_memory", (places, logits))
+
+    def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """``"keypoint_memory"``."""
+        if "known_keypoints" not in batch.targets:
+            return {}
+        places, logits = features.notes["keypoint_memory"]
+        return {"keypoint_memory": self.loss(places, logits, batch.targets["known_keypoints"])}
+
     def forward(self, fused: TokenGroup, keypoints: TokenGroup) -> tuple[TokenGroup, Tensor, Tensor]:
-        """What is fused, with the places; the places told (b, v, 3, 2); and the logits of those found (b, v, 3, h, w)."""
+        """The fused tokens with the places; the places predicted (b, v, 3, 2); and the logits of those found (b, v, 3, h, w)."""
         now = self.pool(fused)
-        told = self.tell(now).unflatten(-1, (self.views, POINTS, 2))
-        logits = self._look(told, keypoints)
+        places = self.tell(now).unflatten(-1, (self.views, PLACES, 2))
+        logits = self._look(places, keypoints)
         found = _expected(logits)
-        change = self.join(torch.cat([now, told.flatten(1), found.flatten(1)], -1)).unsqueeze(1)
-        return TokenGroup(fused.tokens + change, fused.mask, fused.kind), told, logits
+        change = self.join(torch.cat([now, places.flatten(1), found.flatten(1)], -1)).unsqueeze(1)
+        return TokenGroup(fused.tokens + change, fused.mask, fused.kind), places, logits
 
-    def loss(self, told: Tensor, logits: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-        """As the keypoint loss (see `verbot.models.objectives.keypoints`), of the places told and found."""
-        true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
-        return masked_mean((told - true).abs(), mask) + heatmap_loss(_expected(logits), logits, true, mask)["keypoint"]
+    def loss(self, places: Tensor, logits: Tensor, true: Masked) -> Tensor:
+        """As `verbot.models.objectives.keypoints.keypoint_loss`, of the places predicted and of those found."""
+        values = true.values.masked_fill(~true.mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
+        return masked_mean((places - values).abs(), true.mask) + heatmap_loss(_expected(logits), logits, values, true.mask)[0]
 
-    def _look(self, told: Tensor, keypoints: TokenGroup) -> Tensor:
-        """The heatmaps near what is told; of a missing view only what is told."""
+    def _look(self, places: Tensor, keypoints: TokenGroup) -> Tensor:
+        """The heatmaps near the predicted places; of a missing view only the prediction."""
         assert keypoints.heatmaps is not None
         seen = supervised(keypoints.mask, self.views, self.history)  # (b, v, 3)
         heat = supervised(keypoints.heatmaps, self.views, self.history)  # (b, v, 3, h, w)
-        distance = (told.unsqueeze(-2) - _cells(heat)).square().sum(-1) / (2 * (2 * self.spread).exp())
+        distance = (places.unsqueeze(-2) - _cells(heat)).square().sum(-1) / (2 * (2 * self.spread).exp())
         return heat.masked_fill(~seen[..., None, None], 0) - distance.view_as(heat)
 
 

@@ -1,31 +1,61 @@
-"""Where to look: the loss that teaches the first heatmaps of each view what is handled, where it goes, and relative to what."""
+"""The keypoint loss: the first heatmaps of each view learn where the goal's target, receptacle and reference are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from verbot.contracts import POINTS
+from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
 from verbot.models.layers.transformer import masked_mean
-from verbot.models.tokens import TokenGroup
+from verbot.models.registries import objectives
+from verbot.models.tokens import Batch, TokenGroup
 
 CROSS_ENTROPY_WEIGHT = 0.05
-POINTS = 3  # supervised per view: the target, the receptacle, the reference
 
 
-def pointing(groups: Sequence[TokenGroup]) -> TokenGroup | None:
-    """The keypoint tokens among what a vision encoder made."""
-    return next((group for group in groups if group.heatmaps is not None), None)
+@objectives.register("keypoints")
+class Keypoints(TrainingObjective):
+    """`keypoint_loss` of the instruction's heatmaps. Learns nothing where the vision encoder makes no heatmaps."""
+
+    labels = ("keypoints",)
+    reads_fused = False
+
+    def __init__(self, parts: NetworkParts):
+        super().__init__()
+        self.views, self.history = parts.sizes.views, parts.sizes.history
+        self._found = "keypoints" in parts.vision_counts
+
+    @property
+    def learns(self) -> bool:
+        return self._found
+
+    def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """``"keypoints"``, and ``"keypoint_l1"``, its first term."""
+        target, found = batch.targets.get("keypoints"), features.keypoints
+        if target is None or found is None:
+            return {}
+        loss, distance = keypoint_loss(found, target.values, target.mask, self.history)
+        return {"keypoints": loss, "keypoint_l1": distance}
+
+    def predict(self, features: Features) -> Mapping[str, Predicted]:
+        """``"keypoints"`` (b, v, 3, 2): where in each image target, receptacle and reference are looked for, in [-1, 1]."""
+        found = features.keypoints
+        if found is None:
+            return {}
+        assert found.points is not None
+        return {"keypoints": Predicted(supervised(found.points, self.views, self.history))}
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:
     """The supervised rows (b, v, 3, …) of the latest frame in what the keypoint tokens hold (b, t·v·p, …)."""
-    return values.unflatten(1, (history, views, -1))[:, -1, :, :POINTS]
+    return values.unflatten(1, (history, views, -1))[:, -1, :, : len(POINTS)]
 
 
-def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 1) -> dict[str, Tensor]:
-    """L1 of the expected (x, y) + 0.05 × cross-entropy of the heatmap; zero where no keypoint is valid.
+def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 1) -> tuple[Tensor, Tensor]:
+    """L1 of the expected (x, y) + 0.05 × cross-entropy of the heatmap, zero where no keypoint is valid; and the L1 alone.
 
     The true location's probability is shared bilinearly among its four nearest cells, so that both terms have one optimum.
 
@@ -40,12 +70,12 @@ def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 
     return heatmap_loss(points, supervised(group.heatmaps, views, history), true, mask)
 
 
-def heatmap_loss(points: Tensor, logits: Tensor, true: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def heatmap_loss(points: Tensor, logits: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """As `keypoint_loss`, of points (b, v, 3, 2) and the logits (b, v, 3, h, w) that they are the expectation of."""
     true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
     place = masked_mean((points - true).abs(), mask)
     entropy = masked_mean(_cross_entropy(logits, true).unsqueeze(-1), mask)
-    return {"keypoint": place + CROSS_ENTROPY_WEIGHT * entropy, "keypoint_l1": place.detach()}
+    return place + CROSS_ENTROPY_WEIGHT * entropy, place.detach()
 
 
 def _cross_entropy(logits: Tensor, true: Tensor) -> Tensor:

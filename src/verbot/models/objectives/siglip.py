@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.models.layers.transformer import SideBySide, masked_mean
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import contrasts
 from verbot.models.tokens import Captions, Sizes, TokenGroup
 
@@ -16,8 +16,8 @@ SPAN = 10.0  # of logits
 FITS = 0.3  # a cosine above this says that sentence and picture fit
 
 
-@contrasts.register("match")
-class Match(nn.Module):
+@contrasts.register("siglip")
+class Siglip(nn.Module):
     """A sigmoid loss on pairs (Zhai et al. 2023, "SigLIP") whose middle is a cosine of 0.3.
 
     The picture's side is made of the tokens that the sentence itself asks for, as a question does: what is found at the places
@@ -36,7 +36,7 @@ class Match(nn.Module):
         super().__init__()
         self.views = sizes.views
         self.say = nn.Sequential(nn.LayerNorm(sizes.width), nn.Linear(sizes.width, space))
-        looks = sizes.views * POINTS
+        looks = sizes.views * len(POINTS)
         self.found, self.peaks = SideBySide(sizes.width, looks), nn.Linear(2 * looks, sizes.width)
         self.view = nn.Sequential(nn.GELU(), nn.Linear(2 * sizes.width, space))
         self.steep = nn.Parameter(torch.tensor(10.0).log())  # log t
@@ -45,7 +45,7 @@ class Match(nn.Module):
         """The cosines (q,) of sentences (q, e) and what they find (q, v·p, e), of whose p a view the three taught ones count."""
         assert seen.heatmaps is not None
         tokens, mask, heat = (
-            x.unflatten(1, (self.views, -1))[:, :, :POINTS].flatten(1, 2) for x in (seen.tokens, seen.mask, seen.heatmaps)
+            x.unflatten(1, (self.views, -1))[:, :, : len(POINTS)].flatten(1, 2) for x in (seen.tokens, seen.mask, seen.heatmaps)
         )
         heat = heat.flatten(2).float()  # (q, v·3, h·w)
         highest, mean = heat.amax(-1), heat.mean(-1)
@@ -53,12 +53,12 @@ class Match(nn.Module):
         found = torch.cat([self.found(TokenGroup(tokens, mask, seen.kind)), self.peaks(peaks.to(tokens.dtype))], -1)
         return F.cosine_similarity(self.say(told), self.view(found), dim=-1)
 
-    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> dict[str, Tensor]:
-        """``"contrast"``, the cross-entropy of fitting and not; and what to watch (see `watched`)."""
+    def losses(self, told: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross-entropy of matching and not; and what to watch (see `watched`)."""
         cosines = self.alignment(told, seen)
         logits = self.steep.exp() * (cosines - FITS)
         loss = F.binary_cross_entropy_with_logits(logits.float(), captions.true.float())
-        return {"contrast": loss, **watched(cosines, captions.true)}
+        return loss, watched(cosines, captions.true)
 
 
 def watched(cosines: Tensor, true: Tensor) -> dict[str, Tensor]:

@@ -1,29 +1,50 @@
-"""How near its end a policy takes an episode to be."""
+"""How near its end an episode is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.errors import ConfigError
+from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
 from verbot.models.layers.transformer import masked_mean, reader
+from verbot.models.registries import objectives
 from verbot.models.tokens import Batch, TokenGroup
 
 
-class Value(nn.Module):
-    """The discounted success that is still to come, γ^(steps left), learned beside the actions from what is fused.
+@objectives.register("value")
+class Value(TrainingObjective):
+    """The discounted success that is still to come, γ^(steps left), predicted from the fused features.
 
-    A demonstration succeeds at its last frame and earns nothing before, so what it is worth at any frame is known, in (0, 1].
-    What is learned is the value of acting as the demonstrations do (Sutton and Barto 2018, §3.5).
+    A demonstration succeeds at its last frame and earns nothing before, so the return of any frame is known, in (0, 1]. The
+    prediction is the value of acting as the demonstrations do (Sutton and Barto 2018, §3.5).
 
     Args:
-        width, count: of the fused tokens.
-        discount: γ.
+        discount: γ, of one control step.
+
+    Raises `ConfigError` for a discount that is not between 0 and 1.
     """
 
-    def __init__(self, width: int, count: int, discount: float):
+    labels = ("steps_left",)
+
+    def __init__(self, parts: NetworkParts, discount: float = 0.97):
         super().__init__()
-        self.discount, hidden = discount, max(width, 64)
-        self.layers = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        if not 0 < discount < 1:
+            raise ConfigError(f"the value objective needs a discount between 0 and 1; got {discount:g}")
+        self.discount, hidden = discount, max(parts.width, 64)
+        read = reader(parts.width, parts.count)
+        self.layers = nn.Sequential(read, nn.Linear(parts.width, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+    def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """``"value"``."""
+        return {"value": self.loss(features.fused, batch)} if "steps_left" in batch.targets else {}
+
+    def predict(self, features: Features) -> Mapping[str, Predicted]:
+        """``"value"`` (b,), which becomes `ActionChunk.value`."""
+        return {"value": Predicted(self(features.fused))}
 
     def forward(self, fused: TokenGroup) -> Tensor:
         """Of each row, (b,) in (0, 1)."""
@@ -32,11 +53,12 @@ class Value(nn.Module):
     def loss(self, fused: TokenGroup, batch: Batch) -> Tensor:
         """The binary cross-entropy with γ^(steps left), a scalar.
 
-        Only over rows that show something of their actions and whose end is a success; zero where there are none.
+        Only over rows that have actions to imitate and whose episode ended in success; zero where there are none.
         """
-        assert batch.steps_left is not None and batch.actions_mask is not None
-        known = batch.actions_mask.any(1) & (batch.steps_left >= 0)
-        target = self.discount ** batch.steps_left.clamp(min=0).float()
+        assert batch.actions_mask is not None
+        left = batch.targets["steps_left"]
+        known = batch.actions_mask.any(1) & left.mask
+        target = self.discount ** left.values.clamp(min=0).float()
         errors = F.binary_cross_entropy_with_logits(self._logits(fused).float(), target, reduction="none")
         return masked_mean(errors.unsqueeze(-1), known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from verbot.evaluation import EvaluationConfig
-from verbot.models.network import NetworkConfig, Part
+from verbot.models.network import NetworkConfig, Objective, Part
 from verbot.recipes import recipes
 from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
@@ -19,7 +19,12 @@ def actions() -> Recipe:
     small = Part("film_conv", {"channels": 4, "heatmaps": 3})  # is looked through, and counts for nothing
     head = Part("latent", {"pretrain": True})
     network = NetworkConfig(
-        vision=small, fusion=Part("mlp", {"hidden": 32}), head=head, width=16, image_size=(8, 8), keypoint_weight=0
+        vision=small,
+        fusion=Part("mlp", {"hidden": 32}),
+        head=head,
+        width=16,
+        image_size=(8, 8),
+        objectives={"action": Objective()},
     )
     still = AugmentConfig(shift_pixels=0, brightness=0, contrast=0, saturation=0)
     return Recipe(

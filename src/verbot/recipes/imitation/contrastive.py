@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from verbot.evaluation import EvaluationConfig
-from verbot.models.network import Part
+from verbot.models.network import Objective
 from verbot.recipes import recipes
 from verbot.recipes.config import Imitation, Recipe
 from verbot.recipes.imitation.starter import SUITE, training
@@ -17,7 +17,7 @@ from verbot.training import AugmentConfig
 def contrastive() -> Recipe:
     """The starter's encoders, told apart what is true of a scene and what is not. What comes of it cannot act: begin with it."""
     run = training(minutes=3.0)
-    network = dataclasses.replace(run.network, contrast=Part("match"), action_weight=0.0, keypoint_weight=0.0)
+    network = dataclasses.replace(run.network, objectives={"contrastive": Objective()})
     return Recipe(
         name="contrastive",
         about="the starter's vision and language from captioned pictures alone, to begin a policy with",

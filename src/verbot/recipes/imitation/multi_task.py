@@ -14,7 +14,7 @@ from verbot.recipes.imitation.starter import starter
 def multi_task() -> Recipe:
     """The starter's network with a head and an embedding for each task, and a classifier that tells which is asked for."""
     run = starter()
-    network = replace(run.training.network, head=Part("multi_task"))
+    network = replace(run.training.network.with_objectives(task_classification=0.1), head=Part("multi_task"))
     return replace(
         run.with_training(replace(run.training, network=network)),
         name="multi-task",

@@ -15,7 +15,7 @@ SUITE, BATCH = "navigation-compass", 32
 NETWORK = NetworkConfig(
     # Where a followed line turns bright is two pixels wide.
     vision=Part("query_conv", {"channels": 48, "features": 64, "heatmaps": 3, "stem": 24}),
-    language=Part("words"),
+    language=Part("word_embedding"),
     fusion=Part("mlp", {"readings": 4}),  # the sentence learns to look, and would pass over the verb
     chunk=1,
 )

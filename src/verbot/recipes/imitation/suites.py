@@ -29,14 +29,14 @@ def special(name: str, about: str, **options: object) -> Recipe:
 def memory() -> Recipe:
     """Colors are covered before the arm may move, or a thing must go back to where it stood."""
     run = special("memory", "what is no longer to be seen, for a network that forgets")
-    network = dataclasses.replace(run.training.network, recall_weight=1.0)
+    network = run.training.network.with_objectives(keypoint_memory=1.0)
     return run.with_training(dataclasses.replace(run.training, network=network))
 
 
 @recipes.register("visits")
 def visits() -> Recipe:
     """Every scene is visited twice: shown and then covered, then covered from the start."""
-    run, again = memory(), "tabletop-again"
+    run, again = memory(), "tabletop-revisit"
     collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
     network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=4, stride=5)
     return dataclasses.replace(
@@ -63,6 +63,6 @@ def sentences() -> Recipe:
 def relations() -> Recipe:
     """Things alike: where one stands tells which is meant. A hundred thousand sentences: too many for MiniLM to read first."""
     run = special("relations", "which one is meant only a relation to other things tells")
-    network = dataclasses.replace(run.training.network, language=Part("words"))
+    network = dataclasses.replace(run.training.network, language=Part("word_embedding"))
     augment = dataclasses.replace(run.training.augment, grounding_queries=8)
     return run.with_training(dataclasses.replace(run.training, network=network, augment=augment))

@@ -24,10 +24,10 @@ def multi_task_net() -> Recipe:
     arm, rover = starter(), navigation()
     companion = CotrainingEmbodiment(
         robot=robot_spec().name,
-        network=replace(arm.training.network, chunk=4, action_weight=0.3, keypoint_weight=0.3),
+        network=replace(arm.training.network.with_objectives(action=0.3, keypoints=0.3, grounding_queries=0.3), chunk=4),
         augment=rover.training.augment,
     )
-    network = replace(arm.training.network, grasp_weight=0.1)
+    network = arm.training.network.with_objectives(grasp_state=0.1)
     training = replace(arm.training, network=network, cotraining=(companion,)).with_budget(minutes=8.0)
     assert rover.collection is not None
     return replace(

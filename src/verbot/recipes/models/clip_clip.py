@@ -30,6 +30,6 @@ def clip_clip() -> Recipe:
         vision=Part("hf_vision", {"architecture": VISION, "size": "image", "patches": False}),
         language=Part("hf_language", {"architecture": TEXT}),
         fusion=Part("mlp", {"hidden": 352}),
-        tasks=8,
+        task_embeddings=8,
     )
     return tiny("clip-clip", "CLIP's two towers, joined", network, 7e-4)

@@ -44,7 +44,7 @@ def pi0_paper() -> Recipe:
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SO400M, "heatmaps": 3}),
-        language=Part("words", {"layers": 0}),
+        language=Part("word_embedding", {"layers": 0}),
         fusion=Part("concat", {"layers": 18, "heads": 8, "hidden": 0, "expansion": 11}),
         head=Part(
             "flow_expert",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from verbot.models.network import NetworkConfig, Part
+from verbot.models.config import default_objectives
+from verbot.models.network import NetworkConfig, Objective, Part
 from verbot.recipes import recipes
 from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import tiny
@@ -25,6 +26,6 @@ def resnet_bert() -> Recipe:
         vision=Part("hf_vision", {"architecture": RESNET, "size": "image"}),
         language=Part("minilm"),
         fusion=Part("cross_attention", {"layers": 2}),
-        value_weight=0.1,
+        objectives=default_objectives() | {"value": Objective(0.1)},
     )
     return tiny("resnet-bert", "words of a BERT attend to the places of a ResNet", network, 7e-4)

@@ -4,12 +4,13 @@
 const at = (id) => document.getElementById(id);
 const MOVES = ["KeyW", "KeyS", "KeyA", "KeyD", "KeyR", "KeyF", "KeyQ", "KeyE", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown",
   "Digit1", "Digit2", "Digit3", "Digit4", "Digit5", "Digit6", "Digit7", "Digit8", "Digit9"];
-const COMMANDS = ["Space", "KeyC", "Enter", "KeyK", "Backspace", "KeyX", "KeyN", "KeyG", "KeyH", "Escape"];
+const COMMANDS = ["Space", "KeyC", "KeyV", "Enter", "KeyK", "Backspace", "KeyX", "KeyN", "KeyG", "KeyH", "Escape"];
 const HELP = {
   teleop: [
     ["W S", "away from you (“backward”), toward you (“forward”)"], ["A D", "left, right"], ["R F", "up, down"],
     ["Q E", "turn the gripper"], ["arrows", "tilt the gripper"], ["1 … 9", "choose a discrete action", "discrete"],
-    ["Space", "close or open the gripper", "gripper"], ["C", "speed: fine, normal, fast"],
+    ["Space", "close or open the gripper", "gripper"], ["V", "drive the next end effector", "end_effectors"],
+    ["C", "speed: fine, normal, fast"],
     ["Enter", "end the episode; then: save it"], ["Backspace", "repeat the scene"],
     ["X", "discard, next scene"], ["K", "keep a failure"], ["N", "next scene"], ["G", "another goal of this scene"],
     ["H", "hand back to the policy", "corrects"], ["T", "type a sentence"], ["Esc", "quit"],
@@ -20,7 +21,7 @@ const HELP = {
   ],
 };
 const PAD = "Gamepad: left stick moves, right stick up/down and turn, D-pad tilts, A gripper, B repeat, X discard, Y next scene, " +
-  "LB speed, RB hand back, Back another goal, Start end or save.";
+  "LB speed, RB hand back, RT other end effector, Back another goal, Start end or save.";
 let socket = null, hello = null, pads = "";
 
 function send(message) {
@@ -55,7 +56,9 @@ function greet(message) {
   const table = at("keys");
   table.textContent = "";
   for (const [key, meaning, condition] of HELP[hello.mode]) {
-    if (condition === "corrects" ? !hello.corrects : condition && !hello.kinds.includes(condition)) continue;
+    const shown = condition === "corrects" ? hello.corrects : condition === "end_effectors" ? hello.end_effectors.length > 1
+      : !condition || hello.kinds.includes(condition);
+    if (!shown) continue;
     const row = table.insertRow();
     row.insertCell().textContent = key;
     row.insertCell().textContent = meaning;
@@ -90,7 +93,7 @@ function show(state) {
   at("message").textContent = state.message;
   if (hello.mode === "teleop") {
     at("driver").textContent = `${state.driver === "nobody" ? "" : state.driver + " drive" + (state.driver === "you" ? "" : "s") + " · "}` +
-      `${state.seconds.toFixed(1)} s · gripper ${state.gripper} · speed ${state.speed}`;
+      `${state.seconds.toFixed(1)} s · ${hello.end_effectors.length > 1 ? state.end_effector + " " : ""}gripper ${state.gripper} · speed ${state.speed}`;
     at("count").textContent = `scene ${state.scene} · saved ${state.saved}${state.wanted === null ? "" : " of " + state.wanted}`;
   } else {
     at("driver").textContent = `${state.seconds.toFixed(1)} s · speed ${state.speed}`;

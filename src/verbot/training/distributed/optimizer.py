@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import TrainingError
+from verbot.models.format_1 import weight_name
 from verbot.training.distributed.flat_weights import Whole
 from verbot.training.distributed.fsdp import Sharded
 from verbot.training.imitation.records import OptimizerConfig, ScheduleConfig
@@ -109,12 +110,15 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor], layout: dict[str, list[int]]) -> None:
-        """Inverse of `state`. Raises `TrainingError` for the state of another network."""
-        if layout != self.layout:
+        """Inverse of `state`, also of one whose weights have names of format 1. Raises `TrainingError` for another network's."""
+        if {weight_name(name): shape for name, shape in layout.items()} != self.layout:
             raise TrainingError("the checkpoint is of another network: its weights have other names or shapes")
         for name, own in self.state().items():
             if not name.startswith("buffer."):
                 own.copy_(state[name])
         self.held.updated()
+        buffers = {
+            weight_name(name.removeprefix("buffer.")): value for name, value in state.items() if name.startswith("buffer.")
+        }
         for name, value in self._network.named_buffers():
-            value.copy_(state[f"buffer.{name}"])
+            value.copy_(buffers[name])

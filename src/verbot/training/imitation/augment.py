@@ -1,4 +1,4 @@
-"""What is done to training samples: small shifts, colors, and now and then no words."""
+"""Augmentation of training samples: small shifts, colors, and now and then no words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verbot.data.samples.labels import MaskedArray
 from verbot.data.samples.windows import WindowBatch
-from verbot.spec import UInt8Array
+from verbot.spec import FloatArray, UInt8Array
 from verbot.training.imitation.records import AugmentConfig
 
 # Luma of ITU-R BT.601, what color saturation is measured against.
@@ -19,7 +20,7 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])
 def augment(
     batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator, rank: int = 0, size: int = 1, frames: int = 1
 ) -> WindowBatch:
-    """Shifted images with their keypoints, some instructions blanked or shown instead of told, some cameras missing.
+    """Shifted images with their image points, some instructions blank or replaced by a goal image, some cameras missing.
 
     `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples. The
     `frames` rows of a sequence are treated alike.
@@ -37,13 +38,19 @@ def augment(
         batch,
         images=shift_images(batch.images, shift, limit) if limit else batch.images,
         images_mask=batch.images_mask & there[:, None],
-        keypoints=batch.keypoints + moved,
-        keypoints_mask=batch.keypoints_mask & there[:, :, None],
-        question_keypoints=batch.question_keypoints + moved[:, None],
-        question_mask=batch.question_mask & there[:, None, :, None],
+        targets={name: _moved(target, moved, there) for name, target in batch.targets.items()},
+        query_keypoints=_moved(batch.query_keypoints, moved[:, None], there[:, None]),
         instructions=["" if silent else text for text, silent in zip(batch.instructions, blank | shown, strict=True)],
         goal_mask=shown,
     )
+
+
+def _moved(target: MaskedArray, moved: FloatArray, there: np.ndarray) -> MaskedArray:
+    """A target in images that were `moved` (…, v, 1, 2), where only some views are `there` (…, v)."""
+    if target.space != "image_points":
+        return target
+    mask = target.mask & there[..., None] if target.visible else target.mask
+    return dataclasses.replace(target, values=target.values + moved, mask=mask)
 
 
 def shift_images(images: UInt8Array, shift: np.ndarray, limit: int) -> UInt8Array:

@@ -114,15 +114,24 @@ class TrainConfig:
             raise ConfigError(f"a batch of {size}{frames} cannot be shared evenly by {processes} processes")
         if self.augment.goal_image and not self.network.goal:
             raise ConfigError("augment.goal_image needs a network with a part that reads goal images: give it a goal")
-        if not self.init.keeps_network and bool(self.augment.captions) != (self.network.contrast is not None):
-            raise ConfigError(
-                f"a contrast learns from captions, and nothing else does: network.contrast is "
-                f"{self.network.contrast.name if self.network.contrast else None!r} with augment.captions {self.augment.captions}"
-            )
+        if not self.init.keeps_network:
+            self._check_sentences()
         if self.data.cache_features:
             self._check_features()
         if self.cotraining:
             self._check_cotraining()
+
+    def _check_sentences(self) -> None:
+        objectives, captions = self.network.objectives, self.augment.captions
+        if bool(captions) != ("contrastive" in objectives):
+            raise ConfigError(
+                f"the objective 'contrastive' learns from captions, and nothing else does: network.objectives has "
+                f"{', '.join(objectives)}, with augment.captions {captions}"
+            )
+        if self.augment.grounding_queries and "grounding_queries" not in objectives:
+            raise ConfigError(
+                f"augment.grounding_queries is for the objective of this name, and network.objectives has {', '.join(objectives)}"
+            )
 
     def _check_cotraining(self) -> None:
         names = [each.robot for each in self.cotraining]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, Windows, open_dataset
-from verbot.data.samples.labels import task_of
+from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
+from verbot.data.samples.episode_arrays import task_of
 from verbot.data.storage.reader import Episode, statistics_of
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import NetworkConfig
@@ -142,15 +142,16 @@ class TrainingData:
         """Those that are trained on or held out; each is read anew, for all of them together take much memory."""
         return (dataset[number] for dataset, taken in self._chosen for number in taken)
 
-    def _windows(self, dataset: Dataset, episodes: Sequence[int], told: AugmentConfig) -> Windows:
+    def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
         network = self.network
-        return Windows(
-            dataset, network.history, network.chunk, stride=network.stride, sequence=network.sequence,
-            goals=network.goal is not None, acted=network.acted is not None, cameras=self.spec.camera_names, episodes=episodes,
-            relabel=told.relabel, questions=told.grounding_queries, tasks=self.network.head_tasks or (),
-            captions=self.augment.captions,
-            features=self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None,
+        config = WindowConfig(
+            history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
+            goals=network.goal is not None, previous_action=network.previous_action is not None, cameras=self.spec.camera_names,
+            labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
+            grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
+        features = self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None
+        return Windows(dataset, config, episodes=episodes, features=features)
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
@@ -222,7 +223,7 @@ def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tup
 
 
 def _other_words(extras: Mapping[str, Any], captions: bool) -> Iterator[str]:
-    """The wordings of goals that were not pursued: with `relabel` or `questions` they are told too. And the `captions`."""
+    """The wordings of goals that were not pursued: `relabel` and `grounding_queries` use them. And the `captions`."""
     yield from (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())
     for caption in (extras.get("captions") or ()) if captions else ():
         yield from (caption["true"], caption["false"])

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
+from verbot.models.format_1 import weight_name
 from verbot.models.lora import adapt
 from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.models.protocols import GrowsVocabulary
 from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
@@ -122,6 +124,7 @@ def begin_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], se
 
 
 def _is_of(name: str, part: str) -> bool:
+    part = weight_name(part)
     return name.startswith(f"{part}.") or fnmatchcase(name, part)
 
 
@@ -181,7 +184,7 @@ def _load(init: InitConfig) -> tuple[str, Policy]:
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
     """The network with the words of `instructions` that it does not know yet, where its language is made of known words."""
     encoder = language_encoders.get(config.language.name)
-    if not hasattr(encoder, "grow"):
+    if not isinstance(encoder, GrowsVocabulary):
         return config
     return dataclasses.replace(config, language=Part(config.language.name, encoder.grow(config.language.options, instructions)))
 

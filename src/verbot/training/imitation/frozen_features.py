@@ -11,6 +11,7 @@ from verbot.data import Dataset, FrameCache
 from verbot.data.storage.frame_cache import FeatureCache
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
+from verbot.models.protocols import CacheableFeatures, FitsInstructions
 from verbot.models.registries import vision_encoders
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
 from verbot.transforms import FitImage
@@ -31,9 +32,9 @@ class FrozenFeatureExtractor:
         part, self._sizes = config.vision, config.sizes(spec)
         kind = vision_encoders.get(part.name)
         with torch.random.fork_rng(devices=[]):  # what else is in the encoder, and learns, is not used here
-            options = kind.fit(part.options, ()) if hasattr(kind, "fit") else part.options
+            options = kind.fit(part.options, ()) if isinstance(kind, FitsInstructions) else part.options
             self._encoder: Any = kind(self._sizes, **options)
-        if not getattr(self._encoder, "frozen", False) or getattr(self._encoder, "film", None) is not None:
+        if not isinstance(self._encoder, CacheableFeatures) or not self._encoder.cacheable:
             raise ConfigError(
                 f"cache_features needs a vision encoder that is frozen and sees without words, such as hf_vision with "
                 f"mode='frozen' and film=False; the network's is {part.name!r} with {dict(part.options)}"

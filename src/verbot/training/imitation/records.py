@@ -227,7 +227,7 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """When training warns that images and captions do not match; for a network with a `contrast`.
+    """When training warns that images and captions do not match; for the objective ``contrastive``.
 
     Args:
         threshold: of the mean cosine of images and true captions, in validation.
@@ -251,7 +251,7 @@ class AugmentConfig:
             goal's objects are, not how to act.
         grounding_queries: number of the scene's other goals whose keypoints are queried in each frame before the first contact.
             Cheap where the vision encoder takes the instruction last (``query_conv``).
-        captions: number of captions of each such frame, and of hard negatives; for a network with a `contrast`.
+        captions: number of captions of each such frame, and of hard negatives; for the objective ``contrastive``.
         goal_image: fraction of samples that get an image of their episode's end in place of the instruction; for a network with
             a `goal` part.
         camera_dropout: fraction of samples in which one camera is missing, where there are several.

@@ -12,12 +12,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
-from verbot.models.action_space import Readout
+from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
-from verbot.models.objectives.keypoints import POINTS, keypoint_loss
+from verbot.models.protocols import HasReadout, SeesBeforeWords
 from verbot.models.stochastic import Draw, Exploration
-from verbot.models.tokens import Batch, Questions, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import Policy
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
@@ -47,7 +48,7 @@ class ObservationEncoder:
         images = (sizes.views, sizes.height, sizes.width_px, 3)
         extra = {}
         if features:
-            if not hasattr(policy.network.vision, "groups"):
+            if not isinstance(policy.network.vision, SeesBeforeWords):
                 raise ConfigError(
                     f"perception_warmup needs a vision encoder that takes the instruction last, such as 'query_conv'; "
                     f"{policy.config.vision.name!r} does not"
@@ -61,8 +62,8 @@ class ObservationEncoder:
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
                 "sentences": spaces.Box(0, 2**31, (1 + grounding_queries,), np.int64),
-                "points": spaces.Box(-1, 1, (1 + grounding_queries, sizes.views, POINTS, 2), np.float32),
-                "known": spaces.Box(0, 1, (1 + grounding_queries, sizes.views, POINTS), np.uint8),
+                "points": spaces.Box(-1, 1, (1 + grounding_queries, sizes.views, len(POINTS), 2), np.float32),
+                "known": spaces.Box(0, 1, (1 + grounding_queries, sizes.views, len(POINTS)), np.uint8),
             }
         )
 
@@ -86,17 +87,18 @@ class ObservationEncoder:
         state, sentences = arrays["state"].unsqueeze(1), arrays["sentences"]
         known = arrays["known"][:, 1:].bool()
         rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the queries with known keypoints
-        questions = None
+        goals = None
         if queries and len(rows):
             text = self._text(sentences[rows, which + 1])
-            questions = Questions(rows, text, arrays["points"][rows, which + 1], known[rows, which])
+            goals = GoalQueries(rows, text, Masked(arrays["points"][rows, which + 1], known[rows, which]))
         return Batch(
             images=arrays["images"].to(torch.uint8).movedim(-1, -3).unsqueeze(1),
             images_mask=arrays["mask"].bool().unsqueeze(1),
             state=state,
             state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
             text=self._text(sentences[:, 0]),
-            questions=questions,
+            targets={"keypoints": Masked(arrays["points"][:, 0], arrays["known"][:, 0].bool())},
+            grounding_queries=goals,
             features=arrays["features"].unsqueeze(1) if self._features and not images_only else None,
         )
 
@@ -141,8 +143,7 @@ class ActorCritic(BasePolicy):
     ):
         super().__init__(observation_space, action_space)
         network = policy.network
-        readout = getattr(network.head, "readout", None)
-        if not isinstance(readout, Readout):
+        if not isinstance(network.head, HasReadout):
             raise ConfigError(
                 f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
                 "take the head 'regression'"
@@ -151,7 +152,7 @@ class ActorCritic(BasePolicy):
         self.keypoint_errors: list[float] = []  # mean L1 error of each batch since they were last logged
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
-        self.network, self.exploration = network, Exploration(readout, config.ppo.log_std)
+        self.network, self.exploration = network, Exploration(network.head.readout, config.ppo.log_std)
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
@@ -193,35 +194,41 @@ class ActorCritic(BasePolicy):
         """With a `keypoint_weight`, any loss of the values carries the gradient of the keypoint loss too."""
         warmup = self._config.perception_warmup
         if warmup is None or self._warming_up:
-            batch = self._encoder.batch(obs, queries=True, images_only=True)
-            fused, keypoints, answers = self.network.answer(batch)
+            features = self._features(self._encoder.batch(obs, queries=True, images_only=True))
+            trained = features
         else:
             self._set_perception(False)
-            batch = self._encoder.batch(obs)
-            fused, keypoints, answers = self.network.answer(batch)
+            features = trained = self.network(self._encoder.batch(obs))
             if warmup.lr_multiplier:
                 self._set_perception(True)
-                obs = {name: value[::EVERY] for name, value in obs.items()}
-                batch = self._encoder.batch(obs, queries=True, images_only=True)
-                _, keypoints, answers = self.network.answer(batch)
-        values = self._with_keypoint_loss(self._value(fused), obs, batch, keypoints, answers)
-        draw = self._draw(fused)
+                some = {name: value[::EVERY] for name, value in obs.items()}
+                trained = self._features(self._encoder.batch(some, queries=True, images_only=True))
+        values = self._with_auxiliary(self._value(features.fused), trained)
+        draw = self._draw(features.fused)
         log_probs, entropy = draw.log_prob(actions), draw.entropy()
         return (values, log_probs.detach(), entropy.detach()) if self._warming_up else (values, log_probs, entropy)
 
-    def _with_keypoint_loss(
-        self, values: Tensor, obs: dict[str, Tensor], batch: Batch, keypoints: TokenGroup | None, answers: TokenGroup | None
-    ) -> Tensor:
-        """`values`, whose gradient carries the keypoint loss of `batch`; the keypoints are in `obs`."""
+    def _features(self, batch: Batch) -> Features:
+        """The features of `batch`, with the answers to the queries of the objectives."""
+        asked = {name: each.queries(batch) for name, each in self.network.objectives.items()}
+        queries: dict[str, Queries] = {name: found for name, found in asked.items() if found is not None}
+        features: Features = self.network(batch, queries)
+        return features
+
+    def _with_auxiliary(self, values: Tensor, features: Features) -> Tensor:
+        """`values`, whose gradient carries the losses of the objectives that do not read the fused tokens."""
         weight = self._config.keypoint_weight
-        if not weight or keypoints is None:
+        if not weight:
             return values
-        losses = keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())
-        self.keypoint_errors.append(float(losses["keypoint_l1"]))
-        loss = losses["keypoint"]
-        if answers is not None and batch.questions is not None:
-            loss = loss + keypoint_loss(answers, batch.questions.keypoints, batch.questions.mask)["keypoint"]
-        if not loss.requires_grad:
+        losses: dict[str, Tensor] = {}
+        for objective in self.network.objectives.values():
+            if not objective.reads_fused:
+                losses |= objective.losses(features, features.batch)
+        terms = [losses[name] for name in self.network.objectives if name in losses]
+        if "keypoint_l1" in losses:
+            self.keypoint_errors.append(float(losses["keypoint_l1"]))
+        loss = sum(terms[1:], terms[0]) if terms else None
+        if loss is None or not loss.requires_grad:
             return values
         carrying: Tensor = _CarryLoss.apply(values.detach() if self._warming_up else values, weight * loss)
         return carrying
@@ -237,7 +244,7 @@ class ActorCritic(BasePolicy):
         return self(observation, deterministic)[0]
 
     def _evaluate(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
-        fused, _ = self.network(self._encoder.batch(obs))
+        fused = self.network(self._encoder.batch(obs)).fused
         return self._draw(fused), self._value(fused)
 
     def _draw(self, fused: TokenGroup) -> Draw:

@@ -278,9 +278,9 @@ class ReinforceConfig:
         shaping = self.reward_shaping
         if (shaping.potential_weight or shaping.progress_weight) and self.reward.name != "world":
             raise ConfigError(f"reward_shaping adds to the env's own reward; {self.reward.name!r} does not support it")
-        if self.network.history > 1 or self.network.memory or self.network.acted or self.network.goal:
+        if self.network.history > 1 or self.network.memory or self.network.previous_action or self.network.goal:
             raise ConfigError(
-                "reinforcement trains policies that read one frame and an instruction: no history, memory, acted or goal part"
+                "reinforcement trains policies that read one frame and an instruction: no history, memory, previous_action or goal part"
             )
 
     @property

@@ -23,6 +23,7 @@ from verbot.configuration import differences, dump_yaml, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
@@ -36,7 +37,7 @@ from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder, Pol
 from verbot.training.rl.config import PerceptionWarmup, ReinforceConfig
 from verbot.training.rl.curriculum import Course
 from verbot.training.rl.envs import EnvRunners, RunStage, survey
-from verbot.training.rl.rewards.base import LearnedReward, Reward, make_reward, rewards
+from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
 RECENT = 400  # episodes whose success rate the progress line shows
@@ -106,7 +107,7 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     Raises `ConfigError` where one differs from an identity that `config` has already.
     """
     factory, options = rewards.get(config.reward.name), config.reward.options
-    if hasattr(factory, "fit"):
+    if isinstance(factory, FittedReward):
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
     init = config.init
     if init.init_from is None:
@@ -125,7 +126,7 @@ def beginning(config: ReinforceConfig) -> Policy:
     start = config.init.init_from
     if start is not None:
         policy = Policy.load(start)
-        if policy.config.history > 1 or policy.config.memory or policy.config.acted or policy.config.goal:
+        if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{start} reads more than one frame and its instruction; reinforcement cannot start from it yet")
         return policy
     spec, states, sentences = survey(config)
@@ -327,7 +328,7 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
     if state:
         tensors = load((out / CHECKPOINT).read_bytes())
         actor = algorithm.policy
-        actor.load_state_dict({name.removeprefix("actor."): t for name, t in tensors.items() if name.startswith("actor.")})
+        actor.load_state_dict({weight_name(n).removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")})
         kept = actor.optimizer.state_dict()
         actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
         algorithm.num_timesteps = state["steps"]

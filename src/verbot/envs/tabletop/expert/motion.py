@@ -44,7 +44,7 @@ def travel(
 
 def grasp_yaw(physics: Physics, name: str) -> float:
     """The smallest turn of the tool at which its pads meet two opposite faces (cube) or sides (lying cylinder)."""
-    shape, rotation = physics.layout.thing(name).shape, physics.rotation(name)
+    shape, rotation = physics.layout.object(name).shape, physics.rotation(name)
     if shape == "ball" or (shape == "cylinder" and abs(rotation[_UP, 2]) > 0.7):
         return 0.0
     axis = rotation[:, 2] if shape == "cylinder" else rotation[:, int(np.argmin(np.abs(rotation[_UP])))]
@@ -60,7 +60,7 @@ def grasp(physics: Physics, name: str) -> Array:
     offset, turn = goal - physics.tool_position, abs(yaw - physics.tool_yaw)
     if np.hypot(offset[0], offset[1]) < NEAR_M and abs(offset[2]) < 0.010 and turn < 0.2:
         return action(physics, offset, yaw, is_open=False)
-    if physics.opening < 0.6:  # it closed on nothing: open above the thing before going down again
+    if physics.opening < 0.6:  # it closed on nothing: open above the object before going down again
         goal[2] += HOVER_M
     return action(physics, travel(physics, goal), yaw, is_open=True)
 

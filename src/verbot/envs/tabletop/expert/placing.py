@@ -8,7 +8,7 @@ import numpy as np
 
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, WORKSPACE_M, Layout, Thing
+from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, WORKSPACE_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 
 DROP_M = 0.003  # the object's center is let go this much above where it will rest
@@ -22,15 +22,15 @@ def ways(straight: Array, turns_rad: Sequence[float]) -> Array:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def first_free(layout: Layout, thing: Thing, spots: Array) -> Array | None:
-    """The first spot (2,) of (n, 2) where `thing` has room, whatever else stands where it started; None where there is none."""
+def first_free(layout: Layout, obj: SceneObject, spots: Array) -> Array | None:
+    """The first spot (2,) of (n, 2) where `obj` has room, whatever else stands where it started; None where there is none."""
     low, high = np.array(WORKSPACE_M).T
     for spot in spots:
         inside = (low <= spot).all() and (spot <= high).all()
         if inside and all(
-            np.hypot(x - spot[0], y - spot[1]) > radius + thing.radius_m + CLEARANCE_M
+            np.hypot(x - spot[0], y - spot[1]) > radius + obj.radius_m + CLEARANCE_M
             for x, y, radius in layout.obstacles()
-            if (x, y) != (thing.x, thing.y)
+            if (x, y) != (obj.x, obj.y)
         ):
             return np.asarray(spot)
     return None

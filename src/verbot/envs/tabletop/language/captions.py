@@ -1,8 +1,8 @@
-"""What a picture of a scene could be called, and beside each caption a foil: the same words but one, which makes them untrue.
+"""Captions of a scene, each with a hard negative: the same words but one, which makes the caption false.
 
-Captions say what is there, what stands where relative to what, how many of a shape there are, or give an instruction that the
-scene admits. Each foil is checked against the scene: another color or shape in place of one that is there, the opposite of a
-relation, another shape's number. Hard negatives in the sense of Faghri et al. 2018, "VSE++".
+Captions name objects, relations between them, or the number of objects of a shape, or give an instruction that the scene admits.
+Each hard negative is checked against the scene: another color or shape in place of one that is there, the opposite of a relation,
+another shape's number. Hard negatives in the sense of Faghri et al. 2018, "VSE++".
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 from verbot.envs.tabletop.language import grammar
 from verbot.envs.tabletop.language.vocabulary import OBJECT_COLORS, RECEPTACLES, SHAPES, SYNONYMS
-from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 
 APART_M = 0.05  # along the axis of a relation
-OTHER_NOUN = 0.25  # how often a thing is called by another noun
-KINDS = ("thing", "things", "relation", "number", "instruction")
+OTHER_NOUN = 0.25  # how often an object is called by another noun
+KINDS = ("object", "objects", "relation", "number", "instruction")
 SHARES = (0.2, 0.1, 0.3, 0.1, 0.3)  # of the kinds
 Pair = tuple[str, str]
 
@@ -55,14 +55,15 @@ def describe(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.
         goals: that the scene admits.
 
     Example:
-        >>> from verbot.envs.tabletop.simulation.layout import Layout, Thing
-        >>> scene = Layout((Thing("red", "cube", 0.5, -0.1), Thing("blue", "ball", 0.5, 0.1)), (Thing("green", "box", 0.6, 0.0),))
+        >>> from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
+        >>> pair = SceneObject("red", "cube", 0.5, -0.1), SceneObject("blue", "ball", 0.5, 0.1)
+        >>> scene = Layout(pair, (SceneObject("green", "box", 0.6, 0.0),))
         >>> found = describe(scene, [{"verb": "pick", "object": "red cube"}], np.random.default_rng(0), 40)
         >>> {caption["kind"] for caption in found} <= set(KINDS), all(c["true"] != c["false"] for c in found)
         (True, True)
     """
     say: dict[str, Callable[[Layout, Sequence[Mapping[str, Any]], np.random.Generator], Pair | None]] = {
-        "thing": _thing, "things": _things, "relation": _relation, "number": _number, "instruction": _instruction,
+        "object": _object, "objects": _objects, "relation": _relation, "number": _number, "instruction": _instruction,
     }  # fmt: skip
     found: dict[str, dict[str, str]] = {}
     for _ in range(20 * count):
@@ -76,16 +77,16 @@ def describe(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.
     return list(found.values())
 
 
-def absent(layout: Layout, thing: str, rng: np.random.Generator, beside: Sequence[str] = ()) -> str | None:
-    """A thing that is not there and differs from `thing` ("color shape") in one word; one that the scene holds elsewhere, if any.
+def absent(layout: Layout, obj: str, rng: np.random.Generator, beside: Sequence[str] = ()) -> str | None:
+    """An object that is not there and differs from `obj` ("color shape") in one word; one that the scene holds elsewhere, if any.
 
     So neither "red" nor "cube" alone tells that there is no red cube. Colors of what is named `beside` it are not taken: a scene
     rarely shows a color twice, and a sentence that names one twice would be known by its words. None where nothing is absent.
     """
-    color, _, shape = thing.partition(" ")
+    color, _, shape = obj.partition(" ")
     shapes = tuple(RECEPTACLES) if shape in RECEPTACLES else SHAPES
     here = {each.name for each in layout}
-    taken = {other.partition(" ")[0] for other in beside if other != thing}
+    taken = {other.partition(" ")[0] for other in beside if other != obj}
     others = [f"{c} {shape}" for c in OBJECT_COLORS if c != color and c not in taken]
     others += [f"{color} {s}" for s in shapes if s != shape and color not in taken]
     free = [name for name in others if name not in here]
@@ -94,14 +95,14 @@ def absent(layout: Layout, thing: str, rng: np.random.Generator, beside: Sequenc
     return pile[int(rng.integers(len(pile)))] if pile else None
 
 
-def _thing(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+def _object(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
     chosen = _draw(tuple(layout), rng).name
     other = absent(layout, chosen, rng)
     return None if other is None else _both(_draw(_ONE, rng), rng, a=(chosen, other))
 
 
-def _things(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
-    everything = list(dict.fromkeys(thing.name for thing in layout))
+def _objects(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
+    everything = list(dict.fromkeys(obj.name for obj in layout))
     some = [everything[i] for i in rng.permutation(len(everything))[: int(rng.integers(2, 4))]]
     place = int(rng.integers(len(some)))
     other = absent(layout, some[place], rng, some)
@@ -114,8 +115,8 @@ def _things(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.G
 
 
 def _relation(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
-    things = [layout.thing(name) for name in _unique(layout)]
-    pairs = [(a, b, name) for a in things for b in things for name in _RELATIONS if a is not b and holds(a, name, b)]
+    objects = [layout.object(name) for name in _unique(layout)]
+    pairs = [(a, b, name) for a in objects for b in objects for name in _RELATIONS if a is not b and holds(a, name, b)]
     if not pairs:
         return None
     a, b, name = _draw(pairs, rng)
@@ -130,7 +131,7 @@ def _relation(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random
 
 def _number(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
     shape = _draw((*SHAPES, *RECEPTACLES), rng)
-    counts = {each: sum(thing.shape == each for thing in layout) for each in (*SHAPES, *RECEPTACLES)}
+    counts = {each: sum(obj.shape == each for obj in layout) for each in (*SHAPES, *RECEPTACLES)}
     others = [each for each, n in counts.items() if n != counts[shape]]
     if counts[shape] < 2 or not others:
         return None
@@ -144,19 +145,19 @@ def _instruction(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.ran
     if wrong is None:
         return None
     place = int(rng.integers(len(grammar.known(goal, "seen"))))
-    told = grammar.known(goal, "seen")[place]
+    text = grammar.known(goal, "seen")[place]
     wordings = grammar.known(wrong, "seen")
-    return told, wordings[min(place, len(wordings) - 1)]
+    return text, wordings[min(place, len(wordings) - 1)]
 
 
 def misnamed(layout: Layout, goal: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
-    """`goal` with one of the things that it names exchanged for one that is not there; None where there is none.
+    """`goal` with one of the objects that it names exchanged for one that is not there; None where there is none.
 
-    What is never demonstrated is not told here either: else an instruction would be known to be wrong without looking.
-    What is told by a relation is named by its noun, and the relation by the things that it is to.
+    Combinations that are never demonstrated do not occur here either: else an instruction would be known to be wrong without the
+    image. An object of a relation is named by its noun, and the relation by its other objects.
     """
     keys = ("noun", "anchor", "other", "receptacle") if "relation" in goal else ("object", "receptacle")
-    named = [key for key in keys if goal.get(key) in {thing.name for thing in layout}]
+    named = [key for key in keys if goal.get(key) in {obj.name for obj in layout}]
     if not named:
         return None
     key = _draw(named, rng)
@@ -169,7 +170,7 @@ def misnamed(layout: Layout, goal: Mapping[str, Any], rng: np.random.Generator) 
     return wrong if grammar.is_demonstrated(wrong) == grammar.is_demonstrated(goal) else None
 
 
-def holds(a: Thing, relation: str, b: Thing) -> bool:
+def holds(a: SceneObject, relation: str, b: SceneObject) -> bool:
     """Whether `a` is ``"left"``, ``"right"``, ``"front"`` or ``"behind"`` of `b`: by 5 cm, and more that way than across."""
     _, axis, sign = _RELATIONS[relation]
     apart = np.array((a.x - b.x, a.y - b.y))
@@ -177,13 +178,13 @@ def holds(a: Thing, relation: str, b: Thing) -> bool:
 
 
 def _unique(layout: Layout) -> list[str]:
-    """Names that fit one thing each; of things alike no relation is told, as none says which of them."""
-    names = Counter(thing.name for thing in layout)
+    """Names that fit one object each; identical objects have no relation, as none would single one out."""
+    names = Counter(obj.name for obj in layout)
     return [name for name, count in names.items() if count == 1]
 
 
 def _both(template: str, rng: np.random.Generator, **words: Pair) -> Pair:
-    """The template with the first and with the second of each pair of words; a thing has one noun in both where it is one."""
+    """The template with the first and with the second of each pair of words; an object has one noun in both where it is one."""
     true, false = {}, {}
     for key, (right, wrong) in words.items():
         true[key] = _called(right, rng) if key in "ab" else right
@@ -191,10 +192,10 @@ def _both(template: str, rng: np.random.Generator, **words: Pair) -> Pair:
     return template.format(**true), template.format(**false)
 
 
-def _called(thing: str, rng: np.random.Generator) -> str:
-    color, _, shape = thing.partition(" ")
+def _called(obj: str, rng: np.random.Generator) -> str:
+    color, _, shape = obj.partition(" ")
     nouns = SYNONYMS.get(shape, ())
-    return f"{color} {_draw(nouns, rng)}" if nouns and rng.random() < OTHER_NOUN else thing
+    return f"{color} {_draw(nouns, rng)}" if nouns and rng.random() < OTHER_NOUN else obj
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """What a goal sounds like: its canonical sentence, paraphrases to train on, and paraphrases kept for testing.
 
 A goal is a JSON-able mapping: ``{"verb": "put", "object": "red cube", "receptacle": "blue box", "preposition": "in"}``; verbs
-that need them have ``direction`` and ``color``; one whose object is told by a relation has ``relation``, ``noun``, ``anchor`` and
-``other`` (see `relations`). Sentences are lower case and end without punctuation.
+that need them have ``direction`` and ``color``; one whose object a relation singles out has ``relation``, ``noun``, ``anchor``
+and ``other`` (see `relations`). Sentences are lower case and end without punctuation.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ def wordings(goal: Mapping[str, Any], split: str) -> list[str]:
         (True, True)
     """
     if split == "unseen":
-        told = _told(goal, templates_relations.UNSEEN)
-        return [_fill(template, told[i % len(told)]) for i, template in enumerate(_UNSEEN[_verb(goal)])]
+        phrases = _phrases(goal, templates_relations.UNSEEN)
+        return [_fill(template, phrases[i % len(phrases)]) for i, template in enumerate(_UNSEEN[_verb(goal)])]
     if split != "seen":
         raise ConfigError(f"there is no wording split {split!r}; expected 'seen' or 'unseen'")
-    told = _told(goal, templates_relations.SEEN)
-    said = [_fill(template, told[i % len(told)]) for i, template in enumerate(_seen_templates(goal))]
+    phrases = _phrases(goal, templates_relations.SEEN)
+    said = [_fill(template, phrases[i % len(phrases)]) for i, template in enumerate(_seen_templates(goal))]
     # Every third plain wording is said once more with other nouns.
-    spoken_of = [_renamings(told[i % len(told)]) for i in range(0, len(said), _PLAIN_PER_SYNONYM)]
+    spoken_of = [_renamings(phrases[i % len(phrases)]) for i in range(0, len(said), _PLAIN_PER_SYNONYM)]
     other = [_swap(text, renamed, i) for i, (text, renamed) in enumerate(zip(said[::_PLAIN_PER_SYNONYM], spoken_of, strict=True))]
     return list(dict.fromkeys([canonical(goal), *said, *other]))
 
@@ -189,7 +189,7 @@ def _seen_templates(goal: Mapping[str, Any]) -> list[str]:
     return [template.replace("{heading}", headings[(turn + i) % len(headings)]) for i, template in enumerate(out)]
 
 
-def _told(goal: Mapping[str, Any], phrases_of: Mapping[str, tuple[str, ...]]) -> list[Mapping[str, Any]]:
+def _phrases(goal: Mapping[str, Any], phrases_of: Mapping[str, tuple[str, ...]]) -> list[Mapping[str, Any]]:
     """`goal` with each of the phrases that tell its object by a relation in its place; itself where its name is enough."""
     if "relation" not in goal:
         return [goal]
@@ -198,7 +198,7 @@ def _told(goal: Mapping[str, Any], phrases_of: Mapping[str, tuple[str, ...]]) ->
 
 
 def _fill(template: str, goal: Mapping[str, Any]) -> str:
-    goal = _told(goal, templates_relations.SEEN)[0]
+    goal = _phrases(goal, templates_relations.SEEN)[0]
     words = {name: goal[name] for name in PLACEHOLDERS if goal.get(name) is not None}
     direction = goal.get("direction")
     if direction is not None:

@@ -1,7 +1,7 @@
 """Read instructions for the tabletop: the inverse of the templates in `language`, `phrases_relations` and `sentences`.
 
 It knows the templates for training and those for testing. It is exact: a sentence that leaves a word over, or that
-asks for two things, is not understood.
+asks for two objects, is not understood.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Commands of several sentences: one says what to leave alone, or a pronoun stands for what an earlier one named.
 
-The decoy, ``{other}``, is a thing of the scene that the goal does not name; it often comes first. Sentences are lower case, with
-a full stop between them and none at the end. The `UNSEEN` tables are kept for testing, as are `language`'s own.
+The decoy, ``{other}``, is an object of the scene that the goal does not name; it often comes first. Sentences are lower case,
+with a full stop between them and none at the end. The `UNSEEN` tables are kept for testing, as are `language`'s own.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ ASIDES_OF_LONGER = 3
 
 def decoys(goal: Mapping[str, Any], layout: Layout) -> list[str]:
     """What stands on the table and is not named by `goal`."""
-    return [thing.id for thing in layout if thing.id not in (goal.get("object"), goal.get("receptacle"))]
+    return [obj.id for obj in layout if obj.id not in (goal.get("object"), goal.get("receptacle"))]
 
 
 def say(goal: Mapping[str, Any], others: Sequence[str], wording: str, rng: np.random.Generator) -> str:
@@ -114,7 +114,7 @@ def say(goal: Mapping[str, Any], others: Sequence[str], wording: str, rng: np.ra
         'leave the green ball alone. pick up the red cube'
     """
     if not others:
-        raise ConfigError(f"a command of several sentences needs another thing to speak of; the goal is {dict(goal)}")
+        raise ConfigError(f"a command of several sentences needs another object to speak of; the goal is {dict(goal)}")
 
     def draw(choices: Sequence[str]) -> str:
         return choices[int(rng.integers(len(choices)))]

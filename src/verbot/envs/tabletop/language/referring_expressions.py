@@ -1,8 +1,8 @@
-"""What singles out a thing among others like it: where it stands to other things. Every description fits exactly one thing.
+"""What singles out an object among others like it: where it stands to other objects. Every description fits exactly one object.
 
 Left, right, front and back are those of a person who looks through the front camera, as everywhere on the tabletop. Rays of sight
 are not parallel, so what is left on the table may be right in the picture: left and right must hold in both. A relation is only
-offered where it holds clearly and where, for each of the things that it is to be told from, it clearly does not.
+offered where it holds clearly and where, for each of the objects like it, it clearly does not.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy.typing as npt
 from verbot.envs.tabletop.language.templates_relations import SEEN
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.tasks import Goal, Grounding, Task
 
-CLEARLY_M = 0.05  # by so much a thing is more to a side, nearer or farther than whatever it is told from
-AGAINST_M = 0.015  # by so much what it is told from is on the other side
-ASIDE_M, OUTSIDE_M = 0.035, 0.09  # from the line between two things: of what is between them, of what is not
-APART_M = 0.16  # between two things, for anything to be between them
+CLEARLY_M = 0.05  # by so much an object is more to a side, nearer or farther than the objects like it
+AGAINST_M = 0.015  # by so much the objects like it are on the other side
+ASIDE_M, OUTSIDE_M = 0.035, 0.09  # from the line between two objects: of what is between them, of what is not
+APART_M = 0.16  # between two objects, for anything to be between them
 SIDES = {"left of": "left", "right of": "right", "in front of": "forward", "behind": "backward"}
 ENDS = {"leftmost": "left", "rightmost": "right", "frontmost": "forward", "rearmost": "backward"}
 RELATIONS = tuple(SEEN)
@@ -36,22 +36,22 @@ _NO_ROOM = (("forward", "in front of"), ("backward", "behind"), ("left", "betwee
 
 def descriptions(layout: Layout, relation: str | None = None) -> list[Goal]:
     """All that singles out a movable by a relation, or by this one: ``{"object", "relation", "noun"}``, and ``"anchor"`` and
-    ``"other"`` where the relation is to things, which are unique by color and shape."""
-    names = Counter(thing.name for thing in layout)
-    anchors = [thing for thing in layout if names[thing.name] == 1]
+    ``"other"`` where the relation is to objects, which are unique by color and shape."""
+    names = Counter(obj.name for obj in layout)
+    anchors = [obj for obj in layout if names[obj.name] == 1]
     found = []
-    for noun in dict.fromkeys(noun for thing in layout.movables for noun in (thing.name, thing.shape)):
-        alike = [thing for thing in layout.movables if noun in (thing.name, thing.shape)]
+    for noun in dict.fromkeys(noun for obj in layout.movables for noun in (obj.name, obj.shape)):
+        alike = [obj for obj in layout.movables if noun in (obj.name, obj.shape)]
         if len(alike) > 1:
-            apart = [thing for thing in anchors if thing not in alike]
+            apart = [obj for obj in anchors if obj not in alike]
             for name in RELATIONS if relation is None else (relation,):
                 found += [{**goal, "relation": name, "noun": noun} for goal in _fitting(name, alike, apart)]
     return found
 
 
-def _fitting(relation: str, alike: Sequence[Thing], anchors: Sequence[Thing]) -> Iterator[Goal]:
+def _fitting(relation: str, alike: Sequence[SceneObject], anchors: Sequence[SceneObject]) -> Iterator[Goal]:
     """The only one of `alike` that stands in `relation`, for every anchor, or pair of them, to which there is one."""
-    places = np.array([(thing.x, thing.y) for thing in alike])
+    places = np.array([(obj.x, obj.y) for obj in alike])
     if relation in ENDS:
         chosen = _first(_along(places, np.zeros(2), ENDS[relation]))
         yield from () if chosen is None else ({"object": alike[chosen].id},)
@@ -97,7 +97,7 @@ def _in_picture(places: Array) -> Array:
 
 
 def _between(places: Array, one: Array, two: Array) -> tuple[Truth, Truth]:
-    """Which of the places (n, 2) are between two things, and which clearly are not."""
+    """Which of the places (n, 2) are between two objects, and which clearly are not."""
     line = two - one
     length = float(np.linalg.norm(line))
     part = (places - one) @ line / length**2
@@ -145,11 +145,11 @@ class Related:
         return self._task.target_object(goal)
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        """As the task's, with the anchor for its reference: where it puts things, its receptacle's point tells too."""
+        """As the task's, with the anchor for its reference: where it puts objects, its receptacle's point tells too."""
         own = self._task.grounding(layout, goal)
         if "anchor" not in goal:
             return own
-        return Grounding(own.target_base_m, own.receptacle_base_m, layout.thing(goal["anchor"]).middle_m)
+        return Grounding(own.target_base_m, own.receptacle_base_m, layout.object(goal["anchor"]).middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self._task.satisfied(physics, goal)

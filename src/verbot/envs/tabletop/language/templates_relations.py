@@ -1,4 +1,4 @@
-"""How a thing is singled out among others like it: noun phrases for `relations`, whose keys these tables share.
+"""Noun phrases that single an object out among others like it: for `relations`, whose keys these tables share.
 
 The first phrase is the canonical one. `UNSEEN` is kept for testing, as are `phrases`' own.
 """

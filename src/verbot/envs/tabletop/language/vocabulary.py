@@ -1,4 +1,4 @@
-"""The things and directions that the tabletop can show and name.
+"""The objects and directions that the tabletop can show and name.
 
 Directions are those of a person who watches through the front camera, which stands at x = +1.08 m and looks back along −x at
 the robot in the origin. The base frame's y axis points to the robot's own left, so it points to the *right* of the image.
@@ -24,7 +24,7 @@ OBJECT_COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 RECEPTACLE_COLORS = OBJECT_COLORS
 
 SHAPES = ("cube", "cylinder", "ball")
-# Receptacle to the preposition that goes with it: an open box takes things in, a flat plate takes them on.
+# Receptacle to the preposition that goes with it: an open box takes objects in, a flat plate takes them on.
 RECEPTACLES = {"box": "in", "plate": "on"}
 
 # Unit vectors in the base frame.

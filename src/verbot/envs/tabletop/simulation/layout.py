@@ -20,18 +20,18 @@ SIZES: dict[str, tuple[float, ...]] = {"cube": (0.024, 0.024, 0.024), "cylinder"
 BOX_INNER_M, BOX_WALL_M, BOX_HEIGHT_M, BOX_FLOOR_M = 0.055, 0.004, 0.030, 0.004
 PLATE_RADIUS_M, PLATE_HEIGHT_M = 0.058, 0.008
 
-# The radius on the table that a thing needs to itself.
+# The radius on the table that an object needs to itself.
 RADII = {"cube": 0.034, "cylinder": 0.024, "ball": 0.027, "box": 0.072, "plate": 0.060, "clutter": 0.022}
-WORKSPACE_M = ((0.40, 0.64), (-0.22, 0.22))  # where things start
+WORKSPACE_M = ((0.40, 0.64), (-0.22, 0.22))  # where objects start
 REACH_M = ((0.35, 0.71), (-0.29, 0.29))  # where a push may end: still in the front camera's picture
-CLEARANCE_M = 0.038  # room for a finger between two things
+CLEARANCE_M = 0.038  # room for a finger between two objects
 _SCREEN_REACH_M = 0.06  # how far a screen's middle may be from the front camera's axis
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """A movable object, a receptacle (fixed to the table) or a piece of clutter. Its id is unique in a scene: "color shape", and
-    for all but the first of several things alike their `number`, from 2 on."""
+    for all but the first of several objects alike their `number`, from 2 on."""
 
     color: str
     shape: str
@@ -78,36 +78,36 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Layout:
-    """All things of a scene. `clutter` cannot be named; `fixtures` and a `screen` are there in suites that ask for them."""
+    """All objects of a scene. `clutter` cannot be named; `fixtures` and a `screen` are there in suites that ask for them."""
 
-    movables: tuple[Thing, ...]
-    receptacles: tuple[Thing, ...]
-    clutter: tuple[Thing, ...] = ()
+    movables: tuple[SceneObject, ...]
+    receptacles: tuple[SceneObject, ...]
+    clutter: tuple[SceneObject, ...] = ()
     fixtures: Mapping[str, Fixture] = field(default_factory=dict)
     screen: Screen | None = None
 
-    def __iter__(self) -> Iterator[Thing]:
+    def __iter__(self) -> Iterator[SceneObject]:
         return iter(self.movables + self.receptacles)
 
-    def thing(self, name: str) -> Thing:
+    def object(self, name: str) -> SceneObject:
         """The movable or receptacle with this id."""
-        return next(thing for thing in self if thing.id == name)
+        return next(obj for obj in self if obj.id == name)
 
     def hidden(self, name: str) -> bool:
         """Whether the screen hides all of a movable from the front camera."""
-        thing = self.thing(name)
-        return self.screen is not None and self.screen.hides(thing.x, thing.y, thing.radius_m, 2 * thing.rest_height_m)
+        obj = self.object(name)
+        return self.screen is not None and self.screen.hides(obj.x, obj.y, obj.radius_m, 2 * obj.rest_height_m)
 
     def obstacles(self) -> Iterator[tuple[float, float, float]]:
         """Circles (x, y, radius) around everything that stands on the table."""
-        for thing in (*self, *self.clutter):
-            yield thing.x, thing.y, thing.radius_m
+        for obj in (*self, *self.clutter):
+            yield obj.x, obj.y, obj.radius_m
         for fixture in self.fixtures.values():
             yield from _circles(fixture)
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SceneConstraints:
     """What a suite and its randomization ask of a scene.
 
     Args:
@@ -152,20 +152,20 @@ FIXTURES = {
 }
 
 
-def sample(wishes: Wishes, rng: np.random.Generator) -> Layout:
+def sample(constraints: SceneConstraints, rng: np.random.Generator) -> Layout:
     """A layout without overlaps. Raises `SimulationError` when the wishes leave no room."""
     for _ in range(200):
-        layout = _place(_fixtures(wishes, rng), *_things(wishes, rng), wishes, rng)
-        if layout is not None and wishes.screen:
+        layout = _place(_fixtures(constraints, rng), *_objects(constraints, rng), constraints, rng)
+        if layout is not None and constraints.screen:
             layout = _behind_a_screen(layout, rng)
         if layout is not None:
             return layout
-    raise SimulationError(f"no scene without overlaps was found in 200 tries for {wishes}")
+    raise SimulationError(f"no scene without overlaps was found in 200 tries for {constraints}")
 
 
-def _fixtures(wishes: Wishes, rng: np.random.Generator) -> dict[str, Fixture]:
+def _fixtures(constraints: SceneConstraints, rng: np.random.Generator) -> dict[str, Fixture]:
     placed = {}
-    for name in wishes.fixtures:
+    for name in constraints.fixtures:
         fixture, shift = FIXTURES[name], rng.uniform(-0.008, 0.008, 2)
         opening = float(rng.choice((0.0, 1.0))) if name == "drawer" else 0.0
         placed[name] = dataclasses.replace(
@@ -174,21 +174,21 @@ def _fixtures(wishes: Wishes, rng: np.random.Generator) -> dict[str, Fixture]:
     return placed
 
 
-def _things(wishes: Wishes, rng: np.random.Generator) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _objects(constraints: SceneConstraints, rng: np.random.Generator) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(color, shape) of the movables and of the receptacles; colors differ, so that a 64×64 picture tells them apart, but for
     those of twins."""
-    count = int(rng.integers(wishes.movables[0], wishes.movables[1] + 1))
-    extra = int(rng.integers(wishes.receptacles[0], wishes.receptacles[1] + 1))
+    count = int(rng.integers(constraints.movables[0], constraints.movables[1] + 1))
+    extra = int(rng.integers(constraints.receptacles[0], constraints.receptacles[1] + 1))
     colors = [str(c) for c in rng.permutation(vocabulary.OBJECT_COLORS)[: count + extra]]
     shapes = [str(s) for s in rng.choice(vocabulary.SHAPES, count)]
-    shapes = shapes[:1] * count if wishes.alike else shapes
+    shapes = shapes[:1] * count if constraints.alike else shapes
     kinds = [str(s) for s in rng.choice(tuple(vocabulary.RECEPTACLES), extra)]
     movables = list(zip(colors[:count], shapes, strict=True))
-    if rng.random() < wishes.repeat_color:
+    if rng.random() < constraints.repeat_color:
         others = [shape for shape in vocabulary.SHAPES if shape != shapes[0]]
         movables[1] = (colors[0], str(rng.choice(others)))
-    if wishes.twins[1] > 1:
-        twins = int(rng.integers(wishes.twins[0], wishes.twins[1] + 1))
+    if constraints.twins[1] > 1:
+        twins = int(rng.integers(constraints.twins[0], constraints.twins[1] + 1))
         movables[:twins] = movables[:1] * twins
     return movables, list(zip(colors[count:], kinds, strict=True))
 
@@ -197,13 +197,13 @@ def _place(
     fixtures: dict[str, Fixture],
     movables: list[tuple[str, str]],
     receptacles: list[tuple[str, str]],
-    wishes: Wishes,
+    constraints: SceneConstraints,
     rng: np.random.Generator,
 ) -> Layout | None:
-    low = np.array([WORKSPACE_M[0][0], WORKSPACE_M[1][0]]) - wishes.widen_m
-    high = np.array([WORKSPACE_M[0][1], WORKSPACE_M[1][1]]) + wishes.widen_m
+    low = np.array([WORKSPACE_M[0][0], WORKSPACE_M[1][0]]) - constraints.widen_m
+    high = np.array([WORKSPACE_M[0][1], WORKSPACE_M[1][1]]) + constraints.widen_m
     taken = [circle for fixture in fixtures.values() for circle in _circles(fixture)]
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     # The largest first: they are the hardest to place.
     for color, shape in (*receptacles, *movables):
         margin = np.array((0.0, 0.03)) if shape in vocabulary.RECEPTACLES else np.zeros(2)
@@ -213,18 +213,18 @@ def _place(
                 break
         else:
             return None
-        yaw = rng.uniform(-wishes.yaw_rad, wishes.yaw_rad) if shape == "cube" else 0.0
-        number = 1 + sum((thing.color, thing.shape) == (color, shape) for thing in things)
-        things.append(Thing(color, shape, float(x), float(y), float(yaw), number))
+        yaw = rng.uniform(-constraints.yaw_rad, constraints.yaw_rad) if shape == "cube" else 0.0
+        number = 1 + sum((obj.color, obj.shape) == (color, shape) for obj in objects)
+        objects.append(SceneObject(color, shape, float(x), float(y), float(yaw), number))
         taken.append((float(x), float(y), RADII[shape]))
     count = len(receptacles)
-    return Layout(tuple(things[count:]), tuple(things[:count]), (), fixtures)
+    return Layout(tuple(objects[count:]), tuple(objects[:count]), (), fixtures)
 
 
 def _behind_a_screen(layout: Layout, rng: np.random.Generator) -> Layout | None:
     """With a screen somewhere; None where it hides fewer than two movables."""
     layout = dataclasses.replace(layout, screen=Screen(float(rng.uniform(-_SCREEN_REACH_M, _SCREEN_REACH_M))))
-    return layout if sum(layout.hidden(thing.id) for thing in layout.movables) > 1 else None
+    return layout if sum(layout.hidden(obj.id) for obj in layout.movables) > 1 else None
 
 
 def scatter(layout: Layout, count: int, keeps: Callable[[Layout], bool], rng: np.random.Generator) -> Layout:
@@ -232,7 +232,7 @@ def scatter(layout: Layout, count: int, keeps: Callable[[Layout], bool], rng: np
     low, high = np.array(REACH_M).T
     for _ in range(40 * count):
         x, y = rng.uniform(low, high)
-        piece = Thing("gray", "clutter", float(x), float(y))
+        piece = SceneObject("gray", "clutter", float(x), float(y))
         if any((x - a) ** 2 + (y - b) ** 2 < (r + piece.radius_m + CLEARANCE_M) ** 2 for a, b, r in layout.obstacles()):
             continue
         fuller = dataclasses.replace(layout, clutter=(*layout.clutter, piece))

@@ -11,7 +11,7 @@ import numpy as np
 from verbot.envs.tabletop.language.vocabulary import COLORS
 from verbot.envs.tabletop.simulation import arm, scene
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import SIZES, Layout, Thing
+from verbot.envs.tabletop.simulation.layout import SIZES, Layout, SceneObject
 from verbot.errors import SimulationError
 
 SUBSTEPS = 20  # at 5 ms: a control step of 0.1 s
@@ -21,9 +21,9 @@ POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.05, 0.35
 LEASH_M, LEASH_RAD = 0.08, 0.5  # how far the target may run ahead of the tool
 TILT_RAD = 0.35  # how far the target may lean: beyond, the wrist nears its singularity and flips
 TOOL_LOW_M, TOOL_HIGH_M = np.array([0.31, -0.42, 0.012]), np.array([0.76, 0.42, 0.42])
-ENGAGED_M = 0.01
-OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle a thing counts as held over it
-SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered things
+TOUCHED_M = 0.01
+OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle an object counts as held over it
+SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered objects
 _PARKED_M = -2.0
 
 _BOX, _CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
@@ -92,7 +92,7 @@ class Physics:
         self.data.qpos[:] = poses
         self._write_arm(tool_position, tool_yaw)
         self.refresh()
-        self.starts = {thing.id: self.position(thing.id).copy() for thing in layout.movables}
+        self.starts = {obj.id: self.position(obj.id).copy() for obj in layout.movables}
         self.highest = {name: float(start[2]) for name, start in self.starts.items()}
         self.farthest = dict.fromkeys(self.starts, 0.0)
         self.visited = {name: set() for name in self.starts}
@@ -100,8 +100,8 @@ class Physics:
 
     def cover(self) -> None:
         """Put a gray sleeve on every movable: a skin, so thin that nothing but the color changes, and the same on all."""
-        for thing in self.layout.movables:
-            self.model.geom_rgba[list(self._geoms[thing.id]), :3] = SLEEVE
+        for obj in self.layout.movables:
+            self.model.geom_rgba[list(self._geoms[obj.id]), :3] = SLEEVE
 
     def step(self, action: Array) -> None:
         """Advance one control step. `action` (7,): position delta, rotation delta, gripper (≥ 0.5 opens).
@@ -175,8 +175,8 @@ class Physics:
 
     @property
     def geoms(self) -> dict[str, list[int]]:
-        """The geoms of every thing that can be seen, by name; ``"robot"``, ``"table"`` and ``"screen"`` besides the layout's."""
-        found = {thing.id: sorted(self._geoms[thing.id]) for thing in self.layout}
+        """The geoms of every object that can be seen, by name; ``"robot"``, ``"table"`` and ``"screen"`` besides the layout's."""
+        found = {obj.id: sorted(self._geoms[obj.id]) for obj in self.layout}
         found |= {name: sorted(self._geoms[name]) for name in self.layout.fixtures}
         bodies = self.model.body_rootid[self.model.geom_bodyid]
         found["robot"] = np.flatnonzero(bodies == self.model.body("base").id).tolist()
@@ -188,7 +188,7 @@ class Physics:
     # Who touches whom.
 
     def touches(self, name: str, other: str = "gripper") -> bool:
-        """Whether a movable touches another thing, ``"gripper"`` or ``"table"``."""
+        """Whether a movable touches another object, ``"gripper"`` or ``"table"``."""
         a, b = self._geoms[name], self._geoms[other]
         return any((g in a and h in b) or (g in b and h in a) for g, h in self.data.contact.geom.tolist())
 
@@ -208,43 +208,43 @@ class Physics:
         for field in _REWRITTEN:
             getattr(self.model, field)[:] = getattr(self._pristine, field)
 
-    def _write_movable(self, i: int, thing: Thing | None) -> None:
+    def _write_movable(self, i: int, obj: SceneObject | None) -> None:
         model, data = self.model, self.data
         body, geom, joint = model.body(f"movable{i}").id, model.geom(f"movable{i}").id, model.joint(f"movable{i}")
         pose = data.qpos[joint.qposadr[0] : joint.qposadr[0] + 7]
-        if thing is None:  # parked: it floats under the floor and touches nothing
+        if obj is None:  # parked: it floats under the floor and touches nothing
             model.geom_contype[geom] = model.geom_conaffinity[geom] = 0
             model.geom_rgba[geom, 3], model.body_gravcomp[body] = 0.0, 1.0
             pose[:] = (0.0, i, _PARKED_M, 1.0, 0.0, 0.0, 0.0)
             return
-        self._shape(geom, _GEOM_TYPES[thing.shape], SIZES[thing.shape])
-        model.geom_rgba[geom, :3] = COLORS[thing.color]
-        model.body_inertia[body] = _inertia(thing.shape, float(model.body_mass[body]))
-        half = thing.yaw_rad / 2
-        pose[:] = (thing.x, thing.y, thing.rest_height_m, np.cos(half), 0.0, 0.0, np.sin(half))
-        self._bodies[thing.id], self._geoms[thing.id] = body, frozenset((geom,))
+        self._shape(geom, _GEOM_TYPES[obj.shape], SIZES[obj.shape])
+        model.geom_rgba[geom, :3] = COLORS[obj.color]
+        model.body_inertia[body] = _inertia(obj.shape, float(model.body_mass[body]))
+        half = obj.yaw_rad / 2
+        pose[:] = (obj.x, obj.y, obj.rest_height_m, np.cos(half), 0.0, 0.0, np.sin(half))
+        self._bodies[obj.id], self._geoms[obj.id] = body, frozenset((geom,))
 
-    def _write_receptacle(self, i: int, thing: Thing | None) -> None:
+    def _write_receptacle(self, i: int, obj: SceneObject | None) -> None:
         model = self.model
         body = model.body(f"receptacle{i}").id
         geoms = np.flatnonzero(model.geom_bodyid == body)
         plate = geoms == model.geom(f"receptacle{i}_plate").id
-        used = np.zeros(len(geoms), bool) if thing is None else plate if thing.shape == "plate" else ~plate
+        used = np.zeros(len(geoms), bool) if obj is None else plate if obj.shape == "plate" else ~plate
         model.geom_contype[geoms], model.geom_conaffinity[geoms] = used, used
         model.geom_rgba[geoms, 3] = used
-        if thing is not None:
-            model.geom_rgba[geoms, :3] = COLORS[thing.color]
-            model.body_pos[body] = (thing.x, thing.y, 0.0)
-            self._bodies[thing.id], self._geoms[thing.id] = body, frozenset(geoms[used].tolist())
+        if obj is not None:
+            model.geom_rgba[geoms, :3] = COLORS[obj.color]
+            model.body_pos[body] = (obj.x, obj.y, 0.0)
+            self._bodies[obj.id], self._geoms[obj.id] = body, frozenset(geoms[used].tolist())
 
     def _write_clutter(self, layout: Layout) -> None:
         model = self.model
-        for i, thing in enumerate(layout.clutter):
+        for i, obj in enumerate(layout.clutter):
             body, geom = model.body(f"clutter{i}").id, model.geom(f"clutter{i}").id
             kind, size, height = _CLUTTER_SHAPES[i % len(_CLUTTER_SHAPES)]
             self._shape(geom, kind, size)
             model.geom_rgba[geom, :3] = np.array((0.45, 0.42, 0.38)) + 0.1 * np.sin((i, 2 * i, 3 * i))
-            model.body_pos[body] = (thing.x, thing.y, height)
+            model.body_pos[body] = (obj.x, obj.y, height)
 
     def _write_fixtures(self, layout: Layout) -> None:
         for name, fixture in layout.fixtures.items():
@@ -290,7 +290,7 @@ class Physics:
         self._target_rotation = arm.within_tilt(arm.rotation_from_vector(turn) @ self.tool_rotation, TILT_RAD)
 
     def _watch(self) -> None:
-        """Remember how high and how far each movable ever was, what it was held over, and which thing was engaged first."""
+        """Remember how high and how far each movable ever was, what it was held over, and which object was touched first."""
         for name, start in self.starts.items():
             position = self.position(name)
             self.highest[name] = max(self.highest[name], float(position[2]))
@@ -302,12 +302,12 @@ class Physics:
                     if np.hypot(position[0] - place.x, position[1] - place.y) < OVER_M
                 )
                 self.visited[name].update(over)
-            moved = float(np.linalg.norm(position - start)) > ENGAGED_M
+            moved = float(np.linalg.norm(position - start)) > TOUCHED_M
             if self.first_contact is None and (moved or self.grasped(name)):
                 self.first_contact = name
         for name, fixture in self.layout.fixtures.items():
             travel = self.model.joint(name).range[1]
-            moved = abs(self.fixture_position(name) - fixture.opening_01 * travel) > min(ENGAGED_M, travel / 2)
+            moved = abs(self.fixture_position(name) - fixture.opening_01 * travel) > min(TOUCHED_M, travel / 2)
             if self.first_contact is None and moved:
                 self.first_contact = name
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from verbot.envs.tabletop.simulation import arm, scene
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConstraints
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.spec import FloatArray, UInt8Array
 
 AXES: dict[str, str] = {
-    "positions": "things start in a wider area, cubes turned further",
+    "positions": "objects start in a wider area, cubes turned further",
     "lighting": "direction, strength and color of the light",
     "appearance": "colors and textures of table and floor, shades of objects",
     "camera": "poses of the cameras; the calibration tells the true ones",
@@ -71,12 +71,12 @@ def draw(greatest: Mapping[str, int], stream: Stream, fixed: Mapping[str, int] |
     return {name: int(stream(name).integers(limit + 1)) for name, limit in limits.items() if limit}
 
 
-def widen(wishes: Wishes, axes: Mapping[str, int]) -> Wishes:
+def widen(constraints: SceneConstraints, axes: Mapping[str, int]) -> SceneConstraints:
     """``positions``: what it asks of the layout."""
     return dataclasses.replace(
-        wishes,
-        widen_m=wishes.widen_m + 0.008 * axes["positions"],
-        yaw_rad=min(np.pi / 4, wishes.yaw_rad + 0.15 * axes["positions"]),
+        constraints,
+        widen_m=constraints.widen_m + 0.008 * axes["positions"],
+        yaw_rad=min(np.pi / 4, constraints.yaw_rad + 0.15 * axes["positions"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the arm stands. Scenes, cameras and words stay; all that a robot measures and is told is in the frame of its base."""
+"""The arm's mount. Scenes, cameras and instructions stay the same; state and action are in the frame of the arm's base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which thing each pixel shows."""
+"""Which object each pixel shows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What the cameras see at one instant, by thing.
+    """What the cameras see at one instant, by object.
 
     Args:
-        names: ids of the layout's things and fixtures, then ``"robot"``, ``"table"`` and, where there is one, ``"screen"``.
+        names: ids of the layout's objects and fixtures, then ``"robot"``, ``"table"`` and, where there is one, ``"screen"``.
         ids: camera to int32 (h, w): an index into `names`, or `NOTHING` for the floor, clutter and the void.
     """
 
@@ -27,17 +27,17 @@ class Segmentation:
     ids: Mapping[str, IntArray]
 
     def mask(self, camera: str, name: str) -> npt.NDArray[np.bool_]:
-        """The pixels (h, w) of `camera` that show the thing called `name`. Raises `UnknownNameError` for what is not there."""
+        """The pixels (h, w) of `camera` that show the object called `name`. Raises `UnknownNameError` for what is not there."""
         if camera not in self.ids:
             raise UnknownNameError("camera of this segmentation", camera, self.ids)
         if name not in self.names:
-            raise UnknownNameError("thing of this scene", name, self.names)
+            raise UnknownNameError("object of this scene", name, self.names)
         return np.asarray(self.ids[camera] == self.names.index(name))
 
 
 def from_geoms(shown: Mapping[str, IntArray], geoms: Mapping[str, list[int]], count: int) -> Segmentation:
-    """From the geom that each pixel shows, of `count` in the model, and the geoms of each thing."""
-    things = np.full(count + 1, NOTHING, np.int32)  # the last one is for pixels that show no geom, which have −1
+    """From the geom that each pixel shows, of `count` in the model, and the geoms of each object."""
+    objects = np.full(count + 1, NOTHING, np.int32)  # the last one is for pixels that show no geom, which have −1
     for i, own in enumerate(geoms.values()):
-        things[own] = i
-    return Segmentation(tuple(geoms), {camera: things[image] for camera, image in shown.items()})
+        objects[own] = i
+    return Segmentation(tuple(geoms), {camera: objects[image] for camera, image in shown.items()})

@@ -35,7 +35,7 @@ class Screen:
     y: float
 
     def hides(self, x: float, y: float, radius_m: float, height_m: float) -> bool:
-        """Whether an upright box around a thing on the table is wholly behind the screen for the nominal front camera.
+        """Whether an upright box around an object on the table is wholly behind the screen for the nominal front camera.
 
         A box is convex, and so is what the screen covers: its corners decide.
         """

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, SceneConstraints
 from verbot.registry import Registry
 
 
 @dataclass(frozen=True)
 class Show:
-    """Episodes begin with a look at things whose colors are then covered. The arm is locked meanwhile: its actions do nothing.
+    """Episodes begin with a look at objects whose colors are then covered. The arm is locked meanwhile: its actions do nothing.
 
     Args:
         tasks: whose scenes begin so; the others' are as ever.
@@ -34,17 +34,18 @@ class Suite:
     Args:
         scene: what is compiled in.
         cameras: those that the env can have; all of them unless its option `cameras` chooses.
-        show: a look at things before they are covered.
-        scenes_of: the suite whose scenes, goals and words these are; its own if None.
+        show: a look at objects before they are covered.
+        scenes_of: the suite with the same scenes, goals and instructions; its own if None. This name seeds the random streams:
+            renaming it changes every scene.
         several_sentences: commands are of two or three sentences, of which one is about something else.
-        relations: goals single out what is to be handled by where it stands to other things (see `relations`).
+        relations: goals single out what is to be handled by where it stands to other objects (see `relations`).
         most_goals: so many of the goals that a scene admits are offered; all if None.
     """
 
     name: str
     tasks: tuple[str, ...]
     scene: SceneConfig = field(default_factory=SceneConfig)
-    wishes: Wishes = field(default_factory=Wishes)
+    constraints: SceneConstraints = field(default_factory=SceneConstraints)
     cameras: tuple[str, ...] = ("front", "wrist")
     show: Show | None = None
     scenes_of: str | None = None
@@ -54,6 +55,10 @@ class Suite:
 
 
 suites: Registry[Callable[[], Suite]] = Registry("suite", package="verbot.envs.tabletop.suites")
+# Former names of suites, read for one version.
+RENAMED = {"tabletop-again": "tabletop-revisit", "tabletop-right": "tabletop-other-robot"}
+for _old, _new in RENAMED.items():
+    suites.alias(_old, _new)
 
 
 def register(suite: Suite) -> Suite:

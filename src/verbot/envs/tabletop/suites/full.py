@@ -1,6 +1,6 @@
 """Eleven tasks, with a drawer and a button on the table."""
 
-from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, SceneConstraints
 from verbot.envs.tabletop.suites import Suite, register
 
 FULL = register(
@@ -11,6 +11,6 @@ FULL = register(
             "lift_and_hold", "sort_color",
         ),
         SceneConfig(fixtures=("drawer", "button")),
-        Wishes(receptacles=(1, 1), repeat_color=0.4, fixtures=("drawer", "button")),
+        SceneConstraints(receptacles=(1, 1), repeat_color=0.4, fixtures=("drawer", "button")),
     )
 )  # fmt: skip

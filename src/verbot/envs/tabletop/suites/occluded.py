@@ -1,6 +1,6 @@
-"""A screen hides the named thing from the front camera; the side camera sees it."""
+"""A screen hides the named object from the front camera; the side camera sees it."""
 
-from verbot.envs.tabletop.simulation.layout import SceneConfig, Wishes
+from verbot.envs.tabletop.simulation.layout import SceneConfig, SceneConstraints
 from verbot.envs.tabletop.suites import Suite, register
 
 CAMERAS = ("front", "side", "wrist")
@@ -9,7 +9,7 @@ OCCLUDED = register(
         "tabletop-occluded",
         ("pick", "push", "put"),
         SceneConfig(movables=4, screen=True, cameras=("side",)),
-        Wishes(movables=(3, 4), receptacles=(1, 1), screen=True),
+        SceneConstraints(movables=(3, 4), receptacles=(1, 1), screen=True),
         cameras=CAMERAS,
     )
 )

@@ -6,4 +6,6 @@ from verbot.envs.tabletop.simulation.layout import SceneConfig
 from verbot.envs.tabletop.suites import register
 from verbot.envs.tabletop.suites.starter import STARTER
 
-RIGHT = register(dataclasses.replace(STARTER, name="tabletop-right", scene=SceneConfig(mount="right"), scenes_of=STARTER.name))
+OTHER_ROBOT = register(
+    dataclasses.replace(STARTER, name="tabletop-other-robot", scene=SceneConfig(mount="right"), scenes_of=STARTER.name)
+)

@@ -1,4 +1,4 @@
-"""Pick up, push and put; three to five things."""
+"""Pick up, push and put; three to five objects."""
 
 from verbot.envs.tabletop.suites import Suite, register
 

@@ -21,7 +21,7 @@ class Grounding:
     Args:
         target_base_m: the tool's position where the gripper closes.
         receptacle_base_m: the tool's position where it opens or ends.
-        reference_base_m: the thing that the goal is given relative to ("left of the blue box"), if there is one.
+        reference_base_m: the object that the goal is given relative to ("left of the blue box"), if there is one.
     """
 
     target_base_m: Array
@@ -49,7 +49,7 @@ class Task(Protocol):
         ...
 
     def target_object(self, goal: Goal) -> str | None:
-        """The id of the thing that must be engaged first; None where several would do."""
+        """The id of the object that must be touched first; None where several would do."""
         ...
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding: ...

@@ -21,14 +21,14 @@ class Pick:
     max_seconds = 6.0
 
     def goals(self, layout: Layout) -> list[Goal]:
-        return [{"verb": "pick", "object": thing.id} for thing in layout.movables]
+        return [{"verb": "pick", "object": obj.id} for obj in layout.movables]
 
     def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing = layout.thing(goal["object"])
-        return Grounding(thing.middle_m, np.array((thing.x, thing.y, motion.LIFT_HEIGHT_M)))
+        obj = layout.object(goal["object"])
+        return Grounding(obj.middle_m, np.array((obj.x, obj.y, motion.LIFT_HEIGHT_M)))
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and not physics.touches(goal["object"], "table")

@@ -7,12 +7,12 @@ import numpy as np
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, REACH_M, Layout, Thing
+from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, REACH_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
 PUSHED_M = 0.06
-ASTRAY = 0.6  # the most that may go sideways, relative to the way along the direction
+SIDEWAYS = 0.6  # the most that may go sideways, relative to the way along the direction
 LIFTED_M = 0.03
 STROKE_M = 0.15  # room that a push needs: it goes on, slowly, until the goal was held
 SPEED_M = 0.016  # a step
@@ -30,18 +30,18 @@ class Push:
 
     def goals(self, layout: Layout) -> list[Goal]:
         return [
-            {"verb": "push", "object": thing.id, "direction": direction}
-            for thing in layout.movables
+            {"verb": "push", "object": obj.id, "direction": direction}
+            for obj in layout.movables
             for direction in DIRECTIONS
-            if _is_free(layout, thing, np.array(DIRECTIONS[direction][:2]))
+            if _is_free(layout, obj, np.array(DIRECTIONS[direction][:2]))
         ]
 
     def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing, way = layout.thing(goal["object"]), np.array(DIRECTIONS[goal["direction"]])
-        place = np.array((thing.x, thing.y, _HEIGHT_M))
+        obj, way = layout.object(goal["object"]), np.array(DIRECTIONS[goal["direction"]])
+        place = np.array((obj.x, obj.y, _HEIGHT_M))
         return Grounding(place - way * _CONTACT_M, place + way * (STROKE_M - _BEHIND_M))
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
@@ -53,8 +53,8 @@ class Push:
         way = np.array(DIRECTIONS[goal["direction"]])
         moved = physics.position(goal["object"]) - physics.starts[goal["object"]]
         along = float(moved @ way)
-        astray = float(np.linalg.norm((moved - along * way)[:2]))
-        return float(np.hypot(max(0.0, PUSHED_M - along), max(0.0, astray - ASTRAY * max(along, 0.0))))
+        sideways = float(np.linalg.norm((moved - along * way)[:2]))
+        return float(np.hypot(max(0.0, PUSHED_M - along), max(0.0, sideways - SIDEWAYS * max(along, 0.0))))
 
     def act(self, physics: Physics, goal: Goal) -> Array:
         """Close above a point behind the object, go down, and push slowly without an end: how far it went cannot be seen."""
@@ -76,9 +76,9 @@ class Push:
         return motion.action(physics, motion.travel(physics, start), 0.0, is_open=not (is_shut or is_above))
 
 
-def _is_free(layout: Layout, thing: Thing, way: Array) -> bool:
+def _is_free(layout: Layout, obj: SceneObject, way: Array) -> bool:
     """Whether nothing stands in the way of the object or behind it, where the gripper goes down, and it stays in the picture."""
-    start = np.array((thing.x, thing.y))
+    start = np.array((obj.x, obj.y))
     end = start + way * STROKE_M
     if any(not low <= value <= high for value, (low, high) in zip(end, REACH_M, strict=True)):
         return False
@@ -86,9 +86,9 @@ def _is_free(layout: Layout, thing: Thing, way: Array) -> bool:
     length = float((end - tail) @ way)
     for x, y, radius in layout.obstacles():
         offset = np.array((x, y)) - tail
-        if (x, y) == (thing.x, thing.y):
+        if (x, y) == (obj.x, obj.y):
             continue
         nearest = tail + way * np.clip(offset @ way, 0.0, length)
-        if np.hypot(x - nearest[0], y - nearest[1]) < radius + thing.radius_m + 0.008:
+        if np.hypot(x - nearest[0], y - nearest[1]) < radius + obj.radius_m + 0.008:
             return False
     return True

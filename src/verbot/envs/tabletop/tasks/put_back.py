@@ -26,25 +26,25 @@ class PutBack:
 
     def goals(self, layout: Layout) -> list[Goal]:
         return [
-            {"verb": "put_back", "object": thing.id, "receptacle": there.id}
-            for thing in layout.movables
+            {"verb": "put_back", "object": obj.id, "receptacle": there.id}
+            for obj in layout.movables
             for there in layout.receptacles
-            if np.hypot(thing.x - there.x, thing.y - there.y) > AWAY_M + OVER_M
+            if np.hypot(obj.x - there.x, obj.y - there.y) > AWAY_M + OVER_M
         ]
 
     def target_object(self, goal: Goal) -> str:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing, there = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
-        return Grounding(thing.middle_m, np.add(thing.middle_m, (0.0, 0.0, DROP_M)), there.middle_m)
+        obj, there = layout.object(goal["object"]), layout.object(goal["receptacle"])
+        return Grounding(obj.middle_m, np.add(obj.middle_m, (0.0, 0.0, DROP_M)), there.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         return self.error_m(physics, goal) <= 0.0 and stands_free(physics, goal["object"])
 
     def error_m(self, physics: Physics, goal: Goal) -> float:
         """The way that is left: to the receptacle, if it was not there yet, and back."""
-        name, there = goal["object"], physics.layout.thing(goal["receptacle"])
+        name, there = goal["object"], physics.layout.object(goal["receptacle"])
         position, middle = physics.position(name)[:2], np.array((there.x, there.y))
         home = physics.starts[name][:2]
         if there.id not in physics.visited[name] or physics.farthest[name] < AWAY_M:
@@ -52,7 +52,7 @@ class PutBack:
         return max(0.0, float(np.linalg.norm(home - position)) - BACK_M)
 
     def act(self, physics: Physics, goal: Goal) -> Array:
-        name, there = goal["object"], physics.layout.thing(goal["receptacle"])
+        name, there = goal["object"], physics.layout.object(goal["receptacle"])
         if there.id in physics.visited[name]:
             return place(physics, name, np.add(physics.starts[name], (0.0, 0.0, DROP_M)))
         if not physics.grasped(name):

@@ -6,7 +6,7 @@ import numpy as np
 
 from verbot.envs.tabletop.expert.placing import DROP_M, place
 from verbot.envs.tabletop.simulation.arm import Array
-from verbot.envs.tabletop.simulation.layout import Layout, Thing
+from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
 
@@ -22,7 +22,7 @@ class Stack:
     max_seconds = 8.0
 
     def goals(self, layout: Layout) -> list[Goal]:
-        flat = [thing.id for thing in layout.movables if thing.shape in FLAT]
+        flat = [obj.id for obj in layout.movables if obj.shape in FLAT]
         return [
             {"verb": "stack", "object": name, "receptacle": other, "preposition": "on"}
             for name in flat
@@ -34,9 +34,9 @@ class Stack:
         return str(goal["object"])
 
     def grounding(self, layout: Layout, goal: Goal) -> Grounding:
-        thing, other = layout.thing(goal["object"]), layout.thing(goal["receptacle"])
-        release = np.array((other.x, other.y, _height_m(thing, other) + DROP_M))
-        return Grounding(thing.middle_m, release, other.middle_m)
+        obj, other = layout.object(goal["object"]), layout.object(goal["receptacle"])
+        release = np.array((other.x, other.y, _height_m(obj, other) + DROP_M))
+        return Grounding(obj.middle_m, release, other.middle_m)
 
     def satisfied(self, physics: Physics, goal: Goal) -> bool:
         name = goal["object"]
@@ -50,12 +50,12 @@ class Stack:
         return place(physics, goal["object"], _top(physics, goal) + np.array((0.0, 0.0, DROP_M)))
 
 
-def _height_m(thing: Thing, other: Thing) -> float:
-    return 2 * other.rest_height_m + thing.rest_height_m
+def _height_m(obj: SceneObject, other: SceneObject) -> float:
+    return 2 * other.rest_height_m + obj.rest_height_m
 
 
 def _top(physics: Physics, goal: Goal) -> Array:
     """Where the upper object's center belongs (3,): the lower one stands."""
-    thing, other = physics.layout.thing(goal["object"]), physics.layout.thing(goal["receptacle"])
+    obj, other = physics.layout.object(goal["object"]), physics.layout.object(goal["receptacle"])
     x, y, _ = physics.position(other.id)
-    return np.array((x, y, _height_m(thing, other)))
+    return np.array((x, y, _height_m(obj, other)))

@@ -12,6 +12,7 @@ from torch import nn
 from verbot.errors import ConfigError
 from verbot.models.encoders.language.tokenizer import START, split_words
 from verbot.models.layers.transformer import AttentionPool, Block
+from verbot.models.protocols import GrowsVocabulary
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
@@ -34,7 +35,7 @@ class Hierarchical(nn.Module):
     hierarchical attention network, Yang et al. 2016, with self-attention for its recurrence.
 
     Args:
-        base: the language encoder that reads one sentence, e.g. ``"words"`` or ``"minilm"``; `base_options` are its options.
+        base: the language encoder that reads one sentence, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
         layers, heads: of the transformer across sentences.
         sentences: whose place in the command is told apart; all later ones stand at the last.
     """
@@ -42,7 +43,7 @@ class Hierarchical(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        base: str = "words",
+        base: str = "word_embedding",
         base_options: Mapping[str, Any] | None = None,
         layers: int = 1,
         heads: int = 4,
@@ -60,7 +61,7 @@ class Hierarchical(nn.Module):
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
         """`options` with what the base encoder takes from the sentences."""
-        base = options.get("base", "words")
+        base = options.get("base", "word_embedding")
         _check(base)
         sentences = sorted({sentence for text in instructions for sentence in split_sentences(text)})
         return {**options, "base_options": language_encoders.get(base).fit(options.get("base_options") or {}, sentences)}
@@ -68,8 +69,8 @@ class Hierarchical(nn.Module):
     @staticmethod
     def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
         """`options` of `fit` with the words that the base encoder does not know yet, where it has a vocabulary."""
-        base = language_encoders.get(options.get("base", "words"))
-        if not hasattr(base, "grow"):
+        base = language_encoders.get(options.get("base", "word_embedding"))
+        if not isinstance(base, GrowsVocabulary):
             return dict(options)
         return {**options, "base_options": base.grow(options.get("base_options") or {}, instructions)}
 

@@ -15,7 +15,7 @@ from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 
-@language_encoders.register("words")
+@language_encoders.register("word_embedding")
 class WordEmbedding(nn.Module):
     """Word embeddings, positions and `layers` of self-attention under the padding mask. ``""`` is START END.
 

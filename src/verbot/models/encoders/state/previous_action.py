@@ -1,4 +1,4 @@
-"""What was done, or might be, as one feature: actions read component by component, each by its kind."""
+"""An action as one feature: each component is encoded by its kind."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class ActionEncoder(nn.Module):
 
 
 @action_encoders.register("action")
-class Acted(nn.Module):
-    """What was done before, the whole normalized action (b, a), as one token; a masked one where nothing is known of it."""
+class PreviousAction(nn.Module):
+    """The previous action, normalized (b, a), as one token; a masked one where it is unknown."""
 
     def __init__(self, sizes: Sizes, hidden: int = 128):
         super().__init__()
@@ -84,7 +84,7 @@ class Acted(nn.Module):
 
     def forward(self, action: Tensor, mask: Tensor) -> TokenGroup:
         tokens: Tensor = self.encoder(action.masked_fill(~mask.unsqueeze(-1), 0))  # (b, e)
-        return TokenGroup(tokens.unsqueeze(1), mask.unsqueeze(1), "acted")
+        return TokenGroup(tokens.unsqueeze(1), mask.unsqueeze(1), "previous_action")
 
 
 def _products(quaternion: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models import pretrained
 from verbot.models.encoders.vision import small_towers
 from verbot.models.encoders.vision.small_towers import Tower
 from verbot.models.encoders.vision.spatial_softmax import Pointer, check_heatmaps
 from verbot.models.layers.transformer import centered
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -104,6 +104,11 @@ class HFVision(nn.Module):
         architecture = pretrained.architecture(folder)
         return {**options, "architecture": architecture, "prepare": _prepare(architecture, folder)}
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether the tower is frozen and sees without words."""
+        return self.frozen and self.film is None
+
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self.groups(self._see(images, sentence), mask, sentence)
 
@@ -152,7 +157,7 @@ class HFVision(nn.Module):
         return self._held[0] if self.frozen else self.tower
 
     def _point(self, features: Tensor, mask: Tensor, questions: Tensor) -> TokenGroup:
-        return self.point(self._places(features)[:, :, 1:], mask, questions, POINTS)
+        return self.point(self._places(features)[:, :, 1:], mask, questions, len(POINTS))
 
     def _places(self, features: Tensor) -> Tensor:
         """(b, v, n + 1, e)"""

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.spatial_softmax import Pointer, check_heatmaps
 from verbot.models.layers.transformer import Block
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -73,7 +73,7 @@ class MultiView(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
         fine, coarse = self._see(images, mask)
-        return self._groups(fine, coarse, mask, sentence), self._point(fine[rows], mask[rows], questions, POINTS)
+        return self._groups(fine, coarse, mask, sentence), self._point(fine[rows], mask[rows], questions, len(POINTS))
 
     def _see(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Of each view, what is compared with the sentence (b, v, h·w / 16, f), and the coarse places (b, v, h·w / 64, 2c)."""

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.query_conv import QueryConv
 from verbot.models.layers.transformer import pixel_grid
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -78,7 +78,7 @@ class ObjectGraph(nn.Module):
         features, found = self._look(images)
         asked, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
         more = [self._judge(v, *x, questions)[0] for v, x in enumerate(zip(asked.unbind(1), nodes, strict=True))]
-        answers = self.base.point(asked, mask[rows], questions, POINTS, more)
+        answers = self.base.point(asked, mask[rows], questions, len(POINTS), more)
         return self._groups(features, found, mask, sentence), answers
 
     def _look(self, images: Tensor) -> tuple[Tensor, list[_Nodes]]:
@@ -97,7 +97,7 @@ class ObjectGraph(nn.Module):
 
     def _judge(self, view: int, features: Tensor, nodes: _Nodes, sentence: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (b, 3, n) of the taught heatmaps of one view, and its nodes (b, k, e)."""
-        queries = self.base.ask(sentence, POINTS)[:, view]
+        queries = self.base.ask(sentence, len(POINTS))[:, view]
         scores, states = self.graphs[view](nodes, sentence, queries)
         return scores @ nodes.around + nodes.thingness, states
 
@@ -178,8 +178,8 @@ class _Graph(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Messages(width, features, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.ask = nn.Linear(width, POINTS * width)
-        self.weigh = nn.Linear(width, POINTS * (heads * EDGE + 2))
+        self.ask = nn.Linear(width, len(POINTS) * width)
+        self.weigh = nn.Linear(width, len(POINTS) * (heads * EDGE + 2))
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
 
@@ -187,14 +187,14 @@ class _Graph(nn.Module):
         """Scores (b, 3, k) and states (b, k, e) of nodes told a sentence (b, e), whose queries are (b, 3, f)."""
         ways = nodes.points.unsqueeze(1) - nodes.points.unsqueeze(2)  # (b, i, j, 2), from i to j
         edges = STEEP * torch.cat([ways, ways.abs(), ways.norm(dim=-1, keepdim=True)], -1)
-        states, score = nodes.states, self.ask(sentence).unflatten(-1, (POINTS, -1)) / nodes.states.shape[-1] ** 0.5
+        states, score = nodes.states, self.ask(sentence).unflatten(-1, (len(POINTS), -1)) / nodes.states.shape[-1] ** 0.5
         worth = score @ self.norm(states).transpose(1, 2)
         for layer in self.layers:
             named = (queries @ nodes.seen.transpose(1, 2) + worth)[:, -1] + nodes.likely  # as the reference, of all nodes
             states, heard = layer(states, edges, nodes, sentence, named)
             worth = score @ self.norm(states).transpose(1, 2)
         if len(self.layers):
-            weights = self.weigh(sentence).unflatten(-1, (POINTS, -1))
+            weights = self.weigh(sentence).unflatten(-1, (len(POINTS), -1))
             worth = worth + weights @ torch.cat([heard, STEEP * nodes.points], -1).transpose(1, 2)
         return worth, states
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.spatial_softmax import NearPlace, check_heatmaps, look, place_reader
 from verbot.models.layers.transformer import centered, pixel_grid
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -81,7 +81,7 @@ class QueryConv(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `ask_many`, of features as of `features`."""
         asked = features.index_select(0, rows)
-        return self.groups(features, mask, sentence), self.point(asked, mask[rows], questions, POINTS)
+        return self.groups(features, mask, sentence), self.point(asked, mask[rows], questions, len(POINTS))
 
     def ask(self, sentence: Tensor, count: int) -> Tensor:
         """The queries (b, v, p, f) of the first `count` heatmaps."""
@@ -103,7 +103,7 @@ class QueryConv(nn.Module):
         queries = self.ask(sentence, count)
         near = [None] * self.views if self.where is None else self.where(sentence)[:, :, :count].unbind(1)
         if more is not None:
-            padded = [F.pad(view, (0, 0, 0, count - POINTS)) for view in more]
+            padded = [F.pad(view, (0, 0, 0, count - len(POINTS))) for view in more]
             near = [add if own is None else own + add for own, add in zip(near, padded, strict=True)]
         read, logits = zip(
             *(self._attend(places, queries[:, v], near[v]) for v, places in enumerate(features.unbind(1))), strict=True

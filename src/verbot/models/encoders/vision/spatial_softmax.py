@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.layers.transformer import pixel_grid
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.tokens import TokenGroup
 
 STEEP = 10.0  # a place of a tenth of the image must be within reach of weights that begin at zero
@@ -38,9 +38,9 @@ def place_reader(features: int, width: int) -> nn.Linear:
 
 def check_heatmaps(encoder: str, heatmaps: int) -> None:
     """Raises `ConfigError` where there are fewer heatmaps than the keypoint loss teaches."""
-    if heatmaps < POINTS:
+    if heatmaps < len(POINTS):
         raise ConfigError(
-            f"{encoder} needs at least {POINTS} heatmaps a view, one for each point that the keypoint loss teaches "
+            f"{encoder} needs at least {len(POINTS)} heatmaps a view, one for each point that the keypoint loss teaches "
             f"(the target, the receptacle, the reference); got {heatmaps}"
         )
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, look, place_reader
 from verbot.models.layers.transformer import Block, pixel_grid
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -79,7 +79,7 @@ class ViT(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
         x = self.transform(images)
-        return self._groups(x, mask, sentence), self._point(x[rows], mask[rows], questions, POINTS)
+        return self._groups(x, mask, sentence), self._point(x[rows], mask[rows], questions, len(POINTS))
 
     def transform(self, images: Tensor) -> Tensor:
         """Images (b, v, 3, h, w) to the class token and patch tokens of each view, (b, v, n + 1, d)."""

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbot.contracts import Described, Env, expert_of
+from verbot.contracts import POINTS, Described, Env, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError
-from verbot.models.objectives.keypoints import POINTS
 from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import Episode
@@ -89,7 +88,7 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
 
 def _ungrounded(env: Env, observation: Observation) -> GroundedObservation:
     """An observation without the places of objects."""
-    shape = (1, len(env.robot_spec.camera_names), POINTS)
+    shape = (1, len(env.robot_spec.camera_names), len(POINTS))
     return GroundedObservation(observation, np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
 

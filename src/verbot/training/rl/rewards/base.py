@@ -54,8 +54,15 @@ class LearnedReward(Reward, Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-# Each is called with the run's configuration and its own options. A static method ``fit(config, options)``, where it has one,
-# gives its options with the identities of the files that they name.
+@runtime_checkable
+class FittedReward(Protocol):
+    """A factory of rewards that adds the identities of the files that its options name."""
+
+    @staticmethod
+    def fit(config: ReinforceConfig, options: Mapping[str, Any], /) -> Mapping[str, Any]: ...
+
+
+# Each is called with the run's configuration and its own options.
 rewards: Registry[Any] = Registry("reward", package="verbot.training.rl.rewards", group="verbot.rewards")
 
 

@@ -1,4 +1,4 @@
-"""What kind of task a sentence asks for, as a mixture of embeddings that are learned."""
+"""The task of a sentence, as a mixture of learned embeddings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Tasks(nn.Module):
+class TaskEmbeddings(nn.Module):
     """A linear classifier of the sentence mixes `count` embeddings by its softmax; the mixture is added to the sentence.
 
     No observation says what its task is, so nobody tells the classifier either: it learns from the losses of the network which

@@ -1,0 +1,47 @@
+"""The state in which the hand next grasps something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from verbot.data.samples.keypoints import gripper_open
+from verbot.data.samples.labels import MaskedArray, labels
+from verbot.spec import FloatArray, RobotSpec
+
+if TYPE_CHECKING:
+    from verbot.data.samples.episode_arrays import EpisodeArrays
+
+HELD = 0.1  # of its range the gripper stays open where it has closed on something
+SETTLED = 3  # control steps after which closing fingers lie where they stay
+
+
+@labels.register("grasp_state")
+def grasp_state(episode: EpisodeArrays) -> MaskedArray:
+    """The state (t, s) in which the hand next takes hold of something, for the frames (t,) that have one ahead."""
+    return grasps(episode.states, episode.actions, episode.spec)
+
+
+def grasps(states: FloatArray, actions: FloatArray, spec: RobotSpec) -> MaskedArray:
+    """As `grasp_state`, of plain arrays (t, s) and (t, a).
+
+    Hindsight, as in `verbot.data.samples.keypoints`: the state at the frame whose action next closes the gripper, with the
+    opening that the fingers then keep, for every frame up to that one. A hand that closes on nothing, as to push, does not
+    grasp. Zero where no grasp is ahead.
+    """
+    found, mask = np.zeros_like(states), np.zeros(len(states), bool)
+    is_open = gripper_open(actions, spec)
+    grips = [(c, w.start) for c, w in zip(spec.state, spec.state_slices().values(), strict=True) if c.kind == "gripper"]
+    if is_open is None or not grips:
+        return MaskedArray(found, mask, "state")
+    component, column = grips[0]
+    least = component.low[0] + HELD * (component.high[0] - component.low[0])
+    begin = 0
+    for frame in np.flatnonzero(np.concatenate([is_open[:1], is_open[:-1]]) & ~is_open).tolist():
+        opening = states[min(frame + SETTLED, len(states) - 1), column]
+        if opening >= least:
+            found[begin : frame + 1], mask[begin : frame + 1] = states[frame], True
+            found[begin : frame + 1, column] = opening
+        begin = frame + 1
+    return MaskedArray(found, mask, "state")

@@ -1,0 +1,28 @@
+"""Where the goal's points lie in each view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from verbot.data.samples.keypoints import project
+from verbot.data.samples.labels import MaskedArray, labels
+
+if TYPE_CHECKING:
+    from verbot.data.samples.episode_arrays import EpisodeArrays
+
+
+@labels.register("keypoints")
+def keypoints(episode: EpisodeArrays) -> MaskedArray:
+    """Target, receptacle and reference (t, v, 3, 2) in each view, masked where they are unknown, out of the image, or covered."""
+    places, mask = project(episode.matrices, episode.points)
+    frames = np.arange(len(places))
+    mask[(frames >= episode.unseen) & (frames < episode.first_contact)] = False
+    return MaskedArray(places, mask, "image_points", of_goal=True, visible=True)
+
+
+@labels.register("known_keypoints")
+def known_keypoints(episode: EpisodeArrays) -> MaskedArray:
+    """As `keypoints`, also where the place is covered or its view is missing: for what must be remembered."""
+    return MaskedArray(*project(episode.matrices, episode.points), "image_points", of_goal=True)

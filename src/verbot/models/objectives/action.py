@@ -1,0 +1,23 @@
+"""Imitating the actions: the loss of the action head."""
+
+from __future__ import annotations
+
+import torch
+
+from verbot.models.features import Features, Losses, NetworkParts, TrainingObjective
+from verbot.models.registries import objectives
+from verbot.models.tokens import Batch
+
+
+@objectives.register("action")
+class Action(TrainingObjective):
+    """The loss of the network's head, whatever it is (see `verbot.models.registries.heads`)."""
+
+    def __init__(self, parts: NetworkParts):
+        super().__init__()
+        self._head = (parts.head,)  # in a tuple, so that torch does not find it a second time
+
+    def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """``"action"``, and what the head logs beside it."""
+        found: Losses = self._head[0].losses(features.fused, batch, generator)  # type: ignore[operator]
+        return found

@@ -1,0 +1,59 @@
+"""Sentences beside the instructions of a batch: other goals of its images, and captions that are true or false of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from verbot.models.tokens import Captions, GoalQueries, Masked, TextBatch
+
+Prepare = Callable[[Sequence[str]], TextBatch]
+
+
+def prepare_queries(
+    prepare: Prepare,
+    goals: Sequence[Sequence[str]],
+    places: Masked,
+    captions: Sequence[Sequence[tuple[str, str]]],
+) -> tuple[GoalQueries | None, Captions | None]:
+    """Goals and captions as tensors, their sentences tokenized together; None where there are none.
+
+    Args:
+        prepare: of the language encoder.
+        goals: of each row, at most m.
+        places: of their points, (b, m, v, p, 2).
+        captions: of each row, pairs of a true and a false sentence.
+    """
+    asked = [text for row in goals for text in row]
+    pairs = [pair for row in captions for pair in row]
+    if not asked and not pairs:
+        return None, None
+    text = prepare([*asked, *(true for true, _ in pairs), *(false for _, false in pairs)])
+    queries, said = None, None
+    if asked:
+        there = torch.tensor([[i < len(row) for i in range(places.mask.shape[1])] for row in goals])
+        found = Masked(places.values[there], places.mask[there])
+        queries = GoalQueries(there.nonzero()[:, 0], _rows(text, 0, len(asked)), found)
+    if pairs:
+        rows = torch.tensor([number for number, row in enumerate(captions) for _ in row] * 2)
+        said = Captions(rows, _rows(text, len(asked), len(text.mask)), torch.arange(len(rows)) < len(pairs))
+    return queries, said
+
+
+def join_texts(texts: Sequence[TextBatch]) -> TextBatch:
+    """All sentences one after another, the shorter ones padded."""
+    if len(texts) == 1:
+        return texts[0]
+    each = [(text.values, text.mask) if text.rows is None else (text.values[text.rows], text.mask[text.rows]) for text in texts]
+    length = max(mask.shape[1] for _, mask in each)
+    return TextBatch(*(torch.cat([_padded(x, length) for x in parts]) for parts in zip(*each, strict=True)))
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], 1)
+
+
+def _rows(text: TextBatch, start: int, end: int) -> TextBatch:
+    return TextBatch(text.values[start:end], text.mask[start:end])
