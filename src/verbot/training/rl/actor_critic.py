@@ -248,9 +248,7 @@ class ActorCritic(BasePolicy):
         return self._draw(fused), self._value(fused)
 
     def _draw(self, fused: TokenGroup) -> Draw:
-        draw: Draw = self.exploration(
-            self.network.head(fused)[:, 0]
-        )  # of the chunk's first action, the only one that is executed
+        draw: Draw = self.exploration(self.network.head(fused)[:, 0])  # of the chunk's first action, the one that is executed
         return draw
 
     def _value(self, fused: TokenGroup) -> Tensor:

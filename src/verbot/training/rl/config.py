@@ -280,7 +280,8 @@ class ReinforceConfig:
             raise ConfigError(f"reward_shaping adds to the env's own reward; {self.reward.name!r} does not support it")
         if self.network.history > 1 or self.network.memory or self.network.previous_action or self.network.goal:
             raise ConfigError(
-                "reinforcement trains policies that read one frame and an instruction: no history, memory, previous_action or goal part"
+                "reinforcement trains policies that read one frame and an instruction: "
+                "no history, memory, previous_action or goal part"
             )
 
     @property
