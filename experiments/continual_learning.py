@@ -1,9 +1,9 @@
-"""Tasks learned one after another, with and without some of the earlier ones among the samples: what is forgotten?
+"""Continual learning: train on tasks in sequence, with and without replay of earlier ones, and measure forgetting.
 
-Run it as ``python experiments/continual_learning.py outputs/demo/dataset``. Each task of the starter suite begins with the
-policy of the one before; after each, all that were learned so far are measured, each task on the same scenes. One line of JSON
-for each policy, then for each share of replay the matrix and forgetting, the mean over old tasks of (best earlier success − final
-success). Called again it goes on.
+Run it as ``python experiments/continual_learning.py outputs/demo/dataset``. Training on each task of the starter suite starts
+from the previous task's policy. Each policy is evaluated on all tasks learned so far, on the same scenes. It prints one line of
+JSON per policy, then for each share of replay the success matrix and forgetting: the mean over earlier tasks of (best earlier
+success − final success). A repeated call resumes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Arguments:
     out: Path = Path("outputs/continual")
     tasks: tuple[str, ...] = ("pick", "push", "put")
     replay: tuple[float, ...] = (0.0, 0.4)
-    first_samples: int = 32_000  # of the first task, from nothing
+    first_samples: int = 32_000  # of the first task, from random weights
     samples: int = 40_000  # of each later one
     learning_rate: float = 1e-3  # of the later ones; of the first the recipe's own
     episodes: int = 60  # of each task, after each that was learned by then
@@ -48,17 +48,17 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    lessons = [
+    tasks = [
         ContinualTask(task, arguments.data, Selection(tasks=(task,)), arguments.samples if number else arguments.first_samples)
         for number, task in enumerate(arguments.tasks)
     ]
     recipe = override(resolve("starter").training, {"processes": 1, "checkpoint_every": 100})
-    first = train_sequentially(recipe, lessons[:1], arguments.out, progress=False)  # the same for every share of replay
+    first = train_sequentially(recipe, tasks[:1], arguments.out, progress=False)  # the same for every share of replay
     later = override(recipe, {"learning_rate": arguments.learning_rate, "init_from": first[0].policy})
     runs = {}
     for replay in arguments.replay:
         folder = arguments.out / f"replay-{replay:g}"
-        results = [*first, *train_sequentially(later, lessons, folder, replay, known=1, progress=False)]
+        results = [*first, *train_sequentially(later, tasks, folder, replay, known=1, progress=False)]
         runs[replay] = [measure(arguments, result.policy, arguments.tasks[: n + 1]) for n, result in enumerate(results)]
         for task, stage in zip(arguments.tasks, runs[replay], strict=True):
             success = {name: round(sum(won) / len(won), 3) for name, won in stage.items()}
@@ -82,11 +82,11 @@ def measure(arguments: Arguments, policy: str, tasks: tuple[str, ...]) -> Outcom
 
 
 def tell(tasks: tuple[str, ...], replay: float, stages: list[Outcomes]) -> None:
-    """The matrix, as Markdown, and what was forgotten, as JSON."""
+    """Print the success matrix as Markdown, and forgetting as JSON."""
     print(f"\n| after (replay {replay:g}) | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for task, stage in zip(tasks, stages, strict=True):
-        told = (written("success_rate", proportion(stage[name])) if name in stage else "" for name in tasks)
-        print(f"| {task} | {' | '.join(told)} |")
+        cells = (written("success_rate", proportion(stage[name])) if name in stage else "" for name in tasks)
+        print(f"| {task} | {' | '.join(cells)} |")
     print(json.dumps({"replay": replay, "forgetting": forgetting(stages, tasks).to_json()}))
 
 

@@ -1,11 +1,12 @@
-"""Navigation, manipulation, detection and grasping: each alone, a robot's together, and both robots' together.
+"""Co-training: navigation, manipulation, detection and grasping alone, all of one robot, and all of both robots.
 
 Run it as ``python experiments/cross_embodiment.py outputs/demos outputs/floor``, on the demonstrations of the recipes `starter`
-and `navigation`. Every arm sees equally many samples of each robot, in batches of 64. One line of JSON for each arm as it ends,
-then a table. Called again it goes on.
+and `navigation`. Every arm uses the same number of samples of each robot, in batches of 64. It prints one line of JSON per arm,
+then a table. A repeated call resumes.
 
-detection: the share of named things that the policy points at within 3 pixels of 64, at the start of unseen scenes, told one of
-the scene's goals. grasping: how far from where the expert takes hold, there too; beside it the error of always saying the mean.
+Detection is the share of named objects whose predicted keypoint is within 3 pixels of 64, in the first frame of unseen scenes,
+given the instruction of one of the scene's goals. Grasping is the distance to the expert's grasp in the same frames; the table
+also has the error of a constant prediction of the mean.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Arguments:
     arms: tuple[str, ...] = (*TASKS, "equal", "learned", "recipe")
     samples: int = 40_000  # of each robot
     episodes: int = 99
-    scenes: int = 300  # in which is pointed and grasped
+    scenes: int = 300  # for detection and grasping
     seed: int = 0
 
 
@@ -117,8 +118,8 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
         how: Any = "uncertainty" if arm == "learned" else "fixed"
         network = dataclasses.replace(training.network.with_objectives(grasp_state=1.0), loss_weighting=how)
         theirs = dataclasses.replace(rover.network.with_objectives(action=1.0, **PLACES), loss_weighting=how)
-        companions = (dataclasses.replace(rover, network=theirs),)
-        return whole.with_training(dataclasses.replace(training, network=network, cotraining=companions))
+        cotraining = (dataclasses.replace(rover, network=theirs),)
+        return whole.with_training(dataclasses.replace(training, network=network, cotraining=cotraining))
     weights = TASKS[arm]
     network, augment = training.network, training.augment
     if arm in ("navigation", "rover-detection", "rover"):
@@ -159,17 +160,17 @@ def pointed(policy: Policy, suite: str, count: int) -> Estimate:
 
 
 def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
-    """Median errors of the foretold grasp against the expert's, and of the mean of all grasps."""
+    """Median errors of the predicted grasp against the expert's, and of the mean of all grasps."""
     env = make_env(ARM, tasks=("pick", "put"))
-    told, true = [], []
+    predicted, true = [], []
     for number in range(count):
         episode = Episode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
-            told.append(policy.thoughts([seen])[0]["grasp"])
+            predicted.append(policy.thoughts([seen])[0]["grasp"])
             true.append(grasp)
-    found, errors = np.array(told), {}
+    found, errors = np.array(predicted), {}
     for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):
         apart = 1000 * np.linalg.norm(said[:, :3] - np.array(true)[:, :3], axis=1)
         turned = np.degrees(np.abs(yaw(said) - yaw(np.array(true))))

@@ -1,8 +1,8 @@
-"""What a policy remembers of the episode before: scenes of `tabletop-memory`, then the same ones covered from the start.
+"""Memory across episodes: scenes of `tabletop-memory`, then the same scenes with objects covered from the start.
 
 Run it as ``python experiments/cross_episode_memory.py outputs/memory/trainings/external/policy``. Each scene is visited three
-times: shown and then covered; covered from the start, with what was stored in the first visit
-(``ChunkAgent(across_episodes=True)``); and covered from the start, with nothing.
+times: objects visible and then covered; covered from the start, with the memory of the first visit
+(``ChunkAgent(across_episodes=True)``); and covered from the start, with an empty memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
-    """Success of each visit with its 95 % interval, and McNemar's p of the two that were not shown anything."""
+    """Success of each visit with its 95 % interval, and McNemar's p of the two covered visits."""
     policy = load_policy(folder)
     shown, covered = make_env(MEMORY.name), make_env(AGAIN.name)
     visits: dict[str, list[bool]] = {"shown": [], "remembered": [], "not remembered": []}
@@ -66,12 +66,12 @@ def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
         print(f"{number + 1}/{arguments.episodes}", *(f"{n} {sum(v)}" for n, v in visits.items()), file=sys.stderr, end="\r")
     print(file=sys.stderr)
 
-    def told(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
+    def summary(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
         found = {name: proportion(values) for name, values in outcomes.items()}
         p = mcnemar(list(zip(outcomes["remembered"], outcomes["not remembered"], strict=True)))
         return {**{name: [round(100 * x, 1) for x in (e.value, e.low, e.high)] for name, e in found.items()}, "p": p}
 
-    return {"n": arguments.episodes, "success": told(visits), "touched the named thing first": told(touched)}
+    return {"n": arguments.episodes, "success": summary(visits), "touched the target object first": summary(touched)}
 
 
 if __name__ == "__main__":

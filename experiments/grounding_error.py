@@ -1,9 +1,9 @@
-"""Where a policy looks in scenes that it never saw, when it is told each of the goals that a scene admits.
+"""Grounding error: the distance of predicted keypoints to the true ones, for each feasible goal of unseen scenes.
 
-Run it as ``python experiments/grounding_error.py outputs/demo/policy --env tabletop-starter``. It takes seconds and says which
-word was misunderstood; whether the robot would have done it only closed loop can say. In the navigation world what is half done
-looks otherwise: ``--env navigation-compass --along policy`` asks at every step of the policy's own way, or of an expert's who
-errs, and tells each quarter of the way apart.
+Run it as ``python experiments/grounding_error.py outputs/demo/policy --env tabletop-starter``. It takes seconds and shows which
+words are misunderstood; it does not measure success in closed loop. In the navigation environment observations change along a
+trajectory: ``--env navigation-compass --along policy`` measures every step of the policy's own trajectory, or of an expert's
+with random actions, separately for each quarter of the trajectory.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Arguments:
     policy: tyro.conf.Positional[Path]
     env: str = "tabletop-full"
     scenes: int = 150
-    along: Literal["expert", "policy"] | None = None  # whose way; None asks for every goal where episodes begin
-    tasks: tuple[str, ...] = ("follow",)  # along a way
+    along: Literal["expert", "policy"] | None = None  # whose trajectory; None: every goal, in the first frame
+    tasks: tuple[str, ...] = ("follow",)  # along a trajectory
     far_px: float = 6.0  # of the image's width in pixels; an object is about this wide in 64
     out: Path | None = None  # writes the figures as JSON
 
 
 @dataclass(frozen=True)
 class Question:
-    """A goal told in its scene's first frame, and where its points are in each view, as `project` gives them."""
+    """A goal's instruction in an observation, and the positions of its points in each view, as `project` returns them."""
 
     verb: str
     observation: Observation
@@ -94,12 +94,12 @@ def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
     for goal, grounding in zip(info["feasible"], info["grounding"], strict=True):
         points = [grounding[f"{name}_base_m"] or [np.nan] * 3 for name in POINTS]
         places, mask = project(matrices, np.array([points], float))
-        told = Observation(seen.images, seen.state, grounding["instructions"][0], time_s=seen.time_s)
-        yield Question(goal["verb"], told, places[0], mask[0])
+        given = Observation(seen.images, seen.state, grounding["instructions"][0], time_s=seen.time_s)
+        yield Question(goal["verb"], given, places[0], mask[0])
 
 
 def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -> Iterator[Question]:
-    """What was told, asked at every step; as a verb with the quarter of the way that lies behind, by what is left of it (m)."""
+    """The instruction at every step, labeled with the quarter of the trajectory by the remaining distance (m)."""
     episode = Episode(env, {"task": task, "split": "test", "index": index, "wording": "seen"})
     agent.reset(episode.instruction)
     spec, way_m = env.robot_spec, episode.info["final_error_m"]

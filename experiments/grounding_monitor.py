@@ -1,8 +1,8 @@
-"""How often an agent warns that what is said is not what is seen: for instructions that name what is there, and that do not.
+"""How often the grounding monitor warns, for instructions that match the scene and for instructions that do not.
 
-Run it as ``python experiments/grounding_monitor.py outputs/telling/policy``, where the policy has a contrast. In each scene of
-the test split it is given an instruction that names what is there, and the same with one thing exchanged for one that is not,
-and acts.
+Run it as ``python experiments/grounding_monitor.py outputs/contrastive/policy``, where the policy has a contrastive objective.
+In each scene of the test split the policy acts on an instruction that matches the scene, and on the same instruction with one
+object replaced by an absent one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Arguments:
 
 
 class Heard:
-    """A policy, and the similarities that it told."""
+    """A policy that records its similarities of image and instruction."""
 
     def __init__(self, policy: verbot.Policy):
         self.policy, self.spec, self.cosines = policy, policy.spec, list[float]()

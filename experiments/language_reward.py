@@ -72,7 +72,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
         note("an end is done for its own sentence", [bool(done[0] > 0.5)])
         note("an end is done for a sentence that asks for something else", (done[1:] > 0.5).tolist())
         if episode.goal.get("arm"):
-            note("an end is done for its sentence with the arm told otherwise", [bool(done[-1] > 0.5)])
+            note("an end is done for its sentence with the other arm position", [bool(done[-1] > 0.5)])
         note("an end fits its own sentence best", [bool(done[0] > done[1:].max())])
         note("the state before the end is done", [bool(model.score([episode.states[-2]], said[:1])[0, 1] > 0.5)])
         if len(episode.states) > 6:

@@ -1,8 +1,8 @@
-"""What a language encoder alone understands of commands of several sentences, without a robot.
+"""Language encoders on instructions of several sentences, without a robot.
 
-Run it as ``python experiments/multi_sentence_language.py words hierarchical``. Random goals are told as `tabletop-sentences`
-tells them; the encoder, a pool and two layers learn to name verb, color, shape, direction and receptacle. All of them right
-counts: in commands as those of training, in sentences kept for testing, and in more sentences than training has.
+Run it as ``python experiments/multi_sentence_language.py word_embedding hierarchical``. Random goals are worded as by
+`tabletop-sentences`. The encoder, a pool and two layers learn to classify verb, color, shape, direction and receptacle. An
+instruction counts if all of them are right: with wordings of training, with held-out wordings, and with more sentences.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from verbot.models.layers.transformer import AttentionPool
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch
 
-WIDTH, THINGS = 64, 4
+WIDTH, OBJECTS = 64, 4
 SLOTS = (STARTER_VERBS, OBJECT_COLORS, SHAPES, tuple(DIRECTIONS), RECEPTACLE_COLORS, tuple(RECEPTACLES))
 ABSENT = -1
 
@@ -43,13 +43,13 @@ class Arguments:
     """What to measure."""
 
     encoders: tyro.conf.Positional[tuple[str, ...]]
-    base: str = "words"  # of hierarchical
+    base: str = "word_embedding"  # of hierarchical
     depth: int = 3  # frozen layers of MiniLM
     steps: int = 800
     batch: int = 64
     learning_rate: float = 2e-3
-    told: int = 6000
-    asked: int = 600
+    train: int = 6000  # instructions
+    test: int = 600
     word_dropout: float = 0.05
     seed: int = 0
     wordings: tuple[str, ...] = field(default=("seen", "unseen", "longer"))
@@ -75,18 +75,18 @@ def main() -> None:
 
 
 def measure(name: str, args: Arguments) -> dict[str, Any]:
-    """The share of commands that were understood whole, by wording."""
+    """The share of instructions with all slots right, by wording."""
     torch.manual_seed(args.seed)
-    texts, truth = commands(args.told, "seen", 1)
+    texts, truth = commands(args.train, "seen", 1)
     encoder = build(name, args, texts)
-    reader, told = Reader(encoder), encoder.prepare(texts)
+    reader, prepared = Reader(encoder), encoder.prepare(texts)
     optimizer = torch.optim.AdamW(reader.parameters(), weight_decay=0.01)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.1)
     draws, started = torch.Generator().manual_seed(args.seed), time.perf_counter()
     for _ in range(args.steps):
         rows = torch.randint(len(texts), (args.batch,), generator=draws)
-        length = int(told.mask[rows].sum(1).max())
-        text = drop_words(TextBatch(told.values[rows, :length], told.mask[rows, :length]), args.word_dropout, draws)
+        length = int(prepared.mask[rows].sum(1).max())
+        text = drop_words(TextBatch(prepared.values[rows, :length], prepared.mask[rows, :length]), args.word_dropout, draws)
         scores = reader(text)
         loss = sum(F.cross_entropy(s, truth[rows, i], ignore_index=ABSENT) for i, s in enumerate(scores))
         optimizer.zero_grad()
@@ -97,7 +97,7 @@ def measure(name: str, args: Arguments) -> dict[str, Any]:
     reader.eval()
     return {
         "steps": args.steps,
-        **{w: understood(reader, *commands(args.asked, w, 7)) for w in args.wordings},
+        **{w: understood(reader, *commands(args.test, w, 7)) for w in args.wordings},
         "s": round(seconds),
     }
 
@@ -119,7 +119,7 @@ def understood(reader: Reader, texts: Sequence[str], truth: Tensor) -> float:
 
 
 def commands(count: int, wording: str, seed: int) -> tuple[list[str], Tensor]:
-    """Texts, and what each slot is in them (b, 6), `ABSENT` where it is not spoken of."""
+    """Texts, and the class of each slot (b, 6), `ABSENT` where the text does not mention it."""
     rng = np.random.default_rng(seed)
     texts, truth = [], []
     for _ in range(count):
@@ -133,15 +133,15 @@ def commands(count: int, wording: str, seed: int) -> tuple[list[str], Tensor]:
 
 
 def draw(rng: np.random.Generator) -> tuple[dict[str, str], list[str]]:
-    """A goal, and what else stands there."""
+    """A goal, and the other objects of the scene."""
 
     def some(colors: Sequence[str], nouns: Sequence[str], count: int) -> list[str]:
         names = [f"{color} {noun}" for color in colors for noun in nouns]
         return [names[i] for i in rng.permutation(len(names))[:count]]
 
-    thing, *others = some(OBJECT_COLORS, SHAPES, THINGS)
+    target, *others = some(OBJECT_COLORS, SHAPES, OBJECTS)
     receptacle, other = some(RECEPTACLE_COLORS, tuple(RECEPTACLES), 2)
-    goal = {"verb": str(rng.choice(STARTER_VERBS)), "object": thing}
+    goal = {"verb": str(rng.choice(STARTER_VERBS)), "object": target}
     if goal["verb"] == "put":
         return goal | {"receptacle": receptacle, "preposition": RECEPTACLES[receptacle.split()[1]]}, [*others, other]
     return goal | ({"direction": str(rng.choice(list(DIRECTIONS)))} if goal["verb"] == "push" else {}), [

@@ -1,8 +1,7 @@
-"""A head for each task against one head for all, learned loss weights against fixed ones, and each task alone against together.
+"""Multi-task learning: a head per task or one for all, learned or fixed loss weights, each task alone or all together.
 
-Run it as ``python experiments/multitask.py outputs/demos``, on the demonstrations of the recipe `starter`. Every arm sees equally
-many samples of each task: an arm of one task alone has its share of the others'. One line of JSON for each arm as it ends, then a
-table. Called again it goes on.
+Run it as ``python experiments/multitask.py outputs/demos``, on the demonstrations of the recipe `starter`. Every arm uses the
+same number of samples of each task. It prints one line of JSON per arm, then a table. A repeated call resumes.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Arguments:
     out: Path = Path("outputs/multitask")
     arms: tuple[str, ...] = ("heads", "one", "heads-learned", *(f"alone-{task}" for task in TASKS))
     samples: int = 60_000  # of an arm that learns all tasks
-    episodes: int = 150  # as canonically told; 99 of an arm that is told in words never heard
-    sentences: int = 300  # on which the classifier is measured, told either way
+    episodes: int = 150  # with canonical wordings; 99 with unseen wordings
+    sentences: int = 300  # on which the classifier is measured, with either kind of wording
     seed: int = 0
 
 

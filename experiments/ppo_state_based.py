@@ -1,10 +1,10 @@
-"""What PPO makes of the navigation world when nothing need be seen: places are given as numbers, words as words.
+"""State-based PPO in the navigation environment: object positions instead of images.
 
-Run it as ``python experiments/ppo_state_based.py --steps 1000000``. A network of two layers is told the state, the three
-points of what was named (as ``info["grounding"]`` says them) and the sentence, as the mean of its words' embeddings; the
-algorithm, the reward and the world are those of the recipe ``navigation-ppo``. It plays several times as many control steps a
-second, so that rewards and rates can be tried before pixels are: what fails here fails there. One line of JSON for every ten
-updates: success of the last 600 episodes.
+Run it as ``python experiments/ppo_state_based.py --steps 1000000``. The input of a network of two layers is the state, the three
+points of the goal (from ``info["grounding"]``) and the mean of the instruction's word embeddings. The algorithm, the reward and
+the environment are those of the recipe ``navigation-ppo``. It runs several times as many control steps per second, so that
+rewards and learning rates can be tried before training from pixels: what fails here fails there. It prints one line of JSON for
+every ten updates: success in the last 600 episodes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Arguments:
 
 
 class EpisodeArrays(gymnasium.Env):
-    """One world, told in numbers (12,) and words (`LONGEST`,), that plays training scenes no other plays."""
+    """An env with numbers (12,) and words (`LONGEST`,) as observations, in training scenes that no other env uses."""
 
     ids: dict[str, int] = {}
 
@@ -111,8 +111,8 @@ class Reader(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         words = observations["words"].long()
         said = (words > 0).float().unsqueeze(-1)
-        told = (self.norm(self.words(words)) * said).sum(1) / said.sum(1).clamp(min=1)
-        return torch.cat([observations["numbers"], told], 1)
+        sentence = (self.norm(self.words(words)) * said).sum(1) / said.sum(1).clamp(min=1)
+        return torch.cat([observations["numbers"], sentence], 1)
 
 
 class Watch(BaseCallback):

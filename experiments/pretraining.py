@@ -1,8 +1,8 @@
-"""What pretraining is worth: encoders from captioned scenes, or action latents, taken over by policies of few demonstrations.
+"""Pretraining of encoders on captioned scenes, or of action latents, for policies that learn from few demonstrations.
 
 Run it as ``python experiments/pretraining.py outputs/demos --scenes outputs/scenes --out outputs/pretraining``, where the
-demonstrations are of ``verbot collect`` and the scenes of ``verbot collect --captions 8 --first 6 --seed 77``. A line of JSON for
-each stage as it ends, then tables. Called again it goes on. Arms are a way of pretraining and a number of demonstrations:
+demonstrations are of ``verbot collect`` and the scenes of ``verbot collect --captions 8 --first 6 --seed 77``. It prints a line
+of JSON per stage, then a table. A repeated call resumes. An arm is a kind of pretraining and a number of demonstrations:
 
 - ``fresh``: none. ``match``, ``clip``: contrasts on captions. ``questions``: where the goals of the same scenes are.
   ``both``: ``match`` and ``questions``.
@@ -66,7 +66,7 @@ def main() -> None:
     for how in arguments.pretrain:
         policy = pretrained(arguments, how)
         if how in CONTRASTS:
-            print(json.dumps({"pretrained": how, **told_apart(arguments, policy)}), flush=True)
+            print(json.dumps({"pretrained": how, **measure_alignment(arguments, policy)}), flush=True)
     rows: list[dict[str, Any]] = []
     for arm in arguments.arms:
         rows.append({"arm": arm, **measure(arguments, arm)})
@@ -74,8 +74,8 @@ def main() -> None:
     print("\n| arm | success | against the first | p |\n|---|---|---|---|")
     for row in rows:
         against = compare(arguments.out / rows[0]["arm"] / "evaluation", arguments.out / row["arm"] / "evaluation").conditions[0]
-        told = written("success_rate", Estimate(**row["success"]))
-        print(f"| {row['arm']} | {told} | {against.only_second} won, {against.only_first} lost | {against.p:.3g} |")
+        success = written("success_rate", Estimate(**row["success"]))
+        print(f"| {row['arm']} | {success} | {against.only_second} won, {against.only_first} lost | {against.p:.3g} |")
 
 
 def pretrained(arguments: Arguments, how: str) -> str:
@@ -122,8 +122,8 @@ def common(arguments: Arguments) -> dict[str, Any]:
     return {"processes": 1, "checkpoint_every": 50, "seed": arguments.seed}
 
 
-def told_apart(arguments: Arguments, folder: str) -> dict[str, Any]:
-    """Retrieval among pictures of unseen scenes, and how well true and false sentences are told apart there."""
+def measure_alignment(arguments: Arguments, folder: str) -> dict[str, Any]:
+    """Retrieval among images of unseen scenes, and how well similarities separate true from false captions."""
     policy = verbot.load_policy(folder)
     shown, captions = scenes(arguments, policy.spec.camera_names)
     ranks, fits, blind = [], [], []
@@ -152,7 +152,7 @@ def told_apart(arguments: Arguments, folder: str) -> dict[str, Any]:
         true, false = np.array([pair[1:] for pair in fits if kind in ("all", pair[0])]).T
         above = int((true > false).sum())
         out[kind] = {
-            "above_its_foil": wilson(above, len(true)).to_json(),
+            "above_its_hard_negative": wilson(above, len(true)).to_json(),
             "auc": area(true, false),
             "means": [float(true.mean()), float(false.mean())],
             "below_0.3": [wilson(int((x < FITS).sum()), len(x)).to_json() for x in (true, false)],

@@ -1,8 +1,8 @@
-"""Which of several things alike a policy looks at, relation by relation, in unseen scenes; and what nodes find.
+"""Grounding of referring expressions among similar objects, by relation, in unseen scenes; and what graph nodes detect.
 
-Run it as ``python experiments/referring_expressions.py outputs/graph/policy``. The policy is told every goal of a scene, in its
-first picture, and the thing nearest to where it looks for the target counts as what it took the words to mean. What the robot
-does with it only closed loop tells. Goals of one scene are not independent: intervals are too narrow by that.
+Run it as ``python experiments/referring_expressions.py outputs/graph/policy``. The policy is given the instruction of every goal
+of a scene, with the scene's first image. The object nearest to the predicted target keypoint counts as its interpretation. This
+does not measure success in closed loop. Goals of one scene are not independent, which makes the intervals too narrow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Arguments:
     env: str = "tabletop-relations"
     scenes: int = 120
     seed: int = 0
-    wording: int = 0  # which of the wordings listed for each goal
+    wording: int = 0  # index into the wordings of each goal
     out: Path | None = None  # writes the figures as JSON
 
 
@@ -56,20 +56,20 @@ def main() -> None:
 
 
 def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments: Arguments, found: dict[str, list[bool]]) -> None:
-    """Tell the policy all goals of one scene; what it took them to mean goes to `found`, by relation."""
+    """Give the policy the instructions of all goals of one scene; add to `found`, by relation, whether it grounds them right."""
     options = {"split": "test", "index": index, "wording": "canonical"}
     record, info = env.reset(seed=arguments.seed, options=options)
     first, spec = observation_from_env(record), env.robot_spec
     width = first.images["front"].shape[1]
     matrices = projections(first.state[None], spec, info["calibration"], ("front",))
-    things = list(env.physics.layout)  # type: ignore[attr-defined]
-    middles = project(matrices, np.array([[thing.middle_m for thing in things]]))[0][0, 0]  # (n, 2)
-    told = [
+    objects = list(env.physics.layout)  # type: ignore[attr-defined]
+    middles = project(matrices, np.array([[obj.middle_m for obj in objects]]))[0][0, 0]  # (n, 2)
+    observations = [
         Observation(first.images, first.state, where["instructions"][arguments.wording], time_s=first.time_s)
         for where in info["grounding"]
     ]
     with watch_groups(policy.network.fusion) as given:
-        chunks = policy.predict(told)
+        chunks = policy.predict(observations)
     for goal, where, chunk in zip(info["feasible"], info["grounding"], chunks, strict=True):
         target = project(matrices, np.array([[where["target_base_m"]]]))[0][0, 0, 0]
         meant = np.linalg.norm(middles - target, axis=-1).argmin()
@@ -80,7 +80,7 @@ def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments:
     if nodes is not None:
         points = nodes.points[0].unflatten(0, (len(spec.cameras), -1))[0].cpu().numpy()
         away = np.linalg.norm(middles[:, None] - points[None], axis=-1).min(1) * width / 2
-        found[f"things with a node in {NEAR_PX:g} px"] += (away < NEAR_PX).tolist()
+        found[f"objects with a node in {NEAR_PX:g} px"] += (away < NEAR_PX).tolist()
 
 
 if __name__ == "__main__":

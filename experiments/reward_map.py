@@ -1,7 +1,7 @@
-"""What a reward of states in words has understood: held against the world's own potential, and drawn over the floor.
+"""A language reward compared with the environment's own potential, and drawn over the floor as a map.
 
 Run it as ``python experiments/reward_map.py outputs/airl/reward.safetensors --picture outputs/reward.png``; it reads what a run
-with the reward "adversarial" leaves, and a scorer as well (``--of scorer``).
+with the reward "adversarial" writes, or a language reward model (``--of language``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from verbot.envs.navigation.world import SIDE_M, STOP
 from verbot.evaluation.protocol.intervals import proportion
 from verbot.models.reward_models.matcher import Matcher
 
-# What each kind of file says: (of a state on the way, of an end), as columns of its outputs.
-COLUMNS = {"reward": (1, 0), "scorer": (0, 1)}  # h and g; near and done
+# Output columns of each kind of model: (of an intermediate state, of a final state).
+COLUMNS = {"adversarial": (1, 0), "language": (0, 1)}  # h and g; near and done
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Arguments:
     """What to look at."""
 
     file: tyro.conf.Positional[Path]
-    of: Literal["reward", "scorer"] = "reward"
+    of: Literal["adversarial", "language"] = "adversarial"
     env: str = "navigation-compass"
     task: str = "go"
     scenes: int = 100
@@ -52,16 +52,16 @@ def main() -> None:
 
 
 def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
-    """In test scenes: the rank correlation of what is said on the way with the world's potential, over states that random moves
-    come to, of its own sentence and of one that names something else; and how often a stop at the named object is worth more than
-    one at another."""
+    """In test scenes: the rank correlation of the reward's potential with the env's, over random states, for the scene's own
+    instruction and for one of another object; and how often a stop at the target object has a higher value than one at another.
+    """
     way, end = COLUMNS[arguments.of]
     env, rng = make_env(arguments.env, render_cameras=False), np.random.default_rng(arguments.seed)
     own, other, pooled, ends = [], [], [], []
     for index in range(arguments.scenes):
         request = {"task": arguments.task, "split": "test", "index": index, "wording": arguments.wording}
         _, info = env.reset(seed=arguments.seed, options=request)
-        told = info["instruction"]
+        instruction = info["instruction"]
         wrong = next((g for g in info["feasible"] if g["object"] != info["target_object"] and g["verb"] == arguments.task), None)
         if wrong is None:
             continue
@@ -72,20 +72,20 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
             truth.append(_potential(env))
         if np.ptp(truth) == 0:
             continue
-        said = matcher.opinions(states, [told] * len(states))[:, way].tolist()
+        said = matcher.opinions(states, [instruction] * len(states))[:, way].tolist()
         sentence = env.wordings(wrong, "seen")[0]
         misled = matcher.opinions(states, [sentence] * len(states))[:, way].tolist()
         own.append(_ranks(said, truth))
         other.append(_ranks(misled, truth))
         pooled.extend(zip(said, truth, strict=True))
-        worth = [float(matcher.opinions([state], [told])[0, end]) for state in _stops(env, info)]
+        worth = [float(matcher.opinions([state], [instruction])[0, end]) for state in _stops(env, info)]
         ends.append(worth[0] > max(worth[1:]))
     found = proportion(ends)
     return {
-        "rank correlation with the potential, mean of scenes": _told(own),
-        "the same, told to go elsewhere": _told(other),
+        "rank correlation with the potential, mean of scenes": _summary(own),
+        "the same, with an instruction of another object": _summary(other),
         "of all scenes together": round(_ranks(*zip(*pooled, strict=True)), 3),
-        "a stop at the named thing is worth most": {
+        "a stop at the target object has the highest value": {
             "n": found.n,
             "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)],
         },
@@ -107,7 +107,7 @@ def _potential(env: Any) -> float:
 
 
 def _stops(env: Any, info: dict[str, Any]) -> list[str]:
-    """Descriptions after a stop beside each object, with the arm as told, the named object's first."""
+    """Descriptions after a stop beside each object, with the instructed arm position, the target object first."""
     found = []
     arm = info["goal"]["arm"]
     for obj in sorted(env.world.scene.objects, key=lambda obj: obj.name != info["target_object"]):
@@ -128,7 +128,7 @@ def _ranks(one: Any, other: Any) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def _told(values: list[float]) -> dict[str, Any]:
+def _summary(values: list[float]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     means = rng.choice(values, (2000, len(values))).mean(1)
     return {
@@ -149,11 +149,11 @@ def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) 
     sheet = Image.new("RGB", (len(goals) * (size + 8) - 8, 2 * (size + 20)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, goal in enumerate(goals):
-        told = env.wordings({**goal, "arm": None}, "seen")[0]
+        instruction = env.wordings({**goal, "arm": None}, "seen")[0]
         for row, (title, stop, output) in enumerate(
-            ((told, False, COLUMNS[arguments.of][0]), ("... and stops there", True, COLUMNS[arguments.of][1]))
+            ((instruction, False, COLUMNS[arguments.of][0]), ("... and stops there", True, COLUMNS[arguments.of][1]))
         ):
-            values = _over(env, matcher, told, stop, output, size // cell)
+            values = _over(env, matcher, instruction, stop, output, size // cell)
             left, top = column * (size + 8), row * (size + 20)
             pen.text((left + 2, top + 4), title, "black")
             heat = np.asarray(_colors(values).resize((size, size), Image.Resampling.NEAREST), np.float32)
@@ -163,7 +163,7 @@ def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) 
     return sheet
 
 
-def _over(env: Any, matcher: Matcher, told: str, stop: bool, output: int, cells: int) -> np.ndarray:
+def _over(env: Any, matcher: Matcher, instruction: str, stop: bool, output: int, cells: int) -> np.ndarray:
     """(cells, cells), row is y, NaN where the robot cannot be."""
     world = env.world
     kept = world.x_m, world.y_m
@@ -177,7 +177,7 @@ def _over(env: Any, matcher: Matcher, told: str, stop: bool, output: int, cells:
         states.append(describe(world))
         world.stopped_at = None
     world.x_m, world.y_m = kept
-    values = matcher.opinions(states, [told] * len(states))[:, output].numpy()
+    values = matcher.opinions(states, [instruction] * len(states))[:, output].numpy()
     return np.where(free, values, np.nan).reshape(cells, cells)
 
 

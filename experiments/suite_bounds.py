@@ -1,5 +1,5 @@
-"""What the special suites promise: the share that guessing earns where one must remember, what each camera sees where a screen
-stands, and what a goal image costs.
+"""Bounds of the special suites: success by guessing without memory, the visibility of targets behind a screen, and the time of
+goal images.
 
 Run it as ``python experiments/suite_bounds.py --episodes 200``. The experts' own figures are those of
 ``profiling/tabletop_env.py``.
@@ -40,10 +40,10 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    print("memory: who sees all of the present and nothing of the past")
+    print("memory: success with the full current state and no memory")
     for task in make_env("tabletop-memory").tasks:
         guess_bound(arguments, task)
-    print("occluded: share of episodes in which the named thing is seen at the start, and its median pixels of 64×64")
+    print("occluded: share of episodes in which the target object is visible at the start, and its median pixels of 64×64")
     visibility(arguments)
     print("goal images: milliseconds of a reset")
     for suite in ("tabletop-starter", "tabletop-full"):
@@ -64,7 +64,7 @@ class Guess:
 
 
 def guess_bound(arguments: Arguments, task: str) -> None:
-    """A player that does everything else right, with one of the covered objects, or to a place, drawn at random."""
+    """Success of an agent that acts as the expert, with a random covered object or a random place."""
     env: Any = make_env("tabletop-memory", render_cameras=False)
     rng, solved, chance = np.random.default_rng(arguments.seed), [], []
     for index in range(arguments.episodes):

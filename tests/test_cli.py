@@ -182,7 +182,7 @@ def test_list_knows_the_parts(capsys):
     assert run(capsys, "list", "fusions")[1].startswith("fusions: ")
     lists = "all, choices, goals, memory, occluded, relations, seeds, sentences"
     assert run(capsys, "list", "comparisons")[:2] == (0, f"comparisons: {lists}\n")
-    assert "no kind of things to list named 'fusion'. Did you mean 'fusions'" in run(capsys, "list", "fusion")[2]
+    assert "no kind of list named 'fusion'. Did you mean 'fusions'" in run(capsys, "list", "fusion")[2]
 
 
 def test_doctor_finds_a_healthy_machine(capsys):

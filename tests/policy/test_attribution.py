@@ -49,11 +49,13 @@ def one_thread():
 
 def test_it_predicts_the_same_and_tells_where_it_looked():
     plain = policy()
-    (chunk,), (told,) = plain.predict([observation()]), Attributed(plain).predict([observation()])
-    assert np.array_equal(chunk.values, told.values) and np.array_equal(chunk.extras["keypoints"], told.extras["keypoints"])
-    assert told.extras["words"] == tuple(TEXT.split())
+    (chunk,), (explained,) = plain.predict([observation()]), Attributed(plain).predict([observation()])
+    assert np.array_equal(chunk.values, explained.values) and np.array_equal(
+        chunk.extras["keypoints"], explained.extras["keypoints"]
+    )
+    assert explained.extras["words"] == tuple(TEXT.split())
     for v, camera in enumerate(("front", "wrist")):
-        heat = told.extras["heatmaps"][camera]
+        heat = explained.extras["heatmaps"][camera]
         assert heat.shape == (3, 16, 16) and np.allclose(heat.sum((1, 2)), 1, atol=1e-5)
         # The map's center of mass is the keypoint that the policy itself tells.
         grid = (np.arange(16) + 0.5) / 8 - 1
@@ -70,7 +72,7 @@ def test_maps_come_back_to_the_cameras_own_pixels_also_from_a_crop():
     assert not heat[:, :, :8].any() and not heat[:, :, 24:].any() and heat[:, :, 8:24].all()
 
 
-def test_several_observations_of_different_lengths_are_told_apart():
+def test_several_observations_of_different_lengths_have_their_own_maps():
     seeing = Attributed(policy())
     long, short = observation(), observation("put the cube", seed=1)
     both, alone = seeing.predict([long, short])[1].extras, seeing.predict([short])[0].extras

@@ -208,19 +208,19 @@ def test_what_is_remembered_outlives_the_file_but_not_the_episode(name, tmp_path
     for ours, theirs in zip(play(policy, (1, 4, 2, 0)), play(loaded, (1, 4, 2, 0)), strict=True):
         assert np.array_equal(ours.values, theirs.values)
         assert all(np.array_equal(ours.memory[key], theirs.memory[key]) for key in ours.memory)
-    agent, acted = ChunkAgent(loaded), []
+    agent, actions = ChunkAgent(loaded), []
     for seeds in ((1, 4, 0), (0, 4, 0), (1, 4, 0)):
         agent.reset(TEXTS[0])
-        acted.append([agent.act(dataclasses.replace(observation(s), time_s=i * 0.1)) for i, s in enumerate(seeds)])
-    assert np.array_equal(acted[0], acted[2]), "nothing is left of the episode before"
-    assert not np.allclose(acted[0][2], acted[1][2])
+        actions.append([agent.act(dataclasses.replace(observation(s), time_s=i * 0.1)) for i, s in enumerate(seeds)])
+    assert np.array_equal(actions[0], actions[2]), "nothing is left of the episode before"
+    assert not np.allclose(actions[0][2], actions[1][2])
 
 
 def test_a_goal_image_is_seen_where_there_is_one():
     policy = make_policy(dataclasses.replace(CONFIG, goal=Part("goal_conv")))
     goals = [np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8) for i in range(2)]
-    told, shown, other = policy.predict([observation(), *(dataclasses.replace(observation(), goal_image=g) for g in goals)])
-    assert not np.allclose(told.values, shown.values) and not np.allclose(shown.values, other.values)
+    instructed, shown, other = policy.predict([observation(), *(dataclasses.replace(observation(), goal_image=g) for g in goals)])
+    assert not np.allclose(instructed.values, shown.values) and not np.allclose(shown.values, other.values)
     plain, ignored = make_policy().predict([observation(), dataclasses.replace(observation(), goal_image=goals[0])])
     assert np.array_equal(plain.values, ignored.values), "a policy of words alone does not look"
     raw = window()

@@ -1,4 +1,4 @@
-"""The network of a preset in its own size on its own robot, and random batches for it."""
+"""The network of a recipe in its own size on its own robot, and random batches for it."""
 
 from __future__ import annotations
 

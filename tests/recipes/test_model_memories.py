@@ -1,4 +1,4 @@
-"""What memories, goals, tasks, robots and captions do in the networks of the presets that have them."""
+"""What memories, goals, tasks, robots and captions do in the networks of the recipes that have them."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_memory_vla_acts_by_what_slots_and_frames_hold():
             half = {k: v if k.startswith(start) else network.memory.initial(4)[k] for k, v in later.memory.items()}
             assert differs(remembered(network, batch, half)[0], before)
     assert empty.memory["0.filled"].sum() == 4
-    acted = [actions(network, dataclasses.replace(batch, memory=m)) for m in (None, later.memory)]
-    assert differs(*acted)
+    outputs = [actions(network, dataclasses.replace(batch, memory=m)) for m in (None, later.memory)]
+    assert differs(*outputs)
 
 
 def remembered(network, batch, memory):
@@ -143,13 +143,13 @@ def test_multi_task_has_a_head_and_an_embedding_for_each_task():
 def test_multi_task_net_shares_its_encoders_between_two_robots():
     """Kills: multi-task-net without the rover, without what both share, or without the grasp."""
     run = resolve("multi-task-net")
-    (companion,) = run.training.cotraining
+    (rover_training,) = run.training.cotraining
     rover = robot(resolve("navigation"))
-    assert companion.robot == rover.name
+    assert rover_training.robot == rover.name
     assert [each.env for each in run.stages[0].collections] == [resolve("navigation").collection.env]
     arm, batch = ready("multi-task-net")
-    other = build(companion.network, rover, seed=1)
-    shared = share(arm, other, companion.shared)
+    other = build(rover_training.network, rover, seed=1)
+    shared = share(arm, other, rover_training.shared)
     assert {name.partition(".")[0] for name in shared} == {"vision", "language", "sentence", "fusion"}
     learned(other, batch_for(other))
     for part in (arm.language, arm.sentence, arm.vision, arm.fusion):

@@ -1,4 +1,4 @@
-"""Each preset, the parts that it says it has: by name, in the built network, and reached by its loss."""
+"""The stated parts of each recipe: by name, in the built network, and reached by its loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USUAL = {"action": 1.0, "keypoints": 1.0, "grounding_queries": 1.0}
 ALWAYS = {"vision", "language", "sentence", "state", "fusion", "head"}  # what every network that acts has and trains
 STARTER = "query_conv minilm concat regression"
 
-# Vision, language, fusion and head; then what else is wired in. Kills: every preset without one of its parts.
+# Vision, language, fusion and head; then what else is wired in. Kills: every recipe without one of its parts.
 PARTS = {
     "act": "hf_vision minilm concat cvae decay=0.01",
     "act-paper": "hf_vision minilm concat cvae decay=0.01",
@@ -41,7 +41,7 @@ PARTS = {
     "memory": f"{STARTER} keypoint_memory=1.0",
     "memory-vla": "vit minilm stack sequence memory=chain(external,temporal) sequence=4",
     "multi-task": "query_conv minilm concat multi_task task_classification=0.1",
-    "multi-task-net": f"{STARTER} grasp_state=0.1 companion=navigation-rover({STARTER})",
+    "multi-task-net": f"{STARTER} grasp_state=0.1 cotraining=navigation-rover({STARTER})",
     "navigation": "query_conv word_embedding mlp regression",
     "occluded": STARTER,
     "octo": "vit minilm readout diffusion goal=goal_conv history=2 goal_image=0.2",
@@ -88,7 +88,7 @@ def four(network: NetworkConfig) -> str:
 
 
 def stated(name: str) -> str:
-    """What `PARTS` says of a preset, as its configuration has it."""
+    """The parts of a recipe as `PARTS` states them, from its configuration."""
     run = resolve(name)
     network, augment = run.training.network, run.training.augment
     found = [four(network)]
@@ -105,24 +105,24 @@ def stated(name: str) -> str:
     found += [f"{name}={o.weight}" for name, o in network.objectives.items() if o.weight != USUAL.get(name)]
     found += [f"no.{name}" for name in USUAL if name not in network.objectives]
     found += [f"{field}={x}" for field in ("goal_image", "captions", "camera_dropout") if (x := getattr(augment, field))]
-    found += [f"companion={companion.robot}({four(companion.network)})" for companion in run.training.cotraining]
+    found += [f"cotraining={other.robot}({four(other.network)})" for other in run.training.cotraining]
     found += [f"dagger={rounds}"] if (rounds := run.training.dagger.rounds) else []
     found += [f"decay={run.evaluation.decay}"] if run.evaluation.decay is not None else []
     return " ".join(found)
 
 
-def test_every_preset_states_its_parts():
+def test_every_recipe_states_its_parts():
     imitating = {name for name in recipes.names() if isinstance(resolve(name).stages[0], Imitation)}
     assert set(PARTS) == imitating
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_preset_has_the_parts_that_it_states(name):
+def test_a_recipe_has_the_parts_that_it_states(name):
     assert sorted(stated(name).split()) == sorted(PARTS[name].split())
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_the_loss_of_a_preset_reaches_each_of_its_parts_and_no_other(name):
+def test_the_loss_of_a_recipe_reaches_each_of_its_parts_and_no_other(name):
     torch.set_num_threads(1)
     network = network_of(name)
     for part, registry in REGISTRIES.items():

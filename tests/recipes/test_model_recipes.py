@@ -32,7 +32,7 @@ TINY = (
     "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "pi0", "resnet-bert", "rt1",
     "vit-vla",
 )  # fmt: skip
-# Published parameters, and what of them may be missing or too many; each preset says why.
+# Published parameters, and what of them may be missing or too many; each recipe says why.
 PAPERS = {
     "act-paper": (83.9e6, 0.05),
     "octo-base-paper": (93e6, 0.05),
@@ -44,7 +44,7 @@ PALIGEMMA_TABLE = 257_152 * 2048  # the words of PaliGemma, which `pi0-paper` ha
 
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory):
-    path = tmp_path_factory.mktemp("presets") / "demonstrations"
+    path = tmp_path_factory.mktemp("recipes") / "demonstrations"
     collect("tabletop-starter", path, 4, workers=1)
     return str(path)
 
@@ -159,9 +159,9 @@ def test_a_stem_sees_before_it_is_asked():
     torch.manual_seed(0)
     encoder = ViT(sizes, patch=8, depth=0, stem=[8, 12]).eval()
     images, mask = torch.randn(3, 2, 3, 32, 32), torch.ones(3, 2, dtype=torch.bool)
-    told, asked, rows = torch.randn(3, 16), torch.randn(4, 16), torch.tensor([0, 2, 2, 1])
-    groups, answers = encoder.ask_many(images, mask, told, asked, rows)
-    (alone, *_), (first, *_) = encoder(images[rows], mask[rows], asked), encoder(images, mask, told)
+    sentences, asked, rows = torch.randn(3, 16), torch.randn(4, 16), torch.tensor([0, 2, 2, 1])
+    groups, answers = encoder.ask_many(images, mask, sentences, asked, rows)
+    (alone, *_), (first, *_) = encoder(images[rows], mask[rows], asked), encoder(images, mask, sentences)
     taught = alone.points.unflatten(1, (2, -1))[:, :, :3].flatten(1, 2)
     assert torch.allclose(answers.points, taught, atol=1e-6)
     assert torch.equal(groups[0].tokens, first.tokens)

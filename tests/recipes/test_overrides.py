@@ -82,7 +82,7 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
         ),
     ],
 )
-def test_a_wrong_variant_is_told_what_there_is(word, message):
+def test_a_wrong_variant_raises_with_the_known_names(word, message):
     with pytest.raises(ConfigError, match=message):
         resolved(word)
 
@@ -150,7 +150,7 @@ def test_a_digest_is_of_what_was_changed():
     assert digest(plain) != digest(override(plain, {"batch_size": 32}))
 
 
-def test_candidates_are_told_apart(tmp_path):
+def test_kinds_of_entries_are_distinguished(tmp_path):
     (tmp_path / "played").mkdir()
     (tmp_path / "played" / "results.jsonl").touch()
     words = ["tiny", "tiny+chunk=2", "expert", str(tmp_path / "played"), "policy:starter"]

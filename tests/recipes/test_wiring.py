@@ -1,4 +1,4 @@
-"""What each preset's parts do in the built network: a gradient, or an ablation, passes through every connection."""
+"""The connections of each recipe's parts in the built network, by gradients and ablations."""
 
 from __future__ import annotations
 

@@ -123,10 +123,10 @@ def test_numbers_depend_on_every_part_of_their_key():
     assert numbers(0, 1).integers(1 << 62) == numbers(0, 1).integers(1 << 62)
 
 
-def test_a_goal_is_shown_instead_of_told_and_a_camera_is_missing_in_their_shares():
+def test_a_goal_image_replaces_the_instruction_and_a_camera_is_missing_in_their_shares():
     batch = augment(window(400), AugmentConfig(blank_instruction=0, goal_image=0.3, camera_dropout=0.5), numbers(1))
-    told = np.array([bool(text) for text in batch.instructions])
-    assert np.array_equal(batch.goal_mask, ~told) and 0.2 < batch.goal_mask.mean() < 0.4
+    instructed = np.array([bool(text) for text in batch.instructions])
+    assert np.array_equal(batch.goal_mask, ~instructed) and 0.2 < batch.goal_mask.mean() < 0.4
     seen = batch.images_mask[:, 0]
     assert seen.any(1).all(), "never all cameras"
     assert 0.4 < (~seen.all(1)).mean() < 0.6 and 0.15 < (~seen[:, 0]).mean() < 0.35

@@ -19,7 +19,7 @@ TASKS = ("nudge", "touch", "lift")
 
 @pytest.fixture(scope="module")
 def continual_tasks(tmp_path_factory):
-    data = write(tmp_path_factory.mktemp("data") / "lessons", episodes=6, tasks=TASKS)
+    data = write(tmp_path_factory.mktemp("data") / "tasks", episodes=6, tasks=TASKS)
     return [ContinualTask(task, data, Selection(tasks=(task,)), samples=8) for task in TASKS]
 
 
@@ -35,7 +35,7 @@ def test_old_episodes_have_the_share_that_was_asked_for(continual_tasks, replay,
     np.testing.assert_allclose(shares, [0.6, 0.2, 0.2] if replay else [1.0], atol=0.02)
 
 
-def test_each_lesson_begins_with_the_policy_of_the_one_before(continual_tasks, tmp_path):
+def test_each_task_begins_with_the_policy_of_the_one_before(continual_tasks, tmp_path):
     results = train_sequentially(toy_config("any"), continual_tasks, tmp_path, replay=0.25, progress=False)
     configs = [load_yaml(TrainConfig, tmp_path / task / "config.yaml") for task in TASKS]
     assert [config.init.init_from for config in configs] == [None, results[0].policy, results[1].policy]
@@ -55,7 +55,7 @@ def test_what_the_start_knows_is_replayed_and_not_learned_anew(continual_tasks, 
     assert (config.init.init_from, config.data.weights) == (start, (0.75, 0.25))
 
 
-def test_wrong_lessons_are_refused(continual_tasks, tmp_path):
+def test_wrong_continual_tasks_are_refused(continual_tasks, tmp_path):
     with pytest.raises(ConfigError, match="replay is the fraction of old samples, at least 0 and below 1; got 1"):
         continual_task_config(toy_config("any"), continual_tasks, 1, replay=1.0)
     with pytest.raises(ConfigError, match="each task needs a name of its own; got nudge, nudge"):

@@ -1,4 +1,4 @@
-"""Robots that learn in one run share what they are told to share, and act alone."""
+"""Robots that are co-trained share the configured weights, and act alone."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def both(toy, floor):
     """A configuration of both robots, with whatever changes."""
 
     def make(shared=("language.*", "vision.trunks.0.*"), **changes):
-        companion = CotrainingEmbodiment("rover", dataclasses.replace(SMALL, chunk=2), (floor,), shared, augment=PLAIN)
-        return toy_config(toy, cotraining=(companion,), augment=PLAIN, **changes)
+        rover = CotrainingEmbodiment("rover", dataclasses.replace(SMALL, chunk=2), (floor,), shared, augment=PLAIN)
+        return toy_config(toy, cotraining=(rover,), augment=PLAIN, **changes)
 
     return make
 
@@ -84,7 +84,7 @@ def test_four_steps_are_two_and_two_to_the_bit(both, tmp_path):
     assert checkpoint.load_latest(tmp_path / "whole" / "checkpoints")[0].step == 4
 
 
-def test_two_processes_learn_with_companions_too(both, tmp_path):
+def test_two_processes_learn_with_cotraining_too(both, tmp_path):
     """Chunks of one action have no padding, over whose rows the two halves of a batch would average differently."""
     seen = []
     for processes in (1, 2):
@@ -109,8 +109,8 @@ def test_what_cannot_learn_together_is_named(both, toy, tmp_path):
     config = both()
     (rover,) = config.cotraining
 
-    def attempt(*companions, **changes):
-        train(changed(config, cotraining=companions, **changes), tmp_path / "no", progress=False)
+    def attempt(*cotraining, **changes):
+        train(changed(config, cotraining=cotraining, **changes), tmp_path / "no", progress=False)
 
     with pytest.raises(ConfigError, match="the co-training embodiment 'rover' has no dataset"):
         attempt(dataclasses.replace(rover, datasets=()))

@@ -18,7 +18,7 @@ from verbot.training.distributed.process_group import ProcessGroup, torch_thread
 
 
 class Link:
-    """The leader's end of a follower that lives in a thread of this process."""
+    """Rank 0's end of a rank worker that runs in a thread of this process."""
 
     def __init__(self, connection):
         self._connection = connection
@@ -89,7 +89,7 @@ def test_no_shared_file_keeps_a_name(tmp_path, monkeypatch):
     assert not any(os.path.exists(path) for path in made)
 
 
-def test_a_follower_that_dies_ends_the_run_with_an_error(toy, tmp_path, monkeypatch):
+def test_a_rank_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path, monkeypatch):
     from verbot.training.distributed import process_group
     from verbot.training.imitation import loop
 

@@ -29,7 +29,9 @@ from verbot.training.imitation.finetune import begin, begun
 LORA = LoraConfig(rank=2, train=("head.*", "language.embed.*"))
 
 
-def write(path: Path, told: str = "nudge the green cube", spec=SPEC, episodes: int = 3, tasks=("nudge",), length: int = 8) -> str:
+def write(
+    path: Path, instruction: str = "nudge the green cube", spec=SPEC, episodes: int = 3, tasks=("nudge",), length: int = 8
+) -> str:
     """Episodes of `spec` that say something else than the toy's; their tasks take turns."""
     with DatasetWriter(path, spec) as writer:
         for number in range(episodes):
@@ -38,7 +40,7 @@ def write(path: Path, told: str = "nudge the green cube", spec=SPEC, episodes: i
             states = rng.uniform(0, 0.5, (length, spec.state_size)).astype(np.float32)
             actions = rng.uniform(0, 0.02, (length, spec.action_size)).astype(np.float32)
             extras = {"request": {"task": tasks[number % len(tasks)]}}
-            writer.save_episode(EpisodeRecord(told, states, actions, images, extras=extras))
+            writer.save_episode(EpisodeRecord(instruction, states, actions, images, extras=extras))
     return str(path)
 
 
@@ -181,7 +183,7 @@ def robot(**changes):
         (robot(cameras=SPEC.cameras[:1]), r"sees through front, wrist, each with weights of its own, and .* lacks wrist: a"),
     ],
 )  # fmt: skip
-def test_a_robot_that_does_not_fit_is_told_what_differs(learned, tmp_path, spec, message):
+def test_a_robot_that_does_not_fit_raises_with_the_differences(learned, tmp_path, spec, message):
     data = write(tmp_path / "data", spec=spec)
     with pytest.raises(ConfigError, match=message):
         train(toy_config(data, init_from=learned), tmp_path / "run", progress=False)

@@ -34,7 +34,7 @@ def start():
     if pid == 0:
         def announced(session, *details):
             steps.append(0)
-            if len(steps) == 2:  # the first step waits for followers to start
+            if len(steps) == 2:  # the first step waits for rank workers to start
                 os.write(tell, b"x")
             return genuine(session, *details)
 

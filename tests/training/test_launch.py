@@ -23,16 +23,16 @@ from verbot.training import checkpoint, train
 from verbot.training.distributed.launch import Launch, launched, meet
 from verbot.workflows.train_evaluate import train as train_recipe
 
-TOLD = {
+ENVIRONMENT = {
     "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",
 }  # fmt: skip
 
 
 def test_what_torchrun_says_is_read():
-    assert launched(TOLD) == Launch(3, 8, 1, 2)
+    assert launched(ENVIRONMENT) == Launch(3, 8, 1, 2)
     assert launched({"MASTER_ADDR": "10.0.0.1"}) is None
-    with pytest.raises(ConfigError, match="says RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR but not LOCAL_WORLD_SIZE, MASTER_PORT"):
-        launched({name: TOLD[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")})
+    with pytest.raises(ConfigError, match="sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR but not LOCAL_WORLD_SIZE, MASTER_PORT"):
+        launched({name: ENVIRONMENT[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")})
 
 
 def test_processes_meet_though_the_dead_have_left_their_calls():
@@ -49,7 +49,7 @@ def test_processes_meet_though_the_dead_have_left_their_calls():
 
 
 def test_nobody_gathers_demonstrations_eight_times(tmp_path, monkeypatch):
-    for name, value in TOLD.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="torchrun starts do not collect demonstrations: give data"):
         train_recipe("tiny", out=tmp_path, steps=2, progress=False)
@@ -74,8 +74,8 @@ def members(agent: int) -> dict[int, int]:
     """Process numbers of those that torchrun started, by rank."""
     found = {}
     for number in map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split()):
-        told = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
-        ranks = [int(word[5:]) for word in told if word.startswith(b"RANK=")]
+        environment = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        ranks = [int(word[5:]) for word in environment if word.startswith(b"RANK=")]
         if ranks:
             found[ranks[0]] = number
     return found

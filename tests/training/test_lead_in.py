@@ -44,10 +44,10 @@ class Steps:
     """An agent whose actions are given."""
 
     def __init__(self, *actions):
-        self.actions, self.told, self.seen = list(actions), [], []
+        self.actions, self.instructions, self.seen = list(actions), [], []
 
     def reset(self, instruction):
-        self.told.append(instruction)
+        self.instructions.append(instruction)
 
     def act(self, observation):
         self.seen.append(float(observation.state[0]))
@@ -63,7 +63,7 @@ def test_the_agent_acts_for_the_steps_of_the_lead_in_and_then_the_expert():
     agent = Steps(-1.0, -1.0, 0.5)
     found = attempt(agent, 3).record
     assert agent.seen == pytest.approx([HOME, HOME - 1.0, HOME - 2.0]), "the agent sees what it has brought about"
-    assert agent.told == [found.instruction]
+    assert agent.instructions == [found.instruction]
     assert found.states[0, 0] == pytest.approx(HOME - 1.5), "its own steps are not recorded"
     env = RecordedEnv()
     env.reset(seed=0, options=REQUEST)

@@ -20,7 +20,7 @@ def test_records_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(1, 0.5), (2, 0.25), (3, 9.0)]
 
 
-def test_a_follower_writes_nothing(tmp_path, monkeypatch):
+def test_a_rank_worker_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Log(None, 0, 10, show=True) as book:
         book.record("train", 1, loss=1.0)

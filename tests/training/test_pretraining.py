@@ -38,7 +38,7 @@ def write_captioned(path: Path, episodes: int = 6) -> str:
             states, actions = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
             states += np.arange(4)[:, None] / 10
             actions[:, :3] = np.arange(4)[:, None] / 100
-            captions = [{"true": f"a {color} wall", "false": f"a {other} wall", "kind": "thing"}]
+            captions = [{"true": f"a {color} wall", "false": f"a {other} wall", "kind": "object"}]
             extras = {"captions": captions, "first_contact_frame": None}
             writer.save_episode(EpisodeRecord("look", states, actions, images, extras=extras))
     return str(path)
@@ -82,8 +82,10 @@ def test_what_is_true_is_learned_in_the_loop(pretrained):
     red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}
     with pytest.raises(PolicyError, match="cannot act: begin a training with it"):
         load_policy(pretrained).predict([Observation(red, np.zeros(4, np.float32), "a red wall")])
-    told = load_policy(pretrained).thoughts([Observation(red, np.zeros(4, np.float32), f"a {c} wall") for c in ("red", "blue")])
-    assert told[0]["alignment"] > 0.3 > told[1]["alignment"], "what it has learned it tells"
+    thoughts = load_policy(pretrained).thoughts(
+        [Observation(red, np.zeros(4, np.float32), f"a {c} wall") for c in ("red", "blue")]
+    )
+    assert thoughts[0]["alignment"] > 0.3 > thoughts[1]["alignment"], "the policy reports the learned alignment"
 
 
 def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
@@ -162,9 +164,9 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
         learning_rate=1e-6,
         monitor=MonitorConfig(threshold=1.0, patience=3),
     )
-    with pytest.warns(GroundingWarning) as told:
+    with pytest.warns(GroundingWarning) as caught:
         train(config, tmp_path / "run", progress=False)
-    assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(told[0].message)
+    assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(caught[0].message)
     found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
     assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
 
@@ -182,10 +184,10 @@ def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_p
 def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy, tmp_path):
     start = train(toy_config(toy), tmp_path / "start", progress=False).policy
     network = SMALL.with_objectives(contrastive=1.0, keypoints=0.0, grounding_queries=None)
-    told = LoraConfig(adapt=(), train=("objectives.contrastive.*",))
+    lora = LoraConfig(adapt=(), train=("objectives.contrastive.*",))
     parts = ("vision", "language", "sentence", "state", "fusion", "head")
-    config = toy_config(captioned, network=network, augment=NAMING, init_from=start, parts=parts, lora=told)
-    result = train(config, tmp_path / "told", progress=False)
+    config = toy_config(captioned, network=network, augment=NAMING, init_from=start, parts=parts, lora=lora)
+    result = train(config, tmp_path / "lora", progress=False)
     old, new = load_policy(start), load_policy(result.policy)
     assert result.trained == sum(p.numel() for p in new.network.objectives["contrastive"].parameters())
     assert new.statistics.to_json() == old.statistics.to_json(), "of state and action, whose parts were taken over"

@@ -19,11 +19,11 @@ from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import train
 
-TOLD = dataclasses.replace(SMALL, previous_action=Part("action", {"hidden": 16}))
+WITH_PREVIOUS = dataclasses.replace(SMALL, previous_action=Part("action", {"hidden": 16}))
 NETWORKS = {
-    "told": TOLD,
-    "history": dataclasses.replace(TOLD, history=2, stride=2),
-    "memory": dataclasses.replace(TOLD, memory=Part("external", {"slots": 4}), sequence=4, stride=2),
+    "previous": WITH_PREVIOUS,
+    "history": dataclasses.replace(WITH_PREVIOUS, history=2, stride=2),
+    "memory": dataclasses.replace(WITH_PREVIOUS, memory=Part("external", {"slots": 4}), sequence=4, stride=2),
 }
 
 
@@ -32,7 +32,7 @@ def recorded(toy):
     return open_dataset(toy)
 
 
-def make_policy(recorded, network=TOLD) -> Policy:
+def make_policy(recorded, network=WITH_PREVIOUS) -> Policy:
     return Policy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
 
 
@@ -62,7 +62,7 @@ def replay(policy: Policy, episode, execute: int):
 
 @pytest.mark.parametrize("execute", [1, 2, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_told_in_an_episode_what_it_was_told_in_training(name, execute, recorded):
+def test_a_network_is_given_the_same_previous_action_in_an_episode_as_in_training(name, execute, recorded):
     network = NETWORKS[name]
     windows = Windows(
         recorded,
@@ -122,7 +122,7 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
     policy = make_policy(recorded)
     policy.save(tmp_path / "policy")
     loaded, episode = load_policy(tmp_path / "policy"), recorded[0]
-    assert loaded.config.previous_action == TOLD.previous_action
+    assert loaded.config.previous_action == WITH_PREVIOUS.previous_action
     for one in (policy, loaded):
         with torch.no_grad():
             one.network.head.out.bias[:3] += 1.0
@@ -139,13 +139,15 @@ def test_what_is_remembered_counts_travels_in_a_batch_and_outlives_the_file(reco
         np.testing.assert_allclose(chunk.values, policy.predict([seen])[0].values, atol=1e-6)
         assert np.array_equal(chunk.memory["last_chunk"], chunk.values)
         assert chunk.memory["last_chunk_s"] == seen.time_s
-    acted = []
+    actions = []
     for one in (policy, loaded):
         agent = ChunkAgent(one, 2)
         for _ in range(2):
             agent.reset(episode.instruction)
-            acted.append(np.stack([agent.act(look(episode, frame)) for frame in range(len(episode))]))
-    assert all(np.array_equal(acted[0], again) for again in acted[1:]), "saved or not, and nothing is left of the episode before"
+            actions.append(np.stack([agent.act(look(episode, frame)) for frame in range(len(episode))]))
+    assert all(np.array_equal(actions[0], again) for again in actions[1:]), (
+        "saved or not, and nothing is left of the episode before"
+    )
 
 
 def test_windows_that_do_not_tell_are_refused(recorded):
@@ -153,7 +155,7 @@ def test_windows_that_do_not_tell_are_refused(recorded):
         make_policy(recorded).collate(Windows(recorded, WindowConfig(chunk=3)).batch([0], np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("name", ["told", "memory"])
+@pytest.mark.parametrize("name", ["previous", "memory"])
 def test_it_is_trained_and_resumes_to_the_bit(toy, tmp_path, name):
     config = toy_config(toy, network=NETWORKS[name], batch_size=8)
     whole = train(config, tmp_path / "whole", progress=False)
@@ -166,7 +168,9 @@ def test_it_is_trained_and_resumes_to_the_bit(toy, tmp_path, name):
 
 
 def test_it_learns(toy, tmp_path):
-    config = toy_config(toy, network=TOLD, steps=60, learning_rate=5e-3, augment=PLAIN, log_every=10, validate_every=1000)
+    config = toy_config(
+        toy, network=WITH_PREVIOUS, steps=60, learning_rate=5e-3, augment=PLAIN, log_every=10, validate_every=1000
+    )
     train(config, tmp_path, progress=False)
     curve = losses(tmp_path)
     assert curve[-1] < 0.7 * curve[0]

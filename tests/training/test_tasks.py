@@ -20,9 +20,9 @@ NETWORK = dataclasses.replace(SMALL.with_objectives(task_classification=1.0, gra
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> str:
-    """Red things are pushed to the left, blue ones lifted and held; the hand closes at another height for each."""
-    path = tmp_path_factory.mktemp("tasks") / "told"
+def labeled(tmp_path_factory) -> str:
+    """Red objects are pushed to the left, blue ones lifted and held; the hand closes at another height for each."""
+    path = tmp_path_factory.mktemp("tasks") / "labeled"
     with DatasetWriter(path, SPEC) as writer:
         for number in range(12):
             task, color = [("lift", "blue"), ("push", "red")][number % 2]
@@ -41,14 +41,14 @@ def told(tmp_path_factory) -> str:
     return str(path)
 
 
-def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
+def test_a_policy_learns_tasks_and_grasps_from_episodes(labeled, tmp_path):
     config = toy_config(
-        told, network=NETWORK, steps=100, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=100, validate_every=1000
+        labeled, network=NETWORK, steps=100, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=100, validate_every=1000
     )
     policy = load_policy(train(config, tmp_path, progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     assert [line["task_accuracy"] for line in read_log(tmp_path) if line["kind"] == "train"][-1] > 0.8
-    for number, episode in enumerate(list(open_dataset(told))[:2]):
+    for number, episode in enumerate(list(open_dataset(labeled))[:2]):
         images = {camera: episode.images(camera)[0] for camera in SPEC.camera_names}
         (chunk,) = policy.predict([Observation(images, episode.states[0], episode.instruction)])
         task = ("lift", "push")[number]
@@ -59,18 +59,18 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(told, tmp_path):
         assert abs(chunk.extras["grasp"][3] - 0.6) < 0.1
 
 
-def test_a_network_with_tasks_begins_with_parts_of_one_without(told, tmp_path):
-    start = train(toy_config(told, steps=1), tmp_path / "start", progress=False).policy
-    config = toy_config(told, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
+def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path):
+    start = train(toy_config(labeled, steps=1), tmp_path / "start", progress=False).policy
+    config = toy_config(labeled, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
     policy = load_policy(train(config, tmp_path / "begun", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
 
 
-def test_episodes_must_say_what_they_are_of(toy, told, tmp_path):
+def test_episodes_must_say_what_they_are_of(toy, labeled, tmp_path):
     with pytest.raises(ConfigError, match=r"the head 'multi_task' learns which task an episode is of, and no episode of .*says"):
         train(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
     known = NETWORK.with_tasks(["lift", "throw"])
     with pytest.raises(ConfigError, match="the head has parts for lift, throw; the episodes are also of push"):
-        train(toy_config(told, network=known), tmp_path / "b", progress=False)
+        train(toy_config(labeled, network=known), tmp_path / "b", progress=False)

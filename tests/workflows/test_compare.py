@@ -91,7 +91,7 @@ def test_every_figure_is_that_of_its_episodes(table, out):
     assert rows["tiny+execute=1"]["against_base"]["p"] == 1.0
 
 
-def test_what_was_trained_is_told(table, out):
+def test_what_was_trained_is_reported(table, out):
     rows = rows_of(out)
     for name in WORDS[:3]:
         assert (rows[name]["samples"], rows[name]["error"]) == (4 * 8, None)

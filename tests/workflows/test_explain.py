@@ -10,7 +10,7 @@ from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.workflows.explain import look
 
 
-def test_one_command_films_where_it_looks_and_for_which_word(tmp_path):
+def test_one_command_records_where_it_looks_and_for_which_word(tmp_path):
     torch.set_num_threads(1)
     found = look("starter", out=tmp_path, task="pick", index=1, scenes=3)
     assert found.success and found.instruction in (tmp_path / "look.html").read_text()

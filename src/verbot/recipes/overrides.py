@@ -332,8 +332,8 @@ def _unknown(config: object, short: str, homes: Sequence[Home]) -> ConfigError:
     near |= {name: name if len(paths) == 1 else paths[0] for name, paths in inner.items() if name not in near}
     near |= {path: path for paths in inner.values() for path in paths}
     named = [(home.path[-1], _names(config, home)) for home in homes if home.path and not home.path[-1].isdecimal()]
-    told = "; ".join(f"of {name}: {', '.join(names)}" for name, names in named if names)
-    return ConfigError(f"there is no setting {short!r}.{_nearest(short, near)} Settings {told or ', '.join(near)}")
+    known = "; ".join(f"of {name}: {', '.join(names)}" for name, names in named if names)
+    return ConfigError(f"there is no setting {short!r}.{_nearest(short, near)} Settings {known or ', '.join(near)}")
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -15,7 +15,7 @@ class Log:
     """``log.jsonl`` and, where TensorBoard is installed, ``tensorboard/`` below `out`.
 
     Args:
-        out: the run's folder; None writes and shows nothing (a follower's log).
+        out: the run's folder; None writes and shows nothing (as in other ranks).
         step: where the run stands; records from after it, left by a session that was killed, are dropped.
         show: the progress line.
     """

@@ -199,7 +199,7 @@ def _fill(table: Table, bench: Bench, wanted: Sequence[Entry]) -> Table:
     """The table row by row, written anew with each; what an earlier call finished comes first."""
     rows: dict[str, TableRow] = {}
     for entry in wanted:
-        with contextlib.suppress(Exception):  # it is tried again below, where its error is told
+        with contextlib.suppress(Exception):  # it is tried again below, where its error is reported
             found = bench.stand(entry, finished=True)
             rows |= {entry.name: found} if found else {}
     left = [entry for entry in wanted if entry.name not in rows]
@@ -224,8 +224,8 @@ def _attempt(bench: Bench, entry: Entry) -> TableRow:
     except Exception as error:
         path.parent.mkdir(exist_ok=True)
         path.write_text(traceback.format_exc(), encoding="utf-8")
-        told = str(error).strip().splitlines() or ["no message"]
-        message = f"{type(error).__name__}: " + " … ".join(dict.fromkeys((told[0], told[-1])))
+        lines = str(error).strip().splitlines() or ["no message"]
+        message = f"{type(error).__name__}: " + " … ".join(dict.fromkeys((lines[0], lines[-1])))
         print(f"compare: {entry.name} failed: {message} (all of it: {path})", file=sys.stderr, flush=True)
         return dataclasses.replace(_row(entry), error=message)
 

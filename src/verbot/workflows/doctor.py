@@ -49,7 +49,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. An optional one may be missing on a healthy machine."""
+    """The result of one check. An optional component may be missing on a healthy machine."""
 
     what: str
     good: bool

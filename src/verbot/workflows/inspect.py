@@ -1,4 +1,4 @@
-"""A look at what there is: what one can choose from, what a dataset holds in words, an episode as a film."""
+"""Inspection: the registered choices, the contents of a dataset as text, an episode as a video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verbot.spec import UInt8Array
 def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
     """Names by kind: of envs, recipes, comparison lists, reward models, dataset formats, and of every kind of a network's parts.
 
-    Raises `UnknownNameError` for a kind that there is not.
+    Raises `UnknownNameError` for an unknown kind.
 
     Example:
         >>> choices("envs")["envs"][-1]
@@ -29,12 +29,12 @@ def choices(kind: str | None = None) -> dict[str, tuple[str, ...]]:
     known = {"envs": envs.names, "recipes": recipes.names, "comparisons": comparison_lists}
     known |= {_plural(registry.kind).replace(" ", "-"): registry.names for registry in _registries()}
     if kind is not None and kind not in known:
-        raise UnknownNameError("kind of things to list", kind, known)
+        raise UnknownNameError("kind of list", kind, known)
     return {name: names() for name, names in known.items() if kind in (None, name)}
 
 
 def listing(kind: str | None = None) -> list[str]:
-    """`choices` as lines of text; what cannot be used on this machine stands last, with the command that installs it.
+    """`choices` as lines of text; those that cannot be used on this machine come last, with the command that installs them.
 
     Example:
         >>> listing("dataset-formats")
@@ -47,8 +47,8 @@ def listing(kind: str | None = None) -> list[str]:
         groups: dict[tuple[str, ...], list[str]] = {}
         for each in known:
             groups.setdefault(registries[name].missing(each) if name in registries else (), []).append(each)
-        told = [", ".join(groups[missing]) + _hint(missing) for missing in sorted(groups)]
-        lines.append(f"{name}: {'; '.join(told)}")
+        texts = [", ".join(groups[missing]) + _hint(missing) for missing in sorted(groups)]
+        lines.append(f"{name}: {'; '.join(texts)}")
     return lines
 
 

@@ -73,9 +73,9 @@ def train(
     if data is not None and base.collection is None:
         raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
     folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
-    # The number of datasets is what weights and selections are counted by.
-    told = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
-    run = resolve(base, told, seed)
+    # Weights and selections must match the number of datasets.
+    changes = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
+    run = resolve(base, changes, seed)
     named = locate(base, parse_word(recipe)[1], base.homes) if isinstance(recipe, str) else {}
     _check_applies(run, named, locate(base, settings, base.homes), data is not None)
     if data is None:

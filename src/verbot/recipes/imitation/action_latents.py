@@ -1,4 +1,4 @@
-"""What chunks of actions are like, learned from actions alone before anything is seen."""
+"""Pretraining of an action autoencoder, without observations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sees and listens, learned from pictures with captions before anything is demonstrated."""
+"""Contrastive pretraining of vision and language encoders on captioned images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from verbot.training import AugmentConfig
 
 @recipes.register("contrastive")
 def contrastive() -> Recipe:
-    """The starter's encoders, told apart what is true of a scene and what is not. What comes of it cannot act: begin with it."""
+    """Pretrain the starter's encoders to match images with true captions. The policy cannot act; use it as `init_from`."""
     run = training(minutes=3.0)
     network = dataclasses.replace(run.network, objectives={"contrastive": Objective()})
     return Recipe(
         name="contrastive",
-        about="the starter's vision and language from captioned pictures alone, to begin a policy with",
+        about="contrastive pretraining of the starter's encoders on captioned images; a policy to start others from",
         collection=CollectConfig(env=SUITE, episodes=4000, first=6, options={"captions": 16}),
         stages=(Imitation(dataclasses.replace(run, network=network, augment=AugmentConfig(captions=2))),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),

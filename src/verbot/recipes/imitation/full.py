@@ -16,10 +16,10 @@ SUITE = "tabletop-full"
 
 @recipes.register("full-hour")
 def full_hour() -> Recipe:
-    """All tasks: more demonstrations, longer training, corrections where the policy hesitates."""
+    """All eleven tasks: more demonstrations, longer training, and DAgger corrections."""
     return Recipe(
         name="full-hour",
-        about="all eleven tasks in an hour of two cores",
+        about="all eleven tasks in an hour on two cores",
         collection=CollectConfig(env=SUITE, episodes=8000),
         stages=(
             Imitation(

@@ -1,4 +1,4 @@
-"""A head for each task on one shared network."""
+"""One action head per task on a shared network."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def multi_task() -> Recipe:
     return replace(
         run.with_training(replace(run.training, network=network)),
         name="multi-task",
-        about="pick, push and put, each with a head of its own, chosen by a classifier of the task",
+        about="pick, push and put, each with its own action head, selected by a task classifier",
     )

@@ -1,4 +1,4 @@
-"""The navigation world from scratch: behavior cloning of the expert's seven actions."""
+"""Behavior cloning in the navigation environment: the expert's seven discrete actions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from verbot.rollout.collect import CollectConfig
 SUITE, BATCH = "navigation-compass", 32
 
 NETWORK = NetworkConfig(
-    # Where a followed line turns bright is two pixels wide.
+    # The place where a followed line turns bright is two pixels wide.
     vision=Part("query_conv", {"channels": 48, "features": 64, "heatmaps": 3, "stem": 24}),
     language=Part("word_embedding"),
-    fusion=Part("mlp", {"readings": 4}),  # the sentence learns to look, and would pass over the verb
+    fusion=Part("mlp", {"readings": 4}),  # the pooled sentence learns to locate objects, and would ignore the verb
     chunk=1,
 )
 
 
 @recipes.register("navigation")
 def navigation() -> Recipe:
-    """Moves up, down, left and right in the picture, one at a time.
+    """Discrete moves up, down, left and right in the image, one per step.
 
-    Where things are is found within a few hundred steps, what to do then takes more: batches are small and questions few.
+    Objects are located within a few hundred steps; choosing the action takes more. Batches are small and grounding queries few.
     """
     training_config = override(
         training(minutes=6.0),
@@ -33,7 +33,7 @@ def navigation() -> Recipe:
     )
     return Recipe(
         name="navigation",
-        about="go to, go around and follow in the navigation world: 1200 demonstrations, six minutes of training",
+        about="go to, go around and follow in the navigation environment: 1200 demonstrations, six minutes of training",
         collection=CollectConfig(env=SUITE, episodes=1200),
         stages=(Imitation(training_config),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),

@@ -24,7 +24,7 @@ def starter_random() -> Recipe:
     plain = training(minutes=12.0)
     return Recipe(
         name="starter-random",
-        about="pick, push and put in worlds that differ from episode to episode; twelve minutes of training",
+        about="pick, push and put with domain randomization; twelve minutes of training",
         collection=CollectConfig(env=SUITE, episodes=1600, randomize={"all": STRENGTH}),
         stages=(
             Imitation(

@@ -1,4 +1,4 @@
-"""The starter suite from scratch: in seven minutes, and in twenty."""
+"""Behavior cloning of the starter suite from random weights: in seven minutes, and in twenty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUITE, BATCH = "tabletop-starter", 64
 
 
 def training(minutes: float) -> TrainConfig:
-    """How the tabletop recipes train, chosen by closed-loop success at equal samples; see docs/notebook."""
+    """Training settings of the tabletop recipes, chosen by closed-loop success at equal samples; see docs/notebook."""
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 48}),
         language=Part("minilm", {"depth": 3}),
@@ -32,10 +32,10 @@ def training(minutes: float) -> TrainConfig:
 
 @recipes.register("starter")
 def starter() -> Recipe:
-    """From nothing to a robot that obeys."""
+    """Collect 1600 demonstrations, train by behavior cloning for four minutes, and evaluate."""
     return Recipe(
         name="starter",
-        about="pick, push and put from nothing, in seven minutes of two cores",
+        about="pick, push and put from random weights, in seven minutes on two cores",
         collection=CollectConfig(env=SUITE, episodes=1600),
         stages=(Imitation(training(minutes=4.0)),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
@@ -44,7 +44,7 @@ def starter() -> Recipe:
 
 @recipes.register("starter-long")
 def starter_long() -> Recipe:
-    """More demonstrations, twice the training: so the policy that ships with verbot was made."""
+    """More demonstrations and longer training. The policy that ships with verbot was made by this recipe."""
     return Recipe(
         name="starter-long",
         about="pick, push and put: 4000 demonstrations and twelve minutes of training",

@@ -1,4 +1,4 @@
-"""The suites that need a part: a memory, a second view, sentences, a graph. Each recipe is the network without that part."""
+"""Suites that need a memory, a second camera, several sentences or an object graph. Each recipe is a baseline without it."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ def special(name: str, about: str, **options: object) -> Recipe:
 
 @recipes.register("memory")
 def memory() -> Recipe:
-    """Colors are covered before the arm may move, or a thing must go back to where it stood."""
-    run = special("memory", "what is no longer to be seen, for a network that forgets")
+    """Objects are covered before the arm may move, or an object must return to its first position. A baseline without memory."""
+    run = special("memory", "tasks on objects that are no longer visible, for a network without memory")
     network = run.training.network.with_objectives(keypoint_memory=1.0)
     return run.with_training(dataclasses.replace(run.training, network=network))
 
 
 @recipes.register("visits")
 def visits() -> Recipe:
-    """Every scene is visited twice: shown and then covered, then covered from the start."""
+    """Two episodes per scene: objects are visible and then covered, then covered from the start."""
     run, again = memory(), "tabletop-revisit"
     collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
     network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=4, stride=5)
     return dataclasses.replace(
         run.with_training(dataclasses.replace(run.training, network=network)),
         name="visits",
-        about="slots that hold what was seen from one episode to the next",
+        about="an external memory that keeps observations from one episode to the next",
         collection=collection,
     )
 
 
 @recipes.register("occluded")
 def occluded() -> Recipe:
-    """A screen hides what is named from the front camera; the side camera sees it."""
-    return special("occluded", "a screen before the first camera, and a second one", cameras=["front", "side"])
+    """A screen hides the target object from the front camera; the side camera sees it."""
+    return special("occluded", "a screen in front of the first camera, and a second camera", cameras=["front", "side"])
 
 
 @recipes.register("sentences")
 def sentences() -> Recipe:
-    """Two or three sentences, the first of which often names what is not to be touched."""
-    return special("sentences", "commands of several sentences")
+    """Instructions of two or three sentences. The first often names an object that must not be touched."""
+    return special("sentences", "instructions of several sentences")
 
 
 @recipes.register("relations")
 def relations() -> Recipe:
-    """Things alike: where one stands tells which is meant. A hundred thousand sentences: too many for MiniLM to read first."""
-    run = special("relations", "which one is meant only a relation to other things tells")
+    """Similar objects; the target is given by its position. 100,000 sentences are too many to encode first with MiniLM."""
+    run = special("relations", "referring expressions: the target is given by its relation to other objects")
     network = dataclasses.replace(run.training.network, language=Part("word_embedding"))
     augment = dataclasses.replace(run.training.augment, grounding_queries=8)
     return run.with_training(dataclasses.replace(run.training, network=network, augment=augment))

@@ -1,4 +1,4 @@
-"""Everything once, in seconds: for tests and for looking around. It learns nothing."""
+"""Every stage once, in seconds, for tests. The policy learns nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from verbot.training.imitation.records import BudgetConfig, DataConfig, LoggingC
 
 @recipes.register("tiny")
 def tiny() -> Recipe:
-    """Six demonstrations, ten steps, three episodes."""
+    """Six demonstrations, ten training steps, three evaluation episodes."""
     return Recipe(
         name="tiny",
-        about="every stage in seconds, to see that it works; the policy learns nothing",
+        about="every stage in seconds, as a smoke test; the policy learns nothing",
         collection=CollectConfig(env="tabletop-starter", episodes=6, workers=1, options={"image_size": 32}),
         stages=(
             Imitation(

@@ -14,21 +14,21 @@ from verbot.training import CotrainingEmbodiment
 
 @recipes.register("multi-task-net")
 def multi_task_net() -> Recipe:
-    """An arm on a table and a rover on a floor learn together, by networks that share what reads words and what sees.
+    """Co-training of an arm and a rover, whose networks share the language and vision encoders.
 
-    Manipulation and navigation are the two robots' actions, detection is where each named thing lies in their pictures (the
-    keypoint loss, with the scene's other goals asked for too), grasping is the state in which the hand will hold what it is told
-    to take. Weights are those that were best in closed loop; equal or learned ones leave hardly any manipulation. The
-    rover has the arm's kind of network, not that of its own recipe, with which it would have nothing in common.
+    Manipulation and navigation are the two robots' actions. Detection is the position of each named object in the image (the
+    keypoint loss, with grounding queries). Grasping predicts the robot state at which the gripper will hold the target object.
+    The loss weights were best in closed loop; with equal or learned weights hardly any manipulation succeeds. The rover has the
+    arm's architecture, not that of its own recipe, so that weights can be shared.
     """
     arm, rover = starter(), navigation()
-    companion = CotrainingEmbodiment(
+    rover_training = CotrainingEmbodiment(
         robot=robot_spec().name,
         network=replace(arm.training.network.with_objectives(action=0.3, keypoints=0.3, grounding_queries=0.3), chunk=4),
         augment=rover.training.augment,
     )
     network = arm.training.network.with_objectives(grasp_state=0.1)
-    training = replace(arm.training, network=network, cotraining=(companion,)).with_budget(minutes=8.0)
+    training = replace(arm.training, network=network, cotraining=(rover_training,)).with_budget(minutes=8.0)
     assert rover.collection is not None
     return replace(
         arm,

@@ -1,4 +1,4 @@
-"""ACT: chunks by a conditional variational autoencoder (Zhao et al. 2023)."""
+"""ACT: action chunks by a conditional variational autoencoder (Zhao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = {**RESNET_18, "embedding_size": 32, "hidden_sizes": [32, 64], "depths": 
 
 @recipes.register("act")
 def act() -> Recipe:
-    """A small ResNet's places, words and state through an encoder; queries decode two seconds of actions, which are ensembled."""
+    """ResNet features, words and state through a transformer encoder; queries decode 20 actions, with temporal ensembling."""
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SMALL, "size": "image"}),
         language=MINILM,
@@ -25,7 +25,7 @@ def act() -> Recipe:
         head=Part("cvae", {"hidden": 96, "layers": 2}),
         chunk=20,
     )
-    return tiny("act", "ResNet, transformer and a variational autoencoder of chunks, ensembled", network, 7e-4, decay=ENSEMBLING)
+    return tiny("act", "ResNet, transformer and a chunk VAE, with temporal ensembling", network, 7e-4, decay=ENSEMBLING)
 
 
 @recipes.register("act-paper")
@@ -36,7 +36,7 @@ def act_paper() -> Recipe:
     Source: the paper's Table III and tonyzhaozh/act, ``imitate_episodes.py``: width 512, 8 heads, feed-forward layers of 3200,
     100 actions, latent 32, β = 10, learning rate 1e-5, batch 8, weight decay 1e-4. Here feed-forward layers have 3072, six times
     the width; the style joins after the encoder instead of before it; the last of the decoder's layers is read, where their code
-    read the first; norms stand before attention. Words are tokens of the encoder: ACT knows one task and is told nothing. Their
+    read the first; layers are pre-norm. Words are tokens of the encoder: ACT has one task and no instruction. Their
     cameras have a ResNet each, here all share one. A hundred actions are two seconds at their 50 Hz; at 10 Hz they are ten.
     """
     network = NetworkConfig(

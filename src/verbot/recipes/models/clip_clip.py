@@ -20,11 +20,11 @@ TEXT = {
 
 @recipes.register("clip-clip")
 def clip_clip() -> Recipe:
-    """What CLIP's image tower sees and what its text tower reads, joined by two wide layers.
+    """The features of CLIP's image and text towers, concatenated and joined by two wide layers.
 
-    In this size both begin at random. With a network, ``vision.checkpoint=openai/clip-vit-base-patch32`` and the same for
-    ``language.checkpoint`` take the published weights. An observation holds no task but its sentence: eight embeddings of tasks
-    are mixed by a classifier of the sentence, learned with all else.
+    In this size both start from random weights. With internet access, ``vision.checkpoint=openai/clip-vit-base-patch32`` and the
+    same for ``language.checkpoint`` load the published weights. A classifier of the sentence, trained with the rest, mixes eight
+    task embeddings, since an observation has no task label.
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": VISION, "size": "image", "patches": False}),

@@ -1,4 +1,4 @@
-"""A goal told in words, or shown as a picture."""
+"""Goals as instructions or as images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from verbot.training import AugmentConfig
 
 @recipes.register("goal-conditioned")
 def goal_conditioned() -> Recipe:
-    """A third of the samples are shown the end of their episode and told nothing; one network obeys either.
+    """In a third of the samples the last image of the episode replaces the instruction; one network reads either.
 
-    The goal image is read beside the picture of now, and its tokens, marked as a picture's, follow where the words stand.
+    The goal image is encoded together with the current image. Its tokens, with their own type embedding, follow those of words.
     """
     network = NetworkConfig(
         vision=Part("query_conv", {"channels": 24, "features": 48, "by_place": True}),
@@ -22,4 +22,4 @@ def goal_conditioned() -> Recipe:
         goal=Part("goal_conv"),
     )
     augment = AugmentConfig(blank_instruction=0.02, grounding_queries=4, goal_image=0.33)
-    return tiny("goal-conditioned", "obeys a sentence, or a picture of the wanted state", network, 1e-3, augment=augment)
+    return tiny("goal-conditioned", "conditioned on an instruction or a goal image", network, 1e-3, augment=augment)

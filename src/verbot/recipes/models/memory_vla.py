@@ -1,4 +1,4 @@
-"""A model that writes down what it has seen."""
+"""A policy with an external memory and a transformer over past frames."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def memory_vla() -> Recipe:
     """Six blocks of cross-attention, self-attention and feed-forward layers; an external memory, then a transformer over the last
     three frames and the present; three steps out of 20 actions.
 
-    Both memories learn from sequences of four frames, half a second apart; what is kept of a past frame is what was fused of it.
-    Twice as long sequences, half as many in a batch, learned less (docs/results/parts.md).
-    Frozen CLIP is replaced by a vision transformer that is trained and a frozen MiniLM; with a network, ``vision=hf_vision``,
-    ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` take CLIP.
+    Both memories learn from sequences of four frames, half a second apart, and store the fused features of past frames.
+    Sequences of twice the length, half as many in a batch, reached less (docs/results/parts.md).
+    Frozen CLIP is replaced by a trained vision transformer and a frozen MiniLM. With internet access, ``vision=hf_vision``,
+    ``vision.mode=frozen`` and ``vision.checkpoint=openai/clip-vit-base-patch32`` load CLIP.
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 64, "depth": 2}),

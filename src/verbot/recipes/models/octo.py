@@ -1,4 +1,4 @@
-"""Octo: readout tokens watch a transformer of task and observation, a diffusion head reads them (Octo Model Team 2024)."""
+"""Octo: readout tokens of a transformer over task and observation, and a diffusion head (Octo Model Team 2024)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STEM = [32, 96, 192, 384]  # channels of the published convolutions before the p
 
 @recipes.register("octo")
 def octo() -> Recipe:
-    """Two frames, patches after two convolutions, one readout token, four actions out of noise in 20 steps; pictures as goals.
+    """Two frames, patches after two convolutions, one readout token, four actions denoised in 20 steps; goal images.
 
-    What was seen stands beside the readout, each token in its place: without that path, as published, it learns from so few
-    samples no more than a policy that hears nothing (docs/results/parts.md).
+    The image tokens are also passed to the head, concatenated in order. Without this path, as published, the network learns from
+    so few samples no more than a policy without instructions (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 0, "stem": [16, 32]}),
@@ -28,7 +28,7 @@ def octo() -> Recipe:
         history=2,
     )
     augment = AugmentConfig(blank_instruction=0.02, grounding_queries=4, goal_image=0.2)
-    return tiny("octo", "readout tokens, a diffusion head, goals in words or pictures", network, 7e-4, augment=augment)
+    return tiny("octo", "readout tokens, a diffusion head, goals as instructions or images", network, 7e-4, augment=augment)
 
 
 def published(name: str, parameters: int, width: int, heads: int) -> Recipe:
@@ -39,7 +39,7 @@ def published(name: str, parameters: int, width: int, heads: int) -> Recipe:
     actions, patches of 16 pixels after the convolutions of ``components/vit_encoders.py``; ``finetune_config.py`` for batch 256,
     50 000 steps, learning rate 3e-4 after 2000 warm-up steps, weight decay 0.01, z-scored actions. Here all cameras are 256×256
     and share their convolutions, where the wrist's are 128×128 with their own; goal images have an encoder of their own instead
-    of more channels; sentences come from MiniLM in place of T5-base; the robot's state is felt, which Octo was published without.
+    of more channels; sentences come from MiniLM in place of T5-base; the robot's state is an input, which published Octo has not.
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 16, "depth": 0, "heatmaps": 3, "stem": STEM}),

@@ -1,4 +1,4 @@
-"""π0: a vision-language model, and an expert that carries noise to actions (Black et al. 2024)."""
+"""π0: a vision-language model and a flow-matching action expert (Black et al. 2024)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from verbot.recipes import recipes
 from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import MINILM, paper, tiny
 
-# SigLIP So400m/14 at 224 pixels (Zhai et al. 2023), the eyes of PaliGemma.
+# SigLIP So400m/14 at 224 pixels (Zhai et al. 2023), the vision encoder of PaliGemma.
 SO400M = {
     "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
     "num_attention_heads": 16, "patch_size": 14, "image_size": 224,
@@ -16,9 +16,9 @@ SO400M = {
 
 @recipes.register("pi0")
 def pi0() -> Recipe:
-    """Patches, words and state through one transformer; an expert whose tokens are ten actions reads it layer by layer.
+    """Patches, words and state through one transformer; an action expert over ten actions attends to it layer by layer.
 
-    Four tokens more hold all that was seen, each token in its place: without them, as published, so few samples teach it nothing
+    Four additional tokens summarize the image tokens in order. Without them, as published, it learns nothing from so few samples
     (docs/results/parts.md).
     """
     network = NetworkConfig(
@@ -27,13 +27,13 @@ def pi0() -> Recipe:
         fusion=Part("concat", {"layers": 3, "hidden": 0, "overview": 4}),
         head=Part("flow_expert", {"hidden": 64, "layers": 3, "steps": 10, "layerwise": True}),
     )
-    return tiny("pi0", "one transformer for what is seen and told, and a flow-matching action expert", network, 7e-4)
+    return tiny("pi0", "one transformer over images and instruction, and a flow-matching action expert", network, 7e-4)
 
 
 @recipes.register("pi0-paper")
 def pi0_paper() -> Recipe:
-    """3.3 B parameters published, 0.3 B of them the expert's; here 2.78 B, for want of PaliGemma's table of 257,152 words
-    (0.53 B): words have a table of their own, of those that occur.
+    """3.3 B parameters published, 0.3 B of them the expert's; here 2.78 B, without PaliGemma's embeddings of 257,152 tokens
+    (0.53 B): only words that occur have embeddings.
 
     Sources: Physical-Intelligence/openpi, ``models/gemma.py`` (18 layers of width 2048 and feed-forward 16,384; the expert 18 of
     width 1024 and 4096; 8 heads), ``models/pi0.py`` (SigLIP So400m/14, ten integration steps), ``training/optimizer.py`` (peak

@@ -1,4 +1,4 @@
-"""ResNet and BERT under cross-attention."""
+"""ResNet and BERT joined by cross-attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESNET = {
 
 @recipes.register("resnet-bert")
 def resnet_bert() -> Recipe:
-    """The words of a BERT attend to the places of a ResNet, then to each other; a policy head reads what they found.
+    """The words of a BERT attend to the positions of a ResNet's feature map, then to each other; an action head reads them.
 
     The BERT is MiniLM, distilled from one and frozen (Wang et al. 2020), all six layers. A value head tells beside it how near
     success is, learned from how many steps each demonstration still took. With a network,
@@ -28,4 +28,4 @@ def resnet_bert() -> Recipe:
         fusion=Part("cross_attention", {"layers": 2}),
         objectives=default_objectives() | {"value": Objective(0.1)},
     )
-    return tiny("resnet-bert", "words of a BERT attend to the places of a ResNet", network, 7e-4)
+    return tiny("resnet-bert", "words of a BERT attend to the feature map of a ResNet", network, 7e-4)

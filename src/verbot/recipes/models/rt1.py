@@ -1,4 +1,4 @@
-"""RT-1: an EfficientNet steered by language, TokenLearner, a transformer over time, bins (Brohan et al. 2022)."""
+"""RT-1: a language-conditioned EfficientNet, TokenLearner, a transformer over time, action bins (Brohan et al. 2022)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RAW = Preprocessing(action="none")  # bins lie between the least and the greates
 def rt1() -> Recipe:
     """Two frames 0.3 s apart where the paper has six at 3 Hz, eight tokens each, one action.
 
-    What was seen also goes past the transformer, each token in its place: without that path, as published, so few samples teach
-    it nothing (docs/results/parts.md).
+    The image tokens also bypass the transformer, concatenated in order. Without this path, as published, it learns nothing from
+    so few samples (docs/results/parts.md).
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": SMALL, "size": "image", "film": True}),
@@ -45,13 +45,13 @@ def rt1() -> Recipe:
 
 @recipes.register("rt1-paper")
 def rt1_paper() -> Recipe:
-    """35 M parameters without the frozen text encoder, as the paper counts: 16 M see (EfficientNet-B3 with FiLM, 26 blocks), 19 M
-    are the transformer's 8 layers.
+    """35 M parameters without the frozen text encoder, as the paper counts: 16 M for the EfficientNet-B3 with FiLM (26
+    blocks), 19 M for the transformer's 8 layers.
 
     Sources: the paper, §5; google-research/robotics_transformer, ``configs/transformer_mixin.gin`` (8 layers, 8 heads, width 512,
     six frames, 256 bins, learning rate 1e-4). There a layer's attention is 1024 wide and its feed-forward one matrix of 512×512;
     here attention is 512 wide and the feed-forward layer has two of 512×1024: 2.10 M a layer for 2.36 M. Sentences come from
-    MiniLM in place of the Universal Sentence Encoder; the robot's state is felt, which RT-1 does without.
+    MiniLM in place of the Universal Sentence Encoder; the robot's state is an input, which RT-1 has not.
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": B3, "size": 300, "film": True, "heatmaps": 3}),

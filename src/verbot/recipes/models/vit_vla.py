@@ -1,4 +1,4 @@
-"""The plain vision-language-action model: a vision transformer, language, and a transformer over all of it."""
+"""A plain vision-language-action model: a vision transformer, a language encoder, and a transformer over their tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from verbot.recipes.models.shared import MINILM, tiny
 
 @recipes.register("vit-vla")
 def vit_vla() -> Recipe:
-    """Patches, words and the robot's state as tokens of one sequence that attends to itself; a chunk is read from it.
+    """Patches, words and the robot's state as tokens of one sequence with self-attention; an action chunk is read from it.
 
-    Vision: Dosovitskiy et al. 2021. No paper gives the whole a size.
+    Vision: Dosovitskiy et al. 2021. No paper defines a size for the whole model.
     """
     network = NetworkConfig(
         vision=Part("vit", {"patch": 8, "dim": 96, "depth": 3}),

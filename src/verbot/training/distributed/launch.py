@@ -31,27 +31,27 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """What torchrun says in the environment, or None where it did not start this process.
+    """The ranks that torchrun sets in the environment, or None if it did not start this process.
 
-    Raises `ConfigError` where the environment says only some of it.
+    Raises `ConfigError` if the environment sets only some of the variables.
 
     Example:
         >>> launched({"PATH": "/bin"}) is None
         True
     """
-    told = [name for name in NAMES if name in environment]
-    if "RANK" not in told or "WORLD_SIZE" not in told:  # MASTER_ADDR alone may stand in anybody's environment
+    given = [name for name in NAMES if name in environment]
+    if "RANK" not in given or "WORLD_SIZE" not in given:  # MASTER_ADDR alone may be set for other reasons
         return None
-    if missing := [name for name in NAMES if name not in told]:
+    if missing := [name for name in NAMES if name not in given]:
         raise ConfigError(
-            f"the environment says {', '.join(told)} but not {', '.join(missing)}: start training with torchrun, which says all"
+            f"the environment sets {', '.join(given)} but not {', '.join(missing)}: start training with torchrun, which sets all"
         )
     return Launch(*(int(environment[name]) for name in NAMES[:4]))
 
 
 @contextmanager
 def join(launch: Launch, device: torch.device) -> Iterator[ProcessGroup]:
-    """The team of all that torchrun started, inside the block."""
+    """The process group of all processes that torchrun started, inside the block."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -59,15 +59,15 @@ def join(launch: Launch, device: torch.device) -> Iterator[ProcessGroup]:
     rendezvous = torch.distributed.PrefixStore(meet(store, launch.rank, launch.size), store)
     torch.distributed.init_process_group(backend, store=rendezvous, rank=launch.rank, world_size=launch.size, timeout=PATIENCE)
     yield ProcessGroup(launch.rank, launch.size, collective=True, joined=True, local_rank=(launch.local_rank, launch.local_size))
-    torch.distributed.destroy_process_group()  # after an error others may be gone, who would be waited for
+    torch.distributed.destroy_process_group()  # not after an error: processes that have exited would be waited for
 
 
 def meet(store: torch.distributed.Store, rank: int, size: int) -> str:
-    """A name for what these `size` processes keep in `store`, which no processes before them had.
+    """A new prefix for the keys of these `size` processes in `store`, which no earlier processes used.
 
-    After a restart torchrun's store still holds the addresses of the dead, and how often it restarted is told differently on
-    every machine. So each process calls with a number that is new, the leader answers every call that it finds, and waits
-    until all have confirmed an answer of its own.
+    After a restart torchrun's store still holds the addresses of processes that died, and machines disagree on the number of
+    restarts. So each process calls with a new random number. Rank 0 answers every call that it finds, and waits until all
+    processes have confirmed its answer.
     """
     mine = uuid.uuid4().hex
     if rank:

@@ -1,10 +1,10 @@
 """Data parallelism over processes: equal copies of the network, each on its slice of the same batch.
 
-Gradients are averaged through shared memory, and a pipe to each follower is the barrier: gloo over loopback took five
-milliseconds for the same vector, a follower that dies is noticed at once, and two processes of one thread train faster than
-one process of two. GPUs, one for each process, average among themselves, by nccl. Processes that torchrun started
-(`verbot.training.distributed.launch`), on one machine or several, have nothing but the process group: they average by gloo or
-nccl.
+Gradients are averaged through shared memory, and a pipe to each rank worker is the barrier: gloo over loopback took five
+milliseconds for the same vector, the exit of a rank worker is noticed at once, and two processes of one thread train faster
+than one process of two. GPUs, one for each process, average by nccl. Processes that torchrun started
+(`verbot.training.distributed.launch`), on one machine or several, use the process group of torch.distributed alone, by gloo
+or nccl.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from verbot.errors import TrainingError
 from verbot.parallel.workers import Channel, Worker, WorkerError, workers
 
 COLLECTIVE = {"cuda": "nccl"}  # of torch.distributed; other devices average through shared memory
-SHARDING = {"cpu": "gloo", "cuda": "nccl"}  # what members that share the weights out talk by
-PATIENCE = timedelta(minutes=5)  # with a member that does not come to a collective
+SHARDING = {"cpu": "gloo", "cuda": "nccl"}  # backends for sharded weights
+PATIENCE = timedelta(minutes=5)  # the timeout of a collective
 
 
 class ProcessGroup:
-    """The processes that train together. The leader is the process that the user started.
+    """The processes that train together. Rank 0 is the process that the user started.
 
-    Every member makes the same calls in the same order.
+    Every process makes the same calls in the same order.
 
     Args:
-        collective: tensors are averaged by the process group of torch.distributed that is open, not through shared memory.
-        joined: what is agreed goes through that group too: there are no pipes between processes that somebody else started.
-        seat: which of how many members on this machine this is; all are on one if None.
+        collective: tensors are averaged by the open process group of torch.distributed, not through shared memory.
+        joined: `broadcast` uses that group too, since there are no pipes between processes that torchrun started.
+        local_rank: (rank, number of processes) on this machine; None if all processes are on it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def broadcast(self, value: Any = None) -> Any:
-        """The leader's value, everywhere; a barrier too. Raises `TrainingError` in the leader when a follower is gone."""
+        """Rank 0's value, in every process; also a barrier. Raises `TrainingError` in rank 0 if a rank worker has exited."""
         if self._joined:
             return self._announce(value)
         if self._leader is not None:
@@ -77,13 +77,13 @@ class ProcessGroup:
         return value
 
     def average(self, *vectors: Tensor) -> None:
-        """In place, the mean over all processes of each vector (n,); the same bits for everyone."""
+        """In place, the mean over all processes of each vector (n,); identical bits in every process."""
         if self.size == 1:
             return
         joined = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
         if self._collective:
             if not self._joined:
-                self.broadcast()  # a follower that is gone would be waited for
+                self.broadcast()  # raises if a rank worker has exited, which the collective would wait for
             with _heard():
                 torch.distributed.all_reduce(joined)
         else:
@@ -93,7 +93,7 @@ class ProcessGroup:
             vector.copy_(mean)
 
     def all(self, mine: bool) -> bool:
-        """Whether it is so for every member."""
+        """Whether `mine` is true in every process."""
         if self.size == 1:
             return mine
         share = torch.tensor([float(mine)], device=self._device())
@@ -101,27 +101,27 @@ class ProcessGroup:
         return bool(share[0] == 1.0)
 
     def _device(self) -> torch.device:
-        """Where small tensors that are averaged must lie."""
+        """The device of small tensors that are averaged."""
         nccl = self._collective and not self._joined and torch.distributed.get_backend() == "nccl"
         return torch.device("cuda") if nccl else torch.device("cpu")
 
     def _announce(self, value: Any) -> Any:
-        """As `agree`, of what JSON can say."""
+        """As `broadcast`, of a JSON value, by torch.distributed."""
         content = json.dumps(value).encode() if self.is_main and value is not None else b""
         length = torch.tensor([len(content)])
         with _heard():
-            torch.distributed.all_reduce(length)  # everybody is here now
+            torch.distributed.all_reduce(length)  # a barrier
             if not length:
                 return None
-            told = torch.tensor(list(content), dtype=torch.uint8) if self.is_main else torch.empty(int(length), dtype=torch.uint8)
-            torch.distributed.broadcast(told, 0)
-        return json.loads(bytes(told.tolist()))
+            data = torch.tensor(list(content), dtype=torch.uint8) if self.is_main else torch.empty(int(length), dtype=torch.uint8)
+            torch.distributed.broadcast(data, 0)
+        return json.loads(bytes(data.tolist()))
 
     def _sum(self, joined: Tensor) -> None:
         """In place, through shared memory."""
         if self._slots.shape[-1] < len(joined):
             self._slots = self._share(len(joined))
-        # Two sets of slots take turns: whoever is past the next barrier has finished reading this one.
+        # Two sets of slots alternate: a process past the next barrier has finished reading this one.
         slots, self._turn = self._slots[self._turn, :, : len(joined)], 1 - self._turn
         slots[self.rank].copy_(joined)
         self.broadcast()
@@ -130,7 +130,7 @@ class ProcessGroup:
             joined.add_(slot)
 
     def _share(self, length: int) -> Tensor:
-        """Float32 (2, size, length) in memory that all members see; the file behind it has no name for longer than needed."""
+        """Float32 (2, size, length) in memory that all processes share; its file is unlinked as soon as possible."""
         count = 2 * self.size * length
         path = self.broadcast(_shared_file(4 * count) if self.is_main else None)
         slots = torch.from_file(path, shared=True, size=count).view(2, self.size, length)
@@ -144,10 +144,10 @@ class ProcessGroup:
 def open_process_group(
     size: int, briefing: dict[str, Any], device: torch.device, sharded: bool = False
 ) -> Iterator[ProcessGroup]:
-    """A team of `size`: this process, on `device`, and its followers, each of which is given `briefing` and its rank.
+    """A process group of `size`: this process, on `device`, and its rank workers, each of which is sent `briefing` and its rank.
 
     Args:
-        sharded: the weights are shared out, for which a process group is opened on every device.
+        sharded: the weights are sharded, which needs a process group of torch.distributed on every device.
     """
     if size == 1 and not sharded:
         yield ProcessGroup(0, 1)

@@ -1,4 +1,4 @@
-"""A follower of a training team: ``python -m verbot.training.distributed.rank_worker``, started by `distributed.lead`."""
+"""A training process of another rank: ``python -m verbot.training.distributed.rank_worker``, started by rank 0."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])
 def augment(
     batch: WindowBatch, config: AugmentConfig, rng: np.random.Generator, rank: int = 0, size: int = 1, frames: int = 1
 ) -> WindowBatch:
-    """Shifted images with their image points, some instructions blank or replaced by a goal image, some cameras missing.
+    """Shift images with their image points, blank instructions or replace them by goal images, and drop cameras.
 
     `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples. The
     `frames` rows of a sequence are treated alike.
