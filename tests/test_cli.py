@@ -20,7 +20,6 @@ from verbot.errors import DataError, VerbotDeprecationWarning
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import resolve
 from verbot.workflows.show_config import field_help
-from verbot.workflows.train_evaluate import starting_from
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +44,7 @@ def parse(line):
     called = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerbotDeprecationWarning)
-        rest = cli._with_successors(name, rest)
+        name, rest = cli._with_successors(name, rest)
 
     @functools.wraps(cli.OLD_COMMANDS[name][0] if name in cli.OLD_COMMANDS else cli.COMMANDS[name])
     def remember(**arguments):
@@ -81,14 +80,12 @@ PAGES = [
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     if "notebook" not in path.parts and path.name != "CHANGELOG.md"
 ]
-# Final names of commands and options that the redesign is about to introduce; remove each with its introduction.
-PENDING = ("verbot teleop", "verbot explain", "verbot robustness", "--revisit")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_in_the_docs_parses(page):
     for line in commands_in((ROOT / page).read_text()):
-        if " --help" not in line and not any(name in line for name in PENDING):
+        if " --help" not in line:
             parse(line)
 
 
@@ -99,7 +96,7 @@ def test_settings_of_documented_trainings_fit_their_recipes(page):
             called = parse(line)
             settings = assignments(called.get("set", ()))
             if policy := called.get("init_from"):
-                settings = {**starting_from(called["recipe"], str(policy)), **settings}
+                settings = {"init_from": str(policy), **settings}
             resolve(called["recipe"], settings)
 
 
@@ -370,16 +367,3 @@ def test_every_field_of_a_recipe_is_explained(capsys):
     code, out, _ = run(capsys, "config", "tiny", "--fields", "--set", "batch_size=16")
     assert code == 0
     assert re.search(r"batch_size \(int\) = 16\n    \w", out)
-
-
-def test_former_names_of_commands_and_options_work_and_warn(tmp_path, capsys):
-    out = tmp_path / "run"
-    steps = ("--steps", "2048", "--set", "steps=16", "worlds=2")
-    with pytest.warns(VerbotDeprecationWarning, match="verbot reinforce is now called verbot train"):
-        code, _, err = run(capsys, "reinforce", "tiny", "--out", str(out), *steps)
-    assert (code, "worlds" in err) == (2, True)
-    with pytest.warns(VerbotDeprecationWarning, match="--start is now called --init-from"):
-        code, _, err = run(capsys, "train", "tiny", "--out", str(out), "--start", str(tmp_path / "none"))
-    assert (code, "is not a policy directory" in err) == (2, True)
-    with pytest.warns(VerbotDeprecationWarning, match="verbot list designs is now called verbot list comparisons"):
-        assert run(capsys, "list", "designs")[1].startswith("comparisons: all")

@@ -52,6 +52,7 @@ _CORE = (
     "--help",
     "list",
     f"collect rover --suite navigation {TINY}",
+    "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
     "data check rover",
     "data info rover",
     "data view rover --out rover.mp4",
@@ -63,7 +64,7 @@ _CORE = (
 _SIM = (
     f"collect arm --tasks pick {TINY}",
     f"evaluate expert {TINY} --videos 1 --no-baselines --out arm-expert",
-    f"gap expert --axes lighting {TINY} --out arm-gap",
+    f"robustness expert --axes lighting {TINY} --out arm-robustness",
     "watch 'pick up the red cube' --policy expert --out arm-watch.mp4",
 )
 _TORCH = (
@@ -74,7 +75,7 @@ _TORCH = (
     "demo --recipe tiny --out demo",
 )
 _RL = (
-    "train starter-ppo --steps 16 --set worlds=2 rollout=8 batch_size=8 options.image_size=32 workers=1 "
+    "train starter-ppo --steps 16 --set num_envs=2 num_steps=8 batch_size=8 options.image_size=32 workers=1 "
     "--init-from run/policy --out reinforced",
 )
 PROMISES = {
@@ -86,7 +87,7 @@ PROMISES = {
             "train starter-ppo": "torch",
             "config tiny": "torch",
             "evaluate starter --suite navigation --out refused-1": "torch",
-            "look starter": "torch",
+            "explain starter": "torch",
             "collect arm": "sim",
             "evaluate expert --out refused-2": "sim",
             "watch 'pick up the red cube' --policy expert": "sim",
@@ -104,7 +105,7 @@ PROMISES = {
             "data export rover rover.hdf5",
             "doctor",
             f"evaluate starter {TINY} --videos 0 --no-baselines --out starter-evaluation",
-            "look starter --index 0 --out look",
+            "explain starter --index 0 --out explain",
             *_RL,
         ),
     ),

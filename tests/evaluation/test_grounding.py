@@ -227,18 +227,19 @@ def test_metrics_survive_a_file_and_the_page_shows_them(world, tmp_path):
     assert "| front target | `pointing_game` | 1 [" in found.table() and "<code>pointing_game</code>" in figures(found)
     picture = np.zeros((4, 4, 3), np.uint8)
     words = [Word("<b>", {"target": 0.25}, 0.5, None, {"front target": picture})]
-    page = Page("mine", "tabletop-starter", "take <b>", True, b"mp4", picture, words, found, "verbot look mine")
-    text = write_page(page, tmp_path / "look.html").read_text()
-    assert "take &lt;b&gt;" in text and "0.250" in text and "verbot look mine" in text and "http" not in text
+    page = Page("mine", "tabletop-starter", "take <b>", True, b"mp4", picture, words, found, "verbot explain mine")
+    text = write_page(page, tmp_path / "explain.html").read_text()
+    assert "take &lt;b&gt;" in text and "0.250" in text and "verbot explain mine" in text and "http" not in text
 
 
-def test_a_report_shows_grounding_metrics_of_the_same_policy_in_its_folder(world, tmp_path):
+@pytest.mark.parametrize("name", ["grounding.json", "looking.json"])
+def test_a_report_shows_grounding_metrics_of_the_same_policy_in_its_folder(name, world, tmp_path):
     from toy_world import ToyEnv, listening
 
     from verbot.evaluation import EvaluationConfig, PolicySource, run
 
     record = {"policy": "mine", "suite": "toy", **measure(Planted(world), world, scenes=3).to_json()}
-    (tmp_path / "looking.json").write_text(json.dumps(record))
+    (tmp_path / name).write_text(json.dumps(record))
     config = EvaluationConfig("toy", episodes=2, baselines=False, conditions=(), videos=0, latency_calls=0, workers=1)
     for policy in ("mine", "another"):
         (tmp_path / "run.json").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from verbot.evaluation.protocol.conditions import AXES, EvaluationConfig, axes_s
 from verbot.evaluation.protocol.intervals import difference, mcnemar, wilson
 from verbot.evaluation.report.radar import COLORS, FINE, Outline, place, radar
 from verbot.rollout.results import EpisodeResult, Journal
-from verbot.workflows.robustness import gap
+from verbot.workflows.robustness import robustness
 
 Make = Callable[..., EpisodeResult]
 
@@ -71,14 +71,14 @@ def test_the_table_and_the_file_agree(tmp_path: Path, made: Make) -> None:
     lines = [re.split(r" {2,}", line) for line in text.split("\n")]
     assert [line[0] for line in lines[1:]] == ["plain"] * 3 + ["random"] * 3
     assert ["camera 2", "10", "10.0 % [1.8, 40.4]"] in [line[1:4] for line in lines]
-    record = json.loads((write(gaps, tmp_path / "out", "verbot gap …") / "gap.json").read_text())
+    record = json.loads((write(gaps, tmp_path / "out", "verbot robustness …") / "robustness.json").read_text())
     assert record["policies"][0]["shifts"][1]["gap"]["value"] == pytest.approx(0.9)
     assert record["policies"][1]["shifts"][1]["axes"] == {"camera": 2}
-    assert (tmp_path / "out" / "gap.png").is_file()
+    assert (tmp_path / "out" / "robustness.png").is_file()
 
 
 def test_a_missing_domain_is_reported(tmp_path: Path, made: Make) -> None:
-    with pytest.raises(ConfigError, match=r"holds no shifted domain; `verbot gap POLICY --out FOLDER` plays both"):
+    with pytest.raises(ConfigError, match=r"holds no shifted domain; `verbot robustness POLICY --out FOLDER` plays both"):
         read_robustness(save(tmp_path / "a", world(made, "11")))
     with pytest.raises(ConfigError, match="holds no nominal domain"):
         read_robustness(save(tmp_path / "b", world(made, "11", camera=1)))
@@ -126,19 +126,19 @@ def test_several_axes_at_once_are_a_condition() -> None:
 
 def test_policies_are_played_in_every_domain_and_folders_are_read(tmp_path: Path) -> None:
     asked = {"axes": ["camera", "robot_start"], "episodes": 2, "workers": 1, "progress": False}
-    played = gap(["expert"], out=tmp_path / "first", **asked)
+    played = robustness(["expert"], out=tmp_path / "first", **asked)
     assert [shift.label for shift in played[0].shifts] == ["camera 2", "robot start 2", "camera 2, robot start 2"]
     assert [shift.success.n for shift in played[0].shifts] == [2, 2, 2]
-    more = gap(["expert"], out=tmp_path / "first", strengths=[3], alone=False, **asked)
+    more = robustness(["expert"], out=tmp_path / "first", strengths=[3], alone=False, **asked)
     assert len(more[0].shifts) == 4  # earlier results remain
-    read = gap([str(tmp_path / "first" / "expert")], out=tmp_path / "second", **asked)
+    read = robustness([str(tmp_path / "first" / "expert")], out=tmp_path / "second", **asked)
     assert read[0].shifts == more[0].shifts
 
 
 def test_invalid_policies_and_axes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name at least one policy"):
-        gap([], out=tmp_path)
+        robustness([], out=tmp_path)
     with pytest.raises(ConfigError, match="two of these policies would have one name: run, run"):
-        gap(["a/run/policy", "b/run/policy"], out=tmp_path)
+        robustness(["a/run/policy", "b/run/policy"], out=tmp_path)
     with pytest.raises(UnknownNameError, match="randomization axis named 'camer'"):
-        gap(["expert"], out=tmp_path, axes=["camer"])
+        robustness(["expert"], out=tmp_path, axes=["camer"])

@@ -323,18 +323,17 @@ def test_the_command_passes_its_arguments(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("verbot.teleop.teleoperate", remember)
     out = str(tmp_path / "demos")
-    words = ["collect", out, "--by", "keyboard", "--episodes", "2", "--seed", "7", "--tasks", "pick", "--port", "8123"]
+    words = ["teleop", out, "--by", "keyboard", "--episodes", "2", "--seed", "7", "--tasks", "pick", "--port", "8123"]
     assert run(capsys, *words) == (0, f"2 attempts in 3 episodes, 0 simulator errors: {out}\n", "")
     ((settings, path, make_policy),) = asked
     assert (settings.by, settings.episodes, settings.seed, settings.tasks, settings.port) == ("keyboard", 2, 7, ("pick",), 8123)
     assert settings.options == {"image_size": 64, "max_seconds": 60.0}
     assert (settings.host, path, make_policy) == ("127.0.0.1", tmp_path / "demos", None)
     for more, message in (
-        (["--policy", "starter"], "--policy is what a person corrects: give --by keyboard or --by gamepad"),
-        (["--by", "keyboard", "--again", "tabletop-revisit"], "--again is for the experts"),
-        (["--by", "keyboard", "--axes", "camera_dropout", "1"], "teleoperate without camera_dropout"),
+        (["--execute", "2"], "--execute concerns the chunks of a policy: give a --policy too"),
+        (["--axes", "camera_dropout", "1"], "teleoperate without camera_dropout"),
     ):
-        code, _, err = run(capsys, "collect", out, *more)
+        code, _, err = run(capsys, "teleop", out, *more)
         assert code == 2
         assert message in err
 

@@ -8,10 +8,11 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 
-from verbot.cli.collect import collect, data_annotate
+from verbot.cli.collect import collect, data_annotate, teleop
 from verbot.cli.convert import data_export, data_import
-from verbot.cli.evaluate import compare, evaluate, gap, look, watch
+from verbot.cli.evaluate import compare, evaluate, explain, robustness, watch
 from verbot.cli.inspect import data_check, data_info, data_view, doctor, list_parts
 from verbot.cli.train import config, demo, reinforce, train
 from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
@@ -19,25 +20,34 @@ from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, mi
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "collect": collect,
+    "teleop": teleop,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
-    "gap": gap,
+    "robustness": robustness,
+    "watch": watch,
+    "explain": explain,
     "data annotate": data_annotate,
     "data check": data_check,
     "data info": data_info,
     "data view": data_view,
     "data import": data_import,
     "data export": data_export,
-    "watch": watch,
-    "look": look,
     "list": list_parts,
     "config": config,
     "doctor": doctor,
 }
 # Former names, which work for one version and warn; each with its successor.
-OLD_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {"reinforce": (reinforce, "train")}
-OLD_OPTIONS: dict[str, dict[str, str]] = {"train": {"--start": "--init-from"}, "compare": {"--designs": "--list"}}
+OLD_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
+    "reinforce": (reinforce, "train"),
+    "gap": (robustness, "robustness"),
+    "look": (explain, "explain"),
+}
+OLD_OPTIONS: dict[str, dict[str, str]] = {
+    "train": {"--start": "--init-from"},
+    "compare": {"--designs": "--list"},
+    "collect": {"--again": "--revisit"},
+}
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes"}
 
 
@@ -74,8 +84,9 @@ def _run(arguments: Sequence[str] | None) -> None:
             sys.exit(0)
         import tyro
 
+        name, rest = _with_successors(name, rest)
         function = OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name]
-        sys.exit(tyro.cli(function, args=_with_successors(name, rest), prog=f"verbot {name}"))
+        sys.exit(tyro.cli(function, args=rest, prog=f"verbot {name}"))
     except (VerbotError, ModuleNotFoundError) as error:
         told = missing(error) if isinstance(error, ModuleNotFoundError) else error
         if not isinstance(told, VerbotError):
@@ -102,8 +113,11 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
     raise ConfigError(f"there is no command {asked!r}.{hint} Known: {', '.join(group or COMMANDS)}")
 
 
-def _with_successors(name: str, arguments: list[str]) -> list[str]:
-    """The arguments with today's names of options; warns of a former name of a command or of an option."""
+def _with_successors(name: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The command and its arguments with the current names; warns of a former name of a command or of an option.
+
+    Raises `ConfigError` for an option that another command has.
+    """
     if name in OLD_COMMANDS:
         _warn_renamed(f"verbot {name}", f"verbot {OLD_COMMANDS[name][1]}")
     options, found = OLD_OPTIONS.get(name, {}), []
@@ -116,7 +130,36 @@ def _with_successors(name: str, arguments: list[str]) -> list[str]:
     if name == "list" and found and found[0] in OLD_KINDS:
         _warn_renamed(f"verbot list {found[0]}", f"verbot list {OLD_KINDS[found[0]]}")
         found[0] = OLD_KINDS[found[0]]
-    return found
+    if name == "collect":
+        name, found = _without_demonstrator(found)
+    _check_options(name, found)
+    return name, found
+
+
+def _without_demonstrator(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command that ``verbot collect`` with these arguments means, and its arguments: a former ``--by`` chose it."""
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--by":
+            after = i + (1 if equals else 2)
+            if "expert" in (value, *arguments[i + 1 : after]):
+                _warn_renamed("verbot collect --by expert", "verbot collect")
+                return "collect", arguments[:i] + arguments[after:]
+            _warn_renamed("verbot collect --by", "verbot teleop --by")
+            return "teleop", arguments
+    return "collect", arguments
+
+
+def _check_options(name: str, arguments: list[str]) -> None:
+    """Raise `ConfigError` for an option of ``collect`` given to ``teleop``, or the reverse."""
+    other = {"collect": "teleop", "teleop": "collect"}.get(name)
+    if other is None:
+        return
+    foreign = signature(COMMANDS[other]).parameters.keys() - signature(COMMANDS[name]).parameters.keys()
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option[2:].replace("-", "_") in foreign:
+            raise ConfigError(f"{option} is an option of `verbot {other}`, not of `verbot {name}`")
 
 
 def _warn_renamed(old: str, new: str) -> None:

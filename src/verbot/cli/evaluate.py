@@ -1,4 +1,4 @@
-"""Commands in which policies act: measured, held against each other, filmed."""
+"""Commands that play policies: evaluation, comparison, robustness, video, explanation."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def compare(
     return table.exit_code
 
 
-def gap(
+def robustness(
     policies: Positional[tuple[str, ...]],
     suite: str = "tabletop-starter",
     axes: tuple[Axis, ...] = (),
@@ -162,33 +162,34 @@ def gap(
     episodes: int = 120,
     seed: int = 0,
     workers: int = 0,
-    out: Path = Path("outputs/gap"),
+    out: Path = Path("outputs/robustness"),
 ) -> int:
-    """What shifted worlds take from policies, axis by axis and all axes at once: a table, gap.json and a radar, gap.png.
+    """Measure how much success each domain shift costs: a table, robustness.json and a radar chart, robustness.png.
 
-    Example: verbot gap outputs/plain/policy outputs/random/policy --strengths 2 --episodes 120 --out outputs/gap
+    Example: verbot robustness outputs/plain/policy outputs/random/policy --strengths 2 --episodes 120 --out outputs/robustness
 
     Args:
-        policies: as of `verbot evaluate`, or folders that it left, which are read.
+        policies: as in `verbot evaluate`, or folders that it wrote, which are read and not played.
         suite: the env; see `verbot list envs`.
         axes: randomization axes; otherwise all, without camera_dropout where a policy cannot do without a camera.
         strengths: of the shifts.
-        alone: each axis is shifted alone too; otherwise only all of them at once.
-        align: demonstrations: every policy acts once more, with pictures moved to their middle color.
-        episodes: scenes, the same in every world.
+        alone: shift each axis alone too; otherwise only all of them at once.
+        align: a dataset: every policy is played once more, with images aligned to its median colors.
+        episodes: number of scenes, the same in every domain.
         seed: another seed is another set of scenes.
         workers: processes; 0 takes one for each core.
-        out: gets gap.json, gap.png and a folder for each policy. An interrupted call continues; other strengths join.
+        out: gets robustness.json, robustness.png and a folder for each policy. An interrupted call continues; other strengths are
+            added.
     """
     from verbot.evaluation.comparison.robustness import table
-    from verbot.workflows.robustness import gap as run
+    from verbot.workflows.robustness import robustness as run
 
-    gaps = run(
+    reports = run(
         policies, out=out, suite=suite, axes=axes, strengths=strengths, alone=alone, align=_channel_medians(align),
         episodes=episodes, seed=seed, workers=workers, command=typed(),
     )  # fmt: skip
-    print(table(gaps), out / "gap.json", sep="\n")
-    return 1 if any(found.errors for found in gaps) else 0
+    print(table(reports), out / "robustness.json", sep="\n")
+    return 1 if any(report.errors for report in reports) else 0
 
 
 def watch(
@@ -230,7 +231,7 @@ def watch(
     return 0
 
 
-def look(
+def explain(
     policy: Positional[str] = "starter",
     suite: str = "tabletop-starter",
     task: str | None = None,
@@ -238,28 +239,28 @@ def look(
     seed: int = 0,
     text: str | None = None,
     scenes: int = 0,
-    out: Path = Path("outputs/look"),
+    out: Path = Path("outputs/explain"),
 ) -> int:
-    """Where a policy looks, and for which word: look.html and look.mp4; with --scenes also figures.
+    """Show where a policy attends, and for which word: explain.html and explain.mp4; with --scenes also metrics.
 
-    Example: verbot look starter --task put --index 0 --scenes 150 --out outputs/look
+    Example: verbot explain starter --task put --index 0 --scenes 150 --out outputs/explain
 
     Args:
         policy: a policy's folder, "starter" (the one that came with verbot), or a server's ws:// address.
         suite: the env; see `verbot list envs`.
-        task: of the scene that is filmed; otherwise one is drawn.
-        index: number of the test scene that is filmed.
+        task: of the recorded scene; otherwise one is drawn.
+        index: number of the recorded test scene.
         seed: another seed is another set of scenes.
-        text: what the policy is told instead of the scene's own sentence.
-        scenes: test scenes for the figures in looking.json; 0 measures none.
-        out: the folder; the report.html that `verbot evaluate` writes into the same one tells the figures too.
+        text: instruction in place of the scene's own.
+        scenes: number of test scenes for the metrics in grounding.json; 0 measures none.
+        out: the folder; in the folder of an evaluation, the metrics appear in its report the next time that it is written.
     """
-    from verbot.workflows.explain import look as run
+    from verbot.workflows.explain import explain as run
 
     found = run(
         policy, suite, out=out, task=task, index=index, seed=seed, text=text, scenes=scenes, command=typed(),
     )  # fmt: skip
-    if found.looked is not None:
-        print(found.looked.table())
-    print(f"{'obeyed' if found.success else 'failed'}: {found.instruction}", found.page, sep="\n")
+    if found.metrics is not None:
+        print(found.metrics.table())
+    print(f"{'success' if found.success else 'failure'}: {found.instruction}", found.page, sep="\n")
     return 0

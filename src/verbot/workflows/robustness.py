@@ -1,4 +1,4 @@
-"""Policies in shifted worlds: each axis of randomization alone and all at once, on the scenes of the nominal world."""
+"""Policies under domain shifts: each randomization axis alone and all at once, on the scenes of the nominal domain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verbot.workflows.train_evaluate import SCRIPTED, evaluate
 DROPOUT = "camera_dropout"
 
 
-def gap(
+def robustness(
     policies: Sequence[str],
     *,
     out: str | Path,
@@ -30,24 +30,24 @@ def gap(
     command: str | None = None,
     progress: bool = True,
 ) -> list[RobustnessReport]:
-    """Play each policy in the nominal world and in every shifted one; writes ``gap.json`` and the radar ``gap.png`` into `out`.
+    """Play each policy in the nominal domain and under every shift; writes ``robustness.json`` and ``robustness.png`` into `out`.
 
-    Called again it continues, and worlds of other strengths join those that were played.
+    A later call continues an interrupted one, and adds shifts of other strengths to those that were played.
 
     Args:
-        policies: names, as of `verbot.evaluate`, or folders that hold evaluations, which are read and not played.
-        axes: those to shift; otherwise all, but for ``camera_dropout`` where a policy cannot do without a camera.
+        policies: names, as in `verbot.evaluate`, or folders of evaluations, which are read and not played.
+        axes: the axes to shift; otherwise all, except ``camera_dropout`` where a policy cannot do without a camera.
         strengths: of the shifts, 1 to 3.
-        alone: whether each axis is shifted alone, too; otherwise only all of them at once.
-        align: channel medians by camera (`verbot.data.samples.image_statistics`): each policy acts once more, aligned to them.
-        episodes: scenes, the same in every world.
+        alone: whether each axis is shifted alone too; otherwise only all of them at once.
+        align: channel medians by camera (`verbot.data.samples.image_statistics`), to which each policy is played aligned too.
+        episodes: number of scenes, the same in every domain.
 
-    Raises `ConfigError` where nothing is to be played or two policies have one name, and as `verbot.evaluate` does.
+    Raises `ConfigError` if no policy or strength is given or two policies have the same name, and as `verbot.evaluate` does.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = gap(["expert"], out=folder, axes=["camera", "lighting"], episodes=2, workers=1, progress=False)
+        ...     found = robustness(["expert"], out=folder, axes=["camera", "lighting"], episodes=2, workers=1, progress=False)
         >>> [shift.label for shift in found[0].shifts], found[0].shifts[0].gap.value
         (['lighting 2', 'camera 2', 'lighting 2, camera 2'], 0.0)
     """
@@ -60,10 +60,10 @@ def gap(
     together = ALL if set(shifted) == set(AXES) else "+".join(shifted)
     single = [f"axis:{axis}:{strength}" for strength in strengths for axis in shifted if alone]
     several = [f"axes:{together}:{strength}" for strength in strengths if len(shifted) > 1]
-    gaps = []
+    reports = []
     for policy, name in zip(policies, names, strict=True):
         if _evaluated(policy):
-            gaps.append(read_robustness(policy, name))
+            reports.append(read_robustness(policy, name))
             continue
         for colors in (None, align) if align else (None,):
             called = f"{name} aligned" if colors else name
@@ -72,9 +72,9 @@ def gap(
                 conditions=(*single, *several), baselines=False, videos=0, latency_calls=1, workers=workers, command=command,
                 progress=progress,
             )  # fmt: skip
-            gaps.append(read_robustness(out / slug(called), called))
-    write(gaps, out, command)
-    return gaps
+            reports.append(read_robustness(out / slug(called), called))
+    write(reports, out, command)
+    return reports
 
 
 def label(policy: str) -> str:

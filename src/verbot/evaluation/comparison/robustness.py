@@ -101,8 +101,8 @@ def read_robustness(folder: str | Path, policy: str | None = None) -> Robustness
     shifted = [found for name, found in groups.items() if name.startswith(f"{NOMINAL} ")]
     if not nominal or not shifted:
         raise ConfigError(
-            f"{folder} holds no {'shifted' if nominal else 'nominal'} domain; `verbot gap POLICY --out FOLDER` plays both, and "
-            f"so does `verbot evaluate POLICY --axis {ALL}`"
+            f"{folder} holds no {'shifted' if nominal else 'nominal'} domain; `verbot robustness POLICY --out FOLDER` plays "
+            f"both, and so does `verbot evaluate POLICY --axis {ALL}`"
         )
     shifts = []
     for found in shifted:
@@ -133,10 +133,10 @@ def table(gaps: Sequence[RobustnessReport]) -> str:
 
 
 def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = None) -> Path:
-    """Write ``gap.json`` and, for at least three domains, ``gap.png``, a radar chart of success. Returns the folder."""
+    """Write ``robustness.json`` and, for at least three domains, ``robustness.png``, a radar chart. Returns the folder."""
     out.mkdir(parents=True, exist_ok=True)
     record = {"command": command, "policies": [gap.to_json() for gap in gaps]}
-    (out / "gap.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "robustness.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     labels = list(dict.fromkeys(shift.label for gap in gaps for shift in gap.shifts))
     outlines = []
     for gap in gaps:
@@ -144,5 +144,5 @@ def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = Non
         title = f"{gap.policy}: nominal {written('success_rate', gap.nominal)}"
         outlines.append(Outline(title, [gap.nominal, *(found.get(label) for label in labels)]))
     if len(labels) > 1:
-        radar(["nominal", *labels], outlines).quantize(128).save(out / "gap.png", optimize=True)
+        radar(["nominal", *labels], outlines).quantize(128).save(out / "robustness.png", optimize=True)
     return out

@@ -1,4 +1,4 @@
-"""``look.html``, a self-contained page: a policy's heatmaps in an episode, and the effect of each word on them."""
+"""``explain.html``, a self-contained page: a policy's heatmaps in an episode, and the effect of each word on them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from verbot.evaluation.report.overlay import COLORS, FULL, LESS, MORE, RGB
 from verbot.evaluation.report.plots import Bar, bars, percent, table
 from verbot.spec import UInt8Array
 
+METRICS_FILE, OLD_METRICS_FILE = "grounding.json", "looking.json"  # the old one is of version 0.1
 EPISODE = (
     f"Each camera's image with the heatmaps of the vision encoder. Full color is {FULL:.0f} times the value of a uniform heatmap."
 )

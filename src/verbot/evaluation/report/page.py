@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from verbot.evaluation.grounding.metrics import GroundingMetrics
-from verbot.evaluation.grounding.page import figures
+from verbot.evaluation.grounding.page import METRICS_FILE, OLD_METRICS_FILE, figures
 from verbot.evaluation.protocol.intervals import Estimate
 from verbot.evaluation.report import text
 from verbot.evaluation.report.clips import Section, VideoClip
@@ -60,9 +60,10 @@ def _sections(summary: Summary, videos: Videos) -> Iterator[str]:
 
 
 def _grounding(summary: Summary, folder: Path) -> Iterator[str]:
-    """The grounding metrics of this policy, if they were measured into the same folder (``looking.json``)."""
-    path = folder / "looking.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The grounding metrics of this policy, if they were measured into the same folder."""
+    paths = [folder / name for name in (METRICS_FILE, OLD_METRICS_FILE)]
+    path = next((path for path in paths if path.is_file()), None)
+    record = json.loads(path.read_text(encoding="utf-8")) if path else {}
     if (record.get("policy"), record.get("suite")) == (summary.policy, summary.suite):
         yield figures(GroundingMetrics.from_json(record))
 
