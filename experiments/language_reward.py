@@ -1,6 +1,6 @@
-"""What a scorer of states in words is worth: how well it ranks and judges, in scenes and wordings that it was not taught by.
+"""The accuracy of a language reward model in scenes and wordings that it was not trained on: its ranking and its success.
 
-Run it as ``python experiments/language_reward.py outputs/scorer.safetensors``; without the file it is trained first.
+Run it as ``python experiments/language_reward.py outputs/reward_model.safetensors``; without the file it is trained first.
 """
 
 from __future__ import annotations
@@ -18,37 +18,43 @@ from verbot.configuration import to_plain
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import proportion
 from verbot.models.reward_models.matcher import TrainedScorer
-from verbot.training.rl.rewards.train_reward_model import ScorerConfig, Watched, contradict, train_scorer, watch
+from verbot.training.rl.rewards.train_reward_model import (
+    DescribedEpisode,
+    RewardModelConfig,
+    contradict,
+    describe_episodes,
+    train_reward_model,
+)
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What to measure."""
 
-    scorer: tyro.conf.Positional[Path]
+    reward_model: tyro.conf.Positional[Path]
     episodes: int = 300
     wording: str = "seen"  # or "unseen"
-    taught: ScorerConfig = field(default_factory=ScorerConfig)
+    training: RewardModelConfig = field(default_factory=RewardModelConfig)
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     torch.set_num_threads(1)
-    if not arguments.scorer.is_file():
-        arguments.scorer.parent.mkdir(parents=True, exist_ok=True)
-        train_scorer(arguments.taught, checkpoint=arguments.scorer.with_suffix(".checkpoint")).save(
-            arguments.scorer, to_plain(arguments.taught)
+    if not arguments.reward_model.is_file():
+        arguments.reward_model.parent.mkdir(parents=True, exist_ok=True)
+        train_reward_model(arguments.training, checkpoint=arguments.reward_model.with_suffix(".checkpoint")).save(
+            arguments.reward_model, to_plain(arguments.training)
         )
-    unseen = watch(replace(arguments.taught, episodes=arguments.episodes), split="test")
+    unseen = describe_episodes(replace(arguments.training, episodes=arguments.episodes), split="test")
     print(json.dumps(measure(arguments, unseen), indent=1))
 
 
-def measure(arguments: Arguments, episodes: list[Watched]) -> dict[str, Any]:
+def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str, Any]:
     """Shares with 95 % intervals: of episodes whose end is judged done for their own sentence; of ends judged done for a goal
     that contradicts it; of episodes whose end fits their own sentence better than any such; of states before the end judged done;
     of pairs of states of an episode, at least five steps apart, of which the later is nearer."""
-    scorer, rng = TrainedScorer(str(arguments.scorer)), np.random.default_rng(0)
-    env = make_env(arguments.taught.env)
+    model, rng = TrainedScorer(str(arguments.reward_model)), np.random.default_rng(0)
+    env = make_env(arguments.training.env)
     found: dict[str, list[bool]] = {}
 
     def note(name: str, values: list[bool]) -> None:
@@ -62,17 +68,17 @@ def measure(arguments: Arguments, episodes: list[Watched]) -> dict[str, Any]:
         for goal in (episode.goal, *others):
             ways = env.wordings(goal, arguments.wording)
             said.append(ways[int(rng.integers(len(ways)))])
-        done = scorer.score([episode.states[-1]] * len(said), said)[:, 1]
+        done = model.score([episode.states[-1]] * len(said), said)[:, 1]
         note("an end is done for its own sentence", [bool(done[0] > 0.5)])
         note("an end is done for a sentence that asks for something else", (done[1:] > 0.5).tolist())
         if episode.goal.get("arm"):
             note("an end is done for its sentence with the other arm position", [bool(done[-1] > 0.5)])
         note("an end fits its own sentence best", [bool(done[0] > done[1:].max())])
-        note("the state before the end is done", [bool(scorer.score([episode.states[-2]], said[:1])[0, 1] > 0.5)])
+        note("the state before the end is done", [bool(model.score([episode.states[-2]], said[:1])[0, 1] > 0.5)])
         if len(episode.states) > 6:
             first = int(rng.integers(len(episode.states) - 5))
             second = int(rng.integers(first + 5, len(episode.states)))
-            early, late = scorer.score([episode.states[first], episode.states[second]], said[:1] * 2)[:, 0]
+            early, late = model.score([episode.states[first], episode.states[second]], said[:1] * 2)[:, 0]
             note("the later of two states is nearer", [bool(late > early)])
     return {
         name: {"n": len(values), "percent": [round(100 * x, 1) for x in (e.value, e.low, e.high)]}

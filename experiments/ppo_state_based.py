@@ -34,8 +34,9 @@ from verbot.data.samples.episode_arrays import goal_points
 from verbot.envs import make_env
 from verbot.rollout.episode import Episode
 from verbot.spec import Observation
+from verbot.training.rl.config import RewardShaping
 from verbot.training.rl.envs import GroundedObservation, VecTransition
-from verbot.training.rl.rewards.base import made
+from verbot.training.rl.rewards.base import shaped_reward
 
 TASKS, LONGEST, WORDS, MIDDLE_M = ("go", "around", "follow"), 24, 1500, 1.6
 NOTHING = Observation({}, np.zeros(1, np.float32))
@@ -48,17 +49,17 @@ class Arguments:
 
     tasks: tuple[str, ...] = TASKS
     steps: int = 500_000
-    worlds: int = 64
-    rollout: int = 64
+    num_envs: int = 64
+    num_steps: int = 64
     batch: int = 512
     learning_rate: float = 5e-4
-    discount: float = 0.95
-    trace: float = 0.5
-    headway: float = 2.0
-    ratchet: float = 0.8
+    gamma: float = 0.95
+    gae_lambda: float = 0.5
+    progress_weight: float = 2.0
+    best_so_far_share: float = 0.8
     penalty: float = 0.0
-    entropy: float = 0.002
-    value_weight: float = 3.0
+    entropy_coef: float = 0.002
+    value_coef: float = 3.0
     noise_m: float = 0.0  # standard deviation of every place
     seed: int = 0
 
@@ -71,7 +72,8 @@ class EpisodeArrays(gymnasium.Env):
     def __init__(self, arguments: Arguments, number: int):
         self._told, self._number, self._played = arguments, number, 0
         self._env = make_env("navigation-compass", tasks=TASKS, penalty=arguments.penalty, render_cameras=False)
-        self._reward = made(0.0, arguments.headway, arguments.discount, 1, arguments.ratchet)
+        shaping = RewardShaping(progress_weight=arguments.progress_weight, best_so_far_share=arguments.best_so_far_share)
+        self._reward = shaped_reward(shaping, arguments.gamma, 1)
         self._rng = np.random.default_rng((arguments.seed, number))
         self.observation_space = spaces.Dict(
             {"numbers": spaces.Box(-np.inf, np.inf, (12,), np.float32), "words": spaces.Box(0, WORDS, (LONGEST,), np.int64)}
@@ -79,7 +81,7 @@ class EpisodeArrays(gymnasium.Env):
         self.action_space = spaces.Discrete(7)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        index = self._number + self._told.worlds * self._played
+        index = self._number + self._told.num_envs * self._played
         self._task, self._played = self._told.tasks[index % len(self._told.tasks)], self._played + 1
         self._episode = Episode(self._env, {"task": self._task, "index": index, "split": "train"}, self._told.seed)
         self._reward.begin([0], [self._episode.info], [UNSEEN])
@@ -138,11 +140,11 @@ class Watch(BaseCallback):
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     torch.set_num_threads(1)
-    worlds = DummyVecEnv([lambda number=number: EpisodeArrays(arguments, number) for number in range(arguments.worlds)])
+    worlds = DummyVecEnv([lambda number=number: EpisodeArrays(arguments, number) for number in range(arguments.num_envs)])
     algorithm = PPO(
-        "MultiInputPolicy", worlds, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.rollout,
-        batch_size=arguments.batch, n_epochs=4, gamma=arguments.discount, gae_lambda=arguments.trace, ent_coef=arguments.entropy,
-        vf_coef=arguments.value_weight, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
+        "MultiInputPolicy", worlds, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
+        batch_size=arguments.batch, n_epochs=4, gamma=arguments.gamma, gae_lambda=arguments.gae_lambda,
+        ent_coef=arguments.entropy_coef, vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
         policy_kwargs={"features_extractor_class": Reader, "net_arch": [384, 384], "activation_fn": nn.GELU},
     )  # fmt: skip
     algorithm.learn(arguments.steps, callback=Watch(arguments.tasks))

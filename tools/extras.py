@@ -75,7 +75,7 @@ _TORCH = (
     "demo --recipe tiny --out demo",
 )
 _RL = (
-    "train starter-ppo --steps 16 --set worlds=2 rollout=8 batch_size=8 options.image_size=32 workers=1 "
+    "train starter-ppo --steps 16 --set num_envs=2 num_steps=8 batch_size=8 options.image_size=32 workers=1 "
     "--init-from run/policy --out reinforced",
 )
 PROMISES = {

@@ -23,7 +23,7 @@ from verbot.policy.storage import STARTER
 from verbot.rollout.collect import demonstrate
 from verbot.rollout.results import read_results
 from verbot.training.rl import ReinforceConfig, reinforce
-from verbot.training.rl.config import Looking
+from verbot.training.rl.config import EnvConfig, ParallelismConfig, PerceptionWarmup, PPOConfig, RewardShaping
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "mujoco", "av", "pillow", "stable_baselines3")
@@ -130,16 +130,14 @@ def trained(folder: Path) -> dict[str, Any]:
 def reinforced(folder: Path) -> dict[str, Any]:
     """The weights after one update by the keypoint loss alone and one by PPO."""
     config = ReinforceConfig(
-        env="navigation",
+        env=EnvConfig("navigation", num_envs=4),
+        reward_shaping=RewardShaping(progress_weight=0.5),
         network=NetworkConfig(vision=Part("query_conv", {"channels": 4, "heatmaps": 4}), width=16, chunk=1),
         steps=256,
-        worlds=4,
-        rollout=32,
-        batch_size=64,
+        ppo=PPOConfig(num_steps=32, batch_size=64),
+        perception_warmup=PerceptionWarmup(updates=1, batch_size=32),
         keypoint_weight=0.5,
-        headway=0.5,
-        looking=Looking(updates=1, batch_size=32),
-        workers=1,
+        parallelism=ParallelismConfig(workers=1),
         seed=3,
     )
     with one_thread():

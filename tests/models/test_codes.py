@@ -228,3 +228,12 @@ def test_k_means_finds_the_heaps():
     assert np.abs(centers[:, None] - heaps).sum(-1).min(0).max() < 0.2
     assert np.array_equal(centers, k_means(points, 5))
     assert np.isfinite(k_means(np.ones((7, 2), np.float32), 4)).all()  # fewer different points than centers
+
+
+def test_predictions_are_the_likeliest_codes_whatever_the_generator():
+    """Only `sample` draws."""
+    head, _ = fitted()
+    fused = group(40)
+    drawn = torch.Generator().manual_seed(0)
+    assert torch.equal(head.predict(fused), head.predict(fused, drawn))
+    assert not torch.equal(head.predict(fused), head.sample(fused, drawn))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from verbot.configuration import dump_yaml, to_plain
+from verbot.configuration import dump_yaml, replace, to_plain
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
 from verbot.policy.policy import load_policy
@@ -27,7 +27,7 @@ def test_every_recipe_reads_back_from_yaml_and_fits_together(name, tmp_path):
             assert run.collection.env == run.evaluation.suite
             assert stage.imitation.dagger.rounds == 0 or stage.imitation.dagger.env == run.collection.env
         else:
-            assert stage.reinforcement.env == run.evaluation.suite
+            assert stage.reinforcement.env.name == run.evaluation.suite
 
 
 def test_names_that_do_not_exist_are_answered_with_the_nearest(tmp_path):
@@ -138,8 +138,14 @@ def test_a_recipe_has_stages_that_fit_together():
 def two_stages() -> Recipe:
     """Imitation in the tabletop env, then two PPO updates from its policy."""
     tiny, ppo = resolve("tiny"), resolve("starter-ppo")
-    small = {"policy": None, "options": {"image_size": 32}, "worlds": 2, "rollout": 8, "batch_size": 16, "steps": 16, "warmup": 0}
-    rewards = dataclasses.replace(ppo.reinforcement, **small, workers=1, epochs=1)
+    small = {
+        "env": {"options": {"image_size": 32}, "num_envs": 2},
+        "init": {"init_from": None},
+        "steps": 16,
+        "ppo": {"num_steps": 8, "batch_size": 16, "epochs": 1, "critic_warmup": 0},
+        "parallelism": {"workers": 1},
+    }
+    rewards = replace(ppo.reinforcement, small)
     return dataclasses.replace(tiny, name="two", stages=(*tiny.stages, Reinforcement(rewards)))
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from test_ppo import NOWHERE
 from torch import nn
 
+from verbot.configuration import replace
 from verbot.training.rl import ReinforceConfig
+from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import airl
-from verbot.training.rl.rewards.airl import AdversarialReward, Shown
+from verbot.training.rl.rewards.airl import AdversarialReward, Demonstration
 
-CONFIG = ReinforceConfig(env="toy", worlds=1, rollout=8, batch_size=8, discount=0.9)
+CONFIG = ReinforceConfig(env=EnvConfig("toy", num_envs=1), ppo=PPOConfig(num_steps=8, batch_size=8, gamma=0.9))
 REACH, STAYS = 5.0, 8.0
 
 
@@ -45,7 +45,7 @@ class Table(nn.Module):
 def shown(*states):
     """A demonstration that passes through these descriptions."""
     steps = len(states) - 1
-    return Shown("go", (NOWHERE,) * (steps + 1), states, np.zeros((steps, 1), np.float32), np.ones(steps, bool))
+    return Demonstration("go", (NOWHERE,) * (steps + 1), states, np.zeros((steps, 1), np.float32), np.ones(steps, bool))
 
 
 def transition(state, last=False, truncated=False):
@@ -94,12 +94,12 @@ def test_an_end_earns_the_reward_of_staying_there(make):
 
 def learn(reward, state, log_prob, expert_log_prob):
     """The discriminator after a rollout of steps from the start to `state`, all of the same probability."""
-    for _ in range(CONFIG.rollout):
+    for _ in range(CONFIG.ppo.num_steps):
         begin(reward, "start")
         earned(reward, transition(state))
     reward.learn(
         lambda looks, actions: np.full(len(looks), expert_log_prob, np.float32),
-        np.full((CONFIG.rollout, 1), log_prob, np.float32),
+        np.full((CONFIG.ppo.num_steps, 1), log_prob, np.float32),
     )
 
 
@@ -138,15 +138,15 @@ def test_ends_are_judged_without_a_probability(make):
     reward = make(Table, shown("start", "both"), updates=100, learning_rate=0.05, decay=0.0, ended=1.0)
     with torch.no_grad():
         reward.matcher.known["both"].fill_(1.0)
-    for _ in range(CONFIG.rollout):
+    for _ in range(CONFIG.ppo.num_steps):
         begin(reward, "start")
         earned(reward, transition("both", last=True))
-    reward.learn(lambda looks, actions: pytest.fail("no look is judged"), np.full((CONFIG.rollout, 1), -3.0, np.float32))
+    reward.learn(lambda looks, actions: pytest.fail("no look is judged"), np.full((CONFIG.ppo.num_steps, 1), -3.0, np.float32))
     assert reward.matcher.known["both"].item() == pytest.approx(0.0, abs=0.1)
 
 
 def test_the_payment_does_not_depend_on_the_discount_of_the_run(make):
     """The potential is paid undiscounted: a critic that has learned a discounted one would take it out again."""
-    reward = make(Written, config=dataclasses.replace(CONFIG, discount=0.5))
+    reward = make(Written, config=replace(CONFIG, {"ppo": {"gamma": 0.5}}))
     begin(reward, "0 2.0")
     assert earned(reward, transition("0 2.0")) == pytest.approx(0.0)

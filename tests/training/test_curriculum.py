@@ -9,6 +9,7 @@ from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl.config import EnvConfig, ParallelismConfig, PPOConfig
 from verbot.training.rl.curriculum import Course, Curriculum
 
 QUICK = Curriculum((0.7, 0.8), episodes=10, review=0.25)
@@ -64,8 +65,7 @@ def test_levels_and_thresholds_must_fit():
 def test_a_run_rises_and_says_so(tmp_path):
     """Everything together, in a worker process; the easiest level of `go` is often won by chance, so a low threshold passes."""
     config = ReinforceConfig(
-        env="navigation-compass",
-        tasks=("go",),
+        env=EnvConfig("navigation-compass", tasks=("go",), num_envs=16),
         network=NetworkConfig(
             vision=Part("film_conv", {"channels": 4, "heatmaps": 4}),
             language=Part("word_embedding", {"layers": 0}),
@@ -74,13 +74,10 @@ def test_a_run_rises_and_says_so(tmp_path):
         ),
         curriculum=Curriculum((0.05, 0.99, 0.99, 0.99), episodes=4, review=0.0),
         steps=16 * 24 * 2,
-        worlds=16,
-        rollout=24,
-        batch_size=384,
-        epochs=1,
-        workers=1,
+        ppo=PPOConfig(num_steps=24, batch_size=384, epochs=1),
+        parallelism=ParallelismConfig(workers=1),
     )
     reinforce(config, tmp_path / "run", progress=False)
     assert read_log(tmp_path / "run")[-1]["level go"] == 1.0
     with pytest.raises(ConfigError, match="needs an env with levels"):
-        reinforce(ReinforceConfig(env="tabletop-starter", curriculum=Curriculum()), tmp_path / "other", progress=False)
+        reinforce(ReinforceConfig(env=EnvConfig("tabletop-starter"), curriculum=Curriculum()), tmp_path / "other", progress=False)

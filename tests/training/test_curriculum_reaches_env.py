@@ -16,6 +16,7 @@ from verbot.rollout.collect import CollectConfig
 from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
+from verbot.training.rl.config import EnvConfig, ParallelismConfig, PPOConfig
 from verbot.training.rl.curriculum import Course, Curriculum
 from verbot.training.rl.envs import EnvRunner, EnvRunners, EnvRunnerSetup, Plan, RunStage, StepAll
 
@@ -23,7 +24,12 @@ LEVELS = 5
 SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
 PLAYS = CollectConfig(env="toy", seed=0)
 STILL = np.zeros(1, np.float32)
-CONFIG = ReinforceConfig(env="toy", worlds=2, rollout=4, batch_size=8, workers=1, curriculum=SEPARATE)
+CONFIG = ReinforceConfig(
+    env=EnvConfig("toy", num_envs=2),
+    ppo=PPOConfig(num_steps=4, batch_size=8),
+    curriculum=SEPARATE,
+    parallelism=ParallelismConfig(workers=1),
+)
 
 
 class LeveledEnv(ToyEnv):
@@ -99,7 +105,7 @@ def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypat
         return contextlib.nullcontext(idle)
 
     monkeypatch.setattr(envs, "open_workers", open_workers)
-    EnvRunners(dataclasses.replace(CONFIG, workers=2)).set_stage(RunStage({"go": 2}))
+    EnvRunners(dataclasses.replace(CONFIG, parallelism=ParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
     assert len(idle) == 2
     for worker in idle:
         assert worker.setup.plan.curriculum == SEPARATE

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from verbot.training.rl.rewards import train_reward_model
-from verbot.training.rl.rewards.train_reward_model import CANDIDATES, ScorerConfig, Sentences, Watched
+from verbot.training.rl.rewards.train_reward_model import CANDIDATES, DescribedEpisode, RewardModelConfig, Sentences
 
 COLORS = ("red", "blue", "green", "black", "white", "gray", "pink", "brown")
 END = "the robot has stopped at the red circle"
@@ -37,13 +37,13 @@ class Opinionated:
 @pytest.fixture
 def episode():
     offered = tuple((goal(color), (said(color),)) for color in COLORS)
-    return Watched(("the robot is 1.0 m from the red circle", END), goal("red"), offered)
+    return DescribedEpisode(("the robot is 1.0 m from the red circle", END), goal("red"), offered)
 
 
 @pytest.mark.parametrize("order", [COLORS, COLORS[::-1]])
 def test_the_two_hardest_candidates_are_learned_from(episode, order):
     """Kills the mutations that take the easiest candidates, or the hardest by nearness, or those that were drawn first."""
-    config = ScorerConfig(batch_size=1)
+    config = RewardModelConfig(batch_size=1)
     for seed in range(20):
         scorer = Opinionated(order)
         states, goals, near, done = train_reward_model._batch(
@@ -58,7 +58,7 @@ def test_the_two_hardest_candidates_are_learned_from(episode, order):
 
 def test_each_episode_of_a_batch_has_its_own_hardest_candidates(episode):
     """The opinions are asked for together; each stays with the sentence that it is of."""
-    config, scorer = ScorerConfig(batch_size=3), Opinionated(COLORS)
+    config, scorer = RewardModelConfig(batch_size=3), Opinionated(COLORS)
     _, goals, near, _ = train_reward_model._batch([episode], Sentences([episode]), config, np.random.default_rng(0), scorer)
     false = [text for text, unknown in zip(goals, near.isnan(), strict=True) if unknown]
     shares = [scorer.asked[i : i + CANDIDATES] for i in range(0, 3 * CANDIDATES, CANDIDATES)]

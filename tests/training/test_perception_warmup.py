@@ -22,22 +22,23 @@ from verbot.rollout.episode import Episode, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
 from verbot.training.rl import reinforce
-from verbot.training.rl.actor_critic import Actor, Senses
-from verbot.training.rl.config import Looking
+from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
+from verbot.training.rl.config import EnvConfig, InitConfig, PerceptionWarmup
 from verbot.training.rl.curriculum import Curriculum
 from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, RunStage
 
+NAVIGATION = EnvConfig("navigation", num_envs=8)
 SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
 
 
 def _senses_of_a_look(config):
     """An actor of a new policy, and what it sees in one look whose named places are told."""
     policy = running.beginning(config)
-    senses = Senses(policy, features=config.looking is not None)
+    encoder = ObservationEncoder(policy, features=config.perception_warmup is not None)
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
     look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
-    obs = {name: torch.as_tensor(value) for name, value in senses.take([look]).items()}
-    return Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config), obs
+    obs = {name: torch.as_tensor(value) for name, value in encoder.take([look]).items()}
+    return ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config), obs
 
 
 def _moved(actor, loss):
@@ -49,54 +50,54 @@ def _moved(actor, loss):
 
 def test_who_looks_first_learns_nothing_but_places_and_then_what_to_do(toy):  # noqa: F811
     first = dataclasses.replace(
-        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, perception_warmup=PerceptionWarmup(1)
     )
     actor, obs = _senses_of_a_look(first)
     action = torch.zeros(1, 1)
-    actor.look(only=True)
+    actor.train_perception(only=True)
     values, chances, entropy = actor.evaluate_actions(obs, action)
     assert not chances.requires_grad and not entropy.requires_grad
     assert _moved(actor, values) == {"network.vision", "network.language", "network.sentence"}
-    actor.look(only=False)
+    actor.train_perception(only=False)
     values, chances, _ = actor.evaluate_actions(obs, action)
     moved = _moved(actor, values + chances)
     assert {"network.fusion", "network.head"} <= moved
     assert not moved & {"network.vision", "network.language", "network.sentence"}, "what is seen and read stays as it is"
-    assert actor.astray[-1] > 0, "how far off it is goes on being told"
+    assert actor.keypoint_errors[-1] > 0, "how far off it is goes on being told"
 
 
 def test_who_tries_may_go_on_learning_to_see_from_places_alone(toy):  # noqa: F811
-    first = Looking(1, pace=0.5)
+    first = PerceptionWarmup(1, lr_multiplier=0.5)
     network = dataclasses.replace(SMALL, vision=SEES_FIRST)
-    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first))
+    actor, obs = _senses_of_a_look(dataclasses.replace(TOY, network=network, keypoint_weight=1.0, perception_warmup=first))
     obs = {name: value.repeat(16, *[1] * (value.ndim - 1)) for name, value in obs.items()}
     sight = {"network.vision", "network.language", "network.sentence"}
-    actor.look(only=False)
+    actor.train_perception(only=False)
     values, chances, _ = actor.evaluate_actions(obs, torch.zeros(16, 1))
     assert len(values) == len(chances) == 16
     assert _moved(actor, values) >= sight, "the keypoint loss comes beside the values"
     assert not _moved(actor, actor.evaluate_actions(obs, torch.zeros(16, 1))[1]) & sight, "what to do does not teach to see"
-    assert [group["pace"] for group in actor.optimizer.param_groups] == [0.5, 1.0, 1.0]
+    assert [group["lr_multiplier"] for group in actor.optimizer.param_groups] == [0.5, 1.0, 1.0]
     named = {id(p): name for name, p in actor.named_parameters()}
     assert {".".join(named[id(p)].split(".")[:2]) for p in actor.optimizer.param_groups[0]["params"]} == sight
 
 
 def test_what_was_seen_is_seen_once(toy):  # noqa: F811
     first = dataclasses.replace(
-        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, looking=Looking(1)
+        TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0, perception_warmup=PerceptionWarmup(1)
     )
     actor, obs = _senses_of_a_look(first)
     blind = {**obs, "images": torch.zeros_like(obs["images"])}
     chance = actor.log_probs(obs, torch.ones(1, 1))
     assert torch.equal(chance, actor.log_probs(blind, torch.ones(1, 1)))
-    actor.look(only=True)
+    actor.train_perception(only=True)
     seen, missed = (actor.evaluate_actions(x, torch.ones(1, 1))[1] for x in (obs, blind))
     assert torch.allclose(seen, chance) and not torch.allclose(missed, chance), "while it looks, it looks again"
 
 
 def test_an_encoder_that_listens_before_it_sees_cannot_look_first(toy):  # noqa: F811
     with pytest.raises(ConfigError, match="'film_conv' does not"):
-        _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, looking=Looking(1)))
+        _senses_of_a_look(dataclasses.replace(TOY, keypoint_weight=1.0, perception_warmup=PerceptionWarmup(1)))
 
 
 def test_without_looking_rewards_change_what_is_seen_too(toy):  # noqa: F811
@@ -168,38 +169,40 @@ def test_warm_up_may_have_other_tasks():
 
 
 def test_a_task_that_is_not_there_is_refused_before_anything_is_claimed(tmp_path):
-    config = dataclasses.replace(TOY, env="navigation", keypoint_weight=1.0, looking=Looking(1, tasks=("go", "juggle")))
+    warmup = PerceptionWarmup(1, tasks=("go", "juggle"))
+    config = dataclasses.replace(TOY, env=NAVIGATION, keypoint_weight=1.0, perception_warmup=warmup)
     with pytest.raises(ConfigError, match="navigation has no task 'juggle'; it has go, around, follow"):
         reinforce(config, tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="no task 'dance'"):
-        reinforce(dataclasses.replace(TOY, env="navigation", tasks=("dance",)), tmp_path / "run", progress=False)
+        dance = dataclasses.replace(NAVIGATION, tasks=("dance",))
+        reinforce(dataclasses.replace(TOY, env=dance), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_looking_needs_somebody_who_says_where_things_are():
     with pytest.raises(ConfigError, match="keypoint_weight is 0"):
-        dataclasses.replace(TOY, looking=Looking(3))
-    with pytest.raises(ConfigError, match="got -1, 128"):
-        Looking(-1)
+        dataclasses.replace(TOY, perception_warmup=PerceptionWarmup(3))
+    with pytest.raises(ConfigError, match="updates is -1"):
+        PerceptionWarmup(-1)
     with pytest.raises(ConfigError, match="got 0.001, -1"):
-        Looking(pace=-1)
+        PerceptionWarmup(lr_multiplier=-1)
 
 
 def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0)
     before = running.beginning(config)
     before.save(tmp_path / "looked")
-    config = dataclasses.replace(config, policy=str(tmp_path / "looked"), looking=Looking(0))
+    config = dataclasses.replace(config, init=InitConfig(str(tmp_path / "looked")), perception_warmup=PerceptionWarmup(0))
     after = Policy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
     changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
     assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
 
 
 def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811
-    first = Looking(2, batch_size=32, learning_rate=0.004, pace=0.5)
+    first = PerceptionWarmup(2, batch_size=32, learning_rate=0.004, lr_multiplier=0.5)
     network = dataclasses.replace(SMALL, vision=SEES_FIRST)
     reinforce(
-        dataclasses.replace(TOY, network=network, keypoint_weight=1.0, looking=first, learning_rate=0.001),
+        dataclasses.replace(TOY, network=network, keypoint_weight=1.0, perception_warmup=first),
         tmp_path,
         progress=False,
     )

@@ -15,6 +15,7 @@ from gymnasium import spaces
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import SPEC, ToyEnv
 
+from verbot.configuration import replace
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
@@ -25,17 +26,28 @@ from verbot.spec import Observation
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
-from verbot.training.rl.actor_critic import Actor, Senses
+from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
+from verbot.training.rl.config import EnvConfig, PPOConfig, RewardShaping
 from verbot.training.rl.envs import EnvRunner, EnvRunners, GroundedObservation, Plan, VecTransition
-from verbot.training.rl.rewards.base import Headway, OwnReward, Shaped, made
+from verbot.training.rl.rewards.base import EnvReward, PotentialReward, ProgressReward, shaped_reward
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
 TOY = ReinforceConfig(
-    env="toy", network=SMALL, steps=8 * 32 * 4, worlds=8, rollout=32, batch_size=64, learning_rate=1e-3, log_std=0.0,
+    env=EnvConfig("toy", num_envs=8),
+    network=SMALL,
+    steps=8 * 32 * 4,
+    ppo=PPOConfig(num_steps=32, batch_size=64, learning_rate=1e-3, log_std=0.0),
     checkpoint_every=2,
-)  # fmt: skip
-TABLETOP = dataclasses.replace(TOY, env="tabletop-starter", options={"image_size": 32}, workers=2, steps=2 * 8 * 4, rollout=4,
-                               batch_size=16)  # fmt: skip
+)
+TABLETOP = replace(
+    TOY,
+    {
+        "env": {"name": "tabletop-starter", "options": {"image_size": 32}},
+        "parallelism": {"workers": 2},
+        "steps": 2 * 8 * 4,
+        "ppo": {"num_steps": 4, "batch_size": 16},
+    },
+)
 
 
 class Here:
@@ -43,8 +55,8 @@ class Here:
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
-        self.count = config.worlds
-        self.worlds = [EnvRunner(ToyEnv(), plays, number, config.worlds, Plan(played)) for number in range(config.worlds)]
+        self.count = config.env.num_envs
+        self.worlds = [EnvRunner(ToyEnv(), plays, number, self.count, Plan(played)) for number in range(self.count)]
 
     def begin(self):
         return [world.begin() for world in self.worlds]
@@ -90,7 +102,15 @@ def closed_loop(policy, scenes: int = 60) -> float:
 
 
 def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
-    config = dataclasses.replace(TOY, steps=12_288, worlds=16, rollout=32, batch_size=128, epochs=8, headway=0.5, entropy=0.0)
+    config = replace(
+        TOY,
+        {
+            "steps": 12_288,
+            "env": {"num_envs": 16},
+            "ppo": {"batch_size": 128, "epochs": 8, "entropy_coef": 0.0},
+            "reward_shaping": {"progress_weight": 0.5},
+        },
+    )
     before = closed_loop(running.beginning(config))
     result = reinforce(config, tmp_path / "run", progress=False)
     policy = Policy.load(result.policy)
@@ -111,15 +131,15 @@ def test_entropy_matters_less_and_less(toy, tmp_path, monkeypatch):
 
     weights: list[float] = []
     monkeypatch.setattr(running, "PPO", Watched)
-    config = dataclasses.replace(TOY, steps=1024, entropy=0.008, entropy_end=0.0, checkpoint_every=1)
-    samples = config.worlds * config.rollout
+    config = replace(TOY, {"steps": 1024, "ppo": {"entropy_coef": 0.008, "entropy_coef_end": 0.0}, "checkpoint_every": 1})
+    samples = config.samples_per_update
     reinforce(config, tmp_path / "run", progress=False)
     assert weights == pytest.approx([0.008 * (1 - done / 1024) for done in range(0, 1024, samples)])
 
 
 def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
     rng, discount = np.random.default_rng(0), 0.9
-    shaped, own = Shaped(2.0, discount, 1), OwnReward()
+    shaped, own = PotentialReward(2.0, discount, 1), EnvReward()
     for truncated in (False, True):
         errors = rng.uniform(0, 1, 8)
         shaped.begin([0], [{"final_error_m": errors[0]}], [])
@@ -133,38 +153,38 @@ def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
         assert gained == pytest.approx(ending + 2.0 * errors[0])
 
 
-def test_headway_adds_up_to_the_way_made_good():
+def test_the_progress_reward_adds_up_to_the_total_progress():
     rng = np.random.default_rng(1)
     left = rng.uniform(0, 3, 6)
-    headway, actions = Headway(0.5, 1), np.zeros((1, 1), np.float32)
-    headway.begin([0], [{"final_error_m": left[0]}], [])
-    earned = [headway([VecTransition(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
+    reward, actions = ProgressReward(0.5, 1), np.zeros((1, 1), np.float32)
+    reward.begin([0], [{"final_error_m": left[0]}], [])
+    earned = [reward([VecTransition(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
     assert earned == pytest.approx(0.25 + 0.5 * (left[:-1] - left[1:]))
-    headway.begin([0], [{"final_error_m": 2.0}], [])
-    assert headway([VecTransition(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), (
+    reward.begin([0], [{"final_error_m": 2.0}], [])
+    assert reward([VecTransition(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), (
         "an episode begins anew"
     )
-    with pytest.raises(ConfigError, match=r"choose one \(they are 1 and 0.5\)"):
-        made(1.0, 0.5, 0.9, 4)
+    with pytest.raises(ConfigError, match=r"set one of them \(they are 1 and 0.5\)"):
+        RewardShaping(1.0, 0.5)
 
 
-def test_a_ratchet_counts_only_what_is_nearer_than_ever():
+def test_the_best_so_far_share_counts_only_new_progress():
     left, actions = (2.0, 1.5, 1.8, 1.5, 1.2, 1.2), np.zeros((1, 1), np.float32)
 
     def earned(share):
-        headway = made(0.0, 2.0, 0.9, 1, share)
-        headway.begin([0], [{"final_error_m": left[0]}], [])
-        return [float(headway([VecTransition(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
+        reward = shaped_reward(RewardShaping(0.0, 2.0, share), 0.9, 1)
+        reward.begin([0], [{"final_error_m": left[0]}], [])
+        return [float(reward([VecTransition(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
 
     assert earned(1.0) == pytest.approx([1.0, 0.0, 0.0, 0.6, 0.0]), "going back costs nothing, and coming again brings nothing"
     assert earned(0.5) == pytest.approx([1.0, -0.3, 0.3, 0.6, 0.0])
     assert sum(earned(0.5)) == pytest.approx(sum(earned(0.0))) == pytest.approx(1.6), "an end that is nearest earns the same"
 
 
-@pytest.mark.parametrize(("share", "headway"), [(1.5, 1.0), (-0.1, 1.0), (0.5, 0.0)])
-def test_a_ratchet_is_a_share_of_a_headway(share, headway):
-    with pytest.raises(ConfigError, match="ratchet is a share of the headway"):
-        dataclasses.replace(TOY, ratchet=share, headway=headway)
+@pytest.mark.parametrize(("share", "weight"), [(1.5, 1.0), (-0.1, 1.0), (0.5, 0.0)])
+def test_the_best_so_far_share_is_a_fraction_of_the_progress_reward(share, weight):
+    with pytest.raises(ConfigError, match="best_so_far_share is a fraction of the progress reward"):
+        replace(TOY, {"reward_shaping": {"best_so_far_share": share, "progress_weight": weight}})
 
 
 def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
@@ -191,24 +211,24 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
     assert result.steps == TOY.steps
     assert [line["step"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
     assert reinforce(TOY, tmp_path / "run", progress=False) == result, "a finished run is not run again"
-    with pytest.raises(ConfigError, match="another learning_rate"):
-        reinforce(dataclasses.replace(TOY, learning_rate=1e-4), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="with another ppo.learning_rate; a new one"):
+        reinforce(replace(TOY, {"ppo": {"learning_rate": 1e-4}}), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="holds a run already"):
         reinforce(TOY, tmp_path / "run", resume=False, progress=False)
 
 
 def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
-    first = dataclasses.replace(TOY, steps=2 * 8 * 32, warmup=2)
+    first = replace(TOY, {"steps": 2 * 8 * 32, "ppo": {"critic_warmup": 2}})
     start = running.beginning(first)
     start.save(tmp_path / "start")
-    config = dataclasses.replace(first, policy=str(tmp_path / "start"))
+    config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
     with running._playing(config, tmp_path, None) as (algorithm, policy, worlds):
         watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, worlds)
         algorithm.learn(config.steps, callback=watch)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0
-    result = reinforce(dataclasses.replace(config, warmup=1, steps=3 * 8 * 32), tmp_path / "run", progress=False)
+    result = reinforce(replace(config, {"ppo": {"critic_warmup": 1}, "steps": 3 * 8 * 32}), tmp_path / "run", progress=False)
     tuned = dict(Policy.load(result.policy).network.named_parameters())
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
@@ -217,8 +237,13 @@ def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
     plays = []
     for workers in (1, 2):
         worlds = EnvRunners(
-            dataclasses.replace(
-                TABLETOP, worlds=3, batch_size=12, workers=workers, options={"image_size": 32, "max_seconds": 0.3}
+            replace(
+                TABLETOP,
+                {
+                    "env": {"num_envs": 3, "options": {"image_size": 32, "max_seconds": 0.3}},
+                    "ppo": {"batch_size": 12},
+                    "parallelism": {"workers": workers},
+                },
             )
         )
         try:
@@ -238,16 +263,19 @@ def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 100}, "256 samples an update, which batches of 100 do not share evenly"),
-        ({"network": dataclasses.replace(SMALL, history=2)}, "policies that see one frame"),
-        ({"discount": 1.5}, "discount and trace are shares"),
-        ({"rollout": 0}, "rollout is 0"),
-        ({"questions": 2}, "2 of them need a keypoint_weight"),
+        ({"ppo": {"batch_size": 100}}, "256 samples an update, which cannot be divided evenly into batches of 100"),
+        ({"network": {"history": 2}}, "policies that read one frame"),
+        ({"ppo": {"gamma": 1.5}}, "gamma and gae_lambda are fractions of 1"),
+        ({"ppo": {"num_steps": 0}}, "num_steps is 0"),
+        ({"env": {"num_envs": 0}}, "num_envs is 0"),
+        ({"parallelism": {"threads": 0}}, "threads is 0"),
+        ({"init": {"sha256": "0"}}, "give init_from"),
+        ({"grounding_queries": 2}, "2 of them need a keypoint_weight"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(TOY, **changes)
+        replace(TOY, changes)
 
 
 def test_a_head_without_probabilities_is_refused(toy, tmp_path):
@@ -259,18 +287,18 @@ def test_a_head_without_probabilities_is_refused(toy, tmp_path):
 def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
-    senses = Senses(policy)
+    encoder = ObservationEncoder(policy)
     world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
     look, _ = world.begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
-    arrays = senses.take([dataclasses.replace(look, points=places, known=known)])
+    arrays = encoder.take([dataclasses.replace(look, points=places, known=known)])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
 
     def gradient(weight):
         torch.manual_seed(0)
         changed = dataclasses.replace(config, keypoint_weight=weight)
-        actor = Actor(senses.space, limits, lambda left: 1e-3, policy=policy, senses=senses, config=changed)
+        actor = ActorCritic(encoder.space, limits, lambda left: 1e-3, policy=policy, encoder=encoder, config=changed)
         policy.network.zero_grad()
         values, log_prob, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
         ((values - 1.0).square().mean() - log_prob.mean()).backward()
@@ -279,7 +307,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     def slopes():
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.network.parameters()])
 
-    keypoints = policy.network(senses.batch(obs)).keypoints
+    keypoints = policy.network(encoder.batch(obs)).keypoints
     policy.network.zero_grad()
     keypoint_loss(keypoints, obs["points"][:, 0], obs["known"][:, 0].bool())[0].backward()
     alone = slopes()
@@ -287,12 +315,12 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     assert torch.allclose(gradient(0.5) - gradient(0.0), 0.5 * alone, atol=1e-6)
 
 
-def test_the_critic_learns_at_its_own_pace(toy):
+def test_the_critic_has_its_own_learning_rate(toy):
     policy = running.beginning(TOY)
-    senses = Senses(policy)
-    config = dataclasses.replace(TOY, critic_pace=20.0)
+    encoder = ObservationEncoder(policy)
+    config = replace(TOY, {"ppo": {"critic_lr_multiplier": 20.0}})
     limits = spaces.Box(-1, 1, (1,), np.float32)
-    actor = Actor(senses.space, limits, lambda left: 1e-4, policy=policy, senses=senses, config=config)
+    actor = ActorCritic(encoder.space, limits, lambda left: 1e-4, policy=policy, encoder=encoder, config=config)
     before = {name: p.detach().clone() for name, p in actor.named_parameters()}
     for parameter in actor.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -316,7 +344,7 @@ def test_a_look_tells_where_the_named_thing_is():
 def test_a_look_asks_for_the_other_things_of_its_scene(toy):
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = EnvRunner(env, plays, 0, 1, Plan(questions=12)).begin()
+        look, told = EnvRunner(env, plays, 0, 1, Plan(grounding_queries=12)).begin()
         scene = env.world.scene
         _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
     goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
@@ -333,15 +361,16 @@ def test_a_look_asks_for_the_other_things_of_its_scene(toy):
 
 def test_questions_teach_their_own_sentence(toy):
     """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
-    config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=1.0, questions=1)
+    network = SMALL.with_objectives(keypoints=0.0)
+    config = dataclasses.replace(TOY, network=network, keypoint_weight=1.0, grounding_queries=1)
     policy = running.beginning(config)
-    senses = Senses(policy, questions=1)
-    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(questions=1)).begin()
+    encoder = ObservationEncoder(policy, grounding_queries=1)
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(grounding_queries=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
-    arrays = senses.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])
+    arrays = encoder.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
-    actor = Actor(senses.space, None, lambda left: 1e-3, policy=policy, senses=senses, config=config)
+    actor = ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config)
 
     def slopes():
         found = torch.cat([p.grad.flatten() for p in policy.network.parameters() if p.grad is not None])
@@ -351,7 +380,7 @@ def test_questions_teach_their_own_sentence(toy):
     values, _, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
     (values * 0.0).sum().backward()
     joined = slopes()
-    told = senses.batch(obs)
+    told = encoder.batch(obs)
     other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
     loss = sum(
         keypoint_loss(policy.network(batch).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from test_ppo import NOWHERE, TOY, Here, toy  # noqa: F401
 
+from verbot.configuration import replace
 from verbot.envs import make_env
 from verbot.errors import ConfigError, PolicyError, UnknownNameError
 from verbot.models.network import Part
@@ -19,29 +20,33 @@ from verbot.models.reward_models.matcher import Matcher, TrainedScorer
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
+from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import train_reward_model
 from verbot.training.rl.rewards.airl import AdversarialReward, demonstrate
-from verbot.training.rl.rewards.base import LearnedReward, OwnReward, make_reward
+from verbot.training.rl.rewards.base import EnvReward, LearnedReward, make_reward
 from verbot.training.rl.rewards.language import LanguageReward
-from verbot.training.rl.rewards.train_reward_model import ScorerConfig, Sentences, contradict, train_scorer, watch
+from verbot.training.rl.rewards.train_reward_model import RewardModelConfig, Sentences, contradict, describe_episodes
+from verbot.training.rl.rewards.train_reward_model import train_reward_model as train_model
 
-GO = ReinforceConfig(env="navigation-compass", tasks=("go",), worlds=4, rollout=8, batch_size=32, discount=0.9)
-TAUGHT = ScorerConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
+GO = ReinforceConfig(
+    env=EnvConfig("navigation-compass", tasks=("go",), num_envs=4), ppo=PPOConfig(num_steps=8, batch_size=32, gamma=0.9)
+)
+TAUGHT = RewardModelConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, width=32, learning_rate=4e-3)
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    return train_scorer(TAUGHT, progress=False)
+    return train_model(TAUGHT, progress=False)
 
 
 def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(scorer):
     """Scenes, things and words that it was not taught with."""
-    unseen = watch(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
+    unseen = describe_episodes(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
     nearer, fits = [], []
     for episode in unseen:
         others = [wordings[0] for goal, wordings in episode.offered if contradict(goal, episode.goal)]
-        said = episode.told[0]
+        said = episode.instructions[0]
         if len(episode.states) > 8:
             early, late = scorer.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
             nearer.append(bool(late > early))
@@ -53,7 +58,7 @@ def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(score
 
 def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypatch):
     few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
-    whole = train_scorer(few, progress=False)
+    whole = train_model(few, progress=False)
     monkeypatch.setattr(train_reward_model, "EVERY", 4)
     path, step = tmp_path / "checkpoint", train_reward_model.replace_durably
 
@@ -63,15 +68,15 @@ def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypa
 
     monkeypatch.setattr(train_reward_model, "replace_durably", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_scorer(few, progress=False, checkpoint=path)
-    again = train_scorer(few, progress=False, checkpoint=path)
+        train_model(few, progress=False, checkpoint=path)
+    again = train_model(few, progress=False, checkpoint=path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    with pytest.raises(ConfigError, match="of a scorer that is trained otherwise"):
-        train_scorer(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
+    with pytest.raises(ConfigError, match="of a reward model with another configuration"):
+        train_model(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
 
 
 def test_who_is_taught_never_hears_a_sentence_that_might_fit():
-    episodes = watch(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
+    episodes = describe_episodes(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
     sentences, rng = Sentences(episodes), np.random.default_rng(0)
     meant = {told: goal for episode in episodes for goal, wordings in episode.offered for told in wordings}
     for episode in episodes:
@@ -97,7 +102,7 @@ def transition(near, done, last=False, truncated=False):
 
 def test_language_alone_decides_what_a_step_is_worth():
     rng, actions = np.random.default_rng(0), np.zeros((1, 1), np.float32)
-    config = dataclasses.replace(GO, worlds=1, batch_size=8)
+    config = replace(GO, {"env": {"num_envs": 1}, "ppo": {"batch_size": 8}})
     for truncated in (False, True):
         reward = LanguageReward(config, EpisodeArrays(), weight=2.0, cost=0.5)
         near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
@@ -110,25 +115,25 @@ def test_language_alone_decides_what_a_step_is_worth():
 
 
 def test_a_reward_is_found_by_name(toy, tmp_path, scorer):  # noqa: F811
-    assert isinstance(make_reward(TOY), OwnReward)
+    assert isinstance(make_reward(TOY), EnvReward)
     for reward, error, message in (
         (Part("langauge"), UnknownNameError, "Did you mean 'language'"),
-        (Part("language"), ConfigError, "needs a scorer"),
-        (Part("language", {"scorer": {"path": "x"}}), ConfigError, "a scorer is a path, or a name with options"),
-        (Part("language", {"scorer": str(tmp_path / "x")}), PolicyError, "there is no scorer at"),
+        (Part("language"), ConfigError, "needs a reward_model"),
+        (Part("language", {"reward_model": {"path": "x"}}), ConfigError, "a reward model is a path, or a name with options"),
+        (Part("language", {"reward_model": str(tmp_path / "x")}), PolicyError, "there is no scorer at"),
         (Part("world", {"pay": 1}), ConfigError, "does not take these options: .*pay"),
     ):
         with pytest.raises(error, match=message):
             reinforce(dataclasses.replace(TOY, reward=reward), tmp_path / "run", progress=False)
-    with pytest.raises(ConfigError, match="shaping and headway are of the world's own reward"):
-        dataclasses.replace(TOY, shaping=1.0, reward=Part("language"))
+    with pytest.raises(ConfigError, match="reward_shaping adds to the env's own reward; 'language'"):
+        replace(TOY, {"reward_shaping": {"potential_weight": 1.0}, "reward": "language"})
     path = tmp_path / "scorer.safetensors"
     scorer.save(path)
-    config = dataclasses.replace(TOY, reward=Part("language", {"scorer": str(path)}))
+    config = dataclasses.replace(TOY, reward=Part("language", {"reward_model": str(path)}))
     with pytest.raises(ConfigError, match="'toy' does not describe its state in words"):
         reinforce(config, tmp_path / "toy", progress=False)
     running.identified(config)
-    options = running.identified(config).reward.options["scorer"]["options"]
+    options = running.identified(config).reward.options["reward_model"]["options"]
     assert options == TrainedScorer.fit({"path": str(path)})
     Matcher(16).save(path)
     with pytest.raises(ConfigError, match="holds a run with another reward"):
@@ -137,19 +142,19 @@ def test_a_reward_is_found_by_name(toy, tmp_path, scorer):  # noqa: F811
 
 def test_the_start_is_the_one_that_a_run_began_with(toy, tmp_path):  # noqa: F811
     running.beginning(TOY).save(tmp_path / "start")
-    config = dataclasses.replace(TOY, policy=str(tmp_path / "start"), steps=256)
+    config = replace(TOY, {"init": {"init_from": str(tmp_path / "start")}, "steps": 256})
     first = running.identified(config)
     reinforce(config, tmp_path / "run", progress=False)
     other = running.beginning(dataclasses.replace(TOY, seed=1))
     (tmp_path / "start").rename(tmp_path / "old")
     other.save(tmp_path / "start")
-    with pytest.raises(ConfigError, match="holds a run with another policy_sha256"):
+    with pytest.raises(ConfigError, match="holds a run with another init.sha256"):
         reinforce(config, tmp_path / "run", progress=False)
-    with pytest.raises(ConfigError, match=f"is another one than this run began with: sha256 .*, not {first.policy_sha256}"):
+    with pytest.raises(ConfigError, match=f"not the one that this run started from: its sha256 is .*, not {first.init.sha256}"):
         reinforce(first, tmp_path / "again", progress=False)
 
 
-class Counting(OwnReward):
+class Counting(EnvReward):
     """Learns how many steps it saw, by what policy."""
 
     def __init__(self):
@@ -181,7 +186,7 @@ class Counting(OwnReward):
 
 def test_what_a_reward_has_learned_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
     first = Counting()
-    assert isinstance(first, LearnedReward) and not isinstance(OwnReward(), LearnedReward)
+    assert isinstance(first, LearnedReward) and not isinstance(EnvReward(), LearnedReward)
     save = running._Watch._save
 
     def killed(self):
@@ -207,7 +212,7 @@ def adversarial():
 def play(reward, rounds):
     """Steps of players that draw their actions, among which nobody chooses."""
     rng, figures = np.random.default_rng(0), {}
-    envs = [make_env("navigation-compass", tasks=["go"], render_cameras=False) for _ in range(GO.worlds)]
+    envs = [make_env("navigation-compass", tasks=["go"], render_cameras=False) for _ in range(GO.env.num_envs)]
     number = 0
 
     def begin(world):
@@ -216,19 +221,19 @@ def play(reward, rounds):
         _, info = envs[world].reset(seed=0, options={"split": "train", "index": number})
         reward.begin([world], [info], [NOWHERE])
 
-    for world in range(GO.worlds):
+    for world in range(GO.env.num_envs):
         begin(world)
     for _ in range(rounds):
-        for _ in range(GO.rollout * 2):
+        for _ in range(GO.ppo.num_steps * 2):
             transitions = []
             for env in envs:
                 _, own, terminated, truncated, info = env.step(rng.integers(7))
                 transitions.append(VecTransition(NOWHERE, own, info, NOWHERE if terminated or truncated else None, truncated))
-            worth = reward(transitions, np.zeros((GO.worlds, 1), np.float32))
+            worth = reward(transitions, np.zeros((GO.env.num_envs, 1), np.float32))
             assert np.isfinite(worth).all() and np.abs(worth).max() <= 9.0
             for world in [w for w, t in enumerate(transitions) if t.final is not None]:
                 begin(world)
-        chances = np.full((GO.rollout * 2, GO.worlds), -np.log(7))
+        chances = np.full((GO.ppo.num_steps * 2, GO.env.num_envs), -np.log(7))
         figures = reward.learn(lambda looks, actions: np.full(len(looks), -np.log(7)), chances)
     return figures
 
@@ -240,7 +245,7 @@ def test_what_the_expert_wants_is_found_out_against_a_player_who_wants_nothing(a
     worth = []
     for shown in demonstrate(GO, 30, seed=2, noise=0.0):
         with torch.no_grad():
-            start, end = adversarial.matcher([shown.states[0], shown.states[-1]], [shown.told] * 2)
+            start, end = adversarial.matcher([shown.states[0], shown.states[-1]], [shown.instruction] * 2)
         worth.append(float(end[0] - start[0]))
     assert np.mean(np.array(worth) > 0) > 0.8, "in scenes never shown, to have come there is worth more than to begin"
 
@@ -259,13 +264,13 @@ def test_a_reward_that_was_found_out_comes_back(adversarial):
 
 def test_demonstrations_are_those_that_are_collected():
     (shown,) = demonstrate(GO, 1, seed=5, noise=0.5)
-    assert len(shown.looks) == len(shown.states) == len(shown.actions) + 1 == len(shown.clean) + 1
+    assert len(shown.observations) == len(shown.states) == len(shown.actions) + 1 == len(shown.clean) + 1
     assert 0 < shown.clean.sum() < len(shown.clean), "half of it was meant"
     with closing(make_env("navigation-compass")) as env:
         _, info = env.reset(seed=5, options={"split": "train", "index": 0, "task": "go", "wording": "seen"})
-        assert (info["instruction"], info["state_text"]) == (shown.told, shown.states[0])
+        assert (info["instruction"], info["state_text"]) == (shown.instruction, shown.states[0])
         for action, state in zip(shown.actions, shown.states[1:], strict=True):
             *_, info = env.step(action)
             assert info["state_text"] == state
     with pytest.raises(ConfigError, match="'tabletop-starter' does not describe its state in words"):
-        demonstrate(dataclasses.replace(GO, env="tabletop-starter", tasks=None), 1, 0, 0.0)
+        demonstrate(replace(GO, {"env": {"name": "tabletop-starter", "tasks": None}}), 1, 0, 0.0)

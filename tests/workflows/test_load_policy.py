@@ -14,6 +14,7 @@ from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
 from verbot.training.distributed import device
 from verbot.training.rl import ReinforceConfig
+from verbot.training.rl.config import EnvConfig, InitConfig
 from verbot.training.rl.ppo import identified
 from verbot.workflows import load_policy
 from verbot.workflows.watch import watch
@@ -95,8 +96,8 @@ def test_the_policy_that_ships_is_small_sound_and_obeys():
 
 def test_the_starter_policy_is_known_by_name_wherever_a_policy_is(tmp_path):
     assert verbot.load_policy("starter").spec == Policy.load(storage.STARTER).spec == load_policy.policy_spec("starter")
-    config = ReinforceConfig(env="tabletop-starter", policy="starter")
-    assert identified(config).policy_sha256 == policy_identity(storage.STARTER)
+    config = ReinforceConfig(EnvConfig("tabletop-starter"), InitConfig("starter"))
+    assert identified(config).init.sha256 == policy_identity(storage.STARTER)
 
 
 def test_a_policy_of_other_pictures_is_played_in_an_env_that_draws_them(tmp_path, capsys):

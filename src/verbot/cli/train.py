@@ -58,11 +58,10 @@ def train(
     """
     from verbot.configuration import assignments
     from verbot.training.distributed.launch import launched
-    from verbot.workflows.train_evaluate import exit_code, result_text, starting_from
+    from verbot.workflows.train_evaluate import exit_code, result_text
     from verbot.workflows.train_evaluate import train as run
 
-    settings = given(minutes=minutes, samples=samples, steps=steps)
-    settings |= {} if init_from is None else starting_from(recipe, str(init_from))
+    settings = given(minutes=minutes, samples=samples, steps=steps, init_from=None if init_from is None else str(init_from))
     result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))

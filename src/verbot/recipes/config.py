@@ -84,7 +84,7 @@ class Recipe:
         if self.collection is None and any(isinstance(stage, Imitation) for stage in self.stages):
             raise ConfigError(f"recipe {self.name!r} imitates demonstrations, and has no collection")
         for stage in self.stages[1:]:
-            start = stage.imitation.init.init_from if isinstance(stage, Imitation) else stage.reinforcement.policy
+            start = (stage.imitation if isinstance(stage, Imitation) else stage.reinforcement).init.init_from
             if start is not None:
                 raise ConfigError(f"recipe {self.name!r}: a stage after the first starts from the stage before, not from {start}")
 
@@ -111,6 +111,8 @@ class Recipe:
         for number, stage in enumerate(self.stages):
             path = ("stages", str(number), *(("imitation",) if isinstance(stage, Imitation) else ("reinforcement",)))
             found += [Home(path[:2]), Home(path), Home((*path, "network"))]
+            if number == 0:  # a later stage starts from the stage before
+                found.append(Home((*path, "init"), frozenset({"init_from"})))
         return (*found, Home(("evaluation",), frozenset(ACTING)))
 
     def with_training(self, training: TrainConfig) -> Recipe:

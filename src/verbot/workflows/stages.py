@@ -89,8 +89,9 @@ def _reinforce(
 ) -> ReinforceResult:
     from verbot.training.rl.ppo import reinforce  # it needs Stable-Baselines3
 
-    start = previous or stage.reinforcement.policy
-    config = dataclasses.replace(stage.reinforcement, policy=None if start is None else str(policy_folder(start)))
+    start = previous or stage.reinforcement.init.init_from
+    init = dataclasses.replace(stage.reinforcement.init, init_from=None if start is None else str(policy_folder(start)))
+    config = dataclasses.replace(stage.reinforcement, init=init)
     return reinforce(config, folder, resume=resume, progress=progress, card=card)
 
 

@@ -116,14 +116,7 @@ def _keeps_network(stage: TrainingStage, first: bool) -> bool:
 
     if isinstance(stage, Imitation):
         return (stage.imitation.init.init_from is not None or not first) and stage.imitation.init.parts is None
-    return stage.reinforcement.policy is not None or not first
-
-
-def starting_from(recipe: str | Path | Recipe, policy: str) -> dict[str, Any]:
-    """The setting by which the first stage of a recipe starts from a policy."""
-    from verbot.recipes.config import Imitation, resolve
-
-    return {"init_from" if isinstance(resolve(recipe).stages[0], Imitation) else "policy": policy}
+    return stage.reinforcement.init.init_from is not None or not first
 
 
 def result_text(result: TrainResult | ReinforceResult) -> str:

@@ -15,8 +15,9 @@ from verbot.parallel.workers import cores
 
 
 @pytest.fixture
-def decoded(monkeypatch):
-    """The episodes that were decoded, in order."""
+def decoded(monkeypatch, tmp_path):
+    """The episodes that were decoded, in order; nothing was decoded before."""
+    monkeypatch.setenv("VERBOT_CACHE", str(tmp_path / "cache"))
     numbers: list[int] = []
     original = Episode.images
 

@@ -143,10 +143,12 @@ class CodeSequence(nn.Module):
         return codes[:, :-1]
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
-        return self.predict(fused, generator)
+        return self._actions(fused, self.plan(fused, generator))
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        codes = self.plan(fused, generator)
+        return self._actions(fused, self.plan(fused))
+
+    def _actions(self, fused: TokenGroup, codes: Tensor) -> Tensor:
         pieces = self.codes[codes]  # (b, steps, longest, a)
         if self.offset is not None:
             pieces = pieces + self._offsets(self.features(fused, codes), codes)

@@ -1,4 +1,4 @@
-"""The navigation world without its own reward: by a scorer of states in words, and by what demonstrations show."""
+"""Navigation without the env's own reward: by a language reward model, and by demonstrations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from verbot.models.registries import Part
 from verbot.recipes import recipes
 from verbot.recipes.config import Recipe, Reinforcement
 from verbot.recipes.rl.navigation import navigation_ppo
-from verbot.training.rl.config import Looking
+from verbot.training.rl.config import InitConfig, PerceptionWarmup, RewardShaping
 
 
 @recipes.register("navigation-language", needs=("stable_baselines3",))
 def navigation_language() -> Recipe:
-    """The scorer is trained first: ``python experiments/language_reward.py outputs/scorer.safetensors``."""
+    """Train the reward model first: ``python experiments/language_reward.py outputs/reward_model.safetensors``."""
     return dataclasses.replace(
-        _by("language", scorer="outputs/scorer.safetensors", weight=8.0, cost=0.5),
+        _by("language", reward_model="outputs/reward_model.safetensors", weight=8.0, cost=0.5),
         name="navigation-language",
-        about="goes to the object that the instruction names, by a language reward model, from a policy that has only looked",
+        about="goes to the object that the instruction names, by a language reward model, from a policy after perception warm-up",
     )
 
 
@@ -28,21 +28,20 @@ def navigation_airl() -> Recipe:
     return dataclasses.replace(
         _by("adversarial", demonstrations=200, seed=1),
         name="navigation-airl",
-        about="goes to the object that the instruction names, by a reward from 200 demonstrations, from a policy that has only "
-        "looked",
+        about="goes to the object that the instruction names, by a reward from 200 demonstrations, from a policy after "
+        "perception warm-up",
     )
 
 
 def _by(reward: str, **options: Any) -> Recipe:
-    """Where things are is known: ``verbot reinforce navigation-ppo --out outputs/looked --set steps=122880``."""
+    """Train the perception first: ``verbot train navigation-ppo --out outputs/warmed --set steps=122880``."""
     base = navigation_ppo()
     stage = dataclasses.replace(
         base.reinforcement,
-        tasks=("go",),
-        headway=0.0,
-        ratchet=0.0,
-        looking=Looking(updates=0),
-        policy="outputs/looked/policy",
+        env=dataclasses.replace(base.reinforcement.env, tasks=("go",)),
+        init=InitConfig("outputs/warmed/policy"),
+        reward_shaping=RewardShaping(),
+        perception_warmup=PerceptionWarmup(updates=0),
         reward=Part(reward, options),
         steps=200_000,
     )

@@ -1,4 +1,4 @@
-"""A policy as Stable-Baselines3's PPO takes one: draws of actions, their probabilities, and what states are worth."""
+"""A policy in the form of Stable-Baselines3's PPO: sampled actions, their log-probabilities, and values of states."""
 
 from __future__ import annotations
 
@@ -26,81 +26,83 @@ from verbot.training.rl.envs import EnvRunners, GroundedObservation, VecTransiti
 from verbot.training.rl.rewards.base import Reward
 
 Arrays = dict[str, np.ndarray]
-EVERY = 8  # while it tries, one look of so many goes on teaching to see
+EVERY = 8  # after perception warm-up, one sample of so many continues to train perception
 
 
-class Senses:
-    """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), and which of
-    the sentences met so far was told, and asked beside (n, 1 + q); and where the heatmaps shall look for each of these
-    (n, 1 + q, v, 3, 2), as far as it is known (n, 1 + q, v, 3).
+class ObservationEncoder:
+    """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), the numbers of
+    the instruction and of the grounding queries among the sentences met so far (n, 1 + q), and the keypoints of each of these
+    (n, 1 + q, v, 3, 2), with a mask of those that are known (n, 1 + q, v, 3).
 
     Args:
-        questions: q.
-        features: also what the vision encoder makes of the images (n, v, p, f), whatever is said.
+        grounding_queries: q.
+        features: also the features of the vision encoder (n, v, p, f), which do not depend on the instruction.
 
     Raises `ConfigError` for features of an encoder that has none.
     """
 
-    def __init__(self, policy: Policy, questions: int = 0, features: bool = False):
+    def __init__(self, policy: Policy, grounding_queries: int = 0, features: bool = False):
         self._policy, self._numbers, self._features = policy, dict[str, int](), features
         self.sentences: list[str] = []
         sizes = policy.network.sizes
         images = (sizes.views, sizes.height, sizes.width_px, 3)
-        seen = {}
+        extra = {}
         if features:
             if not isinstance(policy.network.vision, SeesBeforeWords):
                 raise ConfigError(
-                    f"looking first needs a vision encoder that sees before it listens, such as 'query_conv'; "
+                    f"perception_warmup needs a vision encoder that takes the instruction last, such as 'query_conv'; "
                     f"{policy.config.vision.name!r} does not"
                 )
-            shape = self._see(np.zeros((1, *images), np.uint8)).shape[1:]
-            seen["features"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
+            shape = self._encode_images(np.zeros((1, *images), np.uint8)).shape[1:]
+            extra["features"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.space = spaces.Dict(
             {
-                **seen,
+                **extra,
                 "images": spaces.Box(0, 255, images, np.uint8),
                 "mask": spaces.Box(0, 1, (sizes.views,), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (sizes.state,), np.float32),
-                "told": spaces.Box(0, 2**31, (1 + questions,), np.int64),
-                "points": spaces.Box(-1, 1, (1 + questions, sizes.views, len(POINTS), 2), np.float32),
-                "known": spaces.Box(0, 1, (1 + questions, sizes.views, len(POINTS)), np.uint8),
+                "sentences": spaces.Box(0, 2**31, (1 + grounding_queries,), np.int64),
+                "points": spaces.Box(-1, 1, (1 + grounding_queries, sizes.views, len(POINTS), 2), np.float32),
+                "known": spaces.Box(0, 1, (1 + grounding_queries, sizes.views, len(POINTS)), np.uint8),
             }
         )
 
-    def take(self, looks: Sequence[GroundedObservation]) -> Arrays:
-        sights = [self._policy.look(look.observation) for look in looks]
-        images = np.stack([sight.images for sight in sights])
+    def take(self, seen: Sequence[GroundedObservation]) -> Arrays:
+        processed = [self._policy.look(each.observation) for each in seen]
+        images = np.stack([one.images for one in processed])
         return {
-            **({"features": self._see(images)} if self._features else {}),
+            **({"features": self._encode_images(images)} if self._features else {}),
             "images": images,
-            "mask": np.stack([sight.images_mask for sight in sights]).astype(np.uint8),
-            "state": np.stack([sight.state for sight in sights]).astype(np.float32),
-            "told": np.array([[self._number(text) for text in (look.observation.instruction, *look.queries)] for look in looks]),
-            "points": np.stack([look.points for look in looks]),
-            "known": np.stack([look.known for look in looks]).astype(np.uint8),
+            "mask": np.stack([one.images_mask for one in processed]).astype(np.uint8),
+            "state": np.stack([one.state for one in processed]).astype(np.float32),
+            "sentences": np.array(
+                [[self._number(text) for text in (each.observation.instruction, *each.queries)] for each in seen]
+            ),
+            "points": np.stack([each.points for each in seen]),
+            "known": np.stack([each.known for each in seen]).astype(np.uint8),
         }
 
-    def batch(self, arrays: dict[str, Tensor], asking: bool = False, looking: bool = False) -> Batch:
-        """As the network takes them; with the questions where it is `asking`, without the features where it is `looking`."""
-        state, told = arrays["state"].unsqueeze(1), arrays["told"]
+    def batch(self, arrays: dict[str, Tensor], queries: bool = False, images_only: bool = False) -> Batch:
+        """The batch of the network; with the grounding `queries`, and with `images_only` without the features."""
+        state, sentences = arrays["state"].unsqueeze(1), arrays["sentences"]
         known = arrays["known"][:, 1:].bool()
-        rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the questions that have an answer
-        questions = None
-        if asking and len(rows):
-            text = self._text(told[rows, which + 1])
-            questions = GoalQueries(rows, text, Masked(arrays["points"][rows, which + 1], known[rows, which]))
+        rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the queries with known keypoints
+        goals = None
+        if queries and len(rows):
+            text = self._text(sentences[rows, which + 1])
+            goals = GoalQueries(rows, text, Masked(arrays["points"][rows, which + 1], known[rows, which]))
         return Batch(
             images=arrays["images"].to(torch.uint8).movedim(-1, -3).unsqueeze(1),
             images_mask=arrays["mask"].bool().unsqueeze(1),
             state=state,
             state_mask=torch.ones(state.shape[:2], dtype=torch.bool, device=state.device),
-            text=self._text(told[:, 0]),
+            text=self._text(sentences[:, 0]),
             targets={"keypoints": Masked(arrays["points"][:, 0], arrays["known"][:, 0].bool())},
-            grounding_queries=questions,
-            features=arrays["features"].unsqueeze(1) if self._features and not looking else None,
+            grounding_queries=goals,
+            features=arrays["features"].unsqueeze(1) if self._features and not images_only else None,
         )
 
-    def _see(self, images: np.ndarray) -> np.ndarray:
+    def _encode_images(self, images: np.ndarray) -> np.ndarray:
         network = self._policy.network
         with torch.no_grad():
             pixels = torch.from_numpy(images).to(self._policy.device).movedim(-1, -3)
@@ -108,9 +110,9 @@ class Senses:
         return features
 
     def _text(self, numbers: Tensor) -> TextBatch:
-        """Each sentence is read once."""
-        told, rows = torch.unique(numbers.cpu(), return_inverse=True)
-        text = self._policy.network.language.prepare([self.sentences[i] for i in told.tolist()])
+        """Each sentence is encoded once."""
+        unique, rows = torch.unique(numbers.cpu(), return_inverse=True)
+        text = self._policy.network.language.prepare([self.sentences[i] for i in unique.tolist()])
         return TextBatch(text.values.to(numbers.device), text.mask.to(numbers.device), rows.to(numbers.device))
 
     def _number(self, sentence: str) -> int:
@@ -120,10 +122,10 @@ class Senses:
         return self._numbers[sentence]
 
 
-class Actor(BasePolicy):
-    """The network with its head read as a distribution, and a value beside it, of what is fused.
+class ActorCritic(BasePolicy):
+    """The network with its head read as a distribution, and a critic of the fused tokens.
 
-    Its actions are normalized, (b, a); the value is any number, unlike that of the value head of cloning.
+    Its actions are normalized, (b, a); the value is unbounded, unlike that of the value head of imitation learning.
 
     Raises `ConfigError` for a head that has no `Readout`.
     """
@@ -136,7 +138,7 @@ class Actor(BasePolicy):
         use_sde: bool = False,
         *,
         policy: Policy,
-        senses: Senses,
+        encoder: ObservationEncoder,
         config: ReinforceConfig,
     ):
         super().__init__(observation_space, action_space)
@@ -146,77 +148,77 @@ class Actor(BasePolicy):
                 f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
                 "take the head 'regression'"
             )
-        self._senses, self._config, self._pointing, self._looking = senses, config, config.keypoint_weight, False
-        self.astray: list[
-            float
-        ] = []  # of each batch since they were last read: how far what was told lies from where it is looked for
+        self._encoder, self._config, self._warming_up = encoder, config, False
+        self.keypoint_errors: list[float] = []  # mean L1 error of each batch since they were last logged
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
-        self.network, self.exploration = network, Exploration(network.head.readout, config.log_std)
+        self.network, self.exploration = network, Exploration(network.head.readout, config.ppo.log_std)
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
-        sight = {p for part in self._sight() for p in part.parameters()}
-        rest = [p for p in (*self.network.parameters(), *self.exploration.parameters()) if p not in sight]
+        perception = {p for part in self._perception() for p in part.parameters()}
+        rest = [p for p in (*self.network.parameters(), *self.exploration.parameters()) if p not in perception]
         groups = [
-            {"params": [p for p in self.network.parameters() if p in sight], "pace": 1.0},
-            {"params": rest, "pace": 1.0},
-            {"params": list(self.critic.parameters()), "pace": config.critic_pace},
+            {"params": [p for p in self.network.parameters() if p in perception], "lr_multiplier": 1.0},
+            {"params": rest, "lr_multiplier": 1.0},
+            {"params": list(self.critic.parameters()), "lr_multiplier": config.ppo.critic_lr_multiplier},
         ]
-        self.optimizer = _Paced(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
+        self.optimizer = _GroupedAdamW(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
-    def learn_only_values(self, only: bool) -> None:
-        """Whether the policy stays as it is while the value learns."""
+    def train_critic_only(self, only: bool) -> None:
+        """Whether the policy is frozen while the critic is trained."""
         for part in (self.network, self.exploration):
             part.requires_grad_(not only)
 
-    def look(self, only: bool) -> None:
-        """Whether nothing but the keypoint loss teaches anything; afterwards rewards do not teach to read pictures and words."""
-        self._looking = only
-        pace = 1.0 if only or self._config.looking is None else self._config.looking.pace
-        self.optimizer.param_groups[0]["pace"] = pace
-        self._learn_to_see(pace > 0)
+    def train_perception(self, only: bool) -> None:
+        """Whether the keypoint loss alone is trained by; afterwards the policy gradient does not reach the encoders."""
+        self._warming_up = only
+        warmup = self._config.perception_warmup
+        multiplier = 1.0 if only or warmup is None else warmup.lr_multiplier
+        self.optimizer.param_groups[0]["lr_multiplier"] = multiplier
+        self._set_perception(multiplier > 0)
 
-    def _sight(self) -> tuple[nn.Module, ...]:
+    def _perception(self) -> tuple[nn.Module, ...]:
         return self.network.vision, self.network.language, self.network.sentence
 
-    def _learn_to_see(self, learns: bool) -> None:
-        for part in self._sight():
-            part.requires_grad_(learns)
+    def _set_perception(self, trained: bool) -> None:
+        for part in self._perception():
+            part.requires_grad_(trained)
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        draw, values = self._consider(obs)
+        draw, values = self._evaluate(obs)
         actions = draw.mode() if deterministic else draw.sample()
         return actions, values, draw.log_prob(actions)
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where `keypoint_weight` says so, whatever is minimized of the values also minimizes the keypoint loss."""
-        first = self._config.looking
-        if first is None or self._looking:
-            features = self._features(self._senses.batch(obs, asking=True, looking=True))
-            taught = features
+        """With a `keypoint_weight`, any loss of the values carries the gradient of the keypoint loss too."""
+        warmup = self._config.perception_warmup
+        if warmup is None or self._warming_up:
+            features = self._features(self._encoder.batch(obs, queries=True, images_only=True))
+            trained = features
         else:
-            self._learn_to_see(False)
-            features = taught = self.network(self._senses.batch(obs))
-            if first.pace:
-                self._learn_to_see(True)
+            self._set_perception(False)
+            features = trained = self.network(self._encoder.batch(obs))
+            if warmup.lr_multiplier:
+                self._set_perception(True)
                 some = {name: value[::EVERY] for name, value in obs.items()}
-                taught = self._features(self._senses.batch(some, asking=True, looking=True))
-        values = self._with_auxiliary(self._value(features.fused), taught)
+                trained = self._features(self._encoder.batch(some, queries=True, images_only=True))
+        values = self._with_auxiliary(self._value(features.fused), trained)
         draw = self._draw(features.fused)
-        chances, entropy = draw.log_prob(actions), draw.entropy()
-        return (values, chances.detach(), entropy.detach()) if self._looking else (values, chances, entropy)
+        log_probs, entropy = draw.log_prob(actions), draw.entropy()
+        return (values, log_probs.detach(), entropy.detach()) if self._warming_up else (values, log_probs, entropy)
 
     def _features(self, batch: Batch) -> Features:
-        """With what the objectives ask of the images."""
+        """The features of `batch`, with the answers to the queries of the objectives."""
         asked = {name: each.queries(batch) for name, each in self.network.objectives.items()}
         queries: dict[str, Queries] = {name: found for name, found in asked.items() if found is not None}
         features: Features = self.network(batch, queries)
         return features
 
     def _with_auxiliary(self, values: Tensor, features: Features) -> Tensor:
-        """`values`, with the losses of the objectives that are taught before the fusion beside them."""
-        if not self._pointing:
+        """`values`, whose gradient carries the losses of the objectives that do not read the fused tokens."""
+        weight = self._config.keypoint_weight
+        if not weight:
             return values
         losses: dict[str, Tensor] = {}
         for objective in self.network.objectives.values():
@@ -224,25 +226,25 @@ class Actor(BasePolicy):
                 losses |= objective.losses(features, features.batch)
         terms = [losses[name] for name in self.network.objectives if name in losses]
         if "keypoint_l1" in losses:
-            self.astray.append(float(losses["keypoint_l1"]))
+            self.keypoint_errors.append(float(losses["keypoint_l1"]))
         loss = sum(terms[1:], terms[0]) if terms else None
         if loss is None or not loss.requires_grad:
             return values
-        beside: Tensor = _Beside.apply(values.detach() if self._looking else values, self._pointing * loss)
-        return beside
+        carrying: Tensor = _CarryLoss.apply(values.detach() if self._warming_up else values, weight * loss)
+        return carrying
 
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
-        return self._consider(obs)[1]
+        return self._evaluate(obs)[1]
 
     def log_probs(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
         """(b,) of normalized actions (b, a)."""
-        return self._consider(obs)[0].log_prob(actions)
+        return self._evaluate(obs)[0].log_prob(actions)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self(observation, deterministic)[0]
 
-    def _consider(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
-        fused = self.network(self._senses.batch(obs)).fused
+    def _evaluate(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
+        fused = self.network(self._encoder.batch(obs)).fused
         return self._draw(fused), self._value(fused)
 
     def _draw(self, fused: TokenGroup) -> Draw:
@@ -250,17 +252,17 @@ class Actor(BasePolicy):
         return draw
 
     def _value(self, fused: TokenGroup) -> Tensor:
-        value: Tensor = self.critic(_detached(fused) if self._config.value_apart else fused)
+        value: Tensor = self.critic(_detached(fused) if self._config.ppo.detach_critic else fused)
         return value
 
 
-class _Paced(torch.optim.AdamW):
-    """Each group of parameters learns at its own multiple, ``"pace"``, of the rate that is set for all."""
+class _GroupedAdamW(torch.optim.AdamW):
+    """Each group of parameters has its own multiple, ``"lr_multiplier"``, of the common learning rate."""
 
     def step(self, closure: Any = None) -> Any:
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
-            group["lr"] *= group["pace"]
+            group["lr"] *= group["lr_multiplier"]
         try:
             return super().step(closure)
         finally:
@@ -268,10 +270,10 @@ class _Paced(torch.optim.AdamW):
                 group["lr"] = rate
 
 
-class _Beside(torch.autograd.Function):
-    """`values` as they are; the gradient of whatever is made of them brings that of `loss` along, once.
+class _CarryLoss(torch.autograd.Function):
+    """`values` unchanged; their backward pass adds the gradient of `loss`, once.
 
-    So a loss of our own joins a training step that somebody else's code takes.
+    This adds a loss to the training step of another library.
     """
 
     @staticmethod
@@ -287,63 +289,63 @@ class _Beside(torch.autograd.Function):
 class PolicyVecEnv(VecEnv):
     """`EnvRunners` for Stable-Baselines3, in the policy's normalized observations and actions."""
 
-    def __init__(self, worlds: EnvRunners, policy: Policy, senses: Senses, reward: Reward):
-        self._worlds, self._policy, self._senses, self.reward = worlds, policy, senses, reward
+    def __init__(self, runners: EnvRunners, policy: Policy, encoder: ObservationEncoder, reward: Reward):
+        self._runners, self._policy, self._encoder, self.reward = runners, policy, encoder, reward
         spec = policy.spec
         limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
-        super().__init__(worlds.count, senses.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
+        super().__init__(runners.count, encoder.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
         self._actions: FloatArray = np.empty((0, 0), np.float32)
-        self._lengths = np.zeros(worlds.count, int)
+        self._lengths = np.zeros(runners.count, int)
 
     def reset(self) -> Arrays:
-        begun = self._worlds.begin()
+        begun = self._runners.begin()
         self.reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
-        return self._senses.take([seen for seen, _ in begun])
+        return self._encoder.take([seen for seen, _ in begun])
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        transitions = self._worlds.step(list(self._actions))
+        transitions = self._runners.step(list(self._actions))
         rewards = self.reward(transitions, self._actions)
         infos = [self._info(i, transition) for i, transition in enumerate(transitions)]
         over = [i for i, transition in enumerate(transitions) if transition.final is not None]
         self.reward.begin(over, [transitions[i].reset_info or {} for i in over], [transitions[i].observation for i in over])
         return (
-            self._senses.take([transition.observation for transition in transitions]),
+            self._encoder.take([transition.observation for transition in transitions]),
             rewards.astype(np.float32),
             np.array([transition.final is not None for transition in transitions]),
             infos,
         )
 
-    def _info(self, world: int, transition: VecTransition) -> dict[str, Any]:
-        self._lengths[world] += 1
+    def _info(self, env: int, transition: VecTransition) -> dict[str, Any]:
+        self._lengths[env] += 1
         info = dict(transition.info)
         if transition.final is not None:
-            ended = {name: value[0] for name, value in self._senses.take([transition.final]).items()}
+            ended = {name: value[0] for name, value in self._encoder.take([transition.final]).items()}
             info |= {
                 "terminal_observation": ended,
                 "TimeLimit.truncated": transition.truncated,
-                "length": int(self._lengths[world]),
+                "length": int(self._lengths[env]),
             }
-            self._lengths[world] = 0
+            self._lengths[env] = 0
         return info
 
-    def judge(self, actor: Actor, looks: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
-        """Logarithms (n,) of the chances that `actor` gives to `actions` (n, a), in the robot's units."""
-        obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._senses.take(looks).items()}
+    def log_probs(self, actor: ActorCritic, seen: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
+        """Log-probabilities (n,) that `actor` gives to `actions` (n, a), in the robot's units."""
+        obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._encoder.take(seen).items()}
         wanted = torch.as_tensor(self._policy.action_steps.forward(actions), dtype=torch.float32, device=actor.device)
         with torch.no_grad():
             log_probs: FloatArray = actor.log_probs(obs, wanted).cpu().numpy()
         return log_probs
 
     def close(self) -> None:
-        self._worlds.close()
+        self._runners.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         if attr_name != "render_mode":
             raise AttributeError(attr_name)
-        return [None] * self._worlds.count
+        return [None] * self._runners.count
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         raise AttributeError(attr_name)
@@ -352,7 +354,7 @@ class PolicyVecEnv(VecEnv):
         raise AttributeError(method_name)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * self._worlds.count
+        return [False] * self._runners.count
 
 
 def _detached(group: TokenGroup) -> TokenGroup:

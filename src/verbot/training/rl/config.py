@@ -1,4 +1,4 @@
-"""What to learn by trying, where and how: one frozen record."""
+"""The complete configuration of a run of reinforcement learning; each record validates itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from verbot.configuration import Record, renamed, warn_renamed
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.registries import Part
@@ -13,30 +14,147 @@ from verbot.training.rl.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
-class Looking:
-    """The beginning of a run that teaches nothing but where things are, by the keypoint loss.
+class EnvConfig:
+    """The envs in which the policy acts.
 
     Args:
-        updates: so many, by glances at many scenes, from somewhere along an expert's way in each, or astray from it. 0 takes what
-            the policy to begin with has learned.
-        batch_size: as in cloning, many small steps help most.
-        learning_rate: falls linearly to zero over these updates.
-        tasks: glanced at in turn, one as often as it is named here; None glances at those that are tried.
-        pace: while it tries, the keypoint loss of every eighth look goes on teaching where things are, at this multiple of the
-            learning rate: who tries sees what no expert leads to. 0 keeps what was learned.
+        name: of a registered env; its training scenes are used.
+        options: of the env.
+        tasks: used in turn; None uses all tasks of the env.
+        axes: randomization axis to strength, for every episode.
+        num_envs: episodes that run at the same time.
+    """
+
+    name: str = "navigation"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
+    num_envs: int = 16
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_envs")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """The policy that training starts from.
+
+    Args:
+        init_from: a policy's folder; None trains a new policy.
+        sha256: the identity of that policy; `reinforce` fills it in. Another policy in the folder is refused.
+    """
+
+    init_from: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.init_from is None and self.sha256 is not None:
+            raise ConfigError("sha256 is the identity of a policy to start from: give init_from, its folder")
+
+
+@dataclass(frozen=True)
+class RewardShaping:
+    """What is added to the env's own reward (see `verbot.training.rl.rewards.base`).
+
+    Args:
+        potential_weight: weight of the potential −``final_error_m`` (m). The optimal policy stays the same.
+        progress_weight: reward of each meter by which ``final_error_m`` decreases. PPO learns fastest with it.
+        best_so_far_share: fraction of the progress reward that counts only progress beyond the best of the episode so far, so
+            that a step back costs less.
+    """
+
+    potential_weight: float = 0.0
+    progress_weight: float = 0.0
+    best_so_far_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        share, weight = self.best_so_far_share, self.progress_weight
+        if not 0 <= share <= 1 or (share and not weight):
+            raise ConfigError(
+                f"best_so_far_share is a fraction of the progress reward, 0 to 1; got {share:g} with progress_weight {weight:g}"
+            )
+        if self.potential_weight and weight:
+            raise ConfigError(
+                f"potential_weight and progress_weight reward the same progress; set one of them "
+                f"(they are {self.potential_weight:g} and {weight:g})"
+            )
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimization (Schulman et al. 2017). Defaults are those of Stable-Baselines3 where nothing else is said.
+
+    Args:
+        num_steps: control steps of each env between two updates.
+        batch_size, epochs: each update uses all samples `epochs` times, in batches of this size.
+        learning_rate: decays linearly to zero.
+        gamma: the discount factor.
+        gae_lambda: λ of the generalized advantage estimate (Schulman et al. 2016).
+        clip: of the ratio of new and old probabilities.
+        target_kl: an update ends early beyond 1.5 times this divergence from the old policy; None never ends one early.
+        entropy_coef: weight of the entropy bonus.
+        entropy_coef_end: the entropy bonus is annealed linearly to this weight; None keeps it constant.
+        value_coef: weight of the squared error of the value.
+        detach_critic: gradients of the value loss do not reach the policy's network.
+        critic_lr_multiplier: learning rate of the critic, as a multiple of `learning_rate`.
+        critic_warmup: initial updates that train only the critic, so that an untrained critic does not change a good policy.
+        clip_norm: greatest norm of the gradient.
+        log_std: initial logarithm of the standard deviation of continuous actions, in standard deviations of the data.
+    """
+
+    num_steps: int = 128
+    batch_size: int = 256
+    epochs: int = 4
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    target_kl: float | None = None
+    entropy_coef: float = 0.01
+    entropy_coef_end: float | None = None
+    value_coef: float = 0.5
+    detach_critic: bool = False
+    critic_lr_multiplier: float = 1.0
+    critic_warmup: int = 0
+    clip_norm: float = 0.5
+    log_std: float = -1.0
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_steps", "batch_size", "epochs")
+        if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
+            raise ConfigError(f"gamma and gae_lambda are fractions of 1; got {self.gamma:g} and {self.gae_lambda:g}")
+
+
+@renamed(pace="lr_multiplier")
+@dataclass(frozen=True)
+class PerceptionWarmup:
+    """The beginning of a run, in which only the keypoint loss trains the network.
+
+    Args:
+        updates: of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it. 0 keeps what the
+            initial policy has learned.
+        batch_size: small batches work best, as in imitation learning.
+        learning_rate: decays linearly to zero over the warm-up.
+        tasks: of the warm-up samples, in turn; a task may be named several times. None uses the tasks of the env.
+        lr_multiplier: after the warm-up, the keypoint loss of every eighth sample continues to train perception at this multiple
+            of the learning rate: exploration reaches states that no expert does. 0 freezes perception.
     """
 
     updates: int = 40
     batch_size: int = 128
     learning_rate: float = 1e-3
     tasks: tuple[str, ...] | None = None
-    pace: float = 0.0
+    lr_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.updates < 0 or self.batch_size < 1:
-            raise ConfigError(f"looking has at least 0 updates, in batches of at least 1; got {self.updates}, {self.batch_size}")
-        if self.learning_rate <= 0 or self.pace < 0:
-            raise ConfigError(f"looking has a rate above 0 and a pace of at least 0; got {self.learning_rate:g}, {self.pace:g}")
+        at_least_one(self, "batch_size")
+        if self.updates < 0:
+            raise ConfigError(f"perception_warmup.updates is {self.updates}; expected at least 0")
+        if self.learning_rate <= 0 or self.lr_multiplier < 0:
+            raise ConfigError(
+                f"perception_warmup needs a learning_rate above 0 and an lr_multiplier of at least 0; "
+                f"got {self.learning_rate:g}, {self.lr_multiplier:g}"
+            )
 
     def rate(self, updates: int) -> float:
         """The learning rate after so many of the updates."""
@@ -44,108 +162,135 @@ class Looking:
 
 
 @dataclass(frozen=True)
-class ReinforceConfig:
-    """A run of PPO (Schulman et al. 2017). The defaults of the numbers are those that Stable-Baselines3 has, where none is said.
+class ParallelismConfig:
+    """Where and by how many processes a run is computed.
 
     Args:
-        env: a registered env's name; its training scenes are played.
-        options: of the env.
-        tasks: played in turn; None plays all that the env has.
-        axes: randomization axis to strength, for every episode.
-        policy: a folder with the policy to begin with; None begins with a new one of `network`.
-        policy_sha256: which one that is, found when the run begins; another one is refused.
-        reward: what a step is worth; ``"world"`` is the world's own.
-        network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
-        steps: control steps in all worlds together.
-        worlds: episodes that are played at the same time.
-        rollout: control steps of each world between two updates.
-        batch_size, epochs: each update sees all that was played `epochs` times, in batches.
-        learning_rate: falls linearly to zero.
-        discount, trace: γ, and λ of the generalized advantage estimate (Schulman et al. 2016).
-        clip: of the ratio of new and old probabilities.
-        target_kl: an update ends early beyond 1.5 times this divergence from the old policy; None never.
-        entropy: weight of the entropy, which keeps actions diverse.
-        entropy_end: what that falls to linearly; None keeps it as it is.
-        value_weight: of the value's squared error.
-        value_apart: the value learns from what the network fuses without changing the network.
-        critic_pace: the critic learns at this multiple of the learning rate.
-        clip_norm: of the gradient.
-        log_std: logarithm of the first spread of continuous actions, in standard deviations of the data.
-        looking: what a run begins with; then rewards teach what to do, and not how to read pictures and words. None learns both
-            at once.
-        warmup: updates in which only the value learns, so that a policy that can something is not led by a value that cannot.
-        keypoint_weight: of the keypoint loss in every update, for a network with heatmaps in a world that tells where things are:
-            it teaches what words mean sooner than rewards do. 0 learns from rewards alone.
-        questions: beside what was told, the keypoint loss asks every look for so many of the scene's other goals.
-        curriculum: easy episodes first; None plays what tests draw.
-        shaping: weight of the potential −``final_error_m`` (m) in the reward (see `verbot.training.rl.rewards.base`).
-        headway: weight of every meter of ``final_error_m`` made good, instead; what PPO learns from soonest.
-        ratchet: share of the headway that counts only what is nearer than the episode ever was, so that going back costs less.
-        workers: processes that play; 0 takes one for each core.
-        threads: of torch, in the process that learns.
-        device: that learns.
-        seed: every scene is a function of it, and with the same number of threads so is the run.
-        checkpoint_every: updates between two checkpoints.
+        workers: processes that step the envs; 0 takes one for each core.
+        threads: of torch, in the process that trains.
+        device: of the process that trains.
     """
 
-    env: str = "navigation"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[str, ...] | None = None
-    axes: Mapping[str, int] = field(default_factory=dict)
-    policy: str | None = None
-    policy_sha256: str | None = None
-    reward: Part = field(default_factory=lambda: Part("world"))
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    steps: int = 1_000_000
-    worlds: int = 16
-    rollout: int = 128
-    batch_size: int = 256
-    epochs: int = 4
-    learning_rate: float = 3e-4
-    discount: float = 0.99
-    trace: float = 0.95
-    clip: float = 0.2
-    target_kl: float | None = None
-    entropy: float = 0.01
-    entropy_end: float | None = None
-    value_weight: float = 0.5
-    value_apart: bool = False
-    critic_pace: float = 1.0
-    clip_norm: float = 0.5
-    log_std: float = -1.0
-    looking: Looking | None = None
-    warmup: int = 0
-    keypoint_weight: float = 0.0
-    questions: int = 0
-    curriculum: Curriculum | None = None
-    shaping: float = 0.0
-    headway: float = 0.0
-    ratchet: float = 0.0
     workers: int = 0
     threads: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "threads")
+
+
+def _from_older_shape(record: Record) -> Record:
+    """Records of a version in which the language reward called its reward model a scorer."""
+    reward = record.get("reward")
+    if not isinstance(reward, Mapping) or reward.get("name") != "language" or "scorer" not in (reward.get("options") or {}):
+        return record
+    return {**record, "reward": {**reward, "options": renamed_options(reward["options"])}}
+
+
+def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the language reward with today's names. Raises `ConfigError` for an option given by both its names."""
+    if "scorer" not in options:
+        return dict(options)
+    if "reward_model" in options:
+        raise ConfigError("reward 'language' is given reward_model and also scorer, which is its old name")
+    warn_renamed("the option of reward 'language'", "scorer", "reward_model")
+    return {{"scorer": "reward_model"}.get(name, name): value for name, value in options.items()}
+
+
+@renamed(
+    _from_older_shape,
+    **{name: f"env.{name}" for name in ("options", "tasks", "axes")},
+    worlds="env.num_envs",
+    policy="init.init_from",
+    policy_sha256="init.sha256",
+    **{name: f"ppo.{name}" for name in ("batch_size", "epochs", "learning_rate", "clip", "target_kl", "clip_norm", "log_std")},
+    rollout="ppo.num_steps",
+    discount="ppo.gamma",
+    trace="ppo.gae_lambda",
+    entropy="ppo.entropy_coef",
+    entropy_end="ppo.entropy_coef_end",
+    value_weight="ppo.value_coef",
+    value_apart="ppo.detach_critic",
+    critic_pace="ppo.critic_lr_multiplier",
+    warmup="ppo.critic_warmup",
+    looking="perception_warmup",
+    questions="grounding_queries",
+    shaping="reward_shaping.potential_weight",
+    headway="reward_shaping.progress_weight",
+    ratchet="reward_shaping.best_so_far_share",
+    **{name: f"parallelism.{name}" for name in ("workers", "threads", "device")},
+)
+@dataclass(frozen=True)
+class ReinforceConfig:
+    """A complete run of reinforcement learning.
+
+    Args:
+        env: where the policy acts.
+        init: the policy that training starts from.
+        reward: of each step; ``"world"`` is the env's own.
+        reward_shaping: what is added to the env's own reward.
+        network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
+        steps: control steps of all envs together.
+        ppo: the algorithm.
+        perception_warmup: the beginning, in which only the keypoint loss trains the network; afterwards the policy gradient
+            does not reach the encoders. None trains everything by reward from the first update on.
+        keypoint_weight: weight of the keypoint loss in every update, for a network with heatmaps and an env that reports the
+            positions of objects. It grounds words faster than rewards do. 0 learns from rewards alone.
+        grounding_queries: number of the scene's other goals whose keypoints are queried in each observation.
+        curriculum: begins with easy episodes; None uses the levels of the test episodes.
+        parallelism: processes, threads and device.
+        seed: every scene is a function of it and, with the same number of threads, so is the run.
+        checkpoint_every: updates between two checkpoints.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    reward: Part = field(default_factory=lambda: Part("world"))
+    reward_shaping: RewardShaping = field(default_factory=RewardShaping)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    steps: int = 1_000_000
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    perception_warmup: PerceptionWarmup | None = None
+    keypoint_weight: float = 0.0
+    grounding_queries: int = 0
+    curriculum: Curriculum | None = None
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
     seed: int = 0
     checkpoint_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "worlds", "rollout", "batch_size", "epochs", "threads", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not 0 < self.discount <= 1 or not 0 <= self.trace <= 1:
-            raise ConfigError(f"discount and trace are shares; got {self.discount:g} and {self.trace:g}")
-        if self.questions < 0 or (self.questions and not self.keypoint_weight):
-            raise ConfigError(f"questions are answered by the keypoint loss: {self.questions} of them need a keypoint_weight")
-        if not 0 <= self.ratchet <= 1 or (self.ratchet and not self.headway):
-            raise ConfigError(f"ratchet is a share of the headway, 0 to 1; got {self.ratchet:g} with headway {self.headway:g}")
-        if self.looking and not self.keypoint_weight:
-            raise ConfigError("looking is taught by the keypoint loss, and keypoint_weight is 0: set it to 1, or looking to null")
-        if (self.worlds * self.rollout) % self.batch_size:
+        """What must fit between records; each checks itself."""
+        at_least_one(self, "steps", "checkpoint_every")
+        if self.grounding_queries < 0 or (self.grounding_queries and not self.keypoint_weight):
             raise ConfigError(
-                f"{self.worlds} worlds of {self.rollout} steps are {self.worlds * self.rollout} samples an update, "
-                f"which batches of {self.batch_size} do not share evenly"
+                f"grounding_queries are trained by the keypoint loss: {self.grounding_queries} of them need a keypoint_weight"
             )
-        if (self.shaping or self.headway) and self.reward.name != "world":
-            raise ConfigError(f"shaping and headway are of the world's own reward; {self.reward.name!r} cannot have them")
+        if self.perception_warmup and not self.keypoint_weight:
+            raise ConfigError(
+                "perception_warmup trains by the keypoint loss, and keypoint_weight is 0: "
+                "set it to 1, or perception_warmup to null"
+            )
+        if self.samples_per_update % self.ppo.batch_size:
+            raise ConfigError(
+                f"{self.env.num_envs} envs of {self.ppo.num_steps} steps are {self.samples_per_update} samples an update, "
+                f"which cannot be divided evenly into batches of {self.ppo.batch_size}"
+            )
+        shaping = self.reward_shaping
+        if (shaping.potential_weight or shaping.progress_weight) and self.reward.name != "world":
+            raise ConfigError(f"reward_shaping adds to the env's own reward; {self.reward.name!r} does not support it")
         if self.network.history > 1 or self.network.memory or self.network.previous_action or self.network.goal:
-            raise ConfigError("reinforcement learns policies that see one frame and are told in words: no history, memory, "
-                              "acted or goal part")  # fmt: skip
+            raise ConfigError(
+                "reinforcement trains policies that read one frame and an instruction: "
+                "no history, memory, previous_action or goal part"
+            )
+
+    @property
+    def samples_per_update(self) -> int:
+        return self.env.num_envs * self.ppo.num_steps
+
+
+def at_least_one(record: object, *names: str) -> None:
+    """Raise `ConfigError` for a field below 1."""
+    for name in names:
+        if getattr(record, name) < 1:
+            raise ConfigError(f"{name} is {getattr(record, name)}; expected at least 1")

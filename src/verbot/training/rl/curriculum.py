@@ -57,7 +57,7 @@ class Course:
     """How far each task has come.
 
     Args:
-        state: what `state` told, to go on from.
+        state: what `state` returned, to continue from.
     """
 
     def __init__(self, config: Curriculum, levels: int, tasks: Sequence[str], state: Mapping[str, Any] | None = None):
@@ -83,5 +83,5 @@ class Course:
         return True
 
     def state(self) -> dict[str, Any]:
-        """All that `Course` needs to go on, of plain values."""
+        """All that `Course` needs to continue, as plain values."""
         return {"reached": dict(self.reached), "recent": {task: list(ended) for task, ended in self._recent.items()}}

@@ -72,13 +72,13 @@ class Plan:
 
     Args:
         played: episodes that each has played before.
-        questions: how many of a scene's other goals, drawn at random, are in each observation.
+        grounding_queries: how many of a scene's other goals, drawn at random, are in each observation.
         curriculum: draws the levels; None leaves them to the env.
         warmup_tasks: the tasks of perception warm-up; None takes all that are played.
     """
 
     played: int = 0
-    questions: int = 0
+    grounding_queries: int = 0
     curriculum: Curriculum | None = None
     warmup_tasks: tuple[str, ...] | None = None
 
@@ -165,7 +165,12 @@ class EnvRunner:
         return VecTransition(following, transition.reward, info, observation, ended, reset_info)
 
     def _grounded(self) -> GroundedObservation:
-        spec, count, observation, info = self._env.robot_spec, self._plan.questions, self._episode.observation, self._episode.info
+        spec, count, observation, info = (
+            self._env.robot_spec,
+            self._plan.grounding_queries,
+            self._episode.observation,
+            self._episode.info,
+        )
         points, queries = np.full((1 + count, 3, 3), np.nan), [""] * count
         if (grounding := info.get("grounding")) and not info.get("moved", info["first_contact"] is not None):
             others = self._rng.permutation(len(grounding) - 1)[:count] + 1
@@ -228,7 +233,7 @@ class EnvRunnerService:
 
 
 class EnvRunners:
-    """`config.worlds` env runners, distributed among processes; `close` ends them.
+    """`config.env.num_envs` env runners, distributed among processes; `close` ends them.
 
     Args:
         played: episodes that each has played before.
@@ -236,13 +241,14 @@ class EnvRunners:
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
         self._opened = contextlib.ExitStack()
-        plan = Plan(played, config.questions, config.curriculum, config.looking.tasks if config.looking else None)
-        count = min(config.workers or cores(), config.worlds)
-        self._shares = [tuple(range(config.worlds))[i::count] for i in range(count)]
-        plays = CollectConfig(env=config.env, options=config.options, tasks=config.tasks, axes=config.axes, seed=config.seed)
-        setups = [EnvRunnerSetup(plays, share, config.worlds, plan) for share in self._shares]
+        env, warmup = config.env, config.perception_warmup
+        plan = Plan(played, config.grounding_queries, config.curriculum, warmup.tasks if warmup else None)
+        count = min(config.parallelism.workers or cores(), env.num_envs)
+        self._shares = [tuple(range(env.num_envs))[i::count] for i in range(count)]
+        plays = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
+        setups = [EnvRunnerSetup(plays, share, env.num_envs, plan) for share in self._shares]
         self._workers: list[Worker] = self._opened.enter_context(open_workers(setups, "env worker"))
-        self.count = config.worlds
+        self.count = env.num_envs
 
     def begin(self) -> list[tuple[GroundedObservation, dict[str, Any]]]:
         """The first observation of every env, and its info."""
@@ -273,14 +279,14 @@ class EnvRunners:
 def survey(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
     """The robot, states (n, s) reached by random actions, and the instructions of `scenes` training scenes."""
     rng = np.random.default_rng(config.seed)
-    plays = CollectConfig(env=config.env, tasks=config.tasks, axes=config.axes, seed=config.seed)
+    plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
     states, instructions = [], dict[str, None]()
-    with closing(make_env(config.env, **config.options)) as env:
+    with closing(make_env(config.env.name, **config.env.options)) as env:
         spec, low, high = env.robot_spec, env.robot_spec.action_low(), env.robot_spec.action_high()
         for number in range(scenes):
-            episode = Episode(env, request_for(plays, config.tasks or env.tasks, number), config.seed)
+            episode = Episode(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
             instructions.update(dict.fromkeys(episode.info["instructions"]))
-            for goal in episode.info.get("grounding", ())[1:] if config.questions else ():
+            for goal in episode.info.get("grounding", ())[1:] if config.grounding_queries else ():
                 instructions.update(dict.fromkeys(goal["instructions"]))
             for _ in range(20 if number < 100 else 0):
                 states.append(episode.observation.state)

@@ -1,4 +1,4 @@
-"""Learning by trying: proximal policy optimization of a whole policy, by Stable-Baselines3."""
+"""Proximal policy optimization of a whole policy, by Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from verbot.configuration import dump_yaml, load_yaml, to_plain
+from verbot.configuration import differences, dump_yaml, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -33,20 +33,20 @@ from verbot.training.checkpoint import replace_durably
 from verbot.training.distributed.device import find_device
 from verbot.training.log import Log
 from verbot.training.optimizer_state import flat, nested
-from verbot.training.rl.actor_critic import Actor, PolicyVecEnv, Senses
-from verbot.training.rl.config import Looking, ReinforceConfig
+from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder, PolicyVecEnv
+from verbot.training.rl.config import PerceptionWarmup, ReinforceConfig
 from verbot.training.rl.curriculum import Course
 from verbot.training.rl.envs import EnvRunners, RunStage, survey
 from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
-RECENT = 400  # episodes whose success the progress line tells
+RECENT = 400  # episodes whose success rate the progress line shows
 
 
 @dataclass(frozen=True)
 class ReinforceResult:
-    """What came of a run: `steps` control steps, `episodes` that ended, and the success of the last `RECENT` of them, as played
-    with random actions."""
+    """The result of a run: `steps` control steps, `episodes` that ended, and the success rate of the last `RECENT` of them, with
+    sampled actions."""
 
     policy: str
     steps: int
@@ -74,7 +74,7 @@ def reinforce(
         card: Markdown for the policy's card.
 
     Raises:
-        ConfigError: the policy cannot be learned so, or `out` holds another run.
+        ConfigError: the policy cannot be trained by PPO, or `out` holds another run.
     """
     out, config = Path(out), identified(config)
     _check_tasks(config)
@@ -82,11 +82,11 @@ def reinforce(
     if done is not None:
         return done
     course = _course(config, _progress(out).get("course"))
-    torch.set_num_threads(config.threads)
-    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy, worlds):
+    torch.set_num_threads(config.parallelism.threads)
+    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy, runners):
         state = _restore(out, algorithm)
         with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
-            watch = _Watch(config, out, policy, log, state, worlds, course)
+            watch = _Watch(config, out, policy, log, state, runners, course)
             left = config.steps - algorithm.num_timesteps
             if left > 0:
                 algorithm.learn(left, callback=watch, reset_num_timesteps=False)
@@ -102,30 +102,32 @@ def reinforce(
 
 
 def identified(config: ReinforceConfig) -> ReinforceConfig:
-    """`config` with the identities of the policy that it begins with and of what its reward is read from.
+    """`config` with the identities of the initial policy and of the files of the reward.
 
-    Raises `ConfigError` where one is another than `config` says already.
+    Raises `ConfigError` where one differs from an identity that `config` has already.
     """
     factory, options = rewards.get(config.reward.name), config.reward.options
     if isinstance(factory, FittedReward):
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
-    if config.policy is None:
+    init = config.init
+    if init.init_from is None:
         return config
-    sha256 = policy_identity(policy_folder(config.policy))
-    if config.policy_sha256 not in (None, sha256):
+    sha256 = policy_identity(policy_folder(init.init_from))
+    if init.sha256 not in (None, sha256):
         raise ConfigError(
-            f"the policy {config.policy} is another one than this run began with: sha256 {sha256}, not {config.policy_sha256}; "
-            f"put that one back, or begin a new run in another folder"
+            f"the policy {init.init_from} is not the one that this run started from: its sha256 is {sha256}, not {init.sha256}; "
+            f"restore that policy, or start a new run in another folder"
         )
-    return dataclasses.replace(config, policy_sha256=sha256)
+    return dataclasses.replace(config, init=dataclasses.replace(init, sha256=sha256))
 
 
 def beginning(config: ReinforceConfig) -> Policy:
-    """The policy that is trained: the one that `config` names, or a new one."""
-    if config.policy is not None:
-        policy = Policy.load(config.policy)
+    """The policy that is trained: the one in ``config.init``, or a new one."""
+    start = config.init.init_from
+    if start is not None:
+        policy = Policy.load(start)
         if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
-            raise ConfigError(f"{config.policy} sees more than one frame and its words; reinforcement cannot go on from it yet")
+            raise ConfigError(f"{start} reads more than one frame and its instruction; reinforcement cannot start from it yet")
         return policy
     spec, states, sentences = survey(config)
     rng = np.random.default_rng(config.seed)
@@ -137,40 +139,40 @@ def beginning(config: ReinforceConfig) -> Policy:
 @contextmanager
 def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, EnvRunners]]:
     policy = beginning(config)
-    device = find_device(config.device)
+    device, ppo, envs = find_device(config.parallelism.device), config.ppo, config.env.num_envs
     policy.network.to(device)
-    senses = Senses(policy, config.questions, config.looking is not None)
-    worlds = EnvRunners(config, _progress(out).get("episodes", 0) // config.worlds)
+    encoder = ObservationEncoder(policy, config.grounding_queries, config.perception_warmup is not None)
+    runners = EnvRunners(config, _progress(out).get("episodes", 0) // envs)
     reward = make_reward(config) if reward is None else reward
-    vec_env = PolicyVecEnv(worlds, policy, senses, reward)
-    share = config.worlds * config.rollout / config.steps
+    vec_env = PolicyVecEnv(runners, policy, encoder, reward)
+    share = config.samples_per_update / config.steps
     try:
         algorithm = PPO(
-            Actor,  # type: ignore[arg-type]
+            ActorCritic,  # type: ignore[arg-type]
             vec_env,
-            learning_rate=lambda left: config.learning_rate * (max(left, 0.0) + share),  # `left` is told after a rollout
-            n_steps=config.rollout,
-            batch_size=config.batch_size,
-            n_epochs=config.epochs,
-            gamma=config.discount,
-            gae_lambda=config.trace,
-            clip_range=config.clip,
-            ent_coef=config.entropy,
-            vf_coef=config.value_weight,
-            max_grad_norm=config.clip_norm,
-            target_kl=config.target_kl,
-            policy_kwargs={"policy": policy, "senses": senses, "config": config},
+            learning_rate=lambda left: ppo.learning_rate * (max(left, 0.0) + share),  # `left` is updated after a rollout
+            n_steps=ppo.num_steps,
+            batch_size=ppo.batch_size,
+            n_epochs=ppo.epochs,
+            gamma=ppo.gamma,
+            gae_lambda=ppo.gae_lambda,
+            clip_range=ppo.clip,
+            ent_coef=ppo.entropy_coef,
+            vf_coef=ppo.value_coef,
+            max_grad_norm=ppo.clip_norm,
+            target_kl=ppo.target_kl,
+            policy_kwargs={"policy": policy, "encoder": encoder, "config": config},
             seed=config.seed,
             device=device,
         )
         algorithm.set_logger(Logger(None, []))
-        yield algorithm, policy, worlds
+        yield algorithm, policy, runners
     finally:
         vec_env.close()
 
 
 class _Watch(BaseCallback):
-    """Counts, writes the log, lets a reward learn that does, and keeps checkpoints."""
+    """Counts episodes, writes the log, updates a learned reward, and saves checkpoints."""
 
     def __init__(
         self,
@@ -179,11 +181,11 @@ class _Watch(BaseCallback):
         policy: Policy,
         log: Log,
         state: dict[str, Any],
-        worlds: EnvRunners,
+        runners: EnvRunners,
         course: Course | None = None,
     ):
         super().__init__()
-        self._worlds, self._course = worlds, course
+        self._runners, self._course = runners, course
         self._config, self._out, self._policy, self._log = config, out, policy, log
         self.updates: int = state.get("updates", 0)
         self.episodes: int = state.get("episodes", 0)
@@ -191,88 +193,89 @@ class _Watch(BaseCallback):
         self.seconds: float = state.get("seconds", 0.0)
         self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
         self._resumed, self._started = self.seconds, time.monotonic()
-        self._tell()
+        self._send_stage()
 
-    def _tell(self) -> None:
-        """What the worlds are to know of how far the run has come."""
+    def _send_stage(self) -> None:
+        """Report the progress of the run to the env runners."""
         reached = {} if self._course is None else self._course.reached
-        self._worlds.set_stage(RunStage(reached, self._looking()))
+        self._runners.set_stage(RunStage(reached, self._warming_up()))
 
-    def _looking(self) -> bool:
-        return self._config.looking is not None and self.updates < self._config.looking.updates
+    def _warming_up(self) -> bool:
+        warmup = self._config.perception_warmup
+        return warmup is not None and self.updates < warmup.updates
 
     def success(self) -> float | None:
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
 
     def _on_rollout_start(self) -> None:
         actor: Any = self.model.policy
-        actor.learn_only_values(self.updates < self._config.warmup)
-        self._diversify()
-        if self._config.looking is not None:
-            self._look(self._config.looking)
+        actor.train_critic_only(self.updates < self._config.ppo.critic_warmup)
+        self._anneal_entropy()
+        if self._config.perception_warmup is not None:
+            self._set_warmup(self._config.perception_warmup)
         if self.updates and self.updates % self._config.checkpoint_every == 0:
             self._save()
 
-    def _diversify(self) -> None:
-        """The weight of the entropy in the coming update."""
-        first, last = self._config.entropy, self._config.entropy_end
+    def _anneal_entropy(self) -> None:
+        """Set the weight of the entropy bonus in the coming update."""
+        first, last = self._config.ppo.entropy_coef, self._config.ppo.entropy_coef_end
         model: Any = self.model
         if last is not None:
             model.ent_coef = first + (last - first) * min(self.num_timesteps / self._config.steps, 1.0)
 
-    def _look(self, first: Looking) -> None:
-        """How the coming update learns."""
+    def _set_warmup(self, warmup: PerceptionWarmup) -> None:
+        """Set the losses, batch size and learning rate of the coming update."""
         model: Any = self.model
-        looking = self._looking()
-        model.policy.look(only=looking)
-        model.batch_size = first.batch_size if looking else self._config.batch_size
-        if looking:
-            rate = first.rate(self.updates)
+        warming_up = self._warming_up()
+        model.policy.train_perception(only=warming_up)
+        model.batch_size = warmup.batch_size if warming_up else self._config.ppo.batch_size
+        if warming_up:
+            rate = warmup.rate(self.updates)
             model.lr_schedule = lambda left: rate
         else:
             model.lr_schedule = model.learning_rate
-        if self.updates == first.updates:
-            self._tell()
+        if self.updates == warmup.updates:
+            self._send_stage()
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "terminal_observation" in info:
                 self.episodes += 1
                 self.errors += info.get("error") is not None
-                told = {name: info[name] for name in ("task", "level", "length") if name in info}
-                self._ended.append({**told, "success": bool(info["success"])})
+                reported = {name: info[name] for name in ("task", "level", "length") if name in info}
+                self._ended.append({**reported, "success": bool(info["success"])})
                 if self._course is not None and self._course.note(info["task"], info["level"], bool(info["success"])):
-                    self._tell()
+                    self._send_stage()
         return True
 
     def _on_rollout_end(self) -> None:
         self.updates += 1
         learned = self._learn()
         self.seconds = self._resumed + time.monotonic() - self._started
-        told = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
+        figures = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
         by_task: dict[str, list[bool]] = {}
         for episode in self._ended:
             by_task.setdefault(episode["task"], []).append(episode["success"])
         actor: Any = self.model.policy
-        if actor.astray:
-            told["keypoint_l1"] = float(np.mean(actor.astray))
-            actor.astray.clear()
+        if actor.keypoint_errors:
+            figures["keypoint_l1"] = float(np.mean(actor.keypoint_errors))
+            actor.keypoint_errors.clear()
         success = {f"success {task}": float(np.mean(wins)) for task, wins in sorted(by_task.items())}
         if self._course is not None:
-            told |= {f"level {task}": float(level) for task, level in self._course.reached.items()}
+            figures |= {f"level {task}": float(level) for task, level in self._course.reached.items()}
         reward = float(np.mean(self.model.rollout_buffer.rewards))  # type: ignore[attr-defined]
-        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **learned, **told)
+        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **learned, **figures)
         note = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
         self._log.advance(self.num_timesteps, self._config.steps, note or "no episode has ended yet")
 
     def _learn(self) -> dict[str, float]:
-        """What a reward that learns makes of the steps just played; the policy is still the one that played them."""
+        """Update a learned reward with the latest rollout; the policy is still the one that produced it."""
         vec_env: Any = self.training_env
         if not isinstance(vec_env.reward, LearnedReward):
             return {}
         actor: Any = self.model.policy
         log_probs = self.model.rollout_buffer.log_probs  # type: ignore[attr-defined]
-        return vec_env.reward.learn(lambda looks, actions: vec_env.judge(actor, looks, actions), log_probs)
+        return vec_env.reward.learn(lambda seen, actions: vec_env.log_probs(actor, seen, actions), log_probs)
 
     def _save(self) -> None:
         state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
@@ -289,25 +292,27 @@ class _Watch(BaseCallback):
 
 
 def _check_tasks(config: ReinforceConfig) -> None:
-    """Raises `ConfigError` for tasks, to be tried or glanced at, that the env does not have."""
-    told = (*(config.tasks or ()), *((config.looking and config.looking.tasks) or ()))
-    if not told:
+    """Raises `ConfigError` for tasks, of training or of the warm-up, that the env does not have."""
+    env_config, warmup = config.env, config.perception_warmup
+    names = (*(env_config.tasks or ()), *((warmup and warmup.tasks) or ()))
+    if not names:
         return
-    with closing(make_env(config.env, **config.options)) as env:
-        for name in told:
+    with closing(make_env(env_config.name, **env_config.options)) as env:
+        for name in names:
             if name not in env.tasks:
-                raise ConfigError(f"{config.env} has no task {name!r}; it has {', '.join(env.tasks)}")
+                raise ConfigError(f"{env_config.name} has no task {name!r}; it has {', '.join(env.tasks)}")
 
 
 def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course | None:
     if config.curriculum is None:
         return None
-    with closing(make_env(config.env, **config.options)) as env:
-        return Course(config.curriculum, env.levels if isinstance(env, Leveled) else 1, config.tasks or env.tasks, state)
+    with closing(make_env(config.env.name, **config.env.options)) as env:
+        levels = env.levels if isinstance(env, Leveled) else 1
+        return Course(config.curriculum, levels, config.env.tasks or env.tasks, state)
 
 
 def _progress(out: Path) -> dict[str, Any]:
-    """What the last checkpoint says of the run; nothing where there is none."""
+    """The state of the run in the last checkpoint; empty where there is none."""
     path = out / CHECKPOINT
     if not path.is_file():
         return {}
@@ -339,8 +344,8 @@ def _claim(config: ReinforceConfig, out: Path, resume: bool) -> ReinforceResult 
     if path.exists():
         if not resume:
             raise ConfigError(f"{out} holds a run already; choose another folder, or resume it")
-        theirs, ours = to_plain(load_yaml(ReinforceConfig, path)), to_plain(config)
-        if differing := [name for name in ours if ours[name] != theirs[name] and name not in ("workers", "threads", "device")]:
+        found = differences(load_yaml(ReinforceConfig, path), config)
+        if differing := [name for name in found if not name.startswith("parallelism.")]:
             raise ConfigError(f"{out} holds a run with another {', '.join(differing)}; a new one needs another folder")
         if (out / RESULT).is_file():
             return ReinforceResult(**json.loads((out / RESULT).read_text()))

@@ -1,4 +1,4 @@
-"""What a step is worth: the world's own reward, alone or with a potential that does not change what is best, or another's."""
+"""The reward of a step: the env's own, alone or shaped, or that of a model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from verbot.errors import ConfigError
 from verbot.registry import Registry
 from verbot.spec import FloatArray
-from verbot.training.rl.config import ReinforceConfig
+from verbot.training.rl.config import ReinforceConfig, RewardShaping
 from verbot.training.rl.envs import GroundedObservation, VecTransition
 
 Rewards = npt.NDArray[np.float64]
 
 
 class Reward(Protocol):
-    """Of all worlds at once."""
+    """The reward of all envs at once."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        """Episodes begin in `worlds`."""
+    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
+        """Episodes begin in the envs with these numbers."""
         ...
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
@@ -31,25 +31,24 @@ class Reward(Protocol):
         ...
 
 
-Judge = Callable[
-    [Sequence[GroundedObservation], FloatArray], FloatArray
-]  # logarithms (n,) of the policy's chances of actions (n, a)
+# Log-probabilities (n,) that the policy gives to actions (n, a).
+LogProbs = Callable[[Sequence[GroundedObservation], FloatArray], FloatArray]
 
 
 @runtime_checkable
 class LearnedReward(Reward, Protocol):
-    """One that changes while the policy does, between two of its updates."""
+    """A reward that is trained together with the policy, between two of its updates."""
 
-    def learn(self, judge: Judge, log_probs: FloatArray) -> dict[str, float]:
-        """From every step since it learned last, whose actions had the `log_probs` (t, worlds). Returns figures for the log."""
+    def learn(self, policy: LogProbs, log_probs: FloatArray) -> dict[str, float]:
+        """Train on every step since the last call, whose actions had the `log_probs` (t, envs). Returns figures for the log."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Leave in the folder of the run what was learned."""
+        """Save the trained reward in the folder of the run."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep."""
+        """What a checkpoint must contain."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
@@ -68,9 +67,9 @@ rewards: Registry[Any] = Registry("reward", package="verbot.training.rl.rewards"
 
 
 @rewards.register("world")
-def own(config: ReinforceConfig) -> Reward:
-    """The world's, with the potential that `config.shaping` weighs or the headway that `config.headway` does."""
-    return made(config.shaping, config.headway, config.discount, config.worlds, config.ratchet)
+def env_reward(config: ReinforceConfig) -> Reward:
+    """The env's own reward, shaped as ``config.reward_shaping`` says."""
+    return shaped_reward(config.reward_shaping, config.ppo.gamma, config.env.num_envs)
 
 
 def make_reward(config: ReinforceConfig) -> Reward:
@@ -83,35 +82,35 @@ def make_reward(config: ReinforceConfig) -> Reward:
     return reward
 
 
-class OwnReward:
-    """What the world gives."""
+class EnvReward:
+    """The env's own reward."""
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
+    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
         pass
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
         return np.array([transition.reward for transition in transitions])
 
 
-class Shaped:
-    """The world's reward and γΦ(after) − Φ(before), with Φ = −`weight` · ``final_error_m``, and 0 where an episode truly ends.
+class PotentialReward:
+    """The env's own reward and γΦ(after) − Φ(before), with Φ = −`weight` · ``final_error_m``, and 0 where an episode terminates.
 
     Which policy is best stays the same, whatever Φ is (Ng, Harada and Russell 1999).
     """
 
-    def __init__(self, weight: float, discount: float, worlds: int):
-        self._weight, self._discount = weight, discount
-        self._before = np.zeros(worlds)
+    def __init__(self, weight: float, gamma: float, num_envs: int):
+        self._weight, self._gamma = weight, gamma
+        self._before = np.zeros(num_envs)
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        for world, info in zip(worlds, infos, strict=True):
-            self._before[world] = self._potential(info)
+    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
+        for env, info in zip(envs, infos, strict=True):
+            self._before[env] = self._potential(info)
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
         after = np.array([self._potential(transition.info) for transition in transitions])
         ended = np.array([transition.final is not None and not transition.truncated for transition in transitions])
         own = np.array([transition.reward for transition in transitions])
-        rewards = own + self._discount * np.where(ended, 0.0, after) - self._before
+        rewards = own + self._gamma * np.where(ended, 0.0, after) - self._before
         self._before = after
         return rewards
 
@@ -119,38 +118,38 @@ class Shaped:
         return -self._weight * float(info["final_error_m"])
 
 
-class Headway:
-    """The world's reward and `weight` for every meter of way made good: ``final_error_m`` before − after.
+class ProgressReward:
+    """The env's own reward and `weight` for each meter of progress: ``final_error_m`` before − after.
 
-    Unlike a potential it is not canceled by a critic that has learned it. What is best stays so where success means that no
-    way is left: over an episode it adds up to the way made good in all, and a discount only makes sooner better.
+    A critic that has learned a potential cancels it; this reward it does not. Over an episode the rewards add up to the total
+    progress. So the optimal policy stays the same where success means an error of 0, and discounting only favors speed.
 
-    Of that, the share `ratchet` counts only what is nearer than the episode ever was, and going back costs nothing of it. Where
-    two ways are as good, as left or right around a thing, a policy that is still undecided goes to and fro: then each move
-    loses what the other wins, and nothing tells it to decide.
+    The fraction `best_so_far_share` counts only progress beyond the best of the episode so far; a step back costs none of it.
+    Where two paths are equally good, as left or right around an object, an undecided policy goes back and forth: each step then
+    loses what the other gains, and nothing favors a decision.
     """
 
-    def __init__(self, weight: float, worlds: int, ratchet: float = 0.0):
-        self._weight, self._ratchet = weight, ratchet
-        self._left_m, self._least_m = np.zeros(worlds), np.zeros(worlds)
+    def __init__(self, weight: float, num_envs: int, best_so_far_share: float = 0.0):
+        self._weight, self._share = weight, best_so_far_share
+        self._error_m, self._least_m = np.zeros(num_envs), np.zeros(num_envs)
 
-    def begin(self, worlds: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        for world, info in zip(worlds, infos, strict=True):
-            self._left_m[world] = self._least_m[world] = float(info["final_error_m"])
+    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
+        for env, info in zip(envs, infos, strict=True):
+            self._error_m[env] = self._least_m[env] = float(info["final_error_m"])
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
-        left_m = np.array([float(transition.info["final_error_m"]) for transition in transitions])
-        least_m = np.minimum(self._least_m, left_m)
-        won_m = (1 - self._ratchet) * (self._left_m - left_m) + self._ratchet * (self._least_m - least_m)
-        self._left_m, self._least_m = left_m, least_m
-        rewards: Rewards = np.array([transition.reward for transition in transitions]) + self._weight * won_m
+        error_m = np.array([float(transition.info["final_error_m"]) for transition in transitions])
+        least_m = np.minimum(self._least_m, error_m)
+        progress_m = (1 - self._share) * (self._error_m - error_m) + self._share * (self._least_m - least_m)
+        self._error_m, self._least_m = error_m, least_m
+        rewards: Rewards = np.array([transition.reward for transition in transitions]) + self._weight * progress_m
         return rewards
 
 
-def made(shaping: float, headway: float, discount: float, worlds: int, ratchet: float = 0.0) -> Reward:
-    """The world's own reward, with the weight of a potential or of headway where there is one. Raises `ConfigError` for both."""
-    if shaping and headway:
-        raise ConfigError(f"shaping and headway tell the same in two ways; choose one (they are {shaping:g} and {headway:g})")
-    if shaping:
-        return Shaped(shaping, discount, worlds)
-    return Headway(headway, worlds, ratchet) if headway else OwnReward()
+def shaped_reward(shaping: RewardShaping, gamma: float, num_envs: int) -> Reward:
+    """The env's own reward with the shaping, if there is any."""
+    if shaping.potential_weight:
+        return PotentialReward(shaping.potential_weight, gamma, num_envs)
+    if shaping.progress_weight:
+        return ProgressReward(shaping.progress_weight, num_envs, shaping.best_so_far_share)
+    return EnvReward()

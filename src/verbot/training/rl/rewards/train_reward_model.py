@@ -1,4 +1,4 @@
-"""A scorer of states in words, taught by demonstrations and what they were told, and by nothing else."""
+"""Training of a language reward model from demonstrations and their instructions alone."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import MOMENTS, flat, nested
 
 EVERY = 250  # steps between two checkpoints
-CANDIDATES = 5  # other sentences drawn for an end, of which the two that seem to fit it best are learned from
+CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
 
 Goal = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ScorerConfig:
-    """How a scorer is trained.
+class RewardModelConfig:
+    """The training of a language reward model.
 
     Args:
-        env: a registered env's name that tells ``info["state_text"]``, made with `options`.
-        tasks: demonstrated in turn; None shows all that the env has.
-        episodes: of the expert, who is watched.
+        env: name of a registered env that reports ``info["state_text"]``, made with `options`.
+        tasks: demonstrated in turn; None uses all tasks of the env.
+        episodes: demonstrations of the expert.
         noise: of the expert's actions.
-        discount: a state that the expert brings to its end in n control steps is worth discount^n.
+        discount: the target of a state n control steps before the end of a demonstration is discount^n.
         steps, learning_rate: of training.
-        batch_size: demonstrations in a step, each with its end, three states before it, and its end told other sentences.
-        width: of the scorer.
+        batch_size: demonstrations in a step, each with its end, three earlier states, and its end with other instructions.
+        width: of the model.
         seed: of everything.
     """
 
@@ -63,13 +63,13 @@ class ScorerConfig:
 
 
 @dataclass(frozen=True)
-class Watched:
+class DescribedEpisode:
     """One demonstration in words.
 
     Args:
         states: descriptions, oldest first.
-        goal: what was asked for, a record whose None says nothing.
-        offered: every goal of its scene, and the wordings of each, this one's first.
+        goal: a record; None in a field leaves it open.
+        offered: every goal of its scene, and the wordings of each; this one is first.
     """
 
     states: tuple[str, ...]
@@ -77,17 +77,17 @@ class Watched:
     offered: tuple[tuple[Goal, tuple[str, ...]], ...]
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def instructions(self) -> tuple[str, ...]:
         return self.offered[0][1]
 
 
-def watch(config: ScorerConfig, split: str = "train", progress: bool = True) -> list[Watched]:
-    """The expert's episodes. Raises `ConfigError` for an env that does not tell its state in words."""
-    found: list[Watched] = []
+def describe_episodes(config: RewardModelConfig, split: str = "train", progress: bool = True) -> list[DescribedEpisode]:
+    """The expert's episodes. Raises `ConfigError` for an env that does not describe its state in words."""
+    found: list[DescribedEpisode] = []
     plays = CollectConfig(env=config.env, tasks=config.tasks, seed=config.seed)
     with (
         closing(make_env(config.env, **config.options)) as env,
-        Progress("watch", config.episodes, "episodes", enabled=progress) as bar,
+        Progress("demonstrate", config.episodes, "episodes", enabled=progress) as bar,
     ):
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
@@ -102,26 +102,26 @@ def watch(config: ScorerConfig, split: str = "train", progress: bool = True) -> 
             steps = list(episode.run(expert))
             if steps[-1].terminated:
                 states = (info["state_text"], *(step.info["state_text"] for step in steps))
-                found.append(Watched(states, steps[-1].info["goal"], offered))
+                found.append(DescribedEpisode(states, steps[-1].info["goal"], offered))
             bar.update(number + 1)
     return found
 
 
-def train_scorer(config: ScorerConfig, progress: bool = True, checkpoint: Path | None = None) -> Matcher:
-    """A scorer that was taught by demonstrations and their sentences alone; no world's reward, success or progress is asked for.
+def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpoint: Path | None = None) -> Matcher:
+    """A reward model trained from demonstrations and their instructions alone, without reward, success or progress of the env.
 
-    Its first output is how near a state is to the end that a demonstration came to: discount^n, n control steps before it. Its
-    second is whether this is the end: so it is of a demonstration that is told its own sentence, and neither before nor told a
-    sentence that asks for something else.
+    Its first output is the nearness of a state to the end of a demonstration: discount^n, n control steps before it. Its second
+    is the probability of success: 1 at the end of a demonstration with its own instruction, 0 before the end and with an
+    instruction of a contradicting goal.
 
     Args:
-        checkpoint: a file, written now and then, from which an interrupted training goes on to the same end.
+        checkpoint: a file, written every `EVERY` steps, from which an interrupted training continues to the bit.
 
-    Raises `TrainingError` where no demonstration came to its end.
+    Raises `TrainingError` where no demonstration terminates.
     """
-    episodes = watch(config, progress=progress)
+    episodes = describe_episodes(config, progress=progress)
     if not episodes:
-        raise TrainingError(f"none of {config.episodes} episodes of the expert of {config.env!r} ended by itself")
+        raise TrainingError(f"none of {config.episodes} episodes of the expert of {config.env!r} terminated")
     sentences = Sentences(episodes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -152,14 +152,14 @@ def train_scorer(config: ScorerConfig, progress: bool = True, checkpoint: Path |
     return matcher.eval()
 
 
-def _resume(path: Path | None, config: ScorerConfig, matcher: Matcher, optimizer: Any) -> int:
-    """Steps that are behind it. Raises `ConfigError` where the checkpoint is of another training."""
+def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, optimizer: Any) -> int:
+    """The number of steps done. Raises `ConfigError` where the checkpoint is of another training."""
     if path is None or not path.is_file():
         return 0
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
     if json.loads(about.get("config", "{}")) != to_plain(config):
-        raise ConfigError(f"{path} is a checkpoint of a scorer that is trained otherwise; take another path")
+        raise ConfigError(f"{path} is a checkpoint of a reward model with another configuration; take another path")
     tensors = load_file(path)
     matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(MOMENTS)})
     optimizer.load_state_dict({"state": nested(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
@@ -167,35 +167,35 @@ def _resume(path: Path | None, config: ScorerConfig, matcher: Matcher, optimizer
 
 
 class Sentences:
-    """Every goal that was met, with all its wordings, and which goals contradict which."""
+    """Every goal of the demonstrations, with all its wordings, and which goals contradict which."""
 
-    def __init__(self, episodes: Sequence[Watched]):
-        told: dict[tuple[Any, ...], dict[str, None]] = {}
+    def __init__(self, episodes: Sequence[DescribedEpisode]):
+        wordings_of: dict[tuple[Any, ...], dict[str, None]] = {}
         self._goals: dict[tuple[Any, ...], Goal] = {}
         for episode in episodes:
             for goal, wordings in episode.offered:
                 self._goals.setdefault(_key(goal), goal)
-                told.setdefault(_key(goal), {}).update(dict.fromkeys(wordings))
-        self._told = {key: list(wordings) for key, wordings in told.items()}
+                wordings_of.setdefault(_key(goal), {}).update(dict.fromkeys(wordings))
+        self._wordings = {key: list(wordings) for key, wordings in wordings_of.items()}
         self._near: dict[tuple[Any, ...], list[list[tuple[Any, ...]]]] = {}
 
     def all(self) -> list[str]:
-        return [sentence for told in self._told.values() for sentence in told]
+        return [sentence for wordings in self._wordings.values() for sentence in wordings]
 
     def of(self, goal: Goal, rng: np.random.Generator) -> str:
-        return _one(self._told[_key(goal)], rng)
+        return _one(self._wordings[_key(goal)], rng)
 
-    def against(self, episode: Watched, rng: np.random.Generator) -> str | None:
-        """A sentence that the end of `episode` does not fit: of another goal of its scene, or of one that differs in one thing
-        alone. None where there is none."""
+    def against(self, episode: DescribedEpisode, rng: np.random.Generator) -> str | None:
+        """An instruction that contradicts the end of `episode`: of another goal of its scene, or of one that differs in a single
+        field. None where there is none."""
         here = [goal for goal, _ in episode.offered if contradict(goal, episode.goal)]
         piles = self._piles(episode.goal)
         if here and (not piles or rng.random() < 0.35):
             return self.of(_one(here, rng), rng)
-        return _one(self._told[_one(_one(piles, rng), rng)], rng) if piles else None
+        return _one(self._wordings[_one(_one(piles, rng), rng)], rng) if piles else None
 
     def _piles(self, goal: Goal) -> list[list[tuple[Any, ...]]]:
-        """Goals that differ from `goal` in one thing alone, one list for each such thing."""
+        """Goals that differ from `goal` in a single field, one list for each such field."""
         key = _key(goal)
         if key not in self._near:
             piles: dict[str, list[tuple[Any, ...]]] = {}
@@ -208,7 +208,7 @@ class Sentences:
 
 
 def contradict(one: Goal, other: Goal) -> bool:
-    """Whether two goals say different things of something that both speak of.
+    """Whether two goals differ in a field that both specify.
 
     Example:
         >>> red = {"verb": "go", "object": "red circle", "arm": "raised"}
@@ -219,9 +219,13 @@ def contradict(one: Goal, other: Goal) -> bool:
 
 
 def _batch(
-    episodes: Sequence[Watched], sentences: Sentences, config: ScorerConfig, rng: np.random.Generator, matcher: Matcher
+    episodes: Sequence[DescribedEpisode],
+    sentences: Sentences,
+    config: RewardModelConfig,
+    rng: np.random.Generator,
+    matcher: Matcher,
 ) -> tuple[list[str], list[str], torch.Tensor, torch.Tensor]:
-    """Descriptions, sentences, how near they are (NaN where nobody knows) and whether it is done."""
+    """Descriptions, instructions, nearness (NaN where it is unknown) and success."""
     rows: list[tuple[str, str, float, float]] = []
     others: list[list[tuple[str, str]]] = []
     for _ in range(config.batch_size):
