@@ -26,8 +26,9 @@ class TrainedEmbodiment:
     """One robot of a run; `name` is empty for the first.
 
     Args:
-        policy: what it learns.
-        supply: what it learns from.
+        name: of the robot.
+        policy: the policy that is trained.
+        training_data: the batches that it is trained on.
     """
 
     name: str
