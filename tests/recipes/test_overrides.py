@@ -12,7 +12,7 @@ import pytest
 
 from verbot.configuration import build, field_types, renamed
 from verbot.envs import make_env
-from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
+from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning, VerbotError
 from verbot.models.network import NetworkConfig, Part, VLANetwork
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import ACTING, change, resolve
@@ -269,3 +269,20 @@ def test_a_configuration_of_flat_fields_is_read_with_a_warning():
     assert (config.init.init_from, config.init.lora.rank, config.monitor.patience) == ("p", 2, 5)
     assert (config.augment.grounding_queries, config.parallelism.processes, config.validation.share) == (2, 2, 0.1)
     assert len(field_types(TrainConfig)) <= 15
+
+
+def test_objectives_are_set_by_weight_and_option_and_left_out_with_null():
+    changed = resolved("starter+objectives.value=0.1+objectives.value.discount=0.9+objectives.keypoints.weight=0.5")
+    objectives = changed.training.network.objectives
+    assert (objectives["value"].weight, objectives["value"].options) == (0.1, {"discount": 0.9})
+    assert objectives["keypoints"].weight == 0.5
+    without = resolved("starter+objectives.grounding_queries=null+augment.grounding_queries=0")
+    assert list(without.training.network.objectives) == ["action", "keypoints"]
+    for word, message in (
+        ("starter+objectives.valu=1", "there is no objective named 'valu'. Did you mean 'value'"),
+        ("starter+objectives.value.discont=1", "objectives.value=value has no field 'discont'. Did you mean 'discount'"),
+        ("starter+objectives.value=-1", "the weight of an objective is at least 0"),
+        ("starter+objectives.grounding_queries=null", "augment.grounding_queries is for the objective of this name"),
+    ):
+        with pytest.raises(VerbotError, match=message):
+            resolved(word)
