@@ -144,8 +144,8 @@ def _upgraded(kind: type, record: Record, fields: Mapping[str, Any]) -> Record:
         if last in inner:
             raise ConfigError(f"{kind.__name__} is given {path} and also {name}, which is its old name")
         inner[last] = record[name]
-    told = ", ".join(f"{name} → {path}" for name, path in old.items())
-    warnings.warn(f"{kind.__name__} has renamed fields: {told}; old names are read for one version", VerbotDeprecationWarning, 4)
+    moves = ", ".join(f"{name} → {path}" for name, path in old.items())
+    warnings.warn(f"{kind.__name__} has renamed fields: {moves}; old names are read for one version", VerbotDeprecationWarning, 4)
     return moved
 
 
@@ -180,7 +180,7 @@ def parse_value(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, _loader())
+        return _loader()(text).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text!r}: {error}") from error
 
