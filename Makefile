@@ -33,7 +33,7 @@ test: install
 	$(PY) tools/layers.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 soak: install
 	$(PY) -m pytest -m soak --timeout 3600

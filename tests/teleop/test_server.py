@@ -126,6 +126,41 @@ def test_a_second_page_takes_over(server):
             assert server._inputs.take().motion.away == 0
 
 
+def test_a_page_that_was_replaced_presses_no_key(server):
+    """A message that it sent before is still on its way when the other page takes over; nobody would release that key."""
+    over, motions = threading.Event(), []
+
+    class Connection:
+        def __init__(self, messages):
+            self.messages = messages
+
+        def __iter__(self):
+            return self.messages()
+
+        def send(self, text):
+            pass
+
+        def close(self, code, reason):
+            pass
+
+    def second():
+        over.wait(5)
+        yield from ()
+
+    def first():
+        other = threading.Thread(target=server._converse, args=(replacement,))
+        other.start()
+        wait_until(lambda: server._page is replacement)
+        yield json.dumps({"type": "key", "code": "KeyW", "down": True})
+        motions.append(server._inputs.take().motion.away)
+        over.set()
+        other.join()
+
+    replacement = Connection(second)
+    server._converse(Connection(first))
+    assert motions == [0]
+
+
 def test_a_slow_page_skips_frames(server):
     image = {"front": np.zeros((8, 8, 3), np.uint8)}
     with Page(server.url) as page:

@@ -78,7 +78,7 @@ def network_record(record: Record) -> Record:
         known |= {"task_classification": {"weight": weight, "options": {}}} if weight is not None else {}
     for field, names in WEIGHTS.items():
         for name in names if field in record else ():
-            known.setdefault(name, {"options": {}})["weight"] = record[field]
+            known.setdefault(name, {"weight": 0.0, "options": {}})["weight"] = record[field]
     if "value" in known and not known["value"].get("options"):
         known["value"]["options"] = {"discount": record.get("value_discount", 0.97)}
     if record.get("contrast"):

@@ -150,14 +150,14 @@ class PageServer:
         with self._lock:
             before, self._page = self._page, connection
             self._latest, self._inputs.seen = "", self._frame
-        self._inputs.release()
+            self._inputs.release()
         if before is not None:
             before.close(REPLACED, "another page took over")
         try:
             connection.send(json.dumps({"type": "hello", **self._hello}))
             for data in connection:
                 try:
-                    self._inputs.put(data)
+                    self._put(connection, data)
                 except WireError as error:
                     connection.send(json.dumps({"type": "error", "message": str(error)}))
         except ConnectionClosed:
@@ -167,8 +167,13 @@ class PageServer:
                 current = self._page is connection
                 if current:
                     self._page = None
-            if current:
-                self._inputs.release()
+                    self._inputs.release()
+
+    def _put(self, connection: ServerConnection, data: str | bytes) -> None:
+        """Take a message, unless another page took over meanwhile: nobody would release its keys."""
+        with self._lock:
+            if self._page is connection:
+                self._inputs.put(data)
 
 
 def _send(page: ServerConnection, text: str) -> None:

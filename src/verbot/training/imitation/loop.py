@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import math
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -133,7 +132,6 @@ def run(
     config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
     """One member's part of `train`."""
-    started = time.monotonic()
     share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
     now, tensors = found or (Progress(total=config.total_steps), {})
@@ -145,7 +143,7 @@ def run(
     network, first = together(members), members[0].training_data
     optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
     anew = partial(_new_policy, config, first, first.instructions)
-    session = Session(config.budget, out, process_group, members, optimizer, now, started, anew)
+    session = Session(config.budget, out, process_group, members, optimizer, now, anew)
     if "best" in tensors:
         session.best = tensors["best"].to(device)  # a file has no device
     if found:

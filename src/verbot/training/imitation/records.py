@@ -68,8 +68,9 @@ class BudgetConfig:
     Args:
         steps: optimizer steps.
         samples: training samples; a step uses ``batch_size * accumulation``.
-        minutes: wall-clock. The number of steps follows from the speed, which is measured anew with every checkpoint. Only a
-            run of `steps` or `samples` can be repeated to the bit.
+        minutes: wall-clock time of training; decoding frames and encoding instructions beforehand is not counted. The number of
+            steps follows from the speed, which is measured anew with every checkpoint. Only a run of `steps` or `samples` can be
+            repeated to the bit.
         patience: stop after this many validations without a new best; None never stops early.
     """
 

@@ -30,7 +30,6 @@ class Session:
         out: the run's folder.
         members: the embodiments that are trained, the first robot first.
         now: where the run stands.
-        started: the clock's seconds when this call began.
         anew: makes a policy such as `policy` was before training.
     """
 
@@ -42,19 +41,18 @@ class Session:
         members: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
         now: Progress,
-        started: float,
         anew: Callable[[], Policy],
     ):
         self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
         self.policy, self.training_data = members[0].policy, members[0].training_data
         self.optimizer, self.now = optimizer, now
         self.best: Tensor | None = None  # the weights of the best validation, where they are kept
-        self._before, self._started, self._anew = now.seconds, started, anew
+        self._before, self._started, self._anew = now.seconds, time.monotonic(), anew
         self._first = now.step
         self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
 
     def seconds(self) -> float:
-        """Spent on this run, over all sessions."""
+        """Spent in training, over all calls. Preparing frames and instructions is not counted."""
         return self._before + time.monotonic() - self._started
 
     def save(self) -> None:

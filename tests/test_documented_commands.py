@@ -1,0 +1,193 @@
+"""The commands of README, tutorials, guides and reference run, in one scratch folder, shortened by their own options.
+
+A folder or file that a command reads is made first, by the documented command that makes it. What cannot run here is listed with
+its reason; other tests parse those commands.
+"""
+
+import json
+import os
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from verbot import cli
+from verbot.configuration import assignments
+from verbot.errors import VerbotDeprecationWarning
+from verbot.recipes.config import Imitation, resolve
+from verbot.workflows.show_config import config_text
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs/reference/commands.md",
+    *sorted(ROOT.glob("docs/tutorials/*.md")),
+    *sorted(ROOT.glob("docs/guides/*.md")),
+]
+REFERENCE = "docs/reference/commands.md"
+NOT_HERE = {
+    r"openai/|google/": "weights that have to be downloaded",
+    r"droid_100": "a dataset that has to be downloaded",
+    r"ray": "a cluster",
+    r"device=cuda": "a GPU",
+    r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
+    r"--list all": "an hour",
+    r"ws://": "a server",
+}
+CAPS = {"--episodes": 3, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
+IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")
+REINFORCEMENT = ("env.num_envs=2", "ppo.num_steps=8", "ppo.batch_size=16", "ppo.epochs=1", "parallelism.workers=1")
+
+
+def documented():
+    found = {}
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in re.findall(r"^(?:\.venv/bin/)?(verbot .*?)(?:\s+#.*)?$", block, re.MULTILINE):
+                if not any(re.search(pattern, line) for pattern in NOT_HERE):
+                    found.setdefault(line, page.relative_to(ROOT).as_posix())
+    return found
+
+
+COMMANDS = documented()
+
+
+def test_most_commands_run():
+    assert len(COMMANDS) > 70
+
+
+def makes(words):
+    """The path that a command writes, or None."""
+    if "--out" in words:
+        return words[words.index("--out") + 1]
+    at = {"collect": 1, "data import": 3, "data export": 3}.get(command_of(words))
+    return None if at is None else words[at]
+
+
+def command_of(words):
+    return " ".join(words[:2]) if words[0] == "data" else words[0]
+
+
+def reads(words):
+    """Paths below outputs/ that a command reads."""
+    made = makes(words)
+    return [path for word in words for path in [word.partition("=")[2] or word] if path.startswith("outputs/") and path != made]
+
+
+def shortened(words):
+    """The same command with less of everything, by options that it has."""
+    words, name = list(words), command_of(words)
+    for option, most in CAPS.items():
+        if option in words:
+            at = words.index(option) + 1
+            words[at] = str(min(int(words[at]), most))
+    if "--minutes" in words:
+        at = words.index("--minutes")
+        words[at : at + 2] = ["--samples", "64"]
+    more = {"collect": ["--episodes", "3", "--workers", "1"], "evaluate": ["--episodes", "3", "--workers", "1"]}
+    more["robustness"] = ["--episodes", "2", "--workers", "1"]
+    more["compare"] = ["--episodes", "2", "--samples", "64"]
+    words += [word for pair in zip(*[iter(more.get(name, []))] * 2, strict=True) if pair[0] not in words for word in pair]
+    return {"train": settled, "demo": with_short_recipe}.get(name, list)(words)
+
+
+def settled(words):
+    """`verbot train` with a short budget and settings of a small run."""
+    imitation = isinstance(resolve(words[1]).stages[0], Imitation)
+    for option in ("--samples", "--steps"):
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    settings = IMITATION if imitation else REINFORCEMENT
+    if "--set" in words:
+        at = words.index("--set") + 1
+        end = next((i for i in range(at, len(words)) if words[i].startswith("--")), len(words))
+        given = words[at:end]
+        settings = [*given, *(more for more in settings if not any(one.split("=")[0] == more.split("=")[0] for one in given))]
+        del words[at - 1 : end]
+    return [*words, *(["--samples", "64"] if imitation else ["--steps", "32"]), "--set", *settings]
+
+
+def with_short_recipe(words):
+    """`verbot demo` by a file of its recipe, as `verbot config` writes it."""
+    settings = ("samples=64", *IMITATION, "collection.episodes=6", "evaluation.episodes=3", "evaluation.conditions=[]")
+    Path("short.yaml").write_text(config_text("starter", assignments(settings)))
+    return [*words, "--recipe", "short.yaml"]
+
+
+class Folder:
+    """A scratch folder in which documented commands have been run; `commands` of its pages come first."""
+
+    def __init__(self, commands):
+        self.done, self.makers = {}, {}
+        for line in [*commands, *COMMANDS]:
+            if made := makes(shlex.split(line)[1:]):
+                self.makers.setdefault(made, line)
+
+    def run(self, line):
+        if line not in self.done:
+            words = shlex.split(line)[1:]
+            for path in reads(words):
+                self.make(path, line)
+            self.done[line] = run(shortened(words))
+        return self.done[line]
+
+    def make(self, path, reader):
+        if os.path.exists(path):
+            return
+        made = max((made for made in self.makers if path == made or path.startswith(f"{made}/")), key=len, default=None)
+        assert made is not None, f"{path} is read by {reader!r}; no documented command makes it"
+        self.run(self.makers[made])
+        assert os.path.exists(path), f"{path} is read by {reader!r}; {self.makers[made]!r} does not make it"
+
+
+def run(words):
+    with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
+        warnings.simplefilter("error", VerbotDeprecationWarning)
+        cli.main(words)
+    return stopped.value.code or 0
+
+
+def own_files():
+    """What a reader of the docs brings along."""
+    Path("words.json").write_text(json.dumps({"0": ["lift the red cube"]}))
+    Path("mine.yaml").write_text(
+        yaml.safe_dump({"pick": ["grab the {object}"], "push": ["shove the {object}"], "put": ["drop it"]})
+    )
+    Path("recordings").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        with h5py.File(f"recordings/episode_{number}.hdf5", "w") as file:
+            file.attrs["sim"] = False
+            file["action"] = file["observations/qpos"] = rng.normal(0, 0.3, (12, 14))
+            file["observations/images/cam_high"] = rng.integers(0, 255, (12, 48, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One for the reference, whose examples stand alone, and one for the other pages, which build on each other."""
+    return {}, tmp_path_factory
+
+
+@pytest.fixture
+def folder(request, folders, monkeypatch):
+    known, factory = folders
+    reference = COMMANDS[request.getfixturevalue("line")] == REFERENCE
+    if reference not in known:
+        known[reference] = factory.mktemp("documented"), Folder([c for c in COMMANDS if (COMMANDS[c] == REFERENCE) == reference])
+        monkeypatch.chdir(known[reference][0])
+        own_files()
+    monkeypatch.chdir(known[reference][0])
+    return known[reference][1]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_command_runs(folder, capsys, line):
+    code = folder.run(line)
+    captured = capsys.readouterr()
+    assert code == 0, captured.out + captured.err
