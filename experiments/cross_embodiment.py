@@ -36,7 +36,7 @@ from verbot.models.network import Objective
 from verbot.policy.policy import Policy
 from verbot.recipes.config import Recipe, resolve
 from verbot.recipes.overrides import override
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -164,7 +164,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
     env = make_env(ARM, tasks=("pick", "put"))
     predicted, true = [], []
     for number in range(count):
-        episode = Episode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
+        episode = RunningEpisode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
@@ -178,7 +178,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
     return errors
 
 
-def expert_grasp(episode: Episode) -> FloatArray | None:
+def expert_grasp(episode: RunningEpisode) -> FloatArray | None:
     """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
     steps = list(episode.run(episode.env.expert()))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))

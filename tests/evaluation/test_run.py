@@ -10,7 +10,7 @@ import pytest
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run
 from verbot.parallel.workers import WorkerError
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 
 SMALL = {"suite": "toy", "episodes": 8, "side_episodes": 6, "videos": 0, "latency_calls": 5, "workers": 1}
 
@@ -202,11 +202,11 @@ def test_axis_run_measures_its_retention(tmp_path: Path) -> None:
 
 def test_a_broken_middle_line_is_named(tmp_path: Path, made: Callable[..., EpisodeResult]) -> None:
     path = tmp_path / "results.jsonl"
-    with Journal(path) as journal:
+    with ResultsJournal(path) as journal:
         journal.add(made(0))
     path.write_text("not json\n" + path.read_text())
     with pytest.raises(CorruptFileError, match="line 1 is not an episode result"):
-        Journal(path)
+        ResultsJournal(path)
 
 
 def test_one_real_episode_of_every_agent(tmp_path: Path) -> None:

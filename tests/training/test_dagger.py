@@ -11,7 +11,7 @@ from verbot.data import open_dataset
 from verbot.errors import TrainingError
 from verbot.rollout.collect import collect
 from verbot.training import DaggerConfig, TrainConfig, read_log, train
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.imitation import dagger
 
 OPTIONS = {"image_size": 16}
@@ -37,14 +37,14 @@ def settings(demos, **changes) -> TrainConfig:
 
 def test_rounds_are_spread_between_first_and_last():
     config = DaggerConfig(rounds=3, first=0.2, last=0.8)
-    seen, now = [], Progress(total=100)
+    seen, now = [], TrainingProgress(total=100)
     while now.step < 100:
         while dagger.due(config, now):
             seen.append(now.step)
             now.rounds += 1
         now.advance()
     assert seen == [20, 50, 80]
-    assert not dagger.due(DaggerConfig(), Progress(done=0.99))
+    assert not dagger.due(DaggerConfig(), TrainingProgress(done=0.99))
 
 
 def test_corrections_begin_where_the_policy_led(demos, whole):

@@ -15,7 +15,7 @@ from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import Part
 from verbot.policy.policy import Policy
 from verbot.training import checkpoint, train
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import check_sharding
 from verbot.training.distributed.shards import Share
 
@@ -49,7 +49,7 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
     def write(process_group):
         spans = Share(process_group.rank, process_group.size).spans(LAYOUT)
         mine = {name: torch.cat([vector[a:b] for a, b in spans]) for name, vector in vectors.items()}
-        checkpoint.save_shares(folder, Progress(step=step, layout=LAYOUT), mine | everybody, process_group)
+        checkpoint.save_shares(folder, TrainingProgress(step=step, layout=LAYOUT), mine | everybody, process_group)
 
     together(size, write)
     return vectors | everybody
@@ -59,7 +59,7 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
 def test_what_some_wrote_any_others_read(tmp_path, writers):
     whole = written(tmp_path, writers)
     progress, tensors = checkpoint.load_latest(tmp_path)
-    assert progress == Progress(step=4, layout=LAYOUT)
+    assert progress == TrainingProgress(step=4, layout=LAYOUT)
     assert tensors.keys() == whole.keys() and all(torch.equal(tensors[name], whole[name]) for name in whole)
     for readers in (1, 2, 5):
         for rank in range(readers):
@@ -72,7 +72,7 @@ def test_what_some_wrote_any_others_read(tmp_path, writers):
 
 def test_what_one_wrote_in_whole_is_shared_out(tmp_path):
     weights = torch.arange(float(NUMBERS))
-    checkpoint.save(tmp_path, Progress(step=4, layout=LAYOUT), {"weights": weights, "updates": torch.tensor(4)})
+    checkpoint.save(tmp_path, TrainingProgress(step=4, layout=LAYOUT), {"weights": weights, "updates": torch.tensor(4)})
     _, tensors = checkpoint.load_latest(tmp_path, Share(1, 2))
     assert torch.equal(tensors["weights"], torch.cat([weights[a:b] for a, b in Share(1, 2).spans(LAYOUT)]))
 

@@ -27,7 +27,7 @@ _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that
 
 
 @dataclass(frozen=True)
-class Episode:
+class NavigationEpisode:
     """Everything that is decided before the first step; `info` is what `reset` and `step` tell and what never changes. `left` is
     the share of the way that the robot has still before it."""
 
@@ -39,7 +39,7 @@ class Episode:
     left: float
 
 
-def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode:
+def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> NavigationEpisode:
     """The episode that `request` asks for; `check` it before. Raises `ConfigError` for a goal that its scene does not admit."""
     task = request.task or str(generator(SUITE, "task", request.split, request.index, seed).choice(list(tasks)))
     key = (SUITE, task, request.split, request.index, seed, request.composition)
@@ -62,7 +62,7 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode
         "feasible": goals,
         "grounding": [_ground(scene, g, rng) for g in goals],
     }
-    return Episode(scene, goal, instruction, stream, info, LEFT[HARDEST if request.level is None else request.level])
+    return NavigationEpisode(scene, goal, instruction, stream, info, LEFT[HARDEST if request.level is None else request.level])
 
 
 def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:

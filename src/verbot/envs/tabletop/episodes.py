@@ -27,7 +27,7 @@ _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that
 
 
 @dataclass(frozen=True)
-class Episode:
+class TabletopEpisode:
     """Everything that is decided before the first step.
 
     Args:
@@ -56,7 +56,7 @@ def prepare(
     axes: Mapping[str, int],
     place: int | None = None,
     captions: int = 0,
-) -> Episode:
+) -> TabletopEpisode:
     """The episode that `request` asks for.
 
     Args:
@@ -96,11 +96,11 @@ def prepare(
     if captions:
         info["captions"] = describe(layout, goals, stream("captions"), captions)
     if suite.show is None or task not in suite.show.tasks:
-        return Episode(chosen, goal, layout, instruction, strengths, stream, info)
+        return TabletopEpisode(chosen, goal, layout, instruction, strengths, stream, info)
     least, most = suite.show.steps
     cover_step = int(stream("show").integers(least, most + 1))
     locked_steps = cover_step + suite.show.still_steps
-    return Episode(chosen, goal, layout, instruction, strengths, stream, info, cover_step, locked_steps)
+    return TabletopEpisode(chosen, goal, layout, instruction, strengths, stream, info, cover_step, locked_steps)
 
 
 def check_pictured(suite: Suite) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verbot.policy.policy import Policy
 from verbot.training import checkpoint
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import Sharded
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.distributed.process_group import ProcessGroup
@@ -22,7 +22,7 @@ CHECKPOINTS = "checkpoints"
 MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 
 
-class Session:
+class TrainingSession:
     """What a run consists of, and where it stands.
 
     Args:
@@ -41,7 +41,7 @@ class Session:
         process_group: ProcessGroup,
         members: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
-        now: Progress,
+        now: TrainingProgress,
         started: float,
         anew: Callable[[], Policy],
     ):
