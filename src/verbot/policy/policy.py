@@ -27,7 +27,7 @@ from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, 
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
+from verbot.transforms import KEPT_KINDS, ClipTransform, FitImage, Pipeline, normalizer
 
 if TYPE_CHECKING:
     from verbot.data.samples.labels import MaskedArray
@@ -389,7 +389,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
 
 def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
-    return Pipeline((Clip(spec.action_low(), spec.action_high()), normal))
+    return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))
 
 
 def _network_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
