@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from verbot.data.storage.commit import combined_image_statistics, image_statistics
-from verbot.data.storage.video import GOP, Clip, Decoder, encode, join
+from verbot.data.storage.video import GOP, Decoder, EncodedVideo, encode, join
 from verbot.errors import CorruptFileError, DataError
 
 
@@ -40,7 +40,7 @@ def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
         encode(np.full((n, 16, 16, 3), 40 * i + 20, np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None] * 2, rate_hz)
         for i, n in enumerate(lengths)
     ]
-    video = join([Clip.of(clip) for clip in clips])
+    video = join([EncodedVideo.of(clip) for clip in clips])
     with av.open(io.BytesIO(video)) as container:
         times = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
     assert times == pytest.approx(np.arange(sum(lengths)) / rate_hz, abs=1e-4)
@@ -57,7 +57,7 @@ def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
 def test_videos_of_different_encodings_are_not_joined():
     clips = [encode(np.zeros((2, size, 16, 3), np.uint8), 10.0) for size in (16, 32)]
     with pytest.raises(DataError, match="2 videos of 2 encodings"):
-        join([Clip.of(clip) for clip in clips])
+        join([EncodedVideo.of(clip) for clip in clips])
 
 
 def test_a_file_that_is_no_video_or_too_short_is_named():

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from verbot.data.importers.known_robots import Robot
+from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.registry import Registry
 from verbot.spec import UInt8Array
@@ -64,7 +64,7 @@ class Source(Protocol):
     """
 
     about: ClassVar[str]
-    robot: Robot
+    robot: KnownRobot
     rate_hz: float | None
     total: int | None
 

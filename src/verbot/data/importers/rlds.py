@@ -25,7 +25,7 @@ import numpy as np
 
 from verbot.data.importers import Item, RawEpisode, failing, known_robots, listed, natural, pick, reading, sources, unique
 from verbot.data.importers.images import decode_all
-from verbot.data.importers.known_robots import Robot
+from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.importers.tfrecord import Feature, parse_example, read_record, records
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import UInt8Array
@@ -263,7 +263,7 @@ def _unpacked(contents: list[bytes], field: Field, name: str) -> np.ndarray:
         return np.frombuffer(b"".join(raw), np.dtype(field.kind).newbyteorder("<"))
 
 
-def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> Robot:
+def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> KnownRobot:
     name = str(info.get("name") or root.parent.name)
     if "action_dict/joint_position" in fields or name.startswith(("droid", "r2d2")):
         return known_robots.known("droid")

@@ -17,7 +17,7 @@ from verbot.data.samples.episode_arrays import Caption, EpisodeArrays
 from verbot.data.samples.keypoints import project
 from verbot.data.samples.labels import MaskedArray, labels
 from verbot.data.samples.window_config import WindowConfig
-from verbot.data.storage.frame_cache import FeatureCache, Features, FrameCache
+from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
 from verbot.spec import FloatArray, UInt8Array
@@ -67,7 +67,7 @@ class WindowBatch:
     goal_mask: BoolArray
     previous_action: FloatArray
     previous_action_mask: BoolArray
-    features: Features
+    features: FeatureArray
     captions: list[tuple[Caption, ...]]
 
     def __len__(self) -> int:
@@ -283,7 +283,7 @@ class Windows:
         mask = mask.reshape(keypoints.shape[:-1])
         return queries, MaskedArray(keypoints.swapaxes(1, 2), mask.swapaxes(1, 2), "image_points", of_goal=True, visible=True)
 
-    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, Features, BoolArray]:
+    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, FeatureArray, BoolArray]:
         """Images, or the features that stand for them, and where there are some."""
         shape = (*past.shape, len(self.cameras))
         places = next(iter(self._features.values())).shape[1:] if self._features else (0, 0)

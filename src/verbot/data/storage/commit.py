@@ -14,7 +14,7 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes
 from verbot.data.storage.journal import JournalEntry
-from verbot.data.storage.video import Clip, join
+from verbot.data.storage.video import EncodedVideo, join
 from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.statistics import QUANTILES, FeatureStatistics, quantile_name
@@ -28,12 +28,12 @@ class Run:
     """Successive entries whose videos can share a file, with those videos demultiplexed."""
 
     entries: Sequence[JournalEntry]
-    clips: Sequence[Mapping[str, Clip]]
+    clips: Sequence[Mapping[str, EncodedVideo]]
 
 
 def runs(entries: Iterable[JournalEntry]) -> Iterator[Run]:
     """Split `entries` into as few runs as possible. A new run starts where the video encoder's configuration changes."""
-    opened = ((entry, {camera: Clip.of(video) for camera, video in entry.videos.items()}) for entry in entries)
+    opened = ((entry, {camera: EncodedVideo.of(video) for camera, video in entry.videos.items()}) for entry in entries)
     for _, run in groupby(opened, key=lambda pair: sorted((camera, clip.signature) for camera, clip in pair[1].items())):
         yield Run(*zip(*run, strict=True))
 
