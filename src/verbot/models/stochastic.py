@@ -72,7 +72,7 @@ class Draw:
 
 
 class Exploration(nn.Module):
-    """Turns the raw outputs of a head that reads them with a `ActionReadout` into a `Draw`.
+    """Turns the raw outputs of a head that reads them with an `ActionReadout` into a `Draw`.
 
     A discrete dimension is drawn by its classes' probabilities, a gripper open or closed by its own; every other has a normal
     distribution around what was put out, of a width that is learned and the same everywhere.

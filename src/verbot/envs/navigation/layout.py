@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, Point, Scene, SceneObject
+from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, NavigationObject, NavigationScene, Point
 from verbot.errors import SimulationError
 
 Array = npt.NDArray[np.floating[Any]]
@@ -23,7 +23,7 @@ START_WALL_M, START_OBJECT_M = 0.25, 0.65
 _TRIES, _CANDIDATES = 400, 48
 
 
-def sample(rng: np.random.Generator) -> Scene:
+def sample(rng: np.random.Generator) -> NavigationScene:
     """A scene; all of it is a function of `rng`. Raises `SimulationError` where nothing fits, which does not happen."""
     for _ in range(_TRIES):
         centers = _centers(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rng)
@@ -38,8 +38,8 @@ def sample(rng: np.random.Generator) -> Scene:
         colors = [str(color) for color in rng.permutation(list(COLORS))[:LINES]]
         lines = tuple(Line(color, _points(curve)) for color, curve in zip(colors, curves, strict=True))
         names = _names(len(centers), rng)
-        objects = tuple(SceneObject(*name, _point(center)) for name, center in zip(names, centers, strict=True))
-        return Scene(objects, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
+        objects = tuple(NavigationObject(*name, _point(center)) for name, center in zip(names, centers, strict=True))
+        return NavigationScene(objects, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
     raise SimulationError(f"no navigation scene in {_TRIES} tries")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, Point, Scene, World
+from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, NavigationScene, Point, World
 from verbot.spec import UInt8Array
 
 Array = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ class Painter:
     that a picture shows what was already done.
     """
 
-    def __init__(self, scene: Scene, size: int):
+    def __init__(self, scene: NavigationScene, size: int):
         self._size, self._scale = size, size / SIDE_M
         self._floor = _floor(scene, size)
         self._tracked, self._under = self._floor.copy(), np.zeros((size, size), bool)
@@ -99,7 +99,7 @@ def _blend(paint: Array, outside_m: Array, color: tuple[int, int, int], scale: f
     paint += share * (np.array(color, np.float32) - paint)
 
 
-def _floor(scene: Scene, size: int) -> UInt8Array:
+def _floor(scene: NavigationScene, size: int) -> UInt8Array:
     """Walls, lines and objects (size, size, 3)."""
     scale = size * _FINER / SIDE_M
     image = Image.new("RGB", (size * _FINER, size * _FINER), FLOOR)

@@ -31,7 +31,7 @@ from verbot.envs.tabletop.simulation.physics import (
     Physics,
 )
 from verbot.envs.tabletop.simulation.scene import TIMESTEP_S
-from verbot.envs.tabletop.simulation.segmentation import Segmentation
+from verbot.envs.tabletop.simulation.segmentation import TabletopSegmentation
 from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
@@ -221,7 +221,7 @@ class TabletopEnv(gymnasium.Env):
 
         return TabletopExpert(clean, stream, noise, seed)
 
-    def segmentation(self, size: int | None = None) -> Segmentation:
+    def segmentation(self, size: int | None = None) -> TabletopSegmentation:
         """Which object each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
         self._current()
         names, size = self.robot_spec.camera_names, size or self._size

@@ -20,8 +20,8 @@ class CVAE(nn.Module):
 
     In training a transformer reads [style, observation, actions] into the posterior of a latent style z, a normal distribution;
     z drawn from it and the fused tokens are what k learned queries attend to, and each becomes one action. The loss is the
-    reconstruction's (see `verbot.models.action_space.ActionReadout`: L1 for most kinds) + `kl_weight` × the divergence of the posterior
-    from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
+    reconstruction's (see `verbot.models.action_space.ActionReadout`: L1 for most kinds) + `kl_weight` × the divergence of the
+    posterior from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
 
     Args:
         prior: ``"standard"``, N(0, I) as in the paper, or ``"learned"``, a normal distribution that depends on the observation.

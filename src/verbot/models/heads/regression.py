@@ -16,8 +16,8 @@ from verbot.models.tokens import Batch, Sizes, TokenGroup
 class Regression(nn.Module):
     """Linear from the fused tokens to k actions.
 
-    What each kind of component is read as and compared by says `verbot.models.action_space.ActionReadout`. The loss is the mean over
-    valid steps and dimensions.
+    What each kind of component is read as and compared by says `verbot.models.action_space.ActionReadout`. The loss is the mean
+    over valid steps and dimensions.
 
     Args:
         gripper: weight of a gripper dimension beside the others.

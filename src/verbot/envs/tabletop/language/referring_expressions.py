@@ -20,7 +20,7 @@ from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.views import VIEWS
-from verbot.envs.tabletop.tasks import Goal, Grounding, Task
+from verbot.envs.tabletop.tasks import Goal, Grounding, TabletopTask
 
 CLEARLY_M = 0.05  # by so much an object is more to a side, nearer or farther than the objects like it
 AGAINST_M = 0.015  # by so much the objects like it are on the other side
@@ -120,7 +120,7 @@ def _first(scores: Array) -> int | None:
 class Related:
     """A task whose goals single out what is to be handled by a relation; all else is the task's own."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: TabletopTask):
         self._task = task
         self.hold_s, self.max_seconds, self.is_compositional = task.hold_s, task.max_seconds, task.is_compositional
         self.variants = tuple(

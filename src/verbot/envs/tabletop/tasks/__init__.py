@@ -29,7 +29,7 @@ class Grounding:
     reference_base_m: Array | None = None
 
 
-class Task(Protocol):
+class TabletopTask(Protocol):
     """What one verb means. Stateless: everything is a function of the layout or of the physics' present state.
 
     Attributes:
