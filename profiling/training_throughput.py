@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from verbot.parallel.workers import cores
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
@@ -75,7 +75,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
     config = override(config, {"processes": 1})
     TrainingData.prepare(config)
     supply = TrainingData(config, Path(), 0, 0)
-    policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
+    policy = VLAPolicy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     policy.network.language.prepare(supply.instructions)
     optimizer, spent, clock = Optimizer(policy.network, config.optimizer), defaultdict[str, float](float), time.process_time
 

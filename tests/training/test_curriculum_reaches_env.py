@@ -16,7 +16,7 @@ from verbot.rollout.collect import CollectConfig
 from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
-from verbot.training.rl.config import EnvConfig, ParallelismConfig, PPOConfig
+from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceParallelismConfig
 from verbot.training.rl.curriculum import Course, Curriculum
 from verbot.training.rl.envs import EnvRunner, EnvRunnerPlan, EnvRunners, EnvRunnerSetup, RunStage, StepAll
 
@@ -28,7 +28,7 @@ CONFIG = ReinforceConfig(
     env=EnvConfig("toy", num_envs=2),
     ppo=PPOConfig(num_steps=4, batch_size=8),
     curriculum=SEPARATE,
-    parallelism=ParallelismConfig(workers=1),
+    parallelism=ReinforceParallelismConfig(workers=1),
 )
 
 
@@ -105,7 +105,7 @@ def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypat
         return contextlib.nullcontext(idle)
 
     monkeypatch.setattr(envs, "open_workers", open_workers)
-    EnvRunners(dataclasses.replace(CONFIG, parallelism=ParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
+    EnvRunners(dataclasses.replace(CONFIG, parallelism=ReinforceParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
     assert len(idle) == 2
     for worker in idle:
         assert worker.setup.plan.curriculum == SEPARATE

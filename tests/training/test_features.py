@@ -21,7 +21,7 @@ from verbot.data.storage import frame_cache
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
 from verbot.training import train
 from verbot.training.imitation.augment import torch_numbers
@@ -79,7 +79,7 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
             network = {**network, "vision": frozen(tower, size=16)}
         config = settings(toy, tower, augment, cached=cached, batch_size=8, **network)
         with TrainingData(config, tmp_path, 0, 0) as training_data:
-            policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+            policy = VLAPolicy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
             batches = [policy.collate(training_data.batch(step, 0)) for step in range(2)]
             seen.clear()
             found.append([policy.network.losses(batch, torch_numbers(1)) for batch in batches])
@@ -95,7 +95,7 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
 def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     config = settings(toy, tower)
     with TrainingData(config, tmp_path, 0, 0) as training_data:
-        policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+        policy = VLAPolicy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
         window = training_data.batch(0, 0)
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)

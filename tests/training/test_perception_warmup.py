@@ -16,14 +16,14 @@ from toy_world import ToyEnv
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import RunningEpisode, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
 from verbot.training.rl import reinforce
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
-from verbot.training.rl.config import EnvConfig, InitConfig, PerceptionWarmup
+from verbot.training.rl.config import EnvConfig, PerceptionWarmup, ReinforceInitConfig
 from verbot.training.rl.curriculum import Curriculum
 from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, EnvRunnerPlan, RunStage
 
@@ -192,8 +192,10 @@ def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0)
     before = running.beginning(config)
     before.save(tmp_path / "looked")
-    config = dataclasses.replace(config, init=InitConfig(str(tmp_path / "looked")), perception_warmup=PerceptionWarmup(0))
-    after = Policy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
+    config = dataclasses.replace(
+        config, init=ReinforceInitConfig(str(tmp_path / "looked")), perception_warmup=PerceptionWarmup(0)
+    )
+    after = VLAPolicy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
     changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
     assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
 

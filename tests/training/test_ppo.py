@@ -20,7 +20,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.models.objectives.keypoints import keypoint_loss
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig
 from verbot.spec import Observation
 from verbot.training import read_log
@@ -113,7 +113,7 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
     )
     before = closed_loop(running.beginning(config))
     result = reinforce(config, tmp_path / "run", progress=False)
-    policy = Policy.load(result.policy)
+    policy = VLAPolicy.load(result.policy)
     learned, blind = closed_loop(policy), closed_loop(policy.blinded())
     assert before <= 0.2
     assert learned >= 0.5, f"{before:.2f} before, {learned:.2f} after, {blind:.2f} without words"
@@ -229,7 +229,7 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0
     result = reinforce(replace(config, {"ppo": {"critic_warmup": 1}, "steps": 3 * 8 * 32}), tmp_path / "run", progress=False)
-    tuned = dict(Policy.load(result.policy).network.named_parameters())
+    tuned = dict(VLAPolicy.load(result.policy).network.named_parameters())
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
 

@@ -16,7 +16,7 @@ from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Objective, Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
 from verbot.training.imitation.data import TrainingData
@@ -70,7 +70,7 @@ def at_first(config: TrainConfig, out: Path):
     config = begun(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
-        fresh = Policy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
+        fresh = VLAPolicy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
         return begin_parts(config.init, fresh, data.instructions, config.seed)
 
 

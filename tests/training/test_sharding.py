@@ -13,7 +13,7 @@ from toys import PLAIN, changed, toy_config
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import Part
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint, train
 from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import check_sharding
@@ -111,7 +111,7 @@ def alone(blocks, tmp_path_factory):
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return Policy.load(folder / "policy").network.state_dict()
+    return VLAPolicy.load(folder / "policy").network.state_dict()
 
 
 def close(one, other) -> bool:

@@ -114,7 +114,7 @@ def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
 def _does_without_a_camera(policy: str) -> bool:
     if "://" in policy:  # a server does not say
         return False
-    from verbot.policy.policy import Policy
+    from verbot.policy.policy import VLAPolicy
 
     opened = open_policy(policy)
-    return isinstance(opened, Policy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1
+    return isinstance(opened, VLAPolicy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1

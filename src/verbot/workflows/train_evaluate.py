@@ -152,7 +152,7 @@ def evaluate(
 
     Args:
         policy: a policy's folder, ``"starter"``, a server's ``ws://`` address, ``"expert"``, ``"random"``, or a
-            `verbot.policy.policy.Policy` in memory.
+            `verbot.policy.policy.VLAPolicy` in memory.
         suite: the env's name.
         out: the folder for the results.
         device: where a policy computes that is not a server's: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.

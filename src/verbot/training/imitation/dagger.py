@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import TrainingError
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import demonstrations, stamped
 from verbot.training.imitation.dagger_worker import CorrectionSetup
 from verbot.training.imitation.records import DaggerConfig
@@ -40,7 +40,7 @@ def due(config: DaggerConfig, now: TrainingProgress) -> bool:
 
 def gather(
     config: DaggerConfig,
-    policy: Policy,
+    policy: VLAPolicy,
     out: Path,
     now: TrainingProgress,
     process_group: ProcessGroup,

@@ -22,7 +22,7 @@ from verbot.configuration import build, differences, dump_yaml, load_yaml, to_pl
 from verbot.errors import ConfigError, GroundingWarning, TrainingError
 from verbot.models.lora import count
 from verbot.parallel.progress import Progress as Bar
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
 from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.device import find_device, generators, place
@@ -172,16 +172,16 @@ def _members(
     return [TrainedEmbodiment(*each) for each in zip(names, policies, data, strict=True)]
 
 
-def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> Policy:
+def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> VLAPolicy:
     """Untrained, or the policy that `config` starts from."""
     spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
     if config.init.keeps_network:
         return begin(config.init, config.network, spec, statistics, instructions, config.seed)
-    fresh = Policy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
+    fresh = VLAPolicy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
     return fresh if config.init.parts is None else begin_parts(config.init, fresh, instructions, config.seed)
 
 
-def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
+def _read_ahead(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
     """Every instruction once, shared out, so that what a frozen encoder makes of them is cached before speed is measured."""
     mine = instructions[process_group.rank :: process_group.size]
     with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:

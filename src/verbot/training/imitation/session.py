@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
 from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import Sharded
@@ -43,7 +43,7 @@ class TrainingSession:
         optimizer: Optimizer,
         now: TrainingProgress,
         started: float,
-        anew: Callable[[], Policy],
+        anew: Callable[[], VLAPolicy],
     ):
         self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
         self.policy, self.training_data = members[0].policy, members[0].training_data
@@ -66,7 +66,7 @@ class TrainingSession:
             checkpoint.save(self.out / CHECKPOINTS, self.now, tensors)
 
     @contextmanager
-    def whole(self) -> Iterator[Policy]:
+    def whole(self) -> Iterator[VLAPolicy]:
         """The policy with the weights that the network shows, to be saved by the leader; every member takes part."""
         held, policy = self.optimizer.held, self.policy
         if isinstance(held, Sharded):
