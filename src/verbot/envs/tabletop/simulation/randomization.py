@@ -12,10 +12,9 @@ import mujoco
 import numpy as np
 
 from verbot.envs.tabletop.simulation import arm, scene
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import SceneConstraints
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.spec import FloatArray, UInt8Array
+from verbot.spec import Float64Array, FloatArray, UInt8Array
 
 AXES: dict[str, str] = {
     "positions": "objects start in a wider area, cubes turned further",
@@ -85,7 +84,7 @@ def clutter(axes: Mapping[str, int]) -> int:
     return min(2 * axes["distractors"], scene.CLUTTER_SLOTS)
 
 
-def start_pose(axes: Mapping[str, int], stream: RandomStream) -> tuple[Array, float]:
+def start_pose(axes: Mapping[str, int], stream: RandomStream) -> tuple[Float64Array, float]:
     """``robot_start``: the tool's position (3,) and yaw. A little of it is always there."""
     rng, strength = stream("robot_start"), axes["robot_start"]
     spread = np.array((0.015, 0.020, 0.015)) * (1 + strength)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verbot.envs.rendering import IntArray
 from verbot.errors import UnknownNameError
+from verbot.spec import Int32Array
 
 NOTHING = -1
 
@@ -24,7 +24,7 @@ class TabletopSegmentation:
     """
 
     names: tuple[str, ...]
-    ids: Mapping[str, IntArray]
+    ids: Mapping[str, Int32Array]
 
     def mask(self, camera: str, name: str) -> npt.NDArray[np.bool_]:
         """The pixels (h, w) of `camera` that show the object called `name`. Raises `UnknownNameError` for what is not there."""
@@ -35,7 +35,7 @@ class TabletopSegmentation:
         return np.asarray(self.ids[camera] == self.names.index(name))
 
 
-def from_geoms(shown: Mapping[str, IntArray], geoms: Mapping[str, list[int]], count: int) -> TabletopSegmentation:
+def from_geoms(shown: Mapping[str, Int32Array], geoms: Mapping[str, list[int]], count: int) -> TabletopSegmentation:
     """From the geom that each pixel shows, of `count` in the model, and the geoms of each object."""
     objects = np.full(count + 1, NOTHING, np.int32)  # the last one is for pixels that show no geom, which have −1
     for i, own in enumerate(geoms.values()):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.registry import Registry
+from verbot.spec import Float64Array
 
 # {"verb": …, "object": …} and what else the verb needs: "receptacle" and "preposition", "direction", "color".
 Goal = dict[str, Any]
@@ -24,9 +24,9 @@ class Grounding:
         reference_base_m: the object that the goal is given relative to ("left of the blue box"), if there is one.
     """
 
-    target_base_m: Array
-    receptacle_base_m: Array
-    reference_base_m: Array | None = None
+    target_base_m: Float64Array
+    receptacle_base_m: Float64Array
+    reference_base_m: Float64Array | None = None
 
 
 class TabletopTask(Protocol):
@@ -60,7 +60,7 @@ class TabletopTask(Protocol):
         """How far the state is from satisfying the goal; 0 when it does."""
         ...
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """The expert's action (7,) in any state, also after mistakes."""
         ...
 
