@@ -8,9 +8,10 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
+from verbot.rollout.baselines import SCRIPTED
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
-from verbot.workflows.train_evaluate import SCRIPTED, evaluate
+from verbot.workflows.train_evaluate import evaluate
 
 DROPOUT = "camera_dropout"
 

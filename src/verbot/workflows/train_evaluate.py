@@ -14,14 +14,13 @@ from verbot.evaluation import Summary
 from verbot.evaluation import evaluate as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
+from verbot.rollout.baselines import SCRIPTED
 from verbot.workflows.load_policy import policy_source
 
 if TYPE_CHECKING:  # evaluation of a server or the expert needs no torch
     from verbot.recipes.config import Recipe, TrainingStage
     from verbot.training import TrainResult
     from verbot.training.rl import ReinforceResult
-
-SCRIPTED = ("expert", "random")
 
 
 def train(

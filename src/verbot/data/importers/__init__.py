@@ -22,6 +22,7 @@ from verbot.registry import Registry
 from verbot.spec import UInt8Array
 
 Fields = Mapping[str, np.ndarray]
+WIDEST = 64  # numbers per frame; a wider field without a name is an embedding, not a robot state
 
 
 @dataclass(frozen=True)

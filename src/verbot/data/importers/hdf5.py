@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import (
+    WIDEST,
     Item,
     RawEpisode,
     failing,
@@ -51,7 +52,6 @@ BROKEN = (
     MemoryError,
 )  # errors that h5py raises for damaged files
 SENTENCES = ("language_instruction", "instruction", "language_raw", "language", "task")
-WIDEST = 64  # numbers per frame; a wider field is not a robot state
 
 
 @sources.register("hdf5", needs=("h5py",))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import Item, RawEpisode, failing, known_robots, listed, natural, pick, reading, sources, unique
+from verbot.data.importers import WIDEST, Item, RawEpisode, failing, known_robots, listed, natural, pick, reading, sources, unique
 from verbot.data.importers.images import decode_all
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.importers.tfrecord import Feature, parse_example, read_record, records
@@ -42,7 +42,6 @@ LANGUAGE = (
 )
 FLAGS = {"is_first", "is_last", "is_terminal", "discount", "reward"}
 PICTURE = (b"\xff\xd8\xff", b"\x89PNG")
-WIDEST = 64  # numbers per frame; a wider generic field is an embedding, not a state
 
 
 @dataclass(frozen=True)

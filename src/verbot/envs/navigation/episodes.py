@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import EpisodeRequest
+from verbot.contracts import EpisodeRequest, Goal
 from verbot.envs.navigation import language, layout
-from verbot.envs.navigation.tasks import Goal, task_of
+from verbot.envs.navigation.tasks import task_of
 from verbot.envs.navigation.world import NavigationScene
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, SimulationError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
+from verbot.contracts import Goal
 from verbot.envs.navigation import motion
 from verbot.envs.navigation.world import (
     LINE_SPACING_M,
@@ -20,8 +20,6 @@ from verbot.envs.navigation.world import (
     Point,
     World,
 )
-
-Goal = Mapping[str, Any]
 
 _ARM_SHARE, _NEAR_SHARE, _DONE_SHARE = 0.1, 0.2, 0.6  # of the potential, which stays below the reward of success
 _FARTHEST_M = SIDE_M * math.sqrt(2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import EpisodeRequest
+from verbot.contracts import EpisodeRequest, Goal
 from verbot.envs.seeding import generator
 from verbot.envs.tabletop.language import grammar, multi_sentence
 from verbot.envs.tabletop.language.captions import describe
@@ -16,7 +16,7 @@ from verbot.envs.tabletop.simulation import randomization
 from verbot.envs.tabletop.simulation.layout import Layout, sample, scatter
 from verbot.envs.tabletop.simulation.randomization import RandomStream
 from verbot.envs.tabletop.suites import Suite
-from verbot.envs.tabletop.tasks import Goal, TabletopTask
+from verbot.envs.tabletop.tasks import TabletopTask
 from verbot.errors import ConfigError, SimulationError
 
 SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")

@@ -12,9 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import Estimate
-from verbot.rollout.video import BACKGROUND, INK
+from verbot.rollout.video import BACKGROUND, INK, RGB
 
-RGB = tuple[int, int, int]
 ImagePoint = tuple[float, float]
 
 # Distinguishable with color vision deficiency (Okabe and Ito 2008).

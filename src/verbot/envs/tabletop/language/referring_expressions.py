@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.language.templates_relations import SEEN
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.views import VIEWS
-from verbot.envs.tabletop.tasks import Goal, Grounding, TabletopTask
+from verbot.envs.tabletop.tasks import Grounding, TabletopTask
 from verbot.spec import Float64Array
 
 CLEARLY_M = 0.05  # by so much an object is more to a side, nearer or farther than the objects like it

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.registry import Registry
 from verbot.spec import Float64Array
-
-# {"verb": …, "object": …} and what else the verb needs: "receptacle" and "preposition", "direction", "color".
-Goal = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.scene import DRAWER_TRAVEL_M
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 OPEN_M, CLOSED_M = 0.070, 0.012  # open at least, closed at most

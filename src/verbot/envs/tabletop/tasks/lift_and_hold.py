@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 LIFTED_M = 0.12

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 GAP_M = 0.060  # the most between the edges of two objects that are next to each other

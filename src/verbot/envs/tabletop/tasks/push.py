@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
 from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, REACH_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 PUSHED_M = 0.06

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.language.vocabulary import RECEPTACLES
 from verbot.envs.tabletop.simulation.layout import (
@@ -16,7 +17,7 @@ from verbot.envs.tabletop.simulation.layout import (
     SceneObject,
 )
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 _TIP_M = 0.012  # from the tool's origin down to the fingertips

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.expert.placing import DROP_M, place, stands_free
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import OVER_M, Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 BACK_M, AWAY_M = 0.03, 0.08

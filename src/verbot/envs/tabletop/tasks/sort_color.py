@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.expert.placing import carry_straight
 from verbot.envs.tabletop.simulation.arm import HOME_TOOL_M
 from verbot.envs.tabletop.simulation.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 _CORNER_M = np.array((0.027, 0.020))  # from the box's middle: two objects lie across a diagonal, with a finger's width to spare

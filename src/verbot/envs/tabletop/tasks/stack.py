@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert.placing import DROP_M, place
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
 from verbot.spec import Float64Array
 
 FLAT = ("cube", "cylinder")

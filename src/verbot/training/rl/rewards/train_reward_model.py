@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from verbot.configuration import to_plain
-from verbot.contracts import Described, expert_of
+from verbot.contracts import Described, Goal, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
@@ -29,8 +29,6 @@ from verbot.training.optimizer_state import MOMENTS, flat, nested
 
 EVERY = 250  # steps between two checkpoints
 CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
-
-Goal = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
