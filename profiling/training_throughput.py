@@ -26,7 +26,7 @@ from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
-from verbot.training import TrainConfig, read_log, train
+from verbot.training import TrainConfig, read_log, train_policy
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.data import TrainingData
@@ -106,7 +106,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
 
 def rate(config: TrainConfig, out: Path) -> float:
     """Samples per second of wall-clock time, the mean of the third and the last quarter of a run."""
-    train(config, out, progress=False)
+    train_policy(config, out, progress=False)
     speeds = [line["samples_per_s"] for line in read_log(out) if line["kind"] == "train"]
     return sum(speeds[-2:]) / 2
 

@@ -19,7 +19,7 @@ from verbot.configuration import dump_yaml, replace
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig
-from verbot.evaluation import run as measure
+from verbot.evaluation import run_evaluation as measure
 from verbot.evaluation.comparison.page import write_comparison_page
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders

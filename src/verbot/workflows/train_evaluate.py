@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from verbot.contracts import Policy, SavablePolicy
 from verbot.errors import ConfigError, PolicyError
 from verbot.evaluation import Summary
-from verbot.evaluation import evaluate as measure
+from verbot.evaluation import evaluate_policy as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
 from verbot.rollout.baselines import SCRIPTED

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import Item, RawEpisode, failing, files_of, known_robots, listed, reading, sources, unique
-from verbot.data.importers.images import decode, frames_of, stack
+from verbot.data.importers.images import decode_image, frames_of, stack
 from verbot.data.importers.mcap_reader import listing, messages, topic_types
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import UInt8Array
@@ -307,7 +307,7 @@ def _picture(name: str, value: Any) -> UInt8Array:
     if not isinstance(data, bytes | bytearray | memoryview | list):
         raise DataError(f"{name}: a message has no picture in 'data'; it has {_has(value)}")
     if encoding is None:
-        return decode(bytes(data), name)
+        return decode_image(bytes(data), name)
     if encoding not in LAYOUTS:
         raise DataError(f"{name} has pictures encoded as {encoding!r}; expected {', '.join(LAYOUTS)}, or compressed ones")
     channels, reversed_ = LAYOUTS[encoding]

@@ -26,7 +26,7 @@ CODEC, ENCODER, PIXELS, GOP = "h264", "libx264", "yuv444p", 10
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(GOP)}
 
 
-def encode(frames: UInt8Array, rate_hz: float) -> bytes:
+def encode_video(frames: UInt8Array, rate_hz: float) -> bytes:
     """An mp4 file of `frames` (t, h, w, 3) RGB."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:

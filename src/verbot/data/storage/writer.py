@@ -25,7 +25,7 @@ from verbot.data.storage.commit import Run, combined_image_statistics, frame_col
 from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.reader import open_dataset, read_info
-from verbot.data.storage.video import CODEC, PIXELS, encode
+from verbot.data.storage.video import CODEC, PIXELS, encode_video
 from verbot.errors import DataError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
@@ -123,7 +123,7 @@ class DatasetWriter:
             instruction=record.instruction,
             states=np.ascontiguousarray(record.states, np.float32),
             actions=np.ascontiguousarray(record.actions, np.float32),
-            videos={camera: encode(frames, self.spec.rate_hz) for camera, frames in images.items()},
+            videos={camera: encode_video(frames, self.spec.rate_hz) for camera, frames in images.items()},
             calibration=record.calibration,
             extras=record.extras,
             statistics={camera: image_statistics(frames) for camera, frames in images.items()},

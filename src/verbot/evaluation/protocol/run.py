@@ -57,7 +57,7 @@ def make_suite(name: str, **options: Any) -> TaskEnv:
     return make_env(name, **options)
 
 
-def run(
+def run_evaluation(
     policy: PolicySource | str,
     config: EvaluationConfig,
     out: Path,

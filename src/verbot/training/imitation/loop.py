@@ -82,7 +82,7 @@ class TrainResult:
         return self.samples / max(self.seconds, 1e-9)
 
 
-def train(
+def train_policy(
     config: TrainConfig,
     out: str | Path,
     *,
@@ -132,7 +132,7 @@ def train(
 def run(
     config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
-    """One member's part of `train`."""
+    """One member's part of `train_policy`."""
     started = time.monotonic()
     share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
