@@ -1,4 +1,4 @@
-"""Each public name is defined once, so that a name in code, in a message or in the docs means one thing.
+"""Each public name is defined once, so that it has one meaning in code, messages and docs.
 
 Run it as ``python tools/names.py``. It reads the source and reports, with their places, names that several modules of src/verbot
 define: public classes and type aliases (CamelCase), and what a package exports, which it lists in ``__all__`` or, where it has

@@ -127,7 +127,7 @@ class ActorCritic(BasePolicy):
 
     Its actions are normalized, (b, a); the value is unbounded, unlike that of the value head of imitation learning.
 
-    Raises `ConfigError` for a head that has no `Readout`.
+    Raises `ConfigError` for a head that has no `ActionReadout`.
     """
 
     def __init__(
