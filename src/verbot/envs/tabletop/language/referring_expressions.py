@@ -40,7 +40,7 @@ def descriptions(layout: Layout, relation: str | None = None) -> list[Goal]:
     ``"other"`` where the relation is to objects, which are unique by color and shape."""
     names = Counter(obj.name for obj in layout)
     anchors = [obj for obj in layout if names[obj.name] == 1]
-    found = []
+    found: list[Goal] = []
     for noun in dict.fromkeys(noun for obj in layout.movables for noun in (obj.name, obj.shape)):
         alike = [obj for obj in layout.movables if noun in (obj.name, obj.shape)]
         if len(alike) > 1:
@@ -135,7 +135,7 @@ class Related:
         """A receptacle does not serve as an anchor for what is to be put there: "the cube left of the box in the box"."""
         said = descriptions(layout)
         return [
-            goal | words
+            {**goal, **words}
             for goal in self._task.goals(layout)
             for words in said
             if words["object"] == goal["object"]
