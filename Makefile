@@ -1,5 +1,5 @@
 # make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
-# make test      layers, sizes, every test               make check   lint, format, types, layers, sizes, words
+# make test      layers, names, sizes, every test        make check   lint, format, types, layers, names, sizes, words
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 # make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
 # make extras    every set of extras in an environment of its own, and the commands that it promises; slow
@@ -31,6 +31,7 @@ demo: install
 
 test: install
 	$(PY) tools/layers.py
+	$(PY) tools/names.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
 	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
@@ -56,6 +57,7 @@ check: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PY) tools/layers.py
+	$(PY) tools/names.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
 	$(PY) tools/words.py --done

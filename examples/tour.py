@@ -11,7 +11,7 @@ from pathlib import Path
 
 import verbot
 from verbot.agents import ChunkAgent
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 
 
 def main(folder: Path, recipe: str = "tiny") -> float:
@@ -27,7 +27,7 @@ def main(folder: Path, recipe: str = "tiny") -> float:
     policy = verbot.load_policy(result.policy)
 
     env = verbot.make_env("tabletop-starter", image_size=32)
-    episode, agent = Episode(env, {"task": "pick"}), ChunkAgent(policy)
+    episode, agent = RunningEpisode(env, {"task": "pick"}), ChunkAgent(policy)
     (chunk,) = policy.predict([episode.observation])
     print(f"{episode.instruction!r}: it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
     agent.reset(episode.instruction)

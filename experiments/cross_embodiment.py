@@ -33,10 +33,10 @@ from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
 from verbot.evaluation.report.summary import written
 from verbot.models.network import Objective
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import Recipe, resolve
 from verbot.recipes.overrides import override
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -142,7 +142,7 @@ def played(arguments: Arguments, policy: Path, suite: str) -> dict[str, Estimate
     return dict(summary.metrics)
 
 
-def pointed(policy: Policy, suite: str, count: int) -> Estimate:
+def pointed(policy: VLAPolicy, suite: str, count: int) -> Estimate:
     """The share of goals of unseen scenes whose target is pointed at within `NEAR` pixels, in the first camera."""
     env, hits = make_env(suite), []
     for number in range(count):
@@ -159,12 +159,12 @@ def pointed(policy: Policy, suite: str, count: int) -> Estimate:
     return proportion(hits)
 
 
-def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
+def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
     """Median errors of the predicted grasp against the expert's, and of the mean of all grasps."""
     env = make_env(ARM, tasks=("pick", "put"))
     predicted, true = [], []
     for number in range(count):
-        episode = Episode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
+        episode = RunningEpisode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
@@ -178,7 +178,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
     return errors
 
 
-def expert_grasp(episode: Episode) -> FloatArray | None:
+def expert_grasp(episode: RunningEpisode) -> FloatArray | None:
     """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
     steps = list(episode.run(episode.env.expert()))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))

@@ -24,7 +24,7 @@ import verbot
 from verbot.agents import ChunkAgent, GroundingMonitor, Misalignment
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
-from verbot.rollout.episode import Episode, play
+from verbot.rollout.episode import RunningEpisode, play
 from verbot.spec import ActionChunk
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     with closing(make_env(arguments.suite, captions=8)) as env:
         index = 20_000
         while len(warned["false"]) < arguments.scenes:
-            captions = Episode(env, {"split": "test", "index": index}).info["captions"]
+            captions = RunningEpisode(env, {"split": "test", "index": index}).info["captions"]
             pair = next((c for c in captions if c["kind"] == "instruction"), None)
             for side in warned if pair else ():
                 events: list[Misalignment] = []

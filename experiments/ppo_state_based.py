@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.envs import make_env
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.spec import Observation
 from verbot.training.rl.config import RewardShaping
 from verbot.training.rl.envs import GroundedObservation, VecTransition
@@ -83,7 +83,7 @@ class EpisodeArrays(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         index = self._number + self._told.num_envs * self._played
         self._task, self._played = self._told.tasks[index % len(self._told.tasks)], self._played + 1
-        self._episode = Episode(self._env, {"task": self._task, "index": index, "split": "train"}, self._told.seed)
+        self._episode = RunningEpisode(self._env, {"task": self._task, "index": index, "split": "train"}, self._told.seed)
         self._reward.begin([0], [self._episode.info], [UNSEEN])
         return self._look(), {}
 

@@ -23,7 +23,7 @@ import tyro
 
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
 from verbot.training import AugmentConfig, TrainConfig
@@ -77,7 +77,7 @@ def main() -> None:
 def stepper(config: TrainConfig) -> Callable[[int], None]:
     """One training step, with the calls of the training loop."""
     supply = TrainingData(config, Path(), 0, 0)
-    policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
+    policy = VLAPolicy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     optimizer = Optimizer(policy.network.train(), config.optimizer)
 
     def step(number: int) -> None:

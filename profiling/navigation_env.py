@@ -20,7 +20,7 @@ import tyro
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
 from verbot.rollout.baselines import RandomAgent
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.rollout.episode import play as transitions
 
 
@@ -53,7 +53,7 @@ def measure_speed(seed: int) -> dict[str, float]:
     figures = {"reset, ms": _cpu_ms(env.reset, 200)}
     for label, shown in (("with pictures", True), ("without pictures", False)):
         endless = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
-        episode, rng = Episode(endless, {"index": 0}, seed), np.random.default_rng(seed)
+        episode, rng = RunningEpisode(endless, {"index": 0}, seed), np.random.default_rng(seed)
         figures[f"step {label}, ms"] = _cpu_ms(lambda e=episode, r=rng: e.step(np.array([r.integers(6)])), 3000)  # type: ignore[misc]
         figures[f"steps/s {label}"] = 1e3 / figures[f"step {label}, ms"]
     return figures

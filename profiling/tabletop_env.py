@@ -25,7 +25,7 @@ import tyro
 
 from verbot.envs import make_env
 from verbot.errors import SimulationError
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
         "expert's action, ms": 1e3 * _cpu_seconds(expert.act, 300),
     }
     for label, shown in (("steps/s with cameras", True), ("steps/s without cameras", False)):
-        episode = Episode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
+        episode = RunningEpisode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
         teacher: Any = episode.env.expert(arguments.noise)
         figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=teacher: e.step(t.act()), 300)  # type: ignore[misc]
     return figures
@@ -94,7 +94,7 @@ def run_expert(arguments: Arguments, task: str) -> TaskFigures:
     expert = env.expert(arguments.noise, arguments.seed)
     ends, lengths = [], []
     for index in range(arguments.episodes):
-        episode = Episode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
+        episode = RunningEpisode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
         expert.reset(episode.instruction)
         with contextlib.suppress(SimulationError):  # it is counted among the errors
             for _ in episode.run(expert):

@@ -22,11 +22,11 @@ import torch
 import tyro
 
 from verbot.parallel.workers import cores
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
-from verbot.training import TrainConfig, read_log, train
+from verbot.training import TrainConfig, read_log, train_policy
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.data import TrainingData
@@ -75,7 +75,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
     config = override(config, {"processes": 1})
     TrainingData.prepare(config)
     supply = TrainingData(config, Path(), 0, 0)
-    policy = Policy.create(config.network, supply.spec, supply.statistics, supply.instructions)
+    policy = VLAPolicy.create(config.network, supply.spec, supply.statistics, supply.instructions)
     policy.network.language.prepare(supply.instructions)
     optimizer, spent, clock = Optimizer(policy.network, config.optimizer), defaultdict[str, float](float), time.process_time
 
@@ -106,7 +106,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
 
 def rate(config: TrainConfig, out: Path) -> float:
     """Samples per second of wall-clock time, the mean of the third and the last quarter of a run."""
-    train(config, out, progress=False)
+    train_policy(config, out, progress=False)
     speeds = [line["samples_per_s"] for line in read_log(out) if line["kind"] == "train"]
     return sum(speeds[-2:]) / 2
 

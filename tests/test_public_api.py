@@ -1,9 +1,11 @@
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 import verbot
+from verbot.errors import VerbotDeprecationWarning
 
 HEAVY = ("torch", "mujoco", "pyarrow", "av", "PIL", "gymnasium", "tyro", "rich", "websockets", "msgpack", "safetensors", "scipy")
 
@@ -43,3 +45,27 @@ def test_every_public_function_shows_an_example(name):
 def test_a_wrong_name_lists_the_existing_ones():
     with pytest.raises(AttributeError, match="no attribute 'open_data'; its public names are .*open_dataset"):
         verbot.open_data  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "name"),
+    [
+        ("verbot.policy.policy", "Policy", "VLAPolicy"),
+        ("verbot.training", "train", "train_policy"),
+        ("verbot.training.rl.config", "InitConfig", "ReinforceInitConfig"),
+        ("verbot.training.rl.config", "ParallelismConfig", "ReinforceParallelismConfig"),
+        ("verbot.evaluation", "evaluate", "evaluate_policy"),
+        ("verbot.evaluation", "run", "run_evaluation"),
+    ],
+)
+def test_a_former_name_is_read_with_a_warning(module, former, name):
+    where = importlib.import_module(module)
+    with pytest.warns(VerbotDeprecationWarning, match=f"{module}.{former} is now called {module}.{name}; the old name is read"):
+        value = getattr(where, former)
+    assert value is getattr(where, name)
+
+
+@pytest.mark.parametrize("module", ["verbot.policy.policy", "verbot.training", "verbot.training.rl.config", "verbot.evaluation"])
+def test_a_module_with_former_names_refuses_others(module):
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'Polcy'"):
+        importlib.import_module(module).Polcy  # noqa: B018

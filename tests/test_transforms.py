@@ -4,7 +4,7 @@ import pytest
 from verbot.errors import ConfigError
 from verbot.spec import Component
 from verbot.statistics import FeatureStatistics
-from verbot.transforms import KEPT_KINDS, METHODS, Affine, Clip, FitImage, Pipeline, normalizer
+from verbot.transforms import KEPT_KINDS, METHODS, Affine, ClipTransform, FitImage, Pipeline, normalizer
 
 
 def component(name, kind, size):
@@ -74,7 +74,7 @@ def test_a_pipeline_runs_backward_in_reverse():
     double, add = Affine(np.zeros(1), np.full(1, 0.5)), Affine(np.full(1, -3.0), np.ones(1))
     line = Pipeline((double, add))
     assert line.forward(np.array([2.0])) == 7 and line.inverse(np.array([7.0])) == 2
-    clipped = Pipeline((Clip(np.array([-1.0]), np.array([1.0])), double))
+    clipped = Pipeline((ClipTransform(np.array([-1.0]), np.array([1.0])), double))
     assert clipped.forward(np.array([5.0])) == 2 and clipped.inverse(np.array([9.0])) == 1
 
 

@@ -7,6 +7,7 @@ import difflib
 import functools
 import math
 import re
+import sys
 import types
 import typing
 import warnings
@@ -61,6 +62,22 @@ def old_names(kind: type) -> Mapping[str, str]:
 def warn_renamed(what: str, old: str, new: str) -> None:
     """Warn that `old` is a former name of `new`."""
     warnings.warn(f"{what} {old} is now called {new}; the old name is read for one version", VerbotDeprecationWarning, 3)
+
+
+def former_names(module: str, **names: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of `module` that reads its former names for one version, with a `VerbotDeprecationWarning`.
+
+    Args:
+        names: former name to the name of today, both in `module`.
+    """
+
+    def read(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed("the name", f"{module}.{name}", f"{module}.{names[name]}")
+        return getattr(sys.modules[module], names[name])
+
+    return read
 
 
 def build(kind: type[C], record: Mapping[str, Any], where: str = "") -> C:

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, BoolArray, FloatArray, Observation, RobotSpec, UInt8Array
 
+# What an instruction asks for: {"verb": …, "object": …} and what else the verb needs, such as "receptacle" or "direction".
+Goal = Mapping[str, Any]
 POINTS = ("target", "receptacle", "reference")  # of a goal; keypoints are where these are in each view
 
 
@@ -216,7 +218,7 @@ class Understanding:
         unchecked: parts of the sentence that are understood but that no goal judges.
     """
 
-    goals: tuple[Mapping[str, Any], ...]
+    goals: tuple[Goal, ...]
     objects: tuple[str, ...] = ()
     problem: str = ""
     remaining: tuple[str, ...] = ()
@@ -231,7 +233,7 @@ class Grammar(Protocol):
         """What `text` means, for all scenes of this env."""
         ...
 
-    def describe(self, goal: Mapping[str, Any]) -> str:
+    def describe(self, goal: Goal) -> str:
         """The plain instruction for a goal."""
         ...
 

@@ -13,7 +13,11 @@ import numpy.typing as npt
 from verbot.errors import SpecError
 
 UInt8Array = npt.NDArray[np.uint8]
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+FloatingArray = npt.NDArray[np.floating[Any]]  # of any precision
 BoolArray = npt.NDArray[np.bool_]
 Memory = Mapping[str, npt.NDArray[Any]]
 

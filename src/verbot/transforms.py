@@ -50,7 +50,7 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class ClipTransform:
     """Clips to [low, high] per dimension in both directions; values outside are lost."""
 
     low: FloatArray

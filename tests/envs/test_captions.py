@@ -23,12 +23,12 @@ NOUNS = {noun: shape for shape, others in SYNONYMS.items() for noun in (shape, *
 WAYS = {way: name for name, (ways, _, _) in captions._RELATIONS.items() for way in ways}
 
 
-def scene(index: int, count: int = 12, split: str = "train") -> episodes.Episode:
+def scene(index: int, count: int = 12, split: str = "train") -> episodes.TabletopEpisode:
     return episodes.prepare(SUITE, TASKS, EpisodeRequest(split=split, index=index), 0, {}, captions=count)
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[episodes.Episode]:
+def scenes() -> list[episodes.TabletopEpisode]:
     return [scene(index) for index in range(60)]
 
 

@@ -31,7 +31,7 @@ from verbot.envs.navigation.world import (
     STEP_M,
     STOP,
     TURN_RAD,
-    SceneObject,
+    NavigationObject,
 )
 
 PIXELS_PER_M = 64 / SIDE_M
@@ -51,7 +51,7 @@ def _is_near(pixel, color, tolerance=40):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mark_at_x_and_y_is_drawn_in_row_y_and_column_x(shape):
-    obj = SceneObject("red", shape, (0.8, 2.4))
+    obj = NavigationObject("red", shape, (0.8, 2.4))
     picture = Painter(rover(2.9, 0.3, objects=(obj,), lines=()).scene, 64).picture(rover(2.9, 0.3, objects=(obj,), lines=()))
     row, column = round(2.4 * PIXELS_PER_M), round(0.8 * PIXELS_PER_M)
     assert _is_near(picture[row, column], COLORS["red"])
@@ -79,7 +79,7 @@ def test_everything_that_can_be_named_is_drawn_where_it_is(env):
 def test_shapes_heading_and_arm_look_different():
     pictures = []
     for shape in SHAPES:
-        world = rover(objects=(SceneObject("red", shape, (1.6, 1.6)),), lines=())
+        world = rover(objects=(NavigationObject("red", shape, (1.6, 1.6)),), lines=())
         pictures.append(Painter(world.scene, 64).picture(world))
     for a, b in itertools.combinations(pictures, 2):
         assert (np.abs(a.astype(int) - b).max(-1) > 60).sum() >= 8
@@ -179,7 +179,7 @@ def test_by_the_compass_moves_are_those_of_the_picture(action, moved):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("turns", range(12))
 def test_objects_are_solid_and_a_bump_is_felt(shape, turns):
-    obj = SceneObject("red", shape, (1.6, 1.6))
+    obj = NavigationObject("red", shape, (1.6, 1.6))
     heading = turns * TURN_RAD
     world = rover(1.6 - 0.8 * math.cos(heading), 1.6 - 0.8 * math.sin(heading), heading, objects=(obj,), lines=())
     felt = []

@@ -8,7 +8,7 @@ import pytest
 
 from verbot.errors import ConfigError
 from verbot.evaluation.comparison.paired import compare
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 from verbot.workflows.train_evaluate import compare as play_and_compare
 
 Make = Callable[..., EpisodeResult]
@@ -16,7 +16,7 @@ Make = Callable[..., EpisodeResult]
 
 def save(folder: Path, results: list[EpisodeResult], policy: str = "policy A") -> Path:
     folder.mkdir()
-    with Journal(folder / "results.jsonl") as journal:
+    with ResultsJournal(folder / "results.jsonl") as journal:
         for result in results:
             journal.add(result)
     (folder / "run.json").write_text(json.dumps({"policy": policy}))

@@ -236,12 +236,12 @@ def test_metrics_survive_a_file_and_the_page_shows_them(world, tmp_path):
 def test_a_report_shows_grounding_metrics_of_the_same_policy_in_its_folder(name, world, tmp_path):
     from toy_world import ToyEnv, listening
 
-    from verbot.evaluation import EvaluationConfig, PolicySource, run
+    from verbot.evaluation import EvaluationConfig, PolicySource, run_evaluation
 
     record = {"policy": "mine", "suite": "toy", **measure(Planted(world), world, scenes=3).to_json()}
     (tmp_path / name).write_text(json.dumps(record))
     config = EvaluationConfig("toy", episodes=2, baselines=False, conditions=(), videos=0, latency_calls=0, workers=1)
     for policy in ("mine", "another"):
         (tmp_path / "run.json").unlink(missing_ok=True)
-        run(PolicySource(policy, listening), config, tmp_path, make=ToyEnv, progress=False)
+        run_evaluation(PolicySource(policy, listening), config, tmp_path, make=ToyEnv, progress=False)
         assert ("<h2>Grounding</h2>" in (tmp_path / "report.html").read_text()) == (policy == "mine")

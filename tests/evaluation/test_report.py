@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from verbot.evaluation import PolicySource, run
+from verbot.evaluation import PolicySource, run_evaluation
 from verbot.evaluation.protocol.conditions import EvaluationConfig
 from verbot.evaluation.report import text as wording
 from verbot.evaluation.report.clips import choose
@@ -27,7 +27,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         out = tmp_path_factory.mktemp("report")
         config = EvaluationConfig(suite="toy", episodes=12, side_episodes=6, videos=12, latency_calls=5, workers=1)
         source = PolicySource("half <deaf>", toy_world.half_deaf)
-        run(source, config, out, make=toy_world.ToyEnv, command="verbot evaluate half-deaf & more", progress=False)
+        run_evaluation(source, config, out, make=toy_world.ToyEnv, command="verbot evaluate half-deaf & more", progress=False)
         return (out / "report.html").read_text()
 
 

@@ -15,7 +15,7 @@ from verbot.evaluation.comparison.robustness import read_robustness, table, writ
 from verbot.evaluation.protocol.conditions import AXES, EvaluationConfig, axes_suffix, make_plan
 from verbot.evaluation.protocol.intervals import difference, mcnemar, wilson
 from verbot.evaluation.report.radar import COLORS, FINE, Outline, place, radar
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 from verbot.workflows.robustness import robustness
 
 Make = Callable[..., EpisodeResult]
@@ -33,7 +33,7 @@ def world(made: Make, won: str, **axes: int) -> list[EpisodeResult]:
 
 def save(folder: Path, *worlds: list[EpisodeResult]) -> Path:
     folder.mkdir(parents=True)
-    with Journal(folder / "results.jsonl") as journal:
+    with ResultsJournal(folder / "results.jsonl") as journal:
         for result in (result for each in worlds for result in each):
             journal.add(result)
     (folder / "run.json").write_text(json.dumps({"policy": f"{folder.name}/policy"}))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from verbot.errors import ConfigError, CorruptFileError
-from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run
+from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run_evaluation
 from verbot.parallel.workers import WorkerError
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 
 SMALL = {"suite": "toy", "episodes": 8, "side_episodes": 6, "videos": 0, "latency_calls": 5, "workers": 1}
 
@@ -21,7 +21,7 @@ def evaluate(out: Path, load: str = "listening", world: dict[str, object] | None
     source = PolicySource("toy policy", getattr(toy_world, load), load)
     make = functools.partial(toy_world.ToyEnv, **(world or {}))
     config = EvaluationConfig(**(SMALL | settings))  # type: ignore[arg-type]
-    return run(source, config, out, make=make, progress=False)
+    return run_evaluation(source, config, out, make=make, progress=False)
 
 
 def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
@@ -130,7 +130,7 @@ def test_the_same_policy_by_another_name_continues(tmp_path: Path) -> None:
     evaluate(tmp_path)
     source = PolicySource("./toy", toy_world.listening, "listening")
     config = EvaluationConfig(**SMALL)  # type: ignore[arg-type]
-    assert run(source, config, tmp_path, make=toy_world.ToyEnv, progress=False).played == 0
+    assert run_evaluation(source, config, tmp_path, make=toy_world.ToyEnv, progress=False).played == 0
 
 
 @pytest.mark.parametrize("fault", ["broken", "raises"])
@@ -179,11 +179,11 @@ def test_scripted_agents_can_be_tested_too(tmp_path: Path) -> None:
     import toy_world
 
     config = EvaluationConfig(**SMALL)  # type: ignore[arg-type]
-    summary = run("expert", config, tmp_path, make=toy_world.ToyEnv, progress=False)
+    summary = run_evaluation("expert", config, tmp_path, make=toy_world.ToyEnv, progress=False)
     assert summary.metrics["success_rate"].value == 1
     assert set(summary.baselines) == {"random", "expert"}
     with pytest.raises(ConfigError, match="no agent 'export' without a policy; known: random, expert"):
-        run("export", config, tmp_path, make=toy_world.ToyEnv)
+        run_evaluation("export", config, tmp_path, make=toy_world.ToyEnv)
 
 
 def test_counterfactual_mode_plays_every_goal_of_every_scene(tmp_path: Path) -> None:
@@ -202,16 +202,16 @@ def test_axis_run_measures_its_retention(tmp_path: Path) -> None:
 
 def test_a_broken_middle_line_is_named(tmp_path: Path, made: Callable[..., EpisodeResult]) -> None:
     path = tmp_path / "results.jsonl"
-    with Journal(path) as journal:
+    with ResultsJournal(path) as journal:
         journal.add(made(0))
     path.write_text("not json\n" + path.read_text())
     with pytest.raises(CorruptFileError, match="line 1 is not an episode result"):
-        Journal(path)
+        ResultsJournal(path)
 
 
 def test_one_real_episode_of_every_agent(tmp_path: Path) -> None:
     config = EvaluationConfig(episodes=3, conditions=(), videos=2, workers=1, slots=3)
-    summary = run("expert", config, tmp_path, progress=False)
+    summary = run_evaluation("expert", config, tmp_path, progress=False)
     assert summary.errors == 0
     assert summary.metrics["success_rate"].n == 3
     assert summary.metrics["final_error_m"].value < 0.05

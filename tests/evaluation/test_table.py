@@ -19,7 +19,7 @@ from verbot.evaluation.comparison.rows import Cost, Figures, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures
 from verbot.evaluation.protocol.intervals import Estimate, wilson
 from verbot.evaluation.report.plots import Dot, place_labels, scatter
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 
 Make = Callable[..., EpisodeResult]
 KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
@@ -28,7 +28,7 @@ KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
 def played(folder: Path, made: Make, solved: set[tuple[str, int, int, str]], errors: int = 0) -> Path:
     """Twelve scenes of two tasks in canonical wording; six also under their second goal, and six also in unseen wording."""
     folder.mkdir()
-    with Journal(folder / "results.jsonl") as journal:
+    with ResultsJournal(folder / "results.jsonl") as journal:
         for task, index in itertools.product(("go", "visit"), range(6)):
             for goal, wording in ((0, "canonical"), (1, "canonical"), (0, "unseen")):
                 if (goal, wording) == (0, "canonical") or index < 3:

@@ -23,7 +23,7 @@ from verbot.policy.storage import STARTER
 from verbot.rollout.collect import demonstrate
 from verbot.rollout.results import read_results
 from verbot.training.rl import ReinforceConfig, reinforce
-from verbot.training.rl.config import EnvConfig, ParallelismConfig, PerceptionWarmup, PPOConfig, RewardShaping
+from verbot.training.rl.config import EnvConfig, PerceptionWarmup, PPOConfig, ReinforceParallelismConfig, RewardShaping
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "mujoco", "av", "pillow", "stable_baselines3")
@@ -137,7 +137,7 @@ def reinforced(folder: Path) -> dict[str, Any]:
         ppo=PPOConfig(num_steps=32, batch_size=64),
         perception_warmup=PerceptionWarmup(updates=1, batch_size=32),
         keypoint_weight=0.5,
-        parallelism=ParallelismConfig(workers=1),
+        parallelism=ReinforceParallelismConfig(workers=1),
         seed=3,
     )
     with one_thread():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.objectives.clip import Clip
+from verbot.models.objectives.clip import ClipContrast
 from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS, Siglip
 from verbot.models.queries import join_texts, prepare_queries
@@ -83,7 +83,7 @@ def test_the_sigmoid_loss_is_half_at_a_cosine_of_three_tenths():
 def test_infonce_is_the_mean_of_both_directions():
     """By hand: two pictures, a caption and a foil of each; own foils and the other's caption are what a picture is told from."""
     torch.manual_seed(0)
-    clip = Clip(SIZES, tokens=3, space=8)
+    clip = ClipContrast(SIZES, tokens=3, space=8)
     seen = TokenGroup(torch.randn(2, 3, 16), torch.ones(2, 3, dtype=torch.bool), "seen")
     told, true = torch.randn(4, 16), torch.tensor([True, True, False, False])
     captions = Captions(torch.tensor([0, 1, 0, 1]), TextBatch(told, true), true)

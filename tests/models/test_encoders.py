@@ -10,7 +10,7 @@ import torch
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.encoders.language import minilm
-from verbot.models.encoders.language.hierarchical import Hierarchical
+from verbot.models.encoders.language.hierarchical import HierarchicalLanguage
 from verbot.models.encoders.language.minilm import MiniLM, frozen_encoder
 from verbot.models.encoders.language.text_cache import FEW
 from verbot.models.encoders.language.tokenizer import END, PAD, START, UNKNOWN, drop_words
@@ -220,7 +220,7 @@ TURNED = "put the ball in the box. push the red cube"
 
 
 def hierarchical(base, **options):
-    return Hierarchical(SIZES, **Hierarchical.fit({"base": base, **options}, [LONG, "stop"]))
+    return HierarchicalLanguage(SIZES, **HierarchicalLanguage.fit({"base": base, **options}, [LONG, "stop"]))
 
 
 @pytest.mark.parametrize("base", ["word_embedding", "minilm", "hf_language"])
@@ -282,7 +282,7 @@ def test_hierarchical_reads_one_sentence_with_its_base():
     starts = (text.values[0] == START).nonzero().flatten().tolist()
     assert starts == [0, 3] and (text.values[0] == END).sum() == 2
     with pytest.raises(ConfigError, match="cannot be hierarchical itself"):
-        Hierarchical.fit({"base": "hierarchical"}, [])
+        HierarchicalLanguage.fit({"base": "hierarchical"}, [])
 
 
 @pytest.mark.parametrize("base", ["word_embedding", "minilm"])

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from verbot.errors import ConfigError
-from verbot.models.fusion.hierarchical import Hierarchical
+from verbot.models.fusion.hierarchical import HierarchicalFusion
 from verbot.models.fusion.mlp import Mlp
 from verbot.models.fusion.perceiver import Perceiver
-from verbot.models.fusion.readout import Readout
-from verbot.models.fusion.temporal import Temporal
+from verbot.models.fusion.readout import ReadoutFusion
+from verbot.models.fusion.temporal import TemporalFusion
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
 from verbot.models.layers.transformer import (
     Attention,
@@ -224,7 +224,7 @@ def test_the_past_matters_but_for_missing_frames(name, options):
 
 
 def test_the_temporal_transformer_is_causal():
-    fusion = Temporal(sizes(4), counts(4)).eval()
+    fusion = TemporalFusion(sizes(4), counts(4)).eval()
     groups = draw_groups(4)
     before = fusion.over_time(groups)  # (b, 4, 8 + objects + state, e)
     assert before.shape == (2, 4, 12, 16) and fusion.count == 12
@@ -236,7 +236,7 @@ def test_the_temporal_transformer_is_causal():
 
 
 def test_tokens_of_one_frame_see_each_other():
-    fusion = Temporal(sizes(2), counts(2)).eval()
+    fusion = TemporalFusion(sizes(2), counts(2)).eval()
     groups = draw_groups(2)
     changed = [g if g.kind != "state" else at_frame(g, 0, 2, tokens=torch.tensor(3.0)) for g in groups]
     moved = (fusion.over_time(changed) - fusion.over_time(groups)).abs().amax((0, 3))  # (t, count)
@@ -244,7 +244,7 @@ def test_tokens_of_one_frame_see_each_other():
 
 
 def test_no_frame_is_fused_with_another_before_time():
-    fusion = Hierarchical(sizes(3), counts(3)).eval()
+    fusion = HierarchicalFusion(sizes(3), counts(3)).eval()
     groups = draw_groups(3)
     before, some = fusion.by_frame(groups)
     after, _ = fusion.by_frame([at_frame(g, 1, 3, tokens=torch.tensor(2.0)) for g in groups])
@@ -258,7 +258,7 @@ def test_no_frame_is_fused_with_another_before_time():
 
 def test_nothing_reads_a_readout():
     torch.manual_seed(0)
-    fusion = Readout(sizes(2), counts(2), readouts=3).eval()
+    fusion = ReadoutFusion(sizes(2), counts(2), readouts=3).eval()
     groups = draw_groups(2)
     with watch_attention(fusion) as weights:
         before = fusion.transform(groups)
@@ -274,7 +274,7 @@ def test_nothing_reads_a_readout():
 
 
 def test_a_readout_added_later_disturbs_no_other():
-    few, many = Readout(sizes(1), counts(1), readouts=1).eval(), Readout(sizes(1), counts(1), readouts=4).eval()
+    few, many = ReadoutFusion(sizes(1), counts(1), readouts=1).eval(), ReadoutFusion(sizes(1), counts(1), readouts=4).eval()
     state = {**few.state_dict(), "readouts": torch.cat([few.readouts.data, many.readouts.data[1:]])}
     many.load_state_dict(state)
     groups = draw_groups()
@@ -282,7 +282,7 @@ def test_a_readout_added_later_disturbs_no_other():
 
 
 def test_readouts_task_tokens_read_the_task_alone_and_frames_their_past():
-    fusion = Readout(sizes(2), counts(2)).eval()
+    fusion = ReadoutFusion(sizes(2), counts(2)).eval()
     groups = draw_groups(2)
     before, per = fusion.transform(groups), {"keypoints": PLACES, "objects": OBJECTS, "state": 1}
     after = fusion.transform([at_frame(g, 1, 2, tokens=torch.tensor(2.0)) for g in groups])

@@ -9,8 +9,8 @@ from torch.distributions import Normal, kl_divergence
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import (
+    ActionReadout,
     Continuous,
-    Readout,
     constrained,
     matrix_of_quaternion,
     orthonormal,
@@ -35,14 +35,14 @@ def turns(*shape: int) -> torch.Tensor:
 def test_a_quaternion_is_a_rotation_where_tanh_makes_none():
     raw = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * 3
     assert ((raw.tanh().norm(dim=-1) - 1).abs() > 0.05).float().mean() > 0.9  # squashed numbers are no unit quaternion
-    for readout in (Readout(TURN), Readout(TURN, "six")):
+    for readout in (ActionReadout(TURN), ActionReadout(TURN, "six")):
         found = readout.decode(torch.cat([raw, raw.roll(1, 0)], -1)[:, : readout.size])
         torch.testing.assert_close(found.norm(dim=-1), torch.ones(500))
         assert (found[:, 0] >= 0).all()
 
 
 def test_nothing_to_normalize_is_no_rotation():
-    for readout in (Readout(TURN), Readout(TURN, "six")):
+    for readout in (ActionReadout(TURN), ActionReadout(TURN, "six")):
         assert readout.decode(torch.zeros(readout.size)).tolist() == [1, 0, 0, 0]
     assert constrained(TURN, torch.zeros(4)).tolist() == [1, 0, 0, 0]
 
@@ -93,7 +93,7 @@ def test_a_turn_is_learned_in_either_picture(rotation):
 
 
 def test_classes_are_chosen_not_averaged():
-    readout = Readout(KEYS)
+    readout = ActionReadout(KEYS)
     logits = torch.tensor([[3.0, 0.0, 0.0, 2.9], [0.0, 0.0, 1.0, 0.0]])
     assert readout.size == 4 and readout.decode(logits).tolist() == [[0], [2]]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([3, 2]), reduction="none")

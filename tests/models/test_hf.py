@@ -17,7 +17,7 @@ from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Part
 from verbot.models.tokens import Sizes
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.statistics import Statistics
 
@@ -287,7 +287,7 @@ def saved_and_loaded(options, spec, folder):
     config = NetworkConfig(width=16, chunk=3, vision=Part("hf_vision", HFVision.fit(options)), fusion=Part("mlp", {"hidden": 32}))
     rng = np.random.default_rng(0)
     numbers = {name: rng.normal(size=(50, size)) for name, size in (("state", 4), ("action", 10))}
-    policy = Policy.create(config, spec, Statistics.of(numbers), ["pick up the red cube", "push it"])
+    policy = VLAPolicy.create(config, spec, Statistics.of(numbers), ["pick up the red cube", "push it"])
     policy.network.eval()
     policy.save(folder)
     return policy
@@ -307,7 +307,7 @@ def test_a_trained_tower_is_saved_whole_and_needs_its_checkpoint_no_more(tmp_pat
         policy.network.vision.tower.model.embedder.embedder.convolution.weight.mul_(1.1)
     policy.save(tmp_path / "policy")
     shutil.rmtree(folder)
-    loaded = Policy.load(tmp_path / "policy")
+    loaded = VLAPolicy.load(tmp_path / "policy")
     before, after = (p.predict(look_around(spec))[0].values for p in (policy, loaded))
     assert np.array_equal(before, after)
     fresh = VLANetwork(policy.config, spec)
@@ -320,13 +320,13 @@ def test_of_a_frozen_tower_a_policy_keeps_the_identity_alone(tmp_path, vision, s
     policy = saved_and_loaded({"checkpoint": str(folder), "mode": "frozen"}, spec, tmp_path / "policy")
     saved = load_file(tmp_path / "policy" / "weights.safetensors")
     assert max(v.numel() for name, v in saved.items() if name.startswith("vision")) == 2 * 16 * 16 * 16
-    loaded = Policy.load(tmp_path / "policy")
+    loaded = VLAPolicy.load(tmp_path / "policy")
     assert np.array_equal(*(p.predict(look_around(spec))[0].values for p in (policy, loaded)))
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if "patch_embedding" in name)
     save_file({**weights, name: weights[name] + 1e-3}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CorruptFileError, match="not the weights that the policy was trained on"):
-        Policy.load(tmp_path / "policy")
+        VLAPolicy.load(tmp_path / "policy")
     shutil.rmtree(folder)
     with pytest.raises(ConfigError, match="there is no checkpoint"):
-        Policy.load(tmp_path / "policy")
+        VLAPolicy.load(tmp_path / "policy")

@@ -19,7 +19,7 @@ from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError
 from verbot.models.lora import Adapted, LoraConfig, adapt, count, merged
 from verbot.models.network import Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
 from verbot.training.distributed.optimizer import Optimizer
 
@@ -32,18 +32,18 @@ def recorded(tmp_path_factory):
 
 
 @pytest.fixture
-def policy(recorded, request) -> Policy:
+def policy(recorded, request) -> VLAPolicy:
     network = dataclasses.replace(SMALL, **getattr(request, "param", {}))
-    return Policy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
+    return VLAPolicy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
 
 
-def loss(policy: Policy, recorded) -> torch.Tensor:
+def loss(policy: VLAPolicy, recorded) -> torch.Tensor:
     windows = Windows(recorded, WindowConfig(history=1, chunk=policy.config.chunk, cameras=("front", "wrist")))
     batch = policy.collate(windows.batch(np.arange(8), np.random.default_rng(0)))
     return policy.network.losses(batch, torch.Generator().manual_seed(0))["loss"]
 
 
-def learn(policy: Policy, recorded, steps: int = 3) -> Optimizer:
+def learn(policy: VLAPolicy, recorded, steps: int = 3) -> Optimizer:
     optimizer = Optimizer(policy.network, toy_config("any").optimizer)
     for _ in range(steps):
         optimizer.gradient.zero_()
@@ -52,13 +52,13 @@ def learn(policy: Policy, recorded, steps: int = 3) -> Optimizer:
     return optimizer
 
 
-def chunk(policy: Policy) -> np.ndarray:
+def chunk(policy: VLAPolicy) -> np.ndarray:
     policy.network.eval()
     images = {name: np.full((16, 16, 3), 90, np.uint8) for name in ("front", "wrist")}
     return policy.predict([Observation(images, np.full(4, 0.2, np.float32), "touch the red cube")])[0].values
 
 
-def adapters(policy: Policy) -> dict[str, Adapted]:
+def adapters(policy: VLAPolicy) -> dict[str, Adapted]:
     return {name: module for name, module in policy.network.named_modules() if isinstance(module, Adapted)}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from verbot.errors import ConfigError
-from verbot.models.action_space import Readout
+from verbot.models.action_space import ActionReadout
 from verbot.models.stochastic import Exploration
 from verbot.spec import Component
 
@@ -22,7 +22,7 @@ ACTION = (MOVE, STEP, GRIP)
 def draw():
     torch.manual_seed(0)
     raw = torch.tensor([[0.5, -1.0, 0.0, math.log(2.0), math.log(5.0), math.log(3.0)]]).repeat(20000, 1)
-    return Exploration(Readout(ACTION), log_std=math.log(0.2))(raw)
+    return Exploration(ActionReadout(ACTION), log_std=math.log(0.2))(raw)
 
 
 def test_draws_have_the_shares_that_the_outputs_say(draw):
@@ -51,7 +51,7 @@ def test_probabilities_and_entropy_are_those_of_the_product(draw):
 
 
 def test_the_mode_is_what_the_head_itself_decides():
-    readout = Readout(ACTION)
+    readout = ActionReadout(ACTION)
     raw = torch.randn(50, readout.size)
     decided = readout.decode(raw)
     decided[:, 3] = decided[:, 3].round()
@@ -61,4 +61,4 @@ def test_the_mode_is_what_the_head_itself_decides():
 def test_quaternions_are_refused():
     turn = Component("turn", "quaternion", ("w", "x", "y", "z"), "1", "base", (-1.0,) * 4, (1.0,) * 4)
     with pytest.raises(ConfigError, match="'turn' is a quaternion; reinforcement needs rotation deltas"):
-        Exploration(Readout((turn,)))
+        Exploration(ActionReadout((turn,)))

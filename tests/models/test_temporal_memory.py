@@ -8,7 +8,7 @@ from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.layers.attention_maps import watch_attention
 from verbot.models.memory.chain import Chain
 from verbot.models.memory.external import External
-from verbot.models.memory.temporal import Temporal
+from verbot.models.memory.temporal import TemporalMemory
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part, memories
 from verbot.models.tokens import Sizes, TokenGroup
@@ -27,7 +27,7 @@ def always(rows: int) -> torch.Tensor:
 
 
 def test_the_newest_frame_pushes_out_the_oldest_where_it_is_written():
-    memory = Temporal(SIZES, 8, 1, frames=3, size=16)
+    memory = TemporalMemory(SIZES, 8, 1, frames=3, size=16)
     things = torch.randn(5, 2, 8)
     kept = [memory.keep(x) for x in things]  # (2, 16) each
     state = memory.initial(2)
@@ -39,7 +39,7 @@ def test_the_newest_frame_pushes_out_the_oldest_where_it_is_written():
 
 
 def test_what_an_empty_place_holds_is_nothing():
-    memory = Temporal(SIZES, 8, 1, frames=3, size=16)
+    memory = TemporalMemory(SIZES, 8, 1, frames=3, size=16)
     now, state = fused(torch.randn(2, 8)), memory.initial(2)
     _, state = memory(now, state, torch.tensor([True, False]))
     full = state["filled"].unsqueeze(-1)
@@ -52,7 +52,7 @@ def test_what_an_empty_place_holds_is_nothing():
 
 
 def test_a_frame_reads_none_that_came_after_it():
-    memory = Temporal(SIZES, 8, 1, frames=3, size=16, layers=2)
+    memory = TemporalMemory(SIZES, 8, 1, frames=3, size=16, layers=2)
     state = memory.initial(1)
     for x in torch.randn(2, 1, 8):
         _, state = memory(fused(x), state, always(1))
@@ -65,7 +65,7 @@ def test_a_frame_reads_none_that_came_after_it():
 
 
 def test_it_matters_which_frame_came_first():
-    memory = Temporal(SIZES, 8, 1, frames=3, size=16)
+    memory = TemporalMemory(SIZES, 8, 1, frames=3, size=16)
     state = memory.initial(1)
     for x in torch.randn(3, 1, 8):
         _, state = memory(fused(x), state, always(1))
@@ -105,7 +105,7 @@ def test_a_chain_is_its_memories_one_after_another():
     chain = Chain(SIZES, 8, 1, PARTS)
     first, second = chain.parts
     assert isinstance(first, External)
-    assert isinstance(second, Temporal)
+    assert isinstance(second, TemporalMemory)
     state, a, b = chain.initial(2), first.initial(2), second.initial(2)
     assert set(state) == {"0.keys", "0.values", "0.usage", "0.filled", "1.features", "1.filled"}
     writes = torch.tensor([True, False])
@@ -156,7 +156,7 @@ def test_more_frames_than_a_sequence_teaches_are_refused(deep, make_network):
 
 def test_what_cannot_be_built_says_why():
     with pytest.raises(ConfigError, match="frames, size and layers of at least 1; got 0, 64 and 1"):
-        Temporal(SIZES, 8, 1, frames=0)
+        TemporalMemory(SIZES, 8, 1, frames=0)
     with pytest.raises(ConfigError, match="at least one memory; there are chain, external, recurrent, temporal"):
         Chain(SIZES, 8, 1, [])
     with pytest.raises(ConfigError, match="a name, with options if it has any; got {'nam': 'external'}"):

@@ -14,7 +14,7 @@ import pytest
 
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, MissingDependencyError
-from verbot.evaluation import EvaluationConfig, PolicySource, read_results, run
+from verbot.evaluation import EvaluationConfig, PolicySource, read_results, run_evaluation
 from verbot.parallel import ray as clusters
 from verbot.parallel.ray import open_cluster
 from verbot.parallel.workers import WorkerDied, WorkerError
@@ -159,7 +159,7 @@ def test_an_evaluation_on_a_cluster_equals_the_local_one_despite_a_lost_node(nod
     def evaluate(out: Path, cluster: str | None) -> None:
         source = PolicySource("toy policy", toy_world.listening, "listening")
         config = EvaluationConfig("toy", episodes=24, side_episodes=6, videos=2, latency_calls=5, workers=1, slots=2)
-        run(source, config, out, make=functools.partial(slow_world.SlowEnv), progress=False, cluster=cluster)
+        run_evaluation(source, config, out, make=functools.partial(slow_world.SlowEnv), progress=False, cluster=cluster)
 
     def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
         return {r.key: (r.outcome, r.steps, r.first_contact, r.actions) for r in read_results(out / "results.jsonl")}

@@ -7,7 +7,7 @@ import torch
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
 from verbot.policy.attribution import Attributed
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics
 
@@ -31,7 +31,7 @@ def policy(seed=0, spec=SPEC, **parts):
     options = {"width": 16, "chunk": 3, "fusion": Part("mlp", {"hidden": 32}), **parts}
     rng = np.random.default_rng(0)
     statistics = Statistics.of({name: rng.normal(size=(64, 3)) for name in ("state", "action")})
-    made = Policy.create(NetworkConfig(**options), spec, statistics, [TEXT], seed=seed)
+    made = VLAPolicy.create(NetworkConfig(**options), spec, statistics, [TEXT], seed=seed)
     made.network.eval()
     return made
 

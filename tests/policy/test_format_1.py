@@ -19,7 +19,7 @@ from verbot.errors import PolicyError, VerbotDeprecationWarning
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, Objective
 from verbot.models.registries import contrasts, language_encoders
-from verbot.policy.policy import FORMAT, Policy
+from verbot.policy.policy import FORMAT, VLAPolicy
 from verbot.policy.storage import MANIFEST, STARTER, sha256
 from verbot.spec import Observation
 from verbot.training import TrainConfig
@@ -37,7 +37,7 @@ def to_the_bit() -> bool:
     return here["packages"]["torch"] == known["packages"]["torch"] and here["processor"] == known["processor"]
 
 
-def predictions(policy: Policy) -> dict[str, np.ndarray]:
+def predictions(policy: VLAPolicy) -> dict[str, np.ndarray]:
     """Three predictions of two episodes, each given the memory of the one before."""
     torch.set_num_threads(1)
     found: dict[str, np.ndarray] = {}
@@ -66,7 +66,7 @@ def predictions(policy: Policy) -> dict[str, np.ndarray]:
 
 def test_a_policy_of_format_1_predicts_the_same_and_is_saved_as_format_2(tmp_path):
     """The fixture was written by the last version of format 1: every objective, a memory, the previous action."""
-    policy = Policy.load(FIXTURE / "policy")
+    policy = VLAPolicy.load(FIXTURE / "policy")
     with np.load(FIXTURE / "predictions.npz") as known:
         for name, found in predictions(policy).items():
             if to_the_bit():
@@ -76,12 +76,12 @@ def test_a_policy_of_format_1_predicts_the_same_and_is_saved_as_format_2(tmp_pat
     written = json.loads((tmp_path / "new" / "policy.json").read_text())
     assert written["format"] == FORMAT == "verbot-policy/2"
     assert not set(written["network"]) & {f"{name}_weight" for name in ("keypoint", "value", "recall")}
-    for (name, one), two in zip(predictions(policy).items(), predictions(Policy.load(tmp_path / "new")).values(), strict=True):
+    for (name, one), two in zip(predictions(policy).items(), predictions(VLAPolicy.load(tmp_path / "new")).values(), strict=True):
         np.testing.assert_array_equal(one, two, err_msg=name)
 
 
 def test_the_network_of_format_1_has_todays_objectives():
-    config = Policy.load(FIXTURE / "policy").config
+    config = VLAPolicy.load(FIXTURE / "policy").config
     assert list(config.objectives) == [
         "action", "task_classification", "keypoints", "grounding_queries", "keypoint_memory", "value", "contrastive",
         "grasp_state",
@@ -120,7 +120,7 @@ def test_the_configuration_of_a_run_is_read(tmp_path):
 
 def test_a_checkpoint_of_format_1_goes_on():
     """Its weights are one vector, in the same order under other names."""
-    network = Policy.load(FIXTURE / "policy").network
+    network = VLAPolicy.load(FIXTURE / "policy").network
     optimizer = Optimizer(network, OptimizerConfig())
     old = {old_name(name): shape for name, shape in optimizer.layout.items()}
     assert set(old) != set(optimizer.layout)
@@ -142,7 +142,7 @@ def old_name(name: str) -> str:
 
 
 def test_names_of_weights_are_mapped_once():
-    network = Policy.load(FIXTURE / "policy").network
+    network = VLAPolicy.load(FIXTURE / "policy").network
     for name in network.state_dict():
         assert weight_name(name) == name, "today's names stay"
         assert weight_name(old_name(name)) == name
@@ -151,7 +151,7 @@ def test_names_of_weights_are_mapped_once():
 
 
 def test_an_unknown_format_is_named(tmp_path):
-    policy = Policy.load(FIXTURE / "policy")
+    policy = VLAPolicy.load(FIXTURE / "policy")
     policy.save(tmp_path / "p")
     path, manifest = tmp_path / "p" / "policy.json", tmp_path / "p" / MANIFEST
     path.write_text(path.read_text().replace(FORMAT, "verbot-policy/9"))
@@ -159,7 +159,7 @@ def test_an_unknown_format_is_named(tmp_path):
     sealed["sha256"]["policy.json"] = sha256(path.read_bytes())
     manifest.write_text(json.dumps(sealed))
     with pytest.raises(PolicyError, match="its format is 'verbot-policy/9'; known are 'verbot-policy/2' and 'verbot-policy/1'"):
-        Policy.load(tmp_path / "p")
+        VLAPolicy.load(tmp_path / "p")
 
 
 def test_the_starter_policy_is_of_format_2():

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import Policy as PolicyContract
+from verbot.contracts import Policy
 from verbot.data.samples.labels import MaskedArray
 from verbot.errors import CorruptFileError, DataError, PolicyError, SpecError
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part, memories
-from verbot.policy.policy import Policy, Preprocessing, load_policy
+from verbot.policy.policy import Preprocessing, VLAPolicy, load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics
 
@@ -46,7 +46,7 @@ def statistics(seed=0):
 
 
 def make_policy(config=CONFIG, preprocessing=None, seed=0):
-    return Policy.create(config, SPEC, statistics(), TEXTS, preprocessing, seed)
+    return VLAPolicy.create(config, SPEC, statistics(), TEXTS, preprocessing, seed)
 
 
 def observation(seed=0, text=TEXTS[0], cameras=("front", "wrist")):
@@ -84,7 +84,7 @@ def window(rows=3, side=16, frames=1):
 
 def test_predictions_fit_the_contract():
     policy = make_policy()
-    assert isinstance(policy, PolicyContract) and policy.spec == SPEC and policy.predict([]) == []
+    assert isinstance(policy, Policy) and policy.spec == SPEC and policy.predict([]) == []
     chunks = policy.predict([observation(i) for i in range(3)])
     assert [c.time_s for c in chunks] == pytest.approx([0.0, 0.1, 0.2])
     for chunk in chunks:
@@ -131,7 +131,7 @@ def test_collate_normalizes_and_losses_are_finite():
 
 def test_larger_cameras_are_brought_to_the_networks_size():
     spec = dataclasses.replace(SPEC, cameras=(Camera("front", 24, 32), Camera("wrist", 32, 32)))
-    policy = Policy.create(dataclasses.replace(CONFIG, image_size=(16, 16)), spec, statistics(), TEXTS)
+    policy = VLAPolicy.create(dataclasses.replace(CONFIG, image_size=(16, 16)), spec, statistics(), TEXTS)
     images = {"front": np.zeros((24, 32, 3), np.uint8), "wrist": np.zeros((32, 32, 3), np.uint8)}
     assert len(policy.predict([Observation(images, np.zeros(4, np.float32))])) == 1
     raw = window(side=32)
@@ -293,7 +293,7 @@ def test_a_changed_file_is_named(name, tmp_path):
 def test_missing_statistics_are_an_error(tmp_path):
     policy = make_policy()
     with pytest.raises(DataError, match="no statistics of 'action'"):
-        Policy(policy.network, SPEC, Statistics({"state": statistics()["state"]}))
+        VLAPolicy(policy.network, SPEC, Statistics({"state": statistics()["state"]}))
     policy.save(tmp_path / "p")
     manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
     del manifest["sha256"]["statistics.json"]

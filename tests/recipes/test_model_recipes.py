@@ -26,7 +26,7 @@ from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect
 from verbot.spec import Component, Observation
-from verbot.training import DaggerConfig, read_log, train
+from verbot.training import DaggerConfig, read_log, train_policy
 
 TINY = (
     "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "pi0", "resnet-bert", "rt1",
@@ -72,7 +72,7 @@ def test_a_tiny_model_learns_and_predicts(name, demonstrations, tmp_path):
         "log_every": 1, "validation": {"every": 3, "batches": 1, "share": 0.25}, "dagger": DaggerConfig(),
     }  # fmt: skip
     config = override(config, settings)
-    result = train(config, tmp_path, progress=False)
+    result = train_policy(config, tmp_path, progress=False)
     logged = [line["loss"] for line in read_log(tmp_path) if "loss" in line]
     assert len(logged) >= 3
     assert all(map(math.isfinite, logged))

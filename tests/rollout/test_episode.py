@@ -10,7 +10,7 @@ from toy_world import ToyEnv
 
 from verbot.contracts import EpisodeRequest
 from verbot.errors import SimulationError
-from verbot.rollout.episode import Episode, Replay, Supervised, Transition, final, play, request_options
+from verbot.rollout.episode import Replay, RunningEpisode, Supervised, Transition, final, play, request_options
 from verbot.spec import Observation
 
 GO = {"task": "go", "index": 0}
@@ -61,7 +61,7 @@ def test_the_expert_labels_its_own_steps_and_those_of_another_agent_that_it_obse
 
 def test_another_agent_continues_where_the_first_one_stopped() -> None:
     env, leader, successor = ToyEnv(), Noting(), Noting()
-    episode = Episode(env, EpisodeRequest(task="go"))
+    episode = RunningEpisode(env, EpisodeRequest(task="go"))
     list(itertools.islice(episode.run(leader), 4))
     assert (episode.steps, episode.over, len(leader.seen)) == (4, False, 4)
     last = final(episode.run(successor))
@@ -83,7 +83,7 @@ def test_a_fault_is_raised_where_it_happens_and_reported_by_a_single_step() -> N
     seen: list[Transition] = []
     with pytest.raises(SimulationError, match="NaN in qpos"):
         seen.extend(play(ToyEnv(broken=(0,)), Noting(), GO))
-    episode = Episode(ToyEnv(broken=(0,)), GO)
+    episode = RunningEpisode(ToyEnv(broken=(0,)), GO)
     faults = [episode.step(np.zeros(1, np.float32)).fault for _ in range(3)]
     assert faults == [None, None, "NaN in qpos"]
 

@@ -13,7 +13,7 @@ from verbot.training.rl import ReinforceConfig
 from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import airl
-from verbot.training.rl.rewards.airl import AdversarialReward, Demonstration
+from verbot.training.rl.rewards.airl import AdversarialReward, ExpertTrajectory
 
 CONFIG = ReinforceConfig(env=EnvConfig("toy", num_envs=1), ppo=PPOConfig(num_steps=8, batch_size=8, gamma=0.9))
 REACH, STAYS = 5.0, 8.0
@@ -45,7 +45,7 @@ class Table(nn.Module):
 def shown(*states):
     """A demonstration that passes through these descriptions."""
     steps = len(states) - 1
-    return Demonstration("go", (NOWHERE,) * (steps + 1), states, np.zeros((steps, 1), np.float32), np.ones(steps, bool))
+    return ExpertTrajectory("go", (NOWHERE,) * (steps + 1), states, np.zeros((steps, 1), np.float32), np.ones(steps, bool))
 
 
 def transition(state, last=False, truncated=False):

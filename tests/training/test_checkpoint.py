@@ -7,17 +7,17 @@ import torch
 
 from verbot.errors import CorruptFileError
 from verbot.training import checkpoint
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 
 
 def write(folder, step, value=1.0):
-    progress = Progress(step=step, total=10, layout={"w": [3]})
+    progress = TrainingProgress(step=step, total=10, layout={"w": [3]})
     return checkpoint.save(folder, progress, {"weights": torch.full((3,), value), "updates": torch.tensor(2.0)})
 
 
 def test_what_was_saved_is_loaded(tmp_path):
     progress, tensors = checkpoint.load(write(tmp_path, 4))
-    assert progress == Progress(step=4, total=10, layout={"w": [3]})
+    assert progress == TrainingProgress(step=4, total=10, layout={"w": [3]})
     assert torch.equal(tensors["weights"], torch.ones(3))
     assert float(tensors["updates"]) == 2.0
 
@@ -65,7 +65,7 @@ def test_replace_durably_leaves_no_draft(tmp_path):
 
 
 def test_the_share_done_follows_a_changing_total_smoothly():
-    now = Progress(total=10)
+    now = TrainingProgress(total=10)
     shares = []
     for step in range(16):
         if step == 4:
@@ -74,6 +74,6 @@ def test_the_share_done_follows_a_changing_total_smoothly():
         shares.append(now.done)
     assert shares[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert shares[4:] == pytest.approx([0.4 + 0.05 * (i + 1) for i in range(12)])
-    waiting = Progress()
+    waiting = TrainingProgress()
     waiting.advance()
     assert (waiting.step, waiting.done) == (1, 0.0)

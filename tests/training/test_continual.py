@@ -10,7 +10,7 @@ from toys import toy_config
 from verbot.configuration import load_yaml
 from verbot.errors import ConfigError
 from verbot.policy.identity import policy_identity
-from verbot.training import Selection, TrainConfig, train
+from verbot.training import Selection, TrainConfig, train_policy
 from verbot.training.imitation.continual import ContinualTask, continual_task_config, train_sequentially
 from verbot.training.imitation.data import TrainingData
 
@@ -46,7 +46,7 @@ def test_each_task_begins_with_the_policy_of_the_one_before(continual_tasks, tmp
 
 
 def test_what_the_start_knows_is_replayed_and_not_learned_anew(continual_tasks, tmp_path):
-    start = train(continual_task_config(toy_config("any"), continual_tasks, 0), tmp_path / "start", progress=False).policy
+    start = train_policy(continual_task_config(toy_config("any"), continual_tasks, 0), tmp_path / "start", progress=False).policy
     results = train_sequentially(
         toy_config("any", init_from=start), continual_tasks[:2], tmp_path / "more", known=1, progress=False
     )

@@ -8,7 +8,7 @@ from test_loop import losses, same
 from toys import PLAIN, SPEC, VIEW, toy_config, write_toy
 
 from verbot.data import DatasetWriter, EpisodeRecord
-from verbot.training import DaggerConfig, train
+from verbot.training import DaggerConfig, train_policy
 from verbot.training.imitation import dagger
 from verbot.training.imitation.data import TrainingData
 
@@ -83,7 +83,7 @@ def test_a_run_learns_from_the_corrections_that_it_gathers(demos, tmp_path, monk
         lambda config, policy, out, now, process_group, log, **more: write_corrections(out, now.rounds, ways[out.name]),
     )
     for name in ways:
-        result = train(settings(demos, 1e6), tmp_path / name, progress=False)
+        result = train_policy(settings(demos, 1e6), tmp_path / name, progress=False)
         assert (result.steps, result.corrections) == (4, 1)
     ours, theirs = losses(tmp_path / "a"), losses(tmp_path / "b")
     assert ours[:2] == theirs[:2], "the round is before the third step"

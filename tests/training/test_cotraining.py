@@ -14,7 +14,7 @@ from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError
 from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
-from verbot.training import CotrainingEmbodiment, DaggerConfig, checkpoint, read_log, train
+from verbot.training import CotrainingEmbodiment, DaggerConfig, checkpoint, read_log, train_policy
 from verbot.training.imitation.cotraining import share
 
 MOVE = Component("choice", "discrete", ("action",), "1", "robot", (0.0,), (2.0,))
@@ -50,7 +50,7 @@ def both(toy, floor):
 
 def test_both_learn_and_what_is_shared_is_the_same(both, tmp_path):
     config = both(shared=("language.*", "sentence.*"), steps=60, batch_size=8, learning_rate=5e-3, log_every=5)
-    result = train(config, tmp_path, progress=False)
+    result = train_policy(config, tmp_path, progress=False)
     log = [line for line in read_log(tmp_path) if line["kind"] == "train"]
     assert log[-1]["action"] < 0.8 * log[0]["action"]
     assert log[-1]["rover.action"] < 0.5 * log[0]["rover.action"]
@@ -74,9 +74,9 @@ def test_both_learn_and_what_is_shared_is_the_same(both, tmp_path):
 
 def test_four_steps_are_two_and_two_to_the_bit(both, tmp_path):
     config = both()
-    train(config, tmp_path / "whole", progress=False)
-    assert not train(config, tmp_path / "halves", progress=False, stop_at=2).finished
-    train(config, tmp_path / "halves", progress=False)
+    train_policy(config, tmp_path / "whole", progress=False)
+    assert not train_policy(config, tmp_path / "halves", progress=False, stop_at=2).finished
+    train_policy(config, tmp_path / "halves", progress=False)
     for name in ("policy", "policy-rover"):
         a, b = (load_file(tmp_path / run / name / "weights.safetensors") for run in ("whole", "halves"))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -89,7 +89,7 @@ def test_two_processes_learn_with_cotraining_too(both, tmp_path):
     seen = []
     for processes in (1, 2):
         config = both(processes=processes, steps=1, validation_share=0.0, network=dataclasses.replace(SMALL, chunk=1))
-        train(config, tmp_path / str(processes), progress=False)
+        train_policy(config, tmp_path / str(processes), progress=False)
         seen.append(read_log(tmp_path / str(processes))[-1])
     assert seen[0]["action"] == pytest.approx(seen[1]["action"], rel=1e-4)
     assert seen[0]["rover.action"] == pytest.approx(seen[1]["rover.action"], rel=0.1), "its chunks have padding"
@@ -110,7 +110,7 @@ def test_what_cannot_learn_together_is_named(both, toy, tmp_path):
     (rover,) = config.cotraining
 
     def attempt(*cotraining, **changes):
-        train(changed(config, cotraining=cotraining, **changes), tmp_path / "no", progress=False)
+        train_policy(changed(config, cotraining=cotraining, **changes), tmp_path / "no", progress=False)
 
     with pytest.raises(ConfigError, match="the co-training embodiment 'rover' has no dataset"):
         attempt(dataclasses.replace(rover, datasets=()))

@@ -9,7 +9,7 @@ from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
-from verbot.training.rl.config import EnvConfig, ParallelismConfig, PPOConfig
+from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceParallelismConfig
 from verbot.training.rl.curriculum import Course, Curriculum
 
 QUICK = Curriculum((0.7, 0.8), episodes=10, review=0.25)
@@ -75,7 +75,7 @@ def test_a_run_rises_and_says_so(tmp_path):
         curriculum=Curriculum((0.05, 0.99, 0.99, 0.99), episodes=4, review=0.0),
         steps=16 * 24 * 2,
         ppo=PPOConfig(num_steps=24, batch_size=384, epochs=1),
-        parallelism=ParallelismConfig(workers=1),
+        parallelism=ReinforceParallelismConfig(workers=1),
     )
     reinforce(config, tmp_path / "run", progress=False)
     assert read_log(tmp_path / "run")[-1]["level go"] == 1.0

@@ -16,9 +16,9 @@ from verbot.rollout.collect import CollectConfig
 from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
-from verbot.training.rl.config import EnvConfig, ParallelismConfig, PPOConfig
+from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceParallelismConfig
 from verbot.training.rl.curriculum import Course, Curriculum
-from verbot.training.rl.envs import EnvRunner, EnvRunners, EnvRunnerSetup, Plan, RunStage, StepAll
+from verbot.training.rl.envs import EnvRunner, EnvRunnerPlan, EnvRunners, EnvRunnerSetup, RunStage, StepAll
 
 LEVELS = 5
 SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
@@ -28,7 +28,7 @@ CONFIG = ReinforceConfig(
     env=EnvConfig("toy", num_envs=2),
     ppo=PPOConfig(num_steps=4, batch_size=8),
     curriculum=SEPARATE,
-    parallelism=ParallelismConfig(workers=1),
+    parallelism=ReinforceParallelismConfig(workers=1),
 )
 
 
@@ -59,7 +59,7 @@ def episode(step):
 def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
     """Kills the mutations that draw a level and leave it out of the request, or out of what is told of the episode."""
     env = LeveledEnv()
-    world = EnvRunner(env, PLAYS, 0, 1, Plan(curriculum=SEPARATE))
+    world = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan(curriculum=SEPARATE))
     _, told = world.begin()
     assert env.played[-1] == ("go", 0) and told["level"] == 0
     world.stage = RunStage({"go": 3, "visit": 1})
@@ -72,7 +72,7 @@ def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
 
 def test_without_a_curriculum_the_env_chooses_the_level():
     env = LeveledEnv()
-    _, told = EnvRunner(env, PLAYS, 0, 1, Plan()).begin()
+    _, told = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan()).begin()
     assert env.played == [("go", None)] and "level" not in told
 
 
@@ -80,7 +80,7 @@ def test_a_worker_passes_the_stage_on_to_all_its_envs(monkeypatch):
     """Kills the mutations in which a worker drops the stage of the run, or passes it to one of its envs alone."""
     made: list[LeveledEnv] = []
     monkeypatch.setattr(envs, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
-    with EnvRunnerSetup(PLAYS, (0, 1, 2), 3, Plan(curriculum=SEPARATE)).open() as service:
+    with EnvRunnerSetup(PLAYS, (0, 1, 2), 3, EnvRunnerPlan(curriculum=SEPARATE)).open() as service:
         requests = [RunStage({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
         list(service.answers(iter(requests)))
     assert [[level for _, level in env.played] for env in made] == [[0, 2]] * 3
@@ -105,7 +105,7 @@ def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypat
         return contextlib.nullcontext(idle)
 
     monkeypatch.setattr(envs, "open_workers", open_workers)
-    EnvRunners(dataclasses.replace(CONFIG, parallelism=ParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
+    EnvRunners(dataclasses.replace(CONFIG, parallelism=ReinforceParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
     assert len(idle) == 2
     for worker in idle:
         assert worker.setup.plan.curriculum == SEPARATE

@@ -10,8 +10,8 @@ from toys import toy_config
 from verbot.data import open_dataset
 from verbot.errors import TrainingError
 from verbot.rollout.collect import collect
-from verbot.training import DaggerConfig, TrainConfig, read_log, train
-from verbot.training.checkpoint import Progress
+from verbot.training import DaggerConfig, TrainConfig, read_log, train_policy
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.imitation import dagger
 
 OPTIONS = {"image_size": 16}
@@ -27,7 +27,7 @@ def demos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(demos, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    return train(settings(demos), out, progress=False), out
+    return train_policy(settings(demos), out, progress=False), out
 
 
 def settings(demos, **changes) -> TrainConfig:
@@ -37,14 +37,14 @@ def settings(demos, **changes) -> TrainConfig:
 
 def test_rounds_are_spread_between_first_and_last():
     config = DaggerConfig(rounds=3, first=0.2, last=0.8)
-    seen, now = [], Progress(total=100)
+    seen, now = [], TrainingProgress(total=100)
     while now.step < 100:
         while dagger.due(config, now):
             seen.append(now.step)
             now.rounds += 1
         now.advance()
     assert seen == [20, 50, 80]
-    assert not dagger.due(DaggerConfig(), Progress(done=0.99))
+    assert not dagger.due(DaggerConfig(), TrainingProgress(done=0.99))
 
 
 def test_corrections_begin_where_the_policy_led(demos, whole):
@@ -71,13 +71,13 @@ def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, t
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dagger, "demonstrations", failing)
-        train(settings(demos), tmp_path, progress=False)
-    train(settings(demos), tmp_path, progress=False, stop_at=5)
-    train(settings(demos), tmp_path, progress=False)
+        train_policy(settings(demos), tmp_path, progress=False)
+    train_policy(settings(demos), tmp_path, progress=False, stop_at=5)
+    train_policy(settings(demos), tmp_path, progress=False)
     assert same(whole[1], tmp_path)
 
 
 def test_a_round_that_gathers_nothing_is_an_error(demos, tmp_path, monkeypatch):
     monkeypatch.setattr(dagger, "demonstrations", lambda *args: (each for each in ()))
     with pytest.raises(TrainingError, match="round 1 of corrections gathered nothing"):
-        train(settings(demos), tmp_path, progress=False)
+        train_policy(settings(demos), tmp_path, progress=False)

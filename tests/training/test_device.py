@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from one_device import OneDevice
 from verbot.errors import ConfigError
 from verbot.models.network import Part
-from verbot.training import AugmentConfig, checkpoint, train
+from verbot.training import AugmentConfig, checkpoint, train_policy
 from verbot.training.distributed import device, process_group
 from verbot.training.imitation import loop
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
@@ -67,7 +67,7 @@ def test_a_missing_device_is_found_missing_before_anything_is_decoded(toy, tmp_p
     gpus(monkeypatch, 0)
     monkeypatch.setattr(loop.TrainingData, "prepare", lambda *args: pytest.fail("decoded first"))
     with pytest.raises(ConfigError, match=r"there is no device 'cuda' here; there are cpu$"):
-        train(toy_config(toy, device="cuda"), tmp_path / "run", progress=False)
+        train_policy(toy_config(toy, device="cuda"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -79,10 +79,10 @@ def test_what_is_no_device_is_refused(toy, name):
 
 def test_another_device_is_another_run(toy, tmp_path, monkeypatch):
     """Its sums are rounded otherwise, so that it would not continue to the bit."""
-    train(toy_config(toy), tmp_path, progress=False, stop_at=2)
+    train_policy(toy_config(toy), tmp_path, progress=False, stop_at=2)
     gpus(monkeypatch, 1)
     with pytest.raises(ConfigError, match="another parallelism.device"):
-        train(toy_config(toy, device="cuda"), tmp_path, progress=False)
+        train_policy(toy_config(toy, device="cuda"), tmp_path, progress=False)
 
 
 def test_colors_are_the_same_wherever_they_are_computed():
@@ -116,7 +116,7 @@ def test_a_run_elsewhere_meets_no_tensor_of_the_cpu(toy, tmp_path, monkeypatch, 
         toy, network=dataclasses.replace(SMALL, **changes), augment=augment, keep="best", batch_size=8, bf16=True, steps=3
     )
     with OneDevice():
-        result = train(config, tmp_path, progress=False, stop_at=2)
+        result = train_policy(config, tmp_path, progress=False, stop_at=2)
     assert result.steps == 2 and result.skipped == 0 and kinds == {"meta"}
     assert {"weights", "average", "first_moment", "second_moment", "best"} <= set(kept[-1])
     assert {name for name, value in kept[-1].items() if value.device.type == "cpu"} == {"updates"}
@@ -125,16 +125,16 @@ def test_a_run_elsewhere_meets_no_tensor_of_the_cpu(toy, tmp_path, monkeypatch, 
 def test_a_run_on_the_cpu_by_any_name_is_the_same_run(toy, tmp_path, monkeypatch):
     gpus(monkeypatch, 0)
     for name in ("cpu", "auto"):
-        train(toy_config(toy, device=name), tmp_path / name, progress=False)
+        train_policy(toy_config(toy, device=name), tmp_path / name, progress=False)
     assert same(tmp_path / "cpu", tmp_path / "auto")
 
 
 def test_members_that_average_by_a_collective_learn_the_same(toy, tmp_path, monkeypatch):
     """Gloo on the CPU stands for nccl on GPUs: of two numbers there is but one sum."""
-    train(toy_config(toy, processes=2), tmp_path / "shared", progress=False)
+    train_policy(toy_config(toy, processes=2), tmp_path / "shared", progress=False)
     monkeypatch.setattr(process_group, "COLLECTIVE", {"cpu": "gloo"})
     monkeypatch.setattr(process_group.ProcessGroup, "_sum", lambda *args: pytest.fail("went through shared memory"))
-    train(toy_config(toy, processes=2), tmp_path / "collective", progress=False)
+    train_policy(toy_config(toy, processes=2), tmp_path / "collective", progress=False)
     assert same(tmp_path / "shared", tmp_path / "collective")
     assert losses(tmp_path / "shared") == losses(tmp_path / "collective")
     assert not torch.distributed.is_initialized()

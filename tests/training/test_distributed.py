@@ -13,7 +13,7 @@ from toys import toy_config
 
 from verbot.errors import TrainingError
 from verbot.parallel.workers import Channel
-from verbot.training import train
+from verbot.training import train_policy
 from verbot.training.distributed.process_group import ProcessGroup, torch_threads
 
 
@@ -117,7 +117,7 @@ def test_a_rank_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path, monke
     monkeypatch.setattr(process_group, "workers", watched)
     monkeypatch.setattr(loop, "_descend", killing)
     with pytest.raises(TrainingError, match="one of its processes did: training process 1 ended early with exit code -9"):
-        train(toy_config(toy, processes=2, steps=50), tmp_path, progress=False)
+        train_policy(toy_config(toy, processes=2, steps=50), tmp_path, progress=False)
 
 
 def test_threads_are_given_back():

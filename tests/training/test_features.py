@@ -21,9 +21,9 @@ from verbot.data.storage import frame_cache
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
-from verbot.training import train
+from verbot.training import train_policy
 from verbot.training.imitation.augment import torch_numbers
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
@@ -79,7 +79,7 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
             network = {**network, "vision": frozen(tower, size=16)}
         config = settings(toy, tower, augment, cached=cached, batch_size=8, **network)
         with TrainingData(config, tmp_path, 0, 0) as training_data:
-            policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+            policy = VLAPolicy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
             batches = [policy.collate(training_data.batch(step, 0)) for step in range(2)]
             seen.clear()
             found.append([policy.network.losses(batch, torch_numbers(1)) for batch in batches])
@@ -95,7 +95,7 @@ def test_losses_are_those_of_the_images(toy, tower, tmp_path, seen, network, dro
 def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     config = settings(toy, tower)
     with TrainingData(config, tmp_path, 0, 0) as training_data:
-        policy = Policy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
+        policy = VLAPolicy.create(config.network, training_data.spec, training_data.statistics, training_data.instructions)
         window = training_data.batch(0, 0)
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
@@ -116,15 +116,15 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
 
 def test_a_run_is_the_same_to_tolerance_and_resumes_to_the_bit(toy, tower, tmp_path, seen):
     for name, cached in (("images", False), ("features", True)):
-        train(settings(toy, tower, cached=cached), tmp_path / name, progress=False)
+        train_policy(settings(toy, tower, cached=cached), tmp_path / name, progress=False)
     np.testing.assert_allclose(losses(tmp_path / "features"), losses(tmp_path / "images"), rtol=5e-3)
     config = settings(toy, tower)
     seen.clear()
-    train(config, tmp_path / "halves", progress=False, stop_at=2)
-    train(config, tmp_path / "halves", progress=False)
+    train_policy(config, tmp_path / "halves", progress=False, stop_at=2)
+    train_policy(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "features", tmp_path / "halves") and not seen
     with pytest.raises(ConfigError, match="another data.cache_features"):
-        train(settings(toy, tower, cached=False), tmp_path / "halves", progress=False)
+        train_policy(settings(toy, tower, cached=False), tmp_path / "halves", progress=False)
     policy = load_policy(tmp_path / "features" / "policy")
     image = np.zeros((16, 16, 3), np.uint8)
     policy.predict([Observation({"front": image, "wrist": image}, np.zeros(4, np.float32), "touch the red cube")])
@@ -132,7 +132,7 @@ def test_a_run_is_the_same_to_tolerance_and_resumes_to_the_bit(toy, tower, tmp_p
 
 
 def test_two_processes_read_what_one_has_computed(toy, tower, tmp_path):
-    train(settings(toy, tower, processes=2), tmp_path, progress=False)
+    train_policy(settings(toy, tower, processes=2), tmp_path, progress=False)
     assert len(losses(tmp_path)) == 4
 
 
@@ -254,7 +254,7 @@ def test_images_that_change_are_refused(toy, tower):
 def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
     for vision in (Part("film_conv"), Part("hf_vision", {"checkpoint": str(tower)})):
         with pytest.raises(ConfigError, match=f"needs a vision encoder that is frozen .* the network's is '{vision.name}' with"):
-            train(settings(toy, tower, vision=vision), tmp_path / vision.name, progress=False)
+            train_policy(settings(toy, tower, vision=vision), tmp_path / vision.name, progress=False)
     torch.manual_seed(0)
     resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     transformers.ResNetModel(resnet).save_pretrained(tmp_path / "resnet")

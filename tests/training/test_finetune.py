@@ -22,7 +22,7 @@ from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Observation
-from verbot.training import Selection, TrainConfig, train
+from verbot.training import Selection, TrainConfig, train_policy
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin, begun
 
@@ -46,7 +46,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def learned(toy, tmp_path_factory) -> str:
-    return train(toy_config(toy), tmp_path_factory.mktemp("learned"), progress=False).policy
+    return train_policy(toy_config(toy), tmp_path_factory.mktemp("learned"), progress=False).policy
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_statistics_are_kept_unless_new_ones_are_asked_for(learned, other, tmp_p
 
 def test_the_network_is_the_starts_whatever_the_recipe_says(learned, other, tmp_path):
     recipe = dataclasses.replace(SMALL, fusion=Part("concat"), chunk=5)
-    result = train(toy_config(other, network=recipe, init_from=learned), tmp_path / "run", progress=False)
+    result = train_policy(toy_config(other, network=recipe, init_from=learned), tmp_path / "run", progress=False)
     config = load_policy(result.policy).config
     assert (config.fusion.name, config.chunk) == ("mlp", 3)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
@@ -120,7 +120,7 @@ def test_new_words_are_added_and_the_old_ones_stay(learned, other, tmp_path):
 
 def test_sentences_of_new_words_grow_too(toy, other, tmp_path):
     network = dataclasses.replace(SMALL, language=Part("hierarchical"))
-    start = train(toy_config(toy, network=network, steps=1), tmp_path / "start", progress=False).policy
+    start = train_policy(toy_config(toy, network=network, steps=1), tmp_path / "start", progress=False).policy
     policy = at_first(toy_config(other, init_from=start), tmp_path)
     assert policy.config.language.options["base_options"]["vocabulary"][-2:] == ["green", "nudge"]
 
@@ -128,9 +128,9 @@ def test_sentences_of_new_words_grow_too(toy, other, tmp_path):
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora):
     config = toy_config(other, init_from=learned, lora=lora)
-    train(config, tmp_path / "whole", progress=False)
-    train(config, tmp_path / "halves", progress=False, stop_at=2)
-    train(config, tmp_path / "halves", progress=False)
+    train_policy(config, tmp_path / "whole", progress=False)
+    train_policy(config, tmp_path / "halves", progress=False, stop_at=2)
+    train_policy(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
 
@@ -138,22 +138,22 @@ def test_a_paused_run_goes_on_to_the_bit(learned, other, tmp_path, lora):
 def test_two_processes_begin_with_the_same(learned, other, tmp_path):
     for processes in (1, 2):
         config = toy_config(other, init_from=learned, lora=LORA, processes=processes, steps=2)
-        train(config, tmp_path / str(processes), progress=False)
+        train_policy(config, tmp_path / str(processes), progress=False)
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
 
 
 def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(learned, start)
-    train(toy_config(other, init_from=str(start)), tmp_path / "run", progress=False, stop_at=2)
+    train_policy(toy_config(other, init_from=str(start)), tmp_path / "run", progress=False, stop_at=2)
     start.rename(tmp_path / "moved")
-    train(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False, stop_at=3)
+    train_policy(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False, stop_at=3)
     other_policy = load_policy(learned)
     with torch.no_grad():
         next(other_policy.network.parameters()).add_(1)
     other_policy.save(tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"run that started from the policy of sha256 \w+, and .*moved is \w+: put that"):
-        train(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
+        train_policy(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
     with pytest.raises(ConfigError, match=r"is another policy than the one that this run began with: sha256 \w+, not \w+"):
         begun(changed(written, init_from=str(tmp_path / "moved")))
@@ -186,13 +186,13 @@ def robot(**changes):
 def test_a_robot_that_does_not_fit_raises_with_the_differences(learned, tmp_path, spec, message):
     data = write(tmp_path / "data", spec=spec)
     with pytest.raises(ConfigError, match=message):
-        train(toy_config(data, init_from=learned), tmp_path / "run", progress=False)
+        train_policy(toy_config(data, init_from=learned), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_other_cameras_than_the_starts_cannot_be_chosen(learned, other, tmp_path):
     with pytest.raises(ConfigError, match=r"would be seen through wrist, front: a start needs its own cameras, in their order"):
-        train(toy_config(other, init_from=learned, cameras=("wrist", "front")), tmp_path / "run", progress=False)
+        train_policy(toy_config(other, init_from=learned, cameras=("wrist", "front")), tmp_path / "run", progress=False)
 
 
 def test_a_changed_robot_of_equal_numbers_is_learned(learned, tmp_path):
@@ -201,14 +201,14 @@ def test_a_changed_robot_of_equal_numbers_is_learned(learned, tmp_path):
     cameras = (Camera("side", 24, 24), Camera("wrist", 24, 24), Camera("front", 24, 24))
     spec = robot(rate_hz=5.0, cameras=cameras, action=(narrow, SPEC.action[1]))
     data = write(tmp_path / "data", spec=spec)
-    result = train(toy_config(data, init_from=learned, steps=1), tmp_path / "run", progress=False)
+    result = train_policy(toy_config(data, init_from=learned, steps=1), tmp_path / "run", progress=False)
     policy = load_policy(result.policy)
     assert (policy.spec.name, policy.spec.camera_names, policy.spec.rate_hz) == ("other", ("front", "wrist"), 5.0)
     assert np.abs(predicted(policy, looks(size=24))[..., :3]).max() <= 0.01 + 1e-7
 
 
 def test_lora_leaves_the_rest_as_it_was_and_says_how_much_it_trained(learned, other, tmp_path):
-    result = train(toy_config(other, init_from=learned, lora=LORA), tmp_path / "run", progress=False)
+    result = train_policy(toy_config(other, init_from=learned, lora=LORA), tmp_path / "run", progress=False)
     before, after = (load_file(Path(p) / "weights.safetensors") for p in (learned, result.policy))
     moved = {name for name in before if name in after and not torch.equal(before[name], after[name][: len(before[name])])}
     assert set(before) == set(after)
@@ -224,7 +224,7 @@ def test_lora_leaves_the_rest_as_it_was_and_says_how_much_it_trained(learned, ot
 
 def test_words_that_nothing_would_teach_are_refused(learned, other, tmp_path):
     with pytest.raises(ConfigError, match=r"words that .* does not know, and lora would leave language\.embed\.weight as random"):
-        train(toy_config(other, init_from=learned, lora=LoraConfig()), tmp_path / "run", progress=False)
+        train_policy(toy_config(other, init_from=learned, lora=LoraConfig()), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("setting", [{"lora": LoraConfig()}, {"sha256": "0"}])
@@ -235,7 +235,7 @@ def test_what_is_about_a_start_needs_one(toy, setting):
 
 def test_a_start_that_is_not_there_is_said_so(toy, tmp_path):
     with pytest.raises(PolicyError, match="is not a policy directory"):
-        train(toy_config(toy, init_from=str(tmp_path)), tmp_path / "run", progress=False)
+        train_policy(toy_config(toy, init_from=str(tmp_path)), tmp_path / "run", progress=False)
 
 
 def test_selections_take_tasks_and_the_first_episodes(learned, tmp_path):

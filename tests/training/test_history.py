@@ -13,7 +13,7 @@ from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import Part
 from verbot.policy.policy import Preprocessing, load_policy
 from verbot.spec import Observation
-from verbot.training import train
+from verbot.training import train_policy
 
 
 def look(color: int, cameras: tuple[str, ...] = ("front", "wrist")) -> Observation:
@@ -30,16 +30,16 @@ def remembering(toy, **settings):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_memory_resumes_to_the_bit(toy, tmp_path, processes):
     config = remembering(toy, processes=processes)
-    whole = train(config, tmp_path / "whole", progress=False)
+    whole = train_policy(config, tmp_path / "whole", progress=False)
     assert whole.samples == 4 * 16
-    train(config, tmp_path / "halves", progress=False, stop_at=2)
-    train(config, tmp_path / "halves", progress=False)
+    train_policy(config, tmp_path / "halves", progress=False, stop_at=2)
+    train_policy(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_a_memory_learns_and_its_policy_remembers(toy, tmp_path):
     config = remembering(toy, steps=60, learning_rate=5e-3, augment=PLAIN, log_every=10, validate_every=1000)
-    policy = load_policy(train(config, tmp_path, progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path, progress=False).policy)
     curve = losses(tmp_path)
     assert curve[-1] < 0.7 * curve[0]
     (first,) = policy.predict([look(10)])
@@ -57,7 +57,7 @@ def test_a_goal_image_is_learned_from(toy, tmp_path):
     with pytest.raises(ConfigError, match="needs a network with a part that reads goal images"):
         toy_config(toy, augment=shows)
     network = dataclasses.replace(toy_config(toy).network, goal=Part("goal_conv", {"channels": 4}))
-    policy = load_policy(train(toy_config(toy, augment=shows, network=network), tmp_path, progress=False).policy)
+    policy = load_policy(train_policy(toy_config(toy, augment=shows, network=network), tmp_path, progress=False).policy)
     goal = np.full((16, 16, 3), 90, np.uint8)
     shown = dataclasses.replace(look(10), instruction="", goal_image=goal)
     blank = dataclasses.replace(look(10), instruction="")
@@ -66,9 +66,9 @@ def test_a_goal_image_is_learned_from(toy, tmp_path):
 
 def test_a_policy_sees_through_the_cameras_it_was_trained_with(toy, tmp_path):
     config = toy_config(toy, cameras=("wrist",), preprocessing=Preprocessing(action="quantile"))
-    policy = load_policy(train(config, tmp_path, progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path, progress=False).policy)
     assert policy.spec.camera_names == ("wrist",) and policy.preprocessing.action == "quantile"
     one, both = policy.predict([look(50, ("wrist",)), look(50)])
     assert np.array_equal(one.values, both.values)
     with pytest.raises(UnknownNameError, match="wrst"):
-        train(toy_config(toy, cameras=("wrst",)), tmp_path / "other", progress=False)
+        train_policy(toy_config(toy, cameras=("wrst",)), tmp_path / "other", progress=False)

@@ -12,7 +12,7 @@ from test_loop import losses, same
 from toys import toy_config
 
 from verbot.configuration import dump_yaml
-from verbot.training import train
+from verbot.training import train_policy
 
 # Imports once, then forks a trainer for every kill: most kills come while it steps, saves and validates, some while it starts.
 # Prints which step's checkpoint each kill found on disk.
@@ -20,7 +20,7 @@ DRIVER = """
 import json, os, pathlib, random, shutil, signal, sys, time
 import torch
 from verbot.configuration import load_yaml
-from verbot.training import TrainConfig, checkpoint, train
+from verbot.training import TrainConfig, checkpoint, train_policy
 from verbot.training.imitation import loop
 import verbot.data.storage.frame_cache, verbot.data.samples.loader
 
@@ -40,7 +40,7 @@ def start():
 
         loop._descend = announced
         try:
-            train(config, out, progress=False)
+            train_policy(config, out, progress=False)
             os._exit(0)
         finally:
             os._exit(1)
@@ -76,7 +76,7 @@ def interrupted(config, folder: Path, kills: int, seed: int = 0) -> list[int]:
 
 def check(config, folder: Path, kills: int) -> None:
     found = interrupted(config, folder, kills)
-    train(config, folder / "whole", progress=False)
+    train_policy(config, folder / "whole", progress=False)
     assert same(folder / "whole", folder / "killed")
     assert losses(folder / "whole") == losses(folder / "killed")
     assert len(found) == kills

@@ -19,7 +19,7 @@ from toys import SMALL, toy_config
 from verbot.configuration import dump_yaml
 from verbot.errors import ConfigError
 from verbot.recipes.config import resolve
-from verbot.training import checkpoint, train
+from verbot.training import checkpoint, train_policy
 from verbot.training.distributed.launch import Launch, launched, meet
 from verbot.workflows.train_evaluate import train as train_recipe
 
@@ -105,7 +105,7 @@ def long(toy, **changes):
 def test_one_that_is_killed_costs_steps_and_never_a_bit(toy, tmp_path):
     config = long(toy)
     interrupted(config, tmp_path, rank=1)
-    train(config, tmp_path / "whole", progress=False)
+    train_policy(config, tmp_path / "whole", progress=False)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole"), "two of torchrun's are as two of ours"
     assert same(tmp_path / "run", tmp_path / "whole")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 60
@@ -117,5 +117,5 @@ def test_one_that_is_killed_costs_steps_and_never_a_bit(toy, tmp_path):
 def test_five_kills_of_either_rank(toy, tmp_path, rank, parallel):
     config = long(toy, network=SMALL)
     interrupted(config, tmp_path, rank, kills=5, parallel=parallel)
-    train(config, tmp_path / "whole", progress=False)
+    train_policy(config, tmp_path / "whole", progress=False)
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=0 if parallel == "data" else 1e-3)

@@ -18,7 +18,7 @@ from verbot.errors import ConfigError, TrainingError
 from verbot.models.network import VLANetwork
 from verbot.policy.policy import load_policy
 from verbot.spec import Observation
-from verbot.training import TrainConfig, checkpoint, read_log, train
+from verbot.training import TrainConfig, checkpoint, read_log, train_policy
 from verbot.training.imitation import loop, session
 
 
@@ -38,7 +38,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_a_run_leaves_policy_config_log_and_result(config, tmp_path):
-    result = train(config, tmp_path / "run", progress=False, card="Trained for a test.")
+    result = train_policy(config, tmp_path / "run", progress=False, card="Trained for a test.")
     assert (result.steps, result.samples, result.skipped, result.finished) == (4, 16, 0, True)
     assert load_yaml(TrainConfig, tmp_path / "run" / "config.yaml") == config
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == dataclasses.asdict(result)
@@ -53,17 +53,17 @@ def test_a_run_leaves_policy_config_log_and_result(config, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_four_steps_are_two_and_two_to_the_bit(toy, tmp_path, processes):
     config = toy_config(toy, processes=processes, accumulation=2)
-    train(config, tmp_path / "whole", progress=False)
-    paused = train(config, tmp_path / "halves", progress=False, stop_at=2)
+    train_policy(config, tmp_path / "whole", progress=False)
+    paused = train_policy(config, tmp_path / "halves", progress=False, stop_at=2)
     assert (paused.steps, paused.finished, (tmp_path / "halves" / "policy").exists()) == (2, False, False)
-    train(changed(config, loader_threads=2), tmp_path / "halves", progress=False)
+    train_policy(changed(config, loader_threads=2), tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
 
 
 def test_another_seed_is_another_run(toy, tmp_path):
     for seed in (0, 1):
-        train(toy_config(toy, seed=seed), tmp_path / str(seed), progress=False)
+        train_policy(toy_config(toy, seed=seed), tmp_path / str(seed), progress=False)
     assert not same(tmp_path / "0", tmp_path / "1")
 
 
@@ -72,7 +72,7 @@ def test_two_processes_learn_as_one_does(toy, tmp_path):
     for processes in (1, 2):
         # Chunks of one action have no padding, over whose rows the two halves of a batch would average differently.
         config = toy_config(toy, processes=processes, steps=12, network=dataclasses.replace(toy_config(toy).network, chunk=1))
-        train(config, tmp_path / str(processes), progress=False)
+        train_policy(config, tmp_path / str(processes), progress=False)
         curves.append(losses(tmp_path / str(processes)))
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-2)
     assert curves[0][0] == pytest.approx(curves[1][0], rel=1e-5)
@@ -80,14 +80,14 @@ def test_two_processes_learn_as_one_does(toy, tmp_path):
 
 def test_the_loss_falls(toy, tmp_path):
     config = toy_config(toy, steps=120, learning_rate=5e-3, augment=PLAIN, batch_size=8, log_every=10, validate_every=1000)
-    train(config, tmp_path, progress=False)
+    train_policy(config, tmp_path, progress=False)
     curve = losses(tmp_path)
     assert curve[-1] < 0.6 * curve[0]
 
 
 def test_bf16_and_step_schedule_train(toy, tmp_path):
     config = toy_config(toy, bf16=True, schedule="step", milestones=(0.5,))
-    assert np.isfinite(train(config, tmp_path, progress=False).loss)
+    assert np.isfinite(train_policy(config, tmp_path, progress=False).loss)
     rates = [line["rate"] for line in read_log(tmp_path) if line["kind"] == "train"]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
@@ -109,7 +109,7 @@ def poison(monkeypatch, steps):
 
 def test_a_loss_without_a_number_skips_its_step_and_is_counted(toy, tmp_path, monkeypatch):
     poison(monkeypatch, {2, 3})
-    result = train(toy_config(toy, steps=6), tmp_path, progress=False)
+    result = train_policy(toy_config(toy, steps=6), tmp_path, progress=False)
     assert (result.skipped, result.steps) == (2, 6)
     assert all(torch.isfinite(value.float()).all() for value in weights(tmp_path).values())
     assert float(weights(tmp_path)["updates"]) == 4
@@ -118,7 +118,7 @@ def test_a_loss_without_a_number_skips_its_step_and_is_counted(toy, tmp_path, mo
 def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(4, 100)))
     with pytest.raises(TrainingError, match=r"not a finite number for 10 steps in a row, up to step 13; rolled back to the\s"):
-        train(toy_config(toy, steps=40, checkpoint_every=2), tmp_path, progress=False)
+        train_policy(toy_config(toy, steps=40, checkpoint_every=2), tmp_path, progress=False)
     progress, tensors = checkpoint.load_latest(tmp_path / "checkpoints")
     assert float(tensors["updates"]) == 3
     assert progress.skipped == progress.skipped_in_a_row <= 10
@@ -136,9 +136,9 @@ def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_p
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=1.0, validate_every=10_000, checkpoint_every=10)
-    paused = train(config, tmp_path, progress=False, stop_at=15)
+    paused = train_policy(config, tmp_path, progress=False, stop_at=15)
     assert not paused.finished
-    result = train(config, tmp_path, progress=False)
+    result = train_policy(config, tmp_path, progress=False)
     assert 90 <= result.steps <= 110  # 20 slow ones and 80 fast ones
     assert 55 <= result.seconds <= 65
     rates = [line["rate"] for line in read_log(tmp_path) if line["kind"] == "train"]
@@ -159,7 +159,7 @@ def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeyp
 
     monkeypatch.setattr(loop, "_descend", timed)
     config = toy_config(toy, steps=None, minutes=0.9, validate_every=10_000, checkpoint_every=10, log_every=log_every)
-    result = train(config, tmp_path, progress=True)
+    result = train_policy(config, tmp_path, progress=True)
     *_, closing = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
     assert closing.startswith(f"train: {result.steps}/{result.steps} steps, ") and ", 0:00 left, loss " in closing
 
@@ -170,7 +170,7 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(toy, tmp_path):
         toy, steps=40, learning_rate=0.3, schedule="constant", warmup_steps=1, validate_every=1, patience=3, keep="best",
         ema_decay=0.0,
     )  # fmt: skip
-    result = train(config, tmp_path, progress=False)
+    result = train_policy(config, tmp_path, progress=False)
     measured = [line["loss"] for line in read_log(tmp_path) if line["kind"] == "validation"]
     best = int(np.argmin(measured))
     assert result.steps == len(measured) == best + 4 < 40
@@ -181,18 +181,18 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(toy, tmp_path):
 
 
 def test_a_finished_run_is_not_repeated(config, tmp_path):
-    first = train(config, tmp_path, progress=False)
+    first = train_policy(config, tmp_path, progress=False)
     before = (tmp_path / "log.jsonl").read_bytes()
-    assert train(config, tmp_path, progress=False) == first
+    assert train_policy(config, tmp_path, progress=False) == first
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
 def test_a_folder_of_another_run_is_refused(config, tmp_path):
-    train(config, tmp_path, progress=False, stop_at=1)
+    train_policy(config, tmp_path, progress=False, stop_at=1)
     with pytest.raises(ConfigError, match="holds a training run already"):
-        train(config, tmp_path, resume=False)
+        train_policy(config, tmp_path, resume=False)
     with pytest.raises(ConfigError, match="a run with another optimizer.learning_rate, seed; resuming needs the same"):
-        train(changed(config, learning_rate=0.5, seed=3, log_every=7), tmp_path)
+        train_policy(changed(config, learning_rate=0.5, seed=3, log_every=7), tmp_path)
 
 
 def test_validation_episodes_are_never_trained_on(toy, tmp_path):

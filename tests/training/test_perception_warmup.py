@@ -16,16 +16,16 @@ from toy_world import ToyEnv
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import Part
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import Episode, final, play
+from verbot.rollout.episode import RunningEpisode, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
 from verbot.training.rl import reinforce
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
-from verbot.training.rl.config import EnvConfig, InitConfig, PerceptionWarmup
+from verbot.training.rl.config import EnvConfig, PerceptionWarmup, ReinforceInitConfig
 from verbot.training.rl.curriculum import Curriculum
-from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, Plan, RunStage
+from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, EnvRunnerPlan, RunStage
 
 NAVIGATION = EnvConfig("navigation", num_envs=8)
 SEES_FIRST = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
@@ -35,7 +35,7 @@ def _senses_of_a_look(config):
     """An actor of a new policy, and what it sees in one look whose named places are told."""
     policy = running.beginning(config)
     encoder = ObservationEncoder(policy, features=config.perception_warmup is not None)
-    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
     look = dataclasses.replace(look, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
     obs = {name: torch.as_tensor(value) for name, value in encoder.take([look]).items()}
     return ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config), obs
@@ -108,7 +108,7 @@ def test_without_looking_rewards_change_what_is_seen_too(toy):  # noqa: F811
 def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
-        world = EnvRunner(env, plays, 0, 1, Plan(curriculum=Curriculum()))
+        world = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(curriculum=Curriculum()))
         world.stage = RunStage(warmup=True)
         told, covered = zip(*((world.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
         assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
@@ -122,7 +122,7 @@ def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
 def test_warm_up_samples_also_lie_off_the_trajectory():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
-        world = EnvRunner(env, plays, 0, 1, Plan())
+        world = EnvRunner(env, plays, 0, 1, EnvRunnerPlan())
         world.stage = RunStage(warmup=True)
         away = []
         for _ in range(60):
@@ -147,12 +147,12 @@ def test_the_last_warm_up_sample_of_a_trajectory_is_the_one_before_its_end(task)
 
     plays = CollectConfig(env="navigation-compass", tasks=(task,))
     with closing(make_env("navigation-compass", render_cameras=False)) as env:
-        world = EnvRunner(env, plays, 0, 1, Plan())
+        world = EnvRunner(env, plays, 0, 1, EnvRunnerPlan())
         for index in range(4):
             request = request_for(plays, (task,), index)
             last = final(play(env, env.expert(0.0), request))
             world._rng = Last()
-            before = world._advanced(Episode(env, request))
+            before = world._advanced(RunningEpisode(env, request))
             assert before.info["final_error_m"] > 0 and not before.info["success"]
             assert before.step(last.action).info["success"], "one step was missing"
 
@@ -160,7 +160,7 @@ def test_the_last_warm_up_sample_of_a_trajectory_is_the_one_before_its_end(task)
 def test_warm_up_may_have_other_tasks():
     plays = CollectConfig(env="navigation-compass", tasks=("go",))
     with closing(make_env("navigation-compass")) as env:
-        world = EnvRunner(env, plays, 0, 1, Plan(warmup_tasks=("around", "follow", "follow")))
+        world = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(warmup_tasks=("around", "follow", "follow")))
         world.stage = RunStage(warmup=True)
         glanced = [world.begin()[1]["task"] for _ in range(9)]
         assert glanced.count("follow") == 6 and glanced.count("around") == 3
@@ -192,8 +192,10 @@ def test_who_has_looked_before_goes_on_with_that(toy, tmp_path):  # noqa: F811
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, vision=SEES_FIRST), keypoint_weight=1.0)
     before = running.beginning(config)
     before.save(tmp_path / "looked")
-    config = dataclasses.replace(config, init=InitConfig(str(tmp_path / "looked")), perception_warmup=PerceptionWarmup(0))
-    after = Policy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
+    config = dataclasses.replace(
+        config, init=ReinforceInitConfig(str(tmp_path / "looked")), perception_warmup=PerceptionWarmup(0)
+    )
+    after = VLAPolicy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
     changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
     assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
 

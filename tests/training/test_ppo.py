@@ -20,7 +20,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.models.objectives.keypoints import keypoint_loss
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig
 from verbot.spec import Observation
 from verbot.training import read_log
@@ -28,7 +28,7 @@ from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
 from verbot.training.rl.config import EnvConfig, PPOConfig, RewardShaping
-from verbot.training.rl.envs import EnvRunner, EnvRunners, GroundedObservation, Plan, VecTransition
+from verbot.training.rl.envs import EnvRunner, EnvRunnerPlan, EnvRunners, GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import EnvReward, PotentialReward, ProgressReward, shaped_reward
 
 SMALL = NetworkConfig(vision=Part("film_conv", {"channels": 4, "heatmaps": 4}), width=32, chunk=1)
@@ -56,7 +56,7 @@ class Here:
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
         self.count = config.env.num_envs
-        self.worlds = [EnvRunner(ToyEnv(), plays, number, self.count, Plan(played)) for number in range(self.count)]
+        self.worlds = [EnvRunner(ToyEnv(), plays, number, self.count, EnvRunnerPlan(played)) for number in range(self.count)]
 
     def begin(self):
         return [world.begin() for world in self.worlds]
@@ -113,7 +113,7 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
     )
     before = closed_loop(running.beginning(config))
     result = reinforce(config, tmp_path / "run", progress=False)
-    policy = Policy.load(result.policy)
+    policy = VLAPolicy.load(result.policy)
     learned, blind = closed_loop(policy), closed_loop(policy.blinded())
     assert before <= 0.2
     assert learned >= 0.5, f"{before:.2f} before, {learned:.2f} after, {blind:.2f} without words"
@@ -229,7 +229,7 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0
     result = reinforce(replace(config, {"ppo": {"critic_warmup": 1}, "steps": 3 * 8 * 32}), tmp_path / "run", progress=False)
-    tuned = dict(Policy.load(result.policy).network.named_parameters())
+    tuned = dict(VLAPolicy.load(result.policy).network.named_parameters())
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
 
@@ -288,7 +288,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=0.5)
     policy = running.beginning(config)
     encoder = ObservationEncoder(policy)
-    world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan())
+    world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan())
     look, _ = world.begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
     arrays = encoder.take([dataclasses.replace(look, points=places, known=known)])
@@ -334,7 +334,7 @@ def test_the_critic_has_its_own_learning_rate(toy):
 def test_a_look_tells_where_the_named_thing_is():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = EnvRunner(env, plays, 0, 1, Plan()).begin()
+        look, told = EnvRunner(env, plays, 0, 1, EnvRunnerPlan()).begin()
         named = next(obj for obj in env.world.scene.objects if obj.name == told["target_object"])
         column, row = (look.points[0, 0, 0] + 1) * 32
         assert look.known[0, 0, 0]
@@ -344,7 +344,7 @@ def test_a_look_tells_where_the_named_thing_is():
 def test_a_look_asks_for_the_other_things_of_its_scene(toy):
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = EnvRunner(env, plays, 0, 1, Plan(grounding_queries=12)).begin()
+        look, told = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(grounding_queries=12)).begin()
         scene = env.world.scene
         _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
     goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
@@ -365,7 +365,7 @@ def test_questions_teach_their_own_sentence(toy):
     config = dataclasses.replace(TOY, network=network, keypoint_weight=1.0, grounding_queries=1)
     policy = running.beginning(config)
     encoder = ObservationEncoder(policy, grounding_queries=1)
-    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan(grounding_queries=1)).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan(grounding_queries=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
     arrays = encoder.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])

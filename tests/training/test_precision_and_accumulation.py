@@ -9,7 +9,7 @@ from toys import PLAIN, toy_config
 
 from verbot.models.network import VLANetwork
 from verbot.policy.policy import load_policy
-from verbot.training import train
+from verbot.training import train_policy
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.imitation import loop
 from verbot.training.imitation.data import TrainingData
@@ -27,14 +27,14 @@ def test_products_are_of_bfloat16_where_it_is_asked_for(toy, tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(VLANetwork, "losses", watched)
-    result = train(toy_config(toy, bf16=bf16, steps=2), tmp_path, progress=False)
+    result = train_policy(toy_config(toy, bf16=bf16, steps=2), tmp_path, progress=False)
     assert used == {True: {torch.bfloat16 if bf16 else torch.float32}, False: {torch.float32}}
     assert all(p.dtype == torch.float32 for p in load_policy(result.policy).network.parameters())
 
 
 def test_bfloat16_rounds_the_loss_and_no_more(toy, tmp_path):
     for bf16 in (True, False):
-        train(toy_config(toy, bf16=bf16, steps=1, augment=PLAIN), tmp_path / str(bf16), progress=False, stop_at=1)
+        train_policy(toy_config(toy, bf16=bf16, steps=1, augment=PLAIN), tmp_path / str(bf16), progress=False, stop_at=1)
     rounded, exact = (losses(tmp_path / str(bf16))[0] for bf16 in (True, False))
     assert rounded != exact and rounded == pytest.approx(exact, rel=2e-2)
 
@@ -54,7 +54,7 @@ def first_gradient(config, out, monkeypatch, numbers):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Optimizer", Watched)
         patch.setattr(TrainingData, "batch", chosen)
-        train(config, out, progress=False, stop_at=1)
+        train_policy(config, out, progress=False, stop_at=1)
     return found[0]
 
 

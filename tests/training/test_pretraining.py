@@ -16,9 +16,9 @@ from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Objective, Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
-from verbot.training import AugmentConfig, TrainConfig, read_log, train
+from verbot.training import AugmentConfig, TrainConfig, read_log, train_policy
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin_parts, begun
 from verbot.training.imitation.records import MonitorConfig
@@ -63,14 +63,14 @@ def pretrained(captioned, tmp_path_factory) -> str:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", GroundingWarning)
-        return train(config, tmp_path_factory.mktemp("pretrained"), progress=False).policy
+        return train_policy(config, tmp_path_factory.mktemp("pretrained"), progress=False).policy
 
 
 def at_first(config: TrainConfig, out: Path):
     config = begun(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
-        fresh = Policy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
+        fresh = VLAPolicy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
         return begin_parts(config.init, fresh, data.instructions, config.seed)
 
 
@@ -112,7 +112,7 @@ def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
 
 
 def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path):
-    result = train(toy_config(toy, init_from=pretrained, parts=("vision",)), tmp_path / "run", progress=False)
+    result = train_policy(toy_config(toy, init_from=pretrained, parts=("vision",)), tmp_path / "run", progress=False)
     assert "Began with vision of the policy" in (Path(result.policy) / "README.md").read_text()
     assert load_policy(result.policy).config.head.name == "regression"
 
@@ -152,7 +152,7 @@ def test_a_dataset_without_captions_is_named(toy, tmp_path):
     with pytest.raises(
         ConfigError, match=r"augment.captions needs captions, and .*toy has none: record them with `verbot collect"
     ):
-        train(toy_config(toy, network=PRETRAINED, augment=NAMING), tmp_path / "run", progress=False)
+        train_policy(toy_config(toy, network=PRETRAINED, augment=NAMING), tmp_path / "run", progress=False)
 
 
 def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
@@ -165,7 +165,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
         monitor=MonitorConfig(threshold=1.0, patience=3),
     )
     with pytest.warns(GroundingWarning) as caught:
-        train(config, tmp_path / "run", progress=False)
+        train_policy(config, tmp_path / "run", progress=False)
     assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(caught[0].message)
     found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
     assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
@@ -175,19 +175,19 @@ def test_contrast_beside_cloning_tells_of_every_prediction(captioned, toy, tmp_p
     """Demonstrations without captions and scenes with them, in one run."""
     network = SMALL.with_objectives(contrastive=1.0)
     config = toy_config(toy, network=network, augment=NAMING, datasets=(toy, captioned), steps=2)
-    policy = load_policy(train(config, tmp_path / "run", progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path / "run", progress=False).policy)
     look = {c.name: np.zeros((16, 16, 3), np.uint8) for c in SPEC.cameras}
     chunk, other = policy.predict([Observation(look, np.zeros(4, np.float32), text) for text in ("a red wall", "look")])
     assert -1 <= chunk.extras["alignment"] <= 1 and chunk.extras["alignment"] != other.extras["alignment"]
 
 
 def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy, tmp_path):
-    start = train(toy_config(toy), tmp_path / "start", progress=False).policy
+    start = train_policy(toy_config(toy), tmp_path / "start", progress=False).policy
     network = SMALL.with_objectives(contrastive=1.0, keypoints=0.0, grounding_queries=None)
     lora = LoraConfig(adapt=(), train=("objectives.contrastive.*",))
     parts = ("vision", "language", "sentence", "state", "fusion", "head")
     config = toy_config(captioned, network=network, augment=NAMING, init_from=start, parts=parts, lora=lora)
-    result = train(config, tmp_path / "lora", progress=False)
+    result = train_policy(config, tmp_path / "lora", progress=False)
     old, new = load_policy(start), load_policy(result.policy)
     assert result.trained == sum(p.numel() for p in new.network.objectives["contrastive"].parameters())
     assert new.statistics.to_json() == old.statistics.to_json(), "of state and action, whose parts were taken over"
@@ -201,7 +201,7 @@ def test_a_policy_that_acts_is_taught_to_tell_and_acts_as_before(captioned, toy,
 
 
 def test_statistics_belong_to_the_parts_that_are_taken_over(toy, tmp_path):
-    start = train(toy_config(toy, steps=1), tmp_path / "start", progress=False).policy
+    start = train_policy(toy_config(toy, steps=1), tmp_path / "start", progress=False).policy
     old = load_policy(start).statistics.to_json()
     data = write(tmp_path / "nudged")
     for parts, kept in ((("state",), {"state"}), (("head.out",), {"action"}), (("vision",), set())):
@@ -212,7 +212,7 @@ def test_statistics_belong_to_the_parts_that_are_taken_over(toy, tmp_path):
 def test_chunks_are_rebuilt_from_actions_alone_and_the_decoder_is_taken_over(toy, tmp_path):
     head = Part("latent", {"latent": 4, "hidden": 32, "pretrain": True})
     alone = dataclasses.replace(SMALL, head=head, objectives={"action": Objective()})
-    start = train(
+    start = train_policy(
         toy_config(toy, network=alone, steps=150, batch_size=16, learning_rate=3e-3, validate_every=50, checkpoint_every=150),
         tmp_path / "actions",
         progress=False,

@@ -15,9 +15,9 @@ from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError, SpecError
 from verbot.models.network import Part
 from verbot.policy.memory import keep_chunk, last_actions
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
-from verbot.training import train
+from verbot.training import train_policy
 
 WITH_PREVIOUS = dataclasses.replace(SMALL, previous_action=Part("action", {"hidden": 16}))
 NETWORKS = {
@@ -32,8 +32,8 @@ def recorded(toy):
     return open_dataset(toy)
 
 
-def make_policy(recorded, network=WITH_PREVIOUS) -> Policy:
-    return Policy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
+def make_policy(recorded, network=WITH_PREVIOUS) -> VLAPolicy:
+    return VLAPolicy.create(network, recorded.spec, recorded.statistics(), [e.instruction for e in recorded])
 
 
 def look(episode, frame: int) -> Observation:
@@ -41,7 +41,7 @@ def look(episode, frame: int) -> Observation:
     return Observation(images, episode.states[frame], time_s=frame / episode.dataset.spec.rate_hz)
 
 
-def replay(policy: Policy, episode, execute: int):
+def replay(policy: VLAPolicy, episode, execute: int):
     """The batches that the network is given in one episode in which it predicts what was recorded, by frame."""
     given, predict = {}, policy.network.predict
 
@@ -158,11 +158,11 @@ def test_windows_that_do_not_tell_are_refused(recorded):
 @pytest.mark.parametrize("name", ["previous", "memory"])
 def test_it_is_trained_and_resumes_to_the_bit(toy, tmp_path, name):
     config = toy_config(toy, network=NETWORKS[name], batch_size=8)
-    whole = train(config, tmp_path / "whole", progress=False)
-    train(config, tmp_path / "halves", progress=False, stop_at=2)
-    train(config, tmp_path / "halves", progress=False)
+    whole = train_policy(config, tmp_path / "whole", progress=False)
+    train_policy(config, tmp_path / "halves", progress=False, stop_at=2)
+    train_policy(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
-    before = Policy.create(NETWORKS[name], load_policy(whole.policy).spec, load_policy(whole.policy).statistics, ["touch"])
+    before = VLAPolicy.create(NETWORKS[name], load_policy(whole.policy).spec, load_policy(whole.policy).statistics, ["touch"])
     old, new = (dict(p.network.previous_action.named_parameters()) for p in (before, load_policy(whole.policy)))
     assert all(not torch.equal(old[key], new[key]) for key in old)
 
@@ -171,6 +171,6 @@ def test_it_learns(toy, tmp_path):
     config = toy_config(
         toy, network=WITH_PREVIOUS, steps=60, learning_rate=5e-3, augment=PLAIN, log_every=10, validate_every=1000
     )
-    train(config, tmp_path, progress=False)
+    train_policy(config, tmp_path, progress=False)
     curve = losses(tmp_path)
     assert curve[-1] < 0.7 * curve[0]

@@ -16,10 +16,10 @@ from verbot.recipes.config import Reinforcement, change, resolve
 from verbot.training.rl import ReinforceConfig, ppo
 from verbot.training.rl.config import (
     EnvConfig,
-    InitConfig,
-    ParallelismConfig,
     PerceptionWarmup,
     PPOConfig,
+    ReinforceInitConfig,
+    ReinforceParallelismConfig,
     RewardShaping,
     renamed_options,
 )
@@ -35,14 +35,14 @@ FLAT = {
 }  # fmt: skip
 NESTED = ReinforceConfig(
     env=EnvConfig("navigation-compass", {"image_size": 32}, ("go",), {"lighting": 2}, 4),
-    init=InitConfig("somewhere", "abc"),
+    init=ReinforceInitConfig("somewhere", "abc"),
     reward_shaping=RewardShaping(0.0, 2.0, 0.8),
     steps=512,
     ppo=PPOConfig(64, 32, 2, 1e-4, 0.9, 0.5, 0.1, 0.02, 0.002, 0.0, 3.0, True, 30.0, 12, 1.0, -2.0),
     perception_warmup=PerceptionWarmup(30, 64, 3e-3, ("go",), 0.5),
     keypoint_weight=1.0,
     grounding_queries=4,
-    parallelism=ParallelismConfig(2, 3, "cuda"),
+    parallelism=ReinforceParallelismConfig(2, 3, "cuda"),
     seed=5,
     checkpoint_every=7,
 )
@@ -89,7 +89,7 @@ def test_old_settings_change_a_recipe_with_a_warning():
 def test_init_from_is_a_setting_of_the_first_stage():
     tiny, fine_tuned = resolve("tiny"), resolve("starter-ppo")
     assert change(fine_tuned, {"init_from": "elsewhere"}).reinforcement.init.init_from == "elsewhere"
-    later = dataclasses.replace(fine_tuned.reinforcement, init=InitConfig())
+    later = dataclasses.replace(fine_tuned.reinforcement, init=ReinforceInitConfig())
     both = dataclasses.replace(tiny, stages=(*tiny.stages, Reinforcement(later)))
     changed = change(both, {"init_from": "elsewhere"})
     assert (changed.training.init.init_from, changed.reinforcement.init.init_from) == ("elsewhere", None)
@@ -108,7 +108,7 @@ def test_a_run_with_an_old_configuration_is_recognized(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(FLAT))
     result = ppo.ReinforceResult("policy", 512, 3, 0.5, 0, 1.0)
     (tmp_path / "result.json").write_text(json.dumps(dataclasses.asdict(result)))
-    elsewhere = dataclasses.replace(NESTED, parallelism=ParallelismConfig())
+    elsewhere = dataclasses.replace(NESTED, parallelism=ReinforceParallelismConfig())
     with pytest.warns(VerbotDeprecationWarning):
         assert ppo._claim(elsewhere, tmp_path, True) == result, "where a run is computed may change"
     other = dataclasses.replace(NESTED, seed=6, ppo=dataclasses.replace(NESTED.ppo, gamma=0.8))

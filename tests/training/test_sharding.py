@@ -13,9 +13,9 @@ from toys import PLAIN, changed, toy_config
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import Part
-from verbot.policy.policy import Policy
-from verbot.training import checkpoint, train
-from verbot.training.checkpoint import Progress
+from verbot.policy.policy import VLAPolicy
+from verbot.training import checkpoint, train_policy
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import check_sharding
 from verbot.training.distributed.shards import Share
 
@@ -49,7 +49,7 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
     def write(process_group):
         spans = Share(process_group.rank, process_group.size).spans(LAYOUT)
         mine = {name: torch.cat([vector[a:b] for a, b in spans]) for name, vector in vectors.items()}
-        checkpoint.save_shares(folder, Progress(step=step, layout=LAYOUT), mine | everybody, process_group)
+        checkpoint.save_shares(folder, TrainingProgress(step=step, layout=LAYOUT), mine | everybody, process_group)
 
     together(size, write)
     return vectors | everybody
@@ -59,7 +59,7 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
 def test_what_some_wrote_any_others_read(tmp_path, writers):
     whole = written(tmp_path, writers)
     progress, tensors = checkpoint.load_latest(tmp_path)
-    assert progress == Progress(step=4, layout=LAYOUT)
+    assert progress == TrainingProgress(step=4, layout=LAYOUT)
     assert tensors.keys() == whole.keys() and all(torch.equal(tensors[name], whole[name]) for name in whole)
     for readers in (1, 2, 5):
         for rank in range(readers):
@@ -72,7 +72,7 @@ def test_what_some_wrote_any_others_read(tmp_path, writers):
 
 def test_what_one_wrote_in_whole_is_shared_out(tmp_path):
     weights = torch.arange(float(NUMBERS))
-    checkpoint.save(tmp_path, Progress(step=4, layout=LAYOUT), {"weights": weights, "updates": torch.tensor(4)})
+    checkpoint.save(tmp_path, TrainingProgress(step=4, layout=LAYOUT), {"weights": weights, "updates": torch.tensor(4)})
     _, tensors = checkpoint.load_latest(tmp_path, Share(1, 2))
     assert torch.equal(tensors["weights"], torch.cat([weights[a:b] for a, b in Share(1, 2).spans(LAYOUT)]))
 
@@ -106,12 +106,12 @@ def blocks(toy):
 @pytest.fixture(scope="module")
 def alone(blocks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    train(blocks, folder, progress=False)
+    train_policy(blocks, folder, progress=False)
     return folder
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return Policy.load(folder / "policy").network.state_dict()
+    return VLAPolicy.load(folder / "policy").network.state_dict()
 
 
 def close(one, other) -> bool:
@@ -120,7 +120,7 @@ def close(one, other) -> bool:
 
 
 def test_a_share_of_all_is_the_whole_to_the_bit(blocks, alone, tmp_path):
-    train(changed(blocks, parallel="fsdp"), tmp_path, progress=False)
+    train_policy(changed(blocks, parallel="fsdp"), tmp_path, progress=False)
     assert losses(tmp_path) == losses(alone)
     ours, theirs = weights(tmp_path), weights(alone)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -128,13 +128,13 @@ def test_a_share_of_all_is_the_whole_to_the_bit(blocks, alone, tmp_path):
 
 def test_two_shares_learn_as_one_process_does_and_go_on_as_one_and_back(blocks, alone, tmp_path):
     shared = changed(blocks, parallel="fsdp", processes=2)
-    train(shared, tmp_path, progress=False, stop_at=3)
+    train_policy(shared, tmp_path, progress=False, stop_at=3)
     saved = checkpoint.found(tmp_path / "checkpoints")[-1]
     assert sorted(json.loads((saved / "progress.json").read_text())["files"]) == [Share(0, 2).file, Share(1, 2).file]
     assert not list(saved.glob("tensors*"))
-    train(blocks, tmp_path, progress=False, stop_at=5)
+    train_policy(blocks, tmp_path, progress=False, stop_at=5)
     assert (checkpoint.found(tmp_path / "checkpoints")[-1] / "tensors.safetensors").is_file()
-    result = train(shared, tmp_path, progress=False)
+    result = train_policy(shared, tmp_path, progress=False)
     assert (result.steps, result.finished) == (6, True)
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
     assert close(tmp_path, alone)

@@ -14,7 +14,7 @@ from verbot.errors import ConfigError
 from verbot.models.network import Part
 from verbot.policy.policy import load_policy
 from verbot.spec import Observation
-from verbot.training import read_log, train
+from verbot.training import read_log, train_policy
 
 NETWORK = dataclasses.replace(SMALL.with_objectives(task_classification=1.0, grasp_state=1.0), head=Part("multi_task"))
 
@@ -45,7 +45,7 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(labeled, tmp_path):
     config = toy_config(
         labeled, network=NETWORK, steps=100, batch_size=16, learning_rate=5e-3, augment=PLAIN, log_every=100, validate_every=1000
     )
-    policy = load_policy(train(config, tmp_path, progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path, progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     assert [line["task_accuracy"] for line in read_log(tmp_path) if line["kind"] == "train"][-1] > 0.8
     for number, episode in enumerate(list(open_dataset(labeled))[:2]):
@@ -60,9 +60,9 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(labeled, tmp_path):
 
 
 def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path):
-    start = train(toy_config(labeled, steps=1), tmp_path / "start", progress=False).policy
+    start = train_policy(toy_config(labeled, steps=1), tmp_path / "start", progress=False).policy
     config = toy_config(labeled, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
-    policy = load_policy(train(config, tmp_path / "begun", progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path / "begun", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
@@ -70,7 +70,7 @@ def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path
 
 def test_episodes_must_say_what_they_are_of(toy, labeled, tmp_path):
     with pytest.raises(ConfigError, match=r"the head 'multi_task' learns which task an episode is of, and no episode of .*says"):
-        train(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
+        train_policy(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
     known = NETWORK.with_tasks(["lift", "throw"])
     with pytest.raises(ConfigError, match="the head has parts for lift, throw; the episodes are also of push"):
-        train(toy_config(labeled, network=known), tmp_path / "b", progress=False)
+        train_policy(toy_config(labeled, network=known), tmp_path / "b", progress=False)

@@ -7,7 +7,7 @@ import torch
 from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Objective, Part
-from verbot.policy.policy import Policy, load_policy
+from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.rollout.collect import collect
 from verbot.spec import Observation
 
@@ -30,7 +30,7 @@ def learned(demonstrations, tmp_path_factory):
         width=32, chunk=2, image_size=(32, 32),
     ).with_objectives(value=Objective(1.0, {"discount": GAMMA}))  # fmt: skip
     windows = Windows(demonstrations, WindowConfig(chunk=2, labels=config.labels))
-    policy = Policy.create(config, demonstrations.spec, demonstrations.statistics(), [e.instruction for e in demonstrations])
+    policy = VLAPolicy.create(config, demonstrations.spec, demonstrations.statistics(), [e.instruction for e in demonstrations])
     optimizer, rng = torch.optim.Adam(policy.network.parameters(), 3e-3), np.random.default_rng(0)
     for _ in range(120):
         optimizer.zero_grad()
@@ -41,7 +41,7 @@ def learned(demonstrations, tmp_path_factory):
     return load_policy(path)
 
 
-def values(policy: Policy, episode) -> np.ndarray:
+def values(policy: VLAPolicy, episode) -> np.ndarray:
     images = {camera: episode.images(camera) for camera in policy.spec.camera_names}
     seen = [
         Observation({camera: frames[i] for camera, frames in images.items()}, episode.states[i], episode.instruction)
@@ -62,7 +62,7 @@ def test_the_value_of_every_frame_is_known_and_rises_towards_the_end(demonstrati
 
 def test_a_policy_without_a_value_head_tells_none(demonstrations):
     config = NetworkConfig(width=16, chunk=2, image_size=(16, 16), fusion=Part("mlp", {"hidden": 32}))
-    policy = Policy.create(config, demonstrations.spec, demonstrations.statistics(), ["go"])
+    policy = VLAPolicy.create(config, demonstrations.spec, demonstrations.statistics(), ["go"])
     episode = demonstrations[0]
     images = {camera: episode.images(camera)[0] for camera in policy.spec.camera_names}
     (chunk,) = policy.predict([Observation(images, episode.states[0], "go")])

@@ -148,7 +148,7 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
     def half(run, datasets, out, **more):
         stop_at = 2 if run.name == "tiny+chunk=2" else None
         config = override(run.training, {"datasets": [str(path) for path in datasets]})
-        result = training.train(config, out, stop_at=stop_at, progress=False)
+        result = training.train_policy(config, out, stop_at=stop_at, progress=False)
         if not result.finished:
             raise KeyboardInterrupt
         return result

@@ -11,10 +11,10 @@ from verbot.errors import ConfigError, PolicyError
 from verbot.parallel.workers import WorkerError
 from verbot.policy import storage
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training.distributed import device
 from verbot.training.rl import ReinforceConfig
-from verbot.training.rl.config import EnvConfig, InitConfig
+from verbot.training.rl.config import EnvConfig, ReinforceInitConfig
 from verbot.training.rl.ppo import identified
 from verbot.workflows import load_policy
 from verbot.workflows.watch import watch
@@ -95,8 +95,8 @@ def test_the_policy_that_ships_is_small_sound_and_obeys():
 
 
 def test_the_starter_policy_is_known_by_name_wherever_a_policy_is(tmp_path):
-    assert verbot.load_policy("starter").spec == Policy.load(storage.STARTER).spec == load_policy.policy_spec("starter")
-    config = ReinforceConfig(EnvConfig("tabletop-starter"), InitConfig("starter"))
+    assert verbot.load_policy("starter").spec == VLAPolicy.load(storage.STARTER).spec == load_policy.policy_spec("starter")
+    config = ReinforceConfig(EnvConfig("tabletop-starter"), ReinforceInitConfig("starter"))
     assert identified(config).init.sha256 == policy_identity(storage.STARTER)
 
 

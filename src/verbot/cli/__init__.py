@@ -10,38 +10,38 @@ import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
 
-from verbot.cli.collect import collect, data_annotate, teleop
-from verbot.cli.convert import data_export, data_import
-from verbot.cli.evaluate import compare, evaluate, explain, robustness, watch
-from verbot.cli.inspect import data_check, data_info, data_view, doctor, list_parts
-from verbot.cli.train import config, demo, reinforce, train
+from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
+from verbot.cli.convert import data_export_command, data_import_command
+from verbot.cli.evaluate import compare_command, evaluate_command, explain_command, robustness_command, watch_command
+from verbot.cli.inspect import data_check_command, data_info_command, data_view_command, doctor_command, list_command
+from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    "demo": demo,
-    "collect": collect,
-    "teleop": teleop,
-    "train": train,
-    "evaluate": evaluate,
-    "compare": compare,
-    "robustness": robustness,
-    "watch": watch,
-    "explain": explain,
-    "data annotate": data_annotate,
-    "data check": data_check,
-    "data info": data_info,
-    "data view": data_view,
-    "data import": data_import,
-    "data export": data_export,
-    "list": list_parts,
-    "config": config,
-    "doctor": doctor,
+    "demo": demo_command,
+    "collect": collect_command,
+    "teleop": teleop_command,
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "compare": compare_command,
+    "robustness": robustness_command,
+    "watch": watch_command,
+    "explain": explain_command,
+    "data annotate": data_annotate_command,
+    "data check": data_check_command,
+    "data info": data_info_command,
+    "data view": data_view_command,
+    "data import": data_import_command,
+    "data export": data_export_command,
+    "list": list_command,
+    "config": config_command,
+    "doctor": doctor_command,
 }
 # Former names, which work for one version and warn; each with its successor.
 OLD_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
-    "reinforce": (reinforce, "train"),
-    "gap": (robustness, "robustness"),
-    "look": (explain, "explain"),
+    "reinforce": (reinforce_command, "train"),
+    "gap": (robustness_command, "robustness"),
+    "look": (explain_command, "explain"),
 }
 OLD_OPTIONS: dict[str, dict[str, str]] = {
     "train": {"--start": "--init-from"},

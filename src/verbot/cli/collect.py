@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from verbot.cli.terminal import given
 
 
-def collect(
+def collect_command(
     out: Positional[Path],
     suite: str = "tabletop-starter",
     episodes: int = 1600,
@@ -61,7 +61,7 @@ def collect(
     return 0
 
 
-def teleop(
+def teleop_command(
     out: Positional[Path],
     suite: str = "tabletop-starter",
     by: Literal["keyboard", "gamepad"] = "keyboard",
@@ -123,7 +123,7 @@ def teleop(
     return 0
 
 
-def data_annotate(
+def data_annotate_command(
     path: Positional[Path],
     instructions: Path | None = None,
     out: Path | None = None,

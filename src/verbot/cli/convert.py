@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 
-def data_import(
+def data_import_command(
     source: Positional[Path],
     target: Positional[Path],
     format: str | None = None,
@@ -64,7 +64,7 @@ def data_import(
     return result.exit_code
 
 
-def data_export(
+def data_export_command(
     source: Positional[Path], target: Positional[Path], to: Literal["hdf5"] = "hdf5", limit: int | None = None
 ) -> int:
     """Write a dataset in another format: HDF5 as robomimic lays it out. LeRobotDataset v3.0 is what it is already.

@@ -17,7 +17,7 @@ Axis = Literal[
 Strength = Literal[1, 2, 3]
 
 
-def evaluate(
+def evaluate_command(
     policy: Positional[str],
     suite: str = "tabletop-starter",
     episodes: int = 200,
@@ -101,7 +101,7 @@ def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]
     return channel_medians(open_dataset(align))
 
 
-def compare(
+def compare_command(
     entries: Positional[tuple[str, ...]] = (),
     list: str | None = None,
     only: tuple[str, ...] = (),
@@ -152,7 +152,7 @@ def compare(
     return table.exit_code
 
 
-def robustness(
+def robustness_command(
     policies: Positional[tuple[str, ...]],
     suite: str = "tabletop-starter",
     axes: tuple[Axis, ...] = (),
@@ -192,7 +192,7 @@ def robustness(
     return 1 if any(report.errors for report in reports) else 0
 
 
-def watch(
+def watch_command(
     text: Positional[str],
     policy: str = "starter",
     suite: str = "tabletop-starter",
@@ -231,7 +231,7 @@ def watch(
     return 0
 
 
-def explain(
+def explain_command(
     policy: Positional[str] = "starter",
     suite: str = "tabletop-starter",
     task: str | None = None,

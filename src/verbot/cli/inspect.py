@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 
-def data_check(path: Positional[Path]) -> int:
+def data_check_command(path: Positional[Path]) -> int:
     """Verify a dataset's checksums and structure; names every broken file.
 
     Example: verbot data check outputs/demo/dataset
@@ -24,7 +24,7 @@ def data_check(path: Positional[Path]) -> int:
     return 1 if problems else 0
 
 
-def data_info(path: Positional[Path]) -> int:
+def data_info_command(path: Positional[Path]) -> int:
     """What a dataset holds: robot, cameras, episodes, instructions, statistics.
 
     Example: verbot data info outputs/demo/dataset
@@ -38,7 +38,7 @@ def data_info(path: Positional[Path]) -> int:
     return 0
 
 
-def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
+def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
     """One recorded episode as a film.
 
     Example: verbot data view outputs/demo/dataset --episode 3 --out episode.mp4
@@ -59,7 +59,7 @@ def data_view(path: Positional[Path], episode: int = 0, out: Path | None = None)
     return 0
 
 
-def list_parts(kind: Positional[str | None] = None) -> int:
+def list_command(kind: Positional[str | None] = None) -> int:
     """What there is to choose from: envs, recipes, comparison lists and the parts of networks.
 
     Example: verbot list recipes
@@ -73,7 +73,7 @@ def list_parts(kind: Positional[str | None] = None) -> int:
     return 0
 
 
-def doctor() -> int:
+def doctor_command() -> int:
     """Does this machine have what verbot needs? Says what to install otherwise.
 
     Example: verbot doctor

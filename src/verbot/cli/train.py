@@ -9,7 +9,7 @@ from tyro.conf import Positional
 from verbot.cli.terminal import given, show, typed
 
 
-def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
+def demo_command(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
     """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
 
     Example: verbot demo --out outputs/demo
@@ -29,7 +29,7 @@ def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | 
     return summary.exit_code
 
 
-def train(
+def train_command(
     recipe: Positional[str] = "starter",
     data: tuple[Path, ...] = (),
     out: Path = Path("outputs/run"),
@@ -68,7 +68,9 @@ def train(
     return exit_code(result)
 
 
-def config(recipe: Positional[str] = "starter", set: tuple[str, ...] = (), seed: int | None = None, fields: bool = False) -> int:
+def config_command(
+    recipe: Positional[str] = "starter", set: tuple[str, ...] = (), seed: int | None = None, fields: bool = False
+) -> int:
     """Print a recipe's complete configuration as YAML, which `verbot train` reads.
 
     Example: verbot config starter --set vision=vit vision.depth=3 learning_rate=1e-3
@@ -87,7 +89,7 @@ def config(recipe: Positional[str] = "starter", set: tuple[str, ...] = (), seed:
     return 0
 
 
-def reinforce(
+def reinforce_command(
     recipe: Positional[str] = "starter-ppo",
     out: Path = Path("outputs/reinforced"),
     policy: Path | None = None,
@@ -107,4 +109,4 @@ def reinforce(
         set: other settings, each as name=value (learning_rate=1e-4).
         seed: of everything; otherwise the recipe's own.
     """
-    return train(recipe, (), out, policy, steps=steps, set=set, seed=seed)
+    return train_command(recipe, (), out, policy, steps=steps, set=set, seed=seed)

@@ -18,12 +18,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
 from verbot.errors import MissingDependencyError, SimulationError
-from verbot.spec import UInt8Array
-
-IntArray = npt.NDArray[np.int32]
+from verbot.spec import Int32Array, UInt8Array
 
 _EGL_PLATFORM_DEVICE = 0x313F
 # Each backend's libraries, and the Debian packages that bring them. PyOpenGL finds no EGL functions without libOpenGL.
@@ -73,7 +70,7 @@ class Renderer:
         self._model.light_castshadow[:1] = shadows
         return self._draw(data, cameras, height, width, quality)
 
-    def segment(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, IntArray]:
+    def segment(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, Int32Array]:
         """The geom (h, w) that each pixel of each camera shows, −1 where it shows none."""
         marking = [int(mujoco.mjtRndFlag.mjRND_SEGMENT), int(mujoco.mjtRndFlag.mjRND_IDCOLOR)]
         self._scene.flags[marking] = 1

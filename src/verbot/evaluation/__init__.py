@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from verbot.configuration import build
+from verbot.configuration import build, former_names
 from verbot.evaluation.protocol.conditions import EvaluationConfig
 from verbot.evaluation.protocol.intervals import Estimate
-from verbot.evaluation.protocol.run import run
+from verbot.evaluation.protocol.run import run_evaluation
 from verbot.evaluation.report.summary import Summary
 from verbot.rollout.baselines import BlindPolicy, PolicySource
 from verbot.rollout.results import EpisodeResult, read_results
@@ -20,13 +20,16 @@ __all__ = [
     "EvaluationConfig",
     "PolicySource",
     "Summary",
-    "evaluate",
+    "evaluate_policy",
     "read_results",
-    "run",
+    "run_evaluation",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, evaluate="evaluate_policy", run="run_evaluation")
 
-def evaluate(
+
+def evaluate_policy(
     policy: PolicySource | str,
     suite: str = "tabletop-starter",
     *,
@@ -44,7 +47,7 @@ def evaluate(
         policy: the source from which worker processes load the policy, or ``"random"`` or ``"expert"``.
         out: a folder; it may hold an interrupted run of the same policy.
         command: the command line, for the report.
-        cluster: as in `run`.
+        cluster: as in `run_evaluation`.
         settings: other fields of `EvaluationConfig`, e.g. ``episodes=200``, ``mode="paraphrase"``, ``axes={"lighting": 2}``.
 
     Raises:
@@ -53,10 +56,11 @@ def evaluate(
     Example:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
-        >>> summary = evaluate("expert", out=folder.name, episodes=2, videos=0, baselines=False, conditions=(), progress=False)
+        >>> settings = {"episodes": 2, "videos": 0, "baselines": False, "conditions": ()}
+        >>> summary = evaluate_policy("expert", out=folder.name, progress=False, **settings)
         >>> summary.metrics["success_rate"].n, summary.errors
         (2, 0)
         >>> folder.cleanup()
     """
     config = build(EvaluationConfig, {"suite": suite, **settings})
-    return run(policy, config, Path(out), command=command, progress=progress, cluster=cluster)
+    return run_evaluation(policy, config, Path(out), command=command, progress=progress, cluster=cluster)

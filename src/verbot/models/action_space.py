@@ -17,7 +17,7 @@ ROTATIONS = ("quaternion", "six")
 
 
 @dataclass(frozen=True)
-class Readout:
+class ActionReadout:
     """Raw outputs (…, `size`) of a network read as actions (…, a), component by component, and compared with true ones.
 
     | kind | raw numbers | read as | compared by |

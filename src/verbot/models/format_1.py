@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-Record = Mapping[str, Any]
+from verbot.configuration import Record
 
 FIELDS = {
     "acted": "previous_action",

@@ -14,7 +14,7 @@ from verbot.spec import FloatArray
 if TYPE_CHECKING:  # configurations ask for protocols without torch
     from torch import Tensor
 
-    from verbot.models.action_space import Readout
+    from verbot.models.action_space import ActionReadout
     from verbot.models.tokens import TokenGroup
 
 Options = Mapping[str, Any]
@@ -107,7 +107,7 @@ class KeepsFrames(Protocol):
 class HasReadout(Protocol):
     """A head whose outputs are read component by component, so that they can be parameters of a distribution."""
 
-    readout: Readout
+    readout: ActionReadout
 
 
 @runtime_checkable

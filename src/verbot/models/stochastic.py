@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from verbot.errors import ConfigError
-from verbot.models.action_space import Readout, classes, normal
+from verbot.models.action_space import ActionReadout, classes, normal
 from verbot.models.tokens import TokenGroup
 from verbot.spec import Component
 
@@ -72,7 +72,7 @@ class Draw:
 
 
 class Exploration(nn.Module):
-    """Turns the raw outputs of a head that reads them with a `Readout` into a `Draw`.
+    """Turns the raw outputs of a head that reads them with an `ActionReadout` into a `Draw`.
 
     A discrete dimension is drawn by its classes' probabilities, a gripper open or closed by its own; every other has a normal
     distribution around what was put out, of a width that is learned and the same everywhere.
@@ -83,7 +83,7 @@ class Exploration(nn.Module):
     Raises `ConfigError` for a quaternion, which no such distribution fits: use a rotation delta.
     """
 
-    def __init__(self, readout: Readout, log_std: float = -1.0):
+    def __init__(self, readout: ActionReadout, log_std: float = -1.0):
         super().__init__()
         for component in readout.action:
             if component.kind == "quaternion":

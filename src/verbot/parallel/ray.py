@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from verbot.errors import ConfigError, missing
-from verbot.parallel.workers import WorkerDied, WorkerError
+from verbot.parallel.workers import AHEAD, WorkerDied, WorkerError
 
 RETRIES = 3  # of a task whose process or node is lost
-AHEAD = 2  # submitted tasks per core, so that no core idles
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
 
 Answer = Callable[[Sequence[Any]], list[Any]]

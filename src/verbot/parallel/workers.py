@@ -20,7 +20,7 @@ from typing import Any
 from verbot.errors import VerbotError, missing
 
 Serve = Callable[["Channel"], None]
-AHEAD = 2  # requests in each worker's pipe, so that it never waits for the parent
+AHEAD = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
 
 
 class WorkerError(VerbotError):

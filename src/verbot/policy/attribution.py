@@ -16,7 +16,7 @@ from verbot.models.layers.attention_maps import slices, watch_attention, watch_g
 from verbot.models.layers.transformer import seen, text_groups
 from verbot.models.objectives.keypoints import supervised
 from verbot.models.tokens import TextBatch, TokenGroup
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 from verbot.transforms import FitImage
 
@@ -40,7 +40,7 @@ class Attributed:
         (3, 64, 64)
     """
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: VLAPolicy):
         self.policy = policy
 
     @property
@@ -48,7 +48,7 @@ class Attributed:
         return self.policy.spec
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """As `Policy.predict`."""
+        """As `VLAPolicy.predict`."""
         if not observations:
             return []
         network = self.policy.network

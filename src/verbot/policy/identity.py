@@ -18,7 +18,7 @@ def policy_identity(folder: Path) -> str:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise PolicyError(f"{folder} is not a policy directory: it has no {MANIFEST}; a policy is written by Policy.save")
+        raise PolicyError(f"{folder} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
     digests = json.loads(path.read_bytes())["sha256"]
     digests.pop(CARD, None)
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.models.features import Predicted, Prediction
 from verbot.models.format_1 import network_record, weight_name
@@ -27,11 +28,13 @@ from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, 
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import KEPT_KINDS, Clip, FitImage, Pipeline, normalizer
+from verbot.transforms import KEPT_KINDS, ClipTransform, FitImage, Pipeline, normalizer
 
 if TYPE_CHECKING:
     from verbot.data.samples.labels import MaskedArray
     from verbot.data.samples.windows import WindowBatch
+else:
+    __getattr__ = former_names(__name__, Policy="VLAPolicy")
 
 FORMAT, OLDER = "verbot-policy/2", "verbot-policy/1"
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
@@ -51,8 +54,8 @@ class Preprocessing:
     allow_missing_cameras: bool = False
 
 
-class Policy:
-    """Implements `verbot.contracts.Policy`. Make one with `Policy.create`, `Policy.load` or `verbot.load_policy`.
+class VLAPolicy:
+    """Implements `verbot.contracts.Policy`. Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
 
     Args:
         network: the parts and their weights; `network.config` says which.
@@ -85,7 +88,7 @@ class Policy:
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
         chunks: FloatArray | None = None,
-    ) -> Policy:
+    ) -> VLAPolicy:
         """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
 
         Args:
@@ -97,7 +100,7 @@ class Policy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = VLANetwork(config.fit(list(instructions), chunks), spec)
-        return Policy(network, spec, statistics, preprocessing)
+        return VLAPolicy(network, spec, statistics, preprocessing)
 
     @property
     def spec(self) -> RobotSpec:
@@ -111,9 +114,9 @@ class Policy:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def blinded(self) -> Policy:
+    def blinded(self) -> VLAPolicy:
         """The same policy (it shares the weights) that never sees a word: the baseline of language."""
-        return Policy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
+        return VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
@@ -174,9 +177,7 @@ class Policy:
         read = (lambda texts: self.network.language.prepare([""] * len(texts))) if self.blind else self.network.language.prepare
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(read, window.grounding_queries, places, window.captions)
-        before = {}
-        if self.config.previous_action:
-            before = self._previous_action(window.previous_action, window.previous_action_mask)
+        before = self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
         goals = self._goals(list(window.goal), window.goal_mask)
         extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
         return dataclasses.replace(batch, **extra).to(self.device)
@@ -215,7 +216,7 @@ class Policy:
         write(Path(path), files)
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> Policy:
+    def load(path: str | os.PathLike[str]) -> VLAPolicy:
         """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
         files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
@@ -231,7 +232,7 @@ class Policy:
         if record["format"] == OLDER:
             weights = {weight_name(name): value for name, value in weights.items()}
         network.load_state_dict(weights)
-        return Policy(network.eval(), spec, statistics, preprocessing, blind)
+        return VLAPolicy(network.eval(), spec, statistics, preprocessing, blind)
 
     def look(self, observation: Observation) -> ProcessedObservation:
         """The observation, checked, as the network takes it."""
@@ -363,14 +364,12 @@ class Policy:
             "import verbot",
             'policy = verbot.load_policy("this directory")',
             "chunk, = policy.predict([observation])",
-            "```",
-            "",
-            "",
+            "```\n\n",
         ]
         return "\n".join(lines)
 
 
-def load_policy(path: str | os.PathLike[str]) -> Policy:
+def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
     """The policy saved in a directory, verified and ready to predict; ``"starter"`` is the one that ships with verbot.
 
     Raises:
@@ -384,12 +383,12 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         >>> policy.spec.camera_names, policy.config.chunk
         (('front', 'wrist'), 4)
     """
-    return Policy.load(path)
+    return VLAPolicy.load(path)
 
 
 def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
-    return Pipeline((Clip(spec.action_low(), spec.action_high()), normal))
+    return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))
 
 
 def _network_record(record: Mapping[str, Any]) -> Mapping[str, Any]:

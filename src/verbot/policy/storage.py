@@ -64,7 +64,7 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
 def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
     """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
     if not (path / MANIFEST).is_file():
-        raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by Policy.save")
+        raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
     try:
         expected = json.loads((path / MANIFEST).read_bytes())["sha256"]
         files = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in expected}

@@ -20,7 +20,7 @@ from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.progress import Progress
-from verbot.rollout.episode import Episode, Supervised, Transition
+from verbot.rollout.episode import RunningEpisode, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
 
@@ -159,14 +159,14 @@ class DemonstrationSetup:
     tasks: tuple[str, ...]
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Demonstrator]:
+    def open(self) -> Iterator[DemonstrationWorker]:
         with contextlib.ExitStack() as opened:
             names = filter(None, (self.config.env, self.config.again))
             envs = [opened.enter_context(closing(make_env(name, **self.config.options))) for name in names]
-            yield Demonstrator(self, envs)
+            yield DemonstrationWorker(self, envs)
 
 
-class Demonstrator:
+class DemonstrationWorker:
     """The service of a `DemonstrationSetup`; with two envs they take turns in the same scenes."""
 
     def __init__(self, setup: DemonstrationSetup, envs: Sequence[Env]):
@@ -210,7 +210,7 @@ def demonstrate(
         first: record only this many frames.
     """
     try:
-        episode = Episode(env, request, seed)
+        episode = RunningEpisode(env, request, seed)
         expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
         if lead_in is None:
             expert.reset(episode.instruction)
@@ -230,14 +230,14 @@ class LeadIn:
     agent: Agent
     steps: int
 
-    def __call__(self, episode: Episode, expert: Expert) -> None:
+    def __call__(self, episode: RunningEpisode, expert: Expert) -> None:
         pair = Supervised(self.agent, expert)
         pair.reset(episode.instruction)
         for _ in itertools.islice(episode.run(pair), self.steps):
             pass
 
 
-def _record(episode: Episode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
+def _record(episode: RunningEpisode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
     """The rest of the episode, or its first `frames`, by the expert; None where it failed."""
     transitions = list(itertools.islice(episode.run(expert), frames))
     cut = not episode.over
@@ -248,7 +248,7 @@ def _record(episode: Episode, expert: Expert, frames: int | None) -> EpisodeReco
     return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
 
 
-def episode_record(episode: Episode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
+def episode_record(episode: RunningEpisode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
     """Consecutive transitions of `episode` as they are saved; the actions are their labels, where they have any.
 
     Raises:

@@ -53,7 +53,7 @@ class Transition:
         return str(error) if error else None
 
 
-class Episode:
+class RunningEpisode:
     """An episode of `env` under way, set up as `request` says.
 
     Args:
@@ -124,7 +124,7 @@ def play(env: Env, agent: Agent, request: Request, seed: int = 0) -> Iterator[Tr
         >>> last.info["success"], last.terminated
         (True, True)
     """
-    episode = Episode(env, request, seed)
+    episode = RunningEpisode(env, request, seed)
     agent.reset(episode.instruction)
     yield from episode.run(agent)
 

@@ -9,13 +9,11 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from verbot.parallel.ray import Cluster, open_cluster, shared_out
-from verbot.parallel.workers import Worker, WorkerError
+from verbot.parallel.workers import AHEAD, Worker, WorkerError
 from verbot.rollout.evaluation import EvaluationSetup, NoMoreJobs, Ready, RecordVideo, TimePredictions
 from verbot.rollout.results import EpisodeResult, Job
 from verbot.rollout.vector import describe
 from verbot.rollout.worker import ANSWERER, cluster_answers, open_workers
-
-AHEAD = 2  # jobs in a worker's pipe beyond its slots, so that it never waits for the next
 
 
 class Pool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from verbot.contracts import Env
 from verbot.rollout import video
-from verbot.rollout.episode import Episode, Replay
+from verbot.rollout.episode import Replay, RunningEpisode
 from verbot.rollout.results import Job, decode_actions
 from verbot.spec import UInt8Array
 
@@ -23,7 +23,7 @@ def episode_video(env: Env, job: Job, actions: str) -> bytes:
         env: made with ``render_mode="rgb_array"``.
         actions: as `EpisodeResult.actions`.
     """
-    episode = Episode(env, job.request, job.seed)
+    episode = RunningEpisode(env, job.request, job.seed)
     frames, recorded = [_frame(env)], decode_actions(actions, env.robot_spec.action_size)
     for _ in itertools.islice(episode.run(Replay(recorded)), len(recorded)):
         frames.append(_frame(env))

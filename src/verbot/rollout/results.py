@@ -95,7 +95,7 @@ def decode_actions(text: str, action_size: int) -> FloatArray:
     return np.frombuffer(base64.b64decode(text), np.float32).reshape(-1, action_size).copy()
 
 
-class Journal:
+class ResultsJournal:
     """Appends results to ``results.jsonl``; `done` holds those that the file has, by key.
 
     An unfinished last line, of a killed run, is removed. Raises `CorruptFileError` on any other broken line.
@@ -117,7 +117,7 @@ class Journal:
         self._file.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> ResultsJournal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

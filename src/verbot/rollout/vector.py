@@ -15,7 +15,7 @@ from verbot.agents.sampling import SamplingAgent
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, scripted
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
 
@@ -27,14 +27,14 @@ class LiveEpisode:
     """One episode under way, its agent, and the actions executed so far."""
 
     job: Job
-    episode: Episode
+    episode: RunningEpisode
     agent: Agent
     actions: list[FloatArray] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @staticmethod
     def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent]) -> LiveEpisode:
-        episode = Episode(env, job.request, job.seed)
+        episode = RunningEpisode(env, job.request, job.seed)
         agent = scripted(job.agent, env, job.key) or make_agent(job)
         agent.reset(episode.instruction)
         return LiveEpisode(job, episode, agent)

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from verbot.errors import ConfigError, MissingDependencyError
 from verbot.spec import UInt8Array
 
+RGB = tuple[int, int, int]
+
 BACKGROUND, INK = (24, 26, 31), (236, 239, 244)
 GREEN, RED, GRAY = (64, 190, 110), (226, 82, 82), (136, 140, 150)
 GAP = 6

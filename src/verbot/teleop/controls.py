@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verbot.errors import ConfigError
-from verbot.spec import Component, FloatArray, Observation, RobotSpec
+from verbot.spec import Component, Float64Array, FloatArray, Observation, RobotSpec
 
-Array = npt.NDArray[np.float64]
 UNDERSTOOD = ("position_delta", "rotation_delta", "gripper", "discrete")
 SPEEDS = {"fine": 0.2, "normal": 0.5, "fast": 1.0}  # fractions of the largest motion of a control step
 DEAD_ZONE = 0.12  # of a gamepad's stick; smaller deflections count as rest
@@ -47,8 +45,8 @@ class MotionCommand:
 class Basis:
     """Horizontal unit vectors (3,) in the base frame: to the right in the image, and away from the camera."""
 
-    right: Array = field(default_factory=lambda: np.array([1.0, 0.0, 0.0]))
-    away: Array = field(default_factory=lambda: np.array([0.0, 1.0, 0.0]))
+    right: Float64Array = field(default_factory=lambda: np.array([1.0, 0.0, 0.0]))
+    away: Float64Array = field(default_factory=lambda: np.array([0.0, 1.0, 0.0]))
 
 
 def basis_of(calibration: Mapping[str, Any]) -> Basis:
@@ -220,7 +218,7 @@ def _after(names: tuple[str, ...], name: str) -> str:
     return names[(names.index(name) + 1) % len(names)]
 
 
-def _vector(kind: str, motion: MotionCommand, basis: Basis) -> Array:
+def _vector(kind: str, motion: MotionCommand, basis: Basis) -> Float64Array:
     """The commanded translation or rotation vector (3,), in units of the largest."""
     up = np.array([0.0, 0.0, 1.0])
     if kind == "position_delta":
@@ -229,7 +227,7 @@ def _vector(kind: str, motion: MotionCommand, basis: Basis) -> Array:
     return motion.turn * up + motion.lean_right * basis.away - motion.lean_away * basis.right
 
 
-def _scaled(vector: Array, component: Component, speed: float) -> Array:
+def _scaled(vector: Float64Array, component: Component, speed: float) -> Float64Array:
     """The axes of `vector` (3,) that `component` has, in its units: 1 is its upper limit, −1 its lower limit."""
     chosen = np.clip(vector[[_AXES.index(axis) for axis in component.axes]], -1.0, 1.0)
     return speed * chosen * np.where(chosen >= 0, component.high, -np.array(component.low)) + 0.0

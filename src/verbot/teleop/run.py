@@ -18,7 +18,7 @@ from verbot.spec import RobotSpec, UInt8Array
 from verbot.teleop.controls import SPEEDS, Teleoperator
 from verbot.teleop.inputs import Inputs
 from verbot.teleop.server import PageServer
-from verbot.teleop.session import Phase, Plan, Session
+from verbot.teleop.session import Phase, TeleopPlan, TeleopSession
 
 BY = ("keyboard", "gamepad")
 Pace = Callable[[PageServer], None]
@@ -109,14 +109,14 @@ def teleoperate(
         teleoperator, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
         drawn = CollectConfig(env=config.env, seed=config.seed, axes=config.axes)
         scene, saved, errors = _resume(Path(path))
-        plan = Plan(
+        plan = TeleopPlan(
             lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
         )
         if config.episodes is not None and saved >= config.episodes:
             return TeleopResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
         hello = greeting(spec, "teleop", config.by == "gamepad", make_policy is not None)
         with DatasetWriter(path, spec) as writer, PageServer(inputs, hello, config.host, config.port) as page:
-            session = Session(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
+            session = TeleopSession(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
             opened(page, env)
             pace = pace or RealTime(spec.rate_hz)
             while session.phase != Phase.DONE:

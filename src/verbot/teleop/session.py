@@ -27,7 +27,7 @@ class Phase(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TeleopPlan:
     """The plan of a session.
 
     Args:
@@ -47,7 +47,7 @@ class Plan:
     errors: int = 0
 
 
-class Session:
+class TeleopSession:
     """A person's session in one env.
 
     Args:
@@ -63,7 +63,7 @@ class Session:
         env: Env,
         teleoperator: Teleoperator,
         save: Callable[[EpisodeRecord], int],
-        plan: Plan,
+        plan: TeleopPlan,
         policy: Agent | None = None,
     ):
         self._env, self._teleoperator, self._save, self._plan, self._policy = env, teleoperator, save, plan, policy

@@ -23,7 +23,7 @@ TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands: with the tensors, all that the next step depends on."""
 
     step: int = 0
@@ -44,7 +44,7 @@ class Progress:
         self.step += 1
 
 
-def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int = 2) -> Path:
+def save(folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], keep: int = 2) -> Path:
     """Write ``folder/step-00000123``, whole or not at all, then drop all but the newest `keep`."""
     from safetensors.torch import save as serialize
 
@@ -57,7 +57,9 @@ def save(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int
     return _commit(draft, {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}, keep)
 
 
-def save_shares(folder: Path, progress: Progress, tensors: dict[str, Tensor], process_group: ProcessGroup, keep: int = 2) -> None:
+def save_shares(
+    folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], process_group: ProcessGroup, keep: int = 2
+) -> None:
     """As `save`, by all members of `team` at once, each its own share, into a folder that all of them see."""
     from safetensors.torch import save_file
 
@@ -77,7 +79,7 @@ def save_shares(folder: Path, progress: Progress, tensors: dict[str, Tensor], pr
     process_group.broadcast()
 
 
-def _draft(folder: Path, progress: Progress) -> Path:
+def _draft(folder: Path, progress: TrainingProgress) -> Path:
     return folder / f".step-{progress.step:08d}.tmp"
 
 
@@ -101,7 +103,7 @@ def found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
 
 
-def load(path: Path, share: Share | None = None) -> tuple[Progress, dict[str, Tensor]]:
+def load(path: Path, share: Share | None = None) -> tuple[TrainingProgress, dict[str, Tensor]]:
     """Inverse of `save` and `save_shares`. Raises `CorruptFileError` when the bytes are not those that were written.
 
     Args:
@@ -113,18 +115,18 @@ def load(path: Path, share: Share | None = None) -> tuple[Progress, dict[str, Te
         record = json.loads((path / PROGRESS).read_bytes())
         if share is not None or "files" in record:
             files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
-            return Progress(**record), shards.read(path, record["layout"], files, share or Share())
+            return TrainingProgress(**record), shards.read(path, record["layout"], files, share or Share())
         blob = (path / TENSORS).read_bytes()
     except (OSError, ValueError) as error:
         raise CorruptFileError(path, f"cannot be read: {error}") from error
     if hashlib.sha256(blob).hexdigest() != record.pop("sha256", None):
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
-    return Progress(**record), deserialize(blob)
+    return TrainingProgress(**record), deserialize(blob)
 
 
 def load_latest(
     folder: Path, share: Share | None = None, process_group: ProcessGroup | None = None
-) -> tuple[Progress, dict[str, Tensor]] | None:
+) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
     """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it.
 
     Args:

@@ -19,7 +19,7 @@ from verbot.configuration import dump_yaml, replace
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig
-from verbot.evaluation import run as measure
+from verbot.evaluation import run_evaluation as measure
 from verbot.evaluation.comparison.page import write_comparison_page
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
@@ -28,7 +28,7 @@ from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
 from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import SCRIPTED
-from verbot.workflows.compare_entries import Entry, digest, find_entries, place, slug
+from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, place, slug
 from verbot.workflows.load_policy import policy_folder, policy_source
 
 if TYPE_CHECKING:  # only entries that are trained need torch
@@ -99,7 +99,7 @@ def compare(config: ComparisonConfig, out: str | Path, *, command: str | None = 
     evaluation = _evaluation(first, config.suite, config.workers, scenes)
     played = {"suite": evaluation.suite, **scenes} if any(entry.evaluation is None for entry in wanted) else {}
     if config.baselines and played:
-        wanted += [Entry(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {e.name for e in wanted}]
+        wanted += [ComparisonEntry(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {e.name for e in wanted}]
     out.mkdir(parents=True, exist_ok=True)
     with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
         bench = Bench(out, _datasets(first, config.data, out, progress), evaluation, progress, command)
@@ -134,7 +134,7 @@ class Bench:
         """The datasets, as seen from the table."""
         return [relative(Path(folder), self.out.resolve()) for folder in self.datasets]
 
-    def stand(self, entry: Entry, finished: bool = False) -> TableRow | None:
+    def stand(self, entry: ComparisonEntry, finished: bool = False) -> TableRow | None:
         """The row of an entry, trained and played as far as need be; with `finished` only if nothing is left to do."""
         folder, cost = entry.evaluation, Cost()
         if folder is None:
@@ -167,7 +167,7 @@ class Bench:
         stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
         return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *FREE)))
 
-    def evaluated(self, entry: Entry, policy: str, finished: bool) -> Path | None:
+    def evaluated(self, entry: ComparisonEntry, policy: str, finished: bool) -> Path | None:
         """The folder of a policy's complete evaluation; None where it is not `finished` but should be."""
         source = policy if policy in SCRIPTED else dataclasses.replace(policy_source(policy), name=entry.name)
         acting = entry.recipe.evaluation if entry.recipe else EvaluationConfig()
@@ -195,7 +195,7 @@ def _evaluation(first: Recipe | None, suite: str | None, workers: int, scenes: M
     return replace(first.evaluation if first else EvaluationConfig(), changes | ({"workers": workers} if workers else {}))
 
 
-def _fill(table: Table, bench: Bench, wanted: Sequence[Entry]) -> Table:
+def _fill(table: Table, bench: Bench, wanted: Sequence[ComparisonEntry]) -> Table:
     """The table row by row, written anew with each; what an earlier call finished comes first."""
     rows: dict[str, TableRow] = {}
     for entry in wanted:
@@ -213,7 +213,7 @@ def _fill(table: Table, bench: Bench, wanted: Sequence[Entry]) -> Table:
     return table
 
 
-def _attempt(bench: Bench, entry: Entry) -> TableRow:
+def _attempt(bench: Bench, entry: ComparisonEntry) -> TableRow:
     """An entry's row; whatever it raises is its error, and the whole of it lies in ``errors``."""
     path = bench.out / ERRORS / f"{slug(entry.name)}.txt"
     path.unlink(missing_ok=True)
@@ -230,14 +230,14 @@ def _attempt(bench: Bench, entry: Entry) -> TableRow:
         return dataclasses.replace(_row(entry), error=message)
 
 
-def _row(entry: Entry) -> TableRow:
+def _row(entry: ComparisonEntry) -> TableRow:
     """What is known of an entry beforehand."""
     about = entry.recipe.about if entry.recipe else ""
     recipe, settings = (entry.variant.recipe, entry.variant.settings) if entry.variant else (None, {})
     return TableRow(entry.name, entry.kind, about, recipe, settings)
 
 
-def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Entry]) -> Table:
+def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[ComparisonEntry]) -> Table:
     """The table with these rows, each held against the base, on disk."""
     base = rows.get(table.base)
     paired = []
@@ -299,7 +299,7 @@ def _parameters(policy: Path) -> int:
     return sum(parameter.numel() for parameter in load_policy(policy).network.parameters())
 
 
-def _tell(bench: Bench, done: int, total: int, entry: Entry, ours: int, seconds: float) -> None:
+def _tell(bench: Bench, done: int, total: int, entry: ComparisonEntry, ours: int, seconds: float) -> None:
     """Which of how many, how long it took so far and how long it may take."""
     if not bench.progress:
         return

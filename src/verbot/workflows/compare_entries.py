@@ -26,7 +26,7 @@ ALREADY = "policy:"  # before a name that is a recipe's too
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparisonEntry:
     """One row of a comparison to be: exactly one of `recipe`, `policy` and `evaluation` is given.
 
     Args:
@@ -50,7 +50,7 @@ class Entry:
 
 def find_entries(
     words: Sequence[str], listed: str | Path | None, only: Sequence[str], budget: Mapping[str, Any], seed: int
-) -> list[Entry]:
+) -> list[ComparisonEntry]:
     """The entries that a person named, in order: first those of the list, then the words.
 
     A word is a folder that holds an evaluation, a policy, or a recipe with settings. ``starter`` is a recipe where there is a
@@ -63,7 +63,7 @@ def find_entries(
     if len(budget) > 1:
         raise ConfigError(f"give one of samples, minutes and steps; came {' and '.join(budget)}")
     variants = _listed(listed) if listed is not None else []
-    found = [Entry(each.name, variant=each) for each in variants] + [_entry(word, bool(budget)) for word in words]
+    found = [ComparisonEntry(each.name, variant=each) for each in variants] + [_entry(word, bool(budget)) for word in words]
     names = [entry.name for entry in found]
     if not found:
         raise ConfigError("nothing to compare; name recipes (also RECIPE+field=value), policies, or --list LIST")
@@ -121,19 +121,19 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=]+", "-", name).strip("-.")[-60:]
 
 
-def _entry(word: str, trains: bool) -> Entry:
+def _entry(word: str, trains: bool) -> ComparisonEntry:
     folder, already = Path(word), word.removeprefix(ALREADY)
     if (folder / "results.jsonl").is_file():
-        return Entry(word, evaluation=folder)
+        return ComparisonEntry(word, evaluation=folder)
     if already in SCRIPTED:
-        return Entry(already, policy=already)
+        return ComparisonEntry(already, policy=already)
     if already != word or folder.is_dir() or word.startswith(("ws://", "wss://")) or (word == "starter" and not trains):
         policy_source(already)  # raises where there is no such policy, before anything is trained
-        return Entry(already, policy=already)
+        return ComparisonEntry(already, policy=already)
     if folder.suffix in (".yaml", ".yml") or "+" in word or word in recipes.names():
         from verbot.recipes.variants import parse_variant
 
-        return Entry(word, variant=parse_variant(word))
+        return ComparisonEntry(word, variant=parse_variant(word))
     raise UnknownNameError("recipe or policy", word, [*recipes.names(), *SCRIPTED])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from verbot.configuration import dump_yaml
 from verbot.errors import ConfigError
 from verbot.evaluation import Summary
-from verbot.evaluation import run as measure
+from verbot.evaluation import run_evaluation as measure
 from verbot.evaluation.report.summary import written
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import Recipe, resolve

@@ -48,7 +48,7 @@ COMMANDS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check. An optional component may be missing on a healthy machine."""
 
     what: str
@@ -57,45 +57,45 @@ class Finding:
     optional: bool = False
 
 
-def examine() -> list[Finding]:
+def examine() -> list[CheckResult]:
     """Look at everything; a probe that raises is a finding too, never an exception."""
-    findings = [Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")]
+    findings = [CheckResult("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")]
     findings += [*_packages(), *_extras()]
     probes: dict[str, Callable[[], str]] = {"camera images": _render, "video": _encode, "compute": _compute}
     return findings + [_probe(what, probe) for what, probe in probes.items()] + list(_commands())
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     for name in CORE:
         try:
-            yield Finding(name, True, version(name))
+            yield CheckResult(name, True, version(name))
         except PackageNotFoundError:
-            yield Finding(name, False, "pip install verbot brings it")
+            yield CheckResult(name, False, "pip install verbot brings it")
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[CheckResult]:
     for name, (module, use) in EXTRAS.items():
         optional = name not in NEEDED_EXTRAS
         try:
-            yield Finding(name, True, version(name), optional)
+            yield CheckResult(name, True, version(name), optional)
         except PackageNotFoundError:
             found = importlib.util.find_spec(module) is not None
-            yield Finding(name, found, "unknown version" if found else f"to {use}", optional)
+            yield CheckResult(name, found, "unknown version" if found else f"to {use}", optional)
 
 
-def _commands() -> Iterator[Finding]:
+def _commands() -> Iterator[CheckResult]:
     """Which commands work with the packages that are here, and what installs the rest."""
     for command, modules in COMMANDS.items():
         lacking = [module for module in modules if not installed(module)]
         detail = f"needs {', '.join(lacking)}: {install_command(*lacking)}" if lacking else "works"
-        yield Finding(command, not lacking, detail, optional=True)
+        yield CheckResult(command, not lacking, detail, optional=True)
 
 
-def _probe(what: str, probe: Callable[[], str]) -> Finding:
+def _probe(what: str, probe: Callable[[], str]) -> CheckResult:
     try:
-        return Finding(what, True, probe())
+        return CheckResult(what, True, probe())
     except (VerbotError, ImportError, OSError, RuntimeError) as error:
-        return Finding(what, False, str(error))
+        return CheckResult(what, False, str(error))
 
 
 def _render() -> str:

@@ -27,7 +27,7 @@ from verbot.evaluation.grounding.metrics import (
 from verbot.evaluation.grounding.page import METRICS_FILE, Page, Word, write_page
 from verbot.evaluation.report import overlay
 from verbot.policy.attribution import Attributed
-from verbot.policy.policy import Policy as OwnPolicy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout import video
 from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
@@ -82,7 +82,7 @@ def explain(
         True
     """
     opened = open_policy(policy)
-    seeing: Policy = Attributed(opened) if isinstance(opened, OwnPolicy) else opened
+    seeing: Policy = Attributed(opened) if isinstance(opened, VLAPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)

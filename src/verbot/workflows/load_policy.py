@@ -24,10 +24,10 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
     Raises `ConfigError` where there is no such device.
 
     Example:
-        >>> open_policy("nowhere")
+        >>> open_policy("lost")
         Traceback (most recent call last):
         ...
-        verbot.errors.PolicyError: nowhere is not a policy directory: it has no manifest.json; a policy is written by Policy.save
+        verbot.errors.PolicyError: lost is not a policy directory: it has no manifest.json; a policy is written by VLAPolicy.save
     """
     if name.startswith(("ws://", "wss://")):
         from verbot.remote import RemotePolicy

@@ -8,9 +8,10 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
+from verbot.rollout.baselines import SCRIPTED
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
-from verbot.workflows.train_evaluate import SCRIPTED, evaluate
+from verbot.workflows.train_evaluate import evaluate
 
 DROPOUT = "camera_dropout"
 
@@ -114,7 +115,7 @@ def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
 def _does_without_a_camera(policy: str) -> bool:
     if "://" in policy:  # a server does not say
         return False
-    from verbot.policy.policy import Policy
+    from verbot.policy.policy import VLAPolicy
 
     opened = open_policy(policy)
-    return isinstance(opened, Policy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1
+    return isinstance(opened, VLAPolicy) and opened.preprocessing.allow_missing_cameras and len(opened.spec.cameras) > 1

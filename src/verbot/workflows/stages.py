@@ -77,7 +77,7 @@ def learn(
             if (start := previous or config.init.init_from) is not None:
                 init = dataclasses.replace(config.init, init_from=str(policy_folder(start)))
                 config = dataclasses.replace(config, init=init)
-            result = training.train(config, folder, resume=resume, progress=progress, card=card(recipe))
+            result = training.train_policy(config, folder, resume=resume, progress=progress, card=card(recipe))
         else:
             result = _reinforce(stage, previous, folder, resume, progress, card(recipe))
     assert result is not None

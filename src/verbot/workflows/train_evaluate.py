@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from verbot.contracts import Policy, SavablePolicy
 from verbot.errors import ConfigError, PolicyError
 from verbot.evaluation import Summary
-from verbot.evaluation import evaluate as measure
+from verbot.evaluation import evaluate_policy as measure
 from verbot.evaluation.comparison.paired import Comparison
 from verbot.evaluation.comparison.paired import compare as compare_folders
+from verbot.rollout.baselines import SCRIPTED
 from verbot.workflows.load_policy import policy_source
 
 if TYPE_CHECKING:  # evaluation of a server or the expert needs no torch
     from verbot.recipes.config import Recipe, TrainingStage
     from verbot.training import TrainResult
     from verbot.training.rl import ReinforceResult
-
-SCRIPTED = ("expert", "random")
 
 
 def train(
@@ -152,7 +151,7 @@ def evaluate(
 
     Args:
         policy: a policy's folder, ``"starter"``, a server's ``ws://`` address, ``"expert"``, ``"random"``, or a
-            `verbot.policy.policy.Policy` in memory.
+            `verbot.policy.policy.VLAPolicy` in memory.
         suite: the env's name.
         out: the folder for the results.
         device: where a policy computes that is not a server's: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.

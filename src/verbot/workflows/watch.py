@@ -12,7 +12,7 @@ from verbot.envs import make_env
 from verbot.envs.parsing import matches, present
 from verbot.errors import ConfigError
 from verbot.rollout import video
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.spec import UInt8Array
 
 SCENES = 250  # searched before giving up
@@ -98,7 +98,7 @@ def watch(
     """
     found = find_scene(text, suite, scene, trained_on)
     with closing(make_env(suite, **(options or {}))) as env:
-        episode, agent = Episode(env, {**found.options, "text": text}), make_agent(env)
+        episode, agent = RunningEpisode(env, {**found.options, "text": text}), make_agent(env)
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
         agent.reset(episode.instruction)
@@ -201,7 +201,7 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
     return "failure", f"the goal was not reached in {seconds:.1f} s; {info['final_error_m']:.2f} m were left{unchecked}"
 
 
-def _views(episode: Episode, size: int) -> dict[str, UInt8Array]:
+def _views(episode: RunningEpisode, size: int) -> dict[str, UInt8Array]:
     """Larger pictures than the policy's, where the env can draw them."""
     env, images = episode.env, episode.observation.images
     return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from verbot.data.storage.commit import combined_image_statistics, image_statistics
-from verbot.data.storage.video import GOP, Clip, Decoder, encode, join
+from verbot.data.storage.video import GOP, Decoder, EncodedVideo, encode_video, join
 from verbot.errors import CorruptFileError, DataError
 
 
@@ -29,7 +29,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_small_colored_objects_survive_encoding():
     frames = scene(25)
-    with Decoder(encode(frames, 10.0), "clip", 10.0) as decoder:
+    with Decoder(encode_video(frames, 10.0), "clip", 10.0) as decoder:
         assert psnr(decoder.read(0.0, 25), frames) > 40
 
 
@@ -37,10 +37,12 @@ def test_small_colored_objects_survive_encoding():
 def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
     lengths = [3, GOP + 5, 1, 7]
     clips = [
-        encode(np.full((n, 16, 16, 3), 40 * i + 20, np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None] * 2, rate_hz)
+        encode_video(
+            np.full((n, 16, 16, 3), 40 * i + 20, np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None] * 2, rate_hz
+        )
         for i, n in enumerate(lengths)
     ]
-    video = join([Clip.of(clip) for clip in clips])
+    video = join([EncodedVideo.of(clip) for clip in clips])
     with av.open(io.BytesIO(video)) as container:
         times = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
     assert times == pytest.approx(np.arange(sum(lengths)) / rate_hz, abs=1e-4)
@@ -55,15 +57,18 @@ def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
 
 
 def test_videos_of_different_encodings_are_not_joined():
-    clips = [encode(np.zeros((2, size, 16, 3), np.uint8), 10.0) for size in (16, 32)]
+    clips = [encode_video(np.zeros((2, size, 16, 3), np.uint8), 10.0) for size in (16, 32)]
     with pytest.raises(DataError, match="2 videos of 2 encodings"):
-        join([Clip.of(clip) for clip in clips])
+        join([EncodedVideo.of(clip) for clip in clips])
 
 
 def test_a_file_that_is_no_video_or_too_short_is_named():
     with pytest.raises(CorruptFileError, match="clip: is not a video"):
         Decoder(b"no video", "clip", 10.0)
-    with Decoder(encode(scene(4), 10.0), "clip", 10.0) as decoder, pytest.raises(CorruptFileError, match="clip: holds 2 frames"):
+    with (
+        Decoder(encode_video(scene(4), 10.0), "clip", 10.0) as decoder,
+        pytest.raises(CorruptFileError, match="clip: holds 2 frames"),
+    ):
         decoder.read(0.2, 5)
 
 

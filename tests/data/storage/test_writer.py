@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verbot.data import DatasetWriter, EpisodeRecord, check_dataset, open_dataset
-from verbot.data.storage.journal import Journal
+from verbot.data.storage.journal import EpisodeJournal
 from verbot.errors import DataError, UnknownNameError
 from verbot.spec import Camera, Component, RobotSpec
 from verbot.statistics import Statistics
@@ -132,7 +132,7 @@ def test_a_removed_journal_entry_does_not_hide_those_after_it(tmp_path, spec, ma
     for number in range(4):
         writer.save_episode(make(number))
     writer._open.close()  # as if it had died
-    Journal(tmp_path / "d").paths()[1].unlink()
+    EpisodeJournal(tmp_path / "d").paths()[1].unlink()
     with DatasetWriter(tmp_path / "d", spec) as writer:
         writer.save_episode(make(9))
     assert [episode.extras["number"] for episode in open_dataset(tmp_path / "d")] == [0, 2, 3, 9]

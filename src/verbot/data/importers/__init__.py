@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from verbot.data.importers.known_robots import Robot
+from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.registry import Registry
 from verbot.spec import UInt8Array
 
 Fields = Mapping[str, np.ndarray]
+WIDEST = 64  # numbers per frame; a wider field without a name is an embedding, not a robot state
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Source(Protocol):
     """
 
     about: ClassVar[str]
-    robot: Robot
+    robot: KnownRobot
     rate_hz: float | None
     total: int | None
 

@@ -137,8 +137,8 @@ class _Plan:
     limit: int | None
     given: RobotSpec | None
     progress: bool
-    state: list[known_robots.Part] = field(default_factory=list)
-    action: list[known_robots.Part] = field(default_factory=list)
+    state: list[known_robots.KnownComponent] = field(default_factory=list)
+    action: list[known_robots.KnownComponent] = field(default_factory=list)
     first: RawEpisode | None = None  # defines the fields, and their order, of all episodes
 
     def items(self) -> Iterator[Item]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import (
+    WIDEST,
     Item,
     RawEpisode,
     failing,
@@ -36,7 +37,7 @@ from verbot.data.importers import (
     unique,
 )
 from verbot.data.importers.images import decode_all, frames_of
-from verbot.data.importers.known_robots import Robot
+from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 
@@ -51,7 +52,6 @@ BROKEN = (
     MemoryError,
 )  # errors that h5py raises for damaged files
 SENTENCES = ("language_instruction", "instruction", "language_raw", "language", "task")
-WIDEST = 64  # numbers per frame; a wider field is not a robot state
 
 
 @sources.register("hdf5", needs=("h5py",))
@@ -169,7 +169,7 @@ class Hdf5:
         frames = frames[:, ::-1] if flip else frames
         return frames[..., ::-1] if self._bgr else frames
 
-    def _recognized(self) -> tuple[Robot, float | None]:
+    def _recognized(self) -> tuple[KnownRobot, float | None]:
         """The robot, and the rate if recorded, according to the first readable file."""
         for path in self._paths:
             try:
@@ -187,7 +187,7 @@ def _opened(path: Path) -> Any:
         return h5py.File(path, "r")
 
 
-def _robot(file: Any) -> tuple[Robot, float | None]:
+def _robot(file: Any) -> tuple[KnownRobot, float | None]:
     if "data" not in file:
         wide = {file["action"].shape[-1], file["observations"]["qpos"].shape[-1]} == {14}
         return known_robots.known("aloha" if wide else "generic"), None

@@ -14,7 +14,7 @@ from verbot.spec import UInt8Array
 FLOATS = ("auto", "unit", "signed", "byte")
 
 
-def decode(content: bytes, name: object) -> UInt8Array:
+def decode_image(content: bytes, name: object) -> UInt8Array:
     """Decode a JPEG, PNG, … to uint8 (h, w, 3). Raises `CorruptFileError` unless it is a complete image of 8 bits."""
     from PIL import Image
 
@@ -29,7 +29,7 @@ def decode(content: bytes, name: object) -> UInt8Array:
 
 def decode_all(contents: Iterable[bytes], name: object) -> UInt8Array:
     """Decode images of one size to (t, h, w, 3). Raises `DataError` naming the first whose size differs."""
-    return stack([decode(content, f"{name}, frame {number}") for number, content in enumerate(contents)], name)
+    return stack([decode_image(content, f"{name}, frame {number}") for number, content in enumerate(contents)], name)
 
 
 def stack(frames: list[UInt8Array], name: object) -> UInt8Array:

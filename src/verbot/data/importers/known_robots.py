@@ -30,7 +30,7 @@ CONVERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class KnownComponent:
     """A component whose range may be unknown.
 
     Args:
@@ -48,11 +48,11 @@ class Part:
     of: str = "same"
 
 
-Meaning = Mapping[str, tuple[Part, ...]]
+Meaning = Mapping[str, tuple[KnownComponent, ...]]
 
 
 @dataclass(frozen=True)
-class Robot:
+class KnownRobot:
     """The meaning of the fields of a recording.
 
     Args:
@@ -81,15 +81,15 @@ class Robot:
     camera_fields: tuple[str, ...] = ()
 
 
-def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]]) -> list[Part]:
+def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]]) -> list[KnownComponent]:
     """The components of `fields`; an unknown field is one component. Raises `DataError` if a known field has another size."""
-    parts: list[Part] = []
+    parts: list[KnownComponent] = []
     for name, values in fields.items():
         size = _matrix(values).shape[1]
         known = meaning.get(name)
         if known is None:
             named = axes.get(name, ())
-            parts.append(Part(name.rpartition("/")[2], "other", named if len(named) == size else _numbered(size)))
+            parts.append(KnownComponent(name.rpartition("/")[2], "other", named if len(named) == size else _numbered(size)))
         elif sum(len(part.axes) for part in known) != size:
             expected = sum(len(part.axes) for part in known)
             raise DataError(
@@ -102,7 +102,7 @@ def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[s
     return parts
 
 
-def vector(fields: Mapping[str, np.ndarray], parts: list[Part]) -> FloatArray:
+def vector(fields: Mapping[str, np.ndarray], parts: list[KnownComponent]) -> FloatArray:
     """`fields` concatenated and converted to verbot's conventions: float32 (t, d)."""
     if not fields:
         return np.zeros((0, 0), np.float32)
@@ -121,7 +121,7 @@ def plain(fields: Mapping[str, np.ndarray], length: int) -> FloatArray:
     return np.concatenate([np.zeros((length, 0)), *matrices], axis=1).astype(np.float32)
 
 
-def components(parts: list[Part], low: np.ndarray, high: np.ndarray) -> tuple[Component, ...]:
+def components(parts: list[KnownComponent], low: np.ndarray, high: np.ndarray) -> tuple[Component, ...]:
     """Components with ranges: their own if known, otherwise those of the data, `low` and `high` (d,)."""
     out, start = [], 0
     for part in parts:
@@ -133,7 +133,7 @@ def components(parts: list[Part], low: np.ndarray, high: np.ndarray) -> tuple[Co
     return tuple(out)
 
 
-def camera(robot: Robot, name: str, height: int, width: int) -> Camera:
+def camera(robot: KnownRobot, name: str, height: int, width: int) -> Camera:
     view = robot.views.get(name)
     if view is not None and (view.height, view.width) == (height, width):
         return view
@@ -141,7 +141,7 @@ def camera(robot: Robot, name: str, height: int, width: int) -> Camera:
 
 
 def spec_of(
-    robot: Robot, rate_hz: float, cameras: tuple[Camera, ...], state: tuple[Component, ...], action: tuple[Component, ...]
+    robot: KnownRobot, rate_hz: float, cameras: tuple[Camera, ...], state: tuple[Component, ...], action: tuple[Component, ...]
 ) -> RobotSpec:
     """The spec of a recording of `robot`, with the groups that its components leave."""
     groups = []
@@ -155,13 +155,13 @@ def spec_of(
     return RobotSpec(robot.name, rate_hz, cameras, state, action, tuple(groups), frames)
 
 
-def robot_of_spec(spec: RobotSpec) -> Robot:
+def robot_of_spec(spec: RobotSpec) -> KnownRobot:
     """The robot of a recording with verbot's own spec, as its exporter writes it: a field per state, and one for all actions."""
 
-    def part(c: Component) -> Part:
-        return Part(c.name, c.kind, c.axes, c.unit, c.frame, c.low, c.high)
+    def part(c: Component) -> KnownComponent:
+        return KnownComponent(c.name, c.kind, c.axes, c.unit, c.frame, c.low, c.high)
 
-    return Robot(
+    return KnownRobot(
         spec.name,
         spec.rate_hz,
         state={c.name: (part(c),) for c in spec.state},
@@ -176,7 +176,7 @@ def robot_of_spec(spec: RobotSpec) -> Robot:
     )
 
 
-def known(name: str) -> Robot:
+def known(name: str) -> KnownRobot:
     """The known robot called `name`. Raises `UnknownNameError` with the nearest name."""
     if name not in ROBOTS:
         raise UnknownNameError("known robot", name, ROBOTS)
@@ -191,24 +191,24 @@ def _matrix(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), int(np.prod(values.shape[1:], dtype=int)))
 
 
-def _gripper(name: str = "gripper", of: str = "same", bounded: bool = True) -> Part:
-    return Part(name, "gripper", ("open",), "1", "tool", (0.0,) if bounded else None, (1.0,) if bounded else None, of)
+def _gripper(name: str = "gripper", of: str = "same", bounded: bool = True) -> KnownComponent:
+    return KnownComponent(name, "gripper", ("open",), "1", "tool", (0.0,) if bounded else None, (1.0,) if bounded else None, of)
 
 
-def _panda_joints(name: str = "joint_position") -> Part:
+def _panda_joints(name: str = "joint_position") -> KnownComponent:
     """A Franka Panda's seven joints, with the limits of Franka's documentation."""
     low = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
     high = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
-    return Part(name, "joint_position", tuple(f"joint{i}" for i in range(1, 8)), "rad", "base", low, high)
+    return KnownComponent(name, "joint_position", tuple(f"joint{i}" for i in range(1, 8)), "rad", "base", low, high)
 
 
-def _pose(position: str = "ee_position", angles: str = "ee_euler") -> tuple[Part, ...]:
+def _pose(position: str = "ee_position", angles: str = "ee_euler") -> tuple[KnownComponent, ...]:
     """The reachable positions of a Panda's flange (0.855 m from its shoulder), and roll, pitch, yaw about fixed axes."""
-    reachable = Part(position, "position", XYZ, "m", "base", (-1.2, -1.2, -0.6), (1.2, 1.2, 1.3))
-    return (reachable, Part(angles, "other", RPY, "rad", "base", (-pi,) * 3, (pi,) * 3))
+    reachable = KnownComponent(position, "position", XYZ, "m", "base", (-1.2, -1.2, -0.6), (1.2, 1.2, 1.3))
+    return (reachable, KnownComponent(angles, "other", RPY, "rad", "base", (-pi,) * 3, (pi,) * 3))
 
 
-def _droid() -> Robot:
+def _droid() -> KnownRobot:
     """DROID: a Panda with a Robotiq gripper at 15 Hz; its gripper is 0 open and 1 closed.
 
     `cartesian_position` is the pose of the flange, not of the gripper, according to the authors. Other projects read the angles
@@ -216,10 +216,10 @@ def _droid() -> Robot:
     their unit is therefore 1.
     """
     joints = tuple(f"joint{i}" for i in range(1, 8))
-    closing = Part("gripper_velocity", "other", ("closing",), "1", "tool")
-    speed = Part("cartesian_velocity", "velocity", (*XYZ, *RPY), "1", "base", (-1.0,) * 6, (1.0,) * 6)
-    turning = Part("joint_velocity", "joint_velocity", joints, "1", "base", (-1.0,) * 7, (1.0,) * 7)
-    return Robot(
+    closing = KnownComponent("gripper_velocity", "other", ("closing",), "1", "tool")
+    speed = KnownComponent("cartesian_velocity", "velocity", (*XYZ, *RPY), "1", "base", (-1.0,) * 6, (1.0,) * 6)
+    turning = KnownComponent("joint_velocity", "joint_velocity", joints, "1", "base", (-1.0,) * 7, (1.0,) * 7)
+    return KnownRobot(
         "droid",
         15.0,
         state={
@@ -247,19 +247,19 @@ def _droid() -> Robot:
     )
 
 
-def _bridge() -> Robot:
+def _bridge() -> KnownRobot:
     """BridgeData V2 (``bridge_orig``): a WidowX at 5 Hz; `image_0` is the fixed camera, the only one in every episode.
 
     The state is position, roll, pitch, yaw and gripper (1 open). The action is the change of position and angles, and the
     gripper's opening. The changes of the angles are small, so that they equal a rotation vector to first order.
     """
     delta = (
-        Part("position_delta", "position_delta", XYZ, "m", "base"),
-        Part("rotation_delta", "rotation_delta", RPY, "rad", "base"),
+        KnownComponent("position_delta", "position_delta", XYZ, "m", "base"),
+        KnownComponent("rotation_delta", "rotation_delta", RPY, "rad", "base"),
     )
-    pose = (Part("ee_position", "position", XYZ, "m", "base"), Part("ee_euler", "other", RPY, "rad", "base"))
+    pose = (KnownComponent("ee_position", "position", XYZ, "m", "base"), KnownComponent("ee_euler", "other", RPY, "rad", "base"))
     names = {f"observation/image_{i}": f"image_{i}" for i in range(4)}
-    return Robot(
+    return KnownRobot(
         "widowx",
         5.0,
         state={"observation/state": (*pose, _gripper(bounded=False))},
@@ -272,30 +272,30 @@ def _bridge() -> Robot:
     )
 
 
-def _open_x() -> Robot:
+def _open_x() -> KnownRobot:
     """Open X-Embodiment: the field names that its datasets share; fields with other names are generic.
 
     `gripper_closedness_action` is relative in some datasets and absolute in others, so it is of kind ``"other"``.
     """
-    return Robot(
+    return KnownRobot(
         "generic",
         action={
-            "action/world_vector": (Part("position_delta", "position_delta", XYZ, "m", "base"),),
-            "action/rotation_delta": (Part("rotation_delta", "rotation_delta", RPY, "rad", "base"),),
+            "action/world_vector": (KnownComponent("position_delta", "position_delta", XYZ, "m", "base"),),
+            "action/rotation_delta": (KnownComponent("rotation_delta", "rotation_delta", RPY, "rad", "base"),),
             "action/open_gripper": (_gripper(),),
         },
         wrist=("wrist_image", "hand_image", "rgb_gripper", "eye_in_hand_rgb", "image_wrist", "wrist45_image"),
     )
 
 
-def _aloha() -> Robot:
+def _aloha() -> KnownRobot:
     """ALOHA: two ViperX arms at 50 Hz, the left one first, each with six joints and the gripper's normalized opening."""
     joints = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
-    def arms() -> tuple[Part, ...]:
-        parts: list[Part] = []
+    def arms() -> tuple[KnownComponent, ...]:
+        parts: list[KnownComponent] = []
         for side in ("left", "right"):
-            parts.append(Part(f"{side}_arm", "joint_position", joints, "rad", f"{side}_base"))
+            parts.append(KnownComponent(f"{side}_arm", "joint_position", joints, "rad", f"{side}_base"))
             parts.append(_gripper(f"{side}_gripper", bounded=False))
         return tuple(parts)
 
@@ -305,23 +305,23 @@ def _aloha() -> Robot:
 
     carried = {f"cam_{side}_wrist": side for side in ("left", "right")}
     groups = (group("left"), group("right"))
-    return Robot("aloha", 50.0, {"qpos": arms()}, {"action": arms()}, carried=carried, groups=groups, state_fields=("qpos",))
+    return KnownRobot("aloha", 50.0, {"qpos": arms()}, {"action": arms()}, carried=carried, groups=groups, state_fields=("qpos",))
 
 
-def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad: float = 0.5) -> Robot:
+def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad: float = 0.5) -> KnownRobot:
     """robomimic and LIBERO: a Panda in robosuite, by default at 20 Hz, with an operational-space controller.
 
     An action is a change of pose between −1 and 1. The value 1 is `position_m` and `rotation_rad` (the controller's
     ``output_max``), which the unit states. The gripper opens at −1 and closes at 1. robosuite's quaternions have w last.
     """
-    step = Part("position_delta", "position_delta", XYZ, f"{position_m:g} m", "base", (-1.0,) * 3, (1.0,) * 3)
-    turn = Part("rotation_delta", "rotation_delta", XYZ, f"{rotation_rad:g} rad", "base", (-1.0,) * 3, (1.0,) * 3)
-    position = Part("ee_position", "position", XYZ, "m", "base")
-    turned = Part("ee_rotation_vector", "other", XYZ, "rad", "base")
-    quaternion = Part("ee_quaternion", "quaternion", ("w", *XYZ), "1", "base", (-1.0,) * 4, (1.0,) * 4, "xyzw")
-    fingers = Part("fingers", "joint_position", ("left", "right"), "m", "tool")
+    step = KnownComponent("position_delta", "position_delta", XYZ, f"{position_m:g} m", "base", (-1.0,) * 3, (1.0,) * 3)
+    turn = KnownComponent("rotation_delta", "rotation_delta", XYZ, f"{rotation_rad:g} rad", "base", (-1.0,) * 3, (1.0,) * 3)
+    position = KnownComponent("ee_position", "position", XYZ, "m", "base")
+    turned = KnownComponent("ee_rotation_vector", "other", XYZ, "rad", "base")
+    quaternion = KnownComponent("ee_quaternion", "quaternion", ("w", *XYZ), "1", "base", (-1.0,) * 4, (1.0,) * 4, "xyzw")
+    fingers = KnownComponent("fingers", "joint_position", ("left", "right"), "m", "tool")
     joints = _panda_joints()
-    return Robot(
+    return KnownRobot(
         name,
         rate_hz,
         state={
@@ -341,8 +341,8 @@ def robosuite(name: str, rate_hz: float, position_m: float = 0.05, rotation_rad:
     )
 
 
-ROBOTS: dict[str, Robot] = {
-    "generic": Robot("generic"),
+ROBOTS: dict[str, KnownRobot] = {
+    "generic": KnownRobot("generic"),
     "droid": _droid(),
     "bridge": _bridge(),
     "open_x": _open_x(),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import Item, RawEpisode, known_robots, reading, sources, unique
-from verbot.data.importers.images import decode, read_video, stack
+from verbot.data.importers.images import decode_image, read_video, stack
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import UInt8Array
 
@@ -118,7 +118,7 @@ class _Step:
     def _picture(self, path: Any) -> UInt8Array:
         place = self._inside(path)
         try:
-            return decode(place.read_bytes(), place)
+            return decode_image(place.read_bytes(), place)
         except OSError as error:
             raise CorruptFileError(place, f"cannot be read ({error.strerror})") from error
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import Item, RawEpisode, failing, files_of, known_robots, listed, reading, sources, unique
-from verbot.data.importers.images import decode, frames_of, stack
+from verbot.data.importers.images import decode_image, frames_of, stack
 from verbot.data.importers.mcap_reader import listing, messages, topic_types
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import UInt8Array
@@ -38,7 +38,7 @@ LAYOUTS = {"rgb8": (3, False), "bgr8": (3, True), "rgba8": (4, False), "bgra8": 
 
 
 @dataclass(frozen=True)
-class Span:
+class EpisodeSpan:
     """An episode within a file, in nanoseconds of log time. `end` None is the end of the file."""
 
     key: str
@@ -48,7 +48,7 @@ class Span:
 
 
 @dataclass
-class Stream:
+class TopicStream:
     """The messages of one topic in one episode."""
 
     times: list[int] = field(default_factory=list)
@@ -104,9 +104,9 @@ class Mcap:
     def items(self) -> Iterator[Item]:
         for path in self._paths:
             if self._split is None:
-                yield Item(path.name, partial(self._read, path, Span(path.name)))
+                yield Item(path.name, partial(self._read, path, EpisodeSpan(path.name)))
                 continue
-            spans: list[Span] = []
+            spans: list[EpisodeSpan] = []
             try:
                 for span in self._spans(path):
                     spans.append(span)
@@ -115,26 +115,26 @@ class Mcap:
                 if not spans or spans[-1].end is not None:  # otherwise reading the open episode reports the cut
                     yield Item(f"{path.name}, after episode {len(spans)}", failing(error))
 
-    def _spans(self, path: Path) -> Iterator[Span]:
+    def _spans(self, path: Path) -> Iterator[EpisodeSpan]:
         topic, count, begun = str(self._split), 0, None
         try:
             for _, time, value in messages(path, [topic]):
                 text = _text(_field(value, "data")) if not isinstance(value, str) else value
                 if begun is not None:
-                    yield Span(f"{path.name}, episode {count - 1}", begun[0], time, begun[1])
+                    yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], time, begun[1])
                     begun = None
                 if text.strip().lower() not in ENDS:
                     begun, count = (time, "" if text.lower() in ("true", "1") else text), count + 1
         except CorruptFileError:
             if begun is not None:
-                yield Span(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
+                yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
             raise
         if begun is not None:
-            yield Span(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
+            yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
 
-    def _read(self, path: Path, span: Span) -> RawEpisode:
+    def _read(self, path: Path, span: EpisodeSpan) -> RawEpisode:
         topics = {_topic(name) for name in (*self._images.values(), *self._state, *self._action)}
-        streams: dict[str, Stream] = {topic: Stream() for topic in topics}
+        streams: dict[str, TopicStream] = {topic: TopicStream() for topic in topics}
         for topic, time, value in messages(path, sorted(topics), span.start, span.end):
             streams[topic].add(time, value)
         empty = sorted(topic for topic, stream in streams.items() if not stream.times)
@@ -152,7 +152,7 @@ class Mcap:
         cameras = {name: partial(_pictures, topic, taken[_topic(topic)]) for name, topic in self._images.items()}
         return RawEpisode(vectors[0], vectors[1], cameras, self._sentences(path, span), axes=axes)
 
-    def _resampled(self, streams: Mapping[str, Stream], key: str) -> dict[str, list[Any]]:
+    def _resampled(self, streams: Mapping[str, TopicStream], key: str) -> dict[str, list[Any]]:
         """For each topic, the last message at or before each frame."""
         first = max(stream.times[0] for stream in streams.values())
         last = min(stream.times[-1] for stream in streams.values())
@@ -175,7 +175,7 @@ class Mcap:
             taken[topic] = [stream.messages[place] for place in places]
         return taken
 
-    def _sentences(self, path: Path, span: Span) -> tuple[str, ...] | None:
+    def _sentences(self, path: Path, span: EpisodeSpan) -> tuple[str, ...] | None:
         if not self._instruction:
             return None if self._split is None else unique([span.instruction])
         before, within = "", []
@@ -307,7 +307,7 @@ def _picture(name: str, value: Any) -> UInt8Array:
     if not isinstance(data, bytes | bytearray | memoryview | list):
         raise DataError(f"{name}: a message has no picture in 'data'; it has {_has(value)}")
     if encoding is None:
-        return decode(bytes(data), name)
+        return decode_image(bytes(data), name)
     if encoding not in LAYOUTS:
         raise DataError(f"{name} has pictures encoded as {encoding!r}; expected {', '.join(LAYOUTS)}, or compressed ones")
     channels, reversed_ = LAYOUTS[encoding]

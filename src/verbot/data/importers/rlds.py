@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import Item, RawEpisode, failing, known_robots, listed, natural, pick, reading, sources, unique
+from verbot.data.importers import WIDEST, Item, RawEpisode, failing, known_robots, listed, natural, pick, reading, sources, unique
 from verbot.data.importers.images import decode_all
-from verbot.data.importers.known_robots import Robot
+from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.importers.tfrecord import Feature, parse_example, read_record, records
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import UInt8Array
@@ -42,7 +42,6 @@ LANGUAGE = (
 )
 FLAGS = {"is_first", "is_last", "is_terminal", "discount", "reward"}
 PICTURE = (b"\xff\xd8\xff", b"\x89PNG")
-WIDEST = 64  # numbers per frame; a wider generic field is an embedding, not a state
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ def _unpacked(contents: list[bytes], field: Field, name: str) -> np.ndarray:
         return np.frombuffer(b"".join(raw), np.dtype(field.kind).newbyteorder("<"))
 
 
-def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> Robot:
+def _recognized(root: Path, info: Mapping[str, Any], fields: set[str]) -> KnownRobot:
     name = str(info.get("name") or root.parent.name)
     if "action_dict/joint_position" in fields or name.startswith(("droid", "r2d2")):
         return known_robots.known("droid")

@@ -23,7 +23,7 @@ HEAD, TAIL = 12, 4
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordLocation:
     """The location of a record in its file. A `problem` makes this record and all later ones unreadable."""
 
     index: int
@@ -32,7 +32,7 @@ class Record:
     problem: str = ""
 
 
-def records(path: Path) -> Iterator[Record]:
+def records(path: Path) -> Iterator[RecordLocation]:
     """Locate every record of a file without reading its content. A last record that is cut short has a `problem`."""
     try:
         size = os.path.getsize(path)
@@ -41,24 +41,26 @@ def records(path: Path) -> Iterator[Record]:
             while (start := file.tell()) < size:
                 head = file.read(HEAD)
                 if len(head) < HEAD:
-                    yield Record(index, start, 0, f"ends within the head of record {index}, at byte {size}")
+                    yield RecordLocation(index, start, 0, f"ends within the head of record {index}, at byte {size}")
                     return
                 length, checksum = struct.unpack("<QI", head)
                 if masked(head[:8]) != checksum:
-                    yield Record(index, start, 0, f"record {index} at byte {start} has a length that differs from its checksum")
+                    yield RecordLocation(
+                        index, start, 0, f"record {index} at byte {start} has a length that differs from its checksum"
+                    )
                     return
                 if start + HEAD + length + TAIL > size:
                     missing = start + HEAD + length + TAIL - size
-                    yield Record(index, start, length, f"ends within record {index}: {missing} bytes are missing")
+                    yield RecordLocation(index, start, length, f"ends within record {index}: {missing} bytes are missing")
                     return
-                yield Record(index, start, length)
+                yield RecordLocation(index, start, length)
                 file.seek(start + HEAD + length + TAIL)
                 index += 1
     except OSError as error:
         raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
 
 
-def read_record(path: Path, record: Record) -> bytes:
+def read_record(path: Path, record: RecordLocation) -> bytes:
     """The bytes of a record. Raises `CorruptFileError` when it is cut short or its checksum differs."""
     if record.problem:
         raise CorruptFileError(path, record.problem)

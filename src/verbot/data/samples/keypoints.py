@@ -22,16 +22,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from verbot.spec import BASE, BoolArray, Component, EndEffector, FloatArray, RobotSpec
+from verbot.spec import BASE, BoolArray, Component, EndEffector, FloatArray, FloatingArray, Int64Array, RobotSpec
 
-Array = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.int64]
 NEAREST_M = 1e-3  # what lies nearer to the camera's plane, or behind it, is not in the image
 
 
-def tool_poses(states: FloatArray, spec: RobotSpec, end_effector: EndEffector | None = None) -> tuple[Array, Array]:
+def tool_poses(
+    states: FloatArray, spec: RobotSpec, end_effector: EndEffector | None = None
+) -> tuple[FloatingArray, FloatingArray]:
     """Positions (t, 3) and rotations (t, 3, 3) of an end effector in the base frame; NaN where the state does not hold them.
 
     Args:
@@ -47,7 +46,7 @@ def tool_poses(states: FloatArray, spec: RobotSpec, end_effector: EndEffector | 
     return positions, rotations
 
 
-def rotation_matrices(quaternions: Array) -> Array:
+def rotation_matrices(quaternions: FloatingArray) -> FloatingArray:
     """(t, 3, 3) of quaternions (t, 4), w first; they need not have length one. NaN for one of length zero."""
     with np.errstate(invalid="ignore"):
         w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
@@ -72,7 +71,9 @@ def gripper_open(actions: FloatArray, spec: RobotSpec, end_effector: EndEffector
     return None
 
 
-def handled_points(states: FloatArray, actions: FloatArray, spec: RobotSpec, first_contact_frame: int | None = None) -> Array:
+def handled_points(
+    states: FloatArray, actions: FloatArray, spec: RobotSpec, first_contact_frame: int | None = None
+) -> FloatingArray:
     """Target and receptacle of every frame in the base frame: (t, 2, 3), NaN where unknown.
 
     Of several end effectors the one that acts counts: which holds something, else which grips next, else which gripped last.
@@ -89,7 +90,7 @@ def handled_by(
     actions: FloatArray,
     spec: RobotSpec,
     first_contact_frame: int | None = None,
-) -> Array:
+) -> FloatingArray:
     """As `handled_points`, of one end effector; of the first where it is None."""
     positions, _ = tool_poses(states, spec, end_effector)
     is_open = gripper_open(actions, spec, end_effector)
@@ -113,7 +114,7 @@ def handled_by(
     return points
 
 
-def acting(actions: FloatArray, spec: RobotSpec) -> IntArray:
+def acting(actions: FloatArray, spec: RobotSpec) -> Int64Array:
     """Which of the spec's end effectors acts at each frame (t,): see `handled_points`; the first in doubt."""
     frames, count = np.arange(len(actions)), len(actions)
     waits = []  # how far each end effector is from acting: below 0 while it holds, up to `count` before, beyond it after
@@ -159,7 +160,7 @@ def projections(states: FloatArray, spec: RobotSpec, calibration: Mapping[str, A
     return out
 
 
-def _frame_poses(states: FloatArray, spec: RobotSpec, end_effector: EndEffector) -> Array:
+def _frame_poses(states: FloatArray, spec: RobotSpec, end_effector: EndEffector) -> FloatingArray:
     """The frame of an end effector in the base frame, (t, 4, 4)."""
     positions, rotations = tool_poses(states, spec, end_effector)
     poses = np.tile(np.eye(4), (len(states), 1, 1))
@@ -167,7 +168,7 @@ def _frame_poses(states: FloatArray, spec: RobotSpec, end_effector: EndEffector)
     return poses
 
 
-def project(matrices: FloatArray, points: Array) -> tuple[FloatArray, BoolArray]:
+def project(matrices: FloatArray, points: FloatingArray) -> tuple[FloatArray, BoolArray]:
     """Points (n, p, 3) through `projections` (n, v, 3, 4): places (n, v, p, 2) and which of them are in the image (n, v, p).
 
     A place that is unknown or out of the image is (0, 0) and masked.
@@ -190,7 +191,7 @@ def _in_base(component: Component, spec: RobotSpec) -> bool:
     return not spec.groups or component.frame == BASE
 
 
-def _changes(is_open: BoolArray) -> tuple[IntArray, IntArray]:
+def _changes(is_open: BoolArray) -> tuple[Int64Array, Int64Array]:
     """The frames at which a gripper closes, and those at which it opens."""
     before = np.concatenate([is_open[:1], is_open[:-1]])
     return np.flatnonzero(before & ~is_open), np.flatnonzero(~before & is_open)
@@ -200,11 +201,11 @@ def _middle(component: Component) -> float:
     return (component.low[0] + component.high[0]) / 2
 
 
-def _next(frames: IntArray, events: IntArray) -> IntArray:
+def _next(frames: Int64Array, events: Int64Array) -> Int64Array:
     """The first event at or after each frame, −1 where there is none."""
     return np.append(events, -1)[np.searchsorted(events, frames)]
 
 
-def _latest(frames: IntArray, events: IntArray) -> IntArray:
+def _latest(frames: Int64Array, events: Int64Array) -> Int64Array:
     """The last event at or before each frame, −1 where there is none."""
     return np.concatenate([[-1], events])[np.searchsorted(events, frames, side="right")]

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from verbot.data.samples.mixture import Indices, Mixture
+from verbot.data.samples.mixture import Mixture
 from verbot.data.samples.windows import DRAWS, WindowBatch, Windows
 from verbot.errors import ConfigError
+from verbot.spec import Int64Array
 
 
 class Loader:
@@ -42,7 +43,7 @@ class Loader:
             raise ConfigError(f"a batch of {batch_size} cannot be shared by {world} processes (this one is rank {rank})")
         self.source = Mixture((source,)) if isinstance(source, Windows) else source
         self.batch_size, self.seed, self.rank, self.world, self.threads = batch_size, seed, rank, world, threads
-        self._decks: dict[int, Indices] = {}
+        self._decks: dict[int, Int64Array] = {}
 
     def batch(self, step: int) -> WindowBatch:
         """The batch of `step` (this rank's part of it)."""
@@ -52,7 +53,7 @@ class Loader:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         return self.source.gather(whole[mine], draws[mine])
 
-    def indices(self, step: int) -> Indices:
+    def indices(self, step: int) -> Int64Array:
         """Which windows are in the whole batch of `step`: the next ones of a deck that is shuffled anew in every epoch."""
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = places // len(self.source)
@@ -77,7 +78,7 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _deck(self, epoch: int) -> Indices:
+    def _deck(self, epoch: int) -> Int64Array:
         if epoch not in self._decks:
             deck = self.source.deck(np.random.default_rng((self.seed, 0, epoch)))
             # A batch may reach into the next epoch, and threads may be a little apart; older decks are not needed again.

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.samples.windows import WindowBatch, Windows
 from verbot.errors import ConfigError
-
-Indices = npt.NDArray[np.int64]
+from verbot.spec import Int64Array
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Mixture:
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
 
-    def deck(self, rng: np.random.Generator) -> Indices:
+    def deck(self, rng: np.random.Generator) -> Int64Array:
         """One epoch of indices (n,), shuffled: each source in its share, repeating no window before all of its were dealt."""
         lengths = np.array([len(source) for source in self.sources])
         shares = lengths / lengths.sum() if self.weights is None else np.array(self.weights) / sum(self.weights)
@@ -68,7 +67,7 @@ class Mixture:
         ]
         return rng.permutation(np.concatenate(dealt))
 
-    def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+    def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `Windows.gather`; indices count through the sources in order."""
         if len(self.sources) == 1:
             return self.sources[0].gather(indices, draws)
@@ -82,6 +81,6 @@ class Mixture:
         return dataclasses.replace(WindowBatch.concatenate(parts).take(rows), index=whole)
 
 
-def _deal(rng: np.random.Generator, length: int, count: int) -> Indices:
+def _deal(rng: np.random.Generator, length: int, count: int) -> Int64Array:
     rounds = [rng.permutation(length) for _ in range(-(-count // length))]
     return np.concatenate(rounds)[:count] if rounds else np.empty(0, np.int64)

@@ -17,13 +17,11 @@ from verbot.data.samples.episode_arrays import Caption, EpisodeArrays
 from verbot.data.samples.keypoints import project
 from verbot.data.samples.labels import MaskedArray, labels
 from verbot.data.samples.window_config import WindowConfig
-from verbot.data.storage.frame_cache import FeatureCache, Features, FrameCache
+from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
-from verbot.spec import FloatArray, UInt8Array
+from verbot.spec import BoolArray, FloatArray, Int64Array, UInt8Array
 
-BoolArray = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
 DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal
 
 
@@ -62,18 +60,18 @@ class WindowBatch:
     targets: dict[str, MaskedArray]
     grounding_queries: list[tuple[str, ...]]
     query_keypoints: MaskedArray
-    index: Indices
+    index: Int64Array
     goal: UInt8Array
     goal_mask: BoolArray
     previous_action: FloatArray
     previous_action_mask: BoolArray
-    features: Features
+    features: FeatureArray
     captions: list[tuple[Caption, ...]]
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, order: Indices) -> WindowBatch:
+    def take(self, order: Int64Array) -> WindowBatch:
         """The windows at these places, in this order."""
         return WindowBatch(**{field.name: _taken(getattr(self, field.name), order) for field in dataclasses.fields(self)})
 
@@ -84,7 +82,7 @@ class WindowBatch:
         return WindowBatch(**{name: _joined([getattr(part, name) for part in parts]) for name in names})
 
 
-def _taken(value: Any, order: Indices) -> Any:
+def _taken(value: Any, order: Int64Array) -> Any:
     if isinstance(value, list):
         return [value[i] for i in order]
     if isinstance(value, dict):
@@ -167,7 +165,7 @@ class Windows:
         other.config = dataclasses.replace(self.config, relabel=relabel, grounding_queries=grounding_queries)
         return other
 
-    def _frames_of(self, episodes: Sequence[int]) -> Indices:
+    def _frames_of(self, episodes: Sequence[int]) -> Int64Array:
         frames = [np.arange(self._ends[e], self._ends[e + 1]) for e in episodes]
         return np.concatenate(frames) if frames else np.empty(0, np.int64)
 
@@ -182,7 +180,7 @@ class Windows:
         chosen = np.asarray(indices, np.int64)
         return self.gather(chosen, rng.random((len(chosen), DRAWS)))
 
-    def gather(self, indices: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+    def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
         now, stride, sequence = self._index[indices], self.config.stride, self.config.sequence
         if sequence == 1:
@@ -197,7 +195,7 @@ class Windows:
         repeated = np.repeat(indices, sequence), rows.ravel(), np.repeat(draws, sequence, 0)
         return _without(self._gather(*repeated), absent.ravel())
 
-    def _gather(self, indices: Indices, now: Indices, draws: npt.NDArray[np.float64]) -> WindowBatch:
+    def _gather(self, indices: Int64Array, now: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         config = self.config
         past = now[:, None] + config.stride * np.arange(1 - config.history, 1)  # (b, t)
         future = now[:, None] + np.arange(config.chunk)  # (b, k)
@@ -242,7 +240,7 @@ class Windows:
         )
 
     def _relabel(
-        self, instructions: list[str], now: Indices, others: Indices, draws: npt.NDArray[np.float64]
+        self, instructions: list[str], now: Int64Array, others: Int64Array, draws: npt.NDArray[np.float64]
     ) -> tuple[FloatArray, BoolArray]:
         """Give the windows `others` the instruction of another goal. Returns where its points are, and which can be seen."""
         episode = self._episode[now]
@@ -254,7 +252,7 @@ class Windows:
             instructions[row] = words[int(draws[row, 0] * len(words))]
         return project(self._matrices[now[others]], points)
 
-    def _name(self, now: Indices, draws: npt.NDArray[np.float64]) -> list[tuple[Caption, ...]]:
+    def _name(self, now: Int64Array, draws: npt.NDArray[np.float64]) -> list[tuple[Caption, ...]]:
         """Captions that follow one another in the order of the recording; none after the first contact."""
         said: list[tuple[Caption, ...]] = [()] * len(now)
         for row in np.flatnonzero(self._untouched[now]) if self.config.captions else ():
@@ -263,7 +261,7 @@ class Windows:
             said[row] = tuple(known[(first + i) % len(known)] for i in range(min(self.config.captions, len(known))))
         return said
 
-    def _ask(self, now: Indices, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], MaskedArray]:
+    def _ask(self, now: Int64Array, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], MaskedArray]:
         """Goals that follow one another in the order of the recording, in which neighbors name different objects."""
         episode, views, most = self._episode[now], len(self.cameras), self.config.grounding_queries
         points = np.full((len(now), most, len(POINTS), 3), np.nan)
@@ -283,7 +281,7 @@ class Windows:
         mask = mask.reshape(keypoints.shape[:-1])
         return queries, MaskedArray(keypoints.swapaxes(1, 2), mask.swapaxes(1, 2), "image_points", of_goal=True, visible=True)
 
-    def _images(self, past: Indices, mask: BoolArray) -> tuple[UInt8Array, Features, BoolArray]:
+    def _images(self, past: Int64Array, mask: BoolArray) -> tuple[UInt8Array, FeatureArray, BoolArray]:
         """Images, or the features that stand for them, and where there are some."""
         shape = (*past.shape, len(self.cameras))
         places = next(iter(self._features.values())).shape[1:] if self._features else (0, 0)
@@ -338,7 +336,7 @@ def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     return dataclasses.replace(batch, grounding_queries=queries, captions=captions, goal_mask=goal_mask)
 
 
-def _visits_before(recorded: Sequence[EpisodeArrays], ends: Indices) -> Indices:
+def _visits_before(recorded: Sequence[EpisodeArrays], ends: Int64Array) -> Int64Array:
     """For each episode the row where the one before began, if both are of one scene; else -1."""
     rows = np.full(len(recorded), -1)
     for number, (before, episode) in enumerate(itertools.pairwise(recorded), start=1):

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes
-from verbot.data.storage.journal import Entry
-from verbot.data.storage.video import Clip, join
+from verbot.data.storage.journal import JournalEntry
+from verbot.data.storage.video import EncodedVideo, join
 from verbot.errors import DataError
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.statistics import QUANTILES, FeatureStatistics, quantile_name
@@ -27,13 +27,13 @@ SAMPLED_FRAMES = 32
 class Run:
     """Successive entries whose videos can share a file, with those videos demultiplexed."""
 
-    entries: Sequence[Entry]
-    clips: Sequence[Mapping[str, Clip]]
+    entries: Sequence[JournalEntry]
+    clips: Sequence[Mapping[str, EncodedVideo]]
 
 
-def runs(entries: Iterable[Entry]) -> Iterator[Run]:
+def runs(entries: Iterable[JournalEntry]) -> Iterator[Run]:
     """Split `entries` into as few runs as possible. A new run starts where the video encoder's configuration changes."""
-    opened = ((entry, {camera: Clip.of(video) for camera, video in entry.videos.items()}) for entry in entries)
+    opened = ((entry, {camera: EncodedVideo.of(video) for camera, video in entry.videos.items()}) for entry in entries)
     for _, run in groupby(opened, key=lambda pair: sorted((camera, clip.signature) for camera, clip in pair[1].items())):
         yield Run(*zip(*run, strict=True))
 
@@ -73,7 +73,7 @@ def merged(
     return files
 
 
-def frame_columns(entry: Entry, rate_hz: float, first: int, task: int) -> dict[str, np.ndarray]:
+def frame_columns(entry: JournalEntry, rate_hz: float, first: int, task: int) -> dict[str, np.ndarray]:
     """The columns of ``data/*.parquet`` for one episode; `first` is the index of its first frame in the dataset."""
     t = np.arange(entry.length)
     columns = {layout.STATE: entry.states} if entry.states.shape[1] else {}
@@ -99,7 +99,7 @@ def _data_table(episodes: Sequence[Mapping[str, np.ndarray]], spec: RobotSpec) -
 
 
 def _episode_row(
-    entry: Entry, columns: Mapping[str, np.ndarray], features: Mapping[str, Any], number: int, first: int
+    entry: JournalEntry, columns: Mapping[str, np.ndarray], features: Mapping[str, Any], number: int, first: int
 ) -> dict[str, Any]:
     chunk, file = divmod(number, layout.FILES_PER_CHUNK)
     row: dict[str, Any] = {"episode_index": entry.index, "tasks": [entry.instruction], "length": entry.length}

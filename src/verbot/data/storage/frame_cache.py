@@ -31,7 +31,7 @@ FOLDER, FEATURES = ".cache/frames", ".cache/features"
 BLOCK = 256  # episodes between commits; an interruption loses at most this many
 FEATURE_BLOCK, FEATURE_BATCH = 16, 32  # episodes between commits of features, and frames in a batch of the encoder
 
-Features = npt.NDArray[np.float16]
+FeatureArray = npt.NDArray[np.float16]
 
 
 class FrameCache:
@@ -99,12 +99,12 @@ class FeatureCache:
         self._cache, self._compute, self._show = frames, compute, show
         folder = frames.dataset.root / FEATURES / hashlib.sha256(key.encode()).hexdigest()[:16]
         rows = _Rows(frames.dataset, folder, "features", ".f16", np.dtype(np.float16), FEATURE_BLOCK)
-        self._features: dict[str, Features] = {}
+        self._features: dict[str, FeatureArray] = {}
         for camera in frames.cameras:
             with ExitStack() as shown:
                 self._features[camera] = rows.open(camera, self._shape(camera), self._encoder(camera, shown))
 
-    def features(self, camera: str) -> Features:
+    def features(self, camera: str) -> FeatureArray:
         """The features of every frame of the dataset from one camera, (n, p, d), read-only."""
         return self._features[camera]
 
@@ -114,7 +114,7 @@ class FeatureCache:
     def _encoder(self, camera: str, shown: ExitStack) -> Fill:
         frames, bars = self._cache.frames(camera), list[Progress]()
 
-        def fill(numbers: range, ends: npt.NDArray[np.int64], out: Features) -> None:
+        def fill(numbers: range, ends: npt.NDArray[np.int64], out: FeatureArray) -> None:
             first, last = int(ends[numbers.start]), int(ends[numbers.stop])
             if not bars:
                 bars.append(shown.enter_context(Progress(f"encode {camera}", len(frames), "frames", first, self._show)))

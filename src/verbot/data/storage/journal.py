@@ -24,7 +24,7 @@ FOLDER = "journal"
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """One saved episode.
 
     Args:
@@ -67,7 +67,7 @@ class Entry:
         return b"\n".join([MAGIC, sha256(body).encode(), body])
 
     @staticmethod
-    def from_bytes(content: bytes, index: int, path: Path) -> Entry:
+    def from_bytes(content: bytes, index: int, path: Path) -> JournalEntry:
         """Inverse of `to_bytes`; `index` is the number in the file name. Raises `CorruptFileError` naming `path`."""
         magic, _, rest = content.partition(b"\n")
         checksum, _, body = rest.partition(b"\n")
@@ -83,22 +83,22 @@ class Entry:
             for name, shape in zip(("states", "actions"), header["shapes"], strict=True)
         )
         kept = {key: header[key] for key in ("instruction", "calibration", "extras", "statistics")}
-        return Entry(index=index, states=states, actions=actions, videos=blocks, **kept)
+        return JournalEntry(index=index, states=states, actions=actions, videos=blocks, **kept)
 
 
-class Journal:
+class EpisodeJournal:
     """The journal of the dataset at `root`."""
 
     def __init__(self, root: Path):
         self._folder = root / FOLDER
 
-    def write(self, entry: Entry) -> int:
+    def write(self, entry: JournalEntry) -> int:
         """Commit one episode: on return it survives a crash. Returns the bytes written."""
         content = entry.to_bytes()
         write_atomic(self._path(entry.index), content)
         return len(content)
 
-    def read(self, start: int) -> Iterator[Entry]:
+    def read(self, start: int) -> Iterator[JournalEntry]:
         """The entries from episode `start` on, up to the first gap. Raises `CorruptFileError` at a damaged one."""
         while (path := self._path(start)).is_file():
             try:
@@ -107,7 +107,7 @@ class Journal:
                 if path.is_file():
                     raise
                 return  # merged and removed meanwhile; the caller reads the dataset again
-            yield Entry.from_bytes(content, start, path)
+            yield JournalEntry.from_bytes(content, start, path)
             start += 1
 
     def paths(self) -> list[Path]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
-from verbot.data.storage.journal import Entry, Journal
+from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
@@ -31,7 +31,7 @@ class Dataset:
     Numeric columns are read on first access and kept. Images are decoded at each call; `FrameCache` keeps them.
     """
 
-    def __init__(self, root: Path, info: Mapping[str, Any], spec: RobotSpec, journaled: Sequence[Entry]):
+    def __init__(self, root: Path, info: Mapping[str, Any], spec: RobotSpec, journaled: Sequence[JournalEntry]):
         self.root, self.info, self.spec = root, info, spec
         self._journaled = tuple(journaled)
         self._committed = int(info["total_episodes"])
@@ -193,7 +193,7 @@ class Episode:
     tasks: Sequence[str]
     calibration: Mapping[str, Any] = field(repr=False)
     extras: Mapping[str, Any] = field(repr=False)
-    _source: Entry | Mapping[str, Any] = field(repr=False)
+    _source: JournalEntry | Mapping[str, Any] = field(repr=False)
 
     def __len__(self) -> int:
         return self.length
@@ -209,18 +209,22 @@ class Episode:
     @property
     def states(self) -> FloatArray:
         """float32 (t, s)."""
-        return self._source.states if isinstance(self._source, Entry) else self.dataset._vectors(self._source, layout.STATE)
+        return (
+            self._source.states if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.STATE)
+        )
 
     @property
     def actions(self) -> FloatArray:
         """float32 (t, a)."""
-        return self._source.actions if isinstance(self._source, Entry) else self.dataset._vectors(self._source, layout.ACTION)
+        return (
+            self._source.actions if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.ACTION)
+        )
 
     def images(self, camera: str) -> UInt8Array:
         """uint8 RGB (t, h, w, 3). Raises `UnknownNameError` for a camera that the dataset lacks."""
         if camera not in self.dataset.camera_names:
             raise UnknownNameError("camera", camera, self.dataset.camera_names)
-        if isinstance(self._source, Entry):
+        if isinstance(self._source, JournalEntry):
             name = f"episode {self.index} of {self.dataset.root}"
             with Decoder(self._source.videos[camera], name, self.dataset.spec.rate_hz) as decoder:
                 return decoder.read(0.0, self.length)
@@ -246,7 +250,7 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
     root = Path(path)
     while True:
         info = read_info(root)
-        journaled = list(Journal(root).read(info["total_episodes"]))
+        journaled = list(EpisodeJournal(root).read(info["total_episodes"]))
         if read_info(root)["total_episodes"] == info["total_episodes"]:
             break  # otherwise a writer merged its journal between the two reads
     if spec is None:

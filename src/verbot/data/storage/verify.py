@@ -11,7 +11,7 @@ import numpy as np
 
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
-from verbot.data.storage.journal import Entry, Journal
+from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.reader import Episode, checksums, open_dataset, read_info
 from verbot.data.storage.writer import ABSENT, seal
 from verbot.errors import CorruptFileError, DataError
@@ -80,12 +80,12 @@ def _derived(root: Path) -> Iterator[Finding]:
 
 
 def _journal(root: Path) -> Iterator[Finding]:
-    for path in Journal(root).paths():
+    for path in EpisodeJournal(root).paths():
         yield from _try(partial(_read_entry, path), root)
 
 
 def _read_entry(path: Path) -> None:
-    Entry.from_bytes(read_bytes(path), 0, path)
+    JournalEntry.from_bytes(read_bytes(path), 0, path)
 
 
 def _contents(root: Path) -> Iterator[Finding]:

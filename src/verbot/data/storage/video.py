@@ -26,7 +26,7 @@ CODEC, ENCODER, PIXELS, GOP = "h264", "libx264", "yuv444p", 10
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(GOP)}
 
 
-def encode(frames: UInt8Array, rate_hz: float) -> bytes:
+def encode_video(frames: UInt8Array, rate_hz: float) -> bytes:
     """An mp4 file of `frames` (t, h, w, 3) RGB."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
@@ -46,7 +46,7 @@ def frame_rate(rate_hz: float) -> Fraction:
 
 
 @dataclass(frozen=True)
-class Clip:
+class EncodedVideo:
     """A demultiplexed video; its packets are not decoded.
 
     Args:
@@ -58,19 +58,19 @@ class Clip:
     signature: bytes
 
     @staticmethod
-    def of(video: bytes) -> Clip:
+    def of(video: bytes) -> EncodedVideo:
         with cast(InputContainer, av.open(io.BytesIO(video))) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
             signature = f"{context.width}×{context.height} {stream.time_base} ".encode() + bytes(context.extradata or b"")
-            return Clip(video, [packet for packet in container.demux(stream) if packet.size], signature)
+            return EncodedVideo(video, [packet for packet in container.demux(stream) if packet.size], signature)
 
     def payload(self) -> list[bytes]:
         """The content of every packet, in order. Equal lists decode to equal frames."""
         return [bytes(packet) for packet in self.packets]
 
 
-def join(clips: Sequence[Clip]) -> bytes:
+def join(clips: Sequence[EncodedVideo]) -> bytes:
     """Join several clips into one mp4 by copying packets.
 
     Raises `DataError` unless all have the same signature and the result holds exactly their packets.
@@ -92,7 +92,7 @@ def join(clips: Sequence[Clip]) -> bytes:
             packet.stream, packet.time_base = stream, base
             container.mux(packet)
     joined = sink.getvalue()
-    if Clip.of(joined).payload() != payload:
+    if EncodedVideo.of(joined).payload() != payload:
         raise DataError(f"joining {len(clips)} videos did not keep every packet")
     return joined
 

@@ -23,9 +23,9 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.commit import Run, combined_image_statistics, frame_columns, image_statistics, merged, runs
 from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
-from verbot.data.storage.journal import Entry, Journal
+from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.reader import open_dataset, read_info
-from verbot.data.storage.video import CODEC, PIXELS, encode
+from verbot.data.storage.video import CODEC, PIXELS, encode_video
 from verbot.errors import DataError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
@@ -90,7 +90,7 @@ class DatasetWriter:
 
     def __init__(self, path: str | Path, spec: RobotSpec, merge_every: int = MERGE_EPISODES):
         self.root, self.spec, self._merge_every = Path(path), spec, merge_every
-        self._journal = Journal(self.root)
+        self._journal = EpisodeJournal(self.root)
         self._stale = False  # whether sentences were replaced after the statistics were computed
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
@@ -118,12 +118,12 @@ class DatasetWriter:
         """Save one episode and return its number. On return the episode survives a crash."""
         record.check(self.spec)
         images = {camera: np.ascontiguousarray(frames) for camera, frames in record.images.items()}
-        entry = Entry(
+        entry = JournalEntry(
             index=self._count,
             instruction=record.instruction,
             states=np.ascontiguousarray(record.states, np.float32),
             actions=np.ascontiguousarray(record.actions, np.float32),
-            videos={camera: encode(frames, self.spec.rate_hz) for camera, frames in images.items()},
+            videos={camera: encode_video(frames, self.spec.rate_hz) for camera, frames in images.items()},
             calibration=record.calibration,
             extras=record.extras,
             statistics={camera: image_statistics(frames) for camera, frames in images.items()},
@@ -285,7 +285,7 @@ class DatasetWriter:
         dataset = open_dataset(self.root)
         first, columns = 0, []
         for episode in dataset:
-            entry = Entry(episode.index, "", episode.states, episode.actions, {}, {}, {}, {})
+            entry = JournalEntry(episode.index, "", episode.states, episode.actions, {}, {}, {}, {})
             columns.append(frame_columns(entry, self.spec.rate_hz, first, self._tasks.index(episode.instruction)))
             first += len(episode)
         joined = {name: np.concatenate([c[name] for c in columns]).reshape(first, -1) for name in columns[0]}

@@ -120,7 +120,7 @@ class NavigationEnv(gymnasium.Env):
         self._render_cameras, self.render_mode = render_cameras, render_mode
         self.robot_spec = robot_spec(image_size)
         self._seed = 0
-        self._episode: episodes.Episode | None = None
+        self._episode: episodes.NavigationEpisode | None = None
         spec = self.robot_spec
         self.observation_space = spaces.Dict(
             {
@@ -282,7 +282,7 @@ class NavigationEnv(gymnasium.Env):
             "state_text": self.state_text(),
         }
 
-    def _current(self) -> episodes.Episode:
+    def _current(self) -> episodes.NavigationEpisode:
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import EpisodeRequest
+from verbot.contracts import EpisodeRequest, Goal
 from verbot.envs.navigation import language, layout
-from verbot.envs.navigation.tasks import Goal, task_of
-from verbot.envs.navigation.world import Scene
+from verbot.envs.navigation.tasks import task_of
+from verbot.envs.navigation.world import NavigationScene
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, SimulationError
 
@@ -27,11 +27,11 @@ _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that
 
 
 @dataclass(frozen=True)
-class Episode:
+class NavigationEpisode:
     """Everything that is decided before the first step; `info` is what `reset` and `step` tell and what never changes. `left` is
     the share of the way that the robot has still before it."""
 
-    scene: Scene
+    scene: NavigationScene
     goal: Goal
     instruction: str
     stream: Callable[[str], np.random.Generator]
@@ -39,7 +39,7 @@ class Episode:
     left: float
 
 
-def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode:
+def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> NavigationEpisode:
     """The episode that `request` asks for; `check` it before. Raises `ConfigError` for a goal that its scene does not admit."""
     task = request.task or str(generator(SUITE, "task", request.split, request.index, seed).choice(list(tasks)))
     key = (SUITE, task, request.split, request.index, seed, request.composition)
@@ -62,7 +62,7 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Episode
         "feasible": goals,
         "grounding": [_ground(scene, g, rng) for g in goals],
     }
-    return Episode(scene, goal, instruction, stream, info, LEFT[HARDEST if request.level is None else request.level])
+    return NavigationEpisode(scene, goal, instruction, stream, info, LEFT[HARDEST if request.level is None else request.level])
 
 
 def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
@@ -81,7 +81,9 @@ def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
         raise ConfigError(f"the navigation env has no randomization axis {axes[0]!r}; it has none")
 
 
-def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: np.random.Generator) -> tuple[Scene, list[Goal]]:
+def _draw(
+    tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: np.random.Generator
+) -> tuple[NavigationScene, list[Goal]]:
     """A scene that admits a goal of `task`, and all that it admits, the drawn one first; with `arms` some have an arm pose."""
     for _ in range(_TRIES):
         scene = layout.sample(rng)
@@ -100,7 +102,7 @@ def _draw(tasks: Sequence[str], task: str, demonstrated: bool, arms: bool, rng: 
     raise SimulationError(f"no scene for task {task!r} with demonstrated={demonstrated} in {_TRIES} tries")
 
 
-def _offered(scene: Scene, verb: str, rng: np.random.Generator) -> list[Goal]:
+def _offered(scene: NavigationScene, verb: str, rng: np.random.Generator) -> list[Goal]:
     """The goals of `verb`; of a task that has few, each also with the other arm position."""
     named = scene.lines if verb == "follow" else scene.objects
     goals: list[Goal] = []
@@ -144,7 +146,7 @@ def _some(goal: Goal, count: int, rng: np.random.Generator) -> list[str]:
     return [known[i] for i in rng.permutation(len(known))[:count]]
 
 
-def _ground(scene: Scene, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
+def _ground(scene: NavigationScene, goal: Goal, rng: np.random.Generator) -> dict[str, Any]:
     """Where the goal begins, which way it leads and where it ends on the floor, z = 0, for the keypoint loss."""
     begin, middle, end = ([x, y, 0.0] for x, y in task_of(goal, scene).points_m())
     return {

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, Point, Scene, SceneObject
+from verbot.envs.navigation.world import COLORS, LINE_SPACING_M, SHAPES, SIDE_M, Line, NavigationObject, NavigationScene, Point
 from verbot.errors import SimulationError
-
-Array = npt.NDArray[np.floating[Any]]
+from verbot.spec import FloatingArray
 
 OBJECTS = (3, 4)  # least and most
 LINES = 2
@@ -23,13 +20,13 @@ START_WALL_M, START_OBJECT_M = 0.25, 0.65
 _TRIES, _CANDIDATES = 400, 48
 
 
-def sample(rng: np.random.Generator) -> Scene:
+def sample(rng: np.random.Generator) -> NavigationScene:
     """A scene; all of it is a function of `rng`. Raises `SimulationError` where nothing fits, which does not happen."""
     for _ in range(_TRIES):
         centers = _centers(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rng)
         if centers is None:
             continue
-        curves: list[Array] = []
+        curves: list[FloatingArray] = []
         while len(curves) < LINES and (curve := _curve(centers, curves, rng)) is not None:
             curves.append(curve)
         start = _start(centers, rng)
@@ -38,8 +35,8 @@ def sample(rng: np.random.Generator) -> Scene:
         colors = [str(color) for color in rng.permutation(list(COLORS))[:LINES]]
         lines = tuple(Line(color, _points(curve)) for color, curve in zip(colors, curves, strict=True))
         names = _names(len(centers), rng)
-        objects = tuple(SceneObject(*name, _point(center)) for name, center in zip(names, centers, strict=True))
-        return Scene(objects, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
+        objects = tuple(NavigationObject(*name, _point(center)) for name, center in zip(names, centers, strict=True))
+        return NavigationScene(objects, lines, start, float(rng.uniform(-math.pi, math.pi)), bool(rng.random() < 0.5))
     raise SimulationError(f"no navigation scene in {_TRIES} tries")
 
 
@@ -57,8 +54,8 @@ def _names(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     return [names[i] for i in order]
 
 
-def _centers(count: int, rng: np.random.Generator) -> Array | None:
-    found: list[Array] = []
+def _centers(count: int, rng: np.random.Generator) -> FloatingArray | None:
+    found: list[FloatingArray] = []
     for _ in range(_CANDIDATES):
         point = rng.uniform(OBJECT_WALL_M, SIDE_M - OBJECT_WALL_M, 2)
         if all(np.linalg.norm(point - other) >= OBJECT_APART_M for other in found):
@@ -68,7 +65,7 @@ def _centers(count: int, rng: np.random.Generator) -> Array | None:
     return None
 
 
-def _curve(centers: Array, others: list[Array], rng: np.random.Generator) -> Array | None:
+def _curve(centers: FloatingArray, others: list[FloatingArray], rng: np.random.Generator) -> FloatingArray | None:
     """Points (n, 2) of a bent line, `LINE_SPACING_M` apart, away from objects and other lines."""
     control = rng.uniform(LINE_WALL_M, SIDE_M - LINE_WALL_M, (_CANDIDATES, 3, 2))
     control[:, 1] = control[:, [0, 2]].mean(1) + rng.uniform(-0.6, 0.6, (_CANDIDATES, 2))  # no sharp bends
@@ -90,16 +87,16 @@ def _curve(centers: Array, others: list[Array], rng: np.random.Generator) -> Arr
     return np.stack([np.interp(places, along, curve[:, axis]) for axis in (0, 1)], 1)
 
 
-def _start(centers: Array, rng: np.random.Generator) -> Point | None:
+def _start(centers: FloatingArray, rng: np.random.Generator) -> Point | None:
     candidates = rng.uniform(START_WALL_M, SIDE_M - START_WALL_M, (_CANDIDATES, 2))
     apart = np.linalg.norm(candidates[:, None] - centers, axis=-1).min(1)
     free = np.flatnonzero(apart >= START_OBJECT_M)
     return _point(candidates[free[0]]) if len(free) else None
 
 
-def _points(curve: Array) -> tuple[Point, ...]:
+def _points(curve: FloatingArray) -> tuple[Point, ...]:
     return tuple(_point(point) for point in curve)
 
 
-def _point(values: Array) -> Point:
+def _point(values: FloatingArray) -> Point:
     return float(values[0]), float(values[1])

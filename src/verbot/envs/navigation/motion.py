@@ -13,8 +13,8 @@ from verbot.envs.navigation.world import (
     ROBOT_RADIUS_M,
     STEP_M,
     TURN_RAD,
+    NavigationObject,
     Point,
-    SceneObject,
     World,
 )
 
@@ -30,7 +30,7 @@ def toward(world: World, target_m: Point, passing: str | None = None) -> int:
     return along(world, _bearing_rad(world, target_m, passing))
 
 
-def around(world: World, obj: SceneObject) -> int:
+def around(world: World, obj: NavigationObject) -> int:
     """The action that goes on with a turn around `obj`, or goes there first."""
     dx, dy = world.x_m - obj.center_m[0], world.y_m - obj.center_m[1]
     distance = math.hypot(dx, dy)

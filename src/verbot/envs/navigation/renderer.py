@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, Point, Scene, World
-from verbot.spec import UInt8Array
-
-Array = npt.NDArray[np.float32]
+from verbot.envs.navigation.world import CIRCLE_RADIUS_M, COLORS, ROBOT_RADIUS_M, SHAPES, SIDE_M, NavigationScene, Point, World
+from verbot.spec import FloatArray, UInt8Array
 
 FLOOR, WALL, TRACK = (62, 64, 70), (24, 25, 28), (104, 106, 112)
 BODY, NOSE, ARM = (214, 216, 220), (12, 12, 14), (64, 240, 240)
@@ -31,7 +28,7 @@ class Painter:
     that a picture shows what was already done.
     """
 
-    def __init__(self, scene: Scene, size: int):
+    def __init__(self, scene: NavigationScene, size: int):
         self._size, self._scale = size, size / SIDE_M
         self._floor = _floor(scene, size)
         self._tracked, self._under = self._floor.copy(), np.zeros((size, size), bool)
@@ -93,13 +90,13 @@ class Painter:
         return image
 
 
-def _blend(paint: Array, outside_m: Array, color: tuple[int, int, int], scale: float) -> None:
+def _blend(paint: FloatArray, outside_m: FloatArray, color: tuple[int, int, int], scale: float) -> None:
     """Paint `color` where the distance to a shape's outline (h, w) is negative, anti-aliased over one pixel."""
     share = np.clip(0.5 - outside_m * scale, 0.0, 1.0)[..., None]
     paint += share * (np.array(color, np.float32) - paint)
 
 
-def _floor(scene: Scene, size: int) -> UInt8Array:
+def _floor(scene: NavigationScene, size: int) -> UInt8Array:
     """Walls, lines and objects (size, size, 3)."""
     scale = size * _FINER / SIDE_M
     image = Image.new("RGB", (size * _FINER, size * _FINER), FLOOR)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
+from verbot.contracts import Goal
 from verbot.envs.navigation import motion
 from verbot.envs.navigation.world import (
     LINE_SPACING_M,
@@ -15,13 +15,11 @@ from verbot.envs.navigation.world import (
     SIDE_M,
     STOP,
     Line,
+    NavigationObject,
+    NavigationScene,
     Point,
-    Scene,
-    SceneObject,
     World,
 )
-
-Goal = Mapping[str, Any]
 
 _ARM_SHARE, _NEAR_SHARE, _DONE_SHARE = 0.1, 0.2, 0.6  # of the potential, which stays below the reward of success
 _FARTHEST_M = SIDE_M * math.sqrt(2)
@@ -30,7 +28,7 @@ _SURELY_M = 0.85 * REACH_M  # where the expert stops
 _OFF_LINE_M = 0.4  # from a line's next point: the expert heads for that point itself
 
 
-class Task(Protocol):
+class NavigationTask(Protocol):
     """One verb with the object or line that it is about."""
 
     seconds: float  # until an episode is truncated
@@ -63,7 +61,7 @@ class Go:
 
     seconds = 24.0
 
-    def __init__(self, obj: SceneObject):
+    def __init__(self, obj: NavigationObject):
         self._object = obj
 
     def done(self, world: World) -> bool:
@@ -92,7 +90,7 @@ class Around:
 
     seconds = 36.0
 
-    def __init__(self, obj: SceneObject):
+    def __init__(self, obj: NavigationObject):
         self._object = obj
 
     def done(self, world: World) -> bool:
@@ -154,7 +152,7 @@ class Follow:
         return self._line.points_m[min(world.covered[self._line.name], len(self._line.points_m) - 1)]
 
 
-def task_of(goal: Goal, scene: Scene) -> Task:
+def task_of(goal: Goal, scene: NavigationScene) -> NavigationTask:
     """What `goal` asks for in `scene`."""
     if goal["verb"] == "follow":
         return Follow(next(line for line in scene.lines if line.name == goal["object"]))
@@ -167,29 +165,29 @@ def arm_fits(goal: Goal, world: World) -> bool:
     return goal["arm"] is None or (goal["arm"] == "raised") == world.arm_raised
 
 
-def succeeded(goal: Goal, task: Task, world: World) -> bool:
+def succeeded(goal: Goal, task: NavigationTask, world: World) -> bool:
     """Done, with the arm as the instruction says at that moment."""
     return task.done(world) and arm_fits(goal, world)
 
 
-def error_m(goal: Goal, task: Task, world: World) -> float:
+def error_m(goal: Goal, task: NavigationTask, world: World) -> float:
     """What is left of the way, m, and `ARM_M` more while the arm is not as the instruction says; 0 exactly at success."""
     return task.error_m(world) + (0.0 if arm_fits(goal, world) else ARM_M)
 
 
-def potential(goal: Goal, task: Task, world: World) -> float:
+def potential(goal: Goal, task: NavigationTask, world: World) -> float:
     """Φ of the state, 0 to 0.9: how near, how much of the task is done, and whether the arm is right."""
     return _NEAR_SHARE * task.nearness(world) + _DONE_SHARE * task.share(world) + _ARM_SHARE * arm_fits(goal, world)
 
 
-def act(goal: Goal, task: Task, world: World) -> int:
+def act(goal: Goal, task: NavigationTask, world: World) -> int:
     """The expert's action: first the arm, then the way."""
     if not arm_fits(goal, world):
         return RAISE if goal["arm"] == "raised" else LOWER
     return task.act(world)
 
 
-def advance(goal: Goal, task: Task, world: World, left: float) -> None:
+def advance(goal: Goal, task: NavigationTask, world: World, left: float) -> None:
     """Let the expert go on until no more than the share `left` of its way is before it; the task is never finished so."""
     way_m = task.error_m(world)
     while task.error_m(world) > left * way_m:

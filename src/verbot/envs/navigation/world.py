@@ -45,7 +45,7 @@ LINE_SHARE = 0.9  # of its points, in order: so much is the whole line
 
 
 @dataclass(frozen=True)
-class SceneObject:
+class NavigationObject:
     """A solid post of one color and shape; `center_m` is (x, y)."""
 
     color: str
@@ -89,10 +89,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Scene:
+class NavigationScene:
     """How an episode begins."""
 
-    objects: tuple[SceneObject, ...]
+    objects: tuple[NavigationObject, ...]
     lines: tuple[Line, ...]
     start_m: Point
     heading_rad: float
@@ -118,7 +118,7 @@ class World:
         path_m: everywhere that the robot was, one point a move.
     """
 
-    scene: Scene
+    scene: NavigationScene
     compass: bool = False
     x_m: float = 0.0
     y_m: float = 0.0
@@ -181,7 +181,7 @@ class World:
         self.path_m.append((x, y))
         self._cover()
 
-    def _turn(self, obj: SceneObject, x_m: float, y_m: float) -> None:
+    def _turn(self, obj: NavigationObject, x_m: float, y_m: float) -> None:
         """Count the angle, seen from the object, of the move that ends in (x, y)."""
         cx, cy = obj.center_m
         ax, ay, bx, by = self.x_m - cx, self.y_m - cy, x_m - cx, y_m - cy
@@ -197,7 +197,7 @@ class World:
                 count += 1
             self.covered[line.name] = count
 
-    def _blocking(self, x_m: float, y_m: float) -> SceneObject | None:
+    def _blocking(self, x_m: float, y_m: float) -> NavigationObject | None:
         for obj in self.scene.objects:
             cx, cy = obj.center_m
             near = (x_m - cx) ** 2 + (y_m - cy) ** 2 < (OBJECT_REACH_M + ROBOT_RADIUS_M) ** 2

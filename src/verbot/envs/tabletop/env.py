@@ -31,7 +31,7 @@ from verbot.envs.tabletop.simulation.physics import (
     Physics,
 )
 from verbot.envs.tabletop.simulation.scene import TIMESTEP_S
-from verbot.envs.tabletop.simulation.segmentation import Segmentation
+from verbot.envs.tabletop.simulation.segmentation import TabletopSegmentation
 from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
@@ -129,7 +129,7 @@ class TabletopEnv(gymnasium.Env):
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
         self._error: str | None = None
-        self._episode: episodes.Episode | None = None
+        self._episode: episodes.TabletopEpisode | None = None
         spec = self.robot_spec
         self.observation_space = spaces.Dict(
             {
@@ -221,7 +221,7 @@ class TabletopEnv(gymnasium.Env):
 
         return TabletopExpert(clean, stream, noise, seed)
 
-    def segmentation(self, size: int | None = None) -> Segmentation:
+    def segmentation(self, size: int | None = None) -> TabletopSegmentation:
         """Which object each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
         self._current()
         names, size = self.robot_spec.camera_names, size or self._size
@@ -259,7 +259,7 @@ class TabletopEnv(gymnasium.Env):
 
     # How it begins.
 
-    def _set_up(self, episode: episodes.Episode) -> None:
+    def _set_up(self, episode: episodes.TabletopEpisode) -> None:
         """The initial state, which is a function of the episode alone."""
         stream = episode.stream
         position, yaw = randomization.start_pose(episode.axes, stream)
@@ -268,7 +268,7 @@ class TabletopEnv(gymnasium.Env):
         if episode.cover_step == 0:
             self._physics.cover()
 
-    def _picture_goal(self, episode: episodes.Episode) -> UInt8Array:
+    def _picture_goal(self, episode: episodes.TabletopEpisode) -> UInt8Array:
         """What the first camera sees (h, w, 3) when the expert has done it; the physics is left as that left it.
 
         Raises `SimulationError` when the expert fails three times.
@@ -299,7 +299,7 @@ class TabletopEnv(gymnasium.Env):
         self._held = self._steps if self._held < 0 else self._held
         self._success = (self._steps - self._held) / RATE_HZ >= episode.task.hold_s - 1e-9
 
-    def _guessed(self, episode: episodes.Episode) -> bool:
+    def _guessed(self, episode: episodes.TabletopEpisode) -> bool:
         """Whether another object was touched first while covers hide the colors: guessing is no success."""
         return episode.cover_step is not None and self._physics.first_contact not in (None, episode.info["target_object"])
 
@@ -352,7 +352,7 @@ class TabletopEnv(gymnasium.Env):
             out[name] = {"intrinsics": list(matrix), "extrinsics": pose.ravel().tolist(), "frame": frame}
         return out
 
-    def _current(self) -> episodes.Episode:
+    def _current(self) -> episodes.TabletopEpisode:
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from verbot.contracts import EpisodeRequest
+from verbot.contracts import EpisodeRequest, Goal
 from verbot.envs.seeding import generator
 from verbot.envs.tabletop.language import grammar, multi_sentence
 from verbot.envs.tabletop.language.captions import describe
 from verbot.envs.tabletop.simulation import randomization
 from verbot.envs.tabletop.simulation.layout import Layout, sample, scatter
-from verbot.envs.tabletop.simulation.randomization import Stream
+from verbot.envs.tabletop.simulation.randomization import RandomStream
 from verbot.envs.tabletop.suites import Suite
-from verbot.envs.tabletop.tasks import Goal, Task
+from verbot.envs.tabletop.tasks import TabletopTask
 from verbot.errors import ConfigError, SimulationError
 
 SPLITS, COMPOSITIONS = ("train", "test"), ("seen", "unseen")
@@ -27,7 +27,7 @@ _SAID, _SAID_OF_OTHERS = 6, 3  # wordings listed for the goal, and for each that
 
 
 @dataclass(frozen=True)
-class Episode:
+class TabletopEpisode:
     """Everything that is decided before the first step.
 
     Args:
@@ -37,12 +37,12 @@ class Episode:
         info: what `reset` and `step` tell and what never changes in an episode.
     """
 
-    task: Task
+    task: TabletopTask
     goal: Goal
     layout: Layout
     instruction: str
     axes: Mapping[str, int]
-    stream: Stream
+    stream: RandomStream
     info: dict[str, Any]
     cover_step: int | None = None
     locked_steps: int = 0
@@ -50,13 +50,13 @@ class Episode:
 
 def prepare(
     suite: Suite,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, TabletopTask],
     request: EpisodeRequest,
     seed: int,
     axes: Mapping[str, int],
     place: int | None = None,
     captions: int = 0,
-) -> Episode:
+) -> TabletopEpisode:
     """The episode that `request` asks for.
 
     Args:
@@ -96,11 +96,11 @@ def prepare(
     if captions:
         info["captions"] = describe(layout, goals, stream("captions"), captions)
     if suite.show is None or task not in suite.show.tasks:
-        return Episode(chosen, goal, layout, instruction, strengths, stream, info)
+        return TabletopEpisode(chosen, goal, layout, instruction, strengths, stream, info)
     least, most = suite.show.steps
     cover_step = int(stream("show").integers(least, most + 1))
     locked_steps = cover_step + suite.show.still_steps
-    return Episode(chosen, goal, layout, instruction, strengths, stream, info, cover_step, locked_steps)
+    return TabletopEpisode(chosen, goal, layout, instruction, strengths, stream, info, cover_step, locked_steps)
 
 
 def check_pictured(suite: Suite) -> None:
@@ -109,7 +109,7 @@ def check_pictured(suite: Suite) -> None:
         raise ConfigError(f"suite {suite.name!r} has no goal images: they would show what must be remembered")
 
 
-def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> None:
+def _check(request: EpisodeRequest, tasks: Mapping[str, TabletopTask], suite: Suite) -> None:
     for label, value, known in (
         ("split", request.split, SPLITS),
         ("wording", request.wording, WORDINGS),
@@ -126,14 +126,14 @@ def _check(request: EpisodeRequest, tasks: Mapping[str, Task], suite: Suite) -> 
         raise ConfigError(f"suite {suite.name!r} speaks in single sentences; longer commands are those of tabletop-sentences")
 
 
-def _draw_task(suite: Suite, tasks: Mapping[str, Task], request: EpisodeRequest, seed: int) -> str:
+def _draw_task(suite: Suite, tasks: Mapping[str, TabletopTask], request: EpisodeRequest, seed: int) -> str:
     names = [name for name, task in tasks.items() if request.composition == "seen" or task.is_compositional]
     rng = generator(suite.scenes_of or suite.name, "task", request.split, request.index, seed, request.composition)
     return str(rng.choice(names))
 
 
 def _draw_scene(
-    suite: Suite, tasks: Mapping[str, Task], name: str, composition: str, axes: Mapping[str, int], stream: Stream
+    suite: Suite, tasks: Mapping[str, TabletopTask], name: str, composition: str, axes: Mapping[str, int], stream: RandomStream
 ) -> tuple[Layout, list[Goal]]:
     """A layout that admits a goal of the drawn task and variant, and all goals that it admits, the drawn one first."""
     rng, constraints = stream("scene"), randomization.widen(suite.constraints, axes)
@@ -160,13 +160,13 @@ def _draw_scene(
     raise SimulationError(f"no scene for task {name!r} {variant} with composition {composition!r} in {_TRIES} tries")
 
 
-def _shown_alike(suite: Suite, tasks: Mapping[str, Task], name: str) -> tuple[Mapping[str, Task], bool]:
+def _shown_alike(suite: Suite, tasks: Mapping[str, TabletopTask], name: str) -> tuple[Mapping[str, TabletopTask], bool]:
     """The tasks that a scene of task `name` can offer, and whether its objects will be covered: all of them or none."""
     covered = suite.show.tasks if suite.show is not None else ()
     return {other: task for other, task in tasks.items() if (other in covered) == (name in covered)}, name in covered
 
 
-def _offered(task: Task, layout: Layout, is_covered: bool) -> list[Goal]:
+def _offered(task: TabletopTask, layout: Layout, is_covered: bool) -> list[Goal]:
     """The goals of `task` that one may name: behind the screen, where there is one; under covers, what any of the objects admits.
 
     Else the words would tell which of the covered objects is meant: the one that can be pushed that way.
@@ -180,7 +180,12 @@ def _offered(task: Task, layout: Layout, is_covered: bool) -> list[Goal]:
 
 
 def _scatter(
-    layout: Layout, goals: list[Goal], tasks: Mapping[str, Task], axes: Mapping[str, int], stream: Stream, is_covered: bool
+    layout: Layout,
+    goals: list[Goal],
+    tasks: Mapping[str, TabletopTask],
+    axes: Mapping[str, int],
+    stream: RandomStream,
+    is_covered: bool,
 ) -> Layout:
     """Clutter that leaves every goal feasible, so that the scene is the same otherwise."""
 
@@ -190,7 +195,7 @@ def _scatter(
     return scatter(layout, randomization.clutter(axes), keeps, stream("distractors"))
 
 
-def _in_turns(goals: list[Goal], tasks: Mapping[str, Task], drawn: str | None, rng: np.random.Generator) -> list[Goal]:
+def _in_turns(goals: list[Goal], tasks: Mapping[str, TabletopTask], drawn: str | None, rng: np.random.Generator) -> list[Goal]:
     """Shuffled so that neighbors name different objects, one other than `drawn` first, and
     no verb or relation crowds the others out."""
     piles: dict[tuple[str | None, str, str | None], list[Goal]] = {}
@@ -251,7 +256,7 @@ class _Speaker:
         return [known[i] for i in self._rng.permutation(len(known))[:count]]
 
 
-def _ground(task: Task, layout: Layout, goal: Goal, speaker: _Speaker) -> dict[str, Any]:
+def _ground(task: TabletopTask, layout: Layout, goal: Goal, speaker: _Speaker) -> dict[str, Any]:
     grounding = task.grounding(layout, goal)
     return {
         "instructions": speaker.some(goal, _SAID_OF_OTHERS),

@@ -14,8 +14,9 @@ from string import Template
 from PIL import Image
 
 from verbot.evaluation.grounding.metrics import GroundingMetrics
-from verbot.evaluation.report.overlay import COLORS, FULL, LESS, MORE, RGB
+from verbot.evaluation.report.overlay import COLORS, FULL, LESS, MORE
 from verbot.evaluation.report.plots import Bar, bars, percent, table
+from verbot.rollout.video import RGB
 from verbot.spec import UInt8Array
 
 METRICS_FILE, OLD_METRICS_FILE = "grounding.json", "looking.json"  # the old one is of version 0.1

@@ -108,7 +108,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Every episode of an evaluation.
 
     Args:
@@ -128,7 +128,7 @@ class Plan:
 
 def make_plan(
     config: EvaluationConfig, tasks: tuple[str, ...], agent: str = "policy", compositional: tuple[str, ...] | None = None
-) -> Plan:
+) -> EvaluationPlan:
     """The episodes of `config` on the tasks of its suite.
 
     Args:
@@ -157,7 +157,7 @@ def make_plan(
         baselines["expert"] = tuple(job.played_by("expert") for job in main)
         if agent == "policy":
             baselines["blind"] = tuple(blinded(job) for job in share)
-    return Plan(conditions, baselines)
+    return EvaluationPlan(conditions, baselines)
 
 
 def blinded(job: Job) -> Job:

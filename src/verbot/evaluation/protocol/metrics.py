@@ -10,7 +10,7 @@ from verbot.evaluation.protocol.intervals import Estimate, correlation, mean, pr
 from verbot.rollout.results import EpisodeResult
 
 Results = Sequence[EpisodeResult]
-Scene = tuple[str, int, int]  # task, index, goal index
+SceneKey = tuple[str, int, int]  # task, index, goal index
 
 
 def success_rate(results: Results) -> Estimate:
@@ -182,5 +182,5 @@ def _states(results: Iterable[EpisodeResult]) -> list[list[EpisodeResult]]:
     return [state for state in states.values() if len(state) > 1 and all(r.outcome != "error" for r in state)]
 
 
-def _scene(result: EpisodeResult) -> Scene:
+def _scene(result: EpisodeResult) -> SceneKey:
     return result.task, result.index, result.goal_index

@@ -17,7 +17,7 @@ from verbot.configuration import to_plain
 from verbot.contracts import ChunkedAgent, Compositional, Policy, TaskEnv
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol import metrics
-from verbot.evaluation.protocol.conditions import EvaluationConfig, Plan, make_plan
+from verbot.evaluation.protocol.conditions import EvaluationConfig, EvaluationPlan, make_plan
 from verbot.evaluation.protocol.intervals import difference, mcnemar
 from verbot.evaluation.report.clips import VideoClip, choose
 from verbot.evaluation.report.page import write_report
@@ -27,7 +27,7 @@ from verbot.parallel.workers import cores
 from verbot.rollout.baselines import SCRIPTED, AgentFactory, PolicySource
 from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
-from verbot.rollout.results import EpisodeResult, Journal
+from verbot.rollout.results import EpisodeResult, ResultsJournal
 from verbot.rollout.vector import EnvFactories, MakeEnv
 
 
@@ -57,7 +57,7 @@ def make_suite(name: str, **options: Any) -> TaskEnv:
     return make_env(name, **options)
 
 
-def run(
+def run_evaluation(
     policy: PolicySource | str,
     config: EvaluationConfig,
     out: Path,
@@ -108,7 +108,9 @@ def _fitted(config: EvaluationConfig, policy: PolicySource | str, make: MakeEnv)
     return dataclasses.replace(config, options={**config.options, **fitting})
 
 
-def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, out: Path, command: str | None) -> Summary:
+def summarize(
+    name: str, config: EvaluationConfig, plan: EvaluationPlan, played: Played, out: Path, command: str | None
+) -> Summary:
     """The summary of all results in the plan."""
     found = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.conditions.items()}
     baselines = {key: [played.results[job.key] for job in jobs] for key, jobs in plan.baselines.items()}
@@ -140,10 +142,12 @@ def summarize(name: str, config: EvaluationConfig, plan: Plan, played: Played, o
     )
 
 
-def _play(plan: Plan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None) -> Played:
+def _play(
+    plan: EvaluationPlan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None
+) -> Played:
     """Play the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
     jobs, started = plan.jobs(), time.monotonic()
-    with Journal(out / "results.jsonl") as journal:
+    with ResultsJournal(out / "results.jsonl") as journal:
         waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
         count = min(config.workers or cores(), max(1, len(waiting)))
         with open_pool(setup, count, cluster) as pool:
@@ -160,7 +164,7 @@ def _play(plan: Plan, setup: EvaluationSetup, config: EvaluationConfig, out: Pat
 
 
 def _videos(
-    pool: Pool | ClusterPool, plan: Plan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]
+    pool: Pool | ClusterPool, plan: EvaluationPlan, config: EvaluationConfig, results: Mapping[str, EpisodeResult]
 ) -> list[tuple[VideoClip, bytes]]:
     pairs = {name: [(job, results[job.key]) for job in jobs] for name, jobs in plan.conditions.items()}
     chosen = choose(pairs[config.main], pairs.get("counterfactual", []), config.videos)

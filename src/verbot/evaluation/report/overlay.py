@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from verbot.rollout.video import BACKGROUND, GAP, INK
+from verbot.rollout.video import BACKGROUND, GAP, INK, RGB
 from verbot.spec import FloatArray, UInt8Array
-
-RGB = tuple[int, int, int]
 
 COLORS: dict[str, RGB] = {"target": (255, 38, 98), "receptacle": (0, 214, 255), "reference": (255, 214, 10)}
 MORE, LESS = (255, 120, 0), (60, 120, 255)  # the map has more, or less, here because of a word

@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.intervals import Estimate
-from verbot.rollout.video import BACKGROUND, INK
+from verbot.rollout.video import BACKGROUND, INK, RGB
 
-RGB = tuple[int, int, int]
-Point = tuple[float, float]
+ImagePoint = tuple[float, float]
 
 # Distinguishable with color vision deficiency (Okabe and Ito 2008).
 COLORS: tuple[RGB, ...] = ((230, 159, 0), (86, 180, 233), (0, 190, 135), (213, 94, 0), (204, 121, 167), (240, 228, 66))
@@ -56,7 +55,7 @@ def radar(spokes: Sequence[str], outlines: Sequence[Outline]) -> Image.Image:
     return picture
 
 
-def place(share: float, angle: float, scale: float = 1.0) -> Point:
+def place(share: float, angle: float, scale: float = 1.0) -> ImagePoint:
     """The point (x, y) of a proportion (0 to 1) on the spoke at `angle` (rad, clockwise from the top), in pixels × `scale`.
 
     Example:

@@ -9,7 +9,7 @@ from torch import nn
 from verbot.models.layers.transformer import (
     AttentionPool,
     Block,
-    Summary,
+    FusedToken,
     TypePositionEmbedding,
     flat,
     seen,
@@ -44,7 +44,7 @@ class Bidirectional(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(sizes.width) for _ in range(2 * layers))
         self.text, self.seen = AttentionPool(sizes.width, heads), AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts).values()) if flat else 0
-        self.summary = Summary((places + 2) * sizes.width, hidden)
+        self.summary = FusedToken((places + 2) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)

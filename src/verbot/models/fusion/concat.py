@@ -10,8 +10,8 @@ from verbot.errors import ConfigError
 from verbot.models.layers.transformer import (
     AttentionPool,
     Block,
+    FusedToken,
     Overview,
-    Summary,
     TypePositionEmbedding,
     flat,
     seen,
@@ -54,7 +54,7 @@ class Concat(nn.Module):
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
         places = sum(seen_counts(counts).values())
         if hidden:
-            self.pool, self.summary = AttentionPool(sizes.width, heads), Summary((places + 1) * sizes.width, hidden)
+            self.pool, self.summary = AttentionPool(sizes.width, heads), FusedToken((places + 1) * sizes.width, hidden)
         else:
             self.norm = nn.LayerNorm(sizes.width)
         self.overview = Overview(places, overview, sizes.width) if overview else None

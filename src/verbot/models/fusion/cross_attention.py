@@ -9,7 +9,7 @@ from torch import nn
 from verbot.models.layers.transformer import (
     AttentionPool,
     Block,
-    Summary,
+    FusedToken,
     TypePositionEmbedding,
     flat,
     seen,
@@ -44,7 +44,7 @@ class CrossAttention(nn.Module):
         self.talk = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norm, self.pool = nn.LayerNorm(sizes.width), AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts).values()) if flat else 0
-        self.summary = Summary((places + 1) * sizes.width, hidden)
+        self.summary = FusedToken((places + 1) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)

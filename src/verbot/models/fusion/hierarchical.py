@@ -11,7 +11,7 @@ from verbot.models.layers.transformer import (
     AttentionPool,
     Block,
     CrossBlock,
-    Summary,
+    FusedToken,
     TypePositionEmbedding,
     flat,
     seen_by_frame,
@@ -23,7 +23,7 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("hierarchical")
-class Hierarchical(nn.Module):
+class HierarchicalFusion(nn.Module):
     """In every frame `layers` blocks of words attending to what was seen, summed up in one feature; then the latest frame's
     feature attends to those of all frames that hold anything, `memory` times.
 
@@ -46,7 +46,7 @@ class Hierarchical(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts, sizes.history).values())
-        self.summary = Summary((places + 1) * sizes.width, hidden)
+        self.summary = FusedToken((places + 1) * sizes.width, hidden)
         if sizes.history > 1:
             self.past = nn.LayerNorm(hidden)
             self.back = nn.ModuleList(Block(hidden, heads) for _ in range(memory))

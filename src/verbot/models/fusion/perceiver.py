@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers.transformer import Block, Summary, TypePositionEmbedding, flat, seen, seen_counts, sharpen
+from verbot.models.layers.transformer import Block, FusedToken, TypePositionEmbedding, flat, seen, seen_counts, sharpen
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
@@ -31,7 +31,7 @@ class Perceiver(nn.Module):
     ):
         super().__init__()
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, queries)
-        self.summary = Summary((queries + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
+        self.summary = FusedToken((queries + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
         self.marks, self.keys = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.queries = nn.Parameter(torch.randn(queries, sizes.width) / math.sqrt(sizes.width))
         self.read = Block(sizes.width, heads)

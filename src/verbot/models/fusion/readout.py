@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from verbot.models.layers.transformer import (
     TEXT_KINDS,
     Block,
-    Summary,
+    FusedToken,
     TypePositionEmbedding,
     flat,
     seen,
@@ -24,7 +24,7 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("readout")
-class Readout(nn.Module):
+class ReadoutFusion(nn.Module):
     """Block by block: words and sentence read each other; what was seen and felt in a frame reads them, itself and earlier
     frames; each of the `readouts` reads all of it and itself; nothing reads a readout. The readouts are given out.
 
@@ -51,7 +51,7 @@ class Readout(nn.Module):
     ):
         super().__init__()
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, readouts)
-        self.summary = Summary((readouts + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
+        self.summary = FusedToken((readouts + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
         self.history = sizes.history
         self.frame = seen_counts(counts, sizes.history)
         self.marks = TypePositionEmbedding(sizes, counts)

@@ -9,7 +9,7 @@ from torch import nn
 from verbot.models.layers.transformer import (
     AttentionPool,
     CrossBlock,
-    Summary,
+    FusedToken,
     TypePositionEmbedding,
     flat,
     seen,
@@ -21,7 +21,7 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("stack")
-class Stack(nn.Module):
+class StackFusion(nn.Module):
     """`layers` blocks, each: words and sentence attend to what was seen, then to each other, then a feed-forward layer.
 
     Attended to: in `blocks.….cross` what was seen, in `blocks.….own` words and sentence, each in the order in which they come.
@@ -40,7 +40,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
         places = sum(seen_counts(counts).values()) if flat else 0
-        self.summary = Summary((places + 1) * sizes.width, hidden)
+        self.summary = FusedToken((places + 1) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)

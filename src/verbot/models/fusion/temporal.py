@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from verbot.models.layers.transformer import (
     Block,
-    Summary,
+    FusedToken,
     TokenLearner,
     TypePositionEmbedding,
     flat,
@@ -24,7 +24,7 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("temporal")
-class Temporal(nn.Module):
+class TemporalFusion(nn.Module):
     """What was seen in a frame is scaled and shifted by the sentence, and learned down to `learned` tokens; they and what the
     robot felt go through `layers` of self-attention, in which a frame reads the words, itself and its past, never its future. The
     latest frame's tokens are given out.
@@ -57,7 +57,7 @@ class Temporal(nn.Module):
         few = sum(n for kind, n in frame.items() if kind not in self.many)
         self.tokens = few + (learned if self.many else 0)  # of a frame
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, self.tokens)
-        self.summary = Summary((self.tokens + sum(frame.values())) * sizes.width, hidden) if hidden else None
+        self.summary = FusedToken((self.tokens + sum(frame.values())) * sizes.width, hidden) if hidden else None
         self.marks, self.film = TypePositionEmbedding(sizes, counts), nn.Linear(sizes.width, 2 * sizes.width)
         if self.many:
             self.learn = TokenLearner(sizes.width, learned)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.action_space import Continuous, Readout, normal, targets
+from verbot.models.action_space import ActionReadout, Continuous, normal, targets
 from verbot.models.layers.transformer import Block, CrossBlock, masked_mean, reader
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup, join
@@ -20,8 +20,8 @@ class CVAE(nn.Module):
 
     In training a transformer reads [style, observation, actions] into the posterior of a latent style z, a normal distribution;
     z drawn from it and the fused tokens are what k learned queries attend to, and each becomes one action. The loss is the
-    reconstruction's (see `verbot.models.action_space.Readout`: L1 for most kinds) + `kl_weight` × the divergence of the posterior
-    from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
+    reconstruction's (see `verbot.models.action_space.ActionReadout`: L1 for most kinds) + `kl_weight` × the divergence of the
+    posterior from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
 
     Args:
         prior: ``"standard"``, N(0, I) as in the paper, or ``"learned"``, a normal distribution that depends on the observation.
@@ -52,7 +52,7 @@ class CVAE(nn.Module):
         if prior not in PRIORS:
             raise ConfigError(f"there is no prior {prior!r} of a cvae; there are {', '.join(PRIORS)}")
         self.kl_weight, self.latent = kl_weight, latent
-        self.readout, self.space = Readout(sizes.action, rotation, gripper), Continuous(sizes.action)
+        self.readout, self.space = ActionReadout(sizes.action, rotation, gripper), Continuous(sizes.action)
         self.pool = reader(width, count)
         self.observed, self.action = nn.Linear(width, hidden), nn.Linear(sizes.action_size, hidden)
         self.places = nn.Parameter(torch.randn(sizes.chunk + 2, hidden) * 0.02)  # of style, observation and each action

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import Continuous, start
+from verbot.models.heads.denoiser import TIMES
 from verbot.models.heads.flow import flow_loss, integrate
 from verbot.models.layers.transformer import CrossBlock, sinusoid
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, Sizes, TokenGroup
-
-TIMES = 64  # features of a time
 
 
 @heads.register("flow_expert")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verbot.models.action_space import Readout, targets
+from verbot.models.action_space import ActionReadout, targets
 from verbot.models.encoders.state.previous_action import ActionEncoder
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
@@ -47,7 +47,7 @@ class Latent(nn.Module):
     ):
         super().__init__()
         self.chunk, self.pretrain, self.weight, self.noise = sizes.chunk, pretrain, weight, noise
-        self.readout = Readout(sizes.action, rotation, gripper)
+        self.readout = ActionReadout(sizes.action, rotation, gripper)
         self.encode = ActionEncoder(sizes.action, hidden, hidden, partial=False)
         self.mix = nn.Sequential(
             nn.Linear(sizes.chunk * (hidden + 1), hidden), nn.GELU(), nn.Linear(hidden, latent), nn.LayerNorm(latent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verbot.models.action_space import Readout, targets
+from verbot.models.action_space import ActionReadout, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
 from verbot.models.stochastic import Exploration
@@ -16,8 +16,8 @@ from verbot.models.tokens import Batch, Sizes, TokenGroup
 class Regression(nn.Module):
     """Linear from the fused tokens to k actions.
 
-    What each kind of component is read as and compared by says `verbot.models.action_space.Readout`. The loss is the mean over
-    valid steps and dimensions.
+    What each kind of component is read as and compared by says `verbot.models.action_space.ActionReadout`. The loss is the mean
+    over valid steps and dimensions.
 
     Args:
         gripper: weight of a gripper dimension beside the others.
@@ -26,7 +26,7 @@ class Regression(nn.Module):
 
     def __init__(self, sizes: Sizes, width: int, count: int, gripper: float = 1.0, rotation: str = "quaternion"):
         super().__init__()
-        self.chunk, self.readout = sizes.chunk, Readout(sizes.action, rotation, gripper)
+        self.chunk, self.readout = sizes.chunk, ActionReadout(sizes.action, rotation, gripper)
         self.pool = reader(width, count)
         self.out = nn.Linear(width, sizes.chunk * self.readout.size)
 

@@ -137,7 +137,7 @@ def flat(group: TokenGroup) -> Tensor:
     return group.tokens.masked_fill(~group.mask.unsqueeze(-1), 0).flatten(1)
 
 
-class Summary(nn.Module):
+class FusedToken(nn.Module):
     """Vectors (b, d), `inputs` numbers in all, through two wide layers to one fused token (b, 1, hidden)."""
 
     def __init__(self, inputs: int, hidden: int):

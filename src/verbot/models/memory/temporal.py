@@ -12,7 +12,7 @@ from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 
 @memories.register("temporal")
-class Temporal(nn.Module):
+class TemporalMemory(nn.Module):
     """Causal self-attention (Vaswani et al. 2017) over what was fused in the last frames and now, each marked with its age.
 
     What is kept is one vector a frame, the oldest first; a new one pushes out the oldest. Ages count writings. The present is

@@ -17,7 +17,7 @@ STEEPEST = 100.0  # of the logits, as in CLIP
 
 
 @contrasts.register("clip")
-class Clip(nn.Module):
+class ClipContrast(nn.Module):
     """InfoNCE in both directions (Radford et al. 2021, "CLIP"), with hard negatives (Faghri et al. 2018, "VSE++").
 
     The vision encoder is asked by a learned sentence, the same for every image. Each true caption is to be nearest to its own

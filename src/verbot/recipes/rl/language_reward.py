@@ -9,7 +9,7 @@ from verbot.models.registries import Part
 from verbot.recipes import recipes
 from verbot.recipes.config import Recipe, Reinforcement
 from verbot.recipes.rl.navigation import navigation_ppo
-from verbot.training.rl.config import InitConfig, PerceptionWarmup, RewardShaping
+from verbot.training.rl.config import PerceptionWarmup, ReinforceInitConfig, RewardShaping
 
 
 @recipes.register("navigation-language", needs=("stable_baselines3",))
@@ -39,7 +39,7 @@ def _by(reward: str, **options: Any) -> Recipe:
     stage = dataclasses.replace(
         base.reinforcement,
         env=dataclasses.replace(base.reinforcement.env, tasks=("go",)),
-        init=InitConfig("outputs/warmed/policy"),
+        init=ReinforceInitConfig("outputs/warmed/policy"),
         reward_shaping=RewardShaping(),
         perception_warmup=PerceptionWarmup(updates=0),
         reward=Part(reward, options),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from verbot.evaluation import EvaluationConfig
 from verbot.recipes import recipes
 from verbot.recipes.config import Recipe, Reinforcement
-from verbot.training.rl.config import EnvConfig, InitConfig, PPOConfig, ReinforceConfig, RewardShaping
+from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceConfig, ReinforceInitConfig, RewardShaping
 
 
 @recipes.register("starter-ppo", needs=("stable_baselines3",))
@@ -19,7 +19,7 @@ def starter_ppo() -> Recipe:
             Reinforcement(
                 ReinforceConfig(
                     env=EnvConfig("tabletop-starter", num_envs=16),
-                    init=InitConfig("outputs/demo/policy"),
+                    init=ReinforceInitConfig("outputs/demo/policy"),
                     reward_shaping=RewardShaping(potential_weight=2.0),
                     steps=90_000,
                     ppo=PPOConfig(

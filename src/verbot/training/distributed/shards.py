@@ -20,8 +20,8 @@ from torch import Tensor
 
 from verbot.errors import CorruptFileError
 
-Layout = Mapping[str, Sequence[int]]
-Span = tuple[int, int]  # the first number and the one after the last, in the vector of all weights
+WeightShapes = Mapping[str, Sequence[int]]
+WeightSpan = tuple[int, int]  # the first number and the one after the last, in the vector of all weights
 VECTORS = ("weights", "average", "first_moment", "second_moment", "best")  # shared out; what else is kept everybody has
 BLOCK = 1 << 24
 
@@ -38,7 +38,7 @@ class Share:
     rank: int = 0
     size: int = 1
 
-    def spans(self, layout: Layout) -> list[Span]:
+    def spans(self, layout: WeightShapes) -> list[WeightSpan]:
         """For each weight of `layout` (names to shapes) what is this member's; where it has no rows the span is empty."""
         found, start = [], 0
         for shape in layout.values():
@@ -54,7 +54,7 @@ class Share:
         return f"shard-{self.rank + 1:05d}-of-{self.size:05d}.safetensors"
 
 
-def read(folder: Path, layout: Layout, files: Mapping[str, str], share: Share) -> dict[str, Tensor]:
+def read(folder: Path, layout: WeightShapes, files: Mapping[str, str], share: Share) -> dict[str, Tensor]:
     """The tensors of a checkpoint as `share` needs them.
 
     Args:
@@ -81,7 +81,7 @@ def read(folder: Path, layout: Layout, files: Mapping[str, str], share: Share) -
         }
 
 
-def _joined(key: str, wanted: list[Span], held: list[list[Span]], opened: list[Any]) -> Tensor:
+def _joined(key: str, wanted: list[WeightSpan], held: list[list[WeightSpan]], opened: list[Any]) -> Tensor:
     """The spans `wanted` of one vector, from the files that are `opened`."""
     slices = [None if file is None else file.get_slice(key) for file in opened]
     parts, before = [torch.empty(0)], [0] * len(held)
@@ -95,7 +95,7 @@ def _joined(key: str, wanted: list[Span], held: list[list[Span]], opened: list[A
     return torch.cat(parts)
 
 
-def _overlap(one: Span, other: Span) -> Span | None:
+def _overlap(one: WeightSpan, other: WeightSpan) -> WeightSpan | None:
     first, last = max(one[0], other[0]), min(one[1], other[1])
     return (first, last) if first < last else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from verbot.errors import ConfigError
 from verbot.training.imitation.config import TrainConfig
-from verbot.training.imitation.loop import TrainResult, train
+from verbot.training.imitation.loop import TrainResult, train_policy
 from verbot.training.imitation.records import Selection
 
 
@@ -79,7 +79,7 @@ def train_sequentially(
         replay: as of `continual_task_config`.
         known: number of tasks that the policy of `init` was trained on before: they are replayed, and not trained again.
 
-    Raises `ConfigError` where two tasks have one name, or some are known without a policy to start from; and as `train` does.
+    Raises `ConfigError` where two tasks have one name, or some are known without a policy to start from; and as `train_policy`.
     """
     names = [continual_task.name for continual_task in continual_tasks]
     if len(set(names)) < len(names):
@@ -92,5 +92,5 @@ def train_sequentially(
     for number in range(known, len(continual_tasks)):
         init_from = results[-1].policy if results else config.init.init_from
         task_config = continual_task_config(config, continual_tasks, number, init_from, replay)
-        results.append(train(task_config, out / names[number], progress=progress))
+        results.append(train_policy(task_config, out / names[number], progress=progress))
     return results

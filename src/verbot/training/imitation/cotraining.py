@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
 from verbot.training.imitation.data import TrainingData
 
@@ -32,7 +32,7 @@ class TrainedEmbodiment:
     """
 
     name: str
-    policy: Policy
+    policy: VLAPolicy
     training_data: TrainingData
 
     def named(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:

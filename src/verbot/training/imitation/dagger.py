@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import TrainingError
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import demonstrations, stamped
 from verbot.training.imitation.dagger_worker import CorrectionSetup
 from verbot.training.imitation.records import DaggerConfig
 
 if TYPE_CHECKING:
-    from verbot.training.checkpoint import Progress
+    from verbot.training.checkpoint import TrainingProgress
     from verbot.training.distributed.process_group import ProcessGroup
     from verbot.training.log import Log
 
@@ -32,7 +32,7 @@ def folder(out: Path, number: int) -> Path:
     return out / "corrections" / f"round-{number + 1}"
 
 
-def due(config: DaggerConfig, now: Progress) -> bool:
+def due(config: DaggerConfig, now: TrainingProgress) -> bool:
     """Whether the next round happens before the next step."""
     spread = (config.last - config.first) / max(1, config.rounds - 1)
     return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
@@ -40,9 +40,9 @@ def due(config: DaggerConfig, now: Progress) -> bool:
 
 def gather(
     config: DaggerConfig,
-    policy: Policy,
+    policy: VLAPolicy,
     out: Path,
-    now: Progress,
+    now: TrainingProgress,
     process_group: ProcessGroup,
     log: Log,
     *,

@@ -17,7 +17,7 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.protocols import GrowsVocabulary
 from verbot.models.registries import Part, language_encoders
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
 from verbot.spec import Component, RobotSpec
 from verbot.statistics import Statistics
@@ -54,7 +54,7 @@ def begun(config: TrainConfig) -> TrainConfig:
 
 def begin(
     init: InitConfig, config: NetworkConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], seed: int
-) -> Policy:
+) -> VLAPolicy:
     """The policy of `init` (after `begun`) to be trained: words that it does not know are added to its vocabulary.
 
     Args:
@@ -80,10 +80,10 @@ def begin(
             f"random as it begins: add it to lora.train"
         )
     kept = start.statistics if init.statistics == "kept" else statistics
-    return Policy(network, spec, kept, start.preprocessing, start.blind)
+    return VLAPolicy(network, spec, kept, start.preprocessing, start.blind)
 
 
-def begin_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], seed: int) -> Policy:
+def begin_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str], seed: int) -> VLAPolicy:
     """The new policy `fresh`, of which `init.parts` are taken from the policy of `init` (after `begun`).
 
     Words that are new are added to a vocabulary that is taken over. Statistics are those of `fresh`, but of the state where its
@@ -120,7 +120,7 @@ def begin_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], se
         _check_components(start.spec, spec, kept, f"{init.init_from}")
     preprocessing = start.preprocessing if kept else fresh.preprocessing
     statistics = Statistics({**{name: fresh.statistics[name] for name in fresh.statistics}, **kept})
-    return Policy(network, spec, statistics, preprocessing)
+    return VLAPolicy(network, spec, statistics, preprocessing)
 
 
 def _is_of(name: str, part: str) -> bool:
@@ -169,7 +169,7 @@ def note(init: InitConfig, trained: int, parameters: int) -> str:
     )
 
 
-def _load(init: InitConfig) -> tuple[str, Policy]:
+def _load(init: InitConfig) -> tuple[str, VLAPolicy]:
     """The policy to start from and its identity. Raises `ConfigError` where it is not the one that `init` names."""
     assert init.init_from is not None
     sha256 = policy_identity(policy_folder(init.init_from))
@@ -178,7 +178,7 @@ def _load(init: InitConfig) -> tuple[str, Policy]:
             f"the start {init.init_from} is another policy than the one that this run began with: sha256 {sha256}, not "
             f"{init.sha256}; put that one back, or begin a new run in another folder"
         )
-    return sha256, Policy.load(init.init_from)
+    return sha256, VLAPolicy.load(init.init_from)
 
 
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:

@@ -48,7 +48,7 @@ class FrozenFeatureExtractor:
         return FeatureCache(frames, f"{self._encoder.key} of {size}", self._compute, self._show)
 
     def _compute(self, frames: UInt8Array) -> FloatArray:
-        """Features (n, p, d) of frames (n, h, w, 3), brought to the network's size as `Policy.collate` does."""
+        """Features (n, p, d) of frames (n, h, w, 3), brought to the network's size as `VLAPolicy.collate` does."""
         fit = FitImage(frames.shape[1:3], (self._sizes.height, self._sizes.width_px))
         pixels = torch.from_numpy(np.array(fit.forward(frames))).movedim(-1, -3).to(self._device)
         found: FloatArray = self._encoder.features(pixels).float().cpu().numpy()

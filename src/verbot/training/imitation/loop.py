@@ -21,9 +21,9 @@ from verbot.configuration import build, differences, dump_yaml, load_yaml, to_pl
 from verbot.errors import ConfigError, GroundingWarning, TrainingError
 from verbot.models.lora import count
 from verbot.parallel.progress import Progress as Bar
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.device import find_device, generators, place
 from verbot.training.distributed.fsdp import Sharded, check_sharding
 from verbot.training.distributed.launch import join, launched
@@ -37,7 +37,7 @@ from verbot.training.imitation.cotraining import TrainedEmbodiment, alone, share
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import begin, begin_parts, begun, note
 from verbot.training.imitation.records import OptimizerConfig
-from verbot.training.imitation.session import CHECKPOINTS, Mean, Session
+from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.log import Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
@@ -81,7 +81,7 @@ class TrainResult:
         return self.samples / max(self.seconds, 1e-9)
 
 
-def train(
+def train_policy(
     config: TrainConfig,
     out: str | Path,
     *,
@@ -131,10 +131,10 @@ def train(
 def run(
     config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
-    """One member's part of `train`."""
+    """One member's part of `train_policy`."""
     share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
-    now, tensors = found or (Progress(total=config.total_steps), {})
+    now, tensors = found or (TrainingProgress(total=config.total_steps), {})
     device = find_device(config.parallelism.device, *process_group.local_rank)
     members = _members(config, out, now.rounds, process_group, device, show)
     for member in members:
@@ -143,7 +143,7 @@ def run(
     network, first = together(members), members[0].training_data
     optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
     anew = partial(_new_policy, config, first, first.instructions)
-    session = Session(config.budget, out, process_group, members, optimizer, now, anew)
+    session = TrainingSession(config.budget, out, process_group, members, optimizer, now, anew)
     if "best" in tensors:
         session.best = tensors["best"].to(device)  # a file has no device
     if found:
@@ -170,16 +170,16 @@ def _members(
     return [TrainedEmbodiment(*each) for each in zip(names, policies, data, strict=True)]
 
 
-def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> Policy:
+def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> VLAPolicy:
     """Untrained, or the policy that `config` starts from."""
     spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
     if config.init.keeps_network:
         return begin(config.init, config.network, spec, statistics, instructions, config.seed)
-    fresh = Policy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
+    fresh = VLAPolicy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
     return fresh if config.init.parts is None else begin_parts(config.init, fresh, instructions, config.seed)
 
 
-def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
+def _read_ahead(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
     """Every instruction once, shared out, so that what a frozen encoder makes of them is cached before speed is measured."""
     mine = instructions[process_group.rank :: process_group.size]
     with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
@@ -189,7 +189,7 @@ def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: Proc
     process_group.broadcast()
 
 
-def _loop(config: TrainConfig, session: Session, log: Log, stop_at: int | None) -> dict[str, float]:
+def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None) -> dict[str, float]:
     """Steps until the run is over; returns the last mean losses. Every random number is a function of (seed, step, rank)."""
     now, optimizer, process_group, logging = session.now, session.optimizer, session.process_group, config.logging
     recent, last = Mean(config.samples_per_step), {}
@@ -236,7 +236,9 @@ def _note(losses: Mapping[str, float]) -> str:
     return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
-def _note_validation(session: Session, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool) -> None:
+def _note_validation(
+    session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool
+) -> None:
     """Log a validation, warn where images and captions do not match, and remember the best."""
     now = session.now
     log.record("validation", now.step, **measured)
@@ -249,7 +251,7 @@ def _note_validation(session: Session, log: Log, alarm: ConsecutiveAlarm, measur
         now.since_best += 1
 
 
-def _warn_apart(session: Session, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
+def _warn_apart(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
     step = session.now.step
     log.record("apart", step, matching=cosine, threshold=alarm.threshold, validations=alarm.below)
     if session.process_group.is_main:
@@ -261,7 +263,7 @@ def _warn_apart(session: Session, log: Log, alarm: ConsecutiveAlarm, cosine: flo
         )
 
 
-def _descend(session: Session, config: OptimizerConfig, seed: int) -> dict[str, float]:
+def _descend(session: TrainingSession, config: OptimizerConfig, seed: int) -> dict[str, float]:
     """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
     now, process_group = session.now, session.process_group
     session.optimizer.held.forget()
@@ -288,14 +290,14 @@ def _descend(session: Session, config: OptimizerConfig, seed: int) -> dict[str, 
     return dict(zip(losses, numbers.tolist(), strict=True))
 
 
-def _total(session: Session, losses: dict[str, Tensor]) -> Tensor:
+def _total(session: TrainingSession, losses: dict[str, Tensor]) -> Tensor:
     """The sum of what all robots minimize."""
     names = [name for member in session.members for name in member.named({"loss": losses["loss"]})]
     return torch.stack([losses[name] for name in names if name in losses]).sum()
 
 
 @torch.no_grad()
-def _validate(session: Session, seed: int) -> dict[str, float]:
+def _validate(session: TrainingSession, seed: int) -> dict[str, float]:
     """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
     sums: dict[str, Tensor] = {}
     with session.optimizer.averaged():
@@ -311,7 +313,7 @@ def _validate(session: Session, seed: int) -> dict[str, float]:
     return dict(zip(sums, numbers.tolist(), strict=True))
 
 
-def _roll_back(session: Session, log: Log, config: OptimizerConfig) -> None:
+def _roll_back(session: TrainingSession, log: Log, config: OptimizerConfig) -> None:
     sharded = isinstance(session.optimizer.held, Sharded)
     share = Share(session.process_group.rank, session.process_group.size) if sharded else None
     found = checkpoint.load_latest(session.out / CHECKPOINTS, share, session.process_group)
@@ -326,7 +328,7 @@ def _roll_back(session: Session, log: Log, config: OptimizerConfig) -> None:
     )
 
 
-def _finish(config: TrainConfig, session: Session, last: dict[str, float], card: str) -> TrainResult:
+def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float], card: str) -> TrainResult:
     now, out = session.now, session.out
     finished = session.over(stop_at=None)
     held_out = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
-from verbot.training.checkpoint import Progress
+from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import Sharded
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.distributed.process_group import ProcessGroup
@@ -22,7 +22,7 @@ CHECKPOINTS = "checkpoints"
 MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
 
 
-class Session:
+class TrainingSession:
     """What a run consists of, and where it stands.
 
     Args:
@@ -40,8 +40,8 @@ class Session:
         process_group: ProcessGroup,
         members: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
-        now: Progress,
-        anew: Callable[[], Policy],
+        now: TrainingProgress,
+        anew: Callable[[], VLAPolicy],
     ):
         self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
         self.policy, self.training_data = members[0].policy, members[0].training_data
@@ -64,7 +64,7 @@ class Session:
             checkpoint.save(self.out / CHECKPOINTS, self.now, tensors)
 
     @contextmanager
-    def whole(self) -> Iterator[Policy]:
+    def whole(self) -> Iterator[VLAPolicy]:
         """The policy with the weights that the network shows, to be saved by the leader; every member takes part."""
         held, policy = self.optimizer.held, self.policy
         if isinstance(held, Sharded):

@@ -19,7 +19,7 @@ from verbot.models.layers.transformer import reader
 from verbot.models.protocols import HasReadout, SeesBeforeWords
 from verbot.models.stochastic import Draw, Exploration
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig
 from verbot.training.rl.envs import EnvRunners, GroundedObservation, VecTransition
@@ -41,7 +41,7 @@ class ObservationEncoder:
     Raises `ConfigError` for features of an encoder that has none.
     """
 
-    def __init__(self, policy: Policy, grounding_queries: int = 0, features: bool = False):
+    def __init__(self, policy: VLAPolicy, grounding_queries: int = 0, features: bool = False):
         self._policy, self._numbers, self._features = policy, dict[str, int](), features
         self.sentences: list[str] = []
         sizes = policy.network.sizes
@@ -127,7 +127,7 @@ class ActorCritic(BasePolicy):
 
     Its actions are normalized, (b, a); the value is unbounded, unlike that of the value head of imitation learning.
 
-    Raises `ConfigError` for a head that has no `Readout`.
+    Raises `ConfigError` for a head that has no `ActionReadout`.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ActorCritic(BasePolicy):
         schedule: Any,
         use_sde: bool = False,
         *,
-        policy: Policy,
+        policy: VLAPolicy,
         encoder: ObservationEncoder,
         config: ReinforceConfig,
     ):
@@ -289,7 +289,7 @@ class _CarryLoss(torch.autograd.Function):
 class PolicyVecEnv(VecEnv):
     """`EnvRunners` for Stable-Baselines3, in the policy's normalized observations and actions."""
 
-    def __init__(self, runners: EnvRunners, policy: Policy, encoder: ObservationEncoder, reward: Reward):
+    def __init__(self, runners: EnvRunners, policy: VLAPolicy, encoder: ObservationEncoder, reward: Reward):
         self._runners, self._policy, self._encoder, self.reward = runners, policy, encoder, reward
         spec = policy.spec
         limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))

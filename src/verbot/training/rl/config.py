@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from verbot.configuration import Record, renamed, warn_renamed
+from verbot.configuration import Record, former_names, renamed, warn_renamed
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.registries import Part
 from verbot.training.rl.curriculum import Curriculum
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, InitConfig="ReinforceInitConfig", ParallelismConfig="ReinforceParallelismConfig")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class InitConfig:
+class ReinforceInitConfig:
     """The policy that training starts from.
 
     Args:
@@ -162,7 +165,7 @@ class PerceptionWarmup:
 
 
 @dataclass(frozen=True)
-class ParallelismConfig:
+class ReinforceParallelismConfig:
     """Where and by how many processes a run is computed.
 
     Args:
@@ -244,7 +247,7 @@ class ReinforceConfig:
     """
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    init: InitConfig = field(default_factory=InitConfig)
+    init: ReinforceInitConfig = field(default_factory=ReinforceInitConfig)
     reward: Part = field(default_factory=lambda: Part("world"))
     reward_shaping: RewardShaping = field(default_factory=RewardShaping)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -254,7 +257,7 @@ class ReinforceConfig:
     keypoint_weight: float = 0.0
     grounding_queries: int = 0
     curriculum: Curriculum | None = None
-    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    parallelism: ReinforceParallelismConfig = field(default_factory=ReinforceParallelismConfig)
     seed: int = 0
     checkpoint_every: int = 20
 

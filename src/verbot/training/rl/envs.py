@@ -17,7 +17,7 @@ from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
 from verbot.parallel.workers import Worker, cores
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.rollout.worker import open_workers
 from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.rl.config import ReinforceConfig
@@ -67,7 +67,7 @@ class VecTransition:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnvRunnerPlan:
     """What every env runner must know beside its scenes.
 
     Args:
@@ -107,7 +107,7 @@ class EnvRunner:
     `stage` may be changed at any time; it applies from the next episode on.
     """
 
-    def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: Plan):
+    def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: EnvRunnerPlan):
         self._env, self._config, self._number, self._count, self._plan = env, config, number, count, plan
         self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
@@ -124,12 +124,12 @@ class EnvRunner:
             request["level"] = self._plan.curriculum.draw(self.stage.reached.get(request["task"], 0), self._levels, self._rng)
         if "level" in request:
             self._constant_info["level"] = request["level"]
-        self._episode = Episode(self._env, request, self._config.seed)
+        self._episode = RunningEpisode(self._env, request, self._config.seed)
         if self.stage.warmup:
             self._episode = self._advanced(self._episode)
         return self._grounded(), self._reported()
 
-    def _advanced(self, episode: Episode) -> Episode:
+    def _advanced(self, episode: RunningEpisode) -> RunningEpisode:
         """The same episode at a random time: an expert with random steps acts first, then random actions leave its trajectory.
 
         A policy that explores is off the expert's trajectory most of the time. If the next target were always beside the robot,
@@ -147,7 +147,7 @@ class EnvRunner:
                 action = self._rng.uniform(low, high).astype(np.float32) if turns else action
             actions.append(action)
             if episode.step(action).over:  # the same actions again, without the one that ended the episode
-                shorter = Episode(self._env, episode.request, self._config.seed)
+                shorter = RunningEpisode(self._env, episode.request, self._config.seed)
                 for earlier in actions[:-1]:
                     shorter.step(earlier)
                 return shorter
@@ -205,7 +205,7 @@ class EnvRunnerSetup:
     config: CollectConfig
     numbers: tuple[int, ...]
     count: int
-    plan: Plan
+    plan: EnvRunnerPlan
 
     @contextlib.contextmanager
     def open(self) -> Iterator[EnvRunnerService]:
@@ -242,7 +242,7 @@ class EnvRunners:
     def __init__(self, config: ReinforceConfig, played: int = 0):
         self._opened = contextlib.ExitStack()
         env, warmup = config.env, config.perception_warmup
-        plan = Plan(played, config.grounding_queries, config.curriculum, warmup.tasks if warmup else None)
+        plan = EnvRunnerPlan(played, config.grounding_queries, config.curriculum, warmup.tasks if warmup else None)
         count = min(config.parallelism.workers or cores(), env.num_envs)
         self._shares = [tuple(range(env.num_envs))[i::count] for i in range(count)]
         plays = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
@@ -284,7 +284,7 @@ def survey(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, Float
     with closing(make_env(config.env.name, **config.env.options)) as env:
         spec, low, high = env.robot_spec, env.robot_spec.action_low(), env.robot_spec.action_high()
         for number in range(scenes):
-            episode = Episode(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
+            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
             instructions.update(dict.fromkeys(episode.info["instructions"]))
             for goal in episode.info.get("grounding", ())[1:] if config.grounding_queries else ():
                 instructions.update(dict.fromkeys(goal["instructions"]))

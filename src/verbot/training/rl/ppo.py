@@ -26,7 +26,7 @@ from verbot.errors import ConfigError
 from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
 from verbot.statistics import Statistics
 from verbot.training.checkpoint import replace_durably
@@ -121,11 +121,11 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     return dataclasses.replace(config, init=dataclasses.replace(init, sha256=sha256))
 
 
-def beginning(config: ReinforceConfig) -> Policy:
+def beginning(config: ReinforceConfig) -> VLAPolicy:
     """The policy that is trained: the one in ``config.init``, or a new one."""
     start = config.init.init_from
     if start is not None:
-        policy = Policy.load(start)
+        policy = VLAPolicy.load(start)
         if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{start} reads more than one frame and its instruction; reinforcement cannot start from it yet")
         return policy
@@ -133,11 +133,11 @@ def beginning(config: ReinforceConfig) -> Policy:
     rng = np.random.default_rng(config.seed)
     actions = rng.uniform(spec.action_low(), spec.action_high(), (4096, spec.action_size))
     statistics = Statistics.of({"state": states, "action": actions})
-    return Policy.create(config.network, spec, statistics, sentences, seed=config.seed)
+    return VLAPolicy.create(config.network, spec, statistics, sentences, seed=config.seed)
 
 
 @contextmanager
-def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, EnvRunners]]:
+def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, VLAPolicy, EnvRunners]]:
     policy = beginning(config)
     device, ppo, envs = find_device(config.parallelism.device), config.ppo, config.env.num_envs
     policy.network.to(device)
@@ -178,7 +178,7 @@ class _Watch(BaseCallback):
         self,
         config: ReinforceConfig,
         out: Path,
-        policy: Policy,
+        policy: VLAPolicy,
         log: Log,
         state: dict[str, Any],
         runners: EnvRunners,

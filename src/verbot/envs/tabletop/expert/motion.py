@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from verbot.envs.tabletop.simulation import arm
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.physics import POSITION_UNIT_M, ROTATION_UNIT_RAD, Physics
+from verbot.spec import Float64Array
 
 HOVER_M = 0.065  # above the goal while travelling; the fingers clear everything that stands on the table
 LIFT_HEIGHT_M = 0.16
@@ -18,7 +18,7 @@ _GAIN = 0.8  # the tool lags behind its target by half a step: the full way woul
 _UP = 2
 
 
-def action(physics: Physics, delta: Array, yaw: float, is_open: bool, speed_m: float = POSITION_UNIT_M) -> Array:
+def action(physics: Physics, delta: Float64Array, yaw: float, is_open: bool, speed_m: float = POSITION_UNIT_M) -> Float64Array:
     """Move by `delta` (3,) at most `speed_m` a step, turn the tool upright to `yaw`, and open or close."""
     length = float(np.abs(delta).max())
     out = np.zeros(7)
@@ -30,8 +30,8 @@ def action(physics: Physics, delta: Array, yaw: float, is_open: bool, speed_m: f
 
 
 def travel(
-    physics: Physics, goal: Array, carried: Array | None = None, hover_m: float = HOVER_M, near_m: float = NEAR_M
-) -> Array:
+    physics: Physics, goal: Float64Array, carried: Float64Array | None = None, hover_m: float = HOVER_M, near_m: float = NEAR_M
+) -> Float64Array:
     """The delta (3,) that brings the tool, or what it carries, to `goal` (3,): up, across, and down a funnel."""
     place = physics.tool_position if carried is None else carried
     delta = goal - place
@@ -53,7 +53,7 @@ def grasp_yaw(physics: Physics, name: str) -> float:
     return (yaw + period / 2) % period - period / 2
 
 
-def grasp(physics: Physics, name: str) -> Array:
+def grasp(physics: Physics, name: str) -> Float64Array:
     """Go over a movable, down to it, and close on it."""
     goal, yaw = physics.position(name).copy(), grasp_yaw(physics, name)
     goal[2] = max(goal[2], 0.020)
@@ -65,13 +65,13 @@ def grasp(physics: Physics, name: str) -> Array:
     return action(physics, travel(physics, goal), yaw, is_open=True)
 
 
-def raise_to(physics: Physics, height_m: float, is_open: bool) -> Array:
+def raise_to(physics: Physics, height_m: float, is_open: bool) -> Float64Array:
     """Straight up (or down) to a height, keeping the tool's yaw."""
     delta = np.array((0.0, 0.0, height_m - physics.tool_position[2]))
     return action(physics, delta, physics.tool_yaw, is_open)
 
 
-def carry(physics: Physics, name: str, goal: Array, near_m: float = NEAR_M) -> Array:
+def carry(physics: Physics, name: str, goal: Float64Array, near_m: float = NEAR_M) -> Float64Array:
     """Bring a grasped movable's center to `goal` (3,) through the air, and open there: going down begins at `near_m`."""
     place = physics.position(name)
     offset = goal - place
@@ -81,7 +81,7 @@ def carry(physics: Physics, name: str, goal: Array, near_m: float = NEAR_M) -> A
     return action(physics, delta, physics.tool_yaw, is_open=False)
 
 
-def release(physics: Physics) -> Array:
+def release(physics: Physics) -> Float64Array:
     """Open fully, then leave straight up."""
     if physics.opening < 0.8:
         return action(physics, np.zeros(3), physics.tool_yaw, is_open=True)

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from verbot.envs.tabletop.expert import motion
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, WORKSPACE_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
+from verbot.spec import Float64Array
 
 DROP_M = 0.003  # the object's center is let go this much above where it will rest
 ROUGHLY_M = 0.013  # near enough to a spot that is one of many
 _ON_SPOT_M, _LOW_M, _PRECISE_M = 0.020, 0.015, 0.012
 
 
-def ways(straight: Array, turns_rad: Sequence[float]) -> Array:
+def ways(straight: Float64Array, turns_rad: Sequence[float]) -> Float64Array:
     """Unit vectors (n, 2): the direction of `straight` (2,), turned by each angle."""
     angle = np.arctan2(straight[1], straight[0]) + np.asarray(turns_rad)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def first_free(layout: Layout, obj: SceneObject, spots: Array) -> Array | None:
+def first_free(layout: Layout, obj: SceneObject, spots: Float64Array) -> Float64Array | None:
     """The first spot (2,) of (n, 2) where `obj` has room, whatever else stands where it started; None where there is none."""
     low, high = np.array(WORKSPACE_M).T
     for spot in spots:
@@ -36,7 +36,7 @@ def first_free(layout: Layout, obj: SceneObject, spots: Array) -> Array | None:
     return None
 
 
-def place(physics: Physics, name: str, goal: Array, near_m: float = motion.NEAR_M) -> Array:
+def place(physics: Physics, name: str, goal: Float64Array, near_m: float = motion.NEAR_M) -> Float64Array:
     """The expert's action (7,) that takes a movable's center to `goal` (3,), lets go and leaves.
 
     Args:
@@ -50,7 +50,7 @@ def place(physics: Physics, name: str, goal: Array, near_m: float = motion.NEAR_
     return motion.grasp(physics, name)
 
 
-def carry_straight(physics: Physics, name: str, goal: Array) -> Array:
+def carry_straight(physics: Physics, name: str, goal: Float64Array) -> Float64Array:
     """As `motion.carry`, but turning the tool to yaw 0 on the way and letting go only within 12 mm of the spot."""
     offset = goal - physics.position(name)
     if np.linalg.norm(offset) < _PRECISE_M:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verbot.contracts import Understanding
+from verbot.contracts import Goal, Understanding
 from verbot.envs import parsing
 from verbot.envs.parsing import Lexicon, Name, Reading, Templates, Token
 from verbot.envs.tabletop.language import (
@@ -45,7 +45,6 @@ _NOUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sort_color": ((), ("box",)),
     "put_back": (SHAPES, (*SHAPES, *RECEPTACLES)),
 }
-Goal = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.language.templates_relations import SEEN
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.views import VIEWS
-from verbot.envs.tabletop.tasks import Goal, Grounding, Task
+from verbot.envs.tabletop.tasks import Grounding, TabletopTask
+from verbot.spec import Float64Array
 
 CLEARLY_M = 0.05  # by so much an object is more to a side, nearer or farther than the objects like it
 AGAINST_M = 0.015  # by so much the objects like it are on the other side
@@ -39,7 +40,7 @@ def descriptions(layout: Layout, relation: str | None = None) -> list[Goal]:
     ``"other"`` where the relation is to objects, which are unique by color and shape."""
     names = Counter(obj.name for obj in layout)
     anchors = [obj for obj in layout if names[obj.name] == 1]
-    found = []
+    found: list[Goal] = []
     for noun in dict.fromkeys(noun for obj in layout.movables for noun in (obj.name, obj.shape)):
         alike = [obj for obj in layout.movables if noun in (obj.name, obj.shape)]
         if len(alike) > 1:
@@ -65,7 +66,7 @@ def _fitting(relation: str, alike: Sequence[SceneObject], anchors: Sequence[Scen
             yield from () if chosen is None else ({"object": alike[chosen].id, "anchor": anchor.id},)
 
 
-def _beside(places: Array, anchor: Array, relation: str) -> int | None:
+def _beside(places: Float64Array, anchor: Float64Array, relation: str) -> int | None:
     offsets = places - anchor
     distances = np.linalg.norm(offsets, axis=1)
     if relation == "closest to":
@@ -78,7 +79,7 @@ def _beside(places: Array, anchor: Array, relation: str) -> int | None:
     return _only(np.all(along > CLEARLY_M, axis=0) & within, np.all(along < -AGAINST_M, axis=0))
 
 
-def _along(places: Array, origin: Array, direction: str) -> Array:
+def _along(places: Float64Array, origin: Float64Array, direction: str) -> Float64Array:
     """How far places (n, 2) are from `origin` that way, m: (1, n), and to the left and right also in the picture (2, n)."""
     way = np.array(DIRECTIONS[direction][:2])
     seen = [(places - origin) @ way]
@@ -87,7 +88,7 @@ def _along(places: Array, origin: Array, direction: str) -> Array:
     return np.array(seen)
 
 
-def _in_picture(places: Array) -> Array:
+def _in_picture(places: Float64Array) -> Float64Array:
     """How far to the right places (…, 2) on the table are in the front camera's picture, as m in the distance it looks at."""
     view = VIEWS["front"]
     eye, axis = np.array(view.position_m), np.array(view.target_m) - np.array(view.position_m)
@@ -96,7 +97,7 @@ def _in_picture(places: Array) -> Array:
     return np.asarray((places[..., 1] - eye[1]) * reach / depth)
 
 
-def _between(places: Array, one: Array, two: Array) -> tuple[Truth, Truth]:
+def _between(places: Float64Array, one: Float64Array, two: Float64Array) -> tuple[Truth, Truth]:
     """Which of the places (n, 2) are between two objects, and which clearly are not."""
     line = two - one
     length = float(np.linalg.norm(line))
@@ -111,7 +112,7 @@ def _only(fits: Truth, fails: Truth) -> int | None:
     return int(np.argmax(fits)) if fits.sum() == 1 and fails.sum() == len(fits) - 1 else None
 
 
-def _first(scores: Array) -> int | None:
+def _first(scores: Float64Array) -> int | None:
     """The one that is clearly ahead of all others in every row of (m, n)."""
     best = int(np.argmax(scores[0]))
     return best if (scores[:, best, None] - np.delete(scores, best, 1) > CLEARLY_M).all() else None
@@ -120,7 +121,7 @@ def _first(scores: Array) -> int | None:
 class Related:
     """A task whose goals single out what is to be handled by a relation; all else is the task's own."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: TabletopTask):
         self._task = task
         self.hold_s, self.max_seconds, self.is_compositional = task.hold_s, task.max_seconds, task.is_compositional
         self.variants = tuple(
@@ -134,7 +135,7 @@ class Related:
         """A receptacle does not serve as an anchor for what is to be put there: "the cube left of the box in the box"."""
         said = descriptions(layout)
         return [
-            goal | words
+            {**goal, **words}
             for goal in self._task.goals(layout)
             for words in said
             if words["object"] == goal["object"]
@@ -157,5 +158,5 @@ class Related:
     def error_m(self, physics: Physics, goal: Goal) -> float:
         return self._task.error_m(physics, goal)
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         return self._task.act(physics, goal)

@@ -7,10 +7,10 @@ the robot in the origin. The base frame's y axis points to the robot's own left,
 
 from __future__ import annotations
 
-RGB = tuple[float, float, float]
+UnitRGB = tuple[float, float, float]
 
 # Names to RGB in 0..1, far apart even in a 64×64 picture under colored light.
-COLORS: dict[str, RGB] = {
+COLORS: dict[str, UnitRGB] = {
     "red": (0.85, 0.06, 0.08),
     "green": (0.08, 0.62, 0.12),
     "blue": (0.08, 0.20, 0.90),

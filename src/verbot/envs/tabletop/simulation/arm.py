@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from verbot.spec import Float64Array
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ _DAMPING = 1e-4 * np.eye(6)
 _REFERENCE_RAD, _RELAXATION, _LARGEST_STEP_RAD = np.array(READY_RAD), 0.1, 0.25
 
 
-def rotation_from_vector(vector: Array) -> Array:
+def rotation_from_vector(vector: Float64Array) -> Float64Array:
     """The rotation matrix (3, 3) of a rotation vector (3,), by Rodrigues' formula."""
     angle = float(np.linalg.norm(vector))
     if angle < 1e-9:
@@ -61,7 +60,7 @@ def rotation_from_vector(vector: Array) -> Array:
     return np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k)
 
 
-def vector_from_rotation(matrix: Array) -> Array:
+def vector_from_rotation(matrix: Float64Array) -> Float64Array:
     """The rotation vector (3,) of a rotation matrix (3, 3); the inverse of `rotation_from_vector` for angles below π."""
     quaternion, vector = np.empty(4), np.empty(3)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
@@ -69,7 +68,7 @@ def vector_from_rotation(matrix: Array) -> Array:
     return vector
 
 
-def within_tilt(rotation: Array, limit_rad: float) -> Array:
+def within_tilt(rotation: Float64Array, limit_rad: float) -> Float64Array:
     """`rotation` (3, 3), turned back as little as possible so that its z axis leans at most `limit_rad` from the vertical."""
     x, y, z = rotation[:, 2]
     tilt, across = float(np.arccos(np.clip(z, -1.0, 1.0))), float(np.hypot(x, y))
@@ -78,7 +77,7 @@ def within_tilt(rotation: Array, limit_rad: float) -> Array:
     return rotation_from_vector(np.array((y, -x, 0.0)) * ((tilt - limit_rad) / across)) @ rotation
 
 
-def rotation_about_z(angle_rad: float) -> Array:
+def rotation_about_z(angle_rad: float) -> Float64Array:
     c, s = np.cos(angle_rad), np.sin(angle_rad)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -95,7 +94,7 @@ class Tracker:
         self._site = model.site("tool").id
         self._jacobian = np.zeros((6, model.nv))
 
-    def solve(self, joints: Array, position: Array, rotation: Array, iterations: int = 4) -> Array:
+    def solve(self, joints: Float64Array, position: Float64Array, rotation: Float64Array, iterations: int = 4) -> Float64Array:
         """Joints (7,) near `joints` whose tool pose is `position` (3,) and `rotation` (3, 3), within the limits."""
         model, data, jacobian = self._model, self._data, self._jacobian
         joints, error = joints.copy(), np.empty(6)
@@ -113,12 +112,12 @@ class Tracker:
             joints = np.clip(joints + step, LOW_RAD, HIGH_RAD)
         return joints
 
-    def _step(self, joints: Array, error: Array, free: Array) -> Array:
+    def _step(self, joints: Float64Array, error: Float64Array, free: Float64Array) -> Float64Array:
         """One damped step of the `free` joints. What the pose leaves open goes back to the reference posture."""
         j, relaxing = self._jacobian[:, :7] * free, free * _RELAXATION * (_REFERENCE_RAD - joints)
         step = relaxing + j.T @ np.linalg.solve(j @ j.T + _DAMPING, error - j @ relaxing)
         return step * min(1.0, _LARGEST_STEP_RAD / (float(np.abs(step).max()) + 1e-9))
 
-    def reach(self, position: Array, rotation: Array) -> Array:
+    def reach(self, position: Float64Array, rotation: Float64Array) -> Float64Array:
         """Joints (7,) for a pose anywhere above the table, searched from the ready pose."""
         return self.solve(np.array(READY_RAD), position, rotation, iterations=60)

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from verbot.envs.tabletop.language import vocabulary
 from verbot.envs.tabletop.simulation.views import Screen
 from verbot.errors import SimulationError
-
-FloatArray = npt.NDArray[np.float64]
+from verbot.spec import Float64Array
 
 # Sizes in m, as MuJoCo counts them: half sides of the cube; radius and half height of the cylinder; radius of the ball.
 SIZES: dict[str, tuple[float, ...]] = {"cube": (0.024, 0.024, 0.024), "cylinder": (0.023, 0.025), "ball": (0.026,)}
@@ -59,7 +57,7 @@ class SceneObject:
         return size[1] if self.shape == "cylinder" else size[-1]
 
     @property
-    def middle_m(self) -> FloatArray:
+    def middle_m(self) -> Float64Array:
         """Its center (3,) while it rests on the table; a receptacle's is on the table."""
         return np.array((self.x, self.y, self.rest_height_m if self.shape in SIZES else 0.0))
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from verbot.envs.tabletop.language.vocabulary import COLORS
 from verbot.envs.tabletop.simulation import arm, scene
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import SIZES, Layout, SceneObject
 from verbot.errors import SimulationError
+from verbot.spec import Float64Array
 
 SUBSTEPS = 20  # at 5 ms: a control step of 0.1 s
 RAMP = 0.8  # joint targets are reached after this part of a control step
@@ -58,7 +58,7 @@ class Physics:
         hand = [self.model.body(name).id for name in ("hand", "left_finger", "right_finger")]
         self._gripper_geoms = frozenset(np.flatnonzero(np.isin(self.model.geom_bodyid, hand)).tolist())
         self.layout = Layout((), ())
-        self.starts: dict[str, Array] = {}
+        self.starts: dict[str, Float64Array] = {}
         self.highest: dict[str, float] = {}
         self.farthest: dict[str, float] = {}
         self.visited: dict[str, set[str]] = {}
@@ -69,7 +69,11 @@ class Physics:
         self._geoms: dict[str, frozenset[int]] = {}
 
     def reset(
-        self, layout: Layout, tool_position: Array, tool_yaw: float, rewrite: Callable[[mujoco.MjModel], None] = lambda _: None
+        self,
+        layout: Layout,
+        tool_position: Float64Array,
+        tool_yaw: float,
+        rewrite: Callable[[mujoco.MjModel], None] = lambda _: None,
     ) -> None:
         """Rewrite the slots for `layout` and put the open gripper at a pose.
 
@@ -103,7 +107,7 @@ class Physics:
         for obj in self.layout.movables:
             self.model.geom_rgba[list(self._geoms[obj.id]), :3] = SLEEVE
 
-    def step(self, action: Array) -> None:
+    def step(self, action: Float64Array) -> None:
         """Advance one control step. `action` (7,): position delta, rotation delta, gripper (≥ 0.5 opens).
 
         Raises `SimulationError` when the simulator reports a warning: it resets a bad state silently.
@@ -145,11 +149,11 @@ class Physics:
     # What is where.
 
     @property
-    def tool_position(self) -> Array:
+    def tool_position(self) -> Float64Array:
         return self.data.site_xpos[self._site]
 
     @property
-    def tool_rotation(self) -> Array:
+    def tool_rotation(self) -> Float64Array:
         return self.data.site_xmat[self._site].reshape(3, 3)
 
     @property
@@ -162,11 +166,11 @@ class Physics:
         """Of the gripper: 0 closed, 1 open."""
         return float(np.clip(self.data.qpos[self._finger : self._finger + 2].mean() / arm.FINGER_TRAVEL_M, 0.0, 1.0))
 
-    def position(self, name: str) -> Array:
+    def position(self, name: str) -> Float64Array:
         """The center (3,) of a movable, or of a receptacle's underside."""
         return self.data.xpos[self._bodies[name]]
 
-    def rotation(self, name: str) -> Array:
+    def rotation(self, name: str) -> Float64Array:
         return self.data.xmat[self._bodies[name]].reshape(3, 3)
 
     def fixture_position(self, name: str) -> float:
@@ -257,7 +261,7 @@ class Physics:
         self._geoms["gripper"] = self._gripper_geoms
         self._geoms["table"] = frozenset((self.model.geom("ground").id,))
 
-    def _write_arm(self, position: Array, yaw: float) -> None:
+    def _write_arm(self, position: Float64Array, yaw: float) -> None:
         self._target_position, self._target_rotation = position.copy(), arm.rotation_about_z(yaw)
         joints = self._tracker.reach(self._target_position, self._target_rotation)
         self._joint_target = joints
@@ -279,7 +283,7 @@ class Physics:
         model.geom_type[geom], model.geom_size[geom], model.geom_rbound[geom] = kind, padded, bound
         model.geom_aabb[geom] = (0.0, 0.0, 0.0, *half)
 
-    def _move_target(self, action: Array) -> None:
+    def _move_target(self, action: Float64Array) -> None:
         """The target pose integrates, within reach and on a leash to the tool."""
         position = np.clip(self._target_position + action[:3], TOOL_LOW_M, TOOL_HIGH_M)
         lead = position - self.tool_position
@@ -322,7 +326,7 @@ _LIMIT = np.array([POSITION_UNIT_M] * 3 + [ROTATION_UNIT_RAD] * 3)
 _ACTION_RANGE = (np.append(-_LIMIT, 0.0), np.append(_LIMIT, 1.0))
 
 
-def _inertia(shape: str, mass: float) -> Array:
+def _inertia(shape: str, mass: float) -> Float64Array:
     """Principal moments (3,) of a homogeneous solid."""
     size = SIZES[shape]
     if shape == "ball":

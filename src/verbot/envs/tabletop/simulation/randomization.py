@@ -12,10 +12,9 @@ import mujoco
 import numpy as np
 
 from verbot.envs.tabletop.simulation import arm, scene
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import SceneConstraints
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.spec import FloatArray, UInt8Array
+from verbot.spec import Float64Array, FloatArray, UInt8Array
 
 AXES: dict[str, str] = {
     "positions": "objects start in a wider area, cubes turned further",
@@ -32,7 +31,7 @@ STRONGEST = 3
 OF_A_PLACE = ("lighting", "appearance", "camera", "dynamics")  # what stays from one episode to the next where nobody moves
 EVERY = "all"  # stands for every axis, where strengths are drawn
 _LOST_STEPS = (5, 21)
-Stream = Callable[[str], np.random.Generator]
+RandomStream = Callable[[str], np.random.Generator]
 
 
 def checked(axes: Mapping[str, int]) -> dict[str, int]:
@@ -45,7 +44,7 @@ def checked(axes: Mapping[str, int]) -> dict[str, int]:
     return {name: int(axes.get(name, 0)) for name in AXES}
 
 
-def draw(greatest: Mapping[str, int], stream: Stream, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
+def draw(greatest: Mapping[str, int], stream: RandomStream, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
     """The strengths of one demonstration: of each axis drawn evenly from 0 to its `greatest`, from a stream of its own.
 
     Args:
@@ -85,7 +84,7 @@ def clutter(axes: Mapping[str, int]) -> int:
     return min(2 * axes["distractors"], scene.CLUTTER_SLOTS)
 
 
-def start_pose(axes: Mapping[str, int], stream: Stream) -> tuple[Array, float]:
+def start_pose(axes: Mapping[str, int], stream: RandomStream) -> tuple[Float64Array, float]:
     """``robot_start``: the tool's position (3,) and yaw. A little of it is always there."""
     rng, strength = stream("robot_start"), axes["robot_start"]
     spread = np.array((0.015, 0.020, 0.015)) * (1 + strength)
@@ -93,14 +92,14 @@ def start_pose(axes: Mapping[str, int], stream: Stream) -> tuple[Array, float]:
     return np.array(arm.HOME_TOOL_M) + rng.uniform(-spread, spread), yaw
 
 
-def rewrite(model: mujoco.MjModel, axes: Mapping[str, int], stream: Stream) -> None:
+def rewrite(model: mujoco.MjModel, axes: Mapping[str, int], stream: RandomStream) -> None:
     """``lighting``, ``appearance``, ``camera`` and ``dynamics``: change the model of this episode."""
     for name, change in (("lighting", _light), ("appearance", _paint), ("camera", _move_cameras), ("dynamics", _weigh)):
         if axes[name]:
             change(model, axes[name], stream(name))
 
 
-def lost(axes: Mapping[str, int], cameras: Sequence[str], steps: int, stream: Stream) -> list[str | None]:
+def lost(axes: Mapping[str, int], cameras: Sequence[str], steps: int, stream: RandomStream) -> list[str | None]:
     """``camera_dropout``: which camera gives no picture at each of `steps` observations; None where all do.
 
     One camera in an episode: in spans of half a second to two at strengths 1 and 2, throughout at 3.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.errors import UnknownNameError
+from verbot.spec import Float64Array
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class RobotMount:
     quarter_turns: int = 0
 
     @property
-    def rotation(self) -> Array:
+    def rotation(self) -> Float64Array:
         """(3, 3), from the base's frame to the scene's; of whole numbers, so that a turn and back is exact."""
         c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[self.quarter_turns % 4]
         return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], float)
 
     @property
-    def matrix(self) -> Array:
+    def matrix(self) -> Float64Array:
         """The base's pose (4, 4) in the scene."""
         pose = np.eye(4)
         pose[:3, :3], pose[:2, 3] = self.rotation, (self.x, self.y)
@@ -47,24 +47,24 @@ class RobotMount:
         half = self.quarter_turns * np.pi / 4
         return (float(np.cos(half)), 0.0, 0.0, float(np.sin(half)))
 
-    def point(self, place: Array) -> Array:
+    def point(self, place: Float64Array) -> Float64Array:
         """A point (3,) of the scene in the base's frame."""
         return (place - (self.x, self.y, 0.0)) @ self.rotation
 
-    def turned(self, rotation: Array) -> Array:
+    def turned(self, rotation: Float64Array) -> Float64Array:
         """A rotation (3, 3) of the scene in the base's frame."""
         return self.rotation.T @ rotation
 
-    def box(self, low: Array, high: Array) -> tuple[Array, Array]:
+    def box(self, low: Float64Array, high: Float64Array) -> tuple[Float64Array, Float64Array]:
         """The corners (3,) of a box of the scene, as one of the base's frame."""
         a, b = self.point(low), self.point(high)
         return np.minimum(a, b), np.maximum(a, b)
 
-    def to_scene(self, action: Array) -> Array:
+    def to_scene(self, action: Float64Array) -> Float64Array:
         """An action (7,) in the base's frame as one of the scene's: a step, a turn and the gripper."""
         return np.concatenate([self.rotation @ action[:3], self.rotation @ action[3:6], action[6:]])
 
-    def to_base(self, action: Array) -> Array:
+    def to_base(self, action: Float64Array) -> Float64Array:
         """The inverse of `to_scene`."""
         return np.concatenate([action[:3] @ self.rotation, action[3:6] @ self.rotation, action[6:]])
 

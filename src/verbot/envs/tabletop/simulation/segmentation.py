@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verbot.envs.rendering import IntArray
 from verbot.errors import UnknownNameError
+from verbot.spec import Int32Array
 
 NOTHING = -1
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class TabletopSegmentation:
     """What the cameras see at one instant, by object.
 
     Args:
@@ -24,7 +24,7 @@ class Segmentation:
     """
 
     names: tuple[str, ...]
-    ids: Mapping[str, IntArray]
+    ids: Mapping[str, Int32Array]
 
     def mask(self, camera: str, name: str) -> npt.NDArray[np.bool_]:
         """The pixels (h, w) of `camera` that show the object called `name`. Raises `UnknownNameError` for what is not there."""
@@ -35,9 +35,9 @@ class Segmentation:
         return np.asarray(self.ids[camera] == self.names.index(name))
 
 
-def from_geoms(shown: Mapping[str, IntArray], geoms: Mapping[str, list[int]], count: int) -> Segmentation:
+def from_geoms(shown: Mapping[str, Int32Array], geoms: Mapping[str, list[int]], count: int) -> TabletopSegmentation:
     """From the geom that each pixel shows, of `count` in the model, and the geoms of each object."""
     objects = np.full(count + 1, NOTHING, np.int32)  # the last one is for pixels that show no geom, which have −1
     for i, own in enumerate(geoms.values()):
         objects[own] = i
-    return Segmentation(tuple(geoms), {camera: objects[image] for camera, image in shown.items()})
+    return TabletopSegmentation(tuple(geoms), {camera: objects[image] for camera, image in shown.items()})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from verbot.envs.tabletop.simulation.arm import Array
+from verbot.contracts import Goal
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.registry import Registry
-
-# {"verb": …, "object": …} and what else the verb needs: "receptacle" and "preposition", "direction", "color".
-Goal = dict[str, Any]
+from verbot.spec import Float64Array
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,12 @@ class Grounding:
         reference_base_m: the object that the goal is given relative to ("left of the blue box"), if there is one.
     """
 
-    target_base_m: Array
-    receptacle_base_m: Array
-    reference_base_m: Array | None = None
+    target_base_m: Float64Array
+    receptacle_base_m: Float64Array
+    reference_base_m: Float64Array | None = None
 
 
-class Task(Protocol):
+class TabletopTask(Protocol):
     """What one verb means. Stateless: everything is a function of the layout or of the physics' present state.
 
     Attributes:
@@ -60,7 +58,7 @@ class Task(Protocol):
         """How far the state is from satisfying the goal; 0 when it does."""
         ...
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """The expert's action (7,) in any state, also after mistakes."""
         ...
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.scene import DRAWER_TRAVEL_M
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 OPEN_M, CLOSED_M = 0.070, 0.012  # open at least, closed at most
 _MARGIN_M = 0.008  # beyond which the expert stops
@@ -41,7 +42,7 @@ class OpenDrawer:
     def error_m(self, physics: Physics, goal: Goal) -> float:
         return max(0.0, OPEN_M - physics.fixture_position("drawer"))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         opened = physics.fixture_position("drawer") > OPEN_M + _MARGIN_M
         return _drive(physics, _INSIDE_M, 0.0 if opened else _SPEED_M)
 
@@ -69,7 +70,7 @@ class CloseDrawer:
     def error_m(self, physics: Physics, goal: Goal) -> float:
         return max(0.0, physics.fixture_position("drawer") - CLOSED_M)
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         closed = physics.fixture_position("drawer") < CLOSED_M - _MARGIN_M
         return _drive(physics, _OUTSIDE_M, 0.0 if closed else -_SPEED_M)
 
@@ -79,13 +80,13 @@ def _goals(layout: Layout, verb: str, opening_01: float) -> list[Goal]:
     return [{"verb": verb, "object": "drawer"}] if drawer and drawer.opening_01 == opening_01 else []
 
 
-def _ahead(layout: Layout, opening_m: float, ahead_m: float) -> Array:
+def _ahead(layout: Layout, opening_m: float, ahead_m: float) -> Float64Array:
     """Where the tool is (3,) ahead of the middle of the drawer's face."""
     drawer = layout.fixtures["drawer"]
     return np.array((drawer.x + opening_m + ahead_m, drawer.y, _HEIGHT_M))
 
 
-def _drive(physics: Physics, ahead_m: float, speed_m: float) -> Array:
+def _drive(physics: Physics, ahead_m: float, speed_m: float) -> Float64Array:
     """Close above a point ahead of the drawer's face, go down, and move the handle along x."""
     start = _ahead(physics.layout, physics.fixture_position("drawer"), ahead_m)
     x, y, z = physics.tool_position - start

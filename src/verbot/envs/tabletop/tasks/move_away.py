@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 FARTHER_M = 0.07
 _NEAR_M = 0.05  # only what starts this near, beyond the clearance between any two objects, can be asked to leave
@@ -48,7 +49,7 @@ class MoveAway:
         distance = float(np.linalg.norm((physics.position(obj.id) - physics.position(other.id))[:2]))
         return max(0.0, _distance_m(obj, other) + FARTHER_M - distance)
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """The spot follows from where the object is now, not from where it started: a picture does not show that."""
         obj, other = physics.layout.object(goal["object"]), physics.layout.object(goal["receptacle"])
         spot = _spot(physics.layout, obj, other, (physics.position(obj.id) - physics.position(other.id))[:2])
@@ -66,7 +67,7 @@ def _near_m(obj: SceneObject, other: SceneObject) -> float:
     return obj.radius_m + other.radius_m + CLEARANCE_M + _NEAR_M
 
 
-def _spot(layout: Layout, obj: SceneObject, other: SceneObject, straight: Array | None = None) -> Array | None:
+def _spot(layout: Layout, obj: SceneObject, other: SceneObject, straight: Float64Array | None = None) -> Float64Array | None:
     """The first free place (2,) that is far enough from wherever near `other` the object started; None where there is none.
 
     It turns from the way `straight` (2,) from the other object to the object.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 LIFTED_M = 0.05
 
@@ -37,7 +38,7 @@ class Pick:
         name = goal["object"]
         return max(0.0, float(physics.starts[name][2] + LIFTED_M - physics.position(name)[2]))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         if physics.grasped(goal["object"]):
             return motion.raise_to(physics, motion.LIFT_HEIGHT_M, is_open=False)
         return motion.grasp(physics, goal["object"])

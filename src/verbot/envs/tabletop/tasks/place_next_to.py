@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert.placing import DROP_M, ROUGHLY_M, first_free, place, stands_free, ways
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 GAP_M = 0.060  # the most between the edges of two objects that are next to each other
 _BESIDE_M = 0.040  # between the edges where the expert puts it: room for an open finger
 _TURNS_RAD = tuple(side * turn for turn in np.arange(0.0, np.pi, 0.4) for side in (1, -1))
 
 # Preposition to the only way from the other object to the object; None where any will do.
-WAYS: dict[str, Array | None] = {
+WAYS: dict[str, Float64Array | None] = {
     "next to": None,
     "left of": np.array(DIRECTIONS["left"][:2]),
     "right of": np.array(DIRECTIONS["right"][:2]),
@@ -58,7 +59,7 @@ class PlaceNextTo:
         offset = physics.position(obj.id) - physics.position(other.id)
         return _error_m(obj, other, offset[:2], goal["preposition"])
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """The spot follows from where the object is now, not from where it started: a picture does not show that."""
         obj, other = physics.layout.object(goal["object"]), physics.layout.object(goal["receptacle"])
         middle = physics.position(other.id)[:2]
@@ -69,7 +70,7 @@ class PlaceNextTo:
         return place(physics, obj.id, np.array((*(spot + shift), obj.rest_height_m + DROP_M)), ROUGHLY_M)
 
 
-def _error_m(obj: SceneObject, other: SceneObject, offset: Array, preposition: str) -> float:
+def _error_m(obj: SceneObject, other: SceneObject, offset: Float64Array, preposition: str) -> float:
     """How far an offset (2,) from the other object is from close enough and, for a side, within 45° of it."""
     excess = max(0.0, float(np.linalg.norm(offset)) - obj.radius_m - other.radius_m - GAP_M)
     way = WAYS[preposition]
@@ -80,7 +81,9 @@ def _error_m(obj: SceneObject, other: SceneObject, offset: Array, preposition: s
     return float(np.hypot(excess, max(0.0, aside - along)))
 
 
-def _spot(layout: Layout, obj: SceneObject, other: SceneObject, preposition: str, straight: Array | None = None) -> Array | None:
+def _spot(
+    layout: Layout, obj: SceneObject, other: SceneObject, preposition: str, straight: Float64Array | None = None
+) -> Float64Array | None:
     """The free place (2,) beside `other`; where any side will do, the one nearest to the way `straight` (2,) to the object."""
     way = WAYS[preposition]
     if straight is None:

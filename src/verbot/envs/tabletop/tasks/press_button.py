@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 PRESSED_M = 0.006
 _TOP_M, _PRESSED_M = 0.075, 0.034  # the tool's height above the cap before the gripper closes, and where it pushes to
@@ -38,7 +39,7 @@ class PressButton:
     def error_m(self, physics: Physics, goal: Goal) -> float:
         return max(0.0, PRESSED_M - physics.fixture_position("button"))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """Close above the cap, then press it down and stay."""
         button = physics.layout.fixtures["button"]
         offset = np.array((button.x, button.y, _PRESSED_M)) - physics.tool_position

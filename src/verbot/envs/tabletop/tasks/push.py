@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.language.vocabulary import DIRECTIONS
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import CLEARANCE_M, REACH_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 PUSHED_M = 0.06
 SIDEWAYS = 0.6  # the most that may go sideways, relative to the way along the direction
@@ -56,7 +57,7 @@ class Push:
         sideways = float(np.linalg.norm((moved - along * way)[:2]))
         return float(np.hypot(max(0.0, PUSHED_M - along), max(0.0, sideways - SIDEWAYS * max(along, 0.0))))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """Close above a point behind the object, go down, and push slowly without an end: how far it went cannot be seen."""
         way, place = np.array(DIRECTIONS[goal["direction"]]), physics.position(goal["object"]).copy()
         place[2] = _HEIGHT_M
@@ -76,7 +77,7 @@ class Push:
         return motion.action(physics, motion.travel(physics, start), 0.0, is_open=not (is_shut or is_above))
 
 
-def _is_free(layout: Layout, obj: SceneObject, way: Array) -> bool:
+def _is_free(layout: Layout, obj: SceneObject, way: Float64Array) -> bool:
     """Whether nothing stands in the way of the object or behind it, where the gripper goes down, and it stays in the picture."""
     start = np.array((obj.x, obj.y))
     end = start + way * STROKE_M

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.language.vocabulary import RECEPTACLES
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import (
     BOX_FLOOR_M,
     BOX_HEIGHT_M,
@@ -17,7 +17,8 @@ from verbot.envs.tabletop.simulation.layout import (
     SceneObject,
 )
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 _TIP_M = 0.012  # from the tool's origin down to the fingertips
 
@@ -54,7 +55,7 @@ class Put:
         offset = np.abs(physics.position(obj.id) - rest)
         return float(np.linalg.norm(np.maximum(0.0, offset - (*[_margin_m(place)] * 2, 0.012))))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         obj, place = physics.layout.object(goal["object"]), physics.layout.object(goal["receptacle"])
         height = release_height_m(obj, place)
         if physics.grasped(obj.id):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.expert.placing import DROP_M, place, stands_free
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout
 from verbot.envs.tabletop.simulation.physics import OVER_M, Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 BACK_M, AWAY_M = 0.03, 0.08
 _HEIGHT_M = 0.14
@@ -51,7 +52,7 @@ class PutBack:
             return float(np.linalg.norm(middle - position) + np.linalg.norm(home - middle))
         return max(0.0, float(np.linalg.norm(home - position)) - BACK_M)
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         name, there = goal["object"], physics.layout.object(goal["receptacle"])
         if there.id in physics.visited[name]:
             return place(physics, name, np.add(physics.starts[name], (0.0, 0.0, DROP_M)))

@@ -6,12 +6,14 @@ from collections import Counter
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert import motion
 from verbot.envs.tabletop.expert.placing import carry_straight
-from verbot.envs.tabletop.simulation.arm import HOME_TOOL_M, Array
+from verbot.envs.tabletop.simulation.arm import HOME_TOOL_M
 from verbot.envs.tabletop.simulation.layout import BOX_HEIGHT_M, BOX_INNER_M, Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 _CORNER_M = np.array((0.027, 0.020))  # from the box's middle: two objects lie across a diagonal, with a finger's width to spare
 _WITHIN_M = BOX_INNER_M - 0.010
@@ -56,7 +58,7 @@ class SortColor:
         errors = [np.abs(physics.position(obj.id) - place)[:2] - _WITHIN_M for obj in _wanted(physics.layout, goal)]
         return float(sum(np.linalg.norm(np.maximum(0.0, error)) for error in errors))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         """The object in the hand first, then whatever is nearest to the hand and not in the box."""
         place = physics.layout.object(goal["receptacle"])
         objects = _wanted(physics.layout, goal)
@@ -88,7 +90,7 @@ def _is_over(physics: Physics, obj: SceneObject, place: SceneObject) -> bool:
     return bool(max(x, y) < _WITHIN_M and z < _drop_height_m(obj) + 0.010)
 
 
-def _spot(physics: Physics, obj: SceneObject, objects: list[SceneObject], place: SceneObject) -> Array:
+def _spot(physics: Physics, obj: SceneObject, objects: list[SceneObject], place: SceneObject) -> Float64Array:
     """Above the corner of the box (3,) that is farthest from what lies there; the same one at first, whatever the object."""
     middle = np.array((place.x, place.y))
     inside = [physics.position(other.id)[:2] for other in objects if other is not obj and _is_over(physics, other, place)]

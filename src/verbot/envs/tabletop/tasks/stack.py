@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from verbot.contracts import Goal
 from verbot.envs.tabletop.expert.placing import DROP_M, place
-from verbot.envs.tabletop.simulation.arm import Array
 from verbot.envs.tabletop.simulation.layout import Layout, SceneObject
 from verbot.envs.tabletop.simulation.physics import Physics
-from verbot.envs.tabletop.tasks import Goal, Grounding, tasks
+from verbot.envs.tabletop.tasks import Grounding, tasks
+from verbot.spec import Float64Array
 
 FLAT = ("cube", "cylinder")
 ASIDE_M, ABOVE_M = 0.020, 0.008  # how far the upper center may be from where it belongs
@@ -46,7 +47,7 @@ class Stack:
         x, y, z = physics.position(goal["object"]) - _top(physics, goal)
         return float(np.hypot(max(0.0, np.hypot(x, y) - ASIDE_M), max(0.0, abs(z) - ABOVE_M)))
 
-    def act(self, physics: Physics, goal: Goal) -> Array:
+    def act(self, physics: Physics, goal: Goal) -> Float64Array:
         return place(physics, goal["object"], _top(physics, goal) + np.array((0.0, 0.0, DROP_M)))
 
 
@@ -54,7 +55,7 @@ def _height_m(obj: SceneObject, other: SceneObject) -> float:
     return 2 * other.rest_height_m + obj.rest_height_m
 
 
-def _top(physics: Physics, goal: Goal) -> Array:
+def _top(physics: Physics, goal: Goal) -> Float64Array:
     """Where the upper object's center belongs (3,): the lower one stands."""
     obj, other = physics.layout.object(goal["object"]), physics.layout.object(goal["receptacle"])
     x, y, _ = physics.position(other.id)

@@ -27,7 +27,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 @language_encoders.register("hierarchical")
-class Hierarchical(nn.Module):
+class HierarchicalLanguage(nn.Module):
     """The words, each with what its sentence is to the command.
 
     A word sees the words of its own sentence alone; sentences, each pooled by attention, see each other and their order. Only

@@ -17,7 +17,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.spec import FloatArray, Observation
 from verbot.training.optimizer_state import MOMENTS, flat, nested
 from verbot.training.rl.config import ReinforceConfig
@@ -26,7 +26,7 @@ from verbot.training.rl.rewards.base import LogProbs, Rewards, rewards
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class ExpertTrajectory:
     """One demonstration.
 
     Args:
@@ -55,18 +55,18 @@ class Step:
     over: bool = False
 
 
-def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float) -> list[Demonstration]:
+def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float) -> list[ExpertTrajectory]:
     """The expert's successful episodes in training scenes: those that `verbot collect` records with the same seed.
 
     Raises `ConfigError` for an env that does not describe its state in words.
     """
-    shown: list[Demonstration] = []
+    shown: list[ExpertTrajectory] = []
     plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, seed=seed)
     with closing(make_env(config.env.name, **config.env.options)) as env:
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env.name!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(2 * episodes):
-            episode = Episode(env, request_for(plays, config.env.tasks or env.tasks, number), seed)
+            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), seed)
             expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             expert.reset(episode.instruction)
             seen, states = [_ungrounded(env, episode.observation)], [episode.info["state_text"]]
@@ -78,7 +78,7 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
                 clean.append(bool(np.array_equal(step.label, step.action)))  # type: ignore[arg-type]
             if episode.info["success"]:
                 instruction = seen[0].observation.instruction
-                shown.append(Demonstration(instruction, tuple(seen), tuple(states), np.stack(actions), np.array(clean)))
+                shown.append(ExpertTrajectory(instruction, tuple(seen), tuple(states), np.stack(actions), np.array(clean)))
             if len(shown) == episodes:
                 return shown
     raise ConfigError(

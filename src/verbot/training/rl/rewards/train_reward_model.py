@@ -17,20 +17,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from verbot.configuration import to_plain
-from verbot.contracts import Described, expert_of
+from verbot.contracts import Described, Goal, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import Episode
+from verbot.rollout.episode import RunningEpisode
 from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import MOMENTS, flat, nested
 
 EVERY = 250  # steps between two checkpoints
 CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
-
-Goal = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def describe_episodes(config: RewardModelConfig, split: str = "train", progress:
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(config.episodes):
             request = {**request_for(plays, config.tasks or env.tasks, number), "split": split}
-            episode = Episode(env, request, config.seed)
+            episode = RunningEpisode(env, request, config.seed)
             info = episode.info
             wordings = [tuple(goal["instructions"]) for goal in info["grounding"]]
             offered = tuple(zip(info["feasible"], wordings, strict=True))
