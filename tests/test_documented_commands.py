@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import yaml
 
+import verbot
 from verbot import cli
 from verbot.configuration import assignments
+from verbot.deploy import PolicyServer
 from verbot.errors import VerbotDeprecationWarning
 from verbot.recipes.config import Imitation, resolve
 from verbot.workflows.show_config import config_text
@@ -93,6 +95,10 @@ def shortened(words):
     more["robustness"] = ["--episodes", "2", "--workers", "1"]
     more["compare"] = ["--episodes", "2", "--samples", "64"]
     words += [word for pair in zip(*[iter(more.get(name, []))] * 2, strict=True) if pair[0] not in words for word in pair]
+    if name == "compare":
+        entries = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+        small = "".join(f"+{setting}" for setting in IMITATION[:2])
+        words[1:entries] = [word if word.startswith("outputs/") else word + small for word in words[1:entries]]
     return {"train": settled, "demo": with_short_recipe}.get(name, list)(words)
 
 
@@ -191,3 +197,51 @@ def test_the_command_runs(folder, capsys, line):
     code = folder.run(line)
     captured = capsys.readouterr()
     assert code == 0, captured.out + captured.err
+
+
+# Shortened calls: a pattern of the docs and what runs in its place.
+SHORTER = {
+    r"samples=\d[\d_]*": "samples=64",
+    r"minutes=\d+": "samples=64",
+    r"episodes=\d+": "episodes=2",
+    r'"outputs/random-axes", 1600': '"outputs/random-axes", 2',
+    r"port=8000": "port=0",
+}
+
+
+def snippets():
+    found = {}
+    for page in PAGES:
+        blocks = re.findall(r"(<!-- runs -->\n+)?```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if code := [block for runs, block in blocks if not runs and "): ..." not in block]:  # signatures alone cannot run
+            found[page.relative_to(ROOT).as_posix()] = code
+    return found
+
+
+@pytest.fixture
+def line(request):
+    """A command of the pages that the snippets belong to."""
+    return next(line for line, page in COMMANDS.items() if page != REFERENCE)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What a snippet takes for granted: a policy and observations of an env, and the arrays of an episode."""
+    env, policy = verbot.make_env("tabletop-starter"), verbot.load_policy("starter")
+    first, second = (verbot.Observation(**env.reset(seed=seed)[0]) for seed in (0, 1))
+    frames = np.zeros((4, 64, 64, 3), np.uint8)
+    arrays = {"states": np.tile(first.state, (4, 1)), "actions": np.zeros((4, 7), np.float32), "front": frames, "wrist": frames}
+    return {"observation": first, "later": second, "policy": policy, "spec": policy.spec, **arrays}
+
+
+@pytest.mark.parametrize("page", snippets())
+def test_the_snippets_of_a_page_run(folder, names, monkeypatch, page):
+    monkeypatch.setattr(PolicyServer, "wait", lambda server: None)
+    with PolicyServer(names["policy"], port=0) as server:
+        for block in snippets()[page]:
+            for path in re.findall(r'"(outputs/[\w/-]+)"', block):
+                if any(path == made or path.startswith(f"{made}/") for made in folder.makers):
+                    folder.make(path, page)
+            for pattern, shorter in SHORTER.items():
+                block = re.sub(pattern, shorter, block)
+            exec(compile(block.replace("ws://127.0.0.1:8000", server.url), page, "exec"), names)

@@ -166,7 +166,7 @@ def robustness_command(
 ) -> int:
     """Measure how much success each domain shift costs: a table, robustness.json and a radar chart, robustness.png.
 
-    Example: verbot robustness outputs/plain/policy outputs/random/policy --strengths 2 --episodes 120 --out outputs/robustness
+    Example: verbot robustness outputs/demo/policy outputs/run/policy --strengths 2 --episodes 120 --out outputs/robustness
 
     Args:
         policies: as in `verbot evaluate`, or folders that it wrote, which are read and not played.
