@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 import verbot
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
 @heads.register("bounded")
 class Bounded(nn.Module):
     """Actions through a tanh, at most `reach` standard deviations from the mean; Huber loss."""
 
-    def __init__(self, sizes: Sizes, width: int, count: int, reach: float = 4.0):
+    def __init__(self, inputs: HeadInput, reach: float = 4.0):
         super().__init__()
-        self.chunk, self.reach = sizes.chunk, reach
-        self.out = nn.Linear(width, sizes.chunk * sizes.action_size)
+        self.chunk, self.reach = inputs.sizes.chunk, reach
+        self.out = nn.Linear(inputs.width, inputs.sizes.chunk * inputs.sizes.action_size)
 
     def forward(self, fused: TokenGroup) -> Tensor:
         return self.reach * torch.tanh(self.out(fused.mean())).unflatten(-1, (self.chunk, -1))  # (b, k, a)

@@ -107,8 +107,8 @@ def build(name: str, args: Arguments, texts: Sequence[str]) -> Any:
     options = depth if name == "minilm" else {}
     if name == "hierarchical":
         options = {"base": args.base, "base_options": depth if args.base == "minilm" else {}}
-    encoder = language_encoders.get(name)
-    return encoder(Sizes(WIDTH, 1, 64, 64, 4, 10, ()), **encoder.fit(options, texts))
+    fitted = language_encoders.get(name).fit(options, texts)
+    return language_encoders.build(name, Sizes(WIDTH, 1, 64, 64, 4, 10, ()), **fitted)
 
 
 @torch.no_grad()

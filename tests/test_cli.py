@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-import tyro
 
 import verbot
 from verbot import cli
@@ -51,7 +50,7 @@ def parse(line):
         called.update(arguments)
         return 0
 
-    tyro.cli(remember, args=rest)
+    cli._called(remember, name, rest)
     return called
 
 

@@ -36,9 +36,9 @@ def test_former_names_of_commands_run_their_successors(old, new, capsys, monkeyp
         assert run(capsys, old, "starter", "--episodes" if old == "gap" else "--scenes", "7") == (2, "", "verbot: 7 of starter\n")
 
 
-def unavailable(policies, suite=None, *, episodes=None, scenes=None, **settings):
+def unavailable(policies, where, config=None, *, scenes=None, **settings):
     policy = policies if isinstance(policies, str) else policies[0]
-    raise DataError(f"{episodes or scenes} of {policy}")
+    raise DataError(f"{config.episodes if config else scenes} of {policy}")
 
 
 def test_a_collection_by_a_person_is_forwarded_to_teleop(tmp_path, capsys, monkeypatch):

@@ -1,10 +1,12 @@
+import dataclasses
 import importlib
+import inspect
 import sys
 
 import pytest
 
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
-from verbot.registry import Registry
+from verbot.registry import Registry, options_of, records_of, with_records
 
 
 def test_a_registered_part_is_found_and_listed():
@@ -13,6 +15,63 @@ def test_a_registered_part_is_found_and_listed():
     parts.register("one")(lambda: 1)
     assert parts.get("one")() == 1
     assert parts.names() == ("one", "two")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    rows: int = 2
+    columns: int = 3
+
+    def __post_init__(self):
+        if self.rows < 1:
+            raise ConfigError("a grid has rows")
+
+
+FINE = Grid(columns=9)
+
+
+def draw(color, grid=FINE, filled=True):
+    return color, grid, filled
+
+
+def test_the_fields_of_a_record_are_options_of_the_part():
+    parts = Registry("part")
+    parts.register("draw")(draw)
+    assert options_of(draw) == {"rows": 2, "columns": 9, "filled": True}
+    assert parts.build("draw", "red") == ("red", FINE, True)
+    assert parts.build("draw", "red", rows=5, filled=False) == ("red", Grid(5, 9), False), "the part's own defaults"
+    assert parts.build("draw", "red", grid=Grid(1, 1), rows=4) == ("red", Grid(4, 1), True)
+    assert FINE.rows == 2
+    with pytest.raises(ConfigError, match="a grid has rows"):
+        parts.build("draw", "red", rows=0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'row'"):
+        parts.build("draw", "red", row=3)
+    with pytest.raises(UnknownNameError, match="no part named 'drow'"):
+        parts.build("drow", "red")
+
+
+def test_a_part_without_records_is_built_from_its_options_as_they_are():
+    def part(a, b=1, **more):
+        return a, b, more
+
+    assert options_of(part) == {"b": 1}
+    assert with_records(part, {"b": 2, "c": 3}) == {"b": 2, "c": 3}
+
+
+def test_no_option_of_a_part_is_two():
+    from verbot.models import registries, reward_models
+    from verbot.training.rl.rewards.base import rewards
+
+    found = [value for module in (registries, reward_models) for value in vars(module).values() if isinstance(value, Registry)]
+    shared = 0
+    for registry in (*found, rewards):
+        for name in registry.names():
+            factory = registry.get(name)
+            fields = [field.name for record in records_of(factory).values() for field in dataclasses.fields(record)]
+            names = [*inspect.signature(factory).parameters, *fields]
+            assert len(names) == len(set(names)), f"{registry.kind} {name}"
+            shared += bool(fields)
+    assert shared >= 6
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

@@ -78,11 +78,20 @@ def _command(name: str, function: Callable[..., Any]) -> list[str]:
         return lines
     lines += ["", "| Option | Value | Default | Meaning |", "|---|---|---|---|"]
     for parameter in parameters.values():
-        hint = hints[parameter.name]
-        flag = parameter.name.upper() if _positional(hint) else "--" + parameter.name.strip("_").replace("_", "-")
-        default = "required" if parameter.default is inspect.Parameter.empty else _value(parameter.default)
-        lines.append(f"| `{flag}` | {_cell(_type(hint))} | {_cell(default)} | {_cell(arguments.get(parameter.name, ''))} |")
+        record = parameter.default
+        if dataclasses.is_dataclass(record) and not isinstance(record, type):  # each of its fields is an option
+            _, texts = parse_docstring(type(record))
+            for name, inner in typing.get_type_hints(type(record), include_extras=True).items():
+                lines.append(_row(name, inner, getattr(record, name), texts))
+        else:
+            lines.append(_row(parameter.name, hints[parameter.name], parameter.default, arguments))
     return lines
+
+
+def _row(name: str, hint: Any, default: Any, arguments: dict[str, str]) -> str:
+    flag = name.upper() if _positional(hint) else "--" + name.strip("_").replace("_", "-")
+    shown = "required" if default is inspect.Parameter.empty else _value(default)
+    return f"| `{flag}` | {_cell(_type(hint))} | {_cell(shown)} | {_cell(arguments.get(name, ''))} |"
 
 
 def _positional(hint: Any) -> bool:
@@ -174,11 +183,9 @@ def _parts() -> list[str]:
 
 
 def _options(factory: Any) -> str:
-    shown = []
-    for parameter in list(inspect.signature(factory).parameters.values()):
-        if parameter.default is not inspect.Parameter.empty:
-            shown.append(f"`{parameter.name}={_plain(parameter.default)}`")
-    return ", ".join(shown) or "none"
+    from verbot.registry import options_of
+
+    return ", ".join(f"`{name}={_plain(default)}`" for name, default in options_of(factory).items()) or "none"
 
 
 # Docstrings, types and values

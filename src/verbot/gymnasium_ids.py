@@ -13,8 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 IDS = {
-    "verbot/Tabletop-v0": "verbot.envs.tabletop.env:TabletopEnv",
-    "verbot/Navigation-v0": "verbot.envs.navigation.env:NavigationEnv",
+    "verbot/Tabletop-v0": "verbot.envs.tabletop.env:make",
+    "verbot/Navigation-v0": "verbot.envs.navigation.env:make",
 }
 
 

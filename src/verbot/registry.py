@@ -6,13 +6,15 @@ Listing the names imports no part: names are read from the source. A module is i
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -121,6 +123,14 @@ class Registry(Generic[F]):
             raise UnknownNameError(self.kind, name, self.names())
         return self._factories[name]
 
+    def build(self, name: str, /, *given: Any, **options: Any) -> Any:
+        """What the factory called `name` makes of the arguments `given` and of its options, by the names of `options_of`.
+
+        Raises as `get` does, and as the factory does.
+        """
+        factory = self.get(name)
+        return factory(*given, **with_records(factory, options))
+
     def names(self) -> tuple[str, ...]:
         self._discover()
         return tuple(sorted({*self._factories, *self._modules, *self._points}))
@@ -154,6 +164,56 @@ class Registry(Generic[F]):
             raise ConfigError(f"the {self.kind} name {name!r} is taken by {factory.__qualname__}")
         self._modules[name] = declaration.module
         self._needed.setdefault(name, declaration.needs)
+
+
+def records_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The records among a factory's parameters, each with its default: those whose default is a dataclass."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if dataclasses.is_dataclass(p.default) and not isinstance(p.default, type)}
+
+
+def options_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """A factory's options by name, each with its default: its parameters that have one, and in the place of a record its fields.
+
+    So options that belong together can be one argument in the source, and each keeps a name of its own where people write it.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Grid:
+        ...     rows: int = 2
+        ...     columns: int = 3
+        >>> def draw(color, grid=Grid(), filled=True): return f"{color} {grid.rows}×{grid.columns}"
+        >>> options_of(draw)
+        {'rows': 2, 'columns': 3, 'filled': True}
+    """
+    records, found = records_of(factory), dict[str, Any]()
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.name in records:
+            record = records[parameter.name]
+            found |= {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        elif parameter.default is not parameter.empty:
+            found[parameter.name] = parameter.default
+    return found
+
+
+def with_records(factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `factory` for options by the names of `options_of`; other names are left as they are.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Grid:
+        ...     rows: int = 2
+        ...     columns: int = 3
+        >>> def draw(color, grid=Grid(), filled=True): return f"{color} {grid.rows}×{grid.columns}"
+        >>> draw("red", **with_records(draw, {"rows": 5, "filled": False}))
+        'red 5×3'
+    """
+    found = dict(options)
+    for name, record in records_of(factory).items():
+        own = {field.name: found.pop(field.name) for field in dataclasses.fields(record) if field.name in found}
+        if own:
+            found[name] = dataclasses.replace(found.get(name, record), **own)
+    return found
 
 
 def installed(package: str) -> bool:

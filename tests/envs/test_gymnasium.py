@@ -35,6 +35,15 @@ def test_looking_for_gymnasium_without_importing_it_loses_nothing():
     assert python(f"{code}\n{MAKE}")[0] == "(6,)"
 
 
+@pytest.mark.parametrize("name", ["verbot/Navigation-v0", "verbot/Tabletop-v0"])
+def test_gymnasium_knows_how_an_env_renders(name):
+    with pytest.warns(UserWarning, match="not in the possible render_modes .*rgb_array"):
+        env = gymnasium.make(name, image_size=16, render_mode="ansi")
+    assert env.unwrapped.robot_spec.cameras[0].width == 16
+    with pytest.raises(TypeError, match="unexpected keyword argument 'image_sise'"):
+        gymnasium.make(name, image_sise=16)
+
+
 def test_a_flat_observation_holds_state_words_and_pixels():
     inner = gymnasium.make("verbot/Navigation-v0", image_size=16)
     env = FlatObservation(inner, words=50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from verbot.evaluation.protocol.conditions import AXES, EvaluationConfig, axes_s
 from verbot.evaluation.protocol.intervals import difference, mcnemar, wilson
 from verbot.evaluation.report.radar import COLORS, FINE, Outline, place, radar
 from verbot.rollout.results import EpisodeResult, ResultsJournal
-from verbot.workflows.robustness import robustness
+from verbot.workflows.robustness import RobustnessConfig, robustness
 
 Make = Callable[..., EpisodeResult]
 
@@ -125,13 +126,14 @@ def test_several_axes_at_once_are_a_condition() -> None:
 
 
 def test_policies_are_played_in_every_domain_and_folders_are_read(tmp_path: Path) -> None:
-    asked = {"axes": ["camera", "robot_start"], "episodes": 2, "workers": 1, "progress": False}
-    played = robustness(["expert"], out=tmp_path / "first", **asked)
+    config = RobustnessConfig(axes=["camera", "robot_start"], episodes=2, workers=1)
+    played = robustness(["expert"], tmp_path / "first", config, progress=False)
     assert [shift.label for shift in played[0].shifts] == ["camera 2", "robot start 2", "camera 2, robot start 2"]
     assert [shift.success.n for shift in played[0].shifts] == [2, 2, 2]
-    more = robustness(["expert"], out=tmp_path / "first", strengths=[3], alone=False, **asked)
+    others = dataclasses.replace(config, strengths=[3], alone=False)
+    more = robustness(["expert"], tmp_path / "first", others, progress=False)
     assert len(more[0].shifts) == 4  # earlier results remain
-    read = robustness([str(tmp_path / "first" / "expert")], out=tmp_path / "second", **asked)
+    read = robustness([str(tmp_path / "first" / "expert")], tmp_path / "second", config, progress=False)
     assert read[0].shifts == more[0].shifts
 
 
@@ -140,5 +142,7 @@ def test_invalid_policies_and_axes_are_refused(tmp_path: Path) -> None:
         robustness([], out=tmp_path)
     with pytest.raises(ConfigError, match="two of these policies would have one name: run, run"):
         robustness(["a/run/policy", "b/run/policy"], out=tmp_path)
+    with pytest.raises(ConfigError, match="name at least one strength"):
+        RobustnessConfig(strengths=[])
     with pytest.raises(UnknownNameError, match="randomization axis named 'camer'"):
-        robustness(["expert"], out=tmp_path, axes=["camer"])
+        RobustnessConfig(axes=["camer"])

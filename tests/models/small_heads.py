@@ -2,7 +2,7 @@
 
 import torch
 
-from verbot.models.tokens import Batch, Sizes, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, Sizes, TextBatch, TokenGroup
 from verbot.spec import Component
 
 WIDTH = 8
@@ -20,6 +20,10 @@ ARM = (*PLANE, *TURN, component("gripper", "gripper", 1, 0.0))
 
 def sizes(action: tuple[Component, ...], chunk: int = 3) -> Sizes:
     return Sizes(WIDTH, 1, 8, 8, 1, chunk, action)
+
+
+def inputs(action: tuple[Component, ...], chunk: int = 3, count: int = 1) -> HeadInput:
+    return HeadInput(sizes(action, chunk), WIDTH, count)
 
 
 def group(rows: int = 1, count: int = 1, seed: int = 0) -> TokenGroup:

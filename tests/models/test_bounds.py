@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_heads import PLANE, TURN, WIDTH, component, group, sizes
+from small_heads import PLANE, TURN, component, group, inputs
 
 from verbot.models.encoders.state.proprioception import Proprioception
 from verbot.models.encoders.vision.goal_conv import GoalConv
@@ -61,7 +61,7 @@ def test_the_predicted_sample_is_clipped_at_every_level(predict, monkeypatch):
     The network takes 100 for the actions at every level. The sample of the next level is then √ᾱ·clip + √(1 − ᾱ)·ε with the ε
     that goes with the clipped actions.
     """
-    head = Diffusion(sizes(PLANE), WIDTH, 1, predict=predict, steps=4, clip=2.0)
+    head = Diffusion(inputs(PLANE), predict=predict, steps=4, clip=2.0)
     given = []
 
     def guess(x, level, condition):
@@ -82,7 +82,7 @@ def test_the_predicted_sample_is_clipped_at_every_level(predict, monkeypatch):
 
 
 def test_the_clip_is_symmetric(monkeypatch):
-    head = Diffusion(sizes(PLANE), WIDTH, 1, predict="actions", steps=2, clip=2.0)
+    head = Diffusion(inputs(PLANE), predict="actions", steps=2, clip=2.0)
     monkeypatch.setattr(head, "guess", lambda x, level, condition: torch.full_like(x, -100.0))
     torch.testing.assert_close(head.predict(group(2)), torch.full((2, 3, 2), -2.0))
 

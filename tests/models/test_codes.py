@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_heads import KEYS, PLANE, WIDTH, batch_of, component, group, learn, sizes
+from small_heads import KEYS, PLANE, batch_of, component, group, inputs, learn
 
 from verbot.errors import ConfigError
 from verbot.models.heads.bins import Binning, Bins, openvla_token
@@ -16,19 +16,19 @@ from verbot.models.tokens import TokenGroup
 
 def test_bins_and_codes_say_what_they_cannot_be():
     with pytest.raises(ConfigError, match=r"'key' is discrete from \(0.5,\) to \(3.0,\); expected whole numbers"):
-        Bins(sizes((component("key", "discrete", 1, 0.5, 3.0),)), WIDTH, 1)
+        Bins(inputs((component("key", "discrete", 1, 0.5, 3.0),)))
     with pytest.raises(ConfigError, match=r"no convention 'rt2' of bins; there are openvla, rt1"):
-        Bins(sizes(PLANE), WIDTH, 1, convention="rt2")
+        Bins(inputs(PLANE), convention="rt2")
     with pytest.raises(ConfigError, match=r"bins need one low and one high, or 2 of each; got \(3,\) and \(\)"):
-        Bins(sizes(PLANE), WIDTH, 1, low=[0.0, 1.0, 2.0])
+        Bins(inputs(PLANE), low=[0.0, 1.0, 2.0])
     with pytest.raises(ConfigError, match=r"bins have a low above its high: \[-3.0, 4.0\]"):
-        Bins(sizes(PLANE), WIDTH, 1, low=[-3.0, 4.0])
+        Bins(inputs(PLANE), low=[-3.0, 4.0])
     with pytest.raises(ConfigError, match=r"cannot be decoded by 'sampling'; there are median, argmax, expectation"):
-        Bins(sizes(PLANE), WIDTH, 1, decode="sampling")
+        Bins(inputs(PLANE), decode="sampling")
     with pytest.raises(ConfigError, match=r"a chunk of 3 actions cannot be cut into 4 steps; expected 1 to 3"):
-        CodeSequence(sizes(PLANE), WIDTH, 1, steps=4)
+        CodeSequence(inputs(PLANE), steps=4)
     with pytest.raises(ConfigError, match=r"codebook has shape \(2, 1, 3\); 3 steps of this robot need \(actions, 1, 2\)"):
-        CodeSequence(sizes(PLANE), WIDTH, 1, codes=[[[0.0] * 3]] * 2)
+        CodeSequence(inputs(PLANE), codes=[[[0.0] * 3]] * 2)
 
 
 # Bins
@@ -80,12 +80,12 @@ def test_a_bin_loses_no_more_than_it_says(convention, share):
 
 def test_grippers_and_classes_have_bins_of_their_own():
     action = (component("gripper", "gripper", 1, 0.0), *KEYS)
-    head = Bins(sizes(action, 1), WIDTH, 1, bins=8, low=50.0, high=60.0, convention="rt1")
+    head = Bins(inputs(action, 1), bins=8, low=50.0, high=60.0, convention="rt1")
     index = head.binning.encode(torch.tensor([[0.0, 0.0], [1.0, 3.0], [0.6, 2.0]]))
     assert index.tolist() == [[0, 0], [7, 3], [4, 2]]
     assert head.binning.decode(torch.tensor([[7, 3], [0, 7]])).tolist() == [[1, 3], [0, 3]]  # no bin is beyond the last class
     with pytest.raises(ConfigError, match=r"'key' has classes 0 to 3: more than 3 bins"):
-        Bins(sizes(KEYS), WIDTH, 1, bins=3)
+        Bins(inputs(KEYS), bins=3)
 
 
 def test_bins_take_their_range_from_the_data():
@@ -99,7 +99,7 @@ def test_bins_take_their_range_from_the_data():
     assert by["openvla"]["high"] == [np.quantile(rows[:, 0], 0.99), 0.25, 3.0]
     assert by["rt1"]["low"] == [rows[:, 0].min(), 0.25, -2.0] and by["rt1"]["high"] == [rows[:, 0].max(), 0.25, 3.0]
     assert Bins.fit({"low": -1.0, "high": 1.0}, chunks) == {"low": -1.0, "high": 1.0}
-    head = Bins(sizes((component("move", "position_delta", 3),), 5), WIDTH, 1, **by["openvla"])
+    head = Bins(inputs((component("move", "position_delta", 3),), 5), **by["openvla"])
     lost = head.binning.decode(head.binning.encode(torch.from_numpy(chunks))) - torch.from_numpy(chunks)
     assert lost[..., 1].abs().max() < 1e-5 and lost[..., 2].abs().max() < 5 / 255 and lost.isfinite().all()
 
@@ -107,7 +107,7 @@ def test_bins_take_their_range_from_the_data():
 def test_bins_are_read_by_the_likeliest_the_mean_or_the_median():
     action = (component("move", "position_delta", 1), *KEYS)
     for decode, expected in (("argmax", [1.0, 3.0]), ("expectation", [0.525, 3.0]), ("median", [0.8, 3.0])):
-        head = Bins(sizes(action, 1), WIDTH, 1, bins=5, low=-1.0, high=1.0, decode=decode, convention="rt1")
+        head = Bins(inputs(action, 1), bins=5, low=-1.0, high=1.0, decode=decode, convention="rt1")
         logits = torch.full((1, 1, 2, 5), -1e4)
         # Chances 0.4 of 1, 0.35 of 0 and 0.25 of 0.5: the mean is 0.525; 0.35 of it lies below 0.5, and of the
         # bin that begins there, up to 1, three fifths make it one half.
@@ -130,7 +130,7 @@ def fitted(chunk: int = 7, steps: int = 3, actions: int = 6, **options) -> tuple
     options = CodeSequence.fit({"steps": steps, "actions": actions, "hidden": 32, **options}, chunks)
     assert json.loads(json.dumps(options)) == options and CodeSequence.fit(options, chunks) == options
     torch.manual_seed(0)
-    return CodeSequence(sizes(PLANE, chunk), WIDTH, 1, **options), torch.from_numpy(chunks)
+    return CodeSequence(inputs(PLANE, chunk), **options), torch.from_numpy(chunks)
 
 
 def test_a_chunk_that_does_not_divide_is_cut_and_put_together():
@@ -210,7 +210,7 @@ def test_offsets_restore_what_a_code_leaves():
 
 def test_classes_are_their_own_codes():
     action = (*KEYS, component("mode", "discrete", 1, 1.0, 2.0))
-    head = CodeSequence(sizes(action, 5), WIDTH, 1, hidden=32)
+    head = CodeSequence(inputs(action, 5), hidden=32)
     assert head.codes.shape == (8, 1, 2) and "codes" not in dict(head.named_parameters())
     actions = torch.stack([torch.randint(0, 4, (6, 5)), torch.randint(1, 3, (6, 5))], -1).float()
     assert CodeSequence.fit({"steps": 9}, actions.numpy()) == {"steps": 9}  # there is nothing to fit

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from small_heads import ARM, WIDTH, batch_of, component, sizes
+from small_heads import ARM, WIDTH, batch_of, component, inputs
 
 from verbot.models.action_space import constrained, unit
 from verbot.models.heads.latent import Latent
@@ -87,7 +87,7 @@ def test_a_prediction_is_nearer_by_half_after_eighty_steps(case):
     """Kills: a head that trains something else than what it predicts with."""
     torch.manual_seed(0)
     name, options, action = CASES[case]
-    head = heads.get(name)(sizes(action, CHUNK), WIDTH, TOKENS, **options)
+    head = heads.build(name, inputs(action, CHUNK, TOKENS), **options)
     fused, batch = sample(action)
     before = distance(head.eval(), fused, batch)
     after = distance(trained(head.train(), fused, batch, RATES.get(name, 1e-2)), fused, batch)
@@ -96,7 +96,7 @@ def test_a_prediction_is_nearer_by_half_after_eighty_steps(case):
 
 def test_a_pretrained_latent_rebuilds_chunks():
     torch.manual_seed(0)
-    head = Latent(sizes(ARM, CHUNK), WIDTH, TOKENS, pretrain=True, latent=8, hidden=32)
+    head = Latent(inputs(ARM, CHUNK, count=TOKENS), pretrain=True, latent=8, hidden=32)
     fused, batch = sample(ARM)
 
     def apart():
@@ -117,7 +117,7 @@ def test_what_is_predicted_does_not_lead_the_latents_encoder():
     found = {}
     for weight in (0.0, 10.0):
         torch.manual_seed(0)
-        head = Latent(sizes(ARM, CHUNK), WIDTH, TOKENS, latent=8, hidden=32, weight=weight)
+        head = Latent(inputs(ARM, CHUNK, count=TOKENS), latent=8, hidden=32, weight=weight)
         fused, batch = sample(ARM)
         head.losses(fused, batch, torch.Generator().manual_seed(0))["action"].backward()
         parts = {"encoder": (head.encode, head.mix), "observer": (head.pool, head.tell)}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small_heads import ARM, KEYS, PLANE, TURN, WIDTH, batch_of, component, group, learn, sizes
+from small_heads import ARM, KEYS, PLANE, TURN, WIDTH, batch_of, component, group, inputs, learn
 from torch.distributions import Normal, kl_divergence
 
 from verbot.errors import ConfigError
@@ -18,7 +18,7 @@ from verbot.models.action_space import (
     unit,
 )
 from verbot.models.heads import cvae, diffusion
-from verbot.models.heads.cvae import CVAE
+from verbot.models.heads.cvae import CVAE, Transformer
 from verbot.models.heads.diffusion import Diffusion, sampled_levels, squared_cosine
 from verbot.models.heads.flow import Flow
 from verbot.models.heads.regression import Regression
@@ -83,7 +83,7 @@ def test_six_numbers_change_little_where_a_quaternion_must_jump():
 
 @pytest.mark.parametrize("rotation", ["quaternion", "six"])
 def test_a_turn_is_learned_in_either_picture(rotation):
-    head = Regression(sizes(TURN, 1), WIDTH, 1, rotation=rotation)
+    head = Regression(inputs(TURN, 1), rotation=rotation)
     fused, true = group(4), turns(4, 1).float()
     signs = torch.where(torch.arange(4) % 2 == 0, 1.0, -1.0)[:, None, None]
     first = head.losses(fused, batch_of(true))["action"]
@@ -114,15 +114,15 @@ def test_noise_space_comes_back():
 
 def test_heads_say_what_they_cannot_be():
     with pytest.raises(ConfigError, match=r"there is no rotation 'euler' of a head; there are quaternion, six"):
-        Regression(sizes(TURN), WIDTH, 1, rotation="euler")
+        Regression(inputs(TURN), rotation="euler")
     with pytest.raises(ConfigError, match=r"'turn' is a quaternion of 3 numbers; expected 4"):
-        Regression(sizes((component("turn", "quaternion", 3),)), WIDTH, 1)
+        Regression(inputs((component("turn", "quaternion", 3),)))
     with pytest.raises(ConfigError, match=r"no prior 'normal' of a cvae; there are standard, learned"):
-        CVAE(sizes(PLANE), WIDTH, 1, prior="normal")
+        CVAE(inputs(PLANE), prior="normal")
     with pytest.raises(ConfigError, match=r"needs 1 ≤ steps ≤ levels and draws ≥ 1; got 9, 8 and 4"):
-        Diffusion(sizes(PLANE), WIDTH, 1, levels=8, steps=9)
+        Diffusion(inputs(PLANE), levels=8, steps=9)
     with pytest.raises(ConfigError, match=r"cannot predict 'score'; it predicts velocity, noise, actions"):
-        Diffusion(sizes(PLANE), WIDTH, 1, predict="score")
+        Diffusion(inputs(PLANE), predict="score")
 
 
 # The conditional variational autoencoder
@@ -144,7 +144,7 @@ def test_the_divergence_is_that_of_the_two_distributions():
 
 @pytest.mark.parametrize("prior", ["standard", "learned"])
 def test_the_style_in_prediction_is_the_priors_mean(prior, monkeypatch):
-    head = CVAE(sizes(PLANE), WIDTH, 1, prior=prior, hidden=32)
+    head = CVAE(inputs(PLANE), prior=prior, transformer=Transformer(hidden=32))
     if head.prior is not None:
         torch.nn.init.normal_(head.prior.weight)
     used = []
@@ -165,7 +165,7 @@ def test_a_style_tells_two_ways_apart():
     found = {}
     for weight in (0.01, 10.0):
         torch.manual_seed(0)
-        head = CVAE(sizes(PLANE), WIDTH, 1, hidden=32, kl_weight=weight)
+        head = CVAE(inputs(PLANE), transformer=Transformer(hidden=32), kl_weight=weight)
         learn(head, fused, batch_of(way), 300, 3e-3)
         found[weight] = head.losses(fused, batch_of(way), torch.Generator().manual_seed(1))
     assert found[0.01]["reconstruction"] < 0.2 and found[0.01]["kl"] > 0.6  # at least the one bit, ln 2
@@ -176,13 +176,13 @@ def test_a_learned_prior_goes_to_the_posterior():
     torch.manual_seed(0)
     fused = group(8)
     actions = torch.randn(8, 3, 2, generator=torch.Generator().manual_seed(2))
-    head = CVAE(sizes(PLANE), WIDTH, 1, prior="learned", hidden=32, kl_weight=0.1)
+    head = CVAE(inputs(PLANE), prior="learned", transformer=Transformer(hidden=32), kl_weight=0.1)
     learn(head, fused, batch_of(actions), 300, 3e-3)
     assert (head.predict(fused) - actions).abs().mean() < 0.15
 
 
 def test_padding_is_not_read_by_the_style_encoder():
-    head = CVAE(sizes(PLANE), WIDTH, 1, hidden=32)
+    head = CVAE(inputs(PLANE), transformer=Transformer(hidden=32))
     mask = torch.tensor([[True, True, False]])
     short, long = torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)
     long[0, 2] = 7.0
@@ -223,7 +223,7 @@ def denoiser(head: Diffusion, mean: torch.Tensor, spread: float):
 
 @pytest.mark.parametrize("predict", diffusion.PREDICTS)
 def test_a_perfect_denoiser_of_one_point_finds_it(predict, monkeypatch):
-    head = Diffusion(sizes(PLANE), WIDTH, 1, predict=predict, steps=3)
+    head = Diffusion(inputs(PLANE), predict=predict, steps=3)
     monkeypatch.setattr(head, "guess", denoiser(head, DATA, 0.0))
     found = head.predict(group(4), torch.Generator().manual_seed(0))
     torch.testing.assert_close(found, DATA.expand(4, -1, -1), atol=2e-3, rtol=0)
@@ -233,7 +233,7 @@ def test_a_perfect_denoiser_of_one_point_finds_it(predict, monkeypatch):
 
 @pytest.mark.parametrize("predict", diffusion.PREDICTS)
 def test_a_perfect_denoiser_of_a_normal_distribution_samples_it(predict, monkeypatch):
-    head = Diffusion(sizes(PLANE), WIDTH, 1, predict=predict, levels=1000, steps=250)
+    head = Diffusion(inputs(PLANE), predict=predict, levels=1000, steps=250)
     monkeypatch.setattr(head, "guess", denoiser(head, DATA, 0.4))
     found = head.predict(group(4000), torch.Generator().manual_seed(0))
     torch.testing.assert_close(found.mean(0), DATA[0], atol=0.03, rtol=0)
@@ -243,7 +243,7 @@ def test_a_perfect_denoiser_of_a_normal_distribution_samples_it(predict, monkeyp
 def test_what_is_predicted_without_a_generator_lies_in_the_middle(monkeypatch):
     """One fixed draw of noise would give the same prediction every time too, off the middle and always to the same side."""
     fused, mean, spread = group(1), DATA, 0.4
-    flow = Flow(sizes(PLANE), WIDTH, 1)
+    flow = Flow(inputs(PLANE))
 
     def velocity(x, time, condition):
         at = time[:, None, None]
@@ -253,14 +253,14 @@ def test_what_is_predicted_without_a_generator_lies_in_the_middle(monkeypatch):
     monkeypatch.setattr(flow, "velocity", velocity)
     torch.testing.assert_close(flow.predict(fused), mean)
     assert (flow.predict(fused, torch.Generator().manual_seed(0)) - mean).abs().mean() > 0.1
-    head = Diffusion(sizes(PLANE), WIDTH, 1)
+    head = Diffusion(inputs(PLANE))
     monkeypatch.setattr(head, "guess", denoiser(head, mean, spread))
     torch.testing.assert_close(head.predict(fused), mean, atol=2e-3, rtol=0)
     assert (head.predict(fused, torch.Generator().manual_seed(0)) - mean).abs().mean() > 0.1
 
 
 def test_without_fresh_noise_a_start_has_one_end():
-    head = Diffusion(sizes(PLANE), WIDTH, 1)
+    head = Diffusion(inputs(PLANE))
     fused = group(3)
 
     def sample(seed):

@@ -15,7 +15,7 @@ from verbot.models import pretrained
 from verbot.models.encoders.vision import small_towers
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.registries import Part
+from verbot.models.registries import Part, vision_encoders
 from verbot.models.tokens import Sizes
 from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
@@ -40,6 +40,10 @@ VISION = {
     "resnet": lambda t: t.ResNetForImageClassification(t.ResNetConfig(**RESNET)),
     "efficientnet": lambda t: t.EfficientNetForImageClassification(t.EfficientNetConfig(**EFFICIENT)),
 }
+
+
+def made(checkpoint: str | None = None, **options: object) -> HFVision:
+    return vision_encoders.build("hf_vision", SIZES, checkpoint=checkpoint, **options)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def see(encoder, images, sentence=None):
 @pytest.mark.parametrize("name", VISION)
 def test_a_tower_computes_what_the_whole_model_computes(name, vision):
     """The weights in the folder are those that see: the library's own model, given our preprocessing, says the same."""
-    encoder = HFVision(SIZES, str(vision / name), mode="frozen")
+    encoder = made(str(vision / name), mode="frozen")
     images = picture(rows=1)
     features = encoder.features(images)[0]  # (v, n + 1, d)
     model = transformers.AutoModel.from_pretrained(vision / name).eval()
@@ -92,7 +96,7 @@ def test_a_tower_computes_what_the_whole_model_computes(name, vision):
 
 @pytest.mark.parametrize("name", VISION)
 def test_every_family_gives_places_and_heatmaps_and_learns_through_them(name, vision):
-    encoder = HFVision(SIZES, str(vision / name), heatmaps=4, size=64 if name in ("resnet", "efficientnet") else "model")
+    encoder = made(str(vision / name), heatmaps=4, size=64 if name in ("resnet", "efficientnet") else "model")
     points, patches = see(encoder, picture())
     assert {g.kind: g.tokens.shape[1] for g in (points, patches)} == encoder.counts
     assert points.heatmaps.shape == (2, 8, *encoder.grid) and encoder.grid[0] >= 4
@@ -112,7 +116,7 @@ def test_preprocessing_is_the_familys_or_the_folders(vision, tmp_path):
     assert small_towers.preprocessing({"model_type": "resnet"}, {"do_normalize": False})["std"] == [1.0] * 3
     folder = shutil.copytree(vision / "clip", tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps(own))
-    changed, plain = (HFVision(SIZES, str(f), mode="frozen") for f in (folder, vision / "clip"))
+    changed, plain = (made(str(f), mode="frozen") for f in (folder, vision / "clip"))
     assert not torch.allclose(changed.features(picture()), plain.features(picture()), atol=1e-3)
     assert changed.key != plain.key
 
@@ -131,16 +135,16 @@ def test_efficientnets_pixels_are_divided_twice_as_its_processor_divides_them():
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "vit"])
 def test_positions_are_interpolated_where_images_keep_their_size(name, vision):
-    encoder = HFVision(SIZES, str(vision / name), mode="frozen", size="image", patches=False)
+    encoder = made(str(vision / name), mode="frozen", size="image", patches=False)
     assert encoder.grid == (4, 6)
     assert see(encoder, picture())[0].heatmaps.shape == (2, 32, 4, 6)
     with pytest.raises(ConfigError, match=r"patches of 8 pixels do not divide images of 36×36"):
-        HFVision(SIZES, str(vision / name), size=36)
+        made(str(vision / name), size=36)
 
 
 @pytest.mark.parametrize("name", ["clip", "resnet", "efficientnet"])
 def test_a_depth_uses_the_first_layers(name, vision):
-    whole, cut = (HFVision(SIZES, str(vision / name), mode="frozen", depth=depth, size=64) for depth in (None, 2))
+    whole, cut = (made(str(vision / name), mode="frozen", depth=depth, size=64) for depth in (None, 2))
     model = whole._tower.model
     seen = []
     layers = {"clip": "layers", "resnet": "stages", "efficientnet": "blocks"}[name]
@@ -153,12 +157,12 @@ def test_a_depth_uses_the_first_layers(name, vision):
     assert sum(p.numel() for p in cut._tower.parameters()) < sum(p.numel() for p in whole._tower.parameters())
     assert cut.key != whole.key
     with pytest.raises(ConfigError, match=r"a depth of 99 cannot be had"):
-        HFVision(SIZES, str(vision / name), depth=99)
+        made(str(vision / name), depth=99)
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "efficientnet"])
 def test_a_frozen_tower_does_not_move(name, vision):
-    encoder = HFVision(SIZES, str(vision / name), mode="frozen", size=64)
+    encoder = made(str(vision / name), mode="frozen", size=64)
     before = {key: value.clone() for key, value in encoder._tower.state_dict().items()}
     first = encoder.features(picture())
     encoder.train()
@@ -176,10 +180,10 @@ def test_a_frozen_tower_does_not_move(name, vision):
 
 @pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit"])
 def test_a_trained_tower_sees_images_one_by_one(name, vision):
-    encoder = HFVision(SIZES, str(vision / name), size=64).train()
+    encoder = made(str(vision / name), size=64).train()
     both = encoder.features(picture())
     torch.testing.assert_close(encoder.features(picture()[:1]), both[:1], atol=1e-5, rtol=1e-4)
-    scratch = HFVision(SIZES, architecture=pretrained.architecture(vision / name), size=64).train()
+    scratch = made(architecture=pretrained.architecture(vision / name), size=64).train()
     both = scratch.features(picture())
     torch.testing.assert_close(scratch.features(picture()[:1]), both[:1], atol=1e-4, rtol=1e-3)
     assert both.std() > 0.05 and not any(isinstance(m, torch.nn.BatchNorm2d) for m in scratch.modules())
@@ -187,8 +191,8 @@ def test_a_trained_tower_sees_images_one_by_one(name, vision):
 
 @pytest.mark.parametrize("name", ["resnet", "efficientnet"])
 def test_film_begins_as_nothing_and_then_steers(name, vision):
-    plain = HFVision(SIZES, str(vision / name), mode="frozen", size=64)
-    steered = HFVision(SIZES, str(vision / name), mode="frozen", size=64, film=True)
+    plain = made(str(vision / name), mode="frozen", size=64)
+    steered = made(str(vision / name), mode="frozen", size=64, film=True)
     steered.load_state_dict(plain.state_dict() | {k: v for k, v in steered.state_dict().items() if k.startswith("film")})
     for one, other in zip(see(plain, picture()), see(steered, picture()), strict=True):
         assert torch.equal(one.tokens, other.tokens)
@@ -206,12 +210,12 @@ def test_film_begins_as_nothing_and_then_steers(name, vision):
 
 def test_film_is_for_convolutions(vision):
     with pytest.raises(ConfigError, match=r"film=True steers a convolution .*; CLIPVisionModel is none"):
-        HFVision(SIZES, str(vision / "clip"), film=True)
+        made(str(vision / "clip"), film=True)
 
 
 @pytest.mark.parametrize(("name", "film"), [("vit", False), ("resnet", True)])
 def test_questions_are_answered_as_sentences_are(name, film, vision):
-    encoder = HFVision(SIZES, str(vision / name), size=64, film=film)
+    encoder = made(str(vision / name), size=64, film=film)
     if film:
         torch.nn.init.normal_(encoder.film.weight, std=0.1)
     images, mask, rows = picture() / 127.5 - 1, torch.ones(2, 2, dtype=torch.bool), torch.tensor([1, 0, 1])
@@ -223,7 +227,7 @@ def test_questions_are_answered_as_sentences_are(name, film, vision):
 
 
 def test_cached_features_serve_as_the_images_do(vision):
-    encoder = HFVision(SIZES, str(vision / "clip"), mode="frozen")
+    encoder = made(str(vision / "clip"), mode="frozen")
     mask, sentence = torch.ones(2, 2, dtype=torch.bool), torch.randn(2, 16)
     kept = encoder.features(picture())
     assert kept.shape == (2, 2, 17, 32) and not kept.requires_grad
@@ -232,33 +236,33 @@ def test_cached_features_serve_as_the_images_do(vision):
 
 
 def test_a_rate_factor_stands_on_the_towers_parameters_alone(vision):
-    encoder = HFVision(SIZES, str(vision / "vit"), mode=0.1)
+    encoder = made(str(vision / "vit"), mode=0.1)
     scales = {name.partition(".")[0]: getattr(p, "lr_scale", 1.0) for name, p in encoder.named_parameters()}
     assert scales == {"tower": 0.1, "norm": 1.0, "project": 1.0, "view": 1.0, "point": 1.0}
     for mode in ("frosen", 0.0, 1.5, True):
         with pytest.raises(ConfigError, match=r"mode is 'frozen', 'trained' or a factor"):
-            HFVision(SIZES, str(vision / "vit"), mode=mode)
+            made(str(vision / "vit"), mode=mode)
     with pytest.raises(ConfigError, match="'frozen' needs a checkpoint"):
-        HFVision(SIZES, mode="frozen")
+        made(mode="frozen")
 
 
 def test_a_checkpoint_that_cannot_be_had_says_what_to_do(tmp_path, vision, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"no checkpoint 'openai/clip-nothing'.*name a folder.*hf download openai/clip-nothing"):
-        HFVision(SIZES, "openai/clip-nothing")
+        made("openai/clip-nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"has no config\.json"):
-        HFVision(SIZES, str(tmp_path / "empty"))
+        made(str(tmp_path / "empty"))
     folder = shutil.copytree(vision / "vit", tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="pickled weights are not read"):
-        HFVision(SIZES, str(folder))
+        made(str(folder))
     with pytest.raises(ConfigError, match=r"does not know models of type 'gpt2'; it knows clip, "):
-        HFVision(SIZES, architecture={"model_type": "gpt2"})
+        made(architecture={"model_type": "gpt2"})
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'verbot\[hf\]'"):
-        HFVision(SIZES)
+        made()
 
 
 def test_a_hub_name_is_read_from_the_hubs_cache_without_a_network(tmp_path, vision, monkeypatch):
@@ -268,7 +272,7 @@ def test_a_hub_name_is_read_from_the_hubs_cache_without_a_network(tmp_path, visi
     shutil.copytree(vision / "vit", repo / "snapshots" / ("a" * 40))
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("a" * 40)
-    named, local = (HFVision(SIZES, name, mode="frozen") for name in ("someone/vit-tiny", str(vision / "vit")))
+    named, local = (made(name, mode="frozen") for name in ("someone/vit-tiny", str(vision / "vit")))
     assert torch.equal(named.features(picture()), local.features(picture())) and named.sha256 == local.sha256
 
 
@@ -279,7 +283,7 @@ def test_missing_weights_are_never_left_random(tmp_path, vision):
     weights.pop(lost)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CorruptFileError, match="lacks 1 of the weights of a ViTModel"):
-        HFVision(SIZES, str(folder))
+        made(str(folder))
 
 
 def saved_and_loaded(options, spec, folder):

@@ -14,6 +14,7 @@ from verbot.models.encoders.language import hf_language
 from verbot.models.encoders.language.hf_language import HFLanguage
 from verbot.models.encoders.language.text_cache import FEW
 from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, drop_words
+from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch
 
 SIZES = Sizes(width=16, views=2, height=16, width_px=16, state=4, chunk=3, action=())
@@ -40,6 +41,10 @@ MODELS = {
 }
 AROUND = {"bert": "[CLS] $A [SEP]", "roberta": "<s> $A </s>", "t5": "$A </s>", "clip": "<start> $A <end>"}
 TEXTS = ["push the red cube", "pick up the ball", "push the zebra to the left", ""]
+
+
+def made(checkpoint: str | None = None, **options: object) -> HFLanguage:
+    return language_encoders.build("hf_language", SIZES, checkpoint=checkpoint, **options)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,7 @@ def theirs(folder, texts):
 @pytest.mark.parametrize("mode", ["frozen", "trained"])
 def test_it_computes_what_the_whole_model_computes(name, mode, checkpoints):
     """Each text alone in the library, all of them padded together here: the same, so the padding is masked."""
-    encoder = HFLanguage(SIZES, str(checkpoints / name), mode=mode)
+    encoder = made(str(checkpoints / name), mode=mode)
     text = encoder.prepare(TEXTS)
     states = text.values.float() if mode == "frozen" else encoder._run(text)
     for row, mask, expected in zip(states, text.mask, theirs(checkpoints / name, TEXTS), strict=True):
@@ -87,7 +92,7 @@ def test_it_computes_what_the_whole_model_computes(name, mode, checkpoints):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_sentence_feature_is_the_mean_or_clips_last(name, checkpoints):
-    encoder = HFLanguage(SIZES, str(checkpoints / name), mode="frozen")
+    encoder = made(str(checkpoints / name), mode="frozen")
     text = encoder.prepare(TEXTS)
     for row, states in zip(encoder.sentence(text.values.float(), text.mask), theirs(checkpoints / name, TEXTS), strict=True):
         torch.testing.assert_close(row, states[-1] if name == "clip" else states.mean(0), atol=2e-3, rtol=1e-3)
@@ -97,7 +102,7 @@ def test_the_sentence_feature_is_the_mean_or_clips_last(name, checkpoints):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ids_put_the_tokenizers_own_special_tokens_in_verbots_places(name, checkpoints):
-    encoder = HFLanguage(SIZES, str(checkpoints / name))
+    encoder = made(str(checkpoints / name))
     text = encoder.prepare(["push the zebra", ""])
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoints / name / "tokenizer.json"))
     for row, mask, words in zip(text.values, text.mask, ["push the zebra", ""], strict=True):
@@ -111,7 +116,7 @@ def test_ids_put_the_tokenizers_own_special_tokens_in_verbots_places(name, check
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns_whole_or_not_at_all(name, checkpoints):
-    frozen, trained = (HFLanguage(SIZES, str(checkpoints / name), mode=mode).train() for mode in ("frozen", 0.2))
+    frozen, trained = (made(str(checkpoints / name), mode=mode).train() for mode in ("frozen", 0.2))
     for encoder in (frozen, trained):
         encoder(encoder.prepare(TEXTS)).tokens.sin().sum().backward()
         assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -125,26 +130,26 @@ def test_it_learns_whole_or_not_at_all(name, checkpoints):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_depth_uses_the_first_layers(name, checkpoints):
-    whole, cut = (HFLanguage(SIZES, str(checkpoints / name), depth=depth) for depth in (None, 2))
+    whole, cut = (made(str(checkpoints / name), depth=depth) for depth in (None, 2))
     assert sum(p.numel() for p in cut.model.parameters()) < sum(p.numel() for p in whole.model.parameters())
     assert not torch.allclose(whole._run(whole.prepare(TEXTS)), cut._run(cut.prepare(TEXTS)), atol=1e-3)
     with pytest.raises(ConfigError, match="has 3 layers; a depth of 4 cannot be had"):
-        HFLanguage(SIZES, str(checkpoints / name), depth=4)
+        made(str(checkpoints / name), depth=4)
 
 
 @pytest.mark.parametrize("name", ["roberta", "clip"])
 def test_a_text_longer_than_the_models_positions_is_cut(name, checkpoints):
-    encoder = HFLanguage(SIZES, str(checkpoints / name), mode="frozen")
+    encoder = made(str(checkpoints / name), mode="frozen")
     places = {"roberta": 18, "clip": 20}[name]
     assert encoder.prepare(["push " * 99]).values.shape == (1, places, 32)
-    assert HFLanguage(SIZES, str(checkpoints / name), longest=5).prepare(["push " * 99]).values.shape == (1, 5)
+    assert made(str(checkpoints / name), longest=5).prepare(["push " * 99]).values.shape == (1, 5)
 
 
 def test_frozen_states_are_computed_once_and_kept(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("VERBOT_CACHE", str(tmp_path))
     hf_language._frozen.cache_clear()
     texts = [f"push the {'red ' * number}cube" for number in range(FEW)]
-    encoder = HFLanguage(SIZES, str(checkpoints / "bert"), mode="frozen")
+    encoder = made(str(checkpoints / "bert"), mode="frozen")
     first = encoder.prepare(texts)
     (kept,) = tmp_path.rglob("*.safetensors")
     assert kept.parent.name.startswith("bert-") and kept.parent.name.endswith("-3-64-8")
@@ -152,7 +157,7 @@ def test_frozen_states_are_computed_once_and_kept(checkpoints, tmp_path, monkeyp
     assert torch.equal(alone, first.values[3][first.mask[3]]), "a text's states depend on its company"
     hf_language._frozen.cache_clear()
     monkeypatch.setattr(hf_language, "_build", lambda *args: pytest.fail("the weights were read again"))
-    later = HFLanguage(SIZES, str(checkpoints / "bert"), mode="frozen").prepare(texts)
+    later = made(str(checkpoints / "bert"), mode="frozen").prepare(texts)
     assert torch.equal(first.values, later.values)
     hf_language._frozen.cache_clear()
 
@@ -160,7 +165,7 @@ def test_frozen_states_are_computed_once_and_kept(checkpoints, tmp_path, monkeyp
 def test_without_a_checkpoint_the_words_of_the_instructions_are_its_vocabulary():
     options = HFLanguage.fit({}, ["Push the cube!", "push, the BALL"])
     assert json.loads(json.dumps(options)) == options
-    encoder = HFLanguage(SIZES, **options)
+    encoder = made(**options)
     ids = {word: len(SPECIAL) + i for i, word in enumerate(["ball", "cube", "push", "the"], start=4)}
     assert encoder.prepare(["push the ball", "push zebra", ""]).values.tolist() == [
         [START, ids["push"], ids["the"], ids["ball"], END],
@@ -168,12 +173,12 @@ def test_without_a_checkpoint_the_words_of_the_instructions_are_its_vocabulary()
         [START, END, PAD, PAD, PAD],
     ]
     with pytest.raises(ConfigError, match=r"no vocabulary; build it with HFLanguage\.fit"):
-        HFLanguage(SIZES)
+        made()
 
 
 def test_masked_tokens_change_nothing_and_no_token_at_all_is_finite(checkpoints):
     for name in MODELS:
-        encoder = HFLanguage(SIZES, str(checkpoints / name))
+        encoder = made(str(checkpoints / name))
         text = encoder.prepare(TEXTS)
         garbage = TextBatch(torch.where(text.mask, text.values, 7), text.mask)
         torch.testing.assert_close(encoder(text).tokens[text.mask.any(1)][:, 0], encoder(garbage).tokens[:, 0])
@@ -185,9 +190,9 @@ def test_a_trained_model_needs_its_checkpoint_no_more(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints / "roberta", tmp_path / "roberta")
     options = HFLanguage.fit({"checkpoint": str(folder)}, TEXTS)
     assert json.loads(json.dumps(options)) == options
-    encoder = HFLanguage(SIZES, **options)
+    encoder = made(**options)
     shutil.rmtree(folder)
-    again = HFLanguage(SIZES, **options)
+    again = made(**options)
     with pytest.raises(ConfigError, match="there is no checkpoint"):
         again(again.prepare(TEXTS))
     again.load_state_dict(encoder.state_dict())
@@ -198,12 +203,12 @@ def test_a_frozen_models_weights_are_checked(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints / "bert", tmp_path / "bert")
     options = HFLanguage.fit({"checkpoint": str(folder), "mode": "frozen"}, TEXTS)
     assert set(options) == {"checkpoint", "mode", "sha256"}
-    HFLanguage(SIZES, **options)
+    made(**options)
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if "word_embeddings" in name)
     save_file({**weights, name: weights[name] + 1e-3}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CorruptFileError, match="not the weights that the policy was trained on"):
-        HFLanguage(SIZES, **options)
+        made(**options)
 
 
 def test_a_tokenizer_must_be_there_and_fit(checkpoints, tmp_path):
@@ -212,12 +217,12 @@ def test_a_tokenizer_must_be_there_and_fit(checkpoints, tmp_path):
     text["model"]["vocab"] |= {f"word{number}": 13 + number for number in range(40)}
     (folder / "tokenizer.json").write_text(json.dumps(text))
     with pytest.raises(ConfigError, match="the tokenizer has 53 tokens, the model only 40"):
-        HFLanguage(SIZES, str(folder))
+        made(str(folder))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json; write one with"):
-        HFLanguage(SIZES, str(folder))
+        made(str(folder))
     with pytest.raises(ConfigError, match=r"does not know models of type 'gpt2'; it knows bert, roberta, t5, clip"):
-        HFLanguage(SIZES, architecture={"model_type": "gpt2"}, tokenizer="{}")
+        made(architecture={"model_type": "gpt2"}, tokenizer="{}")
 
 
 def test_minilm_by_folder_is_minilm():
@@ -226,7 +231,7 @@ def test_minilm_by_folder_is_minilm():
 
     from verbot.models.encoders.language.minilm import frozen_encoder
 
-    encoder = HFLanguage(SIZES, str(minilm.get_model_path()), mode="frozen")
+    encoder = made(str(minilm.get_model_path()), mode="frozen")
     texts = ["put the red cube in the blue box", "pick up the yellow cylinder"]
     for ours, own in zip(encoder._cache.compute(texts), frozen_encoder().cache.compute(texts), strict=True):
         torch.testing.assert_close(ours.float(), own.float(), atol=2e-3, rtol=1e-2)

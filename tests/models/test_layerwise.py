@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from small_heads import ARM, WIDTH, batch_of, group, sizes
+from small_heads import ARM, WIDTH, batch_of, group, inputs
 
 from verbot.errors import ConfigError
 from verbot.models.fusion.concat import Concat
@@ -20,7 +20,7 @@ CONCAT = Part("concat", {"hidden": 0, "layers": LAYERS})
 
 def expert(layerwise: bool = True) -> FlowExpert:
     torch.manual_seed(0)
-    return FlowExpert(sizes(ARM), WIDTH, 0, hidden=16, layers=LAYERS, layerwise=layerwise).eval()
+    return FlowExpert(inputs(ARM, count=0), hidden=16, layers=LAYERS, layerwise=layerwise).eval()
 
 
 def layered(rows: int = 2, count: int = 5) -> TokenGroup:
@@ -111,7 +111,7 @@ def test_layers_that_nobody_gives_are_refused_before_anything_is_learned(make_ne
     with pytest.raises(ConfigError, match="past which the memory 'recurrent' adds what it remembers"):
         make_network(dataclasses.replace(config, memory=Part("recurrent"), sequence=2))
     with pytest.raises(ConfigError, match="reads at least one layer; it has layers=0"):
-        FlowExpert(sizes(ARM), WIDTH, 0, layers=0, layerwise=True)
+        FlowExpert(inputs(ARM, count=0), layers=0, layerwise=True)
 
 
 def test_a_group_without_layers_is_refused():

@@ -13,7 +13,7 @@ from verbot.models.heads.regression import Regression
 from verbot.models.layers.transformer import Attention, masked_mean
 from verbot.models.objectives.keypoints import keypoint_loss
 from verbot.models.registries import Part
-from verbot.models.tokens import Batch, Sizes, TextBatch, TokenGroup, join
+from verbot.models.tokens import Batch, HeadInput, Sizes, TextBatch, TokenGroup, join
 from verbot.spec import Component
 
 
@@ -82,7 +82,7 @@ def fixed_batch(actions: torch.Tensor, mask: torch.Tensor) -> Batch:
 
 
 def regression(out: torch.Tensor) -> tuple[Regression, TokenGroup]:
-    head = Regression(Sizes(8, 1, 8, 8, 1, 1, ACTION), 8, 1)
+    head = Regression(HeadInput(Sizes(8, 1, 8, 8, 1, 1, ACTION), 8, 1))
     torch.nn.init.zeros_(head.out.weight)
     head.out.bias.data = out
     return head, TokenGroup(torch.zeros(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), "fused")
@@ -105,7 +105,7 @@ def test_a_gripper_is_a_probability():
 def test_flow_goes_from_noise_at_zero_to_data_at_one(monkeypatch):
     """With the true velocity field of one data point, sampling lands on it; and the loss asks for that field."""
     action = (Component("p", "position_delta", ("x", "y"), "m", "base", (-1.0,) * 2, (1.0,) * 2),)
-    head = Flow(Sizes(8, 1, 8, 8, 1, 3, action), 8, 1, steps=4, draws=1)
+    head = Flow(HeadInput(Sizes(8, 1, 8, 8, 1, 3, action), 8, 1), steps=4, draws=1)
     data = torch.tensor([[[0.3, -0.7], [1.0, 0.0], [-0.5, 0.5]]])
 
     def velocity(x, time, condition):

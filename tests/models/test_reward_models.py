@@ -137,7 +137,7 @@ def test_embeddings_are_compared(endpoint):
 
 
 def test_an_endpoint_that_fails_is_asked_again_and_then_named(endpoint):
-    scorer = EndpointScorer("some-model", endpoint.url, tries=3, wait_s=0.01)
+    scorer = scorers.build("openai", "some-model", endpoint.url, tries=3, wait_s=0.01)
     endpoint.replies += [(503, b"busy"), (429, b"slowly")]
     assert scorer.score([FAR], [GO])[0, 1] == 0.0
     endpoint.replies += [(503, b"busy")] * 3
@@ -152,7 +152,7 @@ def test_an_endpoint_that_fails_is_asked_again_and_then_named(endpoint):
         endpoint.replies.append(reply)
         with pytest.raises(error, match=message):
             scorer.score([NEAR], [GO])
-    nowhere = EndpointScorer("some-model", "http://127.0.0.1:9/v1", tries=2, wait_s=0.01)
+    nowhere = scorers.build("openai", "some-model", "http://127.0.0.1:9/v1", tries=2, wait_s=0.01)
     with pytest.raises(WireError, match="did not answer in 2 tries"):
         nowhere.score([NEAR], [GO])
 
@@ -179,7 +179,7 @@ def test_what_is_no_opinion_is_refused(written):
 )
 def test_an_endpoint_that_cannot_be_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        EndpointScorer("some-model", **options)
+        scorers.build("openai", "some-model", **options)
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -238,12 +238,12 @@ def test_a_judge_of_entailment_and_a_cross_encoder(judges):
 
 
 def test_a_causal_model_says_yes_or_no(judges):
-    found = PretrainedScorer(str(judges / "causal"), question="{state} {goal}").score(STATES, [GO, GO])
+    found = scorers.build("huggingface", str(judges / "causal"), question="{state} {goal}").score(STATES, [GO, GO])
     logits = by_hand(judges / "causal", "AutoModelForCausalLM", [(f"{state} {GO}",) for state in STATES])
     yes = [float(row[-1, [WORDS.index("yes"), WORDS.index("no")]].softmax(-1)[0]) for row in logits]
     assert found[:, 1] == pytest.approx(yes, abs=1e-5)
     with pytest.raises(ConfigError, match="not told apart by the first token"):
-        PretrainedScorer(str(judges / "causal"), no="yes")
+        scorers.build("huggingface", str(judges / "causal"), no="yes")
 
 
 def test_a_pretrained_model_that_cannot_judge_is_refused(judges, tmp_path):
@@ -253,4 +253,4 @@ def test_a_pretrained_model_that_cannot_judge_is_refused(judges, tmp_path):
         PretrainedScorer(str(judges / "labels"))
     fitted = PretrainedScorer.fit({"checkpoint": str(judges / "cross")})
     with pytest.raises(CorruptFileError, match="is another checkpoint than it was"):
-        PretrainedScorer(**{**fitted, "sha256": "0" * 64})
+        scorers.build("huggingface", **{**fitted, "sha256": "0" * 64})

@@ -20,7 +20,7 @@ from verbot.errors import ConfigError
 from verbot.models.encoders.vision.vit import ViT
 from verbot.models.heads.flow_expert import FlowExpert
 from verbot.models.network import VLANetwork
-from verbot.models.tokens import Sizes, TokenGroup
+from verbot.models.tokens import HeadInput, Sizes, TokenGroup
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
@@ -174,14 +174,14 @@ def test_the_expert_reads_all_that_is_there_and_nothing_that_is_masked():
     arm = Component("arm", "position_delta", ("x", "y"), "m", "base", (-1.0,) * 2, (1.0,) * 2)
     sizes = Sizes(width=16, views=1, height=32, width_px=32, state=4, chunk=3, action=(arm,))
     torch.manual_seed(0)
-    head = FlowExpert(sizes, 16, 0, hidden=16).eval()
+    head = FlowExpert(HeadInput(sizes, 16, 0), hidden=16).eval()
     tokens, mask = torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     before = head.predict(TokenGroup(tokens, mask, "fused"))
     tokens[:, 4] = torch.randn(2, 16)
     after = head.predict(TokenGroup(tokens, mask, "fused"))
     assert not torch.allclose(before[0], after[0])
     assert torch.equal(before[1], after[1])
-    still = FlowExpert(sizes, 16, 0, hidden=16, steps=4)
+    still = FlowExpert(HeadInput(sizes, 16, 0), hidden=16, steps=4)
     still.velocity = lambda x, time, seen: torch.full_like(x, 0.5)  # for a whole unit of time
     assert torch.allclose(still.predict(TokenGroup(tokens, mask, "fused")), torch.full((2, 3, 2), 0.5))
 

@@ -63,6 +63,8 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
         ("starter+vision=vit+vision.channels=3", "vision=vit has no field 'channels'. Fields: patch"),
         ("starter+vision.chanels=3", "vision=query_conv has no field 'chanels'. Did you mean 'channels'"),
         ("starter+vision.channels=many", "vision=query_conv.channels is 'many'; expected int"),
+        ("act+head.decoder=deep", "head=cvae.decoder is 'deep'; expected int"),
+        ("act+head.transformer=2", "head=cvae has no field 'transformer'"),
         (
             "starter+vison=vit",
             "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: vision, .*evaluation: execute",

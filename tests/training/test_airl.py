@@ -13,7 +13,8 @@ from verbot.training.rl import ReinforceConfig
 from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import airl
-from verbot.training.rl.rewards.airl import AdversarialReward, ExpertTrajectory
+from verbot.training.rl.rewards.airl import ExpertTrajectory
+from verbot.training.rl.rewards.base import rewards
 
 CONFIG = ReinforceConfig(env=EnvConfig("toy", num_envs=1), ppo=PPOConfig(num_steps=8, batch_size=8, gamma=0.9))
 REACH, STAYS = 5.0, 8.0
@@ -61,7 +62,7 @@ def make(monkeypatch):
     def made(matcher, *demonstrations, config=CONFIG, **options):
         monkeypatch.setattr(airl, "demonstrate", lambda *args: list(demonstrations))
         monkeypatch.setattr(airl, "Matcher", matcher)
-        return AdversarialReward(config, reach=REACH, stays=STAYS, **options)
+        return rewards.build("adversarial", config, reach=REACH, stays=STAYS, **options)
 
     return made
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from verbot.contracts import EpisodeRequest
 from verbot.errors import PolicyError
 from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.workflows.explain import explain
@@ -12,7 +13,7 @@ from verbot.workflows.explain import explain
 
 def test_one_command_shows_the_heatmaps_and_the_effect_of_each_word(tmp_path):
     torch.set_num_threads(1)
-    found = explain("starter", out=tmp_path, task="pick", index=1, scenes=3)
+    found = explain("starter", out=tmp_path, request=EpisodeRequest("pick", index=1), scenes=3)
     assert found.success and found.instruction in (tmp_path / "explain.html").read_text()
     assert (tmp_path / "explain.mp4").stat().st_size > 10_000
     strip, words = (np.asarray(Image.open(tmp_path / name)) for name in ("strip.png", "words.png"))

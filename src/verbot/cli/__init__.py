@@ -8,7 +8,6 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from inspect import signature
 
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.convert import data_export_command, data_import_command
@@ -16,6 +15,7 @@ from verbot.cli.evaluate import compare_command, evaluate_command, explain_comma
 from verbot.cli.inspect import data_check_command, data_info_command, data_view_command, doctor_command, list_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
+from verbot.registry import options_of
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo_command,
@@ -82,11 +82,8 @@ def _run(arguments: Sequence[str] | None) -> None:
         if name is None:
             print(_overview())
             sys.exit(0)
-        import tyro
-
         name, rest = _with_successors(name, rest)
-        function = OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name]
-        sys.exit(tyro.cli(function, args=rest, prog=f"verbot {name}"))
+        sys.exit(_called(OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name], name, rest))
     except (VerbotError, ModuleNotFoundError) as error:
         told = missing(error) if isinstance(error, ModuleNotFoundError) else error
         if not isinstance(told, VerbotError):
@@ -96,6 +93,13 @@ def _run(arguments: Sequence[str] | None) -> None:
     except KeyboardInterrupt:
         print("verbot: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _called(function: Callable[..., int], name: str, arguments: Sequence[str]) -> int:
+    """What the command's function returns. The fields of a record among its parameters are options without a prefix."""
+    import tyro
+
+    return tyro.cli(function, args=arguments, prog=f"verbot {name}", config=(tyro.conf.OmitArgPrefixes,))
 
 
 def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -155,7 +159,7 @@ def _check_options(name: str, arguments: list[str]) -> None:
     other = {"collect": "teleop", "teleop": "collect"}.get(name)
     if other is None:
         return
-    foreign = signature(COMMANDS[other]).parameters.keys() - signature(COMMANDS[name]).parameters.keys()
+    foreign = options_of(COMMANDS[other]).keys() - options_of(COMMANDS[name]).keys()
     for argument in arguments:
         option = argument.partition("=")[0]
         if option.startswith("--") and option[2:].replace("-", "_") in foreign:

@@ -9,16 +9,15 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from verbot.cli.options import RECORDINGS, ImportOptions
+
 
 def data_import_command(
     source: Positional[Path],
     target: Positional[Path],
     format: str | None = None,
     limit: int | None = None,
-    rate_hz: float | None = None,
-    robot: str | None = None,
-    spec: Path | None = None,
-    instruction: str | None = None,
+    recordings: ImportOptions = RECORDINGS,
     set: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
@@ -31,23 +30,19 @@ def data_import_command(
         target: the new dataset's folder.
         format: manifest, tensors, rlds, hdf5 or mcap, instead of the one recognized.
         limit: only the first so many episodes.
-        rate_hz: how fast it was recorded, where the format does not know; for logs, what to resample to.
-        robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
-        spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
-        instruction: for episodes without one.
         set: options of the format, each as name=value; see docs/guides/importing.md.
         json: print the result as JSON.
     """
     from verbot.configuration import assignments, nested
-    from verbot.data.importers.convert import import_dataset
+    from verbot.data.importers.convert import ImportConfig, import_dataset
     from verbot.data.storage.files import read_json
     from verbot.spec import RobotSpec
 
-    given = None if spec is None else RobotSpec.from_json(read_json(spec))
-    result = import_dataset(
-        source, target, format, limit=limit, rate_hz=rate_hz, robot=robot, spec=given, instruction=instruction,
-        options=nested(assignments(set)), progress=True,
-    )  # fmt: skip
+    spec = None if recordings.spec is None else RobotSpec.from_json(read_json(recordings.spec))
+    config = ImportConfig(
+        format, limit, recordings.rate_hz, recordings.robot, spec, recordings.instruction, nested(assignments(set))
+    )
+    result = import_dataset(source, target, config, progress=True)
     if json:
         print(json_module.dumps(result.to_json(), indent=1))
         return result.exit_code

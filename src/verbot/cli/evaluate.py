@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
-from verbot.cli.terminal import given, show, typed
+from verbot.cli.options import (
+    ACTING,
+    BUDGET,
+    CONDITION,
+    LISTED,
+    MACHINES,
+    PLAYED,
+    SCENES,
+    ActingOptions,
+    Axis,
+    BudgetOptions,
+    ComparisonOptions,
+    ConditionOptions,
+    EntryOptions,
+    MachineOptions,
+    SceneOptions,
+    Strength,
+)
+from verbot.cli.terminal import show, typed
 
-Mode = Literal["canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image"]
-Axis = Literal[
-    "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
-]
-Strength = Literal[1, 2, 3]
+SHIFTED_SCENES = SceneOptions(episodes=120)  # of every domain shift
 
 
 def evaluate_command(
     policy: Positional[str],
-    suite: str = "tabletop-starter",
-    episodes: int = 200,
-    seed: int = 0,
+    scenes: SceneOptions = SCENES,
     out: Path = Path("outputs/evaluation"),
-    paraphrases: Path | None = None,
-    instruction_mode: Mode = "canonical",
-    axis: Axis | Literal["all"] | None = None,
-    strength: Strength = 2,
-    align: Path | None = None,
-    execute: int = 1,
-    sample: bool = False,
-    cameras: tuple[str, ...] = (),
+    condition: ConditionOptions = CONDITION,
+    acting: ActingOptions = ACTING,
     baselines: bool = True,
     videos: int = 24,
-    workers: int = 0,
-    cluster: str | None = None,
-    device: str = "cpu",
+    machines: MachineOptions = MACHINES,
 ) -> int:
     """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
 
@@ -43,32 +46,19 @@ def evaluate_command(
 
     Args:
         policy: a policy's folder, "starter" (the one that came with verbot), a server's ws:// address, "expert" or "random".
-        suite: the env; see `verbot list envs`.
-        episodes: scenes.
-        seed: another seed is another set of scenes.
         out: the folder for the results.
-        paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
-            {receptacle}, {preposition} and {direction}.
-        instruction_mode: the condition.
-        axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
-        strength: of the axis.
-        align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
-        execute: actions of each predicted chunk that are carried out.
-        sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
-        cameras: only these of the suite's; otherwise all.
         baselines: random, expert and a language-blind copy beside the policy.
         videos: episodes filmed for the report.
-        workers: processes; 0 takes one for each core.
-        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
-        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
     from verbot.workflows.train_evaluate import evaluate as run
 
-    shifted = dict.fromkeys(_axes(policy) if axis == "all" else [axis] if axis else [], int(strength))
+    axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
-        policy, suite, out=out, command=typed(), device=device, episodes=episodes, seed=seed, mode=instruction_mode,
-        templates=_templates(paraphrases), axes=shifted, align=_channel_medians(align), execute=execute, sample=sample,
-        baselines=baselines, videos=videos, workers=workers, cluster=cluster, options={"cameras": cameras} if cameras else {},
+        policy, scenes.suite, out=out, command=typed(), device=acting.device, episodes=scenes.episodes, seed=scenes.seed,
+        mode=condition.instruction_mode, templates=_templates(condition.paraphrases),
+        axes=dict.fromkeys(axes, int(condition.strength)), align=_channel_medians(condition.align), execute=acting.execute,
+        sample=acting.sample, baselines=baselines, videos=videos, workers=machines.workers, cluster=machines.cluster,
+        options={"cameras": acting.cameras} if acting.cameras else {},
     )  # fmt: skip
     show(summary)
     print(out / "report.html")
@@ -103,48 +93,29 @@ def _channel_medians(align: Path | None) -> dict[str, tuple[float, float, float]
 
 def compare_command(
     entries: Positional[tuple[str, ...]] = (),
-    list: str | None = None,
-    only: tuple[str, ...] = (),
-    samples: int | None = None,
-    minutes: float | None = None,
-    steps: int | None = None,
+    listed: EntryOptions = LISTED,
+    budget: BudgetOptions = BUDGET,
     data: tuple[Path, ...] = (),
-    suite: str | None = None,
-    episodes: int = 200,
-    seed: int = 0,
-    base: str | None = None,
-    conditions: tuple[str, ...] = ("counterfactual", "paraphrase"),
-    baselines: bool = True,
-    workers: int = 0,
+    played: ComparisonOptions = PLAYED,
     out: Path = Path("outputs/compare"),
 ) -> int:
     """Train recipes on the same data, evaluate them and policies on the same episodes: a table and a report.
+
+    Without --samples, --minutes or --steps nothing is trained. With one of them, each recipe is trained for that long.
 
     Example: verbot compare starter starter+vision=film_conv starter+execute=3 --samples 100000 --out outputs/compare
 
     Args:
         entries: recipes and recipes with settings (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`),
             which are played, and folders that `verbot evaluate` left, which are read.
-        list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
-        only: of all these, the ones with these names.
-        samples: to train each on. Without a budget nothing is trained.
-        minutes: of training for each, instead of samples.
-        steps: of the optimizer for each, instead of samples.
         data: folders of episodes to train on; otherwise the first recipe's own demonstrations are collected.
-        suite: the env; otherwise the first recipe's own.
-        episodes: scenes.
-        seed: of everything.
-        base: the entry that the others are compared with; otherwise the first.
-        conditions: further conditions that all play.
-        baselines: the expert and random actions beside them.
-        workers: processes that play; 0 takes one for each core.
         out: gets table.json, table.md, report.html and all that they were made of. An interrupted comparison continues.
     """
     from verbot.workflows import compare
 
     config = compare.ComparisonConfig(
-        entries, list, only, given(samples=samples, minutes=minutes, steps=steps), data, suite, episodes, seed, base, conditions,
-        baselines, workers,
+        entries, listed.list, listed.only, budget.settings(), data, played.suite, played.episodes, played.seed, listed.base,
+        played.conditions, played.baselines, played.workers,
     )  # fmt: skip
     table = compare.compare(config, out, command=typed())
     two = compare.pair(table)
@@ -154,13 +125,11 @@ def compare_command(
 
 def robustness_command(
     policies: Positional[tuple[str, ...]],
-    suite: str = "tabletop-starter",
+    scenes: SceneOptions = SHIFTED_SCENES,
     axes: tuple[Axis, ...] = (),
     strengths: tuple[Strength, ...] = (2,),
     alone: bool = True,
     align: Path | None = None,
-    episodes: int = 120,
-    seed: int = 0,
     workers: int = 0,
     out: Path = Path("outputs/robustness"),
 ) -> int:
@@ -170,24 +139,22 @@ def robustness_command(
 
     Args:
         policies: as in `verbot evaluate`, or folders that it wrote, which are read and not played.
-        suite: the env; see `verbot list envs`.
         axes: randomization axes; otherwise all, without camera_dropout where a policy cannot do without a camera.
         strengths: of the shifts.
         alone: shift each axis alone too; otherwise only all of them at once.
         align: a dataset: every policy is played once more, with images aligned to its median colors.
-        episodes: number of scenes, the same in every domain.
-        seed: another seed is another set of scenes.
         workers: processes; 0 takes one for each core.
         out: gets robustness.json, robustness.png and a folder for each policy. An interrupted call continues; other strengths are
             added.
     """
     from verbot.evaluation.comparison.robustness import table
+    from verbot.workflows.robustness import RobustnessConfig
     from verbot.workflows.robustness import robustness as run
 
-    reports = run(
-        policies, out=out, suite=suite, axes=axes, strengths=strengths, alone=alone, align=_channel_medians(align),
-        episodes=episodes, seed=seed, workers=workers, command=typed(),
-    )  # fmt: skip
+    config = RobustnessConfig(
+        scenes.suite, axes, strengths, alone, _channel_medians(align), scenes.episodes, scenes.seed, workers
+    )
+    reports = run(policies, out, config, command=typed())
     print(table(reports), out / "robustness.json", sep="\n")
     return 1 if any(report.errors for report in reports) else 0
 
@@ -255,11 +222,11 @@ def explain_command(
         scenes: number of test scenes for the metrics in grounding.json; 0 measures none.
         out: the folder; in the folder of an evaluation, the metrics appear in its report the next time that it is written.
     """
+    from verbot.contracts import EpisodeRequest
     from verbot.workflows.explain import explain as run
 
-    found = run(
-        policy, suite, out=out, task=task, index=index, seed=seed, text=text, scenes=scenes, command=typed(),
-    )  # fmt: skip
+    request = EpisodeRequest(task, index=index, text=text)
+    found = run(policy, suite, out=out, request=request, seed=seed, scenes=scenes, command=typed())
     if found.metrics is not None:
         print(found.metrics.table())
     print(f"{'success' if found.success else 'failure'}: {found.instruction}", found.page, sep="\n")

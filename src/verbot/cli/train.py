@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from verbot.cli.options import BUDGET, BudgetOptions
 from verbot.cli.terminal import given, show, typed
 
 
@@ -34,9 +35,7 @@ def train_command(
     data: tuple[Path, ...] = (),
     out: Path = Path("outputs/run"),
     init_from: Path | None = None,
-    minutes: float | None = None,
-    samples: int | None = None,
-    steps: int | None = None,
+    budget: BudgetOptions = BUDGET,
     set: tuple[str, ...] = (),
     seed: int | None = None,
 ) -> int:
@@ -49,9 +48,6 @@ def train_command(
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
         init_from: a policy's folder, or starter, which is fine-tuned in place of a new network.
-        minutes: of training, instead of the recipe's budget.
-        samples: to train on, instead of the recipe's budget.
-        steps: of the optimizer, or of the env where rewards teach, instead of the recipe's budget.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
             `verbot config RECIPE --fields`.
         seed: of everything; otherwise the recipe's own.
@@ -61,7 +57,7 @@ def train_command(
     from verbot.workflows.train_evaluate import exit_code, result_text
     from verbot.workflows.train_evaluate import train as run
 
-    settings = given(minutes=minutes, samples=samples, steps=steps, init_from=None if init_from is None else str(init_from))
+    settings = budget.settings() | given(init_from=None if init_from is None else str(init_from))
     result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
@@ -109,4 +105,4 @@ def reinforce_command(
         set: other settings, each as name=value (learning_rate=1e-4).
         seed: of everything; otherwise the recipe's own.
     """
-    return train_command(recipe, (), out, policy, steps=steps, set=set, seed=seed)
+    return train_command(recipe, (), out, policy, BudgetOptions(steps=steps), set, seed)

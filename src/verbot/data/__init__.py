@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verbot.data.importers.convert import ImportResult, import_dataset
+    from verbot.data.importers.convert import ImportConfig, ImportResult, import_dataset
     from verbot.data.importers.export_hdf5 import export_hdf5
     from verbot.data.samples.loader import Loader
     from verbot.data.samples.mixture import Mixture
@@ -25,6 +25,7 @@ _LAZY = {
     "EpisodeRecord": "storage.writer",
     "Finding": "storage.verify",
     "FrameCache": "storage.frame_cache",
+    "ImportConfig": "importers.convert",
     "ImportResult": "importers.convert",
     "Loader": "samples.loader",
     "Mixture": "samples.mixture",
@@ -46,6 +47,7 @@ __all__ = [
     "EpisodeRecord",
     "Finding",
     "FrameCache",
+    "ImportConfig",
     "ImportResult",
     "Loader",
     "Mixture",

@@ -20,7 +20,7 @@ def make_env(name: str, **options: Any) -> TaskEnv:
 
     Args:
         options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`; of ``"navigation"``: see
-            `verbot.envs.navigation.env.NavigationEnv`.
+            `verbot.envs.navigation.env.NavigationEnv`. Where these take a record, the options are its fields.
 
     Raises:
         UnknownNameError: when no env has this name.
@@ -33,7 +33,8 @@ def make_env(name: str, **options: Any) -> TaskEnv:
         ((64, 64, 3), (8,), True)
         >>> env.close()
     """
-    return envs.get(name)(**options)
+    env: TaskEnv = envs.build(name, **options)
+    return env
 
 
 gymnasium_ids.register()

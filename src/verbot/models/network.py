@@ -31,7 +31,7 @@ from verbot.models.registries import (
     vision_encoders,
 )  # fmt: skip
 from verbot.models.stochastic import StochasticHead, sampled
-from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch, TokenGroup, join
+from verbot.models.tokens import Batch, HeadInput, Masked, MemoryState, TextBatch, TokenGroup, join
 from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_taught
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
@@ -53,29 +53,29 @@ class VLANetwork(nn.Module):
         super().__init__()
         self.config, sizes = config, config.sizes(spec)
         self.sizes = sizes
-        self.vision = vision_encoders.get(config.vision.name)(sizes, **config.vision.options)
-        self.language = language_encoders.get(config.language.name)(sizes, **config.language.options)
+        self.vision = vision_encoders.build(config.vision.name, sizes, **config.vision.options)
+        self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
         pool = AttentionPool(config.width)
         self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
         self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
-        self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
+        self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         before = config.previous_action
         if before:  # a token for each frame, as of every kind that fusions find frame by frame; all but the latest masked
             counts["previous_action"] = config.history
-        self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
-        self.goal = goal_encoders.get(config.goal.name)(sizes, **config.goal.options) if config.goal else None
-        self.previous_action = action_encoders.get(before.name)(sizes, **before.options) if before else None
+        self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
+        self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
+        self.previous_action = action_encoders.build(before.name, sizes, **before.options) if before else None
         last = self.fusion
         if config.memory:
-            last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
+            last = memories.build(config.memory.name, sizes, last.width, last.count, **config.memory.options)
             check_frames(config, last)
         self.memory = last if config.memory else None
-        self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
+        self.head = heads.build(config.head.name, HeadInput(sizes, last.width, last.count), **config.head.options)
         check_layers(config, self.fusion, self.head)
         check_classifier(config, self.head)
         parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._look)
-        made = {name: objectives.get(name)(parts, **chosen.options) for name, chosen in config.objectives.items()}
+        made = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
         taught = {name: each for name, each in made.items() if each.learns}
         self.weighting = UncertaintyWeighting(

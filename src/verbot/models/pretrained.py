@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,43 @@ from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
 FILES = (CONFIG, PROCESSOR, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
 FROZEN, TRAINED = "frozen", "trained"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What of a pretrained model is used, and how it learns. The fields are options of the encoders.
+
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        revision: of the hub's repository.
+        mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
+        depth: layers, stages (ResNet) or blocks (EfficientNet) used, from the first; None uses all.
+
+    Raises `ConfigError` for a mode that does not exist, or that needs a checkpoint where there is none.
+    """
+
+    checkpoint: str | None = None
+    revision: str | None = None
+    mode: str | float = TRAINED
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        factor = not isinstance(self.mode, str | bool) and 0 < self.mode < 1
+        if self.mode not in (FROZEN, TRAINED) and not factor:
+            raise ConfigError(f"mode is 'frozen', 'trained' or a factor of the learning rate between 0 and 1; got {self.mode!r}")
+        if self.is_frozen and self.checkpoint is None:
+            raise ConfigError("mode 'frozen' needs a checkpoint: random weights that never learn are no encoder")
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.mode == FROZEN
+
+    def find(self) -> Path:
+        """The folder; see `find`."""
+        return find(str(self.checkpoint), self.revision)
+
+
+RANDOM = Checkpoint()
 
 
 def library(name: str = "transformers") -> ModuleType:
@@ -90,15 +128,6 @@ def family(kinds: Mapping[str, Any], model_type: object, what: str) -> Any:
     if model_type not in kinds:
         raise ConfigError(f"{what} does not know models of type {model_type!r}; it knows {', '.join(kinds)}")
     return kinds[str(model_type)]
-
-
-def check_mode(mode: str | float, checkpoint: str | None) -> None:
-    """Raises `ConfigError` for a mode that does not exist, or that needs a checkpoint where there is none."""
-    factor = not isinstance(mode, str | bool) and 0 < mode < 1
-    if mode not in (FROZEN, TRAINED) and not factor:
-        raise ConfigError(f"mode is 'frozen', 'trained' or a factor of the learning rate between 0 and 1; got {mode!r}")
-    if mode == FROZEN and checkpoint is None:
-        raise ConfigError("mode 'frozen' needs a checkpoint: random weights that never learn are no encoder")
 
 
 def scale_rate(model: nn.Module, mode: str | float) -> None:

@@ -11,9 +11,12 @@ A new part is one file in `encoders/`, `fusion/`, `heads/` or `objectives/` and 
 | action encoder | ``factory(sizes, **options)`` | ``(action (b, a), mask (b,)) -> TokenGroup`` of one token, kind ``"previous_action"`` |
 | goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
 | memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
-| head | ``factory(sizes, width, count, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``"action"`` among them, ``predict(fused, generator) -> (b, k, a)`` |
+| head | ``factory(inputs: HeadInput, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``"action"`` among them, ``predict(fused, generator) -> (b, k, a)`` |
 | objective | ``factory(parts: NetworkParts, **options)`` | a `verbot.models.features.TrainingObjective`: ``losses(features, batch, generator) -> {name: scalar}``, ``predict(features) -> {name: Predicted}`` |
 | kind of contrastive objective | ``factory(sizes, **options)`` where it ``attends``, else ``(sizes, tokens, **options)`` of one image | ``losses(sentences (q, e), seen, captions) -> (scalar, what to log)``, ``alignment(sentences, seen) -> (q,)``; seen is what each sentence finds, else every image's tokens |
+
+Options that belong together may be one argument, a frozen dataclass with a default: each of its fields is then an option of the part,
+as `verbot.registry.options_of` says.
 
 What only some parts can is a protocol in `verbot.models.protocols`, asked for by ``isinstance``:
 

@@ -86,6 +86,21 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class HeadInput:
+    """What a head is built for.
+
+    Args:
+        sizes: of robot and network.
+        width: e of the fused tokens that it reads.
+        count: n of them; 0 is any number.
+    """
+
+    sizes: Sizes
+    width: int
+    count: int
+
+
+@dataclass(frozen=True)
 class TextBatch:
     """Instructions as numbers: ids (n, l) int64, or the states of a frozen encoder (n, l, d); mask (n, l) bool.
 

@@ -21,7 +21,7 @@ from verbot.configuration import build, field_types, old_names, record_type, to_
 from verbot.errors import ConfigError
 from verbot.models import registries
 from verbot.models.registries import Objective, Part
-from verbot.registry import Registry
+from verbot.registry import Registry, options_of, records_of
 
 C = TypeVar("C")
 Path = tuple[str, ...]
@@ -292,12 +292,12 @@ def registry_of(name: str) -> Registry[Any] | None:
 def fit_options(part: Part, registry: Registry[Any], kind: str) -> dict[str, Any]:
     """A part's options as its factory's signature wants them. Raises `ConfigError` naming an option that does not fit."""
     factory = registry.get(part.name)
-    known = inspect.signature(factory).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in known):
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values()):
         return dict(part.options)
     hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    # What has no default is given by the network: sizes, counts, width.
-    fields = [(p.name, _checkable(hints.get(p.name)), field(default=None)) for p in known if p.default is not p.empty]
+    for record in records_of(factory).values():
+        hints |= field_types(type(record))
+    fields = [(name, _checkable(hints.get(name)), field(default=None)) for name in options_of(factory)]
     fitted: Any = build(dataclasses.make_dataclass("Options", fields), part.options, f"{kind}={part.name}")
     return {option: to_plain(getattr(fitted, option)) for option in part.options}
 

@@ -29,4 +29,5 @@ def make_robot(name: str, **options: Any) -> Robot:
         (64, 64, 3)
         >>> robot.stop()
     """
-    return robots.get(name)(**options)
+    robot: Robot = robots.build(name, **options)
+    return robot

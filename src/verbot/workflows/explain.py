@@ -35,6 +35,7 @@ from verbot.workflows.load_policy import fitting, open_policy
 
 STILLS = 6  # moments of the episode on the strip
 VIEW_PX, WORD_PX = 256, 128
+FIRST = EpisodeRequest()
 TEXT = "a word is underlined as far as its absence moves one of the first camera's maps"
 
 
@@ -62,10 +63,8 @@ def explain(
     suite: str = "tabletop-starter",
     *,
     out: Path,
-    task: str | None = None,
-    index: int = 0,
+    request: EpisodeRequest = FIRST,
     seed: int = 0,
-    text: str | None = None,
     scenes: int = 0,
     command: str | None = None,
 ) -> Explanation:
@@ -73,19 +72,19 @@ def explain(
 
     Args:
         policy: a policy's folder, ``"starter"``, or a server's address, which gives no heatmaps, only the effect of words.
-        task, index, seed: the test scene of the video.
-        text: the instruction; None takes the scene's own.
+        request: the test scene of the video: its `task`, its `index`, and in `text` an instruction other than its own.
+        seed: another seed is another set of scenes.
         scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
 
     Example:
-        >>> explain("starter", out=Path("outputs/explain"), index=3).success  # doctest: +SKIP
+        >>> explain("starter", out=Path("outputs/explain"), request=EpisodeRequest(index=3)).success  # doctest: +SKIP
         True
     """
     opened = open_policy(policy)
     seeing: Policy = Attributed(opened) if isinstance(opened, VLAPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
-        moments, success = _play(seeing, env, EpisodeRequest(task, index=index, text=text), seed)
+        moments, success = _play(seeing, env, request, seed)
         metrics = measure(seeing, env, scenes, seed) if scenes else None
     frames = [_frame(moment, seeing.spec) for moment in moments]
     video.write(out / "explain.mp4", frames, seeing.spec.rate_hz)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from verbot.errors import ConfigError, UnknownNameError
@@ -16,18 +17,43 @@ from verbot.workflows.train_evaluate import evaluate
 DROPOUT = "camera_dropout"
 
 
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """Which shifts are played, and in how many scenes.
+
+    Args:
+        suite: the env.
+        axes: the axes to shift; otherwise all, except ``camera_dropout`` where a policy cannot do without a camera.
+        strengths: of the shifts, 1 to 3.
+        alone: whether each axis is shifted alone too; otherwise only all of them at once.
+        align: channel medians by camera (`verbot.data.samples.image_statistics`), to which each policy is played aligned too.
+        episodes: number of scenes, the same in every domain.
+        seed: of the scenes.
+        workers: processes; 0 takes one for each core.
+    """
+
+    suite: str = "tabletop-starter"
+    axes: Sequence[str] = ()
+    strengths: Sequence[int] = (2,)
+    alone: bool = True
+    align: Mapping[str, tuple[float, float, float]] | None = None
+    episodes: int = 120
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.strengths:
+            raise ConfigError("name at least one strength")
+        for name in self.axes:
+            if name not in AXES:
+                raise UnknownNameError("randomization axis", name, AXES)
+
+
 def robustness(
     policies: Sequence[str],
-    *,
     out: str | Path,
-    suite: str = "tabletop-starter",
-    axes: Sequence[str] = (),
-    strengths: Sequence[int] = (2,),
-    alone: bool = True,
-    align: Mapping[str, tuple[float, float, float]] | None = None,
-    episodes: int = 120,
-    seed: int = 0,
-    workers: int = 0,
+    config: RobustnessConfig | None = None,
+    *,
     command: str | None = None,
     progress: bool = True,
 ) -> list[RobustnessReport]:
@@ -37,41 +63,37 @@ def robustness(
 
     Args:
         policies: names, as in `verbot.evaluate`, or folders of evaluations, which are read and not played.
-        axes: the axes to shift; otherwise all, except ``camera_dropout`` where a policy cannot do without a camera.
-        strengths: of the shifts, 1 to 3.
-        alone: whether each axis is shifted alone too; otherwise only all of them at once.
-        align: channel medians by camera (`verbot.data.samples.image_statistics`), to which each policy is played aligned too.
-        episodes: number of scenes, the same in every domain.
 
-    Raises `ConfigError` if no policy or strength is given or two policies have the same name, and as `verbot.evaluate` does.
+    Raises `ConfigError` if no policy is given or two policies have the same name, and as `verbot.evaluate` does.
 
     Example:
         >>> import tempfile
+        >>> config = RobustnessConfig(axes=["camera", "lighting"], episodes=2, workers=1)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = robustness(["expert"], out=folder, axes=["camera", "lighting"], episodes=2, workers=1, progress=False)
+        ...     found = robustness(["expert"], folder, config, progress=False)
         >>> [shift.label for shift in found[0].shifts], found[0].shifts[0].gap.value
         (['lighting 2', 'camera 2', 'lighting 2, camera 2'], 0.0)
     """
-    out, names = Path(out), [label(policy) for policy in policies]
-    if not policies or not strengths:
-        raise ConfigError("name at least one policy and one strength")
+    out, config, names = Path(out), config or RobustnessConfig(), [label(policy) for policy in policies]
+    if not policies:
+        raise ConfigError("name at least one policy")
     if len(set(names)) < len(names):
         raise ConfigError(f"two of these policies would have one name: {', '.join(names)}; put them into folders of other names")
-    shifted = _axes(policies, axes)
+    shifted = tuple(axis for axis in AXES if axis in config.axes) if config.axes else all_axes(policies)
     together = ALL if set(shifted) == set(AXES) else "+".join(shifted)
-    single = [f"axis:{axis}:{strength}" for strength in strengths for axis in shifted if alone]
-    several = [f"axes:{together}:{strength}" for strength in strengths if len(shifted) > 1]
+    single = [f"axis:{axis}:{strength}" for strength in config.strengths for axis in shifted if config.alone]
+    several = [f"axes:{together}:{strength}" for strength in config.strengths if len(shifted) > 1]
     reports = []
     for policy, name in zip(policies, names, strict=True):
         if _evaluated(policy):
             reports.append(read_robustness(policy, name))
             continue
-        for colors in (None, align) if align else (None,):
+        for colors in (None, config.align) if config.align else (None,):
             called = f"{name} aligned" if colors else name
             evaluate(
-                policy, suite, out=out / slug(called), episodes=episodes, side_episodes=episodes, seed=seed, align=colors,
-                conditions=(*single, *several), baselines=False, videos=0, latency_calls=1, workers=workers, command=command,
-                progress=progress,
+                policy, config.suite, out=out / slug(called), episodes=config.episodes, side_episodes=config.episodes,
+                seed=config.seed, align=colors, conditions=(*single, *several), baselines=False, videos=0, latency_calls=1,
+                workers=config.workers, command=command, progress=progress,
             )  # fmt: skip
             reports.append(read_robustness(out / slug(called), called))
     write(reports, out, command)
@@ -93,16 +115,6 @@ def label(policy: str) -> str:
 
 def _evaluated(policy: str) -> bool:
     return (Path(policy) / "results.jsonl").is_file()
-
-
-def _axes(policies: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
-    """The axes to shift, in their usual order."""
-    for name in asked:
-        if name not in AXES:
-            raise UnknownNameError("randomization axis", name, AXES)
-    if asked:
-        return tuple(axis for axis in AXES if axis in asked)
-    return all_axes(policies)
 
 
 def all_axes(policies: Sequence[str]) -> tuple[str, ...]:

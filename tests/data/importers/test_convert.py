@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from verbot import cli
-from verbot.data import WindowConfig, Windows, import_dataset, open_dataset
+from verbot.data import ImportConfig, WindowConfig, Windows, import_dataset, open_dataset
 from verbot.data.importers import recognize, sources
 from verbot.data.importers.convert import REQUEST
 from verbot.data.importers.known_robots import ROBOTS, known
@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 # Imports until it has saved so many episodes, then dies as of a kill -9.
 MORTAL = """
 import os, signal, sys
-from verbot.data.importers.convert import import_dataset
+from verbot.data.importers.convert import ImportConfig, import_dataset
 from verbot.data.storage.writer import DatasetWriter
 
 source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -39,7 +39,7 @@ def mortal(self, record):
     return save(self, record)
 
 DatasetWriter.save_episode = mortal
-import_dataset(source, target, rate_hz=10)
+import_dataset(source, target, ImportConfig(rate_hz=10))
 """
 
 
@@ -72,8 +72,8 @@ def test_an_import_killed_twice_and_repeated_gives_the_same_dataset(tmp_path, fo
         command = [sys.executable, "-c", MORTAL, str(folder), str(tmp_path / "killed"), str(lives)]
         assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
         assert len(open_dataset(tmp_path / "killed")) == saved
-    again = import_dataset(folder, tmp_path / "killed", rate_hz=10)
-    whole = import_dataset(folder, tmp_path / "whole", rate_hz=10)
+    again = import_dataset(folder, tmp_path / "killed", ImportConfig(rate_hz=10))
+    whole = import_dataset(folder, tmp_path / "whole", ImportConfig(rate_hz=10))
     assert (again.already, again.episodes, whole.already, whole.episodes) == (5, 6, 0, 6)
     assert again.skipped == whole.skipped and [skipped.episode for skipped in whole.skipped] == ["3.safetensors"]
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
@@ -81,23 +81,23 @@ def test_an_import_killed_twice_and_repeated_gives_the_same_dataset(tmp_path, fo
 
 
 def test_a_repeated_import_does_nothing_and_a_different_one_is_refused(tmp_path, folder):
-    import_dataset(folder, tmp_path / "out", rate_hz=10)
+    import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10))
     before = content(tmp_path / "out")
-    result = import_dataset(folder, tmp_path / "out", rate_hz=10)
+    result = import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10))
     assert (result.already, result.episodes) == (6, 6) and content(tmp_path / "out") == before
     with pytest.raises(DataError, match=r"was imported with \{'rate_hz': 10\}; this call has \{'rate_hz': 20\}\. Choose another"):
-        import_dataset(folder, tmp_path / "out", rate_hz=20)
+        import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=20))
     example_dataset(tmp_path / "other")
     with pytest.raises(DataError, match="is already a dataset and not the result of an import; choose another folder"):
-        import_dataset(folder, tmp_path / "other", rate_hz=10)
+        import_dataset(folder, tmp_path / "other", ImportConfig(rate_hz=10))
 
 
 def test_a_limit_can_be_raised(tmp_path, folder, truths, same):
-    result = import_dataset(folder, tmp_path / "out", rate_hz=10, limit=2)
+    result = import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, limit=2))
     assert (result.episodes, result.skipped) == (2, ())
     low = open_dataset(tmp_path / "out").spec.action[0].low
     np.testing.assert_allclose(low, np.concatenate([one.actions for one in truths[:2]]).min(0))
-    assert import_dataset(folder, tmp_path / "out", rate_hz=10).already == 2
+    assert import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10)).already == 2
     dataset = same(tmp_path / "out", [*truths[:3], *truths[4:]])
     assert dataset.spec.action[0].low == low
 
@@ -106,15 +106,15 @@ def test_a_given_spec_defines_the_robot_and_selects_cameras(tmp_path, folder, tr
     arm = Component("arm", "joint_position", ("a", "b", "c", "d"), "rad", "base", (-2.0,) * 4, (2.0,) * 4)
     move = Component("move", "position_delta", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
     spec = RobotSpec("mine", 25.0, (), (arm,), (move,))
-    import_dataset(folder, tmp_path / "out", spec=spec)
+    import_dataset(folder, tmp_path / "out", ImportConfig(spec=spec))
     dataset = open_dataset(tmp_path / "out")
     assert dataset.spec == spec and dataset[0].actions.tobytes() == truths[0].actions.tobytes()
     save_file({"actions": truths[0].actions}, tmp_path / "unlabeled.safetensors")
     with pytest.raises(ConfigError, match="holds no instructions"):
-        import_dataset(tmp_path / "unlabeled.safetensors", tmp_path / "unlabeled", spec=spec)
+        import_dataset(tmp_path / "unlabeled.safetensors", tmp_path / "unlabeled", ImportConfig(spec=spec))
     assert not (tmp_path / "unlabeled").exists()
     wrong = RobotSpec("mine", 25.0, (Camera("top", 8, 8),), (), (move,))
-    result = import_dataset(folder, tmp_path / "wrong", spec=wrong)
+    result = import_dataset(folder, tmp_path / "wrong", ImportConfig(spec=wrong))
     assert result.episodes == 0 and len(result.skipped) == 7
     assert result.skipped[0].problem == "states have shape (5, 4); robot 'mine' expects (5, 0)"
 
@@ -131,7 +131,7 @@ def test_formats_are_recognized(tmp_path, folder):
     with pytest.raises(DataError, match="looks like manifest and like tensors; choose one with --format"):
         recognize(folder)
     with pytest.raises(UnknownNameError, match="there is no dataset format named 'tensor'. Did you mean 'tensors'"):
-        import_dataset(folder, tmp_path / "out", "tensor")
+        import_dataset(folder, tmp_path / "out", ImportConfig("tensor"))
     assert sources.names() == ("hdf5", "manifest", "mcap", "rlds", "tensors")
 
 
@@ -146,15 +146,15 @@ def test_a_native_dataset_needs_no_import(tmp_path):
 
 def test_wrong_options_and_robots_are_reported(tmp_path, folder):
     with pytest.raises(ConfigError, match="format 'tensors' has no option 'split'; it has floats"):
-        import_dataset(folder, tmp_path / "out", rate_hz=10, options={"split": "train"})
+        import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, options={"split": "train"}))
     with pytest.raises(UnknownNameError, match="there is no known robot named 'driod'. Did you mean 'droid'"):
-        import_dataset(folder, tmp_path / "out", robot="driod")
+        import_dataset(folder, tmp_path / "out", ImportConfig(robot="driod"))
     with pytest.raises(ConfigError, match="format 'tensors' does not record the rate of raw; give --rate-hz"):
         import_dataset(folder, tmp_path / "out")
     with pytest.raises(ConfigError, match="limit is 0; expected more than 0"):
-        import_dataset(folder, tmp_path / "out", rate_hz=10, limit=0)
+        import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, limit=0))
     with pytest.raises(ConfigError, match="rate_hz is -1; expected more than 0"):
-        import_dataset(folder, tmp_path / "out", rate_hz=-1)
+        import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=-1))
     assert not (tmp_path / "out").exists()
 
 
@@ -163,7 +163,7 @@ def test_episodes_that_are_not_finite_have_no_range(tmp_path):
     source.mkdir()
     for number, value in enumerate((np.nan, 1.0, np.inf)):
         save_file({"actions": np.full((2, 1), value, np.float32)}, source / f"{number}.safetensors")
-    result = import_dataset(source, tmp_path / "out", rate_hz=10, instruction="")
+    result = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10, instruction=""))
     assert [skipped.problem for skipped in result.skipped] == ["actions are not finite at frame 0"] * 2
     spec = open_dataset(tmp_path / "out").spec
     assert spec.action[0].low[0] < spec.action[0].high[0] == 1.0  # a range is not a point
@@ -171,7 +171,7 @@ def test_episodes_that_are_not_finite_have_no_range(tmp_path):
     with pytest.raises(
         DataError, match="no episode of raw can be imported: 0.safetensors, episode 0: its numbers are not finite"
     ):
-        import_dataset(source, tmp_path / "none", rate_hz=10, instruction="")
+        import_dataset(source, tmp_path / "none", ImportConfig(rate_hz=10, instruction=""))
 
 
 def test_fields_of_another_name_are_not_mixed_up(tmp_path):
@@ -180,7 +180,7 @@ def test_fields_of_another_name_are_not_mixed_up(tmp_path):
     for number, name in enumerate(("arm", "hand")):
         arrays = {"actions": np.ones((2, 1), np.float32), f"observations.{name}": np.ones((2, 3), np.float32)}
         save_file(arrays, source / f"{number}.safetensors")
-    (skipped,) = import_dataset(source, tmp_path / "out", rate_hz=10, instruction="").skipped
+    (skipped,) = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10, instruction="")).skipped
     assert skipped.problem == "its state has hand; the dataset's has arm"
 
 
@@ -190,7 +190,7 @@ def test_episodes_of_another_size_are_named(tmp_path, folder, truth):
         arrays |= {f"observations.{camera}": frames for camera, frames in one.images.items()}
         save_file(arrays, folder / f"{name}.safetensors", {"language": '"x"'})
     save_file({"actions": np.zeros((0, 3), np.float32)}, folder / "100.safetensors")
-    result = import_dataset(folder, tmp_path / "out", rate_hz=10)
+    result = import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10))
     problems = {skipped.episode: skipped.problem for skipped in result.skipped[1:]}
     assert problems == {
         "8.safetensors, episode 0": "its action 'actions' has 2 numbers a frame; the dataset's has 3",
@@ -234,7 +234,7 @@ def test_the_command_names_what_it_skipped_and_exits_with_1(capsys, tmp_path, fo
 
 def test_the_command_takes_a_spec_and_options(capsys, tmp_path, folder):
     (folder / "3.safetensors").unlink()
-    import_dataset(folder, tmp_path / "first", rate_hz=10)
+    import_dataset(folder, tmp_path / "first", ImportConfig(rate_hz=10))
     spec = json.loads((tmp_path / "first" / REQUEST).read_text())["found"]
     (tmp_path / "spec.json").write_text(json.dumps({**spec, "name": "mine", "rate_hz": 20.0}))
     code, out, _ = run(capsys, "import", folder, tmp_path / "out", "--spec", tmp_path / "spec.json", "--set", "floats=unit")
@@ -246,7 +246,7 @@ def test_an_imported_dataset_trains(tmp_path, folder):
     pytest.importorskip("torch")
     import verbot
 
-    import_dataset(folder, tmp_path / "out", rate_hz=10, limit=3)
+    import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, limit=3))
     batch = Windows(open_dataset(tmp_path / "out"), WindowConfig(history=1, chunk=4)).batch(
         np.arange(4), np.random.default_rng(0)
     )

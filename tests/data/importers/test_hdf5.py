@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from verbot.data import DatasetWriter, EpisodeRecord, export_hdf5, import_dataset, open_dataset
+from verbot.data import DatasetWriter, EpisodeRecord, ImportConfig, export_hdf5, import_dataset, open_dataset
 from verbot.data.importers import known_robots
 from verbot.data.storage.writer import example_dataset
 from verbot.errors import ConfigError, DataError
@@ -59,20 +59,24 @@ def test_aloha_without_instructions_with_other_arms_and_more_states(tmp_path, tr
     one = truth(0, 6, 6, VIEWS)
     aloha(tmp_path / "a.hdf5", one)
     with pytest.raises(ConfigError, match="holds no instructions"):
-        import_dataset(tmp_path / "a.hdf5", tmp_path / "out", rate_hz=30)
+        import_dataset(tmp_path / "a.hdf5", tmp_path / "out", ImportConfig(rate_hz=30))
     import_dataset(
-        tmp_path / "a.hdf5", tmp_path / "out", rate_hz=30, instruction="fold it", options={"state": "qpos,qvel", "bgr": True}
+        tmp_path / "a.hdf5",
+        tmp_path / "out",
+        ImportConfig(rate_hz=30, instruction="fold it", options={"state": "qpos,qvel", "bgr": True}),
     )
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.spec.name, dataset[0].instruction) == ("generic", "fold it")
     assert [(c.name, c.size) for c in dataset.spec.state] == [("qpos", 6), ("qvel", 6)]
     assert psnr_db(dataset[0].images("cam_high"), one.images["cam_high"][..., ::-1]) > 38
     with pytest.raises(DataError, match=r"has no state field 'effort'; it has qpos, qvel"):
-        import_dataset(tmp_path / "a.hdf5", tmp_path / "no", rate_hz=30, instruction="", options={"state": "effort"})
+        import_dataset(
+            tmp_path / "a.hdf5", tmp_path / "no", ImportConfig(rate_hz=30, instruction="", options={"state": "effort"})
+        )
     with pytest.raises(DataError, match=r"has no pictures 'top'; it has cam_high, cam_left_wrist"):
-        import_dataset(tmp_path / "a.hdf5", tmp_path / "no", rate_hz=30, instruction="", options={"images": "top"})
+        import_dataset(tmp_path / "a.hdf5", tmp_path / "no", ImportConfig(rate_hz=30, instruction="", options={"images": "top"}))
     with pytest.raises(DataError, match=r"field 'qpos' has 6 numbers a frame; this robot's has 14 \(--robot generic"):
-        import_dataset(tmp_path / "a.hdf5", tmp_path / "no", robot="aloha", instruction="")
+        import_dataset(tmp_path / "a.hdf5", tmp_path / "no", ImportConfig(robot="aloha", instruction=""))
 
 
 def demos(path, truths, libero=False, convention="opengl", control_freq=20, size=7):
@@ -108,7 +112,7 @@ def opened(actions):
 def test_robomimic(tmp_path, truth):
     truths = [truth(number, 9, 7, ("agentview_image", "robot0_eye_in_hand_image"), length=2) for number in range(11)]
     demos(tmp_path / "image.hdf5", truths, control_freq=10)
-    result = import_dataset(tmp_path / "image.hdf5", tmp_path / "out", instruction="lift the cube")
+    result = import_dataset(tmp_path / "image.hdf5", tmp_path / "out", ImportConfig(instruction="lift the cube"))
     assert result.skipped == ()
     dataset = open_dataset(tmp_path / "out")
     assert [episode.extras["source"]["episode"] for episode in dataset][-2:] == ["image.hdf5, demo_9", "image.hdf5, demo_10"]
@@ -136,7 +140,7 @@ def test_libero(tmp_path, truth, convention):
     assert dataset[0].instruction == one.instruction and dataset[0].states.tobytes() == one.states.tobytes()
     assert dataset[0].actions.tobytes() == opened(one.actions).tobytes()
     assert psnr_db(dataset[0].images("agentview"), one.images["agentview_rgb"]) > 38
-    import_dataset(tmp_path / "raw", tmp_path / "as-is", options={"flip": False}, robot="generic", rate_hz=20)
+    import_dataset(tmp_path / "raw", tmp_path / "as-is", ImportConfig(options={"flip": False}, robot="generic", rate_hz=20))
     other = open_dataset(tmp_path / "as-is")[0]
     stored = one.images["agentview_rgb"][:, ::-1] if convention == "opengl" else one.images["agentview_rgb"]
     assert psnr_db(other.images("agentview_rgb"), stored) > 38 and other.actions.tobytes() == one.actions.tobytes()
@@ -171,7 +175,7 @@ def test_a_demonstration_without_observations_is_named(tmp_path, truth):
     demos(tmp_path / "low.hdf5", truths)
     with h5py.File(tmp_path / "low.hdf5", "r+") as file:
         del file["data/demo_0/obs"]
-    (skipped,) = import_dataset(tmp_path / "low.hdf5", tmp_path / "out", instruction="").skipped
+    (skipped,) = import_dataset(tmp_path / "low.hdf5", tmp_path / "out", ImportConfig(instruction="")).skipped
     assert skipped.episode == "low.hdf5, demo_0" and skipped.problem.endswith("has actions, dones; expected actions and obs")
 
 
@@ -211,7 +215,7 @@ def test_wordings_and_calibration_survive_the_export(tmp_path, written):
 
 def test_a_folder_without_files_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"has no file that ends with \.hdf5 or \.h5"):
-        import_dataset(tmp_path, tmp_path / "out", "hdf5")
+        import_dataset(tmp_path, tmp_path / "out", ImportConfig("hdf5"))
 
 
 @pytest.mark.parametrize("change", [{"control_delta": False}, {"type": "JOINT_VELOCITY"}, {"input_type": "absolute"}])
@@ -222,7 +226,7 @@ def test_other_controllers_are_not_taken_for_changes_of_pose(tmp_path, truth, ch
         arguments = json.loads(file["data"].attrs["env_args"])
         arguments["env_kwargs"]["controller_configs"] |= change
         file["data"].attrs["env_args"] = json.dumps(arguments)
-    import_dataset(tmp_path / "abs.hdf5", tmp_path / "out", instruction="")
+    import_dataset(tmp_path / "abs.hdf5", tmp_path / "out", ImportConfig(instruction=""))
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.spec.rate_hz, [c.kind for c in dataset.spec.action]) == (10.0, ["other"])
     assert dataset[0].actions.tobytes() == one.actions.tobytes()

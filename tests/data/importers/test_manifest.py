@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from verbot.data import import_dataset, open_dataset
+from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.errors import DataError
 
 
@@ -40,7 +40,7 @@ def test_steps_grouped_by_episode(tmp_path, truth, same, wrap):
     source = tmp_path / "raw"
     truths = [truth(number, cameras=("image",)) for number in range(3)]
     save(source, [entry for number, one in enumerate(truths) for entry in steps(source, number, one)], wrap)
-    result = import_dataset(source, tmp_path / "out", rate_hz=5)
+    result = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=5))
     assert (result.format, result.episodes, result.skipped, result.problems, result.exit_code) == ("manifest", 3, (), (), 0)
     dataset = same(tmp_path / "out", truths, ["episode 0", "episode 1", "episode 2"])
     assert dataset.spec.rate_hz == 5
@@ -66,7 +66,7 @@ def test_sequences_of_pictures_two_cameras_and_a_video(tmp_path, truth, same):
         "robot_state": one.states.tolist(),
     }
     save(source, [entry])
-    import_dataset(source, tmp_path / "out", rate_hz=10)
+    import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10))
     same(tmp_path / "out", [one], ["entry 0"])
 
 
@@ -74,7 +74,7 @@ def test_one_image_is_repeated_for_a_sequence_and_recorded_as_such(tmp_path, tru
     source, one = tmp_path / "raw", truth(0, cameras=("image",))
     path = picture(source, "look.png", one.images["image"][0])
     save(source, [{"image_path": path, "instruction": ["lift it", "pick it up"], "action_sequence": one.actions.tolist()}])
-    import_dataset(source / "manifest.json", tmp_path / "out", rate_hz=10)
+    import_dataset(source / "manifest.json", tmp_path / "out", ImportConfig(rate_hz=10))
     episode = open_dataset(tmp_path / "out")[0]
     assert episode.states.shape == (len(one), 0)
     assert episode.extras["observed_frames"] == [0]
@@ -88,7 +88,7 @@ def test_single_samples_are_episodes(tmp_path, truth, same):
     entries = steps(source, 0, one)
     del entries[0]["episode_id"]
     save(source, entries)
-    import_dataset(source, tmp_path / "out", rate_hz=10)
+    import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10))
     same(tmp_path / "out", [one], ["entry 0"])
 
 
@@ -142,7 +142,7 @@ def other_size(group, source):
 def test_a_broken_episode_is_named_and_the_rest_imported(tmp_path, truth, same, change, message):
     source = tmp_path / "raw"
     whole = broken(change)(source, truth)
-    result = import_dataset(source, tmp_path / "out", rate_hz=5)
+    result = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=5))
     (skipped,) = result.skipped
     assert skipped.episode == "episode 1" and message in skipped.problem and result.exit_code == 1
     same(tmp_path / "out", whole, ["episode 0", "episode 2"])
@@ -151,7 +151,7 @@ def test_a_broken_episode_is_named_and_the_rest_imported(tmp_path, truth, same, 
 def test_states_can_be_left_out(tmp_path, truth):
     source = tmp_path / "raw"
     broken(lambda group, folder: group[1].pop("robot_state"))(source, truth)
-    assert import_dataset(source, tmp_path / "out", rate_hz=5, options={"state": False}).skipped == ()
+    assert import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=5, options={"state": False})).skipped == ()
     assert open_dataset(tmp_path / "out").spec.state == ()
 
 
@@ -170,6 +170,6 @@ def test_an_invalid_manifest_is_refused(tmp_path, content, message):
     source.mkdir()
     (source / "manifest.json").write_text(content)
     with pytest.raises(DataError) as raised:
-        import_dataset(source, tmp_path / "out", rate_hz=5)
+        import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=5))
     assert message in str(raised.value)
     assert not (tmp_path / "out").exists()

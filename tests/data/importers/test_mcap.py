@@ -7,7 +7,7 @@ import pytest
 from mcap.writer import Writer as JsonWriter
 from mcap_ros2.writer import Writer
 
-from verbot.data import import_dataset, open_dataset
+from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.errors import ConfigError, DataError
 
 from .conftest import decoded, encoded, psnr_db
@@ -98,7 +98,7 @@ def test_topics_are_found_by_their_types_and_resampled(tmp_path, truths, same, c
     for number, one in enumerate(truths):
         with Log(tmp_path / "logs" / f"log_{number}.mcap", kind) as log:
             log.episode(one, START + number * 10**12, one.instruction)
-    result = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10)
+    result = import_dataset(tmp_path / "logs", tmp_path / "out", ImportConfig(rate_hz=10))
     assert (result.format, result.exit_code) == ("mcap", 0)
     dataset = same(tmp_path / "out", [through_jpeg(one) for one in truths], [f"log_{number}.mcap" for number in range(3)])
     (state,), (action,) = dataset.spec.state, dataset.spec.action
@@ -108,7 +108,7 @@ def test_topics_are_found_by_their_types_and_resampled(tmp_path, truths, same, c
 def test_half_the_rate_takes_every_other_frame(tmp_path, truths):
     with Log(tmp_path / "log.mcap") as log:
         log.episode(truths[0], START, "go")
-    import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=5)
+    import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=5))
     np.testing.assert_array_equal(open_dataset(tmp_path / "out")[0].actions, truths[0].actions[::2])
 
 
@@ -126,7 +126,7 @@ def test_a_topic_divides_a_file(tmp_path, truths, same, mark):
                 log.say("/episode", "Bool", start - 10, data=True)
                 log.episode(one, start)
                 log.say("/episode", "Bool", start + len(one) * PERIOD, data=False)
-    import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options={"split": "/episode"})
+    import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"split": "/episode"}))
     same(tmp_path / "out", [through_jpeg(one) for one in truths], [f"log.mcap, episode {number}" for number in range(3)])
 
 
@@ -155,14 +155,18 @@ def test_json_messages_and_fields(tmp_path, truth, same):
             )
         writer.finish()
     options = {"images": {"front": "/cam"}, "state": "/arm:state.q", "action": "/arm:command", "instruction": "/task"}
-    import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options=options)
+    import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options=options))
     dataset = same(tmp_path / "out", [one])
     assert dataset[0].instructions == (one.instruction, "another wording")
     assert dataset.spec.action[0].axes == ("x", "yz.0", "yz.1")
     with pytest.raises(DataError, match=r"/arm:wrench: a message has no 'wrench'; it has state, command"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "no", rate_hz=10, options={**options, "action": "/arm:wrench"})
+        import_dataset(
+            tmp_path / "log.mcap", tmp_path / "no", ImportConfig(rate_hz=10, options={**options, "action": "/arm:wrench"})
+        )
     with pytest.raises(DataError, match=r"/arm: a message has no picture in 'data'; it has state, command"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "no", rate_hz=10, options={**options, "images": {"front": "/arm"}})
+        import_dataset(
+            tmp_path / "log.mcap", tmp_path / "no", ImportConfig(rate_hz=10, options={**options, "images": {"front": "/arm"}})
+        )
 
 
 def test_raw_pictures(tmp_path, truths):
@@ -173,7 +177,7 @@ def test_raw_pictures(tmp_path, truths):
             shape = {"height": 24, "width": 32, "step": 100, "is_bigendian": 0}
             log.say("/eye", "Image", time, encoding=encoding, data=padded.tobytes(), **shape)
             log.say("/command", "Float64MultiArray", time, data=[1.0])
-    import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, instruction="")
+    import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, instruction=""))
     images = open_dataset(tmp_path / "out")[0].images("eye")
     assert len(images) == 2 and psnr_db(images, np.stack([frame, frame])) > 38
 
@@ -188,7 +192,7 @@ def test_a_log_cut_short_is_named_and_the_others_imported(tmp_path, truths, same
             log.episode(one, START, one.instruction)
     cut(tmp_path / "logs" / "log_1.mcap", 0.6)
     (tmp_path / "logs" / "log_3.mcap").write_bytes(b"nothing of the kind")
-    result = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10)
+    result = import_dataset(tmp_path / "logs", tmp_path / "out", ImportConfig(rate_hz=10))
     assert [skipped.episode for skipped in result.skipped] == ["log_1.mcap", "log_3.mcap"] and result.exit_code == 1
     assert all("cannot be read" in skipped.problem for skipped in result.skipped)
     same(tmp_path / "out", [through_jpeg(truths[0]), through_jpeg(truths[2])])
@@ -206,7 +210,7 @@ def test_complete_episodes_of_a_truncated_divided_log_are_imported(tmp_path, tru
         "split": "/episode", "images": {"front": "/camera/front/image_raw/compressed"}, "state": "/joint_states",
         "action": "/command", "instruction": "",
     }  # fmt: skip
-    result = import_dataset(path, tmp_path / "out", rate_hz=10, options=options)
+    result = import_dataset(path, tmp_path / "out", ImportConfig(rate_hz=10, options=options))
     (skipped,) = result.skipped
     assert skipped.episode == "log.mcap, episode 2" and "cannot be read" in skipped.problem
     same(tmp_path / "out", [through_jpeg(one) for one in truths[:2]])
@@ -220,7 +224,7 @@ def test_a_flipped_bit_is_named(tmp_path, truths, same):
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
     path.write_bytes(content)
-    (skipped,) = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10).skipped
+    (skipped,) = import_dataset(tmp_path / "logs", tmp_path / "out", ImportConfig(rate_hz=10)).skipped
     assert skipped.episode == "log_1.mcap" and "cannot be read" in skipped.problem
     same(tmp_path / "out", [through_jpeg(truths[0])])
 
@@ -246,7 +250,7 @@ def test_topics_without_messages_or_with_changing_fields_are_named(tmp_path, tru
                 "Float64MultiArray": {"data": [1.0]},
             }[topic]
             log.say(names.get(topic, "/command"), topic, START + time, **message)
-    result = import_dataset(logs, tmp_path / "out", rate_hz=10)
+    result = import_dataset(logs, tmp_path / "out", ImportConfig(rate_hz=10))
     problems = {skipped.episode: skipped.problem for skipped in result.skipped}
     assert problems["1.mcap"].startswith(
         "1.mcap has no message of /camera/front/image_raw/compressed, /joint_states; the file has"
@@ -262,13 +266,13 @@ def test_missing_options_are_named(tmp_path, truths):
         log.episode(truths[0], START)
         log.say("/other", "Float64MultiArray", START, data=[1.0])
     with pytest.raises(ConfigError, match=r"the action topic of log.mcap is ambiguous; give --set action=TOPIC; it has .*/other"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10)
+        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10))
     with pytest.raises(ConfigError, match="does not record the rate of log.mcap; give --rate-hz"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", options={"action": "/command"})
+        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(options={"action": "/command"}))
     with pytest.raises(ConfigError, match=r"images name a topic for each camera, as images.front=/camera"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options={"images": "/camera"})
+        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"images": "/camera"}))
     with pytest.raises(ConfigError, match="holds no instructions"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, options={"action": "/command"})
+        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"action": "/command"}))
 
 
 def test_an_encoding_that_cannot_be_read_is_named(tmp_path):
@@ -280,7 +284,9 @@ def test_an_encoding_that_cannot_be_read_is_named(tmp_path):
     writer.finish()
     (tmp_path / "log.mcap").write_bytes(sink.getvalue())
     with pytest.raises(DataError, match=r"/x is encoded as 'protobuf' with schema 'x.Y' in 'protobuf'; expected JSON, or 'cdr'"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", rate_hz=10, instruction="", options={"action": "/x"})
+        import_dataset(
+            tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, instruction="", options={"action": "/x"})
+        )
 
 
 def test_a_message_that_its_definition_does_not_fit_is_named(tmp_path, truths, same):
@@ -289,7 +295,7 @@ def test_a_message_that_its_definition_does_not_fit_is_named(tmp_path, truths, s
             log.episode(truths[number], START, truths[number].instruction)
             if number:
                 log.writer._writer.add_message(log.writer._channel_ids["/command"], START + 1, b"\x00\x01\x00\x00\x09", START + 1)
-    (skipped,) = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10).skipped
+    (skipped,) = import_dataset(tmp_path / "logs", tmp_path / "out", ImportConfig(rate_hz=10)).skipped
     assert skipped.episode == "log_1.mcap"
     assert "a message of /command (schema 'std_msgs/msg/Float64MultiArray' in 'ros2msg') cannot be decoded" in skipped.problem
     same(tmp_path / "out", [through_jpeg(truths[0])])
@@ -306,7 +312,7 @@ def test_joints_of_another_file_are_put_in_the_order_of_the_first(tmp_path, trut
     with Log(tmp_path / "logs" / "log_2.mcap") as log:
         log.say("/joint_states", "JointState", START, name=["a", "c"], position=[1.0, 2.0], velocity=[], effort=[])
         log.say("/command", "Float64MultiArray", START, data=[1.0, 2.0, 3.0])
-    result = import_dataset(tmp_path / "logs", tmp_path / "out", rate_hz=10, instruction="")
+    result = import_dataset(tmp_path / "logs", tmp_path / "out", ImportConfig(rate_hz=10, instruction=""))
     (skipped,) = result.skipped
     assert skipped.problem == "its state 'joint_states' has a, c; the dataset's has a, b"
     for episode, one in zip(open_dataset(tmp_path / "out"), truths, strict=False):

@@ -5,7 +5,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from verbot.data import import_dataset, open_dataset
+from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.data.importers.tfrecord import masked, parse_example
 from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDependencyError, missing
 
@@ -52,7 +52,7 @@ def through_jpeg(one, camera="image"):
 def test_shards_of_a_version_in_their_folder(tmp_path, truths, same, with_features):
     shards = [[generic(one) for one in truths[:2]], [generic(one) for one in truths[2:]]]
     save(tmp_path / "toy" / "1.0.0", "toy", shards, described(GENERIC) if with_features else None)
-    result = import_dataset(tmp_path / "toy", tmp_path / "out", rate_hz=3)
+    result = import_dataset(tmp_path / "toy", tmp_path / "out", ImportConfig(rate_hz=3))
     assert (result.format, result.robot, result.exit_code) == ("rlds", "generic", 0)
     keys = [f"toy-train.tfrecord-0000{s}-of-00002, record {r}" for s, r in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))]
     same(tmp_path / "out", [through_jpeg(one) for one in truths], keys)
@@ -61,12 +61,12 @@ def test_shards_of_a_version_in_their_folder(tmp_path, truths, same, with_featur
 def test_other_splits(tmp_path, truths, same):
     root = save(tmp_path / "toy", "toy", [[generic(truths[0])]], described(GENERIC))
     save(root, "toy", [[generic(truths[1])]], described(GENERIC), split="val")
-    import_dataset(root, tmp_path / "val", rate_hz=3, options={"split": "val"})
+    import_dataset(root, tmp_path / "val", ImportConfig(rate_hz=3, options={"split": "val"}))
     same(tmp_path / "val", [through_jpeg(truths[1])])
-    import_dataset(root, tmp_path / "all", rate_hz=3, options={"split": "all"})
+    import_dataset(root, tmp_path / "all", ImportConfig(rate_hz=3, options={"split": "all"}))
     assert len(open_dataset(tmp_path / "all")) == 2
     with pytest.raises(DataError, match="has no split 'test'; it has train, val"):
-        import_dataset(root, tmp_path / "test", rate_hz=3, options={"split": "test"})
+        import_dataset(root, tmp_path / "test", ImportConfig(rate_hz=3, options={"split": "test"}))
 
 
 def test_bridge(tmp_path, truth):
@@ -97,7 +97,7 @@ def test_bridge(tmp_path, truth):
     assert [c.name for c in dataset.spec.state] == ["ee_position", "ee_euler", "gripper"]
     assert dataset[0].actions.tobytes() == one.actions.tobytes() and dataset[0].states.tobytes() == one.states.tobytes()
     assert dataset[0].extras["episode_metadata"] == {"file_path": "a/b.npy", "has_image_0": 1}
-    import_dataset(tmp_path / "bridge", tmp_path / "two", options={"images": "image_0,image_1"})
+    import_dataset(tmp_path / "bridge", tmp_path / "two", ImportConfig(options={"images": "image_0,image_1"}))
     assert open_dataset(tmp_path / "two").camera_names == ("image_0", "image_1")
 
 
@@ -153,13 +153,15 @@ def test_droid(tmp_path, truth):
     assert episode.instruction == "wipe the table"
     assert episode.instructions == ("wipe the table", "clean the table with the cloth")
     import_dataset(
-        tmp_path / "droid_100", tmp_path / "two", options={"action": "cartesian_velocity", "images": "wrist_image_left"}
+        tmp_path / "droid_100",
+        tmp_path / "two",
+        ImportConfig(options={"action": "cartesian_velocity", "images": "wrist_image_left"}),
     )
     other = open_dataset(tmp_path / "two")
     assert other.camera_names == ("wrist",) and other.spec.action[0].kind == "velocity"
     assert other[0].actions.tobytes() == numbers["action_dict/cartesian_velocity"].tobytes()
     with pytest.raises(DataError, match=r"has no action field 'torque'; it has action, action_dict/cartesian_velocity"):
-        import_dataset(tmp_path / "droid_100", tmp_path / "none", options={"action": "torque"})
+        import_dataset(tmp_path / "droid_100", tmp_path / "none", ImportConfig(options={"action": "torque"}))
 
 
 def test_a_dictionary_of_actions_and_instructions_as_characters(tmp_path, truths):
@@ -178,7 +180,7 @@ def test_a_dictionary_of_actions_and_instructions_as_characters(tmp_path, truths
         "observation/joints": one.states,
     }
     save(tmp_path / "toy", "toy", [[generic(one, **more)]])
-    import_dataset(tmp_path / "toy", tmp_path / "out", rate_hz=3)
+    import_dataset(tmp_path / "toy", tmp_path / "out", ImportConfig(rate_hz=3))
     dataset = open_dataset(tmp_path / "out")
     assert [c.name for c in dataset.spec.action] == ["position_delta", "rotation_delta", "gripper"]
     assert [c.name for c in dataset.spec.state] == ["joints"]  # the embedding is no state
@@ -248,7 +250,7 @@ def test_a_damaged_shard_is_named_and_the_rest_imported(tmp_path, truths, same, 
     root = save(tmp_path / "toy", "toy", shards, described(GENERIC))
     shard = "toy-train.tfrecord-00000-of-00002"
     damage(root / shard)
-    result = import_dataset(root, tmp_path / "out", rate_hz=3)
+    result = import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3))
     (skipped,) = result.skipped
     assert skipped.episode == (shard if record is None else f"{shard}, record {record}")
     assert message in skipped.problem and result.exit_code == 1
@@ -257,7 +259,7 @@ def test_a_damaged_shard_is_named_and_the_rest_imported(tmp_path, truths, same, 
 
 def test_a_shard_with_fewer_records_than_counted_is_named(tmp_path, truths):
     root = save(tmp_path / "toy", "toy", [[generic(truths[0])]], described(GENERIC), counts=["2"])
-    (skipped,) = import_dataset(root, tmp_path / "out", rate_hz=3).skipped
+    (skipped,) = import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3)).skipped
     assert "holds 1 records; dataset_info.json counts 2" in skipped.problem
 
 
@@ -273,7 +275,7 @@ def test_a_shard_with_fewer_records_than_counted_is_named(tmp_path, truths):
 )
 def test_an_episode_that_does_not_fit_is_named(tmp_path, truths, more, message):
     root = save(tmp_path / "toy", "toy", [[generic(truths[0]), generic(truths[1], **more)]], described(GENERIC))
-    (skipped,) = import_dataset(root, tmp_path / "out", rate_hz=3).skipped
+    (skipped,) = import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3)).skipped
     assert skipped.episode.endswith("record 1") and message in skipped.problem
 
 
@@ -282,20 +284,20 @@ def test_other_folders_and_missing_parts_are_reported(tmp_path, truths, monkeypa
     with pytest.raises(ConfigError, match="does not record the rate of toy; give --rate-hz"):
         import_dataset(root, tmp_path / "out")
     with pytest.raises(ConfigError, match="toy holds no instructions; give one with --instruction"):
-        import_dataset(root, tmp_path / "out", rate_hz=3)
+        import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3))
     save(tmp_path / "other", "other", [[example(x=np.ones(3))]])
     with pytest.raises(DataError, match=r"has no steps/…, so it is not RLDS; it has x"):
-        import_dataset(tmp_path / "other", tmp_path / "out", rate_hz=3)
+        import_dataset(tmp_path / "other", tmp_path / "out", ImportConfig(rate_hz=3))
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match=r"has neither features.json nor a .tfrecord shard"):
-        import_dataset(empty, tmp_path / "out", "rlds", rate_hz=3)
+        import_dataset(empty, tmp_path / "out", ImportConfig("rlds", rate_hz=3))
     for version in ("1.0.0", "2.0.0"):
         save(tmp_path / "many" / version, "many", [[]])
     with pytest.raises(DataError, match=r"has several versions: 1\.0\.0, 2\.0\.0; name one of them"):
-        import_dataset(tmp_path / "many", tmp_path / "out", rate_hz=3)
+        import_dataset(tmp_path / "many", tmp_path / "out", ImportConfig(rate_hz=3))
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
     with pytest.raises(ModuleNotFoundError) as raised:
-        import_dataset(root, tmp_path / "out", rate_hz=3, instruction="")
+        import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3, instruction=""))
     reported = missing(raised.value)
     assert isinstance(reported, MissingDependencyError) and "pip install 'verbot[rlds]'" in str(reported)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from verbot.data import import_dataset, open_dataset
+from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.errors import DataError
 
 
@@ -47,7 +47,7 @@ def test_safetensors(tmp_path, truths, same, language):
     else:
         arrays["language"] = utf8([one.instruction for one in truths for _ in range(len(one))])
     save_file(arrays, tmp_path / "data.safetensors", metadata)
-    result = import_dataset(tmp_path / "data.safetensors", tmp_path / "out", rate_hz=10)
+    result = import_dataset(tmp_path / "data.safetensors", tmp_path / "out", ImportConfig(rate_hz=10))
     assert result.skipped == () and result.format == "tensors"
     same(tmp_path / "out", truths, keys("safetensors"))
 
@@ -56,7 +56,7 @@ def test_npz_with_text_and_channels_first(tmp_path, truths, same):
     arrays = columns(truths)
     arrays["observations.front"] = np.moveaxis(arrays["observations.front"], -1, 1)
     np.savez(tmp_path / "data.npz", language=np.array([one.instruction for one in truths]), **arrays)
-    import_dataset(tmp_path / "data.npz", tmp_path / "out", rate_hz=10)
+    import_dataset(tmp_path / "data.npz", tmp_path / "out", ImportConfig(rate_hz=10))
     same(tmp_path / "out", truths, keys("npz"))
 
 
@@ -70,7 +70,7 @@ def test_torch_without_pickled_objects(tmp_path, truths, same):
         "language": [one.instruction for one in truths],
     }
     torch.save(content, tmp_path / "data.pt")
-    import_dataset(tmp_path, tmp_path / "out", rate_hz=10, format="tensors")
+    import_dataset(tmp_path, tmp_path / "out", ImportConfig(rate_hz=10, format="tensors"))
     same(tmp_path / "out", truths, keys("pt"))
 
 
@@ -88,7 +88,7 @@ def test_pickled_code_is_refused_and_never_runs(tmp_path, name):
     else:
         torch.save({"actions": Payload()}, tmp_path / name, pickle_module=pickle)
     with pytest.raises(DataError, match=f"{name}: cannot be read"):
-        import_dataset(tmp_path / name, tmp_path / "out", rate_hz=10, instruction="x")
+        import_dataset(tmp_path / name, tmp_path / "out", ImportConfig(rate_hz=10, instruction="x"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -99,18 +99,18 @@ def test_pictures_of_floats(tmp_path, truths, same, floats, low):
     scaled = bytes_ / 255 if low == 0 else bytes_ / 127.5 - 1
     arrays["observations.front"] = bytes_ if floats == "byte" else scaled
     np.savez(tmp_path / "data.npz", language=np.array([one.instruction for one in truths]), **arrays)
-    import_dataset(tmp_path / "data.npz", tmp_path / "out", rate_hz=10, options={"floats": floats})
+    import_dataset(tmp_path / "data.npz", tmp_path / "out", ImportConfig(rate_hz=10, options={"floats": floats}))
     same(tmp_path / "out", truths)
 
 
 def test_without_indices_state_or_camera_it_is_one_episode(tmp_path, truth):
     one = truth(0)
     save_file({"actions": one.actions, "observations": one.images["front"]}, tmp_path / "a.safetensors")
-    import_dataset(tmp_path / "a.safetensors", tmp_path / "out", rate_hz=10, instruction="push it")
+    import_dataset(tmp_path / "a.safetensors", tmp_path / "out", ImportConfig(rate_hz=10, instruction="push it"))
     episode = open_dataset(tmp_path / "out")[0]
     assert (episode.instruction, episode.states.shape, episode.dataset.camera_names) == ("push it", (5, 0), ("image",))
     save_file({"actions": one.actions, "observations": one.states}, tmp_path / "b.safetensors")
-    import_dataset(tmp_path / "b.safetensors", tmp_path / "two", rate_hz=10, instruction="")
+    import_dataset(tmp_path / "b.safetensors", tmp_path / "two", ImportConfig(rate_hz=10, instruction=""))
     dataset = open_dataset(tmp_path / "two")
     assert dataset.camera_names == () and dataset[0].states.tobytes() == one.states.tobytes()
 
@@ -137,7 +137,7 @@ def test_tensors_that_do_not_fit_are_reported(tmp_path, truths, change, message)
     arrays = {"language": utf8([one.instruction for one in truths]), **columns(truths), **change}
     save_file({name: array for name, array in arrays.items() if array is not None}, tmp_path / "data.safetensors")
     with pytest.raises(DataError) as raised:
-        import_dataset(tmp_path / "data.safetensors", tmp_path / "out", rate_hz=10)
+        import_dataset(tmp_path / "data.safetensors", tmp_path / "out", ImportConfig(rate_hz=10))
     assert message in str(raised.value)
 
 
@@ -150,7 +150,7 @@ def test_a_file_cut_short_is_named_and_the_others_imported(tmp_path, truths, sam
     sink = io.BytesIO()
     np.savez(sink, **columns([truths[0]]))
     (source / "3.npz").write_bytes(sink.getvalue()[:-500])
-    result = import_dataset(source, tmp_path / "out", rate_hz=10)
+    result = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10))
     assert [skipped.episode for skipped in result.skipped] == ["1.safetensors", "3.npz"]
     assert all("cannot be read" in skipped.problem for skipped in result.skipped)
     same(tmp_path / "out", [truths[0], truths[2]])
@@ -159,4 +159,6 @@ def test_a_file_cut_short_is_named_and_the_others_imported(tmp_path, truths, sam
 def test_an_unknown_range_of_floats_is_reported(tmp_path, truths):
     np.savez(tmp_path / "data.npz", **columns(truths))
     with pytest.raises(DataError, match="floats must be one of auto, unit, signed, byte; got 'half'"):
-        import_dataset(tmp_path / "data.npz", tmp_path / "out", rate_hz=10, instruction="", options={"floats": "half"})
+        import_dataset(
+            tmp_path / "data.npz", tmp_path / "out", ImportConfig(rate_hz=10, instruction="", options={"floats": "half"})
+        )

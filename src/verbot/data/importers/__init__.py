@@ -7,7 +7,6 @@ registers itself in `sources`.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import ConfigError, CorruptFileError, DataError
-from verbot.registry import Registry
+from verbot.registry import Registry, options_of
 from verbot.spec import UInt8Array
 
 Fields = Mapping[str, np.ndarray]
@@ -110,15 +109,16 @@ def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, 
     Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist.
     """
     factory: SourceType = sources.get(name)
-    parameters = inspect.signature(factory).parameters
-    known = [option for option in parameters if option not in ("path", "robot", "rate_hz")]
+    parameters = options_of(factory)
+    known = [option for option in parameters if option not in ("robot", "rate_hz")]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"format {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
     if not path.exists():
         raise DataError(f"{path} does not exist")
     timing = {"rate_hz": rate_hz} if "rate_hz" in parameters else {}
-    return factory(path, robot, **timing, **options)
+    source: Source = sources.build(name, path, robot, **timing, **options)
+    return source
 
 
 @contextlib.contextmanager

@@ -67,20 +67,9 @@ class ImportResult:
         return dataclasses.asdict(self)
 
 
-def import_dataset(
-    source: str | Path,
-    target: str | Path,
-    format: str | None = None,
-    *,
-    limit: int | None = None,
-    rate_hz: float | None = None,
-    robot: str | None = None,
-    spec: RobotSpec | None = None,
-    instruction: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    progress: bool = False,
-) -> ImportResult:
-    """Import the dataset at `source` to a new native one at `target`. After an interruption the same call continues.
+@dataclass(frozen=True)
+class ImportConfig:
+    """How recordings are read.
 
     Args:
         format: a name in `verbot.data.importers.sources`; None recognizes it.
@@ -92,26 +81,45 @@ def import_dataset(
         instruction: instruction of episodes without one.
         options: options of the format.
 
+    Raises `ConfigError` for a limit or a rate that is not above 0.
+    """
+
+    format: str | None = None
+    limit: int | None = None
+    rate_hz: float | None = None
+    robot: str | None = None
+    spec: RobotSpec | None = None
+    instruction: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz)):
+            if value is not None and value <= 0:
+                raise ConfigError(f"{label} is {value}; expected more than 0")
+
+
+def import_dataset(
+    source: str | Path, target: str | Path, config: ImportConfig | None = None, progress: bool = False
+) -> ImportResult:
+    """Import the dataset at `source` to a new native one at `target`. After an interruption the same call continues.
+
     Raises `DataError` if nothing can be imported or `target` holds something else, `ConfigError` for a missing or wrong option.
     """
-    path, root, started = Path(source), Path(target), time.monotonic()
-    for label, value in (("limit", limit), ("rate_hz", rate_hz)):
-        if value is not None and value <= 0:
-            raise ConfigError(f"{label} is {value}; expected more than 0")
+    path, root, config, started = Path(source), Path(target), config or ImportConfig(), time.monotonic()
     _refuse_native(path)
-    name = format or recognize(path)
-    opened = open_source(name, path, robot, dict(options or {}), rate_hz)
+    name = config.format or recognize(path)
+    opened = open_source(name, path, config.robot, config.options, config.rate_hz)
     request: dict[str, Any] = {
         "format": name,
         "source": path.resolve().name,
-        "robot": robot,
-        "rate_hz": rate_hz,
-        "instruction": instruction,
+        "robot": config.robot,
+        "rate_hz": config.rate_hz,
+        "instruction": config.instruction,
     }
-    request |= {"options": dict(options or {}), "spec": None if spec is None else spec.to_json()}
-    plan = _Plan(opened, name, path.resolve().name, instruction, limit, spec, progress)
+    request |= {"options": dict(config.options), "spec": None if config.spec is None else config.spec.to_json()}
+    plan = _Plan(opened, name, path.resolve().name, config.instruction, config.limit, config.spec, progress)
     before = _known_spec(root, request)
-    found = before or spec or plan.survey(rate_hz)
+    found = before or config.spec or plan.survey(config.rate_hz)
     plan.prepare()
     if before is None:
         write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode())

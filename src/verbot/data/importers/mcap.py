@@ -61,6 +61,28 @@ class TopicStream:
         self.messages.insert(place, message)
 
 
+@dataclass(frozen=True)
+class Topics:
+    """Where an episode is in a log; see the module's docstring."""
+
+    images: Mapping[str, str] | None = None
+    state: Any = None
+    action: Any = None
+    instruction: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.images is not None and not isinstance(self.images, Mapping):
+            raise ConfigError(f"images name a topic for each camera, as images.front=/camera, not {self.images!r}")
+
+    @property
+    def is_complete(self) -> bool:
+        return None not in (self.images, self.state, self.action, self.instruction)
+
+
+GUESSED = Topics()
+
+
 @sources.register("mcap", needs=("mcap", "mcap_ros2"))
 class Mcap:
     """MCAP logs; the options are described in the module's docstring."""
@@ -72,28 +94,22 @@ class Mcap:
         path: Path,
         robot: str | None = None,
         rate_hz: float | None = None,
-        images: Mapping[str, str] | None = None,
-        state: Any = None,
-        action: Any = None,
-        instruction: str | None = None,
-        split: str | None = None,
+        topics: Topics = GUESSED,
         max_age_s: float = 1.0,
     ):
         self._paths = files_of(path, ".mcap")
         if not self._paths:
             raise DataError(f"{path} has no file that ends with .mcap")
-        if images is not None and not isinstance(images, Mapping):
-            raise ConfigError(f"images name a topic for each camera, as images.front=/camera, not {images!r}")
         self.robot = known_robots.known(robot or "generic")
         self.rate_hz = rate_hz or self.robot.rate_hz
-        self.total: int | None = len(self._paths) if split is None else None
+        self.total: int | None = len(self._paths) if topics.split is None else None
         self._max_age_ns = round(max_age_s * 1e9)
-        self._split, self._instruction = split, instruction
-        guessed = self._guess() if None in (images, state, action, instruction) else {}
-        self._images = dict(images) if images is not None else guessed["images"]
-        self._state = listed(state) if state is not None else guessed["state"]
-        self._action = listed(action) if action is not None else guessed["action"]
-        self._instruction = instruction if instruction is not None else guessed["instruction"]
+        self._split, self._instruction = topics.split, topics.instruction
+        guessed = {} if topics.is_complete else self._guess()
+        self._images = dict(topics.images) if topics.images is not None else guessed["images"]
+        self._state = listed(topics.state) if topics.state is not None else guessed["state"]
+        self._action = listed(topics.action) if topics.action is not None else guessed["action"]
+        self._instruction = topics.instruction if topics.instruction is not None else guessed["instruction"]
         if not self._action:
             raise ConfigError(f"the action topic of {self._paths[0].name} is ambiguous; {guessed.get('known')}")
 

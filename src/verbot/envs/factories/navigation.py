@@ -11,9 +11,9 @@ from verbot.envs import envs
 @envs.register("navigation")
 def make_navigation(**options: Any) -> TaskEnv:
     """Actions relative to the robot's heading: forward, back, left, right."""
-    from verbot.envs.navigation.env import NavigationEnv
+    from verbot.envs.navigation.env import make
 
-    return NavigationEnv(**options)
+    return make(**options)
 
 
 @envs.register("navigation-compass")

@@ -16,9 +16,9 @@ def make_tabletop(suite: str, **options: Any) -> TaskEnv:
         import mujoco  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(f"the tabletop needs the simulator: pip install 'verbot[sim]' ({error})") from error
-    from verbot.envs.tabletop.env import TabletopEnv
+    from verbot.envs.tabletop.env import make
 
-    return TabletopEnv(suite=suite, **options)
+    return make(suite=suite, **options)
 
 
 @envs.register("tabletop", needs=("mujoco",))

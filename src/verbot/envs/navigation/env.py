@@ -6,6 +6,7 @@ import json
 import math
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
@@ -18,8 +19,10 @@ from verbot.envs.navigation.experts import NavigationExpert
 from verbot.envs.navigation.language import VERBS, canonical
 from verbot.envs.navigation.renderer import Painter
 from verbot.envs.navigation.world import ACTIONS, RATE_HZ, SIDE_M, World
+from verbot.envs.options import RENDERING, Rendering
 from verbot.envs.parsing import lacking_task
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.registry import with_records
 from verbot.spec import Camera, Component, RobotSpec, UInt8Array
 
 CAMERA = "top"
@@ -49,6 +52,51 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
     )
 
 
+@dataclass(frozen=True)
+class RewardRule:
+    """What a step earns. The fields are options of the env.
+
+    Args:
+        reward: ``"sparse"``: 1 at success, else 0. ``"shaped"``: that and γΦ(s′) − Φ(s) of the env's `potential`, which leaves
+            the best policies the best (Ng, Harada, Russell 1999).
+        gamma: γ of the shaping; take the learner's own discount.
+        penalty: subtracted when an episode ends in failure, by stopping at the wrong object or with the wrong arm position.
+    """
+
+    reward: Literal["sparse", "shaped"] = "sparse"
+    gamma: float = 0.99
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.reward not in REWARDS:
+            raise UnknownNameError("reward of the navigation env", self.reward, REWARDS)
+        if not 0 < self.gamma <= 1 or self.penalty < 0:
+            raise ConfigError(
+                f"gamma is {self.gamma} and penalty {self.penalty}; expected more than 0 and at most 1, and at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What actions are. The fields are options of the env.
+
+    Args:
+        discrete: the action space is ``Discrete(7)`` instead of one number from 0 to 6; `NavigationEnv.step` takes either.
+        steering: ``"turns"``: left and right turn the robot, forward and back are along its heading. ``"compass"``: forward,
+            back, left and right go up, down, left and right in the picture; much easier to learn.
+    """
+
+    discrete: bool = False
+    steering: Literal["turns", "compass"] = "turns"
+
+    def __post_init__(self) -> None:
+        if self.steering not in STEERING:
+            raise UnknownNameError("steering of the navigation env", self.steering, STEERING)
+
+
+REWARD_RULE, CONTROLS = RewardRule(), Controls()
+
+
 class NavigationEnv(gymnasium.Env):
     """Implements `verbot.contracts.TaskEnv`. An action is the index of one of seven: forward, back, left, right, raise arm, lower arm, stop.
 
@@ -57,24 +105,17 @@ class NavigationEnv(gymnasium.Env):
 
     Args:
         suite: there is one, ``"navigation"``.
-        image_size: height and width of the picture.
         tasks: use only these of ``"go"``, ``"around"`` and ``"follow"``.
         max_seconds: an episode is truncated after this; by default each task has its own limit.
-        discrete: the action space is ``Discrete(7)`` instead of one number from 0 to 6; `step` takes either.
-        reward: ``"sparse"``: 1 at success, else 0. ``"shaped"``: that and γΦ(s′) − Φ(s) of `potential`, which leaves the best
-            policies the best (Ng, Harada, Russell 1999).
-        gamma: γ of the shaping; take the learner's own discount.
-        penalty: subtracted when an episode ends in failure, by stopping at the wrong object or with the wrong arm position.
-        steering: ``"turns"``: left and right turn the robot, forward and back are along its heading. ``"compass"``: forward, back,
-            left and right go up, down, left and right in the picture; much easier to learn.
+        controls: what actions are.
+        rule: what a step earns.
         episode: fields of `EpisodeRequest` for every episode, e.g. ``{"split": "train", "wording": "seen"}``; the options of `reset`
             come on top.
         axes: accepted as every env does; there is no randomization axis.
-        render_cameras: False leaves the pictures black.
-        render_mode: ``"rgb_array"`` lets `render` return a larger picture.
+        rendering: the picture's size, and whether it is drawn.
 
     Example:
-        >>> env = NavigationEnv(tasks=("go",), discrete=True)
+        >>> env = NavigationEnv(tasks=("go",), controls=Controls(discrete=True))
         >>> record, info = env.reset(seed=0)
         >>> record["images"]["top"].shape, record["state"].shape, info["target_object"] in info["instruction"]
         ((64, 64, 3), (6,), True)
@@ -85,18 +126,13 @@ class NavigationEnv(gymnasium.Env):
     def __init__(
         self,
         suite: str = episodes.SUITE,
-        image_size: int = 64,
         tasks: Sequence[str] | None = None,
         max_seconds: float | None = None,
-        discrete: bool = False,
-        reward: Literal["sparse", "shaped"] = "sparse",
-        gamma: float = 0.99,
-        penalty: float = 0.0,
-        steering: Literal["turns", "compass"] = "turns",
+        controls: Controls = CONTROLS,
+        rule: RewardRule = REWARD_RULE,
         episode: Mapping[str, Any] | None = None,
         axes: Mapping[str, int] | None = None,
-        render_cameras: bool = True,
-        render_mode: str | None = None,
+        rendering: Rendering = RENDERING,
     ):
         if suite != episodes.SUITE:
             raise UnknownNameError("suite of the navigation env", suite, (episodes.SUITE,))
@@ -104,34 +140,26 @@ class NavigationEnv(gymnasium.Env):
         for name in self.tasks:
             if name not in VERBS:
                 raise UnknownNameError("task of the navigation env", name, VERBS)
-        if reward not in REWARDS:
-            raise UnknownNameError("reward of the navigation env", reward, REWARDS)
-        if steering not in STEERING:
-            raise UnknownNameError("steering of the navigation env", steering, STEERING)
-        self._compass, self.levels = steering == "compass", len(episodes.LEFT)
-        if not 0 < gamma <= 1 or penalty < 0:
-            raise ConfigError(f"gamma is {gamma} and penalty {penalty}; expected more than 0 and at most 1, and at least 0")
-        self._shaped, self._gamma, self._penalty = reward == "shaped", gamma, penalty
-        self._max_seconds, self._size = max_seconds, image_size
+        self._compass, self.levels = controls.steering == "compass", len(episodes.LEFT)
+        self._rule, self._max_seconds, self._size = rule, max_seconds, rendering.image_size
         self._defaults: dict[str, Any] = dict(episode or {})
         if axes:
             self._defaults["axes"] = {**axes, **self._defaults.get("axes", {})}
         self._request({"index": 0})
-        self._render_cameras, self.render_mode = render_cameras, render_mode
-        self.robot_spec = robot_spec(image_size)
+        self._render_cameras, self.render_mode = rendering.render_cameras, rendering.render_mode
+        self.robot_spec = robot_spec(self._size)
         self._seed = 0
         self._episode: episodes.NavigationEpisode | None = None
         spec = self.robot_spec
         self.observation_space = spaces.Dict(
             {
-                "images": spaces.Dict({CAMERA: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)}),
+                "images": spaces.Dict({CAMERA: spaces.Box(0, 255, (self._size, self._size, 3), np.uint8)}),
                 "state": spaces.Box(-1.0, SIDE_M, (spec.state_size,), np.float32),
                 "instruction": spaces.Text(400, min_length=0, charset=string.printable),
             }
         )
-        self.action_space: spaces.Space[Any] = (
-            spaces.Discrete(len(ACTIONS)) if discrete else spaces.Box(spec.action_low(), spec.action_high(), dtype=np.float32)
-        )
+        box = spaces.Box(spec.action_low(), spec.action_high(), dtype=np.float32)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(len(ACTIONS)) if controls.discrete else box
 
     # Gymnasium.
 
@@ -171,9 +199,9 @@ class NavigationEnv(gymnasium.Env):
         if self._first_contact is None:
             self._first_contact = tasks.first_contact(self._world)
         self._score()
-        reward = float(self._success) - self._penalty * (self._over and not self._success)
-        if self._shaped:
-            reward += self._gamma * self._potential - before
+        reward = float(self._success) - self._rule.penalty * (self._over and not self._success)
+        if self._rule.reward == "shaped":
+            reward += self._rule.gamma * self._potential - before
         truncated = not self._over and self._steps >= self._limit
         return self._observation(), reward, self._over, truncated, self._info()
 
@@ -286,3 +314,11 @@ class NavigationEnv(gymnasium.Env):
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode
+
+
+def make(**options: Any) -> NavigationEnv:
+    """The env by the names of its options, for `verbot.envs.make_env` and for Gymnasium."""
+    return NavigationEnv(**with_records(NavigationEnv, options))
+
+
+make.metadata = NavigationEnv.metadata  # type: ignore[attr-defined]  # Gymnasium reads the render modes there

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -15,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from verbot.contracts import EpisodeRequest, Understanding
+from verbot.envs.options import RENDERING, Rendering
 from verbot.envs.parsing import lacking_task
 from verbot.envs.rendering import Renderer
 from verbot.envs.tabletop import episodes
@@ -36,6 +38,7 @@ from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.registry import with_records
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 
 RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
@@ -73,22 +76,35 @@ def intrinsics(fovy_deg: float, image_size: int) -> tuple[float, ...]:
     return (float(focal), 0.0, center, 0.0, float(focal), center, 0.0, 0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What `reset` reports beside the observation. The fields are options of the env.
+
+    Args:
+        goal_images: an image of the goal state, ``info["goal_image"]``, for every wording.
+        captions: how many captions of the scene, ``info["captions"]``, each with a hard negative.
+    """
+
+    goal_images: bool = False
+    captions: int = 0
+
+
+EXTRAS = Extras()
+
+
 class TabletopEnv(gymnasium.Env):
     """Implements `verbot.contracts.TaskEnv`.
 
     Args:
         suite: a registered suite's name, e.g. ``"tabletop-starter"``.
-        image_size: height and width of the cameras' images.
         axes: randomization axis to strength 0–3 for every episode; an episode's own `axes` come on top.
         max_seconds: an episode is truncated after this; by default each task has its own limit.
         tasks: use only these tasks of the suite.
-        render_cameras: False leaves all images black, for an expert or a benchmark that needs the physics only.
-        render_mode: ``"rgb_array"`` lets `render` return the front camera's picture.
         cameras: these of the suite's cameras; by default all.
-        goal_images: `reset` also reports an image of the goal state, ``info["goal_image"]``, for every wording.
         place: all episodes share the light, the surfaces, the camera poses and the dynamics that this number draws (as far as
             their axes allow), as for a robot that stays in one room; None draws them for each episode.
-        captions: how many captions of the scene `reset` reports, ``info["captions"]``, each with a hard negative.
+        rendering: the images' size, and whether they are drawn.
+        extras: what `reset` reports beside the observation.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}
@@ -96,22 +112,19 @@ class TabletopEnv(gymnasium.Env):
     def __init__(
         self,
         suite: str = "tabletop-starter",
-        image_size: int = 64,
         axes: Mapping[str, int] | None = None,
         max_seconds: float | None = None,
         tasks: Sequence[str] | None = None,
-        render_cameras: bool = True,
-        render_mode: str | None = None,
         cameras: Sequence[str] | None = None,
-        goal_images: bool = False,
         place: int | None = None,
-        captions: int = 0,
+        rendering: Rendering = RENDERING,
+        extras: Extras = EXTRAS,
     ):
         self._suite, self._place = find(suite), place
         for name in cameras or ():
             if name not in self._suite.cameras:
                 raise UnknownNameError(f"camera of suite {self._suite.name!r}", name, self._suite.cameras)
-        if goal_images:
+        if extras.goal_images:
             episodes.check_pictured(self._suite)
         self.tasks = tuple(tasks or self._suite.tasks)
         for name in self.tasks:
@@ -122,9 +135,10 @@ class TabletopEnv(gymnasium.Env):
             self._tasks = {name: Related(task) for name, task in self._tasks.items()}
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
-        self._size, self._render_cameras, self.render_mode = image_size, render_cameras, render_mode
-        self.robot_spec = robot_spec(image_size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
-        self._goal_images, self._captions, self._mount = goal_images, captions, robot_mount.find(self._suite.scene.mount)
+        self._size, self._render_cameras = rendering.image_size, rendering.render_cameras
+        self.render_mode = rendering.render_mode
+        self.robot_spec = robot_spec(self._size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
+        self._extras, self._mount = extras, robot_mount.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
         self._seed = 0
@@ -158,13 +172,13 @@ class TabletopEnv(gymnasium.Env):
             known = ", ".join(EpisodeRequest.__dataclass_fields__)
             raise ConfigError(f"reset does not know this option: {error}. Known: {known}") from error
         episode = episodes.prepare(
-            self._suite, self._tasks, request, self._seed, self._axes, place=self._place, captions=self._captions
+            self._suite, self._tasks, request, self._seed, self._axes, place=self._place, captions=self._extras.captions
         )
         self._episode, self._axes_now = episode, episode.axes
         self._error = None
         self._limit = episode.locked_steps + round((self._max_seconds or episode.task.max_seconds) * RATE_HZ)
         wants_goal, goal_image = request.wording == "image", None
-        if wants_goal or self._goal_images:
+        if wants_goal or self._extras.goal_images:
             goal_image = self._picture_goal(episode)
         self._goal_image = goal_image if wants_goal else None
         self._set_up(episode)
@@ -356,3 +370,11 @@ class TabletopEnv(gymnasium.Env):
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode
+
+
+def make(**options: Any) -> TabletopEnv:
+    """The env by the names of its options, for `verbot.envs.make_env` and for Gymnasium."""
+    return TabletopEnv(**with_records(TabletopEnv, options))
+
+
+make.metadata = TabletopEnv.metadata  # type: ignore[attr-defined]  # Gymnasium reads the render modes there

@@ -16,7 +16,7 @@ from verbot.models.action_space import check, constrained, known_range, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
 from verbot.models.stochastic import categorical
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 from verbot.spec import Component, FloatArray
 
 CONVENTIONS, DECODINGS = ("openvla", "rt1"), ("median", "argmax", "expectation")
@@ -103,9 +103,7 @@ class Bins(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         bins: int = 256,
         convention: str = "openvla",
         low: Bounds = -3.0,
@@ -117,13 +115,14 @@ class Bins(nn.Module):
         super().__init__()
         if decode not in DECODINGS:
             raise ConfigError(f"bins cannot be decoded by {decode!r}; there are {', '.join(DECODINGS)}")
+        sizes = inputs.sizes
         self.action, self.shape = sizes.action, (sizes.chunk, sizes.action_size)
         self.binning = Binning(sizes.action, low, high, bins, convention)
         discrete = [c.kind == "discrete" for c in sizes.action for _ in c.axes]
         self.decoding = decode
         self.register_buffer("chosen", torch.tensor(discrete), persistent=False)  # (a,) always the likeliest
-        self.pool = reader(width, 0 if pooled else count)
-        self.rise = nn.Linear(width, sizes.chunk * sizes.action_size * hidden)
+        self.pool = reader(inputs.width, 0 if pooled else inputs.count)
+        self.rise = nn.Linear(inputs.width, sizes.chunk * sizes.action_size * hidden)
         self.out = nn.Linear(hidden, bins)
 
     @staticmethod

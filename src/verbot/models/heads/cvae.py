@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +11,32 @@ from verbot.errors import ConfigError
 from verbot.models.action_space import ActionReadout, Continuous, normal, targets
 from verbot.models.layers.transformer import Block, CrossBlock, masked_mean, reader
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup, join
+from verbot.models.tokens import Batch, HeadInput, TokenGroup, join
 
 PRIORS = ("standard", "learned")
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """How large the style encoder and the decoder are.
+
+    Args:
+        hidden, layers, heads, expansion: of each.
+        decoder: layers of the decoder where it has others than the style encoder.
+    """
+
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    expansion: int = 2
+    decoder: int | None = None
+
+    @property
+    def decoder_layers(self) -> int:
+        return self.decoder or self.layers
+
+
+TRANSFORMER = Transformer()
 
 
 @heads.register("cvae")
@@ -28,40 +53,36 @@ class CVAE(nn.Module):
         latent: dimensions of z.
         kl_weight: the paper's β; the divergence is summed over z's dimensions.
         gripper, rotation: as in ``regression``.
-        hidden, layers, heads, expansion: of the style encoder and of the decoder, each.
-        decoder: layers of the decoder where it has others than the style encoder.
+        transformer: of the style encoder and of the decoder.
     """
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         prior: str = "standard",
         latent: int = 32,
         kl_weight: float = 10.0,
         gripper: float = 1.0,
         rotation: str = "quaternion",
-        hidden: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        expansion: int = 2,
-        decoder: int | None = None,
+        transformer: Transformer = TRANSFORMER,
     ):
         super().__init__()
         if prior not in PRIORS:
             raise ConfigError(f"there is no prior {prior!r} of a cvae; there are {', '.join(PRIORS)}")
+        sizes, width, hidden = inputs.sizes, inputs.width, transformer.hidden
         self.kl_weight, self.latent = kl_weight, latent
         self.readout, self.space = ActionReadout(sizes.action, rotation, gripper), Continuous(sizes.action)
-        self.pool = reader(width, count)
+        self.pool = reader(width, inputs.count)
         self.observed, self.action = nn.Linear(width, hidden), nn.Linear(sizes.action_size, hidden)
         self.places = nn.Parameter(torch.randn(sizes.chunk + 2, hidden) * 0.02)  # of style, observation and each action
-        self.encoder = nn.ModuleList(Block(hidden, heads, expansion) for _ in range(layers))
+        encoder = [Block(hidden, transformer.heads, transformer.expansion) for _ in range(transformer.layers)]
+        self.encoder = nn.ModuleList(encoder)
         self.norm, self.posterior = nn.LayerNorm(hidden), _standard(nn.Linear(hidden, 2 * latent))
         self.prior = _standard(nn.Linear(width, 2 * latent)) if prior == "learned" else None
         self.style, self.memory = nn.Linear(latent, hidden), nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.queries = nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
-        self.decoder = nn.ModuleList(CrossBlock(hidden, heads, expansion) for _ in range(decoder or layers))
+        decoder = [CrossBlock(hidden, transformer.heads, transformer.expansion) for _ in range(transformer.decoder_layers)]
+        self.decoder = nn.ModuleList(decoder)
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, self.readout.size))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:

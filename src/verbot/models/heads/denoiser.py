@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from verbot.models.layers.transformer import reader, sinusoid
-from verbot.models.tokens import TokenGroup
+from verbot.models.tokens import HeadInput, TokenGroup
 
 TIMES = 64  # features of a time
 
@@ -16,10 +16,10 @@ class Denoiser(nn.Module):
     That time and observation also scale and shift every layer (FiLM) was tried and was no better.
     """
 
-    def __init__(self, width: int, count: int, chunk: int, action: int, hidden: int, layers: int):
+    def __init__(self, inputs: HeadInput, hidden: int, layers: int):
         super().__init__()
-        self.shape = (chunk, action)
-        self.pool, self.see = reader(width, count), nn.Linear(width, hidden)
+        self.shape = chunk, action = inputs.sizes.chunk, inputs.sizes.action_size
+        self.pool, self.see = reader(inputs.width, inputs.count), nn.Linear(inputs.width, hidden)
         self.time = nn.Sequential(nn.Linear(TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.noisy, self.out = nn.Linear(chunk * action, hidden), nn.Linear(hidden, chunk * action)
         self.layers = nn.ModuleList(

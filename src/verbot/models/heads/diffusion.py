@@ -12,7 +12,7 @@ from verbot.models.action_space import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 PREDICTS = ("velocity", "noise", "actions")
 
@@ -41,9 +41,7 @@ class Diffusion(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         levels: int = 100,
         steps: int = 8,
         predict: str = "velocity",
@@ -57,9 +55,10 @@ class Diffusion(nn.Module):
             raise ConfigError(f"the diffusion head needs 1 ≤ steps ≤ levels and draws ≥ 1; got {steps}, {levels} and {draws}")
         if predict not in PREDICTS:
             raise ConfigError(f"a diffusion head cannot predict {predict!r}; it predicts {', '.join(PREDICTS)}")
+        sizes = inputs.sizes
         self.shape, self.steps, self.draws, self.clip = (sizes.chunk, sizes.action_size), steps, draws, clip
         self.predicts, self.space = predict, Continuous(sizes.action)
-        self.denoiser = Denoiser(width, count, *self.shape, hidden, layers)
+        self.denoiser = Denoiser(inputs, hidden, layers)
         self.register_buffer("alphas", squared_cosine(levels), persistent=False)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:

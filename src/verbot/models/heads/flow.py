@@ -13,7 +13,7 @@ from verbot.models.action_space import Continuous, normal, start, targets
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # d x / d τ (b, k, a) at x (b, k, a) and τ (b,)
 
@@ -32,13 +32,14 @@ class Flow(nn.Module):
         draws: noises and times learned from per sample; the costly encoders run once for all.
     """
 
-    def __init__(self, sizes: Sizes, width: int, count: int, hidden: int = 256, layers: int = 3, steps: int = 8, draws: int = 4):
+    def __init__(self, inputs: HeadInput, hidden: int = 256, layers: int = 3, steps: int = 8, draws: int = 4):
         super().__init__()
         if steps < 1 or draws < 1:
             raise ConfigError(f"the flow head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
+        sizes = inputs.sizes
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.denoiser = Denoiser(width, count, *self.shape, hidden, layers)
+        self.denoiser = Denoiser(inputs, hidden, layers)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""

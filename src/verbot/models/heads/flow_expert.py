@@ -13,7 +13,7 @@ from verbot.models.heads.denoiser import TIMES
 from verbot.models.heads.flow import flow_loss, integrate
 from verbot.models.layers.transformer import CrossBlock, sinusoid
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
 @heads.register("flow_expert")
@@ -34,9 +34,7 @@ class FlowExpert(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         hidden: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -50,6 +48,7 @@ class FlowExpert(nn.Module):
             raise ConfigError(f"the flow_expert head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
         if layerwise and layers < 1:
             raise ConfigError(f"a layerwise flow_expert head reads at least one layer; it has layers={layers}")
+        sizes, width = inputs.sizes, inputs.width
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
         self.reads_layers = layers if layerwise else 0

@@ -9,7 +9,7 @@ from verbot.models.action_space import ActionReadout, targets
 from verbot.models.encoders.state.previous_action import ActionEncoder
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
 @heads.register("latent")
@@ -34,9 +34,7 @@ class Latent(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         latent: int = 32,
         hidden: int = 128,
         pretrain: bool = False,
@@ -46,6 +44,7 @@ class Latent(nn.Module):
         rotation: str = "quaternion",
     ):
         super().__init__()
+        sizes = inputs.sizes
         self.chunk, self.pretrain, self.weight, self.noise = sizes.chunk, pretrain, weight, noise
         self.readout = ActionReadout(sizes.action, rotation, gripper)
         self.encode = ActionEncoder(sizes.action, hidden, hidden, partial=False)
@@ -56,8 +55,8 @@ class Latent(nn.Module):
             nn.Linear(latent, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
             nn.Linear(hidden, sizes.chunk * self.readout.size),
         )  # fmt: skip
-        self.pool = reader(width, count)
-        self.tell = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, latent))
+        self.pool = reader(inputs.width, inputs.count)
+        self.tell = nn.Sequential(nn.Linear(inputs.width, hidden), nn.GELU(), nn.Linear(hidden, latent))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar, "rebuilt", "latent"}``; all zero where there is no valid step."""

@@ -14,7 +14,7 @@ from verbot.models.layers.transformer import reader
 from verbot.models.protocols import ClassifiesTasks, FitsActions, ReadsLayers
 from verbot.models.registries import heads
 from verbot.models.stochastic import StochasticHead
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
 @heads.register("multi_task")
@@ -35,9 +35,7 @@ class MultiTask(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         tasks: Sequence[str] = (),
         head: str = "regression",
         options: Mapping[str, Any] | None = None,
@@ -47,14 +45,13 @@ class MultiTask(nn.Module):
             raise ConfigError("a multi_task head has no tasks: training takes them from its data, or name them in tasks")
         if twice := sorted({name for name in tasks if list(tasks).count(name) > 1}):
             raise ConfigError(f"tasks of a multi_task head are named twice: {', '.join(twice)}")
-        factory = heads.get(head)
-        if isinstance(factory, ClassifiesTasks):
+        if isinstance(heads.get(head), ClassifiesTasks):
             raise ConfigError(f"a multi_task head cannot have the head {head!r} for each task: it has tasks itself")
-        self.tasks = tuple(tasks)
+        self.tasks, width = tuple(tasks), inputs.width
         self.embeddings = nn.Embedding(len(tasks), width)
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
-        self.choose = nn.Sequential(reader(width, count), nn.Linear(width, len(tasks)))
-        self.heads = nn.ModuleList(factory(sizes, width, count, **(options or {})) for _ in tasks)
+        self.choose = nn.Sequential(reader(width, inputs.count), nn.Linear(width, len(tasks)))
+        self.heads = nn.ModuleList(heads.build(head, inputs, **(options or {})) for _ in tasks)
         first = self.heads[0]
         if isinstance(first, ReadsLayers) and first.reads_layers:
             raise ConfigError(f"the head {head!r} reads the fusion layer by layer, past the embedding of its task; take another")

@@ -9,7 +9,7 @@ from verbot.models.action_space import ActionReadout, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
 from verbot.models.stochastic import Exploration
-from verbot.models.tokens import Batch, Sizes, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
 @heads.register("regression")
@@ -24,11 +24,12 @@ class Regression(nn.Module):
         rotation: ``"quaternion"`` puts out a quaternion's four numbers, ``"six"`` the six of Zhou et al. 2019.
     """
 
-    def __init__(self, sizes: Sizes, width: int, count: int, gripper: float = 1.0, rotation: str = "quaternion"):
+    def __init__(self, inputs: HeadInput, gripper: float = 1.0, rotation: str = "quaternion"):
         super().__init__()
+        sizes = inputs.sizes
         self.chunk, self.readout = sizes.chunk, ActionReadout(sizes.action, rotation, gripper)
-        self.pool = reader(width, count)
-        self.out = nn.Linear(width, sizes.chunk * self.readout.size)
+        self.pool = reader(inputs.width, inputs.count)
+        self.out = nn.Linear(inputs.width, sizes.chunk * self.readout.size)
 
     def forward(self, fused: TokenGroup) -> Tensor:
         return self.out(self.pool(fused)).unflatten(-1, (self.chunk, -1))  # (b, k, raw numbers)

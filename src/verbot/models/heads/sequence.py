@@ -16,7 +16,7 @@ from verbot.models.action_space import check, classes, constrained, targets
 from verbot.models.layers.transformer import CrossBlock, masked_mean, until
 from verbot.models.registries import heads
 from verbot.models.stochastic import categorical
-from verbot.models.tokens import Batch, Sizes, TokenGroup, join
+from verbot.models.tokens import Batch, HeadInput, TokenGroup, join
 from verbot.spec import Component, FloatArray
 
 MOST_CLASSES = 4096
@@ -46,9 +46,7 @@ class CodeSequence(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
-        width: int,
-        count: int,
+        inputs: HeadInput,
         steps: int = 3,
         actions: int = 20,
         codes: Codes | None = None,
@@ -58,6 +56,7 @@ class CodeSequence(nn.Module):
         heads: int = 4,
     ):
         super().__init__()
+        sizes, width = inputs.sizes, inputs.width
         check(sizes.action)
         self.action, self.learned = sizes.action, False
         if (combinations := _combinations(sizes.action)) is not None:

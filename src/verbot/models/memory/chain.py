@@ -36,7 +36,7 @@ class Chain(nn.Module):
         for part in parts:
             if "name" not in part or set(part) - {"name", "options"}:
                 raise ConfigError(f"a memory of a chain is a name, with options if it has any; got {dict(part)}")
-            memory = memories.get(part["name"])(sizes, width, count, **part.get("options", {}))
+            memory = memories.build(part["name"], sizes, width, count, **part.get("options", {}))
             width, count = memory.width, memory.count
             self.parts.append(memory)
         if not self.parts:

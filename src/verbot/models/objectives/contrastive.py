@@ -30,7 +30,7 @@ class Contrastive(TrainingObjective):
         make, sizes = contrasts.get(kind), parts.sizes
         tokens = () if make.attends else (sum(parts.vision_counts.values()),)
         self.attends: bool = make.attends
-        self.pair: nn.Module = make(sizes, *tokens, **options)
+        self.pair: nn.Module = contrasts.build(kind, sizes, *tokens, **options)
         self._read, self._look = parts.read, parts.look
 
     def queries(self, batch: Batch) -> Queries | None:

@@ -12,6 +12,7 @@ import urllib.request
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,26 @@ present state. Answer with one JSON object and nothing else: {"progress": p, "do
 _OBJECT = re.compile(r"\{[^{}]*\}")
 
 
+@dataclass(frozen=True)
+class Requests:
+    """How an endpoint is asked. The fields are options of the scorer.
+
+    Args:
+        timeout_s: of one request.
+        tries: of one request, where the endpoint does not answer, is busy or fails; each waits twice as long as the one before.
+        wait_s: before the second try.
+        together: requests at the same time.
+    """
+
+    timeout_s: float = 30.0
+    tries: int = 4
+    wait_s: float = 1.0
+    together: int = 8
+
+
+REQUESTS = Requests()
+
+
 @scorers.register("openai")
 class EndpointScorer:
     """Asks a chat model for two numbers, or compares embeddings.
@@ -42,10 +63,7 @@ class EndpointScorer:
         kind: ``"chat"`` asks ``/chat/completions``, with temperature 0. ``"embeddings"`` asks ``/embeddings`` and scores by the
             cosine of state and sentence, cut off at `floor`, for both numbers: crude, since one vector for a sentence hardly
             tells a red circle from a red square.
-        timeout_s: of one request.
-        tries: of one request, where the endpoint does not answer, is busy or fails; each waits twice as long as the one before.
-        wait_s: before the second try.
-        together: requests at the same time.
+        requests: timeout, tries and how many at a time.
         kept: pairs (or texts, of embeddings) that are remembered.
         floor: cosine that counts as 0.
 
@@ -60,10 +78,7 @@ class EndpointScorer:
         model: str,
         url: str = "https://api.openai.com/v1",
         kind: str = "chat",
-        timeout_s: float = 30.0,
-        tries: int = 4,
-        wait_s: float = 1.0,
-        together: int = 8,
+        requests: Requests = REQUESTS,
         kept: int = 100_000,
         floor: float = 0.0,
     ):
@@ -71,11 +86,10 @@ class EndpointScorer:
             raise ConfigError(f"kind of the openai scorer is {kind!r}; expected 'chat' or 'embeddings'")
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise ConfigError(f"url of the openai scorer is {url!r}; expected http://… or https://…")
-        if tries < 1 or together < 1 or kept < 1 or timeout_s <= 0 or not floor < 1:
+        if requests.tries < 1 or requests.together < 1 or kept < 1 or requests.timeout_s <= 0 or not floor < 1:
             raise ConfigError("the openai scorer needs tries, together, kept and timeout_s above 0, and a floor below 1")
         self._model, self._url, self._chat = model, url.rstrip("/"), kind == "chat"
-        self._timeout_s, self._tries, self._wait_s, self._together = timeout_s, tries, wait_s, together
-        self._kept, self._floor = kept, floor
+        self._requests, self._kept, self._floor = requests, kept, floor
         self._known: OrderedDict[Any, Any] = OrderedDict()
 
     def score(self, states: Sequence[str], goals: Sequence[str]) -> FloatArray:
@@ -94,7 +108,7 @@ class EndpointScorer:
         """The answer for each key: those that are not known from the endpoint, several at a time."""
         missing = list(dict.fromkeys(key for key in keys if key not in self._known))
         if missing:
-            with ThreadPoolExecutor(min(self._together, len(missing))) as pool:
+            with ThreadPoolExecutor(min(self._requests.together, len(missing))) as pool:
                 found = dict(zip(missing, pool.map(answer, missing), strict=True))
             self._known |= found
         answers = [self._known[key] for key in keys]
@@ -130,11 +144,11 @@ class EndpointScorer:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._url + path, json.dumps(body).encode(), headers)
         reason = ""
-        for turn in range(self._tries):
+        for turn in range(self._requests.tries):
             if turn:
-                time.sleep(self._wait_s * 2 ** (turn - 1))
+                time.sleep(self._requests.wait_s * 2 ** (turn - 1))
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+                with urllib.request.urlopen(request, timeout=self._requests.timeout_s) as response:
                     return json.loads(response.read())
             except urllib.error.HTTPError as error:
                 with error:
@@ -150,7 +164,7 @@ class EndpointScorer:
                 raise WireError(f"{self._url}{path} did not answer in JSON: {error}") from error
             except OSError as error:  # URLError, and a connection that breaks or takes too long
                 reason = f"{error}"
-        raise WireError(f"{self._url}{path} did not answer in {self._tries} tries; the last: {reason}")
+        raise WireError(f"{self._url}{path} did not answer in {self._requests.tries} tries; the last: {reason}")
 
 
 def opinion(content: Any) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,25 @@ _QUESTION = "State: {state}\nCommand: {goal}\nHas the command been carried out? 
 _CLAIM = "the command was carried out: {goal}"
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """What a model is asked. The fields are options of the scorer.
+
+    Args:
+        question: to a causal model, with {state} and {goal}.
+        claim: to a judge of entailment, with {goal}.
+        yes, no: what a causal model may answer; the first token of each is read.
+    """
+
+    question: str = _QUESTION
+    claim: str = _CLAIM
+    yes: str = " yes"
+    no: str = " no"
+
+
+PROMPTS = Prompts()
+
+
 @scorers.register("huggingface", needs=("torch", "transformers"))
 class PretrainedScorer:
     """One number for each pair, given for both: the chance that the description entails that the command was carried out.
@@ -33,9 +53,7 @@ class PretrainedScorer:
     Args:
         checkpoint: a folder, or a name on the hub. It needs a ``tokenizer.json`` and weights in safetensors.
         revision: of the hub's repository.
-        question: to a causal model, with {state} and {goal}.
-        claim: to a judge of entailment, with {goal}.
-        yes, no: what a causal model may answer; the first token of each is read.
+        prompts: the question to a causal model, the claim to a judge of entailment.
         longest: tokens of a pair; of a longer one the description's end is cut off, for a causal model the question's beginning.
         batch: pairs at a time.
         kept: pairs that are remembered.
@@ -51,10 +69,7 @@ class PretrainedScorer:
         self,
         checkpoint: str,
         revision: str | None = None,
-        question: str = _QUESTION,
-        claim: str = _CLAIM,
-        yes: str = " yes",
-        no: str = " no",
+        prompts: Prompts = PROMPTS,
         longest: int = 512,
         batch: int = 32,
         kept: int = 100_000,
@@ -80,11 +95,11 @@ class PretrainedScorer:
         self._model = pretrained.load(CAUSAL if self._causal else CLASSIFIER, config, folder)
         self._typed = getattr(config, "type_vocab_size", 0) > 1
         self._pad = config.pad_token_id or 0
-        self._question, self._claim, self._batch, self._kept = question, claim, batch, kept
+        self._prompts, self._batch, self._kept = prompts, batch, kept
         if self._causal:
-            self._answers = [self._tokenizer.encode(word, add_special_tokens=False).ids[:1] for word in (yes, no)]
+            self._answers = [self._tokenizer.encode(word, add_special_tokens=False).ids[:1] for word in (prompts.yes, prompts.no)]
             if not all(self._answers) or self._answers[0] == self._answers[1]:
-                raise ConfigError(f"{yes!r} and {no!r} are not told apart by the first token of each")
+                raise ConfigError(f"{prompts.yes!r} and {prompts.no!r} are not told apart by the first token of each")
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     @staticmethod
@@ -108,9 +123,9 @@ class PretrainedScorer:
     def _judge(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """(n,) chances."""
         if self._causal:
-            encoded = [self._tokenizer.encode(self._question.format(state=state, goal=goal)) for state, goal in pairs]
+            encoded = [self._tokenizer.encode(self._prompts.question.format(state=state, goal=goal)) for state, goal in pairs]
         else:
-            encoded = [self._tokenizer.encode(state, self._claim.format(goal=goal) if self._entails else goal)
+            encoded = [self._tokenizer.encode(state, self._prompts.claim.format(goal=goal) if self._entails else goal)
                        for state, goal in pairs]  # fmt: skip
         lengths = torch.tensor([len(e.ids) for e in encoded])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -33,7 +33,7 @@ class FrozenFeatureExtractor:
         kind = vision_encoders.get(part.name)
         with torch.random.fork_rng(devices=[]):  # what else is in the encoder, and learns, is not used here
             options = kind.fit(part.options, ()) if isinstance(kind, FitsInstructions) else part.options
-            self._encoder: Any = kind(self._sizes, **options)
+            self._encoder: Any = vision_encoders.build(part.name, self._sizes, **options)
         if not isinstance(self._encoder, CacheableFeatures) or not self._encoder.cacheable:
             raise ConfigError(
                 f"cache_features needs a vision encoder that is frozen and sees without words, such as hf_vision with "

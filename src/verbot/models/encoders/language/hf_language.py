@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from verbot.models import pretrained
 from verbot.models.encoders.language.text_cache import TILE, TextCache
 from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, split_words
 from verbot.models.layers.transformer import Block
+from verbot.models.pretrained import RANDOM, Checkpoint
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
@@ -34,6 +36,24 @@ SMALL = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FittedModel:
+    """What `HFLanguage.fit` adds to the options, and a policy saves.
+
+    Args:
+        architecture: what a ``config.json`` holds.
+        tokenizer: the text of a ``tokenizer.json``.
+        sha256: of a frozen checkpoint.
+    """
+
+    architecture: Mapping[str, Any] | None = None
+    tokenizer: str | None = None
+    sha256: str | None = None
+
+
+NOT_FITTED = FittedModel()
+
+
 @language_encoders.register("hf_language", needs=("transformers",))
 class HFLanguage(nn.Module):
     """One token of the whole text, then its tokens' states, projected, under `layers` of trained self-attention.
@@ -45,16 +65,11 @@ class HFLanguage(nn.Module):
     training instructions for tokens. ``""`` is what the tokenizer puts around every text.
 
     Args:
-        checkpoint: a folder, or a name on the hub, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``,
-            ``"google-t5/t5-small"``, ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a
-            ``tokenizer.json``.
-        revision: of the hub's repository.
-        mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
-        depth: layers of the model used, from the first; None uses all.
+        source: the checkpoint, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``, ``"google-t5/t5-small"``,
+            ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a ``tokenizer.json``.
         layers, heads: of the trained transformer on top.
         longest: tokens kept of one text.
-        architecture, tokenizer, sha256: of the model; made by `fit`, saved with the policy. `architecture` is what a
-            ``config.json`` holds, `tokenizer` the text of a ``tokenizer.json``.
+        fitted: made by `fit`, saved with the policy.
 
     Raises:
         ConfigError: no such checkpoint, mode, depth or model type; no tokenizer.
@@ -67,32 +82,26 @@ class HFLanguage(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        checkpoint: str | None = None,
-        revision: str | None = None,
-        mode: str | float = pretrained.TRAINED,
-        depth: int | None = None,
+        source: Checkpoint = RANDOM,
         layers: int = 1,
         heads: int = 4,
         longest: int = 64,
-        architecture: Mapping[str, Any] | None = None,
-        tokenizer: str | None = None,
-        sha256: str | None = None,
+        fitted: FittedModel = NOT_FITTED,
     ):
         super().__init__()
-        pretrained.check_mode(mode, checkpoint)
-        self.frozen = mode == pretrained.FROZEN
+        self.frozen = source.is_frozen
         reason = None
         if self.frozen:
-            folder = pretrained.find(str(checkpoint), revision)
+            folder = source.find()
             identity = pretrained.identity(folder)
-            if sha256 not in (None, identity):
-                raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {sha256}")
-            self._cache = _frozen(folder, identity, depth, longest)
+            if fitted.sha256 not in (None, identity):
+                raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {fitted.sha256}")
+            self._cache = _frozen(folder, identity, source.depth, longest)
             width, kind = self._cache.width, pretrained.architecture(folder)["model_type"]
         else:
-            self.model, config, text, reason = _model(checkpoint, revision, depth, architecture, tokenizer)
+            self.model, config, text, reason = _model(source, fitted)
             width, kind = config.hidden_size, config.model_type
-            pretrained.scale_rate(self.model, mode)
+            pretrained.scale_rate(self.model, source.mode)
             self._tokenizer = _tokenizer(text, config, _longest(config, longest))
             self._special = _special(text, self._tokenizer, config)
             table = torch.tensor([*self._special, *range(self._tokenizer.get_vocab_size())])
@@ -187,11 +196,10 @@ def _build(kind: str, config: Any, folder: Path | None) -> nn.Module:
     return model.encoder if kind == "T5EncoderModel" else model
 
 
-def _model(
-    checkpoint: str | None, revision: str | None, depth: int | None, architecture: Mapping[str, Any] | None, tokenizer: str | None
-) -> tuple[nn.Module, Any, str, str | None]:
+def _model(source: Checkpoint, fitted: FittedModel) -> tuple[nn.Module, Any, str, str | None]:
     """A model to train, its configuration and tokenizer, and why it has no weights where it has none."""
-    if checkpoint is None:
+    architecture, tokenizer, depth = fitted.architecture, fitted.tokenizer, source.depth
+    if source.checkpoint is None:
         if tokenizer is None:
             raise ConfigError(
                 "hf_language has no checkpoint and no vocabulary; build it with HFLanguage.fit(options, instructions)"
@@ -200,7 +208,7 @@ def _model(
         config.vocab_size = len(json.loads(tokenizer)["model"]["vocab"])
         return _build(kind, config, None), config, tokenizer, None
     try:
-        folder = pretrained.find(checkpoint, revision)
+        folder = source.find()
         kind, config = _config(pretrained.architecture(folder), depth)
         return _build(kind, config, folder), config, tokenizer or _read_tokenizer(folder), None
     except (ConfigError, CorruptFileError) as error:

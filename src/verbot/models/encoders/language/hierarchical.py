@@ -51,7 +51,7 @@ class HierarchicalLanguage(nn.Module):
     ):
         super().__init__()
         _check(base)
-        self.base = language_encoders.get(base)(sizes, **(base_options or {}))
+        self.base = language_encoders.build(base, sizes, **(base_options or {}))
         self.pool = AttentionPool(sizes.width, heads)
         self.order = nn.Parameter(torch.randn(sentences, sizes.width) * 0.1)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from verbot.models.encoders.vision import small_towers
 from verbot.models.encoders.vision.small_towers import Tower
 from verbot.models.encoders.vision.spatial_softmax import Pointer, check_heatmaps
 from verbot.models.layers.transformer import centered
+from verbot.models.pretrained import RANDOM, Checkpoint
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
@@ -25,6 +27,24 @@ SMALL = {
     "model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FittedTower:
+    """What `HFVision.fit` adds to the options, and a policy saves.
+
+    Args:
+        architecture: what a ``config.json`` holds.
+        prepare: how images are preprocessed, see `small_towers.preprocessing`.
+        sha256: of a frozen checkpoint.
+    """
+
+    architecture: Mapping[str, Any] | None = None
+    prepare: Mapping[str, Any] | None = None
+    sha256: str | None = None
+
+
+NOT_FITTED = FittedTower()
 
 
 @vision_encoders.register("hf_vision", needs=("transformers",))
@@ -37,18 +57,14 @@ class HFVision(nn.Module):
     Without a checkpoint a model of `architecture` begins at random; its convolutions have group norm for batch norm.
 
     Args:
-        checkpoint: a folder, or a name on the hub, e.g. ``"openai/clip-vit-base-patch32"``, ``"microsoft/resnet-50"``,
-            ``"google/efficientnet-b0"``, ``"google/siglip-base-patch16-224"``, ``"facebook/dinov2-small"``.
-        revision: of the hub's repository.
-        mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
+        source: the checkpoint, e.g. ``"openai/clip-vit-base-patch32"``, ``"microsoft/resnet-50"``, ``"google/efficientnet-b0"``,
+            ``"google/siglip-base-patch16-224"``, ``"facebook/dinov2-small"``. An early stage (`depth`) has a finer grid.
         size: ``"model"``, ``"image"`` or a side in pixels; see `Tower`.
-        depth: layers, stages (ResNet) or blocks (EfficientNet) used, from the first; an early stage has a finer grid.
         film: the sentence scales and shifts a convolution's features after every stage or block, at first by nothing: RT-1,
             Brohan et al. 2022. A frozen tower's features are then no function of the image alone.
         heatmaps: per view; the first three are those that the keypoint loss teaches.
         patches: whether the features are given out as tokens beside the keypoint tokens.
-        architecture, prepare, sha256: of the tower; made by `fit`, saved with the policy. `architecture` is what a
-            ``config.json`` holds.
+        fitted: made by `fit`, saved with the policy.
 
     Raises:
         ConfigError: no such checkpoint, mode, depth or model type; FiLM in a transformer.
@@ -59,33 +75,25 @@ class HFVision(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        checkpoint: str | None = None,
-        revision: str | None = None,
-        mode: str | float = pretrained.TRAINED,
+        source: Checkpoint = RANDOM,
         size: int | str = "model",
-        depth: int | None = None,
         film: bool = False,
         heatmaps: int = 16,
         patches: bool = True,
-        architecture: Mapping[str, Any] | None = None,
-        prepare: Mapping[str, Any] | None = None,
-        sha256: str | None = None,
+        fitted: FittedTower = NOT_FITTED,
     ):
         super().__init__()
-        pretrained.check_mode(mode, checkpoint)
         check_heatmaps("hf_vision", heatmaps)
         self.views, self.patches = sizes.views, patches
-        self.frozen = mode == pretrained.FROZEN
-        model, architecture, prepare, self.sha256, reason = _model(
-            checkpoint, revision, self.frozen, depth, architecture, prepare, sha256
-        )
+        self.frozen = source.is_frozen
+        model, architecture, prepare, self.sha256, reason = _model(source, fitted)
         tower = Tower(model, small_towers.find_family(architecture), prepare, size, (sizes.height, sizes.width_px))
         self._absence = pretrained.Absence(self, reason)
         if self.frozen:
             self._held = (tower,)  # in a tuple, so that torch does not find it
         else:
             self.tower = tower
-            pretrained.scale_rate(tower, mode)
+            pretrained.scale_rate(tower, source.mode)
         self.film = self._film(sizes, tower) if film else None
         self.grid, count = tower.grid, math.prod(tower.grid)
         self.counts = {"keypoints": sizes.views * heatmaps} | ({"patches": sizes.views * (count + 1)} if patches else {})
@@ -192,31 +200,26 @@ class HFVision(nn.Module):
 
 
 def _model(
-    checkpoint: str | None,
-    revision: str | None,
-    is_frozen: bool,
-    depth: int | None,
-    architecture: Mapping[str, Any] | None,
-    prepare: Mapping[str, Any] | None,
-    sha256: str | None,
+    source: Checkpoint, fitted: FittedTower
 ) -> tuple[nn.Module, Mapping[str, Any], Mapping[str, Any], str | None, str | None]:
     """The model, its architecture, preprocessing and identity, and why it has no weights where it has none."""
-    if checkpoint is None:
+    architecture, prepare, depth = fitted.architecture, fitted.prepare, source.depth
+    if source.checkpoint is None:
         architecture = architecture or SMALL
         prepare = prepare or small_towers.preprocessing(architecture, {})
         return small_towers.build(architecture, depth, None, normed=True), architecture, prepare, None, None
     try:
-        folder = pretrained.find(checkpoint, revision)
+        folder = source.find()
         own = pretrained.architecture(folder)
-        if not is_frozen:
+        if not source.is_frozen:
             return small_towers.build(own, depth, folder), own, _prepare(own, folder), None, None
     except (ConfigError, CorruptFileError) as error:
-        if is_frozen or architecture is None or prepare is None:
+        if source.is_frozen or architecture is None or prepare is None:
             raise
         return small_towers.build(architecture, depth, None), architecture, prepare, None, str(error)
     identity = pretrained.identity(folder)
-    if sha256 not in (None, identity):
-        raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {sha256}")
+    if fitted.sha256 not in (None, identity):
+        raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {fitted.sha256}")
     return small_towers.frozen(folder, identity, depth), own, _prepare(own, folder), identity, None
 
 

@@ -55,19 +55,56 @@ class Step:
     over: bool = False
 
 
-def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float) -> list[ExpertTrajectory]:
+@dataclass(frozen=True)
+class ExpertData:
+    """Whose demonstrations the reward is recovered from. The fields are options of the reward.
+
+    Args:
+        demonstrations: of the expert in training scenes of `seed`, with `noise` in its actions; only its clean actions are used.
+    """
+
+    demonstrations: int = 100
+    seed: int = 1
+    noise: float = 0.15
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """How large the discriminator is, and how it learns. The fields are options of the reward.
+
+    Args:
+        width: of the discriminator.
+        learning_rate, decay: of AdamW.
+        updates: after each rollout.
+        groups, each: episodes of either side in an update, and the steps of each.
+        ended: fraction of those that are ends.
+    """
+
+    width: int = 64
+    learning_rate: float = 2e-3
+    decay: float = 1e-2
+    updates: int = 16
+    groups: int = 8
+    each: int = 8
+    ended: float = 0.25
+
+
+EXPERT, DISCRIMINATOR = ExpertData(), Discriminator()
+
+
+def demonstrate(config: ReinforceConfig, by: ExpertData) -> list[ExpertTrajectory]:
     """The expert's successful episodes in training scenes: those that `verbot collect` records with the same seed.
 
     Raises `ConfigError` for an env that does not describe its state in words.
     """
     shown: list[ExpertTrajectory] = []
-    plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, seed=seed)
+    plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, seed=by.seed)
     with closing(make_env(config.env.name, **config.env.options)) as env:
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env.name!r} does not describe its state in words (see verbot.contracts.Described)")
-        for number in range(2 * episodes):
-            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), seed)
-            expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        for number in range(2 * by.demonstrations):
+            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), by.seed)
+            expert = expert_of(env, noise=by.noise, seed=int(np.random.SeedSequence([by.seed, number]).generate_state(1)[0]))
             expert.reset(episode.instruction)
             seen, states = [_ungrounded(env, episode.observation)], [episode.info["state_text"]]
             actions, clean = [], []
@@ -79,10 +116,11 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
             if episode.info["success"]:
                 instruction = seen[0].observation.instruction
                 shown.append(ExpertTrajectory(instruction, tuple(seen), tuple(states), np.stack(actions), np.array(clean)))
-            if len(shown) == episodes:
+            if len(shown) == by.demonstrations:
                 return shown
     raise ConfigError(
-        f"the expert of {config.env.name!r} succeeded {len(shown)} times in {2 * episodes}; {episodes} were requested"
+        f"the expert of {config.env.name!r} succeeded {len(shown)} times in {2 * by.demonstrations}; "
+        f"{by.demonstrations} were requested"
     )
 
 
@@ -107,39 +145,27 @@ class AdversarialReward:
     an end earns `stays` of them at once.
 
     Args:
-        demonstrations: of the expert in training scenes of `seed`, with `noise` in its actions; only its clean actions are used.
-        updates: of the discriminator, after each rollout.
-        groups, each: episodes of either side in an update, and the steps of each.
-        ended: fraction of those that are ends.
-        learning_rate, decay: of AdamW.
+        expert: the demonstrations.
+        discriminator: how large it is, and how it learns.
         reach: bound of the reward, before scaling to ±1.
         stays: control steps that reaching an end counts for.
-        width: of the discriminator.
     """
 
     def __init__(
         self,
         config: ReinforceConfig,
-        demonstrations: int = 100,
-        seed: int = 1,
-        noise: float = 0.15,
-        updates: int = 16,
-        groups: int = 8,
-        each: int = 8,
-        ended: float = 0.25,
-        learning_rate: float = 2e-3,
-        decay: float = 1e-2,
+        expert: ExpertData = EXPERT,
+        discriminator: Discriminator = DISCRIMINATOR,
         reach: float = 5.0,
         stays: float = 8.0,
-        width: int = 64,
     ):
-        self._gamma, self._updates, self._groups, self._each, self._ended = config.ppo.gamma, updates, groups, each, ended
-        self._reach, self._stays = reach, stays
-        self._shown = demonstrate(config, demonstrations, seed, noise)
+        self._gamma, self._discriminator, self._reach, self._stays = config.ppo.gamma, discriminator, reach, stays
+        self._shown = demonstrate(config, expert)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.matcher = Matcher(width).eval()
-        self._optimizer = torch.optim.AdamW(self.matcher.parameters(), lr=learning_rate, weight_decay=decay)
+            self.matcher = Matcher(discriminator.width).eval()
+        parameters = self.matcher.parameters()
+        self._optimizer = torch.optim.AdamW(parameters, lr=discriminator.learning_rate, weight_decay=discriminator.decay)
         self._rng = np.random.default_rng([config.seed, 3])
         self._states, self._goals = [""] * config.env.num_envs, [""] * config.env.num_envs
         self._played: list[
@@ -164,7 +190,7 @@ class AdversarialReward:
         return earned
 
     def learn(self, policy: LogProbs, log_probs: FloatArray) -> dict[str, float]:
-        figures = [self._update(policy, log_probs) for _ in range(self._updates)]
+        figures = [self._update(policy, log_probs) for _ in range(self._discriminator.updates)]
         self._played.clear()
         return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
 
@@ -213,11 +239,11 @@ class AdversarialReward:
     def _expert(self, policy: LogProbs) -> tuple[list[Step], FloatArray]:
         """Steps of demonstrations, and the log-probability of each under the policy."""
         steps, seen, actions, has_action = [], [], [], []
-        for number in self._rng.integers(len(self._shown), size=self._groups):
+        for number in self._rng.integers(len(self._shown), size=self._discriminator.groups):
             shown = self._shown[number]
             meant = np.flatnonzero(shown.clean)
-            for _ in range(self._each):
-                over = self._rng.random() < self._ended
+            for _ in range(self._discriminator.each):
+                over = self._rng.random() < self._discriminator.ended
                 place = len(shown.actions) if over else int(self._rng.choice(meant))
                 after = min(place + 1, len(shown.actions))
                 has_action.append(not over)
@@ -234,9 +260,9 @@ class AdversarialReward:
         """Steps of the rollout, and the log-probability of each; ends as often as among the expert's, if there are any."""
         ends = [step for row in self._played for step, last in row if last]
         steps, chances = [], []
-        for env in self._rng.integers(len(self._goals), size=self._groups):
-            for _ in range(self._each):
-                if ends and self._rng.random() < self._ended:
+        for env in self._rng.integers(len(self._goals), size=self._discriminator.groups):
+            for _ in range(self._discriminator.each):
+                if ends and self._rng.random() < self._discriminator.ended:
                     end = ends[int(self._rng.integers(len(ends)))]
                     steps.append(Step(end.instruction, end.after, end.after, over=True))
                     chances.append(0.0)

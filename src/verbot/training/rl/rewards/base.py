@@ -74,9 +74,8 @@ def env_reward(config: ReinforceConfig) -> Reward:
 
 def make_reward(config: ReinforceConfig) -> Reward:
     """The one that `config` names. Raises `ConfigError` for options that it does not take."""
-    factory = rewards.get(config.reward.name)
     try:
-        reward: Reward = factory(config, **config.reward.options)
+        reward: Reward = rewards.build(config.reward.name, config, **config.reward.options)
     except TypeError as error:
         raise ConfigError(f"reward {config.reward.name!r} does not take these options: {error}") from error
     return reward

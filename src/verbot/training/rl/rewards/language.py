@@ -78,7 +78,7 @@ class LanguageReward:
 
 def _made(model: str | Mapping[str, Any]) -> Scorer:
     part = _part(model)
-    made: Scorer = scorers.get(part.name)(**part.options)
+    made: Scorer = scorers.build(part.name, **part.options)
     return made
 
 

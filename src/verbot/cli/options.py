@@ -1,0 +1,196 @@
+"""Options of commands that belong together. On the command line each field is an option of its own, without a prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from verbot.cli.terminal import given
+
+Mode = Literal["canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image"]
+Axis = Literal[
+    "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
+]
+Strength = Literal[1, 2, 3]
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Which scenes are recorded, and what of them.
+
+    Args:
+        suite: the env; see `verbot list envs`.
+        seed: of the scenes and of an expert's noise.
+        tasks: only these tasks, in turn; otherwise all.
+        axes: randomization axes, each followed by its strength, 1 to 3.
+        image_size: width and height of the images, in pixels.
+        cameras: only these cameras of the suite; otherwise all.
+        captions: number of captions of each scene to record, each with a hard negative, for pretraining.
+    """
+
+    suite: str = "tabletop-starter"
+    seed: int = 0
+    tasks: tuple[str, ...] = ()
+    axes: dict[str, int] | None = None
+    image_size: int = 64
+    cameras: tuple[str, ...] = ()
+    captions: int = 0
+
+    def of_env(self) -> dict[str, Any]:
+        """Options of `make_env`."""
+        return {"image_size": self.image_size, **given(cameras=self.cameras or None, captions=self.captions or None)}
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Where the page is served.
+
+    Args:
+        host: address that serves the page; another than the loopback is neither encrypted nor private.
+        port: of the page; 0 takes a free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where episodes are played.
+
+    Args:
+        workers: number of processes; 0 takes one for each core.
+        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
+    """
+
+    workers: int = 0
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Which scenes are played.
+
+    Args:
+        suite: the env; see `verbot list envs`.
+        episodes: number of scenes.
+        seed: another seed is another set of scenes.
+    """
+
+    suite: str = "tabletop-starter"
+    episodes: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ConditionOptions:
+    """Under which condition a policy plays.
+
+    Args:
+        instruction_mode: the condition.
+        paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
+            {receptacle}, {preposition} and {direction}.
+        axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
+        strength: of the axis.
+        align: demonstrations, whose channel median the pictures of another world are moved to while it acts.
+    """
+
+    instruction_mode: Mode = "canonical"
+    paraphrases: Path | None = None
+    axis: Axis | Literal["all"] | None = None
+    strength: Strength = 2
+    align: Path | None = None
+
+
+@dataclass(frozen=True)
+class ActingOptions:
+    """How a policy acts.
+
+    Args:
+        execute: actions of each predicted chunk that are carried out.
+        sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
+        cameras: only these of the suite's; otherwise all.
+        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
+    """
+
+    execute: int = 1
+    sample: bool = False
+    cameras: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """How long to train; one of these.
+
+    Args:
+        minutes: of training, instead of the recipe's budget.
+        samples: to train on, instead of the recipe's budget.
+        steps: of the optimizer, or of the env where rewards teach, instead of the recipe's budget.
+    """
+
+    minutes: float | None = None
+    samples: int | None = None
+    steps: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        return given(samples=self.samples, minutes=self.minutes, steps=self.steps)
+
+
+@dataclass(frozen=True)
+class EntryOptions:
+    """Further entries, and which of all take part.
+
+    Args:
+        list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
+        only: of all these, the ones with these names.
+        base: the entry that the others are compared with; otherwise the first.
+    """
+
+    list: str | None = None
+    only: tuple[str, ...] = ()
+    base: str | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What all entries play.
+
+    Args:
+        suite: the env; otherwise the first recipe's own.
+        episodes: number of scenes.
+        seed: of everything.
+        conditions: further conditions that all play.
+        baselines: the expert and random actions beside them.
+        workers: processes that play; 0 takes one for each core.
+    """
+
+    suite: str | None = None
+    episodes: int = 200
+    seed: int = 0
+    conditions: tuple[str, ...] = ("counterfactual", "paraphrase")
+    baselines: bool = True
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is known of recordings, where their format does not say it.
+
+    Args:
+        rate_hz: how fast it was recorded, where the format does not know; for logs, what to resample to.
+        robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
+        spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
+        instruction: for episodes without one.
+    """
+
+    rate_hz: float | None = None
+    robot: str | None = None
+    spec: Path | None = None
+    instruction: str | None = None
+
+
+RECORDED, PAGE, MACHINES = RecordOptions(), PageOptions(), MachineOptions()
+SCENES, CONDITION, ACTING = SceneOptions(), ConditionOptions(), ActingOptions()
+BUDGET, LISTED, PLAYED, RECORDINGS = BudgetOptions(), EntryOptions(), ComparisonOptions(), ImportOptions()

@@ -1,0 +1,136 @@
+"""Every option of the commands with many, given on the command line without a prefix, reaches the work."""
+
+import inspect
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from verbot import cli
+from verbot.data import ImportConfig
+from verbot.envs.navigation.env import robot_spec
+from verbot.errors import DataError
+from verbot.registry import options_of
+from verbot.rollout.collect import CollectConfig
+from verbot.teleop import TeleopConfig
+from verbot.workflows.compare import ComparisonConfig
+from verbot.workflows.robustness import RobustnessConfig
+
+
+def reached(capsys, monkeypatch, target, line):
+    """(positional arguments, keywords) with which `target` is called by a command line; every option of the command is in it."""
+    found = []
+
+    def work(*given, **named):
+        found.append((given, named))
+        raise DataError("that will do")
+
+    monkeypatch.setattr(target, work)
+    name, rest = cli._command(shlex.split(line))
+    for option in options_of(cli.COMMANDS[name]):
+        parameter = inspect.signature(cli.COMMANDS[name]).parameters.get(option)
+        positional = parameter is not None and "Positional" in str(parameter.annotation)
+        flags = ("--" + option.replace("_", "-"), "--no-" + option.replace("_", "-"))
+        assert positional or set(flags) & set(rest), f"{option} is not tried"
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(line))
+    assert capsys.readouterr().err == "verbot: that will do\n"
+    (only,) = found
+    return only
+
+
+def given_medians(monkeypatch):
+    """The channel medians of the dataset "d"."""
+    medians = {"front": (0.1, 0.2, 0.3)}
+    monkeypatch.setattr("verbot.data.open_dataset", lambda path: path)
+    monkeypatch.setattr("verbot.data.samples.image_statistics.channel_medians", {Path("d"): medians}.get)
+    return medians
+
+
+def test_those_of_collect(capsys, monkeypatch):
+    line = (
+        "collect demos --suite navigation --episodes 3 --seed 4 --noise 0.2 --tasks go around --axes camera 1 --randomize all 2"
+        " --image-size 32 --cameras top --revisit again --captions 5 --first 6 --workers 7 --cluster ray"
+    )
+    given, named = reached(capsys, monkeypatch, "verbot.rollout.collect.run", line)
+    options = {"image_size": 32, "cameras": ("top",), "captions": 5}
+    config = CollectConfig(
+        "navigation", 3, 4, 0.2, 7, ("go", "around"), options, {"camera": 1}, {"all": 2}, again="again", first=6
+    )
+    assert (given, named) == ((config, Path("demos")), {"cluster": "ray"})
+
+
+def test_those_of_teleop(capsys, monkeypatch):
+    line = (
+        "teleop demos --suite navigation --by gamepad --policy starter --execute 2 --episodes 3 --seconds 9 --seed 4 --tasks go"
+        " --axes camera 1 --image-size 32 --cameras top --captions 5 --host 0.0.0.0 --port 80"
+    )
+    (config, out, agent), _ = reached(capsys, monkeypatch, "verbot.teleop.teleoperate", line)
+    options = {"image_size": 32, "cameras": ("top",), "captions": 5, "max_seconds": 9.0}
+    wanted = TeleopConfig(
+        env="navigation", by="gamepad", episodes=3, seed=4, tasks=("go",), axes={"camera": 1}, options=options, host="0.0.0.0",
+        port=80,
+    )  # fmt: skip
+    assert (config, out, callable(agent)) == (wanted, Path("demos"), True)
+
+
+def test_those_of_train(capsys, monkeypatch):
+    line = "train tiny --data a b --out run --init-from p --minutes 1 --samples 2 --steps 3 --set learning_rate=1e-3 --seed 4"
+    given, named = reached(capsys, monkeypatch, "verbot.workflows.train_evaluate.train", line)
+    settings = {"minutes": 1.0, "samples": 2, "steps": 3, "init_from": "p", "learning_rate": 1e-3}
+    assert (given, named) == (("tiny",), {"out": Path("run"), "data": (Path("a"), Path("b")), "seed": 4, **settings})
+
+
+def test_those_of_evaluate(capsys, monkeypatch, tmp_path):
+    (tmp_path / "words.yaml").write_text("pick: ['lift {object}']\n")
+    medians = given_medians(monkeypatch)
+    line = (
+        f"evaluate starter --suite navigation --episodes 3 --seed 4 --out o --paraphrases {tmp_path}/words.yaml"
+        " --instruction-mode blank --axis lighting --strength 3 --align d --execute 2 --sample --cameras top --no-baselines"
+        " --videos 5 --workers 6 --cluster ray --device cuda"
+    )
+    given, named = reached(capsys, monkeypatch, "verbot.workflows.train_evaluate.evaluate", line)
+    assert given == ("starter", "navigation") and named.pop("command")
+    assert named == {
+        "out": Path("o"), "device": "cuda", "episodes": 3, "seed": 4, "mode": "blank", "axes": {"lighting": 3},
+        "templates": {"pick": ["lift {object}"]}, "align": medians, "execute": 2, "sample": True,
+        "baselines": False, "videos": 5, "workers": 6, "cluster": "ray", "options": {"cameras": ("top",)},
+    }  # fmt: skip
+
+
+def test_those_of_compare(capsys, monkeypatch):
+    line = (
+        "compare tiny starter --list all --only x --samples 1 --minutes 2 --steps 3 --data d --suite navigation --episodes 4"
+        " --seed 5 --base tiny --conditions blank --no-baselines --workers 6 --out o"
+    )
+    given, named = reached(capsys, monkeypatch, "verbot.workflows.compare.compare", line)
+    budget = {"samples": 1, "minutes": 2.0, "steps": 3}
+    config = ComparisonConfig(
+        ("tiny", "starter"), "all", ("x",), budget, (Path("d"),), "navigation", 4, 5, "tiny", ("blank",), False, 6
+    )
+    assert given == (config, Path("o")) and set(named) == {"command"}
+
+
+def test_those_of_robustness(capsys, monkeypatch):
+    medians = given_medians(monkeypatch)
+    line = (
+        "robustness starter expert --suite navigation --axes camera lighting --strengths 1 3 --no-alone --align d --episodes 4"
+        " --seed 5 --workers 6 --out o"
+    )
+    given, named = reached(capsys, monkeypatch, "verbot.workflows.robustness.robustness", line)
+    config = RobustnessConfig("navigation", ("camera", "lighting"), (1, 3), False, medians, 4, 5, 6)
+    assert given == (("starter", "expert"), Path("o"), config) and set(named) == {"command"}
+    assert options_of(cli.COMMANDS["robustness"])["episodes"] == RobustnessConfig().episodes
+
+
+def test_those_of_an_import(capsys, monkeypatch, tmp_path):
+    spec = robot_spec()
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
+    line = (
+        f"data import logs new --format mcap --limit 2 --rate-hz 3 --robot aloha --spec {tmp_path}/spec.json"
+        " --instruction 'fold it' --set split=/x images.front=/y --json"
+    )
+    given, named = reached(capsys, monkeypatch, "verbot.data.importers.convert.import_dataset", line)
+    config = ImportConfig("mcap", 2, 3.0, "aloha", spec, "fold it", {"split": "/x", "images": {"front": "/y"}})
+    assert (given, named) == ((Path("logs"), Path("new"), config), {"progress": True})
