@@ -153,7 +153,7 @@ def pointed(policy: Policy, suite: str, count: int) -> Estimate:
         place, known = project(matrices, target[None])
         if known[0, 0, 0]:
             seen = Observation(record["images"], record["state"], record["instruction"])
-            points = policy.thoughts([seen])[0]["keypoints"]
+            points = policy.predict_extras([seen])[0]["keypoints"]
             apart = np.linalg.norm((points[0, 0] - place[0, 0, 0]) * PIXELS / 2)
             hits.append(bool(apart <= NEAR))
     return proportion(hits)
@@ -168,7 +168,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
-            predicted.append(policy.thoughts([seen])[0]["grasp"])
+            predicted.append(policy.predict_extras([seen])[0]["grasp"])
             true.append(grasp)
     found, errors = np.array(predicted), {}
     for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):

@@ -112,7 +112,7 @@ def test_documented_calls_of_train_fit_their_recipes(page):
                 resolve(call.args[0].value, {name: value for name, value in settings.items() if name not in own})
 
 
-def test_a_misspelt_command_is_told_the_nearest(capsys):
+def test_a_misspelt_command_gets_the_nearest_name(capsys):
     assert run(capsys, "evalute", "x")[::2] == (
         2,
         f"verbot: there is no command 'evalute'. Did you mean 'evaluate'? Known: {', '.join(cli.COMMANDS)}\n",
@@ -200,9 +200,9 @@ def test_collect_check_info_and_view(tmp_path, capsys):
     assert code == 0
     assert "2 episodes" in out
     assert "camera front: 64×64" in out
-    film = tmp_path / "one.gif"
-    assert run(capsys, "data", "view", str(data), "--episode", "1", "--out", str(film))[0] == 0
-    assert film.stat().st_size > 1000
+    video = tmp_path / "one.gif"
+    assert run(capsys, "data", "view", str(data), "--episode", "1", "--out", str(video))[0] == 0
+    assert video.stat().st_size > 1000
     code, _, err = run(capsys, "data", "view", str(data), "--episode", "2")
     assert code == 2
     assert "has no episode 2; it has 2, counted from 0" in err
@@ -213,12 +213,12 @@ def test_collect_check_info_and_view(tmp_path, capsys):
     assert broken.name in out
 
 
-def test_watch_films_the_expert(tmp_path, capsys):
-    film = tmp_path / "watch.mp4"
-    code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(film))
+def test_watch_records_the_expert(tmp_path, capsys):
+    video = tmp_path / "watch.mp4"
+    code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(video))
     assert code == 0
     assert out.startswith("success: the goal was reached after ")
-    assert film.stat().st_size > 10_000
+    assert video.stat().st_size > 10_000
 
 
 def test_evaluate_measures_the_expert(tmp_path, capsys):
@@ -274,9 +274,9 @@ def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
 
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):
-    for player in ("expert", "random"):
-        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / player)]
-        assert run(capsys, "evaluate", player, *arguments)[0] == 0
+    for agent in ("expert", "random"):
+        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / agent)]
+        assert run(capsys, "evaluate", agent, *arguments)[0] == 0
     code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c"))
     assert code == 0
     assert "McNemar" in out

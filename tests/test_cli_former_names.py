@@ -60,7 +60,7 @@ def test_former_options_of_a_collection_work_and_warn(capsys, monkeypatch):
         assert run(capsys, "collect", "demos", "--again", "tabletop-revisit")[0] == 0
     with pytest.warns(VerbotDeprecationWarning, match="verbot collect --by expert is now called verbot collect"):
         assert run(capsys, "collect", "demos", "--by", "expert", "--episodes", "5")[0] == 0
-    assert [(config.again, config.episodes) for config in asked] == [("tabletop-revisit", 1600), (None, 5)]
+    assert [(config.revisit_env, config.episodes) for config in asked] == [("tabletop-revisit", 1600), (None, 5)]
 
 
 @pytest.mark.parametrize(

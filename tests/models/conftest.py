@@ -13,7 +13,7 @@ from verbot.models.registries import (
     Objective,
     Part,
     action_encoders,
-    contrasts,
+    contrastive_losses,
     fusions,
     goal_encoders,
     heads,
@@ -83,7 +83,7 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     )
     overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
     tasks, value = dataclasses.replace(BASE, task_embeddings=3), BASE.with_objectives(value=0.5)
-    grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrasts.names()}
+    grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrastive_losses.names()}
     readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
         **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview,

@@ -115,7 +115,7 @@ def test_layers_that_nobody_gives_are_refused_before_anything_is_learned(make_ne
 
 
 def test_a_group_without_layers_is_refused():
-    with pytest.raises(ConfigError, match="head reads 3 layers; it was given none"):
+    with pytest.raises(ConfigError, match="head reads 3 layers; it got none"):
         expert().predict(group(1, 4))
-    with pytest.raises(ConfigError, match="head reads 3 layers; it was given 1"):
+    with pytest.raises(ConfigError, match="head reads 3 layers; it got 1"):
         expert().predict(dataclasses.replace(group(1, 4), layers=(group(1, 4).tokens,)))

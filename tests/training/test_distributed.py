@@ -34,7 +34,7 @@ def together(size: int, work):
     """`work(team)` of every member at once; their results by rank."""
     pipes = [Pipe() for _ in range(size - 1)]
     teams = [ProcessGroup(0, size, rank_workers=[Link(ours) for ours, _ in pipes])]
-    teams += [ProcessGroup(rank, size, leader=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
+    teams += [ProcessGroup(rank, size, main=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
     results = [None] * size
 
     def run(rank: int) -> None:

@@ -20,7 +20,7 @@ from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin_parts, begun
+from verbot.training.imitation.finetune import begun, init_parts
 from verbot.training.imitation.records import MonitorConfig
 
 PRETRAINED = dataclasses.replace(SMALL, objectives={"contrastive": Objective()})
@@ -71,7 +71,7 @@ def at_first(config: TrainConfig, out: Path):
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
         fresh = Policy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
-        return begin_parts(config.init, fresh, data.instructions, config.seed)
+        return init_parts(config.init, fresh, data.instructions, config.seed)
 
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
@@ -80,12 +80,12 @@ def test_what_is_true_is_learned_in_the_loop(pretrained):
     assert log[-1]["matching"] > 0.3 > log[-1]["mismatching"]
     assert "action" not in log[-1], "fusion and head are left alone"
     red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}
-    with pytest.raises(PolicyError, match="cannot act: begin a training with it"):
+    with pytest.raises(PolicyError, match="cannot act: train from it"):
         load_policy(pretrained).predict([Observation(red, np.zeros(4, np.float32), "a red wall")])
-    thoughts = load_policy(pretrained).thoughts(
+    predict_extras = load_policy(pretrained).predict_extras(
         [Observation(red, np.zeros(4, np.float32), f"a {c} wall") for c in ("red", "blue")]
     )
-    assert thoughts[0]["alignment"] > 0.3 > thoughts[1]["alignment"], "the policy reports the learned alignment"
+    assert predict_extras[0]["alignment"] > 0.3 > predict_extras[1]["alignment"], "the policy reports the learned alignment"
 
 
 def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):

@@ -23,7 +23,7 @@ def collect(
     cameras: tuple[str, ...] = (),
     revisit: str | None = None,
     captions: int = 0,
-    first: int | None = None,
+    max_frames: int | None = None,
     workers: int = 0,
     cluster: str | None = None,
 ) -> int:
@@ -45,7 +45,7 @@ def collect(
         cameras: only these cameras of the suite; otherwise all.
         revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-revisit.
         captions: number of captions of each scene to record, each with a hard negative, for pretraining.
-        first: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
+        max_frames: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
         workers: number of processes; 0 takes one for each core.
         cluster: ray, or ray:ADDRESS: its cores run the expert in place of processes here.
     """
@@ -54,7 +54,8 @@ def collect(
 
     config = CollectConfig(
         env=suite, episodes=episodes, seed=seed, noise=noise, workers=workers or cores(), tasks=tasks or None, axes=axes or {},
-        options=_options(image_size, cameras, captions), randomize=randomize or {}, again=revisit, first=first,
+        options=_options(image_size, cameras, captions), randomize=randomize or {}, revisit_env=revisit,
+        max_frames=max_frames,
     )  # fmt: skip
     result = run(config, out, cluster=cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

@@ -1,4 +1,4 @@
-"""Commands that play policies: evaluation, comparison, robustness, video, explanation."""
+"""Commands that run policies: evaluation, comparison, robustness, video, explanation."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def evaluate(
     cluster: str | None = None,
     device: str = "cpu",
 ) -> int:
-    """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
+    """Evaluate a policy: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
 
     Example: verbot evaluate outputs/demo/policy --suite tabletop-starter --episodes 200 --seed 1 --out outputs/evaluation
 
     Args:
         policy: a policy's folder, "starter" (the one that came with verbot), a server's ws:// address, "expert" or "random".
         suite: the env; see `verbot list envs`.
-        episodes: scenes.
+        episodes: number of scenes.
         seed: another seed is another set of scenes.
         out: the folder for the results.
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
@@ -52,14 +52,14 @@ def evaluate(
         instruction_mode: the condition.
         axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
         strength: of the axis.
-        align: demonstrations, whose middle color the pictures of another world are moved to while it acts.
-        execute: actions of each predicted chunk that are carried out.
+        align: a dataset; images are shifted to the channel medians of its images while the policy acts.
+        execute: number of actions of each chunk to execute.
         sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
-        cameras: only these of the suite's; otherwise all.
-        baselines: random, expert and a language-blind copy beside the policy.
-        videos: episodes filmed for the report.
-        workers: processes; 0 takes one for each core.
-        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
+        cameras: only these cameras of the suite; otherwise all.
+        baselines: also evaluate random actions, the expert and a language-blind copy of the policy.
+        videos: number of episodes that the report shows as videos.
+        workers: number of processes; 0 takes one for each core.
+        cluster: ray, or ray:ADDRESS: its cores run the episodes in place of processes here.
         device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
     from verbot.workflows.train_evaluate import evaluate as run
@@ -123,22 +123,22 @@ def compare(
     Example: verbot compare starter starter+vision=film_conv starter+execute=3 --samples 100000 --out outputs/compare
 
     Args:
-        entries: recipes and recipes with settings (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`),
-            which are played, and folders that `verbot evaluate` left, which are read.
+        entries: recipes and recipes with settings (RECIPE+field=value), which are trained; policies as in `verbot evaluate`;
+            and folders that `verbot evaluate` wrote, which are read.
         list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
-        only: of all these, the ones with these names.
-        samples: to train each on. Without a budget nothing is trained.
-        minutes: of training for each, instead of samples.
-        steps: of the optimizer for each, instead of samples.
-        data: folders of episodes to train on; otherwise the first recipe's own demonstrations are collected.
+        only: only the entries with these names.
+        samples: training samples for each entry. Without a budget nothing is trained.
+        minutes: of training for each entry, instead of samples.
+        steps: optimizer steps for each entry, instead of samples.
+        data: folders of episodes to train on; otherwise the demonstrations of the first recipe are collected.
         suite: the env; otherwise the first recipe's own.
-        episodes: scenes.
+        episodes: number of scenes.
         seed: of everything.
-        base: the entry that the others are compared with; otherwise the first.
-        conditions: further conditions that all play.
-        baselines: the expert and random actions beside them.
-        workers: processes that play; 0 takes one for each core.
-        out: gets table.json, table.md, report.html and all that they were made of. An interrupted comparison continues.
+        base: the entry to compare the others with; otherwise the first.
+        conditions: further conditions for all entries.
+        baselines: also evaluate the expert and random actions.
+        workers: number of evaluation processes; 0 takes one for each core.
+        out: gets table.json, table.md, report.html, and all runs and evaluations. An interrupted comparison continues.
     """
     from verbot.workflows import compare
 
@@ -201,18 +201,18 @@ def watch(
     window: bool = False,
     execute: int = 1,
 ) -> int:
-    """A policy or the expert follows an instruction, filmed: success, failure, or not judged.
+    """Record a policy or the expert on one instruction, and judge it: success, failure, or not judged.
 
     Example: verbot watch "put the red cube in the blue box"
 
     Args:
-        text: the instruction. It is judged where all of its words are understood; otherwise it is only played.
+        text: the instruction. It is judged if all of its words are understood; otherwise it is only executed.
         policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
         suite: the env; see `verbot list envs`.
         scene: number of a test scene; otherwise one that has the objects in the instruction is searched for.
         out: an .mp4 or .gif.
-        window: show it in a window instead.
-        execute: actions of each predicted chunk that are carried out.
+        window: show the video in a window instead.
+        execute: number of actions of each chunk to execute.
     """
     from verbot.rollout import video
     from verbot.workflows.load_policy import agent_maker, fitting

@@ -1,4 +1,4 @@
-"""Commands that train a policy, and the one that prints how."""
+"""Commands that train a policy or print its configuration."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from verbot.cli.terminal import given, show, typed
 
 
 def demo(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
-    """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
+    """Run a whole recipe: collect demonstrations, train, evaluate, report.
 
     Example: verbot demo --out outputs/demo
 
     Args:
         out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
-        recipe: what to collect and train, see `verbot list recipes`; or a recipe.yaml.
+        recipe: a name, see `verbot list recipes`; or a recipe.yaml.
         seed: of everything; otherwise the recipe's own.
     """
     from verbot.workflows import demo as whole
@@ -48,10 +48,10 @@ def train(
         recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
-        init_from: a policy's folder, or starter, which is fine-tuned in place of a new network.
+        init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
         minutes: of training, instead of the recipe's budget.
-        samples: to train on, instead of the recipe's budget.
-        steps: of the optimizer, or of the env where rewards teach, instead of the recipe's budget.
+        samples: training samples, instead of the recipe's budget.
+        steps: optimizer steps, or control steps in reinforcement learning, instead of the recipe's budget.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
             `verbot config RECIPE --fields`.
         seed: of everything; otherwise the recipe's own.

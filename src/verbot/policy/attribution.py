@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
-from verbot.models.layers.transformer import seen, text_groups
+from verbot.models.layers.transformer import observation_groups, text_groups
 from verbot.models.objectives.keypoints import supervised
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import Policy
@@ -95,7 +95,7 @@ class Attributed:
 
         Which weights do so follows from their number of rows and columns, in the orders in which fusions join their groups.
         """
-        words, places = text_groups(groups), seen(groups)
+        words, places = text_groups(groups), observation_groups(groups)
         count_text, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
         if self.policy.config.history > 1:
             return None

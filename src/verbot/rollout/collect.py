@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from verbot.configuration import old_names, renamed, warn_renamed
 from verbot.contracts import Agent, Env, Expert, expert_of
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
@@ -27,6 +28,7 @@ from verbot.spec import RobotSpec
 BATCH = 4  # episodes in a task of a cluster
 
 
+@renamed(again="revisit_env", first="max_frames")
 @dataclass(frozen=True)
 class CollectConfig:
     """What to demonstrate.
@@ -43,9 +45,9 @@ class CollectConfig:
         randomize: randomization axis to its greatest strength. Each episode draws a strength uniformly from 0 to that, and
             ``extras["request"]["axes"]`` records it. ``"all"`` stands for every axis that a recording can hold.
         attempts_per_episode: the collection stops with an error after this many tries for each demonstration.
-        again: the env of every second episode, which visits the scene of the episode before once more.
-        first: only this many frames at the start of each episode are recorded, whether it would succeed or not. Such a
-            dataset teaches perception, not actions. None records episodes to their successful end.
+        revisit_env: env of a second episode in each scene, directly after the first; None visits each scene once.
+        max_frames: record only this many frames from the start of each episode, whether or not it would succeed. Such a dataset
+            trains perception, not actions. None records whole successful episodes.
     """
 
     env: str = "tabletop-starter"
@@ -58,12 +60,12 @@ class CollectConfig:
     axes: Mapping[str, int] = field(default_factory=dict)
     randomize: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
-    again: str | None = None
-    first: int | None = None
+    revisit_env: str | None = None
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.first is not None and self.first < 1:
-            raise ConfigError(f"first is {self.first}; expected at least 1 frame, or none for whole demonstrations")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ConfigError(f"max_frames is {self.max_frames}; expected at least 1 frame, or none for whole demonstrations")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ def collect(
         1
         >>> folder.cleanup()
     """
+    for old, new in old_names(CollectConfig).items():
+        if old in settings:
+            warn_renamed("the setting of collect", old, new)
+            settings[new] = settings.pop(old)
     return run(CollectConfig(env=env, episodes=episodes, seed=seed, **settings), Path(path), progress, cluster)
 
 
@@ -161,7 +167,7 @@ class DemonstrationSetup:
     @contextlib.contextmanager
     def open(self) -> Iterator[Demonstrator]:
         with contextlib.ExitStack() as opened:
-            names = filter(None, (self.config.env, self.config.again))
+            names = filter(None, (self.config.env, self.config.revisit_env))
             envs = [opened.enter_context(closing(make_env(name, **self.config.options))) for name in names]
             yield Demonstrator(self, envs)
 
@@ -180,7 +186,7 @@ class Demonstrator:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, first=config.first)
+        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
         if visit and found.record is not None:
             found = replace(found, record=replace(found.record, extras={**found.record.extras, "visit": visit}))
         return found
@@ -199,7 +205,7 @@ def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str 
 
 def demonstrate(
     env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
-    first: int | None = None,
+    max_frames: int | None = None,
 ) -> Demonstration:  # fmt: skip
     """Episode `index` of the expert, recorded.
 
@@ -207,7 +213,7 @@ def demonstrate(
         request: the fields of an `EpisodeRequest`.
         noise: of the executed actions.
         lead_in: acts before the expert; its steps are not recorded.
-        first: record only this many frames.
+        max_frames: record only this many frames.
     """
     try:
         episode = Episode(env, request, seed)
@@ -218,7 +224,7 @@ def demonstrate(
             lead_in(episode, expert)
         if episode.over:
             return Demonstration(index, None, over=True)
-        return Demonstration(index, _record(episode, expert, first))
+        return Demonstration(index, _record(episode, expert, max_frames))
     except SimulationError as error:
         return Demonstration(index, None, str(error))
 
@@ -296,7 +302,7 @@ def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
 def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
     """The robot, and the tasks that are demonstrated in turn."""
     spec, tasks = None, config.tasks
-    for name in filter(None, (config.env, config.again)):
+    for name in filter(None, (config.env, config.revisit_env)):
         with closing(make_env(name, **config.options)) as env:
             spec, tasks = spec or env.robot_spec, tasks or env.tasks
             if unknown := set(tasks) - set(env.tasks):

@@ -44,7 +44,7 @@ class Sharded:
         self._parameters = [by_name[name] for name in self.layout]
         self._shapes = [_local(p).shape for p in self._parameters]
         sizes = [math.prod(shape) for shape in self._shapes]
-        self._sizes, self._team = sizes, process_group
+        self._sizes, self._process_group = sizes, process_group
         self.weights = torch.cat([_local(p).detach().float().flatten() for p in self._parameters])  # (w,) of this member
         self.gradient = torch.zeros_like(self.weights)
         self.matrices = sum(size for size, p in zip(sizes, self._parameters, strict=True) if p.ndim >= 2)
@@ -69,7 +69,7 @@ class Sharded:
 
     def norm(self) -> float:
         squares = self.gradient.double().square().sum().float()
-        if self._team.size > 1:
+        if self._process_group.size > 1:
             torch.distributed.all_reduce(squares)
         return math.sqrt(squares) if torch.isfinite(squares) else math.nan
 
@@ -89,7 +89,7 @@ class Sharded:
         state: dict[str, Tensor] = {}
         for name, value in network.state_dict().items():
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            if self._team.is_main:
+            if self._process_group.is_main:
                 state[name] = whole.detach().cpu().clone()
         return state
 

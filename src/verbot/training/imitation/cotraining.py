@@ -40,7 +40,7 @@ class TrainedEmbodiment:
         return {f"{self.name}.{key}" if self.name else key: value for key, value in losses.items()}
 
 
-def alone(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
+def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
     """The configuration by which a co-training embodiment would be trained without the first robot.
 
     Raises `ConfigError` where it has no datasets, or those of another robot.
@@ -77,7 +77,7 @@ def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[s
     return found
 
 
-def together(members: Sequence[TrainedEmbodiment]) -> nn.Module:
+def joint_network(embodiments: Sequence[TrainedEmbodiment]) -> nn.Module:
     """All weights that are learned, each once."""
-    networks = [member.policy.network for member in members]
+    networks = [each.policy.network for each in embodiments]
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)

@@ -27,7 +27,7 @@ from verbot.training.imitation.records import InitConfig
 KEEPS = {"state": "state", "action": "head"}  # whose statistics belong to which part
 
 
-def begun(config: TrainConfig) -> TrainConfig:
+def resolved(config: TrainConfig) -> TrainConfig:
     """`config` with what the policy that it starts from decides: network, preprocessing, cameras, and that policy's identity.
 
     Raises `ConfigError` where that policy is another one than `config` was made with, or where the datasets are of a robot that
@@ -52,10 +52,10 @@ def begun(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, network=network, preprocessing=start.preprocessing, data=seen, init=identified)
 
 
-def begin(
+def init_policy(
     init: InitConfig, config: NetworkConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], seed: int
 ) -> Policy:
-    """The policy of `init` (after `begun`) to be trained: words that it does not know are added to its vocabulary.
+    """The policy of `init` (after `resolved`) to be trained: words that it does not know are added to its vocabulary.
 
     Args:
         config: the policy's network.
@@ -83,8 +83,8 @@ def begin(
     return Policy(network, spec, kept, start.preprocessing, start.blind)
 
 
-def begin_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], seed: int) -> Policy:
-    """The new policy `fresh`, of which `init.parts` are taken from the policy of `init` (after `begun`).
+def init_parts(init: InitConfig, fresh: Policy, instructions: Sequence[str], seed: int) -> Policy:
+    """The new policy `fresh`, of which `init.parts` are taken from the policy of `init` (after `resolved`).
 
     Words that are new are added to a vocabulary that is taken over. Statistics are those of `fresh`, but of the state where its
     encoder is taken over, and of the action where a part of the head is: so numbers keep their meaning.

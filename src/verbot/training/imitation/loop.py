@@ -34,9 +34,9 @@ from verbot.training.distributed.shards import Share
 from verbot.training.imitation import dagger
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.config import TrainConfig
-from verbot.training.imitation.cotraining import TrainedEmbodiment, alone, share, together
+from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, share
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin, begin_parts, begun, note
+from verbot.training.imitation.finetune import init_parts, init_policy, note, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, Session
 from verbot.training.log import Log
@@ -107,8 +107,8 @@ def train(
         config = dataclasses.replace(config, parallelism=dataclasses.replace(config.parallelism, processes=launch.size))
     processes = config.parallelism.processes
     local_rank = (launch.local_rank, launch.local_size) if launch else (0, processes)
-    device, config = find_device(config.parallelism.device, *local_rank), begun(config)
-    robots = [config, *(alone(config, other) for other in config.cotraining)]
+    device, config = find_device(config.parallelism.device, *local_rank), resolved(config)
+    robots = [config, *(embodiment_config(config, other) for other in config.cotraining)]
     if config.parallelism.sharded:
         check_sharding(device)
     if launch is None or launch.rank == 0:
@@ -123,8 +123,8 @@ def train(
                 TrainingData.prepare(robot, device, progress and process_group.is_main)
         process_group.broadcast()
         if launch is None:
-            briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
-            opened = open_process_group(processes, briefing, device, config.parallelism.sharded)
+            setup = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+            opened = open_process_group(processes, setup, device, config.parallelism.sharded)
             process_group = joined.enter_context(opened)
         return run(config, out, process_group, stop_at=stop_at, show=progress, card=card)
 
@@ -132,37 +132,37 @@ def train(
 def run(
     config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
-    """One member's part of `train`."""
+    """`train` in one process of the process group."""
     started = time.monotonic()
     share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
     now, tensors = found or (Progress(total=config.total_steps), {})
     device = find_device(config.parallelism.device, *process_group.local_rank)
-    members = _members(config, out, now.rounds, process_group, device, show)
-    for member in members:
-        place(member.policy.network, device)
-        _read_ahead(member.policy, member.training_data.instructions, process_group, show)
-    network, first = together(members), members[0].training_data
+    embodiments = _embodiments(config, out, now.rounds, process_group, device, show)
+    for embodiment in embodiments:
+        place(embodiment.policy.network, device)
+        _read_ahead(embodiment.policy, embodiment.training_data.instructions, process_group, show)
+    network, first = joint_network(embodiments), embodiments[0].training_data
     optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
     anew = partial(_new_policy, config, first, first.instructions)
-    session = Session(config.budget, out, process_group, members, optimizer, now, started, anew)
+    session = Session(config.budget, out, process_group, embodiments, optimizer, now, started, anew)
     if "best" in tensors:
         session.best = tensors["best"].to(device)  # a file has no device
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
     with ExitStack() as stack, Log(out if process_group.is_main else None, now.step, now.total, show) as log:
-        for member in members:
-            stack.enter_context(member.training_data)
+        for embodiment in embodiments:
+            stack.enter_context(embodiment.training_data)
         last = _loop(config, session, log, stop_at)
     return _finish(config, session, last, card)
 
 
-def _members(
+def _embodiments(
     config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show: bool
 ) -> list[TrainedEmbodiment]:
     """The first robot and the co-training embodiments, with their shared weights."""
-    configs = [config, *(alone(config, other) for other in config.cotraining)]
+    configs = [config, *(embodiment_config(config, other) for other in config.cotraining)]
     data = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
     instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
     policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
@@ -176,9 +176,9 @@ def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: 
     """Untrained, or the policy that `config` starts from."""
     spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
     if config.init.keeps_network:
-        return begin(config.init, config.network, spec, statistics, instructions, config.seed)
+        return init_policy(config.init, config.network, spec, statistics, instructions, config.seed)
     fresh = Policy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
-    return fresh if config.init.parts is None else begin_parts(config.init, fresh, instructions, config.seed)
+    return fresh if config.init.parts is None else init_parts(config.init, fresh, instructions, config.seed)
 
 
 def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
@@ -268,21 +268,21 @@ def _descend(session: Session, config: OptimizerConfig, seed: int) -> dict[str, 
     now, process_group = session.now, session.process_group
     session.optimizer.held.forget()
     losses: dict[str, Tensor] = {}
-    for member, micro in itertools.product(session.members, range(config.accumulation)):
-        member.policy.network.train()
+    for embodiment, micro in itertools.product(session.embodiments, range(config.accumulation)):
+        embodiment.policy.network.train()
         colors = torch_numbers(seed, 4, now.step, micro)
         generator = torch_numbers(seed, 5, now.step, micro, process_group.rank)
         torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
-        batch = member.policy.collate(member.training_data.batch(now.step, micro))
-        sequence = member.policy.config.sequence
+        batch = embodiment.policy.collate(embodiment.training_data.batch(now.step, micro))
+        sequence = embodiment.policy.config.sequence
         images = jitter_colors(
-            batch.images, member.training_data.augment, colors, process_group.rank, process_group.size, sequence
+            batch.images, embodiment.training_data.augment, colors, process_group.rank, process_group.size, sequence
         )
         batch = dataclasses.replace(batch, images=images)
-        with torch.autocast(member.policy.device.type, torch.bfloat16, enabled=config.bf16):
-            parts = member.policy.network.losses(batch, generator)
+        with torch.autocast(embodiment.policy.device.type, torch.bfloat16, enabled=config.bf16):
+            parts = embodiment.policy.network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()
-        for name, value in member.named(parts).items():
+        for name, value in embodiment.named(parts).items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
     losses["loss"] = _total(session, losses)
     numbers = torch.stack(list(losses.values()))
@@ -292,21 +292,21 @@ def _descend(session: Session, config: OptimizerConfig, seed: int) -> dict[str, 
 
 def _total(session: Session, losses: dict[str, Tensor]) -> Tensor:
     """The sum of what all robots minimize."""
-    names = [name for member in session.members for name in member.named({"loss": losses["loss"]})]
+    names = [name for embodiment in session.embodiments for name in embodiment.named({"loss": losses["loss"]})]
     return torch.stack([losses[name] for name in names if name in losses]).sum()
 
 
 @torch.no_grad()
 def _validate(session: Session, seed: int) -> dict[str, float]:
-    """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
+    """Mean losses of the averaged weights on held-out episodes, each embodiment taking its share."""
     sums: dict[str, Tensor] = {}
     with session.optimizer.averaged():
-        for member in session.members:
-            network = member.policy.network.eval()
-            for number, window in enumerate(member.training_data.held_out() if member.training_data.validates else ()):
-                parts = network.losses(member.policy.collate(window), torch_numbers(seed, 6, number))
-                for name, value in member.named(parts).items():
-                    sums[name] = sums.get(name, 0) + value.float() / member.training_data.validation_batches
+        for embodiment in session.embodiments:
+            network = embodiment.policy.network.eval()
+            for number, window in enumerate(embodiment.training_data.held_out() if embodiment.training_data.validates else ()):
+                parts = network.losses(embodiment.policy.collate(window), torch_numbers(seed, 6, number))
+                for name, value in embodiment.named(parts).items():
+                    sums[name] = sums.get(name, 0) + value.float() / embodiment.training_data.validation_batches
     sums["loss"] = _total(session, sums)
     numbers = torch.stack(list(sums.values()))
     session.process_group.average(numbers)
@@ -332,7 +332,7 @@ def _finish(config: TrainConfig, session: Session, last: dict[str, float], card:
     now, out = session.now, session.out
     finished = session.over(stop_at=None)
     held_out = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None
-    trained, parameters = count(together(session.members))
+    trained, parameters = count(joint_network(session.embodiments))
     result = TrainResult(
         policy=str(out / POLICY),
         steps=now.step,
@@ -350,7 +350,10 @@ def _finish(config: TrainConfig, session: Session, last: dict[str, float], card:
         best = session.optimizer.average if session.best is None else session.best
         with session.optimizer.showing(best), session.whole() as policy:
             if session.process_group.is_main:
-                for name, each in [("", policy), *((member.name, member.policy) for member in session.members[1:])]:
+                for name, each in [
+                    ("", policy),
+                    *((embodiment.name, embodiment.policy) for embodiment in session.embodiments[1:]),
+                ]:
                     each.network.eval()
                     each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config.init, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())

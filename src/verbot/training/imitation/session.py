@@ -28,7 +28,7 @@ class Session:
     Args:
         budget: how long the run is.
         out: the run's folder.
-        members: the embodiments that are trained, the first robot first.
+        embodiments: the robots that are trained, the main one first.
         now: where the run stands.
         started: the clock's seconds when this call began.
         anew: makes a policy such as `policy` was before training.
@@ -39,14 +39,14 @@ class Session:
         budget: BudgetConfig,
         out: Path,
         process_group: ProcessGroup,
-        members: Sequence[TrainedEmbodiment],
+        embodiments: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
         now: Progress,
         started: float,
         anew: Callable[[], Policy],
     ):
-        self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
-        self.policy, self.training_data = members[0].policy, members[0].training_data
+        self._budget, self.out, self.process_group, self.embodiments = budget, out, process_group, embodiments
+        self.policy, self.training_data = embodiments[0].policy, embodiments[0].training_data
         self.optimizer, self.now = optimizer, now
         self.best: Tensor | None = None  # the weights of the best validation, where they are kept
         self._before, self._started, self._anew = now.seconds, started, anew

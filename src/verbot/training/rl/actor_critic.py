@@ -16,7 +16,7 @@ from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
-from verbot.models.protocols import HasReadout, SeesBeforeWords
+from verbot.models.protocols import HasReadout, InstructionFreeFeatures
 from verbot.models.stochastic import Draw, Exploration
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import Policy
@@ -48,7 +48,7 @@ class ObservationEncoder:
         images = (sizes.views, sizes.height, sizes.width_px, 3)
         extra = {}
         if features:
-            if not isinstance(policy.network.vision, SeesBeforeWords):
+            if not isinstance(policy.network.vision, InstructionFreeFeatures):
                 raise ConfigError(
                     f"perception_warmup needs a vision encoder that takes the instruction last, such as 'query_conv'; "
                     f"{policy.config.vision.name!r} does not"
@@ -68,7 +68,7 @@ class ObservationEncoder:
         )
 
     def take(self, seen: Sequence[GroundedObservation]) -> Arrays:
-        processed = [self._policy.look(each.observation) for each in seen]
+        processed = [self._policy.preprocess(each.observation) for each in seen]
         images = np.stack([one.images for one in processed])
         return {
             **({"features": self._encode_images(images)} if self._features else {}),

@@ -121,7 +121,7 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     return dataclasses.replace(config, init=dataclasses.replace(init, sha256=sha256))
 
 
-def beginning(config: ReinforceConfig) -> Policy:
+def initial_policy(config: ReinforceConfig) -> Policy:
     """The policy that is trained: the one in ``config.init``, or a new one."""
     start = config.init.init_from
     if start is not None:
@@ -138,7 +138,7 @@ def beginning(config: ReinforceConfig) -> Policy:
 
 @contextmanager
 def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, Policy, EnvRunners]]:
-    policy = beginning(config)
+    policy = initial_policy(config)
     device, ppo, envs = find_device(config.parallelism.device), config.ppo, config.env.num_envs
     policy.network.to(device)
     encoder = ObservationEncoder(policy, config.grounding_queries, config.perception_warmup is not None)

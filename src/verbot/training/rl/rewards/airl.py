@@ -19,7 +19,7 @@ from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import Episode
 from verbot.spec import FloatArray, Observation
-from verbot.training.optimizer_state import MOMENTS, flat, nested
+from verbot.training.optimizer_state import PREFIX, flat, nested
 from verbot.training.rl.config import ReinforceConfig
 from verbot.training.rl.envs import GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import LogProbs, Rewards, rewards
@@ -177,7 +177,7 @@ class AdversarialReward:
         return {**weights, **flat(self._optimizer.state_dict()["state"])}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.matcher.load_state_dict({name: value for name, value in state.items() if not name.startswith(MOMENTS)})
+        self.matcher.load_state_dict({name: value for name, value in state.items() if not name.startswith(PREFIX)})
         kept = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": nested(state), "param_groups": kept})
         self.matcher.eval()  # clears the cache of encoded words

@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.errors import ConfigError
 from verbot.models.registries import Part
-from verbot.models.reward_models import FittedScorer, Scorer, scorers
+from verbot.models.reward_models import FittedRewardModel, LanguageRewardModel, reward_models
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig, renamed_options
 from verbot.training.rl.envs import GroundedObservation, VecTransition
@@ -35,11 +35,11 @@ class LanguageReward:
     def __init__(
         self,
         config: ReinforceConfig,
-        reward_model: str | Mapping[str, Any] | Scorer,
+        reward_model: str | Mapping[str, Any] | LanguageRewardModel,
         weight: float = 8.0,
         cost: float = 0.5,
     ):
-        self._model: Scorer = _made(reward_model) if isinstance(reward_model, (str, Mapping)) else reward_model
+        self._model: LanguageRewardModel = _made(reward_model) if isinstance(reward_model, (str, Mapping)) else reward_model
         self._weight, self._cost, self._env = weight, cost, config.env.name
         self._before, self._goals = np.zeros(config.env.num_envs), [""] * config.env.num_envs
 
@@ -50,8 +50,8 @@ class LanguageReward:
         if "reward_model" not in options:
             raise ConfigError("reward 'language' needs a reward_model: the path of a trained one, or a name with options")
         part = _part(options["reward_model"])
-        factory = scorers.get(part.name)
-        fitted = factory.fit(part.options) if isinstance(factory, FittedScorer) else dict(part.options)
+        factory = reward_models.get(part.name)
+        fitted = factory.fit(part.options) if isinstance(factory, FittedRewardModel) else dict(part.options)
         return {**options, "reward_model": {"name": part.name, "options": fitted}}
 
     def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
@@ -76,9 +76,9 @@ class LanguageReward:
         return earned
 
 
-def _made(model: str | Mapping[str, Any]) -> Scorer:
+def _made(model: str | Mapping[str, Any]) -> LanguageRewardModel:
     part = _part(model)
-    made: Scorer = scorers.get(part.name)(**part.options)
+    made: LanguageRewardModel = reward_models.get(part.name)(**part.options)
     return made
 
 

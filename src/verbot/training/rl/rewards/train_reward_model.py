@@ -25,7 +25,7 @@ from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import Episode
 from verbot.training.checkpoint import replace_durably
-from verbot.training.optimizer_state import MOMENTS, flat, nested
+from verbot.training.optimizer_state import PREFIX, flat, nested
 
 EVERY = 250  # steps between two checkpoints
 CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
@@ -146,9 +146,9 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
             optimizer.step()
             bar.update(step + 1, f"loss {float(loss.detach()):.4f}")
             if checkpoint is not None and (step + 1) % EVERY == 0:
-                moments = flat(optimizer.state_dict()["state"])
+                optimizer_state = flat(optimizer.state_dict()["state"])
                 about = {"config": json.dumps(to_plain(config)), "step": str(step + 1)}
-                replace_durably(checkpoint, save({**matcher.state_dict(), **moments}, about))
+                replace_durably(checkpoint, save({**matcher.state_dict(), **optimizer_state}, about))
     return matcher.eval()
 
 
@@ -161,7 +161,7 @@ def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, opti
     if json.loads(about.get("config", "{}")) != to_plain(config):
         raise ConfigError(f"{path} is a checkpoint of a reward model with another configuration; take another path")
     tensors = load_file(path)
-    matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(MOMENTS)})
+    matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(PREFIX)})
     optimizer.load_state_dict({"state": nested(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"])
 
