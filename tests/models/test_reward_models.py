@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, PolicyError, WireError
+from verbot.models.reward_models import matcher as module
 from verbot.models.reward_models import reward_models
 from verbot.models.reward_models.endpoint import KEY, EndpointRewardModel, opinion
 from verbot.models.reward_models.huggingface import PretrainedRewardModel
@@ -44,11 +45,16 @@ def test_numbers_are_read_as_numbers(matcher):
     assert (near - nearer).abs().max() < (near - far).abs().max() / 5
 
 
-def test_a_matcher_comes_back_from_its_file(matcher, tmp_path):
+def test_a_matcher_comes_back_from_its_file(matcher, tmp_path, monkeypatch):
     path = tmp_path / "reward_model.safetensors"
     matcher.save(path)
     model = reward_models.get("matcher")(str(path))
     assert np.array_equal(model.score([NEAR, FAR], [GO, GO]), matcher.opinions([NEAR, FAR], [GO, GO]).sigmoid().numpy())
+    monkeypatch.setattr(module, "FORMAT", module.OLD_FORMAT)
+    matcher.save(path)
+    monkeypatch.undo()
+    assert module.OLD_FORMAT != module.FORMAT
+    assert torch.equal(Matcher.load(path).vote.weight, matcher.vote.weight), "files of the former format are read"
     fitted = TrainedRewardModel.fit({"path": str(path)})
     with torch.no_grad():
         matcher.out[-1].bias += 1.0

@@ -14,10 +14,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from verbot.configuration import build
 from verbot.contracts import observation_from_env
 from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import make_env
-from verbot.errors import ConfigError, DataError, SimulationError
+from verbot.errors import ConfigError, DataError, SimulationError, VerbotDeprecationWarning
 from verbot.parallel.workers import WorkerDied, WorkerError
 from verbot.rollout import collect as collection
 from verbot.rollout.collect import CollectConfig, LeadIn, collect, demonstrate, request_for
@@ -306,5 +307,9 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     assert len(set(batch.captions)) > 6, "others at each time"
     assert not batch.targets["keypoints"].mask[..., :2].any(), "nobody knows where the hand would have gone"
     assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
+    with pytest.warns(VerbotDeprecationWarning, match="the setting of collect first is now called max_frames"):
+        assert collect("tabletop-starter", tmp_path / "scenes", 3, first=4, seed=3, **settings).frames == 12
+    with pytest.warns(VerbotDeprecationWarning, match="again is now called revisit_env"):
+        assert build(CollectConfig, {"again": "tabletop-revisit"}) == CollectConfig(revisit_env="tabletop-revisit")
     with pytest.raises(ConfigError, match="max_frames is 0; expected at least 1 frame, or none for whole demonstrations"):
         collect("tabletop-starter", tmp_path / "none", 1, max_frames=0, progress=False)
