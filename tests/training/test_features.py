@@ -258,5 +258,5 @@ def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
     torch.manual_seed(0)
     resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     transformers.ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
-    with pytest.raises(ConfigError, match=r"sees without words"):
+    with pytest.raises(ConfigError, match=r"does not depend on the instruction"):
         TrainingData.prepare(settings(toy, tower, vision=frozen(tmp_path / "resnet", film=True, size=32)))

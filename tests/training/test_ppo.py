@@ -201,7 +201,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
             reinforce(TOY, tmp_path / "run", progress=False)
     ((steps, episodes, critic),) = saved
     assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
-    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _, _worlds):
+    with running._algorithm(TOY, tmp_path / "run", None) as (algorithm, _, _runners):
         state = running._restore(tmp_path / "run", algorithm)
         assert (algorithm.num_timesteps, state["episodes"]) == (512, episodes)
         assert torch.equal(algorithm.policy.critic[-1].weight, critic)
@@ -222,8 +222,8 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     start = running.initial_policy(first)
     start.save(tmp_path / "start")
     config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
-    with running._playing(config, tmp_path, None) as (algorithm, policy, worlds):
-        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, worlds)
+    with running._algorithm(config, tmp_path, None) as (algorithm, policy, runners):
+        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners)
         algorithm.learn(config.steps, callback=watch)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
@@ -280,7 +280,7 @@ def test_what_cannot_be_is_refused(changes, message):
 
 def test_a_head_without_probabilities_is_refused(toy, tmp_path):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
-    with pytest.raises(ConfigError, match="'flow' has none: take the head 'regression'"):
+    with pytest.raises(ConfigError, match="'flow' is none: use the head 'regression'"):
         reinforce(config, tmp_path / "run", progress=False)
 
 

@@ -120,10 +120,10 @@ def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path)
 @pytest.mark.parametrize(
     ("network", "parts", "message"),
     [
-        (SMALL, ("eyes",), "init.parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
-        (SMALL.with_objectives(value=1.0), ("objectives.value",), "init.parts has 'objectives.value', of which the start"),
-        (dataclasses.replace(SMALL, width=24), ("vision",), r"the start has \(.*\) for vision\..*, which is \("),
-        (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the start has \(.*\) for vision\.slots"),
+        (SMALL, ("eyes",), "init.parts has 'eyes', which the network does not have; its parts are fusion, head, language"),
+        (SMALL.with_objectives(value=1.0), ("objectives.value",), "init.parts has 'objectives.value', which the initial policy"),
+        (dataclasses.replace(SMALL, width=24), ("vision",), r"the initial policy has \(.*\) for vision\..*, which is \("),
+        (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the initial policy has \(.*\) for vision\.slots"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, parts, message):
@@ -134,11 +134,11 @@ def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": SEEING}, "lora, parts and sha256 are about a policy to start from"),
-        ({"init_from": "there", "parts": ()}, "init.parts names what a new network takes over: at least one part"),
+        ({"parts": SEEING}, "lora, parts and sha256 need an initial policy"),
+        ({"init_from": "there", "parts": ()}, "init.parts lists the parts to copy: at least one"),
         (
             {"augment": NAMING},
-            "'contrastive' learns from captions, and nothing else does: network.objectives has action, .*captions 1",
+            "'contrastive' needs captions, and no other objective uses them: network.objectives has action, .*captions 1",
         ),
         ({"network": PRETRAINED}, "network.objectives has contrastive, with augment.captions 0"),
     ],
@@ -166,7 +166,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
     )
     with pytest.warns(GroundingWarning) as caught:
         train(config, tmp_path / "run", progress=False)
-    assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(caught[0].message)
+    assert "step 6: images and true captions have not matched for 3 validations" in str(caught[0].message)
     found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
     assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
 

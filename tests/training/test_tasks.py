@@ -69,8 +69,8 @@ def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path
 
 
 def test_episodes_must_say_what_they_are_of(toy, labeled, tmp_path):
-    with pytest.raises(ConfigError, match=r"the head 'multi_task' learns which task an episode is of, and no episode of .*says"):
+    with pytest.raises(ConfigError, match=r"the head 'multi_task' needs the task of an episode, and no episode of .*records it"):
         train(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
     known = NETWORK.with_tasks(["lift", "throw"])
-    with pytest.raises(ConfigError, match="the head has parts for lift, throw; the episodes are also of push"):
+    with pytest.raises(ConfigError, match="the head has the tasks lift, throw; the episodes also have push"):
         train(toy_config(labeled, network=known), tmp_path / "b", progress=False)

@@ -1,4 +1,4 @@
-"""Demonstrations from scripted experts, gathered by several processes into one dataset."""
+"""Collects demonstrations of scripted experts with several processes into one dataset."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from verbot.rollout.episode import Episode, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
 
-BATCH = 4  # episodes in a task of a cluster
+BATCH = 4  # episodes per task of a cluster
 
 
 @renamed(again="revisit_env", first="max_frames")
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to demonstrate.
+    """The demonstrations to collect.
 
     Args:
-        env: a registered env's name.
-        episodes: successful demonstrations to save.
+        env: name of a registered env.
+        episodes: number of successful demonstrations to save.
         seed: episode i is a function of (seed, i). Failed episodes are counted, not saved.
         noise: of the expert's executed actions; the label is always the clean action.
-        workers: processes.
-        tasks: demonstrated in turn; None takes all tasks of the env.
+        workers: number of processes.
+        tasks: alternate between demonstrations; None uses all tasks of the env.
         options: of `make_env`.
         axes: randomization axis to strength, for every episode.
-        randomize: randomization axis to its greatest strength. Each episode draws a strength uniformly from 0 to that, and
-            ``extras["request"]["axes"]`` records it. ``"all"`` stands for every axis that a recording can hold.
-        attempts_per_episode: the collection stops with an error after this many tries for each demonstration.
+        randomize: randomization axis to its maximum strength. Each episode draws a strength uniformly from 0 to that, recorded in
+            ``extras["request"]["axes"]``. ``"all"`` stands for every axis that can be recorded.
+        attempts_per_episode: the collection stops with an error after this many attempts per demonstration.
         revisit_env: env of a second episode in each scene, directly after the first; None visits each scene once.
         max_frames: record only this many frames from the start of each episode, whether or not it would succeed. Such a dataset
             trains perception, not actions. None records whole successful episodes.
@@ -70,7 +70,7 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class CollectResult:
-    """`episodes` were saved; among the `attempts`, the expert had `failures` and the simulator `errors`."""
+    """The number of saved `episodes`, and of `attempts` with their `failures` of the expert and `errors` of the simulator."""
 
     path: str
     episodes: int
@@ -87,8 +87,8 @@ class Demonstration:
 
     Args:
         record: None unless the expert succeeded.
-        error: the simulator's fault.
-        over: the episode ended before the expert could act.
+        error: a fault of the simulator.
+        over: whether the episode ended before the expert could act.
     """
 
     index: int
@@ -112,8 +112,7 @@ def collect(
     A second call continues an interrupted collection; the dataset does not depend on the interruption.
 
     Args:
-        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) instead of in worker processes; the dataset is the
-            same.
+        cluster: run episodes on it (``"ray"``, ``"ray:ADDRESS"``) instead of in worker processes; the dataset is the same.
         settings: other fields of `CollectConfig`, e.g. ``workers=2``, ``noise=0.15``.
 
     Example:
@@ -133,7 +132,7 @@ def collect(
 def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str | None = None) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
-    drawn_axes(config, 0)  # raises before any worker starts
+    drawn_axes(config, 0)  # raises before workers start
     spec, tasks = _spec_and_tasks(config)
     saved, frames, tried, errors = _resume(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
@@ -159,7 +158,7 @@ def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str |
 
 @dataclass(frozen=True)
 class DemonstrationSetup:
-    """A worker that records the expert: request i, an episode's index, is answered with its `Demonstration`."""
+    """A worker that records the expert. A request is the index of an episode, the answer its `Demonstration`."""
 
     config: CollectConfig
     tasks: tuple[str, ...]
@@ -173,7 +172,7 @@ class DemonstrationSetup:
 
 
 class Demonstrator:
-    """The service of a `DemonstrationSetup`; with two envs they take turns in the same scenes."""
+    """The service of a `DemonstrationSetup`; two envs alternate on the same scenes."""
 
     def __init__(self, setup: DemonstrationSetup, envs: Sequence[Env]):
         self._setup, self._envs = setup, envs
@@ -196,7 +195,7 @@ def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str 
     """The demonstrations of `indices`, in order, from `count` worker processes or from a cluster.
 
     Args:
-        setup: a `DemonstrationSetup`, or another whose answers are demonstrations.
+        setup: a `DemonstrationSetup`, or another setup with answers of this type.
     """
     if cluster is None:
         return answers_from_workers(setup, indices, count, "collection worker")
@@ -207,7 +206,7 @@ def demonstrate(
     env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
     max_frames: int | None = None,
 ) -> Demonstration:  # fmt: skip
-    """Episode `index` of the expert, recorded.
+    """Record episode `index` of the expert.
 
     Args:
         request: the fields of an `EpisodeRequest`.
@@ -231,7 +230,7 @@ def demonstrate(
 
 @dataclass(frozen=True)
 class LeadIn:
-    """`agent` acts for a number of steps while the expert observes."""
+    """`agent` acts for a number of steps before the expert, who observes them."""
 
     agent: Agent
     steps: int
@@ -244,29 +243,29 @@ class LeadIn:
 
 
 def _record(episode: Episode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
-    """The rest of the episode, or its first `frames`, by the expert; None where it failed."""
+    """The rest of the episode, or its first `frames`, by the expert; None if the expert failed."""
     transitions = list(itertools.islice(episode.run(expert), frames))
     cut = not episode.over
     if not (episode.info["success"] or cut):
         return None
     found = episode_record(episode, transitions, success=not cut)
-    # `handed_back` tells readers that the last frame is not the goal.
+    # `handed_back` marks that the last frame is not the goal.
     return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
 
 
 def episode_record(episode: Episode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
-    """Consecutive transitions of `episode` as they are saved; the actions are their labels, where they have any.
+    """Consecutive transitions of `episode` as a record; labels replace the executed actions if there are any.
 
     Raises:
-        ConfigError: a camera gave no image in some steps.
+        ConfigError: a camera has no image in some steps.
     """
     info, cameras = transitions[0].previous_info, episode.env.robot_spec.camera_names
     seen = [t.observation for t in transitions]
     lost = [name for name in cameras if not all(name in o.images for o in seen)]
     if lost:
         raise ConfigError(
-            f"camera {lost[0]!r} gave no image in some steps, and a recording has one of each camera in each step: collect "
-            "without camera_dropout; training can leave cameras out by itself (augment.camera_dropout)"
+            f"camera {lost[0]!r} has no image in some steps, and a recording needs every image: collect without "
+            "camera_dropout; training can drop cameras (augment.camera_dropout)"
         )
     covered = _first_frame(transitions, lambda before: bool(before.get("covered")))
     return EpisodeRecord(
@@ -295,12 +294,12 @@ def _first_frame(transitions: Sequence[Transition], holds: Callable[[Mapping[str
 
 
 def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
-    """With ``extras["collection"]``, from which a later call continues."""
+    """Add ``extras["collection"]``, from which a later call resumes."""
     return replace(record, extras={**record.extras, "collection": stamp})
 
 
 def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
-    """The robot, and the tasks that are demonstrated in turn."""
+    """The robot and the tasks of the demonstrations."""
     spec, tasks = None, config.tasks
     for name in filter(None, (config.env, config.revisit_env)):
         with closing(make_env(name, **config.options)) as env:
@@ -314,7 +313,7 @@ def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
 
 
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:
-    """The request of episode `index`: tasks take turns, in an order that the seed shuffles in every round."""
+    """The request of episode `index`. Tasks alternate, in an order that is shuffled in every round."""
     turn, place = divmod(index, len(tasks))
     order = np.random.default_rng([config.seed, turn]).permutation(len(tasks))
     axes = {**config.axes, **drawn_axes(config, index)}
@@ -325,7 +324,7 @@ def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
     """The strengths of episode `index`, a function of (seed, index, axis). Raises as `randomization.draw` does."""
     if not config.randomize:
         return {}
-    from verbot.envs.tabletop.simulation import randomization  # loads the simulator, which other envs do not need
+    from verbot.envs.tabletop.simulation import randomization  # loads the simulator, which not all envs need
 
     return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
 

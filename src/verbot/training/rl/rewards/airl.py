@@ -1,4 +1,4 @@
-"""Inverse reinforcement learning: a reward is recovered from demonstrations while a policy is trained by it."""
+"""Adversarial inverse reinforcement learning: a reward is learned from demonstrations while it trains the policy."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Step:
-    """The input of the discriminator: an instruction, the states before and after, and whether the episode was over already, so
-    that both are its end."""
+    """The input of the discriminator: an instruction and the states before and after a step.
+
+    `over` marks a step of the absorbing state, in which both states are the end of the episode.
+    """
 
     instruction: str
     before: str
@@ -87,7 +89,7 @@ def demonstrate(config: ReinforceConfig, episodes: int, seed: int, noise: float)
 
 
 def _ungrounded(env: Env, observation: Observation) -> GroundedObservation:
-    """An observation without the places of objects."""
+    """An observation without keypoints."""
     shape = (1, len(env.robot_spec.camera_names), len(POINTS))
     return GroundedObservation(observation, np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
@@ -142,9 +144,7 @@ class AdversarialReward:
         self._optimizer = torch.optim.AdamW(self.matcher.parameters(), lr=learning_rate, weight_decay=decay)
         self._rng = np.random.default_rng([config.seed, 3])
         self._states, self._goals = [""] * config.env.num_envs, [""] * config.env.num_envs
-        self._played: list[
-            list[tuple[Step, bool]]
-        ] = []  # of each control step, of each env: the step and whether it was the last
+        self._played: list[list[tuple[Step, bool]]] = []  # per control step and env: the step and whether it was the last
 
     def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, object]], seen: Sequence[GroundedObservation]) -> None:
         for env, info in zip(envs, infos, strict=True):
@@ -211,7 +211,7 @@ class AdversarialReward:
         }
 
     def _expert(self, policy: LogProbs) -> tuple[list[Step], FloatArray]:
-        """Steps of demonstrations, and the log-probability of each under the policy."""
+        """Steps of demonstrations, with their log-probabilities under the policy."""
         steps, seen, actions, has_action = [], [], [], []
         for number in self._rng.integers(len(self._shown), size=self._groups):
             shown = self._shown[number]
@@ -231,7 +231,7 @@ class AdversarialReward:
         return steps, chances
 
     def _policy(self, log_probs: FloatArray) -> tuple[list[Step], FloatArray]:
-        """Steps of the rollout, and the log-probability of each; ends as often as among the expert's, if there are any."""
+        """Steps of the rollout, with their log-probabilities; ends are as frequent as for the expert, if there are any."""
         ends = [step for row in self._played for step, last in row if last]
         steps, chances = [], []
         for env in self._rng.integers(len(self._goals), size=self._groups):

@@ -1,4 +1,4 @@
-"""Reward by a language reward model, which reads a description of the state and the instruction."""
+"""The reward of a language reward model, which reads a description of the state and the instruction."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from verbot.training.rl.rewards.base import Rewards, rewards
 
 @rewards.register("language")
 class LanguageReward:
-    """At every step the change in progress by the reward model, and at the end its probability of success.
+    """The change of the reward model's progress at every step, and its probability of success at the end of an episode.
 
-    Over an episode the rewards add up to `weight` times the progress from the first state to the last, and the probability of
-    success, less `cost` times the probability of failure where the episode ends before the time limit: a wrong decision costs
-    something. Of the env only the descriptions and the ends of episodes are used.
+    The rewards of an episode sum to `weight` times the total progress, plus the probability of success, minus `cost` times the
+    probability of failure if the episode ends before the time limit. The env's own reward is not used.
 
     Args:
-        reward_model: by name with its options, or the path of a trained one.
-        weight: of the progress; 0 rewards success alone.
+        reward_model: a name with options, or the path of a trained model.
+        weight: of the progress; 0 rewards only success.
         cost: of a failure before the time limit.
 
     Raises `ConfigError`, at the first episode, for an env that does not describe its state in words.

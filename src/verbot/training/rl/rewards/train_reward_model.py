@@ -28,7 +28,7 @@ from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import PREFIX, flat, nested
 
 EVERY = 250  # steps between two checkpoints
-CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
+CANDIDATES = 5  # instructions drawn as negatives of an end; training uses the two with the highest score
 
 Goal = Mapping[str, Any]
 
@@ -38,13 +38,13 @@ class RewardModelConfig:
     """The training of a language reward model.
 
     Args:
-        env: name of a registered env that reports ``info["state_text"]``, made with `options`.
-        tasks: demonstrated in turn; None uses all tasks of the env.
-        episodes: demonstrations of the expert.
+        env: name of a registered env that reports ``info["state_text"]``, built with `options`.
+        tasks: alternate between demonstrations; None uses all tasks of the env.
+        episodes: number of demonstrations of the expert.
         noise: of the expert's actions.
         discount: the target of a state n control steps before the end of a demonstration is discount^n.
         steps, learning_rate: of training.
-        batch_size: demonstrations in a step, each with its end, three earlier states, and its end with other instructions.
+        batch_size: demonstrations per step, each with its end, three earlier states, and its end with other instructions.
         width: of the model.
         seed: of everything.
     """
@@ -68,8 +68,8 @@ class DescribedEpisode:
 
     Args:
         states: descriptions, oldest first.
-        goal: a record; None in a field leaves it open.
-        offered: every goal of its scene, and the wordings of each; this one is first.
+        goal: a record; None in a field means unspecified.
+        offered: all goals of its scene with their wordings, this goal first.
     """
 
     states: tuple[str, ...]
@@ -115,7 +115,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     instruction of a contradicting goal.
 
     Args:
-        checkpoint: a file, written every `EVERY` steps, from which an interrupted training continues to the bit.
+        checkpoint: a file, written every `EVERY` steps, from which an interrupted training resumes to the bit.
 
     Raises `TrainingError` where no demonstration terminates.
     """
@@ -153,7 +153,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
 
 
 def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, optimizer: Any) -> int:
-    """The number of steps done. Raises `ConfigError` where the checkpoint is of another training."""
+    """The number of completed steps. Raises `ConfigError` if the checkpoint has another configuration."""
     if path is None or not path.is_file():
         return 0
     with safe_open(path, "pt") as file:
@@ -189,21 +189,21 @@ class Sentences:
         """An instruction that contradicts the end of `episode`: of another goal of its scene, or of one that differs in a single
         field. None where there is none."""
         here = [goal for goal, _ in episode.offered if contradict(goal, episode.goal)]
-        piles = self._piles(episode.goal)
-        if here and (not piles or rng.random() < 0.35):
+        groups = self._groups(episode.goal)
+        if here and (not groups or rng.random() < 0.35):
             return self.of(_one(here, rng), rng)
-        return _one(self._wordings[_one(_one(piles, rng), rng)], rng) if piles else None
+        return _one(self._wordings[_one(_one(groups, rng), rng)], rng) if groups else None
 
-    def _piles(self, goal: Goal) -> list[list[tuple[Any, ...]]]:
+    def _groups(self, goal: Goal) -> list[list[tuple[Any, ...]]]:
         """Goals that differ from `goal` in a single field, one list for each such field."""
         key = _key(goal)
         if key not in self._near:
-            piles: dict[str, list[tuple[Any, ...]]] = {}
+            groups: dict[str, list[tuple[Any, ...]]] = {}
             for other, record in self._goals.items():
                 differing = [name for name in goal if record.get(name) != goal[name]]
                 if len(differing) == 1 and contradict(record, goal):
-                    piles.setdefault(differing[0], []).append(other)
-            self._near[key] = list(piles.values())
+                    groups.setdefault(differing[0], []).append(other)
+            self._near[key] = list(groups.values())
         return self._near[key]
 
 
