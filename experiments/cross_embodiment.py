@@ -88,17 +88,17 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     network = run.training.network
     if data[0] == arguments.table:
         policy = verbot.load_policy(str(out / "policy"))
-        if network.is_taught("keypoints"):
+        if network.is_trained("keypoints"):
             found["detection, arm"] = pointed(policy, ARM, arguments.scenes)
-        if network.is_taught("grasp_state"):
+        if network.is_trained("grasp_state"):
             found |= grasped(policy, arguments.scenes)
-        if network.is_taught("action"):
+        if network.is_trained("action"):
             found["manipulation"] = played(arguments, out / "policy", ARM)["success_rate"]
     if data[-1] == arguments.floor:
         folder = out / (FOLDER if len(data) > 1 else "policy")
-        if len(data) > 1 or network.is_taught("keypoints"):
+        if len(data) > 1 or network.is_trained("keypoints"):
             found["detection, rover"] = pointed(verbot.load_policy(str(folder)), ROVER, arguments.scenes)
-        if len(data) > 1 or network.is_taught("action"):
+        if len(data) > 1 or network.is_trained("action"):
             metrics = played(arguments, folder, ROVER)
             found |= {
                 "navigation": metrics["success_rate"], "came to something": metrics["engagement_rate"],

@@ -77,7 +77,7 @@ def variants() -> list[tuple[str, NetworkConfig]]:
 
     found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]
     past = dataclasses.replace(BASE, history=2)
-    recall = dataclasses.replace(BASE.with_objectives(keypoint_memory=1.0), sentence_norm=True)
+    keypoint_memory = dataclasses.replace(BASE.with_objectives(keypoint_memory=1.0), sentence_norm=True)
     layerwise = dataclasses.replace(
         BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
     )
@@ -86,7 +86,7 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrastive_losses.names()}
     readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
-        **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview,
+        **contrastive, "history=2": past, "keypoint_memory": keypoint_memory, "layerwise": layerwise, "overview": overview,
         "tasks": tasks, "value": value, "grasp": grasp, "readings": readings,
     }  # fmt: skip
     return [*found, *others.items()]

@@ -205,10 +205,10 @@ def test_multi_view_answers_questions_as_it_answers_sentences():
     encoder = MultiView(SIZES)
     images, mask, sentence = views(2)
     mask[0, 1] = False
-    rows, questions = torch.tensor([1, 0, 0]), torch.randn(3, 16)
-    groups, answers = encoder.encode_with_queries(images, mask, sentence, questions, rows)
+    rows, queries = torch.tensor([1, 0, 0]), torch.randn(3, 16)
+    groups, answers = encoder.encode_with_queries(images, mask, sentence, queries, rows)
     torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
-    alone = encoder(images[rows], mask[rows], questions)[0]
+    alone = encoder(images[rows], mask[rows], queries)[0]
     torch.testing.assert_close(answers.tokens.unflatten(1, (2, 3)), alone.tokens.unflatten(1, (2, 16))[:, :, :3])
     assert torch.equal(answers.mask, alone.mask.unflatten(1, (2, 16))[:, :, :3].flatten(1))
 

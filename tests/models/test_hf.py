@@ -215,10 +215,10 @@ def test_questions_are_answered_as_sentences_are(name, film, vision):
     if film:
         torch.nn.init.normal_(encoder.film.weight, std=0.1)
     images, mask, rows = picture() / 127.5 - 1, torch.ones(2, 2, dtype=torch.bool), torch.tensor([1, 0, 1])
-    sentence, questions = torch.randn(2, 16), torch.randn(3, 16)
-    groups, answers = encoder.encode_with_queries(images, mask, sentence, questions, rows)
+    sentence, queries = torch.randn(2, 16), torch.randn(3, 16)
+    groups, answers = encoder.encode_with_queries(images, mask, sentence, queries, rows)
     torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
-    expected = encoder(images[rows], mask[rows], questions)[0]
+    expected = encoder(images[rows], mask[rows], queries)[0]
     torch.testing.assert_close(answers.points.unflatten(1, (2, 3)), expected.points.unflatten(1, (2, 16))[:, :, :3])
 
 

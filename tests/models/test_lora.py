@@ -210,7 +210,7 @@ def test_what_was_frozen_before_is_neither_adapted_nor_trained(policy):
     ("config", "message"),
     [
         ({"train": ("haed.*",)}, r"lora\.train has 'haed\.\*', which matches no trainable parameter; the network's parts are fu"),
-        ({"adapt": ("vison.*",)}, r"lora\.adapt has 'vison\.\*', matches no linear layer .* there are fusion\."),
+        ({"adapt": ("vison.*",)}, r"lora\.adapt has 'vison\.\*', which matches no linear layer .* there are fusion\."),
         ({"train": ("*",)}, r"lora\.adapt has '\*', which matches no linear layer .* there are none"),
     ],
 )  # fmt: skip

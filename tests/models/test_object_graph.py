@@ -143,7 +143,7 @@ def test_to_be_left_of_something_is_a_weight_that_a_sentence_can_set():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ConfigError, match="1 to 144 nodes a view, as a picture of 48×48.*got nodes=145"):
+    with pytest.raises(ConfigError, match="1 to 144 nodes per view, .* an image of 48×48.*got nodes=145"):
         ObjectGraph(SIZES, nodes=145)
     with pytest.raises(ConfigError, match="at least 2 heads.*heads=1"):
         ObjectGraph(SIZES, heads=1)

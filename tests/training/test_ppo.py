@@ -56,17 +56,17 @@ class Here:
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
         self.count = config.env.num_envs
-        self.worlds = [EnvRunner(ToyEnv(), plays, number, self.count, Plan(played)) for number in range(self.count)]
+        self.runners = [EnvRunner(ToyEnv(), plays, number, self.count, Plan(played)) for number in range(self.count)]
 
     def begin(self):
-        return [world.begin() for world in self.worlds]
+        return [runner.begin() for runner in self.runners]
 
     def step(self, actions):
-        return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
+        return [runner.step(action) for runner, action in zip(self.runners, actions, strict=True)]
 
     def set_stage(self, stage):
-        for world in self.worlds:
-            world.stage = stage
+        for runner in self.runners:
+            runner.stage = stage
 
     def close(self):
         pass

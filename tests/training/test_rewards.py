@@ -161,7 +161,7 @@ class Counting(EnvReward):
         self.steps = torch.zeros(1)
         self.looks = []
 
-    def begin(self, worlds, infos, seen):
+    def begin(self, envs, infos, seen):
         self.looks = [*self.looks, *seen][-8:]
 
     def learn(self, judge, log_probs):

@@ -138,7 +138,7 @@ class NetworkConfig:
         """The labels that the objectives need (see `verbot.data.samples.labels`)."""
         return tuple(dict.fromkeys(label for name in self.objectives for label in objectives.get(name).labels))
 
-    def is_taught(self, objective: str) -> bool:
+    def is_trained(self, objective: str) -> bool:
         """Whether this objective is trained with a weight above 0."""
         return objective in self.objectives and self.objectives[objective].weight > 0
 

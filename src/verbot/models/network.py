@@ -32,7 +32,7 @@ from verbot.models.registries import (
 )  # fmt: skip
 from verbot.models.stochastic import StochasticHead, sampled
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch, TokenGroup, join
-from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_taught
+from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
@@ -77,14 +77,14 @@ class VLANetwork(nn.Module):
         parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._encode_latest)
         made = {name: objectives.get(name)(parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
-        taught = {name: each for name, each in made.items() if each.learns}
+        trained = {name: each for name, each in made.items() if each.learns}
         self.weighting = UncertaintyWeighting(
-            {name: config.objectives[name].weight for name in taught},
+            {name: config.objectives[name].weight for name in trained},
             config.loss_weighting == "uncertainty",
-            fixed={name for name, each in taught.items() if each.fixed_weight},
-            shared={name: each.shares_scale for name, each in taught.items() if each.shares_scale},
+            fixed={name for name, each in trained.items() if each.fixed_weight},
+            shared={name: each.shares_scale for name, each in trained.items() if each.shares_scale},
         )
-        self.is_fusion_taught = is_fusion_taught(config, taught)
+        self.is_fusion_trained = is_fusion_trained(config, trained)
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
@@ -105,7 +105,7 @@ class VLANetwork(nn.Module):
         batch = self._dropped(batch, generator)
         asked = {name: each.queries(batch) for name, each in self.objectives.items()}
         queries = {name: found for name, found in asked.items() if found is not None}
-        if self.is_fusion_taught:
+        if self.is_fusion_trained:
             features = self.forward(batch, queries)
             if self.memory is not None:
                 present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
@@ -115,7 +115,7 @@ class VLANetwork(nn.Module):
             features = self._encode(batch, queries)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
-            if self.is_fusion_taught or not objective.reads_fused:
+            if self.is_fusion_trained or not objective.reads_fused:
                 losses |= objective.losses(features, batch, generator)
         found: dict[str, Tensor] = self.weighting(losses)
         return found

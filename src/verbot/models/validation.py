@@ -48,7 +48,7 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
         )
 
 
-def is_fusion_taught(config: NetworkConfig, trained: Mapping[str, TrainingObjective]) -> bool:
+def is_fusion_trained(config: NetworkConfig, trained: Mapping[str, TrainingObjective]) -> bool:
     """Whether any objective with a weight reads the fused features. Raises `ConfigError` if a memory needs one."""
     found = any(config.objectives[name].weight for name, objective in trained.items() if objective.reads_fused)
     if config.memory and not found:
@@ -61,7 +61,7 @@ def is_fusion_taught(config: NetworkConfig, trained: Mapping[str, TrainingObject
 
 def check_acts(config: NetworkConfig) -> None:
     """Raise `PolicyError` if the action head was not trained: its actions are random."""
-    if not config.is_taught("action"):
+    if not config.is_trained("action"):
         raise PolicyError(
             "this policy was pretrained without actions (objectives.action) and cannot act: train from it, "
             "`verbot train starter --init-from POLICY --set 'init.parts=[vision, language, sentence]'`"

@@ -85,7 +85,7 @@ class Attributed:
         return found
 
     def _heatmaps(self, points: TokenGroup) -> Tensor:
-        """The taught heatmaps of the latest frame as shares, (b, v, 3, h, w)."""
+        """The supervised heatmaps of the latest frame as distributions, (b, v, 3, h, w)."""
         assert points.heatmaps is not None
         logits = supervised(points.heatmaps, self.policy.network.sizes.views, self.policy.config.history).float()
         return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:])

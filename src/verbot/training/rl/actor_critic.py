@@ -146,7 +146,7 @@ class ActorCritic(BasePolicy):
         network = policy.network
         if not isinstance(network.head, HasReadout):
             raise ConfigError(
-                f"reinforcement needs a head whose outputs are parameters of a distribution; {policy.config.head.name!r} is none: "
+                f"reinforcement needs a head whose outputs parametrize a distribution; {policy.config.head.name!r} is none: "
                 "use the head 'regression'"
             )
         self._encoder, self._config, self._warming_up = encoder, config, False
@@ -299,9 +299,9 @@ class PolicyVecEnv(VecEnv):
         self._lengths = np.zeros(runners.count, int)
 
     def reset(self) -> Arrays:
-        begun = self._runners.begin()
-        self.reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
-        return self._encoder.take([seen for seen, _ in begun])
+        started = self._runners.begin()
+        self.reward.begin(range(len(started)), [info for _, info in started], [seen for seen, _ in started])
+        return self._encoder.take([seen for seen, _ in started])
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)

@@ -234,8 +234,8 @@ def _batch(
         rows.append((end, said, 1.0, 1.0))
         for left in (1, *rng.integers(1, len(episode.states), 2)) if len(episode.states) > 1 else ():
             rows.append((episode.states[-1 - int(left)], said, config.discount ** int(left), 0.0))
-        heard = (sentences.against(episode, rng) for _ in range(CANDIDATES))
-        others.append([(end, other) for other in heard if other is not None])
+        negatives = (sentences.against(episode, rng) for _ in range(CANDIDATES))
+        others.append([(end, other) for other in negatives if other is not None])
     asked = [pair for pairs in others for pair in pairs]
     worth = iter(matcher.opinions(*zip(*asked, strict=True))[:, 1].tolist() if asked else ())
     for pairs in others:
