@@ -179,7 +179,7 @@ def grasped(policy: Policy, count: int) -> dict[str, Estimate]:
 
 
 def expert_grasp(episode: Episode) -> FloatArray | None:
-    """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
+    """The state in which the expert grasps, in the episode that has just started; None where it does not."""
     steps = list(episode.run(episode.env.expert()))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))
     label = grasps(states, actions, episode.env.robot_spec)

@@ -263,12 +263,12 @@ def test_train_takes_settings_and_names_a_wrong_one(tmp_path, capsys):
 def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
     first, data = tmp_path / "first", ("--data", str(tmp_path / "first" / "dataset"))
     run(capsys, "train", "tiny", "--out", str(first), "--steps", "1")
-    begun = ("--init-from", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
-    code, _, _ = run(capsys, "train", "tiny", *data, *begun, "--set", "lora.rank=2")
+    again = ("--init-from", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
+    code, _, _ = run(capsys, "train", "tiny", *data, *again, "--set", "lora.rank=2")
     assert code == 0
     assert load_policy(tmp_path / "second" / "policy").config.chunk == load_policy(first / "policy").config.chunk
     for wrong in (("tiny", "--set", "network.chunk=2"), ("tiny+head=flow",)):
-        code, _, err = run(capsys, "train", wrong[0], *data, *begun, *wrong[1:])
+        code, _, err = run(capsys, "train", wrong[0], *data, *again, *wrong[1:])
         assert code == 2
         assert "cannot be set beside init_from: the network and its preprocessing are that policy's" in err
 

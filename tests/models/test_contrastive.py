@@ -26,8 +26,8 @@ SEEING = {"vision": Part("query_conv", {"channels": 8, "features": 8, "heatmaps"
 
 def contrastive(kind: str, others: tuple[str, ...] = (), **changes) -> NetworkConfig:
     """A network for this objective and others, each with a weight of 1."""
-    taught = {**dict.fromkeys(others, Objective()), "contrastive": Objective(1.0, {"kind": kind})}
-    return NetworkConfig(**{**SEEING, "fusion": Part("mlp", {"hidden": 32}), "objectives": taught, **changes})
+    objectives = {**dict.fromkeys(others, Objective()), "contrastive": Objective(1.0, {"kind": kind})}
+    return NetworkConfig(**{**SEEING, "fusion": Part("mlp", {"hidden": 32}), "objectives": objectives, **changes})
 
 
 def captions_for(network, pairs) -> Captions:

@@ -29,8 +29,8 @@ def test_a_demonstration_teaches_the_head_of_its_task_and_no_other(make_network,
     network = make_network(CONFIG)
     batch = of_tasks(make_batch(network), torch.tensor([1, 1, 1, 1]))
     network.losses(batch)["action"].backward()
-    taught = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in network.head.heads]
-    assert taught == [False, True, False]
+    trained = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in network.head.heads]
+    assert trained == [False, True, False]
     rows = network.head.embeddings.weight.grad.abs().sum(1)
     assert (rows > 0).tolist() == [False, True, False]
 

@@ -1,4 +1,4 @@
-"""The value head: what it is taught, by which rows, and that nothing changes without it."""
+"""The value head: what it is trained on, which rows count, and that nothing changes without it."""
 
 import dataclasses
 

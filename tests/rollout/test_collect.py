@@ -251,13 +251,13 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
     for episode in dataset:
         covered, first_contact = episode.extras["unseen_frame"], episode.extras["first_contact_frame"]
         assert 8 < covered < first_contact
-        taught = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
+        labeled = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
         asked = np.array([bool(queries) for queries in batch.grounding_queries[start : start + len(episode)]])
-        assert taught[:covered].all() and asked[:covered].all(), "while the colors show"
+        assert labeled[:covered].all() and asked[:covered].all(), "while the colors show"
         known = batch.targets["known_keypoints"].mask[start : start + len(episode)].any((1, 2))
         assert known[:first_contact].all(), "who remembers could tell where it was"
-        assert not taught[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
-        assert taught[first_contact:].any(), "the hand tells what it handles"
+        assert not labeled[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
+        assert labeled[first_contact:].any(), "the hand tells what it handles"
         start += len(episode)
 
 

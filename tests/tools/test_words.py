@@ -46,6 +46,9 @@ def tree(tmp_path):
         ("class Marks:\n    pass\n", ["Marks"]),
         ('x = "a `Marks` or a mark"\n', ["Marks"]),
         ("preset = recipe\n", ["preset"]),
+        ("envs = config.worlds  # another world\n", ["worlds"]),
+        ("if group.leads: pass  # what leads to it\n", ["leads"]),
+        ('x = "`LanguageScorer`"\n', ["LanguageScorer"]),
     ],
 )
 def test_words_are_found_whole_and_names_in_their_case(words, tree, text, found):

@@ -24,7 +24,7 @@ from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Observation
 from verbot.training import Selection, TrainConfig, train
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin, begun
+from verbot.training.imitation.finetune import init_policy, resolved
 
 LORA = LoraConfig(rank=2, train=("head.*", "language.embed.*"))
 
@@ -56,10 +56,10 @@ def other(tmp_path_factory) -> str:
 
 def at_first(config: TrainConfig, out: Path):
     """The policy that a run of `config` begins with, before a step."""
-    config = begun(config)
+    config = resolved(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
-        return begin(config.init, config.network, data.spec, data.statistics, data.instructions, config.seed)
+        return init_policy(config.init, config.network, data.spec, data.statistics, data.instructions, config.seed)
 
 
 def looks(count: int = 4, size: int = 16) -> list[Observation]:
@@ -156,7 +156,7 @@ def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):
         train(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
     with pytest.raises(ConfigError, match=r"has changed since this run started: sha256 \w+, not \w+"):
-        begun(changed(written, init_from=str(tmp_path / "moved")))
+        resolved(changed(written, init_from=str(tmp_path / "moved")))
 
 
 def test_the_card_of_a_start_may_change(learned, tmp_path):

@@ -113,7 +113,7 @@ def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
         runner.stage = RunStage(warmup=True)
         infos, covered = zip(*((runner.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
         assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
-        assert not any("level" in begun for begun in infos)
+        assert not any("level" in info for info in infos)
         transitions = [runner.step(np.zeros(1, np.float32)) for _ in range(2 * SAMPLE_STEPS)]
         assert [transition.final is not None for transition in transitions] == [*[False] * (SAMPLE_STEPS - 1), True] * 2
         runner.stage = RunStage(reached={"follow": 0})

@@ -247,13 +247,15 @@ def test_env_runners_play_the_same_scenes_with_any_number_of_workers(tmp_path):
             )
         )
         try:
-            begun = runners.begin()
+            starts = runners.begin()
             transitions = [runners.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
         finally:
             runners.close()
         ended = [step for step in transitions[2] if step.final is not None]
         assert len(ended) == 3 and all(step.truncated for step in ended), "the time limit of three steps"
-        instructions = [seen.observation.instruction for seen, _ in begun] + [step.reset_info["instruction"] for step in ended]
+        instructions = [grounded.observation.instruction for grounded, _ in starts] + [
+            step.reset_info["instruction"] for step in ended
+        ]
         states = [step.observation.observation.state.tobytes() for step in ended]
         assert len(set(zip(instructions[3:], states, strict=True))) == 3
         plays.append((instructions, [step.observation.observation.images["front"].tobytes() for step in transitions[3]]))
@@ -343,12 +345,12 @@ def test_a_grounded_observation_has_the_position_of_the_target():
 def test_a_grounded_observation_has_queries_for_the_other_goals_of_its_scene(toy):
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        grounded, begun = EnvRunner(env, plays, 0, 1, Plan(grounding_queries=12)).begin()
+        grounded, first_info = EnvRunner(env, plays, 0, 1, Plan(grounding_queries=12)).begin()
         scene = env.world.scene
         _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
     goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
     asked = [text for text in grounded.queries if text]
-    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and begun["instruction"] not in asked
+    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and first_info["instruction"] not in asked
     for place, text in enumerate(grounded.queries, 1):
         assert grounded.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
         if text:

@@ -20,7 +20,7 @@ from verbot.policy.policy import Policy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begun, init_parts
+from verbot.training.imitation.finetune import init_parts, resolved
 from verbot.training.imitation.records import MonitorConfig
 
 PRETRAINED = dataclasses.replace(SMALL, objectives={"contrastive": Objective()})
@@ -67,7 +67,7 @@ def pretrained(captioned, tmp_path_factory) -> str:
 
 
 def at_first(config: TrainConfig, out: Path):
-    config = begun(config)
+    config = resolved(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
         fresh = Policy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)

@@ -62,7 +62,7 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(labeled, tmp_path):
 def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path):
     start = train(toy_config(labeled, steps=1), tmp_path / "start", progress=False).policy
     config = toy_config(labeled, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
-    policy = load_policy(train(config, tmp_path / "begun", progress=False).policy)
+    policy = load_policy(train(config, tmp_path / "first", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
