@@ -1,5 +1,5 @@
-# make install   .venv with the pinned packages          make demo    from nothing to a robot that obeys
-# make test      layers, names, sizes, every test        make check   lint, format, types, layers, names, sizes, words
+# make install   .venv with the pinned packages          make demo    collect, train, evaluate, report
+# make test      layers, names, sizes, words, tests     make check   lint, format, types, layers, names, sizes, words
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 # make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
 # make extras    every set of extras in an environment of its own, and the commands that it promises; slow
@@ -34,6 +34,7 @@ test: install
 	$(PY) tools/names.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
+	$(PY) tools/words.py
 	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 soak: install
@@ -60,7 +61,7 @@ check: install
 	$(PY) tools/names.py
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
-	$(PY) tools/words.py --done
+	$(PY) tools/words.py
 
 format: install
 	.venv/bin/ruff check --fix .

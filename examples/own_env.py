@@ -1,4 +1,4 @@
-"""A new world in one file: a hand on a plane that is told which colored dot to go to.
+"""A new env in one file: a hand on a plane that moves to the colored dot in the instruction.
 
 It keeps `verbot.contracts.TaskEnv`, so collection, training, evaluation and the report work on it. For commands, whose worker
 processes must find it too, install it as a package with this entry point:

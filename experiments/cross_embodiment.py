@@ -88,17 +88,17 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     network = run.training.network
     if data[0] == arguments.table:
         policy = verbot.load_policy(str(out / "policy"))
-        if network.is_taught("keypoints"):
+        if network.is_trained("keypoints"):
             found["detection, arm"] = pointed(policy, ARM, arguments.scenes)
-        if network.is_taught("grasp_state"):
+        if network.is_trained("grasp_state"):
             found |= grasped(policy, arguments.scenes)
-        if network.is_taught("action"):
+        if network.is_trained("action"):
             found["manipulation"] = played(arguments, out / "policy", ARM)["success_rate"]
     if data[-1] == arguments.floor:
         folder = out / (FOLDER if len(data) > 1 else "policy")
-        if len(data) > 1 or network.is_taught("keypoints"):
+        if len(data) > 1 or network.is_trained("keypoints"):
             found["detection, rover"] = pointed(verbot.load_policy(str(folder)), ROVER, arguments.scenes)
-        if len(data) > 1 or network.is_taught("action"):
+        if len(data) > 1 or network.is_trained("action"):
             metrics = played(arguments, folder, ROVER)
             found |= {
                 "navigation": metrics["success_rate"], "came to something": metrics["engagement_rate"],
@@ -153,7 +153,7 @@ def pointed(policy: VLAPolicy, suite: str, count: int) -> Estimate:
         place, known = project(matrices, target[None])
         if known[0, 0, 0]:
             seen = Observation(record["images"], record["state"], record["instruction"])
-            points = policy.thoughts([seen])[0]["keypoints"]
+            points = policy.predict_extras([seen])[0]["keypoints"]
             apart = np.linalg.norm((points[0, 0] - place[0, 0, 0]) * PIXELS / 2)
             hits.append(bool(apart <= NEAR))
     return proportion(hits)
@@ -168,7 +168,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
-            predicted.append(policy.thoughts([seen])[0]["grasp"])
+            predicted.append(policy.predict_extras([seen])[0]["grasp"])
             true.append(grasp)
     found, errors = np.array(predicted), {}
     for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):
@@ -179,7 +179,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
 
 
 def expert_grasp(episode: RunningEpisode) -> FloatArray | None:
-    """The state in which the expert grasps, in the episode that has just begun; None where it does not."""
+    """The state in which the expert grasps, in the episode that has just started; None where it does not."""
     steps = list(episode.run(episode.env.expert()))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))
     label = grasps(states, actions, episode.env.robot_spec)

@@ -48,7 +48,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """A goal's instruction in an observation, and the positions of its points in each view, as `project` returns them."""
 
     verb: str
@@ -63,22 +63,22 @@ def main() -> None:
     torch.manual_seed(0)
     with closing(make_env(arguments.env)) as env:
         if arguments.along is None:
-            asked = [question for index in range(arguments.scenes) for question in questions(env, index)]
+            asked = [query for index in range(arguments.scenes) for query in queries(env, index)]
         else:
             drawn: MakeAgent = lambda index: SamplingAgent(ChunkAgent(policy), index)  # noqa: E731
             agents: MakeAgent = drawn if arguments.along == "policy" else lambda index: env.expert(ERRING)
             where = [(task, index) for task in arguments.tasks for index in range(arguments.scenes)]
-            asked = [question for task, index in where for question in on_the_way(env, task, index, agents(index))]
+            asked = [query for task, index in where for query in on_the_way(env, task, index, agents(index))]
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     for start in range(0, len(asked), TOGETHER):
         batch = asked[start : start + TOGETHER]
-        for question, chunk in zip(batch, policy.predict([q.observation for q in batch]), strict=True):
-            width = next(iter(question.observation.images.values())).shape[1]
-            away = np.linalg.norm(chunk.extras["keypoints"] - question.places, axis=-1)[0] * width / 2  # of the first view
+        for query, chunk in zip(batch, policy.predict([q.observation for q in batch]), strict=True):
+            width = next(iter(query.observation.images.values())).shape[1]
+            away = np.linalg.norm(chunk.extras["keypoints"] - query.places, axis=-1)[0] * width / 2  # of the first view
             for number, name in enumerate(POINTS):
-                if question.seen[0, number]:
+                if query.seen[0, number]:
                     errors["all", name].append(float(away[number]))
-                    errors[question.verb, name].append(float(away[number]))
+                    errors[query.verb, name].append(float(away[number]))
     figures = {" ".join(key): summary(values, arguments.far_px) for key, values in sorted(errors.items())}
     for name, figure in figures.items():
         far = f"farther than {arguments.far_px:g} px {figure['far']:6.1%}"
@@ -87,7 +87,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
+def queries(env: verbot.contracts.Env, index: int) -> Iterator[Query]:
     episode = RunningEpisode(env, {"split": "test", "index": index, "wording": "canonical"})
     spec, seen, info = env.robot_spec, episode.observation, episode.info
     matrices = projections(seen.state[None], spec, info["calibration"], spec.camera_names)
@@ -95,10 +95,10 @@ def questions(env: verbot.contracts.Env, index: int) -> Iterator[Question]:
         points = [grounding[f"{name}_base_m"] or [np.nan] * 3 for name in POINTS]
         places, mask = project(matrices, np.array([points], float))
         given = Observation(seen.images, seen.state, grounding["instructions"][0], time_s=seen.time_s)
-        yield Question(goal["verb"], given, places[0], mask[0])
+        yield Query(goal["verb"], given, places[0], mask[0])
 
 
-def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -> Iterator[Question]:
+def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -> Iterator[Query]:
     """The instruction at every step, labeled with the quarter of the trajectory by the remaining distance (m)."""
     episode = RunningEpisode(env, {"task": task, "split": "test", "index": index, "wording": "seen"})
     agent.reset(episode.instruction)
@@ -109,7 +109,7 @@ def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -
         matrices = projections(seen.state[None], spec, info.get("calibration", {}), spec.camera_names)
         places, mask = project(matrices, np.array([points], float))
         quarter = min(max(int(4 * (1 - info["final_error_m"] / way_m)), 0), 3)
-        yield Question(f"{task}, quarter {quarter + 1},", seen, places[0], mask[0])
+        yield Query(f"{task}, quarter {quarter + 1},", seen, places[0], mask[0])
 
 
 def summary(values: list[float], far_px: float) -> dict[str, float]:

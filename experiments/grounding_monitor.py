@@ -40,7 +40,7 @@ class Arguments:
     threshold: float = 0.3
 
 
-class Heard:
+class RecordingPolicy:
     """A policy that records its similarities of image and instruction."""
 
     def __init__(self, policy: verbot.Policy):
@@ -54,7 +54,7 @@ class Heard:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    heard = Heard(verbot.load_policy(arguments.policy))
+    recording = RecordingPolicy(verbot.load_policy(arguments.policy))
     warned: dict[str, list[bool]] = {"true": [], "false": []}
     means: dict[str, list[float]] = {"true": [], "false": []}
     with closing(make_env(arguments.suite, captions=8)) as env:
@@ -65,14 +65,14 @@ def main() -> None:
             for side in warned if pair else ():
                 events: list[Misalignment] = []
                 agent = GroundingMonitor(
-                    ChunkAgent(heard), arguments.threshold, arguments.patience, arguments.seconds, events.append
+                    ChunkAgent(recording), arguments.threshold, arguments.patience, arguments.seconds, events.append
                 )
-                heard.cosines.clear()
+                recording.cosines.clear()
                 steps = round(arguments.seconds * env.robot_spec.rate_hz)
                 for _ in itertools.islice(play(env, agent, {"split": "test", "index": index, "text": pair[side]}), steps):
                     pass
                 warned[side].append(bool(events))
-                means[side].append(float(np.mean(heard.cosines)))
+                means[side].append(float(np.mean(recording.cosines)))
             index += 1
     true, false = (np.array(means[side]) for side in ("true", "false"))
     result = {f"warned_when_{side}": wilson(sum(found), len(found)).to_json() for side, found in warned.items()}

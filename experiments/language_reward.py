@@ -17,7 +17,7 @@ import tyro
 from verbot.configuration import to_plain
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import proportion
-from verbot.models.reward_models.matcher import TrainedScorer
+from verbot.models.reward_models.matcher import TrainedRewardModel
 from verbot.training.rl.rewards.train_reward_model import (
     DescribedEpisode,
     RewardModelConfig,
@@ -53,7 +53,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
     """Shares with 95 % intervals: of episodes whose end is judged done for their own sentence; of ends judged done for a goal
     that contradicts it; of episodes whose end fits their own sentence better than any such; of states before the end judged done;
     of pairs of states of an episode, at least five steps apart, of which the later is nearer."""
-    model, rng = TrainedScorer(str(arguments.reward_model)), np.random.default_rng(0)
+    model, rng = TrainedRewardModel(str(arguments.reward_model)), np.random.default_rng(0)
     env = make_env(arguments.training.env)
     found: dict[str, list[bool]] = {}
 

@@ -1,4 +1,4 @@
-"""How often a policy obeys in the navigation world, one task alone, in wordings that were or were not in its training data.
+"""Success rate of a policy in the navigation env, on one task, with instructions that were or were not in its training data.
 
 Run it as ``python experiments/navigation_success.py outputs/reinforced/policy outputs/cloned/policy --episodes 300``: the same
 test scenes for every policy; "random" is an agent with random actions. With two policies McNemar's exact test

@@ -64,13 +64,13 @@ class Arguments:
     seed: int = 0
 
 
-class EpisodeArrays(gymnasium.Env):
+class StateBasedEnv(gymnasium.Env):
     """An env with numbers (12,) and words (`LONGEST`,) as observations, in training scenes that no other env uses."""
 
     ids: dict[str, int] = {}
 
     def __init__(self, arguments: Arguments, number: int):
-        self._told, self._number, self._played = arguments, number, 0
+        self._arguments, self._number, self._played = arguments, number, 0
         self._env = make_env("navigation-compass", tasks=TASKS, penalty=arguments.penalty, render_cameras=False)
         shaping = RewardShaping(progress_weight=arguments.progress_weight, best_so_far_share=arguments.best_so_far_share)
         self._reward = shaped_reward(shaping, arguments.gamma, 1)
@@ -81,21 +81,21 @@ class EpisodeArrays(gymnasium.Env):
         self.action_space = spaces.Discrete(7)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        index = self._number + self._told.num_envs * self._played
-        self._task, self._played = self._told.tasks[index % len(self._told.tasks)], self._played + 1
-        self._episode = RunningEpisode(self._env, {"task": self._task, "index": index, "split": "train"}, self._told.seed)
+        index = self._number + self._arguments.num_envs * self._played
+        self._task, self._played = self._arguments.tasks[index % len(self._arguments.tasks)], self._played + 1
+        self._episode = RunningEpisode(self._env, {"task": self._task, "index": index, "split": "train"}, self._arguments.seed)
         self._reward.begin([0], [self._episode.info], [UNSEEN])
-        return self._look(), {}
+        return self._observation(), {}
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         step = self._episode.step(np.array([action], np.float32))
         earned = float(self._reward([VecTransition(UNSEEN, step.reward, step.info)], np.zeros((1, 1), np.float32))[0])
-        return self._look(), earned, step.terminated, step.truncated, {"task": self._task, "success": step.info["success"]}
+        return self._observation(), earned, step.terminated, step.truncated, {"task": self._task, "success": step.info["success"]}
 
-    def _look(self) -> dict[str, Any]:
+    def _observation(self) -> dict[str, Any]:
         observation, info = self._episode.observation, self._episode.info
         state, places = observation.state, goal_points(info["grounding"][0])[:, :2].ravel()
-        places = places + self._told.noise_m * self._rng.normal(size=6)
+        places = places + self._arguments.noise_m * self._rng.normal(size=6)
         words = [self.ids.setdefault(w, len(self.ids) + 1) for w in observation.instruction.lower().replace(",", "").split()]
         numbers = np.concatenate([state[:2] - MIDDLE_M, state[2:], places - MIDDLE_M]).astype(np.float32)
         return {"numbers": numbers, "words": np.array((words + [0] * LONGEST)[:LONGEST])}
@@ -140,9 +140,9 @@ class Watch(BaseCallback):
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     torch.set_num_threads(1)
-    worlds = DummyVecEnv([lambda number=number: EpisodeArrays(arguments, number) for number in range(arguments.num_envs)])
+    vec_env = DummyVecEnv([lambda number=number: StateBasedEnv(arguments, number) for number in range(arguments.num_envs)])
     algorithm = PPO(
-        "MultiInputPolicy", worlds, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
+        "MultiInputPolicy", vec_env, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
         batch_size=arguments.batch, n_epochs=4, gamma=arguments.gamma, gae_lambda=arguments.gae_lambda,
         ent_coef=arguments.entropy_coef, vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
         policy_kwargs={"features_extractor_class": Reader, "net_arch": [384, 384], "activation_fn": nn.GELU},

@@ -1,12 +1,12 @@
 """Pretraining of encoders on captioned scenes, or of action latents, for policies that learn from few demonstrations.
 
 Run it as ``python experiments/pretraining.py outputs/demos --scenes outputs/scenes --out outputs/pretraining``, where the
-demonstrations are of ``verbot collect`` and the scenes of ``verbot collect --captions 8 --first 6 --seed 77``. It prints a line
-of JSON per stage, then a table. A repeated call resumes. An arm is a kind of pretraining and a number of demonstrations:
+demonstrations are of ``verbot collect`` and the scenes of ``verbot collect --captions 8 --max-frames 6 --seed 77``. It prints a
+line of JSON per stage, then a table. A repeated call resumes. An arm is a kind of pretraining and a number of demonstrations:
 
-- ``fresh``: none. ``match``, ``clip``: contrasts on captions. ``questions``: where the goals of the same scenes are.
-  ``both``: ``match`` and ``questions``.
-- ``questions+latent``: with the head ``latent``; ``questions+actions``: with its decoder learned from all actions.
+- ``fresh``: none. ``siglip``, ``clip``: contrastive losses on captions. ``queries``: grounding queries. ``both``: ``siglip`` and
+  ``queries``.
+- ``queries+latent``: with the head ``latent``; ``queries+actions``: with its decoder pretrained on all actions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS
 from verbot.spec import Observation
 
-CONTRASTS = ("match", "clip", "both")
+CONTRASTIVE = ("siglip", "clip", "both")
 SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
 AMONG = 32
 PLACES: dict[str, Any] = {"keypoints": {}, "grounding_queries": {}}
@@ -51,8 +51,8 @@ class Arguments:
     out: Path = Path("outputs/pretraining")
     suite: str = "tabletop-starter"
     tasks: tuple[str, ...] = ()  # demonstrated and asked for; all by default
-    pretrain: tuple[str, ...] = ("match", "clip", "questions")
-    arms: tuple[str, ...] = ("fresh-200", "match-200", "clip-200", "questions-200")
+    pretrain: tuple[str, ...] = ("siglip", "clip", "queries")
+    arms: tuple[str, ...] = ("fresh-200", "siglip-200", "clip-200", "queries-200")
     pretrain_samples: int = 30_000
     action_samples: int = 100_000
     samples: int = 20_000
@@ -65,7 +65,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     for how in arguments.pretrain:
         policy = pretrained(arguments, how)
-        if how in CONTRASTS:
+        if how in CONTRASTIVE:
             print(json.dumps({"pretrained": how, **measure_alignment(arguments, policy)}), flush=True)
     rows: list[dict[str, Any]] = []
     for arm in arguments.arms:
@@ -79,11 +79,11 @@ def main() -> None:
 
 
 def pretrained(arguments: Arguments, how: str) -> str:
-    """The folder of what learned without demonstrations, trained as far as it is not yet."""
+    """The folder of the pretrained policy, which is trained unless it is complete."""
     seeing, _, acting = how.partition("+")
     settings = common(arguments) | {"samples": arguments.pretrain_samples, "network": {}}
     out = arguments.out / f"pretrained-{how}"
-    if acting:  # of the actions of all demonstrations, but neither of their pictures nor of their words
+    if acting:  # pretrained on the actions of all demonstrations, without images and instructions
         cheap = {**common(arguments), "samples": arguments.action_samples, "checkpoint_every": 500}
         start = verbot.train(
             "actions", data=arguments.data, out=arguments.out / "pretrained-actions", progress=False, **cheap
@@ -92,16 +92,16 @@ def pretrained(arguments: Arguments, how: str) -> str:
     if seeing == "clip":
         settings["network"] |= {"objectives": {"contrastive": {"options": {"kind": "clip"}}}}
     if seeing == "both":
-        settings["network"] |= {"keypoint_weight": 1.0}
+        settings["network"] |= {"objectives": {"contrastive": {}, "keypoints": {}, "grounding_queries": {}}}
         settings["augment"] = {"grounding_queries": 4}
-    if seeing == "questions":
-        settings["network"] |= {"contrast": None, "keypoint_weight": 1.0}
+    if seeing == "queries":
+        settings["network"] |= {"objectives": {"keypoints": {}, "grounding_queries": {}}}
         settings["augment"] = {"captions": 0, "grounding_queries": 4}
     return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
 
 
 def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
-    """One policy of few demonstrations, trained as far as it is not yet, and its success."""
+    """The success of one policy that is trained on few demonstrations."""
     how, _, count = arm.rpartition("-")
     seeing, _, head = how.partition("+")
     out, chosen = arguments.out / arm, {"episodes": int(count), "tasks": list(arguments.tasks) or None}
@@ -129,14 +129,14 @@ def measure_alignment(arguments: Arguments, folder: str) -> dict[str, Any]:
     ranks, fits, blind = [], [], []
     for begin in range(0, len(shown), AMONG):
         some = shown[begin : begin + AMONG]
-        batch = policy.observe(some, [policy.look(each) for each in some])
+        batch = policy.collate_observations(some, [policy.preprocess(each) for each in some])
         said = captions[begin : begin + AMONG]
         if len(some) == AMONG:  # a caption of each picture that says where something stands, or what stands there
             texts = [next((c for c in each if c["kind"] != "instruction"), each[0])["true"] for each in said]
             found = similarities(policy.network, batch, policy.network.language.prepare(texts))
             ranks += (found > found.diagonal()[:, None]).sum(1).tolist()
         for row, each in enumerate(said):
-            one = policy.observe(some[row : row + 1], [policy.look(some[row])])
+            one = policy.collate_observations(some[row : row + 1], [policy.preprocess(some[row])])
             texts = [caption[side] for caption in each for side in ("true", "false")]
             text = policy.network.language.prepare(texts)
             pairs = similarities(policy.network, one, text).view(-1, 2).tolist()

@@ -83,8 +83,8 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
     }
     for label, shown in (("steps/s with cameras", True), ("steps/s without cameras", False)):
         episode = RunningEpisode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
-        teacher: Any = episode.env.expert(arguments.noise)
-        figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=teacher: e.step(t.act()), 300)  # type: ignore[misc]
+        expert: Any = episode.env.expert(arguments.noise)
+        figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=expert: e.step(t.act()), 300)  # type: ignore[misc]
     return figures
 
 

@@ -111,7 +111,7 @@ def test_documented_calls_of_train_fit_their_recipes(page):
                 resolve(call.args[0].value, {name: value for name, value in settings.items() if name not in own})
 
 
-def test_a_misspelt_command_is_told_the_nearest(capsys):
+def test_a_misspelt_command_gets_the_nearest_name(capsys):
     assert run(capsys, "evalute", "x")[::2] == (
         2,
         f"verbot: there is no command 'evalute'. Did you mean 'evaluate'? Known: {', '.join(cli.COMMANDS)}\n",
@@ -199,9 +199,9 @@ def test_collect_check_info_and_view(tmp_path, capsys):
     assert code == 0
     assert "2 episodes" in out
     assert "camera front: 64×64" in out
-    film = tmp_path / "one.gif"
-    assert run(capsys, "data", "view", str(data), "--episode", "1", "--out", str(film))[0] == 0
-    assert film.stat().st_size > 1000
+    video = tmp_path / "one.gif"
+    assert run(capsys, "data", "view", str(data), "--episode", "1", "--out", str(video))[0] == 0
+    assert video.stat().st_size > 1000
     code, _, err = run(capsys, "data", "view", str(data), "--episode", "2")
     assert code == 2
     assert "has no episode 2; it has 2, counted from 0" in err
@@ -212,12 +212,12 @@ def test_collect_check_info_and_view(tmp_path, capsys):
     assert broken.name in out
 
 
-def test_watch_films_the_expert(tmp_path, capsys):
-    film = tmp_path / "watch.mp4"
-    code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(film))
+def test_watch_records_the_expert(tmp_path, capsys):
+    video = tmp_path / "watch.mp4"
+    code, out, _ = run(capsys, "watch", "put the red cube in the blue box", "--policy", "expert", "--out", str(video))
     assert code == 0
     assert out.startswith("success: the goal was reached after ")
-    assert film.stat().st_size > 10_000
+    assert video.stat().st_size > 10_000
 
 
 def test_evaluate_measures_the_expert(tmp_path, capsys):
@@ -262,20 +262,20 @@ def test_train_takes_settings_and_names_a_wrong_one(tmp_path, capsys):
 def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
     first, data = tmp_path / "first", ("--data", str(tmp_path / "first" / "dataset"))
     run(capsys, "train", "tiny", "--out", str(first), "--steps", "1")
-    begun = ("--init-from", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
-    code, _, _ = run(capsys, "train", "tiny", *data, *begun, "--set", "lora.rank=2")
+    again = ("--init-from", str(first / "policy"), "--out", str(tmp_path / "second"), "--steps", "1")
+    code, _, _ = run(capsys, "train", "tiny", *data, *again, "--set", "lora.rank=2")
     assert code == 0
     assert load_policy(tmp_path / "second" / "policy").config.chunk == load_policy(first / "policy").config.chunk
     for wrong in (("tiny", "--set", "network.chunk=2"), ("tiny+head=flow",)):
-        code, _, err = run(capsys, "train", wrong[0], *data, *begun, *wrong[1:])
+        code, _, err = run(capsys, "train", wrong[0], *data, *again, *wrong[1:])
         assert code == 2
         assert "cannot be set beside init_from: the network and its preprocessing are that policy's" in err
 
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):
-    for player in ("expert", "random"):
-        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / player)]
-        assert run(capsys, "evaluate", player, *arguments)[0] == 0
+    for agent in ("expert", "random"):
+        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / agent)]
+        assert run(capsys, "evaluate", agent, *arguments)[0] == 0
     code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c"))
     assert code == 0
     assert "McNemar" in out

@@ -27,6 +27,8 @@ def test_former_names_of_commands_and_options_work_and_warn(tmp_path, capsys):
     assert (code, "is not a policy directory" in err) == (2, True)
     with pytest.warns(VerbotDeprecationWarning, match="verbot list designs is now called verbot list comparisons"):
         assert run(capsys, "list", "designs")[1].startswith("comparisons: all")
+    with pytest.warns(VerbotDeprecationWarning, match="verbot list scorers is now called verbot list reward-models"):
+        assert run(capsys, "list", "scorers")[1].startswith("reward-models: huggingface")
 
 
 @pytest.mark.parametrize(("old", "new"), [("gap", "robustness"), ("look", "explain")])
@@ -58,9 +60,12 @@ def test_former_options_of_a_collection_work_and_warn(capsys, monkeypatch):
     monkeypatch.setattr("verbot.rollout.collect.run", lambda config, out, cluster: asked.append(config) or result)
     with pytest.warns(VerbotDeprecationWarning, match="--again is now called --revisit"):
         assert run(capsys, "collect", "demos", "--again", "tabletop-revisit")[0] == 0
+    with pytest.warns(VerbotDeprecationWarning, match="--first is now called --max-frames"):
+        assert run(capsys, "collect", "demos", "--first=6")[0] == 0
+    assert asked.pop().max_frames == 6
     with pytest.warns(VerbotDeprecationWarning, match="verbot collect --by expert is now called verbot collect"):
         assert run(capsys, "collect", "demos", "--by", "expert", "--episodes", "5")[0] == 0
-    assert [(config.again, config.episodes) for config in asked] == [("tabletop-revisit", 1600), (None, 5)]
+    assert [(config.revisit_env, config.episodes) for config in asked] == [("tabletop-revisit", 1600), (None, 5)]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_listing_imports_nothing_heavy_and_says_what_is_missing():
     hidden = dict(line.split(": ", 1) for line in python(code, extras.hidden("")).splitlines()[:-1])
     assert hidden["envs"].startswith("navigation, navigation-compass; tabletop, tabletop-full")
     assert hidden["envs"].endswith("(pip install 'verbot[sim]')")
-    assert hidden["scorers"] == "openai; matcher (pip install 'verbot[torch]'); huggingface (pip install 'verbot[torch,hf]')"
+    models = hidden["reward-models"]
+    assert models == "openai; matcher (pip install 'verbot[torch]'); huggingface (pip install 'verbot[torch,hf]')"
     assert hidden["recipes"].endswith("navigation-ppo, starter-ppo (pip install 'verbot[torch,rl]')")
 
 
@@ -78,7 +79,7 @@ def test_every_listed_part_is_there_or_names_what_it_needs():
         "        else: print(registry.kind, name)"
     )
     found = python(code, ["torch"]).splitlines()
-    assert "dataset format hdf5" in found and "scorer openai" in found
+    assert "dataset format hdf5" in found and "reward model openai" in found
     assert not [line for line in found if line.startswith(("head ", "fusion ", "vision encoder "))]
 
 
@@ -86,8 +87,8 @@ def test_doctor_says_which_commands_work_and_what_the_others_need():
     from verbot.cli import COMMANDS
     from verbot.workflows import doctor
 
-    told = ", ".join(doctor.COMMANDS).replace(":", ",").replace("verbot ", "").replace(";", ",") + ","
-    assert not [name for name in COMMANDS if f"{name}," not in told and f"{name} --" not in told and name != "doctor"], told
+    listed = ", ".join(doctor.COMMANDS).replace(":", ",").replace("verbot ", "").replace(";", ",") + ","
+    assert not [name for name in COMMANDS if f"{name}," not in listed and f"{name} --" not in listed and name != "doctor"], listed
     known = {module for modules in extras.MODULES.values() for module in modules}
     assert {module for modules in doctor.COMMANDS.values() for module in modules} <= known
     code = "from verbot.workflows.doctor import _commands\nfor f in _commands(): print(f.good, f.what, '|', f.detail)"

@@ -122,6 +122,20 @@ def test_entry_points_of_other_distributions_are_found(monkeypatch):
     assert Registry("animal", group="verbot.animals").get("dog")() == "woof"
 
 
+def test_a_former_group_of_entry_points_is_read_and_warns(monkeypatch):
+    class Point:
+        name = "dog"
+
+        def load(self):
+            return lambda: "woof"
+
+    monkeypatch.setattr("verbot.registry.entry_points", lambda group: [Point()] if group == "zoo.old" else [])
+    animals = Registry("animal", group="zoo.animals", old_group="zoo.old")
+    with pytest.warns(VerbotDeprecationWarning, match="entry-point group zoo.old is now called zoo.animals"):
+        assert animals.names() == ("dog",)
+    assert animals.get("dog")() == "woof"
+
+
 def test_an_old_name_stands_for_its_successor_and_warns():
     parts = Registry("part")
     parts.register("new")(lambda: 1)

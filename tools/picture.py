@@ -32,7 +32,7 @@ def main() -> int:
     agent = agent_maker(arguments.policy, arguments.execute)
     seen = [watch(text, agent, height=arguments.height) for text in SENTENCES]
     for one in seen:
-        print(f"{'obeyed' if one.success else 'FAILED'} in {one.seconds:.1f} s (scene {one.scene}): {one.instruction}")
+        print(f"{'success' if one.success else 'FAILED'} in {one.seconds:.1f} s (scene {one.scene}): {one.instruction}")
     size = video.write(arguments.out, [frame for one in seen for frame in one.frames], seen[0].rate_hz).stat().st_size
     print(f"{arguments.out}: {size / 2**20:.2f} MiB")
     return 0 if all(one.success for one in seen) and size <= LIMIT_BYTES else 1

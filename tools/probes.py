@@ -22,7 +22,7 @@ EXCEPTIONS: dict[str, str] = {
     "envs/rendering.py::_context": "an attribute of threading.local exists in some threads only",
     "models/encoders/language/hf_language.py::_longest": "a model's configuration has the fields of its family",
     "models/lora.py::Adapted.__init__": "a mark on a tensor",
-    "models/reward_models/huggingface.py::PretrainedScorer.__init__": "a model's configuration has the fields of its family",
+    "models/reward_models/huggingface.py::PretrainedRewardModel.__init__": "a model's configuration has the fields of its family",
     "parallel/workers.py::cores": "os.sched_getaffinity exists on some systems only",
     "rollout/results.py::read_results": "a line of JSON may hold anything",
     "training/distributed/device.py::place": "a mark on a tensor",

@@ -1,9 +1,9 @@
 """The vocabulary rule: words of verbot's former private dialect are not used again; standard terms are.
 
-Run it as ``python tools/words.py``. It reads source, documentation and tests, and prints each banned word with its successor.
-With ``--done`` it reads only the paths in `DONE` and exits 1 on any finding. ``--summary`` prints counts by folder. An underscore
-or a digit ends a word, so ``told_first`` counts as ``told``. A file that must hold a word (old names that are still read, a term
-with another meaning) is listed in `ALLOWED`, with its reason.
+Run it as ``python tools/words.py``. It reads source, documentation and tests, prints each banned word with its successor, and
+exits 1 if it finds any. ``--summary`` prints counts by folder. An underscore or a digit ends a word, so ``told_first`` counts as
+``told``. A file that must contain a word (old names that are still read, a term with another meaning) is listed in `ALLOWED`,
+with its reason.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ WORDS = {
     "companion|companions": "co-training embodiment",
     "corrector|correctors": "dagger_worker",
     "critic_pace": "critic_lr_multiplier",
+    "designs": "comparisons, overrides",
     "engaged": "first_contact, touched",
     "errand|errands": "task, request",
     "exhibit|exhibits": "clip",
@@ -43,14 +44,18 @@ WORDS = {
     "player|players": "agent, env_worker",
     "preset|presets": "recipe",
     "ratchet": "best-so-far share",
+    "recall": "keypoint_memory",
     "recoloring": "color alignment",
     "scorer|scorers": "language reward model",
+    "stretch|stretches": "segment",
     "teaching": "teleop, teleoperation",
     "thing|things": "object",
     "told": "instruction, given, reported",
     "trial|trials": "RL recipe",
     "unhear": "drop_words",
     "value_apart": "detach_critic",
+    "wish|wishes": "motion command, constraint",
+    "worlds": "envs, domains",
 }
 # Identifiers of Python, in exactly this letter case -> what to say.
 NAMES = {
@@ -61,13 +66,16 @@ NAMES = {
     "Candidate": "Entry",
     "Carried": "PolicyMemory",
     "Design": "Override",
+    "LanguageScorer": "LanguageRewardModel",
     "Look": "GroundedObservation",
     "Looking": "PerceptionWarmup",
     "Marks": "TypePositionEmbedding",
+    "MOMENTS": "optimizer_state",
     "Member": "TrainedEmbodiment",
     "Playground": "VecEnv",
     "RecoloringAgent": "ColorAlignmentAgent",
     "Recall": "KeypointMemory",
+    "SeesBeforeWords": "InstructionFreeFeatures",
     "Seer": "FrozenFeatureExtractor",
     "Senses": "ObservationEncoder",
     "Sight": "ProcessedObservation",
@@ -79,7 +87,32 @@ NAMES = {
     "Wish": "MotionCommand",
     "Wishes": "SceneConstraints",
     "Worlds": "EnvFactories, VecEnv",
+    "ask_many": "encode_with_queries",
+    "balance": "loss_weighting",
+    "begin_parts": "init_parts",
+    "beginning": "initial_policy",
+    "begun": "resolved, started",
+    "briefing": "setup",
+    "candidate": "entry",
+    "contrasts": "contrastive_losses",
+    "design": "override, entry",
+    "gives": "receives",
+    "leader": "main",
+    "leads": "is_main",
     "learn_in_turn": "train_sequentially",
+    "meeting": "rendezvous",
+    "member": "TrainedEmbodiment, entry",
+    "questions": "grounding_queries",
+    "seat": "local_rank",
+    "seats": "local_ranks",
+    "seer": "frozen feature extractor",
+    "senses": "observation_encoder",
+    "sight": "processed observation",
+    "sights": "processed observations",
+    "taught": "trained",
+    "team": "group",
+    "teams": "groups",
+    "thoughts": "predict_extras",
     "wants": "next_query",
 }
 # Path pattern -> (words allowed there, reason).
@@ -101,126 +134,36 @@ ALLOWED: dict[str, tuple[frozenset[str], str]] = {
     "src/verbot/rollout/results.py": (frozenset({"engaged", "player"}), "keys of results.jsonl of version 0.1, which are read"),
     "tests/rollout/test_results.py": (frozenset({"engaged", "player"}), "a test of those keys"),
     "src/verbot/training/rl/config.py": (
-        frozenset({"scorer", "value_apart", "critic_pace", "headway", "ratchet"}),
+        frozenset({"scorer", "value_apart", "critic_pace", "headway", "ratchet", "worlds", "questions"}),
         "field names of version 0.1, which are read for one version",
     ),
     "tests/training/test_reinforce_config.py": (
-        frozenset({"scorer", "value_apart", "critic_pace", "headway", "ratchet"}),
+        frozenset({"scorer", "value_apart", "critic_pace", "headway", "ratchet", "worlds"}),
         "a test of those names",
     ),
     "src/verbot/data/storage/video.py": (frozenset({"preset"}), "an option of libx264"),
     "tests/data/importers/test_manifest.py": (frozenset({"preset"}), "an option of libx264"),
     "profiling/video_codecs.py": (frozenset({"preset"}), "an option of libx264"),
     "src/verbot/training/imitation/config.py": (frozenset({"companions"}), "an old field, which is still read"),
-    "src/verbot/workflows/inspect.py": (frozenset({"scorers"}), "the registry of the plug-in group `verbot.scorers`"),
-    "tests/policy/test_format_1.py": (frozenset({"acted"}), "fields and weights of policy format 1, which are still read"),
-    "tests/recipes/test_wiring.py": (frozenset({"acted", "told"}), "names of layers and functions of verbot.models"),
-    "tests/training/test_pretraining.py": (frozenset({"told"}), "a metric of `verbot.models.objectives.siglip`"),
+    "src/verbot/models/reward_models/__init__.py": (frozenset({"scorers"}), "the former plug-in group, which is still read"),
+    "src/verbot/models/reward_models/matcher.py": (frozenset({"scorer"}), "the former format of files, which is still read"),
+    "src/verbot/cli/__init__.py": (frozenset({"scorers", "designs"}), "former names, which work for one version"),
+    "tests/test_cli_former_names.py": (frozenset({"scorers", "designs", "worlds"}), "a test of former names"),
+    "src/verbot/recipes/variants.py": (frozenset({"designs"}), "a former field, which is still read"),
+    "src/verbot/training/imitation/records.py": (frozenset({"questions"}), "a former field, which is still read"),
+    "src/verbot/models/format_1.py": (
+        frozenset({"acted", "glance", "recall", "told"}),
+        "fields and weights of policy format 1, which are still read",
+    ),
+    "tests/policy/test_format_1.py": (
+        frozenset({"acted", "recall"}),
+        "fields and weights of policy format 1, which are still read",
+    ),
 }
 
 
-# Paths without banned words. To be extended until it holds all of `FOLDERS` and `PAGES`.
-DONE = (
-    "experiments/continual_learning.py",
-    "experiments/cross_embodiment.py",
-    "experiments/cross_episode_memory.py",
-    "experiments/few_shot.py",
-    "experiments/grounding_error.py",
-    "experiments/grounding_monitor.py",
-    "experiments/multi_sentence_language.py",
-    "experiments/multitask.py",
-    "experiments/pretraining.py",
-    "experiments/referring_expressions.py",
-    "experiments/reward_map.py",
-    "experiments/suite_bounds.py",
-    "profiling",
-    "src/verbot/agents",
-    "src/verbot/contracts.py",
-    "src/verbot/data/importers",
-    "src/verbot/data/storage",
-    "src/verbot/deploy",
-    "src/verbot/envs",
-    "src/verbot/errors.py",
-    "src/verbot/evaluation",
-    "src/verbot/parallel",
-    "src/verbot/recipes/__init__.py",
-    "src/verbot/recipes/acting.py",
-    "src/verbot/recipes/comparisons",
-    "src/verbot/recipes/config.py",
-    "src/verbot/recipes/imitation",
-    "src/verbot/recipes/models",
-    "src/verbot/recipes/overrides.py",
-    "src/verbot/recipes/variants.py",
-    "src/verbot/registry.py",
-    "src/verbot/remote",
-    "src/verbot/robots",
-    "src/verbot/rollout",
-    "src/verbot/spec.py",
-    "src/verbot/statistics.py",
-    "src/verbot/teleop",
-    "src/verbot/training/__init__.py",
-    "src/verbot/training/checkpoint.py",
-    "src/verbot/training/distributed",
-    "src/verbot/training/imitation",
-    "src/verbot/training/log.py",
-    "src/verbot/training/optimizer_state.py",
-    "src/verbot/transforms.py",
-    "src/verbot/workflows",
-    "tests/agents",
-    "tests/data/importers",
-    "tests/data/storage",
-    "tests/deploy",
-    "tests/envs",
-    "tests/evaluation",
-    "tests/parallel",
-    "tests/policy",
-    "tests/recipes",
-    "tests/remote",
-    "tests/robots",
-    "tests/rollout",
-    "tests/teleop",
-    "tests/test_errors.py",
-    "tests/test_transforms.py",
-    "tests/tools",
-    "tests/training/conftest.py",
-    "tests/training/test_augment.py",
-    "tests/training/test_checkpoint.py",
-    "tests/training/test_continual.py",
-    "tests/training/test_correction_mixing.py",
-    "tests/training/test_cotraining.py",
-    "tests/training/test_dagger.py",
-    "tests/training/test_device.py",
-    "tests/training/test_distributed.py",
-    "tests/training/test_features.py",
-    "tests/training/test_finetune.py",
-    "tests/training/test_history.py",
-    "tests/training/test_kill.py",
-    "tests/training/test_launch.py",
-    "tests/training/test_lead_in.py",
-    "tests/training/test_log.py",
-    "tests/training/test_loop.py",
-    "tests/training/test_optimizer.py",
-    "tests/training/test_precision_and_accumulation.py",
-    "tests/training/test_pretraining.py",
-    "tests/training/test_previous_action.py",
-    "tests/training/test_sharding.py",
-    "tests/training/test_tasks.py",
-    "tests/training/test_value_head.py",
-    "tests/training/toys.py",
-    "tests/workflows",
-    "tools",
-)
-
-
-def files(root: Path, done: bool = False) -> Iterator[Path]:
-    """The files to read below `root`; with `done` only those below a path in `DONE`."""
-    for path in _all_files(root):
-        name = path.relative_to(root).as_posix()
-        if not done or any(name == part or name.startswith(f"{part}/") for part in DONE):
-            yield path
-
-
-def _all_files(root: Path) -> Iterator[Path]:
+def files(root: Path) -> Iterator[Path]:
+    """The files to read below `root`."""
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             hidden = {"assets", "fixtures", "__pycache__"} & set(path.relative_to(root).parts)
@@ -260,10 +203,11 @@ _WORDS = [(re.compile(rf"(?<![A-Za-z])(?:{word})(?![A-Za-z])", re.IGNORECASE), s
 _QUOTED = re.compile(rf"`({'|'.join(NAMES)})(?=[`.(])")
 
 
-def main(root: Path = ROOT, summary: bool = False, done: bool = False) -> int:
+def main(root: Path = ROOT, summary: bool = False) -> int:
+    """Print the findings. Returns the exit code: 1 if there are any."""
     found = [
         (path.relative_to(root).as_posix(), *item)
-        for path in files(root, done)
+        for path in files(root)
         for item in findings(path, path.relative_to(root).as_posix())
     ]
     if summary:
@@ -279,4 +223,4 @@ def main(root: Path = ROOT, summary: bool = False, done: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(summary="--summary" in sys.argv, done="--done" in sys.argv))
+    sys.exit(main(summary="--summary" in sys.argv))

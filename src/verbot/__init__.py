@@ -1,4 +1,4 @@
-"""verbot: a robot that sees, is told, and does.
+"""verbot: vision-language-action policies for robots, from demonstrations to deployment.
 
 The public API, small and lazy: importing it costs numpy; torch and the simulator load when a function needs them.
 

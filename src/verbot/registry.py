@@ -48,6 +48,7 @@ class Registry(Generic[F]):
         package: one or several packages. Their modules are searched for names on the first look-up, so that adding a part only
             requires a new file.
         group: entry-point group through which other distributions add parts, e.g. ``"verbot.heads"``.
+        old_group: former name of `group`, which is read for one version, with a `VerbotDeprecationWarning`.
         needs: packages that every factory needs, by their import names, e.g. ``("torch",)``.
 
     Example:
@@ -64,8 +65,9 @@ class Registry(Generic[F]):
         package: str | tuple[str, ...] | None = None,
         group: str | None = None,
         needs: tuple[str, ...] = (),
+        old_group: str | None = None,
     ):
-        self.kind, self._group, self._needs = kind, group, needs
+        self.kind, self._group, self._old_group, self._needs = kind, group, old_group, needs
         self._packages = (package,) if isinstance(package, str) else package or ()
         self._factories: dict[str, F] = {}
         self._needed: dict[str, tuple[str, ...]] = {}
@@ -155,8 +157,15 @@ class Registry(Generic[F]):
                     self._declare(declaration.name, declaration)
                 elif declaration.name is None and (registry is self or declaration.registry in ("", package)):
                     importlib.import_module(declaration.module)
+        if self._old_group and (old := entry_points(group=self._old_group)):
+            warnings.warn(
+                f"the entry-point group {self._old_group} is now called {self._group}; the old name is read for one version",
+                VerbotDeprecationWarning,
+                4,
+            )
+            self._points = {point.name: point for point in old}
         if self._group:
-            self._points = {point.name: point for point in entry_points(group=self._group)}
+            self._points |= {point.name: point for point in entry_points(group=self._group)}
 
     def _declare(self, name: str, declaration: _Declaration) -> None:
         factory = self._factories.get(name)

@@ -92,7 +92,7 @@ def test_a_forked_child_gets_an_error_that_asks_to_spawn_it():
 
 
 def test_importing_the_package_loads_no_simulator():
-    """Nor does knowing all the worlds' names."""
+    """Nor does listing the names of all envs."""
     code = "import sys; from verbot.envs import envs; assert 'tabletop-full' in envs.names(); "
     code += "print([m for m in ('mujoco', 'OpenGL', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

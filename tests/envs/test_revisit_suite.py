@@ -10,29 +10,29 @@ from verbot.envs.tabletop.suites.revisit import REVISIT
 
 
 @pytest.fixture(scope="module")
-def worlds():
+def envs():
     return make_env("tabletop-memory", image_size=48), make_env(REVISIT.name, image_size=48)
 
 
 @pytest.mark.parametrize("task", REVISIT.tasks)
-def test_scenes_goals_and_words_are_those_of_the_memory_suite(worlds, task):
-    infos = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in worlds]
+def test_scenes_goals_and_words_are_those_of_the_memory_suite(envs, task):
+    infos = [env.reset(seed=3, options={"task": task, "split": "test", "index": 2})[1] for env in envs]
     for name in ("instruction", "goal", "feasible", "target_object"):
         assert infos[0][name] == infos[1][name]
     assert [info["covered"] for info in infos] == [False, True]
-    np.testing.assert_array_equal(*(env.physics.data.qpos for env in worlds))
+    np.testing.assert_array_equal(*(env.physics.data.qpos for env in envs))
 
 
-def test_from_the_first_picture_on_nothing_tells_the_colors(worlds):
+def test_from_the_first_picture_on_nothing_tells_the_colors(envs):
     """What the memory suite shows after its covering is here from the start: every movable in one gray."""
-    env = worlds[1]
+    env = envs[1]
     env.reset(seed=3, options={"task": "pick", "index": 2})
     colors = [env.physics.model.geom_rgba[list(env.physics._geoms[obj.id]), :3] for obj in env.physics.layout.movables]
     assert len(np.unique(np.concatenate(colors), axis=0)) == 1
 
 
-def test_the_arm_is_free_at_once_and_the_expert_succeeds(worlds):
-    env = worlds[1]
+def test_the_arm_is_free_at_once_and_the_expert_succeeds(envs):
+    env = envs[1]
     _, info = env.reset(seed=3, options={"task": "pick", "index": 2})
     start, expert, over = env.physics.tool_position.copy(), env.expert(), False
     expert.reset(info["instruction"])

@@ -32,10 +32,10 @@ def world(made: Make, won: str, **axes: int) -> list[EpisodeResult]:
     ]
 
 
-def save(folder: Path, *worlds: list[EpisodeResult]) -> Path:
+def save(folder: Path, *domains: list[EpisodeResult]) -> Path:
     folder.mkdir(parents=True)
     with ResultsJournal(folder / "results.jsonl") as journal:
-        for result in (result for each in worlds for result in each):
+        for result in (result for each in domains for result in each):
             journal.add(result)
     (folder / "run.json").write_text(json.dumps({"policy": f"{folder.name}/policy"}))
     return folder

@@ -158,7 +158,7 @@ def test_a_policy_that_does_not_load_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_policy_for_another_robot_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="made for camera 'front' of 32×32; the env has 'front' of 16×16"):
+    with pytest.raises(WorkerError, match="trained for camera 'front' of 32×32; the env has 'front' of 16×16"):
         evaluate(tmp_path, "misfit")
 
 
@@ -170,7 +170,7 @@ def test_a_dead_worker_costs_only_its_own_episodes(tmp_path: Path) -> None:
 
 
 def test_the_run_stops_when_no_worker_is_left(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="all evaluation workers died with [0-9]+ episodes left to play"):
+    with pytest.raises(WorkerError, match="all evaluation workers died with [0-9]+ episodes left"):
         evaluate(tmp_path, "listening", {"kills": (0,)}, slots=1, conditions=(), baselines=False)
     assert "error" in {outcome for outcome, *_ in outcomes(tmp_path).values()}
 

@@ -210,8 +210,8 @@ def test_labels_stay_clear_of_each_other_and_of_points() -> None:
         assert not any(left < x < right and top < y < bottom for x, y in places)
 
 
-def candidate(folder: Path, made: Make, name: str, solved: int, p50: float, millions: float, speed: float) -> TableRow:
-    """Solved the first so many of 12 scenes; a prediction took it `p50` milliseconds."""
+def table_row(folder: Path, made: Make, name: str, solved: int, p50: float, millions: float, speed: float) -> TableRow:
+    """A row that solved the first `solved` of 12 scenes, with a prediction time of `p50` milliseconds."""
     scenes = [(task, i, 0, "canonical") for task in ("go", "visit") for i in range(6)][:solved]
     played(folder / name, made, set(scenes))
     figures = read_figures(folder / name)
@@ -223,10 +223,10 @@ def candidate(folder: Path, made: Make, name: str, solved: int, p50: float, mill
 
 def test_the_ranking_names_the_best_and_the_cheapest(tmp_path: Path, made: Make) -> None:
     rows = (
-        candidate(tmp_path, made, "best", 12, 9.0, 3.0, 100),
-        candidate(tmp_path, made, "near", 11, 4.0, 2.0, 300),
-        candidate(tmp_path, made, "slow", 11, 12.0, 1.0, 200),
-        candidate(tmp_path, made, "poor", 1, 2.0, 0.5, 900),
+        table_row(tmp_path, made, "best", 12, 9.0, 3.0, 100),
+        table_row(tmp_path, made, "near", 11, 4.0, 2.0, 300),
+        table_row(tmp_path, made, "slow", 11, 12.0, 1.0, 200),
+        table_row(tmp_path, made, "poor", 1, 2.0, 0.5, 900),
         TableRow("broken", "recipe", error="it broke"),
         TableRow("random", "baseline"),
     )
@@ -248,7 +248,7 @@ def test_the_ranking_names_the_best_and_the_cheapest(tmp_path: Path, made: Make)
 
 
 def test_a_single_row_has_no_ranking_and_the_best_of_a_task_is_named(tmp_path: Path, made: Make) -> None:
-    first = candidate(tmp_path, made, "first", 8, 1.0, 1.0, 1.0)
+    first = table_row(tmp_path, made, "first", 8, 1.0, 1.0, 1.0)
     assert rank([first, TableRow("random", "baseline")]) is None
     visit = {("visit", i, 0, "canonical") for i in range(6)}
     other = TableRow("other", "policy", folder=played(tmp_path / "other", made, visit))

@@ -13,7 +13,7 @@ from verbot.models.registries import (
     Objective,
     Part,
     action_encoders,
-    contrasts,
+    contrastive_losses,
     fusions,
     goal_encoders,
     heads,
@@ -77,16 +77,16 @@ def variants() -> list[tuple[str, NetworkConfig]]:
 
     found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]
     past = dataclasses.replace(BASE, history=2)
-    recall = dataclasses.replace(BASE.with_objectives(keypoint_memory=1.0), sentence_norm=True)
+    keypoint_memory = dataclasses.replace(BASE.with_objectives(keypoint_memory=1.0), sentence_norm=True)
     layerwise = dataclasses.replace(
         BASE, fusion=Part("concat", {"hidden": 0}), head=Part("flow_expert", {"hidden": 16, "layerwise": True})
     )
     overview = dataclasses.replace(layerwise, fusion=Part("concat", {"hidden": 0, "overview": 2}))
     tasks, value = dataclasses.replace(BASE, task_embeddings=3), BASE.with_objectives(value=0.5)
-    grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrasts.names()}
+    grasp, contrastive = BASE.with_objectives(grasp_state=1.0), {name: contrasting(name) for name in contrastive_losses.names()}
     readings = dataclasses.replace(BASE, fusion=Part("mlp", {"hidden": 32, "readings": 2}))
     others = {
-        **contrastive, "history=2": past, "keypoint_memory": recall, "layerwise": layerwise, "overview": overview,
+        **contrastive, "history=2": past, "keypoint_memory": keypoint_memory, "layerwise": layerwise, "overview": overview,
         "tasks": tasks, "value": value, "grasp": grasp, "readings": readings,
     }  # fmt: skip
     return [*found, *others.items()]

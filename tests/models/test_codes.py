@@ -165,8 +165,8 @@ def test_decoding_is_the_greedy_roll_out_of_what_teacher_forcing_scores():
         chosen: list[int] = []
         for step in range(3):
             # Whatever is put at this step and after must not matter, so put something else each time.
-            told = torch.tensor([chosen + [(row + step) % head.start] * (3 - step)])
-            chosen.append(int(head.logits(one, told)[0, step].argmax()))
+            codes = torch.tensor([chosen + [(row + step) % head.start] * (3 - step)])
+            chosen.append(int(head.logits(one, codes)[0, step].argmax()))
         rolled[row] = torch.tensor(chosen)
     assert torch.equal(head.plan(fused), rolled)
     assert len({tuple(row) for row in rolled.tolist()}) > 1
@@ -183,17 +183,17 @@ def test_a_later_code_changes_no_earlier_step_and_an_earlier_one_does():
         assert (changed[: step + 1] < 1e-6).all() and (changed[step + 1 :] > 1e-4).all()
 
 
-def test_teacher_forcing_is_told_the_true_codes(monkeypatch):
+def test_teacher_forcing_reads_the_true_codes(monkeypatch):
     head, chunks = fitted()
     mask = torch.ones(40, 7, dtype=torch.bool)
     mask[0, 2:4] = False  # the second piece of the first row is not known
     true, _ = head.nearest(*head._pieces(chunks, mask))
-    told = []
+    inputs = []
     features = head.features
-    monkeypatch.setattr(head, "features", lambda fused, codes: told.append(codes) or features(fused, codes))
+    monkeypatch.setattr(head, "features", lambda fused, codes: inputs.append(codes) or features(fused, codes))
     losses = head.losses(group(40), batch_of(chunks, mask))
-    assert told[0][0].tolist() == [true[0, 0], head.start, true[0, 2]] and torch.equal(told[0][1:], true[1:])
-    entropy = -head.logits(group(40), told[0]).log_softmax(-1).gather(-1, true.unsqueeze(-1)).squeeze(-1)
+    assert inputs[0][0].tolist() == [true[0, 0], head.start, true[0, 2]] and torch.equal(inputs[0][1:], true[1:])
+    entropy = -head.logits(group(40), inputs[0]).log_softmax(-1).gather(-1, true.unsqueeze(-1)).squeeze(-1)
     known = torch.ones(40, 3, dtype=torch.bool)
     known[0, 1] = False
     torch.testing.assert_close(losses["entropy"], entropy[known].mean())

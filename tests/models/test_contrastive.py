@@ -26,8 +26,8 @@ SEEING = {"vision": Part("query_conv", {"channels": 8, "features": 8, "heatmaps"
 
 def contrastive(kind: str, others: tuple[str, ...] = (), **changes) -> NetworkConfig:
     """A network for this objective and others, each with a weight of 1."""
-    taught = {**dict.fromkeys(others, Objective()), "contrastive": Objective(1.0, {"kind": kind})}
-    return NetworkConfig(**{**SEEING, "fusion": Part("mlp", {"hidden": 32}), "objectives": taught, **changes})
+    objectives = {**dict.fromkeys(others, Objective()), "contrastive": Objective(1.0, {"kind": kind})}
+    return NetworkConfig(**{**SEEING, "fusion": Part("mlp", {"hidden": 32}), "objectives": objectives, **changes})
 
 
 def captions_for(network, pairs) -> Captions:
@@ -37,7 +37,7 @@ def captions_for(network, pairs) -> Captions:
 
 
 def colored(make_batch, network, rows: int, seed: int):
-    """Pictures of a square in one of four colors somewhere, and a caption and a foil of each."""
+    """Images of a square in one of four colors, each with a caption and its hard negative."""
     g = torch.Generator().manual_seed(seed)
     batch = make_batch(network, rows=rows, seed=seed)
     images = torch.full((rows, 1, 2, 3, 16, 16), 100, dtype=torch.uint8)
@@ -73,7 +73,7 @@ def test_the_sigmoid_loss_is_half_at_a_cosine_of_three_tenths():
     captions = Captions(torch.tensor([0, 0]), TextBatch(torch.zeros(2, 1), torch.ones(2, 1)), torch.tensor([True, False]))
     at = {}
     for cosine in (FITS, 0.9):
-        match.alignment = lambda told, seen, cosine=cosine: torch.tensor([cosine, cosine])
+        match.alignment = lambda sentences, seen, cosine=cosine: torch.tensor([cosine, cosine])
         at[cosine] = match.losses(torch.zeros(2, 16), None, captions)[0].item()
     assert at[FITS] == pytest.approx(math.log(2), abs=1e-6)
     t = match.steep.exp().item()
@@ -81,17 +81,17 @@ def test_the_sigmoid_loss_is_half_at_a_cosine_of_three_tenths():
 
 
 def test_infonce_is_the_mean_of_both_directions():
-    """By hand: two pictures, a caption and a foil of each; own foils and the other's caption are what a picture is told from."""
+    """Two images, each with a caption and a hard negative. Negatives of an image are its own and the other's caption."""
     torch.manual_seed(0)
     clip = ClipContrast(SIZES, tokens=3, space=8)
     seen = TokenGroup(torch.randn(2, 3, 16), torch.ones(2, 3, dtype=torch.bool), "seen")
-    told, true = torch.randn(4, 16), torch.tensor([True, True, False, False])
-    captions = Captions(torch.tensor([0, 1, 0, 1]), TextBatch(told, true), true)
-    s = F.normalize(clip.say(told), dim=-1) @ F.normalize(clip.view(seen), dim=-1).T * clip.steep.exp()  # (4, 2)
+    sentences, true = torch.randn(4, 16), torch.tensor([True, True, False, False])
+    captions = Captions(torch.tensor([0, 1, 0, 1]), TextBatch(sentences, true), true)
+    s = F.normalize(clip.say(sentences), dim=-1) @ F.normalize(clip.view(seen), dim=-1).T * clip.steep.exp()  # (4, 2)
     pictures = -(s[0, 0] - s[0].logsumexp(0) + s[1, 1] - s[1].logsumexp(0)) / 2
     first = -(s[0, 0] - torch.stack([s[0, 0], s[1, 0], s[2, 0]]).logsumexp(0))
     second = -(s[1, 1] - torch.stack([s[1, 1], s[0, 1], s[3, 1]]).logsumexp(0))
-    torch.testing.assert_close(clip.losses(told, seen, captions)[0], (pictures + (first + second) / 2) / 2)
+    torch.testing.assert_close(clip.losses(sentences, seen, captions)[0], (pictures + (first + second) / 2) / 2)
 
 
 def test_captions_and_queries_are_encoded_together_and_change_neither(make_network, make_batch):
@@ -131,7 +131,7 @@ def test_pretraining_leaves_fusion_and_head_alone_and_its_policy_cannot_act(make
     network.losses(batch)["loss"].backward()
     assert all(p.grad is None for p in (*network.fusion.parameters(), *network.head.parameters()))
     assert any(p.grad.any() for p in network.vision.parameters()) and any(p.grad.any() for p in network.sentence.parameters())
-    with pytest.raises(PolicyError, match=r"pretrained without actions \(objectives.action\) and cannot act: begin a training"):
+    with pytest.raises(PolicyError, match=r"pretrained without actions \(objectives.action\) and cannot act: train from it"):
         check_acts(network.config)
 
 

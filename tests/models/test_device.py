@@ -22,15 +22,15 @@ def everything(network, batch):
     network.eval()
     with torch.inference_mode():
         sampled = network.predict(batch, torch.Generator().manual_seed(0))
-        told = network.predict(batch)
+        predicted = network.predict(batch)
     slopes = [p.grad for p in network.parameters() if p.grad is not None]
     return [
         *found.values(),
         *slopes,
         sampled.actions,
-        told.actions,
-        *(x.values for x in told.extras.values()),
-        *(told.memory or {}).values(),
+        predicted.actions,
+        *(x.values for x in predicted.extras.values()),
+        *(predicted.memory or {}).values(),
     ]
 
 

@@ -49,7 +49,7 @@ def test_a_long_instruction_keeps_its_first_words():
 
 
 def test_words_without_a_vocabulary_say_what_to_do():
-    with pytest.raises(ConfigError, match=r"no vocabulary; build it with Words\.fit"):
+    with pytest.raises(ConfigError, match=r"no vocabulary; build it with WordEmbedding\.fit"):
         WordEmbedding(SIZES)
 
 
@@ -87,9 +87,9 @@ def test_minilm_encodes_many_texts_once_and_keeps_them_in_one_file(monkeypatch, 
 
 def test_minilm_encodes_a_text_to_the_same_bits_in_any_company():
     encoder = frozen_encoder(3).cache
-    things = [f"{color} {noun}" for color in ("red", "blue") for noun in ("cube", "box")]
+    objects = [f"{color} {noun}" for color in ("red", "blue") for noun in ("cube", "box")]
     endings = ("", " to the left", " and put it down gently right where it was before")
-    texts = [f"{verb} the {thing}{ending}" for verb in ("push", "pick up") for thing in things for ending in endings]
+    texts = [f"{verb} the {obj}{ending}" for verb in ("push", "pick up") for obj in objects for ending in endings]
     together = encoder.compute(texts)
     for text, states in zip(texts, together, strict=True):
         assert torch.equal(encoder.compute([text])[0], states)
@@ -140,9 +140,7 @@ def test_vit_gives_patches_and_a_class_token():
 
 @pytest.mark.parametrize("factory", [FilmConv, QueryConv, ViT, MultiView, HFVision])
 def test_fewer_heatmaps_than_are_taught_are_refused(factory):
-    with pytest.raises(
-        ConfigError, match="needs at least 3 heatmaps a view, .*the target, the receptacle, the reference.*; got 2"
-    ):
+    with pytest.raises(ConfigError, match="needs at least 3 heatmaps per view, .*target, receptacle, reference.*; got 2"):
         factory(SIZES, heatmaps=2)
     factory(SIZES, heatmaps=3)
 
@@ -207,10 +205,10 @@ def test_multi_view_answers_questions_as_it_answers_sentences():
     encoder = MultiView(SIZES)
     images, mask, sentence = views(2)
     mask[0, 1] = False
-    rows, questions = torch.tensor([1, 0, 0]), torch.randn(3, 16)
-    groups, answers = encoder.ask_many(images, mask, sentence, questions, rows)
+    rows, queries = torch.tensor([1, 0, 0]), torch.randn(3, 16)
+    groups, answers = encoder.encode_with_queries(images, mask, sentence, queries, rows)
     torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
-    alone = encoder(images[rows], mask[rows], questions)[0]
+    alone = encoder(images[rows], mask[rows], queries)[0]
     torch.testing.assert_close(answers.tokens.unflatten(1, (2, 3)), alone.tokens.unflatten(1, (2, 16))[:, :, :3])
     assert torch.equal(answers.mask, alone.mask.unflatten(1, (2, 16))[:, :, :3].flatten(1))
 

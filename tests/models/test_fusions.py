@@ -18,10 +18,10 @@ from verbot.models.layers.transformer import (
     CrossBlock,
     TokenLearner,
     TypePositionEmbedding,
+    observation_counts,
+    observation_groups,
+    observations_by_frame,
     reader,
-    seen,
-    seen_by_frame,
-    seen_counts,
     sharpen,
     text_groups,
     until,
@@ -121,7 +121,7 @@ def test_watching_changes_nothing_and_ends(make_network, make_batch):
     names = {name for name, part in network.named_modules() if isinstance(part, Attention)}
     assert set(weights) == names and {"fusion.blocks.0.cross", "fusion.blocks.1.own.attention"} <= names
     assert all(len(found) == 2 and torch.equal(*found) for found in weights.values()) and len(given) == 2
-    words, places = slices(text_groups(given[0])), slices(seen(given[0]))
+    words, places = slices(text_groups(given[0])), slices(observation_groups(given[0]))
     assert (words["sentence"], places["keypoints"], places["state"]) == (slice(9, 10), slice(0, 32), slice(32, 33))
     looked = weights["fusion.blocks.1.cross"][0]
     assert looked.shape == (4, 4, 10, 33) and not looked.requires_grad
@@ -146,9 +146,9 @@ def test_slices_follow_the_join():
     joined = join(groups).tokens
     for group in groups:
         assert torch.equal(joined[:, slices(groups)[group.kind]], group.tokens)
-    frame = seen_by_frame(groups, 2).tokens.unflatten(0, (-1, 2))[:, 1]
+    frame = observations_by_frame(groups, 2).tokens.unflatten(0, (-1, 2))[:, 1]
     (objects,) = (g for g in groups if g.kind == "objects")
-    assert torch.equal(frame[:, slices(seen(groups), frames=2)["objects"]], objects.tokens[:, OBJECTS:])
+    assert torch.equal(frame[:, slices(observation_groups(groups), frames=2)["objects"]], objects.tokens[:, OBJECTS:])
     with pytest.raises(ConfigError, match="two groups are of the kind 'words'"):
         slices([groups[0], groups[0]])
 
@@ -176,10 +176,10 @@ def test_marks_tell_places_and_frames_apart():
     zeros = [TokenGroup(torch.zeros_like(g.tokens), g.mask, g.kind) for g in draw_groups(3)]
     marked = {g.kind: g.tokens[0] for g in marks(zeros)}
     assert len(marked["keypoints"].unique(dim=0)) == 3 * PLACES and len(marked["words"].unique(dim=0)) == 1
-    with pytest.raises(ConfigError, match="for keypoints, objects, sentence, state, words was given tokens of kind 'sounds'"):
+    with pytest.raises(ConfigError, match="for keypoints, objects, sentence, state, words got tokens of kind 'sounds'"):
         marks([dataclasses.replace(zeros[0], kind="sounds")])
     with pytest.raises(ConfigError, match="7 keypoints tokens cannot lie frame by frame in 2 frames"):
-        seen_counts({"keypoints": 7}, 2)
+        observation_counts({"keypoints": 7}, 2)
 
 
 def test_a_fixed_number_of_tokens_is_read_place_by_place():
@@ -322,7 +322,7 @@ def test_an_overview_sees_each_token_in_its_place():
     hidden = [at_frame(g, 0, 1, mask=False) if g.kind != "state" else g for g in groups]
     other = [dataclasses.replace(g, tokens=g.tokens + 3.0) if g.kind == "keypoints" else g for g in hidden]
     torch.testing.assert_close(fusion(hidden).layers[0][:, -2:], fusion(other).layers[0][:, -2:])
-    with pytest.raises(ConfigError, match="an overview of 2 tokens needs hidden=0: with hidden=8 all ends in one token"):
+    with pytest.raises(ConfigError, match="an overview of 2 tokens needs hidden=0: with hidden=8 the output is one token"):
         fusions.get("concat")(SIZES, counts(1), hidden=8, overview=2)
 
 
@@ -336,7 +336,7 @@ def test_a_perceiver_reads_a_set_of_any_size():
     assert (fusion(draw_groups(words=2)).tokens - fusion(groups).tokens).abs().max() > 1e-3
 
 
-def test_a_new_perceivers_queries_read_different_things():
+def test_a_new_perceivers_queries_attend_differently():
     """As drawn, all of them would read nearly the mean of everything."""
     torch.manual_seed(0)
     fusion = Perceiver(dataclasses.replace(SIZES, width=64), counts(1))

@@ -156,7 +156,7 @@ def test_a_depth_uses_the_first_layers(name, vision):
     torch.testing.assert_close(cut.features(picture()).flatten(0, 1)[:, 1:], places, atol=1e-5, rtol=1e-4)
     assert sum(p.numel() for p in cut._tower.parameters()) < sum(p.numel() for p in whole._tower.parameters())
     assert cut.key != whole.key
-    with pytest.raises(ConfigError, match=r"a depth of 99 cannot be had"):
+    with pytest.raises(ConfigError, match=r"a depth of 99 is not possible"):
         made(str(vision / name), depth=99)
 
 
@@ -209,7 +209,7 @@ def test_film_begins_as_nothing_and_then_steers(name, vision):
 
 
 def test_film_is_for_convolutions(vision):
-    with pytest.raises(ConfigError, match=r"film=True steers a convolution .*; CLIPVisionModel is none"):
+    with pytest.raises(ConfigError, match=r"film=True needs a convolutional model .*; CLIPVisionModel is none"):
         made(str(vision / "clip"), film=True)
 
 
@@ -219,11 +219,11 @@ def test_questions_are_answered_as_sentences_are(name, film, vision):
     if film:
         torch.nn.init.normal_(encoder.film.weight, std=0.1)
     images, mask, rows = picture() / 127.5 - 1, torch.ones(2, 2, dtype=torch.bool), torch.tensor([1, 0, 1])
-    sentence, questions = torch.randn(2, 16), torch.randn(3, 16)
-    groups, answers = encoder.ask_many(images, mask, sentence, questions, rows)
+    sentence, queries = torch.randn(2, 16), torch.randn(3, 16)
+    groups, answers = encoder.encode_with_queries(images, mask, sentence, queries, rows)
     torch.testing.assert_close(groups[0].tokens, encoder(images, mask, sentence)[0].tokens)
-    told = encoder(images[rows], mask[rows], questions)[0]
-    torch.testing.assert_close(answers.points.unflatten(1, (2, 3)), told.points.unflatten(1, (2, 16))[:, :, :3])
+    expected = encoder(images[rows], mask[rows], queries)[0]
+    torch.testing.assert_close(answers.points.unflatten(1, (2, 3)), expected.points.unflatten(1, (2, 16))[:, :, :3])
 
 
 def test_cached_features_serve_as_the_images_do(vision):

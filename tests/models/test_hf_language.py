@@ -133,7 +133,7 @@ def test_a_depth_uses_the_first_layers(name, checkpoints):
     whole, cut = (made(str(checkpoints / name), depth=depth) for depth in (None, 2))
     assert sum(p.numel() for p in cut.model.parameters()) < sum(p.numel() for p in whole.model.parameters())
     assert not torch.allclose(whole._run(whole.prepare(TEXTS)), cut._run(cut.prepare(TEXTS)), atol=1e-3)
-    with pytest.raises(ConfigError, match="has 3 layers; a depth of 4 cannot be had"):
+    with pytest.raises(ConfigError, match="has 3 layers; a depth of 4 is not possible"):
         made(str(checkpoints / name), depth=4)
 
 

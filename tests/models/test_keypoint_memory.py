@@ -29,7 +29,7 @@ def remembering(place):
     vision = torch.nn.Module()
     vision.counts = {"keypoints": 32}
     sizes = Sizes(8, 2, 16, 16, 4, 3, ())
-    memory = KeypointMemory(NetworkParts(sizes, vision, torch.nn.Module(), 8, 1, read=None, look=None))
+    memory = KeypointMemory(NetworkParts(sizes, vision, torch.nn.Module(), 8, 1, encode_text=None, encode_images=None))
     torch.nn.init.zeros_(memory.tell.weight)
     memory.tell.bias.data = place.repeat(6)
     return memory, TokenGroup(torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), "fused")
@@ -40,13 +40,13 @@ def found_by(memory, fused, keypoints):
 
 
 @pytest.mark.parametrize(("about", "exactly"), [(LEFT + 0.15, LEFT), (RIGHT - 0.2, RIGHT)])
-def test_of_two_things_alike_the_remembered_one_is_found_and_exactly(about, exactly):
+def test_of_two_identical_objects_the_remembered_one_is_found_exactly(about, exactly):
     memory, fused = remembering(about)
     found = found_by(memory, fused, heatmaps(LEFT, RIGHT))
     assert (found - exactly).abs().max() < 0.06 < (about - exactly).abs().max()
 
 
-def test_a_missing_view_finds_what_was_told():
+def test_a_missing_view_keeps_the_prediction():
     memory, fused = remembering(LEFT)
     keypoints = heatmaps(RIGHT)
     blind = TokenGroup(keypoints.tokens, torch.tensor([[True] * 16 + [False] * 16]), "keypoints", None, keypoints.heatmaps)
@@ -68,15 +68,15 @@ def test_what_is_found_reaches_the_action():
 def test_an_unknown_place_teaches_nothing_and_a_known_one_narrows_the_search():
     memory, fused = remembering(LEFT + 0.1)
     keypoints, true = heatmaps(LEFT, RIGHT), LEFT.expand(1, 2, 3, 2)
-    _, told, logits = memory(fused, keypoints)
+    _, places, logits = memory(fused, keypoints)
     nowhere = torch.zeros(1, 2, 3, dtype=torch.bool)
-    assert memory.loss(told, logits, Masked(torch.full_like(true, torch.nan), nowhere)) == 0
-    first = memory.loss(told, logits, Masked(true, ~nowhere))
+    assert memory.loss(places, logits, Masked(torch.full_like(true, torch.nan), nowhere)) == 0
+    first = memory.loss(places, logits, Masked(true, ~nowhere))
     optimizer = torch.optim.Adam(memory.parameters(), 0.02)
     for _ in range(60):
         optimizer.zero_grad()
-        _, told, logits = memory(fused, keypoints)
-        loss = memory.loss(told, logits, Masked(true, ~nowhere))
+        _, places, logits = memory(fused, keypoints)
+        loss = memory.loss(places, logits, Masked(true, ~nowhere))
         loss.backward()
         optimizer.step()
     assert loss < 0.5 * first
@@ -85,5 +85,5 @@ def test_an_unknown_place_teaches_nothing_and_a_known_one_narrows_the_search():
 
 def test_keypoint_memory_without_heatmaps_is_refused(make_network, monkeypatch):
     monkeypatch.setattr(film_conv.FilmConv, "counts", property(lambda self: {}, lambda self, value: None), raising=False)
-    with pytest.raises(ConfigError, match="keypoint_memory searches heatmaps again, and this vision encoder makes none"):
+    with pytest.raises(ConfigError, match="keypoint_memory refines keypoints on heatmaps, and this vision encoder has none"):
         make_network(NetworkConfig(width=16).with_objectives(keypoint_memory=1.0))

@@ -8,7 +8,7 @@ import torch
 
 from verbot.errors import UnknownNameError
 from verbot.models.network import NetworkConfig
-from verbot.models.protocols import ReadsLayers, SeesBeforeWords
+from verbot.models.protocols import InstructionFreeFeatures, ReadsLayers
 from verbot.models.registries import Part, heads
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch
 
@@ -68,7 +68,7 @@ def test_what_many_rows_say_is_read_once(variant, make_network, make_batch):
 
 def test_what_is_seen_before_anything_is_said_can_be_kept(variant, make_network, make_batch):
     network = make_network(variant)
-    if not isinstance(network.vision, SeesBeforeWords):
+    if not isinstance(network.vision, InstructionFreeFeatures):
         return
     batch = make_batch(network)
     batch = dataclasses.replace(batch, goal=None, goal_mask=None)
@@ -128,16 +128,16 @@ def test_grounding_queries_teach_where_to_look_and_nothing_else(variant, make_ne
     text = network.language.prepare(["put the green box to the left", "", "pick up the red cube", "stop"])
     everywhere = torch.ones(4, 2, 3, dtype=torch.bool)
     asked = dataclasses.replace(batch, grounding_queries=GoalQueries(rows, text, Masked(places, everywhere)))
-    plain, taught = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))
-    close(plain["action"], taught["action"])
+    plain, with_queries = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))
+    close(plain["action"], with_queries["action"])
     # Asking is as telling: the same pictures and words as rows of their own cost as much.
-    told = Batch(batch.images[rows], batch.images_mask[rows], batch.state[rows], batch.state_mask[rows], text)
-    told = dataclasses.replace(
-        told, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows],
+    instructed = Batch(batch.images[rows], batch.images_mask[rows], batch.state[rows], batch.state_mask[rows], text)
+    instructed = dataclasses.replace(
+        instructed, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows],
         targets={"keypoints": Masked(places, everywhere)},
     )  # fmt: skip
-    close(taught["keypoints"], plain["keypoints"])
-    close(taught["grounding_queries"], network.losses(told, torch.Generator().manual_seed(0))["keypoints"])
+    close(with_queries["keypoints"], plain["keypoints"])
+    close(with_queries["grounding_queries"], network.losses(instructed, torch.Generator().manual_seed(0))["keypoints"])
     close(network.predict(asked).actions, network.predict(batch).actions)
 
 

@@ -108,14 +108,14 @@ def test_layers_that_nobody_gives_are_refused_before_anything_is_learned(make_ne
             make_network(dataclasses.replace(config, fusion=Part(fusion, options)))
     with pytest.raises(ConfigError, match="'flow_expert' reads 3 layers of the fusion; 'concat' gives 2"):
         make_network(dataclasses.replace(config, fusion=Part("concat", {"hidden": 0, "layers": 2})))
-    with pytest.raises(ConfigError, match="past which the memory 'recurrent' adds what it remembers"):
+    with pytest.raises(ConfigError, match="the memory 'recurrent' comes after"):
         make_network(dataclasses.replace(config, memory=Part("recurrent"), sequence=2))
     with pytest.raises(ConfigError, match="reads at least one layer; it has layers=0"):
         FlowExpert(inputs(ARM, count=0), layers=0, layerwise=True)
 
 
 def test_a_group_without_layers_is_refused():
-    with pytest.raises(ConfigError, match="head reads 3 layers; it was given none"):
+    with pytest.raises(ConfigError, match="head reads 3 layers; it got none"):
         expert().predict(group(1, 4))
-    with pytest.raises(ConfigError, match="head reads 3 layers; it was given 1"):
+    with pytest.raises(ConfigError, match="head reads 3 layers; it got 1"):
         expert().predict(dataclasses.replace(group(1, 4), layers=(group(1, 4).tokens,)))

@@ -209,9 +209,9 @@ def test_what_was_frozen_before_is_neither_adapted_nor_trained(policy):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"train": ("haed.*",)}, r"lora\.train has 'haed\.\*', which fits no parameter that learns; the network's parts are fu"),
-        ({"adapt": ("vison.*",)}, r"lora\.adapt has 'vison\.\*', which fits no linear layer that learns .* there are fusion\."),
-        ({"train": ("*",)}, r"lora\.adapt has '\*', which fits no linear layer .* there are none"),
+        ({"train": ("haed.*",)}, r"lora\.train has 'haed\.\*', which matches no trainable parameter; the network's parts are fu"),
+        ({"adapt": ("vison.*",)}, r"lora\.adapt has 'vison\.\*', which matches no linear layer .* there are fusion\."),
+        ({"train": ("*",)}, r"lora\.adapt has '\*', which matches no linear layer .* there are none"),
     ],
 )  # fmt: skip
 def test_patterns_that_fit_nothing_say_what_there_is(policy, config, message):

@@ -30,18 +30,18 @@ def test_slots_fill_one_after_another_and_then_the_least_used_goes():
     nn.init.zeros_(memory.key.bias), nn.init.zeros_(memory.query.bias)
     memory.key.weight.data = memory.query.weight.data = 20 * torch.eye(4, 8)
     memory.value.weight.data, memory.value.bias.data = torch.eye(8), torch.zeros(8)
-    state, things = memory.initial(1), torch.eye(8)[:4]
+    state, features = memory.initial(1), torch.eye(8)[:4]
     for i in range(3):
         assert state["filled"].sum() == i
-        _, state = memory(fused(things[i : i + 1]), state, always(1))
-        assert torch.equal(state["values"][0, i], things[i]), "into the first empty slot"
+        _, state = memory(fused(features[i : i + 1]), state, always(1))
+        assert torch.equal(state["values"][0, i], features[i]), "into the first empty slot"
     for i in (0, 2, 0, 2):  # slot 1 is not asked for
-        _, state = memory(fused(things[i : i + 1]), state, ~always(1))
+        _, state = memory(fused(features[i : i + 1]), state, ~always(1))
     assert state["usage"][0].argmin() == 1
-    _, state = memory(fused(things[3:4]), state, always(1))
-    assert torch.equal(state["values"][0], torch.stack([things[0], things[3], things[2]])), "the least used went"
+    _, state = memory(fused(features[3:4]), state, always(1))
+    assert torch.equal(state["values"][0], torch.stack([features[0], features[3], features[2]])), "the least used went"
     _, after = memory(fused(torch.zeros(1, 8)), state, always(1))  # asks for all alike
-    assert torch.equal(after["values"][0, 1], things[3]), "what was written last does not go first"
+    assert torch.equal(after["values"][0, 1], features[3]), "what was written last does not go first"
 
 
 def test_nothing_is_read_from_an_empty_store():

@@ -1,4 +1,4 @@
-"""Each task to its own head; the task told by words alone."""
+"""Each task has its own head; the instruction alone determines the task."""
 
 import dataclasses
 
@@ -29,8 +29,8 @@ def test_a_demonstration_teaches_the_head_of_its_task_and_no_other(make_network,
     network = make_network(CONFIG)
     batch = of_tasks(make_batch(network), torch.tensor([1, 1, 1, 1]))
     network.losses(batch)["action"].backward()
-    taught = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in network.head.heads]
-    assert taught == [False, True, False]
+    trained = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in network.head.heads]
+    assert trained == [False, True, False]
     rows = network.head.embeddings.weight.grad.abs().sum(1)
     assert (rows > 0).tolist() == [False, True, False]
 
@@ -65,10 +65,10 @@ def test_the_classifier_alone_chooses_who_acts(make_network, make_batch):
     torch.testing.assert_close(mixed, torch.stack([found[2][0], found[0][1], found[2][2], found[1][3]]))
 
 
-def test_rows_that_tell_nothing_of_their_task_teach_the_classifier_nothing(make_network, make_batch):
+def test_rows_without_a_task_do_not_train_the_classifier(make_network, make_batch):
     network = make_network(CONFIG)
     batch = of_tasks(make_batch(network), torch.tensor([0, 1, -1, 2]))
-    batch.actions_mask[3] = False  # told another goal than the one that was pursued
+    batch.actions_mask[3] = False  # its instruction was relabeled
     found = network.losses(batch)["task_classification"]
     logits = network.head.classify(network(batch).fused)
     by_hand = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
@@ -128,10 +128,10 @@ def test_every_kind_of_head_bears_a_batch_without_its_task(name, make_network, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "a multi_task head has no tasks: training takes them from its data, or name them in tasks"),
+        ({}, "a multi_task head needs tasks: training takes them from its data, or set its option tasks"),
         ({"tasks": ["pick", "put", "pick"]}, "tasks of a multi_task head are named twice: pick"),
-        ({"tasks": TASKS, "head": "multi_task"}, "cannot have the head 'multi_task' for each task: it has tasks itself"),
-        ({"tasks": TASKS, "head": "flow_expert", "options": {"layerwise": True}}, "reads the fusion layer by layer"),
+        ({"tasks": TASKS, "head": "multi_task"}, "cannot use the head 'multi_task' for each task: it is itself multi-task"),
+        ({"tasks": TASKS, "head": "flow_expert", "options": {"layerwise": True}}, "reads the layers of the fusion"),
     ],
 )
 def test_what_cannot_be_is_named(options, message, make_network):
@@ -139,8 +139,8 @@ def test_what_cannot_be_is_named(options, message, make_network):
         make_network(dataclasses.replace(CONFIG, head=Part("multi_task", options)))
 
 
-def test_a_classifier_that_nothing_teaches_is_refused_and_so_is_teaching_none(make_network):
-    with pytest.raises(ConfigError, match=r"chooses its part by a classifier .* add objectives.task_classification"):
+def test_a_classifier_without_an_objective_is_refused_and_the_reverse(make_network):
+    with pytest.raises(ConfigError, match=r"has a task classifier, .* add objectives.task_classification"):
         make_network(CONFIG.with_objectives(task_classification=None))
-    with pytest.raises(ConfigError, match="task_classification teaches a head that has tasks"):
+    with pytest.raises(ConfigError, match="task_classification trains the classifier of a head"):
         make_network(dataclasses.replace(CONFIG, head=Part("regression")))

@@ -1,4 +1,4 @@
-"""Nodes are the things in a picture, and where they stand to each other tells which of two things alike is meant."""
+"""Nodes are the objects in an image; their relative positions resolve a reference to one of two identical objects."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COLORS = torch.tensor([(0.9, -0.8, -0.8), (-0.8, -0.6, 0.9), (-0.8, 0.6, -0.7), 
 
 
 def _scenes(count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Pictures of two red squares and two of other colors, and for each what is said and meant: the red one nearer to, or farther
-    from, the one of some color.
+    """Images of two red squares and two of other colors, with an instruction: the red one nearer to, or farther from, one of the
+    others.
 
     Images (b, 1, 3, h, w), the middles of all (b, 4, 2), which is the anchor (b,), which red one is meant (b,), and the words: 0
     for nearer and 1 for farther, and the anchor's color (b, 2).
@@ -46,7 +46,7 @@ def _scenes(count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
 
 
 def _learn(layers: int, steps: int = 120, rows: int = 64) -> tuple[float, float]:
-    """Of unseen scenes, how often the right thing is pointed at, and how many things have a node within a cell."""
+    """In unseen scenes, how often the keypoint is at the right object, and how many objects have a node within a cell."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     encoder, embed = ObjectGraph(SIZES, 8, 16, heatmaps=3, nodes=6, layers=layers), nn.EmbeddingBag(6, 32, mode="sum")
@@ -70,7 +70,7 @@ def _learn(layers: int, steps: int = 120, rows: int = 64) -> tuple[float, float]
     return float(right.float().mean()), float(found.float().mean())
 
 
-def test_with_messages_it_learns_which_of_two_things_alike_is_meant_and_nodes_find_all_things():
+def test_with_messages_it_learns_which_of_two_identical_objects_is_meant_and_nodes_find_all_objects():
     right, found = _learn(layers=1)
     assert right > 0.8 and found > 0.95
 
@@ -92,7 +92,7 @@ def test_nodes_are_the_peaks_from_left_to_right_and_there_may_be_fewer():
         middle = torch.tensor([column + 0.5, row + 0.5]) / 3 - 1
         node = int((nodes.points[0] - middle).norm(dim=-1).argmin())
         assert (nodes.points[0, node] - middle).abs().max() < 0.02 and there[node]
-        torch.testing.assert_close(nodes.seen[0, node], places[0, 6 * row + column], atol=0.05, rtol=0.02)
+        torch.testing.assert_close(nodes.features[0, node], places[0, 6 * row + column], atol=0.05, rtol=0.02)
         around = nodes.around[0, node].unflatten(0, (6, 6))
         torch.testing.assert_close(around.sum(), around[row - 1 : row + 2, column - 1 : column + 2].sum())
         assert around[row, column] > 0.9
@@ -102,13 +102,18 @@ def test_nodes_are_the_peaks_from_left_to_right_and_there_may_be_fewer():
 def test_what_is_no_node_is_heard_by_none():
     torch.manual_seed(0)
     encoder = ObjectGraph(SIZES, 8, 16, heatmaps=3, nodes=6)
-    _, found = encoder._look(torch.rand(3, 1, 3, 48, 48) * 2 - 1)
+    _, found = encoder._detect(torch.rand(3, 1, 3, 48, 48) * 2 - 1)
     graph, sentence, queries = encoder.graphs[0], torch.randn(3, 32), torch.randn(3, 3, 16)
     nn.init.normal_(graph.weigh.weight)
     nodes = dataclasses.replace(found[0], there=torch.tensor([True, True, False, True, False, True]).expand(3, 6))
     other = {
         name: torch.where(nodes.there.unflatten(1, (6, *[1] * (x.ndim - 2))), x, 3 * x + 1)
-        for name, x in (("seen", nodes.seen), ("likely", nodes.likely), ("states", nodes.states), ("points", nodes.points))
+        for name, x in (
+            ("features", nodes.features),
+            ("likely", nodes.likely),
+            ("states", nodes.states),
+            ("points", nodes.points),
+        )
     }
     for one, two in zip(
         graph(nodes, sentence, queries), graph(dataclasses.replace(nodes, **other), sentence, queries), strict=True
@@ -122,7 +127,7 @@ def test_what_is_no_node_is_heard_by_none():
 def test_to_be_left_of_something_is_a_weight_that_a_sentence_can_set():
     torch.manual_seed(0)
     encoder = ObjectGraph(SIZES, 8, 16, heatmaps=3, nodes=6)
-    _, (nodes,) = encoder._look(torch.rand(2, 1, 3, 48, 48) * 2 - 1)
+    _, (nodes,) = encoder._detect(torch.rand(2, 1, 3, 48, 48) * 2 - 1)
     graph = encoder.graphs[0]
     for part in (graph.ask, graph.weigh):
         nn.init.zeros_(part.weight)
@@ -138,7 +143,7 @@ def test_to_be_left_of_something_is_a_weight_that_a_sentence_can_set():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ConfigError, match="1 to 144 nodes a view, as a picture of 48×48.*got nodes=145"):
+    with pytest.raises(ConfigError, match="1 to 144 nodes per view, .* an image of 48×48.*got nodes=145"):
         ObjectGraph(SIZES, nodes=145)
     with pytest.raises(ConfigError, match="at least 2 heads.*heads=1"):
         ObjectGraph(SIZES, heads=1)

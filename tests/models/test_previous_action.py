@@ -1,4 +1,4 @@
-"""A network that is told what was done before: where that is not known it changes nothing, where it is known it is of use."""
+"""Networks with the previous action as input: it has no effect where it is masked, and helps where it is known."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def losses(network, batch):
     return network.losses(batch, torch.Generator().manual_seed(1))
 
 
-def told(network):
+def recorded_masks(network):
     """A list that fills with the mask of every call of the action encoder."""
     masks = []
     network.previous_action.register_forward_pre_hook(lambda _, args: masks.append(args[1].clone()))
@@ -57,11 +57,11 @@ def test_it_is_one_token_of_the_latest_frame(make_network, make_batch):
         torch.testing.assert_close(group.tokens[:, -1], network.previous_action.encoder(batch.previous_action.values))
 
 
-def test_a_share_of_samples_is_not_told_in_training_and_all_are_when_it_counts(make_network, make_batch):
+def test_dropout_of_the_previous_action_applies_in_training_only(make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, previous_action_dropout=0.3))
     batch = make_batch(network, rows=400)
     batch.previous_action.mask[:100] = False
-    masks = told(network)
+    masks = recorded_masks(network)
     first, again = losses(network, batch), losses(network, batch)
     assert torch.equal(first["loss"], again["loss"]), "drawn from the generator that was given"
     assert not masks[0][:100].any()
@@ -74,7 +74,7 @@ def test_a_share_of_samples_is_not_told_in_training_and_all_are_when_it_counts(m
     assert torch.equal(masks[3], batch.previous_action.mask)
     assert torch.equal(masks[4], batch.previous_action.mask)
     always = make_network(dataclasses.replace(CONFIG, previous_action_dropout=0.0))
-    masks = told(always)
+    masks = recorded_masks(always)
     losses(always, batch)
     assert torch.equal(masks[0], batch.previous_action.mask)
 
@@ -91,12 +91,12 @@ def test_a_memory_knows_what_was_done_frames_ago(name, make_network, make_batch)
 
 
 def test_what_was_done_can_decide_what_comes_next(make_network, make_batch):
-    """The next action is the one before, which nothing else tells: a network that is told learns it, one that is not cannot."""
+    """The next action equals the previous one and depends on nothing else: only a network with that input can learn it."""
     found = {}
-    for acted in (CONFIG.previous_action, None):
+    for encoder in (CONFIG.previous_action, None):
         torch.manual_seed(0)
         network = make_network(
-            dataclasses.replace(CONFIG, previous_action=acted, previous_action_dropout=0.0, objectives={"action": Objective()})
+            dataclasses.replace(CONFIG, previous_action=encoder, previous_action_dropout=0.0, objectives={"action": Objective()})
         )
         optimizer = torch.optim.Adam(network.parameters(), 3e-3)
         plain = make_batch(make_network(CONFIG), rows=64)
@@ -111,7 +111,7 @@ def test_what_was_done_can_decide_what_comes_next(make_network, make_batch):
                 optimizer.step()
         network.eval()
         predicted = network.predict(batch).actions[:, 0, 0]
-        found[acted is not None] = float(torch.corrcoef(torch.stack([predicted.detach(), done[:, 0]]))[0, 1])
+        found[encoder is not None] = float(torch.corrcoef(torch.stack([predicted.detach(), done[:, 0]]))[0, 1])
     assert found[True] > 0.9
     assert abs(found[False]) < 0.4
 
@@ -122,7 +122,7 @@ def test_an_encoder_without_absence_has_none_to_learn_and_takes_no_mask():
     whole.load_state_dict({name: value for name, value in partial.state_dict().items() if name != "absent"})
     actions = torch.randn(3, 14)
     torch.testing.assert_close(whole(actions), partial(actions))
-    with pytest.raises(ConfigError, match=r"made without unknown components \(partial=False\); it takes no mask"):
+    with pytest.raises(ConfigError, match=r"built without unknown components \(partial=False\) and takes no mask"):
         whole(actions, torch.ones(3, 4, dtype=torch.bool))
 
 

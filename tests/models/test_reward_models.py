@@ -1,4 +1,4 @@
-"""Scorers of states in words: a matcher reads numbers; an endpoint and pretrained models are asked by their protocols."""
+"""Language reward models: the matcher, models behind an endpoint, and pretrained models of the transformers library."""
 
 import json
 import threading
@@ -11,10 +11,11 @@ import torch
 import transformers
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, PolicyError, WireError
-from verbot.models.reward_models import scorers
-from verbot.models.reward_models.endpoint import KEY, EndpointScorer, opinion
-from verbot.models.reward_models.huggingface import PretrainedScorer
-from verbot.models.reward_models.matcher import Matcher, TrainedScorer, split
+from verbot.models.reward_models import matcher as module
+from verbot.models.reward_models import reward_models
+from verbot.models.reward_models.endpoint import KEY, EndpointRewardModel, opinion
+from verbot.models.reward_models.huggingface import PretrainedRewardModel
+from verbot.models.reward_models.matcher import Matcher, TrainedRewardModel, split
 
 NEAR = "the robot's arm is raised; the robot is 0.52 m from the red circle; the robot has stopped at the red circle"
 FAR = "the robot's arm is raised; the robot is 2.52 m from the red circle; the robot has stopped at nothing"
@@ -27,7 +28,7 @@ def matcher():
     return Matcher(width=16, heads=2).eval()
 
 
-def test_what_a_pair_is_worth_hangs_on_nothing_beside_it(matcher):
+def test_the_score_of_a_pair_does_not_depend_on_the_batch(matcher):
     pairs = [(NEAR, GO), (FAR, OTHER), ("", GO), (NEAR, OTHER)]
     together = matcher(*zip(*pairs, strict=True))
     for row, (state, goal) in zip(together, pairs, strict=True):
@@ -44,29 +45,34 @@ def test_numbers_are_read_as_numbers(matcher):
     assert (near - nearer).abs().max() < (near - far).abs().max() / 5
 
 
-def test_a_matcher_comes_back_from_its_file(matcher, tmp_path):
-    path = tmp_path / "scorer.safetensors"
+def test_a_matcher_comes_back_from_its_file(matcher, tmp_path, monkeypatch):
+    path = tmp_path / "reward_model.safetensors"
     matcher.save(path)
-    scorer = scorers.get("matcher")(str(path))
-    assert np.array_equal(scorer.score([NEAR, FAR], [GO, GO]), matcher.opinions([NEAR, FAR], [GO, GO]).sigmoid().numpy())
-    fitted = TrainedScorer.fit({"path": str(path)})
+    model = reward_models.get("matcher")(str(path))
+    assert np.array_equal(model.score([NEAR, FAR], [GO, GO]), matcher.opinions([NEAR, FAR], [GO, GO]).sigmoid().numpy())
+    monkeypatch.setattr(module, "FORMAT", module.OLD_FORMAT)
+    matcher.save(path)
+    monkeypatch.undo()
+    assert module.OLD_FORMAT != module.FORMAT
+    assert torch.equal(Matcher.load(path).vote.weight, matcher.vote.weight), "files of the former format are read"
+    fitted = TrainedRewardModel.fit({"path": str(path)})
     with torch.no_grad():
         matcher.out[-1].bias += 1.0
     matcher.save(path)
-    with pytest.raises(PolicyError, match=f"is another one than it was: sha256 .*, not {fitted['sha256']}"):
-        TrainedScorer(**fitted)
+    with pytest.raises(PolicyError, match=f"has changed: sha256 .*, not {fitted['sha256']}"):
+        TrainedRewardModel(**fitted)
     matcher._frozen = type("Other", (), {"sha256": "0" * 64})()
     matcher.save(path)
     with pytest.raises(PolicyError, match="trained on other MiniLM weights"):
-        TrainedScorer(str(path))
+        TrainedRewardModel(str(path))
     Matcher(16, 2, outputs=3).save(path)
-    with pytest.raises(ConfigError, match="has 3 outputs; a scorer has 2"):
-        TrainedScorer(str(path))
+    with pytest.raises(ConfigError, match="has 3 outputs; a reward model has 2"):
+        TrainedRewardModel(str(path))
     path.write_bytes(b"no tensors")
-    with pytest.raises(PolicyError, match="is not a scorer"):
-        TrainedScorer(str(path))
-    with pytest.raises(PolicyError, match="there is no scorer at"):
-        TrainedScorer.fit({"path": str(tmp_path / "nothing")})
+    with pytest.raises(PolicyError, match="is not a reward model"):
+        TrainedRewardModel(str(path))
+    with pytest.raises(PolicyError, match="there is no reward model at"):
+        TrainedRewardModel.fit({"path": str(tmp_path / "nothing")})
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -108,41 +114,41 @@ def endpoint():
 
 def test_a_chat_model_is_asked_once_for_each_pair(endpoint, monkeypatch):
     monkeypatch.setenv(KEY, "secret")
-    scorer = EndpointScorer("some-model", endpoint.url)
-    found = scorer.score([NEAR, FAR, NEAR], [GO, GO, GO])
+    model = EndpointRewardModel("some-model", endpoint.url)
+    found = model.score([NEAR, FAR, NEAR], [GO, GO, GO])
     assert found.tolist() == pytest.approx(np.array([[0.9, 1.0], [0.1, 0.0], [0.9, 1.0]]))
     assert len(endpoint.asked) == 2
     path, authorization, body = endpoint.asked[0]
     assert (path, authorization, body["model"], body["temperature"]) == ("/v1/chat/completions", "Bearer secret", "some-model", 0)
     assert GO in body["messages"][-1]["content"]
-    scorer.score([FAR], [GO])
+    model.score([FAR], [GO])
     assert len(endpoint.asked) == 2
     monkeypatch.delenv(KEY)
-    EndpointScorer("some-model", endpoint.url).score([FAR], [GO])
+    EndpointRewardModel("some-model", endpoint.url).score([FAR], [GO])
     assert endpoint.asked[-1][1] is None
 
 
 def test_embeddings_are_compared(endpoint):
-    scorer = EndpointScorer("some-model", endpoint.url, kind="embeddings", floor=0.5, kept=1)
-    found = scorer.score(["abc abc", "ggg"], ["abc abc", "abc abc"])
+    model = EndpointRewardModel("some-model", endpoint.url, kind="embeddings", floor=0.5, kept=1)
+    found = model.score(["abc abc", "ggg"], ["abc abc", "abc abc"])
     assert found.tolist() == [[pytest.approx(1.0)] * 2, [0.0, 0.0]] and len(endpoint.asked) == 2
-    scorer.score(["ggg"], ["abc abc"])
+    model.score(["ggg"], ["abc abc"])
     assert len(endpoint.asked) == 3, "one of the two was forgotten"
     endpoint.replies += [(200, {"data": []})]
     with pytest.raises(WireError, match=r"no data\[0\].embedding"):
-        scorer.score(["d"], ["d"])
+        model.score(["d"], ["d"])
     endpoint.replies += [(200, {"data": [{"embedding": [0.0]}]})]
     with pytest.raises(WireError, match="no vector of finite numbers, or only zeros"):
-        scorer.score(["e"], ["e"])
+        model.score(["e"], ["e"])
 
 
 def test_an_endpoint_that_fails_is_asked_again_and_then_named(endpoint):
-    scorer = scorers.build("openai", "some-model", endpoint.url, tries=3, wait_s=0.01)
+    model = reward_models.build("openai", "some-model", endpoint.url, tries=3, wait_s=0.01)
     endpoint.replies += [(503, b"busy"), (429, b"slowly")]
-    assert scorer.score([FAR], [GO])[0, 1] == 0.0
+    assert model.score([FAR], [GO])[0, 1] == 0.0
     endpoint.replies += [(503, b"busy")] * 3
     with pytest.raises(WireError, match=r"did not answer in 3 tries; the last: 503 .*: busy"):
-        scorer.score([NEAR], [GO])
+        model.score([NEAR], [GO])
     for reply, error, message in (
         ((401, b"no key"), MissingDependencyError, f"set the environment variable {KEY} .*no key"),
         ((400, b"no such model"), WireError, "refused the request: 400 .*no such model"),
@@ -151,8 +157,8 @@ def test_an_endpoint_that_fails_is_asked_again_and_then_named(endpoint):
     ):
         endpoint.replies.append(reply)
         with pytest.raises(error, match=message):
-            scorer.score([NEAR], [GO])
-    nowhere = scorers.build("openai", "some-model", "http://127.0.0.1:9/v1", tries=2, wait_s=0.01)
+            model.score([NEAR], [GO])
+    nowhere = reward_models.build("openai", "some-model", "http://127.0.0.1:9/v1", tries=2, wait_s=0.01)
     with pytest.raises(WireError, match="did not answer in 2 tries"):
         nowhere.score([NEAR], [GO])
 
@@ -168,7 +174,7 @@ NO_OPINIONS = (
 
 
 @pytest.mark.parametrize("written", NO_OPINIONS)
-def test_what_is_no_opinion_is_refused(written):
+def test_an_answer_without_two_numbers_is_refused(written):
     with pytest.raises(WireError, match="a model was asked for"):
         opinion(written)
 
@@ -177,9 +183,9 @@ def test_what_is_no_opinion_is_refused(written):
     ("options", "message"),
     [({"kind": "both"}, "'chat' or 'embeddings'"), ({"url": "file:///x"}, "expected http://"), ({"tries": 0}, "above 0")],
 )
-def test_an_endpoint_that_cannot_be_is_refused(options, message):
+def test_invalid_options_of_an_endpoint_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        scorers.build("openai", "some-model", **options)
+        reward_models.build("openai", "some-model", **options)
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -226,31 +232,31 @@ def by_hand(folder, kind, texts):
 
 
 def test_a_judge_of_entailment_and_a_cross_encoder(judges):
-    found = scorers.get("huggingface")(str(judges / "entailment")).score(STATES, [GO, GO])
+    found = reward_models.get("huggingface")(str(judges / "entailment")).score(STATES, [GO, GO])
     claims = [(state, f"the command was carried out: {GO}") for state in STATES]
     logits = by_hand(judges / "entailment", "AutoModelForSequenceClassification", claims)
     assert found[:, 1] == pytest.approx([float(row.softmax(-1)[2]) for row in logits], abs=1e-5)
     assert abs(found[0, 1] - found[1, 1]) > 1e-3
-    scorer = PretrainedScorer(str(judges / "cross"), batch=1, kept=1)
+    model = PretrainedRewardModel(str(judges / "cross"), batch=1, kept=1)
     logits = by_hand(judges / "cross", "AutoModelForSequenceClassification", [(state, GO) for state in STATES])
     for _ in range(2):
-        assert scorer.score(STATES, [GO, GO])[:, 0] == pytest.approx([float(row[0].sigmoid()) for row in logits], abs=1e-5)
+        assert model.score(STATES, [GO, GO])[:, 0] == pytest.approx([float(row[0].sigmoid()) for row in logits], abs=1e-5)
 
 
 def test_a_causal_model_says_yes_or_no(judges):
-    found = scorers.build("huggingface", str(judges / "causal"), question="{state} {goal}").score(STATES, [GO, GO])
+    found = reward_models.build("huggingface", str(judges / "causal"), question="{state} {goal}").score(STATES, [GO, GO])
     logits = by_hand(judges / "causal", "AutoModelForCausalLM", [(f"{state} {GO}",) for state in STATES])
     yes = [float(row[-1, [WORDS.index("yes"), WORDS.index("no")]].softmax(-1)[0]) for row in logits]
     assert found[:, 1] == pytest.approx(yes, abs=1e-5)
-    with pytest.raises(ConfigError, match="not told apart by the first token"):
-        scorers.build("huggingface", str(judges / "causal"), no="yes")
+    with pytest.raises(ConfigError, match="begin with the same token, or with none"):
+        reward_models.build("huggingface", str(judges / "causal"), no="yes")
 
 
 def test_a_pretrained_model_that_cannot_judge_is_refused(judges, tmp_path):
-    with pytest.raises(ConfigError, match="BertForMaskedLM; a scorer is a classifier of sequences or a causal language model"):
-        PretrainedScorer(str(judges / "masked"))
-    with pytest.raises(ConfigError, match="LABEL_0, LABEL_1 apart; a scorer needs a label 'entailment', or one output"):
-        PretrainedScorer(str(judges / "labels"))
-    fitted = PretrainedScorer.fit({"checkpoint": str(judges / "cross")})
+    with pytest.raises(ConfigError, match="BertForMaskedLM; a reward model is a sequence classifier or a causal language model"):
+        PretrainedRewardModel(str(judges / "masked"))
+    with pytest.raises(ConfigError, match="LABEL_0, LABEL_1; a reward model needs a label 'entailment', or one output"):
+        PretrainedRewardModel(str(judges / "labels"))
+    fitted = PretrainedRewardModel.fit({"checkpoint": str(judges / "cross")})
     with pytest.raises(CorruptFileError, match="is another checkpoint than it was"):
-        scorers.build("huggingface", **{**fitted, "sha256": "0" * 64})
+        reward_models.build("huggingface", **{**fitted, "sha256": "0" * 64})

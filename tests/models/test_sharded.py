@@ -14,7 +14,7 @@ from verbot.training.distributed.process_group import ProcessGroup
 
 @pytest.fixture(scope="module", autouse=True)
 def group(tmp_path_factory):
-    rendezvous = tmp_path_factory.mktemp("group") / "meeting"
+    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()

@@ -32,7 +32,7 @@ def test_what_is_chosen_reaches_the_actions(make_network, make_batch):
     for choice in range(3):
         torch.nn.init.zeros_(network.task_embeddings.choose.weight)
         network.task_embeddings.choose.bias.data = 50 * torch.eye(3)[choice]
-        _, sentence = network.read(batch.text)
+        _, sentence = network.encode_text(batch.text)
         network_sentence = network.sentence(network.language(batch.text))
         torch.testing.assert_close(sentence.tokens[:, 0], network_sentence + network.task_embeddings.embeddings[choice])
         found.append(network.predict(batch).actions)

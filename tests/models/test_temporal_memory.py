@@ -28,10 +28,10 @@ def always(rows: int) -> torch.Tensor:
 
 def test_the_newest_frame_pushes_out_the_oldest_where_it_is_written():
     memory = TemporalMemory(SIZES, 8, 1, frames=3, size=16)
-    things = torch.randn(5, 2, 8)
-    kept = [memory.keep(x) for x in things]  # (2, 16) each
+    features = torch.randn(5, 2, 8)
+    kept = [memory.keep(x) for x in features]  # (2, 16) each
     state = memory.initial(2)
-    for i, x in enumerate(things):
+    for i, x in enumerate(features):
         _, state = memory(fused(x), state, torch.tensor([True, i % 2 == 0]))
         assert state["filled"].sum(1).tolist() == [min(i + 1, 3), i // 2 + 1]
     torch.testing.assert_close(state["features"][0], torch.stack([k[0] for k in kept[2:]]))
@@ -148,7 +148,7 @@ def test_more_frames_than_a_sequence_teaches_are_refused(deep, make_network):
     make_network(NetworkConfig(**sizes, memory=memory(3), sequence=4))
     name = "chain" if deep else "temporal"
     with pytest.raises(
-        ConfigError, match=f"{name!r} keeps the last 4 frames, and a sequence of 4 has only 3 before its last"
+        ConfigError, match=f"{name!r} stores the last 4 frames, and a sequence of 4 has only 3 before its last"
     ) as e:
         make_network(NetworkConfig(**sizes, memory=memory(4), sequence=4))
     assert "set its frames to at most 3, or sequence to at least 5" in str(e.value)

@@ -1,4 +1,4 @@
-"""The value head: what it is taught, by which rows, and that nothing changes without it."""
+"""The value head: what it is trained on, which rows count, and that nothing changes without it."""
 
 import dataclasses
 
@@ -32,7 +32,9 @@ def losses(network, batch):
 def test_the_loss_is_least_at_the_discounted_success(make_network, make_batch):
     """Binary cross-entropy with a soft target: the best guess is the target itself, and costs its entropy."""
     torch.manual_seed(0)
-    parts = NetworkParts(Sizes(8, 2, 16, 16, 4, 3, ()), torch.nn.Module(), torch.nn.Module(), 8, 1, read=None, look=None)
+    parts = NetworkParts(
+        Sizes(8, 2, 16, 16, 4, 3, ()), torch.nn.Module(), torch.nn.Module(), 8, 1, encode_text=None, encode_images=None
+    )
     head, fused = Value(parts, discount=0.9), TokenGroup(torch.randn(4, 1, 8), torch.ones(4, 1, dtype=torch.bool), "fused")
     batch = left(make_batch(make_network(CONFIG)), torch.tensor([0, 1, 5, 20]))
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
@@ -47,7 +49,7 @@ def test_the_loss_is_least_at_the_discounted_success(make_network, make_batch):
     assert entropy - 1e-4 < loss < entropy + 0.02
 
 
-def test_rows_told_another_goal_or_without_success_teach_no_value(make_network, make_batch):
+def test_relabeled_rows_and_failures_do_not_train_the_value(make_network, make_batch):
     network = make_network(VALUED)
     batch = make_batch(network)
     batch.actions_mask[1] = False

@@ -112,8 +112,8 @@ def test_tasks_of_a_lost_node_are_repeated_by_another(nodes, tmp_path):
         made, lost, items, killed = [], nodes.second, range(1, 61), False
         for answers in opened.in_order("maker:make", str(tmp_path), [[item] for item in items]):
             made += answers
-            begun = [path for path in tmp_path.glob("*") if lost in path.read_text()]
-            if not killed and begun and time.time() - max(path.stat().st_mtime for path in begun) < 0.2:
+            started = [path for path in tmp_path.glob("*") if lost in path.read_text()]
+            if not killed and started and time.time() - max(path.stat().st_mtime for path in started) < 0.2:
                 nodes.kill()  # during a task
                 killed = True
     assert made == [10 // item for item in items]

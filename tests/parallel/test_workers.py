@@ -44,13 +44,13 @@ def echo(tmp_path, monkeypatch):
 
 
 def test_each_worker_answers_with_one_thread_of_its_own(echo):
-    with workers(echo, 2) as team:
-        for number, worker in enumerate(team):
+    with workers(echo, 2) as running:
+        for number, worker in enumerate(running):
             worker.send({"n": number})
-        answers = [worker.receive() for worker in team]
+        answers = [worker.receive() for worker in running]
     assert [answer[1:] for answer in answers] == [("1", {"n": 0}), ("1", {"n": 1})]
     assert len({answer[0] for answer in answers}) == 2
-    assert all(worker.process.poll() is not None for worker in team)
+    assert all(worker.process.poll() is not None for worker in running)
 
 
 def test_an_exception_arrives_with_its_traceback(echo):

@@ -18,7 +18,7 @@ from verbot.configuration import build, load_yaml, to_plain
 from verbot.errors import PolicyError, VerbotDeprecationWarning
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, Objective
-from verbot.models.registries import contrasts, language_encoders
+from verbot.models.registries import contrastive_losses, language_encoders
 from verbot.policy.policy import FORMAT, VLAPolicy
 from verbot.policy.storage import MANIFEST, STARTER, sha256
 from verbot.spec import Observation
@@ -167,7 +167,7 @@ def test_the_starter_policy_is_of_format_2():
 
 
 def test_old_names_of_parts_stand_for_their_successors():
-    for registry, old, new in ((language_encoders, "words", "word_embedding"), (contrasts, "match", "siglip")):
+    for registry, old, new in ((language_encoders, "words", "word_embedding"), (contrastive_losses, "match", "siglip")):
         with pytest.warns(VerbotDeprecationWarning, match=f"{old!r} is now called {new!r}"):
             assert registry.get(old) is registry.get(new)
         assert old not in registry.names()

@@ -107,7 +107,7 @@ def with_sentences(batch: Batch, network: VLANetwork, *texts: str) -> Batch:
 
 def looked(network: VLANetwork, batch: Batch, sentence: torch.Tensor) -> TokenGroup:
     """The keypoint tokens of the pictures when `sentence` (b, e) is said."""
-    groups, _ = network.see(batch, sentence)
+    groups, _ = network.encode_images(batch, sentence)
     return next(group for group in groups if group.kind == "keypoints")
 
 

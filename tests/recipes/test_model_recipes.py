@@ -160,10 +160,10 @@ def test_a_stem_sees_before_it_is_asked():
     encoder = ViT(sizes, patch=8, depth=0, stem=[8, 12]).eval()
     images, mask = torch.randn(3, 2, 3, 32, 32), torch.ones(3, 2, dtype=torch.bool)
     sentences, asked, rows = torch.randn(3, 16), torch.randn(4, 16), torch.tensor([0, 2, 2, 1])
-    groups, answers = encoder.ask_many(images, mask, sentences, asked, rows)
+    groups, answers = encoder.encode_with_queries(images, mask, sentences, asked, rows)
     (alone, *_), (first, *_) = encoder(images[rows], mask[rows], asked), encoder(images, mask, sentences)
-    taught = alone.points.unflatten(1, (2, -1))[:, :, :3].flatten(1, 2)
-    assert torch.allclose(answers.points, taught, atol=1e-6)
+    expected = alone.points.unflatten(1, (2, -1))[:, :, :3].flatten(1, 2)
+    assert torch.allclose(answers.points, expected, atol=1e-6)
     assert torch.equal(groups[0].tokens, first.tokens)
     assert encoder.grid == (4, 4)
     with pytest.raises(ConfigError, match="3 convolutions that halve the image do not divide patches of 4 pixels"):

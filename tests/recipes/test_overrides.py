@@ -1,4 +1,4 @@
-"""Designs are strict: what they name exists, what they change is what they say, and every variant that ships can be built."""
+"""Overrides are strict: they name fields that exist and change only those. Every variant that ships can be built."""
 
 from __future__ import annotations
 
@@ -263,8 +263,8 @@ def test_a_configuration_of_flat_fields_is_read_with_a_warning():
     flat = {"datasets": ["a"], "steps": 7, "batch_size": 8, "learning_rate": 1e-4, "schedule": "step", "milestones": [0.5],
             "validation_share": 0.1, "start": "p", "lora": {"rank": 2}, "alignment": {"patience": 5}, "patience": 4,
             "augment": {"questions": 2}, "processes": 2, "log_every": 3}  # fmt: skip
-    questions = pytest.warns(VerbotDeprecationWarning, match="AugmentConfig has renamed fields: questions → grounding_queries")
-    with pytest.warns(VerbotDeprecationWarning, match="learning_rate → optimizer.learning_rate"), questions:
+    renamed = pytest.warns(VerbotDeprecationWarning, match="AugmentConfig has renamed fields: questions → grounding_queries")
+    with pytest.warns(VerbotDeprecationWarning, match="learning_rate → optimizer.learning_rate"), renamed:
         config = build(TrainConfig, flat)
     assert (config.data, config.budget) == (DataConfig(("a",), batch_size=8), BudgetConfig(steps=7, patience=4))
     assert (config.schedule.name, config.schedule.milestones, config.optimizer.learning_rate) == ("step", (0.5,), 1e-4)

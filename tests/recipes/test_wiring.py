@@ -24,7 +24,7 @@ from model_networks import (
 from verbot.agents import EnsembleAgent
 from verbot.evaluation.protocol.run import _agents
 from verbot.models.layers.attention_maps import watch_attention, watch_groups
-from verbot.models.layers.transformer import seen, text_groups
+from verbot.models.layers.transformer import observation_groups, text_groups
 from verbot.recipes.config import resolve
 
 LEFT, RIGHT = "push the green ball to the left", "pick up the red cube"
@@ -50,7 +50,7 @@ def test_film_policy_scales_and_shifts_what_is_seen_by_the_sentence():
         with zeroed(vision.weight):
             assert torch.equal(looked(network, batch, one).tokens, looked(network, batch, other).tokens), "no other way in"
         late = network.fusion.film
-        groups = [*network.see(batch, one)[0], network.encode_state(batch.state, batch.state_mask)]
+        groups = [*network.encode_images(batch, one)[0], network.encode_state(batch.state, batch.state_mask)]
         places = sum(group.tokens.shape[1] for group in groups)
 
         def fuse(said):
@@ -196,7 +196,10 @@ def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
     assert network.language.frozen.depth == 6
     with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights, torch.no_grad():
         prediction = network.predict(batch)
-    count = {kind: sum(g.tokens.shape[1] for g in pick(given[0])) for kind, pick in (("text", text_groups), ("seen", seen))}
+    count = {
+        kind: sum(g.tokens.shape[1] for g in pick(given[0]))
+        for kind, pick in (("text", text_groups), ("seen", observation_groups))
+    }
     for i in range(2):
         assert weights[f"look.{i}.attention"][0].shape[2:] == (count["text"], count["seen"])
         assert weights[f"talk.{i}.attention"][0].shape[2:] == (count["text"], count["text"])
@@ -231,12 +234,12 @@ def test_clip_clip_has_two_towers_and_embeddings_of_tasks():
     with zeroed(network.task_embeddings.embeddings):
         assert differs(actions(network, with_sentences(batch, network, LEFT)), left)
     with torch.no_grad():
-        words, _ = network.read(batch.text)
+        words, _ = network.encode_text(batch.text)
         text.eval()
         kept = [p.clone() for p in text.parameters()]
         for p in text.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-        assert differs(network.read(batch.text)[0].tokens, words.tokens), "words are what the tower makes of them"
+        assert differs(network.encode_text(batch.text)[0].tokens, words.tokens), "words are what the tower makes of them"
         for p, value in zip(text.parameters(), kept, strict=True):
             p.copy_(value)
 

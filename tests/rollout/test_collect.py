@@ -14,10 +14,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from verbot.configuration import build
 from verbot.contracts import observation_from_env
 from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.envs import make_env
-from verbot.errors import ConfigError, DataError, SimulationError
+from verbot.errors import ConfigError, DataError, SimulationError, VerbotDeprecationWarning
 from verbot.parallel.workers import WorkerDied, WorkerError
 from verbot.rollout import collect as collection
 from verbot.rollout.collect import CollectConfig, LeadIn, collect, demonstrate, request_for
@@ -250,13 +251,13 @@ def test_frames_in_which_colors_are_covered_teach_no_places(tmp_path):
     for episode in dataset:
         covered, first_contact = episode.extras["unseen_frame"], episode.extras["first_contact_frame"]
         assert 8 < covered < first_contact
-        taught = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
+        labeled = batch.targets["keypoints"].mask[start : start + len(episode)].any((1, 2))
         asked = np.array([bool(queries) for queries in batch.grounding_queries[start : start + len(episode)]])
-        assert taught[:covered].all() and asked[:covered].all(), "while the colors show"
+        assert labeled[:covered].all() and asked[:covered].all(), "while the colors show"
         known = batch.targets["known_keypoints"].mask[start : start + len(episode)].any((1, 2))
         assert known[:first_contact].all(), "who remembers could tell where it was"
-        assert not taught[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
-        assert taught[first_contact:].any(), "the hand tells what it handles"
+        assert not labeled[covered:first_contact].any() and not asked[covered:].any(), "nobody could tell"
+        assert labeled[first_contact:].any(), "the hand tells what it handles"
         start += len(episode)
 
 
@@ -267,7 +268,7 @@ def test_a_camera_that_fails_cannot_be_recorded(tmp_path):
 
 def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
     settings = {"seed": 2, "workers": 2, "options": OPTIONS, "progress": False}
-    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), again="tabletop-revisit", **settings)
+    made = collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick", "push"), revisit_env="tabletop-revisit", **settings)
     dataset = open_dataset(made.path)
     pairs = [(a, b) for a, b in itertools.pairwise(dataset) if b.extras.get("visit")]
     assert pairs
@@ -286,14 +287,14 @@ def test_scenes_are_visited_twice_and_runs_span_both_visits(tmp_path):
 
 def test_a_second_visit_needs_the_same_tasks(tmp_path):
     with pytest.raises(ConfigError, match=r"'tabletop-revisit' has no task put_back; it has pick, push, put"):
-        collect("tabletop-memory", tmp_path / "twice", 4, again="tabletop-revisit", progress=False)
+        collect("tabletop-memory", tmp_path / "twice", 4, revisit_env="tabletop-revisit", progress=False)
     with pytest.raises(ConfigError, match="different robots"):
-        collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), again="tabletop-occluded", progress=False)
+        collect("tabletop-memory", tmp_path / "twice", 4, tasks=("pick",), revisit_env="tabletop-occluded", progress=False)
 
 
 def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     settings = {"workers": 1, "progress": False, "options": {**OPTIONS, "captions": 5}}
-    made = collect("tabletop-starter", tmp_path / "scenes", 3, first=4, seed=3, **settings)
+    made = collect("tabletop-starter", tmp_path / "scenes", 3, max_frames=4, seed=3, **settings)
     assert (made.frames, made.attempts) == (12, 3)
     dataset = open_dataset(made.path)
     for episode in dataset:
@@ -306,5 +307,9 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     assert len(set(batch.captions)) > 6, "others at each time"
     assert not batch.targets["keypoints"].mask[..., :2].any(), "nobody knows where the hand would have gone"
     assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
-    with pytest.raises(ConfigError, match="first is 0; expected at least 1 frame, or none for whole demonstrations"):
-        collect("tabletop-starter", tmp_path / "none", 1, first=0, progress=False)
+    with pytest.warns(VerbotDeprecationWarning, match="the setting of collect first is now called max_frames"):
+        assert collect("tabletop-starter", tmp_path / "scenes", 3, first=4, seed=3, **settings).frames == 12
+    with pytest.warns(VerbotDeprecationWarning, match="again is now called revisit_env"):
+        assert build(CollectConfig, {"again": "tabletop-revisit"}) == CollectConfig(revisit_env="tabletop-revisit")
+    with pytest.raises(ConfigError, match="max_frames is 0; expected at least 1 frame, or none for whole demonstrations"):
+        collect("tabletop-starter", tmp_path / "none", 1, max_frames=0, progress=False)

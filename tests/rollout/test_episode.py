@@ -60,14 +60,14 @@ def test_the_expert_labels_its_own_steps_and_those_of_another_agent_that_it_obse
 
 
 def test_another_agent_continues_where_the_first_one_stopped() -> None:
-    env, leader, successor = ToyEnv(), Noting(), Noting()
+    env, first, successor = ToyEnv(), Noting(), Noting()
     episode = RunningEpisode(env, EpisodeRequest(task="go"))
-    list(itertools.islice(episode.run(leader), 4))
-    assert (episode.steps, episode.over, len(leader.seen)) == (4, False, 4)
+    list(itertools.islice(episode.run(first), 4))
+    assert (episode.steps, episode.over, len(first.seen)) == (4, False, 4)
     last = final(episode.run(successor))
     assert (episode.steps, episode.over, len(successor.seen)) == (30, True, 26)
     assert successor.seen[0].time_s == pytest.approx(0.4) and last.over
-    assert not list(episode.run(leader)), "it is over"
+    assert not list(episode.run(first)), "it is over"
 
 
 def test_an_env_is_stepped_only_as_far_as_transitions_are_asked_for() -> None:

@@ -117,7 +117,7 @@ def test_what_the_expert_does_comes_to_earn_more_than_what_the_policy_does(make)
 
 @pytest.mark.parametrize("log_prob", [-3.0, 1.5])
 def test_where_expert_and_policy_do_the_same_the_reward_is_the_log_probability(make, log_prob):
-    """D = exp f / (exp f + π) is one half where the two cannot be told apart, so f = log π; a density's logarithm may be above 0.
+    """D = exp f / (exp f + π) is one half where the two are equal, so f = log π; a density's logarithm may be above 0.
 
     Kills the mutation that leaves log π(a|s) out of the discriminator: then f = 0.
     """

@@ -46,7 +46,7 @@ def test_levels_are_drawn_as_the_order_says():
     ("settings", "message"),
     [
         ({"order": "falling"}, "'falling'; expected one of rising, uniform"),
-        ({"thresholds": (0.5, 1.0)}, "thresholds are shares of success"),
+        ({"thresholds": (0.5, 1.0)}, "thresholds are success rates"),
         ({"review": 1.0}, "review is a share"),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_cannot_be_is_refused(settings, message):
 
 
 def test_levels_and_thresholds_must_fit():
-    with pytest.raises(ConfigError, match="this env has 5 levels, which 4 thresholds part; got 2"):
+    with pytest.raises(ConfigError, match="this env has 5 levels, which need 4 thresholds; got 2"):
         Course(QUICK, 5, ["go"])
     with pytest.raises(ConfigError, match="needs an env with levels"):
         Course(QUICK, 1, ["pick"])

@@ -48,7 +48,7 @@ class LeveledEnv(ToyEnv):
 
 
 def episode(step):
-    """The transition with which an episode ends, in which nobody moves."""
+    """The transition with which an episode ends, without any motion."""
     for _ in range(LIMIT):
         transition = step()
         if transition.final is not None:
@@ -56,15 +56,15 @@ def episode(step):
     raise AssertionError("the episode does not end")
 
 
-def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
-    """Kills the mutations that draw a level and leave it out of the request, or out of what is told of the episode."""
+def test_an_env_runner_requests_the_level_that_the_task_has_reached():
+    """Kills the mutations that draw a level and leave it out of the request, or out of the info of the episode."""
     env = LeveledEnv()
-    world = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan(curriculum=SEPARATE))
-    _, told = world.begin()
-    assert env.played[-1] == ("go", 0) and told["level"] == 0
-    world.stage = RunStage({"go": 3, "visit": 1})
+    runner = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan(curriculum=SEPARATE))
+    _, info = runner.begin()
+    assert env.played[-1] == ("go", 0) and info["level"] == 0
+    runner.stage = RunStage({"go": 3, "visit": 1})
     for _ in range(4):
-        transition = episode(lambda: world.step(STILL))
+        transition = episode(lambda: runner.step(STILL))
         task, level = env.played[-1]
         assert level == {"go": 3, "visit": 1}[task] == transition.reset_info["level"]
     assert {task for task, _ in env.played} == {"go", "visit"}
@@ -72,8 +72,8 @@ def test_a_world_asks_its_env_for_the_level_that_the_task_has_reached():
 
 def test_without_a_curriculum_the_env_chooses_the_level():
     env = LeveledEnv()
-    _, told = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan()).begin()
-    assert env.played == [("go", None)] and "level" not in told
+    _, info = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan()).begin()
+    assert env.played == [("go", None)] and "level" not in info
 
 
 def test_a_worker_passes_the_stage_on_to_all_its_envs(monkeypatch):
@@ -96,7 +96,7 @@ class IdleWorker:
         self.sent.append(message)
 
 
-def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypatch):
+def test_every_worker_gets_the_curriculum_and_the_stage(monkeypatch):
     """Kills the mutations in which the curriculum or the stage stays in the process that learns."""
     idle: list[IdleWorker] = []
 
@@ -113,7 +113,7 @@ def test_every_worker_is_set_up_with_the_curriculum_and_told_the_stage(monkeypat
 
 
 class RecordedStages:
-    """Env runners that keep what they are told."""
+    """Env runners that record the stages that they get."""
 
     def __init__(self):
         self.stages = []
@@ -122,13 +122,13 @@ class RecordedStages:
         self.stages.append(dict(stage.reached))
 
 
-def test_a_run_tells_its_worlds_when_a_task_rises(tmp_path):
-    """Kills the mutations in which a run never tells how far it has come, or tells it at the beginning alone."""
-    course, told = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
-    watch = running._Watch(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, told, course)
-    assert told.stages == [{"go": 1}], "a run that goes on begins where it was"
+def test_a_run_sends_its_env_runners_each_new_level(tmp_path):
+    """Kills the mutations in which a run never sends its stage, or sends it only at the beginning."""
+    course, runners = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
+    watch = running._Watch(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course)
+    assert runners.stages == [{"go": 1}], "a run that goes on begins where it was"
     for level, success in ((1, True), (1, True), (1, True), (2, False)):
         ended = {"terminal_observation": None, "task": "go", "level": level, "success": success}
         watch.locals = {"infos": [ended, {}]}
         assert watch._on_step()
-    assert told.stages == [{"go": 1}, {"go": 2}]
+    assert runners.stages == [{"go": 1}, {"go": 2}]

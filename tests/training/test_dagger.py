@@ -79,5 +79,5 @@ def test_a_run_interrupted_in_a_round_and_after_it_ends_the_same(demos, whole, t
 
 def test_a_round_that_gathers_nothing_is_an_error(demos, tmp_path, monkeypatch):
     monkeypatch.setattr(dagger, "demonstrations", lambda *args: (each for each in ()))
-    with pytest.raises(TrainingError, match="round 1 of corrections gathered nothing"):
+    with pytest.raises(TrainingError, match="round 1 of corrections collected nothing"):
         train_policy(settings(demos), tmp_path, progress=False)

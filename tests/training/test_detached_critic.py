@@ -21,7 +21,7 @@ def slopes(module):
 @pytest.mark.parametrize("detached", [True, False])
 def test_the_loss_of_a_value_changes_the_network_unless_it_is_detached(toy, detached):  # noqa: F811
     """Kills the mutation that ignores `detach_critic`, and the one that always detaches."""
-    policy = running.beginning(TOY)
+    policy = running.initial_policy(TOY)
     encoder, config = ObservationEncoder(policy), replace(TOY, {"ppo": {"detach_critic": detached}})
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
     obs = {name: torch.as_tensor(value) for name, value in encoder.take([look]).items()}

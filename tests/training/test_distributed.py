@@ -1,4 +1,4 @@
-"""A team agrees to the bit, and one that loses a member says so."""
+"""All processes of a group get identical bits, and the loss of a process is reported."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Link:
 
 
 def together(size: int, work):
-    """`work(team)` of every member at once; their results by rank."""
+    """Call `work(process_group)` in every process; the results by rank."""
     pipes = [Pipe() for _ in range(size - 1)]
-    teams = [ProcessGroup(0, size, rank_workers=[Link(ours) for ours, _ in pipes])]
-    teams += [ProcessGroup(rank, size, leader=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
+    groups = [ProcessGroup(0, size, rank_workers=[Link(ours) for ours, _ in pipes])]
+    groups += [ProcessGroup(rank, size, main=Channel(theirs)) for rank, (_, theirs) in enumerate(pipes, 1)]
     results = [None] * size
 
     def run(rank: int) -> None:
-        results[rank] = work(teams[rank])
+        results[rank] = work(groups[rank])
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:

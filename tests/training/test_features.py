@@ -100,15 +100,15 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     texts = [("touch the red cube", "go to the blue one"), (), ("touch it",), ()]
     points = np.full((4, 2, 2, 3, 2), 0.25, np.float32)
     places = MaskedArray(points, points[..., 0] > 0, "image_points")
-    asking = dataclasses.replace(window, grounding_queries=texts, query_keypoints=places)
-    with_features = policy.collate(asking)
+    with_queries = dataclasses.replace(window, grounding_queries=texts, query_keypoints=places)
+    with_features = policy.collate(with_queries)
     seen.clear()
     got = policy.network.losses(with_features, torch_numbers(1))
     assert not seen
     frames = FrameCache(open_dataset(toy), policy.spec.camera_names)
     rows = training_data._train[0]._index[window.index]  # windows are counted over the episodes that are not held out
     images = np.stack([frames.frames(camera)[rows] for camera in policy.spec.camera_names], 1)[:, None]
-    looked = dataclasses.replace(asking, images=images, features=np.zeros((4, 1, 2, 0, 0), np.float16))
+    looked = dataclasses.replace(with_queries, images=images, features=np.zeros((4, 1, 2, 0, 0), np.float16))
     want = policy.network.losses(policy.collate(looked), torch_numbers(1))
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, rtol=WITHIN, atol=1e-5)
@@ -258,5 +258,5 @@ def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
     torch.manual_seed(0)
     resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     transformers.ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
-    with pytest.raises(ConfigError, match=r"sees without words"):
+    with pytest.raises(ConfigError, match=r"does not depend on the instruction"):
         TrainingData.prepare(settings(toy, tower, vision=frozen(tmp_path / "resnet", film=True, size=32)))

@@ -24,7 +24,7 @@ from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Observation
 from verbot.training import Selection, TrainConfig, train_policy
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin, begun
+from verbot.training.imitation.finetune import init_policy, resolved
 
 LORA = LoraConfig(rank=2, train=("head.*", "language.embed.*"))
 
@@ -56,10 +56,10 @@ def other(tmp_path_factory) -> str:
 
 def at_first(config: TrainConfig, out: Path):
     """The policy that a run of `config` begins with, before a step."""
-    config = begun(config)
+    config = resolved(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
-        return begin(config.init, config.network, data.spec, data.statistics, data.instructions, config.seed)
+        return init_policy(config.init, config.network, data.spec, data.statistics, data.instructions, config.seed)
 
 
 def looks(count: int = 4, size: int = 16) -> list[Observation]:
@@ -155,8 +155,8 @@ def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):
     with pytest.raises(ConfigError, match=r"run that started from the policy of sha256 \w+, and .*moved is \w+: put that"):
         train_policy(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
-    with pytest.raises(ConfigError, match=r"is another policy than the one that this run began with: sha256 \w+, not \w+"):
-        begun(changed(written, init_from=str(tmp_path / "moved")))
+    with pytest.raises(ConfigError, match=r"has changed since this run started: sha256 \w+, not \w+"):
+        resolved(changed(written, init_from=str(tmp_path / "moved")))
 
 
 def test_the_card_of_a_start_may_change(learned, tmp_path):
@@ -177,10 +177,10 @@ def robot(**changes):
         (
             robot(action=SPEC.action[:1]),
             r"its action is position_delta \(3 of position_delta\), gripper \(1 of gripper\) of robot 'toy', and theirs "
-            r"position_delta \(3 of position_delta\) of 'other'; a start must have the same components",
+            r"position_delta \(3 of position_delta\) of 'other'; an initial policy must have the same components",
         ),
         (robot(state=SPEC.state[:1]), r"its state is ee_position .* and theirs ee_position \(3 of position\) of 'other'"),
-        (robot(cameras=SPEC.cameras[:1]), r"sees through front, wrist, each with weights of its own, and .* lacks wrist: a"),
+        (robot(cameras=SPEC.cameras[:1]), r"uses the cameras front, wrist, with weights for each, and .* lacks wrist: an"),
     ],
 )  # fmt: skip
 def test_a_robot_that_does_not_fit_raises_with_the_differences(learned, tmp_path, spec, message):
@@ -191,7 +191,7 @@ def test_a_robot_that_does_not_fit_raises_with_the_differences(learned, tmp_path
 
 
 def test_other_cameras_than_the_starts_cannot_be_chosen(learned, other, tmp_path):
-    with pytest.raises(ConfigError, match=r"would be seen through wrist, front: a start needs its own cameras, in their order"):
+    with pytest.raises(ConfigError, match=r"would use wrist, front: an initial policy needs its own cameras, in their order"):
         train_policy(toy_config(other, init_from=learned, cameras=("wrist", "front")), tmp_path / "run", progress=False)
 
 
@@ -229,7 +229,7 @@ def test_words_that_nothing_would_teach_are_refused(learned, other, tmp_path):
 
 @pytest.mark.parametrize("setting", [{"lora": LoraConfig()}, {"sha256": "0"}])
 def test_what_is_about_a_start_needs_one(toy, setting):
-    with pytest.raises(ConfigError, match="lora, parts and sha256 are about a policy to start from: give init_from"):
+    with pytest.raises(ConfigError, match="lora, parts and sha256 need an initial policy: set init_from"):
         toy_config(toy, **setting)
 
 
@@ -256,7 +256,7 @@ def test_selections_take_tasks_and_the_first_episodes(learned, tmp_path):
     ("selections", "error", "message"),
     [
         ((Selection(tasks=("nugde",)),), UnknownNameError, "nugde.*nudge"),
-        ((Selection(episodes=4),), ConfigError, "has 3 of the episodes asked for, and 4 were"),
+        ((Selection(episodes=4),), ConfigError, "has 3 of the selected episodes; 4 were requested"),
     ],
 )
 def test_selections_that_find_too_little_say_so(other, tmp_path, selections, error, message):

@@ -1,4 +1,4 @@
-"""A scorer learns from the false sentences that it takes most for true."""
+"""Training of a reward model uses the negatives with the highest scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def said(color):
 
 
 class Opinionated:
-    """A scorer that takes each color for done as far as it comes late in `order`, and for near in the opposite order."""
+    """A reward model whose success score increases along `order` of the colors, and whose progress decreases."""
 
     def __init__(self, order):
         self.order, self.asked = list(order), []
@@ -45,21 +45,21 @@ def test_the_two_hardest_candidates_are_learned_from(episode, order):
     """Kills the mutations that take the easiest candidates, or the hardest by nearness, or those that were drawn first."""
     config = RewardModelConfig(batch_size=1)
     for seed in range(20):
-        scorer = Opinionated(order)
+        model = Opinionated(order)
         states, goals, near, done = train_reward_model._batch(
-            [episode], Sentences([episode]), config, np.random.default_rng(seed), scorer
+            [episode], Sentences([episode]), config, np.random.default_rng(seed), model
         )
         false = [text for text, unknown in zip(goals, near.isnan(), strict=True) if unknown]
-        assert len(scorer.asked) == CANDIDATES
-        assert false == [said(color) for color in sorted(scorer.asked, key=order.index)[:-3:-1]]
+        assert len(model.asked) == CANDIDATES
+        assert false == [said(color) for color in sorted(model.asked, key=order.index)[:-3:-1]]
         assert [state for state, unknown in zip(states, near.isnan(), strict=True) if unknown] == [END] * 2
         assert not done[near.isnan()].any() and said("red") not in false, "a false sentence is never done"
 
 
 def test_each_episode_of_a_batch_has_its_own_hardest_candidates(episode):
     """The opinions are asked for together; each stays with the sentence that it is of."""
-    config, scorer = RewardModelConfig(batch_size=3), Opinionated(COLORS)
-    _, goals, near, _ = train_reward_model._batch([episode], Sentences([episode]), config, np.random.default_rng(0), scorer)
+    config, model = RewardModelConfig(batch_size=3), Opinionated(COLORS)
+    _, goals, near, _ = train_reward_model._batch([episode], Sentences([episode]), config, np.random.default_rng(0), model)
     false = [text for text, unknown in zip(goals, near.isnan(), strict=True) if unknown]
-    shares = [scorer.asked[i : i + CANDIDATES] for i in range(0, 3 * CANDIDATES, CANDIDATES)]
+    shares = [model.asked[i : i + CANDIDATES] for i in range(0, 3 * CANDIDATES, CANDIDATES)]
     assert false == [said(color) for share in shares for color in sorted(share, key=COLORS.index)[:-3:-1]]

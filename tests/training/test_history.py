@@ -54,7 +54,7 @@ def test_a_batch_must_hold_whole_sequences(toy):
 
 def test_a_goal_image_is_learned_from(toy, tmp_path):
     shows = dataclasses.replace(PLAIN, goal_image=0.5)
-    with pytest.raises(ConfigError, match="needs a network with a part that reads goal images"):
+    with pytest.raises(ConfigError, match="needs a network that reads goal images"):
         toy_config(toy, augment=shows)
     network = dataclasses.replace(toy_config(toy).network, goal=Part("goal_conv", {"channels": 4}))
     policy = load_policy(train_policy(toy_config(toy, augment=shows, network=network), tmp_path, progress=False).policy)

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts train as one team; one that is killed costs the steps since the last checkpoint."""
+"""Processes that torchrun starts train as one group; killing one costs the steps since the last checkpoint."""
 
 from __future__ import annotations
 

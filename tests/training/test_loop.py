@@ -189,7 +189,7 @@ def test_a_finished_run_is_not_repeated(config, tmp_path):
 
 def test_a_folder_of_another_run_is_refused(config, tmp_path):
     train_policy(config, tmp_path, progress=False, stop_at=1)
-    with pytest.raises(ConfigError, match="holds a training run already"):
+    with pytest.raises(ConfigError, match="contains a training run already"):
         train_policy(config, tmp_path, resume=False)
     with pytest.raises(ConfigError, match="a run with another optimizer.learning_rate, seed; resuming needs the same"):
         train_policy(changed(config, learning_rate=0.5, seed=3, log_every=7), tmp_path)

@@ -56,17 +56,17 @@ class Here:
     def __init__(self, config: ReinforceConfig, played: int = 0):
         plays = CollectConfig(env="toy", seed=config.seed)
         self.count = config.env.num_envs
-        self.worlds = [EnvRunner(ToyEnv(), plays, number, self.count, EnvRunnerPlan(played)) for number in range(self.count)]
+        self.runners = [EnvRunner(ToyEnv(), plays, number, self.count, EnvRunnerPlan(played)) for number in range(self.count)]
 
     def begin(self):
-        return [world.begin() for world in self.worlds]
+        return [runner.begin() for runner in self.runners]
 
     def step(self, actions):
-        return [world.step(action) for world, action in zip(self.worlds, actions, strict=True)]
+        return [runner.step(action) for runner, action in zip(self.runners, actions, strict=True)]
 
     def set_stage(self, stage):
-        for world in self.worlds:
-            world.stage = stage
+        for runner in self.runners:
+            runner.stage = stage
 
     def close(self):
         pass
@@ -111,7 +111,7 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
             "reward_shaping": {"progress_weight": 0.5},
         },
     )
-    before = closed_loop(running.beginning(config))
+    before = closed_loop(running.initial_policy(config))
     result = reinforce(config, tmp_path / "run", progress=False)
     policy = VLAPolicy.load(result.policy)
     learned, blind = closed_loop(policy), closed_loop(policy.blinded())
@@ -201,7 +201,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
             reinforce(TOY, tmp_path / "run", progress=False)
     ((steps, episodes, critic),) = saved
     assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
-    with running._playing(TOY, tmp_path / "run", None) as (algorithm, _, _worlds):
+    with running._algorithm(TOY, tmp_path / "run", None) as (algorithm, _, _runners):
         state = running._restore(tmp_path / "run", algorithm)
         assert (algorithm.num_timesteps, state["episodes"]) == (512, episodes)
         assert torch.equal(algorithm.policy.critic[-1].weight, critic)
@@ -219,11 +219,11 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
 
 def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     first = replace(TOY, {"steps": 2 * 8 * 32, "ppo": {"critic_warmup": 2}})
-    start = running.beginning(first)
+    start = running.initial_policy(first)
     start.save(tmp_path / "start")
     config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
-    with running._playing(config, tmp_path, None) as (algorithm, policy, worlds):
-        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, worlds)
+    with running._algorithm(config, tmp_path, None) as (algorithm, policy, runners):
+        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners)
         algorithm.learn(config.steps, callback=watch)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
@@ -233,10 +233,10 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
 
-def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
+def test_env_runners_play_the_same_scenes_with_any_number_of_workers(tmp_path):
     plays = []
     for workers in (1, 2):
-        worlds = EnvRunners(
+        runners = EnvRunners(
             replace(
                 TABLETOP,
                 {
@@ -247,16 +247,18 @@ def test_worlds_play_each_scene_once_whoever_plays_them(tmp_path):
             )
         )
         try:
-            begun = worlds.begin()
-            transitions = [worlds.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
+            starts = runners.begin()
+            transitions = [runners.step([np.zeros(7, np.float32)] * 3) for _ in range(4)]
         finally:
-            worlds.close()
+            runners.close()
         ended = [step for step in transitions[2] if step.final is not None]
         assert len(ended) == 3 and all(step.truncated for step in ended), "the time limit of three steps"
-        told = [look.observation.instruction for look, _ in begun] + [step.reset_info["instruction"] for step in ended]
+        instructions = [grounded.observation.instruction for grounded, _ in starts] + [
+            step.reset_info["instruction"] for step in ended
+        ]
         states = [step.observation.observation.state.tobytes() for step in ended]
-        assert len(set(zip(told[3:], states, strict=True))) == 3
-        plays.append((told, [step.observation.observation.images["front"].tobytes() for step in transitions[3]]))
+        assert len(set(zip(instructions[3:], states, strict=True))) == 3
+        plays.append((instructions, [step.observation.observation.images["front"].tobytes() for step in transitions[3]]))
     assert plays[0] == plays[1]
 
 
@@ -280,18 +282,17 @@ def test_what_cannot_be_is_refused(changes, message):
 
 def test_a_head_without_probabilities_is_refused(toy, tmp_path):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
-    with pytest.raises(ConfigError, match="'flow' has none: take the head 'regression'"):
+    with pytest.raises(ConfigError, match="'flow' is none: use the head 'regression'"):
         reinforce(config, tmp_path / "run", progress=False)
 
 
 def test_the_keypoint_loss_joins_the_update_once(toy):
     config = dataclasses.replace(TOY, network=SMALL.with_objectives(keypoints=0.0), keypoint_weight=0.5)
-    policy = running.beginning(config)
+    policy = running.initial_policy(config)
     encoder = ObservationEncoder(policy)
-    world = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan())
-    look, _ = world.begin()
+    grounded, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
-    arrays = encoder.take([dataclasses.replace(look, points=places, known=known)])
+    arrays = encoder.take([dataclasses.replace(grounded, points=places, known=known)])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -316,7 +317,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
 
 
 def test_the_critic_has_its_own_learning_rate(toy):
-    policy = running.beginning(TOY)
+    policy = running.initial_policy(TOY)
     encoder = ObservationEncoder(policy)
     config = replace(TOY, {"ppo": {"critic_lr_multiplier": 20.0}})
     limits = spaces.Box(-1, 1, (1,), np.float32)
@@ -331,44 +332,44 @@ def test_the_critic_has_its_own_learning_rate(toy):
     assert {group["lr"] for group in actor.optimizer.param_groups} == {1e-4}, "what is set from outside stays"
 
 
-def test_a_look_tells_where_the_named_thing_is():
+def test_a_grounded_observation_has_the_position_of_the_target():
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = EnvRunner(env, plays, 0, 1, EnvRunnerPlan()).begin()
-        named = next(obj for obj in env.world.scene.objects if obj.name == told["target_object"])
-        column, row = (look.points[0, 0, 0] + 1) * 32
-        assert look.known[0, 0, 0]
-        assert (column, row) == pytest.approx((20 * named.center_m[0], 20 * named.center_m[1]), abs=0.01)
+        grounded, info = EnvRunner(env, plays, 0, 1, EnvRunnerPlan()).begin()
+        target = next(obj for obj in env.world.scene.objects if obj.name == info["target_object"])
+        column, row = (grounded.points[0, 0, 0] + 1) * 32
+        assert grounded.known[0, 0, 0]
+        assert (column, row) == pytest.approx((20 * target.center_m[0], 20 * target.center_m[1]), abs=0.01)
 
 
-def test_a_look_asks_for_the_other_things_of_its_scene(toy):
+def test_a_grounded_observation_has_queries_for_the_other_goals_of_its_scene(toy):
     plays = CollectConfig(env="navigation", tasks=("go",))
     with closing(make_env("navigation")) as env:
-        look, told = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(grounding_queries=12)).begin()
+        grounded, first_info = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(grounding_queries=12)).begin()
         scene = env.world.scene
         _, info = env.reset(seed=0, options={"task": "go", "index": 0, "split": "train", "wording": "seen"})
     goals = {text: entry for entry in info["grounding"][1:] for text in entry["instructions"]}
-    asked = [text for text in look.queries if text]
-    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and told["instruction"] not in asked
-    for place, text in enumerate(look.queries, 1):
-        assert look.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
+    asked = [text for text in grounded.queries if text]
+    assert len(asked) == len(info["grounding"]) - 1 == len(set(asked)) and first_info["instruction"] not in asked
+    for place, text in enumerate(grounded.queries, 1):
+        assert grounded.known[place].any() == bool(text), "where a scene has fewer goals, the rest is not known"
         if text:
             x, y, _ = goals[text]["target_base_m"]
-            assert (look.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
+            assert (grounded.points[place, 0, 0] + 1) * 1.6 == pytest.approx((x, y), abs=1e-3)
     begins = {obj.center_m for obj in scene.objects} | {line.points_m[0] for line in scene.lines}
     assert {tuple(goals[text]["target_base_m"][:2]) for text in asked} <= begins
 
 
-def test_questions_teach_their_own_sentence(toy):
-    """The update's gradient is that of the keypoint loss of what was told and of what was asked."""
+def test_grounding_queries_train_with_their_own_sentence(toy):
+    """The update's gradient is that of the keypoint loss of the instruction and of the query."""
     network = SMALL.with_objectives(keypoints=0.0)
     config = dataclasses.replace(TOY, network=network, keypoint_weight=1.0, grounding_queries=1)
-    policy = running.beginning(config)
+    policy = running.initial_policy(config)
     encoder = ObservationEncoder(policy, grounding_queries=1)
-    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan(grounding_queries=1)).begin()
+    grounded, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan(grounding_queries=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
-    arrays = encoder.take([dataclasses.replace(look, points=places, known=known, queries=("go to blue",))])
+    arrays = encoder.take([dataclasses.replace(grounded, points=places, known=known, queries=("go to blue",))])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     actor = ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config)
 
@@ -380,11 +381,11 @@ def test_questions_teach_their_own_sentence(toy):
     values, _, _ = actor.evaluate_actions(obs, torch.zeros(1, 1))
     (values * 0.0).sum().backward()
     joined = slopes()
-    told = encoder.batch(obs)
-    other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
+    batch = encoder.batch(obs)
+    other = dataclasses.replace(batch, text=policy.network.language.prepare(["go to blue"]))
     loss = sum(
-        keypoint_loss(policy.network(batch).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
-        for i, batch in enumerate((told, other))
+        keypoint_loss(policy.network(each).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
+        for i, each in enumerate((batch, other))
     )
-    (loss + 0.0 * actor.critic(policy.network(told).fused).sum()).backward()
+    (loss + 0.0 * actor.critic(policy.network(batch).fused).sum()).backward()
     assert joined.abs().sum() > 0 and torch.allclose(joined, slopes(), atol=1e-6)

@@ -20,7 +20,7 @@ from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train_policy
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin_parts, begun
+from verbot.training.imitation.finetune import init_parts, resolved
 from verbot.training.imitation.records import MonitorConfig
 
 PRETRAINED = dataclasses.replace(SMALL, objectives={"contrastive": Objective()})
@@ -67,11 +67,11 @@ def pretrained(captioned, tmp_path_factory) -> str:
 
 
 def at_first(config: TrainConfig, out: Path):
-    config = begun(config)
+    config = resolved(config)
     with TrainingData(config, out, 0, 0) as training_data:
         data = training_data
         fresh = VLAPolicy.create(config.network, data.spec, data.statistics, data.instructions, config.preprocessing, config.seed)
-        return begin_parts(config.init, fresh, data.instructions, config.seed)
+        return init_parts(config.init, fresh, data.instructions, config.seed)
 
 
 def test_what_is_true_is_learned_in_the_loop(pretrained):
@@ -80,12 +80,12 @@ def test_what_is_true_is_learned_in_the_loop(pretrained):
     assert log[-1]["matching"] > 0.3 > log[-1]["mismatching"]
     assert "action" not in log[-1], "fusion and head are left alone"
     red = {c.name: np.full((16, 16, 3), (220, 40, 40), np.uint8) for c in SPEC.cameras}
-    with pytest.raises(PolicyError, match="cannot act: begin a training with it"):
+    with pytest.raises(PolicyError, match="cannot act: train from it"):
         load_policy(pretrained).predict([Observation(red, np.zeros(4, np.float32), "a red wall")])
-    thoughts = load_policy(pretrained).thoughts(
+    predict_extras = load_policy(pretrained).predict_extras(
         [Observation(red, np.zeros(4, np.float32), f"a {c} wall") for c in ("red", "blue")]
     )
-    assert thoughts[0]["alignment"] > 0.3 > thoughts[1]["alignment"], "the policy reports the learned alignment"
+    assert predict_extras[0]["alignment"] > 0.3 > predict_extras[1]["alignment"], "the policy reports the learned alignment"
 
 
 def test_a_new_network_takes_over_what_sees_and_listens(pretrained, tmp_path):
@@ -120,10 +120,10 @@ def test_a_run_that_takes_parts_over_goes_all_the_way(pretrained, toy, tmp_path)
 @pytest.mark.parametrize(
     ("network", "parts", "message"),
     [
-        (SMALL, ("eyes",), "init.parts has 'eyes', of which the network has nothing; its parts are fusion, head, language"),
-        (SMALL.with_objectives(value=1.0), ("objectives.value",), "init.parts has 'objectives.value', of which the start"),
-        (dataclasses.replace(SMALL, width=24), ("vision",), r"the start has \(.*\) for vision\..*, which is \("),
-        (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the start has \(.*\) for vision\.slots"),
+        (SMALL, ("eyes",), "init.parts has 'eyes', which the network does not have; its parts are fusion, head, language"),
+        (SMALL.with_objectives(value=1.0), ("objectives.value",), "init.parts has 'objectives.value', which the initial policy"),
+        (dataclasses.replace(SMALL, width=24), ("vision",), r"the initial policy has \(.*\) for vision\..*, which is \("),
+        (dataclasses.replace(SMALL, vision=Part("query_conv")), ("vision",), r"the initial policy has \(.*\) for vision\.slots"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, parts, message):
@@ -134,11 +134,11 @@ def test_what_cannot_be_taken_over_is_named(pretrained, toy, tmp_path, network, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": SEEING}, "lora, parts and sha256 are about a policy to start from"),
-        ({"init_from": "there", "parts": ()}, "init.parts names what a new network takes over: at least one part"),
+        ({"parts": SEEING}, "lora, parts and sha256 need an initial policy"),
+        ({"init_from": "there", "parts": ()}, "init.parts lists the parts to copy: at least one"),
         (
             {"augment": NAMING},
-            "'contrastive' learns from captions, and nothing else does: network.objectives has action, .*captions 1",
+            "'contrastive' needs captions, and no other objective uses them: network.objectives has action, .*captions 1",
         ),
         ({"network": PRETRAINED}, "network.objectives has contrastive, with augment.captions 0"),
     ],
@@ -166,7 +166,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
     )
     with pytest.warns(GroundingWarning) as caught:
         train_policy(config, tmp_path / "run", progress=False)
-    assert "step 6: what is seen and what is said have stayed apart for 3 validations" in str(caught[0].message)
+    assert "step 6: images and true captions have not matched for 3 validations" in str(caught[0].message)
     found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
     assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
 

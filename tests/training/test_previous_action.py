@@ -73,17 +73,17 @@ def test_a_network_is_given_the_same_previous_action_in_an_episode_as_in_trainin
     )
     episode = recorded[1]
     policy = make_policy(recorded, network)
-    taught = policy.collate(windows.batch(np.arange(len(episode)), np.random.default_rng(0)))
+    training = policy.collate(windows.batch(np.arange(len(episode)), np.random.default_rng(0)))
     given = replay(policy, episode, execute)
     assert sorted(given) == list(range(0, len(episode), execute))
     for frame, batch in given.items():
-        assert bool(batch.previous_action.mask[0]) == bool(taught.previous_action.mask[frame]) == (frame > 0)
+        assert bool(batch.previous_action.mask[0]) == bool(training.previous_action.mask[frame]) == (frame > 0)
         if frame:
             torch.testing.assert_close(
-                batch.previous_action.values[0], taught.previous_action.values[frame], rtol=1e-5, atol=1e-5
+                batch.previous_action.values[0], training.previous_action.values[frame], rtol=1e-5, atol=1e-5
             )
         if frame > 1:
-            assert (taught.previous_action.values[frame] - taught.previous_action.values[frame - 1]).abs().max() > 0.01, (
+            assert (training.previous_action.values[frame] - training.previous_action.values[frame - 1]).abs().max() > 0.01, (
                 "the frame before had another"
             )
 

@@ -1,4 +1,4 @@
-"""Rewards by name: a scorer's opinion alone, a reward found out from demonstrations, and what a run remembers of them."""
+"""Rewards by name: of a language reward model, recovered from demonstrations, and their state in checkpoints."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ from verbot.configuration import replace
 from verbot.envs import make_env
 from verbot.errors import ConfigError, PolicyError, UnknownNameError
 from verbot.models.network import Part
-from verbot.models.reward_models.matcher import Matcher, TrainedScorer
+from verbot.models.reward_models.matcher import Matcher, TrainedRewardModel
 from verbot.training import read_log
 from verbot.training.rl import ReinforceConfig, reinforce
 from verbot.training.rl import ppo as running
@@ -36,27 +36,27 @@ TAUGHT = RewardModelConfig(tasks=("go",), episodes=80, steps=100, batch_size=6, 
 
 
 @pytest.fixture(scope="module")
-def scorer():
+def reward_model():
     return train_model(TAUGHT, progress=False)
 
 
-def test_a_scorer_learns_from_demonstrations_what_is_near_and_what_is_done(scorer):
-    """Scenes, things and words that it was not taught with."""
+def test_a_reward_model_learns_progress_and_success_from_demonstrations(reward_model):
+    """In scenes, with objects and words that are not in its training data."""
     unseen = describe_episodes(dataclasses.replace(TAUGHT, episodes=60), split="test", progress=False)
     nearer, fits = [], []
     for episode in unseen:
         others = [wordings[0] for goal, wordings in episode.offered if contradict(goal, episode.goal)]
         said = episode.instructions[0]
         if len(episode.states) > 8:
-            early, late = scorer.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
+            early, late = reward_model.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
             nearer.append(bool(late > early))
-        done = scorer.opinions([episode.states[-1]] * (1 + len(others)), [said, *others])[:, 1]
+        done = reward_model.opinions([episode.states[-1]] * (1 + len(others)), [said, *others])[:, 1]
         fits.append(bool(done[0] > done[1:].max()))
     assert np.mean(nearer) > 0.8, "half of them by chance"
     assert np.mean(fits) > 0.6, "a third or a quarter of them by chance"
 
 
-def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypatch):
+def test_training_of_a_reward_model_resumes_to_the_same_weights(tmp_path, monkeypatch):
     few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
     whole = train_model(few, progress=False)
     monkeypatch.setattr(train_reward_model, "EVERY", 4)
@@ -75,21 +75,21 @@ def test_a_scorer_goes_on_from_its_checkpoint_to_the_same_end(tmp_path, monkeypa
         train_model(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
 
 
-def test_who_is_taught_never_hears_a_sentence_that_might_fit():
+def test_negatives_contradict_the_end_of_their_episode():
     episodes = describe_episodes(dataclasses.replace(TAUGHT, tasks=None, episodes=30), progress=False)
     sentences, rng = Sentences(episodes), np.random.default_rng(0)
-    meant = {told: goal for episode in episodes for goal, wordings in episode.offered for told in wordings}
+    meant = {text: goal for episode in episodes for goal, wordings in episode.offered for text in wordings}
     for episode in episodes:
-        heard = [meant[told] for _ in range(10) if (told := sentences.against(episode, rng)) is not None]
-        assert heard and all(contradict(goal, episode.goal) for goal in heard)
-        assert any(goal["object"] != episode.goal["object"] for goal in heard)
+        negatives = [meant[text] for _ in range(10) if (text := sentences.against(episode, rng)) is not None]
+        assert negatives and all(contradict(goal, episode.goal) for goal in negatives)
+        assert any(goal["object"] != episode.goal["object"] for goal in negatives)
     states, goals, near, done = train_reward_model._batch(episodes, sentences, TAUGHT, rng, Matcher(8, 2))
     assert len(states) == len(goals) == 36
     assert near.isnan().sum() == 12 and done.sum() == 6 and all(near[done > 0] == 1.0)
 
 
-class EpisodeArrays:
-    """A scorer whose opinions are written in the state."""
+class WrittenScores:
+    """A reward model that reads its scores from the state."""
 
     def score(self, states, goals):
         assert all(goals)
@@ -100,11 +100,11 @@ def transition(near, done, last=False, truncated=False):
     return VecTransition(NOWHERE, np.nan, {"state_text": f"{near} {done}"}, NOWHERE if last else None, truncated)
 
 
-def test_language_alone_decides_what_a_step_is_worth():
+def test_the_language_reward_depends_on_the_reward_model_only():
     rng, actions = np.random.default_rng(0), np.zeros((1, 1), np.float32)
     config = replace(GO, {"env": {"num_envs": 1}, "ppo": {"batch_size": 8}})
     for truncated in (False, True):
-        reward = LanguageReward(config, EpisodeArrays(), weight=2.0, cost=0.5)
+        reward = LanguageReward(config, WrittenScores(), weight=2.0, cost=0.5)
         near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
         reward.begin([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
         earned = [reward([transition(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]
@@ -114,38 +114,38 @@ def test_language_alone_decides_what_a_step_is_worth():
         assert earned[3] == pytest.approx(2.0 * (near[4] - near[3]), abs=1e-5), "on the way nothing is judged"
 
 
-def test_a_reward_is_found_by_name(toy, tmp_path, scorer):  # noqa: F811
+def test_a_reward_is_found_by_name(toy, tmp_path, reward_model):  # noqa: F811
     assert isinstance(make_reward(TOY), EnvReward)
     for reward, error, message in (
         (Part("langauge"), UnknownNameError, "Did you mean 'language'"),
         (Part("language"), ConfigError, "needs a reward_model"),
         (Part("language", {"reward_model": {"path": "x"}}), ConfigError, "a reward model is a path, or a name with options"),
-        (Part("language", {"reward_model": str(tmp_path / "x")}), PolicyError, "there is no scorer at"),
+        (Part("language", {"reward_model": str(tmp_path / "x")}), PolicyError, "there is no reward model at"),
         (Part("world", {"pay": 1}), ConfigError, "does not take these options: .*pay"),
     ):
         with pytest.raises(error, match=message):
             reinforce(dataclasses.replace(TOY, reward=reward), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="reward_shaping adds to the env's own reward; 'language'"):
         replace(TOY, {"reward_shaping": {"potential_weight": 1.0}, "reward": "language"})
-    path = tmp_path / "scorer.safetensors"
-    scorer.save(path)
+    path = tmp_path / "reward_model.safetensors"
+    reward_model.save(path)
     config = dataclasses.replace(TOY, reward=Part("language", {"reward_model": str(path)}))
     with pytest.raises(ConfigError, match="'toy' does not describe its state in words"):
         reinforce(config, tmp_path / "toy", progress=False)
     running.identified(config)
     options = running.identified(config).reward.options["reward_model"]["options"]
-    assert options == TrainedScorer.fit({"path": str(path)})
+    assert options == TrainedRewardModel.fit({"path": str(path)})
     Matcher(16).save(path)
     with pytest.raises(ConfigError, match="holds a run with another reward"):
         reinforce(config, tmp_path / "toy", progress=False)
 
 
-def test_the_start_is_the_one_that_a_run_began_with(toy, tmp_path):  # noqa: F811
-    running.beginning(TOY).save(tmp_path / "start")
+def test_a_run_refuses_another_initial_policy(toy, tmp_path):  # noqa: F811
+    running.initial_policy(TOY).save(tmp_path / "start")
     config = replace(TOY, {"init": {"init_from": str(tmp_path / "start")}, "steps": 256})
     first = running.identified(config)
     reinforce(config, tmp_path / "run", progress=False)
-    other = running.beginning(dataclasses.replace(TOY, seed=1))
+    other = running.initial_policy(dataclasses.replace(TOY, seed=1))
     (tmp_path / "start").rename(tmp_path / "old")
     other.save(tmp_path / "start")
     with pytest.raises(ConfigError, match="holds a run with another init.sha256"):
@@ -161,7 +161,7 @@ class Counting(EnvReward):
         self.steps = torch.zeros(1)
         self.looks = []
 
-    def begin(self, worlds, infos, seen):
+    def begin(self, envs, infos, seen):
         self.looks = [*self.looks, *seen][-8:]
 
     def learn(self, judge, log_probs):
@@ -184,7 +184,7 @@ class Counting(EnvReward):
         self.steps = state["steps"]
 
 
-def test_what_a_reward_has_learned_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
+def test_a_learned_reward_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
     first = Counting()
     assert isinstance(first, LearnedReward) and not isinstance(EnvReward(), LearnedReward)
     save = running._Watch._save
@@ -210,7 +210,7 @@ def adversarial():
 
 
 def play(reward, rounds):
-    """Steps of players that draw their actions, among which nobody chooses."""
+    """Transitions of random actions."""
     rng, figures = np.random.default_rng(0), {}
     envs = [make_env("navigation-compass", tasks=["go"], render_cameras=False) for _ in range(GO.env.num_envs)]
     number = 0
@@ -238,7 +238,7 @@ def play(reward, rounds):
     return figures
 
 
-def test_what_the_expert_wants_is_found_out_against_a_player_who_wants_nothing(adversarial):
+def test_the_reward_of_the_expert_is_recovered_against_random_actions(adversarial):
     first = play(adversarial, 1)
     later = play(adversarial, 22)
     assert later["discriminator loss"] < 0.75 * first["discriminator loss"], f"{first}, {later}"
@@ -250,7 +250,7 @@ def test_what_the_expert_wants_is_found_out_against_a_player_who_wants_nothing(a
     assert np.mean(np.array(worth) > 0) > 0.8, "in scenes never shown, to have come there is worth more than to begin"
 
 
-def test_a_reward_that_was_found_out_comes_back(adversarial):
+def test_a_recovered_reward_is_restored_from_its_state(adversarial):
     play(adversarial, 1)
     again = rewards.build("adversarial", GO, demonstrations=2, groups=6, each=6, updates=4, width=32)
     again.restore(adversarial.state())

@@ -141,5 +141,5 @@ def test_two_shares_learn_as_one_process_does_and_go_on_as_one_and_back(blocks, 
 
 
 def test_where_weights_cannot_be_shared_out_is_said():
-    with pytest.raises(ConfigError, match="needs processes that talk by gloo or nccl.*'mps': use parallel=data"):
+    with pytest.raises(ConfigError, match="needs gloo or nccl.*'mps': use parallel=data"):
         check_sharding(torch.device("mps"))

@@ -62,15 +62,15 @@ def test_a_policy_learns_tasks_and_grasps_from_episodes(labeled, tmp_path):
 def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path):
     start = train_policy(toy_config(labeled, steps=1), tmp_path / "start", progress=False).policy
     config = toy_config(labeled, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
-    policy = load_policy(train_policy(config, tmp_path / "begun", progress=False).policy)
+    policy = load_policy(train_policy(config, tmp_path / "first", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
     old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
 
 
 def test_episodes_must_say_what_they_are_of(toy, labeled, tmp_path):
-    with pytest.raises(ConfigError, match=r"the head 'multi_task' learns which task an episode is of, and no episode of .*says"):
+    with pytest.raises(ConfigError, match=r"the head 'multi_task' needs the task of an episode, and no episode of .*records it"):
         train_policy(toy_config(toy, network=NETWORK), tmp_path / "a", progress=False)
     known = NETWORK.with_tasks(["lift", "throw"])
-    with pytest.raises(ConfigError, match="the head has parts for lift, throw; the episodes are also of push"):
+    with pytest.raises(ConfigError, match="the head has the tasks lift, throw; the episodes also have push"):
         train_policy(toy_config(labeled, network=known), tmp_path / "b", progress=False)

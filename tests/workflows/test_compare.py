@@ -1,4 +1,4 @@
-"""A comparison of real, tiny designs: its figures, what it shares, and that it does nothing twice."""
+"""A comparison of real, tiny overrides: its metrics, the trainings that entries share, and that nothing runs twice."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_design_that_raises_is_a_row_and_stops_nobody(table, out):
     assert json.loads((out / "table.json").read_text())["pending"] == []
 
 
-def test_designs_that_only_act_otherwise_share_one_training(table, out):
+def test_entries_that_differ_in_execution_only_share_one_training(table, out):
     names = sorted(path.name.rsplit("-", 1)[0] for path in (out / "trainings").iterdir())
     assert names == ["tiny", "tiny-fusion=concat-fusion.heads=3", "tiny-vision=query_conv"]
     runs = {row.name: json.loads((row.folder / "run.json").read_text()) for row in table.rows if row.folder}

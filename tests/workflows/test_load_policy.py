@@ -121,5 +121,5 @@ def test_a_policy_of_other_pictures_is_played_in_an_env_that_draws_them(tmp_path
     assert (tmp_path / "watch.mp4").stat().st_size > 0
     run("explain", policy, "--index", 1, "--out", tmp_path / "explain")
     options = {"image_size": 32}  # what a person sets stands
-    with pytest.raises(WorkerError, match="made for camera 'front' of 24×24; the env has 'front' of 32×32"):
+    with pytest.raises(WorkerError, match="trained for camera 'front' of 24×24; the env has 'front' of 32×32"):
         verbot.evaluate(policy, out=tmp_path / "other", episodes=1, workers=1, progress=False, options=options)

@@ -1,4 +1,4 @@
-"""The command ``verbot``. The only unit that knows everything; each command imports what it needs when it runs."""
+"""The command ``verbot``. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ OLD_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
 OLD_OPTIONS: dict[str, dict[str, str]] = {
     "train": {"--start": "--init-from"},
     "compare": {"--designs": "--list"},
-    "collect": {"--again": "--revisit"},
+    "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
-OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes"}
+OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 when all is well, 1 when it found errors, 2 when it could not be done."""
+    """Run one command and exit: 0 for success, 1 if it found errors, 2 if it could not run."""
     try:
         try:
             _run(arguments)
@@ -85,10 +85,10 @@ def _run(arguments: Sequence[str] | None) -> None:
         name, rest = _with_successors(name, rest)
         sys.exit(_called(OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name], name, rest))
     except (VerbotError, ModuleNotFoundError) as error:
-        told = missing(error) if isinstance(error, ModuleNotFoundError) else error
-        if not isinstance(told, VerbotError):
+        reported = missing(error) if isinstance(error, ModuleNotFoundError) else error
+        if not isinstance(reported, VerbotError):
             raise
-        print(f"verbot: {told}", file=sys.stderr)
+        print(f"verbot: {reported}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("verbot: interrupted", file=sys.stderr)
@@ -171,7 +171,9 @@ def _warn_renamed(old: str, new: str) -> None:
 
 
 def _overview() -> str:
-    lines = ["usage: verbot COMMAND …", "", "A robot that sees, is told, and does.", ""]
+    lines = ["usage: verbot COMMAND …", "", "Vision-language-action policies for robots: collect, train, evaluate, deploy.", ""]
     for name, function in COMMANDS.items():
         lines.append(f"  {name:<13} {(function.__doc__ or '').splitlines()[0]}")
-    return "\n".join([*lines, "", "verbot COMMAND --help explains one and shows an example; verbot --version names the version."])
+    return "\n".join(
+        [*lines, "", "verbot COMMAND --help explains one and shows an example; verbot --version prints the version."]
+    )

@@ -18,7 +18,7 @@ def collect_command(
     noise: float = 0.15,
     randomize: dict[str, int] | None = None,
     revisit: str | None = None,
-    first: int | None = None,
+    max_frames: int | None = None,
     machines: MachineOptions = MACHINES,
 ) -> int:
     """Record demonstrations of the scripted expert. An interrupted collection continues.
@@ -32,7 +32,7 @@ def collect_command(
         randomize: randomization axes, each followed by its maximal strength: every episode draws its own, from 0 to that; "all"
             is every axis that a recording can hold.
         revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-revisit.
-        first: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
+        max_frames: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
     """
     from verbot.parallel.workers import cores
     from verbot.rollout.collect import CollectConfig, run
@@ -40,7 +40,7 @@ def collect_command(
     config = CollectConfig(
         env=recorded.suite, episodes=episodes, seed=recorded.seed, noise=noise, workers=machines.workers or cores(),
         tasks=recorded.tasks or None, axes=recorded.axes or {}, options=recorded.of_env(), randomize=randomize or {},
-        again=revisit, first=first,
+        revisit_env=revisit, max_frames=max_frames,
     )  # fmt: skip
     result = run(config, out, cluster=machines.cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

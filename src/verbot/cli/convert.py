@@ -1,4 +1,4 @@
-"""Commands that bring datasets in and take them out."""
+"""Commands that import and export datasets."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def data_import_command(
     notes += [f"{result.without_instruction} without instruction" if result.without_instruction else ""]
     notes += [f"{len(result.skipped)} skipped" if result.skipped else ""]
     more = "".join(f", {note}" for note in notes if note)
-    told = f"{result.episodes} episodes, {result.frames} frames of {result.robot!r} from {result.format}{more}"
-    print(f"{told} in {result.seconds:.0f} s: {result.path}")
+    summary = f"{result.episodes} episodes, {result.frames} frames of {result.robot!r} from {result.format}{more}"
+    print(f"{summary} in {result.seconds:.0f} s: {result.path}")
     return result.exit_code
 
 

@@ -1,4 +1,4 @@
-"""Commands that play policies: evaluation, comparison, robustness, video, explanation."""
+"""Commands that run policies: evaluation, comparison, robustness, video, explanation."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def evaluate_command(
     videos: int = 24,
     machines: MachineOptions = MACHINES,
 ) -> int:
-    """Measure whether a policy obeys: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
+    """Evaluate a policy: results.jsonl, summary.json and report.html. An interrupted evaluation continues.
 
     Example: verbot evaluate outputs/demo/policy --suite tabletop-starter --episodes 200 --seed 1 --out outputs/evaluation
 
     Args:
         policy: a policy's folder, "starter" (the one that came with verbot), a server's ws:// address, "expert" or "random".
         out: the folder for the results.
-        baselines: random, expert and a language-blind copy beside the policy.
-        videos: episodes filmed for the report.
+        baselines: also evaluate random actions, the expert and a language-blind copy of the policy.
+        videos: number of episodes that the report shows as videos.
     """
     from verbot.workflows.train_evaluate import evaluate as run
 
@@ -106,10 +106,10 @@ def compare_command(
     Example: verbot compare starter starter+vision=film_conv starter+execute=3 --samples 100000 --out outputs/compare
 
     Args:
-        entries: recipes and recipes with settings (RECIPE+field=value), which are trained, policies (as of `verbot evaluate`),
-            which are played, and folders that `verbot evaluate` left, which are read.
-        data: folders of episodes to train on; otherwise the first recipe's own demonstrations are collected.
-        out: gets table.json, table.md, report.html and all that they were made of. An interrupted comparison continues.
+        entries: recipes and recipes with settings (RECIPE+field=value), which are trained; policies as in `verbot evaluate`;
+            and folders that `verbot evaluate` wrote, which are read.
+        data: folders of episodes to train on; otherwise the demonstrations of the first recipe are collected.
+        out: gets table.json, table.md, report.html, and all runs and evaluations. An interrupted comparison continues.
     """
     from verbot.workflows import compare
 
@@ -143,7 +143,7 @@ def robustness_command(
         strengths: of the shifts.
         alone: shift each axis alone too; otherwise only all of them at once.
         align: a dataset: every policy is played once more, with images aligned to its median colors.
-        workers: processes; 0 takes one for each core.
+        workers: number of processes; 0 takes one for each core.
         out: gets robustness.json, robustness.png and a folder for each policy. An interrupted call continues; other strengths are
             added.
     """
@@ -168,18 +168,18 @@ def watch_command(
     window: bool = False,
     execute: int = 1,
 ) -> int:
-    """A policy or the expert follows an instruction, filmed: success, failure, or not judged.
+    """Record a policy or the expert on one instruction, and judge it: success, failure, or not judged.
 
     Example: verbot watch "put the red cube in the blue box"
 
     Args:
-        text: the instruction. It is judged where all of its words are understood; otherwise it is only played.
+        text: the instruction. It is judged if all of its words are understood; otherwise it is only executed.
         policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
         suite: the env; see `verbot list envs`.
         scene: number of a test scene; otherwise one that has the objects in the instruction is searched for.
         out: an .mp4 or .gif.
-        window: show it in a window instead.
-        execute: actions of each predicted chunk that are carried out.
+        window: show the video in a window instead.
+        execute: number of actions of each chunk to execute.
     """
     from verbot.rollout import video
     from verbot.workflows.load_policy import agent_maker, fitting

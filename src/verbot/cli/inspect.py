@@ -25,7 +25,7 @@ def data_check_command(path: Positional[Path]) -> int:
 
 
 def data_info_command(path: Positional[Path]) -> int:
-    """What a dataset holds: robot, cameras, episodes, instructions, statistics.
+    """Print the content of a dataset: robot, cameras, episodes, instructions, statistics.
 
     Example: verbot data info outputs/demo/dataset
 
@@ -39,13 +39,13 @@ def data_info_command(path: Positional[Path]) -> int:
 
 
 def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
-    """One recorded episode as a film.
+    """Write or show one recorded episode as a video.
 
     Example: verbot data view outputs/demo/dataset --episode 3 --out episode.mp4
 
     Args:
         path: the dataset's folder.
-        episode: its number.
+        episode: number of the episode.
         out: an .mp4 or .gif; without it a window opens.
     """
     from verbot.rollout import video
@@ -60,12 +60,12 @@ def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None
 
 
 def list_command(kind: Positional[str | None] = None) -> int:
-    """What there is to choose from: envs, recipes, comparison lists and the parts of networks.
+    """List envs, recipes, comparison lists and network parts.
 
     Example: verbot list recipes
 
     Args:
-        kind: only these.
+        kind: list only this kind.
     """
     from verbot.workflows.inspect import listing
 
@@ -74,7 +74,7 @@ def list_command(kind: Positional[str | None] = None) -> int:
 
 
 def doctor_command() -> int:
-    """Does this machine have what verbot needs? Says what to install otherwise.
+    """Check that this machine has everything that verbot needs, and print what to install otherwise.
 
     Example: verbot doctor
     """

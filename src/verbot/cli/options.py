@@ -61,7 +61,7 @@ class MachineOptions:
 
     Args:
         workers: number of processes; 0 takes one for each core.
-        cluster: ray, or ray:ADDRESS: its cores play in place of processes here.
+        cluster: ray, or ray:ADDRESS: its cores run the episodes in place of processes here.
     """
 
     workers: int = 0
@@ -93,7 +93,7 @@ class ConditionOptions:
             {receptacle}, {preposition} and {direction}.
         axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
         strength: of the axis.
-        align: demonstrations, whose channel median the pictures of another world are moved to while it acts.
+        align: a dataset; images are shifted to the channel medians of its images while the policy acts.
     """
 
     instruction_mode: Mode = "canonical"
@@ -108,9 +108,9 @@ class ActingOptions:
     """How a policy acts.
 
     Args:
-        execute: actions of each predicted chunk that are carried out.
+        execute: number of actions of each chunk to execute.
         sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
-        cameras: only these of the suite's; otherwise all.
+        cameras: only these cameras of the suite; otherwise all.
         device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
     """
 
@@ -126,8 +126,8 @@ class BudgetOptions:
 
     Args:
         minutes: of training, instead of the recipe's budget.
-        samples: to train on, instead of the recipe's budget.
-        steps: of the optimizer, or of the env where rewards teach, instead of the recipe's budget.
+        samples: training samples, instead of the recipe's budget.
+        steps: optimizer steps, or control steps in reinforcement learning, instead of the recipe's budget.
     """
 
     minutes: float | None = None
@@ -144,8 +144,8 @@ class EntryOptions:
 
     Args:
         list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
-        only: of all these, the ones with these names.
-        base: the entry that the others are compared with; otherwise the first.
+        only: only the entries with these names.
+        base: the entry to compare the others with; otherwise the first.
     """
 
     list: str | None = None
@@ -161,9 +161,9 @@ class ComparisonOptions:
         suite: the env; otherwise the first recipe's own.
         episodes: number of scenes.
         seed: of everything.
-        conditions: further conditions that all play.
-        baselines: the expert and random actions beside them.
-        workers: processes that play; 0 takes one for each core.
+        conditions: further conditions for all entries.
+        baselines: also evaluate the expert and random actions.
+        workers: number of evaluation processes; 0 takes one for each core.
     """
 
     suite: str | None = None

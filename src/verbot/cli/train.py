@@ -1,4 +1,4 @@
-"""Commands that train a policy, and the one that prints how."""
+"""Commands that train a policy or print its configuration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from verbot.cli.terminal import given, show, typed
 
 
 def demo_command(out: Path = Path("outputs/demo"), recipe: str = "starter", seed: int | None = None) -> int:
-    """From nothing to a robot that obeys: gather demonstrations, train, evaluate, report.
+    """Run a whole recipe: collect demonstrations, train, evaluate, report.
 
     Example: verbot demo --out outputs/demo
 
     Args:
         out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
-        recipe: what to collect and train, see `verbot list recipes`; or a recipe.yaml.
+        recipe: a name, see `verbot list recipes`; or a recipe.yaml.
         seed: of everything; otherwise the recipe's own.
     """
     from verbot.workflows import demo as whole
@@ -47,7 +47,7 @@ def train_command(
         recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
-        init_from: a policy's folder, or starter, which is fine-tuned in place of a new network.
+        init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
             `verbot config RECIPE --fields`.
         seed: of everything; otherwise the recipe's own.

@@ -1,4 +1,4 @@
-"""Worlds to act in: Gymnasium environments that know their robot, their tasks and an expert.
+"""Environments: Gymnasium envs with a robot spec, tasks and a scripted expert.
 
 Importing this package loads no simulator; `make_env` does. Each file of `factories/` registers envs by name.
 Gymnasium knows the tabletop as ``verbot/Tabletop-v0`` and the navigation env as ``verbot/Navigation-v0``.

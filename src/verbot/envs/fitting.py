@@ -1,4 +1,4 @@
-"""An env that shows what a policy was trained on: the size of its pictures follows the policy's cameras."""
+"""Matches the image size of an env to the cameras of a policy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from verbot.spec import RobotSpec
 
 
 def fitting_options(make: Callable[..., Env], spec: RobotSpec) -> dict[str, Any]:
-    """Options of an env under which its cameras are as large as those of `spec`, the robot that a policy was trained for.
+    """Options of an env that give its cameras the image size of `spec`, the robot for which a policy was trained.
 
-    Empty where they are already, and where the env cannot: its option ``image_size`` is of square images, of one size.
+    Empty if the sizes match already, or if the env cannot match them: ``image_size`` sets one size of square images.
 
     Args:
-        make: makes the env; called without arguments, and with ``image_size=pixels``.
+        make: builds the env; called without arguments, and with ``image_size=pixels``.
 
     Example:
         >>> from functools import partial
@@ -25,11 +25,11 @@ def fitting_options(make: Callable[..., Env], spec: RobotSpec) -> dict[str, Any]
         >>> fitting_options(partial(make_env, "navigation"), robot_spec(48))
         {'image_size': 48}
     """
-    wanted = _sizes(spec)
-    sides = {side for size in wanted.values() for side in size}
+    expected = _sizes(spec)
+    sides = {side for size in expected.values() for side in size}
     with closing(make()) as env:
-        there = _sizes(env.robot_spec)
-    if len(sides) != 1 or all(there.get(name, size) == size for name, size in wanted.items()):
+        actual = _sizes(env.robot_spec)
+    if len(sides) != 1 or all(actual.get(name, size) == size for name, size in expected.items()):
         return {}
     options = {"image_size": sides.pop()}
     try:

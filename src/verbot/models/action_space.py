@@ -1,4 +1,4 @@
-"""What the kinds of action components ask of every head: how each is put out, compared, noised and restored."""
+"""The kinds of action components: how heads encode, compare, noise and constrain each of them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ ROTATIONS = ("quaternion", "six")
 
 @dataclass(frozen=True)
 class ActionReadout:
-    """Raw outputs (…, `size`) of a network read as actions (…, a), component by component, and compared with true ones.
+    """Decodes raw outputs (…, `size`) of a network to actions (…, a), and compares them with target actions, per component.
 
-    | kind | raw numbers | read as | compared by |
+    | kind | raw numbers | decoded as | error |
     |---|---|---|---|
-    | gripper | 1 a dimension | the probability that it is open | binary cross-entropy |
-    | quaternion, ``rotation="quaternion"`` | 4 | brought to unit length, w ≥ 0 | L1 up to sign |
+    | gripper | 1 per dimension | the probability that it is open | binary cross-entropy |
+    | quaternion, ``rotation="quaternion"`` | 4 | normalized to unit length, w ≥ 0 | L1 up to sign |
     | quaternion, ``rotation="six"`` | 6 | two axes, made orthonormal (Zhou et al. 2019) | mean L1 of the rotation matrices |
-    | discrete | one a class, low to high | the likeliest class | cross-entropy |
-    | every other | 1 a dimension | itself | L1 |
+    | discrete | one per class, low to high | the most likely class | cross-entropy |
+    | every other | 1 per dimension | itself | L1 |
 
-    The six numbers are a continuous picture of rotations; four numbers cannot be one (q and −q meet at half a turn).
+    Six numbers represent rotations continuously; four numbers cannot (q and −q are one rotation).
 
     Args:
-        gripper: weight of a gripper dimension beside the others.
+        gripper: weight of a gripper dimension relative to the others.
 
-    Raises `ConfigError` for another rotation, and for a quaternion that has not four numbers.
+    Raises `ConfigError` for an unknown rotation, and for a quaternion that does not have four numbers.
     """
 
     action: tuple[Component, ...]
@@ -53,7 +53,7 @@ class ActionReadout:
         return torch.cat([self._decode(c, x) for c, x in zip(self.action, self.split(raw), strict=True)], -1)
 
     def errors(self, raw: Tensor, true: Tensor) -> Tensor:
-        """(…, a), each at least 0; `true` (…, a) may hold anything finite where it does not count."""
+        """Errors (…, a), each at least 0. Masked entries of `true` (…, a) may have any finite value."""
         pairs = zip(self.action, self.split(raw), parts(self.action, true), strict=True)
         return torch.cat([self._error(c, x, y) for c, x, (_, y) in pairs], -1)
 
@@ -89,10 +89,10 @@ class ActionReadout:
 
 @dataclass(frozen=True)
 class Continuous:
-    """Actions (…, a) as numbers of about unit spread, to which noise can be added.
+    """Actions (…, a) as real numbers of about unit variance, to which noise can be added.
 
-    Forward brings a gripper's 0..1 and classes low..high to −1..1, and of a quaternion's two signs takes w ≥ 0; the inverse
-    also restores what noise has broken (see `constrained`).
+    `forward` maps a gripper's 0..1 and classes low..high to −1..1, and chooses the sign of a quaternion with w ≥ 0. `inverse`
+    also projects to valid values (see `constrained`).
     """
 
     action: tuple[Component, ...]
@@ -116,7 +116,7 @@ class Continuous:
 
 
 def known_range(component: Component) -> list[tuple[float, float]] | None:
-    """(low, high) of each dimension of a kind that keeps its own units when actions are normalized; None for the others."""
+    """(low, high) of each dimension of a kind that is not normalized; None for the others."""
     if component.kind == "gripper":
         return [(0.0, 1.0)] * component.size
     if component.kind == "quaternion":
@@ -125,7 +125,7 @@ def known_range(component: Component) -> list[tuple[float, float]] | None:
 
 
 def constrained(action: tuple[Component, ...], actions: Tensor) -> Tensor:
-    """Actions (…, a) as their kinds allow: gripper in 0..1, quaternions of unit length with w ≥ 0, classes whole numbers."""
+    """Project actions (…, a) to valid values: gripper in 0..1, quaternions of unit length with w ≥ 0, whole-number classes."""
     return torch.cat([_constrained(c, x) for c, x in parts(action, actions)], -1)
 
 
@@ -145,7 +145,7 @@ def parts(action: tuple[Component, ...], actions: Tensor) -> Iterator[tuple[Comp
 
 
 def check(action: tuple[Component, ...]) -> None:
-    """Raises `ConfigError` for a quaternion that has not four numbers, and for classes that are not whole numbers."""
+    """Raise `ConfigError` for a quaternion that does not have four numbers, and for classes that are not whole numbers."""
     for component in action:
         if component.kind == "quaternion" and component.size != 4:
             raise ConfigError(f"action component {component.name!r} is a quaternion of {component.size} numbers; expected 4")
@@ -157,21 +157,21 @@ def check(action: tuple[Component, ...]) -> None:
 
 
 def classes(component: Component) -> list[int]:
-    """How many classes each dimension of a discrete component has."""
+    """The number of classes of each dimension of a discrete component."""
     return [round(high - low) + 1 for low, high in zip(component.low, component.high, strict=True)]
 
 
 def targets(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The actions (b, k, a), zero where they are unknown (there they may hold anything, NaN too), and their mask (b, k)."""
+    """The actions (b, k, a) and their mask (b, k). Masked actions, which may be NaN in the batch, are zero."""
     assert batch.actions is not None and batch.actions_mask is not None
     return batch.actions.masked_fill(~batch.actions_mask.unsqueeze(-1), 0), batch.actions_mask
 
 
 def start(rows: int, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Where a head that makes actions out of noise begins, (rows, *shape): normal noise, or without a generator its middle, 0.
+    """Initial values (rows, *shape) of a generative head: standard normal noise, or 0 without a generator.
 
-    From the middle the likely actions are reached: of one number exactly the median. One fixed draw would also give the same
-    prediction each time, but it pulls every action the same way, which a robot that acts on its own predictions never corrects.
+    Zero leads to a likely action; in one dimension exactly to the median. One fixed draw of noise would be deterministic too,
+    but it would bias every action in the same direction, and closed-loop control never corrects that.
     """
     if generator is None:
         return torch.zeros((rows, *shape), device=device)
@@ -179,12 +179,12 @@ def start(rows: int, shape: tuple[int, ...], generator: torch.Generator | None, 
 
 
 def normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Standard normal numbers on `device`, drawn on the CPU, where the generator lives: a seed gives the same ones everywhere."""
+    """Standard normal numbers on `device`, drawn on the CPU, so that a seed gives the same numbers on every device."""
     return torch.randn(shape, generator=generator).to(device)
 
 
 def unit(quaternion: Tensor) -> Tensor:
-    """Quaternions (…, 4) at unit length with w ≥ 0; no rotation where the length is zero."""
+    """Quaternions (…, 4) normalized to unit length with w ≥ 0; the identity for length zero."""
     length = quaternion.norm(dim=-1, keepdim=True)
     none = quaternion.new_tensor([1.0, 0.0, 0.0, 0.0])
     found = torch.where(length > 1e-8, quaternion / length.clamp(min=1e-8), none)
@@ -211,7 +211,7 @@ def matrix_of_quaternion(quaternion: Tensor) -> Tensor:
 
 
 def quaternion_of_matrix(matrix: Tensor) -> Tensor:
-    """(…, 3, 3) → (…, 4), w first and w ≥ 0. The largest of the four numbers is found first, so that none is divided by zero."""
+    """(…, 3, 3) → (…, 4), w first and w ≥ 0. The largest of the four numbers is computed first, to avoid division by zero."""
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
     rows = (  # row n is 4·q[n]·q
         (1 + a + e + i, h - f, c - g, d - b),

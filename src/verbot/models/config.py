@@ -1,4 +1,4 @@
-"""Which parts a network has, how large they are, and what it is trained for."""
+"""The configuration of a network: its parts, their sizes, and its training objectives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTS = ("vision", "language", "state", "fusion", "head", "goal", "previous_acti
 
 
 def default_objectives() -> dict[str, Objective]:
-    """Imitation with the keypoint loss, also of the queries where samples have some."""
+    """Imitation with the keypoint loss, for the instruction and for grounding queries."""
     return {"action": Objective(), "keypoints": Objective(), "grounding_queries": Objective()}
 
 
@@ -35,7 +35,7 @@ def default_objectives() -> dict[str, Objective]:
 )
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Which parts a network is made of. With a robot spec it determines every shape.
+    """The parts of a network and its objectives. Together with a robot spec it determines all shapes.
 
     Args:
         vision: the encoder of camera images.
@@ -43,27 +43,28 @@ class NetworkConfig:
         state: the encoder of the robot's state.
         fusion: joins the encoders' tokens.
         head: predicts actions from the fused tokens.
-        goal: encodes a goal image; None for a policy that gets instructions in words alone.
-        previous_action: encodes the action of the control step before; None for a policy without it.
-        memory: what is carried from one prediction to the next; None forgets.
+        goal: the encoder of goal images; None for a policy that only gets instructions in words.
+        previous_action: the encoder of the previous action; None for a policy without it.
+        memory: the module that keeps state between predictions of an episode; None for a policy without memory.
         width: e, the common width of all tokens.
-        chunk: k, the actions predicted at once.
-        history: t, the frames seen at once.
-        stride: control steps from one of these frames to the next, and from one writing into the memory to the next.
-        sequence: the frames, `stride` apart, through which a memory learns.
-        image_size: (height, width) that every camera's image is brought to; None takes the cameras' own.
-        objectives: what the network is trained for, by registered name (see `verbot.models.registries.objectives`), each with the
-            weight of its loss. They are made, and their losses added up, in this order. ``"action"`` is the action head; without
-            it the policy learns what sees and reads alone, and cannot act.
-        loss_weighting: ``"fixed"`` are the objectives' weights; ``"uncertainty"`` begins with them and learns how certain each
-            loss can be (see `verbot.models.weighting.UncertaintyWeighting`).
-        word_dropout: the share of words that are replaced by an unknown one, in training only.
-        previous_action_dropout: the share of samples without the previous action, in training only: it predicts the next one so
-            well that a policy could learn to copy itself (de Haan et al. 2019, "Causal Confusion in Imitation Learning").
-        sentence_norm: the sentence that encoders are given has mean 0 and variance 1 over its features, so that what differs
-            between sentences is not drowned by what they have in common.
-        task_embeddings: learned embeddings of tasks, of which every sentence takes a mixture of its own (see
-            `verbot.models.layers.task_embedding`); 0 has none.
+        chunk: k, the number of actions in a prediction.
+        history: t, the number of input frames.
+        stride: control steps between two input frames, and between two writes to the memory.
+        sequence: number of frames, `stride` apart, through which a memory is trained.
+        image_size: (height, width) to which every camera image is resized; None keeps the cameras' own size.
+        objectives: the training objectives by registered name (see `verbot.models.registries.objectives`), each with the weight
+            of its loss, in the order in which they are built and their losses are summed. ``"action"`` is the loss of the action
+            head; without it only the encoders are trained, and the policy cannot act.
+        loss_weighting: ``"fixed"`` uses the weights of the objectives; ``"uncertainty"`` starts from them and learns weights from
+            the uncertainty of each loss (see `verbot.models.weighting.UncertaintyWeighting`).
+        word_dropout: fraction of words that are replaced by the unknown word, in training only.
+        previous_action_dropout: fraction of samples without the previous action, in training only. The previous action predicts
+            the next one so well that a policy could learn to copy it (de Haan et al. 2019, "Causal Confusion in Imitation
+            Learning").
+        sentence_norm: normalize the sentence embedding to mean 0 and variance 1 over its features, so that differences between
+            sentences are not dominated by what they have in common.
+        task_embeddings: number of learned task embeddings, of which every sentence gets a mixture (see
+            `verbot.models.layers.task_embedding`); 0 uses none.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -109,7 +110,7 @@ class NetworkConfig:
             raise ConfigError("a network is trained for at least one objective; objectives is empty")
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
-                f"a memory learns from sequences, and nothing else does: memory is "
+                f"a memory is trained on sequences, and a network without one is not: memory is "
                 f"{self.memory.name if self.memory else None!r} with a sequence of {self.sequence}"
             )
 
@@ -134,15 +135,15 @@ class NetworkConfig:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that the objectives learn from (see `verbot.data.samples.labels`)."""
+        """The labels that the objectives need (see `verbot.data.samples.labels`)."""
         return tuple(dict.fromkeys(label for name in self.objectives for label in objectives.get(name).labels))
 
-    def is_taught(self, objective: str) -> bool:
-        """Whether the network is trained for this objective, with a weight above 0."""
+    def is_trained(self, objective: str) -> bool:
+        """Whether this objective is trained with a weight above 0."""
         return objective in self.objectives and self.objectives[objective].weight > 0
 
     def with_objectives(self, **changes: Objective | float | None) -> NetworkConfig:
-        """The same network with other objectives: each a record, a weight, or None to leave it out.
+        """The same network with changed objectives: each a record, a weight, or None to remove it.
 
         Example:
             >>> list(NetworkConfig().with_objectives(value=0.1, grounding_queries=None).objectives)
@@ -160,12 +161,12 @@ class NetworkConfig:
 
     @property
     def learns_from_chunks(self) -> bool:
-        """Whether the head takes something from the training actions before it is built, e.g. the edges of its bins."""
+        """Whether the head is fitted to the training actions before it is built, e.g. the edges of its bins."""
         return isinstance(heads.get(self.head.name), FitsActions)
 
     @property
     def head_tasks(self) -> tuple[str, ...] | None:
-        """The tasks by name that the head has parts of its own for, none before `with_tasks`; None for a head without."""
+        """The names of the tasks for which the head has separate modules, empty before `with_tasks`; None for other heads."""
         return tuple(self.head.options.get("tasks", ())) if isinstance(heads.get(self.head.name), ClassifiesTasks) else None
 
     def with_tasks(self, names: Sequence[str]) -> NetworkConfig:
@@ -173,10 +174,10 @@ class NetworkConfig:
         return dataclasses.replace(self, head=Part(self.head.name, {**self.head.options, "tasks": list(names)}))
 
     def fit(self, instructions: list[str], chunks: FloatArray | None = None) -> NetworkConfig:
-        """The same network with what its parts take from the training data.
+        """The same network with its parts fitted to the training data.
 
         Args:
-            instructions: all of them; the language encoder builds its vocabulary.
+            instructions: all of them; the language encoder builds its vocabulary from them.
             chunks: normalized action chunks (n, k, a), for a head that `learns_from_chunks`.
         """
         options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
@@ -189,10 +190,10 @@ class NetworkConfig:
         return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
 
     def sizes(self, spec: RobotSpec) -> Sizes:
-        """Raises `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
+        """Raise `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
         found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
         if len(found) != 1:
-            raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to bring them to one")
+            raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to resize them to one")
         (height, width_px), *_ = found
         from verbot.models.tokens import Sizes
 

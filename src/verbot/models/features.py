@@ -1,4 +1,4 @@
-"""What objectives are given: the features of a batch, and what they may ask of the network for them."""
+"""The interface between a network and its objectives: features of a batch, queries and their answers, predictions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Queries:
-    """Other sentences `q` for the latest images of a batch, to be encoded in the same pass of the vision encoder.
+    """Additional sentences `q` for the latest images of a batch, encoded in the same pass of the vision encoder.
 
     Args:
-        rows: (q,) int64, which row's latest image each is about.
-        text: one sentence a query; None takes each row's own instruction.
+        rows: (q,) int64, the batch row of each query.
+        text: one sentence per query; None uses the instruction of each row.
     """
 
     rows: Tensor
@@ -30,7 +30,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the vision encoder found for the queries of one objective: keypoint tokens (q, v·p, e) and sentences (q, e)."""
+    """The result for the queries of one objective: keypoint tokens (q, v·p, e) and sentence embeddings (q, e)."""
 
     keypoints: TokenGroup
     sentences: Tensor
@@ -41,13 +41,13 @@ class Features:
     """The features of a batch.
 
     Args:
-        batch: what they are the features of.
+        batch: the batch from which they were computed.
         words, sentence: (b, l, e) and (b, 1, e) of the instructions.
         vision: the token groups of the vision encoder, of all frames, the latest last.
-        fused: (b, n, e) after the fusion, the memory, and what objectives refined. Empty, n = 0, while nothing is fused.
-        before_memory: `fused` as the fusion made it.
+        fused: (b, n, e) after the fusion, the memory and `TrainingObjective.refine`. Empty (n = 0) before the fusion.
+        before_memory: `fused` as the fusion returned it.
         answers: by objective, to its `queries`.
-        notes: by objective, what its `refine` left for its own losses.
+        notes: by objective, intermediate results that its `refine` keeps for its own losses.
     """
 
     batch: Batch
@@ -61,22 +61,22 @@ class Features:
 
     @property
     def keypoints(self) -> TokenGroup | None:
-        """The keypoint tokens among those of the vision encoder, of all frames; None where it makes none."""
+        """The keypoint tokens of the vision encoder, of all frames; None if it has none."""
         return next((group for group in self.vision if group.heatmaps is not None), None)
 
     def refined(self, fused: TokenGroup, name: str, note: Any) -> Features:
-        """The same with other fused tokens, and with what the objective `name` notes."""
+        """A copy with other fused tokens and with the note of the objective `name`."""
         return dataclasses.replace(self, fused=fused, notes={**self.notes, name: note})
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What an objective tells about each row beside the actions; becomes an entry of `ActionChunk.extras`.
+    """A prediction of an objective for each row; becomes an entry of `ActionChunk.extras`.
 
     Args:
         values: (b, …).
-        space: ``"state"`` for normalized states, which are brought back to the robot's units.
-        names: of the last axis: reported as {name: number}.
+        space: ``"state"`` for normalized states, which are converted back to the robot's units.
+        names: of the entries of the last axis; the prediction is then reported as {name: number}.
     """
 
     values: Tensor
@@ -86,8 +86,8 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` to be given with the next batch of the same
-    rows, None where the network has none."""
+    """`actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the next batch of the same rows, None for
+    a network without memory."""
 
     actions: Tensor
     extras: Mapping[str, Predicted] = field(default_factory=dict)
@@ -96,14 +96,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NetworkParts:
-    """What an objective may use of the network that it belongs to, at construction.
+    """The parts of a network that an objective can use when it is built.
 
     Args:
         sizes: of robot and network.
         vision, head: the modules.
         width, count: of the fused tokens that the head reads.
-        read: (text) -> the sentence vectors (n, e).
-        look: (batch, sentences (b, e)) -> all vision tokens of the latest images (b, n, e), encoded for these sentences.
+        encode_text: (text) -> sentence embeddings (n, e).
+        encode_images: (batch, sentences (b, e)) -> all vision tokens (b, n, e) of the latest images for these sentences.
     """
 
     sizes: Sizes
@@ -111,8 +111,8 @@ class NetworkParts:
     head: nn.Module
     width: int
     count: int
-    read: Callable[[TextBatch], Tensor]
-    look: Callable[[Batch, Tensor], TokenGroup]
+    encode_text: Callable[[TextBatch], Tensor]
+    encode_images: Callable[[Batch, Tensor], TokenGroup]
 
     @property
     def vision_counts(self) -> Mapping[str, int]:
@@ -122,33 +122,33 @@ class NetworkParts:
 
 
 class TrainingObjective(nn.Module):
-    """What every objective promises; made as ``factory(parts: NetworkParts, **options)`` and registered by name in
+    """The base of all objectives: built by ``factory(parts: NetworkParts, **options)`` and registered by name in
     `verbot.models.registries.objectives`.
 
-    Only `losses` must be written. Its loss has the objective's registered name; whatever else `losses` returns is logged and
-    not minimized.
+    Only `losses` must be implemented. The loss has the registered name of the objective; other values that `losses` returns are
+    logged, not minimized.
     """
 
-    labels: ClassVar[tuple[str, ...]] = ()  # names of the labels in `Batch.targets` that it learns from
-    reads_fused: ClassVar[bool] = True  # False: it is taught before the fusion, which need not be computed for it
-    fixed_weight: ClassVar[bool] = False  # True: uncertainty weighting leaves its weight alone
-    shares_scale: ClassVar[str | None] = None  # the objective whose learned weight counts for this one too
+    labels: ClassVar[tuple[str, ...]] = ()  # names of the labels in `Batch.targets` that it needs
+    reads_fused: ClassVar[bool] = True  # False: it reads only features before the fusion, which is then not computed for it
+    fixed_weight: ClassVar[bool] = False  # True: uncertainty weighting does not change its weight
+    shares_scale: ClassVar[str | None] = None  # the objective whose learned weight also applies to this one
 
     @property
     def learns(self) -> bool:
-        """Whether the network has what this objective teaches."""
+        """Whether the network has the parts that this objective trains."""
         return True
 
     def queries(self, batch: Batch) -> Queries | None:
-        """Sentences to be encoded with the images when it learns; `features.answers` has what was found."""
+        """Sentences to encode with the images in training; `features.answers` holds the results."""
         return None
 
     def prediction_queries(self, batch: Batch) -> Queries | None:
-        """As `queries`, when the network predicts."""
+        """As `queries`, for prediction."""
         return None
 
     def refine(self, features: Features) -> Features:
-        """The features with what this objective adds to the fused tokens, before any head or objective reads them."""
+        """The features with this objective's contribution to the fused tokens, before any head or objective reads them."""
         return features
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:

@@ -1,4 +1,4 @@
-"""Format 1 of policies, configurations and checkpoints: what its fields and weights are called today."""
+"""Format 1 of policies, configurations and checkpoints: the present names of its fields and weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = {
     "tasks": "task_embeddings",
     "loss_weights": "loss_weighting",
 }
-# Weights of losses, with what they belong to today; those of 0 had no module, but for the first two.
+# Fields of loss weights, with their present objectives. A weight of 0 meant no module, except for the first two.
 WEIGHTS = {
     "action_weight": ("action",),
     "keypoint_weight": ("keypoints", "grounding_queries"),
@@ -46,7 +46,7 @@ PREFIXES = {
     "acted": "previous_action",
     "tasks": "task_embeddings",
 }
-# In checkpoints the networks of several robots are numbered, and that of an actor stands below it.
+# In checkpoints the networks of several robots are numbered, and a network may be part of an actor.
 _BELOW = r"^((?:\d+\.|(?:actor\.)?network\.)?)"
 _PREFIX = re.compile(rf"{_BELOW}({'|'.join(PREFIXES)})(?=\.|$)")
 _ATTRIBUTES = {
@@ -58,7 +58,7 @@ _KIND = re.compile(r"\.(norms|kinds)\.acted(?=\.|$)")
 
 
 def network_record(record: Record) -> Record:
-    """A network's record with today's fields.
+    """A network's record with the present field names.
 
     Example:
         >>> network_record({"keypoint_weight": 0.5, "value_weight": 0.1})["objectives"]["value"]
@@ -95,7 +95,7 @@ def network_record(record: Record) -> Record:
 
 
 def weight_name(name: str) -> str:
-    """Today's name of a weight, of a part, or of a pattern of weights.
+    """The present name of a weight, of a part, or of a pattern of weights.
 
     Example:
         >>> weight_name("recall.tell.weight"), weight_name("1.fusion.marks.kinds.acted"), weight_name("contrast.*")
@@ -110,14 +110,14 @@ def weight_name(name: str) -> str:
 def _part(record: Any) -> dict[str, Any]:
     part: dict[str, Any] = {"name": record} if isinstance(record, str) else dict(record)
     part["name"] = PART_NAMES.get(part["name"], part["name"])
-    if "base" in part.get("options", {}):  # of a language encoder that reads sentence by sentence
+    if "base" in part.get("options", {}):  # of a hierarchical language encoder
         base = part["options"]["base"]
         part["options"] = {**part["options"], "base": PART_NAMES.get(base, base)}
     return part
 
 
 def _without_task_weight(head: Any) -> tuple[Any, float | None]:
-    """The head, and the weight of its classifier of tasks where it has one."""
+    """The head, and the weight of its task classifier if it has one."""
     if not isinstance(head, Mapping) or head["name"] != "multi_task":
         return head, None
     options = dict(head.get("options", {}))

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models") of a network that has learned."""
+"""Low-rank adapters (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models") of a trained network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from verbot.errors import ConfigError
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What of a network is adapted, and what is trained in full; everything else stays as it is.
+    """The parts of a network that get adapters, and those that are trained in full. Everything else is frozen.
 
     Args:
         rank: r of the two factors.
-        alpha: what they add is scaled by ``alpha / rank``.
-        adapt: patterns of the names of modules, as a shell's; of those that match, every `nn.Linear` that `train` leaves gets an
-            adapter.
-        convolutions: so does every `nn.Conv2d`.
-        train: patterns of the names of parameters that are trained in full, whatever they belong to: the head, and for example
-            ``"vision.trunks.*"`` for convolutions or ``"language.embed.*"`` for words. Empty adapts the head as well.
+        alpha: the product of the factors is scaled by ``alpha / rank``.
+        adapt: shell patterns of module names. Every matching `nn.Linear` gets an adapter, unless `train` covers it.
+        convolutions: matching `nn.Conv2d` get adapters too.
+        train: shell patterns of parameters that are trained in full: the head, and for example ``"vision.trunks.*"`` for
+            convolutions or ``"language.embed.*"`` for word embeddings. If empty, the head gets adapters too.
     """
 
     rank: int = 8
@@ -40,14 +39,13 @@ class LoraConfig:
 
 
 class Adapted(nn.Module):
-    """A layer that stays as it is, and beside it two small factors that learn: W + alpha / r · B A.
+    """A frozen layer with two small trainable factors: W + alpha / r · B A.
 
-    `weight` is that sum, for whoever reads it, and what `forward` multiplies with: so merging changes nothing but memory. Of a
-    convolution A is one to r channels with the same kernel, and B one of 1×1, so that the rank is that of the matrix
-    (o, i / groups · h · w).
+    `weight` is this sum, and `forward` uses it, so that merging does not change the output. For a convolution A maps to r
+    channels with the same kernel and B is a 1×1 convolution; the rank is that of the matrix (o, i / groups · h · w).
 
     Args:
-        base: its weight and bias are frozen.
+        base: the layer; its weight and bias are frozen.
         rank, alpha: as of `LoraConfig`.
     """
 
@@ -56,14 +54,14 @@ class Adapted(nn.Module):
         self.base, self.scale = base.requires_grad_(False), alpha / rank
         outputs, *inputs = base.weight.shape
         self.down = nn.Parameter(torch.empty(rank, math.prod(inputs)))  # A (r, i), of a convolution (r, i / groups · h · w)
-        self.up = nn.Parameter(torch.zeros(outputs, rank))  # B (o, r); nothing is added at first
+        self.up = nn.Parameter(torch.zeros(outputs, rank))  # B (o, r), initially zero
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        if hasattr(base.weight, "lr_scale"):  # the factors learn at the rate that the weight would
+        if hasattr(base.weight, "lr_scale"):  # the factors have the learning rate of the weight
             self.down.lr_scale = self.up.lr_scale = base.weight.lr_scale  # type: ignore[attr-defined]
 
     @property
     def weight(self) -> Tensor:
-        """(o, i), of a convolution (o, i / groups, h, w)."""
+        """(o, i), or (o, i / groups, h, w) for a convolution."""
         return self.base.weight + self.scale * (self.up @ self.down).view_as(self.base.weight)
 
     @property
@@ -77,9 +75,10 @@ class Adapted(nn.Module):
 
 
 def adapt(network: nn.Module, config: LoraConfig) -> None:
-    """In place: freeze `network`, adapt what `config` names and leave trainable what it says. Frozen parts stay frozen.
+    """Freeze `network` in place, add the adapters of `config`, and keep its `train` parameters trainable.
 
-    The factors are drawn by torch's global generator. Raises `ConfigError` for a pattern that fits nothing.
+    Parts that were frozen before stay frozen. The factors are drawn by torch's global generator. Raises `ConfigError` for a
+    pattern without a match.
     """
     learned = [name for name, p in network.named_parameters() if p.requires_grad]
     trained = {name for name in learned if _fits(name, config.train)}
@@ -92,12 +91,14 @@ def adapt(network: nn.Module, config: LoraConfig) -> None:
     for pattern in config.train:
         if not any(fnmatchcase(name, pattern) for name in learned):
             parts = ", ".join(sorted({name.partition(".")[0] for name in learned}))
-            raise ConfigError(f"lora.train has {pattern!r}, which fits no parameter that learns; the network's parts are {parts}")
+            raise ConfigError(
+                f"lora.train has {pattern!r}, which matches no trainable parameter; the network's parts are {parts}"
+            )
     kind = "linear layer or convolution" if config.convolutions else "linear layer"
     for pattern in config.adapt:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ConfigError(
-                f"lora.adapt has {pattern!r}, which fits no {kind} that learns and is not trained in full; there are "
+                f"lora.adapt has {pattern!r}, which matches no {kind} that is trainable and not trained in full; there are "
                 f"{', '.join(sorted(layers)) or 'none'}"
             )
     for name, parameter in network.named_parameters():
@@ -109,7 +110,7 @@ def adapt(network: nn.Module, config: LoraConfig) -> None:
 
 
 def merged(network: nn.Module) -> dict[str, Tensor]:
-    """The state of `network` with every adapter added to its weight, under the names that it had before `adapt`."""
+    """The state dictionary of `network` with merged adapters, under the names before `adapt`."""
     state = dict(network.state_dict())
     for name, module in _adapted(network):
         for own in ("base.weight", "base.bias", "down", "up"):
@@ -121,7 +122,7 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
 
 
 def count(network: nn.Module) -> tuple[int, int]:
-    """How many numbers are trained, and how many there are once adapters are merged."""
+    """The number of trainable parameters, and the number of all parameters after merging."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     added = sum(module.down.numel() + module.up.numel() for _, module in _adapted(network))
     return trained, sum(p.numel() for p in network.parameters()) - added

@@ -1,4 +1,4 @@
-"""The whole network: encoders, fusion, memory, head, and the objectives that it is trained for."""
+"""The network: encoders, fusion, memory, head and training objectives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from verbot.models.registries import (
 )  # fmt: skip
 from verbot.models.stochastic import StochasticHead, sampled
 from verbot.models.tokens import Batch, HeadInput, Masked, MemoryState, TextBatch, TokenGroup, join
-from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_taught
+from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
@@ -40,7 +40,7 @@ __all__ = ["NetworkConfig", "Objective", "Part", "VLANetwork"]
 
 
 class VLANetwork(nn.Module):
-    """Vision, language and action.
+    """A vision-language-action network.
 
     Args:
         config: the parts, after `NetworkConfig.fit`.
@@ -61,7 +61,7 @@ class VLANetwork(nn.Module):
         self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         before = config.previous_action
-        if before:  # a token for each frame, as of every kind that fusions find frame by frame; all but the latest masked
+        if before:  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
             counts["previous_action"] = config.history
         self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
         self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
@@ -74,48 +74,48 @@ class VLANetwork(nn.Module):
         self.head = heads.build(config.head.name, HeadInput(sizes, last.width, last.count), **config.head.options)
         check_layers(config, self.fusion, self.head)
         check_classifier(config, self.head)
-        parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._look)
+        parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._encode_latest)
         made = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
-        taught = {name: each for name, each in made.items() if each.learns}
+        trained = {name: each for name, each in made.items() if each.learns}
         self.weighting = UncertaintyWeighting(
-            {name: config.objectives[name].weight for name in taught},
+            {name: config.objectives[name].weight for name in trained},
             config.loss_weighting == "uncertainty",
-            fixed={name for name, each in taught.items() if each.fixed_weight},
-            shared={name: each.shares_scale for name, each in taught.items() if each.shares_scale},
+            fixed={name for name, each in trained.items() if each.fixed_weight},
+            shared={name: each.shares_scale for name, each in trained.items() if each.shares_scale},
         )
-        self.is_fusion_taught = is_fusion_taught(config, taught)
+        self.is_fusion_trained = is_fusion_trained(config, trained)
         if config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
 
     def forward(self, batch: Batch, queries: Mapping[str, Queries] | None = None) -> Features:
-        """The features of a batch as the fusion makes them, and of each objective's `queries` what the vision encoder finds."""
-        seen = self._perceive(batch, queries or {})
+        """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
+        features = self._encode(batch, queries or {})
         done = [] if self.previous_action is None else [self.encode_previous_action(batch)]
-        groups = [seen.words, seen.sentence, *seen.vision, self.encode_state(batch.state, batch.state_mask), *done]
+        groups = [features.words, features.sentence, *features.vision, self.encode_state(batch.state, batch.state_mask), *done]
         fused: TokenGroup = self.fusion(groups)
-        return dataclasses.replace(seen, fused=fused, before_memory=fused)
+        return dataclasses.replace(features, fused=fused, before_memory=fused)
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize (see `UncertaintyWeighting`).
 
-        Rows whose `actions_mask` is False throughout teach only what does not depend on the actions; a batch without an
-        objective's targets does not teach that objective.
+        Rows whose `actions_mask` is False throughout contribute only to losses that do not depend on actions. A batch without the
+        targets of an objective does not contribute to its loss.
         """
         batch = self._dropped(batch, generator)
         asked = {name: each.queries(batch) for name, each in self.objectives.items()}
         queries = {name: found for name, found in asked.items() if found is not None}
-        if self.is_fusion_taught:
+        if self.is_fusion_trained:
             features = self.forward(batch, queries)
             if self.memory is not None:
                 present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
                 features = dataclasses.replace(features, fused=self._remember(features.fused, present))
             features = self._refined(features)
         else:
-            features = self._perceive(batch, queries)
+            features = self._encode(batch, queries)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
-            if self.is_fusion_taught or not objective.reads_fused:
+            if self.is_fusion_trained or not objective.reads_fused:
                 losses |= objective.losses(features, batch, generator)
         found: dict[str, Tensor] = self.weighting(losses)
         return found
@@ -123,12 +123,12 @@ class VLANetwork(nn.Module):
     def predict(
         self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None
     ) -> Prediction:
-        """The next actions, and what the objectives predict beside. Where no action was ever learned the actions are random.
+        """The next actions and the predictions of the objectives. The actions are random if the head was never trained.
 
         Args:
-            seeds: of each row; its actions are drawn from the head's distribution where it is not None.
+            seeds: one per row; actions of a row with a seed are drawn from the distribution of the head.
 
-        Raises `ConfigError` for seeds and a head without a distribution.
+        Raises `ConfigError` for seeds with a head that has no distribution.
         """
         asked = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.forward(batch, {name: found for name, found in asked.items() if found is not None}), None
@@ -142,28 +142,30 @@ class VLANetwork(nn.Module):
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return Prediction(actions, extras, memory)
 
-    def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
-        """The words (b, l, e), the tokens of the goal image that is `shown` after them, and their sentence (b, 1, e)."""
+    def encode_text(self, text: TextBatch, goals: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
+        """Word tokens (b, l, e) and the sentence embedding (b, 1, e); tokens of the goal images in `goals` follow the words."""
         words = self.language(text)
-        if self.goal is not None and shown is not None and shown.goal is not None:
-            now, seen = shown.images[:, -1, 0], shown.images_mask[:, -1, 0]  # of the first camera, as the goal image is
-            words = join([words, self.goal(centered(shown.goal), shown.goal_mask, centered(now), seen)], "words")
+        if self.goal is not None and goals is not None and goals.goal is not None:
+            now, known = goals.images[:, -1, 0], goals.images_mask[:, -1, 0]  # of the first camera, as the goal image
+            words = join([words, self.goal(centered(goals.goal), goals.goal_mask, centered(now), known)], "words")
         pooled = self.sentence(words).unsqueeze(1)
         pooled = pooled if self.task_embeddings is None else self.task_embeddings(pooled)
         sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
         return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
 
-    def see(
+    def encode_images(
         self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Every frame through the vision encoder for its row's `sentence` (b, e), all frames' tokens side by side.
+        """Vision tokens of all frames, conditioned on the `sentence` (b, e) of each row; and keypoint tokens of the queries.
 
-        And the keypoint tokens of queries: `asked` of which rows (q,) by what sentences (q, e). Where the batch has features of
-        its images, the encoder goes on from them.
+        If the batch contains precomputed features of its images, the encoder starts from them.
+
+        Args:
+            asked: rows (q,) and sentence embeddings (q, e) of the queries; None without queries.
         """
         frames = batch.images.shape[1]
         mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
-        encode, many = self.vision, self.vision.ask_many if isinstance(self.vision, AnswersQueries) else None
+        encode, many = self.vision, self.vision.encode_with_queries if isinstance(self.vision, AnswersQueries) else None
         if batch.features is None:
             images = centered(batch.images).flatten(0, 1)
         else:
@@ -183,7 +185,7 @@ class VLANetwork(nn.Module):
         return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
 
     def encode_previous_action(self, batch: Batch) -> TokenGroup:
-        """The action before the latest frame, as a token for each frame (b, t, e), masked in all but the latest."""
+        """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""
         before = batch.previous_action
         if before is None:
             nothing = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
@@ -192,11 +194,11 @@ class VLANetwork(nn.Module):
         earlier = self.config.history - 1
         return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
 
-    def _perceive(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
-        """What is read and seen, nothing fused yet."""
-        words, sentence = self.read(batch.text, batch)
+    def _encode(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
+        """Text and image features, before the fusion."""
+        words, sentence = self.encode_text(batch.text, batch)
         asked = self._asked(queries, sentence)
-        vision, found = self.see(batch, sentence.tokens[:, 0], asked)
+        vision, found = self.encode_images(batch, sentence.tokens[:, 0], asked)
         answers, start = {}, 0
         for name, query in queries.items():
             assert asked is not None and found is not None
@@ -206,26 +208,26 @@ class VLANetwork(nn.Module):
         return Features(batch, words, sentence, tuple(vision), empty, empty, answers)
 
     def _asked(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
-        """Which rows are asked by what sentences, those of all objectives one after another; their texts are read together."""
+        """Rows and sentence embeddings of the queries of all objectives, in order; their texts are encoded in one batch."""
         if not queries:
             return None
         texts = [query.text for query in queries.values() if query.text is not None]
-        read = self._sentences(join_texts(texts)) if texts else None
+        encoded = self._sentences(join_texts(texts)) if texts else None
         sentences, start = [], 0
         for query in queries.values():
-            if query.text is None or read is None:
+            if query.text is None or encoded is None:
                 sentences.append(sentence.tokens[query.rows, 0])
                 continue
-            sentences.append(read[start : start + len(query.rows)])
+            sentences.append(encoded[start : start + len(query.rows)])
             start += len(query.rows)
         return torch.cat([query.rows for query in queries.values()]), torch.cat(sentences)
 
     def _sentences(self, text: TextBatch) -> Tensor:
-        """The sentence vectors (n, e) of texts."""
-        return self.read(text)[1].tokens[:, 0]
+        """The sentence embeddings (n, e) of texts."""
+        return self.encode_text(text)[1].tokens[:, 0]
 
-    def _look(self, batch: Batch, sentence: Tensor) -> TokenGroup:
-        """All vision tokens of the latest images (b, n, e), encoded for a sentence (b, e)."""
+    def _encode_latest(self, batch: Batch, sentence: Tensor) -> TokenGroup:
+        """All vision tokens of the latest images (b, n, e), conditioned on sentences (b, e)."""
         mask = batch.images_mask[:, -1]
         if batch.features is None:
             return join(self.vision(centered(batch.images[:, -1]), mask, sentence))
@@ -242,7 +244,7 @@ class VLANetwork(nn.Module):
         return sampled(self.head, fused, seeds)
 
     def _dropped(self, batch: Batch, generator: torch.Generator | None) -> Batch:
-        """In training, without some of its words and previous actions."""
+        """In training, the batch after word dropout and previous-action dropout."""
         if not self.training:
             return batch
         if self.config.word_dropout:
@@ -254,16 +256,16 @@ class VLANetwork(nn.Module):
         return batch
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
-        """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
+        """Run the memory along each sequence; only frames that are `present` are written."""
         frames = self.config.sequence
         if len(fused.tokens) % frames:
-            raise ConfigError(f"this network learns from sequences of {frames} rows; the batch has {len(fused.tokens)}")
+            raise ConfigError(f"this network is trained on sequences of {frames} rows; the batch has {len(fused.tokens)}")
         tokens, mask, writes = (x.unflatten(0, (-1, frames)) for x in (fused.tokens, fused.mask, present))
         state: MemoryState = self.memory.initial(len(tokens), tokens.device)  # type: ignore[union-attr]
         out = []
         for i in range(frames):
-            seen, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
-            out.append(seen)
+            read, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
+            out.append(read)
         tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
         return TokenGroup(tokens, mask, fused.kind)
 
@@ -271,7 +273,7 @@ class VLANetwork(nn.Module):
         if frames == 1 and self.config.history == 1:
             return group
         if frames != self.config.history:
-            raise ConfigError(f"this network sees {self.config.history} frames at once; the batch has {frames}")
+            raise ConfigError(f"this network has {self.config.history} input frames; the batch has {frames}")
 
         def side_by_side(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)

@@ -1,5 +1,7 @@
-"""Checkpoints of the transformers library: found by folder or by the hub's name, known by their sha256, read without pickle
-and without running any code that comes with them."""
+"""Checkpoints of the transformers library, by folder or hub name.
+
+They are identified by their sha256, and read without pickle and without running code that they contain.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ RANDOM = Checkpoint()
 
 
 def library(name: str = "transformers") -> ModuleType:
-    """Raises `MissingDependencyError` where it is not installed."""
+    """Import the library. Raises `MissingDependencyError` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -71,9 +73,9 @@ def library(name: str = "transformers") -> ModuleType:
 
 
 def find(checkpoint: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: `checkpoint` itself, or what the hub's cache or the hub has under that name.
+    """The folder of a checkpoint: `checkpoint` itself, or its copy in the hub's cache, downloaded if needed.
 
-    Raises `ConfigError` where there is none, or none in safetensors.
+    Raises `ConfigError` if there is no checkpoint, or none in safetensors.
     """
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
@@ -90,7 +92,7 @@ def find(checkpoint: str, revision: str | None = None) -> Path:
 
 def _from_hub(checkpoint: str, revision: str | None) -> Path:
     hub = library("huggingface_hub")
-    for offline in (True, False):  # what is there already is not asked for again
+    for offline in (True, False):  # a cached copy needs no network
         try:
             folder = Path(hub.snapshot_download(checkpoint, revision=revision, allow_patterns=FILES, local_files_only=offline))
         except Exception as error:  # the hub's client, and what it speaks through, raise a dozen unrelated kinds
@@ -107,39 +109,39 @@ def _from_hub(checkpoint: str, revision: str | None) -> Path:
 
 
 def architecture(folder: Path) -> dict[str, Any]:
-    """What ``config.json`` says. Raises `CorruptFileError`."""
+    """The content of ``config.json``. Raises `CorruptFileError`."""
     return _json(folder / CONFIG)
 
 
 def processor(folder: Path) -> dict[str, Any]:
-    """What ``preprocessor_config.json`` says; empty where there is none. Raises `CorruptFileError`."""
+    """The content of ``preprocessor_config.json``; empty if there is none. Raises `CorruptFileError`."""
     return _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
 
 
 def identity(folder: Path) -> str:
-    """The sha256 of all that decides what a checkpoint computes: its weights, its architecture, its tokenizer."""
+    """The sha256 of weights, architecture and tokenizer."""
     files = [path for name in (CONFIG, PROCESSOR, TOKENIZER) if (path := folder / name).is_file()] + _weights(folder)
     digests = (_digest(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode()).hexdigest()
 
 
 def family(kinds: Mapping[str, Any], model_type: object, what: str) -> Any:
-    """The entry of `kinds` for a ``model_type``. Raises `ConfigError` listing those that exist."""
+    """The entry of `kinds` for a ``model_type``. Raises `ConfigError`, which lists the known types."""
     if model_type not in kinds:
         raise ConfigError(f"{what} does not know models of type {model_type!r}; it knows {', '.join(kinds)}")
     return kinds[str(model_type)]
 
 
 def scale_rate(model: nn.Module, mode: str | float) -> None:
-    """With a factor for a mode, mark the parameters with it: ``lr_scale``, which an optimizer multiplies its rate by."""
+    """If `mode` is a factor, set it as ``lr_scale`` of the parameters; optimizers multiply their learning rate by it."""
     for parameter in () if isinstance(mode, str) else model.parameters():
         parameter.lr_scale = float(mode)  # type: ignore[attr-defined]
 
 
 def load(kind: str, config: Any, folder: Path, **options: Any) -> nn.Module:
-    """The model of class `kind` with the weights in `folder`, evaluating, in float32.
+    """The model of class `kind` with the weights in `folder`, in evaluation mode and float32.
 
-    Raises `CorruptFileError` where weights are missing or of another shape: the library would leave them random.
+    Raises `CorruptFileError` if weights are missing or have another shape; the library would initialize them randomly.
     """
     logging = library("transformers.utils.logging")
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -162,21 +164,21 @@ def load(kind: str, config: Any, folder: Path, **options: Any) -> nn.Module:
 
 
 class Absence:
-    """Remembers that the weights of `module` could not be had, until `load_state_dict` brings them.
+    """Records that the weights of `module` were not available, until `load_state_dict` provides them.
 
-    A policy that trained a whole model holds its weights, and is loaded where the checkpoint that it began from is not.
+    A policy that trained a whole model contains its weights, so it loads without the checkpoint from which training started.
     """
 
     def __init__(self, module: nn.Module, reason: str | None):
         self._reason = reason
-        module.register_load_state_dict_post_hook(self._came)
+        module.register_load_state_dict_post_hook(self._loaded)
 
     def check(self) -> None:
-        """Raises `ConfigError` while there are no weights."""
+        """Raise `ConfigError` while there are no weights."""
         if self._reason:
             raise ConfigError(self._reason)
 
-    def _came(self, module: nn.Module, incompatible: Any) -> None:
+    def _loaded(self, module: nn.Module, incompatible: Any) -> None:
         if not incompatible.missing_keys:
             self._reason = None
 

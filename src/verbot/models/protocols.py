@@ -1,7 +1,7 @@
-"""What only some parts of a network can, each as a protocol that is asked for by `isinstance`.
+"""Optional abilities of network parts, each as a protocol that is checked with `isinstance`.
 
-A part has such an ability by having its methods and attributes; nothing is registered. `fit` and `grow` belong to the class
-(static methods), so the class is what is asked.
+A part has an ability if it has the methods and attributes; nothing is registered. `fit` and `grow` are static methods, so the
+class is checked, not an instance.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from verbot.spec import FloatArray
 
-if TYPE_CHECKING:  # configurations ask for protocols without torch
+if TYPE_CHECKING:  # configurations use these protocols without torch
     from torch import Tensor
 
     from verbot.models.action_space import ActionReadout
@@ -22,7 +22,7 @@ Options = Mapping[str, Any]
 
 @runtime_checkable
 class FitsInstructions(Protocol):
-    """A class of encoders that takes something from the training instructions before it is built."""
+    """A class of encoders whose options are fitted to the training instructions before it is built."""
 
     @staticmethod
     def fit(options: Options, instructions: Sequence[str], /) -> Options: ...
@@ -30,7 +30,7 @@ class FitsInstructions(Protocol):
 
 @runtime_checkable
 class FitsActions(Protocol):
-    """A class of heads that takes something from the training actions (n, k, a) before it is built, e.g. the edges of bins."""
+    """A class of heads whose options are fitted to the training actions (n, k, a) before it is built, e.g. the edges of bins."""
 
     @staticmethod
     def fit(options: Options, chunks: FloatArray, /) -> Options: ...
@@ -38,7 +38,7 @@ class FitsActions(Protocol):
 
 @runtime_checkable
 class GrowsVocabulary(Protocol):
-    """A class of language encoders whose vocabulary can take new words."""
+    """A class of language encoders whose vocabulary can be extended."""
 
     @staticmethod
     def grow(options: Options, instructions: Sequence[str], /) -> Options: ...
@@ -46,45 +46,45 @@ class GrowsVocabulary(Protocol):
 
 @runtime_checkable
 class AnswersQueries(Protocol):
-    """A vision encoder for which many sentences of one image cost little."""
+    """A vision encoder that encodes an image once for many sentences."""
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """The groups, and the taught heatmaps alone for sentences (q, e) about images `rows` (q,)."""
+        """The token groups, and for queries (q, e) about images `rows` (q,) the supervised keypoint tokens only."""
         ...
 
 
 @runtime_checkable
-class SeesBeforeWords(Protocol):
-    """A vision encoder whose features do not depend on the sentence, so that they can be computed once and kept."""
+class InstructionFreeFeatures(Protocol):
+    """A vision encoder with features that do not depend on the sentence, so that they can be computed once and cached."""
 
     def features(self, images: Tensor) -> Tensor:
-        """(…, n, d) of images (…, v, 3, h, w). Raises `ConfigError` where its options make them depend on the sentence."""
+        """(…, n, d) of images (…, v, 3, h, w). Raises `ConfigError` if its options make them depend on the sentence."""
         ...
 
     def groups(self, features: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]: ...
 
     def answer(
-        self, features: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+        self, features: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]: ...
 
 
 @runtime_checkable
 class CacheableFeatures(Protocol):
-    """A vision encoder that may be frozen, so that its features of a dataset can be kept on the disk."""
+    """A vision encoder that may be frozen, so that its features of a dataset can be cached on disk."""
 
-    key: str  # names the weights
+    key: str  # identifies the weights
 
     @property
     def cacheable(self) -> bool:
-        """Whether it is frozen and sees without words."""
+        """Whether it is frozen and does not depend on the instruction."""
         ...
 
 
 @runtime_checkable
 class GivesLayers(Protocol):
-    """A fusion whose fused tokens come with `TokenGroup.layers`."""
+    """A fusion whose tokens have `TokenGroup.layers`."""
 
     gives_layers: int  # 0 for none
 
@@ -93,31 +93,31 @@ class GivesLayers(Protocol):
 class ReadsLayers(Protocol):
     """A head that can read the fusion layer by layer."""
 
-    reads_layers: int  # 0 where it reads the last alone
+    reads_layers: int  # 0 if it reads only the last
 
 
 @runtime_checkable
 class KeepsFrames(Protocol):
-    """A memory that keeps a number of the last frames."""
+    """A memory that stores the last frames."""
 
     frames: int
 
 
 @runtime_checkable
 class HasReadout(Protocol):
-    """A head whose outputs are read component by component, so that they can be parameters of a distribution."""
+    """A head with one output per action component, which can be the parameters of a distribution."""
 
     readout: ActionReadout
 
 
 @runtime_checkable
 class TaskClassifier(Protocol):
-    """A head that has parts of its own for each task, and tells tasks apart. Its class is recognized by `classify` too."""
+    """A head with one module per task and a task classifier."""
 
     tasks: tuple[str, ...]
 
     def classify(self, fused: TokenGroup) -> Tensor:
-        """How likely each task is, (b, tasks), as logits."""
+        """Logits of the tasks, (b, tasks)."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Sentences beside the instructions of a batch: other goals of its images, and captions that are true or false of them."""
+"""Additional sentences of a batch: other goals of its images, and true and false captions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def prepare_queries(
     places: Masked,
     captions: Sequence[Sequence[tuple[str, str]]],
 ) -> tuple[GoalQueries | None, Captions | None]:
-    """Goals and captions as tensors, their sentences tokenized together; None where there are none.
+    """Goals and captions as tensors, tokenized together; None if there are none.
 
     Args:
-        prepare: of the language encoder.
-        goals: of each row, at most m.
-        places: of their points, (b, m, v, p, 2).
-        captions: of each row, pairs of a true and a false sentence.
+        prepare: the tokenizer, a method of the language encoder.
+        goals: at most m instructions per row.
+        places: their keypoints, (b, m, v, p, 2).
+        captions: pairs of a true and a false sentence per row.
     """
     asked = [text for row in goals for text in row]
     pairs = [pair for row in captions for pair in row]
@@ -43,7 +43,7 @@ def prepare_queries(
 
 
 def join_texts(texts: Sequence[TextBatch]) -> TextBatch:
-    """All sentences one after another, the shorter ones padded."""
+    """Concatenate the sentences; shorter ones are padded."""
     if len(texts) == 1:
         return texts[0]
     each = [(text.values, text.mask) if text.rows is None else (text.values[text.rows], text.mask[text.rows]) for text in texts]

@@ -1,34 +1,34 @@
-"""The registries of a network's parts, and what each part promises.
+"""The registries of network parts, and the interface of each kind.
 
-A new part is one file in `encoders/`, `fusion/`, `heads/` or `objectives/` and one `register` line; `VLANetwork` builds it by name.
+A new part is one file in `encoders/`, `fusion/`, `heads/` or `objectives/` with one `register` line. `VLANetwork` builds it by name.
 
 | part | built as | called as |
 |---|---|---|
-| vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
+| vision encoder | ``factory(sizes, **options)``, has ``counts`` {kind: n per frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
-| state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
-| fusion | ``factory(sizes, counts, **options)``, states its output ``width`` and ``count`` | ``([TokenGroup]) -> TokenGroup`` |
+| state encoder | ``factory(sizes, **options)``, has ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
+| fusion | ``factory(sizes, counts, **options)``, has ``width`` and ``count`` of its output | ``([TokenGroup]) -> TokenGroup`` |
 | action encoder | ``factory(sizes, **options)`` | ``(action (b, a), mask (b,)) -> TokenGroup`` of one token, kind ``"previous_action"`` |
-| goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), seen (b,)) -> TokenGroup`` |
-| memory | ``factory(sizes, width, count, **options)`` of the fusion's, states its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
+| goal encoder | ``factory(sizes, **options)`` | ``(goal (b, 3, h, w), mask (b,), now (b, 3, h, w), now_mask (b,)) -> TokenGroup`` |
+| memory | ``factory(sizes, width, count, **options)`` with those of the fusion, has its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
 | head | ``factory(inputs: HeadInput, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``"action"`` among them, ``predict(fused, generator) -> (b, k, a)`` |
 | objective | ``factory(parts: NetworkParts, **options)`` | a `verbot.models.features.TrainingObjective`: ``losses(features, batch, generator) -> {name: scalar}``, ``predict(features) -> {name: Predicted}`` |
-| kind of contrastive objective | ``factory(sizes, **options)`` where it ``attends``, else ``(sizes, tokens, **options)`` of one image | ``losses(sentences (q, e), seen, captions) -> (scalar, what to log)``, ``alignment(sentences, seen) -> (q,)``; seen is what each sentence finds, else every image's tokens |
+| contrastive loss | ``factory(sizes, **options)`` if it ``attends``, else ``(sizes, tokens, **options)`` with the tokens per image | ``losses(sentences (q, e), seen, captions) -> (scalar, values to log)``, ``alignment(sentences, seen) -> (q,)``; ``seen`` are the keypoint tokens of each sentence if it ``attends``, else all tokens of each image |
 
 Options that belong together may be one argument, a frozen dataclass with a default: each of its fields is then an option of the part,
 as `verbot.registry.options_of` says.
 
-What only some parts can is a protocol in `verbot.models.protocols`, asked for by ``isinstance``:
+Optional abilities are protocols in `verbot.models.protocols`, checked with ``isinstance``:
 
 | ability | protocol |
 |---|---|
-| an encoder's class takes its vocabulary or checkpoint from the training instructions; a head's class takes bins from the actions | `FitsInstructions`, `FitsActions`; `GrowsVocabulary` for new words in fine-tuning |
-| a vision encoder answers many sentences about one image at little cost | `AnswersQueries` |
-| a vision encoder's features do not depend on the sentence; they can be kept on the disk | `SeesBeforeWords`, `CacheableFeatures` |
-| a fusion gives out its layers, a head reads them | `GivesLayers`, `ReadsLayers` |
-| a memory keeps the last frames | `KeepsFrames` |
+| an encoder's options are fitted to the training instructions (vocabulary, checkpoint), a head's to the actions (bins) | `FitsInstructions`, `FitsActions`; `GrowsVocabulary` for new words in fine-tuning |
+| a vision encoder encodes an image once for many sentences | `AnswersQueries` |
+| a vision encoder's features do not depend on the sentence; they can be cached on disk | `InstructionFreeFeatures`, `CacheableFeatures` |
+| a fusion returns its layers, a head reads them | `GivesLayers`, `ReadsLayers` |
+| a memory stores the last frames | `KeepsFrames` |
 | a head's outputs can be parameters of a distribution | `HasReadout` |
-| a head has a part for each task | `TaskClassifier` |
+| a head has one module per task and classifies tasks | `TaskClassifier` |
 """  # noqa: E501
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from verbot.registry import Registry
 
 @dataclass(frozen=True)
 class Part:
-    """A registered part by name, with the options of its factory (JSON-able)."""
+    """A registered part by name, with the options of its factory (JSON values)."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a network is trained for, by name in `NetworkConfig.objectives`.
+    """A training objective of a network; its name is the key in `NetworkConfig.objectives`.
 
     Args:
-        weight: of its loss in the sum that is minimized. With 0 it is computed, logged and predicted, and teaches nothing.
-        options: of its factory (JSON-able).
+        weight: of its loss in the sum that is minimized. With 0 it is computed, logged and predicted, but not trained.
+        options: of its factory (JSON values).
     """
 
     weight: float = 1.0
@@ -76,7 +76,7 @@ state_encoders: Registry[Any] = Registry(
     "state encoder", package="verbot.models.encoders.state", group="verbot.state_encoders", needs=("torch",)
 )
 action_encoders: Registry[Any] = Registry(
-    "previous_action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders", needs=("torch",)
+    "previous-action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders", needs=("torch",)
 )
 goal_encoders: Registry[Any] = Registry(
     "goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders", needs=("torch",)
@@ -84,10 +84,14 @@ goal_encoders: Registry[Any] = Registry(
 memories: Registry[Any] = Registry("memory", package="verbot.models.memory", group="verbot.memories", needs=("torch",))
 fusions: Registry[Any] = Registry("fusion", package="verbot.models.fusion", group="verbot.fusions", needs=("torch",))
 objectives: Registry[Any] = Registry("objective", package="verbot.models.objectives", group="verbot.objectives", needs=("torch",))
-contrasts: Registry[Any] = Registry(
-    "kind of contrastive objective", package="verbot.models.objectives", group="verbot.contrasts", needs=("torch",)
+contrastive_losses: Registry[Any] = Registry(
+    "contrastive loss",
+    package="verbot.models.objectives",
+    group="verbot.contrastive_losses",
+    needs=("torch",),
+    old_group="verbot.contrasts",
 )
 heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads", needs=("torch",))
 
 language_encoders.alias("words", "word_embedding")
-contrasts.alias("match", "siglip")
+contrastive_losses.alias("match", "siglip")

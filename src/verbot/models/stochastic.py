@@ -1,4 +1,4 @@
-"""Actions drawn at random around what a network would do, with the probability of each draw: what reinforcement learns from."""
+"""Stochastic policies: distributions of actions with samples, log-probabilities and entropies, for reinforcement learning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verbot.spec import Component
 
 @runtime_checkable
 class StochasticHead(Protocol):
-    """A head that can draw from a distribution of actions."""
+    """A head with a distribution of actions to sample from."""
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
         """Normalized actions (b, k, a)."""
@@ -28,11 +28,11 @@ class StochasticHead(Protocol):
 
 
 def sampled(head: StochasticHead, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
-    """Actions (b, k, a): drawn where a row has a seed, predicted where it has none. A row does not depend on the others."""
+    """Actions (b, k, a), sampled for rows with a seed and predicted for the others. Rows are independent of each other."""
     rows = []
     for row, seed in enumerate(seeds):
-        alone = fused.take(slice(row, row + 1))
-        rows.append(head.predict(alone) if seed is None else head.sample(alone, torch.Generator().manual_seed(seed)))
+        one = fused.take(slice(row, row + 1))
+        rows.append(head.predict(one) if seed is None else head.sample(one, torch.Generator().manual_seed(seed)))
     return torch.cat(rows)
 
 
@@ -43,15 +43,15 @@ class Draw:
     parts: tuple[tuple[Component, tuple[Distribution, ...]], ...]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """(b, a) float, by torch's global generator unless one on the CPU is given."""
+        """(b, a) float, by torch's global generator or by `generator`, which must be on the CPU."""
         return self._join(lambda d: d.sample() if generator is None else _drawn(d, generator))
 
     def mode(self) -> Tensor:
-        """The likeliest action (b, a)."""
+        """The most likely action (b, a)."""
         return self._join(lambda d: d.mode)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Of each row's action (b, a): (b,)."""
+        """The log-probability (b,) of actions (b, a)."""
         columns, total = iter(actions.unbind(-1)), torch.zeros(len(actions), device=actions.device)
         for component, distributions in self.parts:
             for low, distribution in zip(component.low, distributions, strict=True):
@@ -60,7 +60,7 @@ class Draw:
         return total
 
     def entropy(self) -> Tensor:
-        """(b,), in nats; of the continuous dimensions it is the differential entropy."""
+        """(b,), in nats; the differential entropy for continuous dimensions."""
         return torch.stack([d.entropy() for _, distributions in self.parts for d in distributions]).sum(0)
 
     def _join(self, take: Callable[[Distribution], Tensor]) -> Tensor:
@@ -72,15 +72,15 @@ class Draw:
 
 
 class Exploration(nn.Module):
-    """Turns the raw outputs of a head that reads them with an `ActionReadout` into a `Draw`.
+    """Turns the raw outputs of a head with an `ActionReadout` into a distribution of actions.
 
-    A discrete dimension is drawn by its classes' probabilities, a gripper open or closed by its own; every other has a normal
-    distribution around what was put out, of a width that is learned and the same everywhere.
+    Discrete dimensions are categorical and grippers are Bernoulli. All others are normal around the output, with a learned
+    standard deviation that does not depend on the observation.
 
     Args:
-        log_std: natural logarithm of this width at first, in standard deviations of the training data's actions.
+        log_std: initial logarithm of the standard deviation, in standard deviations of the training actions.
 
-    Raises `ConfigError` for a quaternion, which no such distribution fits: use a rotation delta.
+    Raises `ConfigError` for a quaternion, which has no such distribution; use a rotation delta.
     """
 
     def __init__(self, readout: ActionReadout, log_std: float = -1.0):

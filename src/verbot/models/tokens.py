@@ -1,4 +1,4 @@
-"""What flows inside networks: groups of tokens with a mask, and the batch that a network is given."""
+"""The data types inside networks: token groups with masks, and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verbot.spec import Component
 
-MemoryState = dict[str, Tensor]  # what a memory holds, every tensor with a row (b, …) for each episode
+MemoryState = dict[str, Tensor]  # the state of a memory; every tensor has one row (b, …) per episode
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class TokenGroup:
 
     Args:
         tokens: (b, n, e).
-        mask: (b, n) bool, True where the token holds something. What a masked token holds must change nothing.
-        kind: ``"words"`` (of any number; a goal image's tokens follow them); ``"sentence"``, ``"keypoints"``, ``"patches"``,
+        mask: (b, n) bool, True for valid tokens. The values of masked tokens must not affect any result.
+        kind: ``"words"`` (variable number; tokens of a goal image follow them), ``"sentence"``, ``"keypoints"``, ``"patches"``,
             ``"objects"`` (nodes of a graph), ``"state"``, ``"previous_action"``, ``"fused"``.
-        points: (b, n, 2) where in the image each token looks, x right and y down in [-1, 1]; for keypoints and objects.
-        heatmaps: (b, n, h, w) the logits that `points` is the expectation of; for keypoints only.
-        layers: the same tokens as they went into each block of what made them, the first block's first, each (b, n, d) under
-            the same mask; None where nobody keeps them.
+        points: (b, n, 2) image position of each token, x right and y down in [-1, 1]; for keypoints and objects.
+        heatmaps: (b, n, h, w) logits of the spatial distributions whose means are `points`; for keypoints only.
+        layers: the inputs of each transformer block that computed these tokens, in order, each (b, n, d) with the same mask;
+            None if they were not kept.
     """
 
     tokens: Tensor
@@ -42,33 +42,33 @@ class TokenGroup:
         return self.tokens.shape[-1]
 
     def take(self, some: slice | Tensor) -> TokenGroup:
-        """The same tokens of some rows only."""
+        """A selection of rows."""
         points, heatmaps = (None if x is None else x[some] for x in (self.points, self.heatmaps))
         layers = None if self.layers is None else tuple(layer[some] for layer in self.layers)
         return TokenGroup(self.tokens[some], self.mask[some], self.kind, points, heatmaps, layers)
 
     def mean(self) -> Tensor:
-        """The mean of the valid tokens, (b, e); zero where there are none."""
+        """The mean of the valid tokens, (b, e); zero if there are none."""
         weight = self.mask.unsqueeze(-1).to(self.tokens.dtype)
         return (self.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def join(groups: Sequence[TokenGroup], kind: str = "joined") -> TokenGroup:
-    """All tokens of `groups` in order, as one group; points, heatmaps and layers stay with their own groups."""
+    """Concatenate `groups` to one group, without points, heatmaps and layers."""
     return TokenGroup(torch.cat([g.tokens for g in groups], 1), torch.cat([g.mask for g in groups], 1), kind)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a part must know of the robot and of the network that it joins.
+    """The sizes of robot and network that a part needs when it is built.
 
     Args:
         width: e, the common width of all tokens.
-        views, height, width_px: the cameras and the size that every image is brought to.
+        views, height, width_px: number of cameras and size of the resized images.
         state: s, the dimensions of the state vector.
-        chunk: k, the actions predicted at once.
+        chunk: k, the number of actions in a prediction.
         action: the action's components, in order.
-        history: t, the frames whose tokens lie side by side, the oldest first.
+        history: t, the number of input frames; their tokens are concatenated, oldest first.
     """
 
     width: int
@@ -102,9 +102,9 @@ class HeadInput:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Instructions as numbers: ids (n, l) int64, or the states of a frozen encoder (n, l, d); mask (n, l) bool.
+    """Tokenized instructions: ids (n, l) int64, or the states of a frozen encoder (n, l, d); mask (n, l) bool.
 
-    Each row's own; or, where many rows say the same, each once, with the `rows` (b,) int64: which of them each row says.
+    One text per batch row; or distinct texts only, with `rows` (b,) int64, the index of each batch row's text.
     """
 
     values: Tensor
@@ -114,11 +114,11 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Masked:
-    """Values of which some are unknown.
+    """Values with a mask.
 
     Args:
-        values: (b, …); an unknown one may be anything, NaN too.
-        mask: bool over the first axes of `values`, False where the value is unknown.
+        values: (b, …); masked values may be anything, including NaN.
+        mask: bool over the leading axes of `values`, False for unknown values.
     """
 
     values: Tensor
@@ -127,12 +127,12 @@ class Masked:
 
 @dataclass(frozen=True)
 class GoalQueries:
-    """Other goals `q` of the images in a batch.
+    """Grounding queries: `q` other goals of the images in a batch.
 
     Args:
-        rows: (q,) int64, which row's latest frame each belongs to.
-        text: one goal a row.
-        keypoints: where its points are, (q, v, p, 2).
+        rows: (q,) int64, the batch row of each query.
+        text: one instruction per query.
+        keypoints: their positions, (q, v, p, 2).
     """
 
     rows: Tensor
@@ -142,11 +142,11 @@ class GoalQueries:
 
 @dataclass(frozen=True)
 class Captions:
-    """Sentences `q` that are true or false of the images in a batch: first the true ones, then the hard negative of each.
+    """`q` captions of the images in a batch: first the true ones, then the hard negative of each.
 
     Args:
-        rows: (q,) int64, which row's latest frame each is about.
-        text: one sentence a row.
+        rows: (q,) int64, the batch row of each caption.
+        text: one sentence per caption.
         true: (q,) bool.
     """
 
@@ -157,27 +157,26 @@ class Captions:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network learns from, all normalized; for prediction everything that only learning needs is absent.
+    """The normalized input of a network. In prediction, the fields that only training needs are empty.
 
-    A network with a memory learns from sequences: runs of `NetworkConfig.sequence` rows that follow one another in time.
+    A network with a memory is trained on sequences of `NetworkConfig.sequence` consecutive rows.
 
     Args:
         images: (b, t, v, 3, h, w), uint8, or float in [0, 1].
         images_mask: (b, t, v) bool, False where a camera or a past frame is missing.
         state: (b, t, s).
         state_mask: (b, t) bool.
-        text: one instruction a row.
+        text: one instruction per row.
         actions: (b, k, a) with `actions_mask` (b, k) bool, False for padding and where the action is unknown.
-        targets: by label, what objectives learn beside the actions.
-        grounding_queries: None where there are none.
-        captions: None where there are none.
-        goal: (b, 3, h, w) uint8, an image of the wanted state, with `goal_mask` (b,) bool, False where there is none.
-        previous_action: (b, a) of the control step before the latest frame, masked (b,) where there is none or it is unknown;
-            None is masked throughout.
-        memory: for prediction, what was remembered before; None is nothing yet.
-        writes: (b,) bool, for prediction: the rows that write into the memory; None is all.
-        features: (b, t, v, n, d) of the images from the vision encoder, which then does not see them (they may have no channels)
-            and does not learn; None where the encoder is to see.
+        targets: labels of the objectives, by name.
+        grounding_queries: None without queries.
+        captions: None without captions.
+        goal: (b, 3, h, w) uint8, goal images, with `goal_mask` (b,) bool, False for rows without one.
+        previous_action: (b, a), with mask (b,) False for rows where it is unknown; None masks all rows.
+        memory: in prediction, the memory state from before; None at the start of episodes.
+        writes: (b,) bool, in prediction: the rows that write to the memory; None for all.
+        features: (b, t, v, n, d), precomputed features of the vision encoder, which then neither reads the images nor is trained;
+            None to encode the images.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""Parts that must fit one another, checked when a network is built."""
+"""Checks that the parts of a network are compatible, made when it is built."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskC
 
 
 def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
-    """Raise `ConfigError` where the memory keeps more of the last frames than its sequence ever holds."""
+    """Raise `ConfigError` if the memory stores more frames than a training sequence contains."""
     kept = memory.frames if isinstance(memory, KeepsFrames) else 0
     if config.memory and kept > config.sequence - 1:
         raise ConfigError(
-            f"the memory {config.memory.name!r} keeps the last {kept} frames, and a sequence of {config.sequence} has only "
-            f"{config.sequence - 1} before its last: what is older is never learned from; set its frames to at most "
+            f"the memory {config.memory.name!r} stores the last {kept} frames, and a sequence of {config.sequence} has only "
+            f"{config.sequence - 1} before its last: older frames are never trained; set its frames to at most "
             f"{config.sequence - 1}, or sequence to at least {kept + 1}"
         )
 
 
 def check_layers(config: NetworkConfig, fusion: nn.Module, head: nn.Module) -> None:
-    """Raise `ConfigError` where the head reads the fusion's layers and cannot have them."""
+    """Raise `ConfigError` if the head reads layers of the fusion that are not available."""
     given = fusion.gives_layers if isinstance(fusion, GivesLayers) else 0
     read = head.reads_layers if isinstance(head, ReadsLayers) else 0
     if read and given != read:
         raise ConfigError(
             f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
-            f"(concat with hidden=0 gives as many as it has)"
+            f"(concat with hidden=0 gives all of its layers)"
         )
     if read and config.memory:
         raise ConfigError(
-            f"the head {config.head.name!r} reads the layers of the fusion, past which the memory {config.memory.name!r} adds "
-            f"what it remembers: nothing of it would be read; use a head that reads the last layer"
+            f"the head {config.head.name!r} reads the layers of the fusion, and the memory {config.memory.name!r} comes after: "
+            f"its output would not be used; use a head that reads the last layer"
         )
 
 
 def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
-    """Raise `ConfigError` where the head chooses by a classifier that nothing teaches."""
+    """Raise `ConfigError` if the head has a task classifier that no objective trains."""
     if isinstance(head, TaskClassifier) and "task_classification" not in config.objectives:
         raise ConfigError(
-            f"the head {config.head.name!r} chooses its part by a classifier of tasks, and no objective teaches it: add "
-            f"objectives.task_classification, with a weight of 0.1 as a start"
+            f"the head {config.head.name!r} has a task classifier, and no objective trains it: add "
+            f"objectives.task_classification, for example with a weight of 0.1"
         )
 
 
-def is_fusion_taught(config: NetworkConfig, taught: Mapping[str, TrainingObjective]) -> bool:
-    """Whether any objective with a weight reads the fused features. Raises `ConfigError` where a memory needs one."""
-    found = any(config.objectives[name].weight for name, objective in taught.items() if objective.reads_fused)
+def is_fusion_trained(config: NetworkConfig, trained: Mapping[str, TrainingObjective]) -> bool:
+    """Whether any objective with a weight reads the fused features. Raises `ConfigError` if a memory needs one."""
+    found = any(config.objectives[name].weight for name, objective in trained.items() if objective.reads_fused)
     if config.memory and not found:
         raise ConfigError(
             f"no objective with a weight reads the fused features here, and the memory {config.memory.name!r} comes after the "
-            f"fusion: nothing would teach it"
+            f"fusion: it would not be trained"
         )
     return found
 
 
 def check_acts(config: NetworkConfig) -> None:
-    """Raise `PolicyError` where the head has learned nothing: its actions are random."""
-    if not config.is_taught("action"):
+    """Raise `PolicyError` if the action head was not trained: its actions are random."""
+    if not config.is_trained("action"):
         raise PolicyError(
-            "this policy was pretrained without actions (objectives.action) and cannot act: begin a training with it, "
-            "`verbot train starter --start POLICY --set 'start_parts=[vision, language, sentence]'`"
+            "this policy was pretrained without actions (objectives.action) and cannot act: train from it, "
+            "`verbot train starter --init-from POLICY --set 'init.parts=[vision, language, sentence]'`"
         )

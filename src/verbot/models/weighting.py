@@ -1,4 +1,4 @@
-"""How much each of several losses counts: weights that are given, or learned from the uncertainty of each loss."""
+"""The weighted sum of losses, with fixed weights or weights learned from the uncertainty of each loss."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-LEARNING_RATE = (
-    10.0  # times that of the network: a weight must follow its loss over an order of magnitude within a short training
-)
-LEAST = 0.01  # of b: a loss of nearly nothing would count without bound
+LEARNING_RATE = 10.0  # relative to the network's: a weight must follow its loss over an order of magnitude in a short training
+LEAST = 0.01  # lower bound of the scale b, which bounds the weight of a loss near zero
 
 
 class UncertaintyWeighting(nn.Module):
     """The weighted sum of losses by name.
 
-    With learned weights every loss is taken for a negative log likelihood whose scale b is learned too: L / b + log b, which is
-    exact of an L1 loss (a Laplace distribution) and the usual approximation of others (Kendall, Gal, Cipolla 2018, "Multi-Task
-    Learning Using Uncertainty to Weigh Losses", whose σ² is this b). It begins at b = 1 / weight; where it settles b is the
-    loss itself, so that no loss is drowned by another of larger units, but not below `LEAST`. A loss of weight 0 takes no part,
-    and one of exactly 0, which had nothing to learn from, teaches no scale.
+    With learned weights each loss L is treated as a negative log likelihood with a learned scale b: L / b + log b. This is exact
+    for an L1 loss (a Laplace distribution) and the usual approximation for others (Kendall, Gal, Cipolla 2018, "Multi-Task
+    Learning Using Uncertainty to Weigh Losses", where σ² is this b). The initial scale is 1 / weight. At the optimum b equals
+    the loss, but at least `LEAST`, so that losses with large units do not dominate. Losses with weight 0 are left out. A loss
+    that is exactly 0, because its batch had no targets, does not change its scale.
 
     Args:
-        weights: of every loss that can come, at least 0.
-        learned: whether they are only where learning begins.
-        fixed: losses that keep their weight all the same.
-        shared: loss to the loss whose learned weight it is multiplied by too, in proportion to their given weights.
+        weights: of all possible losses, at least 0.
+        learned: learn the weights, starting from `weights`.
+        fixed: losses whose weight is never learned.
+        shared: loss to another loss whose learned weight it shares, in proportion to their initial weights.
 
     Example:
         >>> weighting = UncertaintyWeighting({"action": 1.0, "keypoints": 0.5})
@@ -52,7 +50,7 @@ class UncertaintyWeighting(nn.Module):
             self.log_scales.lr_scale = LEARNING_RATE  # type: ignore[attr-defined]
 
     def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``"loss"``, their sum, before `losses` themselves; where weights are learned also ``"weight_NAME"``, what they are."""
+        """``"loss"``, the weighted sum, followed by `losses`; with learned weights also ``"weight_NAME"``, their values."""
         total: Tensor | None = None
         for name, weight in self.weights.items():
             if name not in losses or (self.learned and not weight):

@@ -115,20 +115,19 @@ def successor(module: str, dead: Worker) -> Worker:
 def in_order(module: str, count: int, name: str, setup: Any, requests: Sequence[Any]) -> Generator[Any]:
     """The answers of `count` workers to `requests`, in order.
 
-    A worker that dies is replaced, and its open requests are sent again. Raises `WorkerDied` where one request kills two
-    workers.
+    A worker that dies is replaced, and its open requests are repeated. Raises `WorkerDied` if one request kills two workers.
 
     Args:
-        module, name: as of `workers`; a worker answers every request with one message, in the order in which they come.
+        module, name: as in `workers`; a worker answers every request with one message, in order.
         setup: the first message to each worker; it has no answer.
     """
     waiting, done, next_number, deaths = deque(range(len(requests))), dict[int, Any](), 0, set[int]()
-    with workers(module, min(count, len(requests)), name) as team:
+    with workers(module, min(count, len(requests)), name) as running:
         open_requests: dict[Worker, deque[int]] = {}
-        for worker in team:
+        for worker in running:
             _begin(worker, setup, requests, waiting, open_requests)
         while next_number < len(requests):
-            by_connection = {worker.connection: worker for worker in team}
+            by_connection = {worker.connection: worker for worker in running}
             for connection in wait(list(by_connection)):
                 worker = by_connection[connection]  # type: ignore[index]
                 try:
@@ -139,11 +138,11 @@ def in_order(module: str, count: int, name: str, setup: Any, requests: Sequence[
                         raise
                     deaths.add(lost[0])
                     waiting.extendleft(reversed(lost))
-                    team[team.index(worker)] = heir = successor(module, worker)
-                    _begin(heir, setup, requests, waiting, open_requests)
+                    running[running.index(worker)] = replacement = successor(module, worker)
+                    _begin(replacement, setup, requests, waiting, open_requests)
                 else:
                     done[open_requests[worker].popleft()] = answer
-                    _give(worker, requests, waiting, open_requests[worker])
+                    _send_next(worker, requests, waiting, open_requests[worker])
             while next_number in done:
                 yield done.pop(next_number)
                 next_number += 1
@@ -182,10 +181,10 @@ def _begin(
     with contextlib.suppress(WorkerDied):  # noticed when its answer is received
         worker.send(setup)
     for _ in range(AHEAD):
-        _give(worker, requests, waiting, open_requests[worker])
+        _send_next(worker, requests, waiting, open_requests[worker])
 
 
-def _give(worker: Worker, requests: Sequence[Any], waiting: deque[int], given: deque[int]) -> None:
+def _send_next(worker: Worker, requests: Sequence[Any], waiting: deque[int], given: deque[int]) -> None:
     if waiting:
         given.append(waiting.popleft())
         with contextlib.suppress(WorkerDied):

@@ -1,4 +1,4 @@
-"""What a policy attended to when it predicted, reported beside its predictions."""
+"""Attribution: heatmaps and attention of a policy, in the `extras` of its chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
-from verbot.models.layers.transformer import seen, text_groups
+from verbot.models.layers.transformer import observation_groups, text_groups
 from verbot.models.objectives.keypoints import supervised
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import VLAPolicy
@@ -22,17 +22,17 @@ from verbot.transforms import FitImage
 
 
 class Attributed:
-    """Implements `verbot.contracts.Policy`: the same chunks as `policy`, with more in each one's `extras`, where there is such.
+    """Implements `verbot.contracts.Policy`: the chunks of `policy`, with these `extras` where the network has them.
 
-    - ``"heatmaps"``: {camera: float32 (3, h, w)}, of the vision encoder: where it looked for the target, the receptacle and the
-      reference. Each sums to one over the camera's own pixels; a cell's share is spread evenly over its pixels.
-    - ``"words"``: the instruction's words, as they stand between spaces; none where the language encoder's tokens are not simply
-      those of the text, one after the other (``hierarchical``), and then neither of the two that follow.
-    - ``"read"``: float32 (words,), the share of the pooled sentence's attention that each word got; the rest went to tokens that
-      begin and end a text, and to a goal image.
-    - ``"attention"``: {camera: float32 (words, h, w)}, of a fusion in which words attend to what was seen: the mean over layers
-      and heads, spread over the pixels that the tokens stand for: a patch for its own, a keypoint for its heatmap's. What is left
-      to one went to other tokens, such as the state's. Not there where no word reads a place, as in ``mlp`` or ``readout``.
+    - ``"heatmaps"``: {camera: float32 (3, h, w)}, from the vision encoder, for the target, the receptacle and the reference.
+      Each sums to one over the pixels of the camera image; the value of a cell is spread evenly over its pixels.
+    - ``"words"``: the words of the instruction, split at spaces. Empty if the tokens of the language encoder are not those of the
+      text in order (``hierarchical``); then the next two are missing.
+    - ``"read"``: float32 (words,), the share of each word in the attention that pools the sentence. The rest went to tokens at
+      the start and end of a text, and to a goal image.
+    - ``"attention"``: {camera: float32 (words, h, w)}, of a fusion in which words attend to image tokens: the mean over layers
+      and heads. The weight of a patch is spread over its pixels, that of a keypoint over its heatmap. The rest went to
+      other tokens, such as the state. Missing if no word attends to image tokens, as in ``mlp`` or ``readout``.
 
     Example:
         >>> policy = Attributed(load_policy("outputs/demo/policy"))  # doctest: +SKIP
@@ -56,7 +56,7 @@ class Attributed:
             watch_groups(network.fusion) as given,
             watch_attention(network.fusion) as weights,
             watch_attention(network.sentence) as pooled,
-            _watch_reading(network.language) as is_plain,
+            _watch_tokens(network.language) as is_plain,
         ):
             chunks = self.policy.predict(observations)
         groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
@@ -74,7 +74,7 @@ class Attributed:
         return found
 
     def _by_word(self, observation: Observation, read: Tensor, looked: Tensor | None) -> Mapping[str, Any]:
-        """From what each token was read (l,) and what it looked at (l, v, h, w)."""
+        """Sums per word of the pooling weights `read` (l,) and of the attention to the images `looked` (l, v, h, w)."""
         places = [] if self.policy.blind else self._places(observation.instruction)
         words = tuple(observation.instruction.split())[: len(places)]
         found: dict[str, Any] = {"words": words, "read": np.array([float(read[place].sum()) for place in places], np.float32)}
@@ -85,17 +85,17 @@ class Attributed:
         return found
 
     def _heatmaps(self, points: TokenGroup) -> Tensor:
-        """The taught heatmaps of the latest frame as shares, (b, v, 3, h, w)."""
+        """The supervised heatmaps of the latest frame as distributions, (b, v, 3, h, w)."""
         assert points.heatmaps is not None
         logits = supervised(points.heatmaps, self.policy.network.sizes.views, self.policy.config.history).float()
         return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:])
 
     def _looked(self, calls: Sequence[Tensor], groups: Sequence[TokenGroup]) -> Tensor | None:
-        """What each word token attended to, as pictures (b, l, v, h, w); None where no attention goes from words to places.
+        """Attention of each word token to the images, (b, l, v, h, w); None if words attend to no image tokens.
 
-        Which weights do so follows from their number of rows and columns, in the orders in which fusions join their groups.
+        The size of a weight matrix shows which tokens attend to which, because fusions have a fixed order of groups.
         """
-        words, places = text_groups(groups), seen(groups)
+        words, places = text_groups(groups), observation_groups(groups)
         count_text, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
         if self.policy.config.history > 1:
             return None
@@ -120,7 +120,7 @@ class Attributed:
         return torch.stack([_resized(picture, size) for picture in found]).sum(0).cpu()
 
     def _picture(self, group: TokenGroup, share: Tensor) -> Tensor | None:
-        """Shares (b, l, n) of a group's tokens as pictures (b, l, v, h, w); None for tokens that stand for no place."""
+        """Weights (b, l, n) of a group's tokens as images (b, l, v, h, w); None for tokens without a place in the image."""
         views = self.policy.network.sizes.views
         if group.heatmaps is not None:
             maps = group.heatmaps.float().flatten(-2).softmax(-1).unflatten(-1, group.heatmaps.shape[-2:])
@@ -129,12 +129,12 @@ class Attributed:
             return None
         share = share.unflatten(-1, (views, -1))  # (b, l, v, n / v)
         side = int(share.shape[-1] ** 0.5)
-        if side * side not in (share.shape[-1], share.shape[-1] - 1):  # one more may sum up the view, before its patches
+        if side * side not in (share.shape[-1], share.shape[-1] - 1):  # a class token may precede the patches
             return None
         return share[..., -side * side :].unflatten(-1, (side, side))
 
     def _per_camera(self, maps: FloatArray, observation: Observation, whole: bool = True) -> dict[str, FloatArray]:
-        """Maps (v, p, h, w) of the network's images, spread over each camera's own pixels; `whole`: each sums to one."""
+        """Maps (v, p, h, w) of the network's images, resampled to the pixels of each camera image; `whole`: each sums to one."""
         sizes, found = self.policy.network.sizes, {}
         for camera, view in zip(self.spec.camera_names, maps, strict=True):
             if camera not in observation.images:
@@ -151,17 +151,17 @@ class Attributed:
         return found
 
     def _places(self, instruction: str) -> list[slice]:
-        """Which of the language encoder's tokens are each word's: by how many the sentence grows with it."""
+        """The slice of tokens of each word: the number of tokens that the sentence gains with the word."""
         words = instruction.split()
         starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
         counts = self.policy.network.language.prepare(starts).mask.sum(1).tolist()
-        begin = (counts[0] + 1) // 2  # of what frames every text, the first half
+        begin = (counts[0] + 1) // 2  # half of the special tokens stand before the text
         return [slice(begin + a - counts[0], begin + b - counts[0]) for a, b in itertools.pairwise(counts)]
 
 
 @contextmanager
-def _watch_reading(language: nn.Module) -> Iterator[list[bool]]:
-    """For as long as the block lasts, for each call whether it gave out one token for each that it was given."""
+def _watch_tokens(language: nn.Module) -> Iterator[list[bool]]:
+    """A list with one bool for each call within the block: whether the output has the same tokens as the text."""
     found: list[bool] = []
 
     def note(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
@@ -175,7 +175,7 @@ def _watch_reading(language: nn.Module) -> Iterator[list[bool]]:
 
 
 def _resized(pictures: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Pictures (…, h, w) on a finer grid; their sums stay."""
+    """Maps (…, h, w) on a finer grid, with the same sums."""
     flat = pictures.flatten(0, -3).unsqueeze(1)
     fine = torch.nn.functional.interpolate(flat, size=size, mode="area" if flat.shape[-1] > size[-1] else "nearest")
     scale = pictures.shape[-1] * pictures.shape[-2] / (size[0] * size[1])

@@ -1,4 +1,4 @@
-"""What a policy keeps of an episode so far, as plain arrays that travel with its observations."""
+"""The memory of a policy: plain arrays of the episode so far, which the caller passes on with each observation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verbot.spec import FloatArray, Memory, Observation, RobotSpec, UInt8Array
 
 @dataclass(frozen=True)
 class ProcessedObservation:
-    """One observation as a network takes it: images (v, h, w, 3) with their mask (v,), the normalized state (s,), and when."""
+    """A preprocessed observation: images (v, h, w, 3), their mask (v,), the normalized state (s,) and the time."""
 
     images: UInt8Array
     images_mask: npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ class ProcessedObservation:
 
 
 def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) -> list[ProcessedObservation | None]:
-    """What was seen `count` … 1 steps ago, oldest first: the nearest within half a step, None where there is nothing.
+    """The observations `count` … 1 steps ago, oldest first: the nearest within half a step, or None.
 
     Raises `SpecError` for the memory of another policy.
 
@@ -32,43 +32,43 @@ def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) ->
         >>> images, mask = np.zeros((1, 2, 2, 3), np.uint8), np.ones(1, bool)
         >>> seen = [ProcessedObservation(images, mask, np.array([x], np.float32), x) for x in (0.0, 0.5)]
         >>> memory = keep(keep(None, seen[0], 1.0), seen[1], 1.0)
-        >>> [sight and sight.time_s for sight in look_back(memory, 0.96, 3, 0.5)]
+        >>> [one and one.time_s for one in look_back(memory, 0.96, 3, 0.5)]
         [None, 0.0, 0.5]
     """
     if memory is None or not count:
         return [None] * count
     times = field(memory, "time_s")
-    sights: list[ProcessedObservation | None] = []
+    found: list[ProcessedObservation | None] = []
     for steps in range(count, 0, -1):
         distance = np.abs(times - (now_s - steps * step_s))
         nearest = int(distance.argmin())
         if distance[nearest] > 0.5 * step_s:
-            sights.append(None)
+            found.append(None)
             continue
         images, mask, state = (memory[name][nearest] for name in ("images", "images_mask", "state"))
-        sights.append(ProcessedObservation(images, mask, state, float(times[nearest])))
-    return sights
+        found.append(ProcessedObservation(images, mask, state, float(times[nearest])))
+    return found
 
 
-def keep(memory: Memory | None, sight: ProcessedObservation, seconds: float) -> Memory:
-    """With `sight` added and without what is older than `seconds` before it."""
-    latest = {name: np.asarray(getattr(sight, name))[None] for name in ("images", "images_mask", "state", "time_s")}
+def keep(memory: Memory | None, latest: ProcessedObservation, seconds: float) -> Memory:
+    """Add `latest` to the memory, and remove what is more than `seconds` older."""
+    arrays = {name: np.asarray(getattr(latest, name))[None] for name in ("images", "images_mask", "state", "time_s")}
     if memory is None:
-        return latest
-    recent = field(memory, "time_s") >= sight.time_s - seconds - 1e-6
-    return {name: np.concatenate([memory[name][recent], value]) for name, value in latest.items()}
+        return arrays
+    recent = field(memory, "time_s") >= latest.time_s - seconds - 1e-6
+    return {name: np.concatenate([memory[name][recent], value]) for name, value in arrays.items()}
 
 
 def keep_chunk(memory: Memory | None, values: FloatArray, time_s: float) -> Memory:
-    """With a chunk (k, a) in the robot's units, and when it began: in it `last_actions` finds the action of the step before."""
+    """Add a chunk (k, a) in the robot's units and its start time, from which `last_actions` finds the previous action."""
     return {**(memory or {}), "last_chunk": values.copy(), "last_chunk_s": np.asarray(time_s, np.float64)}
 
 
 def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """The action of the control step before each observation (b, a), and which are known (b,).
+    """The previous action of each observation (b, a), and which of them are known (b,).
 
-    It is the row of the chunk kept whose turn was then, the nearest within half a step, however many have been carried out. There
-    is none at an episode's start, where the chunk had ended before, and between observations that have no time.
+    It is the row of the stored chunk for the control step before, whatever number of actions was executed. It is unknown at the
+    start of an episode, after the end of the chunk, and for observations without a time.
 
     Raises `SpecError` for the memory of another policy.
     """

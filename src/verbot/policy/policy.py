@@ -1,4 +1,4 @@
-"""A policy: a network with everything around it that turns raw frames, raw state and a sentence into a robot's own actions."""
+"""A policy: a network with its preprocessing, statistics and robot spec. It maps raw observations to actions of the robot."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Preprocessing:
 
     Args:
         state, action: the method for state and action.
-        allow_missing_cameras: an observation without one of the cameras is masked there; otherwise it is an error.
+        allow_missing_cameras: mask a camera that an observation lacks, instead of raising an error.
     """
 
     state: str = "z_score"
@@ -61,7 +61,7 @@ class VLAPolicy:
         network: the parts and their weights; `network.config` says which.
         spec: the robot it was made for.
         statistics: of ``"state"`` and ``"action"`` of the training data. Raises `DataError` where one is missing.
-        blind: never sees a word: every instruction is read as ``""``.
+        blind: every instruction is replaced by ``""``.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class VLAPolicy:
         """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
 
         Args:
-            chunks: of the training data, float32 (n, k, a) in the robot's units, for a head that takes something from them.
+            chunks: of the training data, float32 (n, k, a) in the robot's units, for a head that is fitted to them.
         """
         preprocessing = preprocessing or Preprocessing()
         if chunks is not None:
@@ -115,53 +115,53 @@ class VLAPolicy:
         return next(self.network.parameters()).device
 
     def blinded(self) -> VLAPolicy:
-        """The same policy (it shares the weights) that never sees a word: the baseline of language."""
+        """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
         return VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
 
-        A network that sees several frames at once, has a memory, or reads the previous action gives out `ActionChunk.memory`, to
-        be given back with the next observation of the same episode (agents do); `Observation.time_s` tells it how old what it
-        remembers is. Frames and actions that are not remembered are masked.
+        A network with several input frames, a memory or the previous action returns `ActionChunk.memory`. The caller passes it
+        back with the next observation of the same episode (agents do). `Observation.time_s` dates its content. Missing frames and
+        actions are masked.
 
-        Each chunk's `extras` hold what the network's objectives predict: ``"keypoints"`` (v, 3, 2), where in each image the
-        policy looks for the target, the receptacle and the reference, x right and y down in [−1, 1]; ``"tasks"`` {name:
-        probability}; ``"grasp"`` (s,), the state of the next grasp in the robot's units; ``"alignment"``, the cosine of image and
-        instruction.
+        `extras` of a chunk holds the predictions of the objectives: ``"keypoints"`` (v, 3, 2), the positions of target,
+        receptacle and reference in each image, x right and y down in [−1, 1]; ``"tasks"`` {name: probability}; ``"grasp"`` (s,),
+        the state of the next grasp in the robot's units; ``"alignment"``, the cosine similarity of image and instruction.
 
-        Raises `SpecError` for an observation that does not fit, `PolicyError` where no action was ever learned (`thoughts` then
-        has the rest).
+        Raises `SpecError` for an observation that does not fit the spec, and `PolicyError` for a policy that was trained without
+        actions; use `predict_extras` for such a policy.
         """
         if not observations:
             return []
         check_acts(self.config)
-        sights = [self.look(observation) for observation in observations]
-        batch = self.observe(observations, sights)
+        processed = [self.preprocess(observation) for observation in observations]
+        batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
         extras = [self._extras(i, prediction) for i in range(len(actions))]
-        memories = [self._memory(i, observations[i], sights[i], batch, prediction) for i in range(len(actions))]
+        memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
         if self.config.previous_action:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
         values = [each.pop("value", None) for each in extras]
         rows = zip(actions, observations, extras, memories, values, strict=True)
         return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
 
-    def thoughts(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
-        """The `extras` of each chunk that `predict` would give, also of a policy that has not learned to act."""
+    def predict_extras(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
+        """The `extras` of each chunk, also for a policy that was trained without actions."""
         if not observations:
             return []
-        batch = self.observe(observations, [self.look(observation) for observation in observations])
+        processed = [self.preprocess(observation) for observation in observations]
+        batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
         extras = [self._extras(row, prediction) for row in range(len(observations))]
         return [{name: value for name, value in each.items() if name != "value"} for each in extras]
 
     def collate(self, window: WindowBatch) -> Batch:
-        """A batch of raw windows as the network's tensors, images still uint8."""
+        """Raw windows as a batch of tensors; images stay uint8."""
         fit = FitImage(window.images.shape[-3:-1], self._size)
         batch = self._batch(
             images=fit.forward(window.images),
@@ -183,7 +183,7 @@ class VLAPolicy:
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
-        """A label as the network learns it: normalized, and in the network's images."""
+        """A label as a training target: normalized, with positions in the resized images."""
         values, mask = label.values, label.mask
         if label.space == "state":
             values = self._state.forward(values)
@@ -193,7 +193,7 @@ class VLAPolicy:
         return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
-        """Write one directory, complete or not at all; one that was there is replaced.
+        """Write one directory atomically; an existing one is replaced.
 
         Args:
             card: Markdown for the model card: recipe, commit, figures.
@@ -234,8 +234,8 @@ class VLAPolicy:
         network.load_state_dict(weights)
         return VLAPolicy(network.eval(), spec, statistics, preprocessing, blind)
 
-    def look(self, observation: Observation) -> ProcessedObservation:
-        """The observation, checked, as the network takes it."""
+    def preprocess(self, observation: Observation) -> ProcessedObservation:
+        """The observation, validated, as input of the network: resized images and normalized state."""
         self._check(observation)
         images = np.zeros((len(self._spec.cameras), *self._size, 3), np.uint8)
         mask = np.array([camera.name in observation.images for camera in self._spec.cameras])
@@ -244,19 +244,19 @@ class VLAPolicy:
             images[view] = FitImage(image.shape[:2], self._size).forward(image)
         return ProcessedObservation(images, mask, self._state.forward(observation.state), observation.time_s)
 
-    def observe(self, observations: Sequence[Observation], sights: Sequence[ProcessedObservation]) -> Batch:
-        """A batch of what each `look` has given, and of what is remembered with it."""
+    def collate_observations(self, observations: Sequence[Observation], processed: Sequence[ProcessedObservation]) -> Batch:
+        """A batch of preprocessed observations, with the past frames and the memory that come with them."""
         frames = self.config.history
-        images = np.zeros((len(sights), frames, *sights[0].images.shape), np.uint8)
+        images = np.zeros((len(processed), frames, *processed[0].images.shape), np.uint8)
         images_mask = np.zeros(images.shape[:3], bool)
-        state = np.zeros((len(sights), frames, self._spec.state_size), np.float32)
+        state = np.zeros((len(processed), frames, self._spec.state_size), np.float32)
         state_mask = np.zeros(state.shape[:2], bool)
-        for row, (observation, latest) in enumerate(zip(observations, sights, strict=True)):
+        for row, (observation, latest) in enumerate(zip(observations, processed, strict=True)):
             earlier = look_back(observation.memory, latest.time_s, frames - 1, self._step_s)
-            for frame, sight in enumerate([*earlier, latest]):
-                if sight is not None:
-                    images[row, frame], images_mask[row, frame] = sight.images, sight.images_mask
-                    state[row, frame], state_mask[row, frame] = sight.state, True
+            for frame, one in enumerate([*earlier, latest]):
+                if one is not None:
+                    images[row, frame], images_mask[row, frame] = one.images, one.images_mask
+                    state[row, frame], state_mask[row, frame] = one.state, True
         batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
         before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
@@ -276,7 +276,7 @@ class VLAPolicy:
 
     @property
     def _step_s(self) -> float:
-        """Between two frames that the network sees, or two writings into its memory."""
+        """Seconds between two input frames, or between two writes to the memory."""
         return self.config.stride / self._spec.rate_hz
 
     def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
@@ -290,7 +290,7 @@ class VLAPolicy:
         return {name: value.to(self.device) for name, value in shown.items()}
 
     def _remembered(self, observations: Sequence[Observation]) -> dict[str, Any]:
-        """What every episode's memory holds, and whether it is time to write into it again."""
+        """The memory of every episode, and whether the next write to it is due."""
         nothing: MemoryState = self.network.memory.initial(1)  # type: ignore[union-attr]
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
@@ -301,12 +301,12 @@ class VLAPolicy:
         return {"memory": state, "writes": torch.tensor(due)}
 
     def _memory(
-        self, row: int, seen: Observation, sight: ProcessedObservation, batch: Batch, prediction: Prediction
+        self, row: int, seen: Observation, processed: ProcessedObservation, batch: Batch, prediction: Prediction
     ) -> Memory | None:
-        """What the episode of this row is to be remembered by."""
+        """The memory to return for this row's episode; None if the network needs none."""
         kept: dict[str, Any] = {}
         if self.config.history > 1:
-            kept |= keep(seen.memory, sight, (self.config.history - 1) * self._step_s)
+            kept |= keep(seen.memory, processed, (self.config.history - 1) * self._step_s)
         if prediction.memory is not None:
             assert batch.writes is not None
             written = seen.time_s if bool(batch.writes[row]) or seen.memory is None else seen.memory["written_s"]
@@ -315,7 +315,7 @@ class VLAPolicy:
         return kept or None
 
     def _extras(self, row: int, prediction: Prediction) -> dict[str, Any]:
-        """What the objectives predict for this row beside its actions."""
+        """The predictions of the objectives for this row, without its actions."""
         return {name: self._extra(value, row) for name, value in prediction.extras.items()}
 
     def _extra(self, predicted: Predicted, row: int) -> Any:
@@ -370,7 +370,7 @@ class VLAPolicy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
-    """The policy saved in a directory, verified and ready to predict; ``"starter"`` is the one that ships with verbot.
+    """Load a policy from a directory and verify it; ``"starter"`` is the policy that ships with verbot.
 
     Raises:
         PolicyError: the directory is incomplete, or is not a policy's.

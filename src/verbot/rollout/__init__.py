@@ -1,1 +1,1 @@
-"""Episodes played by agents: vectorized runners, workers, collection, results, video."""
+"""Rollouts: the episode loop, vectorized runners, workers, collection of demonstrations, results, video."""

@@ -1,4 +1,4 @@
-"""The agents of an evaluation: the policy under test and the baselines that it is compared with."""
+"""The agents of an evaluation: the policy and its baselines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ AgentFactory = Callable[[Policy], ChunkedAgent]
 
 @dataclass(frozen=True)
 class PolicySource:
-    """How a worker process gets the policy; `load` must survive pickling, e.g. ``functools.partial(load_policy, path)``.
+    """How a worker process loads the policy; `load` must support pickling, e.g. ``functools.partial(load_policy, path)``.
 
     Args:
-        name: what reports call it.
-        identity: changes when the policy does (a digest of its weights), so that results are never mixed.
-        spec: the robot that it was trained for, where that is known before it is loaded; the env's pictures are made to fit.
+        name: of the policy in reports.
+        identity: a digest of the policy, so that results of different policies are never mixed.
+        spec: the robot for which it was trained, if known before loading; it determines the image size of the env.
     """
 
     name: str
@@ -33,14 +33,14 @@ class PolicySource:
     spec: RobotSpec | None = None
 
     def blinded(self) -> PolicySource:
-        """The same policy that never sees the instruction."""
+        """The language-blind copy of the policy."""
         name, load = f"{self.name}, blind to language", functools.partial(_load_blind, self.load)
         return PolicySource(name, load, self.identity + " blind", self.spec)
 
 
 @dataclass(frozen=True)
 class BlindPolicy:
-    """A policy whose instruction is always blank: a bound for a policy that ignores language."""
+    """A policy that always gets an empty instruction: the baseline without language."""
 
     policy: Policy
 
@@ -61,18 +61,18 @@ class RandomAgent:
         self._rng = np.random.default_rng(seed)
 
     def reset(self, instruction: str) -> None:
-        """It has no state of an episode; the stream of random numbers continues."""
+        """There is no state per episode; the random stream continues."""
 
     def act(self, observation: Observation) -> FloatArray:
         drawn = self._rng.uniform(self._low, self._high)
-        # Rounding would give the first and the last class half the probability.
+        # Rounding would give the first and last class half the probability.
         share = (drawn - self._low) / (self._high - self._low)
         chosen = self._low + np.floor(share * (self._high - self._low + 1))
         return np.where(self._classes, np.minimum(chosen, self._high), drawn).astype(np.float32)
 
 
 def scripted(name: str, env: Env, key: str) -> Agent | None:
-    """The agent called `name` if it needs no policy, else None. Its randomness is a function of the episode's `key`."""
+    """The scripted agent `name`, or None if it needs a policy. Its randomness is a function of the episode's `key`."""
     seed = zlib.crc32(key.encode())
     if name == "expert":
         return expert_of(env, noise=0.0, seed=seed)

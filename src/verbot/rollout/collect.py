@@ -1,4 +1,4 @@
-"""Demonstrations from scripted experts, gathered by several processes into one dataset."""
+"""Collects demonstrations of scripted experts with several processes into one dataset."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from verbot.configuration import old_names, renamed, warn_renamed
 from verbot.contracts import Agent, Env, Expert, expert_of
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
@@ -24,28 +25,29 @@ from verbot.rollout.episode import RunningEpisode, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
 
-BATCH = 4  # episodes in a task of a cluster
+BATCH = 4  # episodes per task of a cluster
 
 
+@renamed(again="revisit_env", first="max_frames")
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to demonstrate.
+    """The demonstrations to collect.
 
     Args:
-        env: a registered env's name.
-        episodes: successful demonstrations to save.
+        env: name of a registered env.
+        episodes: number of successful demonstrations to save.
         seed: episode i is a function of (seed, i). Failed episodes are counted, not saved.
         noise: of the expert's executed actions; the label is always the clean action.
-        workers: processes.
-        tasks: demonstrated in turn; None takes all tasks of the env.
+        workers: number of processes.
+        tasks: alternate between demonstrations; None uses all tasks of the env.
         options: of `make_env`.
         axes: randomization axis to strength, for every episode.
-        randomize: randomization axis to its greatest strength. Each episode draws a strength uniformly from 0 to that, and
-            ``extras["request"]["axes"]`` records it. ``"all"`` stands for every axis that a recording can hold.
-        attempts_per_episode: the collection stops with an error after this many tries for each demonstration.
-        again: the env of every second episode, which visits the scene of the episode before once more.
-        first: only this many frames at the start of each episode are recorded, whether it would succeed or not. Such a
-            dataset teaches perception, not actions. None records episodes to their successful end.
+        randomize: randomization axis to its maximum strength. Each episode draws a strength uniformly from 0 to that, recorded in
+            ``extras["request"]["axes"]``. ``"all"`` stands for every axis that can be recorded.
+        attempts_per_episode: the collection stops with an error after this many attempts per demonstration.
+        revisit_env: env of a second episode in each scene, directly after the first; None visits each scene once.
+        max_frames: record only this many frames from the start of each episode, whether or not it would succeed. Such a dataset
+            trains perception, not actions. None records whole successful episodes.
     """
 
     env: str = "tabletop-starter"
@@ -58,17 +60,17 @@ class CollectConfig:
     axes: Mapping[str, int] = field(default_factory=dict)
     randomize: Mapping[str, int] = field(default_factory=dict)
     attempts_per_episode: float = 2.0
-    again: str | None = None
-    first: int | None = None
+    revisit_env: str | None = None
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.first is not None and self.first < 1:
-            raise ConfigError(f"first is {self.first}; expected at least 1 frame, or none for whole demonstrations")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ConfigError(f"max_frames is {self.max_frames}; expected at least 1 frame, or none for whole demonstrations")
 
 
 @dataclass(frozen=True)
 class CollectResult:
-    """`episodes` were saved; among the `attempts`, the expert had `failures` and the simulator `errors`."""
+    """The number of saved `episodes`, and of `attempts` with their `failures` of the expert and `errors` of the simulator."""
 
     path: str
     episodes: int
@@ -85,8 +87,8 @@ class Demonstration:
 
     Args:
         record: None unless the expert succeeded.
-        error: the simulator's fault.
-        over: the episode ended before the expert could act.
+        error: a fault of the simulator.
+        over: whether the episode ended before the expert could act.
     """
 
     index: int
@@ -110,8 +112,7 @@ def collect(
     A second call continues an interrupted collection; the dataset does not depend on the interruption.
 
     Args:
-        cluster: episodes are played on it (``"ray"``, ``"ray:ADDRESS"``) instead of in worker processes; the dataset is the
-            same.
+        cluster: run episodes on it (``"ray"``, ``"ray:ADDRESS"``) instead of in worker processes; the dataset is the same.
         settings: other fields of `CollectConfig`, e.g. ``workers=2``, ``noise=0.15``.
 
     Example:
@@ -121,13 +122,17 @@ def collect(
         1
         >>> folder.cleanup()
     """
+    for old, new in old_names(CollectConfig).items():
+        if old in settings:
+            warn_renamed("the setting of collect", old, new)
+            settings[new] = settings.pop(old)
     return run(CollectConfig(env=env, episodes=episodes, seed=seed, **settings), Path(path), progress, cluster)
 
 
 def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str | None = None) -> CollectResult:
     """As `collect`, from a configuration. Raises `DataError` when the expert keeps failing."""
     started = time.monotonic()
-    drawn_axes(config, 0)  # raises before any worker starts
+    drawn_axes(config, 0)  # raises before workers start
     spec, tasks = _spec_and_tasks(config)
     saved, frames, tried, errors = _resume(path, config)
     limit = math.ceil(config.episodes * config.attempts_per_episode) + 20
@@ -153,7 +158,7 @@ def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str |
 
 @dataclass(frozen=True)
 class DemonstrationSetup:
-    """A worker that records the expert: request i, an episode's index, is answered with its `Demonstration`."""
+    """A worker that records the expert. A request is the index of an episode, the answer its `Demonstration`."""
 
     config: CollectConfig
     tasks: tuple[str, ...]
@@ -161,13 +166,13 @@ class DemonstrationSetup:
     @contextlib.contextmanager
     def open(self) -> Iterator[DemonstrationWorker]:
         with contextlib.ExitStack() as opened:
-            names = filter(None, (self.config.env, self.config.again))
+            names = filter(None, (self.config.env, self.config.revisit_env))
             envs = [opened.enter_context(closing(make_env(name, **self.config.options))) for name in names]
             yield DemonstrationWorker(self, envs)
 
 
 class DemonstrationWorker:
-    """The service of a `DemonstrationSetup`; with two envs they take turns in the same scenes."""
+    """The service of a `DemonstrationSetup`; two envs alternate on the same scenes."""
 
     def __init__(self, setup: DemonstrationSetup, envs: Sequence[Env]):
         self._setup, self._envs = setup, envs
@@ -180,7 +185,7 @@ class DemonstrationWorker:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, first=config.first)
+        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
         if visit and found.record is not None:
             found = replace(found, record=replace(found.record, extras={**found.record.extras, "visit": visit}))
         return found
@@ -190,7 +195,7 @@ def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str 
     """The demonstrations of `indices`, in order, from `count` worker processes or from a cluster.
 
     Args:
-        setup: a `DemonstrationSetup`, or another whose answers are demonstrations.
+        setup: a `DemonstrationSetup`, or another setup with answers of this type.
     """
     if cluster is None:
         return answers_from_workers(setup, indices, count, "collection worker")
@@ -199,15 +204,15 @@ def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str 
 
 def demonstrate(
     env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
-    first: int | None = None,
+    max_frames: int | None = None,
 ) -> Demonstration:  # fmt: skip
-    """Episode `index` of the expert, recorded.
+    """Record episode `index` of the expert.
 
     Args:
         request: the fields of an `EpisodeRequest`.
         noise: of the executed actions.
         lead_in: acts before the expert; its steps are not recorded.
-        first: record only this many frames.
+        max_frames: record only this many frames.
     """
     try:
         episode = RunningEpisode(env, request, seed)
@@ -218,14 +223,14 @@ def demonstrate(
             lead_in(episode, expert)
         if episode.over:
             return Demonstration(index, None, over=True)
-        return Demonstration(index, _record(episode, expert, first))
+        return Demonstration(index, _record(episode, expert, max_frames))
     except SimulationError as error:
         return Demonstration(index, None, str(error))
 
 
 @dataclass(frozen=True)
 class LeadIn:
-    """`agent` acts for a number of steps while the expert observes."""
+    """`agent` acts for a number of steps before the expert, who observes them."""
 
     agent: Agent
     steps: int
@@ -238,29 +243,29 @@ class LeadIn:
 
 
 def _record(episode: RunningEpisode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
-    """The rest of the episode, or its first `frames`, by the expert; None where it failed."""
+    """The rest of the episode, or its first `frames`, by the expert; None if the expert failed."""
     transitions = list(itertools.islice(episode.run(expert), frames))
     cut = not episode.over
     if not (episode.info["success"] or cut):
         return None
     found = episode_record(episode, transitions, success=not cut)
-    # `handed_back` tells readers that the last frame is not the goal.
+    # `handed_back` marks that the last frame is not the goal.
     return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
 
 
 def episode_record(episode: RunningEpisode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
-    """Consecutive transitions of `episode` as they are saved; the actions are their labels, where they have any.
+    """Consecutive transitions of `episode` as a record; labels replace the executed actions if there are any.
 
     Raises:
-        ConfigError: a camera gave no image in some steps.
+        ConfigError: a camera has no image in some steps.
     """
     info, cameras = transitions[0].previous_info, episode.env.robot_spec.camera_names
     seen = [t.observation for t in transitions]
     lost = [name for name in cameras if not all(name in o.images for o in seen)]
     if lost:
         raise ConfigError(
-            f"camera {lost[0]!r} gave no image in some steps, and a recording has one of each camera in each step: collect "
-            "without camera_dropout; training can leave cameras out by itself (augment.camera_dropout)"
+            f"camera {lost[0]!r} has no image in some steps, and a recording needs every image: collect without "
+            "camera_dropout; training can drop cameras (augment.camera_dropout)"
         )
     covered = _first_frame(transitions, lambda before: bool(before.get("covered")))
     return EpisodeRecord(
@@ -289,14 +294,14 @@ def _first_frame(transitions: Sequence[Transition], holds: Callable[[Mapping[str
 
 
 def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
-    """With ``extras["collection"]``, from which a later call continues."""
+    """Add ``extras["collection"]``, from which a later call resumes."""
     return replace(record, extras={**record.extras, "collection": stamp})
 
 
 def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
-    """The robot, and the tasks that are demonstrated in turn."""
+    """The robot and the tasks of the demonstrations."""
     spec, tasks = None, config.tasks
-    for name in filter(None, (config.env, config.again)):
+    for name in filter(None, (config.env, config.revisit_env)):
         with closing(make_env(name, **config.options)) as env:
             spec, tasks = spec or env.robot_spec, tasks or env.tasks
             if unknown := set(tasks) - set(env.tasks):
@@ -308,7 +313,7 @@ def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
 
 
 def request_for(config: CollectConfig, tasks: Sequence[str], index: int) -> dict[str, Any]:
-    """The request of episode `index`: tasks take turns, in an order that the seed shuffles in every round."""
+    """The request of episode `index`. Tasks alternate, in an order that is shuffled in every round."""
     turn, place = divmod(index, len(tasks))
     order = np.random.default_rng([config.seed, turn]).permutation(len(tasks))
     axes = {**config.axes, **drawn_axes(config, index)}
@@ -319,7 +324,7 @@ def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
     """The strengths of episode `index`, a function of (seed, index, axis). Raises as `randomization.draw` does."""
     if not config.randomize:
         return {}
-    from verbot.envs.tabletop.simulation import randomization  # loads the simulator, which other envs do not need
+    from verbot.envs.tabletop.simulation import randomization  # loads the simulator, which not all envs need
 
     return randomization.draw(config.randomize, lambda axis: generator("strength", axis, config.seed, index), config.axes)
 

@@ -1,6 +1,6 @@
-"""The episode loop: one agent acts in one env. Everything that plays episodes is built on it.
+"""The episode loop: one agent acts in one env. All rollouts use it.
 
-This package alone calls ``env.step``; `tools/layers.py` checks it.
+Only this package calls ``env.step``; `tools/layers.py` checks it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Transition:
         observation, next_observation: before and after the step.
         action: the executed action (a,), in the robot's units.
         label: the expert's clean action (a,) for `observation`; None without an expert.
-        reward: as the env gave it.
+        reward: of the env.
         terminated, truncated: as Gymnasium defines them.
         info: the env's info after the step; `previous_info` is the one before it.
     """
@@ -54,13 +54,13 @@ class Transition:
 
 
 class RunningEpisode:
-    """An episode of `env` under way, set up as `request` says.
+    """A running episode of `env`, set up by `request`.
 
     Args:
         seed: of the scene.
 
     Raises:
-        SimulationError: the env cannot set it up.
+        SimulationError: the env cannot set up the episode.
     """
 
     def __init__(self, env: Env, request: Request, seed: int = 0):
@@ -73,12 +73,12 @@ class RunningEpisode:
 
     @property
     def instruction(self) -> str:
-        """What the agent is reset with."""
+        """The instruction, with which the agent is reset."""
         return str(self.info["instruction"])
 
     @property
     def time_s(self) -> float:
-        """Since the episode began."""
+        """Seconds since the start of the episode."""
         return self.steps / self.env.robot_spec.rate_hz
 
     def step(self, action: FloatArray, label: FloatArray | None = None) -> Transition:
@@ -92,9 +92,9 @@ class RunningEpisode:
         )
 
     def run(self, agent: Agent) -> Iterator[Transition]:
-        """Let `agent`, which has been reset, act until the episode is over, or until the caller stops asking.
+        """Let `agent`, which must have been reset, act until the episode ends or the caller stops iterating.
 
-        A second call continues with another agent. Raises `SimulationError` on a fault of the simulator.
+        A further call continues the episode with another agent. Raises `SimulationError` on a fault of the simulator.
         """
         expert = agent if isinstance(agent, Expert) else None
         while not self.over:
@@ -106,12 +106,12 @@ class RunningEpisode:
 
 
 def play(env: Env, agent: Agent, request: Request, seed: int = 0) -> Iterator[Transition]:
-    """The transitions of one episode, which begins when the first of them is asked for.
+    """The transitions of one episode, which starts with the first iteration.
 
     `agent` is reset with the episode's instruction. ``itertools.islice`` limits the number of steps.
 
     Args:
-        request: which episode, an `EpisodeRequest` or its fields.
+        request: an `EpisodeRequest` or its fields.
         seed: of the scene.
 
     Raises:
@@ -130,7 +130,7 @@ def play(env: Env, agent: Agent, request: Request, seed: int = 0) -> Iterator[Tr
 
 
 def final(transitions: Iterable[Transition]) -> Transition:
-    """Play to the end and return the last transition."""
+    """Run to the end and return the last transition."""
     return deque(transitions, maxlen=1)[0]
 
 
@@ -153,7 +153,7 @@ class Supervised:
 
 
 class Replay:
-    """Repeats recorded actions (n, a), one a step. Raises `IndexError` beyond the last."""
+    """Replays recorded actions (n, a), one per step. Raises `IndexError` after the last."""
 
     def __init__(self, actions: FloatArray):
         self._actions, self._next = actions, 0
@@ -168,7 +168,7 @@ class Replay:
 
 
 def request_options(request: Request) -> dict[str, Any]:
-    """The fields of a request, as the options that `Env.reset` takes."""
+    """The fields of a request, as options of `Env.reset`."""
     if isinstance(request, EpisodeRequest):
         return {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     return dict(request)

@@ -1,4 +1,4 @@
-"""What a worker does for an evaluation: it plays episodes, times predictions and renders videos."""
+"""The worker of an evaluation: it runs episodes, times predictions and renders videos."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from verbot.rollout.vector import EnvFactories, VectorRunner
 
 @dataclass(frozen=True)
 class Ready:
-    """Is answered with itself as soon as the policy is loaded."""
+    """Request that is answered with itself once the policy is loaded."""
 
 
 @dataclass(frozen=True)
 class NoMoreJobs:
-    """The worker finishes the episodes that it has begun. It has no answer."""
+    """No jobs follow: the worker completes its running episodes. There is no answer."""
 
 
 @dataclass(frozen=True)
 class TimePredictions:
-    """Asks for the seconds of `count` single predictions, made while playing `jobs`."""
+    """Request: the seconds of `count` single predictions, measured while running `jobs`."""
 
     jobs: tuple[Job, ...]
     count: int
@@ -35,7 +35,7 @@ class TimePredictions:
 
 @dataclass(frozen=True)
 class RecordVideo:
-    """Asks for the mp4 of an episode that was played with these actions (`EpisodeResult.actions`)."""
+    """Request: the mp4 of an episode with these recorded actions (`EpisodeResult.actions`)."""
 
     job: Job
     actions: str
@@ -46,16 +46,16 @@ EvaluationRequest = Job | NoMoreJobs | TimePredictions | RecordVideo | Ready
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """A worker that answers `EvaluationRequest`s; consecutive jobs are played side by side and answered as they end.
+    """A worker that answers `EvaluationRequest`s; consecutive jobs run in parallel and are answered as they end.
 
     Args:
         factories: of the env.
-        policy: plays every job whose agent is not scripted.
+        policy: the policy of all jobs whose agent is not scripted.
         make_agent: wraps the policy for one episode.
-        slots: episodes under way at once.
-        sample: the policy's actions are drawn from its head's distribution (see `VectorRunner`).
+        slots: number of parallel episodes.
+        sample: draw actions from the distribution of the policy's head (see `VectorRunner`).
 
-    `open` raises what loading the policy does, and `SpecError` where it does not fit the env.
+    `open` raises the errors of loading the policy, and `SpecError` if it does not fit the env.
     """
 
     factories: EnvFactories

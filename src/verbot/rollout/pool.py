@@ -1,4 +1,4 @@
-"""The worker processes of an evaluation, or the cores of a cluster in their place."""
+"""The worker processes of an evaluation, or the cores of a cluster instead."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from verbot.rollout.worker import ANSWERER, cluster_answers, open_workers
 
 
 class Pool:
-    """Workers that are ready to play. Made by `open_pool`."""
+    """Workers with a loaded policy, from `open_pool`."""
 
-    def __init__(self, team: Sequence[Worker], slots: int):
-        self._team, self._slots = list(team), slots
+    def __init__(self, workers: Sequence[Worker], slots: int):
+        self._workers, self._slots = list(workers), slots
         self._dismissed: set[Worker] = set()
 
     @property
     def alive(self) -> bool:
         """Whether any worker is left."""
-        return bool(self._team)
+        return bool(self._workers)
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
-        """Every job's result, as the episodes end. A pool plays once.
+        """Yield the result of every job, as the episodes end. A pool can be used once.
 
-        Episodes under way in a worker that dies are errors. Raises `WorkerError` when no worker is left alive.
+        Running episodes of a worker that dies become errors. Raises `WorkerError` if no worker is left.
         """
         waiting = deque(jobs)
-        playing: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._team}
-        for worker in self._team * (self._slots + AHEAD):
+        playing: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._workers}
+        for worker in self._workers * (self._slots + AHEAD):
             self._hand_out(worker, waiting, playing[worker])
         while any(playing.values()):
             busy = {worker.connection: worker for worker, own in playing.items() if own}
@@ -49,13 +49,13 @@ class Pool:
                 except WorkerError as error:
                     yield from self._remove(worker, playing, error)
         if waiting:
-            raise WorkerError(f"all evaluation workers died with {len(waiting)} episodes left to play")
+            raise WorkerError(f"all evaluation workers died with {len(waiting)} episodes left")
 
     def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
-        """The mp4 of each, after `play`."""
+        """The mp4 of each request, after `play`."""
         videos: list[bytes] = []
-        for start in range(0, len(wanted), len(self._team)):
-            batch = list(zip(self._team, wanted[start : start + len(self._team)], strict=False))
+        for start in range(0, len(wanted), len(self._workers)):
+            batch = list(zip(self._workers, wanted[start : start + len(self._workers)], strict=False))
             for worker, request in batch:
                 worker.send(request)
             videos += [worker.receive() for worker, _ in batch]
@@ -63,12 +63,12 @@ class Pool:
 
     def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
         """Seconds of `count` predictions from one observation, after `play`, on one core while the others are idle."""
-        self._team[0].send(TimePredictions(tuple(jobs), count))
-        seconds: list[float] = self._team[0].receive()
+        self._workers[0].send(TimePredictions(tuple(jobs), count))
+        seconds: list[float] = self._workers[0].receive()
         return seconds
 
     def _hand_out(self, worker: Worker, waiting: deque[Job], own: dict[str, Job]) -> None:
-        """Send the next job; or, once, that there are no more, so that the worker does not wait for one to fill its slots."""
+        """Send the next job, or once `NoMoreJobs`, so that the worker does not wait for jobs to fill its slots."""
         if waiting:
             job = waiting.popleft()
             own[job.key] = job
@@ -79,13 +79,13 @@ class Pool:
 
     def _remove(self, worker: Worker, playing: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
         lost = playing.pop(worker)
-        self._team.remove(worker)
+        self._workers.remove(worker)
         for job in lost.values():
             yield describe(job, {}, "error", str(error))
 
 
 class ClusterPool:
-    """The cores of a cluster (`verbot.parallel.ray`), in the place of a `Pool`."""
+    """The cores of a cluster (`verbot.parallel.ray`), with the interface of `Pool`."""
 
     alive = True
 
@@ -93,8 +93,10 @@ class ClusterPool:
         self._cluster, self._setup = cluster, setup
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
-        """Every job's result, as batches end. Batches lost with a node are played again; where no node survives one, its jobs
-        are errors."""
+        """Yield the result of every job, as batches end.
+
+        Batches that are lost with a node are repeated. If a batch never survives, its jobs become errors.
+        """
         waiting = list(jobs)
         size = max(1, min(4 * self._setup.slots, -(-len(waiting) // (4 * self._cluster.cores))))
         batches = shared_out(waiting, size)
@@ -104,7 +106,7 @@ class ClusterPool:
             yield from answers
 
     def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
-        """The mp4 of each."""
+        """The mp4 of each request."""
         return [video for videos in cluster_answers(self._cluster, self._setup, shared_out(wanted, 1)) for video in videos]
 
     def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
@@ -116,19 +118,19 @@ class ClusterPool:
 
 @contextlib.contextmanager
 def open_pool(setup: EvaluationSetup, count: int, cluster: str | None = None) -> Iterator[Pool | ClusterPool]:
-    """`count` workers that have loaded the policy. Raises `WorkerError` with the traceback when one cannot.
+    """Start `count` workers and load the policy. Raises `WorkerError` with the traceback if that fails.
 
     Args:
-        cluster: its cores take the place of the workers.
+        cluster: use its cores instead of worker processes.
     """
     if cluster is not None:
         with open_cluster(cluster) as opened:
             yield ClusterPool(opened, setup)
         return
-    with open_workers([setup] * count, "evaluation worker") as team:
-        for worker in team:
+    with open_workers([setup] * count, "evaluation worker") as opened_workers:
+        for worker in opened_workers:
             worker.send(Ready())
-        for worker in team:
+        for worker in opened_workers:
             answer: Any = worker.receive()
             assert isinstance(answer, Ready)
-        yield Pool(team, setup.slots)
+        yield Pool(opened_workers, setup.slots)

@@ -1,4 +1,4 @@
-"""Videos of episodes that were played before: the executed actions repeat them exactly, so no policy is needed."""
+"""Videos of earlier episodes, by replaying their actions. Replay is exact, so no policy is needed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from verbot.rollout.episode import Replay, RunningEpisode
 from verbot.rollout.results import Job, decode_actions
 from verbot.spec import UInt8Array
 
-HOLD_S = 0.7  # the last frame stays, so that the end of a looping video can be seen
+HOLD_S = 0.7  # the last frame is held, so that the end of a looping video is visible
 
 
 def episode_video(env: Env, job: Job, actions: str) -> bytes:
-    """The episode of `job` as an mp4, larger than what the policy saw.
+    """The episode of `job` as an mp4, at a higher resolution than the policy's images.
 
     Args:
-        env: made with ``render_mode="rgb_array"``.
+        env: built with ``render_mode="rgb_array"``.
         actions: as `EpisodeResult.actions`.
     """
     episode = RunningEpisode(env, job.request, job.seed)

@@ -1,4 +1,4 @@
-"""The result of an episode, and the file that holds them: one JSON line each, written as the episode ends."""
+"""Episode results, and the file ``results.jsonl`` with one JSON line per episode, appended as episodes end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from verbot.contracts import EpisodeRequest
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
 
-RENAMED = {"named": "target_object", "engaged": "first_contact", "player": "agent"}  # fields as verbot 0.1 wrote them
+RENAMED = {"named": "target_object", "engaged": "first_contact", "player": "agent"}  # field names of verbot 0.1
 Outcome = Literal["success", "failure", "error"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """An episode to play.
+    """An episode to run.
 
     Args:
         agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.SCRIPTED`).
-        request, seed: which episode.
+        request, seed: specify the episode.
     """
 
     agent: str
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Names this episode among all others, in any run."""
+        """A unique key of this episode."""
         r = self.request
         parts = [self.agent, r.task or "any", r.split, str(r.index), f"goal{r.goal}", r.wording, r.composition]
         parts += [f"{axis}{strength}" for axis, strength in sorted(r.axes.items()) if strength]
@@ -57,11 +57,11 @@ class EpisodeResult:
     Args:
         key: see `Job.key`.
         agent: ``"policy"``, ``"random"``, ``"expert"`` or ``"blind"``.
-        target_object: id of the object that the instruction names, None where it names no single one.
-        first_contact: id of the object that was touched first, None where none was.
+        target_object: id of the object that the instruction names; None if it names no single object.
+        first_contact: id of the object that was touched first; None if none was touched.
         outcome: an error is a fault of the simulator or of the code, never a failure of the agent.
-        steps: control steps until it ended.
-        actions: base64 of the executed actions, float32 (steps, a); replayed, they repeat the episode exactly.
+        steps: number of control steps.
+        actions: base64 of the executed actions, float32 (steps, a). Replaying them reproduces the episode exactly.
     """
 
     key: str
@@ -96,9 +96,9 @@ def decode_actions(text: str, action_size: int) -> FloatArray:
 
 
 class ResultsJournal:
-    """Appends results to ``results.jsonl``; `done` holds those that the file has, by key.
+    """Appends results to ``results.jsonl``; `done` contains all results of the file by key.
 
-    An unfinished last line, of a killed run, is removed. Raises `CorruptFileError` on any other broken line.
+    An incomplete last line of an interrupted run is removed. Raises `CorruptFileError` for any other broken line.
     """
 
     def __init__(self, path: Path):

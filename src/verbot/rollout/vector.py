@@ -1,4 +1,4 @@
-"""Many episodes side by side in one process, with one batched prediction for all that need a chunk."""
+"""Parallel episodes in one process, with one batched prediction for all episodes that need a chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MakeEnv = Callable[..., TaskEnv]
 
 @dataclass
 class LiveEpisode:
-    """One episode under way, its agent, and the actions executed so far."""
+    """A running episode, its agent, and the actions executed so far."""
 
     job: Job
     episode: RunningEpisode
@@ -40,11 +40,11 @@ class LiveEpisode:
         return LiveEpisode(job, episode, agent)
 
     def next_query(self) -> Observation | None:
-        """What the policy should predict from, where this episode needs a chunk."""
+        """The observation for the next prediction, or None if none is due."""
         return self.agent.next_query(self.episode.observation) if isinstance(self.agent, ChunkedAgent) else None
 
     def step(self) -> EpisodeResult | None:
-        """Act once. The result when that ended the episode. Raises `SimulationError` on a fault of the simulator."""
+        """Execute one action and return the result if the episode ended. Raises `SimulationError` on a simulator fault."""
         action = self.agent.act(self.episode.observation)
         self.actions.append(np.array(action, np.float32))
         transition = self.episode.step(action)
@@ -58,7 +58,7 @@ class LiveEpisode:
 
 @dataclass(frozen=True)
 class EnvFactories:
-    """Makes the same env for three uses: for a policy that sees, for agents that need no images, and for videos."""
+    """Builds the same env for three uses: with camera images, without images, and for rendering videos."""
 
     with_cameras: MakeEnv
     without_cameras: MakeEnv
@@ -66,23 +66,23 @@ class EnvFactories:
 
     @staticmethod
     def of(make: MakeEnv) -> EnvFactories:
-        """From one factory; where it has no option for a use, it serves unchanged."""
+        """Derive all three from one factory; it is used unchanged if it lacks the option for a use."""
         return EnvFactories(make, _with(make, render_cameras=False), _with(make, render_mode="rgb_array"))
 
 
 class VectorRunner:
-    """Plays episodes in `slots` envs at once.
+    """Runs episodes in `slots` parallel envs.
 
-    An exception of an env, an agent or the policy makes that one episode an *error*; its env is then replaced. Every batch is
-    filled up to `slots`: the rounding of a matrix product depends on its shape, so an episode is the same to the bit whatever
-    is played beside it.
+    An exception of an env, an agent or the policy turns only its episode into an *error*, and its env is replaced. All batches
+    are padded to `slots` observations: rounding depends on the batch shape, so without padding an episode would depend on the
+    number of parallel ones.
 
     Args:
-        factories: make the envs.
-        policy: plays every job whose agent is not scripted.
+        factories: build the envs.
+        policy: the policy of all jobs whose agent is not scripted.
         make_agent: wraps the policy for one episode.
-        slots: episodes under way at once.
-        sample: draw the policy's actions from its head's distribution, as a function of the job and the step.
+        slots: number of parallel episodes.
+        sample: draw actions from the distribution of the policy's head, as a function of the job and the step.
     """
 
     def __init__(
@@ -90,40 +90,40 @@ class VectorRunner:
     ):
         self._factories, self._policy, self._make_agent, self._slots = factories, policy, make_agent, slots
         self._sample = sample
-        self._idle: dict[bool, list[Env]] = {True: [], False: []}  # by whether they have cameras
+        self._idle: dict[bool, list[Env]] = {True: [], False: []}  # True: with cameras
 
     def check(self) -> None:
-        """Raise `SpecError` unless the policy was made for what the env shows and takes."""
+        """Raise `SpecError` unless the policy's cameras, state and action match those of the env."""
         if self._policy is None:
             return
         env = self._factories.with_cameras()
         self._idle[True].append(env)
-        made_for, has = self._policy.spec, env.robot_spec
-        sizes = {camera.name: (camera.height, camera.width) for camera in has.cameras}
-        for camera in made_for.cameras:
+        expected, actual = self._policy.spec, env.robot_spec
+        sizes = {camera.name: (camera.height, camera.width) for camera in actual.cameras}
+        for camera in expected.cameras:
             if sizes.get(camera.name) != (camera.height, camera.width):
                 raise SpecError(
-                    f"the policy was made for camera {camera.name!r} of {camera.height}×{camera.width}; the env has "
-                    f"{', '.join(f'{name!r} of {h}×{w}' for name, (h, w) in sizes.items())}. Choose the env's options to fit"
+                    f"the policy was trained for camera {camera.name!r} of {camera.height}×{camera.width}; the env has "
+                    f"{', '.join(f'{name!r} of {h}×{w}' for name, (h, w) in sizes.items())}. Set the env's options to match"
                 )
-        if (made_for.state_size, made_for.action_size) != (has.state_size, has.action_size):
+        if (expected.state_size, expected.action_size) != (actual.state_size, actual.action_size):
             raise SpecError(
-                f"the policy was made for {made_for.state_size} state and {made_for.action_size} action numbers; "
-                f"the env has {has.state_size} and {has.action_size}"
+                f"the policy was trained for {expected.state_size} state and {expected.action_size} action numbers; "
+                f"the env has {actual.state_size} and {actual.action_size}"
             )
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
-        """Results in the order in which the episodes end."""
+        """Yield results in the order in which episodes end."""
         waiting, live, more = iter(jobs), list[LiveEpisode](), True
         while True:
             while more and len(live) < self._slots:
                 job = next(waiting, None)
                 if job is None:
                     more = False
-                elif isinstance(begun := self._begin(job), LiveEpisode):
-                    live.append(begun)
+                elif isinstance(started := self._begin(job), LiveEpisode):
+                    live.append(started)
                 else:
-                    yield begun
+                    yield started
             if not live:
                 return
             failed = self._predict(live, self._slots)
@@ -134,27 +134,27 @@ class VectorRunner:
                     yield result
 
     def time_predictions(self, jobs: Iterable[Job], count: int) -> list[float]:
-        """Seconds of `count` predictions from one observation each, made while acting, after three to warm up."""
+        """Seconds of `count` predictions from one observation each, measured while acting, after three for warm-up."""
         seconds: list[float] = []
         for job in jobs:
-            begun = self._begin(job)
-            while isinstance(begun, LiveEpisode):
+            started = self._begin(job)
+            while isinstance(started, LiveEpisode):
                 fault: Exception | None = None
-                if begun.next_query() is not None:
+                if started.next_query() is not None:
                     start = time.perf_counter()
-                    fault = self._predict([begun], 1).get(id(begun))
+                    fault = self._predict([started], 1).get(id(started))
                     seconds.append(time.perf_counter() - start)
                 if len(seconds) >= count + 3:
-                    self._release(begun)
+                    self._release(started)
                     return seconds[3:]
-                if self._step(begun, fault) is not None:
+                if self._step(started, fault) is not None:
                     break
         return seconds[3:]
 
     def _begin(self, job: Job) -> LiveEpisode | EpisodeResult:
-        seeing = job.agent not in SCRIPTED
-        idle = self._idle[seeing]
-        env = idle.pop() if idle else (self._factories.with_cameras if seeing else self._factories.without_cameras)()
+        needs_images = job.agent not in SCRIPTED
+        idle = self._idle[needs_images]
+        env = idle.pop() if idle else (self._factories.with_cameras if needs_images else self._factories.without_cameras)()
         try:
             return LiveEpisode.begin(job, env, self._new_agent)
         except Exception as error:
@@ -163,24 +163,24 @@ class VectorRunner:
 
     def _new_agent(self, job: Job) -> Agent:
         if self._policy is None:
-            raise SimulationError("this runner was given no policy to play with")
+            raise SimulationError("this runner has no policy")
         agent = self._make_agent(self._policy)
         return SamplingAgent(agent, zlib.crc32(job.key.encode())) if self._sample else agent
 
     def _predict(self, live: list[LiveEpisode], batch: int) -> dict[int, Exception]:
-        """Give a chunk to every episode that needs one, predicting `batch` at once. Returns the exceptions, by episode."""
+        """Predict a chunk for every episode that needs one, in one batch of `batch`. Returns exceptions by episode."""
         queries = [(episode, query) for episode in live if (query := episode.next_query()) is not None]
         failed: dict[int, Exception] = {}
         if not queries or self._policy is None:
             return failed
         observations = [query for _, query in queries]
         try:
-            chunks: list[ActionChunk] | None = self._policy.predict(_filled(observations, batch))
+            chunks: list[ActionChunk] | None = self._policy.predict(_padded(observations, batch))
         except Exception:
-            chunks = None  # find out below whose observation it was
+            chunks = None  # predict one by one below, to find the observation that failed
         for number, (episode, query) in enumerate(queries):
             try:
-                chunk = chunks[number] if chunks is not None else self._policy.predict(_filled([query], batch))[0]
+                chunk = chunks[number] if chunks is not None else self._policy.predict(_padded([query], batch))[0]
                 cast(ChunkedAgent, episode.agent).receive(chunk)
             except Exception as error:
                 failed[id(episode)] = error
@@ -210,7 +210,7 @@ def describe(
     actions: Iterable[FloatArray] = (),
     seconds: float = 0.0,
 ) -> EpisodeResult:
-    """The line that an episode leaves in ``results.jsonl``."""
+    """The result of an episode, one line of ``results.jsonl``."""
     actions, distance = list(actions), info.get("final_error_m")
     return EpisodeResult(
         key=job.key,
@@ -232,8 +232,8 @@ def describe(
     )
 
 
-def _filled(observations: list[Observation], batch: int) -> list[Observation]:
-    """Repeats the first until there are `batch`."""
+def _padded(observations: list[Observation], batch: int) -> list[Observation]:
+    """Pad to `batch` observations by repeating the first."""
     return observations + observations[:1] * (batch - len(observations))
 
 

@@ -1,4 +1,4 @@
-"""Episodes as moving pictures: camera views side by side with a caption, to an mp4, a gif or a window."""
+"""Videos of episodes: camera views side by side with a caption, as mp4, gif or in a window."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write(path: str | Path, frames: Sequence[UInt8Array], rate_hz: float) -> Pat
         raise ConfigError(f"there are no frames to write to {path}")
     writers = {".mp4": _write_mp4, ".gif": _write_gif}
     if path.suffix not in writers:
-        raise ConfigError(f"cannot write {path}: a film ends in .mp4 or .gif")
+        raise ConfigError(f"cannot write {path}: a video ends in .mp4 or .gif")
     path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix](path, frames, rate_hz)
     return path

@@ -1,7 +1,7 @@
-"""The one worker program, ``python -m verbot.rollout.worker``, and its counterpart for tasks of a cluster.
+"""The worker program of all rollouts, ``python -m verbot.rollout.worker``, and its counterpart for clusters.
 
-Its first message is a `Setup`, which says what the worker is; each further message is one of that setup's requests. So
-collection, DAgger, evaluation and reinforcement differ in their setups and requests alone.
+The first message to a worker is a `Setup`, which defines its kind; further messages are requests of that setup. Collection,
+DAgger, evaluation and reinforcement learning differ only in setups and requests.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ ANSWERER = f"{MODULE}:answerer"
 
 
 class Service(Protocol):
-    """Answers requests; it may look ahead in them. A request that only informs has no answer."""
+    """Answers requests, possibly after reading further ones. Some kinds of requests have no answer."""
 
     def answers(self, requests: Iterator[Any]) -> Iterator[Any]: ...
 
 
 class Setup(Protocol):
-    """Crosses a pipe, so it must survive pickling; so must requests and answers."""
+    """Describes a worker. Setups, requests and answers are sent through pipes, so they must support pickling."""
 
     def open(self) -> AbstractContextManager[Service]:
-        """What answers the requests, in the worker's process; whatever it holds is released on the way out."""
+        """Open the service that answers requests, in the worker's process. Resources are released on exit."""
         ...
 
 
 def work(channel: Channel) -> None:
-    """A worker's life: a setup, then requests until the parent hangs up."""
+    """The main function of a worker: receive a setup, then answer requests until the pipe is closed."""
     setup: Setup = channel.receive()
     with setup.open() as service:
         for answer in service.answers(_received(channel)):
@@ -41,7 +41,7 @@ def work(channel: Channel) -> None:
 
 
 def answerer(setup: Setup) -> Callable[[Sequence[Any]], list[Any]]:
-    """What answers a batch of requests in a process of a cluster; its service lives as long as the process."""
+    """A function that answers batches of requests in a process of a cluster; the service lives as long as the process."""
     opened = contextlib.ExitStack()
     service = opened.enter_context(setup.open())
 
@@ -53,15 +53,15 @@ def answerer(setup: Setup) -> Callable[[Sequence[Any]], list[Any]]:
 
 @contextlib.contextmanager
 def open_workers(setups: Sequence[Setup], name: str) -> Iterator[list[Worker]]:
-    """A worker for each of `setups`, closed on the way out."""
-    with workers(MODULE, len(setups), name) as team:
-        for worker, setup in zip(team, setups, strict=True):
+    """Start one worker for each setup; they are closed on exit."""
+    with workers(MODULE, len(setups), name) as opened:
+        for worker, setup in zip(opened, setups, strict=True):
             worker.send(setup)
-        yield team
+        yield opened
 
 
 def answers_from_workers(setup: Setup, requests: Sequence[Any], count: int, name: str) -> Generator[Any]:
-    """The answers of `count` workers to `requests`, in order; each request has one (see `verbot.parallel.workers.in_order`)."""
+    """The answers of `count` workers to `requests`, in order, one for each request (see `verbot.parallel.workers.in_order`)."""
     yield from in_order(MODULE, count, name, setup, requests)
 
 
@@ -83,7 +83,7 @@ def _received(channel: Channel) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    # Under the module's own name, so that messages are of the same classes on both sides.
+    # Imported under the module's name, so that message classes are identical on both sides.
     from verbot.rollout.worker import work as _work
 
     serve(_work)

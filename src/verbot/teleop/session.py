@@ -145,13 +145,13 @@ class TeleopSession:
         else:
             self.message = "Not done, says the env. Backspace takes it again, X discards it, K keeps it as a failure."
 
-    def _visit(self, scene: int, again: bool = False) -> None:
-        """Set up a scene: `again` with the same request, or a new one."""
-        if not again:
+    def _visit(self, scene: int, repeat: bool = False) -> None:
+        """Set up a scene: `repeat` with the same request, or a new one."""
+        if not repeat:
             self._goal, self._text, self._description, self._added = 0, None, None, []
         for number in range(scene, scene + TRIES):
             request = dict(self._plan.request(number))
-            if not again or number != scene:
+            if not repeat or number != scene:
                 self._goal, self._text = 0, None
             request |= {"goal": self._goal} if self._goal else {}
             request |= {"text": self._text} if self._text else {}
@@ -200,7 +200,7 @@ class TeleopSession:
     def _obey_retake(self) -> None:
         if self.phase in (Phase.RECORDING, Phase.REVIEW):
             self._description = None
-            self._visit(self.scene, again=True)
+            self._visit(self.scene, repeat=True)
             self.message = f"Discarded; the same scene again. {self.message}"
 
     def _obey_discard(self) -> None:
@@ -219,7 +219,7 @@ class TeleopSession:
     def _obey_goal(self) -> None:
         if self.phase == Phase.READY:
             self._goal, self._text = (self._goal + 1) % len(self.episode.info["feasible"]), None
-            self._visit(self.scene, again=True)
+            self._visit(self.scene, repeat=True)
         else:
             self.message = "Another goal of this scene can be chosen before it begins."
 
@@ -235,7 +235,7 @@ class TeleopSession:
             self._added.append(text)
         elif self.phase == Phase.READY:
             self._text = text
-            self._visit(self.scene, again=True)
+            self._visit(self.scene, repeat=True)
         elif self.phase == Phase.REVIEW:
             self._description = text
             how = "Enter saves it." if self.episode.success else "K keeps it as a failure."

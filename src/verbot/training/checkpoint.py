@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that is either whole or not there, and says so itself."""
+"""Checkpoints: folders that are written atomically and verified when read."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 
 @dataclass
 class TrainingProgress:
-    """Where a run stands: with the tensors, all that the next step depends on."""
+    """The progress of a run; together with the tensors it determines the next step."""
 
     step: int = 0
-    total: int | None = None  # steps; None until a budget in minutes has been turned into steps
-    done: float = 0.0  # the share of the run that lies behind, which the schedule follows
-    skipped: int = 0  # steps without a finite loss, ever
+    total: int | None = None  # steps; None until a budget in minutes is converted to steps
+    done: float = 0.0  # the completed fraction of the run, for the schedule
+    skipped: int = 0  # steps without a finite loss
     skipped_in_a_row: int = 0
     best: float | None = None  # the lowest validation loss
-    since_best: int = 0  # validations since then
-    rounds: int = 0  # of corrections, gathered and in use
+    since_best: int = 0  # validations since the best one
+    rounds: int = 0  # completed rounds of corrections
     layout: dict[str, list[int]] = field(default_factory=dict)  # of the weight vector
-    seconds: float = 0.0  # spent training, over all sessions
+    seconds: float = 0.0  # training time over all sessions
 
     def advance(self) -> None:
-        """One step on; `done` reaches 1 with `total`, smoothly also where `total` changes on the way."""
+        """Count one step; `done` reaches 1 at `total`, smoothly even if `total` changes."""
         if self.total is not None:
             self.done += (1.0 - self.done) / max(1, self.total - self.step)
         self.step += 1
 
 
 def save(folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], keep: int = 2) -> Path:
-    """Write ``folder/step-00000123``, whole or not at all, then drop all but the newest `keep`."""
+    """Write ``folder/step-00000123`` atomically, then delete all but the newest `keep`."""
     from safetensors.torch import save as serialize
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def save(folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], k
 def save_shares(
     folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], process_group: ProcessGroup, keep: int = 2
 ) -> None:
-    """As `save`, by all members of `team` at once, each its own share, into a folder that all of them see."""
+    """As `save`, by all processes together: each writes its shard, into a folder that all can access."""
     from safetensors.torch import save_file
 
     draft, file = _draft(folder, progress), Share(process_group.rank, process_group.size).file
@@ -84,12 +84,12 @@ def _draft(folder: Path, progress: TrainingProgress) -> Path:
 
 
 def _commit(draft: Path, record: dict[str, object], keep: int) -> Path:
-    """Make the `draft` a checkpoint, and drop all but the newest `keep`."""
+    """Turn the `draft` into a checkpoint, and delete all but the newest `keep`."""
     folder = draft.parent
     write_durably(draft / PROGRESS, json.dumps(record, indent=1).encode())
     sync_folder(draft)
     final = folder / draft.stem[1:]
-    if final.exists():  # saved again, e.g. with corrections; a kill right here falls back to the one before
+    if final.exists():  # saved again, e.g. with corrections; if interrupted here, the previous one is used
         shutil.rmtree(final)
     os.replace(draft, final)
     sync_folder(folder)
@@ -104,10 +104,10 @@ def found(folder: Path) -> list[Path]:
 
 
 def load(path: Path, share: Share | None = None) -> tuple[TrainingProgress, dict[str, Tensor]]:
-    """Inverse of `save` and `save_shares`. Raises `CorruptFileError` when the bytes are not those that were written.
+    """Inverse of `save` and `save_shares`. Raises `CorruptFileError` for changed files.
 
     Args:
-        share: whose part of the vectors is read; None reads the whole of them.
+        share: the shard to read; None reads the whole vectors.
     """
     from safetensors.torch import load as deserialize
 
@@ -127,14 +127,14 @@ def load(path: Path, share: Share | None = None) -> tuple[TrainingProgress, dict
 def load_latest(
     folder: Path, share: Share | None = None, process_group: ProcessGroup | None = None
 ) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
-    """The newest checkpoint that is sound, or None; a damaged one is passed over for the one before it.
+    """The newest valid checkpoint, or None; damaged ones are skipped.
 
     Args:
-        share: as of `load`.
-        team: whose members must all find it sound, each its share.
+        share: as in `load`.
+        process_group: a checkpoint is valid only if all processes can read their shards.
     """
-    there = found(folder)
-    for path in reversed(there):
+    existing = found(folder)
+    for path in reversed(existing):
         loaded, damage = None, None
         try:
             loaded = load(path, share)
@@ -143,13 +143,13 @@ def load_latest(
         sound = loaded is not None if process_group is None else process_group.all(loaded is not None)
         if sound:
             return loaded
-        if path == there[0]:
-            raise damage or CorruptFileError(path, "another member of the team cannot read its share")
+        if path == existing[0]:
+            raise damage or CorruptFileError(path, "another process cannot read its shard")
     return None
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write and reach the disk before returning."""
+    """Write and sync to disk before returning."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -157,7 +157,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def replace_durably(path: Path, content: bytes) -> None:
-    """`path` holds either its old content or the new, at every instant."""
+    """Replace a file atomically: at any time `path` has either the old or the new content."""
     draft = path.with_name(f".{path.name}.tmp")
     write_durably(draft, content)
     os.replace(draft, path)
@@ -169,7 +169,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """What was written there reaches the disk before this returns."""
+    """Sync a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

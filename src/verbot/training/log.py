@@ -1,4 +1,4 @@
-"""What a run writes about itself: one JSON line a record, TensorBoard where it is installed, a progress line."""
+"""The log of a run: JSON lines, TensorBoard if it is installed, and a progress line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from verbot.training.checkpoint import replace_durably
 
 
 class Log:
-    """``log.jsonl`` and, where TensorBoard is installed, ``tensorboard/`` below `out`.
+    """``log.jsonl`` and, if TensorBoard is installed, ``tensorboard/`` in `out`.
 
     Args:
-        out: the run's folder; None writes and shows nothing (as in other ranks).
-        step: where the run stands; records from after it, left by a session that was killed, are dropped.
-        show: the progress line.
+        out: the run's folder; None writes nothing (in ranks other than 0).
+        step: current step; later records, of an interrupted session, are removed.
+        show: show the progress line.
     """
 
     def __init__(self, out: Path | None, step: int, total: int | None, show: bool):
@@ -60,7 +60,7 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Complete records; a line cut short by a kill can only be the last."""
+    """All complete records; only the last line can be incomplete."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

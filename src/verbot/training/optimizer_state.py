@@ -1,4 +1,4 @@
-"""What an optimizer remembers, as named tensors that a safetensors file holds."""
+"""The state of an optimizer as named tensors, for a safetensors file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOMENTS = "optimizer."
+PREFIX = "optimizer."
 
 
 def flat(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
     """``state_dict()["state"]`` of an optimizer, by name."""
-    return {f"{MOMENTS}{number}.{name}": torch.as_tensor(value) for number, of in state.items() for name, value in of.items()}
+    return {f"{PREFIX}{number}.{name}": torch.as_tensor(value) for number, of in state.items() for name, value in of.items()}
 
 
 def nested(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Inverse of `flat`; what is none of it is left out."""
+    """Inverse of `flat`; other tensors are left out."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith(MOMENTS):
+        if name.startswith(PREFIX):
             _, number, what = name.split(".", 2)
             found.setdefault(int(number), {})[what] = tensor
     return found

@@ -1,4 +1,4 @@
-"""From nothing to a robot that obeys: collect, train, evaluate, report. Every stage continues where it was interrupted."""
+"""The command demo: collect, train, evaluate and report by a recipe. Every stage continues where it was interrupted."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ from verbot.rollout.episode import final, play
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec, UInt8Array
 from verbot.workflows.load_policy import fitting, open_policy
 
-STILLS = 6  # moments of the episode on the strip
+STILLS = 6  # frames of the episode in the strip
 VIEW_PX, WORD_PX = 256, 128
 FIRST = EpisodeRequest()
-TEXT = "a word is underlined as far as its absence moves one of the first camera's maps"
+TEXT = "the underline of a word shows how far a heatmap of the first camera moves without it"
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One control step: what was seen, what was predicted, and what would have been without each word."""
+    """One control step: the observation, the predicted chunk, and the chunk predicted without each word."""
 
     observation: Observation
     chunk: ActionChunk
@@ -50,7 +50,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The page that was written, the episode's instruction and success, and the metrics if they were measured."""
+    """The written page, the instruction and success of the episode, and the metrics if they were measured."""
 
     page: Path
     instruction: str
@@ -71,26 +71,26 @@ def explain(
     """Write ``explain.html``, ``explain.mp4``, ``strip.png`` and ``words.png`` into `out`; with `scenes` also ``grounding.json``.
 
     Args:
-        policy: a policy's folder, ``"starter"``, or a server's address, which gives no heatmaps, only the effect of words.
+        policy: a policy's folder, ``"starter"``, or a server's address; a server gives no heatmaps, only the effect of words.
         request: the test scene of the video: its `task`, its `index`, and in `text` an instruction other than its own.
         seed: another seed is another set of scenes.
-        scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure`; 0 measures none.
+        scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure`; 0: no metrics.
 
     Example:
         >>> explain("starter", out=Path("outputs/explain"), request=EpisodeRequest(index=3)).success  # doctest: +SKIP
         True
     """
     opened = open_policy(policy)
-    seeing: Policy = Attributed(opened) if isinstance(opened, VLAPolicy) else opened
+    attributed: Policy = Attributed(opened) if isinstance(opened, VLAPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
-        moments, success = _play(seeing, env, request, seed)
-        metrics = measure(seeing, env, scenes, seed) if scenes else None
-    frames = [_frame(moment, seeing.spec) for moment in moments]
-    video.write(out / "explain.mp4", frames, seeing.spec.rate_hz)
-    strip = overlay.sheet([[_views(moment, seeing.spec)] for moment in _stills(moments)])
+        moments, success = _play(attributed, env, request, seed)
+        metrics = measure(attributed, env, scenes, seed) if scenes else None
+    frames = [_frame(moment, attributed.spec) for moment in moments]
+    video.write(out / "explain.mp4", frames, attributed.spec.rate_hz)
+    strip = overlay.sheet([[_views(moment, attributed.spec)] for moment in _stills(moments)])
     Image.fromarray(strip).save(out / "strip.png", optimize=True)
-    words = _words(moments[0], seeing.spec)
+    words = _words(moments[0], attributed.spec)
     Image.fromarray(_sheet(words)).save(out / "words.png", optimize=True)
     if metrics is not None:
         record = {"policy": policy, "suite": suite, "command": command, **metrics.to_json()}
@@ -101,7 +101,7 @@ def explain(
 
 
 class ExplainedAgent:
-    """Predicts at every step, once with the whole instruction and once without each of its words; notes each `Moment`."""
+    """Predicts at every step with the whole instruction and without each of its words, and records a `Moment`."""
 
     def __init__(self, policy: Policy):
         self.moments: list[Moment] = []
@@ -113,7 +113,7 @@ class ExplainedAgent:
 
     def act(self, observation: Observation) -> FloatArray:
         query = self._agent.next_query(observation)
-        assert query is not None  # a `ChunkAgent` that executes one action of each chunk asks at every step
+        assert query is not None  # a `ChunkAgent` that executes one action of each chunk needs a prediction at every step
         chunk, without = leave_one_out(self._policy, query)
         self.moments.append(Moment(query, chunk, without))
         self._agent.receive(chunk)
@@ -121,7 +121,7 @@ class ExplainedAgent:
 
 
 def _play(policy: Policy, env: SegmentedEnv, request: EpisodeRequest, seed: int) -> tuple[list[Moment], bool]:
-    """The episode, predicted anew at every step. Raises `SimulationError` on a fault of the simulator."""
+    """One episode with a prediction at every step. Raises `SimulationError` on a fault of the simulator."""
     agent = ExplainedAgent(policy)
     last = final(play(env, agent, request, seed))
     return agent.moments, bool(last.info["success"])
@@ -137,7 +137,7 @@ def _maps(chunk: ActionChunk, camera: str) -> dict[str, FloatArray]:
 
 
 def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
-    """Every camera as it is, and with the maps over it; below, the words."""
+    """The image of each camera, without and with its heatmaps, above the words."""
     pairs = []
     for camera in spec.camera_names:
         if camera in moment.observation.images:
@@ -151,26 +151,26 @@ def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
 
 
 def _frame(moment: Moment, spec: RobotSpec) -> UInt8Array:
-    """A frame of the film, with the legend."""
+    """A frame of the video, with the legend."""
     views = _views(moment, spec)
     return overlay.sheet([[views], [overlay.legend(views.shape[1], overlay.COLORS | {TEXT: overlay.MORE})]])
 
 
 def _weights(moment: Moment, spec: RobotSpec) -> list[float]:
-    """For each word, how far its absence moves a map of the first camera; where there are none, how much it changes the chunk."""
+    """For each word, how far a heatmap of the first camera moves without it; without heatmaps, how much the chunk changes."""
     moves = _moves(moment, spec.camera_names[0])
     changes = (change(moment.chunk.values, other.values, spec) for other in moment.without)
     return [max(of_maps.values()) if of_maps else changed for of_maps, changed in zip(moves, changes, strict=True)]
 
 
 def _moves(moment: Moment, camera: str) -> list[dict[str, float]]:
-    """For each word and map, how far the word's absence moves it."""
+    """For each word, how far each heatmap moves without it."""
     whole = _maps(moment.chunk, camera)
     return [{name: moved(whole[name], heat) for name, heat in _maps(other, camera).items()} for other in moment.without]
 
 
 def _words(moment: Moment, spec: RobotSpec) -> list[Word]:
-    """What each word does to the first prediction of the episode."""
+    """The effect of each word on the first prediction of the episode."""
     found, extras = [], moment.chunk.extras
     moves, shown = _moves(moment, spec.camera_names[0]), extras.get("attention", {})
     for i, word in enumerate(moment.observation.instruction.split()):

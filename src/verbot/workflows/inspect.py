@@ -10,7 +10,7 @@ from verbot.data.importers import sources
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
 from verbot.models import registries as parts
-from verbot.models.reward_models import scorers
+from verbot.models.reward_models import reward_models
 from verbot.recipes import comparison_lists, recipes
 from verbot.registry import Registry
 from verbot.rollout import video
@@ -53,7 +53,7 @@ def listing(kind: str | None = None) -> list[str]:
 
 
 def _registries() -> list[Registry[Any]]:
-    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), scorers, sources]
+    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), reward_models, sources]
 
 
 def _hint(missing: tuple[str, ...]) -> str:
@@ -61,7 +61,7 @@ def _hint(missing: tuple[str, ...]) -> str:
 
 
 def _plural(word: str) -> str:
-    return word[:-1] + "ies" if word.endswith("y") else word + "s"
+    return word[:-1] + "ies" if word.endswith("y") else word + ("es" if word.endswith("s") else "s")
 
 
 def describe(path: Path) -> str:

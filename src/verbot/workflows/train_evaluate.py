@@ -145,7 +145,7 @@ def evaluate(
     device: str = "cpu",
     **settings: Any,
 ) -> Summary:
-    """Measure whether a policy obeys; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
+    """Evaluate a policy; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
     Called again with the same arguments it continues an interrupted evaluation.
 

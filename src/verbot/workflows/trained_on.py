@@ -1,4 +1,4 @@
-"""On which envs a policy was trained, as far as its folder records it."""
+"""The envs on which a policy was trained, read from its card."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SETTINGS = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 
 
 def trained_on(name: str) -> tuple[str, ...]:
-    """The envs that the policy called `name` was trained on, from the configuration in its card; empty where none is recorded.
+    """The envs on which the policy `name` was trained, from the configuration in its card; empty if none is recorded.
 
-    The expert knows every env that ships. A server reports no card.
+    For the expert these are all envs that ship with verbot. A policy server has no card.
 
     Example:
         >>> trained_on("starter")
@@ -39,7 +39,7 @@ def trained_on(name: str) -> tuple[str, ...]:
 
 
 def _envs(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """The envs of a recipe's collections and reinforcements, of today's shape or of one with a single stage."""
+    """The envs of a recipe's collections and reinforcement stages, also of a record with a single stage."""
     for stage in (recipe, *_records(recipe.get("stages"))):
         for settings in _records([stage.get("collection"), stage.get("reinforcement")]) + _records(stage.get("collections")):
             env = settings.get("env")

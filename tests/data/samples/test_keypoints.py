@@ -46,16 +46,16 @@ def frames_of(points: np.ndarray) -> list[list[int]]:
         ([1, 1, 0, 0], None, [2, 2, 2, 3], [3, 3, 3, 3]),
         # two objects one after another
         ([1, 0, 1, 1, 0, 1], None, [1, 1, 4, 4, 4, 5], [2, 2, 2, 5, 5, 5]),
-        # closed all along: only what a person or a simulator noted tells
+        # closed all along: only the first contact that was recorded defines it
         ([0, 0, 0, 0], 2, [2, 2, 2, 3], [3, 3, 3, 3]),
         ([0, 0, 0], None, [-1, -1, -1], [2, 2, 2]),
-        # pushed: it closes behind the object, and engages it later
+        # pushed: it closes behind the object, and touches it later
         ([1, 0, 0, 0, 0], 3, [3, 3, 3, 3, 4], [4, 4, 4, 4, 4]),
-        # grasped, carried and let go: engaged while it closes
+        # grasped, carried and let go: first contact while it closes
         ([1, 1, 0, 0, 1, 1], 2, [2, 2, 2, 3, 4, 4], [4, 4, 4, 4, 4, 4]),
-        # pushed: engaged some frames after it closed behind the object; the hand is at the object from then on
+        # pushed: first contact some frames after it closed behind the object; the hand is at the object from then on
         ([1, 1, 0, 0, 0], 3, [3, 3, 3, 3, 4], [4, 4, 4, 4, 4]),
-        # engaged first at frame 1, the second object is known by where it closes
+        # first contact at frame 1; the second object is known by where it closes
         ([1, 0, 1, 1, 0, 1], 1, [1, 1, 4, 4, 4, 5], [2, 2, 2, 5, 5, 5]),
         # closed at first, then opened to grasp
         ([0, 1, 0, 0], None, [0, 2, 2, 3], [1, 1, 3, 3]),

@@ -53,15 +53,15 @@ def test_a_robot_without_a_gripper_grasps_nothing():
     assert not label.mask.any() and label.values.shape == (5, 3)
 
 
-def test_windows_tell_task_and_grasp(tmp_path):
-    told = [
+def test_windows_have_labels_of_task_and_grasp(tmp_path):
+    records = [
         {"request": {"task": "put"}, "goal": {"verb": "stack"}},
         {"goal": {"verb": "pick"}},
         {},
         {"request": {"task": "push"}},
     ]
     with DatasetWriter(tmp_path, SPEC) as writer:
-        for extras in told:
+        for extras in records:
             states, actions = episode("ooccccc", [1, 1, 1, 0.5, 0.5, 0.5, 0.5])
             image = np.zeros((7, 8, 8, 3), np.uint8)
             writer.save_episode(EpisodeRecord("go", states, actions, {"front": image}, extras=extras))
@@ -76,7 +76,7 @@ def test_windows_tell_task_and_grasp(tmp_path):
     np.testing.assert_allclose(batch.targets["grasp_state"].values[0], [0.02, 0, 0, 0.5], atol=1e-6)
 
 
-def test_a_window_told_another_goal_tells_neither(tmp_path):
+def test_relabeled_windows_have_neither_label(tmp_path):
     goals = [{"instructions": [words], "target_base_m": [0.1, 0, 0]} for words in ("go", "come")]
     extras = {"request": {"task": "put"}, "grounding": goals, "first_contact_frame": 2}
     with DatasetWriter(tmp_path, SPEC) as writer:

@@ -69,16 +69,16 @@ def test_keypoints_are_the_hindsight_points_seen_in_each_view(dataset, rng):
     found = batch.targets["keypoints"]
     ours, ours_mask = found.values[: len(episode)], found.mask[: len(episode)]
     assert np.array_equal(ours[:, :, :2], places) and np.array_equal(ours_mask[:, :, :2], mask)
-    # What the goal is given relative to was recorded; the hand does not tell it.
+    # The reference was recorded; hindsight cannot infer it.
     assert ours[:, 0, 2] == pytest.approx(np.tile([60 * 0.05 / 16, 60 * 0.1 / 12], (len(episode), 1)), abs=1e-5)
-    # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. Engaged at frame 2.
+    # The front camera looks straight down from 1 m: u = 60 x / (1 − z) + 16 of 32 pixels. First contact at frame 2.
     x, y, z = episode.states[2, :3]
     expected = [(60 * x / (1 - z) + 16) / 16 - 1, (-60 * y / (1 - z) + 12) / 12 - 1]
     assert found.values[0, 0, 0] == pytest.approx(expected, abs=1e-5) and found.mask[0, 0, 0]
     assert found.mask.any(axis=0).all()
 
 
-def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, rng):
+def test_grounding_gives_object_positions_until_the_first_contact(dataset, rng):
     both = (Windows(dataset, WindowConfig(keypoints=kind, labels=KEYPOINTS)) for kind in ("hindsight", "grounding"))
     hindsight, grounding = (keypoints_of(windows.batch(np.arange(5), rng)) for windows in both)
     # The goal pursued has its target at the base frame's origin, the camera's principal point, and no receptacle.
@@ -87,23 +87,23 @@ def test_grounding_gives_the_objects_places_until_something_is_engaged(dataset, 
     assert np.array_equal(grounding.values[2:], hindsight.values[2:])
 
 
-def test_relabeled_windows_are_told_another_goal_and_imitate_nothing(dataset):
+def test_relabeled_windows_have_another_instruction_and_no_actions(dataset):
     windows = Windows(dataset, WindowConfig(chunk=3, relabel=0.5, labels=KEYPOINTS))
     plain = Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS))
     indices = np.arange(len(windows))
     batch, original = (w.batch(indices, np.random.default_rng(3)) for w in (windows, plain))
-    told = np.array([text in ("take the other", "carry it") for text in batch.instructions])
+    relabeled = np.array([text in ("take the other", "carry it") for text in batch.instructions])
     untouched = np.concatenate([np.arange(len(episode)) < 2 for episode in dataset])
-    assert not told[~untouched].any() and 0.2 < told[untouched].mean() < 0.8
-    assert np.array_equal(batch.actions_mask.any(axis=1), ~told)
-    for row in np.flatnonzero(~told):
+    assert not relabeled[~untouched].any() and 0.2 < relabeled[untouched].mean() < 0.8
+    assert np.array_equal(batch.actions_mask.any(axis=1), ~relabeled)
+    for row in np.flatnonzero(~relabeled):
         assert batch.instructions[row] == original.instructions[row]
         assert np.array_equal(keypoints_of(batch).values[row], keypoints_of(original).values[row])
     places = {"take the other": (60 * 0.1 / 16, -60 * 0.05 / 12), "carry it": (-60 * 0.1 / 16, 0)}
-    for row in np.flatnonzero(told):
+    for row in np.flatnonzero(relabeled):
         assert keypoints_of(batch).values[row, 0, 0] == pytest.approx(places[batch.instructions[row]], abs=1e-5)
         assert keypoints_of(batch).mask[row, 0].tolist() == [True, batch.instructions[row] == "carry it", False]
-    assert {batch.instructions[row] for row in np.flatnonzero(told)} == set(places)
+    assert {batch.instructions[row] for row in np.flatnonzero(relabeled)} == set(places)
     assert np.array_equal(batch.images, original.images) and np.array_equal(batch.actions, original.actions)
     again = windows.batch(indices, np.random.default_rng(3))
     assert again.instructions == batch.instructions
@@ -163,7 +163,7 @@ def test_wrong_options_are_refused(dataset, spec, tmp_path):
         Windows(open_dataset(tmp_path / "d"))
 
 
-def test_what_is_told_to_a_batch_stays_there(dataset, rng):
+def test_changes_of_a_batch_do_not_change_the_dataset(dataset, rng):
     windows = Windows(dataset, WindowConfig(labels=KEYPOINTS))
     before = windows.batch([0], rng)
     for name in ("images", "state", "actions", "actions_mask"):
@@ -226,7 +226,7 @@ def test_the_end_of_the_episode_is_its_goal(dataset, rng):
     assert not Windows(dataset).batch([0], rng).goal_mask.any()
 
 
-def test_a_window_is_told_the_action_before_it_and_none_of_another_episode(dataset, rng):
+def test_a_window_has_the_previous_action_of_its_own_episode(dataset, rng):
     windows = Windows(dataset, WindowConfig(chunk=3, previous_action=True))
     batch, row = windows.batch(np.arange(len(windows)), rng), 0
     assert batch.previous_action.dtype == np.float32
@@ -236,13 +236,13 @@ def test_a_window_is_told_the_action_before_it_and_none_of_another_episode(datas
             assert np.array_equal(batch.previous_action[row], episode.actions[max(now - 1, 0)])
             row += 1
     batch.previous_action[:] = 0
-    assert windows.batch([1], rng).previous_action.any(), "what is told to a batch stays there"
+    assert windows.batch([1], rng).previous_action.any(), "changes of a batch do not change the dataset"
     plain = Windows(dataset, WindowConfig(chunk=3)).batch([0, 1], rng)
     assert plain.previous_action.shape == (2, 0)
     assert not plain.previous_action_mask.any()
 
 
-def test_each_row_of_a_sequence_is_told_its_own_action_before(dataset):
+def test_each_row_of_a_sequence_has_its_own_previous_action(dataset):
     plain, sequences = (
         Windows(dataset, WindowConfig(previous_action=True)),
         Windows(dataset, WindowConfig(stride=2, sequence=3, previous_action=True)),

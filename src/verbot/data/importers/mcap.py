@@ -132,21 +132,21 @@ class Mcap:
                     yield Item(f"{path.name}, after episode {len(spans)}", failing(error))
 
     def _spans(self, path: Path) -> Iterator[EpisodeSpan]:
-        topic, count, begun = str(self._split), 0, None
+        topic, count, started = str(self._split), 0, None
         try:
             for _, time, value in messages(path, [topic]):
                 text = _text(_field(value, "data")) if not isinstance(value, str) else value
-                if begun is not None:
-                    yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], time, begun[1])
-                    begun = None
+                if started is not None:
+                    yield EpisodeSpan(f"{path.name}, episode {count - 1}", started[0], time, started[1])
+                    started = None
                 if text.strip().lower() not in ENDS:
-                    begun, count = (time, "" if text.lower() in ("true", "1") else text), count + 1
+                    started, count = (time, "" if text.lower() in ("true", "1") else text), count + 1
         except CorruptFileError:
-            if begun is not None:
-                yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
+            if started is not None:
+                yield EpisodeSpan(f"{path.name}, episode {count - 1}", started[0], None, started[1])
             raise
-        if begun is not None:
-            yield EpisodeSpan(f"{path.name}, episode {count - 1}", begun[0], None, begun[1])
+        if started is not None:
+            yield EpisodeSpan(f"{path.name}, episode {count - 1}", started[0], None, started[1])
 
     def _read(self, path: Path, span: EpisodeSpan) -> RawEpisode:
         topics = {_topic(name) for name in (*self._images.values(), *self._state, *self._action)}

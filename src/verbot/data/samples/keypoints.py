@@ -1,4 +1,4 @@
-"""Keypoints by hindsight: where the end effectors of a finished episode handle things. Needs no simulator state.
+"""Keypoints by hindsight: where the end effectors of a finished episode handle objects. Needs no simulator state.
 
 Two points in the robot's base frame belong to every frame of an episode:
 

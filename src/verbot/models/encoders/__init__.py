@@ -1,1 +1,1 @@
-"""Encoders: pixels, words and joint readings to token groups."""
+"""Encoders: images, instructions, states and actions to token groups."""

@@ -1,1 +1,1 @@
-"""Fusions: several token groups to one."""
+"""Fusions join the token groups of all encoders into one."""

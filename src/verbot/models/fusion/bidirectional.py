@@ -1,4 +1,4 @@
-"""Words look at what was seen, and what was seen listens to the words."""
+"""Bidirectional cross-attention (co-attention) between words and observations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from verbot.models.layers.transformer import (
     FusedToken,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_counts,
+    observation_counts,
+    observation_groups,
     text_groups,
 )
 from verbot.models.registries import fusions
@@ -22,15 +22,15 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("bidirectional")
 class Bidirectional(nn.Module):
-    """`layers` times, each side attends to the other as it was before; both are pooled, and joined.
+    """In each of `layers`, words attend to observations and observations to words; both are then pooled and joined.
 
     Source: co-attention, Lu et al. 2019.
 
-    Attended to: in `look` what was seen, in `listen` words and sentence, each in the order in which they come.
+    Keys of the attentions: observations in `look`, words and sentence in `listen`.
 
     Args:
-        hidden: width of the one token.
-        flat: what was seen and felt joins them on a path of its own, each token in its place.
+        hidden: width of the output token.
+        flat: add the flat path: the concatenated observation tokens join the pooled ones.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Bidirectional(nn.Module):
         self.listen = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(sizes.width) for _ in range(2 * layers))
         self.text, self.seen = AttentionPool(sizes.width, heads), AttentionPool(sizes.width, heads)
-        places = sum(seen_counts(counts).values()) if flat else 0
+        places = sum(observation_counts(counts).values()) if flat else 0
         self.summary = FusedToken((places + 2) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(text_groups(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(observation_groups(marked))
         x, y = words.tokens, places.tokens  # (b, l + 1, e), (b, n, e)
         for i, (look, listen) in enumerate(zip(self.look, self.listen, strict=True)):
-            heard, shown = self.norms[2 * i](x), self.norms[2 * i + 1](y)
-            x, y = look(x, places.mask, shown), listen(y, words.mask, heard)
+            text, observed = self.norms[2 * i](x), self.norms[2 * i + 1](y)
+            x, y = look(x, places.mask, observed), listen(y, words.mask, text)
         words, places = TokenGroup(x, words.mask, "text"), TokenGroup(y, places.mask, "seen")
-        return self.summary(self.text(words), self.seen(places), *([flat(join(seen(groups)))] if self.flat else []))
+        return self.summary(self.text(words), self.seen(places), *([flat(join(observation_groups(groups)))] if self.flat else []))

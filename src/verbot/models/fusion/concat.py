@@ -1,4 +1,4 @@
-"""All tokens in one sequence, which attends to itself."""
+"""Self-attention over the concatenated tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from verbot.models.layers.transformer import (
     Overview,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_counts,
+    observation_counts,
+    observation_groups,
 )
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
@@ -23,15 +23,15 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("concat")
 class Concat(nn.Module):
-    """All groups side by side, every token marked with what it is, through `layers` of self-attention.
+    """`layers` of self-attention over all tokens, with type and position embeddings.
 
-    Attended to: all groups, in the order in which they come, then the overview.
+    Order of the tokens: all groups in the given order, then the overview tokens.
 
     Args:
-        hidden: width of the one token that all ends in: the sequence pooled, and beside it, on a path of their own, the tokens
-            that were seen, each in its place. 0 gives out the whole sequence instead, with the state that went into each layer.
-        overview: with `hidden=0`, so many tokens more in the sequence, made of all that were seen, each in its place: what has no
-            path of its own past the sequence has one within it.
+        hidden: width of the output token, an MLP of the pooled sequence and the concatenated observation tokens (the flat path).
+            0 returns the whole sequence, with the inputs of each layer.
+        overview: with `hidden=0`, number of additional tokens, computed from the concatenated observation tokens. They replace
+            the flat path.
         expansion: of the feed-forward layers.
     """
 
@@ -47,12 +47,12 @@ class Concat(nn.Module):
     ):
         super().__init__()
         if hidden and overview:
-            raise ConfigError(f"an overview of {overview} tokens needs hidden=0: with hidden={hidden} all ends in one token")
+            raise ConfigError(f"an overview of {overview} tokens needs hidden=0: with hidden={hidden} the output is one token")
         self.width, self.count = hidden or sizes.width, 1 if hidden else 0
         self.gives_layers = 0 if hidden else layers
         self.marks = TypePositionEmbedding(sizes, counts)
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
-        places = sum(seen_counts(counts).values())
+        places = sum(observation_counts(counts).values())
         if hidden:
             self.pool, self.summary = AttentionPool(sizes.width, heads), FusedToken((places + 1) * sizes.width, hidden)
         else:
@@ -62,11 +62,11 @@ class Concat(nn.Module):
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         joined = join(self.marks(groups))
         if self.overview is not None:
-            joined = join([joined, self.overview(flat(join(seen(groups))))])
+            joined = join([joined, self.overview(flat(join(observation_groups(groups))))])
         x, states = joined.tokens, []  # (b, n, e)
         for block in self.blocks:
             states.append(x)
             x = block(x, joined.mask)
         if self.count == 0:
             return TokenGroup(self.norm(x), joined.mask, "fused", layers=tuple(states))
-        return self.summary(self.pool(TokenGroup(x, joined.mask, "all")), flat(join(seen(groups))))
+        return self.summary(self.pool(TokenGroup(x, joined.mask, "all")), flat(join(observation_groups(groups))))

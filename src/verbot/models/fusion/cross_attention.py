@@ -1,4 +1,4 @@
-"""Every word looks at the images; what the words have seen is pooled."""
+"""Cross-attention from words to observations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from verbot.models.layers.transformer import (
     FusedToken,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_counts,
+    observation_counts,
+    observation_groups,
     text_groups,
 )
 from verbot.models.registries import fusions
@@ -22,16 +22,16 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("cross_attention")
 class CrossAttention(nn.Module):
-    """`layers` times, words and sentence attend to all that was seen and felt, then to each other; pooled into one token.
+    """In each of `layers`, words and sentence attend to observations, then to each other; they are pooled into one token.
 
-    What was seen and felt joins the pooled words once more on a path of its own, each token in its place: attention says what
-    matters, the path keeps its coordinates exact, and an instruction without words still has an effect.
+    The flat path adds the concatenated observation tokens to the pooled words. Attention selects, the flat path keeps exact
+    coordinates, and the policy also works with an empty instruction.
 
-    Attended to: in `look` what was seen, in `talk` words and sentence, each in the order in which they come.
+    Keys of the attentions: observations in `look`, words and sentence in `talk`.
 
     Args:
-        hidden: width of the one token.
-        flat: False leaves the path of its own out.
+        hidden: width of the output token.
+        flat: whether there is a flat path.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class CrossAttention(nn.Module):
         self.look = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.talk = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norm, self.pool = nn.LayerNorm(sizes.width), AttentionPool(sizes.width, heads)
-        places = sum(seen_counts(counts).values()) if flat else 0
+        places = sum(observation_counts(counts).values()) if flat else 0
         self.summary = FusedToken((places + 1) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(text_groups(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(observation_groups(marked))
         keys, x = self.norm(places.tokens), words.tokens  # (b, n, e), (b, l + 1, e)
         for look, talk in zip(self.look, self.talk, strict=True):
             x = talk(look(x, places.mask, keys), words.mask)
         pooled = self.pool(TokenGroup(x, words.mask, "text"))
-        return self.summary(pooled, *([flat(join(seen(groups)))] if self.flat else []))
+        return self.summary(pooled, *([flat(join(observation_groups(groups)))] if self.flat else []))

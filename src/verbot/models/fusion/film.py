@@ -1,4 +1,4 @@
-"""Language scales and shifts what was seen (late FiLM)."""
+"""Late FiLM: the sentence scales and shifts observation tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers.transformer import seen
+from verbot.models.layers.transformer import observation_groups
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("film")
 class Film(nn.Module):
-    """`layers` residual blocks on every vision and state token, their hidden features (1 + γ)·h + β by the sentence's γ and β.
-    All of them and the sentence are given out.
+    """`layers` residual blocks on every observation token, with hidden features (1 + γ)·h + β; γ and β come from the sentence.
+
+    The output contains all observation tokens and the sentence.
 
     Source: Perez et al. 2018.
     """
@@ -30,7 +31,7 @@ class Film(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         (sentence,) = (g for g in groups if g.kind == "sentence")
-        places = join(seen(groups))
+        places = join(observation_groups(groups))
         x = places.tokens  # (b, n, e)
         modulation = self.film(sentence.tokens).chunk(2 * len(self.rise), -1)  # each (b, 1, hidden)
         for rise, fall, scale, shift in zip(self.rise, self.fall, modulation[::2], modulation[1::2], strict=True):

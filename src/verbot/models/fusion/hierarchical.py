@@ -1,4 +1,4 @@
-"""Each frame is fused with language by itself; then the latest looks back at what the earlier ones came to."""
+"""Fusion of language and observation within each frame, then attention from the latest frame to all frames."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from verbot.models.layers.transformer import (
     FusedToken,
     TypePositionEmbedding,
     flat,
-    seen_by_frame,
-    seen_counts,
+    observation_counts,
+    observations_by_frame,
     text_groups,
 )  # fmt: skip
 from verbot.models.registries import fusions
@@ -24,17 +24,17 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("hierarchical")
 class HierarchicalFusion(nn.Module):
-    """In every frame `layers` blocks of words attending to what was seen, summed up in one feature; then the latest frame's
-    feature attends to those of all frames that hold anything, `memory` times.
+    """Cross-attention from words to the observations of each frame gives one feature per frame; the latest attends to all.
 
-    With a history of 1 there is no past, and nothing that attends to it.
+    With a history of 1 there is no attention over frames. Empty frames are masked.
 
-    Attended to: in `blocks.….cross` what was seen in one frame (rows are frames: b·t), in `blocks.….own` words and sentence, in
-    `back` the frames, the oldest first.
+    Keys of the attentions: observations of one frame in `blocks.….cross` (rows are frames: b·t), words and sentence in
+    `blocks.….own`, frames in `back`, oldest first.
 
     Args:
-        layers: within a frame; `memory`: over the frames.
-        hidden: width of a frame's feature, and of the one token given out.
+        layers: blocks within a frame.
+        memory: blocks of attention over frames.
+        hidden: width of a frame's feature and of the output token.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class HierarchicalFusion(nn.Module):
         self.marks, self.norm = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
-        places = sum(seen_counts(counts, sizes.history).values())
+        places = sum(observation_counts(counts, sizes.history).values())
         self.summary = FusedToken((places + 1) * sizes.width, hidden)
         if sizes.history > 1:
             self.past = nn.LayerNorm(hidden)
@@ -61,12 +61,12 @@ class HierarchicalFusion(nn.Module):
         return TokenGroup(x, torch.ones_like(some[:, -1:]), "fused")
 
     def by_frame(self, groups: Sequence[TokenGroup]) -> tuple[Tensor, Tensor]:
-        """The feature of every frame (b, t, hidden), and which frames hold anything (b, t)."""
+        """The feature of every frame (b, t, hidden), and the mask of frames with any valid token (b, t)."""
         marked = self.marks(groups)
-        words, places = join(text_groups(marked)), seen_by_frame(marked, self.history)
+        words, places = join(text_groups(marked)), observations_by_frame(marked, self.history)
         x, mask = (v.repeat_interleave(self.history, 0) for v in (words.tokens, words.mask))  # (b·t, l + 1, e)
         keys = self.norm(places.tokens)  # (b·t, n, e)
         for block in self.blocks:
             x = block(x, mask, keys, places.mask)
-        fused = self.summary(self.pool(TokenGroup(x, mask, "text")), flat(seen_by_frame(groups, self.history)))
+        fused = self.summary(self.pool(TokenGroup(x, mask, "text")), flat(observations_by_frame(groups, self.history)))
         return fused.tokens.view(-1, self.history, self.width), places.mask.any(1).view(-1, self.history)

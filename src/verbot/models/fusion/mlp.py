@@ -1,4 +1,4 @@
-"""All tokens side by side into one wide hidden layer."""
+"""An MLP on the concatenated tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 @fusions.register("mlp")
 class Mlp(nn.Module):
-    """All groups of fixed number are flattened (the words come as their sentence); masked tokens are zeros; one token out.
+    """An MLP on all token groups except words, concatenated with masked tokens as zeros; the output is one token.
 
     Args:
-        hidden, layers: how wide and how many.
-        readings: of the words, each by a query of its own, beside the sentence. The sentence says where to look, and may have
-            learned to pass over what it is not needed for, as the verb where two tasks are about the same object.
+        hidden, layers: width and number of hidden layers.
+        readings: number of additional attention pools of the words. The sentence embedding is trained for the visual encoder and
+            may ignore words that it does not need, such as the verb if two tasks have the same object.
     """
 
     def __init__(self, sizes: Sizes, counts: Mapping[str, int], hidden: int = 384, layers: int = 2, readings: int = 0):
@@ -33,7 +33,7 @@ class Mlp(nn.Module):
         widths = inputs + [hidden] * layers
         made = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         for layer in made:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own start lets what comes in fade layer by layer
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # with torch's default, signals decay from layer to layer
         self.layers = nn.ModuleList(made)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:

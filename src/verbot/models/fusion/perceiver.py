@@ -1,4 +1,4 @@
-"""A few learned queries read everything, whatever its number, and think among themselves."""
+"""Perceiver: learned queries attend to all tokens, then to each other."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from verbot.models.layers.transformer import Block, FusedToken, TypePositionEmbedding, flat, seen, seen_counts, sharpen
+from verbot.models.layers.transformer import (
+    Block,
+    FusedToken,
+    TypePositionEmbedding,
+    flat,
+    observation_counts,
+    observation_groups,
+    sharpen,
+)
 from verbot.models.registries import fusions
 from verbot.models.tokens import Sizes, TokenGroup, join
 
 
 @fusions.register("perceiver")
 class Perceiver(nn.Module):
-    """`queries` learned tokens attend to all groups once, then through `layers` of self-attention; all are given out.
+    """`queries` learned tokens attend to all tokens once, followed by `layers` of self-attention; they are the output.
 
-    The cost grows linearly with the number of words, patches and frames. Source: Jaegle et al. 2021.
+    The cost is linear in the number of tokens. Source: Jaegle et al. 2021.
 
-    Attended to: in `read` all groups in the order in which they come, in `blocks` the queries.
+    Keys of the attentions: all groups in the given order in `read`, the queries in `blocks`.
 
     Args:
-        hidden: where not 0, the queries end in one token of this width, and beside them, on a path of their own, the tokens that
-            were seen, each in its place.
+        hidden: if not 0, an MLP maps the queries and the concatenated observation tokens (the flat path) to one token of this
+            width.
     """
 
     def __init__(
@@ -31,7 +39,7 @@ class Perceiver(nn.Module):
     ):
         super().__init__()
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, queries)
-        self.summary = FusedToken((queries + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
+        self.summary = FusedToken((queries + sum(observation_counts(counts).values())) * sizes.width, hidden) if hidden else None
         self.marks, self.keys = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.queries = nn.Parameter(torch.randn(queries, sizes.width) / math.sqrt(sizes.width))
         self.read = Block(sizes.width, heads)
@@ -46,4 +54,4 @@ class Perceiver(nn.Module):
         for block in self.blocks:
             x = block(x, everything)
         fused = TokenGroup(self.norm(x), everything, "fused")
-        return fused if self.summary is None else self.summary(flat(fused), flat(join(seen(groups))))
+        return fused if self.summary is None else self.summary(flat(fused), flat(join(observation_groups(groups))))

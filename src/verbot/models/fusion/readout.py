@@ -1,4 +1,4 @@
-"""Learned readout tokens watch a transformer of task and observation tokens, which never see them."""
+"""Octo's fusion: readout tokens attend to task and observation tokens, which do not attend to them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from verbot.models.layers.transformer import (
     FusedToken,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_counts,
+    observation_counts,
+    observation_groups,
     text_groups,
     until,
 )
@@ -25,18 +25,18 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("readout")
 class ReadoutFusion(nn.Module):
-    """Block by block: words and sentence read each other; what was seen and felt in a frame reads them, itself and earlier
-    frames; each of the `readouts` reads all of it and itself; nothing reads a readout. The readouts are given out.
+    """A transformer with block-wise attention; the output are the `readouts`.
 
-    So readouts can be added to a trained network, for another head, without changing what it computes. Source: Octo Model Team
-    2024, §III.
+    Words and sentence attend to each other. Observation tokens of a frame attend to them, to their own frame and to earlier
+    frames. Each readout attends to all of these and itself; nothing attends to a readout. So readouts for another head can be
+    added to a trained network without changing its output. Source: Octo Model Team 2024, §III.
 
-    Attended to: words and sentence, then what was seen, each in the order in which they come, then the readouts.
+    Order of the tokens: words, sentence, observations, readouts.
 
     Args:
         expansion: of the feed-forward layers.
-        hidden: where not 0, the readouts end in one token of this width, and beside them, on a path of their own, the tokens that
-            were seen, each in its place.
+        hidden: if not 0, an MLP maps the readouts and the concatenated observation tokens (the flat path) to one token of this
+            width.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class ReadoutFusion(nn.Module):
     ):
         super().__init__()
         self.width, self.count = (hidden, 1) if hidden else (sizes.width, readouts)
-        self.summary = FusedToken((readouts + sum(seen_counts(counts).values())) * sizes.width, hidden) if hidden else None
+        self.summary = FusedToken((readouts + sum(observation_counts(counts).values())) * sizes.width, hidden) if hidden else None
         self.history = sizes.history
-        self.frame = seen_counts(counts, sizes.history)
+        self.frame = observation_counts(counts, sizes.history)
         self.marks = TypePositionEmbedding(sizes, counts)
         self.readouts = nn.Parameter(torch.randn(readouts, sizes.width) / math.sqrt(sizes.width))
         self.blocks = nn.ModuleList(Block(sizes.width, heads, expansion) for _ in range(layers))
@@ -62,11 +62,11 @@ class ReadoutFusion(nn.Module):
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         x = self.norm(self.transform(groups)[:, -len(self.readouts) :])  # (b, readouts, e)
         fused = TokenGroup(x, x.new_ones(x.shape[:2], dtype=torch.bool), "fused")
-        return fused if self.summary is None else self.summary(flat(fused), flat(join(seen(groups))))
+        return fused if self.summary is None else self.summary(flat(fused), flat(join(observation_groups(groups))))
 
     def transform(self, groups: Sequence[TokenGroup]) -> Tensor:
-        """The last states of all tokens, the readouts' at the end: (b, n + readouts, e)."""
-        groups = self.marks([*text_groups(groups), *seen(groups)])
+        """The final states of all tokens (b, n + readouts, e), readouts last."""
+        groups = self.marks([*text_groups(groups), *observation_groups(groups)])
         joined = join(groups)
         x = torch.cat([joined.tokens, self.readouts.expand(len(joined.tokens), -1, -1)], 1)
         allowed = self._allowed(groups, joined.mask)
@@ -75,7 +75,7 @@ class ReadoutFusion(nn.Module):
         return x
 
     def _allowed(self, groups: Sequence[TokenGroup], mask: Tensor) -> Tensor:
-        """Who reads whom: (b, n + readouts, n + readouts)."""
+        """The attention mask (b, n + readouts, n + readouts)."""
         frames = torch.arange(self.history, device=mask.device)
         parts = [
             frames.new_full((g.tokens.shape[1],), -1) if g.kind in TEXT_KINDS else frames.repeat_interleave(self.frame[g.kind])

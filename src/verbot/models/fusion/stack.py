@@ -1,4 +1,4 @@
-"""Deep grounding: block upon block in which words look, then talk, then think."""
+"""A stack of blocks with cross-attention from words to observations and self-attention of words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from verbot.models.layers.transformer import (
     FusedToken,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_counts,
+    observation_counts,
+    observation_groups,
     text_groups,
 )
 from verbot.models.registries import fusions
@@ -22,13 +22,13 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("stack")
 class StackFusion(nn.Module):
-    """`layers` blocks, each: words and sentence attend to what was seen, then to each other, then a feed-forward layer.
+    """`layers` blocks: words and sentence attend to observations, then to each other, then a feed-forward layer.
 
-    Attended to: in `blocks.….cross` what was seen, in `blocks.….own` words and sentence, each in the order in which they come.
+    Keys of the attentions: observations in `blocks.….cross`, words and sentence in `blocks.….own`.
 
     Args:
-        hidden: width of the one token that the pooled words end in.
-        flat: what was seen and felt joins them on a path of its own, each token in its place.
+        hidden: width of the output token, computed from the pooled words.
+        flat: add the flat path: the concatenated observation tokens join the pooled words.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class StackFusion(nn.Module):
         self.marks, self.norm = TypePositionEmbedding(sizes, counts), nn.LayerNorm(sizes.width)
         self.blocks = nn.ModuleList(CrossBlock(sizes.width, heads) for _ in range(layers))
         self.pool = AttentionPool(sizes.width, heads)
-        places = sum(seen_counts(counts).values()) if flat else 0
+        places = sum(observation_counts(counts).values()) if flat else 0
         self.summary = FusedToken((places + 1) * sizes.width, hidden)
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         marked = self.marks(groups)
-        words, places = join(text_groups(marked)), join(seen(marked))
+        words, places = join(text_groups(marked)), join(observation_groups(marked))
         x, keys = words.tokens, self.norm(places.tokens)  # (b, l + 1, e), (b, n, e)
         for block in self.blocks:
             x = block(x, words.mask, keys, places.mask)
         pooled = self.pool(TokenGroup(x, words.mask, "text"))
-        return self.summary(pooled, *([flat(join(seen(groups)))] if self.flat else []))
+        return self.summary(pooled, *([flat(join(observation_groups(groups)))] if self.flat else []))

@@ -1,4 +1,4 @@
-"""A transformer over time: each frame's tokens are learned down to a few, and read those of their past."""
+"""RT-1's fusion: a causal transformer over frames, each compressed to a few tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from verbot.models.layers.transformer import (
     TokenLearner,
     TypePositionEmbedding,
     flat,
-    seen,
-    seen_by_frame,
-    seen_counts,
+    observation_counts,
+    observation_groups,
+    observations_by_frame,
     text_groups,
     until,
 )
@@ -25,20 +25,19 @@ from verbot.models.tokens import Sizes, TokenGroup, join
 
 @fusions.register("temporal")
 class TemporalFusion(nn.Module):
-    """What was seen in a frame is scaled and shifted by the sentence, and learned down to `learned` tokens; they and what the
-    robot felt go through `layers` of self-attention, in which a frame reads the words, itself and its past, never its future. The
-    latest frame's tokens are given out.
+    """FiLM, TokenLearner and causal self-attention over frames; the output are the tokens of the latest frame.
 
-    A kind of which a frame has no more than `learned` tokens (the state) is left as it is. Sources: RT-1, Brohan et al. 2022;
-    TokenLearner, Ryoo et al. 2021; FiLM, Perez et al. 2018.
+    The sentence scales and shifts the observation tokens of each frame, and TokenLearner compresses them to `learned` tokens.
+    Kinds with at most `learned` tokens per frame (the state) are not compressed. In `layers` of self-attention a frame attends to
+    the words, itself and earlier frames. Sources: RT-1, Brohan et al. 2022; TokenLearner, Ryoo et al. 2021; FiLM, Perez et al.
+    2018.
 
-    Attended to: words and sentence in the order in which they come, then frame by frame, the oldest first, the learned tokens and
-    those left as they are.
+    Order of the tokens: words and sentence, then for each frame, oldest first, the learned and the uncompressed tokens.
 
     Args:
         expansion: of the feed-forward layers.
-        hidden: where not 0, the latest frame's tokens end in one of this width, and beside them, on a path of their own, all that
-            was seen in it, each token in its place.
+        hidden: if not 0, an MLP maps the latest frame's tokens and its concatenated observation tokens (the flat path) to one
+            token of this width.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class TemporalFusion(nn.Module):
         hidden: int = 0,
     ):
         super().__init__()
-        frame = seen_counts(counts, sizes.history)
+        frame = observation_counts(counts, sizes.history)
         self.history, self.many = sizes.history, [kind for kind, n in frame.items() if n > learned]
         few = sum(n for kind, n in frame.items() if kind not in self.many)
         self.tokens = few + (learned if self.many else 0)  # of a frame
@@ -70,16 +69,16 @@ class TemporalFusion(nn.Module):
         fused = TokenGroup(x, x.new_ones(x.shape[:2], dtype=torch.bool), "fused")
         if self.summary is None:
             return fused
-        latest = flat(seen_by_frame(groups, self.history)).unflatten(0, (-1, self.history))[:, -1]
+        latest = flat(observations_by_frame(groups, self.history)).unflatten(0, (-1, self.history))[:, -1]
         return self.summary(flat(fused), latest)
 
     def over_time(self, groups: Sequence[TokenGroup]) -> Tensor:
-        """The tokens of every frame, which know its past: (b, t, tokens, e)."""
+        """The tokens of every frame after causal attention: (b, t, tokens, e)."""
         groups = self.marks(groups)
         (sentence,) = (g for g in groups if g.kind == "sentence")
         scale, shift = self.film(sentence.tokens).chunk(2, -1)  # (b, 1, e)
-        steered = [TokenGroup(torch.addcmul(shift, g.tokens, 1 + scale), g.mask, g.kind) for g in seen(groups)]
-        frame = self._compress(steered)
+        modulated = [TokenGroup(torch.addcmul(shift, g.tokens, 1 + scale), g.mask, g.kind) for g in observation_groups(groups)]
+        frame = self._compress(modulated)
         order = torch.arange(self.history, device=scale.device).repeat_interleave(self.tokens)
         words = join(text_groups(groups))
         x = torch.cat([words.tokens, frame.tokens.unflatten(0, (-1, self.history)).flatten(1, 2)], 1)  # (b, l + 1 + t·tokens, e)
@@ -90,13 +89,13 @@ class TemporalFusion(nn.Module):
         return self.norm(x[:, -len(order) :]).unflatten(1, (self.history, -1))
 
     def _compress(self, groups: Sequence[TokenGroup]) -> TokenGroup:
-        """The tokens left of every frame (b·t, tokens, e)."""
+        """The compressed tokens of every frame (b·t, tokens, e)."""
         kept = []
         if self.many:
-            learned = self.learn(seen_by_frame([g for g in groups if g.kind in self.many], self.history))
+            learned = self.learn(observations_by_frame([g for g in groups if g.kind in self.many], self.history))
             kept.append(TokenGroup(learned.tokens + self.places, learned.mask, "learned"))
         if few := [g for g in groups if g.kind not in self.many]:
-            kept.append(seen_by_frame(few, self.history))
+            kept.append(observations_by_frame(few, self.history))
         tokens = join(kept)
-        # The latest frame's are given out, so what a masked one holds must not stay in it.
+        # The latest frame's tokens are the output, which must not contain values of masked tokens.
         return TokenGroup(tokens.tokens.masked_fill(~tokens.mask.unsqueeze(-1), 0), tokens.mask, tokens.kind)

@@ -1,1 +1,1 @@
-"""Heads: fused tokens to actions."""
+"""Action heads: fused tokens to action chunks."""

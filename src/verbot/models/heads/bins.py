@@ -1,4 +1,4 @@
-"""Each number of an action as one of 256 bins."""
+"""Discretized actions: each dimension is one of 256 bins."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Bounds = float | Sequence[float]
 
 
 class Binning(nn.Module):
-    """Numbers (…, a) to bins 0..`bins` − 1 and back, each dimension on its own range, by one of two conventions.
+    """Maps numbers (…, a) to bins 0..`bins` − 1 and back, with one range per dimension, by one of two conventions.
 
-    Both clip to [low, high] and count how many of `bins` equidistant edges, the first at low and the last at high, lie at
-    or below the value, less one. So there are `bins` − 1 intervals, and the last bin holds the value high alone. They differ in
+    Both clip to [low, high]. The bin is the number of `bins` equidistant edges, from low to high, that are at or below the value,
+    minus one. So there are `bins` − 1 intervals, and the last bin contains only the value high. The conventions differ in
 
-    - what a bin is read as: ``"rt1"`` its lower edge, low + i·(high − low)/(bins − 1), so that values are rounded down;
-      ``"openvla"`` the middle of its interval, the last bin as the one before it;
-    - the range: RT-1 takes the limits of the robot's specification, OpenVLA the 1st and 99th percentiles (see `Bins.fit`);
-    - the token in a language model: RT-1 has none, OpenVLA's are counted from the vocabulary's end (see `openvla_token`).
+    - the value of a bin: ``"rt1"`` uses its lower edge, low + i·(high − low)/(bins − 1), so values are rounded down;
+      ``"openvla"`` uses the center of its interval, and for the last bin the same as for the one before;
+    - the range: RT-1 uses the limits of the robot's specification, OpenVLA the 1st and 99th percentiles (see `Bins.fit`);
+    - the token in a language model: RT-1 has none, OpenVLA counts from the end of the vocabulary (see `openvla_token`).
 
-    A discrete component's classes are their own bins, as in both sources. Sources: google-research/robotics_transformer,
+    Each class of a discrete component is a bin, as in both sources. Sources: google-research/robotics_transformer,
     ``tokenizers/action_tokenizer.py`` (Brohan et al. 2022); openvla/openvla, ``prismatic/vla/action_tokenizer.py`` (Kim et al. 2024).
     """  # noqa: E501
 
@@ -70,11 +70,11 @@ class Binning(nn.Module):
         return (torch.searchsorted(self.edges, columns, right=True) - 1).T.reshape(actions.shape)
 
     def decode(self, index: Tensor) -> Tensor:
-        """Inverse of `encode`, but for what a bin loses: less than (high − low)/(bins − 1), half of it by ``"openvla"``."""
+        """Inverse of `encode` up to an error below (high − low)/(bins − 1), or half of it for ``"openvla"``."""
         return _at(self.values, index)
 
     def median(self, shares: Tensor) -> Tensor:
-        """The medians (…, a) of distributions (…, a, bins), each bin's share spread evenly over its interval."""
+        """The medians (…, a) of distributions (…, a, bins) that are uniform within each bin."""
         until = shares.cumsum(-1)
         index = (until < 0.5).sum(-1).clamp(max=shares.shape[-1] - 1)
         own = shares.gather(-1, index.unsqueeze(-1)).squeeze(-1)
@@ -86,17 +86,17 @@ class Binning(nn.Module):
 
 @heads.register("bins")
 class Bins(nn.Module):
-    """A distribution over `bins` for each of the chunk's k·a numbers, learned by cross-entropy.
+    """A categorical distribution over `bins` for each of the k·a numbers of a chunk, trained by cross-entropy.
 
-    Every number has `hidden` features of its own, read from the fused tokens; what they mean for each bin is shared.
+    Each number has `hidden` features, computed from the fused tokens; the layer from features to bins is shared.
 
     Args:
         convention: see `Binning`.
-        low, high: the range of normalized actions, one number or one a dimension. ∓3 unless given or fitted, which suits
-            z-scores; grippers keep 0..1, quaternions −1..1 and classes their own.
-        pooled: one attention query reads the fused tokens, instead of each in a place of its own.
-        decode: the distribution's ``"median"``, or ``"argmax"`` as both sources, or ``"expectation"``. A half-learned
-            distribution is broad, and its highest bin an accident. Classes are always the likeliest.
+        low, high: the range of normalized actions, one number or one per dimension. The default ∓3 suits z-scores; grippers keep
+            0..1, quaternions −1..1 and classes their own range.
+        pooled: read the fused tokens with an attention pool, instead of concatenating them.
+        decode: ``"median"`` of the distribution, ``"argmax"`` as in both sources, or ``"expectation"``. Early in training
+            distributions are broad, and their mode is random. Classes always use the mode.
     """
 
     chosen: Tensor
@@ -120,16 +120,16 @@ class Bins(nn.Module):
         self.binning = Binning(sizes.action, low, high, bins, convention)
         discrete = [c.kind == "discrete" for c in sizes.action for _ in c.axes]
         self.decoding = decode
-        self.register_buffer("chosen", torch.tensor(discrete), persistent=False)  # (a,) always the likeliest
+        self.register_buffer("chosen", torch.tensor(discrete), persistent=False)  # (a,) dimensions that always use the mode
         self.pool = reader(inputs.width, 0 if pooled else inputs.count)
         self.rise = nn.Linear(inputs.width, sizes.chunk * sizes.action_size * hidden)
         self.out = nn.Linear(hidden, bins)
 
     @staticmethod
     def fit(options: Mapping[str, Any], chunks: FloatArray) -> dict[str, Any]:
-        """The same options with the range of `chunks` (n, k, a) where none is given.
+        """The same options, with the range of `chunks` (n, k, a) unless one is given.
 
-        By ``"openvla"`` the exact 1st and 99th percentiles (the extremes where those are one), by ``"rt1"`` the extremes.
+        For ``"openvla"`` the exact 1st and 99th percentiles (the extremes if those are equal), for ``"rt1"`` the extremes.
         """
         rows = np.asarray(chunks, np.float64).reshape(-1, chunks.shape[-1])
         low, high = rows.min(0), rows.max(0)
@@ -144,7 +144,7 @@ class Bins(nn.Module):
         return self.out(F.gelu(features))  # (b, k, a, bins)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar}``, the mean cross-entropy (nats) over valid steps and dimensions; zero where there are none."""
+        """``{"action": scalar}``, the mean cross-entropy (nats) over valid steps and dimensions; zero if there are none."""
         actions, mask = targets(batch)
         index = self.binning.encode(constrained(self.action, actions))
         entropy = F.cross_entropy(self.forward(fused).flatten(0, -2), index.flatten(), reduction="none")
@@ -158,7 +158,7 @@ class Bins(nn.Module):
         logits = self.forward(fused)
         actions = self.binning.decode(logits.argmax(-1))
         if self.decoding != "argmax":
-            shares = logits.double().softmax(-1)  # summed in float32, nearly equal shares move the median
+            shares = logits.double().softmax(-1)  # in float32 the rounding of sums would move the median
             mean = (shares * self.binning.values).sum(-1)
             other = self.binning.median(shares) if self.decoding == "median" else mean
             actions = torch.where(self.chosen, actions, other.to(actions))
@@ -171,9 +171,9 @@ def _at(table: Tensor, index: Tensor) -> Tensor:
 
 
 def openvla_token(index: Tensor, vocabulary: int) -> Tensor:
-    """OpenVLA's token of a bin: the first bin is the vocabulary's last token, `vocabulary` − 1, and each next one is lower.
+    """OpenVLA's token of a bin: bin 0 is the last token of the vocabulary, `vocabulary` − 1, and tokens count down.
 
-    Its decoder inverts it: bin = `vocabulary` − token − 1.
+    Its decoder uses bin = `vocabulary` − token − 1.
     """
     return vocabulary - 1 - index
 
@@ -193,5 +193,5 @@ def _bounds(action: tuple[Component, ...], low: Bounds, high: Bounds) -> tuple[n
         row += component.size
     if (lows > highs).any():
         raise ConfigError(f"bins have a low above its high: {lows.tolist()} and {highs.tolist()}")
-    constant = highs - lows < 1e-6  # a number that never changes still needs bins of some width
+    constant = highs - lows < 1e-6  # a constant number still needs bins of positive width
     return np.where(constant, lows - 1e-3, lows), np.where(constant, highs + 1e-3, highs)

@@ -1,4 +1,4 @@
-"""ACT: a chunk of actions decoded from what is observed and from a style."""
+"""The head of ACT: action chunks by a conditional variational autoencoder."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ TRANSFORMER = Transformer()
 
 @heads.register("cvae")
 class CVAE(nn.Module):
-    """The action half of ACT (Zhao et al. 2023): a conditional variational autoencoder of chunks.
+    """A conditional variational autoencoder of chunks, as in ACT (Zhao et al. 2023).
 
-    In training a transformer reads [style, observation, actions] into the posterior of a latent style z, a normal distribution;
-    z drawn from it and the fused tokens are what k learned queries attend to, and each becomes one action. The loss is the
-    reconstruction's (see `verbot.models.action_space.ActionReadout`: L1 for most kinds) + `kl_weight` × the divergence of the
-    posterior from the prior. In prediction z is the prior's mean, or drawn from the prior where a generator is given.
+    In training, a transformer encodes [style, observation, actions] to the normal posterior of a latent style z. A sample of z
+    and the fused tokens are the keys of k learned queries, each of which gives one action. The loss is the reconstruction error
+    (see `verbot.models.action_space.ActionReadout`: L1 for most kinds) plus `kl_weight` × the KL divergence of the
+    posterior from and prior. In
+    prediction z is the mean of the prior, or sampled from it if a generator is given.
 
     Args:
         prior: ``"standard"``, N(0, I) as in the paper, or ``"learned"``, a normal distribution that depends on the observation.
-        latent: dimensions of z.
-        kl_weight: the paper's β; the divergence is summed over z's dimensions.
+        latent: dimension of z.
+        kl_weight: the paper's β; the divergence is summed over the dimensions of z.
         gripper, rotation: as in ``regression``.
-        transformer: of the style encoder and of the decoder.
+        transformer: of style encoder and decoder.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class CVAE(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, self.readout.size))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": reconstruction + kl_weight·kl, "reconstruction", "kl"}``, all zero where there is no valid step."""
+        """``{"action": reconstruction + kl_weight·kl, "reconstruction", "kl"}``, all zero if there is no valid step."""
         actions, mask = targets(batch)
         observed = self.pool(fused)
         posterior, prior = self._encode(observed, actions, mask), self._prior(observed)
@@ -133,7 +134,7 @@ class CVAE(nn.Module):
 
 
 def _standard(layer: nn.Linear) -> nn.Linear:
-    """`layer`, putting out almost N(0, I) at first: else the divergence is most of the loss."""
+    """Initialize `layer` so that its output is almost N(0, I); otherwise the divergence would dominate the loss."""
     nn.init.normal_(layer.weight, std=0.1 / layer.in_features**0.5)
     nn.init.zeros_(layer.bias)
     return layer
@@ -149,5 +150,5 @@ def kl_divergence(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_va
 
 
 def sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw of a diagonal normal distribution, differentiable in its two numbers."""
+    """A sample of a diagonal normal distribution, differentiable in mean and variance."""
     return mean + (0.5 * log_variance).exp() * normal(mean.shape, generator, mean.device)

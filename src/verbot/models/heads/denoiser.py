@@ -1,4 +1,4 @@
-"""The network that `flow` and `diffusion` have in common: it looks through noise."""
+"""The denoising network of the heads `flow` and `diffusion`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from verbot.models.layers.transformer import reader, sinusoid
 from verbot.models.tokens import HeadInput, TokenGroup
 
-TIMES = 64  # features of a time
+TIMES = 64  # features of the time embedding
 
 
 class Denoiser(nn.Module):
-    """A noisy chunk, its time in [0, 1] and what is observed to a chunk: their sum through `layers` residual layers.
+    """A residual MLP on the sum of the embedded noisy chunk, time in [0, 1] and fused tokens.
 
-    That time and observation also scale and shift every layer (FiLM) was tried and was no better.
+    FiLM conditioning of every layer on time and observation was not better.
     """
 
     def __init__(self, inputs: HeadInput, hidden: int, layers: int):
@@ -28,7 +28,7 @@ class Denoiser(nn.Module):
         )
 
     def condition(self, fused: TokenGroup) -> Tensor:
-        """What is observed (b, hidden): once for all noises and times."""
+        """The embedding of the fused tokens (b, hidden), computed once for all noise levels."""
         return self.see(self.pool(fused))
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Diffusion: a chunk of actions is found by taking noise away, little by little."""
+"""Diffusion: action chunks by iterative denoising."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ PREDICTS = ("velocity", "noise", "actions")
 class Diffusion(nn.Module):
     """Denoising diffusion (Ho et al. 2020) sampled by DDIM without fresh noise (Song et al. 2021, η = 0).
 
-    Level t of `levels` holds x_t = √ᾱ_t·actions + √(1 − ᾱ_t)·ε; level 0 is nearly data, the last nearly noise. ᾱ follows the
+    Level t of `levels` is x_t = √ᾱ_t·actions + √(1 − ᾱ_t)·ε; level 0 is nearly data, the last level nearly noise. ᾱ follows the
     squared cosine of Nichol & Dhariwal 2021, as in Diffusion Policy (Chi et al. 2023) and Octo. Sampling starts at the last
-    level and goes down through `steps` of them, evenly spaced; what the network takes for the actions is clipped at ±`clip`
-    on the way, as in Octo.
+    level and uses `steps` evenly spaced levels. At each of them the predicted actions are clipped to ±`clip`, as in Octo.
 
     Args:
         levels: T, of noise in training.
         steps: of the sampler, at most `levels`.
-        predict: what the network puts out and is compared by; each gives the others. ``"noise"`` ε is DDPM's simple loss, but
-            an error in it at the last levels is an error a thousand times larger in the actions; ``"actions"`` has no such level,
-            nor has the ``"velocity"`` √ᾱ_t·ε − √(1 − ᾱ_t)·actions (Salimans & Ho 2022), which follows both.
+        predict: the output and target of the network; the other two follow from it. ``"noise"`` ε is DDPM's simple loss, but at
+            the last levels its errors are amplified a thousandfold in the actions. ``"actions"`` has no such level, and neither
+            has ``"velocity"``, √ᾱ_t·ε − √(1 − ᾱ_t)·actions (Salimans & Ho 2022).
         clip: in normalized units.
         hidden, layers: of the network.
-        draws: noises and levels learned from per sample; the costly encoders run once for all.
+        draws: draws of noise and level per sample; the expensive encoders run once for all of them.
     """
 
     alphas: Tensor
@@ -62,14 +61,14 @@ class Diffusion(nn.Module):
         self.register_buffer("alphas", squared_cosine(levels), persistent=False)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar}``, the mean squared error over valid steps and dimensions; zero where there are none."""
+        """``{"action": scalar}``, the mean squared error over valid steps and dimensions; zero if there are none."""
         known, valid = targets(batch)
         mask = valid.repeat_interleave(self.draws, 0)
         actions = self.space.forward(known).repeat_interleave(self.draws, 0)  # (b·draws, k, a)
         noise = normal(actions.shape, generator, actions.device)
         level = torch.randint(len(self.alphas), (len(actions),), generator=generator).to(actions.device)
         kept = self.alphas[level][:, None, None]
-        # Padding holds anything: the network must not read it, or the valid steps would depend on it.
+        # Padding may have any values and must not be input of the network, or valid steps would depend on it.
         mixed = torch.where(mask.unsqueeze(-1), kept.sqrt() * actions + (1 - kept).sqrt() * noise, noise)
         condition = self.denoiser.condition(fused).repeat_interleave(self.draws, 0)
         sought = {"noise": noise, "actions": actions, "velocity": kept.sqrt() * noise - (1 - kept).sqrt() * actions}
@@ -77,14 +76,14 @@ class Diffusion(nn.Module):
         return {"action": masked_mean(error.square(), mask)}
 
     def guess(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """What the network was made to predict of x (b, k, a) at levels (b,)."""
+        """The output of the network for x (b, k, a) at levels (b,)."""
         return self.denoiser(x, level / len(self.alphas), condition)
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
         return self.predict(fused, generator)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
+        """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
         levels = sampled_levels(len(self.alphas), self.steps)
@@ -98,7 +97,7 @@ class Diffusion(nn.Module):
         return self.space.inverse(x)
 
     def _actions(self, x: Tensor, found: Tensor, kept: Tensor) -> Tensor:
-        """The actions in x at ᾱ = `kept`, by what the network has found there."""
+        """The predicted actions for x at ᾱ = `kept`, from the output of the network."""
         if self.predicts == "noise":
             return (x - (1 - kept).sqrt() * found) / kept.sqrt()
         return found if self.predicts == "actions" else kept.sqrt() * x - (1 - kept).sqrt() * found

@@ -1,4 +1,4 @@
-"""Flow matching: a chunk of actions is carried from noise to data along straight lines."""
+"""Flow matching: action chunks by integrating a velocity field from noise to data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Flow(nn.Module):
     Args:
         hidden, layers: of the network.
         steps: of the integration.
-        draws: noises and times learned from per sample; the costly encoders run once for all.
+        draws: draws of noise and time per sample; the expensive encoders run once for all of them.
     """
 
     def __init__(self, inputs: HeadInput, hidden: int = 256, layers: int = 3, steps: int = 8, draws: int = 4):
@@ -54,7 +54,7 @@ class Flow(nn.Module):
         return self.predict(fused, generator)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
+        """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
         return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
@@ -70,7 +70,7 @@ def flow_loss(
     noise = normal(actions.shape, generator, actions.device)
     time = flow_times(len(actions), generator).to(actions.device)
     at = time[:, None, None]
-    # Padding holds anything: the network must not read it, or the valid steps would depend on it.
+    # Padding may have any values and must not be input of the network, or valid steps would depend on it.
     mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
     return masked_mean((velocity(mixed, time) - (actions - noise)).square(), mask)
 

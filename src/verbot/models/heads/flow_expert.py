@@ -1,4 +1,4 @@
-"""Flow matching by an expert of its own: a transformer whose tokens are the actions of a chunk."""
+"""Flow matching with an action expert: a transformer whose tokens are the actions of a chunk."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 @heads.register("flow_expert")
 class FlowExpert(nn.Module):
-    """Conditional flow matching as `Flow`, the velocity by π0's action expert (Black et al. 2024, §IV).
+    """Conditional flow matching as in `Flow`, with the action expert of π0 (Black et al. 2024, §IV).
 
-    Every noisy action is one token, mixed with the time by two layers; `layers` blocks of attention to what was fused, to each
-    other and a feed-forward layer make of each token that action's velocity. With `layerwise`, block i reads what went into
-    layer i of the fusion, as π0's does, so nothing reads what the fusion's last layer makes; else every block reads that, and
-    any fusion can stand before it, best one that gives out all its tokens. π0 reads the fusion and the noise in one softmax.
+    Each noisy action is one token, combined with the time by an MLP. `layers` blocks of cross-attention to the fused tokens,
+    self-attention and feed-forward layers map each token to the velocity of its action. With `layerwise`, block i attends to the
+    input of layer i of the fusion, as in π0; the output of the last fusion layer is then unused. Otherwise all blocks attend to
+    the output of the fusion, which should return all its tokens. Unlike here, π0 attends to fused tokens and actions in one
+    softmax.
 
     Args:
         hidden, layers, heads, expansion: of the expert.
         steps: of the integration; 10 in π0.
-        draws: noises and times learned from per sample; the costly encoders run once for all.
-        layerwise: needs a fusion that gives out as many layers as the expert has: ``concat`` with ``hidden=0``.
+        draws: draws of noise and time per sample; the expensive encoders run once for all of them.
+        layerwise: needs a fusion with as many layers as the expert: ``concat`` with ``hidden=0``.
     """
 
     def __init__(
@@ -63,45 +64,43 @@ class FlowExpert(nn.Module):
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
-        seen = _repeat(self.condition(fused), self.draws)
-        return {"action": flow_loss(self.space, partial(self.velocity, seen=seen), batch, self.draws, generator)}
+        condition = _repeat(self.condition(fused), self.draws)
+        return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
 
     def condition(self, fused: TokenGroup) -> TokenGroup:
-        """What is attended to, (b, n, hidden), by each block its own where it has `layers`: once for all noises and times.
+        """The keys of the cross-attention (b, n, hidden), with `layers` one for each block; computed once for all noise levels.
 
-        Raises `ConfigError` where the fusion does not give as many layers as there are blocks to read them.
+        Raises `ConfigError` if the number of fusion layers differs from the number of blocks.
         """
         if not self.reads_layers:
             return TokenGroup(self.read(fused.tokens), fused.mask, fused.kind)
         given = fused.layers or ()
         if len(given) != self.reads_layers:
-            raise ConfigError(
-                f"the layerwise flow_expert head reads {self.reads_layers} layers; it was given {len(given) or 'none'}"
-            )
+            raise ConfigError(f"the layerwise flow_expert head reads {self.reads_layers} layers; it got {len(given) or 'none'}")
         layers = tuple(read(x) for read, x in zip(self.reads, given, strict=True))
         return TokenGroup(layers[-1], fused.mask, fused.kind, layers=layers)
 
-    def velocity(self, x: Tensor, time: Tensor, seen: TokenGroup) -> Tensor:
+    def velocity(self, x: Tensor, time: Tensor, condition: TokenGroup) -> Tensor:
         """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
         times = sinusoid(time * 100, TIMES).unsqueeze(1).expand(-1, x.shape[1], -1).to(x.dtype)
         h = self.mix(torch.cat([self.noisy(x), times], -1)) + self.places  # (b, k, hidden)
         everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        for block, keys in zip(self.blocks, seen.layers or (seen.tokens,) * len(self.blocks), strict=True):
-            h = block(h, everything, keys, seen.mask)
+        for block, keys in zip(self.blocks, condition.layers or (condition.tokens,) * len(self.blocks), strict=True):
+            h = block(h, everything, keys, condition.mask)
         return self.out(h)
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
         return self.predict(fused, generator)
 
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """A sample where a generator is given, else what lies in the middle (see `verbot.models.action_space.start`)."""
-        seen = self.condition(fused)
+        """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
+        condition = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        return self.space.inverse(integrate(partial(self.velocity, seen=seen), x, self.steps))
+        return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
 
 
 def _repeat(group: TokenGroup, times: int) -> TokenGroup:
-    """Every row `times` times, one after the other."""
+    """Repeat every row `times` times."""
     layers = None if group.layers is None else tuple(x.repeat_interleave(times, 0) for x in group.layers)
     tokens = group.tokens.repeat_interleave(times, 0) if layers is None else layers[-1]
     return TokenGroup(tokens, group.mask.repeat_interleave(times, 0), group.kind, layers=layers)

@@ -1,4 +1,4 @@
-"""Chunks of actions through the narrow middle of an autoencoder, which can be learned from actions alone."""
+"""Latent actions: the head predicts the latent of an action-chunk autoencoder."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 @heads.register("latent")
 class Latent(nn.Module):
-    """What is fused tells a latent, and a decoder makes a chunk of it: both chunk and latent as an encoder of chunks has them.
+    """Predicts a latent z from the fused tokens, which a decoder maps to a chunk.
 
-    The encoder reads each action (see `verbot.models.encoders.state.previous_action.ActionEncoder`) and the chunk as a whole
-    into z; the decoder rebuilds the chunk from z. With ``pretrain`` that is all that is learned, and pictures and words count
-    for nothing; a policy that begins with the encoder and decoder (``init.parts=[head.encode, head.mix, head.decode]``) then
-    learns which z to want.
-    Latent actions as targets: Lee et al. 2024 ("VQ-BeT"), Ye et al. 2024 ("LAPA"); here z is continuous, as it is in Zhao et al.
-    2023.
+    An autoencoder of action chunks is trained with it: the encoder maps the actions of a chunk (see
+    `verbot.models.encoders.state.previous_action.ActionEncoder`) to z, the decoder reconstructs the chunk. The prediction is
+    trained on the encoder's z and on the decoded chunk. With ``pretrain`` only the autoencoder is trained, without observations.
+    A policy can start from it (``init.parts=[head.encode, head.mix, head.decode]``).
+    Latent actions as targets: Lee et al. 2024 ("VQ-BeT"), Ye et al. 2024 ("LAPA"); z is continuous, as in Zhao et al. 2023.
 
     Args:
-        latent: dimensions of z.
-        hidden: of encoder and decoder.
-        pretrain: learn to rebuild chunks, and nothing else.
-        weight: of the distance to the encoder's z (L1) beside the error of the decoded chunk; the encoder is not led by it.
-        noise: standard deviation of what is added to z in pretraining, so that near latents mean near chunks.
+        latent: dimension of z.
+        hidden: width of encoder and decoder.
+        pretrain: train the autoencoder only.
+        weight: of the L1 distance to the encoder's z, relative to the error of the decoded chunk. It has no gradient for the
+            encoder.
+        noise: standard deviation of noise that is added to z in training, so that near latents decode to near chunks.
         gripper, rotation: as in ``regression``.
     """
 
@@ -59,12 +59,12 @@ class Latent(nn.Module):
         self.tell = nn.Sequential(nn.Linear(inputs.width, hidden), nn.GELU(), nn.Linear(hidden, latent))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar, "rebuilt", "latent"}``; all zero where there is no valid step."""
+        """``{"action": scalar, "rebuilt", "latent"}``; all zero if there is no valid step."""
         actions, mask = targets(batch)
         z = self.latents(actions, mask)
         noise = torch.randn(z.shape, generator=generator).to(z.device) * self.noise if self.training else 0
         rebuilt = masked_mean(self.readout.errors(self._raw(z + noise), actions), mask)
-        if self.pretrain:  # nothing of the picture is in it
+        if self.pretrain:
             return {"action": rebuilt, "rebuilt": rebuilt.detach()}
         predicted = self.tell(self.pool(fused))
         done = masked_mean(self.readout.errors(self._raw(predicted), actions), mask)
@@ -75,7 +75,7 @@ class Latent(nn.Module):
         return self.readout.decode(self._raw(self.tell(self.pool(fused))))
 
     def latents(self, actions: Tensor, mask: Tensor) -> Tensor:
-        """z (b, latent) of chunks (b, k, a); what is masked changes nothing."""
+        """z (b, latent) of chunks (b, k, a); masked actions have no effect."""
         read = self.encode(actions).masked_fill(~mask.unsqueeze(-1), 0)
         known = torch.cat([read, mask.unsqueeze(-1).to(read.dtype)], -1)
         return self.mix(known.flatten(1))

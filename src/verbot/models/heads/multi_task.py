@@ -1,4 +1,4 @@
-"""A head for each task, and a classifier that chooses between them."""
+"""One action head per task, and a task classifier that selects the head."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 @heads.register("multi_task")
 class MultiTask(nn.Module):
-    """One head for each task on features that all share, a learned embedding of each task, and a classifier that chooses.
+    """One head and one learned embedding per task on shared features, and a task classifier.
 
-    Every fused token is joined with the embedding of its task, (width + width) → width through two layers that all tasks share;
-    what they make is added to the token, and the task's own head reads the sum. In training a demonstration goes to the head of
-    the task that it was recorded for; the objective ``task_classification`` teaches the classifier. When acting nobody names the
-    task: the classifier predicts it, and the head of the likeliest acts.
+    A shared MLP maps each fused token and the task embedding to an update of the token, which the task's head then reads. In
+    training, each demonstration uses the head of its recorded task, and the objective ``task_classification`` trains the
+    classifier. In prediction, the head of the most likely task acts.
 
     Args:
-        tasks: their names; training fills them in from its demonstrations.
-        head: of each task, by its registered name, with `options`.
+        tasks: their names; training fills them in from the demonstrations.
+        head: the registered name of each task's head, with `options`.
 
-    Raises `ConfigError` for a head that has tasks itself or reads the fusion layer by layer.
+    Raises `ConfigError` for a head that is itself multi-task or reads the layers of the fusion.
     """
 
     def __init__(
@@ -42,11 +41,11 @@ class MultiTask(nn.Module):
     ):
         super().__init__()
         if not tasks:
-            raise ConfigError("a multi_task head has no tasks: training takes them from its data, or name them in tasks")
+            raise ConfigError("a multi_task head needs tasks: training takes them from its data, or set its option tasks")
         if twice := sorted({name for name in tasks if list(tasks).count(name) > 1}):
             raise ConfigError(f"tasks of a multi_task head are named twice: {', '.join(twice)}")
         if isinstance(heads.get(head), ClassifiesTasks):
-            raise ConfigError(f"a multi_task head cannot have the head {head!r} for each task: it has tasks itself")
+            raise ConfigError(f"a multi_task head cannot use the head {head!r} for each task: it is itself multi-task")
         self.tasks, width = tuple(tasks), inputs.width
         self.embeddings = nn.Embedding(len(tasks), width)
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
@@ -54,22 +53,22 @@ class MultiTask(nn.Module):
         self.heads = nn.ModuleList(heads.build(head, inputs, **(options or {})) for _ in tasks)
         first = self.heads[0]
         if isinstance(first, ReadsLayers) and first.reads_layers:
-            raise ConfigError(f"the head {head!r} reads the fusion layer by layer, past the embedding of its task; take another")
+            raise ConfigError(f"the head {head!r} reads the layers of the fusion, which have no task embedding; choose another")
 
     @staticmethod
     def fit(options: Mapping[str, Any], chunks: Any) -> Mapping[str, Any]:
-        """What the head of each task takes from the training actions."""
+        """The options with those of the tasks' head, fitted to the training actions."""
         factory = heads.get(options.get("head", "regression"))
         if not isinstance(factory, FitsActions):
             return options
         return {**options, "options": factory.fit(options.get("options") or {}, chunks)}
 
     def classify(self, fused: TokenGroup) -> Tensor:
-        """How likely each task is, (b, tasks), as logits."""
+        """Logits of the tasks, (b, tasks)."""
         return self.choose(fused)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Those of the tasks' heads, means over all rows' valid steps. A row without a task goes to the likeliest one's head."""
+        """The losses of the tasks' heads, averaged over all valid steps. A row without a task uses the most likely task."""
         assert batch.actions_mask is not None
         logits, target = self.classify(fused), batch.targets.get("task")
         chosen = logits.argmax(-1)
@@ -89,7 +88,7 @@ class MultiTask(nn.Module):
         return self._by_task(fused, lambda head, rows: head.predict(rows, generator))  # type: ignore[operator]
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
-        """Drawn by the head of the most likely task. Raises `ConfigError` where that has no distribution."""
+        """Sampled by the head of the most likely task. Raises `ConfigError` if it has no distribution."""
 
         def drawn(head: nn.Module, rows: TokenGroup) -> Tensor:
             if not isinstance(head, StochasticHead):
@@ -113,11 +112,11 @@ class MultiTask(nn.Module):
         """These rows with the embedding of their task."""
         tokens = fused.tokens[rows]
         embedding = self.embeddings.weight[task].expand_as(tokens)
-        # Added, not in its place: in layers that begin small what was fused would fade.
+        # Added to the token: with small initial weights, replacing it would lose the fused features.
         return TokenGroup(tokens + self.join(torch.cat([tokens, embedding], -1)), fused.mask[rows], fused.kind)
 
 
 def _rows(batch: Batch, rows: Tensor) -> Batch:
-    """These rows of what heads learn from."""
+    """These rows of the fields that heads use."""
     assert batch.actions is not None and batch.actions_mask is not None
     return dataclasses.replace(batch, actions=batch.actions[rows], actions_mask=batch.actions_mask[rows])

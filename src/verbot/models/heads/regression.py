@@ -1,4 +1,4 @@
-"""A chunk of actions in one step, each component by its kind."""
+"""Direct regression of action chunks, by kind of component."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from verbot.models.tokens import Batch, HeadInput, TokenGroup
 class Regression(nn.Module):
     """Linear from the fused tokens to k actions.
 
-    What each kind of component is read as and compared by says `verbot.models.action_space.ActionReadout`. The loss is the mean
+    `verbot.models.action_space.ActionReadout` defines decoding and error of each kind of component. The loss is the mean
     over valid steps and dimensions.
 
     Args:
-        gripper: weight of a gripper dimension beside the others.
-        rotation: ``"quaternion"`` puts out a quaternion's four numbers, ``"six"`` the six of Zhou et al. 2019.
+        gripper: weight of a gripper dimension relative to the others.
+        rotation: ``"quaternion"`` outputs the four numbers of a quaternion, ``"six"`` the six of Zhou et al. 2019.
     """
 
     def __init__(self, inputs: HeadInput, gripper: float = 1.0, rotation: str = "quaternion"):
@@ -35,7 +35,7 @@ class Regression(nn.Module):
         return self.out(self.pool(fused)).unflatten(-1, (self.chunk, -1))  # (b, k, raw numbers)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar}``; zero where the batch has no valid step."""
+        """``{"action": scalar}``; zero if the batch has no valid step."""
         actions, mask = targets(batch)
         return {"action": masked_mean(self.readout.errors(self.forward(fused), actions), mask)}
 
@@ -43,7 +43,7 @@ class Regression(nn.Module):
         return self.readout.decode(self.forward(fused))
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
-        """Actions (b, k, a) drawn around the prediction, see `Exploration`; of its spread the first value is taken."""
+        """Actions (b, k, a) drawn around the prediction by `Exploration` with its initial standard deviation."""
         raw = self.forward(fused)
         draws = Exploration(self.readout).to(raw.device)(raw.flatten(0, 1)).sample(generator)
         return draws.unflatten(0, raw.shape[:2])

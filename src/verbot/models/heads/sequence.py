@@ -1,4 +1,4 @@
-"""A plan of a few steps, each one of a small set of actions, predicted one after another."""
+"""Autoregressive codes: a chunk as a sequence of a few codes from a codebook of action pieces."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Codes = Sequence[Sequence[Sequence[float]]]
 
 @heads.register("sequence")
 class CodeSequence(nn.Module):
-    """`steps` codes out of `actions`, one conditioned on the other; trained with teacher forcing, decoded greedily.
+    """An autoregressive sequence of `steps` codes out of `actions`, trained with teacher forcing and decoded greedily.
 
-    A causal transformer reads the codes so far and attends to the fused tokens. The chunk of k actions is cut into `steps`
-    pieces of k // steps actions or one more (the longer ones last), and a code stands for a piece: its nearest in the codebook,
-    by squared distance over the steps that are known. What a code leaves of its piece is added as an offset, put out for
-    every code and learned for the true one (as in BeT, Shafiullah et al. 2022): 20 pieces alone are too coarse for an arm.
-    Where every action component is discrete, a code is one action's class (or combination of classes) itself, the sequence
-    has k of them, and there are no offsets.
+    A causal transformer reads the previous codes and attends to the fused tokens. The chunk of k actions is cut into `steps`
+    pieces of k // steps actions or one more (longer ones last). The code of a piece is the nearest entry of the codebook, by
+    squared distance over its valid steps. The residual of a piece is predicted as an offset, one for each code, and trained for
+    the true code (as in BeT, Shafiullah et al. 2022): 20 pieces alone are too coarse for an arm.
+    If all action components are discrete, each action is a code (a combination of classes), the sequence has k codes, and there
+    are no offsets.
 
     Args:
-        steps, actions: codes in a sequence, and codes to choose from (3 of 20); not used where all components are discrete.
-        codes: the codebook (actions, longest piece, a) in normalized units; `fit` makes it by k-means. Without one the codes
-            begin at seeded normal noise and are learned by bringing each near the pieces it stands for (van den Oord et al. 2017).
-        offsets: False to act by the codes alone.
+        steps, actions: codes in a sequence, and size of the codebook (3 and 20); unused if all components are discrete.
+        codes: the codebook (actions, longest piece, a) in normalized units; `fit` computes it by k-means. Without one, codes start
+            from seeded normal noise and are trained to be near their pieces (van den Oord et al. 2017).
+        offsets: whether offsets are predicted.
         hidden, layers, heads: of the decoder.
     """  # noqa: E501
 
@@ -75,35 +75,37 @@ class CodeSequence(nn.Module):
             self.codes = nn.Parameter(book)
         else:
             self.register_buffer("codes", book)
-        self.start = len(book)  # the code before the first, and of a piece that is not known
+        self.start = len(book)  # the code before the first one, and of unknown pieces
         self.embed, self.places = nn.Embedding(len(book) + 1, hidden), nn.Parameter(torch.randn(steps, hidden) * 0.02)
         nn.init.normal_(self.embed.weight, std=0.1)
         self.memory = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
-        self.nothing = nn.Parameter(torch.randn(1, 1, hidden) * 0.02)  # to attend to: of one token alone there is no choice
+        self.nothing = nn.Parameter(
+            torch.randn(1, 1, hidden) * 0.02
+        )  # an additional key, so that attention to a single fused token is not constant
         self.blocks = nn.ModuleList(CrossBlock(hidden, heads) for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(hidden), nn.Linear(hidden, len(book))
         self.offset = nn.Linear(hidden, book.numel()) if offsets else None
 
     @staticmethod
     def fit(options: Mapping[str, Any], chunks: FloatArray) -> dict[str, Any]:
-        """The same options with a codebook, the k-means of all pieces of `chunks` (n, k, a), where none is given.
+        """The same options with a codebook, the k-means of all pieces of `chunks` (n, k, a), unless one is given.
 
-        Chunks of whole numbers alone are classes, which need none.
+        Chunks of whole numbers are classes and need no codebook.
         """
         if options.get("codes") is not None or bool((chunks == chunks.round()).all()):
             return dict(options)
         steps, actions = options.get("steps", 3), options.get("actions", 20)
         lengths = piece_lengths(chunks.shape[1], steps)
-        starts = np.cumsum([0, *lengths[:-1]])  # a longest piece fits after each, for the longer ones are last
+        starts = np.cumsum([0, *lengths[:-1]])  # the longest piece fits at each start, because longer pieces are last
         pieces = np.concatenate([chunks[:, i : i + max(lengths)] for i in starts])
         centers = k_means(pieces.reshape(len(pieces), -1), actions)
         return {**options, "codes": centers.reshape(-1, *pieces.shape[1:]).tolist()}
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": entropy + offset + distance, …}``; all zero where no piece is known.
+        """``{"action": entropy + offset + distance, …}``; all zero if no piece is known.
 
-        ``"entropy"`` is the mean cross-entropy of the known pieces' codes in nats; ``"offset"`` the mean L1 of what is left
-        after code and offset; ``"distance"``, part of the loss where codes are learned, the mean square of what a code leaves.
+        ``"entropy"`` is the mean cross-entropy of the codes of known pieces, in nats; ``"offset"`` the mean L1 error of code plus
+        offset; ``"distance"``, part of the loss if codes are learned, the mean squared error of the code.
         """
         pieces, known = self._pieces(*targets(batch))
         index, distance = self.nearest(pieces, known)
@@ -118,7 +120,7 @@ class CodeSequence(nn.Module):
         return {"action": sum(losses.values(), pieces.new_zeros(())), **{name: x.detach() for name, x in losses.items()}}
 
     def features(self, fused: TokenGroup, codes: Tensor) -> Tensor:
-        """Of each step (b, m, hidden), from the codes (b, m) of the steps before it; its own is not read."""
+        """Features of each step (b, m, hidden), from the codes (b, m) of the steps before it."""
         before = torch.cat([torch.full_like(codes[:, :1], self.start), codes[:, :-1]], 1)
         nothing = TokenGroup(self.nothing.expand(len(codes), -1, -1), fused.mask.new_ones(len(codes), 1), "nothing")
         memory = join([TokenGroup(self.memory(fused.tokens), fused.mask, "fused"), nothing])
@@ -129,11 +131,11 @@ class CodeSequence(nn.Module):
         return self.norm(x)
 
     def logits(self, fused: TokenGroup, codes: Tensor) -> Tensor:
-        """Of each step's code (b, m, actions), given the codes (b, m) of the steps before it."""
+        """Logits of each step's code (b, m, actions), given the codes (b, m) of the steps before it."""
         return self.out(self.features(fused, codes))
 
     def plan(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor:
-        """The likeliest code of each step (b, steps), given those chosen before it; with a generator a drawn one."""
+        """The most likely code of each step (b, steps), given the codes before it; sampled if a generator is given."""
         codes = torch.full((len(fused.tokens), 1), self.start, device=fused.tokens.device)
         for step in range(len(self.lengths)):
             logits = self.logits(fused, codes)[:, step]
@@ -161,14 +163,14 @@ class CodeSequence(nn.Module):
         return index, masked_mean((pieces - self.codes[index]).square(), known)
 
     def _offsets(self, features: Tensor, codes: Tensor) -> Tensor:
-        """What is added to the pieces of `codes` (b, steps): (b, steps, longest, a)."""
+        """The offsets of the pieces for `codes` (b, steps): (b, steps, longest, a)."""
         assert self.offset is not None
         every = self.offset(features).unflatten(-1, tuple(self.codes.shape))  # (b, steps, actions, longest, a)
         index = codes[..., None, None, None].expand(*codes.shape, 1, *self.codes.shape[1:])
         return every.gather(2, index).squeeze(2)
 
     def _pieces(self, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut (b, k, a) into (b, steps, longest, a) and what of it is known (b, steps, longest)."""
+        """Cut (b, k, a) into pieces (b, steps, longest, a) with their mask (b, steps, longest)."""
         longest = max(self.lengths)
         whole = constrained(self.action, actions)
         pieces = [F.pad(x, (0, 0, 0, longest - x.shape[1])) for x in whole.split(self.lengths, 1)]
@@ -184,12 +186,12 @@ def piece_lengths(chunk: int, steps: int) -> list[int]:
 
 
 def k_means(points: FloatArray, count: int, rounds: int = 50, seed: int = 0) -> FloatArray:
-    """`count` centers (count, d) of points (n, d): seeded k-means++ starts, then Lloyd's rounds until nothing moves."""
+    """`count` centers (count, d) of points (n, d): seeded k-means++ starts, then Lloyd's iterations until convergence."""
     rng, points = np.random.default_rng(seed), np.asarray(points, np.float64)
     centers = points[rng.integers(len(points))][None]
     apart = ((points - centers[0]) ** 2).sum(1)
     while len(centers) < count:
-        chance = apart / apart.sum() if apart.sum() > 0 else None  # fewer different points than centers: repeat some
+        chance = apart / apart.sum() if apart.sum() > 0 else None  # fewer distinct points than centers: repeat some
         centers = np.concatenate([centers, points[rng.choice(len(points), p=chance)][None]])
         apart = np.minimum(apart, ((points - centers[-1]) ** 2).sum(1))
     for _ in range(rounds):
@@ -209,7 +211,7 @@ def _longest(chunk: int, steps: int) -> int:
 
 
 def _combinations(action: tuple[Component, ...]) -> Tensor | None:
-    """Every combination of classes (n, 1, a) where all components are discrete, else None."""
+    """Every combination of classes (n, 1, a) if all components are discrete, else None."""
     if any(c.kind != "discrete" for c in action):
         return None
     counts = [n for c in action for n in classes(c)]

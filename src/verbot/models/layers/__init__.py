@@ -1,1 +1,1 @@
-"""Layers that several parts share."""
+"""Layers that several parts use."""

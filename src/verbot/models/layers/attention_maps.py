@@ -1,11 +1,11 @@
-"""What was attended to, watched from outside: for pictures of where a policy looked, and for which word.
+"""Records attention weights without changing the network, to show where a policy attends for each word.
 
-Of a network, by word and place::
+For a network, by word and image position::
 
     with watch_attention(network) as weights, watch_groups(network.fusion) as given:
         network.predict(batch)
-    words, places = slices(text_groups(given[0])), slices(seen(given[0]))
-    looked = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)
+    words, places = slices(text_groups(given[0])), slices(observation_groups(given[0]))
+    attended = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)
 
 Example:
     >>> attention = Attention(8, heads=2)
@@ -31,11 +31,11 @@ from verbot.models.tokens import TokenGroup
 
 @contextmanager
 def watch_attention(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """For as long as the block lasts, the weights (b, heads, m, n) of every attention inside `module`, by its dotted name.
+    """Inside the block, record the weights (b, heads, m, n) of every attention in `module`, by its dotted name.
 
-    A list holds one entry a call, without gradients. Nothing is computed differently: the weights are worked out a second time,
-    beside the call. Unwatched attention costs nothing. The rows m and the columns n are the queries and keys that the attention
-    was given; every fusion says in what order it joins its groups, and `slices` says where each group then lies.
+    Each list has one entry per call, without gradients. The weights are computed separately, so outputs do not change, and
+    attention outside such a block has no overhead. The rows m and columns n are the queries and keys of the call. The docstring
+    of each fusion states the order in which it concatenates its groups; `slices` gives the position of each group.
     """
     found: dict[str, list[Tensor]] = {}
 
@@ -56,7 +56,7 @@ def watch_attention(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 @contextmanager
 def watch_groups(fusion: nn.Module) -> Iterator[list[list[TokenGroup]]]:
-    """For as long as the block lasts, the token groups that `fusion` is given, one list a call."""
+    """Inside the block, record the token groups that are passed to `fusion`, one list per call."""
     given: list[list[TokenGroup]] = []
     handle = fusion.register_forward_pre_hook(lambda _, args: given.append(list(args[0])))
     try:
@@ -66,12 +66,12 @@ def watch_groups(fusion: nn.Module) -> Iterator[list[list[TokenGroup]]]:
 
 
 def slices(groups: Sequence[TokenGroup], frames: int = 1) -> dict[str, slice]:
-    """Where each kind's tokens lie once `groups` are joined in this order.
+    """The position of each kind's tokens after concatenating `groups` in this order.
 
     Args:
-        frames: 1 for a sequence of all frames' tokens; the history for one that holds a single frame's.
+        frames: 1 for a sequence with the tokens of all frames; the history for a sequence of a single frame.
 
-    Raises `ConfigError` where two groups are of one kind.
+    Raises `ConfigError` if two groups are of one kind.
     """
     found: dict[str, slice] = {}
     start = 0

@@ -1,4 +1,4 @@
-"""The task of a sentence, as a mixture of learned embeddings."""
+"""Task embeddings: a mixture of learned vectors for each sentence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 
 class TaskEmbeddings(nn.Module):
-    """A linear classifier of the sentence mixes `count` embeddings by its softmax; the mixture is added to the sentence.
+    """The softmax of a linear classifier of the sentence mixes `count` embeddings; the mixture is added to the sentence.
 
-    No observation says what its task is, so nobody tells the classifier either: it learns from the losses of the network which
-    sentences are to have which embeddings.
+    There are no task labels: the losses of the network train the classifier end to end.
     """
 
     def __init__(self, count: int, width: int):
@@ -18,7 +17,7 @@ class TaskEmbeddings(nn.Module):
         self.choose, self.embeddings = nn.Linear(width, count), nn.Parameter(torch.randn(count, width) * 0.5)
 
     def mixture(self, sentence: Tensor) -> Tensor:
-        """How much of each embedding sentences (…, e) take: (…, count), each row summing to one."""
+        """Mixture weights of sentences (…, e): (…, count), each row summing to one."""
         return self.choose(sentence).softmax(-1)
 
     def forward(self, sentence: Tensor) -> Tensor:

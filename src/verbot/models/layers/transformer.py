@@ -1,4 +1,4 @@
-"""Attention that honors masks, and the few layers that several parts share."""
+"""Masked attention, transformer blocks, and layers that several parts use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.tokens import Sizes, TokenGroup
 
-TEXT_KINDS = ("words", "sentence")  # every other kind was seen or felt, frame by frame
-MARK = 0.5  # standard deviation of a new mark
+TEXT_KINDS = ("words", "sentence")  # all other kinds are observations, with tokens for each frame
+MARK = 0.5  # standard deviation of initial type and position embeddings
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `queries` (b, m, e) to `keys` (b, n, e) under a mask, True = may be attended to.
+    """Multi-head attention of `queries` (b, m, e) to `keys` (b, n, e). The mask is True where attention is allowed.
 
-    The mask is (b, n) for all queries alike, or (b, m, n). A query that may attend to nothing gets zeros, not NaN. What is
-    attended to can be watched from outside (see `verbot.models.layers.attention_maps`). Source: Vaswani et al. 2017, eq. 1.
+    The mask is (b, n), the same for all queries, or (b, m, n). A query that may attend to nothing gets zeros, not NaN. Weights
+    can be recorded with `verbot.models.layers.attention_maps`. Source: Vaswani et al. 2017, eq. 1.
     """
 
     def __init__(self, width: int, heads: int):
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         return self.out(read.transpose(1, 2).flatten(2)) * some.to(read.dtype)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """How much of each key every query reads, (b, heads, m, n); a row sums to one, or to zero where nothing may be read."""
+        """The attention weights (b, heads, m, n); each row sums to one, or to zero if no attention is allowed."""
         q, k = self._split(self.query(queries)), self._split(self.pair(keys).chunk(2, -1)[0])
         allowed, some = _permission(mask)
         scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~allowed.unsqueeze(1), -math.inf)
@@ -49,7 +49,7 @@ class Attention(nn.Module):
 
 
 def _permission(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Which keys each query may read, (b, m or 1, n), all where it has none; and whether it has any, (b, m or 1, 1)."""
+    """The keys allowed for each query, (b, m or 1, n), all if there are none; and whether there are any, (b, m or 1, 1)."""
     mask = mask.unsqueeze(1) if mask.ndim == 2 else mask
     some = mask.any(-1, keepdim=True)
     return mask | ~some, some
@@ -57,9 +57,9 @@ def _permission(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sharpen(module: nn.Module, factor: float = 2.0) -> None:
-    """Scale the query and key weights of every attention inside, so that new queries differ in what they read from the start.
+    """Scale the query and key weights of every attention in `module`, so that learned queries differ from the start.
 
-    As they are drawn, every query reads nearly the same mean of everything.
+    With the default initialization every query attends almost uniformly.
     """
     for part in module.modules():
         if isinstance(part, Attention):
@@ -68,12 +68,12 @@ def sharpen(module: nn.Module, factor: float = 2.0) -> None:
 
 
 def until(frames: Tensor, mask: Tensor) -> Tensor:
-    """The mask (b, n, n) under which a token of frame ``frames[i]`` (n,) reads the valid ones (b, n) up to its own frame."""
+    """The causal mask (b, n, n): a token of frame ``frames[i]`` (n,) attends to the valid tokens (b, n) up to its own frame."""
     return mask.unsqueeze(1) & (frames <= frames.unsqueeze(1))
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. With `keys` it attends to them, otherwise to its own tokens."""
+    """A pre-norm transformer block: cross-attention if `keys` are given, otherwise self-attention."""
 
     def __init__(self, width: int, heads: int, expansion: int = 2):
         super().__init__()
@@ -109,9 +109,9 @@ class First(nn.Module):
 
 
 class SideBySide(nn.Module):
-    """Every token of a group in a place of its own, through two wide layers: (b, n, e) → (b, e).
+    """An MLP with two wide hidden layers on the concatenated tokens of a group: (b, n, e) → (b, e).
 
-    One attention query averages what it reads; here a coordinate that a token holds keeps weights of its own.
+    An attention pool averages tokens; here each coordinate of each token has weights of its own.
     """
 
     def __init__(self, width: int, count: int):
@@ -126,19 +126,19 @@ class SideBySide(nn.Module):
 
 
 def reader(width: int, count: int) -> nn.Module:
-    """What turns a group of `count` tokens (0: of any number) into one vector (b, e)."""
+    """A module that maps a group of `count` tokens (0: variable number) to one vector (b, e)."""
     if count == 1:
         return First()
     return SideBySide(width, count) if count else AttentionPool(width)
 
 
 def flat(group: TokenGroup) -> Tensor:
-    """The tokens side by side (b, n·e), zeros for those that are masked."""
+    """The concatenated tokens (b, n·e); masked ones are zero."""
     return group.tokens.masked_fill(~group.mask.unsqueeze(-1), 0).flatten(1)
 
 
 class FusedToken(nn.Module):
-    """Vectors (b, d), `inputs` numbers in all, through two wide layers to one fused token (b, 1, hidden)."""
+    """An MLP from concatenated vectors (b, d), `inputs` numbers in all, to one fused token (b, 1, hidden)."""
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__()
@@ -150,7 +150,7 @@ class FusedToken(nn.Module):
 
 
 class Overview(nn.Module):
-    """`places` tokens side by side (b, places·e), through two layers to `count` tokens of the same width (b, count, e)."""
+    """An MLP from `places` concatenated tokens (b, places·e) to `count` tokens of the same width (b, count, e)."""
 
     def __init__(self, places: int, count: int, width: int, hidden: int = 256):
         super().__init__()
@@ -163,30 +163,30 @@ class Overview(nn.Module):
 
 
 def text_groups(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """The words and the sentence."""
+    """The groups of words and sentence."""
     return [g for g in groups if g.kind in TEXT_KINDS]
 
 
-def seen(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """All that is neither words nor sentence."""
+def observation_groups(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """The groups of observation tokens: all except words and sentence."""
     return [g for g in groups if g.kind not in TEXT_KINDS]
 
 
-def seen_by_frame(groups: Sequence[TokenGroup], history: int) -> TokenGroup:
-    """What was seen, joined, with the frames as rows: (b·t, n / t, e), a row's frames one after the other, the oldest first."""
+def observations_by_frame(groups: Sequence[TokenGroup], history: int) -> TokenGroup:
+    """The observation tokens with frames as rows: (b·t, n / t, e), the frames of a row in order, oldest first."""
 
     def frames(x: Tensor) -> Tensor:
         return x.unflatten(1, (history, -1))
 
-    tokens = torch.cat([frames(g.tokens) for g in seen(groups)], 2)  # (b, t, n / t, e)
-    mask = torch.cat([frames(g.mask) for g in seen(groups)], 2)
+    tokens = torch.cat([frames(g.tokens) for g in observation_groups(groups)], 2)  # (b, t, n / t, e)
+    mask = torch.cat([frames(g.mask) for g in observation_groups(groups)], 2)
     return TokenGroup(tokens.flatten(0, 1), mask.flatten(0, 1), "seen")
 
 
-def seen_counts(counts: Mapping[str, int], history: int = 1) -> dict[str, int]:
-    """The tokens of one frame by kind, of all that is neither words nor sentence.
+def observation_counts(counts: Mapping[str, int], history: int = 1) -> dict[str, int]:
+    """The number of observation tokens per frame, by kind.
 
-    Raises `ConfigError` where a kind's tokens are not as many in every frame.
+    Raises `ConfigError` if the number of tokens of a kind is not a multiple of the number of frames.
     """
     found = {kind: n for kind, n in counts.items() if kind not in TEXT_KINDS}
     for kind, n in found.items():
@@ -196,18 +196,18 @@ def seen_counts(counts: Mapping[str, int], history: int = 1) -> dict[str, int]:
 
 
 class TypePositionEmbedding(nn.Module):
-    """Brings all kinds to one scale, and adds to every token what it is: its kind, its place in its frame, and its frame.
+    """Normalizes all kinds of tokens to one scale, and adds embeddings of their type, their position in the frame and the frame.
 
-    Encoders give out tokens of very different size: unscaled, what is attended to would drown the smaller ones. Words share one
-    mark, since they may be of any number.
+    Encoders return tokens of very different norm; without normalization attention would ignore the smaller ones. All words
+    share one embedding, because their number varies.
 
     Args:
-        counts: tokens over all frames, by kind.
+        counts: number of tokens over all frames, by kind.
     """
 
     def __init__(self, sizes: Sizes, counts: Mapping[str, int]):
         super().__init__()
-        found = {"words": 1, "sentence": 1, **seen_counts(counts, sizes.history)}
+        found = {"words": 1, "sentence": 1, **observation_counts(counts, sizes.history)}
         self.norms = nn.ModuleDict({kind: nn.LayerNorm(sizes.width) for kind in found})
         self.kinds = nn.ParameterDict({kind: nn.Parameter(torch.randn(n, sizes.width) * MARK) for kind, n in found.items()})
         history = sizes.history
@@ -216,16 +216,16 @@ class TypePositionEmbedding(nn.Module):
     def forward(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         for group in groups:
             if group.kind not in self.kinds:
-                raise ConfigError(f"a fusion made for {', '.join(self.kinds)} was given tokens of kind {group.kind!r}")
-        return [TokenGroup(self.norms[g.kind](g.tokens) + self._mark(g.kind), g.mask, g.kind) for g in groups]
+                raise ConfigError(f"a fusion built for {', '.join(self.kinds)} got tokens of kind {group.kind!r}")
+        return [TokenGroup(self.norms[g.kind](g.tokens) + self._embedding(g.kind), g.mask, g.kind) for g in groups]
 
-    def _mark(self, kind: str) -> Tensor:
-        mark = self.kinds[kind]
-        return mark if kind in TEXT_KINDS or self.times is None else (mark + self.times).flatten(0, 1)
+    def _embedding(self, kind: str) -> Tensor:
+        own = self.kinds[kind]
+        return own if kind in TEXT_KINDS or self.times is None else (own + self.times).flatten(0, 1)
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm attention to `keys`, then to each other, then a feed-forward layer."""
+    """Pre-norm cross-attention to `keys`, self-attention, and a feed-forward layer."""
 
     def __init__(self, width: int, heads: int, expansion: int = 2):
         super().__init__()
@@ -237,9 +237,9 @@ class CrossBlock(nn.Module):
 
 
 class TokenLearner(nn.Module):
-    """Tokens (b, n, e) to `count` of them (b, count, e), each a weighted mean of all; masked tokens are never read.
+    """Compresses tokens (b, n, e) to `count` tokens (b, count, e), each a weighted mean of all valid ones.
 
-    The weights are a softmax over the tokens of what a small network makes of each. Source: Ryoo et al. 2021, version 1.1.
+    The weights are a softmax over the tokens, with logits from a small MLP. Source: Ryoo et al. 2021, version 1.1.
     """
 
     def __init__(self, width: int, count: int, hidden: int = 64):
@@ -270,7 +270,7 @@ def pixel_grid(height: int, width: int) -> Tensor:
 
 
 def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `errors` (…, d) over the valid places of `mask` (…); zero, with zero gradient, where there are none."""
+    """The mean of `errors` (…, d) over the valid entries of `mask` (…); zero, with zero gradient, if there are none."""
     valid = mask.unsqueeze(-1)
     return errors.masked_fill(~valid, 0).sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
 

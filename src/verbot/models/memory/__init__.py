@@ -1,1 +1,1 @@
-"""Memories: what a network carries from one prediction of an episode to the next, as explicit state."""
+"""Memories: modules with explicit state between the predictions of an episode."""

@@ -1,4 +1,4 @@
-"""Several memories, one after another."""
+"""Several memories in series."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 @memories.register("chain")
 class Chain(nn.Module):
-    """Each memory is given what the one before it gives out; all write at the same time.
+    """Each memory reads the output of the one before it; all write at the same time.
 
-    Memory i keeps its state under the names of its own, with ``"i."`` before them.
+    The state names of memory i have the prefix ``"i."``.
 
     Args:
-        parts: the memories in order, each ``{"name": …}`` with ``"options"`` where it has any.
+        parts: the memories in order, each ``{"name": …}``, optionally with ``"options"``.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Chain(nn.Module):
         self.frames = max(part.frames if isinstance(part, KeepsFrames) else 0 for part in self.parts)
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
-        """Nothing yet, in every memory, for `rows` episodes."""
+        """The empty state of every memory, for `rows` episodes."""
         states = [part.initial(rows, device) for part in self.parts]  # type: ignore[operator]
         return {f"{i}.{name}": x for i, state in enumerate(states) for name, x in state.items()}
 
     def forward(self, fused: TokenGroup, state: MemoryState, writes: Tensor) -> tuple[TokenGroup, MemoryState]:
-        """What is fused now with what all of them hold; and their states, written to in the rows where `writes` (b,)."""
+        """The fused tokens after all memories, and their states, updated in the rows where `writes` (b,)."""
         kept: MemoryState = {}
         for i, part in enumerate(self.parts):
             start = f"{i}."

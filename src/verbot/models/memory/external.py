@@ -1,4 +1,4 @@
-"""Slots outside the network: written when something was seen, read by what is needed now."""
+"""An external memory with key-value slots."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 @memories.register("external")
 class External(nn.Module):
-    """A keyed store: read by attention, then written into the first empty slot, else the one least used.
+    """Key-value slots: read by attention, then written to the first empty slot, or else to the least used one.
 
-    Each reading adds its attention to a slot's usage, and all usage fades. What is written starts with the highest usage of its
-    store: otherwise the newest would be the next to go. The writing follows the reading, so nothing reads itself. Source: after
-    Graves et al. 2016, with one write a step into one slot of each row's own store.
+    The usage of a slot is an exponentially decaying sum of the attention to it. A newly written slot gets the highest usage of
+    its store, so that it is not replaced next. Writing follows reading, so a frame does not read itself. Source: Graves et al.
+    2016, simplified to one write per step into one slot.
 
     Args:
-        slots: in the store.
-        key: numbers by which a slot is found.
-        heads: readings at once, each with a query of its own.
-        fading: usage kept from one step to the next.
+        slots: number of slots per episode.
+        key: dimension of the keys.
+        heads: number of queries per step.
+        fading: decay factor of the usage per step.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class External(nn.Module):
         self.key, self.value, self.query = nn.Linear(width, key), nn.Linear(width, width), nn.Linear(width, heads * key)
         first, last = nn.Linear((1 + heads) * width, width), nn.Linear(width, width)
         for layer in (self.value, first, last):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # what is remembered shall not be drowned
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # so that the memory has an effect from the start
         self.join = nn.Sequential(first, nn.GELU(), last)
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
@@ -56,7 +56,7 @@ class External(nn.Module):
         }
 
     def forward(self, fused: TokenGroup, state: MemoryState, writes: Tensor) -> tuple[TokenGroup, MemoryState]:
-        """What is fused now, with what was read; and the store, written to in the rows where `writes` (b,)."""
+        """The fused tokens with the readout of the memory, and the state, with a slot written in the rows where `writes` (b,)."""
         now = self.pool(fused)  # (b, e)
         weights = self._attention(now, state)  # (b, heads, slots)
         read = (weights @ state["values"]).flatten(1)  # (b, heads·e)
@@ -73,7 +73,7 @@ class External(nn.Module):
         return TokenGroup(fused.tokens + change, fused.mask, fused.kind), written
 
     def _attention(self, now: Tensor, state: MemoryState) -> Tensor:
-        """Of each query to the filled slots; zeros where none is."""
+        """Attention (b, heads, slots) to the filled slots; zeros if there are none."""
         queries = self.query(now).unflatten(-1, (self.heads, -1))
         logits = queries @ state["keys"].transpose(1, 2) / math.sqrt(self.size)  # (b, heads, slots)
         filled = state["filled"].unsqueeze(1)

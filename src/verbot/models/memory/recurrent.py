@@ -1,4 +1,4 @@
-"""One vector that a gated recurrent unit keeps up to date."""
+"""A gated recurrent unit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 @memories.register("recurrent")
 class Recurrent(nn.Module):
-    """A GRU (Cho et al. 2014) over the fused tokens: the plain memory that others have to beat.
+    """A GRU (Cho et al. 2014) over the fused tokens; the baseline for other memories.
 
     Args:
-        size: of its state.
+        size: dimension of the state.
     """
 
     def __init__(self, sizes: Sizes, width: int, count: int, size: int = 256):
@@ -23,13 +23,15 @@ class Recurrent(nn.Module):
         self.width, self.count, self.size = width, count, size
         self.pool, self.cell = reader(width, count), nn.GRUCell(width, size)
         self.join = nn.Linear(size, width)
-        nn.init.normal_(self.join.weight, std=2 / size**0.5)  # a fresh state is small: what is remembered shall not be drowned
+        nn.init.normal_(
+            self.join.weight, std=2 / size**0.5
+        )  # initial states are small, and the memory must have an effect from the start
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
         return {"state": torch.zeros(rows, self.size, device=device)}
 
     def forward(self, fused: TokenGroup, state: MemoryState, writes: Tensor) -> tuple[TokenGroup, MemoryState]:
-        """What is fused now with what is kept, this included; rows where not `writes` (b,) keep what they had."""
+        """The fused tokens with the updated state, and the state, updated in the rows where `writes` (b,)."""
         now: Tensor = self.cell(self.pool(fused), state["state"])
         kept = torch.where(writes.unsqueeze(-1), now, state["state"])
         return TokenGroup(fused.tokens + self.join(now).unsqueeze(1), fused.mask, fused.kind), {"state": kept}

@@ -1,4 +1,4 @@
-"""The last frames as they were, and a transformer over them."""
+"""A transformer over the features of the last frames."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from verbot.models.tokens import MemoryState, Sizes, TokenGroup
 
 @memories.register("temporal")
 class TemporalMemory(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017) over what was fused in the last frames and now, each marked with its age.
+    """Causal self-attention (Vaswani et al. 2017) over one vector for each past frame and the current one, with age embeddings.
 
-    What is kept is one vector a frame, the oldest first; a new one pushes out the oldest. Ages count writings. The present is
-    read together with the past and kept after that.
+    The state is a queue of vectors, oldest first. Ages count writes. The current frame is read with the past ones, then written.
 
     Args:
-        frames: kept, the present not among them. At most `NetworkConfig.sequence` − 1, which the network sees
-            to: what is older is never learned from.
-        size: of what is kept of a frame.
+        frames: number of past frames. At most `NetworkConfig.sequence` − 1, which the network checks: older frames would never
+            be trained.
+        size: dimension of the vector of a frame.
         layers, heads, expansion: of the transformer.
     """
 
@@ -47,14 +46,14 @@ class TemporalMemory(nn.Module):
         self.join = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width))
 
     def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState:
-        """No frames yet, for `rows` episodes."""
+        """The empty state, for `rows` episodes."""
         return {
             "features": torch.zeros(rows, self.frames, self.size, device=device),
             "filled": torch.zeros(rows, self.frames, dtype=torch.bool, device=device),
         }
 
     def forward(self, fused: TokenGroup, state: MemoryState, writes: Tensor) -> tuple[TokenGroup, MemoryState]:
-        """What is fused now with what was read of the past; and the frames, this one among them where `writes` (b,)."""
+        """The fused tokens with the readout of the memory, and the state, with this frame in the rows where `writes` (b,)."""
         now = self.keep(self.pool(fused)).unsqueeze(1)  # (b, 1, d)
         features = torch.cat([state["features"], now], 1)  # (b, frames + 1, d)
         filled = torch.cat([state["filled"], torch.ones_like(state["filled"][:, :1])], 1)

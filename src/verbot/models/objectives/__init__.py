@@ -1,1 +1,1 @@
-"""Objectives: what a network is trained for. One file each; see `verbot.models.features.TrainingObjective` for the contract."""
+"""Training objectives, one file each. Their interface is `verbot.models.features.TrainingObjective`."""

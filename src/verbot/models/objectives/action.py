@@ -1,4 +1,4 @@
-"""Imitating the actions: the loss of the action head."""
+"""Imitation of actions: the loss of the action head."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from verbot.models.tokens import Batch
 
 @objectives.register("action")
 class Action(TrainingObjective):
-    """The loss of the network's head, whatever it is (see `verbot.models.registries.heads`)."""
+    """The loss of the action head (see `verbot.models.registries.heads`)."""
 
     def __init__(self, parts: NetworkParts):
         super().__init__()
-        self._head = (parts.head,)  # in a tuple, so that torch does not find it a second time
+        self._head = (parts.head,)  # in a tuple, so that torch does not register it twice
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """``"action"``, and what the head logs beside it."""
+        """``"action"``, and the values that the head logs."""
         found: Losses = self._head[0].losses(features.fused, batch, generator)  # type: ignore[operator]
         return found

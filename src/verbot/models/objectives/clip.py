@@ -1,4 +1,4 @@
-"""CLIP's contrast: one look at the image, whatever is said of it, and one sentence; among many of both the pairs are found."""
+"""The contrastive loss of CLIP, between image embeddings that do not depend on the sentence and sentence embeddings."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 
 from verbot.models.layers.transformer import SideBySide
 from verbot.models.objectives.siglip import watched
-from verbot.models.registries import contrasts
+from verbot.models.registries import contrastive_losses
 from verbot.models.tokens import Captions, Sizes, TokenGroup
 
-STEEPEST = 100.0  # of the logits, as in CLIP
+STEEPEST = 100.0  # upper bound of the logit scale, as in CLIP
 
 
-@contrasts.register("clip")
+@contrastive_losses.register("clip")
 class ClipContrast(nn.Module):
     """InfoNCE in both directions (Radford et al. 2021, "CLIP"), with hard negatives (Faghri et al. 2018, "VSE++").
 
-    The vision encoder is asked by a learned sentence, the same for every image. Each true caption is to be nearest to its own
-    image among all of the batch, and each image nearer to each of its captions than to those of the others and to its own hard
-    negatives. A caption of another image that happens to be true of this one counts as false, as it does in CLIP.
+    The vision encoder gets a learned prompt in place of a sentence. The loss classifies the image of each true caption among all
+    images of the batch, and each true caption of an image against the captions of other images and the image's own hard
+    negatives. A caption of another image counts as false even if it happens to be true, as in CLIP.
 
     Args:
-        space: dimensions in which the cosine is taken.
+        space: dimension of the embeddings.
     """
 
     attends = False
@@ -38,11 +38,11 @@ class ClipContrast(nn.Module):
         self.steep = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
-        """The cosines (b,) of sentences (b, e) and images (b, n, e)."""
+        """The cosine similarities (b,) of sentences (b, e) and images (b, n, e)."""
         return F.cosine_similarity(self.say(sentences), self.view(seen), dim=-1)
 
     def losses(self, sentences: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean of both directions' cross-entropies; and what to watch."""
+        """The mean cross-entropy of both directions, and the values to log."""
         said, viewed = F.normalize(self.say(sentences), dim=-1), F.normalize(self.view(seen), dim=-1)
         cosines = said @ viewed.T  # (q, b)
         logits = self.steep.exp().clamp(max=STEEPEST) * cosines.float()

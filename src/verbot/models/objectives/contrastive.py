@@ -1,4 +1,4 @@
-"""Images and sentences: which sentence is true of which image, learned from captions with hard negatives."""
+"""Contrastive learning of images and sentences, from captions with hard negatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.features import Features, Losses, NetworkParts, Predicted, Queries, TrainingObjective
 from verbot.models.objectives.siglip import WATCHED
-from verbot.models.registries import contrasts, objectives
+from verbot.models.registries import contrastive_losses, objectives
 from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
 
@@ -20,25 +20,25 @@ class Contrastive(TrainingObjective):
     """A contrastive loss between images and sentences, from captions with hard negatives (``augment.captions``).
 
     Args:
-        kind: ``"siglip"``, ``"clip"``, or another of `verbot.models.registries.contrasts`, made with `options`.
+        kind: ``"siglip"``, ``"clip"``, or another of `verbot.models.registries.contrastive_losses`, made with `options`.
     """
 
     reads_fused = False
 
     def __init__(self, parts: NetworkParts, kind: str = "siglip", **options: Any):
         super().__init__()
-        make, sizes = contrasts.get(kind), parts.sizes
+        make, sizes = contrastive_losses.get(kind), parts.sizes
         tokens = () if make.attends else (sum(parts.vision_counts.values()),)
         self.attends: bool = make.attends
-        self.pair: nn.Module = contrasts.build(kind, sizes, *tokens, **options)
-        self._read, self._look = parts.read, parts.look
+        self.pair: nn.Module = contrastive_losses.build(kind, sizes, *tokens, **options)
+        self._encode_text, self._encode_images = parts.encode_text, parts.encode_images
 
     def queries(self, batch: Batch) -> Queries | None:
         captions = batch.captions
         return None if captions is None or not self.attends else Queries(captions.rows, captions.text)
 
     def prediction_queries(self, batch: Batch) -> Queries | None:
-        """Each image is asked for its own instruction."""
+        """One query per row: the row's own instruction."""
         return Queries(torch.arange(len(batch.state), device=batch.state.device)) if self.attends else None
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
@@ -51,52 +51,54 @@ class Contrastive(TrainingObjective):
             asked = features.answers["contrastive"]
             sentences, seen = asked.sentences, asked.keypoints
         else:
-            sentences, seen = self._read(captions.text), self.overview(batch)
+            sentences, seen = self._encode_text(captions.text), self.overview(batch)
         loss, watched = self.pair.losses(sentences, seen, captions)  # type: ignore[operator]
         return {"contrastive": loss, **watched}
 
     def predict(self, features: Features) -> Mapping[str, Predicted]:
-        """``"alignment"`` (b,) in [-1, 1], how alike image and instruction are."""
+        """``"alignment"`` (b,) in [-1, 1], the similarity of image and instruction."""
         seen = features.answers["contrastive"].keypoints if self.attends else self.overview(features.batch)
         return {"alignment": Predicted(self.alignment(features.sentence.tokens[:, 0], seen))}
 
     def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
-        """The cosines (q,) of sentences (q, e) and what was seen for them, or in their images."""
+        """The cosine similarities (q,) of sentences (q, e) with the tokens of their images."""
         found: Tensor = self.pair.alignment(sentences, seen)  # type: ignore[operator]
         return found
 
     def overview(self, batch: Batch) -> TokenGroup:
-        """What the latest images show whatever the sentence (b, n, e), of a kind that does not attend."""
-        return self._look(batch, self.pair.prompt.expand(len(batch.state), -1))  # type: ignore[operator]
+        """Tokens (b, n, e) of the latest images, encoded with the learned prompt instead of a sentence."""
+        return self._encode_images(batch, self.pair.prompt.expand(len(batch.state), -1))  # type: ignore[operator]
 
 
 class ComparingNetwork(Protocol):
-    """What `similarities` asks of a network (`verbot.models.network.VLANetwork`)."""
+    """The part of `verbot.models.network.VLANetwork` that `similarities` needs."""
 
     objectives: Any
 
-    def read(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
+    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
 
-    def see(
+    def encode_images(
         self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
     ) -> tuple[list[TokenGroup], TokenGroup | None]: ...
 
 
 @torch.no_grad()
 def similarities(network: ComparingNetwork, batch: Batch, text: TextBatch) -> Tensor:
-    """The cosines (q, b) of sentences `text` and the latest images of `batch`, whatever its own instructions are.
+    """The cosine similarities (q, b) of sentences `text` with the latest images of `batch`, independent of its instructions.
 
     Raises `ConfigError` for a network without a contrastive objective.
     """
     if "contrastive" not in network.objectives:
         raise ConfigError("this network has no contrastive objective: train it with objectives.contrastive and augment.captions")
     contrastive: Contrastive = network.objectives["contrastive"]
-    sentences = network.read(text)[1].tokens[:, 0]
+    sentences = network.encode_text(text)[1].tokens[:, 0]
     count, images = len(sentences), len(batch.images)
     every = sentences.repeat_interleave(images, 0)  # (q·b, e)
     rows = torch.arange(images, device=sentences.device).repeat(count)
     if contrastive.attends:
-        _, seen = network.see(batch, sentences[:1].expand(images, -1), (rows, every))  # the instruction does not matter here
+        _, seen = network.encode_images(
+            batch, sentences[:1].expand(images, -1), (rows, every)
+        )  # the instruction does not matter here
         assert seen is not None
     else:
         seen = contrastive.overview(batch).take(rows)

@@ -1,4 +1,4 @@
-"""The state in which the hand will grasp what it is about to take."""
+"""Prediction of the robot state at the next grasp."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from verbot.models.tokens import Batch, Masked, TokenGroup
 
 @objectives.register("grasp_state")
 class GraspState(TrainingObjective):
-    """The state of the next grasp (position, rotation, opening), predicted from the fused features; L1 loss.
+    """The state at the next grasp (position, rotation, opening), predicted from the fused features; L1 loss.
 
-    Its label needs no simulator: the state at which a demonstration closed the hand on something
-    (`verbot.data.samples.labels.grasp_state`), for every frame before it.
+    Its label needs no simulator: every frame gets the state in which the demonstration next closed the gripper on an object
+    (`verbot.data.samples.labels.grasp_state`).
     """
 
     labels = ("grasp_state",)
@@ -43,5 +43,5 @@ class GraspState(TrainingObjective):
         return self.layers(fused)
 
     def loss(self, fused: TokenGroup, true: Masked) -> Tensor:
-        """The mean L1 error of normalized states over the valid rows; zero where there are none."""
+        """The mean L1 error of normalized states over the valid rows; zero if there are none."""
         return masked_mean((self(fused) - true.values.masked_fill(~true.mask.unsqueeze(-1), 0)).abs(), true.mask)

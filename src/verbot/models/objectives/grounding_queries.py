@@ -1,4 +1,4 @@
-"""Other goals of the same images: where their targets, receptacles and references are."""
+"""The keypoint loss of grounding queries: other goals of the same images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from verbot.models.tokens import Batch
 
 @objectives.register("grounding_queries")
 class GroundingQueries(TrainingObjective):
-    """`keypoint_loss` of goals that the instruction does not name (``augment.grounding_queries``).
+    """`keypoint_loss` of goals other than the instruction (``augment.grounding_queries``).
 
-    Each goal's sentence is encoded with the images of its row, which costs little where the vision encoder sees before it
-    listens. A learned loss weight is that of the keypoints.
+    Each query is encoded with the images of its row. This is cheap if the vision encoder takes the instruction last. A learned
+    loss weight is shared with the keypoint loss.
     """
 
     reads_fused = False
@@ -34,7 +34,7 @@ class GroundingQueries(TrainingObjective):
         return None if asked is None or not self._found else Queries(asked.rows, asked.text)
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """``"grounding_queries"``; none for a batch without queries."""
+        """``"grounding_queries"``; empty for a batch without queries."""
         asked = batch.grounding_queries
         if asked is None or not self._found:
             return {}

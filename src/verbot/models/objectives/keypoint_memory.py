@@ -1,4 +1,4 @@
-"""Keypoints predicted from the fused features, so from memory, and searched for again near there."""
+"""Keypoints predicted from the fused features, which include the memory, and refined on the current heatmaps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from verbot.models.objectives.keypoints import heatmap_loss, supervised
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch, Masked, TokenGroup
 
-SPREAD = 0.3  # of the second search as it begins, where an image is 2 wide
+SPREAD = 0.3  # initial standard deviation, in units in which an image is 2 wide
 PLACES = len(POINTS)
 
 
 @objectives.register("keypoint_memory")
 class KeypointMemory(TrainingObjective):
-    """The keypoints predicted from the fused features, then searched for near there: memory says where about, the image where.
+    """Keypoints predicted from the fused features, then refined near the prediction: memory is coarse, the image is exact.
 
-    What the vision encoder found, its heatmaps of the latest frame, is multiplied by a normal distribution around the predicted
-    place, of a width that is learned. So among objects that look alike the remembered one is left. Both places join the fused
-    features. The label is known also where the place is covered.
+    The heatmaps of the latest frame are multiplied by a normal distribution around the predicted position, with a learned width.
+    This selects the remembered one among objects that look alike. Predicted and refined positions are added to the fused
+    features. The label is known for covered positions too.
 
     Raises `ConfigError` for a vision encoder without heatmaps.
     """
@@ -34,19 +34,19 @@ class KeypointMemory(TrainingObjective):
         super().__init__()
         if "keypoints" not in parts.vision_counts:
             raise ConfigError(
-                "keypoint_memory searches heatmaps again, and this vision encoder makes none: leave it out of objectives"
+                "keypoint_memory refines keypoints on heatmaps, and this vision encoder has none: leave it out of objectives"
             )
         self.views, self.history, width = parts.sizes.views, parts.sizes.history, parts.width
         places = 2 * self.views * PLACES
         self.pool, self.tell = reader(width, parts.count), nn.Linear(width, places)
         self.spread = nn.Parameter(torch.full((PLACES, 1), SPREAD).log())
         first, last = nn.Linear(width + 2 * places, width), nn.Linear(width, width)
-        nn.init.normal_(first.weight[:, width:], std=0.3)  # places count from the first step on
+        nn.init.normal_(first.weight[:, width:], std=0.3)  # so that positions have an effect from the first step on
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
         self.join = nn.Sequential(first, nn.GELU(), last)
 
     def refine(self, features: Features) -> Features:
-        """Notes the places that were predicted (b, v, 3, 2), and the logits of those found (b, v, 3, h, w)."""
+        """The note holds the predicted positions (b, v, 3, 2) and the logits of the refined ones (b, v, 3, h, w)."""
         assert features.keypoints is not None
         fused, places, logits = self(features.fused, features.keypoints)
         return features.refined(fused, "keypoint_memory", (places, logits))
@@ -59,21 +59,21 @@ class KeypointMemory(TrainingObjective):
         return {"keypoint_memory": self.loss(places, logits, batch.targets["known_keypoints"])}
 
     def forward(self, fused: TokenGroup, keypoints: TokenGroup) -> tuple[TokenGroup, Tensor, Tensor]:
-        """The fused tokens with the places; the places predicted (b, v, 3, 2); and the logits of those found (b, v, 3, h, w)."""
+        """The fused tokens with positions, the predicted positions (b, v, 3, 2), logits of the refined ones (b, v, 3, h, w)."""
         now = self.pool(fused)
         places = self.tell(now).unflatten(-1, (self.views, PLACES, 2))
-        logits = self._look(places, keypoints)
+        logits = self._refine_heatmaps(places, keypoints)
         found = _expected(logits)
         change = self.join(torch.cat([now, places.flatten(1), found.flatten(1)], -1)).unsqueeze(1)
         return TokenGroup(fused.tokens + change, fused.mask, fused.kind), places, logits
 
     def loss(self, places: Tensor, logits: Tensor, true: Masked) -> Tensor:
-        """As `verbot.models.objectives.keypoints.keypoint_loss`, of the places predicted and of those found."""
-        values = true.values.masked_fill(~true.mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
+        """`verbot.models.objectives.keypoints.keypoint_loss` of the predicted and of the refined positions."""
+        values = true.values.masked_fill(~true.mask.unsqueeze(-1), 0)  # masked values may be NaN
         return masked_mean((places - values).abs(), true.mask) + heatmap_loss(_expected(logits), logits, values, true.mask)[0]
 
-    def _look(self, places: Tensor, keypoints: TokenGroup) -> Tensor:
-        """The heatmaps near the predicted places; of a missing view only the prediction."""
+    def _refine_heatmaps(self, places: Tensor, keypoints: TokenGroup) -> Tensor:
+        """The heatmaps times the normal distributions around the predictions; a missing view has the distributions only."""
         assert keypoints.heatmaps is not None
         seen = supervised(keypoints.mask, self.views, self.history)  # (b, v, 3)
         heat = supervised(keypoints.heatmaps, self.views, self.history)  # (b, v, 3, h, w)

@@ -1,4 +1,4 @@
-"""The keypoint loss: the first heatmaps of each view learn where the goal's target, receptacle and reference are."""
+"""The keypoint loss: supervises the first heatmaps of each view with the positions of target, receptacle and reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CROSS_ENTROPY_WEIGHT = 0.05
 
 @objectives.register("keypoints")
 class Keypoints(TrainingObjective):
-    """`keypoint_loss` of the instruction's heatmaps. Learns nothing where the vision encoder makes no heatmaps."""
+    """`keypoint_loss` of the instruction's heatmaps. It is not trained if the vision encoder has no heatmaps."""
 
     labels = ("keypoints",)
     reads_fused = False
@@ -41,7 +41,7 @@ class Keypoints(TrainingObjective):
         return {"keypoints": loss, "keypoint_l1": distance}
 
     def predict(self, features: Features) -> Mapping[str, Predicted]:
-        """``"keypoints"`` (b, v, 3, 2): where in each image target, receptacle and reference are looked for, in [-1, 1]."""
+        """``"keypoints"`` (b, v, 3, 2): positions of target, receptacle and reference in each image, in [-1, 1]."""
         found = features.keypoints
         if found is None:
             return {}
@@ -50,14 +50,14 @@ class Keypoints(TrainingObjective):
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:
-    """The supervised rows (b, v, 3, …) of the latest frame in what the keypoint tokens hold (b, t·v·p, …)."""
+    """The supervised entries (b, v, 3, …) of the latest frame among those of all keypoint tokens (b, t·v·p, …)."""
     return values.unflatten(1, (history, views, -1))[:, -1, :, : len(POINTS)]
 
 
 def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 1) -> tuple[Tensor, Tensor]:
-    """L1 of the expected (x, y) + 0.05 × cross-entropy of the heatmap, zero where no keypoint is valid; and the L1 alone.
+    """L1 of the expected (x, y) + 0.05 × cross-entropy of the heatmap, zero if no keypoint is valid; and the L1 term.
 
-    The true location's probability is shared bilinearly among its four nearest cells, so that both terms have one optimum.
+    The target distribution is bilinear over the four nearest cells, so that both terms have the same optimum.
 
     Args:
         group: keypoint tokens, the latest frame's last.
@@ -71,8 +71,8 @@ def keypoint_loss(group: TokenGroup, true: Tensor, mask: Tensor, history: int = 
 
 
 def heatmap_loss(points: Tensor, logits: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """As `keypoint_loss`, of points (b, v, 3, 2) and the logits (b, v, 3, h, w) that they are the expectation of."""
-    true = true.masked_fill(~mask.unsqueeze(-1), 0)  # an unknown place may hold anything, NaN too
+    """As `keypoint_loss`, for points (b, v, 3, 2) that are the means of the logits (b, v, 3, h, w)."""
+    true = true.masked_fill(~mask.unsqueeze(-1), 0)  # masked values may be NaN
     place = masked_mean((points - true).abs(), mask)
     entropy = masked_mean(_cross_entropy(logits, true).unsqueeze(-1), mask)
     return place + CROSS_ENTROPY_WEIGHT * entropy, place.detach()

@@ -1,4 +1,4 @@
-"""Whether a sentence is true of a image, judged by what is found where the sentence points."""
+"""A sigmoid contrastive loss on the image features at the keypoints of the sentence."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import Tensor, nn
 
 from verbot.contracts import POINTS
 from verbot.models.layers.transformer import SideBySide, masked_mean
-from verbot.models.registries import contrasts
+from verbot.models.registries import contrastive_losses
 from verbot.models.tokens import Captions, Sizes, TokenGroup
 
 WATCHED = ("matching", "mismatching", "separated")
-SPAN = 10.0  # of logits
-FITS = 0.3  # a cosine above this says that sentence and image fit
+SPAN = 10.0  # scale of logits
+FITS = 0.3  # cosine similarity at which a match has a probability of one half
 
 
-@contrasts.register("siglip")
+@contrastive_losses.register("siglip")
 class Siglip(nn.Module):
-    """A sigmoid loss on pairs (Zhai et al. 2023, "SigLIP") whose middle is a cosine of 0.3.
+    """A sigmoid loss on pairs (Zhai et al. 2023, "SigLIP") with a fixed bias of 0.3.
 
-    The image's side is made of the tokens that the sentence itself asks for, as a question does: what is found at the places
-    where its taught heatmaps look, and how high their logits rise there, over the mean (the largest similarity of a place, as
-    Yao et al. 2022, "FILIP"). So the way from words to places learns too.
-    A pair fits with the probability σ(t · (cos − 0.3)), t learned, and half of the pairs are hard negatives:
-    0.3 is where a fitting pair is as likely as one that does not.
+    The image embedding depends on the sentence. It is computed from the sentence's supervised keypoint tokens, and from the peak
+    of their heatmap logits over the mean (the maximum similarity over positions, as in "FILIP", Yao et al. 2022). So the loss
+    also trains the grounding of words.
+    A pair matches with probability σ(t · (cos − 0.3)) with learned t. Half of the pairs are hard negatives; at a cosine of 0.3
+    match and mismatch are equally likely.
 
     Args:
-        space: dimensions in which the cosine is taken.
+        space: dimension of the embeddings.
     """
 
     attends = True
@@ -42,7 +42,7 @@ class Siglip(nn.Module):
         self.steep = nn.Parameter(torch.tensor(10.0).log())  # log t
 
     def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
-        """The cosines (q,) of sentences (q, e) and what they find (q, v·p, e), of whose p a view the three taught ones count."""
+        """The cosine similarities (q,) of sentences (q, e) with their supervised keypoint tokens, among all (q, v·p, e)."""
         assert seen.heatmaps is not None
         tokens, mask, heat = (
             x.unflatten(1, (self.views, -1))[:, :, : len(POINTS)].flatten(1, 2) for x in (seen.tokens, seen.mask, seen.heatmaps)
@@ -54,7 +54,7 @@ class Siglip(nn.Module):
         return F.cosine_similarity(self.say(sentences), self.view(found), dim=-1)
 
     def losses(self, sentences: Tensor, seen: TokenGroup, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy of matching and not; and what to watch (see `watched`)."""
+        """The binary cross-entropy, and the values to log (see `watched`)."""
         cosines = self.alignment(sentences, seen)
         logits = self.steep.exp() * (cosines - FITS)
         loss = F.binary_cross_entropy_with_logits(logits.float(), captions.true.float())
@@ -62,7 +62,7 @@ class Siglip(nn.Module):
 
 
 def watched(cosines: Tensor, true: Tensor) -> dict[str, Tensor]:
-    """The mean cosine of what is true, ``"matching"``, and of what is not, and how often a caption is above its negative."""
+    """Mean cosines of true and false pairs (``"matching"``, ``"mismatching"``); how often a caption exceeds its hard negative."""
     cosines = cosines.detach()
     right, wrong = cosines[true], cosines[~true]
     above = (right > wrong).float() if len(right) == len(wrong) else right.new_zeros(0)

@@ -1,4 +1,4 @@
-"""Which task an instruction asks for: the classifier of a head that has a part for each task."""
+"""Task classification: the loss of a head that has one module per task."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from verbot.models.tokens import Batch
 
 @objectives.register("task_classification")
 class TaskClassification(TrainingObjective):
-    """Cross-entropy of the head's classifier, over rows that have actions to imitate and whose task is known.
+    """Cross-entropy of the head's task classifier, over rows with actions whose task is known.
 
-    Uncertainty weighting leaves its weight alone: a loss that soon is nearly 0 but for a few wrong labels would come to count
-    more than all others.
+    Uncertainty weighting does not change its weight: this loss soon is nearly 0 except for a few wrong labels, and would come to
+    dominate all others.
 
     Raises `ConfigError` for a head without a classifier.
     """
@@ -31,13 +31,13 @@ class TaskClassification(TrainingObjective):
         super().__init__()
         if not isinstance(parts.head, TaskClassifier):
             raise ConfigError(
-                "task_classification teaches a head that has tasks, such as 'multi_task', to tell them apart, and this head has "
-                "none: leave it out of objectives"
+                "task_classification trains the classifier of a head such as 'multi_task', and this head has none: "
+                "leave it out of objectives"
             )
-        self._head = (parts.head,)  # in a tuple, so that torch does not find it a second time
+        self._head = (parts.head,)  # in a tuple, so that torch does not register it twice
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """``"task_classification"``, and ``"task_accuracy"``, how often the classifier was right."""
+        """``"task_classification"``, and ``"task_accuracy"``, the accuracy of the classifier."""
         logits, target = self._head[0].classify(features.fused), batch.targets.get("task")
         assert batch.actions_mask is not None
         known = batch.actions_mask.any(1) & (batch.actions_mask.new_zeros(()) if target is None else target.mask)

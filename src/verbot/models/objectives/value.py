@@ -1,4 +1,4 @@
-"""How near its end an episode is."""
+"""The value of a state: its discounted success."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from verbot.models.tokens import Batch, TokenGroup
 
 @objectives.register("value")
 class Value(TrainingObjective):
-    """The discounted success that is still to come, γ^(steps left), predicted from the fused features.
+    """The discounted return γ^(steps left), predicted from the fused features.
 
-    A demonstration succeeds at its last frame and earns nothing before, so the return of any frame is known, in (0, 1]. The
-    prediction is the value of acting as the demonstrations do (Sutton and Barto 2018, §3.5).
+    A demonstration gets a reward of 1 at its last frame and 0 before, so the return of every frame is known, in (0, 1]. The
+    prediction is the value function of the demonstrator (Sutton and Barto 2018, §3.5).
 
     Args:
-        discount: γ, of one control step.
+        discount: γ, per control step.
 
     Raises `ConfigError` for a discount that is not between 0 and 1.
     """
@@ -47,13 +47,13 @@ class Value(TrainingObjective):
         return {"value": Predicted(self(features.fused))}
 
     def forward(self, fused: TokenGroup) -> Tensor:
-        """Of each row, (b,) in (0, 1)."""
+        """The value of each row, (b,) in (0, 1)."""
         return self._logits(fused).sigmoid()
 
     def loss(self, fused: TokenGroup, batch: Batch) -> Tensor:
         """The binary cross-entropy with γ^(steps left), a scalar.
 
-        Only over rows that have actions to imitate and whose episode ended in success; zero where there are none.
+        It covers rows with actions whose episode ended in success; zero if there are none.
         """
         assert batch.actions_mask is not None
         left = batch.targets["steps_left"]

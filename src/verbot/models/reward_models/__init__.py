@@ -1,6 +1,6 @@
-"""Scorers: how well a state that is described in words fits what was asked for, by a trained head or by a language model.
+"""Language reward models: each reads a description of the state and an instruction, and returns progress and success.
 
-One file each; a new one is a file here and a `register` line.
+Each is one file in this package, registered by name.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from verbot.registry import Registry
 from verbot.spec import FloatArray
 
 
-class Scorer(Protocol):
-    """Reads text alone: what it is told of a state, and the sentence that asks for something."""
+class LanguageRewardModel(Protocol):
+    """Reads text only: descriptions of states and instructions."""
 
     def score(self, states: Sequence[str], goals: Sequence[str]) -> FloatArray:
-        """Two numbers from 0 to 1 of each pair, (n, 2): how near the state is to what is asked for, and whether it is done."""
+        """(n, 2), two numbers in [0, 1] for each pair of state and goal: progress, and the probability of success."""
         ...
 
 
 @runtime_checkable
-class FittedScorer(Protocol):
-    """A scorer's class that completes its options, e.g. by the digest of its weights, so that a run is tied to them."""
+class FittedRewardModel(Protocol):
+    """A class of reward models that completes its options, for example with the digest of its weights.
+
+    So a run refuses other weights than those that it started with.
+    """
 
     def fit(self, options: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
-scorers: Registry[Any] = Registry("scorer", package="verbot.models.reward_models", group="verbot.scorers")
+reward_models: Registry[Any] = Registry(
+    "reward model", package="verbot.models.reward_models", group="verbot.reward_models", old_group="verbot.scorers"
+)

@@ -1,4 +1,4 @@
-"""A language model behind an HTTP endpoint that speaks OpenAI's protocol: a hosted one, or vLLM, llama.cpp, Ollama beside you."""
+"""A language model behind an HTTP endpoint with OpenAI's protocol: hosted, or served locally by vLLM, llama.cpp or Ollama."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from verbot.errors import ConfigError, MissingDependencyError, WireError
-from verbot.models.reward_models import scorers
+from verbot.models.reward_models import reward_models
 from verbot.spec import FloatArray
 
 KEY = "OPENAI_API_KEY"
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
-_ASKED = """You judge whether a robot has done what it was asked to do. You are told the command and a description of the \
+_ASKED = """You judge whether a robot has done what it was asked to do. You are given the command and a description of the \
 present state. Answer with one JSON object and nothing else: {"progress": p, "done": d}. p is a number from 0 (no progress) to 1 \
 (finished), d a number from 0 (certainly not done) to 1 (certainly done)."""
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -32,7 +32,7 @@ _OBJECT = re.compile(r"\{[^{}]*\}")
 
 @dataclass(frozen=True)
 class Requests:
-    """How an endpoint is asked. The fields are options of the scorer.
+    """How an endpoint is asked. The fields are options of the reward model.
 
     Args:
         timeout_s: of one request.
@@ -50,27 +50,26 @@ class Requests:
 REQUESTS = Requests()
 
 
-@scorers.register("openai")
-class EndpointScorer:
-    """Asks a chat model for two numbers, or compares embeddings.
+@reward_models.register("openai")
+class EndpointRewardModel:
+    """A chat model returns two numbers, or embeddings are compared.
 
-    Each distinct pair is asked once and remembered. A key is read from the environment variable ``OPENAI_API_KEY``, where it is
-    set, and from nowhere else.
+    Each distinct pair is requested once and cached. The API key is read from the environment variable ``OPENAI_API_KEY`` only.
 
     Args:
         model: as the endpoint names it.
         url: of the endpoint, up to and including ``/v1``.
-        kind: ``"chat"`` asks ``/chat/completions``, with temperature 0. ``"embeddings"`` asks ``/embeddings`` and scores by the
-            cosine of state and sentence, cut off at `floor`, for both numbers: crude, since one vector for a sentence hardly
-            tells a red circle from a red square.
-        requests: timeout, tries and how many at a time.
-        kept: pairs (or texts, of embeddings) that are remembered.
-        floor: cosine that counts as 0.
+        kind: ``"chat"`` uses ``/chat/completions`` with temperature 0. ``"embeddings"`` uses ``/embeddings``; both numbers are
+            then the cosine of state and instruction, rescaled so that `floor` is 0. It is crude: one vector for a sentence hardly
+            distinguishes a red circle from a red square.
+        requests: timeout, tries and how many at a requests.
+        kept: size of the cache, in pairs (or in texts, for embeddings).
+        floor: the cosine that counts as 0.
 
     Raises:
-        ConfigError: an argument cannot be.
-        MissingDependencyError: the endpoint asks for a key and there is none, or not the right one.
-        WireError: it does not answer, or not by the protocol.
+        ConfigError: an argument is invalid.
+        MissingDependencyError: the endpoint requires an API key, and it is missing or wrong.
+        WireError: the endpoint does not answer, or its answer violates the protocol.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class EndpointScorer:
         floor: float = 0.0,
     ):
         if kind not in ("chat", "embeddings"):
-            raise ConfigError(f"kind of the openai scorer is {kind!r}; expected 'chat' or 'embeddings'")
+            raise ConfigError(f"kind of the openai reward model is {kind!r}; expected 'chat' or 'embeddings'")
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ConfigError(f"url of the openai scorer is {url!r}; expected http://… or https://…")
+            raise ConfigError(f"url of the openai reward model is {url!r}; expected http://… or https://…")
         if requests.tries < 1 or requests.together < 1 or kept < 1 or requests.timeout_s <= 0 or not floor < 1:
-            raise ConfigError("the openai scorer needs tries, together, kept and timeout_s above 0, and a floor below 1")
+            raise ConfigError("the openai reward model needs tries, together, kept and timeout_s above 0, and a floor below 1")
         self._model, self._url, self._chat = model, url.rstrip("/"), kind == "chat"
         self._requests, self._kept, self._floor = requests, kept, floor
         self._known: OrderedDict[Any, Any] = OrderedDict()
@@ -105,7 +104,7 @@ class EndpointScorer:
         return np.stack([scores, scores], -1).astype(np.float32)
 
     def _ask(self, keys: Sequence[Any], answer: Any) -> list[Any]:
-        """The answer for each key: those that are not known from the endpoint, several at a time."""
+        """The answer for each key, from the cache or from the endpoint."""
         missing = list(dict.fromkeys(key for key in keys if key not in self._known))
         if missing:
             with ThreadPoolExecutor(min(self._requests.together, len(missing))) as pool:
@@ -118,8 +117,8 @@ class EndpointScorer:
 
     def _opinion(self, pair: tuple[str, str]) -> tuple[float, float]:
         state, goal = pair
-        told = [{"role": "system", "content": _ASKED}, {"role": "user", "content": f"Command: {goal}\nState: {state}"}]
-        answer = self._post("/chat/completions", {"model": self._model, "messages": told, "temperature": 0})
+        messages = [{"role": "system", "content": _ASKED}, {"role": "user", "content": f"Command: {goal}\nState: {state}"}]
+        answer = self._post("/chat/completions", {"model": self._model, "messages": messages, "temperature": 0})
         try:
             content = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
@@ -168,9 +167,9 @@ class EndpointScorer:
 
 
 def opinion(content: Any) -> tuple[float, float]:
-    """The two numbers that a model wrote, with words or a code fence around them if it must.
+    """The two numbers in the answer of a model, which may have text or a code fence around them.
 
-    Raises `WireError` where they are not there, or not from 0 to 1.
+    Raises `WireError` if they are missing or outside [0, 1].
 
     Example:
         >>> opinion('{"progress": 0.25, "done": 0}')

@@ -1,4 +1,4 @@
-"""A pretrained model of the transformers library as a scorer: a cross-encoder, a judge of entailment, or a causal model."""
+"""Pretrained models of the transformers library as reward models: entailment classifiers, cross-encoders and causal models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models import pretrained
-from verbot.models.reward_models import scorers
+from verbot.models.reward_models import reward_models
 from verbot.spec import FloatArray
 
 CLASSIFIER, CAUSAL = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
@@ -24,7 +24,7 @@ _CLAIM = "the command was carried out: {goal}"
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a model is asked. The fields are options of the scorer.
+    """What a model is asked. The fields are options of the reward model.
 
     Args:
         question: to a causal model, with {state} and {goal}.
@@ -41,27 +41,28 @@ class Prompts:
 PROMPTS = Prompts()
 
 
-@scorers.register("huggingface", needs=("torch", "transformers"))
-class PretrainedScorer:
-    """One number for each pair, given for both: the chance that the description entails that the command was carried out.
+@reward_models.register("huggingface", needs=("torch", "transformers"))
+class PretrainedRewardModel:
+    """The probability that the description entails that the command was carried out. It serves as progress and as success.
 
-    What the model is says its ``config.json``. Of a classifier with a label ``entailment`` (trained on MNLI, for example) it is
-    that label's chance, the description being the premise; of a classifier with one output (a cross-encoder) its sigmoid; of a
-    causal language model the chance of " yes" against " no" after a question. Nothing is trained. Each distinct pair is computed
-    once.
+    The ``config.json`` of the checkpoint decides how the probability is computed. A classifier with a label ``entailment``
+    (trained on MNLI, for example) gives the probability of that label, with the description as premise. A classifier with one
+    output (a cross-encoder) gives its sigmoid. A causal language model gives the probability of " yes" against " no" after a
+    question. Nothing is trained. Each distinct pair is computed once.
 
     Args:
         checkpoint: a folder, or a name on the hub. It needs a ``tokenizer.json`` and weights in safetensors.
         revision: of the hub's repository.
-        prompts: the question to a causal model, the claim to a judge of entailment.
-        longest: tokens of a pair; of a longer one the description's end is cut off, for a causal model the question's beginning.
-        batch: pairs at a time.
-        kept: pairs that are remembered.
-        sha256: of the checkpoint; made by `fit`.
+        prompts: the question to a causal model, the claim hypothesis of an entailment.
+        longest: maximum number of tokens of a pair. The end of a longer description is cut off; for a causal model the
+            beginning of the prompt.
+        batch: pairs in one forward pass.
+        kept: size of the cache, in pairs.
+        sha256: of the checkpoint; filled in by `fit`.
 
     Raises:
-        ConfigError: no such checkpoint, or one that is neither of the three.
-        CorruptFileError: it is another than it was, or lacks weights.
+        ConfigError: there is no such checkpoint, or its model is none of the three.
+        CorruptFileError: the checkpoint has changed, or lacks weights.
         MissingDependencyError: transformers is not installed.
     """
 
@@ -85,7 +86,7 @@ class PretrainedScorer:
         self._causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
         if not self._causal and not any(name.endswith("ForSequenceClassification") for name in names):
             raise ConfigError(
-                f"{folder} is a {', '.join(names) or 'model of no named architecture'}; a scorer is a classifier of sequences "
+                f"{folder} is a {', '.join(names) or 'model of no named architecture'}; a reward model is a sequence classifier "
                 f"or a causal language model"
             )
         self._entails = None if self._causal else _label(config, str(folder))
@@ -99,7 +100,7 @@ class PretrainedScorer:
         if self._causal:
             self._answers = [self._tokenizer.encode(word, add_special_tokens=False).ids[:1] for word in (prompts.yes, prompts.no)]
             if not all(self._answers) or self._answers[0] == self._answers[1]:
-                raise ConfigError(f"{prompts.yes!r} and {prompts.no!r} are not told apart by the first token of each")
+                raise ConfigError(f"{prompts.yes!r} and {prompts.no!r} begin with the same token, or with none")
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     @staticmethod
@@ -121,7 +122,7 @@ class PretrainedScorer:
 
     @torch.inference_mode()
     def _judge(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """(n,) chances."""
+        """Probabilities (n,)."""
         if self._causal:
             encoded = [self._tokenizer.encode(self._prompts.question.format(state=state, goal=goal)) for state, goal in pairs]
         else:
@@ -144,11 +145,11 @@ class PretrainedScorer:
 
 
 def _label(config: Any, where: str) -> tuple[int] | None:
-    """Which output says ``entailment``, in a tuple; None where there is one output alone."""
+    """The index of the output ``entailment``, in a tuple; None for a model with one output."""
     named = [number for number, name in config.id2label.items() if str(name).lower() == ENTAILS]
     if named:
         return (int(named[0]),)
     if config.num_labels == 1:
         return None
     known = ", ".join(map(str, config.id2label.values()))
-    raise ConfigError(f"{where} tells {known} apart; a scorer needs a label {ENTAILS!r}, or one output")
+    raise ConfigError(f"{where} has the labels {known}; a reward model needs a label {ENTAILS!r}, or one output")

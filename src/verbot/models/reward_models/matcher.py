@@ -1,4 +1,4 @@
-"""A small network that matches the clauses of a description with the words of a sentence, on MiniLM's token states."""
+"""A small network that matches the clauses of a description with the words of an instruction, on MiniLM's token states."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.encoders.language.minilm import WIDTH, FrozenEncoder, frozen_encoder
 from verbot.models.encoders.language.tokenizer import split_words
-from verbot.models.reward_models import scorers
+from verbot.models.reward_models import reward_models
 from verbot.spec import FloatArray
 
-FORMAT = "verbot-scorer/1"
-SHRUNK = 64  # numbers that a frozen vector is brought to
-NUMBERS = 3  # of a clause, that are read
+FORMAT, OLD_FORMAT = "verbot-reward-model/1", "verbot-scorer/1"
+SHRUNK = 64  # dimensions of a frozen vector after the projection
+NUMBERS = 3  # numbers that are read from a clause
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_PLACE = "number"  # what a number is while the words around it are encoded
-_REMEMBERED = 20_000  # pairs of a sentence and a clause
+_PLACE = "number"  # the word that replaces a number while the clause is encoded
+_REMEMBERED = 20_000  # cached pairs of an instruction and a clause
 
 
 class Matcher(nn.Module):
-    """What a description says of a sentence, `outputs` numbers for each pair.
+    """`outputs` numbers for each pair of a description and an instruction.
 
-    A description is made of clauses with ``;`` between them. The numbers of a clause are taken out and read as numbers, so that
-    few clauses are left, which a frozen MiniLM encodes once each, as it does the sentences. Every word of a clause looks for its
-    like in the sentence and every word of the sentence for its like in the clause (the largest similarity, as by Khattab and
-    Zaharia 2020): once as MiniLM's word embeddings are, and once for each head as projections that are trained find them. So a
-    clause knows whether it is about what the sentence names; what its numbers say of that is added. An attention decides between
-    the clauses: at first it goes to those in which most words of the sentence are found. Beside it every clause votes, so that
-    one alone can forbid.
+    A description consists of clauses, separated by ``;``. The numbers of a clause are extracted and encoded separately, so that
+    few distinct clauses remain. A frozen MiniLM encodes each clause and each instruction once.
+
+    Each word of a clause is compared with the most similar word of the instruction, and the reverse (late interaction, Khattab
+    and Zaharia 2020), both by MiniLM's word embeddings and by one trained projection per head. This tells whether a clause is
+    about the objects of the instruction. The numbers of the clause are then added. Attention weights the clauses; initially it
+    prefers those that contain most words of the instruction. In addition every clause has a vote, so that a single clause can
+    rule out success.
 
     Args:
         width, heads: of the trained part.
-        outputs: numbers put out.
+        outputs: numbers for each pair.
 
     Example:
         >>> split("the robot is 0.52 m from the red circle")
@@ -68,7 +69,7 @@ class Matcher(nn.Module):
         self.register_buffer("centers", _centers(), persistent=False)
         self.counted = nn.Linear(NUMBERS * (len(_centers()) + 4), 2 * width)
         self.tell = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, width))
-        self.matter = nn.Linear(width, 2)  # how much each word of a sentence, and each of a clause, counts where it is not found
+        self.matter = nn.Linear(width, 2)  # weight of each word of an instruction, and of a clause, that has no match
         self.weigh, self.most = nn.Linear(width, 4), nn.Linear(2, 4, bias=False)
         nn.init.zeros_(self.matter.weight)
         self.most.weight.data = torch.tensor([[20.0, 0.0], [20.0, 10.0], [0.0, 0.0], [0.0, 0.0]])
@@ -86,9 +87,9 @@ class Matcher(nn.Module):
         context, found = both[:, :-2], both[:, -2:]  # (clauses, e), (clauses, 2)
         numbers = torch.tensor([numbers for clauses in parts for _, numbers in clauses])
         shift, scale = self.counted(self._read(numbers)).chunk(2, -1)
-        told = self.tell(torch.cat([context, shift, context * scale], -1))
+        features = self.tell(torch.cat([context, shift, context * scale], -1))
         counts = [len(clauses) for clauses in parts]
-        rows = torch.nn.utils.rnn.pad_sequence(told.split(counts), batch_first=True)  # (n, c, e)
+        rows = torch.nn.utils.rnn.pad_sequence(features.split(counts), batch_first=True)  # (n, c, e)
         missing = torch.arange(rows.shape[1]) >= torch.tensor(counts)[:, None]
         weights = torch.nn.utils.rnn.pad_sequence((self.weigh(context) + self.most(found)).split(counts), batch_first=True)
         weights = weights.masked_fill(missing.unsqueeze(-1), -math.inf).softmax(1)  # (n, c, 4)
@@ -99,7 +100,7 @@ class Matcher(nn.Module):
         return opinion
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Encode many texts at once, which is kept on disk and sooner done than one after another."""
+        """Encode many texts in one batch; the result is cached on disk."""
         _frozen(self._frozen, texts)
 
     @torch.no_grad()
@@ -113,20 +114,20 @@ class Matcher(nn.Module):
         return self
 
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
-        """One file, which knows the frozen weights that it belongs to."""
+        """Write one file; it records the digest of the frozen weights that it needs."""
         metadata = {"format": FORMAT, "options": json.dumps(self.options), "minilm": self._frozen.sha256}
         save_file(self.state_dict(), path, {**metadata, "about": json.dumps(about or {})})
 
     @staticmethod
     def load(path: str | Path) -> Matcher:
-        """Inverse of `save`. Raises `PolicyError` for a file that is none, or of other frozen weights."""
+        """Inverse of `save`. Raises `PolicyError` for another kind of file, or for one of other frozen weights."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError) as error:
-            raise PolicyError(f"{path} is not a scorer: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise PolicyError(f"{path} is not a scorer: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+            raise PolicyError(f"{path} is not a reward model: {error}") from error
+        if metadata.get("format") not in (FORMAT, OLD_FORMAT):
+            raise PolicyError(f"{path} is not a reward model: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
         matcher = Matcher(**json.loads(metadata["options"]))
         if metadata["minilm"] != matcher._frozen.sha256:
             raise PolicyError(f"{path} was trained on other MiniLM weights, sha256 {metadata['minilm']}")
@@ -134,7 +135,7 @@ class Matcher(nn.Module):
         return matcher.eval()
 
     def _contexts(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """What each clause is to its sentence (n, e + 2); remembered where nothing is being learned."""
+        """Features (n, e + 2) of each pair of instruction and clause; cached when no gradient is needed."""
         if self.training or torch.is_grad_enabled():
             return self._compare(pairs)
         if len(self._known) > _REMEMBERED:
@@ -163,7 +164,7 @@ class Matcher(nn.Module):
         return torch.cat([self.context(torch.cat([heard, named, heard * named, 4 * known], -1)), known], -1)
 
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each text's tokens: what they are (n, l, e), what they look for (n, l, h, d), their embeddings (n, l, w), mask."""
+        """Of each text's tokens: features (n, l, e), keys (n, l, h, d), embeddings (n, l, w) and mask (n, l)."""
         rows = _frozen(self._frozen, texts)
         both = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(both.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
@@ -180,23 +181,23 @@ class Matcher(nn.Module):
         return (torch.cat([bumps, plain], -1) * known.unsqueeze(-1)).flatten(1)
 
 
-@scorers.register("matcher", needs=("torch",))
-class TrainedScorer:
-    """A `Matcher` that was taught what leads where by demonstrations.
+@reward_models.register("matcher", needs=("torch",))
+class TrainedRewardModel:
+    """A `Matcher` that was trained from demonstrations (`verbot.training.rl.rewards.train_reward_model.train_reward_model`).
 
     Args:
-        path: of what `verbot.training.rl.rewards.train_reward_model.train_scorer` made and `Matcher.save` wrote.
+        path: the file that `Matcher.save` wrote.
         sha256: of that file; another one is refused.
 
-    Raises `PolicyError` for a file that is no scorer, or another than it was.
+    Raises `PolicyError` for a file that is no reward model, or that has changed.
     """
 
     def __init__(self, path: str, sha256: str | None = None):
         self.matcher = Matcher.load(path)
         if sha256 not in (None, found := _digest(path)):
-            raise PolicyError(f"the scorer {path} is another one than it was: sha256 {found}, not {sha256}")
+            raise PolicyError(f"the reward model {path} has changed: sha256 {found}, not {sha256}")
         if self.matcher.options["outputs"] != 2:
-            raise ConfigError(f"{path} has {self.matcher.options['outputs']} outputs; a scorer has 2")
+            raise ConfigError(f"{path} has {self.matcher.options['outputs']} outputs; a reward model has 2")
 
     @staticmethod
     def fit(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,11 +213,11 @@ def _digest(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise PolicyError(f"there is no scorer at {path}: {error}") from error
+        raise PolicyError(f"there is no reward model at {path}: {error}") from error
 
 
 def split(clause: str) -> tuple[str, tuple[float, ...]]:
-    """A clause without its numbers, and these."""
+    """A clause without its numbers, and the numbers."""
     return " ".join(_NUMBER.sub(f" {_PLACE} ", clause).split()), tuple(float(n) for n in _NUMBER.findall(clause))
 
 
@@ -231,7 +232,7 @@ def _clauses(state: str) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def _centers() -> Tensor:
-    """Middles and widths of the bumps that a number's logarithm is read with: fine up to 3, coarser up to 400."""
+    """Centers and widths of the radial basis functions of a number's logarithm: fine up to 3, coarser up to 400."""
     fine, coarse = torch.linspace(0.0, 1.4, 15), torch.linspace(1.6, 6.0, 12)
     return torch.cat(
         [torch.stack([fine, torch.full_like(fine, 0.1)], -1), torch.stack([coarse, torch.full_like(coarse, 0.4)], -1)]
@@ -240,7 +241,7 @@ def _centers() -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def _shrink() -> Tensor:
-    """A fixed random projection (384, w), in which equal vectors stay equal and others about as unlike as they are."""
+    """A fixed random projection (384, w), which roughly preserves distances."""
     drawn = torch.randn(WIDTH, SHRUNK, generator=torch.Generator().manual_seed(0))
     basis: Tensor = torch.linalg.qr(drawn)[0]
     return basis * (WIDTH / SHRUNK) ** 0.5
@@ -253,10 +254,10 @@ def _frozen(frozen: FrozenEncoder, texts: Sequence[str]) -> list[Tensor]:
     """Embedding, centered, and state of each token of each text, (l, 2w), l its own."""
     missing = list(dict.fromkeys(text for text in texts if (frozen.sha256, text) not in _known))
     if missing:
-        told = [" ".join(split_words(text)) for text in missing]
+        normalized = [" ".join(split_words(text)) for text in missing]
         table = frozen.embeddings()
         middle, shrink = table.mean(0), _shrink()
-        for text, ids, states in zip(missing, frozen.tokenize(told), frozen.cache.encode(told), strict=True):
+        for text, ids, states in zip(missing, frozen.tokenize(normalized), frozen.cache.encode(normalized), strict=True):
             whole = states.float()
             whole = (whole - whole.mean(-1, keepdim=True)) / whole.std(-1, keepdim=True)
             embedded = table[ids] - middle
@@ -272,12 +273,12 @@ def _numbered(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def _share(found: Tensor, matter: Tensor, mask: Tensor) -> Tensor:
-    """How much of a text is found elsewhere (n,): the mean of what was found of each word (n, l), each weighed."""
+    """How much of a text occurs in the other (n,): the weighted mean over its words (n, l)."""
     weights = F.softplus(matter) * mask
     return (found * weights).sum(-1) / weights.sum(-1)
 
 
 def _pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean and largest of the tokens (n, l, e) that are there: (n, 2e)."""
+    """Mean and maximum over the valid tokens (n, l, e): (n, 2e)."""
     there = mask.unsqueeze(-1)
     return torch.cat([(x * there).sum(1) / there.sum(1), x.masked_fill(~there, -math.inf).amax(1)], -1)

@@ -21,7 +21,7 @@ def contrastive() -> Recipe:
     return Recipe(
         name="contrastive",
         about="contrastive pretraining of the starter's encoders on captioned images; a policy to start others from",
-        collection=CollectConfig(env=SUITE, episodes=4000, first=6, options={"captions": 16}),
+        collection=CollectConfig(env=SUITE, episodes=4000, max_frames=6, options={"captions": 16}),
         stages=(Imitation(dataclasses.replace(run, network=network, augment=AugmentConfig(captions=2))),),
         evaluation=EvaluationConfig(suite=SUITE, episodes=300),
     )

@@ -1,4 +1,4 @@
-"""The starter suite in worlds that differ from episode to episode."""
+"""The starter suite with domain randomization in every episode."""
 
 from __future__ import annotations
 

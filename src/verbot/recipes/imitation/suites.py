@@ -36,8 +36,8 @@ def memory() -> Recipe:
 @recipes.register("visits")
 def visits() -> Recipe:
     """Two episodes per scene: objects are visible and then covered, then covered from the start."""
-    run, again = memory(), "tabletop-revisit"
-    collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, again=again)
+    run, revisit_env = memory(), "tabletop-revisit"
+    collection = dataclasses.replace(run.collection, episodes=3200, tasks=COVERED, revisit_env=revisit_env)
     network = dataclasses.replace(run.training.network, memory=Part("external"), sequence=4, stride=5)
     return dataclasses.replace(
         run.with_training(dataclasses.replace(run.training, network=network)),

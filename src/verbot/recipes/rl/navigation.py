@@ -1,4 +1,4 @@
-"""The navigation world, learned from nothing but pictures, words and rewards."""
+"""Navigation by reinforcement learning from images and instructions."""
 
 from __future__ import annotations
 

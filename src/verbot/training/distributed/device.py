@@ -1,4 +1,4 @@
-"""Where a run computes: which device a member of a team takes, and how a network comes to it."""
+"""The device of each process of a run, and moving a network to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from verbot.errors import ConfigError
 
 
 def find_device(name: str, rank: int = 0, size: int = 1) -> torch.device:
-    """The device of the `rank`-th of `size` processes, for a `TrainConfig.device`.
+    """The device of process `rank` of `size`, for the setting `parallelism.device`.
 
-    Raises `ConfigError` for a device that is not here, and where there are fewer than the processes need.
+    Raises `ConfigError` for an unavailable device, and if there are fewer devices than processes.
     """
     kind, _, number = name.partition(":")
     kinds = {each.type for each in existing()}
@@ -38,7 +38,7 @@ def find_device(name: str, rank: int = 0, size: int = 1) -> torch.device:
 
 
 def existing() -> list[torch.device]:
-    """The devices of this machine that torch can compute on, the CPU first."""
+    """The devices of this machine that torch supports, the CPU first."""
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
@@ -48,14 +48,14 @@ def existing() -> list[torch.device]:
 
 
 def place(network: nn.Module, device: torch.device) -> None:
-    """Move `network`, whose parameters keep the factor of the learning rate that is noted on them."""
+    """Move `network` to `device`, keeping the attribute `lr_scale` of its parameters."""
     scales = {name: p.lr_scale for name, p in network.named_parameters() if hasattr(p, "lr_scale")}
-    network.to(device)  # where a device cannot share a parameter's memory layout, torch makes new ones
+    network.to(device)  # on some devices torch creates new parameters
     for name, parameter in network.named_parameters():
         if name in scales:
             parameter.lr_scale = scales[name]  # type: ignore[attr-defined]
 
 
 def generators(device: torch.device) -> list[torch.device]:
-    """Devices beside the CPU whose random state a run changes, for `torch.random.fork_rng`."""
+    """Devices other than the CPU whose random state a run changes, for `torch.random.fork_rng`."""
     return [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""All trainable weights of a network as one vector, held whole by every process."""
+"""All trainable weights of a network as one vector, with a full copy in every process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from verbot.training.distributed.process_group import ProcessGroup
 
 
 class Whole:
-    """All trainable weights of a network as one vector, of which its parameters are views, as their gradients are of another.
+    """All trainable weights of a network as one vector; its parameters are views of it, their gradients views of another.
 
     Args:
-        network: whose matrices come first in the vector.
+        network: its matrices come first in the vector.
     """
 
     def __init__(self, network: nn.Module):
@@ -23,7 +23,7 @@ class Whole:
         self.weights = torch.cat([p.detach().float().flatten() for p in self._parameters])  # (w,)
         self.gradient = torch.zeros_like(self.weights)
         self.matrices = sum(p.numel() for p in self._parameters if p.ndim >= 2)
-        self.scale = None  # (w,), where the rates differ
+        self.scale = None  # (w,), if the rates differ
         scales = [rate_scale(p) for p in self._parameters]
         if set(scales) != {1.0}:
             rates = zip(self._parameters, scales, strict=True)
@@ -33,24 +33,24 @@ class Whole:
             parameter.grad = slope
 
     def forget(self) -> None:
-        """No gradient any more."""
+        """Reset the gradient."""
         self.gradient.zero_()
 
     def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
-        """`gradient`, and these `numbers`, become their means over the team."""
+        """Average `gradient` and `numbers` over all processes, in place."""
         process_group.average(self.gradient, *numbers)
 
     def norm(self) -> float:
-        """Of the gradient of all weights."""
+        """The norm of the gradient of all weights."""
         return float(torch.linalg.vector_norm(self.gradient))
 
     def show(self, vector: Tensor) -> None:
-        """The network computes with these weights from now on."""
+        """Let the network use these weights."""
         for parameter, value in zip(self._parameters, self._views(vector), strict=True):
             parameter.data = value
 
     def updated(self) -> None:
-        """`weights` have changed: views follow by themselves."""
+        """Called after a change of `weights`; views need no update."""
 
     def _views(self, vector: Tensor) -> list[Tensor]:
         sizes = [p.numel() for p in self._parameters]

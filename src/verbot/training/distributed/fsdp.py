@@ -1,8 +1,8 @@
-"""Weights, gradients, moments and average shared out over a team, each member a part of the rows: FSDP2 from outside the network.
+"""Sharded data parallelism (FSDP2): weights, gradients, optimizer state and weight average are split by rows over processes.
 
-PyTorch's ``fully_shard`` gathers a transformer block's weights when it computes, and scatters the sums of its gradients; what is
-no block (encoders without blocks, heads) is gathered once a step. Weights that never learn stay whole. (Zhao et al. 2023,
-"PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3.)
+PyTorch's ``fully_shard`` gathers the weights of a transformer block for its computation and reduce-scatters its gradients. Other
+modules (encoders without blocks, heads) are gathered once per step. Frozen weights are not sharded. (Zhao et al. 2023, "PyTorch
+FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3.)
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 
 class Sharded:
-    """This member's share of the trainable weights of `network`, as one vector; in the place of `optimisation.Whole`.
+    """This process's shard of the trainable weights of `network`, as one vector; the sharded counterpart of `Whole`.
 
     Args:
-        network: equal in all members; its ``losses`` are what is computed with the weights of all.
-        team: of which a process group is open.
+        network: equal in all processes; its method ``losses`` gathers the weights of all.
+        process_group: needs an open process group of torch.distributed.
 
-    Raises `ConfigError` where a weight has no rows to share out.
+    Raises `ConfigError` for a weight without rows.
     """
 
     def __init__(self, network: nn.Module, process_group: ProcessGroup):
         named = in_order(network)
         self.layout = {name: list(p.shape) for name, p in named}
         if single := [name for name, shape in self.layout.items() if not shape]:
-            raise ConfigError(f"parallel=fsdp shares out rows, and {', '.join(single)} has none: use parallel=data")
+            raise ConfigError(f"parallel=fsdp shards rows, and {', '.join(single)} has none: use parallel=data")
         scales = {name: rate_scale(p) for name, p in named}
         self._sharing = _shard(network, process_group.size, named[0][1].device)
         by_name = dict(network.named_parameters())
         self._parameters = [by_name[name] for name in self.layout]
         self._shapes = [_local(p).shape for p in self._parameters]
         sizes = [math.prod(shape) for shape in self._shapes]
-        self._sizes, self._team = sizes, process_group
-        self.weights = torch.cat([_local(p).detach().float().flatten() for p in self._parameters])  # (w,) of this member
+        self._sizes, self._process_group = sizes, process_group
+        self.weights = torch.cat([_local(p).detach().float().flatten() for p in self._parameters])  # (w,) of this process
         self.gradient = torch.zeros_like(self.weights)
         self.matrices = sum(size for size, p in zip(sizes, self._parameters, strict=True) if p.ndim >= 2)
         self.scale = None
@@ -58,7 +58,7 @@ class Sharded:
             parameter.grad = None
 
     def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
-        """The gradients have been averaged on the way back: they are collected, and let go."""
+        """Collect the gradients, which the backward pass has averaged, and release them."""
         for part, parameter in zip(self.gradient.split(self._sizes), self._parameters, strict=True):
             if parameter.grad is None:
                 part.zero_()
@@ -69,13 +69,13 @@ class Sharded:
 
     def norm(self) -> float:
         squares = self.gradient.double().square().sum().float()
-        if self._team.size > 1:
+        if self._process_group.size > 1:
             torch.distributed.all_reduce(squares)
         return math.sqrt(squares) if torch.isfinite(squares) else math.nan
 
     @torch.no_grad()
     def show(self, vector: Tensor) -> None:
-        for module in self._sharing:  # a network that was looked through without gradients still holds what it gathered
+        for module in self._sharing:  # after a forward pass without gradients, gathered weights are still allocated
             module.reshard()
         for part, parameter, shape in zip(vector.split(self._sizes), self._parameters, self._shapes, strict=True):
             _local(parameter).copy_(part.view(shape))
@@ -85,26 +85,26 @@ class Sharded:
 
     @torch.no_grad()
     def gathered(self, network: nn.Module) -> dict[str, Tensor]:
-        """The state of the whole network, on the CPU of the leader; all members take part, and the others get nothing."""
+        """The state of the whole network, on the CPU, in rank 0; empty in other ranks. All processes must call this."""
         state: dict[str, Tensor] = {}
         for name, value in network.state_dict().items():
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            if self._team.is_main:
+            if self._process_group.is_main:
                 state[name] = whole.detach().cpu().clone()
         return state
 
 
 def check_sharding(device: torch.device) -> None:
-    """Raise `ConfigError` where members on such devices cannot share weights out."""
+    """Raise `ConfigError` if sharding is not supported on such devices."""
     if device.type not in SHARDING:
         raise ConfigError(
-            f"parallel=fsdp needs processes that talk by gloo or nccl, which are for {' and '.join(SHARDING)}; this is "
+            f"parallel=fsdp needs gloo or nccl, which support {' and '.join(SHARDING)}; this is "
             f"{device.type!r}: use parallel=data"
         )
 
 
 def _shard(network: nn.Module, size: int, device: torch.device) -> list[FSDPModule]:
-    """The modules of `network` that gather and give back weights from now on, itself the last."""
+    """The modules of `network` that are now sharded, the network itself last."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -116,7 +116,7 @@ def _shard(network: nn.Module, size: int, device: torch.device) -> list[FSDPModu
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Transformer blocks that learn, the outermost where one holds another."""
+    """Trainable transformer blocks; of nested ones the outermost."""
     names = {name for module in network.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     waiting = list(network.children())
     while waiting:
@@ -128,6 +128,6 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This member's rows."""
+    """The rows of this process."""
     part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part

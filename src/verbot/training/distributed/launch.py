@@ -1,4 +1,4 @@
-"""Training that somebody else has started the processes of: ``torchrun``, on one machine or several."""
+"""Training in processes that ``torchrun`` started, on one machine or several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verbot.errors import ConfigError
 from verbot.training.distributed.process_group import ProcessGroup
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# While the leader decodes or gathers; a member that dies is noticed by torchrun.
+# Covers decoding and collection in rank 0; torchrun detects processes that die.
 PATIENCE = timedelta(hours=1)
 
 

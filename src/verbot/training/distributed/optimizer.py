@@ -32,11 +32,11 @@ class Optimizer:
 
     The network's parameters become views of `weights`, their gradients views of `gradient`: one all-reduce, one norm, one
     update and one average for the whole network, whatever the number of its tensors. Matrices decay, vectors do not. A
-    parameter with an attribute `lr_scale` is learned at that multiple of the rate. Where the weights are shared out over a
-    team (`verbot.training.distributed.fsdp`), the vectors are this member's share.
+    parameter with an attribute `lr_scale` is learned at that multiple of the rate. If the weights are
+    sharded (`verbot.training.distributed.fsdp`), the vectors are the shard of this process.
 
     Args:
-        held: how the vectors belong to the network; all of it is here if None.
+        held: the weights as vectors; None uses `Whole`.
     """
 
     def __init__(self, network: nn.Module, config: OptimizerConfig, held: Whole | Sharded | None = None):
@@ -53,7 +53,7 @@ class Optimizer:
         return self.held.gradient
 
     def step(self, rate: float) -> float:
-        """Clip, update, average. Returns the norm of the gradient; where it is not finite nothing is changed."""
+        """Clip, update, average. Returns the norm of the gradient; a non-finite norm changes nothing."""
         norm = self.held.norm()
         if not math.isfinite(norm):
             return norm
@@ -63,13 +63,13 @@ class Optimizer:
         updates = int(self.updates)
         self._adamw(rate, updates)
         self.held.updated()
-        # Early averages follow closely, or they would remember the random start.
+        # A smaller decay at first, so that the average forgets the initial weights.
         decay = min(self._config.ema_decay, (1 + updates) / (10 + updates))
         self.average.lerp_(self.weights, 1.0 - decay)
         return norm
 
     def _adamw(self, rate: float, updates: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
-        """AdamW (Loshchilov & Hutter 2019). By hand, because making a torch optimizer imports its compiler: three seconds."""
+        """AdamW (Loshchilov & Hutter 2019), written here because importing torch.optim takes three seconds."""
         self.first_moment.lerp_(self.gradient, 1 - beta1)
         self.second_moment.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
         scale = self.second_moment.sqrt().div_(math.sqrt(1 - beta2**updates)).add_(eps)
@@ -83,13 +83,13 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network with its averaged weights, for as long as the block lasts."""
+        """Inside the block, the network uses the averaged weights."""
         with self.showing(self.average):
             yield
 
     @contextmanager
     def showing(self, vector: Tensor) -> Iterator[None]:
-        """The network with these weights (w,), for as long as the block lasts."""
+        """Inside the block, the network uses these weights (w,)."""
         self.held.show(vector)
         try:
             yield
@@ -97,7 +97,7 @@ class Optimizer:
             self.held.show(self.weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, the network's buffers too."""
+        """The complete state, including the buffers of the network."""
         buffers = {f"buffer.{name}": value for name, value in self._network.named_buffers()}
         return {
             "weights": self.weights,
@@ -110,7 +110,7 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor], layout: dict[str, list[int]]) -> None:
-        """Inverse of `state`, also of one whose weights have names of format 1. Raises `TrainingError` for another network's."""
+        """Inverse of `state`; weight names of format 1 are accepted. Raises `TrainingError` for the state of another network."""
         if {weight_name(name): shape for name, shape in layout.items()} != self.layout:
             raise TrainingError("the checkpoint is of another network: its weights have other names or shapes")
         for name, own in self.state().items():

@@ -35,6 +35,7 @@ class ProcessGroup:
     Every process makes the same calls in the same order.
 
     Args:
+        main: the pipe to rank 0, in the other ranks that it started.
         collective: tensors are averaged by the open process group of torch.distributed, not through shared memory.
         joined: `broadcast` uses that group too, since there are no pipes between processes that torchrun started.
         local_rank: (rank, number of processes) on this machine; None if all processes are on it.
@@ -45,14 +46,14 @@ class ProcessGroup:
         rank: int,
         size: int,
         rank_workers: list[Worker] | None = None,
-        leader: Channel | None = None,
+        main: Channel | None = None,
         collective: bool = False,
         joined: bool = False,
         local_rank: tuple[int, int] | None = None,
     ):
         self.rank, self.size, self.local_rank = rank, size, local_rank or (rank, size)
         self._joined = joined
-        self._rank_workers, self._leader, self._collective = rank_workers or [], leader, collective
+        self._rank_workers, self._main, self._collective = rank_workers or [], main, collective
         self._slots = torch.empty(0)
         self._turn = 0
 
@@ -63,10 +64,10 @@ class ProcessGroup:
     def broadcast(self, value: Any = None) -> Any:
         """Rank 0's value, in every process; also a barrier. Raises `TrainingError` in rank 0 if a rank worker has exited."""
         if self._joined:
-            return self._announce(value)
-        if self._leader is not None:
-            self._leader.send(None)
-            return self._leader.receive()
+            return self._broadcast_collective(value)
+        if self._main is not None:
+            self._main.send(None)
+            return self._main.receive()
         try:
             for rank_worker in self._rank_workers:
                 rank_worker.receive()
@@ -84,7 +85,7 @@ class ProcessGroup:
         if self._collective:
             if not self._joined:
                 self.broadcast()  # raises if a rank worker has exited, which the collective would wait for
-            with _heard():
+            with _naming_lost_process():
                 torch.distributed.all_reduce(joined)
         else:
             self._sum(joined)
@@ -105,11 +106,11 @@ class ProcessGroup:
         nccl = self._collective and not self._joined and torch.distributed.get_backend() == "nccl"
         return torch.device("cuda") if nccl else torch.device("cpu")
 
-    def _announce(self, value: Any) -> Any:
+    def _broadcast_collective(self, value: Any) -> Any:
         """As `broadcast`, of a JSON value, by torch.distributed."""
         content = json.dumps(value).encode() if self.is_main and value is not None else b""
         length = torch.tensor([len(content)])
-        with _heard():
+        with _naming_lost_process():
             torch.distributed.all_reduce(length)  # a barrier
             if not length:
                 return None
@@ -141,10 +142,8 @@ class ProcessGroup:
 
 
 @contextmanager
-def open_process_group(
-    size: int, briefing: dict[str, Any], device: torch.device, sharded: bool = False
-) -> Iterator[ProcessGroup]:
-    """A process group of `size`: this process, on `device`, and its rank workers, each of which is sent `briefing` and its rank.
+def open_process_group(size: int, setup: dict[str, Any], device: torch.device, sharded: bool = False) -> Iterator[ProcessGroup]:
+    """A process group of `size`: this process, on `device`, and its rank workers, each of which is sent `setup` and its rank.
 
     Args:
         sharded: the weights are sharded, which needs a process group of torch.distributed on every device.
@@ -154,17 +153,17 @@ def open_process_group(
         return
     backend = (SHARDING if sharded else COLLECTIVE).get(device.type)
     with tempfile.TemporaryDirectory(prefix="verbot-") as folder:
-        rendezvous = str(Path(folder) / "meeting")
+        rendezvous = str(Path(folder) / "rendezvous")
         with workers("verbot.training.distributed.rank_worker", size - 1, "training process") as rank_workers:
             for rank, rank_worker in enumerate(rank_workers, 1):
-                rank_worker.send({**briefing, "backend": backend, "meeting": rendezvous, "rank": rank, "size": size})
+                rank_worker.send({**setup, "backend": backend, "rendezvous": rendezvous, "rank": rank, "size": size})
             with collective(backend, rendezvous, 0, size, device):
                 yield ProcessGroup(0, size, rank_workers=rank_workers, collective=backend is not None)
 
 
 @contextmanager
 def collective(backend: str | None, rendezvous: str, rank: int, size: int, device: torch.device) -> Iterator[None]:
-    """Inside the block, a process group of all members, who meet in the file `meeting`; none where there is no `backend`."""
+    """Inside the block, a process group of torch.distributed, joined through the file `rendezvous`; none without a `backend`."""
     if backend is None:
         yield
         return
@@ -180,8 +179,8 @@ def collective(backend: str | None, rendezvous: str, rank: int, size: int, devic
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """A collective that breaks off is said to be what it is: a member that is gone."""
+def _naming_lost_process() -> Iterator[None]:
+    """Report a broken collective as what it is: a process that has exited."""
     try:
         yield
     except RuntimeError as error:

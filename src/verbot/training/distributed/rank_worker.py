@@ -12,17 +12,17 @@ from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.loop import run
 
 
-def follow(channel: Channel) -> None:
-    briefing = channel.receive()
-    rank, size, backend = briefing["rank"], briefing["size"], briefing["backend"]
+def work(channel: Channel) -> None:
+    setup = channel.receive()
+    rank, size, backend = setup["rank"], setup["size"], setup["backend"]
     config, process_group = (
-        build(TrainConfig, briefing["config"]),
-        ProcessGroup(rank, size, leader=channel, collective=backend is not None),
+        build(TrainConfig, setup["config"]),
+        ProcessGroup(rank, size, main=channel, collective=backend is not None),
     )
     device = find_device(config.parallelism.device, rank, size)
-    with collective(backend, briefing["meeting"], rank, size, device):
-        run(config, Path(briefing["out"]), process_group, stop_at=briefing["stop_at"])
+    with collective(backend, setup["rendezvous"], rank, size, device):
+        run(config, Path(setup["out"]), process_group, stop_at=setup["stop_at"])
 
 
 if __name__ == "__main__":
-    serve(follow)
+    serve(work)

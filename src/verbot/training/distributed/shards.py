@@ -1,8 +1,8 @@
-"""Which rows of which weights a member of a sharded team holds, and how a checkpoint of other shares becomes its own.
+"""The rows of each weight in a shard, and reading a checkpoint with any number of shards.
 
-Each weight is shared out by rows of its first dimension, as ``torch.chunk`` and FSDP2 do. In the vector of all weights, one
-after another, a member's share of each is a span, and what a member keeps is its spans joined: so a checkpoint of any
-number of members, that of a team that shares nothing included, is read by any other.
+Each weight is split by rows of its first dimension, as in ``torch.chunk`` and FSDP2. In the concatenated vector of all weights,
+the part of a rank in each weight is a span, and its shard is the concatenation of its spans. So a checkpoint with any number of
+shards, including one, can be read with any other number.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 from verbot.errors import CorruptFileError
 
 WeightShapes = Mapping[str, Sequence[int]]
-WeightSpan = tuple[int, int]  # the first number and the one after the last, in the vector of all weights
-VECTORS = ("weights", "average", "first_moment", "second_moment", "best")  # shared out; what else is kept everybody has
+WeightSpan = tuple[int, int]  # first index and end, in the vector of all weights
+VECTORS = ("weights", "average", "first_moment", "second_moment", "best")  # sharded; other tensors are in every file
 BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the `rank`-th of `size` members.
+    """The shard of rank `rank` of `size`.
 
     Example:
         >>> Share(0, 2).spans({"matrix": [3, 4], "vector": [2]}), Share(1, 2).spans({"matrix": [3, 4], "vector": [2]})
@@ -39,12 +39,12 @@ class Share:
     size: int = 1
 
     def spans(self, layout: WeightShapes) -> list[WeightSpan]:
-        """For each weight of `layout` (names to shapes) what is this member's; where it has no rows the span is empty."""
+        """The span of this rank in each weight of `layout` (names to shapes), possibly empty."""
         found, start = [], 0
         for shape in layout.values():
             rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
             each = -(-rows // self.size)
-            first, last = (min(member * each, rows) for member in (self.rank, self.rank + 1))
+            first, last = (min(rank * each, rows) for rank in (self.rank, self.rank + 1))
             found.append((start + first * width, start + last * width))
             start += rows * width
         return found
@@ -55,19 +55,19 @@ class Share:
 
 
 def read(folder: Path, layout: WeightShapes, files: Mapping[str, str], share: Share) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as `share` needs them.
+    """The tensors of a checkpoint for the shard `share`.
 
     Args:
-        files: of all members in order, each with its sha256; those are read that hold something of this share.
+        files: of all ranks in order, each with its sha256; only those that overlap with the shard are read.
 
-    Raises `CorruptFileError` where one is not what was written.
+    Raises `CorruptFileError` for a changed file.
     """
     from safetensors import safe_open
 
     wanted = share.spans(layout)
     held = [Share(rank, len(files)).spans(layout) for rank in range(len(files))]
     needed = [any(_overlap(ours, its) for ours, its in zip(wanted, spans, strict=True)) for spans in held]
-    needed[0] |= not any(needed)  # a member without a row still needs what everybody has
+    needed[0] |= not any(needed)  # a rank without rows still needs the tensors that are not sharded
     with ExitStack() as stack:
         opened: list[Any] = []
         for (name, expected), used in zip(files.items(), needed, strict=True):
@@ -86,12 +86,12 @@ def _joined(key: str, wanted: list[WeightSpan], held: list[list[WeightSpan]], op
     slices = [None if file is None else file.get_slice(key) for file in opened]
     parts, before = [torch.empty(0)], [0] * len(held)
     for number, ours in enumerate(wanted):
-        for member, spans in enumerate(held):
+        for rank, spans in enumerate(held):
             its = spans[number]
             if both := _overlap(ours, its):
-                start = before[member] - its[0]
-                parts.append(slices[member][start + both[0] : start + both[1]])  # type: ignore[index]
-            before[member] += its[1] - its[0]
+                start = before[rank] - its[0]
+                parts.append(slices[rank][start + both[0] : start + both[1]])  # type: ignore[index]
+            before[rank] += its[1] - its[0]
     return torch.cat(parts)
 
 
@@ -101,7 +101,7 @@ def _overlap(one: WeightSpan, other: WeightSpan) -> WeightSpan | None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, however large."""
+    """The digest of a file, read in blocks."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -1,1 +1,1 @@
-"""Training from demonstrations."""
+"""Imitation learning from demonstrations."""

@@ -1,4 +1,4 @@
-"""Augmentation of training samples: small shifts, colors, and now and then no words."""
+"""Augmentation of training samples: image shifts, color jitter, blank instructions, dropped cameras."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verbot.data.samples.windows import WindowBatch
 from verbot.spec import FloatArray, UInt8Array
 from verbot.training.imitation.records import AugmentConfig
 
-# Luma of ITU-R BT.601, what color saturation is measured against.
+# Luma of ITU-R BT.601, the gray level for saturation.
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -22,8 +22,8 @@ def augment(
 ) -> WindowBatch:
     """Shift images with their image points, blank instructions or replace them by goal images, and drop cameras.
 
-    `rng` draws for the whole batch, of which this is the `rank`-th of `size` parts: any split makes the same samples. The
-    `frames` rows of a sequence are treated alike.
+    `rng` draws for the whole batch, of which this is part `rank` of `size`, so samples do not depend on the split. The `frames`
+    rows of a sequence get the same augmentation.
     """
     b, _, v, height, width, _ = batch.images.shape
     count, mine = size * b // frames, np.arange(rank * b, (rank + 1) * b) // frames
@@ -40,13 +40,13 @@ def augment(
         images_mask=batch.images_mask & there[:, None],
         targets={name: _moved(target, moved, there) for name, target in batch.targets.items()},
         query_keypoints=_moved(batch.query_keypoints, moved[:, None], there[:, None]),
-        instructions=["" if silent else text for text, silent in zip(batch.instructions, blank | shown, strict=True)],
+        instructions=["" if empty else text for text, empty in zip(batch.instructions, blank | shown, strict=True)],
         goal_mask=shown,
     )
 
 
 def _moved(target: MaskedArray, moved: FloatArray, there: np.ndarray) -> MaskedArray:
-    """A target in images that were `moved` (…, v, 1, 2), where only some views are `there` (…, v)."""
+    """A target after shifts `moved` (…, v, 1, 2), masked in views that are not `there` (…, v)."""
     if target.space != "image_points":
         return target
     mask = target.mask & there[..., None] if target.visible else target.mask
@@ -54,7 +54,7 @@ def _moved(target: MaskedArray, moved: FloatArray, there: np.ndarray) -> MaskedA
 
 
 def shift_images(images: UInt8Array, shift: np.ndarray, limit: int) -> UInt8Array:
-    """Images (b, t, v, h, w, 3) moved by `shift` (b, v, 2) pixels (x right, y down); the edge fills what comes in."""
+    """Images (b, t, v, h, w, 3) shifted by `shift` (b, v, 2) pixels (x right, y down) with edge padding."""
     b, _, v, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0),) * 3 + ((limit, limit),) * 2 + ((0, 0),), mode="edge")
     out = np.empty_like(images)
@@ -71,7 +71,7 @@ def jitter_colors(
     """Brightness, contrast and saturation in one matrix per camera.
 
     Args:
-        images: (b, t, v, 3, h, w), uint8 or float in [0, 1]; frames of one camera change alike.
+        images: (b, t, v, 3, h, w), uint8 or float in [0, 1]; all frames of a camera change equally.
         generator, rank, size, frames: as in `augment`.
 
     Returns float in [0, 1].
@@ -86,7 +86,7 @@ def jitter_colors(
     bright, contrast, color = (factors[..., i, None, None].expand(b, t, v, 1, 1).reshape(-1, 1, 1) for i in range(3))
     matrix = bright * contrast * (color * torch.eye(3) + (1 - color) * _LUMA.expand(3, 3))  # (b t v, 3, 3)
     offset = bright * (1 - contrast) * 0.5
-    offset, matrix = offset.to(pixels.device), matrix.to(pixels.device)  # drawn on the CPU: the same everywhere
+    offset, matrix = offset.to(pixels.device), matrix.to(pixels.device)  # drawn on the CPU, so that they are equal on all devices
     return torch.baddbmm(offset, matrix, pixels.reshape(-1, 3, height * width)).clamp_(0, 1).view(b, t, v, 3, height, width)
 
 

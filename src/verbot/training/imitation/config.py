@@ -27,17 +27,17 @@ from verbot.training.imitation.records import (
 
 @dataclass(frozen=True)
 class CotrainingEmbodiment:
-    """Another robot that is trained in the same run, with a network of its own that shares weights with the first robot's.
+    """Another robot that is trained in the same run, with a network that shares weights with that of the first robot.
 
-    Every step uses a batch of each. Its policy is saved beside the first, in ``policy-ROBOT``, complete by itself.
+    Every step uses one batch per robot. Its policy is saved in ``policy-ROBOT`` and is complete.
 
     Args:
-        robot: the name of its datasets' robot.
-        network: what is trained; its chunk, heads and loss weights may differ.
+        robot: name of the robot in its datasets.
+        network: its network; chunk, head and loss weights may differ from the first robot's.
         datasets: folders of its episodes; every frame is drawn equally often.
-        shared: patterns of names of weights. Those that both networks have, in the same shape, become one; each pattern must
-            match some.
-        cameras, selections, augment: as of `DataConfig` and `TrainConfig`.
+        shared: patterns of weight names. Matching weights with the same name and shape in both networks are shared; each pattern
+            must match at least one.
+        cameras, selections, augment: as in `DataConfig` and `TrainConfig`.
     """
 
     robot: str
@@ -74,8 +74,8 @@ class TrainConfig:
     Args:
         data: the datasets, and how batches are drawn.
         budget: how long the run is.
-        network: what is trained. With `init`, the network is the start's, and so is `preprocessing`.
-        preprocessing: how raw values become normalized ones.
+        network: the network. With `init`, network and `preprocessing` are those of the initial policy.
+        preprocessing: normalization of raw values.
         init: the policy that training starts from.
         augment: augmentation of samples.
         dagger: corrections by the expert during training.
@@ -107,13 +107,13 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """What must fit between records; each checks itself."""
+        """Checks between records; each record validates itself."""
         size, processes = self.data.batch_size, self.parallelism.processes
         if size % (processes * self.network.sequence):
             frames = f" in sequences of {self.network.sequence}" if self.network.sequence > 1 else ""
             raise ConfigError(f"a batch of {size}{frames} cannot be shared evenly by {processes} processes")
         if self.augment.goal_image and not self.network.goal:
-            raise ConfigError("augment.goal_image needs a network with a part that reads goal images: give it a goal")
+            raise ConfigError("augment.goal_image needs a network that reads goal images: set its part goal")
         if not self.init.keeps_network:
             self._check_sentences()
         if self.data.cache_features:
@@ -125,7 +125,7 @@ class TrainConfig:
         objectives, captions = self.network.objectives, self.augment.captions
         if bool(captions) != ("contrastive" in objectives):
             raise ConfigError(
-                f"the objective 'contrastive' learns from captions, and nothing else does: network.objectives has "
+                f"the objective 'contrastive' needs captions, and no other objective uses them: network.objectives has "
                 f"{', '.join(objectives)}, with augment.captions {captions}"
             )
         if self.augment.grounding_queries and "grounding_queries" not in objectives:
@@ -137,9 +137,9 @@ class TrainConfig:
         names = [each.robot for each in self.cotraining]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"co-training embodiments are named twice: {', '.join(twice)}; one robot has one network")
-        alone = {"init": self.init.init_from is not None, "dagger": bool(self.dagger.rounds)}
-        alone |= {"cache_features": self.data.cache_features, "parallel=fsdp": self.parallelism.sharded}
-        if found := [name for name, given in alone.items() if given]:
+        incompatible = {"init": self.init.init_from is not None, "dagger": bool(self.dagger.rounds)}
+        incompatible |= {"cache_features": self.data.cache_features, "parallel=fsdp": self.parallelism.sharded}
+        if found := [name for name, given in incompatible.items() if given]:
             raise ConfigError(f"{' and '.join(found)} cannot be combined with cotraining: they are of one robot")
 
     def _check_features(self) -> None:
@@ -161,11 +161,11 @@ class TrainConfig:
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps, or None where `minutes` decides."""
+        """Optimizer steps, or None if the budget is in minutes."""
         if self.budget.samples is not None:
             return max(1, round(self.budget.samples / self.samples_per_step))
         return self.budget.steps
 
     def with_budget(self, **budget: float | None) -> TrainConfig:
-        """The same run, of another length: one of `steps`, `samples` and `minutes`."""
+        """The same run with another budget: one of `steps`, `samples` and `minutes`."""
         return dataclasses.replace(self, budget=BudgetConfig(**budget, patience=self.budget.patience))  # type: ignore[arg-type]

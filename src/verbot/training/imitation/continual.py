@@ -1,4 +1,4 @@
-"""Continual learning: tasks one after another, each from the policy of the one before, with replay of earlier episodes."""
+"""Continual learning: tasks are trained in sequence, each from the previous policy, with replay of earlier episodes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ContinualTask:
 
     Args:
         name: of the task, and of the folder of its run.
-        dataset: a folder of episodes, of which `selection` takes some.
-        samples: to train on.
+        dataset: a folder of episodes, filtered by `selection`.
+        samples: number of training samples.
     """
 
     name: str
@@ -35,9 +35,9 @@ def continual_task_config(
     """The training of the `number`-th of `continual_tasks`.
 
     Args:
-        config: what all have in common; its datasets and its budget are replaced by the task's.
-        init_from: the policy of the task before.
-        replay: fraction of samples from the tasks before, shared evenly among them; 0 replays none.
+        config: the common configuration; its datasets and budget are replaced by those of the task.
+        init_from: the policy after the previous task.
+        replay: fraction of samples from previous tasks, in equal parts; 0 uses none.
 
     Raises `ConfigError` for a fraction that leaves the new task no samples.
 
@@ -72,12 +72,12 @@ def train_sequentially(
     known: int = 0,
     progress: bool = True,
 ) -> list[TrainResult]:
-    """Train tasks one after another, each into a folder of its name in `out`; called again it continues.
+    """Train tasks in sequence, each in a folder of its name in `out`. A repeated call resumes.
 
     Args:
-        config: what all tasks have in common; the first starts from its `init`, or with a new network.
-        replay: as of `continual_task_config`.
-        known: number of tasks that the policy of `init` was trained on before: they are replayed, and not trained again.
+        config: the common configuration; the first task starts from its `init`, or with a new network.
+        replay: as in `continual_task_config`.
+        known: number of tasks on which the policy of `init` was trained already; they are replayed, not trained.
 
     Raises `ConfigError` where two tasks have one name, or some are known without a policy to start from; and as `train_policy`.
     """

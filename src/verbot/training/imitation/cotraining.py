@@ -1,8 +1,8 @@
-"""Several robots that learn in one run: each has a policy of its own, and some of their weights are the same.
+"""Co-training of several robots in one run: each has its own policy, and some of their weights are shared.
 
-Robots differ in cameras, in state and in what they can do, so each keeps its own network, statistics and ranges; what does not
-hang on that (the words, what a camera sees, how tokens attend to each other) is learned once from all of them. Nothing else
-knows of it: every policy is saved as any other and acts alone.
+Robots differ in cameras, state and actions, so each has its own network, statistics and ranges. Parts that do not depend on these
+(language encoder, vision encoder, fusion) are trained on the data of all robots. Every policy is saved completely and works
+independently.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from verbot.training.imitation.data import TrainingData
 
 @dataclass(frozen=True)
 class TrainedEmbodiment:
-    """One robot of a run; `name` is empty for the first.
+    """One robot of a run.
 
     Args:
-        name: of the robot.
+        name: of the robot; empty for the first one.
         policy: the policy that is trained.
-        training_data: the batches that it is trained on.
+        training_data: its batches.
     """
 
     name: str
@@ -36,17 +36,17 @@ class TrainedEmbodiment:
     training_data: TrainingData
 
     def named(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Its losses as the log calls them: the first robot's as they are, of others after the robot's name."""
+        """The losses with their names in the log: those of other robots than the first are prefixed with the robot's name."""
         return {f"{self.name}.{key}" if self.name else key: value for key, value in losses.items()}
 
 
-def alone(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
-    """The configuration by which a co-training embodiment would be trained without the first robot.
+def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
+    """The configuration of a co-training embodiment as an independent run.
 
-    Raises `ConfigError` where it has no datasets, or those of another robot.
+    Raises `ConfigError` if it has no datasets, or datasets of another robot.
     """
     if not other.datasets:
-        raise ConfigError(f"the co-training embodiment {other.robot!r} has no dataset: name one of that robot beside the others")
+        raise ConfigError(f"the co-training embodiment {other.robot!r} has no dataset: add one of that robot")
     for path in other.datasets:
         if (found := open_dataset(path).spec.name) != other.robot:
             raise ConfigError(f"{path} is of the robot {found!r}, not of the co-training embodiment {other.robot!r}")
@@ -57,9 +57,9 @@ def alone(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:
 
 
 def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Make weights of `other` the very ones of `first`: those of the same name and shape that fit a pattern. Returns their names.
+    """Share weights of `first` with `other`: those with the same name and shape that match a pattern. Returns their names.
 
-    Raises `ConfigError` for a pattern that fits none.
+    Raises `ConfigError` for a pattern without a match.
     """
     ours, found = dict(first.named_parameters()), []
     for pattern in patterns:
@@ -69,7 +69,7 @@ def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[s
             if fnmatch.fnmatchcase(name, pattern) and name in ours and ours[name].shape == weight.shape
         ]
         if not fitting:
-            raise ConfigError(f"nothing is shared by {pattern!r}: the networks have no weight of such a name in the same shape")
+            raise ConfigError(f"{pattern!r} matches no weight that both networks have in the same shape")
         found += fitting
     for name in found:
         module, _, leaf = name.rpartition(".")
@@ -77,7 +77,7 @@ def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[s
     return found
 
 
-def together(members: Sequence[TrainedEmbodiment]) -> nn.Module:
-    """All weights that are learned, each once."""
-    networks = [member.policy.network for member in members]
+def joint_network(embodiments: Sequence[TrainedEmbodiment]) -> nn.Module:
+    """A module with all trained weights, each once."""
+    networks = [each.policy.network for each in embodiments]
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)

@@ -1,9 +1,8 @@
-"""Corrections by the expert of the policy's own mistakes (after Ross et al. 2011, DAgger).
+"""Expert corrections of the policy's own mistakes (DAgger, after Ross et al. 2011).
 
-The policy acts for a random number of steps, then the expert takes over and finishes the episode; only the expert's part is
-recorded. So the recorded states are those that the policy reaches, and every label is a chunk that was executed as a whole.
-The paper labels each frame of the policy instead. For chunks that is worse: at a state above the object which the policy never
-leaves, the label would be ten times "down".
+The policy acts for a random number of steps, then the expert takes over and completes the episode. Only the expert's part is
+recorded. So training includes states that the policy reaches, and every label is a chunk that was executed as a whole. The paper
+instead labels each state of the policy. That is worse for chunks: if the policy hovers above an object, all labels are "down".
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def folder(out: Path, number: int) -> Path:
-    """The dataset of a round's corrections."""
+    """The folder of the corrections of a round."""
     return out / "corrections" / f"round-{number + 1}"
 
 
 def due(config: DaggerConfig, now: TrainingProgress) -> bool:
-    """Whether the next round happens before the next step."""
+    """Whether the next round is due before the next step."""
     spread = (config.last - config.first) / max(1, config.rounds - 1)
     return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
 
@@ -49,9 +48,9 @@ def gather(
     seed: int,
     workers: int,
 ) -> None:
-    """Fill `folder` with the corrections of this round; an interrupted round continues where it was.
+    """Collect the corrections of this round into `folder`; an interrupted round resumes.
 
-    The main rank gathers with worker processes while the others wait.
+    The main rank collects with worker processes while the others wait.
     """
     if process_group.is_main:
         policy.network.eval()
@@ -73,7 +72,7 @@ def _gather(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: i
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
         tried, won = last["attempt"] + 1, last["won"]
-    limit = 6 * config.episodes + 20  # many episodes end before the expert is asked: the policy succeeded
+    limit = 6 * config.episodes + 20  # many episodes end before the expert acts, because the policy succeeds
     indices = range(tried, limit if saved < config.episodes else tried)
     with DatasetWriter(path, spec) as writer, closing(demonstrations(setup, indices, workers)) as played:
         for correction in played:
@@ -84,5 +83,5 @@ def _gather(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: i
             if saved == config.episodes:
                 break
     if not saved:
-        raise TrainingError(f"round {setup.round + 1} of corrections gathered nothing in {tried} attempts")
+        raise TrainingError(f"round {setup.round + 1} of corrections collected nothing in {tried} attempts")
     return {"episodes": saved, "attempts": tried, "over_before_the_expert": won}

@@ -1,4 +1,4 @@
-"""What a worker does for DAgger: the policy acts for a random time, the expert finishes the episode."""
+"""The worker of DAgger: the policy acts for a random time, then the expert completes the episode."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
 from verbot.training.imitation.augment import numbers
 from verbot.training.imitation.records import DaggerConfig
 
-FIRST_INDEX = 10_000_000  # scenes of corrections: far from those of demonstrations
+FIRST_INDEX = 10_000_000  # scenes of corrections, disjoint from those of demonstrations
 STRIDE = 1_000_000  # scenes between rounds
 
 
 @dataclass(frozen=True)
 class CorrectionSetup:
-    """A worker that records corrections: request i, an episode's index, is answered with its `Demonstration`.
+    """A worker that records corrections. A request is the index of an episode, the answer its `Demonstration`.
 
     Args:
         policy: the folder of the policy that is corrected.

@@ -1,4 +1,4 @@
-"""What a run is fed: demonstrations and corrections as one seeded stream of batches, and held-out ones to validate on."""
+"""The training data of a run: demonstrations and corrections as one seeded stream of batches, and a validation set."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ CPU = torch.device("cpu")
 
 
 class TrainingData:
-    """Batches of one member of a team, each a function of (seed, number, rank); used as a context manager.
+    """The batches of one process, each a function of (seed, number, rank). A context manager.
 
     Args:
-        rounds: corrections gathered so far, which are mixed in.
-        rank: whose part of each batch this is.
-        device: that computes features, where they are cached.
-        show: show rate and time left of that.
+        rounds: completed rounds of corrections, which are included.
+        rank: of this process; it determines its part of each batch.
+        device: computes cached features.
+        show: show the progress of that.
 
-    Raises `ConfigError` where the datasets are of different robots.
+    Raises `ConfigError` if the datasets are of different robots.
     """
 
     def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
@@ -46,7 +46,7 @@ class TrainingData:
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
         datasets = [open_dataset(path) for path in config.data.datasets]
-        self.spec = _seeing(datasets[0].spec, config.data.cameras)
+        self.spec = _with_cameras(datasets[0].spec, config.data.cameras)
         self._extractor = _extractor(config.data, config.network, self.spec, device, show)
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
@@ -78,12 +78,12 @@ class TrainingData:
 
     @staticmethod
     def prepare(config: TrainConfig, device: torch.device = CPU, show: bool = False) -> None:
-        """Decode every dataset's frames, and have them seen where features are cached, once and for all members.
+        """Decode the frames of all datasets and compute cached features, once for all processes.
 
-        Raises `DataError` for a dataset that cannot be read.
+        Raises `DataError` for an unreadable dataset.
         """
         datasets = [open_dataset(path) for path in config.data.datasets]
-        spec = _seeing(datasets[0].spec, config.data.cameras)
+        spec = _with_cameras(datasets[0].spec, config.data.cameras)
         extractor = _extractor(config.data, config.network, spec, device, show)
         for dataset in datasets:
             FrameCache(dataset)
@@ -101,7 +101,7 @@ class TrainingData:
         return self._held_out is not None and self.validation_batches > 0
 
     def grow(self, rounds: int) -> None:
-        """Mix in the corrections of all rounds up to this one, from the next batch on."""
+        """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
             self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment))
@@ -112,7 +112,7 @@ class TrainingData:
         self._stop()
 
     def chunks(self) -> FloatArray | None:
-        """Action chunks (n, k, a), evenly spread, for a head that asks; at most `MANY_CHUNKS`, none reaching past its episode."""
+        """At most `MANY_CHUNKS` complete action chunks (n, k, a), for a head that is fitted to them; None for other heads."""
         network = self.network
         if not network.learns_from_chunks:
             return None
@@ -123,7 +123,7 @@ class TrainingData:
         return found[:: -(-len(found) // MANY_CHUNKS)].astype(np.float32)
 
     def batch(self, step: int, micro: int) -> WindowBatch:
-        """This member's part of the `micro`-th batch of `step`, augmented."""
+        """This process's part of micro-batch `micro` of `step`, augmented."""
         number = step * self._accumulation + micro
         if self._stream is None or number != self._next:
             self._stop()
@@ -134,12 +134,12 @@ class TrainingData:
         return augment(next(self._stream), self.augment, rng, self._rank, self._parallelism.processes, frames)
 
     def held_out(self) -> Iterator[WindowBatch]:
-        """The same batches at every call."""
+        """Validation batches, the same at every call."""
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self.validation_batches))
 
     def _episodes(self) -> Iterator[Episode]:
-        """Those that are trained on or held out; each is read anew, for all of them together take much memory."""
+        """All episodes of training and validation, read one by one to save memory."""
         return (dataset[number] for dataset, taken in self._chosen for number in taken)
 
     def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
@@ -169,8 +169,8 @@ def _extractor(
     return FrozenFeatureExtractor(network, spec, device, show) if data.cache_features else None
 
 
-def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
-    """The robot with these of its cameras."""
+def _with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
+    """The robot with a selection of its cameras."""
     if cameras is None:
         return spec
     known = {camera.name: camera for camera in spec.cameras}
@@ -181,9 +181,9 @@ def _seeing(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
 
 
 def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: Sequence[str]) -> NetworkConfig:
-    """The network, its head made for the tasks of the episodes, where it is made for tasks and does not know them yet.
+    """The network with the tasks of the episodes, for a head with one module per task that has none yet.
 
-    Raises `ConfigError` where none is recorded, or one that the head was not made for.
+    Raises `ConfigError` if no task is recorded, or one that the head does not have.
     """
     known = network.head_tasks
     if known is None:
@@ -191,16 +191,16 @@ def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: S
     found = sorted({task for episode in episodes if (task := task_of(episode)) is not None})
     if not found:
         raise ConfigError(
-            f"the head {network.head.name!r} learns which task an episode is of, and no episode of "
-            f"{', '.join(datasets)} says: it needs extras with a request's task or a goal's verb"
+            f"the head {network.head.name!r} needs the task of an episode, and no episode of "
+            f"{', '.join(datasets)} records it: add extras with a request's task or a goal's verb"
         )
     if known and (strange := sorted(set(found) - set(known))):
-        raise ConfigError(f"the head has parts for {', '.join(known)}; the episodes are also of {', '.join(strange)}")
+        raise ConfigError(f"the head has the tasks {', '.join(known)}; the episodes also have {', '.join(strange)}")
     return network if known else network.with_tasks(found)
 
 
 def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
-    """The episodes of the `number`-th dataset that its selection takes. Raises `ConfigError` where it takes none."""
+    """The selected episodes of dataset `number`. Raises `ConfigError` if there are fewer than requested."""
     selection = config.selections[number] if config.selections is not None else Selection()
     found = list(range(len(dataset)))
     if selection.tasks is not None:
@@ -210,12 +210,12 @@ def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
                 raise UnknownNameError(f"task in {dataset.root}", task, sorted({str(each) for each in recorded if each}))
         found = [i for i in found if recorded[i] in selection.tasks]
     if selection.episodes is not None and selection.episodes > len(found):
-        raise ConfigError(f"{dataset.root} has {len(found)} of the episodes asked for, and {selection.episodes} were")
+        raise ConfigError(f"{dataset.root} has {len(found)} of the selected episodes; {selection.episodes} were requested")
     return found[: selection.episodes]
 
 
 def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Episodes to train on and to validate on; at least one of each where there are two and a share was asked for."""
+    """Episodes for training and validation; at least one of each if there are two and `share` is positive."""
     count = len(episodes)
     order = np.asarray(episodes, np.int64)[numbers(seed, 3, number).permutation(count)]
     hidden = min(count - 1, max(1, round(share * count))) if share else 0
@@ -223,7 +223,7 @@ def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tup
 
 
 def _other_words(extras: Mapping[str, Any], captions: bool) -> Iterator[str]:
-    """The wordings of goals that were not pursued: `relabel` and `grounding_queries` use them. And the `captions`."""
+    """The instructions of other goals, for `relabel` and `grounding_queries`, and the `captions`."""
     yield from (words for goal in extras.get("grounding") or () for words in goal.get("instructions") or ())
     for caption in (extras.get("captions") or ()) if captions else ():
         yield from (caption["true"], caption["false"])

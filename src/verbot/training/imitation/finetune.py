@@ -1,4 +1,4 @@
-"""Training that begins with a policy: what it has learned stays, and is built upon."""
+"""Fine-tuning: training that starts from a policy or from parts of one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.records import InitConfig
 
-KEEPS = {"state": "state", "action": "head"}  # whose statistics belong to which part
+KEEPS = {"state": "state", "action": "head"}  # statistics, each with the part that depends on them
 
 
-def begun(config: TrainConfig) -> TrainConfig:
-    """`config` with what the policy that it starts from decides: network, preprocessing, cameras, and that policy's identity.
+def resolved(config: TrainConfig) -> TrainConfig:
+    """`config` with the network, preprocessing, cameras and identity of its initial policy.
 
-    Raises `ConfigError` where that policy is another one than `config` was made with, or where the datasets are of a robot that
-    it cannot be trained for; `PolicyError` where there is no policy.
+    Raises `ConfigError` if that policy has changed, or if it cannot be trained for the robot of the datasets; `PolicyError` if
+    there is no policy.
     """
     init, data = config.init, config.data
     if init.init_from is None:
@@ -46,24 +46,23 @@ def begun(config: TrainConfig) -> TrainConfig:
         return dataclasses.replace(config, init=identified)
     cameras = start.spec.camera_names if data.cameras is None else data.cameras
     check_robot(start.spec, dataset.spec, cameras, f"{init.init_from}", f"{dataset.root}")
-    sizes = start.network.sizes  # images of another robot are brought to the size that the start knows
+    sizes = start.network.sizes  # images of another robot are resized to the initial policy's size
     network = dataclasses.replace(start.config, image_size=(sizes.height, sizes.width_px))
     seen = dataclasses.replace(data, cameras=cameras)
     return dataclasses.replace(config, network=network, preprocessing=start.preprocessing, data=seen, init=identified)
 
 
-def begin(
+def init_policy(
     init: InitConfig, config: NetworkConfig, spec: RobotSpec, statistics: Statistics, instructions: Sequence[str], seed: int
 ) -> VLAPolicy:
-    """The policy of `init` (after `begun`) to be trained: words that it does not know are added to its vocabulary.
+    """The policy of `init` (after `resolved`), ready for training; new words are added to its vocabulary.
 
     Args:
         config: the policy's network.
-        spec: the datasets' robot, whose ranges the policy will keep to.
-        statistics: of the datasets, taken where ``init.statistics`` is ``"new"``.
+        spec: the robot of the datasets, with its ranges.
+        statistics: of the datasets, used if ``init.statistics`` is ``"new"``.
 
-    Raises `ConfigError` where the policy has changed, where a weight has another shape, or where `init.lora` leaves out new
-    words.
+    Raises `ConfigError` if the policy has changed, if a weight has another shape, or if `init.lora` does not train new words.
     """
     _, start = _load(init)
     with torch.random.fork_rng(devices=[]):
@@ -76,20 +75,20 @@ def begin(
     learned = {name for name, p in network.named_parameters() if p.requires_grad}
     if unlearned := sorted(set(longer) - learned):
         raise ConfigError(
-            f"the datasets have words that {init.init_from} does not know, and lora would leave {', '.join(unlearned)} as "
-            f"random as it begins: add it to lora.train"
+            f"the datasets have words that {init.init_from} does not know, and with lora {', '.join(unlearned)} would keep "
+            f"random weights: add it to lora.train"
         )
     kept = start.statistics if init.statistics == "kept" else statistics
     return VLAPolicy(network, spec, kept, start.preprocessing, start.blind)
 
 
-def begin_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str], seed: int) -> VLAPolicy:
-    """The new policy `fresh`, of which `init.parts` are taken from the policy of `init` (after `begun`).
+def init_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str], seed: int) -> VLAPolicy:
+    """The new policy `fresh`, with `init.parts` taken from the policy of `init` (after `resolved`).
 
-    Words that are new are added to a vocabulary that is taken over. Statistics are those of `fresh`, but of the state where its
-    encoder is taken over, and of the action where a part of the head is: so numbers keep their meaning.
+    New words are added to the vocabulary of a copied language encoder. Statistics are those of `fresh`, except that those of the
+    state come with a copied state encoder, and those of the action with a copied part of the head.
 
-    Raises `ConfigError` for a part that the network or the start has not, or that differs between them.
+    Raises `ConfigError` for a part that either policy lacks, or that differs between them.
     """
     assert init.parts is not None
     _, start = _load(init)
@@ -104,10 +103,10 @@ def begin_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str],
     old, new = start.network.state_dict(), network.state_dict()
     for part in init.parts:
         named = [[name for name in state if _is_of(name, part)] for state in (new, old)]
-        for names, whose in zip(named, ("the network", f"the start {init.init_from}"), strict=True):
+        for names, whose in zip(named, ("the network", f"the initial policy {init.init_from}"), strict=True):
             if not names:
                 parts = ", ".join(sorted({name.partition(".")[0] for name in (new if whose == "the network" else old)}))
-                raise ConfigError(f"init.parts has {part!r}, of which {whose} has nothing; its parts are {parts}")
+                raise ConfigError(f"init.parts has {part!r}, which {whose} does not have; its parts are {parts}")
         taken, _ = _continued(old, {name: new[name] for name in named[0]})
         new |= taken
     network.load_state_dict(new)
@@ -129,9 +128,9 @@ def _is_of(name: str, part: str) -> bool:
 
 
 def check_robot(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], where: str, data: str) -> None:
-    """Raise `ConfigError`, naming what differs, where a policy of the robot `start` cannot be trained for `robot`.
+    """Raise `ConfigError`, which names the difference, if a policy of the robot `start` cannot be trained for `robot`.
 
-    Ranges, units, rate and the sizes of images may differ; numbers of state and action and their kinds may not, nor the cameras.
+    Ranges, units, rate and image sizes may differ. Components of state and action, with kinds and sizes, and cameras may not.
     """
     _check_components(start, robot, KEEPS, where, data)
     _check_cameras(start, robot, cameras, where, data)
@@ -142,23 +141,23 @@ def _check_components(start: RobotSpec, robot: RobotSpec, which: Iterable[str], 
         ours, theirs = getattr(start, what), getattr(robot, what)
         if [_shape(c) for c in ours] != [_shape(c) for c in theirs]:
             raise ConfigError(
-                f"{where} cannot be trained on {data}: its {what} is {_words(ours)} of robot {start.name!r}, and theirs "
-                f"{_words(theirs)} of {robot.name!r}; a start must have the same components"
+                f"{where} cannot be trained on {data}: its {what} is {_words(ours)} of robot {start.name!r}, and theirs is "
+                f"{_words(theirs)} of {robot.name!r}; an initial policy must have the same components"
             )
 
 
 def _check_cameras(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], where: str, data: str) -> None:
     lacking = [name for name in start.camera_names if name not in robot.camera_names]
     if tuple(cameras) != start.camera_names or lacking:
-        seen = f"lacks {', '.join(lacking)}" if lacking else f"would be seen through {', '.join(cameras)}"
+        problem = f"lacks {', '.join(lacking)}" if lacking else f"would use {', '.join(cameras)}"
         raise ConfigError(
-            f"{where} sees through {', '.join(start.camera_names)}, each with weights of its own, and {data} {seen}: a start "
-            f"needs its own cameras, in their order (others may stand beside them and are not used)"
+            f"{where} uses the cameras {', '.join(start.camera_names)}, with weights for each, and {data} {problem}: an initial "
+            f"policy needs its own cameras, in their order (the datasets may have others, which are not used)"
         )
 
 
 def note(init: InitConfig, trained: int, parameters: int) -> str:
-    """Markdown for the card: the policy that training started from, and how much of it was trained; empty without one."""
+    """Markdown for the card: the initial policy and the number of trained parameters; empty without an initial policy."""
     if init.init_from is None:
         return ""
     how = f", by adapters of rank {init.lora.rank}" if init.lora else ""
@@ -170,19 +169,19 @@ def note(init: InitConfig, trained: int, parameters: int) -> str:
 
 
 def _load(init: InitConfig) -> tuple[str, VLAPolicy]:
-    """The policy to start from and its identity. Raises `ConfigError` where it is not the one that `init` names."""
+    """The initial policy and its identity. Raises `ConfigError` if the identity differs from that in `init`."""
     assert init.init_from is not None
     sha256 = policy_identity(policy_folder(init.init_from))
     if init.sha256 not in (None, sha256):
         raise ConfigError(
-            f"the start {init.init_from} is another policy than the one that this run began with: sha256 {sha256}, not "
-            f"{init.sha256}; put that one back, or begin a new run in another folder"
+            f"the initial policy {init.init_from} has changed since this run started: sha256 {sha256}, not "
+            f"{init.sha256}; restore it, or start a new run in another folder"
         )
     return sha256, VLAPolicy.load(init.init_from)
 
 
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
-    """The network with the words of `instructions` that it does not know yet, where its language is made of known words."""
+    """The network with new words of `instructions` added to its vocabulary, if its language encoder has one."""
     encoder = language_encoders.get(config.language.name)
     if not isinstance(encoder, GrowsVocabulary):
         return config
@@ -190,13 +189,15 @@ def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
 
 
 def _continued(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights `old` in the places of `new`; of a vocabulary that grew the added rows are new's. And which those were."""
+    """The weights `new` replaced by `old`, except for added rows of a vocabulary; and the names of weights with added rows."""
     state, longer = {}, []
     for name, fresh in new.items():
         known = old.get(name)
         if known is None or (known.shape != fresh.shape and not _rows_added(name, known, fresh)):
             came = "nothing" if known is None else f"{tuple(known.shape)}"
-            raise ConfigError(f"the start has {came} for {name}, which is {tuple(fresh.shape)} for the robot of these datasets")
+            raise ConfigError(
+                f"the initial policy has {came} for {name}, which is {tuple(fresh.shape)} for the robot of these datasets"
+            )
         state[name] = known
         if known.shape != fresh.shape:
             state[name] = torch.cat([known, fresh[len(known) :]])

@@ -1,4 +1,4 @@
-"""What a frozen vision encoder makes of the frames of a run, computed once for all its samples."""
+"""Features of a frozen vision encoder, computed once for every frame of a run."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from verbot.transforms import FitImage
 
 
 class FrozenFeatureExtractor:
-    """The vision encoder of a run, where it is frozen.
+    """The frozen vision encoder of a run.
 
     Args:
-        spec: the robot with the cameras that the policy sees through.
-        device: that computes.
-        show: show rate and time left.
+        spec: the robot, with the cameras of the policy.
+        device: computes the features.
+        show: show progress.
 
-    Raises `ConfigError` for an encoder that learns, or whose features depend on the sentence.
+    Raises `ConfigError` for an encoder that is trained, or whose features depend on the sentence.
     """
 
     def __init__(self, config: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool = False):
         part, self._sizes = config.vision, config.sizes(spec)
         kind = vision_encoders.get(part.name)
-        with torch.random.fork_rng(devices=[]):  # what else is in the encoder, and learns, is not used here
+        with torch.random.fork_rng(devices=[]):  # trained parts of the encoder are not used here
             options = kind.fit(part.options, ()) if isinstance(kind, FitsInstructions) else part.options
             self._encoder: Any = vision_encoders.build(part.name, self._sizes, **options)
         if not isinstance(self._encoder, CacheableFeatures) or not self._encoder.cacheable:
             raise ConfigError(
-                f"cache_features needs a vision encoder that is frozen and sees without words, such as hf_vision with "
+                f"cache_features needs a frozen vision encoder that does not depend on the instruction, such as hf_vision with "
                 f"mode='frozen' and film=False; the network's is {part.name!r} with {dict(part.options)}"
             )
         self._device, self._show = device, show
 
     def features(self, dataset: Dataset, cameras: tuple[str, ...]) -> FeatureCache:
-        """Of those of `cameras` that the dataset has; what is missing is computed."""
+        """The features of the dataset for those of `cameras` that it has; missing ones are computed."""
         frames = FrameCache(dataset, [camera for camera in cameras if camera in dataset.camera_names])
         size = f"{self._sizes.height}x{self._sizes.width_px}"
         return FeatureCache(frames, f"{self._encoder.key} of {size}", self._compute, self._show)
 
     def _compute(self, frames: UInt8Array) -> FloatArray:
-        """Features (n, p, d) of frames (n, h, w, 3), brought to the network's size as `VLAPolicy.collate` does."""
+        """Features (n, p, d) of frames (n, h, w, 3), resized as in `VLAPolicy.collate`."""
         fit = FitImage(frames.shape[1:3], (self._sizes.height, self._sizes.width_px))
         pixels = torch.from_numpy(np.array(fit.forward(frames))).movedim(-1, -3).to(self._device)
         found: FloatArray = self._encoder.features(pixels).float().cpu().numpy()

@@ -33,15 +33,15 @@ from verbot.training.distributed.shards import Share
 from verbot.training.imitation import dagger
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.config import TrainConfig
-from verbot.training.imitation.cotraining import TrainedEmbodiment, alone, share, together
+from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, share
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import begin, begin_parts, begun, note
+from verbot.training.imitation.finetune import init_parts, init_policy, note, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.log import Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
-READ_TOGETHER = 256  # instructions
+TEXTS_PER_BATCH = 256
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # Fields that may differ between a run and its continuation, because no weight depends on them; a device rounds in its own way.
 # The policy of init_from may have moved: init.sha256 says which one it is.
@@ -51,17 +51,17 @@ SHARED = ("parallelism.processes", "parallelism.parallel")  # may change too: th
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a run; also ``result.json``.
+    """The result of a run, also written to ``result.json``.
 
     Args:
         policy: the directory of the trained policy.
-        steps, samples: done in all.
-        seconds: spent on them, over all sessions.
-        loss: the mean over the last steps; `validation_loss` of the weights that were saved, None without validation.
+        steps, samples: completed in total.
+        seconds: training time over all sessions.
+        loss: the mean over the last steps; `validation_loss` of the saved weights, None without validation.
         skipped: steps without a finite loss.
-        corrections: rounds of expert corrections gathered.
-        finished: False where `stop_at` ended it early; then there is no policy yet.
-        trained: how many numbers were learned, and `parameters` how many the policy has; fewer where part of it was frozen.
+        corrections: completed rounds of expert corrections.
+        finished: False if `stop_at` ended the run; there is no policy yet.
+        trained: number of trained parameters; `parameters` is the number of all.
     """
 
     policy: str
@@ -90,24 +90,24 @@ def train_policy(
     progress: bool = True,
     card: str = "",
 ) -> TrainResult:
-    """Train the policy that `config` describes; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+    """Train a policy; writes ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` into `out`.
 
     Args:
-        resume: continue what an interrupted call left in `out`, to the bit; False refuses a folder that holds a run.
-        stop_at: pause with a checkpoint after this many steps.
-        progress: show rate and time left.
+        resume: resume an interrupted run in `out`, to the bit; False refuses a folder that contains a run.
+        stop_at: stop with a checkpoint after this many steps.
+        progress: show rate and remaining time.
         card: Markdown for the policy's model card.
 
-    Raises `ConfigError` where `out` holds another run, the start does not fit or the device is not here, `TrainingError` when the
-    loss stays without a number or a process dies.
+    Raises `ConfigError` if `out` contains another run, if the initial policy does not fit, or for an unavailable device;
+    `TrainingError` if the loss stays non-finite or a process dies.
     """
     out, launch = Path(out), launched()
     if launch is not None:
         config = dataclasses.replace(config, parallelism=dataclasses.replace(config.parallelism, processes=launch.size))
     processes = config.parallelism.processes
     local_rank = (launch.local_rank, launch.local_size) if launch else (0, processes)
-    device, config = find_device(config.parallelism.device, *local_rank), begun(config)
-    robots = [config, *(alone(config, other) for other in config.cotraining)]
+    device, config = find_device(config.parallelism.device, *local_rank), resolved(config)
+    robots = [config, *(embodiment_config(config, other) for other in config.cotraining)]
     if config.parallelism.sharded:
         check_sharding(device)
     if launch is None or launch.rank == 0:
@@ -117,13 +117,13 @@ def train_policy(
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
             return build(TrainResult, json.loads((out / RESULT).read_text()))
-        if local_rank[0] == 0:  # once on each machine, so that the others find done what takes long
+        if local_rank[0] == 0:  # once on each machine; other processes then find the caches
             for robot in robots:
                 TrainingData.prepare(robot, device, progress and process_group.is_main)
         process_group.broadcast()
         if launch is None:
-            briefing = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
-            opened = open_process_group(processes, briefing, device, config.parallelism.sharded)
+            setup = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
+            opened = open_process_group(processes, setup, device, config.parallelism.sharded)
             process_group = joined.enter_context(opened)
         return run(config, out, process_group, stop_at=stop_at, show=progress, card=card)
 
@@ -131,36 +131,36 @@ def train_policy(
 def run(
     config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
 ) -> TrainResult:
-    """One member's part of `train_policy`."""
+    """`train` in one process of the process group."""
     share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
     found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
     now, tensors = found or (TrainingProgress(total=config.total_steps), {})
     device = find_device(config.parallelism.device, *process_group.local_rank)
-    members = _members(config, out, now.rounds, process_group, device, show)
-    for member in members:
-        place(member.policy.network, device)
-        _read_ahead(member.policy, member.training_data.instructions, process_group, show)
-    network, first = together(members), members[0].training_data
+    embodiments = _embodiments(config, out, now.rounds, process_group, device, show)
+    for embodiment in embodiments:
+        place(embodiment.policy.network, device)
+        _cache_instructions(embodiment.policy, embodiment.training_data.instructions, process_group, show)
+    network, first = joint_network(embodiments), embodiments[0].training_data
     optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
-    anew = partial(_new_policy, config, first, first.instructions)
-    session = TrainingSession(config.budget, out, process_group, members, optimizer, now, anew)
+    make_policy = partial(_new_policy, config, first, first.instructions)
+    session = TrainingSession(config.budget, out, process_group, embodiments, optimizer, now, make_policy)
     if "best" in tensors:
-        session.best = tensors["best"].to(device)  # a file has no device
+        session.best = tensors["best"].to(device)  # files have no device
     if found:
         optimizer.restore(tensors, now.layout)
     now.layout = optimizer.layout
     with ExitStack() as stack, Log(out if process_group.is_main else None, now.step, now.total, show) as log:
-        for member in members:
-            stack.enter_context(member.training_data)
+        for embodiment in embodiments:
+            stack.enter_context(embodiment.training_data)
         last = _loop(config, session, log, stop_at)
     return _finish(config, session, last, card)
 
 
-def _members(
+def _embodiments(
     config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show: bool
 ) -> list[TrainedEmbodiment]:
     """The first robot and the co-training embodiments, with their shared weights."""
-    configs = [config, *(alone(config, other) for other in config.cotraining)]
+    configs = [config, *(embodiment_config(config, other) for other in config.cotraining)]
     data = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
     instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
     policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
@@ -171,21 +171,21 @@ def _members(
 
 
 def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: Sequence[str]) -> VLAPolicy:
-    """Untrained, or the policy that `config` starts from."""
+    """An untrained policy, or the initial policy of `config`."""
     spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
     if config.init.keeps_network:
-        return begin(config.init, config.network, spec, statistics, instructions, config.seed)
+        return init_policy(config.init, config.network, spec, statistics, instructions, config.seed)
     fresh = VLAPolicy.create(network, spec, statistics, instructions, config.preprocessing, config.seed, training_data.chunks())
-    return fresh if config.init.parts is None else begin_parts(config.init, fresh, instructions, config.seed)
+    return fresh if config.init.parts is None else init_parts(config.init, fresh, instructions, config.seed)
 
 
-def _read_ahead(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
-    """Every instruction once, shared out, so that what a frozen encoder makes of them is cached before speed is measured."""
+def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
+    """Encode every instruction once, shared by all processes, to fill caches before the training speed is measured."""
     mine = instructions[process_group.rank :: process_group.size]
     with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
-        for start in range(0, len(mine), READ_TOGETHER):
-            policy.network.language.prepare(mine[start : start + READ_TOGETHER])
-            bar.update(min(start + READ_TOGETHER, len(mine)))
+        for start in range(0, len(mine), TEXTS_PER_BATCH):
+            policy.network.language.prepare(mine[start : start + TEXTS_PER_BATCH])
+            bar.update(min(start + TEXTS_PER_BATCH, len(mine)))
     process_group.broadcast()
 
 
@@ -239,11 +239,11 @@ def _note(losses: Mapping[str, float]) -> str:
 def _note_validation(
     session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool
 ) -> None:
-    """Log a validation, warn where images and captions do not match, and remember the best."""
+    """Log a validation, warn if images and captions do not match, and keep the best weights."""
     now = session.now
     log.record("validation", now.step, **measured)
     if "matching" in measured and alarm.update(measured["matching"]):
-        _warn_apart(session, log, alarm, measured["matching"])
+        _warn_mismatch(session, log, alarm, measured["matching"])
     if now.best is None or measured["loss"] < now.best:
         now.best, now.since_best = measured["loss"], 0
         session.best = session.optimizer.average.clone() if keep_best else None
@@ -251,38 +251,38 @@ def _note_validation(
         now.since_best += 1
 
 
-def _warn_apart(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
+def _warn_mismatch(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
     step = session.now.step
     log.record("apart", step, matching=cosine, threshold=alarm.threshold, validations=alarm.below)
     if session.process_group.is_main:
         warnings.warn(
-            f"step {step}: what is seen and what is said have stayed apart for {alarm.below} validations: their mean similarity "
-            f"is {cosine:.2f} where they match, below {alarm.threshold:g}",
+            f"step {step}: images and true captions have not matched for {alarm.below} validations: their mean similarity "
+            f"is {cosine:.2f}, below {alarm.threshold:g}",
             GroundingWarning,
             stacklevel=2,
         )
 
 
 def _descend(session: TrainingSession, config: OptimizerConfig, seed: int) -> dict[str, float]:
-    """The gradient of one global batch, averaged over the team, in `optimizer.gradient`. Returns the losses."""
+    """Compute the gradient of one global batch, averaged over all processes, in `optimizer.gradient`. Returns the losses."""
     now, process_group = session.now, session.process_group
     session.optimizer.held.forget()
     losses: dict[str, Tensor] = {}
-    for member, micro in itertools.product(session.members, range(config.accumulation)):
-        member.policy.network.train()
+    for embodiment, micro in itertools.product(session.embodiments, range(config.accumulation)):
+        embodiment.policy.network.train()
         colors = torch_numbers(seed, 4, now.step, micro)
         generator = torch_numbers(seed, 5, now.step, micro, process_group.rank)
-        torch.manual_seed(generator.initial_seed())  # for dropout, which knows no other generator
-        batch = member.policy.collate(member.training_data.batch(now.step, micro))
-        sequence = member.policy.config.sequence
+        torch.manual_seed(generator.initial_seed())  # for dropout, which uses the global generator
+        batch = embodiment.policy.collate(embodiment.training_data.batch(now.step, micro))
+        sequence = embodiment.policy.config.sequence
         images = jitter_colors(
-            batch.images, member.training_data.augment, colors, process_group.rank, process_group.size, sequence
+            batch.images, embodiment.training_data.augment, colors, process_group.rank, process_group.size, sequence
         )
         batch = dataclasses.replace(batch, images=images)
-        with torch.autocast(member.policy.device.type, torch.bfloat16, enabled=config.bf16):
-            parts = member.policy.network.losses(batch, generator)
+        with torch.autocast(embodiment.policy.device.type, torch.bfloat16, enabled=config.bf16):
+            parts = embodiment.policy.network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()
-        for name, value in member.named(parts).items():
+        for name, value in embodiment.named(parts).items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
     losses["loss"] = _total(session, losses)
     numbers = torch.stack(list(losses.values()))
@@ -291,22 +291,22 @@ def _descend(session: TrainingSession, config: OptimizerConfig, seed: int) -> di
 
 
 def _total(session: TrainingSession, losses: dict[str, Tensor]) -> Tensor:
-    """The sum of what all robots minimize."""
-    names = [name for member in session.members for name in member.named({"loss": losses["loss"]})]
+    """The sum of the losses of all robots."""
+    names = [name for embodiment in session.embodiments for name in embodiment.named({"loss": losses["loss"]})]
     return torch.stack([losses[name] for name in names if name in losses]).sum()
 
 
 @torch.no_grad()
 def _validate(session: TrainingSession, seed: int) -> dict[str, float]:
-    """Mean losses of the averaged weights on held-out episodes, each member taking its share."""
+    """Mean losses of the averaged weights on held-out episodes, averaged over all processes."""
     sums: dict[str, Tensor] = {}
     with session.optimizer.averaged():
-        for member in session.members:
-            network = member.policy.network.eval()
-            for number, window in enumerate(member.training_data.held_out() if member.training_data.validates else ()):
-                parts = network.losses(member.policy.collate(window), torch_numbers(seed, 6, number))
-                for name, value in member.named(parts).items():
-                    sums[name] = sums.get(name, 0) + value.float() / member.training_data.validation_batches
+        for embodiment in session.embodiments:
+            network = embodiment.policy.network.eval()
+            for number, window in enumerate(embodiment.training_data.held_out() if embodiment.training_data.validates else ()):
+                parts = network.losses(embodiment.policy.collate(window), torch_numbers(seed, 6, number))
+                for name, value in embodiment.named(parts).items():
+                    sums[name] = sums.get(name, 0) + value.float() / embodiment.training_data.validation_batches
     sums["loss"] = _total(session, sums)
     numbers = torch.stack(list(sums.values()))
     session.process_group.average(numbers)
@@ -323,7 +323,7 @@ def _roll_back(session: TrainingSession, log: Log, config: OptimizerConfig) -> N
     log.record("rolled back", session.now.step, to=step)
     raise TrainingError(
         f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.now.step}; rolled back to "
-        f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or train anew with a lower "
+        f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or restart training with a lower "
         f"learning_rate (now {config.learning_rate:g}) or clip_norm (now {config.clip_norm:g})."
     )
 
@@ -332,7 +332,7 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
     now, out = session.now, session.out
     finished = session.over(stop_at=None)
     held_out = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None
-    trained, parameters = count(together(session.members))
+    trained, parameters = count(joint_network(session.embodiments))
     result = TrainResult(
         policy=str(out / POLICY),
         steps=now.step,
@@ -350,7 +350,10 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
         best = session.optimizer.average if session.best is None else session.best
         with session.optimizer.showing(best), session.whole() as policy:
             if session.process_group.is_main:
-                for name, each in [("", policy), *((member.name, member.policy) for member in session.members[1:])]:
+                for name, each in [
+                    ("", policy),
+                    *((embodiment.name, embodiment.policy) for embodiment in session.embodiments[1:]),
+                ]:
                     each.network.eval()
                     each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config.init, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
@@ -358,20 +361,20 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
 
 
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Make `out` this run's folder. Raises `ConfigError` where it holds another's."""
+    """Make `out` the folder of this run. Raises `ConfigError` if it contains another run."""
     path = out / CONFIG
     if path.exists():
         if not resume:
-            raise ConfigError(f"{out} holds a training run already; choose another folder, or resume it")
+            raise ConfigError(f"{out} contains a training run already; choose another folder, or resume it")
         theirs = load_yaml(TrainConfig, path)
         if theirs.init.sha256 != config.init.sha256:
             raise ConfigError(
-                f"{out} holds a run that started from the policy of sha256 {theirs.init.sha256}, and {config.init.init_from} is "
-                f"{config.init.sha256 or 'none'}: put that one back, or begin a new run in another folder"
+                f"{out} contains a run that started from a policy with sha256 {theirs.init.sha256}, and {config.init.init_from} "
+                f"is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another folder"
             )
         if differing := [name for name in differences(theirs, config) if name not in (*FREE, *SHARED)]:
             raise ConfigError(
-                f"{out} holds a run with another {', '.join(differing)}; resuming needs the same configuration "
+                f"{out} contains a run with another {', '.join(differing)}; resuming needs the same configuration "
                 f"(only {', '.join((*FREE, *SHARED))} may change), a new one needs another folder"
             )
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The records of a training configuration, one for each concern; each validates itself."""
+"""The records of a training configuration; each validates itself."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class DataConfig:
         datasets: folders of episodes.
         weights: fraction of samples from each dataset; None draws every frame equally often.
         selections: the episodes of each dataset that are used; None uses all. A dataset may be named twice, selected differently.
-        cameras: the policy gets these of the datasets' cameras, in this order; None takes all.
+        cameras: the cameras of the policy, in this order; None uses all cameras of the datasets.
         batch_size: samples of all processes together; for a network with a memory, frames: ``batch_size / sequence`` sequences.
-        cache_features: compute the features of a frozen vision encoder once for every frame and keep them on disk, beside the
+        cache_features: compute the features of a frozen vision encoder once for every frame and cache them on disk, beside the
             decoded frames. Image augmentation must then be off.
     """
 
@@ -63,13 +63,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How long a run is. Exactly one of `steps`, `samples` and `minutes` is given.
+    """The length of a run. Exactly one of `steps`, `samples` and `minutes` is given.
 
     Args:
         steps: optimizer steps.
         samples: training samples; a step uses ``batch_size * accumulation``.
         minutes: wall-clock time of training; decoding frames and encoding instructions beforehand is not counted. The number of
-            steps follows from the speed, which is measured anew with every checkpoint. Only a run of `steps` or `samples` can be
+            steps follows from the speed, measured at every checkpoint. Only a run of `steps` or `samples` can be
             repeated to the bit.
         patience: stop after this many validations without a new best; None never stops early.
     """
@@ -82,7 +82,7 @@ class BudgetConfig:
     def __post_init__(self) -> None:
         budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
         if len(budgets) != 1:
-            raise ConfigError(f"give one of steps, samples and minutes; came {' and '.join(budgets) or 'none'}")
+            raise ConfigError(f"give one of steps, samples and minutes; got {' and '.join(budgets) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class OptimizerConfig:
         name: ``"adamw"``.
         learning_rate: the peak, which the schedule scales.
         weight_decay: of matrices; vectors do not decay.
-        clip_norm: greatest norm of the gradient.
-        ema_decay: of the average of the weights, which is what is validated and saved.
+        clip_norm: maximum norm of the gradient.
+        ema_decay: decay of the moving average of the weights, which is validated and saved.
         accumulation: batches whose gradients are averaged for one step.
         bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
     """
@@ -135,8 +135,8 @@ class InitConfig:
         sha256: the identity of that policy; `train` fills it in. Another policy in the folder is refused.
         statistics: ``"kept"`` normalizes with the policy's statistics, so that inputs and outputs keep their meaning; ``"new"``
             with those of the datasets, as when only parts are taken.
-        parts: the network is `network`, new but for these parts, which are the policy's: names of parts (``"vision"``) or
-            patterns of parameters (``"vision.trunks.*"``). None takes the whole policy.
+        parts: copy only these parts of the policy into a new `network`: names of parts (``"vision"``) or patterns of parameters
+            (``"vision.trunks.*"``). None uses the whole policy.
         lora: train small adapters of the policy's matrices (see `verbot.models.lora`); None trains every weight.
     """
 
@@ -148,13 +148,13 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         if self.init_from is None and (self.lora or self.sha256 or self.parts) is not None:
-            raise ConfigError("lora, parts and sha256 are about a policy to start from: give init_from, its folder")
+            raise ConfigError("lora, parts and sha256 need an initial policy: set init_from to its folder")
         if self.parts is not None and not self.parts:
-            raise ConfigError("init.parts names what a new network takes over: at least one part, or null for the whole policy")
+            raise ConfigError("init.parts lists the parts to copy: at least one, or null for the whole policy")
 
     @property
     def keeps_network(self) -> bool:
-        """Whether the network is the start's."""
+        """Whether the network is that of the initial policy."""
         return self.init_from is not None and self.parts is None
 
 
@@ -169,7 +169,7 @@ class ParallelismConfig:
         parallel: ``"data"`` keeps the whole network in every process; ``"fsdp"`` shards weights, gradients, optimizer state and
             average over them (see `verbot.training.distributed.fsdp`).
         loader_threads: threads that prepare batches ahead; 0 prepares them in line. Never changes a result.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the best that is here. Random numbers, except
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the best available one. Random numbers, except
             for dropout, are drawn on the CPU, so that a seed means the same everywhere; rounding does not.
     """
 
@@ -245,11 +245,11 @@ class AugmentConfig:
     """Augmentation of training samples, drawn anew for every sample and camera.
 
     Args:
-        shift_pixels: greatest shift of an image in each direction, px; its keypoints move with it.
+        shift_pixels: maximum shift of an image in each direction, px; its keypoints move with it.
         brightness, contrast, saturation: each factor is drawn from 1 ± this.
         blank_instruction: fraction of samples whose instruction is replaced by the empty string.
-        relabel: fraction of frames before the first contact that get another feasible goal of the scene. They teach where the
-            goal's objects are, not how to act.
+        relabel: fraction of frames before the first contact that get the instruction of another feasible goal of the scene.
+            They train perception, not actions.
         grounding_queries: number of the scene's other goals whose keypoints are queried in each frame before the first contact.
             Cheap where the vision encoder takes the instruction last (``query_conv``).
         captions: number of captions of each such frame, and of hard negatives; for the objective ``contrastive``.

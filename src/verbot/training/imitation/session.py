@@ -1,4 +1,4 @@
-"""The state of a run: its clock, its budget, its checkpoints."""
+"""The state of a run: clock, budget and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from verbot.training.imitation.cotraining import TrainedEmbodiment
 from verbot.training.imitation.records import BudgetConfig
 
 CHECKPOINTS = "checkpoints"
-MEASURE_S = 15.0  # how long a budget in minutes watches the speed before it fixes the number of steps
+MEASURE_S = 15.0  # seconds of speed measurement before a budget in minutes sets the number of steps
 
 
 class TrainingSession:
-    """What a run consists of, and where it stands.
+    """The parts of a run and its progress.
 
     Args:
         budget: how long the run is.
         out: the run's folder.
-        members: the embodiments that are trained, the first robot first.
-        now: where the run stands.
-        anew: makes a policy such as `policy` was before training.
+        embodiments: the robots that are trained, the main one first.
+        now: the progress.
+        make_policy: builds a policy like `policy` before training.
     """
 
     def __init__(
@@ -38,21 +38,21 @@ class TrainingSession:
         budget: BudgetConfig,
         out: Path,
         process_group: ProcessGroup,
-        members: Sequence[TrainedEmbodiment],
+        embodiments: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
         now: TrainingProgress,
-        anew: Callable[[], VLAPolicy],
+        make_policy: Callable[[], VLAPolicy],
     ):
-        self._budget, self.out, self.process_group, self.members = budget, out, process_group, members
-        self.policy, self.training_data = members[0].policy, members[0].training_data
+        self._budget, self.out, self.process_group, self.embodiments = budget, out, process_group, embodiments
+        self.policy, self.training_data = embodiments[0].policy, embodiments[0].training_data
         self.optimizer, self.now = optimizer, now
-        self.best: Tensor | None = None  # the weights of the best validation, where they are kept
-        self._before, self._started, self._anew = now.seconds, time.monotonic(), anew
+        self.best: Tensor | None = None  # the weights of the best validation, if they are kept
+        self._before, self._started, self._make_policy = now.seconds, time.monotonic(), make_policy
         self._first = now.step
-        self._mark: tuple[float, int] | None = None  # when the speed was last looked at: seconds, step
+        self._mark: tuple[float, int] | None = None  # the last speed measurement: seconds, step
 
     def seconds(self) -> float:
-        """Spent in training, over all calls. Preparing frames and instructions is not counted."""
+        """Training in training, over all calls. Preparing frames and instructions is not counted."""
         return self._before + time.monotonic() - self._started
 
     def save(self) -> None:
@@ -65,12 +65,12 @@ class TrainingSession:
 
     @contextmanager
     def whole(self) -> Iterator[VLAPolicy]:
-        """The policy with the weights that the network shows, to be saved by the leader; every member takes part."""
+        """The policy with the current weights, for the main rank to save. All processes must call this."""
         held, policy = self.optimizer.held, self.policy
         if isinstance(held, Sharded):
             state = held.gathered(self.policy.network)
             if self.process_group.is_main:
-                policy = self._anew()
+                policy = self._make_policy()
                 policy.network.load_state_dict(state)
         yield policy
 
@@ -80,11 +80,11 @@ class TrainingSession:
         return done or early or self.now.step == stop_at
 
     def keep_to_budget(self) -> bool:
-        """Turn what is left of `minutes` into steps, at the speed since the last time. False while it is too early to say."""
+        """Convert the remaining `minutes` to steps at the measured speed. Returns False if the measurement is too short."""
         if self._budget.minutes is None:
             return False
         budget, now = 60 * self._budget.minutes, self.seconds()
-        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow: memory, caches
+        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow
             self._mark = (now, self.now.step)
         since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
         total = self.now.step + max(1, round((budget - now) * steps / since)) if since > min(MEASURE_S, 0.1 * budget) else None
@@ -95,7 +95,7 @@ class TrainingSession:
 
 
 class Mean:
-    """Means of values over steps, and the speed of those steps."""
+    """Means of values over steps, and the training speed."""
 
     def __init__(self, samples_per_step: int):
         self._samples = samples_per_step
@@ -111,7 +111,7 @@ class Mean:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
-        """The means since the last call; empty after no step."""
+        """The means since the last call; empty without steps."""
         if not self._count:
             return {}
         means = {name: value / self._count for name, value in self._sums.items()}

@@ -1,4 +1,4 @@
-"""Reinforcement learning of policies that imitation could train too."""
+"""Reinforcement learning: PPO on the same policies that imitation learning trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy in the form of Stable-Baselines3's PPO: sampled actions, their log-probabilities, and values of states."""
+"""The actor-critic of PPO in Stable-Baselines3's interface, and the adapters of its observations and envs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
-from verbot.models.protocols import HasReadout, SeesBeforeWords
+from verbot.models.protocols import HasReadout, InstructionFreeFeatures
 from verbot.models.stochastic import Draw, Exploration
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import VLAPolicy
@@ -26,19 +26,20 @@ from verbot.training.rl.envs import EnvRunners, GroundedObservation, VecTransiti
 from verbot.training.rl.rewards.base import Reward
 
 Arrays = dict[str, np.ndarray]
-EVERY = 8  # after perception warm-up, one sample of so many continues to train perception
+EVERY = 8  # after perception warm-up, every eighth sample continues to train perception
 
 
 class ObservationEncoder:
-    """Observations as arrays of one size: images uint8 (n, v, h, w, 3), their mask, the normalized state (n, s), the numbers of
-    the instruction and of the grounding queries among the sentences met so far (n, 1 + q), and the keypoints of each of these
-    (n, 1 + q, v, 3, 2), with a mask of those that are known (n, 1 + q, v, 3).
+    """Converts observations to arrays of fixed size, for rollout buffers.
+
+    The arrays are images uint8 (n, v, h, w, 3) and their mask, the normalized state (n, s), the ids of the instruction and of the
+    grounding queries (n, 1 + q), which index `sentences`, and their keypoints (n, 1 + q, v, 3, 2) with a mask (n, 1 + q, v, 3).
 
     Args:
         grounding_queries: q.
-        features: also the features of the vision encoder (n, v, p, f), which do not depend on the instruction.
+        features: also compute the features of the vision encoder (n, v, p, f), which do not depend on the instruction.
 
-    Raises `ConfigError` for features of an encoder that has none.
+    Raises `ConfigError` for features of an encoder without `InstructionFreeFeatures`.
     """
 
     def __init__(self, policy: VLAPolicy, grounding_queries: int = 0, features: bool = False):
@@ -48,7 +49,7 @@ class ObservationEncoder:
         images = (sizes.views, sizes.height, sizes.width_px, 3)
         extra = {}
         if features:
-            if not isinstance(policy.network.vision, SeesBeforeWords):
+            if not isinstance(policy.network.vision, InstructionFreeFeatures):
                 raise ConfigError(
                     f"perception_warmup needs a vision encoder that takes the instruction last, such as 'query_conv'; "
                     f"{policy.config.vision.name!r} does not"
@@ -68,7 +69,7 @@ class ObservationEncoder:
         )
 
     def take(self, seen: Sequence[GroundedObservation]) -> Arrays:
-        processed = [self._policy.look(each.observation) for each in seen]
+        processed = [self._policy.preprocess(each.observation) for each in seen]
         images = np.stack([one.images for one in processed])
         return {
             **({"features": self._encode_images(images)} if self._features else {}),
@@ -83,7 +84,7 @@ class ObservationEncoder:
         }
 
     def batch(self, arrays: dict[str, Tensor], queries: bool = False, images_only: bool = False) -> Batch:
-        """The batch of the network; with the grounding `queries`, and with `images_only` without the features."""
+        """The input of the network. `queries` includes the grounding queries; `images_only` ignores computed features."""
         state, sentences = arrays["state"].unsqueeze(1), arrays["sentences"]
         known = arrays["known"][:, 1:].bool()
         rows, which = known.flatten(2).any(2).nonzero(as_tuple=True)  # (r,) of the queries with known keypoints
@@ -110,7 +111,7 @@ class ObservationEncoder:
         return features
 
     def _text(self, numbers: Tensor) -> TextBatch:
-        """Each sentence is encoded once."""
+        """Tokenize the distinct sentences."""
         unique, rows = torch.unique(numbers.cpu(), return_inverse=True)
         text = self._policy.network.language.prepare([self.sentences[i] for i in unique.tolist()])
         return TextBatch(text.values.to(numbers.device), text.mask.to(numbers.device), rows.to(numbers.device))
@@ -123,9 +124,9 @@ class ObservationEncoder:
 
 
 class ActorCritic(BasePolicy):
-    """The network with its head read as a distribution, and a critic of the fused tokens.
+    """The network, with the output of its head as a distribution of actions, and a critic on the fused tokens.
 
-    Its actions are normalized, (b, a); the value is unbounded, unlike that of the value head of imitation learning.
+    Actions are normalized, (b, a). The value is unbounded, unlike that of the value objective of imitation learning.
 
     Raises `ConfigError` for a head that has no `ActionReadout`.
     """
@@ -145,11 +146,11 @@ class ActorCritic(BasePolicy):
         network = policy.network
         if not isinstance(network.head, HasReadout):
             raise ConfigError(
-                f"reinforcement reads the outputs of a head as probabilities, and {policy.config.head.name!r} has none: "
-                "take the head 'regression'"
+                f"reinforcement needs a head whose outputs parametrize a distribution; {policy.config.head.name!r} is none: "
+                "use the head 'regression'"
             )
         self._encoder, self._config, self._warming_up = encoder, config, False
-        self.keypoint_errors: list[float] = []  # mean L1 error of each batch since they were last logged
+        self.keypoint_errors: list[float] = []  # mean L1 error of each batch since the last log entry
         width, count = network.fusion.width, network.fusion.count
         hidden = max(width, 64)
         self.network, self.exploration = network, Exploration(network.head.readout, config.ppo.log_std)
@@ -166,12 +167,12 @@ class ActorCritic(BasePolicy):
         self.optimizer = _GroupedAdamW(groups, lr=schedule(1), eps=1e-5, weight_decay=0.0)
 
     def train_critic_only(self, only: bool) -> None:
-        """Whether the policy is frozen while the critic is trained."""
+        """Freeze the policy while the critic is trained, or train both."""
         for part in (self.network, self.exploration):
             part.requires_grad_(not only)
 
     def train_perception(self, only: bool) -> None:
-        """Whether the keypoint loss alone is trained by; afterwards the policy gradient does not reach the encoders."""
+        """Train with the keypoint loss only, or with all losses; the policy gradient then does not reach the encoders."""
         self._warming_up = only
         warmup = self._config.perception_warmup
         multiplier = 1.0 if only or warmup is None else warmup.lr_multiplier
@@ -191,7 +192,7 @@ class ActorCritic(BasePolicy):
         return actions, values, draw.log_prob(actions)
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With a `keypoint_weight`, any loss of the values carries the gradient of the keypoint loss too."""
+        """With a `keypoint_weight`, the gradient of the values includes that of the keypoint loss."""
         warmup = self._config.perception_warmup
         if warmup is None or self._warming_up:
             features = self._features(self._encoder.batch(obs, queries=True, images_only=True))
@@ -216,7 +217,7 @@ class ActorCritic(BasePolicy):
         return features
 
     def _with_auxiliary(self, values: Tensor, features: Features) -> Tensor:
-        """`values`, whose gradient carries the losses of the objectives that do not read the fused tokens."""
+        """`values`, whose backward pass also computes the gradient of the objectives that do not read the fused tokens."""
         weight = self._config.keypoint_weight
         if not weight:
             return values
@@ -237,7 +238,7 @@ class ActorCritic(BasePolicy):
         return self._evaluate(obs)[1]
 
     def log_probs(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
-        """(b,) of normalized actions (b, a)."""
+        """Log-probabilities (b,) of normalized actions (b, a)."""
         return self._evaluate(obs)[0].log_prob(actions)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
@@ -257,7 +258,7 @@ class ActorCritic(BasePolicy):
 
 
 class _GroupedAdamW(torch.optim.AdamW):
-    """Each group of parameters has its own multiple, ``"lr_multiplier"``, of the common learning rate."""
+    """AdamW with a multiplier of the learning rate, ``"lr_multiplier"``, for each parameter group."""
 
     def step(self, closure: Any = None) -> Any:
         rates = [group["lr"] for group in self.param_groups]
@@ -271,7 +272,7 @@ class _GroupedAdamW(torch.optim.AdamW):
 
 
 class _CarryLoss(torch.autograd.Function):
-    """`values` unchanged; their backward pass adds the gradient of `loss`, once.
+    """Returns `values` unchanged; the backward pass adds the gradient of `loss` once.
 
     This adds a loss to the training step of another library.
     """
@@ -287,7 +288,7 @@ class _CarryLoss(torch.autograd.Function):
 
 
 class PolicyVecEnv(VecEnv):
-    """`EnvRunners` for Stable-Baselines3, in the policy's normalized observations and actions."""
+    """Adapts `EnvRunners` to Stable-Baselines3, with normalized observations and actions."""
 
     def __init__(self, runners: EnvRunners, policy: VLAPolicy, encoder: ObservationEncoder, reward: Reward):
         self._runners, self._policy, self._encoder, self.reward = runners, policy, encoder, reward
@@ -298,9 +299,9 @@ class PolicyVecEnv(VecEnv):
         self._lengths = np.zeros(runners.count, int)
 
     def reset(self) -> Arrays:
-        begun = self._runners.begin()
-        self.reward.begin(range(len(begun)), [info for _, info in begun], [seen for seen, _ in begun])
-        return self._encoder.take([seen for seen, _ in begun])
+        started = self._runners.begin()
+        self.reward.begin(range(len(started)), [info for _, info in started], [seen for seen, _ in started])
+        return self._encoder.take([seen for seen, _ in started])
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)

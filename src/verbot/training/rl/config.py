@@ -23,9 +23,9 @@ class EnvConfig:
     Args:
         name: of a registered env; its training scenes are used.
         options: of the env.
-        tasks: used in turn; None uses all tasks of the env.
+        tasks: alternate between episodes; None uses all tasks of the env.
         axes: randomization axis to strength, for every episode.
-        num_envs: episodes that run at the same time.
+        num_envs: number of parallel episodes.
     """
 
     name: str = "navigation"
@@ -57,13 +57,13 @@ class ReinforceInitConfig:
 
 @dataclass(frozen=True)
 class RewardShaping:
-    """What is added to the env's own reward (see `verbot.training.rl.rewards.base`).
+    """Reward shaping, added to the env's reward (see `verbot.training.rl.rewards.base`).
 
     Args:
         potential_weight: weight of the potential −``final_error_m`` (m). The optimal policy stays the same.
         progress_weight: reward of each meter by which ``final_error_m`` decreases. PPO learns fastest with it.
-        best_so_far_share: fraction of the progress reward that counts only progress beyond the best of the episode so far, so
-            that a step back costs less.
+        best_so_far_share: fraction of the progress reward that counts only progress beyond the best value of the episode so far,
+            so that a step back costs less.
     """
 
     potential_weight: float = 0.0
@@ -85,23 +85,23 @@ class RewardShaping:
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Proximal policy optimization (Schulman et al. 2017). Defaults are those of Stable-Baselines3 where nothing else is said.
+    """Proximal policy optimization (Schulman et al. 2017). Defaults are those of Stable-Baselines3 unless noted.
 
     Args:
-        num_steps: control steps of each env between two updates.
+        num_steps: control steps of each env per update.
         batch_size, epochs: each update uses all samples `epochs` times, in batches of this size.
         learning_rate: decays linearly to zero.
         gamma: the discount factor.
         gae_lambda: λ of the generalized advantage estimate (Schulman et al. 2016).
-        clip: of the ratio of new and old probabilities.
-        target_kl: an update ends early beyond 1.5 times this divergence from the old policy; None never ends one early.
+        clip: bound of the ratio of new and old probabilities, minus 1.
+        target_kl: an update stops early at 1.5 times this KL divergence from the old policy; None never stops early.
         entropy_coef: weight of the entropy bonus.
         entropy_coef_end: the entropy bonus is annealed linearly to this weight; None keeps it constant.
         value_coef: weight of the squared error of the value.
         detach_critic: gradients of the value loss do not reach the policy's network.
         critic_lr_multiplier: learning rate of the critic, as a multiple of `learning_rate`.
         critic_warmup: initial updates that train only the critic, so that an untrained critic does not change a good policy.
-        clip_norm: greatest norm of the gradient.
+        clip_norm: maximum norm of the gradient.
         log_std: initial logarithm of the standard deviation of continuous actions, in standard deviations of the data.
     """
 
@@ -134,11 +134,11 @@ class PerceptionWarmup:
     """The beginning of a run, in which only the keypoint loss trains the network.
 
     Args:
-        updates: of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it. 0 keeps what the
-            initial policy has learned.
+        updates: of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it. 0 keeps the
+            perception of the initial policy.
         batch_size: small batches work best, as in imitation learning.
         learning_rate: decays linearly to zero over the warm-up.
-        tasks: of the warm-up samples, in turn; a task may be named several times. None uses the tasks of the env.
+        tasks: alternate between warm-up samples; a task may be listed several times. None uses the tasks of the env.
         lr_multiplier: after the warm-up, the keypoint loss of every eighth sample continues to train perception at this multiple
             of the learning rate: exploration reaches states that no expert does. 0 freezes perception.
     """
@@ -160,7 +160,7 @@ class PerceptionWarmup:
             )
 
     def rate(self, updates: int) -> float:
-        """The learning rate after so many of the updates."""
+        """The learning rate after this number of updates."""
         return self.learning_rate * (1 - updates / self.updates)
 
 
@@ -169,9 +169,9 @@ class ReinforceParallelismConfig:
     """Where and by how many processes a run is computed.
 
     Args:
-        workers: processes that step the envs; 0 takes one for each core.
-        threads: of torch, in the process that trains.
-        device: of the process that trains.
+        workers: number of processes that step the envs; 0 uses one per core.
+        threads: torch threads of the training process.
+        device: of the training process.
     """
 
     workers: int = 0
@@ -183,7 +183,7 @@ class ReinforceParallelismConfig:
 
 
 def _from_older_shape(record: Record) -> Record:
-    """Records of a version in which the language reward called its reward model a scorer."""
+    """Records in which the language reward has the option `scorer`, the former name of `reward_model`."""
     reward = record.get("reward")
     if not isinstance(reward, Mapping) or reward.get("name") != "language" or "scorer" not in (reward.get("options") or {}):
         return record
@@ -233,17 +233,17 @@ class ReinforceConfig:
         reward: of each step; ``"world"`` is the env's own.
         reward_shaping: what is added to the env's own reward.
         network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
-        steps: control steps of all envs together.
+        steps: total control steps of all envs.
         ppo: the algorithm.
         perception_warmup: the beginning, in which only the keypoint loss trains the network; afterwards the policy gradient
             does not reach the encoders. None trains everything by reward from the first update on.
         keypoint_weight: weight of the keypoint loss in every update, for a network with heatmaps and an env that reports the
-            positions of objects. It grounds words faster than rewards do. 0 learns from rewards alone.
+            positions of objects. It grounds words faster than rewards do. 0 uses rewards only.
         grounding_queries: number of the scene's other goals whose keypoints are queried in each observation.
-        curriculum: begins with easy episodes; None uses the levels of the test episodes.
+        curriculum: starts with easy episodes; None uses the levels of the test episodes.
         parallelism: processes, threads and device.
         seed: every scene is a function of it and, with the same number of threads, so is the run.
-        checkpoint_every: updates between two checkpoints.
+        checkpoint_every: updates between checkpoints.
     """
 
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -262,7 +262,7 @@ class ReinforceConfig:
     checkpoint_every: int = 20
 
     def __post_init__(self) -> None:
-        """What must fit between records; each checks itself."""
+        """Checks between records; each record validates itself."""
         at_least_one(self, "steps", "checkpoint_every")
         if self.grounding_queries < 0 or (self.grounding_queries and not self.keypoint_weight):
             raise ConfigError(

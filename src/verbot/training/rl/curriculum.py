@@ -1,4 +1,4 @@
-"""Easy episodes first: a task's next level begins when the present one is mastered."""
+"""A curriculum over levels of difficulty: a task advances when its success rate exceeds a threshold."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ORDERS = ("rising", "uniform")
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Which levels of difficulty are played, for an env that has them (``levels``, the last of which is what tests draw).
+    """The levels of training episodes, for an env with levels of difficulty. The last level is that of test episodes.
 
     Args:
-        thresholds: the success, over the last `episodes` of a task's level, beyond which its next level begins; one for each
-            level but the last. The one after the last may be given too and changes nothing.
-        episodes: that a level lasts at least.
-        review: share of episodes at one of the easier levels, so that they are not forgotten.
-        order: ``"rising"``, or ``"uniform"``: all levels equally often from the beginning, to compare with.
+        thresholds: success rates over the last `episodes` of a task's level that advance the task, one for each level except the
+            last. One for the last level is accepted and has no effect.
+        episodes: minimum number of episodes at a level.
+        review: fraction of episodes at easier levels, against forgetting.
+        order: ``"rising"``, or ``"uniform"`` for equal frequencies of all levels from the start, as a baseline.
     """
 
     thresholds: tuple[float, ...] = (0.7, 0.8, 0.85, 0.9)
@@ -35,29 +35,31 @@ class Curriculum:
         if self.order not in ORDERS:
             raise ConfigError(f"the order of a curriculum is {self.order!r}; expected one of {', '.join(ORDERS)}")
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
-            raise ConfigError(f"thresholds are shares of success, one for each level; got {list(self.thresholds)}")
+            raise ConfigError(f"thresholds are success rates between 0 and 1, one for each level; got {list(self.thresholds)}")
         if self.episodes < 1 or not 0 <= self.review < 1:
-            raise ConfigError(f"a level lasts at least 1 episode and review is a share; got {self.episodes} and {self.review:g}")
+            raise ConfigError(
+                f"a curriculum needs episodes of at least 1 and a review in [0, 1); got {self.episodes} and {self.review:g}"
+            )
 
     def fit(self, levels: int) -> None:
-        """Raise `ConfigError` for an env of so many levels."""
+        """Raise `ConfigError` if the curriculum does not fit an env with this number of levels."""
         if levels < 2:
             raise ConfigError("a curriculum needs an env with levels of difficulty, and this one has none")
         if len(self.thresholds) not in (levels - 1, levels):
-            raise ConfigError(f"this env has {levels} levels, which {levels - 1} thresholds part; got {len(self.thresholds)}")
+            raise ConfigError(f"this env has {levels} levels, which need {levels - 1} thresholds; got {len(self.thresholds)}")
 
     def draw(self, reached: int, levels: int, rng: np.random.Generator) -> int:
-        """The level of an episode, for a task that has `reached` one."""
+        """Draw the level of an episode, for a task at level `reached`."""
         if self.order == "uniform":
             return int(rng.integers(levels))
         return int(rng.integers(reached)) if reached and rng.random() < self.review else reached
 
 
 class Course:
-    """How far each task has come.
+    """The level that each task has reached.
 
     Args:
-        state: what `state` returned, to continue from.
+        state: from `state`, to resume.
     """
 
     def __init__(self, config: Curriculum, levels: int, tasks: Sequence[str], state: Mapping[str, Any] | None = None):
@@ -71,7 +73,7 @@ class Course:
                 self._recent[task].extend(ended)
 
     def note(self, task: str, level: int, success: bool) -> bool:
-        """An episode ended; whether that lifts its task to the next level."""
+        """Record the end of an episode. Returns whether its task advances to the next level."""
         if level != self.reached[task] or self._config.order == "uniform" or level == self._last:
             return False
         recent = self._recent[task]
@@ -83,5 +85,5 @@ class Course:
         return True
 
     def state(self) -> dict[str, Any]:
-        """All that `Course` needs to continue, as plain values."""
+        """The state as plain values, for resuming."""
         return {"reached": dict(self.reached), "recent": {task: list(ended) for task, ended in self._recent.items()}}

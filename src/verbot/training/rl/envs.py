@@ -1,4 +1,4 @@
-"""Many episodes at once, played by worker processes: what Stable-Baselines3 calls a vectorized environment."""
+"""Parallel episodes in worker processes: a vectorized environment for reinforcement learning."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from verbot.training.rl.config import ReinforceConfig
 from verbot.training.rl.curriculum import Curriculum
 
 SAMPLE_STEPS = 2  # control steps of each episode during perception warm-up
-NOISE = 0.8  # at most: share of random steps of the expert on its way to a warm-up sample
-OFF_TRAJECTORY, TURNING = 16, 0.3  # fewer random steps than this follow; this share of them differs from the one before
+NOISE = 0.8  # maximum fraction of random steps of the expert before a warm-up sample
+OFF_TRAJECTORY, TURNING = 16, 0.3  # upper bound of the number of random steps after it; fraction of them with a new action
 REPORTED = ("instruction", "success", "final_error_m", "state_text", "error", "first_contact", "target_object")  # keys of info
 
 
 @dataclass(frozen=True)
 class GroundedObservation:
-    """An observation, and the places in its images of the objects in the instruction.
+    """An observation with the image positions of the objects in the instruction and in grounding queries.
 
     Args:
         points: float32 (1 + q, v, 3, 2): target, receptacle and reference, x right and y down in [-1, 1], until the first
-            contact.
-        known: bool (1 + q, v, 3); False for places that are unknown or outside the image.
-        queries: q instructions of other goals of this scene; the first points are the instruction's, then come theirs.
+            contact. The first entry is that of the instruction, then come those of the queries.
+        known: bool (1 + q, v, 3); False for positions that are unknown or outside the image.
+        queries: q instructions of other goals of this scene.
     """
 
     observation: Observation
@@ -48,14 +48,14 @@ class GroundedObservation:
 
 @dataclass(frozen=True)
 class VecTransition:
-    """One control step of one env, which begins its next episode by itself.
+    """One control step of one env, which starts its next episode automatically.
 
     Args:
-        observation: the latest one; of the next episode where one is over.
-        info: the env's `REPORTED` values, of the episode that the step belongs to.
-        final: the observation that an episode ended with, None while it continues.
-        truncated: whether the time limit or a fault ended it.
-        reset_info: the info of the episode that begins, None while one continues.
+        observation: the latest one; the first of the next episode if this one ended.
+        info: the env's `REPORTED` values, of the episode to which the step belongs.
+        final: the last observation of an episode that ended; None while it continues.
+        truncated: whether the time limit or a fault ended the episode.
+        reset_info: the info of the next episode; None while one continues.
     """
 
     observation: GroundedObservation
@@ -68,13 +68,13 @@ class VecTransition:
 
 @dataclass(frozen=True)
 class EnvRunnerPlan:
-    """What every env runner must know beside its scenes.
+    """Settings of all env runners.
 
     Args:
-        played: episodes that each has played before.
-        grounding_queries: how many of a scene's other goals, drawn at random, are in each observation.
+        played: episodes that each of them has completed before.
+        grounding_queries: number of random other goals of the scene in each observation.
         curriculum: draws the levels; None leaves them to the env.
-        warmup_tasks: the tasks of perception warm-up; None takes all that are played.
+        warmup_tasks: the tasks of perception warm-up; None uses all tasks.
     """
 
     played: int = 0
@@ -85,13 +85,13 @@ class EnvRunnerPlan:
 
 @dataclass(frozen=True)
 class RunStage:
-    """How far a run has come.
+    """The stage of a run.
 
     Args:
         reached: task to the level that it has reached.
-        warmup: whether this is perception warm-up: a few steps of many episodes, each from somewhere along an expert's
-            trajectory. Perception is learned from many scenes, in all phases of a task; a hundred frames of one scene teach
-            hardly more than one.
+        warmup: whether this is perception warm-up: a few steps of many episodes, each starting at a random time of an expert's
+            trajectory. Perception needs many scenes and all phases of a task; a hundred frames of one scene are worth hardly
+            more than one.
     """
 
     reached: Mapping[str, int] = field(default_factory=dict)
@@ -99,12 +99,12 @@ class RunStage:
 
 
 class EnvRunner:
-    """One env that begins the next training episode by itself.
+    """One env that starts the next training episode automatically.
 
     Args:
-        number, count: this one plays every `count`-th scene, from `number` on.
+        number, count: it uses every `count`-th scene, starting at `number`.
 
-    `stage` may be changed at any time; it applies from the next episode on.
+    `stage` can be changed at any time; it applies from the next episode on.
     """
 
     def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: EnvRunnerPlan):
@@ -130,10 +130,10 @@ class EnvRunner:
         return self._grounded(), self._reported()
 
     def _advanced(self, episode: RunningEpisode) -> RunningEpisode:
-        """The same episode at a random time: an expert with random steps acts first, then random actions leave its trajectory.
+        """Advance the episode to a random time: a noisy expert acts first, then random actions leave its trajectory.
 
-        A policy that explores is off the expert's trajectory most of the time. If the next target were always beside the robot,
-        perception would look for it there.
+        An exploring policy is off the expert's trajectory most of the time. If the next target were always close to the robot,
+        perception would learn to expect it there.
         """
         expert, left_m = expert_of(self._env, NOISE * self._rng.random()), self._rng.random() * episode.info["final_error_m"]
         low, high = self._env.robot_spec.action_low(), self._env.robot_spec.action_high()
@@ -146,7 +146,7 @@ class EnvRunner:
                 turns = self._rng.random() < TURNING
                 action = self._rng.uniform(low, high).astype(np.float32) if turns else action
             actions.append(action)
-            if episode.step(action).over:  # the same actions again, without the one that ended the episode
+            if episode.step(action).over:  # repeat the actions without the one that ended the episode
                 shorter = RunningEpisode(self._env, episode.request, self._config.seed)
                 for earlier in actions[:-1]:
                     shorter.step(earlier)
@@ -189,7 +189,7 @@ class EnvRunner:
 
 @dataclass(frozen=True)
 class StepAll:
-    """Asks a worker for one control step of each of its envs, with an action (a,) each."""
+    """Request: one control step of each of a worker's envs, with one action (a,) each."""
 
     actions: Sequence[FloatArray]
 
@@ -198,8 +198,8 @@ class StepAll:
 class EnvRunnerSetup:
     """A worker that runs the envs with these `numbers` among `count`.
 
-    Its first message, unasked, is `EnvRunner.begin` of each. `StepAll` is answered with a `VecTransition` of each; a `RunStage`
-    is for the episodes that begin later and has no answer.
+    Its first message is the result of `EnvRunner.begin` for each env. The answer to `StepAll` is a `VecTransition` for each env;
+    a `RunStage` applies to later episodes and has no answer.
     """
 
     config: CollectConfig
@@ -236,7 +236,7 @@ class EnvRunners:
     """`config.env.num_envs` env runners, distributed among processes; `close` ends them.
 
     Args:
-        played: episodes that each has played before.
+        played: episodes that each of them has completed before.
     """
 
     def __init__(self, config: ReinforceConfig, played: int = 0):
@@ -251,17 +251,17 @@ class EnvRunners:
         self.count = env.num_envs
 
     def begin(self) -> list[tuple[GroundedObservation, dict[str, Any]]]:
-        """The first observation of every env, and its info."""
+        """The first observation and info of every env."""
         return self._gather()
 
     def step(self, actions: Sequence[FloatArray]) -> list[VecTransition]:
-        """One control step of every env, with an action (a,) in the robot's units each."""
+        """One control step of every env, with one action (a,) each, in the robot's units."""
         for worker, share in zip(self._workers, self._shares, strict=True):
             worker.send(StepAll([actions[i] for i in share]))
         return self._gather()
 
     def set_stage(self, stage: RunStage) -> None:
-        """For the episodes that begin from now on."""
+        """Set the stage of all later episodes."""
         for worker in self._workers:
             worker.send(stage)
 

@@ -1,4 +1,4 @@
-"""Proximal policy optimization of a whole policy, by Stable-Baselines3."""
+"""Proximal policy optimization (PPO) of a policy, with Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from verbot.training.rl.envs import EnvRunners, RunStage, survey
 from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
-RECENT = 400  # episodes whose success rate the progress line shows
+RECENT = 400  # number of episodes in the success rate of the progress line
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def reinforce(
     progress: bool = True,
     card: str = "",
 ) -> ReinforceResult:
-    """Train by PPO; leaves ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` in `out`.
+    """Train by PPO; writes ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` into `out`.
 
-    Called again it goes on from its last checkpoint, with new episodes (unlike `train`, not to the bit).
+    A repeated call resumes from the last checkpoint, with new episodes (unlike `train`, not to the bit).
 
     Args:
-        reward: in place of the one that `config` names.
+        reward: replaces the reward of `config`.
         card: Markdown for the policy's card.
 
     Raises:
@@ -83,7 +83,7 @@ def reinforce(
         return done
     course = _course(config, _progress(out).get("course"))
     torch.set_num_threads(config.parallelism.threads)
-    with torch.random.fork_rng(devices=[]), _playing(config, out, reward) as (algorithm, policy, runners):
+    with torch.random.fork_rng(devices=[]), _algorithm(config, out, reward) as (algorithm, policy, runners):
         state = _restore(out, algorithm)
         with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
             watch = _Watch(config, out, policy, log, state, runners, course)
@@ -121,8 +121,8 @@ def identified(config: ReinforceConfig) -> ReinforceConfig:
     return dataclasses.replace(config, init=dataclasses.replace(init, sha256=sha256))
 
 
-def beginning(config: ReinforceConfig) -> VLAPolicy:
-    """The policy that is trained: the one in ``config.init``, or a new one."""
+def initial_policy(config: ReinforceConfig) -> VLAPolicy:
+    """The policy to train: the one in ``config.init``, or a new one."""
     start = config.init.init_from
     if start is not None:
         policy = VLAPolicy.load(start)
@@ -137,8 +137,8 @@ def beginning(config: ReinforceConfig) -> VLAPolicy:
 
 
 @contextmanager
-def _playing(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, VLAPolicy, EnvRunners]]:
-    policy = beginning(config)
+def _algorithm(config: ReinforceConfig, out: Path, reward: Reward | None) -> Iterator[tuple[PPO, VLAPolicy, EnvRunners]]:
+    policy = initial_policy(config)
     device, ppo, envs = find_device(config.parallelism.device), config.ppo, config.env.num_envs
     policy.network.to(device)
     encoder = ObservationEncoder(policy, config.grounding_queries, config.perception_warmup is not None)
@@ -292,7 +292,7 @@ class _Watch(BaseCallback):
 
 
 def _check_tasks(config: ReinforceConfig) -> None:
-    """Raises `ConfigError` for tasks, of training or of the warm-up, that the env does not have."""
+    """Raise `ConfigError` for tasks, of training or of the warm-up, that the env does not have."""
     env_config, warmup = config.env, config.perception_warmup
     names = (*(env_config.tasks or ()), *((warmup and warmup.tasks) or ()))
     if not names:
@@ -312,7 +312,7 @@ def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course 
 
 
 def _progress(out: Path) -> dict[str, Any]:
-    """The state of the run in the last checkpoint; empty where there is none."""
+    """The state of the run in the last checkpoint; empty without a checkpoint."""
     path = out / CHECKPOINT
     if not path.is_file():
         return {}
@@ -339,7 +339,7 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
 
 
 def _claim(config: ReinforceConfig, out: Path, resume: bool) -> ReinforceResult | None:
-    """Make `out` this run's folder; its result where it is there already. Raises `ConfigError` where it holds another's."""
+    """Make `out` the folder of this run; return its result if complete. Raises `ConfigError` if it contains another run."""
     path = out / CONFIG
     if path.exists():
         if not resume:

@@ -1,4 +1,4 @@
-"""The scripted teacher: the task's own action, with exploration noise on what is executed but never on what is taught."""
+"""The scripted expert: the action of the task, with noise on the executed action but not on the label."""
 
 from __future__ import annotations
 

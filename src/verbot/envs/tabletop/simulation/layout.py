@@ -151,7 +151,7 @@ FIXTURES = {
 
 
 def sample(constraints: SceneConstraints, rng: np.random.Generator) -> Layout:
-    """A layout without overlaps. Raises `SimulationError` when the wishes leave no room."""
+    """A layout without overlaps. Raises `SimulationError` if the constraints leave no room."""
     for _ in range(200):
         layout = _place(_fixtures(constraints, rng), *_objects(constraints, rng), constraints, rng)
         if layout is not None and constraints.screen:

@@ -1,4 +1,4 @@
-"""What may differ from the nominal world: named axes, each with strengths 1 to 3; strength 0 is nominal.
+"""Domain randomization: named axes, each with strengths 1 to 3; strength 0 is nominal.
 
 Every axis draws from its own stream, so that an episode with one axis changed is the same episode otherwise.
 """

@@ -29,7 +29,7 @@ KINDS = {
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
 }
-# What is built where no checkpoint is named: small enough for a CPU, random, trained with the rest.
+# The default architecture without a checkpoint: small enough for a CPU, trained from random weights.
 SMALL = {
     "model_type": "bert", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 128, "type_vocab_size": 1, "pad_token_id": PAD,
@@ -56,23 +56,23 @@ NOT_FITTED = FittedModel()
 
 @language_encoders.register("hf_language", needs=("transformers",))
 class HFLanguage(nn.Module):
-    """One token of the whole text, then its tokens' states, projected, under `layers` of trained self-attention.
+    """A text token and the projected token states of a language model, followed by `layers` of trained self-attention.
 
-    The first token is the mean of the states (Reimers & Gurevych 2019), for CLIP the state of the last one, which it was trained
-    to sum up with. A frozen model is no part of this module or of a saved policy: its sha256 is, and is checked; each distinct
-    text is encoded once and cached as by `MiniLM`. A trained one is saved whole, with its tokenizer, and needs its checkpoint no
-    more. It always evaluates: no dropout. Without a checkpoint a model of `architecture` begins at random, with the words of the
-    training instructions for tokens. ``""`` is what the tokenizer puts around every text.
+    The text token is the mean of the token states (Reimers & Gurevych 2019); for CLIP it is the state of the last token. The
+    weights of a frozen model are not part of a saved policy; their sha256 is saved and checked, and each distinct text is encoded
+    once and cached, as in `MiniLM`. A trained model is saved completely with its tokenizer and no longer needs its checkpoint.
+    The model is always in evaluation mode, without dropout. Without a checkpoint, a model of `architecture` is trained from
+    random weights, with the words of the training instructions as tokens. ``""`` consists of the tokenizer's special tokens.
 
     Args:
         source: the checkpoint, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``, ``"google-t5/t5-small"``,
             ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a ``tokenizer.json``.
         layers, heads: of the trained transformer on top.
-        longest: tokens kept of one text.
+        longest: maximum kept of one text.
         fitted: made by `fit`, saved with the policy.
 
     Raises:
-        ConfigError: no such checkpoint, mode, depth or model type; no tokenizer.
+        ConfigError: unknown checkpoint, mode, depth or model type; no tokenizer.
         CorruptFileError: the frozen weights are not those that the policy was trained on.
         MissingDependencyError: transformers is not installed.
     """
@@ -114,7 +114,7 @@ class HFLanguage(nn.Module):
 
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
-        """`options` with what a policy must know: of a frozen checkpoint its identity, otherwise architecture and tokenizer."""
+        """`options` with the identity of a frozen checkpoint, or with architecture and tokenizer of a trained one."""
         if options.get("checkpoint") is None:
             vocabulary = sorted({word for text in set(instructions) for word in split_words(text)})
             return {"architecture": SMALL, **options, "tokenizer": _word_tokenizer(vocabulary)}
@@ -130,8 +130,10 @@ class HFLanguage(nn.Module):
         return self
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
-        """States (b, l, d) float16 of a frozen model; of a trained one ids (b, l): the tokenizer's, after the four of `SPECIAL`,
-        which stand for the tokenizer's own."""
+        """States (b, l, d) float16 for a frozen model, ids (b, l) for a trained one.
+
+        Ids 0 to 3 are `SPECIAL`, which replace the tokenizer's special tokens; the tokenizer's ids follow.
+        """
         texts = [" ".join(split_words(text)) for text in texts]
         if self.frozen:
             return self._cache.batch(texts)
@@ -153,7 +155,7 @@ class HFLanguage(nn.Module):
         return TokenGroup(self.norm(x), mask, "words")
 
     def sentence(self, states: Tensor, mask: Tensor) -> Tensor:
-        """The whole text's feature (b, d) from its tokens' states (b, l, d) under mask (b, l)."""
+        """The feature (b, d) of the text, from its token states (b, l, d) with mask (b, l)."""
         if self.last:
             place = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
             return states[torch.arange(len(states), device=mask.device), place]
@@ -167,7 +169,7 @@ class HFLanguage(nn.Module):
 
 
 def _readable(mask: Tensor) -> Tensor:
-    """A model is not made for texts without a token: of those it reads the first, which nobody looks at."""
+    """A mask in which every text has a token, because models need one; the result for empty texts is masked later."""
     first = torch.zeros_like(mask)
     first[:, 0] = True
     return mask | (first & ~mask.any(1, keepdim=True))
@@ -180,7 +182,7 @@ def _config(architecture: Mapping[str, Any], depth: int | None) -> tuple[str, An
     config = getattr(pretrained.library(), kind).config_class.from_dict(copy.deepcopy(dict(inner)))
     if depth is not None:
         if not 1 <= depth <= config.num_hidden_layers:
-            raise ConfigError(f"this {kind} has {config.num_hidden_layers} layers; a depth of {depth} cannot be had")
+            raise ConfigError(f"this {kind} has {config.num_hidden_layers} layers; a depth of {depth} is not possible")
         config.num_hidden_layers = depth
     return kind, config
 
@@ -197,7 +199,7 @@ def _build(kind: str, config: Any, folder: Path | None) -> nn.Module:
 
 
 def _model(source: Checkpoint, fitted: FittedModel) -> tuple[nn.Module, Any, str, str | None]:
-    """A model to train, its configuration and tokenizer, and why it has no weights where it has none."""
+    """A trainable model, its configuration and tokenizer, and the reason if it has no weights."""
     architecture, tokenizer, depth = fitted.architecture, fitted.tokenizer, source.depth
     if source.checkpoint is None:
         if tokenizer is None:
@@ -220,7 +222,7 @@ def _model(source: Checkpoint, fitted: FittedModel) -> tuple[nn.Module, Any, str
 
 @functools.lru_cache(maxsize=4)
 def _frozen(folder: Path, identity: str, depth: int | None, longest: int) -> TextCache:
-    """The one of this process; weights and tokenizer are read on the first text that is in no cache."""
+    """The text cache of a frozen model, shared within the process. Weights are read for the first text that is not cached."""
     kind, config = _config(pretrained.architecture(folder), depth)
     limit = _longest(config, longest)
     tokenizer = functools.cache(lambda: _tokenizer(_read_tokenizer(folder), config, limit))
@@ -236,9 +238,9 @@ def _frozen(folder: Path, identity: str, depth: int | None, longest: int) -> Tex
 
 
 def _longest(config: Any, longest: int) -> int:
-    """Tokens of one text: no more than the model has positions for."""
+    """The maximum number of tokens, limited by the model's positions."""
     places = getattr(config, "max_position_embeddings", None) or longest
-    if config.model_type == "roberta":  # counts from after the padding's number
+    if config.model_type == "roberta":  # its positions start after the padding id
         places -= config.pad_token_id + 1
     return min(longest, places)
 
@@ -263,7 +265,7 @@ def _tokenizer(text: str, config: Any, longest: int) -> Any:
 
 
 def _word_tokenizer(vocabulary: Sequence[str]) -> str:
-    """A tokenizer of whole words, numbered as by `WordEmbedding`."""
+    """A tokenizer of whole words with the ids of `WordEmbedding`."""
     library = pretrained.library("tokenizers")
     ids = {word: number for number, word in enumerate((*SPECIAL, *vocabulary))}
     tokenizer = library.Tokenizer(library.models.WordLevel(ids, unk_token=SPECIAL[UNKNOWN]))
@@ -277,7 +279,7 @@ def _word_tokenizer(vocabulary: Sequence[str]) -> str:
 
 
 def _special(text: str, tokenizer: Any, config: Any) -> tuple[int, int, int, int]:
-    """What a tokenizer has in place of `SPECIAL`: padding, an unknown word, and what begins and ends a text."""
+    """The ids of a tokenizer for `SPECIAL`: padding, unknown word, start and end of a text."""
     pad = config.pad_token_id or 0
     around = tokenizer.encode("").ids or [pad]
     model = json.loads(text)["model"]

@@ -1,4 +1,4 @@
-"""Commands of several sentences: words are read within their sentence, sentences within the whole command."""
+"""An encoder of instructions with several sentences: attention within each sentence, then across sentences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a command; at least one, that may be empty.
+    """The sentences of an instruction; at least one, which may be empty.
 
     >>> split_sentences("Open the drawer. Put 1.5 cups in it!\\nClose it; stop")
     ['Open the drawer', 'Put 1.5 cups in it', 'Close it', 'stop']
@@ -28,16 +28,16 @@ def split_sentences(text: str) -> list[str]:
 
 @language_encoders.register("hierarchical")
 class HierarchicalLanguage(nn.Module):
-    """The words, each with what its sentence is to the command.
+    """Word tokens, each with a feature of its sentence.
 
-    A word sees the words of its own sentence alone; sentences, each pooled by attention, see each other and their order. Only
-    words come out: from one token for each sentence a network learns the sentences of training by heart. Source: the
-    hierarchical attention network, Yang et al. 2016, with self-attention for its recurrence.
+    Words attend to words of their own sentence. Sentences, pooled by attention, attend to each other, with embeddings of their
+    order. Only word tokens are returned: with one token per sentence, networks memorized the training sentences. Source: the
+    hierarchical attention network, Yang et al. 2016, with self-attention in place of recurrence.
 
     Args:
-        base: the language encoder that reads one sentence, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
+        base: the encoder of single sentences, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
         layers, heads: of the transformer across sentences.
-        sentences: whose place in the command has an embedding of its own; all later ones stand at the last.
+        sentences: number of order embeddings; later sentences share the last one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HierarchicalLanguage(nn.Module):
 
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
-        """`options` with what the base encoder takes from the sentences."""
+        """`options` with those of the base encoder, fitted to the sentences."""
         base = options.get("base", "word_embedding")
         _check(base)
         sentences = sorted({sentence for text in instructions for sentence in split_sentences(text)})
@@ -68,14 +68,14 @@ class HierarchicalLanguage(nn.Module):
 
     @staticmethod
     def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
-        """`options` of `fit` with the words that the base encoder does not know yet, where it has a vocabulary."""
+        """`options` of `fit`, with new words added to the vocabulary of the base encoder if it has one."""
         base = language_encoders.get(options.get("base", "word_embedding"))
         if not isinstance(base, GrowsVocabulary):
             return dict(options)
         return {**options, "base_options": base.grow(options.get("base_options") or {}, instructions)}
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
-        """As the base encoder's, sentence after sentence: ids show where one begins, states (b, l, d + 1) end with its number."""
+        """Tokens of all sentences by the base encoder. Ids mark sentence starts; states (b, l, d + 1) end with its number."""
         sentences = [split_sentences(text) for text in texts]
         text = self.base.prepare([sentence for found in sentences for sentence in found])
         rows, masks, first = [], [], 0
@@ -95,7 +95,7 @@ class HierarchicalLanguage(nn.Module):
         return TextBatch(pad(rows, batch_first=True), pad(masks, batch_first=True))
 
     def forward(self, text: TextBatch) -> TokenGroup:
-        sentences, count = _apart(text)
+        sentences, count = _split_batch(text)
         words = self.base(sentences)  # (b·m, l, e)
         mask = words.mask.unflatten(0, (-1, count))  # (b, m, l)
         there = mask.any(-1)
@@ -112,8 +112,8 @@ def _check(base: str) -> None:
         raise ConfigError("the base of hierarchical reads one sentence; it cannot be hierarchical itself")
 
 
-def _apart(text: TextBatch) -> tuple[TextBatch, int]:
-    """The sentences of all commands as a batch of their own (b·m, l), and m, the most of one command."""
+def _split_batch(text: TextBatch) -> tuple[TextBatch, int]:
+    """The sentences of all instructions as a batch (b·m, l), and m, the maximum number of sentences."""
     values, mask = text.values, text.mask
     if values.is_floating_point():
         values, number = values[..., :-1], values[..., -1].long()

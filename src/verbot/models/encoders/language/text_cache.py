@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of texts: each computed once, to the same bits in any company, kept in memory and on disk."""
+"""A cache of token states of a frozen encoder, in memory and on disk. States do not depend on the batch, to the bit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from verbot.models.tokens import TextBatch
 
-TILE = 8  # texts computed at once, and what their padded length is a multiple of
-KEPT, FEW = 512, 32  # texts in one file of the cache; fewer than these are sooner computed again than kept
+TILE = 8  # texts per batch, and the multiple to which their length is padded
+KEPT, FEW = 512, 32  # texts per cache file; fewer than FEW are not stored, because encoding them again is faster
 
 
 class TextCache:
@@ -27,7 +27,7 @@ class TextCache:
         width: d, of a state.
         tokenize: texts to their token ids.
         run: ids (8, l) int64 and mask (8, l) bool to states (8, l, d).
-        longest: tokens of a text beyond which nothing is padded; None where any length will do.
+        longest: maximum padded length; None without a limit.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class TextCache:
         self._read: set[Path] = set()
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Token states (l, d) float16 of each text, l its own; a function of the text alone, to the bit."""
+        """Token states (l, d) float16 of each text; they depend only on the text, to the bit."""
         if any(text not in self._memory for text in texts):
-            self._recall()
+            self._load_files()
         missing = sorted({text for text in texts if text not in self._memory})
         for start in range(0, len(missing), KEPT):
             part = missing[start : start + KEPT]
             states = self.compute(part)
             self._memory |= dict(zip(part, states, strict=True))
             if len(part) >= FEW:
-                self._keep(part, states)
+                self._store(part, states)
         return [self._memory[text] for text in texts]
 
     def batch(self, texts: Sequence[str]) -> TextBatch:
-        """The same side by side: states (b, l, d) float16, the longest text's l."""
+        """The states as a padded batch (b, l, d) float16."""
         rows = self.encode(texts)
         values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
@@ -66,8 +66,8 @@ class TextCache:
     def compute(self, texts: Sequence[str]) -> list[Tensor]:
         """Token states (l, d) float16 of each text, without the caches."""
         encoded = self._tokenize(list(texts))
-        # Sums are rounded by the shape of what is summed. So a text is computed in a shape that is its own, whoever keeps it
-        # company: in tiles of equal size, padded to a length that only its own length decides.
+        # Rounding depends on the shape of a batch. So a text is always encoded in batches of one size, padded to a length that
+        # depends only on the text.
         by_length: dict[int, list[int]] = {}
         for number, ids in enumerate(encoded):
             length = -(-len(ids) // TILE) * TILE
@@ -88,8 +88,8 @@ class TextCache:
         # Cloned outside inference mode: its own tensors cannot be trained through.
         return [states[: len(row)].clone() for states, row in zip(half, rows, strict=True)]
 
-    def _recall(self) -> None:
-        """What was kept since the last look, by this process or another. A file that cannot be read is as good as none."""
+    def _load_files(self) -> None:
+        """Load cache files that are new since the last call, from any process. Unreadable files are ignored."""
         for path in sorted(set(self._folder().glob("*.safetensors")) - self._read):
             self._read.add(path)
             try:
@@ -101,7 +101,7 @@ class TextCache:
             if states.dtype == torch.float16 and states.shape == (sum(lengths), self.width) and len(texts) == len(lengths):
                 self._memory |= dict(zip(texts, states.split(lengths), strict=True))
 
-    def _keep(self, texts: Sequence[str], states: Sequence[Tensor]) -> None:
+    def _store(self, texts: Sequence[str], states: Sequence[Tensor]) -> None:
         digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
         path = self._folder() / f"{digest}.safetensors"
         lists = {"texts": json.dumps(texts), "lengths": json.dumps([len(rows) for rows in states])}
@@ -111,7 +111,7 @@ class TextCache:
             save_file({"states": torch.cat(list(states))}, aside, lists)
             aside.rename(path)
         except OSError:
-            return  # a cache that cannot be written costs time, nothing else
+            return  # without a writable cache, only time is lost
         self._read.add(path)
 
     def _folder(self) -> Path:

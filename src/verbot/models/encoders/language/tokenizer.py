@@ -1,4 +1,4 @@
-"""Instructions as words, before any encoder."""
+"""Word tokenization of instructions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def split_words(text: str) -> list[str]:
 
 
 def drop_words(text: TextBatch, share: float, generator: torch.Generator | None = None) -> TextBatch:
-    """`text` with a share of its words not understood: ids become `UNKNOWN`, states of a frozen encoder are masked.
+    """Word dropout: replace a fraction of the words by `UNKNOWN`, or mask them if `text` holds states of a frozen encoder.
 
-    What an unknown word does is so learned before one is met. The first token of every row stays.
+    So the network is trained with unknown words. The first token of every row is never dropped.
     """
     drawn = (torch.rand(text.mask.shape, generator=generator) < share).to(text.mask.device)
     if text.values.dtype == torch.int64:

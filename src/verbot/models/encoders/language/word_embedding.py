@@ -1,4 +1,4 @@
-"""Instructions as words from a vocabulary of their own, read by a small transformer."""
+"""A small transformer over word embeddings, with a vocabulary from the training instructions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 @language_encoders.register("word_embedding")
 class WordEmbedding(nn.Module):
-    """Word embeddings, positions and `layers` of self-attention under the padding mask. ``""`` is START END.
+    """Word embeddings, position embeddings and `layers` of self-attention. ``""`` consists of START and END.
 
     Args:
-        vocabulary: the words known, after `SPECIAL`; made by `fit`, saved with the policy.
+        vocabulary: the known words; filled in by `fit` and saved with the policy. Their ids follow those of `SPECIAL`.
         layers, heads: of the transformer.
-        longest: words kept of one instruction.
+        longest: maximum number of words of an instruction.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class WordEmbedding(nn.Module):
     ):
         super().__init__()
         if not vocabulary:
-            raise ConfigError("the word encoder has no vocabulary; build it with Words.fit(options, instructions)")
+            raise ConfigError("word_embedding has no vocabulary; build it with WordEmbedding.fit(options, instructions)")
         self.ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary))}
         self.longest = longest
         self.embed = nn.Embedding(len(self.ids), sizes.width)
@@ -50,7 +50,7 @@ class WordEmbedding(nn.Module):
 
     @staticmethod
     def grow(options: Mapping[str, Any], instructions: Sequence[str]) -> dict[str, Any]:
-        """`options` of `fit` with the words of `instructions` that are new after those that are known, whose ids stay."""
+        """`options` of `fit` with new words of `instructions` appended; the ids of known words do not change."""
         known = list(options.get("vocabulary", ()))
         return {**options, "vocabulary": [*known, *sorted(set(WordEmbedding.fit({}, instructions)["vocabulary"]) - set(known))]}
 

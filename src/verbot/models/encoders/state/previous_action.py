@@ -1,4 +1,4 @@
-"""An action as one feature: each component is encoded by its kind."""
+"""The encoder of actions, by kind of component; it encodes the previous action."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def manipulator() -> tuple[Component, ...]:
 
 
 class ActionEncoder(nn.Module):
-    """Normalized actions (…, a) to features (…, e), whatever stands before: a batch, a chunk, candidates.
+    """Normalized actions (…, a) to features (…, e), for any leading axes.
 
-    A quaternion is read as the products of its four numbers, scaled to length 1: q and -q are one rotation and give one feature,
-    and near rotations near ones. A component that is not known is read as a learned absence, not as zeros.
+    A quaternion enters as the products of its four numbers after normalization. So q and −q, which are one rotation, give one
+    feature, continuously. Unknown components are replaced by a learned embedding, not by zeros.
 
     Args:
         components: of the action, in order.
         width: e.
-        hidden: of the layer in between.
-        partial: a component may be unknown; otherwise there is no absence to learn.
+        hidden: width of the hidden layers.
+        partial: whether components may be unknown.
 
-    Raises `ConfigError` for a quaternion that has not four numbers.
+    Raises `ConfigError` for a quaternion that does not have four numbers.
     """
 
     def __init__(self, components: Sequence[Component], width: int, hidden: int = 128, partial: bool = True):
@@ -57,12 +57,12 @@ class ActionEncoder(nn.Module):
         self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (…, c) says which components are known; None, that all are. What an unknown one holds changes nothing.
+        """`mask` (…, c) is True for known components; None if all are known. Values of unknown ones have no effect.
 
-        Raises `ConfigError` for a mask where the encoder is not `partial`.
+        Raises `ConfigError` for a mask if the encoder is not `partial`.
         """
         if mask is not None and self.absent is None:
-            raise ConfigError("this action encoder was made without unknown components (partial=False); it takes no mask of them")
+            raise ConfigError("this action encoder was built without unknown components (partial=False) and takes no mask")
         read = torch.zeros((), dtype=actions.dtype, device=actions.device)
         for number, (part, layer, turn) in enumerate(zip(actions.split(self.sizes, -1), self.read, self.turns, strict=True)):
             if mask is None or self.absent is None:
@@ -76,7 +76,7 @@ class ActionEncoder(nn.Module):
 
 @action_encoders.register("action")
 class PreviousAction(nn.Module):
-    """The previous action, normalized (b, a), as one token; a masked one where it is unknown."""
+    """The normalized previous action (b, a) as one token, masked if it is unknown."""
 
     def __init__(self, sizes: Sizes, hidden: int = 128):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the robot feels, as one token."""
+"""The encoder of the robot's state."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from verbot.models.registries import state_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
-LOUD = 6.0  # times torch's own start, by which where the hand is would weigh a twentieth of where it looks
+LOUD = 6.0  # initial scale: with torch's default, the hand's position would have a twentieth of the effect of keypoints
 
 
 @state_encoders.register("proprioception")
 class Proprioception(nn.Module):
-    """A two-layer network from the normalized state (b, s) to one token; an absent state gives a masked token.
+    """An MLP from the normalized state (b, s) to one token; a missing state gives a masked token.
 
-    Values beyond ±`limit` standard deviations are held there: a sensor never seen to move so far must not swamp the rest.
+    Values are clipped to ±`limit` standard deviations, so that a sensor far outside its training range does not dominate.
     """
 
     def __init__(self, sizes: Sizes, hidden: int = 64, limit: float = 10.0):

@@ -1,4 +1,4 @@
-"""A small convolutional network per view, steered by language from the inside (FiLM), that points with heatmaps."""
+"""A small convolutional network per view with FiLM conditioning and heatmaps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, look, place_reader
+from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, place_reader, spatial_softmax
 from verbot.models.layers.transformer import pixel_grid
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
@@ -15,16 +15,16 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 @vision_encoders.register("film_conv")
 class FilmConv(nn.Module):
-    """One token per heatmap and view: where it looks, and what is there.
+    """One token per heatmap and view, with the expected position and the features there.
 
-    A 6×6/4 convolution, a FiLM residual block, the same again at half resolution, added back; then language-conditioned heatmaps
-    whose softmax gives an expected (x, y) and the features there. Sources: FiLM, Perez et al. 2018; spatial softmax, Levine et
-    al. 2016.
+    A 6×6 convolution with stride 4, a FiLM residual block, another block at half the resolution, which is added back, and
+    heatmaps. The spatial softmax of a heatmap gives the expected (x, y) and the features there. Sources: FiLM, Perez et al. 2018;
+    spatial softmax, Levine et al. 2016.
 
     Args:
-        channels: of the finer level; the coarser has twice as many.
-        heatmaps: per view; the first three are those that the keypoint loss teaches.
-        shared: one trunk for all views, which then differ only through the FiLM of their sentence.
+        channels: of the finer level; the coarser one has twice as many.
+        heatmaps: per view; the first three are supervised by the keypoint loss.
+        shared: one convolutional network for all views, which then differ only in their FiLM parameters.
     """
 
     def __init__(self, sizes: Sizes, channels: int = 16, heatmaps: int = 16, shared: bool = False):
@@ -57,7 +57,7 @@ class FilmConv(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Images (b, 3, h, w) and FiLM numbers (b, 6c) to what each heatmap reads (b, p, c + 2) and its logits (b, p, h·w / 16)."""
+    """Images (b, 3, h, w) and FiLM parameters (b, 6c) to features with positions (b, p, c + 2) and logits (b, p, h·w / 16)."""
 
     cells: Tensor
 
@@ -77,11 +77,11 @@ class _Trunk(nn.Module):
         coarse = self.coarse(F.relu(self.down(fine)), film[:, 2 * self.channels :])
         features = fine + F.interpolate(self.up(coarse), scale_factor=2)  # (b, c, h / 4, w / 4)
         logits = self.heat(features).flatten(2)
-        return look(logits, features.flatten(2).transpose(1, 2), self.cells), logits
+        return spatial_softmax(logits, features.flatten(2).transpose(1, 2), self.cells), logits
 
 
 class _FilmBlock(nn.Module):
-    """x + FiLM(conv(relu(conv(x)))), rectified."""
+    """relu(x + FiLM(conv(relu(conv(x)))))."""
 
     def __init__(self, channels: int):
         super().__init__()

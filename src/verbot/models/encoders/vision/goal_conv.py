@@ -1,4 +1,4 @@
-"""A goal image, read beside the picture of now: what has to become different."""
+"""An encoder of goal images, which compares the goal image with the current one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 @goal_encoders.register("goal_conv")
 class GoalConv(nn.Module):
-    """The first camera's latest frame and the goal image, stacked by channels, to a few tokens that follow the words.
+    """Encodes the first camera's latest frame and the goal image, stacked by channels, to a few tokens that follow the words.
 
-    Each token is one heatmap's expected (x, y) and the features there, plus an embedding that marks it as a goal image's, so
-    that an instruction in words and one in an image are distinguished. Stacking by channels: as Octo gives goal images to its
-    encoder (Octo Model Team 2024).
+    Each token contains the expected (x, y) of a heatmap and the features there, plus a type embedding that distinguishes goal
+    images from words. Octo stacks goal images in the same way (Octo Model Team 2024).
 
     Args:
         channels: of the convolutions.
-        tokens: heatmaps.
+        tokens: number of heatmaps.
     """
 
     cells: Tensor
@@ -39,9 +38,11 @@ class GoalConv(nn.Module):
         self.kind = nn.Parameter(torch.randn(tokens, sizes.width) * 0.1)
         self.register_buffer("cells", pixel_grid(sizes.height // 4, sizes.width_px // 4), persistent=False)
 
-    def forward(self, goal: Tensor, mask: Tensor, now: Tensor, seen: Tensor) -> TokenGroup:
-        """Goal (b, 3, h, w) with mask (b,), and the picture of now (b, 3, h, w) with mask `seen` (b,); all in [-1, 1]."""
-        known = seen[:, None, None, None].to(goal.dtype).expand(-1, 1, *goal.shape[-2:])  # a missing picture is not a gray one
+    def forward(self, goal: Tensor, mask: Tensor, now: Tensor, now_mask: Tensor) -> TokenGroup:
+        """`goal` (b, 3, h, w) with `mask` (b,), and the current image `now` (b, 3, h, w) with `now_mask` (b,); in [-1, 1]."""
+        known = (
+            now_mask[:, None, None, None].to(goal.dtype).expand(-1, 1, *goal.shape[-2:])
+        )  # distinguishes a missing image from a gray one
         pair = torch.cat([now * known, known, goal], 1)
         x = F.relu(self.stem(pair.contiguous(memory_format=torch.channels_last)))
         for convolution in self.convolutions:

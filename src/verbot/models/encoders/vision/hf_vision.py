@@ -22,7 +22,7 @@ from verbot.models.pretrained import RANDOM, Checkpoint
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
-# What is built where no checkpoint is named: small enough for a CPU, random, trained with the rest.
+# The default architecture without a checkpoint: small enough for a CPU, trained from random weights.
 SMALL = {
     "model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -49,25 +49,25 @@ NOT_FITTED = FittedTower()
 
 @vision_encoders.register("hf_vision", needs=("transformers",))
 class HFVision(nn.Module):
-    """One tower of the transformers library sees every view; the sentence points into its places, and all of them are tokens.
+    """A vision model of the transformers library for all views, with language-conditioned heatmaps over its feature grid.
 
-    Tokens: one per heatmap, as of `ViT`; then, with `patches`, of each view the feature of the whole image and its places. The
-    tower's own preprocessing is part of the network, the same in training and in serving. A frozen tower is no part of this
-    module or of a saved policy: its sha256 is, and is checked. A trained one is saved whole, and needs its checkpoint no more.
-    Without a checkpoint a model of `architecture` begins at random; its convolutions have group norm for batch norm.
+    The tokens are one per heatmap, as in `ViT`, and with `patches` the global feature and the feature grid of each view. The
+    preprocessing of the model is part of the network. The weights of a frozen model are not part of a saved policy; their sha256
+    is saved and checked. A trained model is saved completely and no longer needs its checkpoint. Without a checkpoint, a model of
+    `architecture` is trained from random weights, with group norm in place of batch norm.
 
     Args:
         source: the checkpoint, e.g. ``"openai/clip-vit-base-patch32"``, ``"microsoft/resnet-50"``, ``"google/efficientnet-b0"``,
             ``"google/siglip-base-patch16-224"``, ``"facebook/dinov2-small"``. An early stage (`depth`) has a finer grid.
         size: ``"model"``, ``"image"`` or a side in pixels; see `Tower`.
-        film: the sentence scales and shifts a convolution's features after every stage or block, at first by nothing: RT-1,
-            Brohan et al. 2022. A frozen tower's features are then no function of the image alone.
-        heatmaps: per view; the first three are those that the keypoint loss teaches.
-        patches: whether the features are given out as tokens beside the keypoint tokens.
-        fitted: made by `fit`, saved with the policy.
+        film: FiLM conditioning on the sentence after every stage or block of a convolutional model, initially the identity
+            (RT-1, Brohan et al. 2022). Features of a frozen model then depend on the sentence.
+        heatmaps: per view; the first three are supervised by the keypoint loss.
+        patches: return the global feature and the feature grid as tokens too.
+        fitted: made by `fit` and saved with the policy.
 
     Raises:
-        ConfigError: no such checkpoint, mode, depth or model type; FiLM in a transformer.
+        ConfigError: unknown checkpoint, mode, depth or model type; FiLM with a transformer.
         CorruptFileError: the frozen weights are not those that the policy was trained on.
         MissingDependencyError: transformers is not installed.
     """
@@ -90,7 +90,7 @@ class HFVision(nn.Module):
         tower = Tower(model, small_towers.find_family(architecture), prepare, size, (sizes.height, sizes.width_px))
         self._absence = pretrained.Absence(self, reason)
         if self.frozen:
-            self._held = (tower,)  # in a tuple, so that torch does not find it
+            self._held = (tower,)  # in a tuple, so that torch does not register it
         else:
             self.tower = tower
             pretrained.scale_rate(tower, source.mode)
@@ -103,7 +103,7 @@ class HFVision(nn.Module):
 
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str] = ()) -> dict[str, Any]:
-        """`options` with what a policy must know of the checkpoint: of a frozen one its identity, of another its architecture."""
+        """`options` with the identity of a frozen checkpoint, or with the architecture of a trained one."""
         if options.get("checkpoint") is None:
             return dict(options)
         folder = pretrained.find(options["checkpoint"], options.get("revision"))
@@ -114,40 +114,39 @@ class HFVision(nn.Module):
 
     @property
     def cacheable(self) -> bool:
-        """Whether the tower is frozen and sees without words."""
+        """Whether the model is frozen and does not depend on the instruction."""
         return self.frozen and self.film is None
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        return self.groups(self._see(images, sentence), mask, sentence)
+        return self.groups(self._encode(images, sentence), mask, sentence)
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        features = self._see(images, sentence)
+        """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
+        features = self._encode(images, sentence)
         if self.film is None:
-            return self.answer(features, mask, sentence, questions, rows)
-        asked = self._see(images[rows], questions)
-        return self.groups(features, mask, sentence), self._point(asked, mask[rows], questions)
+            return self.answer(features, mask, sentence, queries, rows)
+        asked = self._encode(images[rows], queries)
+        return self.groups(features, mask, sentence), self._point(asked, mask[rows], queries)
 
     def answer(
-        self, features: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+        self, features: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `ask_many`, of features (b, v, n + 1, d) as of `features`."""
-        return self.groups(features, mask, sentence), self._point(features[rows], mask[rows], questions)
+        """As `encode_with_queries`, from the output (b, v, n + 1, d) of `features`."""
+        return self.groups(features, mask, sentence), self._point(features[rows], mask[rows], queries)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the tower makes of images (…, 3, h, w), uint8 or float in [0, 1]: (…, n + 1, d), the whole image first.
+        """The features (…, n + 1, d) of images (…, 3, h, w), uint8 or float in [0, 1]; the global feature comes first.
 
-        Of a frozen tower a function of the image alone, that may be computed once and kept (under `key`): `groups` goes on from
-        there. Raises `ConfigError` with FiLM.
+        Features of a frozen model can be cached under `key`; `groups` starts from them. Raises `ConfigError` with FiLM.
         """
         if self.film is not None:
-            raise ConfigError("with film=True the features depend on the sentence: they cannot be had without it")
+            raise ConfigError("with film=True the features depend on the sentence and cannot be computed without it")
         return self._run(centered(images).flatten(0, -4)).unflatten(0, images.shape[:-3])
 
     def groups(self, features: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        """The tokens of features (b, v, n + 1, d) under mask (b, v)."""
+        """Token groups from features (b, v, n + 1, d) with mask (b, v)."""
         x = self._places(features)
         found = [self.point(x[:, :, 1:], mask, sentence)]
         if self.patches:
@@ -156,7 +155,7 @@ class HFVision(nn.Module):
 
     @property
     def key(self) -> str:
-        """What features of a frozen tower may be kept under; it changes whenever they do."""
+        """The cache key of features of a frozen model."""
         tower = self._tower
         return f"{self.sha256}-{tower.depth}-{tower.size[0]}x{tower.size[1]}"
 
@@ -164,15 +163,15 @@ class HFVision(nn.Module):
     def _tower(self) -> Tower:
         return self._held[0] if self.frozen else self.tower
 
-    def _point(self, features: Tensor, mask: Tensor, questions: Tensor) -> TokenGroup:
-        return self.point(self._places(features)[:, :, 1:], mask, questions, len(POINTS))
+    def _point(self, features: Tensor, mask: Tensor, queries: Tensor) -> TokenGroup:
+        return self.point(self._places(features)[:, :, 1:], mask, queries, len(POINTS))
 
     def _places(self, features: Tensor) -> Tensor:
         """(b, v, n + 1, e)"""
         places: Tensor = self.project(self.norm(features.to(self.norm.weight.dtype)))
         return places + self.view
 
-    def _see(self, images: Tensor, sentence: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, sentence: Tensor) -> Tensor:
         film = None
         if self.film is not None:
             numbers = self.film(sentence).repeat_interleave(self.views, 0)  # (b·v, 2 Σc)
@@ -185,14 +184,14 @@ class HFVision(nn.Module):
         if not self.frozen:
             return self.tower(images, film)
         tower = self._tower.to(images.device)
-        if film is not None:  # a gradient must come through
+        if film is not None:  # FiLM needs a gradient
             return tower(images, film)
         with torch.no_grad():
             return tower(images)
 
     def _film(self, sizes: Sizes, tower: Tower) -> nn.Linear:
         if not tower.family.convolutional:
-            raise ConfigError(f"film=True steers a convolution (resnet, efficientnet); {tower.family.kind} is none")
+            raise ConfigError(f"film=True needs a convolutional model (resnet, efficientnet); {tower.family.kind} is none")
         film = nn.Linear(sizes.width, 2 * sum(tower.channels))
         nn.init.zeros_(film.weight)
         nn.init.zeros_(film.bias)
@@ -202,7 +201,7 @@ class HFVision(nn.Module):
 def _model(
     source: Checkpoint, fitted: FittedTower
 ) -> tuple[nn.Module, Mapping[str, Any], Mapping[str, Any], str | None, str | None]:
-    """The model, its architecture, preprocessing and identity, and why it has no weights where it has none."""
+    """The model, its architecture, preprocessing and identity, and the reason if it has no weights."""
     architecture, prepare, depth = fitted.architecture, fitted.prepare, source.depth
     if source.checkpoint is None:
         architecture = architecture or SMALL

@@ -1,4 +1,4 @@
-"""One encoder for all cameras, which look at each other's pictures before they answer."""
+"""One encoder for all cameras, with attention across views."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 @vision_encoders.register("multi_view")
 class MultiView(nn.Module):
-    """One token per heatmap and view: where it looks, and what is there.
+    """One token per heatmap and view, with the expected position and the features there.
 
-    All views share one convolution: every fourth pixel finely, every eighth coarsely. The coarse places of all views, each with
-    an embedding of its view, attend to each other, those of a missing camera excepted, and are added back to the fine ones,
-    which the sentence points into. Positions have no embedding: with one, scenes are learned by heart. Nothing but the
-    embeddings belongs to one view, so each camera teaches all.
+    All views share one convolutional network with features at strides 4 and 8. The coarse features of all views, with view
+    embeddings, attend to each other (missing cameras are masked) and are added to the fine features. Heatmaps are inner products
+    of the fine features with queries of the sentence. There are no position embeddings, because they led to memorized scenes.
+    Only the view embeddings are specific to a camera, so every camera trains the shared weights.
 
     Args:
-        channels: of the finer level; the coarser has twice as many, which `heads` must divide.
-        features: of each place that the sentence is compared with.
+        channels: of the finer level; the coarser one has twice as many, which `heads` must divide.
+        features: dimension of the fine features.
         layers, heads: of the transformer across views.
-        heatmaps: per view; the first three are those that the keypoint loss teaches.
-        patches: whether the coarse places are given out as tokens beside the keypoint tokens.
+        heatmaps: per view; the first three are supervised by the keypoint loss.
+        patches: return the coarse features as tokens too.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class MultiView(nn.Module):
             self.out = nn.Linear(width, sizes.width)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        fine, coarse = self._see(images, mask)
+        fine, coarse = self._encode(images, mask)
         return self._groups(fine, coarse, mask, sentence)
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        fine, coarse = self._see(images, mask)
-        return self._groups(fine, coarse, mask, sentence), self._point(fine[rows], mask[rows], questions, len(POINTS))
+        """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
+        fine, coarse = self._encode(images, mask)
+        return self._groups(fine, coarse, mask, sentence), self._point(fine[rows], mask[rows], queries, len(POINTS))
 
-    def _see(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each view, what is compared with the sentence (b, v, h·w / 16, f), and the coarse places (b, v, h·w / 64, 2c)."""
+    def _encode(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The fine features (b, v, h·w / 16, f) and the coarse ones (b, v, h·w / 64, 2c) of each view."""
         views = mask.shape[1]
-        # Channels last in memory: a CPU's convolutions are a quarter faster so.
+        # Channels last in memory makes convolutions on CPUs a quarter faster.
         near = F.relu(self.stem(images.flatten(0, 1).contiguous(memory_format=torch.channels_last)))
         near = F.relu(near + self.near(near))
         coarse = F.relu(self.down(near)).flatten(2).transpose(1, 2).unflatten(0, (-1, views))

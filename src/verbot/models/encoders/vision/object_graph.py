@@ -1,4 +1,4 @@
-"""Objects as nodes, their relative places as edges: a graph conditioned on the sentence, which points."""
+"""A graph of objects with their relative positions as edges, conditioned on the sentence, which predicts keypoints."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from verbot.models.layers.transformer import pixel_grid
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
 
-STEEP = 6.0  # objects stand tenths of the image apart: so an edge is of the size of what a node holds
-REACH = 1.5  # cells around a node that its score is added to
-EDGE = 5  # numbers of an edge: the way (x, y), its size in x and y, its length
-LOW = -1e4  # a logit of what is not there
+STEEP = 6.0  # scale of edges: objects are tenths of the image apart, and edges should have the magnitude of node features
+REACH = 1.5  # cells around a node to which its score is added
+EDGE = 5  # features of an edge: the vector (x, y), its absolute values, its length
+LOW = -1e4  # logit of a missing node
 
 
 @vision_encoders.register("object_graph")
 class ObjectGraph(nn.Module):
-    """`query_conv`, a graph of the objects that it sees in each view, and a token for each of them.
+    """`query_conv` with a graph of the objects in each view, and one token per object.
 
-    **Nodes.** To the heatmaps of the target and the reference a logit of each place is added that no sentence changes. It begins
-    as how much the place differs from most of the picture, and learns from the pointing what all that was ever pointed at has in
-    common. Its peaks are the nodes, as in a detector of objects as points (Zhou et al. 2019): nothing but the picture is needed.
+    **Nodes.** An objectness logit of each position, independent of the sentence, is added to the heatmaps of target and
+    reference. Initially it measures how much the position differs from the rest of the image; the keypoint loss then trains it.
+    Its peaks are the nodes, as in detectors of objects as points (Zhou et al. 2019). No object labels are needed.
 
-    **Edges** are the ways from node to node. In each layer a node hears, from each of a few heads, the mean way to the nodes that
-    the sentence speaks of: the first head heeds those that it takes for the reference, which the keypoint loss teaches, the
-    others what they like. Graph networks: Battaglia et al. 2018; with language that chooses the edges: Hu et al. 2019.
+    **Edges** are the vectors between nodes. In each layer, each attention head of a node returns the mean vector to the nodes to
+    which the sentence refers. The first head attends to the predicted reference, which the keypoint loss supervises; the others
+    are free. Graph networks: Battaglia et al. 2018; conditioned on language: Hu et al. 2019.
 
-    **Pointing.** What a node is worth as the target, the receptacle and the reference is what it holds, asked by the sentence,
-    and what it heard, times weights that the sentence sets: 1 for x of the way to the reference tells how far left of it a node
-    stands, −1 for the way's length how near. That is added to the heatmaps around the node.
+    **Scores.** The score of a node as target, receptacle and reference is the match of its features with the sentence, plus its
+    messages with weights that depend on the sentence. For example, a weight of 1 on x of the vector to the reference ranks nodes
+    by how far left of it they are, and −1 on its length by how near. Scores are added to the heatmaps around the nodes.
 
     Args:
         channels, features, heatmaps: of `query_conv`.
-        nodes: k, in each view, from left to right; where there are fewer peaks the rest is masked.
-        layers: of messages; with 0 nodes do not hear of each other.
-        heads: of what a node hears in each layer.
+        nodes: k, the number of nodes per view, ordered from left to right; missing ones are masked.
+        layers: of message passing; 0 uses no messages.
+        heads: attention heads of each layer.
     """
 
     def __init__(
@@ -59,30 +59,31 @@ class ObjectGraph(nn.Module):
         places = self.base.grid[0] * self.base.grid[1]
         if not 1 <= nodes <= places or heads < 2 or layers < 0:
             raise ConfigError(
-                f"object_graph needs 1 to {places} nodes a view, as a picture of {sizes.height}×{sizes.width_px} has so many "
-                f"places, at least 2 heads and no less than 0 layers; got nodes={nodes}, heads={heads}, layers={layers}"
+                f"object_graph needs 1 to {places} nodes per view, which is the number of cells of an image "
+                f"of {sizes.height}×{sizes.width_px}, at least 2 heads and at least 0 layers; got nodes={nodes}, heads={heads}, "
+                f"layers={layers}"
             )
         self.counts = {**self.base.counts, "objects": sizes.views * nodes}
         self.views = sizes.views
-        self.thingness = nn.ModuleList(_Thingness(features) for _ in range(sizes.views))
+        self.thingness = nn.ModuleList(_Objectness(features) for _ in range(sizes.views))
         self.find = _Peaks(self.base.grid, nodes)
         self.graphs = nn.ModuleList(_Graph(sizes.width, features, layers, heads) for _ in range(sizes.views))
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        return self._groups(*self._look(images), mask, sentence)
+        return self._groups(*self._detect(images), mask, sentence)
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        features, found = self._look(images)
+        """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
+        features, found = self._detect(images)
         asked, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
-        more = [self._judge(v, *x, questions)[0] for v, x in enumerate(zip(asked.unbind(1), nodes, strict=True))]
-        answers = self.base.point(asked, mask[rows], questions, len(POINTS), more)
+        more = [self._judge(v, *x, queries)[0] for v, x in enumerate(zip(asked.unbind(1), nodes, strict=True))]
+        answers = self.base.point(asked, mask[rows], queries, len(POINTS), more)
         return self._groups(features, found, mask, sentence), answers
 
-    def _look(self, images: Tensor) -> tuple[Tensor, list[_Nodes]]:
-        features = self.base.see(images)
+    def _detect(self, images: Tensor) -> tuple[Tensor, list[_Nodes]]:
+        features = self.base.encode(images)
         read = self.base.project
         found = [self.find(self.thingness[v](view), view, read) for v, view in enumerate(features.unbind(1))]
         return features, found
@@ -96,18 +97,18 @@ class ObjectGraph(nn.Module):
         return [keypoints, TokenGroup(tokens, there, "objects", points)]
 
     def _judge(self, view: int, features: Tensor, nodes: _Nodes, sentence: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (b, 3, n) of the taught heatmaps of one view, and its nodes (b, k, e)."""
-        queries = self.base.ask(sentence, len(POINTS))[:, view]
+        """Additional logits (b, 3, n) of the supervised heatmaps of one view, and its nodes (b, k, e)."""
+        queries = self.base.heatmap_queries(sentence, len(POINTS))[:, view]
         scores, states = self.graphs[view](nodes, sentence, queries)
-        return scores @ nodes.around + nodes.thingness, states
+        return scores @ nodes.around + nodes.objectness, states
 
 
-class _Thingness(nn.Module):
-    """The logit (b, n) that a place (b, n, f) is an object; it begins as how much it differs from most of the picture."""
+class _Objectness(nn.Module):
+    """The logit (b, n) that a position (b, n, f) shows an object; initially how much it differs from the rest of the image."""
 
     def __init__(self, features: int):
         super().__init__()
-        self.learned = nn.Linear(features, 1, bias=False)  # the same everywhere tells nothing apart
+        self.learned = nn.Linear(features, 1, bias=False)  # a constant would cancel in the softmax
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, places: Tensor) -> Tensor:
@@ -117,32 +118,32 @@ class _Thingness(nn.Module):
 
 @dataclass(frozen=True)
 class _Nodes:
-    """What was found in one view of `b` images.
+    """The nodes of one view of `b` images.
 
     Args:
-        seen: (b, k, f), the features there.
-        likely: (b, k), the logit of its being an object.
+        features: (b, k, f).
+        likely: (b, k), objectness logits.
         states: (b, k, e).
         points: (b, k, 2), x and y in [-1, 1], from left to right.
-        there: (b, k) bool, False where there are no more peaks.
-        around: (b, k, n), how near each place is to each node, from 1 to 0.
-        thingness: (b, 3, n), what each place adds to the taught heatmaps, whatever was said.
+        there: (b, k) bool, False for missing nodes.
+        around: (b, k, n), the proximity of each cell to each node, from 1 to 0.
+        objectness: (b, 3, n), logits that are added to the supervised heatmaps for every sentence.
     """
 
-    seen: Tensor
+    features: Tensor
     likely: Tensor
     states: Tensor
     points: Tensor
     there: Tensor
     around: Tensor
-    thingness: Tensor
+    objectness: Tensor
 
     def take(self, rows: Tensor) -> _Nodes:
         return _Nodes(*(getattr(self, field.name).index_select(0, rows) for field in fields(self)))
 
 
 class _Peaks(nn.Module):
-    """The `count` highest local peaks of a map over the places, and what is there: a mean over the cells around each peak."""
+    """The `count` highest local peaks of a map, each with the mean features of the cells around it."""
 
     cells: Tensor
     pointed: Tensor
@@ -151,10 +152,10 @@ class _Peaks(nn.Module):
         super().__init__()
         self.grid, self.count = grid, count
         self.register_buffer("cells", pixel_grid(*grid), persistent=False)
-        self.register_buffer("pointed", torch.tensor([1.0, 0.0, 1.0]), persistent=False)  # a hand opens anywhere
+        self.register_buffer("pointed", torch.tensor([1.0, 0.0, 1.0]), persistent=False)  # a receptacle need not be an object
 
     def forward(self, logits: Tensor, places: Tensor, read: nn.Module) -> _Nodes:
-        """Of logits (b, n) and features of places (b, n, f); `read` makes states of what was found where."""
+        """Peaks of logits (b, n) with features (b, n, f); `read` maps features and positions to states."""
         map_ = logits.unflatten(-1, self.grid).unsqueeze(1)
         peaks = (map_ == F.max_pool2d(map_, 3, 1, 1)).flatten(1)
         best = logits.masked_fill(~peaks, -torch.inf).topk(self.count, -1).indices
@@ -165,14 +166,14 @@ class _Peaks(nn.Module):
         beside = (away < REACH).all(-1)
         weights = logits.unsqueeze(1).masked_fill(~beside, -torch.inf).softmax(-1)  # (b, k, n)
         points = weights @ self.cells
-        seen = weights @ places
-        states = read(torch.cat([seen, points], -1))
+        features = weights @ places
+        states = read(torch.cat([features, points], -1))
         near = (1 - (self.cells - points.unsqueeze(-2)).abs() / size / REACH).clamp(min=0).prod(-1) * there.unsqueeze(-1)
-        return _Nodes(seen, logits.gather(-1, best), states, points, there, near, logits.unsqueeze(1) * self.pointed[:, None])
+        return _Nodes(features, logits.gather(-1, best), states, points, there, near, logits.unsqueeze(1) * self.pointed[:, None])
 
 
 class _Graph(nn.Module):
-    """Nodes that hear where they stand to what is spoken of, and what each is worth as the target, receptacle and reference."""
+    """Message passing between nodes, and the score of each node as target, receptacle and reference."""
 
     def __init__(self, width: int, features: int, layers: int, heads: int):
         super().__init__()
@@ -184,23 +185,23 @@ class _Graph(nn.Module):
         nn.init.zeros_(self.weigh.bias)
 
     def forward(self, nodes: _Nodes, sentence: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (b, 3, k) and states (b, k, e) of nodes for a sentence (b, e), whose queries are (b, 3, f)."""
+        """Scores (b, 3, k) and states (b, k, e) of nodes for sentences (b, e) with heatmap queries (b, 3, f)."""
         ways = nodes.points.unsqueeze(1) - nodes.points.unsqueeze(2)  # (b, i, j, 2), from i to j
         edges = STEEP * torch.cat([ways, ways.abs(), ways.norm(dim=-1, keepdim=True)], -1)
         states, score = nodes.states, self.ask(sentence).unflatten(-1, (len(POINTS), -1)) / nodes.states.shape[-1] ** 0.5
         worth = score @ self.norm(states).transpose(1, 2)
         for layer in self.layers:
-            named = (queries @ nodes.seen.transpose(1, 2) + worth)[:, -1] + nodes.likely  # as the reference, of all nodes
-            states, heard = layer(states, edges, nodes, sentence, named)
+            reference = (queries @ nodes.features.transpose(1, 2) + worth)[:, -1] + nodes.likely  # logits of the reference (b, k)
+            states, messages = layer(states, edges, nodes, sentence, reference)
             worth = score @ self.norm(states).transpose(1, 2)
         if len(self.layers):
             weights = self.weigh(sentence).unflatten(-1, (len(POINTS), -1))
-            worth = worth + weights @ torch.cat([heard, STEEP * nodes.points], -1).transpose(1, 2)
+            worth = worth + weights @ torch.cat([messages, STEEP * nodes.points], -1).transpose(1, 2)
         return worth, states
 
 
 class _Messages(nn.Module):
-    """A layer of the graph: from each head a node hears the mean edge to the nodes that the sentence speaks of."""
+    """A layer of message passing: each head returns the mean edge to the nodes to which the sentence refers."""
 
     def __init__(self, width: int, features: int, heads: int):
         super().__init__()
@@ -209,12 +210,12 @@ class _Messages(nn.Module):
         self.film = nn.Linear(width, 2 * (width + heads * EDGE))
         self.update = nn.Sequential(nn.Linear(width + heads * EDGE, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, states: Tensor, edges: Tensor, nodes: _Nodes, sentence: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
-        """States (b, k, e), and what was heard (b, k, h·5)."""
+    def forward(self, states: Tensor, edges: Tensor, nodes: _Nodes, sentence: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """States (b, k, e) and messages (b, k, h·5)."""
         x = self.norm(states)
-        asked = self.ask(sentence).unflatten(-1, (self.heads - 1, -1)) @ torch.cat([x, nodes.seen], -1).transpose(1, 2)
-        logits = torch.cat([named.unsqueeze(1), asked], 1)  # (b, h, j)
-        heed = logits.masked_fill(~nodes.there.unsqueeze(1), LOW).softmax(-1)
-        heard = torch.einsum("bhj,bijd->bihd", heed, edges).flatten(2)
+        asked = self.ask(sentence).unflatten(-1, (self.heads - 1, -1)) @ torch.cat([x, nodes.features], -1).transpose(1, 2)
+        logits = torch.cat([reference.unsqueeze(1), asked], 1)  # (b, h, j)
+        attention = logits.masked_fill(~nodes.there.unsqueeze(1), LOW).softmax(-1)
+        messages = torch.einsum("bhj,bijd->bihd", attention, edges).flatten(2)
         scale, shift = self.film(sentence).unsqueeze(1).chunk(2, -1)
-        return states + self.update(torch.cat([x, heard], -1) * (1 + scale) + shift), heard
+        return states + self.update(torch.cat([x, messages], -1) * (1 + scale) + shift), messages

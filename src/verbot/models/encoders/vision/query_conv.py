@@ -1,4 +1,4 @@
-"""A convolutional network per view that sees everything once, and queries made of the sentence that point into it."""
+"""A convolutional network per view whose features do not depend on the sentence; the sentence makes heatmap queries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from verbot.contracts import POINTS
 from verbot.errors import ConfigError
-from verbot.models.encoders.vision.spatial_softmax import NearPlace, check_heatmaps, look, place_reader
+from verbot.models.encoders.vision.spatial_softmax import NearPlace, check_heatmaps, place_reader, spatial_softmax
 from verbot.models.layers.transformer import centered, pixel_grid
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
@@ -18,20 +18,20 @@ from verbot.models.tokens import Sizes, TokenGroup
 
 @vision_encoders.register("query_conv")
 class QueryConv(nn.Module):
-    """One token per heatmap and view: where it looks, and what is there.
+    """One token per heatmap and view, with the expected position and the features there.
 
-    The features of a place do not depend on what was said. The sentence becomes one query per heatmap, whose inner product with
-    the features is that heatmap: as in a detector that is given what to find. What "red" and "cube" ask for adds up, so pairs
-    that were never named together can be found, and less is computed than with FiLM at the fine level.
+    Image features do not depend on the sentence. The sentence is mapped to one query per heatmap; the heatmap is the inner
+    product of query and features, as in open-vocabulary detectors. Queries for "red" and "cube" add up, which generalizes to
+    unseen pairs, and it takes less computation than FiLM at the fine level.
 
     Args:
-        channels: of the finer level; the coarser has twice as many.
-        features: of each place that the queries are compared with.
-        heatmaps: per view; the first three are those that the keypoint loss teaches.
-        by_place: the sentence can also ask for a place, as what was learned from a goal image may: to each heatmap it adds the
-            logarithm of a normal distribution over the image.
-        stem: channels of one more level, of half the image's size, for what is a pixel or two wide; 0 goes to the finer, a
-            quarter of it, at once.
+        channels: of the finer level; the coarser one has twice as many.
+        features: dimension of features and queries.
+        heatmaps: per view; the first three are supervised by the keypoint loss.
+        by_place: queries may also specify a position, for example from a goal image: the logarithm of a normal distribution over
+            the image is added to each heatmap.
+        stem: channels of an additional level at half the image size, for objects of one or two pixels; 0 starts at a quarter of
+            the image size.
     """
 
     cells: Tensor
@@ -54,36 +54,36 @@ class QueryConv(nn.Module):
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        return self.groups(self.see(images), mask, sentence)
+        return self.groups(self.encode(images), mask, sentence)
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
-        return self.answer(self.see(images), mask, sentence, questions, rows)
+        """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
+        return self.answer(self.encode(images), mask, sentence, queries, rows)
 
-    def see(self, images: Tensor) -> Tensor:
-        """The features of every place (b, v, h·w / 16, f) of centered images."""
+    def encode(self, images: Tensor) -> Tensor:
+        """The features (b, v, h·w / 16, f) of centered images."""
         return torch.stack([trunk(images[:, v]) for v, trunk in enumerate(self.trunks)], 1)
 
     def features(self, images: Tensor) -> Tensor:
-        """What is seen, whatever is said, in images (…, v, 3, h, w), uint8 or float in [0, 1]: (…, v, h·w / 16, f).
+        """The features (…, v, h·w / 16, f) of images (…, v, 3, h, w), uint8 or float in [0, 1].
 
-        It may be computed once and kept: `groups` and `answer` go on from there.
+        They can be cached; `groups` and `answer` start from them.
         """
-        return self.see(centered(images).flatten(0, -5)).unflatten(0, images.shape[:-4])
+        return self.encode(centered(images).flatten(0, -5)).unflatten(0, images.shape[:-4])
 
     def groups(self, features: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return [self.point(features, mask, sentence)]
 
     def answer(
-        self, features: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+        self, features: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `ask_many`, of features as of `features`."""
+        """As `encode_with_queries`, from the output of `features`."""
         asked = features.index_select(0, rows)
-        return self.groups(features, mask, sentence), self.point(asked, mask[rows], questions, len(POINTS))
+        return self.groups(features, mask, sentence), self.point(asked, mask[rows], queries, len(POINTS))
 
-    def ask(self, sentence: Tensor, count: int) -> Tensor:
+    def heatmap_queries(self, sentence: Tensor, count: int) -> Tensor:
         """The queries (b, v, p, f) of the first `count` heatmaps."""
         weight, bias = (
             x.unflatten(0, (self.views, self.heatmaps, -1))[:, :count] for x in (self.queries.weight, self.queries.bias)
@@ -98,9 +98,9 @@ class QueryConv(nn.Module):
         count: int | None = None,
         more: Sequence[Tensor] | None = None,
     ) -> TokenGroup:
-        """The first `count` heatmaps of each view; to the first three of them `more` logits (b, 3, n) of each view are added."""
+        """Keypoint tokens of the first `count` heatmaps of each view. `more` logits (b, 3, n) of each view are added to three."""
         count = count or self.heatmaps
-        queries = self.ask(sentence, count)
+        queries = self.heatmap_queries(sentence, count)
         near = [None] * self.views if self.where is None else self.where(sentence)[:, :, :count].unbind(1)
         if more is not None:
             padded = [F.pad(view, (0, 0, 0, count - len(POINTS))) for view in more]
@@ -115,18 +115,18 @@ class QueryConv(nn.Module):
         return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", points, heatmaps)
 
     def _attend(self, places: Tensor, queries: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What each query (b, p, f) reads among the places (b, n, f), and where (b, p, f + 2); its logits (b, p, n)."""
+        """Features and position (b, p, f + 2) for queries (b, p, f) on image features (b, n, f); and the logits (b, p, n)."""
         logits = torch.bmm(queries, places.transpose(1, 2))
         logits = logits if near is None else logits + near
-        return look(logits, places, self.cells), logits
+        return spatial_softmax(logits, places, self.cells), logits
 
 
 class _Trunk(nn.Module):
-    """Images (b, 3, h, w) to features of every fourth pixel (b, h·w / 16, f)."""
+    """Images (b, 3, h, w) to features at stride 4 (b, h·w / 16, f)."""
 
     def __init__(self, channels: int, features: int, stem: int = 0):
         super().__init__()
-        # Drawn even where it is replaced: measured figures hang on the numbers that come after.
+        # Initialized even if it is replaced, so that the random numbers of later layers, and published results, do not change.
         self.stem: nn.Module = nn.Conv2d(3, channels, 6, 4, padding=1)
         if stem:
             first, second = nn.Conv2d(3, stem, 4, 2, padding=1), nn.Conv2d(stem, channels, 4, 2, padding=1)
@@ -138,7 +138,7 @@ class _Trunk(nn.Module):
         self.up = nn.Conv2d(2 * channels, features, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Channels last in memory: a CPU's convolutions, and the products that follow, are a quarter faster so.
+        # Channels last in memory makes convolutions and the products after them a quarter faster on CPUs.
         fine = self.fine(F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))))
         coarse = self.coarse(F.relu(self.down(fine)))
         places = F.relu(self.across(fine) + F.interpolate(self.up(coarse), scale_factor=2))
@@ -146,7 +146,7 @@ class _Trunk(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + conv(relu(conv(x))), rectified."""
+    """relu(x + conv(relu(conv(x))))."""
 
     def __init__(self, channels: int):
         super().__init__()

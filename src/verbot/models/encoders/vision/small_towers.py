@@ -1,4 +1,4 @@
-"""Vision models of the transformers library as one kind of module: images to a global feature and a grid of places."""
+"""Vision models of the transformers library as one kind of module: images to a global feature and a feature grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIP: tuple[Numbers, Numbers] = ((0.48145466, 0.4578275, 0.40821073), (0.2686295
 
 @dataclass(frozen=True)
 class Family:
-    """How a ``model_type`` is read: its class in the library, and the mean and standard deviation of its pixels in [0, 1]."""
+    """A ``model_type``: its class in the library, and the mean and standard deviation of its pixels in [0, 1]."""
 
     kind: str
     mean: Numbers
@@ -44,11 +44,11 @@ FAMILIES = {
     "resnet": Family("ResNetModel", *IMAGENET, convolutional=True),
     "efficientnet": Family("EfficientNetModel", *IMAGENET, convolutional=True),
 }
-DEFAULT_SIZE = 224  # of a convolutional model that does not say
+DEFAULT_SIZE = 224  # of a convolutional model that does not state one
 
 
 def find_family(architecture: Mapping[str, Any]) -> Family:
-    """Raises `ConfigError` for a model type that is not known."""
+    """The family of a model. Raises `ConfigError` for an unknown model type."""
     found: Family = pretrained.family(FAMILIES, architecture.get("model_type"), "hf_vision")
     return found
 
@@ -56,7 +56,7 @@ def find_family(architecture: Mapping[str, Any]) -> Family:
 def preprocessing(architecture: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
     """Mean, standard deviation and size of the images that a model was trained on.
 
-    From its ``preprocessor_config.json`` where there is one, else the constants of its family.
+    They come from its ``preprocessor_config.json`` or from the constants of its family.
     """
     family = find_family(architecture)
     mean, std = (tuple(map(float, processor.get(name) or given)) for name, given in
@@ -78,18 +78,18 @@ def _side(size: Any) -> int | None:
 
 
 class Tower(nn.Module):
-    """A vision model behind its own preprocessing: images (n, 3, h, w) in [-1, 1] to features (n, 1 + places, d).
+    """A vision model with its preprocessing: images (n, 3, h, w) in [-1, 1] to features (n, 1 + cells, d).
 
-    The first feature is of the whole image: the class token, SigLIP's attention pooling, or a convolution's mean. It always
-    evaluates: no dropout, and batch norm with the statistics it came with, so no image sees its neighbors in the batch.
+    The first feature is global: the class token, SigLIP's attention pooling, or the mean of a convolutional model. The model is
+    always in evaluation mode: no dropout, and batch norm with its stored statistics, so images of a batch do not interact.
 
     Args:
         model: of the transformers library, of a class in `FAMILIES`.
-        family: that it is of.
-        prepare: ``mean``, ``std``, ``size`` as from `preprocessing`.
-        size: ``"model"`` brings the images to the size that the model was trained on; ``"image"`` leaves them as they are, and a
-            transformer's position embeddings are interpolated; a number brings them to that side. Images lose their aspect
-            ratio rather than their borders.
+        family: of the model.
+        prepare: ``mean``, ``std``, ``size``, from `preprocessing`.
+        size: ``"model"`` resizes images to the size on which the model was trained; ``"image"`` keeps their size and interpolates
+            the position embeddings of a transformer; a number is the side in pixels. Resizing may change the aspect ratio; it
+            does not crop.
         image: (height, width) of the images.
 
     Raises `ConfigError` for a size that the model's patches do not divide.
@@ -109,7 +109,7 @@ class Tower(nn.Module):
         if family.convolutional:
             with torch.no_grad():
                 *stages, last = self._stages(torch.zeros(1, 3, *self.size), None, keep=True)
-            self.channels = [x.shape[1] for x in stages]  # of each place where FiLM can steer
+            self.channels = [x.shape[1] for x in stages]  # after each stage, for FiLM
             self.depth = len(stages)
             self.grid, self.width = (last.shape[2], last.shape[3]), last.shape[1]
         else:
@@ -124,7 +124,7 @@ class Tower(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor, film: Sequence[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """With `film`, a scale and a shift (n, c) for each of `channels`, a convolution is steered after every stage."""
+        """`film` contains a scale and a shift (n, c) for each entry of `channels`, applied after every stage."""
         x = (images + 1) / 2
         if x.shape[-2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
@@ -135,7 +135,7 @@ class Tower(nn.Module):
         return torch.cat([places.mean(1, keepdim=True), places], 1)
 
     def _transform(self, x: Tensor) -> Tensor:
-        # DINOv2 takes no flag: it interpolates whenever it must.
+        # DINOv2 has no flag: it interpolates if needed.
         flag = {} if self.size == self.native or "Dinov2" in self.family.kind else {"interpolate_pos_encoding": True}
         out = self.model(x, **flag)
         states = out.last_hidden_state
@@ -143,7 +143,7 @@ class Tower(nn.Module):
         return torch.cat([pooled.unsqueeze(1), states[:, states.shape[1] - math.prod(self.grid) :]], 1)
 
     def _stages(self, x: Tensor, film: Sequence[tuple[Tensor, Tensor]] | None, keep: bool = False) -> list[Tensor]:
-        """What leaves the convolution; with `keep`, what leaves every stage before it too."""
+        """The output of the convolutional model; with `keep`, preceded by the output of every stage."""
         model: Any = self.model
         resnet = self.family.kind == "ResNetModel"
         x = model.embedder(x) if resnet else model.embeddings(x)
@@ -163,10 +163,10 @@ def build(architecture: Mapping[str, Any], depth: int | None, folder: Path | Non
     """A model with the weights in `folder`, or random ones.
 
     Args:
-        depth: how many of its layers, stages (ResNet) or blocks (EfficientNet) are used, from the first; None uses all.
-        normed: a convolution that is to learn from nothing: group norm stands for batch norm, which would have no statistics.
+        depth: number of layers, stages (ResNet) or blocks (EfficientNet) to use; None uses all.
+        normed: replace batch norm by group norm, for a convolutional model that is trained from random weights.
 
-    Raises `ConfigError` for a model type that is not known or a depth that it does not have.
+    Raises `ConfigError` for an unknown model type or an invalid depth.
     """
     family = find_family(architecture)
     library = pretrained.library()
@@ -183,14 +183,14 @@ def build(architecture: Mapping[str, Any], depth: int | None, folder: Path | Non
         model.encoder.blocks = model.encoder.blocks[:cut]
         model.encoder.top_conv = model.encoder.top_bn = None
     if family.kind.startswith("Dinov2"):
-        model.embeddings.mask_token = None  # for a task that is not ours; it would never learn
+        model.embeddings.mask_token = None  # used only in its pretraining; it would never be trained
     if normed and family.convolutional:
         _norm_groups(model)
     return model.eval()
 
 
 def _cut(config: Any, family: Family, depth: int | None) -> int | None:
-    """Shorten `config` to `depth`; an EfficientNet's blocks do not stand in it, so their number is returned."""
+    """Shorten `config` to `depth`. For EfficientNet, whose config does not list blocks, return their number instead."""
     blocks = family.kind == "EfficientNetModel"
     if blocks:
         whole = sum(math.ceil(config.depth_coefficient * n) for n in config.num_block_repeats)
@@ -199,7 +199,7 @@ def _cut(config: Any, family: Family, depth: int | None) -> int | None:
     if depth is None or depth == whole:
         return None
     if not 1 <= depth < whole:
-        raise ConfigError(f"this {family.kind} has a depth of {whole}; a depth of {depth} cannot be had")
+        raise ConfigError(f"this {family.kind} has a depth of {whole}; a depth of {depth} is not possible")
     if blocks:
         return depth
     if family.convolutional:
@@ -218,5 +218,5 @@ def _norm_groups(model: nn.Module) -> None:
 
 @functools.lru_cache(maxsize=4)
 def frozen(folder: Path, identity: str, depth: int | None) -> nn.Module:
-    """The one of this process; `identity` is what `folder` held when it was read."""
+    """The frozen model, shared within the process; `identity` is the digest of the content of `folder`."""
     return build(pretrained.architecture(folder), depth, folder).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Pointing: heatmaps over the places of an image, and what is found where they look. Shared by the vision encoders."""
+"""Spatial softmax: heatmaps over image features, with expected positions and the features there."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from verbot.errors import ConfigError
 from verbot.models.layers.transformer import pixel_grid
 from verbot.models.tokens import TokenGroup
 
-STEEP = 10.0  # a place of a tenth of the image must be within reach of weights that begin at zero
+STEEP = 10.0  # so that weights that start at zero can learn positions to a tenth of the image
 
 
-def look(logits: Tensor, places: Tensor, cells: Tensor) -> Tensor:
-    """What each heatmap finds, and where: (…, p, f + 2), x and y last. Spatial softmax, Levine et al. 2016.
+def spatial_softmax(logits: Tensor, features: Tensor, cells: Tensor) -> Tensor:
+    """Expected features and positions of heatmaps: (…, p, f + 2), x and y last. Source: Levine et al. 2016.
 
     Args:
         logits: (…, p, n), of p heatmaps.
-        places: (…, n, f), the features of each place.
-        cells: (n, 2), its x and y in [-1, 1].
+        features: (…, n, f), of each cell.
+        cells: (n, 2), x and y of each cell in [-1, 1].
     """
     attended = logits.softmax(-1)
-    return torch.cat([attended @ places, attended @ cells], -1)
+    return torch.cat([attended @ features, attended @ cells], -1)
 
 
 def place_reader(features: int, width: int) -> nn.Linear:
-    """From what `look` gives, (…, features + 2), to tokens (…, width), begun with places that outweigh what was found there.
+    """A linear layer from the output of `spatial_softmax` (…, features + 2) to tokens (…, width).
 
-    As one of fifty inputs with torch's own start, a place is drowned: a network then learned late, or in a minute not at all,
-    that the hand goes where it looks.
+    Positions have larger initial weights than features. With torch's default initialization they are two of many inputs, and
+    networks learn late that the hand should move to the keypoint.
     """
     project = nn.Linear(features + 2, width)
     nn.init.normal_(project.weight[:, features:])
@@ -37,23 +37,24 @@ def place_reader(features: int, width: int) -> nn.Linear:
 
 
 def check_heatmaps(encoder: str, heatmaps: int) -> None:
-    """Raises `ConfigError` where there are fewer heatmaps than the keypoint loss teaches."""
+    """Raise `ConfigError` if there are fewer heatmaps than the keypoint loss supervises."""
     if heatmaps < len(POINTS):
         raise ConfigError(
-            f"{encoder} needs at least {len(POINTS)} heatmaps a view, one for each point that the keypoint loss teaches "
-            f"(the target, the receptacle, the reference); got {heatmaps}"
+            f"{encoder} needs at least {len(POINTS)} heatmaps per view, one for each supervised keypoint "
+            f"(target, receptacle, reference); got {heatmaps}"
         )
 
 
 class NearPlace(nn.Module):
-    """Heatmaps that a sentence asks for by place: s·(z·c − c²/2) over the cells' centers c; s and s·z are linear in it.
+    """Additional heatmap logits for a position z that the sentence specifies: s·(z·c − c²/2) for cell centers c.
 
-    With s above 0 it is the logarithm of a normal distribution around z, of variance 1 / s. They begin as nothing.
+    s and s·z are linear functions of the sentence. For s > 0 this is the logarithm of a normal distribution around z with
+    variance 1 / s. The initial logits are zero.
 
     Args:
         width: e, of the sentence.
         views, heatmaps: p a view.
-        grid: (height, width) of the places.
+        grid: (height, width) of the feature grid.
     """
 
     shape: Tensor
@@ -69,19 +70,19 @@ class NearPlace(nn.Module):
         self.register_buffer("shape", shape.T.contiguous(), persistent=False)  # (3, n)
 
     def forward(self, sentence: Tensor) -> Tensor:
-        """Logits (b, v, p, n) of sentences (b, e)."""
+        """Logits (b, v, p, n) for sentences (b, e)."""
         return self.ask(sentence).unflatten(-1, (self.views, -1, 3)) @ self.shape
 
 
 class Pointer(nn.Module):
-    """The sentence asks, the places of every view answer: one keypoint token per heatmap and view.
+    """Keypoint tokens from image features: one per heatmap and view, with heatmap queries of the sentence.
 
     Args:
         width: e, of the sentence and of the tokens.
-        features: f, of the places.
-        grid: (height, width) of the places.
-        heatmaps: p, per view; the first three are those that the keypoint loss teaches.
-        views: that have questions of their own; 1 where all views are asked the same.
+        features: f, of the image features.
+        grid: (height, width) of the feature grid.
+        heatmaps: p, per view; the first three are supervised by the keypoint loss.
+        views: number of views with their own queries; 1 to use the same queries for all.
     """
 
     cells: Tensor
@@ -95,12 +96,12 @@ class Pointer(nn.Module):
         self.register_buffer("cells", pixel_grid(*grid), persistent=False)
 
     def forward(self, places: Tensor, mask: Tensor, sentence: Tensor, count: int | None = None) -> TokenGroup:
-        """Keypoint tokens (b, v·p, e) of places (b, v, n, f) under mask (b, v); of the first `count` heatmaps of each view."""
+        """Keypoint tokens (b, v·p, e) of the first `count` heatmaps, from features (b, v, n, f) with mask (b, v)."""
         count = count or self.heatmaps
-        questions = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))[:, :, :count]  # (b, v or 1, p, f)
-        # Not divided by √f: heatmaps that began flatter pointed worse in unseen scenes.
-        logits = questions @ places.transpose(-1, -2)  # (b, v, p, n)
-        read = look(logits, places, self.cells)
+        queries = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))[:, :, :count]  # (b, v or 1, p, f)
+        # Not divided by √f: flatter initial heatmaps generalized worse to unseen scenes.
+        logits = queries @ places.transpose(-1, -2)  # (b, v, p, n)
+        read = spatial_softmax(logits, places, self.cells)
         tokens = (self.project(read) + self.slots[:, :count]).flatten(1, 2)
         heatmaps = logits.flatten(1, 2).unflatten(-1, self.grid)
         return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", read[..., -2:].flatten(1, 2), heatmaps)

@@ -1,4 +1,4 @@
-"""A small vision transformer, whose patches language can also point at."""
+"""A small vision transformer with language-conditioned heatmaps over its patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from verbot.contracts import POINTS
 from verbot.errors import ConfigError
-from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, look, place_reader
+from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, place_reader, spatial_softmax
 from verbot.models.layers.transformer import Block, pixel_grid
 from verbot.models.registries import vision_encoders
 from verbot.models.tokens import Sizes, TokenGroup
@@ -21,16 +21,16 @@ from verbot.models.tokens import Sizes, TokenGroup
 class ViT(nn.Module):
     """Patches and a class token of every view, and one keypoint token per heatmap.
 
-    Each view goes through the same transformer with an embedding of its own. The sentence asks, each patch answers: their
-    products are the heatmaps, whose softmax gives an expected (x, y) and the features there. Source: Dosovitskiy et al. 2021.
+    All views use the same transformer, with position embeddings of their own. Heatmaps are inner products of patches with queries
+    of the sentence; their spatial softmax gives the expected (x, y) and the features there. Source: Dosovitskiy et al. 2021.
 
     Args:
         patch: side in pixels; the image sides must be multiples of it.
-        dim: width inside the transformer; None takes the network's. Tokens leave with the network's.
+        dim: width of the transformer; None uses the network's. Output tokens have the width of the network.
         depth, heads: of the transformer.
-        heatmaps: per view; the first three are those that the keypoint loss teaches.
-        patches: whether the patch and class tokens are given out beside the keypoint tokens.
-        stem: channels of 3×3 convolutions, each halving the image before the patches are cut (Xiao et al. 2021).
+        heatmaps: per view; the first three are supervised by the keypoint loss.
+        patches: return the patch and class tokens too.
+        stem: channels of 3×3 convolutions with stride 2 before the patches (Xiao et al. 2021).
     """
 
     cells: Tensor
@@ -74,12 +74,12 @@ class ViT(nn.Module):
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self._groups(self.transform(images), mask, sentence)
 
-    def ask_many(
-        self, images: Tensor, mask: Tensor, sentence: Tensor, questions: Tensor, rows: Tensor
+    def encode_with_queries(
+        self, images: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
-        """As `forward`, and the taught heatmaps alone for questions (q, e) of images `rows` (q,), seen once for all."""
+        """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
         x = self.transform(images)
-        return self._groups(x, mask, sentence), self._point(x[rows], mask[rows], questions, len(POINTS))
+        return self._groups(x, mask, sentence), self._point(x[rows], mask[rows], queries, len(POINTS))
 
     def transform(self, images: Tensor) -> Tensor:
         """Images (b, v, 3, h, w) to the class token and patch tokens of each view, (b, v, n + 1, d)."""
@@ -92,18 +92,18 @@ class ViT(nn.Module):
         return self.norm(x).unflatten(0, (-1, self.views))
 
     def _groups(self, x: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
-        """The tokens of what `transform` made of each view, (b, v, n + 1, d)."""
+        """The token groups, from the output of `transform`, (b, v, n + 1, d)."""
         groups = [self._point(x, mask, sentence, self.heatmaps)]
         if self.patches:
             groups.append(TokenGroup(self.out(x).flatten(1, 2), mask.repeat_interleave(x.shape[2], 1), "patches"))
         return groups
 
     def _point(self, x: Tensor, mask: Tensor, sentence: Tensor, count: int) -> TokenGroup:
-        """The first `count` heatmaps of each view."""
-        answers = x[:, :, 1:]
-        questions = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))[:, :, :count]
-        logits = questions @ answers.transpose(-1, -2) / math.sqrt(self.dim)  # (b, v, p, n)
-        read = look(logits, answers, self.cells).flatten(1, 2)  # (b, v·p, d + 2)
+        """Keypoint tokens of the first `count` heatmaps of each view."""
+        patches = x[:, :, 1:]
+        queries = self.ask(sentence).unflatten(-1, (self.views, self.heatmaps, -1))[:, :, :count]
+        logits = queries @ patches.transpose(-1, -2) / math.sqrt(self.dim)  # (b, v, p, n)
+        read = spatial_softmax(logits, patches, self.cells).flatten(1, 2)  # (b, v·p, d + 2)
         tokens = self.seen(read) + self.slots.unflatten(0, (self.views, -1))[:, :count].flatten(0, 1)
         heatmaps = logits.unflatten(-1, self.grid).flatten(1, 2)
         return TokenGroup(tokens, mask.repeat_interleave(count, 1), "keypoints", read[..., -2:], heatmaps)

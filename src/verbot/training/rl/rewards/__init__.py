@@ -1,1 +1,1 @@
-"""Rewards by name."""
+"""Rewards of reinforcement learning, registered by name."""

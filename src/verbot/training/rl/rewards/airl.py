@@ -1,4 +1,4 @@
-"""Inverse reinforcement learning: a reward is recovered from demonstrations while a policy is trained by it."""
+"""Adversarial inverse reinforcement learning: a reward is learned from demonstrations while it trains the policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import RunningEpisode
 from verbot.spec import FloatArray, Observation
-from verbot.training.optimizer_state import MOMENTS, flat, nested
+from verbot.training.optimizer_state import PREFIX, flat, nested
 from verbot.training.rl.config import ReinforceConfig
 from verbot.training.rl.envs import GroundedObservation, VecTransition
 from verbot.training.rl.rewards.base import LogProbs, Rewards, rewards
@@ -46,8 +46,10 @@ class ExpertTrajectory:
 
 @dataclass(frozen=True)
 class Step:
-    """The input of the discriminator: an instruction, the states before and after, and whether the episode was over already, so
-    that both are its end."""
+    """The input of the discriminator: an instruction and the states before and after a step.
+
+    `over` marks a step of the absorbing state, in which both states are the end of the episode.
+    """
 
     instruction: str
     before: str
@@ -125,7 +127,7 @@ def demonstrate(config: ReinforceConfig, by: ExpertData) -> list[ExpertTrajector
 
 
 def _ungrounded(env: Env, observation: Observation) -> GroundedObservation:
-    """An observation without the places of objects."""
+    """An observation without keypoints."""
     shape = (1, len(env.robot_spec.camera_names), len(POINTS))
     return GroundedObservation(observation, np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
@@ -168,9 +170,7 @@ class AdversarialReward:
         self._optimizer = torch.optim.AdamW(parameters, lr=discriminator.learning_rate, weight_decay=discriminator.decay)
         self._rng = np.random.default_rng([config.seed, 3])
         self._states, self._goals = [""] * config.env.num_envs, [""] * config.env.num_envs
-        self._played: list[
-            list[tuple[Step, bool]]
-        ] = []  # of each control step, of each env: the step and whether it was the last
+        self._played: list[list[tuple[Step, bool]]] = []  # per control step and env: the step and whether it was the last
 
     def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, object]], seen: Sequence[GroundedObservation]) -> None:
         for env, info in zip(envs, infos, strict=True):
@@ -203,7 +203,7 @@ class AdversarialReward:
         return {**weights, **flat(self._optimizer.state_dict()["state"])}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.matcher.load_state_dict({name: value for name, value in state.items() if not name.startswith(MOMENTS)})
+        self.matcher.load_state_dict({name: value for name, value in state.items() if not name.startswith(PREFIX)})
         kept = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": nested(state), "param_groups": kept})
         self.matcher.eval()  # clears the cache of encoded words
@@ -237,7 +237,7 @@ class AdversarialReward:
         }
 
     def _expert(self, policy: LogProbs) -> tuple[list[Step], FloatArray]:
-        """Steps of demonstrations, and the log-probability of each under the policy."""
+        """Steps of demonstrations, with their log-probabilities under the policy."""
         steps, seen, actions, has_action = [], [], [], []
         for number in self._rng.integers(len(self._shown), size=self._discriminator.groups):
             shown = self._shown[number]
@@ -257,7 +257,7 @@ class AdversarialReward:
         return steps, chances
 
     def _policy(self, log_probs: FloatArray) -> tuple[list[Step], FloatArray]:
-        """Steps of the rollout, and the log-probability of each; ends as often as among the expert's, if there are any."""
+        """Steps of the rollout, with their log-probabilities; ends are as frequent as for the expert, if there are any."""
         ends = [step for row in self._played for step, last in row if last]
         steps, chances = [], []
         for env in self._rng.integers(len(self._goals), size=self._discriminator.groups):

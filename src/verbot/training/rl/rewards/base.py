@@ -1,4 +1,4 @@
-"""The reward of a step: the env's own, alone or shaped, or that of a model."""
+"""The interface of rewards, the env's own reward, and reward shaping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reward(Protocol):
         ...
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
-        """(n,) of one control step, with the actions (n, a) that led to it, in the robot's units."""
+        """Rewards (n,) of one control step with actions (n, a), in the robot's units."""
         ...
 
 
@@ -37,10 +37,10 @@ LogProbs = Callable[[Sequence[GroundedObservation], FloatArray], FloatArray]
 
 @runtime_checkable
 class LearnedReward(Reward, Protocol):
-    """A reward that is trained together with the policy, between two of its updates."""
+    """A reward that is trained together with the policy, before each of its updates."""
 
     def learn(self, policy: LogProbs, log_probs: FloatArray) -> dict[str, float]:
-        """Train on every step since the last call, whose actions had the `log_probs` (t, envs). Returns figures for the log."""
+        """Train on all steps since the last call, whose actions had the `log_probs` (t, envs). Returns metrics for the log."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class LearnedReward(Reward, Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must contain."""
+        """The state to store in a checkpoint."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
@@ -56,24 +56,24 @@ class LearnedReward(Reward, Protocol):
 
 @runtime_checkable
 class FittedReward(Protocol):
-    """A factory of rewards that adds the identities of the files that its options name."""
+    """A factory of rewards that completes its options with the digests of files."""
 
     @staticmethod
     def fit(config: ReinforceConfig, options: Mapping[str, Any], /) -> Mapping[str, Any]: ...
 
 
-# Each is called with the run's configuration and its own options.
+# Factories are called with the configuration of the run and their options.
 rewards: Registry[Any] = Registry("reward", package="verbot.training.rl.rewards", group="verbot.rewards")
 
 
 @rewards.register("world")
 def env_reward(config: ReinforceConfig) -> Reward:
-    """The env's own reward, shaped as ``config.reward_shaping`` says."""
+    """The env's own reward with ``config.reward_shaping``."""
     return shaped_reward(config.reward_shaping, config.ppo.gamma, config.env.num_envs)
 
 
 def make_reward(config: ReinforceConfig) -> Reward:
-    """The one that `config` names. Raises `ConfigError` for options that it does not take."""
+    """The reward of `config`. Raises `ConfigError` for unknown options."""
     try:
         reward: Reward = rewards.build(config.reward.name, config, **config.reward.options)
     except TypeError as error:
@@ -92,9 +92,9 @@ class EnvReward:
 
 
 class PotentialReward:
-    """The env's own reward and γΦ(after) − Φ(before), with Φ = −`weight` · ``final_error_m``, and 0 where an episode terminates.
+    """Potential-based shaping: the env's reward + γΦ(after) − Φ(before), with Φ = −`weight` · ``final_error_m``, 0 at the end.
 
-    Which policy is best stays the same, whatever Φ is (Ng, Harada and Russell 1999).
+    The optimal policy does not depend on Φ (Ng, Harada and Russell 1999).
     """
 
     def __init__(self, weight: float, gamma: float, num_envs: int):
@@ -118,14 +118,15 @@ class PotentialReward:
 
 
 class ProgressReward:
-    """The env's own reward and `weight` for each meter of progress: ``final_error_m`` before − after.
+    """The env's reward plus `weight` for each meter of progress, the decrease of ``final_error_m``.
 
-    A critic that has learned a potential cancels it; this reward it does not. Over an episode the rewards add up to the total
-    progress. So the optimal policy stays the same where success means an error of 0, and discounting only favors speed.
+    A critic can cancel potential-based shaping once it has learned the potential, but not this reward. Over an episode the
+    rewards sum to the total progress. So the optimal policy is the same if success means an error of 0; discounting only favors
+    speed.
 
-    The fraction `best_so_far_share` counts only progress beyond the best of the episode so far; a step back costs none of it.
-    Where two paths are equally good, as left or right around an object, an undecided policy goes back and forth: each step then
-    loses what the other gains, and nothing favors a decision.
+    The fraction `best_so_far_share` rewards only progress beyond the best value of the episode so far, so a step back costs
+    nothing. Without it, a policy that is undecided between two equally good paths (left or right around an object) moves back
+    and forth: gains and losses cancel, and nothing favors a decision.
     """
 
     def __init__(self, weight: float, num_envs: int, best_so_far_share: float = 0.0):

@@ -1,4 +1,4 @@
-"""Reward by a language reward model, which reads a description of the state and the instruction."""
+"""The reward of a language reward model, which reads a description of the state and the instruction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.errors import ConfigError
 from verbot.models.registries import Part
-from verbot.models.reward_models import FittedScorer, Scorer, scorers
+from verbot.models.reward_models import FittedRewardModel, LanguageRewardModel, reward_models
 from verbot.spec import FloatArray
 from verbot.training.rl.config import ReinforceConfig, renamed_options
 from verbot.training.rl.envs import GroundedObservation, VecTransition
@@ -18,15 +18,14 @@ from verbot.training.rl.rewards.base import Rewards, rewards
 
 @rewards.register("language")
 class LanguageReward:
-    """At every step the change in progress by the reward model, and at the end its probability of success.
+    """The change of the reward model's progress at every step, and its probability of success at the end of an episode.
 
-    Over an episode the rewards add up to `weight` times the progress from the first state to the last, and the probability of
-    success, less `cost` times the probability of failure where the episode ends before the time limit: a wrong decision costs
-    something. Of the env only the descriptions and the ends of episodes are used.
+    The rewards of an episode sum to `weight` times the total progress, plus the probability of success, minus `cost` times the
+    probability of failure if the episode ends before the time limit. The env's own reward is not used.
 
     Args:
-        reward_model: by name with its options, or the path of a trained one.
-        weight: of the progress; 0 rewards success alone.
+        reward_model: a name with options, or the path of a trained model.
+        weight: of the progress; 0 rewards only success.
         cost: of a failure before the time limit.
 
     Raises `ConfigError`, at the first episode, for an env that does not describe its state in words.
@@ -35,11 +34,11 @@ class LanguageReward:
     def __init__(
         self,
         config: ReinforceConfig,
-        reward_model: str | Mapping[str, Any] | Scorer,
+        reward_model: str | Mapping[str, Any] | LanguageRewardModel,
         weight: float = 8.0,
         cost: float = 0.5,
     ):
-        self._model: Scorer = _made(reward_model) if isinstance(reward_model, (str, Mapping)) else reward_model
+        self._model: LanguageRewardModel = _made(reward_model) if isinstance(reward_model, (str, Mapping)) else reward_model
         self._weight, self._cost, self._env = weight, cost, config.env.name
         self._before, self._goals = np.zeros(config.env.num_envs), [""] * config.env.num_envs
 
@@ -50,8 +49,8 @@ class LanguageReward:
         if "reward_model" not in options:
             raise ConfigError("reward 'language' needs a reward_model: the path of a trained one, or a name with options")
         part = _part(options["reward_model"])
-        factory = scorers.get(part.name)
-        fitted = factory.fit(part.options) if isinstance(factory, FittedScorer) else dict(part.options)
+        factory = reward_models.get(part.name)
+        fitted = factory.fit(part.options) if isinstance(factory, FittedRewardModel) else dict(part.options)
         return {**options, "reward_model": {"name": part.name, "options": fitted}}
 
     def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
@@ -76,9 +75,9 @@ class LanguageReward:
         return earned
 
 
-def _made(model: str | Mapping[str, Any]) -> Scorer:
+def _made(model: str | Mapping[str, Any]) -> LanguageRewardModel:
     part = _part(model)
-    made: Scorer = scorers.build(part.name, **part.options)
+    made: LanguageRewardModel = reward_models.build(part.name, **part.options)
     return made
 
 

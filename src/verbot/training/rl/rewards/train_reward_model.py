@@ -25,10 +25,10 @@ from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import RunningEpisode
 from verbot.training.checkpoint import replace_durably
-from verbot.training.optimizer_state import MOMENTS, flat, nested
+from verbot.training.optimizer_state import PREFIX, flat, nested
 
 EVERY = 250  # steps between two checkpoints
-CANDIDATES = 5  # instructions drawn as negatives of an end; the two with the highest score are trained on
+CANDIDATES = 5  # instructions drawn as negatives of an end; training uses the two with the highest score
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class RewardModelConfig:
     """The training of a language reward model.
 
     Args:
-        env: name of a registered env that reports ``info["state_text"]``, made with `options`.
-        tasks: demonstrated in turn; None uses all tasks of the env.
-        episodes: demonstrations of the expert.
+        env: name of a registered env that reports ``info["state_text"]``, built with `options`.
+        tasks: alternate between demonstrations; None uses all tasks of the env.
+        episodes: number of demonstrations of the expert.
         noise: of the expert's actions.
         discount: the target of a state n control steps before the end of a demonstration is discount^n.
         steps, learning_rate: of training.
-        batch_size: demonstrations in a step, each with its end, three earlier states, and its end with other instructions.
+        batch_size: demonstrations per step, each with its end, three earlier states, and its end with other instructions.
         width: of the model.
         seed: of everything.
     """
@@ -66,8 +66,8 @@ class DescribedEpisode:
 
     Args:
         states: descriptions, oldest first.
-        goal: a record; None in a field leaves it open.
-        offered: every goal of its scene, and the wordings of each; this one is first.
+        goal: a record; None in a field means unspecified.
+        offered: all goals of its scene with their wordings, this goal first.
     """
 
     states: tuple[str, ...]
@@ -113,7 +113,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     instruction of a contradicting goal.
 
     Args:
-        checkpoint: a file, written every `EVERY` steps, from which an interrupted training continues to the bit.
+        checkpoint: a file, written every `EVERY` steps, from which an interrupted training resumes to the bit.
 
     Raises `TrainingError` where no demonstration terminates.
     """
@@ -144,14 +144,14 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
             optimizer.step()
             bar.update(step + 1, f"loss {float(loss.detach()):.4f}")
             if checkpoint is not None and (step + 1) % EVERY == 0:
-                moments = flat(optimizer.state_dict()["state"])
+                optimizer_state = flat(optimizer.state_dict()["state"])
                 about = {"config": json.dumps(to_plain(config)), "step": str(step + 1)}
-                replace_durably(checkpoint, save({**matcher.state_dict(), **moments}, about))
+                replace_durably(checkpoint, save({**matcher.state_dict(), **optimizer_state}, about))
     return matcher.eval()
 
 
 def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, optimizer: Any) -> int:
-    """The number of steps done. Raises `ConfigError` where the checkpoint is of another training."""
+    """The number of completed steps. Raises `ConfigError` if the checkpoint has another configuration."""
     if path is None or not path.is_file():
         return 0
     with safe_open(path, "pt") as file:
@@ -159,7 +159,7 @@ def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, opti
     if json.loads(about.get("config", "{}")) != to_plain(config):
         raise ConfigError(f"{path} is a checkpoint of a reward model with another configuration; take another path")
     tensors = load_file(path)
-    matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(MOMENTS)})
+    matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(PREFIX)})
     optimizer.load_state_dict({"state": nested(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"])
 
@@ -187,21 +187,21 @@ class Sentences:
         """An instruction that contradicts the end of `episode`: of another goal of its scene, or of one that differs in a single
         field. None where there is none."""
         here = [goal for goal, _ in episode.offered if contradict(goal, episode.goal)]
-        piles = self._piles(episode.goal)
-        if here and (not piles or rng.random() < 0.35):
+        groups = self._groups(episode.goal)
+        if here and (not groups or rng.random() < 0.35):
             return self.of(_one(here, rng), rng)
-        return _one(self._wordings[_one(_one(piles, rng), rng)], rng) if piles else None
+        return _one(self._wordings[_one(_one(groups, rng), rng)], rng) if groups else None
 
-    def _piles(self, goal: Goal) -> list[list[tuple[Any, ...]]]:
+    def _groups(self, goal: Goal) -> list[list[tuple[Any, ...]]]:
         """Goals that differ from `goal` in a single field, one list for each such field."""
         key = _key(goal)
         if key not in self._near:
-            piles: dict[str, list[tuple[Any, ...]]] = {}
+            groups: dict[str, list[tuple[Any, ...]]] = {}
             for other, record in self._goals.items():
                 differing = [name for name in goal if record.get(name) != goal[name]]
                 if len(differing) == 1 and contradict(record, goal):
-                    piles.setdefault(differing[0], []).append(other)
-            self._near[key] = list(piles.values())
+                    groups.setdefault(differing[0], []).append(other)
+            self._near[key] = list(groups.values())
         return self._near[key]
 
 
@@ -232,8 +232,8 @@ def _batch(
         rows.append((end, said, 1.0, 1.0))
         for left in (1, *rng.integers(1, len(episode.states), 2)) if len(episode.states) > 1 else ():
             rows.append((episode.states[-1 - int(left)], said, config.discount ** int(left), 0.0))
-        heard = (sentences.against(episode, rng) for _ in range(CANDIDATES))
-        others.append([(end, other) for other in heard if other is not None])
+        negatives = (sentences.against(episode, rng) for _ in range(CANDIDATES))
+        others.append([(end, other) for other in negatives if other is not None])
     asked = [pair for pairs in others for pair in pairs]
     worth = iter(matcher.opinions(*zip(*asked, strict=True))[:, 1].tolist() if asked else ())
     for pairs in others:
