@@ -92,10 +92,10 @@ def pretrained(arguments: Arguments, how: str) -> str:
     if seeing == "clip":
         settings["network"] |= {"objectives": {"contrastive": {"options": {"kind": "clip"}}}}
     if seeing == "both":
-        settings["network"] |= {"keypoint_weight": 1.0}
+        settings["network"] |= {"objectives": {"contrastive": {}, **PLACES}}
         settings["augment"] = {"grounding_queries": 4}
     if seeing == "questions":
-        settings["network"] |= {"contrast": None, "keypoint_weight": 1.0}
+        settings["network"] |= {"objectives": PLACES}
         settings["augment"] = {"captions": 0, "grounding_queries": 4}
     return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
 
@@ -133,12 +133,12 @@ def measure_alignment(arguments: Arguments, folder: str) -> dict[str, Any]:
         said = captions[begin : begin + AMONG]
         if len(some) == AMONG:  # a caption of each picture that says where something stands, or what stands there
             texts = [next((c for c in each if c["kind"] != "instruction"), each[0])["true"] for each in said]
-            found = similarities(policy.network, batch, policy.network.language.prepare(texts))
+            found = similarities(policy.network, batch, policy.network.backbone.prepare(texts))
             ranks += (found > found.diagonal()[:, None]).sum(1).tolist()
         for row, each in enumerate(said):
             one = policy.observe(some[row : row + 1], [policy.look(some[row])])
             texts = [caption[side] for caption in each for side in ("true", "false")]
-            text = policy.network.language.prepare(texts)
+            text = policy.network.backbone.prepare(texts)
             pairs = similarities(policy.network, one, text).view(-1, 2).tolist()
             blind += similarities(policy.network, dataclasses.replace(one, images=one.images * 0), text).view(-1, 2).tolist()
             fits += [(caption["kind"], *pair) for caption, pair in zip(each, pairs, strict=True)]

@@ -68,7 +68,7 @@ def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments:
         Observation(first.images, first.state, where["instructions"][arguments.wording], time_s=first.time_s)
         for where in info["grounding"]
     ]
-    with watch_groups(policy.network.fusion) as given:
+    with watch_groups(policy.network.backbone.fusion) as given:
         chunks = policy.predict(observations)
     for goal, where, chunk in zip(info["feasible"], info["grounding"], chunks, strict=True):
         target = project(matrices, np.array([[where["target_base_m"]]]))[0][0, 0, 0]

@@ -381,7 +381,7 @@ def test_questions_teach_their_own_sentence(toy):
     (values * 0.0).sum().backward()
     joined = slopes()
     told = encoder.batch(obs)
-    other = dataclasses.replace(told, text=policy.network.language.prepare(["go to blue"]))
+    other = dataclasses.replace(told, text=policy.network.backbone.prepare(["go to blue"]))
     loss = sum(
         keypoint_loss(policy.network(batch).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
         for i, batch in enumerate((told, other))

@@ -1,45 +1,28 @@
-"""The whole network: encoders, fusion, memory, head, and the objectives that it is trained for."""
+"""The whole network: a backbone, the action head, and the objectives that it is trained for."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
-from verbot.models.encoders.language.tokenizer import drop_words
-from verbot.models.features import Answers, Features, NetworkParts, Prediction, Queries, TrainingObjective
-from verbot.models.layers.task_embedding import TaskEmbeddings
-from verbot.models.layers.transformer import AttentionPool, centered
-from verbot.models.protocols import AnswersQueries
-from verbot.models.queries import join_texts
-from verbot.models.registries import (
-    Objective,
-    Part,
-    action_encoders,
-    fusions,
-    goal_encoders,
-    heads,
-    language_encoders,
-    memories,
-    objectives,
-    state_encoders,
-    vision_encoders,
-)  # fmt: skip
+from verbot.models.features import Backbone, Features, NetworkParts, Prediction, Queries, TrainingObjective
+from verbot.models.flat_names import FlatNames
+from verbot.models.protocols import DrawsLast
+from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.models.stochastic import StochasticHead, sampled
-from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch, TokenGroup, join
-from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_taught
+from verbot.models.tokens import Batch, TokenGroup
+from verbot.models.validation import check_backbone, check_classifier, check_layers, is_fusion_taught
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
 __all__ = ["NetworkConfig", "Objective", "Part", "VLANetwork"]
 
 
-class VLANetwork(nn.Module):
+class VLANetwork(FlatNames):
     """Vision, language and action.
 
     Args:
@@ -47,34 +30,19 @@ class VLANetwork(nn.Module):
         spec: the robot.
     """
 
+    backbone: Backbone
     objectives: Mapping[str, TrainingObjective]
 
     def __init__(self, config: NetworkConfig, spec: RobotSpec):
         super().__init__()
-        self.config, sizes = config, config.sizes(spec)
-        self.sizes = sizes
-        self.vision = vision_encoders.get(config.vision.name)(sizes, **config.vision.options)
-        self.language = language_encoders.get(config.language.name)(sizes, **config.language.options)
-        pool = AttentionPool(config.width)
-        self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
-        self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
-        self.state = state_encoders.get(config.state.name)(sizes, **config.state.options)
-        counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
-        before = config.previous_action
-        if before:  # a token for each frame, as of every kind that fusions find frame by frame; all but the latest masked
-            counts["previous_action"] = config.history
-        self.fusion = fusions.get(config.fusion.name)(sizes, {**counts, "sentence": 1}, **config.fusion.options)
-        self.goal = goal_encoders.get(config.goal.name)(sizes, **config.goal.options) if config.goal else None
-        self.previous_action = action_encoders.get(before.name)(sizes, **before.options) if before else None
-        last = self.fusion
-        if config.memory:
-            last = memories.get(config.memory.name)(sizes, last.width, last.count, **config.memory.options)
-            check_frames(config, last)
-        self.memory = last if config.memory else None
-        self.head = heads.get(config.head.name)(sizes, last.width, last.count, **config.head.options)
-        check_layers(config, self.fusion, self.head)
+        self.config, self.sizes = config, config.sizes(spec)
+        kind = backbones.get(config.backbone.name)
+        check_backbone(config, kind)
+        self.backbone = kind(config, self.sizes, **config.backbone.options)
+        self.head = heads.get(config.head.name)(self.sizes, self.backbone.width, self.backbone.count, **config.head.options)
+        check_layers(config, self.backbone, self.head)
         check_classifier(config, self.head)
-        parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._look)
+        parts = NetworkParts(self.sizes, self.backbone, self.head)
         made = {name: objectives.get(name)(parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
         taught = {name: each for name, each in made.items() if each.learns}
@@ -85,16 +53,14 @@ class VLANetwork(nn.Module):
             shared={name: each.shares_scale for name, each in taught.items() if each.shares_scale},
         )
         self.is_fusion_taught = is_fusion_taught(config, taught)
-        if config.history > 1:  # row t - 1 is the latest frame
-            self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
+        if isinstance(self.backbone, DrawsLast):
+            self.backbone.draw_last()
+        self.check_names()
 
     def forward(self, batch: Batch, queries: Mapping[str, Queries] | None = None) -> Features:
-        """The features of a batch as the fusion makes them, and of each objective's `queries` what the vision encoder finds."""
-        seen = self._perceive(batch, queries or {})
-        done = [] if self.previous_action is None else [self.encode_previous_action(batch)]
-        groups = [seen.words, seen.sentence, *seen.vision, self.encode_state(batch.state, batch.state_mask), *done]
-        fused: TokenGroup = self.fusion(groups)
-        return dataclasses.replace(seen, fused=fused, before_memory=fused)
+        """The features of a batch as the backbone makes them, without memory, and its answers to each objective's `queries`."""
+        features: Features = self.backbone(batch, queries or {})
+        return features
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize (see `UncertaintyWeighting`).
@@ -102,21 +68,14 @@ class VLANetwork(nn.Module):
         Rows whose `actions_mask` is False throughout teach only what does not depend on the actions; a batch without an
         objective's targets does not teach that objective.
         """
-        batch = self._dropped(batch, generator)
         asked = {name: each.queries(batch) for name, each in self.objectives.items()}
-        queries = {name: found for name, found in asked.items() if found is not None}
+        features = self.backbone.learn(batch, _given(asked), generator, fuse=self.is_fusion_taught)
         if self.is_fusion_taught:
-            features = self.forward(batch, queries)
-            if self.memory is not None:
-                present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
-                features = dataclasses.replace(features, fused=self._remember(features.fused, present))
             features = self._refined(features)
-        else:
-            features = self._perceive(batch, queries)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             if self.is_fusion_taught or not objective.reads_fused:
-                losses |= objective.losses(features, batch, generator)
+                losses |= objective.losses(features, features.batch, generator)
         found: dict[str, Tensor] = self.weighting(losses)
         return found
 
@@ -131,105 +90,11 @@ class VLANetwork(nn.Module):
         Raises `ConfigError` for seeds and a head without a distribution.
         """
         asked = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
-        features, memory = self.forward(batch, {name: found for name, found in asked.items() if found is not None}), None
-        if self.memory is not None:
-            count, device = len(features.fused.tokens), features.fused.tokens.device
-            writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
-            fused, memory = self.memory(features.fused, batch.memory or self.memory.initial(count, device), writes)
-            features = dataclasses.replace(features, fused=fused)
+        features, memory = self.backbone.predict(batch, _given(asked))
         features = self._refined(features)
         actions = self.head.predict(features.fused, generator) if seeds is None else self._sampled(features.fused, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return Prediction(actions, extras, memory)
-
-    def read(self, text: TextBatch, shown: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
-        """The words (b, l, e), the tokens of the goal image that is `shown` after them, and their sentence (b, 1, e)."""
-        words = self.language(text)
-        if self.goal is not None and shown is not None and shown.goal is not None:
-            now, seen = shown.images[:, -1, 0], shown.images_mask[:, -1, 0]  # of the first camera, as the goal image is
-            words = join([words, self.goal(centered(shown.goal), shown.goal_mask, centered(now), seen)], "words")
-        pooled = self.sentence(words).unsqueeze(1)
-        pooled = pooled if self.task_embeddings is None else self.task_embeddings(pooled)
-        sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
-        return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
-
-    def see(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Every frame through the vision encoder for its row's `sentence` (b, e), all frames' tokens side by side.
-
-        And the keypoint tokens of queries: `asked` of which rows (q,) by what sentences (q, e). Where the batch has features of
-        its images, the encoder goes on from them.
-        """
-        frames = batch.images.shape[1]
-        mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
-        encode, many = self.vision, self.vision.ask_many if isinstance(self.vision, AnswersQueries) else None
-        if batch.features is None:
-            images = centered(batch.images).flatten(0, 1)
-        else:
-            images, encode, many = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
-        if asked is None:
-            return [self._in_time(group, frames) for group in encode(images, mask, sentence)], None
-        rows, sentences = asked[0] * frames + frames - 1, asked[1]
-        if many is not None:
-            groups, answers = many(images, mask, sentence, sentences, rows)
-        else:
-            groups, others = encode(images, mask, sentence), encode(images[rows], mask[rows], sentences)
-            answers = next(group for group in others if group.heatmaps is not None)
-        return [self._in_time(group, frames) for group in groups], answers
-
-    def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
-        """The tokens of states (b, t, s) of all frames."""
-        return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
-
-    def encode_previous_action(self, batch: Batch) -> TokenGroup:
-        """The action before the latest frame, as a token for each frame (b, t, e), masked in all but the latest."""
-        before = batch.previous_action
-        if before is None:
-            nothing = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
-            before = Masked(nothing, torch.zeros_like(batch.state_mask[:, 0]))
-        group: TokenGroup = self.previous_action(before.values, before.mask)  # type: ignore[misc]
-        earlier = self.config.history - 1
-        return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
-
-    def _perceive(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
-        """What is read and seen, nothing fused yet."""
-        words, sentence = self.read(batch.text, batch)
-        asked = self._asked(queries, sentence)
-        vision, found = self.see(batch, sentence.tokens[:, 0], asked)
-        answers, start = {}, 0
-        for name, query in queries.items():
-            assert asked is not None and found is not None
-            part = slice(start, start + len(query.rows))
-            answers[name], start = Answers(found.take(part), asked[1][part]), part.stop
-        empty = TokenGroup(sentence.tokens[:, :0], sentence.mask[:, :0], "fused")
-        return Features(batch, words, sentence, tuple(vision), empty, empty, answers)
-
-    def _asked(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
-        """Which rows are asked by what sentences, those of all objectives one after another; their texts are read together."""
-        if not queries:
-            return None
-        texts = [query.text for query in queries.values() if query.text is not None]
-        read = self._sentences(join_texts(texts)) if texts else None
-        sentences, start = [], 0
-        for query in queries.values():
-            if query.text is None or read is None:
-                sentences.append(sentence.tokens[query.rows, 0])
-                continue
-            sentences.append(read[start : start + len(query.rows)])
-            start += len(query.rows)
-        return torch.cat([query.rows for query in queries.values()]), torch.cat(sentences)
-
-    def _sentences(self, text: TextBatch) -> Tensor:
-        """The sentence vectors (n, e) of texts."""
-        return self.read(text)[1].tokens[:, 0]
-
-    def _look(self, batch: Batch, sentence: Tensor) -> TokenGroup:
-        """All vision tokens of the latest images (b, n, e), encoded for a sentence (b, e)."""
-        mask = batch.images_mask[:, -1]
-        if batch.features is None:
-            return join(self.vision(centered(batch.images[:, -1]), mask, sentence))
-        return join(self.vision.groups(batch.features[:, -1], mask, sentence))
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():
@@ -241,40 +106,6 @@ class VLANetwork(nn.Module):
             raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
         return sampled(self.head, fused, seeds)
 
-    def _dropped(self, batch: Batch, generator: torch.Generator | None) -> Batch:
-        """In training, without some of its words and previous actions."""
-        if not self.training:
-            return batch
-        if self.config.word_dropout:
-            batch = dataclasses.replace(batch, text=drop_words(batch.text, self.config.word_dropout, generator))
-        before, share = batch.previous_action, self.config.previous_action_dropout
-        if self.previous_action is not None and share and before is not None:
-            kept = torch.rand(before.mask.shape, generator=generator) >= share
-            batch = dataclasses.replace(batch, previous_action=Masked(before.values, before.mask & kept.to(before.mask.device)))
-        return batch
 
-    def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
-        """Each row of a sequence with what the rows before it left in the memory; frames that are not `present` leave nothing."""
-        frames = self.config.sequence
-        if len(fused.tokens) % frames:
-            raise ConfigError(f"this network learns from sequences of {frames} rows; the batch has {len(fused.tokens)}")
-        tokens, mask, writes = (x.unflatten(0, (-1, frames)) for x in (fused.tokens, fused.mask, present))
-        state: MemoryState = self.memory.initial(len(tokens), tokens.device)  # type: ignore[union-attr]
-        out = []
-        for i in range(frames):
-            seen, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
-            out.append(seen)
-        tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
-        return TokenGroup(tokens, mask, fused.kind)
-
-    def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
-        if frames == 1 and self.config.history == 1:
-            return group
-        if frames != self.config.history:
-            raise ConfigError(f"this network sees {self.config.history} frames at once; the batch has {frames}")
-
-        def side_by_side(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
-
-        tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
-        return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+def _given(asked: Mapping[str, Queries | None]) -> dict[str, Queries]:
+    return {name: queries for name, queries in asked.items() if queries is not None}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from verbot.spec import FloatArray
 
 if TYPE_CHECKING:  # configurations ask for protocols without torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from verbot.models.action_space import Readout
-    from verbot.models.tokens import TokenGroup
+    from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
 Options = Mapping[str, Any]
 
@@ -83,8 +83,61 @@ class CacheableFeatures(Protocol):
 
 
 @runtime_checkable
+class ReadsSentences(Protocol):
+    """A backbone that encodes sentences alone, and images for any sentence, so that both can be compared."""
+
+    def sentences(self, text: TextBatch) -> Tensor:
+        """The sentence vectors (n, e) of texts."""
+        ...
+
+    def look(self, batch: Batch, sentence: Tensor) -> TokenGroup:
+        """All vision tokens of the latest images (b, n, e), encoded for a sentence (b, e)."""
+        ...
+
+    def see(
+        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup | None]:
+        """The vision tokens of all frames, and the keypoint tokens for sentences (q, e) about the latest images of rows (q,)."""
+        ...
+
+
+@runtime_checkable
+class WarmsUpPerception(Protocol):
+    """A backbone whose perception can be trained before its actions are, and then left as it is."""
+
+    @property
+    def sees_before_words(self) -> bool:
+        """Whether `image_features` can be computed: without the instruction."""
+        ...
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """What `Batch.features` holds of images (…, v, 3, h, w)."""
+        ...
+
+    def perception(self) -> tuple[nn.Module, ...]:
+        """The modules that objectives teach that do not read the fused tokens."""
+        ...
+
+
+@runtime_checkable
+class ShowsReading(Protocol):
+    """A backbone whose attention can be watched: what each word was read as, and what it looked at."""
+
+    def reading(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """The language encoder, the pool of the sentence, and the fusion."""
+        ...
+
+
+@runtime_checkable
+class DrawsLast(Protocol):
+    """A backbone with weights that are drawn after all others of the network, so that a seed makes the networks that it did."""
+
+    def draw_last(self) -> None: ...
+
+
+@runtime_checkable
 class GivesLayers(Protocol):
-    """A fusion whose fused tokens come with `TokenGroup.layers`."""
+    """A fusion, or a backbone, whose fused tokens come with `TokenGroup.layers`."""
 
     gives_layers: int  # 0 for none
 

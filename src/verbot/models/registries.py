@@ -1,9 +1,11 @@
 """The registries of a network's parts, and what each part promises.
 
-A new part is one file in `encoders/`, `fusion/`, `heads/` or `objectives/` and one `register` line; `VLANetwork` builds it by name.
+A new part is one file in `backbones/`, `encoders/`, `fusion/`, `heads/` or `objectives/` and one `register` line; `VLANetwork`
+builds it by name.
 
 | part | built as | called as |
 |---|---|---|
+| backbone | ``factory(config: NetworkConfig, sizes, **options)`` | a `verbot.models.features.Backbone`: ``prepare(texts) -> TextBatch``, ``(batch, queries) -> Features``; its output ``width`` and ``count`` |
 | vision encoder | ``factory(sizes, **options)``, states ``counts`` {kind: n of one frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, states ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
@@ -23,6 +25,7 @@ What only some parts can is a protocol in `verbot.models.protocols`, asked for b
 | a vision encoder answers many sentences about one image at little cost | `AnswersQueries` |
 | a vision encoder's features do not depend on the sentence; they can be kept on the disk | `SeesBeforeWords`, `CacheableFeatures` |
 | a fusion gives out its layers, a head reads them | `GivesLayers`, `ReadsLayers` |
+| a backbone encodes sentences and images apart, has perception to train first, can be watched as it reads | `ReadsSentences`, `WarmsUpPerception`, `ShowsReading` |
 | a memory keeps the last frames | `KeepsFrames` |
 | a head's outputs can be parameters of a distribution | `HasReadout` |
 | a head has a part for each task | `TaskClassifier` |
@@ -63,6 +66,7 @@ class Objective:
             raise ConfigError(f"the weight of an objective is at least 0; got {self.weight:g}")
 
 
+backbones: Registry[Any] = Registry("backbone", package="verbot.models.backbones", group="verbot.backbones", needs=("torch",))
 vision_encoders: Registry[Any] = Registry(
     "vision encoder", package="verbot.models.encoders.vision", group="verbot.vision_encoders", needs=("torch",)
 )

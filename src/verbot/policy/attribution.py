@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
 from verbot.models.layers.transformer import seen, text_groups
 from verbot.models.objectives.keypoints import supervised
+from verbot.models.protocols import ShowsReading
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import Policy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
@@ -34,6 +35,8 @@ class Attributed:
       and heads, spread over the pixels that the tokens stand for: a patch for its own, a keypoint for its heatmap's. What is left
       to one went to other tokens, such as the state's. Not there where no word reads a place, as in ``mlp`` or ``readout``.
 
+    Of a policy with another backbone than ``modular`` nothing is added, unless the backbone is a `ShowsReading`.
+
     Example:
         >>> policy = Attributed(load_policy("outputs/demo/policy"))  # doctest: +SKIP
         >>> policy.predict([observation])[0].extras["heatmaps"]["front"].shape  # doctest: +SKIP
@@ -51,12 +54,14 @@ class Attributed:
         """As `Policy.predict`."""
         if not observations:
             return []
-        network = self.policy.network
+        if not isinstance(self.policy.network.backbone, ShowsReading):
+            return self.policy.predict(observations)
+        language, sentence, fusion = self.policy.network.backbone.reading()
         with (
-            watch_groups(network.fusion) as given,
-            watch_attention(network.fusion) as weights,
-            watch_attention(network.sentence) as pooled,
-            _watch_reading(network.language) as is_plain,
+            watch_groups(fusion) as given,
+            watch_attention(fusion) as weights,
+            watch_attention(sentence) as pooled,
+            _watch_reading(language) as is_plain,
         ):
             chunks = self.policy.predict(observations)
         groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
@@ -154,7 +159,7 @@ class Attributed:
         """Which of the language encoder's tokens are each word's: by how many the sentence grows with it."""
         words = instruction.split()
         starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
-        counts = self.policy.network.language.prepare(starts).mask.sum(1).tolist()
+        counts = self.policy.network.backbone.prepare(starts).mask.sum(1).tolist()
         begin = (counts[0] + 1) // 2  # of what frames every text, the first half
         return [slice(begin + a - counts[0], begin + b - counts[0]) for a, b in itertools.pairwise(counts)]
 

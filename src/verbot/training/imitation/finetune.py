@@ -14,8 +14,7 @@ from verbot.errors import ConfigError
 from verbot.models.format_1 import weight_name
 from verbot.models.lora import adapt
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.protocols import GrowsVocabulary
-from verbot.models.registries import Part, language_encoders
+from verbot.models.registries import backbones
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import Policy
 from verbot.policy.storage import policy_folder
@@ -183,10 +182,8 @@ def _load(init: InitConfig) -> tuple[str, Policy]:
 
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
     """The network with the words of `instructions` that it does not know yet, where its language is made of known words."""
-    encoder = language_encoders.get(config.language.name)
-    if not isinstance(encoder, GrowsVocabulary):
-        return config
-    return dataclasses.replace(config, language=Part(config.language.name, encoder.grow(config.language.options, instructions)))
+    grown: NetworkConfig = backbones.get(config.backbone.name).grow(config, instructions)
+    return grown
 
 
 def _continued(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -186,7 +186,7 @@ def _read_ahead(policy: Policy, instructions: Sequence[str], process_group: Proc
     mine = instructions[process_group.rank :: process_group.size]
     with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
         for start in range(0, len(mine), READ_TOGETHER):
-            policy.network.language.prepare(mine[start : start + READ_TOGETHER])
+            policy.network.backbone.prepare(mine[start : start + READ_TOGETHER])
             bar.update(min(start + READ_TOGETHER, len(mine)))
     process_group.broadcast()
 
