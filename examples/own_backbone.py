@@ -23,6 +23,7 @@ from verbot.models.features import Backbone, Features, Queries
 from verbot.models.layers.transformer import Block, centered
 from verbot.models.registries import backbones
 from verbot.models.tokens import Batch, Sizes, TextBatch, TokenGroup
+from verbot.policy.policy import Policy
 
 
 @backbones.register("bytes")
@@ -63,11 +64,11 @@ class Bytes(Backbone):
         return Features(batch, TokenGroup(tokens[:, :1], mask[:, :1], "fused"))
 
 
-def main(folder: Path, steps: int = 10) -> verbot.Policy:
+def main(folder: Path, steps: int = 10) -> Policy:
     """Train the tiny recipe with this backbone and load what was saved."""
     result = verbot.train("tiny", out=folder, steps=steps, progress=False, backbone="bytes")
     policy = verbot.load_policy(result.policy)
-    print(f"{type(policy.network.backbone).__name__} backbone, loss {result.loss:.3f} after {result.steps} steps")
+    print(f"{type(policy.network.backbone).__name__} backbone, trained for {result.steps} steps")
     return policy
 
 

@@ -23,7 +23,7 @@ import tyro
 from verbot.agents import ChunkAgent
 from verbot.envs import make_env
 from verbot.envs.tabletop.suites.memory import MEMORY
-from verbot.envs.tabletop.suites.revisit import AGAIN
+from verbot.envs.tabletop.suites.revisit import REVISIT
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
 from verbot.policy.policy import load_policy
 from verbot.rollout.episode import final, play
@@ -49,11 +49,11 @@ def main() -> None:
 def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
     """Success of each visit with its 95 % interval, and McNemar's p of the two covered visits."""
     policy = load_policy(folder)
-    shown, covered = make_env(MEMORY.name), make_env(AGAIN.name)
+    shown, covered = make_env(MEMORY.name), make_env(REVISIT.name)
     visits: dict[str, list[bool]] = {"shown": [], "remembered": [], "not remembered": []}
     touched: dict[str, list[bool]] = {name: [] for name in visits}
     for number in range(arguments.episodes):
-        scene = {"task": AGAIN.tasks[number % len(AGAIN.tasks)], "split": "test", "index": number // len(AGAIN.tasks)}
+        scene = {"task": REVISIT.tasks[number % len(REVISIT.tasks)], "split": "test", "index": number // len(REVISIT.tasks)}
         lasting = ChunkAgent(policy, across_episodes=True)
         for name, env, agent, goal in (
             ("shown", shown, lasting, 0),
@@ -69,7 +69,7 @@ def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
     def summary(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
         found = {name: proportion(values) for name, values in outcomes.items()}
         p = mcnemar(list(zip(outcomes["remembered"], outcomes["not remembered"], strict=True)))
-        return {**{name: [round(100 * x, 1) for x in (e.value, e.low, e.high)] for name, e in found.items()}, "p": p}
+        return {**{name: e.percent() for name, e in found.items()}, "p": p}
 
     return {"n": arguments.episodes, "success": summary(visits), "touched the target object first": summary(touched)}
 

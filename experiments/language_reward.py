@@ -54,7 +54,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
     that contradicts it; of episodes whose end fits their own sentence better than any such; of states before the end judged done;
     of pairs of states of an episode, at least five steps apart, of which the later is nearer."""
     model, rng = TrainedScorer(str(arguments.reward_model)), np.random.default_rng(0)
-    env = make_env(arguments.training.env)
+    env: Any = make_env(arguments.training.env)
     found: dict[str, list[bool]] = {}
 
     def note(name: str, values: list[bool]) -> None:
@@ -80,11 +80,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
             second = int(rng.integers(first + 5, len(episode.states)))
             early, late = model.score([episode.states[first], episode.states[second]], said[:1] * 2)[:, 0]
             note("the later of two states is nearer", [bool(late > early)])
-    return {
-        name: {"n": len(values), "percent": [round(100 * x, 1) for x in (e.value, e.low, e.high)]}
-        for name, values in found.items()
-        if (e := proportion(values))
-    }
+    return {name: {"n": len(values), "percent": proportion(values).percent()} for name, values in found.items()}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from verbot.evaluation.report.summary import written
 from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS
 from verbot.spec import Observation
+from verbot.training import TrainResult
 
 CONTRASTS = ("match", "clip", "both")
 SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
@@ -110,7 +111,9 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     if seeing != "fresh":
         parts = (*SEEING, *(ACTING if head == "actions" else ()))
         settings |= {"init_from": pretrained(arguments, how if head == "actions" else seeing), "init.parts": parts}
-    result = verbot.train("starter+head=latent" if head else "starter", data=arguments.data, out=out, progress=False, **settings)
+    recipe = "starter+head=latent" if head else "starter"
+    result = verbot.train(recipe, data=arguments.data, out=out, progress=False, **settings)
+    assert isinstance(result, TrainResult)
     summary = verbot.evaluate(
         result.policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0,
         conditions=(), latency_calls=1, workers=1, progress=False, options=options,

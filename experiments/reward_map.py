@@ -56,8 +56,10 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
     instruction and for one of another object; and how often a stop at the target object has a higher value than one at another.
     """
     way, end = COLUMNS[arguments.of]
-    env, rng = make_env(arguments.env, render_cameras=False), np.random.default_rng(arguments.seed)
-    own, other, pooled, ends = [], [], [], []
+    env: Any = make_env(arguments.env, render_cameras=False)
+    rng = np.random.default_rng(arguments.seed)
+    own, other, ends = list[float](), list[float](), list[bool]()
+    pooled: list[tuple[float, float]] = []
     for index in range(arguments.scenes):
         request = {"task": arguments.task, "split": "test", "index": index, "wording": arguments.wording}
         _, info = env.reset(seed=arguments.seed, options=request)
@@ -87,7 +89,7 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
         "of all scenes together": round(_ranks(*zip(*pooled, strict=True)), 3),
         "a stop at the target object has the highest value": {
             "n": found.n,
-            "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)],
+            "percent": found.percent(),
         },
     }
 
@@ -140,7 +142,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) -> Image.Image:
     """One scene for three sentences: above it what a place on the way is worth, below what a stop there is worth."""
-    env = make_env(arguments.env)
+    env: Any = make_env(arguments.env)
     _, info = env.reset(seed=arguments.seed, options={"task": arguments.task, "split": "test", "index": arguments.scene})
     goals = [goal for goal in info["feasible"] if goal["verb"] == arguments.task][:3]
     size = 64 * scale

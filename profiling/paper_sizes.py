@@ -69,6 +69,7 @@ def line(size: str, row: dict[str, Any]) -> str:
 
 def measure(run: Recipe, device: torch.device, arguments: Arguments) -> dict[str, Any]:
     """The figures of one size, or the device's error if its memory does not suffice."""
+    assert run.collection is not None
     with closing(make_env(run.collection.env, render_cameras=False, **run.collection.options)) as env:
         spec = env.robot_spec
     config = run.training.network.fit(list(TEXTS), chunks(run.training.network, spec))
