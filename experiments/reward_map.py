@@ -17,6 +17,7 @@ import tyro
 from PIL import Image, ImageDraw
 
 from verbot.envs import make_env
+from verbot.envs.navigation.language import wordings
 from verbot.envs.navigation.tasks import describe
 from verbot.envs.navigation.world import SIDE_M, STOP
 from verbot.evaluation.protocol.intervals import proportion
@@ -75,7 +76,7 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
         if np.ptp(truth) == 0:
             continue
         said = matcher.opinions(states, [instruction] * len(states))[:, way].tolist()
-        sentence = env.wordings(wrong, "seen")[0]
+        sentence = wordings(wrong, "seen")[0]
         misled = matcher.opinions(states, [sentence] * len(states))[:, way].tolist()
         own.append(_ranks(said, truth))
         other.append(_ranks(misled, truth))
@@ -151,7 +152,7 @@ def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) 
     sheet = Image.new("RGB", (len(goals) * (size + 8) - 8, 2 * (size + 20)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, goal in enumerate(goals):
-        instruction = env.wordings({**goal, "arm": None}, "seen")[0]
+        instruction = wordings({**goal, "arm": None}, "seen")[0]
         for row, (title, stop, output) in enumerate(
             ((instruction, False, COLUMNS[arguments.of][0]), ("... and stops there", True, COLUMNS[arguments.of][1]))
         ):

@@ -20,6 +20,7 @@ from verbot.policy.attribution import Attributed
 from verbot.policy.policy import Policy
 from verbot.spec import Observation
 from verbot.statistics import Statistics
+from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
 
 
 class Counting(Backbone):
@@ -107,6 +108,11 @@ def test_what_an_own_backbone_cannot_is_refused(counting):
         made(objectives={"action": Objective(), "contrastive": Objective()})
     with pytest.raises(ConfigError, match=r"'flow_expert' reads \d+ layers of the backbone; 'counting' gives none"):
         made(head=Part("flow_expert", {"hidden": 16, "layerwise": True}))
+
+
+def test_features_are_cached_of_a_vision_encoder_alone(counting):
+    with pytest.raises(ConfigError, match="of the backbone 'modular' sees; the network's backbone is 'counting'"):
+        FrozenFeatureExtractor(counting, SPEC, torch.device("cpu"))
 
 
 def test_an_own_backbone_explains_as_much_as_it_can(counting):
