@@ -42,7 +42,8 @@ class Dots:
         # The scene is a function of the request and the seed alone.
         rng = np.random.default_rng([seed or 0, request.split == "test", request.index])
         self.dots = dict(zip(COLORS, rng.uniform(0.1, 0.9, (3, 2)), strict=True))
-        self.hand, self.steps, self.held, self.first_contact = rng.uniform(0.1, 0.9, 2), 0, 0, None
+        self.hand, self.steps, self.held = rng.uniform(0.1, 0.9, 2), 0, 0
+        self.first_contact: str | None = None
         names = list(rng.permutation(list(COLORS)))
         self.named = names[request.goal]
         known = WORDS.get(request.wording, WORDS["seen"][:1])

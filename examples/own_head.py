@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import verbot
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, HeadInput, TokenGroup
+from verbot.policy.policy import VLAPolicy
 
 
 @heads.register("bounded")
@@ -34,6 +35,7 @@ class Bounded(nn.Module):
         return self.reach * torch.tanh(self.out(fused.mean())).unflatten(-1, (self.chunk, -1))  # (b, k, a)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        assert batch.actions is not None and batch.actions_mask is not None  # None in prediction alone
         error = nn.functional.huber_loss(self(fused), batch.actions, reduction="none").mean(-1)
         valid = batch.actions_mask.to(error.dtype)
         return {"action": (error * valid).sum() / valid.sum().clamp(min=1)}
@@ -42,12 +44,12 @@ class Bounded(nn.Module):
         return self(fused)
 
 
-def main(folder: Path, steps: int = 10) -> verbot.Policy:
+def main(folder: Path, steps: int = 10) -> VLAPolicy:
     """Train the tiny recipe with this head and load what was saved."""
     network = {"head": {"name": "bounded", "options": {"reach": 3.0}}}
     result = verbot.train("tiny", out=folder, network=network, steps=steps, progress=False)
     policy = verbot.load_policy(result.policy)
-    print(f"{type(policy.network.head).__name__} head, loss {result.loss:.3f} after {result.steps} steps")
+    print(f"{type(policy.network.head).__name__} head, trained for {result.steps} steps")
     return policy
 
 

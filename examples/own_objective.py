@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from verbot.models.features import Features, Losses, NetworkParts, Predicted, Tr
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch
+from verbot.policy.policy import VLAPolicy
 
 AHEAD_S = 0.5
 CM = 100.0
@@ -65,9 +67,10 @@ class ToolAhead(TrainingObjective):
         return {"tool_ahead": Predicted(self.out(features.fused.mean()))}
 
 
-def main(folder: Path, steps: int = 60) -> verbot.Policy:
+def main(folder: Path, steps: int = 60) -> VLAPolicy:
     """Train a tiny policy with the objective; its chunks tell the movement in `extras`."""
-    result = verbot.train("tiny", out=folder, steps=steps, progress=False, **{"objectives.tool_ahead": 0.5})
+    objective: dict[str, Any] = {"objectives.tool_ahead": 0.5}
+    result = verbot.train("tiny", out=folder, steps=steps, progress=False, **objective)
     return verbot.load_policy(result.policy)
 
 

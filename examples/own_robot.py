@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,12 +20,14 @@ from verbot.robots import make_robot, robots
 
 PLACE = verbot.Component("position", "position", ("x",), "m", "base", (0.0,), (1.0,))
 SPEED = verbot.Component("velocity", "velocity", ("x",), "m/s", "base", (-0.5,), (0.5,))
+Clock = Callable[[], float]  # seconds
+Sleep = Callable[[float], None]
 
 
 class Motor:
     """The driver of the motor, here a model of it: put the one of your hardware in its place."""
 
-    def __init__(self, clock=time.monotonic):
+    def __init__(self, clock: Clock = time.monotonic):
         self._clock, self._since_s, self._x_m, self._speed = clock, clock(), 0.9, 0.0
 
     def position_m(self) -> float:
@@ -44,8 +47,9 @@ class Cart:
 
     spec = verbot.RobotSpec("cart", 50.0, (), (PLACE,), (SPEED,))
 
-    def __init__(self, clock=time.monotonic):
-        self._clock, self._motor = clock, None
+    def __init__(self, clock: Clock = time.monotonic):
+        self._clock = clock
+        self._motor: Motor | None = None
 
     def connect(self) -> None:
         self._motor, self._connected_s = Motor(self._clock), self._clock()
@@ -79,7 +83,14 @@ class ToTheMiddle:
         return 4 * (0.5 - observation.state)
 
 
-def drive(robot: verbot.Robot, agent: verbot.Agent, instruction: str, seconds: float, clock=time.monotonic, sleep=time.sleep):
+def drive(
+    robot: verbot.Robot,
+    agent: verbot.Agent,
+    instruction: str,
+    seconds: float,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = time.sleep,
+) -> verbot.Observation:
     """The latest observation after `seconds`. Whatever happens, the robot is stopped."""
     robot.connect()
     try:
@@ -94,7 +105,7 @@ def drive(robot: verbot.Robot, agent: verbot.Agent, instruction: str, seconds: f
         robot.stop()
 
 
-def main(seconds: float = 2.0, clock=time.monotonic, sleep=time.sleep) -> float:
+def main(seconds: float = 2.0, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> float:
     """Drive the cart to the middle. Returns where it is in the end, in meters."""
     robot = make_robot("cart", clock=clock)
     position_m = float(drive(robot, ToTheMiddle(), "go to the middle", seconds, clock, sleep).state[0])

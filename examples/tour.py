@@ -14,7 +14,7 @@ from verbot.agents import ChunkAgent
 from verbot.rollout.episode import RunningEpisode
 
 
-def main(folder: Path, recipe: str = "tiny") -> float:
+def main(folder: Path, recipe: str = "tiny") -> float | None:
     """Returns the success rate (of a policy that was trained for seconds)."""
     # Demonstrations by the scripted expert; the same call continues after an interruption.
     verbot.collect("tabletop-starter", folder / "demos", 4, workers=1, options={"image_size": 32}, progress=False)
@@ -27,11 +27,11 @@ def main(folder: Path, recipe: str = "tiny") -> float:
     policy = verbot.load_policy(result.policy)
 
     env = verbot.make_env("tabletop-starter", image_size=32)
-    episode, agent = RunningEpisode(env, {"task": "pick"}), ChunkAgent(policy)
-    (chunk,) = policy.predict([episode.observation])
-    print(f"{episode.instruction!r}: it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
-    agent.reset(episode.instruction)
-    for step in itertools.islice(episode.run(agent), 5):
+    under_way, agent = RunningEpisode(env, {"task": "pick"}), ChunkAgent(policy)
+    (chunk,) = policy.predict([under_way.observation])
+    print(f"{under_way.instruction!r}: it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
+    agent.reset(under_way.instruction)
+    for step in itertools.islice(under_way.run(agent), 5):
         print(f"at {step.observation.time_s:.1f} s it does {step.action.round(3)}")
     env.close()
 

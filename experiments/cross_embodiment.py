@@ -26,6 +26,7 @@ import tyro
 
 import verbot
 from multitask import tell
+from verbot.contracts import expert_of
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.data.samples.keypoints import project, projections
 from verbot.data.samples.labels.grasp_state import grasps
@@ -170,7 +171,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
         if grasp is not None:
             predicted.append(policy.predict_extras([seen])[0]["grasp"])
             true.append(grasp)
-    found, errors = np.array(predicted), {}
+    found, errors = np.array(predicted), dict[str, Estimate]()
     for name, said in (("", found), (", the mean", np.broadcast_to(np.mean(true, 0), found.shape))):
         apart = 1000 * np.linalg.norm(said[:, :3] - np.array(true)[:, :3], axis=1)
         turned = np.degrees(np.abs(yaw(said) - yaw(np.array(true))))
@@ -180,7 +181,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
 
 def expert_grasp(episode: RunningEpisode) -> FloatArray | None:
     """The state in which the expert grasps, in the episode that has just started; None where it does not."""
-    steps = list(episode.run(episode.env.expert()))
+    steps = list(episode.run(expert_of(episode.env)))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))
     label = grasps(states, actions, episode.env.robot_spec)
     found, mask = label.values, label.mask

@@ -69,7 +69,7 @@ def measure(folder: str, arguments: Arguments) -> dict[str, Any]:
     def summary(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
         found = {name: proportion(values) for name, values in outcomes.items()}
         p = mcnemar(list(zip(outcomes["remembered"], outcomes["not remembered"], strict=True)))
-        return {**{name: [round(100 * x, 1) for x in (e.value, e.low, e.high)] for name, e in found.items()}, "p": p}
+        return {**{name: e.percent() for name, e in found.items()}, "p": p}
 
     return {"n": arguments.episodes, "success": summary(visits), "touched the target object first": summary(touched)}
 

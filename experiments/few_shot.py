@@ -81,9 +81,9 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     print("\n| method | demonstrations | samples | numbers trained | success |\n|---|---|---|---|---|")
     for row in rows:
-        success = written("success_rate", Estimate(**row["success"]))
+        shown = written("success_rate", Estimate(**row["success"]))
         name = METHODS[row["method"]][0]
-        print(f"| {name} | {row['demonstrations']} | {row['samples']} | {row['trained'] or row['parameters']} | {success} |")
+        print(f"| {name} | {row['demonstrations']} | {row['samples']} | {row['trained'] or row['parameters']} | {shown} |")
     if arguments.plot is not None:
         arguments.plot.write_text(drawn(rows))
 

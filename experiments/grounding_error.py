@@ -22,7 +22,7 @@ import tyro
 
 import verbot
 from verbot.agents import ChunkAgent, SamplingAgent
-from verbot.contracts import POINTS, Agent
+from verbot.contracts import POINTS, Agent, expert_of
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
 from verbot.rollout.episode import RunningEpisode
@@ -66,7 +66,7 @@ def main() -> None:
             asked = [query for index in range(arguments.scenes) for query in queries(env, index)]
         else:
             drawn: MakeAgent = lambda index: SamplingAgent(ChunkAgent(policy), index)  # noqa: E731
-            agents: MakeAgent = drawn if arguments.along == "policy" else lambda index: env.expert(ERRING)
+            agents: MakeAgent = drawn if arguments.along == "policy" else lambda index: expert_of(env, ERRING)
             where = [(task, index) for task in arguments.tasks for index in range(arguments.scenes)]
             asked = [query for task, index in where for query in on_the_way(env, task, index, agents(index))]
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import itertools
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ import verbot
 from verbot.agents import ChunkAgent, GroundingMonitor, Misalignment
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
+from verbot.evaluation.report.summary import written
 from verbot.rollout.episode import RunningEpisode, play
 from verbot.spec import ActionChunk
 
@@ -46,7 +48,7 @@ class RecordingPolicy:
     def __init__(self, policy: verbot.Policy):
         self.policy, self.spec, self.cosines = policy, policy.spec, list[float]()
 
-    def predict(self, observations: list[verbot.Observation]) -> list[ActionChunk]:
+    def predict(self, observations: Sequence[verbot.Observation]) -> list[ActionChunk]:
         chunks = self.policy.predict(observations)
         self.cosines += [chunk.extras["alignment"] for chunk in chunks]
         return chunks
@@ -61,8 +63,8 @@ def main() -> None:
         index = 20_000
         while len(warned["false"]) < arguments.scenes:
             captions = RunningEpisode(env, {"split": "test", "index": index}).info["captions"]
-            pair = next((c for c in captions if c["kind"] == "instruction"), None)
-            for side in warned if pair else ():
+            pairs = [c for c in captions if c["kind"] == "instruction"][:1]
+            for pair, side in itertools.product(pairs, warned):
                 events: list[Misalignment] = []
                 agent = GroundingMonitor(
                     ChunkAgent(recording), arguments.threshold, arguments.patience, arguments.seconds, events.append
@@ -81,11 +83,7 @@ def main() -> None:
     print("\n| warn below | what is there | what is not |\n|---|---|---|")
     for threshold in np.arange(-0.3, 0.75, 0.1):
         rates = (wilson(int((x < threshold).sum()), len(x)) for x in (true, false))
-        print(
-            f"| {threshold:.1f} | "
-            + " | ".join(f"{100 * r.value:.1f} % [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in rates)
-            + " |"
-        )
+        print(f"| {threshold:.1f} | " + " | ".join(written("success_rate", rate) for rate in rates) + " |")
 
 
 if __name__ == "__main__":

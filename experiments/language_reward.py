@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from verbot.configuration import to_plain
-from verbot.envs import make_env
+from verbot.envs.navigation.language import wordings
 from verbot.evaluation.protocol.intervals import proportion
 from verbot.models.reward_models.matcher import TrainedRewardModel
 from verbot.training.rl.rewards.train_reward_model import (
@@ -54,7 +54,6 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
     that contradicts it; of episodes whose end fits their own sentence better than any such; of states before the end judged done;
     of pairs of states of an episode, at least five steps apart, of which the later is nearer."""
     model, rng = TrainedRewardModel(str(arguments.reward_model)), np.random.default_rng(0)
-    env = make_env(arguments.training.env)
     found: dict[str, list[bool]] = {}
 
     def note(name: str, values: list[bool]) -> None:
@@ -66,7 +65,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
             others.append({**episode.goal, "arm": {"raised": "lowered", "lowered": "raised"}[arm]})
         said = []
         for goal in (episode.goal, *others):
-            ways = env.wordings(goal, arguments.wording)
+            ways = wordings(goal, arguments.wording)
             said.append(ways[int(rng.integers(len(ways)))])
         done = model.score([episode.states[-1]] * len(said), said)[:, 1]
         note("an end is done for its own sentence", [bool(done[0] > 0.5)])
@@ -80,11 +79,7 @@ def measure(arguments: Arguments, episodes: list[DescribedEpisode]) -> dict[str,
             second = int(rng.integers(first + 5, len(episode.states)))
             early, late = model.score([episode.states[first], episode.states[second]], said[:1] * 2)[:, 0]
             note("the later of two states is nearer", [bool(late > early)])
-    return {
-        name: {"n": len(values), "percent": [round(100 * x, 1) for x in (e.value, e.low, e.high)]}
-        for name, values in found.items()
-        if (e := proportion(values))
-    }
+    return {name: {"n": len(values), "percent": proportion(values).percent()} for name, values in found.items()}
 
 
 if __name__ == "__main__":

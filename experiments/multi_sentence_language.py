@@ -58,8 +58,9 @@ class Arguments:
 class Reader(nn.Module):
     """The encoder, one query that pools its tokens, and two layers to the scores of every slot."""
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Any):
         super().__init__()
+        self.prepare = encoder.prepare
         self.encoder, self.pool = encoder, AttentionPool(WIDTH)
         self.layers = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, sum(map(len, SLOTS))))
 
@@ -79,7 +80,8 @@ def measure(name: str, args: Arguments) -> dict[str, Any]:
     torch.manual_seed(args.seed)
     texts, truth = commands(args.train, "seen", 1)
     encoder = build(name, args, texts)
-    reader, prepared = Reader(encoder), encoder.prepare(texts)
+    reader = Reader(encoder)
+    prepared = reader.prepare(texts)
     optimizer = torch.optim.AdamW(reader.parameters(), weight_decay=0.01)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.1)
     draws, started = torch.Generator().manual_seed(args.seed), time.perf_counter()
@@ -103,8 +105,8 @@ def measure(name: str, args: Arguments) -> dict[str, Any]:
 
 
 def build(name: str, args: Arguments, texts: Sequence[str]) -> Any:
-    depth = {"depth": args.depth}
-    options = depth if name == "minilm" else {}
+    depth: dict[str, Any] = {"depth": args.depth}
+    options: dict[str, Any] = depth if name == "minilm" else {}
     if name == "hierarchical":
         options = {"base": args.base, "base_options": depth if args.base == "minilm" else {}}
     fitted = language_encoders.get(name).fit(options, texts)
@@ -113,7 +115,7 @@ def build(name: str, args: Arguments, texts: Sequence[str]) -> Any:
 
 @torch.no_grad()
 def understood(reader: Reader, texts: Sequence[str], truth: Tensor) -> float:
-    scores = reader(reader.encoder.prepare(texts))
+    scores = reader(reader.prepare(texts))
     right = torch.stack([s.argmax(-1) for s in scores], 1) == truth
     return round((right | (truth == ABSENT)).all(1).float().mean().item(), 3)
 

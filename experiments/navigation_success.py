@@ -48,7 +48,7 @@ def main() -> None:
             first = first or won
             found = proportion(won)
             record = {"policy": name, "drawn": arguments.drawn, "wording": wording, "n": found.n,
-                    "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)]}  # fmt: skip
+                    "percent": found.percent()}  # fmt: skip
             if won is not first:
                 record["p"] = mcnemar(list(zip(first, won, strict=True)))
             print(json.dumps(record), flush=True)

@@ -13,6 +13,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import json
 import time
 from collections import deque
@@ -64,7 +65,7 @@ class Arguments:
     seed: int = 0
 
 
-class StateBasedEnv(gymnasium.Env):
+class StateEnv(gymnasium.Env):
     """An env with numbers (12,) and words (`LONGEST`,) as observations, in training scenes that no other env uses."""
 
     ids: dict[str, int] = {}
@@ -132,7 +133,7 @@ class Watch(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._updates += 1
         if self._updates % 10 == 0:
-            success = {task: float(np.mean([won for t, won in self._ended if t == task] or [0])) for task in self._tasks}
+            success = {task: float(np.mean([won for t, won in self._ended if t == task] or [False])) for task in self._tasks}
             speed = round(self.num_timesteps / (time.monotonic() - self._began))
             print(json.dumps({"steps": self.num_timesteps, "steps_per_s": speed, **success}), flush=True)
 
@@ -140,9 +141,9 @@ class Watch(BaseCallback):
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     torch.set_num_threads(1)
-    vec_env = DummyVecEnv([lambda number=number: StateBasedEnv(arguments, number) for number in range(arguments.num_envs)])
+    envs = DummyVecEnv([functools.partial(StateEnv, arguments, number) for number in range(arguments.num_envs)])
     algorithm = PPO(
-        "MultiInputPolicy", vec_env, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
+        "MultiInputPolicy", envs, learning_rate=lambda left: arguments.learning_rate * left, n_steps=arguments.num_steps,
         batch_size=arguments.batch, n_epochs=4, gamma=arguments.gamma, gae_lambda=arguments.gae_lambda,
         ent_coef=arguments.entropy_coef, vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
         policy_kwargs={"features_extractor_class": Reader, "net_arch": [384, 384], "activation_fn": nn.GELU},

@@ -35,6 +35,7 @@ from verbot.evaluation.report.summary import written
 from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS
 from verbot.spec import Observation
+from verbot.training import TrainResult
 
 CONTRASTIVE = ("siglip", "clip", "both")
 SEEING, ACTING = ("vision", "language", "sentence"), ("head.encode", "head.mix", "head.decode")
@@ -92,10 +93,10 @@ def pretrained(arguments: Arguments, how: str) -> str:
     if seeing == "clip":
         settings["network"] |= {"objectives": {"contrastive": {"options": {"kind": "clip"}}}}
     if seeing == "both":
-        settings["network"] |= {"objectives": {"contrastive": {}, "keypoints": {}, "grounding_queries": {}}}
+        settings["network"] |= {"objectives": {"contrastive": {}, **PLACES}}
         settings["augment"] = {"grounding_queries": 4}
     if seeing == "queries":
-        settings["network"] |= {"objectives": {"keypoints": {}, "grounding_queries": {}}}
+        settings["network"] |= {"objectives": PLACES}
         settings["augment"] = {"captions": 0, "grounding_queries": 4}
     return verbot.train("contrastive", data=arguments.scenes, out=out, progress=False, **settings).policy
 
@@ -110,7 +111,9 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     if seeing != "fresh":
         parts = (*SEEING, *(ACTING if head == "actions" else ()))
         settings |= {"init_from": pretrained(arguments, how if head == "actions" else seeing), "init.parts": parts}
-    result = verbot.train("starter+head=latent" if head else "starter", data=arguments.data, out=out, progress=False, **settings)
+    recipe = "starter+head=latent" if head else "starter"
+    result = verbot.train(recipe, data=arguments.data, out=out, progress=False, **settings)
+    assert isinstance(result, TrainResult)
     summary = verbot.evaluate(
         result.policy, arguments.suite, out=out / "evaluation", episodes=arguments.episodes, baselines=False, videos=0,
         conditions=(), latency_calls=1, workers=1, progress=False, options=options,
@@ -133,12 +136,12 @@ def measure_alignment(arguments: Arguments, folder: str) -> dict[str, Any]:
         said = captions[begin : begin + AMONG]
         if len(some) == AMONG:  # a caption of each picture that says where something stands, or what stands there
             texts = [next((c for c in each if c["kind"] != "instruction"), each[0])["true"] for each in said]
-            found = similarities(policy.network, batch, policy.network.language.prepare(texts))
+            found = similarities(policy.network, batch, policy.network.backbone.prepare(texts))
             ranks += (found > found.diagonal()[:, None]).sum(1).tolist()
         for row, each in enumerate(said):
             one = policy.collate_observations(some[row : row + 1], [policy.preprocess(some[row])])
             texts = [caption[side] for caption in each for side in ("true", "false")]
-            text = policy.network.language.prepare(texts)
+            text = policy.network.backbone.prepare(texts)
             pairs = similarities(policy.network, one, text).view(-1, 2).tolist()
             blind += similarities(policy.network, dataclasses.replace(one, images=one.images * 0), text).view(-1, 2).tolist()
             fits += [(caption["kind"], *pair) for caption, pair in zip(each, pairs, strict=True)]

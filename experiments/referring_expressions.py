@@ -17,11 +17,13 @@ import numpy as np
 import tyro
 
 import verbot
-from verbot.contracts import observation_from_env
+from verbot.contracts import Env, observation_from_env
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
 from verbot.models.layers.attention_maps import watch_groups
+from verbot.models.protocols import ExposesAttention
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 
 NEAR_PX = 3.0
@@ -55,7 +57,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments: Arguments, found: dict[str, list[bool]]) -> None:
+def ask(policy: VLAPolicy, env: Env, index: int, arguments: Arguments, found: dict[str, list[bool]]) -> None:
     """Give the policy the instructions of all goals of one scene; add to `found`, by relation, whether it grounds them right."""
     options = {"split": "test", "index": index, "wording": "canonical"}
     record, info = env.reset(seed=arguments.seed, options=options)
@@ -68,7 +70,10 @@ def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments:
         Observation(first.images, first.state, where["instructions"][arguments.wording], time_s=first.time_s)
         for where in info["grounding"]
     ]
-    with watch_groups(policy.network.fusion) as given:
+    backbone = policy.network.backbone
+    if not isinstance(backbone, ExposesAttention):
+        raise SystemExit(f"{arguments.policy}: its backbone has no fusion whose groups can be watched")
+    with watch_groups(backbone.attention_modules()[2]) as given:
         chunks = policy.predict(observations)
     for goal, where, chunk in zip(info["feasible"], info["grounding"], chunks, strict=True):
         target = project(matrices, np.array([[where["target_base_m"]]]))[0][0, 0, 0]
@@ -77,7 +82,7 @@ def ask(policy: verbot.Policy, env: verbot.contracts.Env, index: int, arguments:
         for name in ("all", goal.get("relation", "named alone")):
             found[name].append(bool(meant == taken))
     nodes = next((group for group in given[0] if group.kind == "objects"), None)
-    if nodes is not None:
+    if nodes is not None and nodes.points is not None:
         points = nodes.points[0].unflatten(0, (len(spec.cameras), -1))[0].cpu().numpy()
         away = np.linalg.norm(middles[:, None] - points[None], axis=-1).min(1) * width / 2
         found[f"objects with a node in {NEAR_PX:g} px"] += (away < NEAR_PX).tolist()

@@ -17,6 +17,7 @@ import tyro
 from PIL import Image, ImageDraw
 
 from verbot.envs import make_env
+from verbot.envs.navigation.language import wordings
 from verbot.envs.navigation.tasks import describe
 from verbot.envs.navigation.world import SIDE_M, STOP
 from verbot.evaluation.protocol.intervals import proportion
@@ -56,8 +57,10 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
     instruction and for one of another object; and how often a stop at the target object has a higher value than one at another.
     """
     way, end = COLUMNS[arguments.of]
-    env, rng = make_env(arguments.env, render_cameras=False), np.random.default_rng(arguments.seed)
-    own, other, pooled, ends = [], [], [], []
+    env: Any = make_env(arguments.env, render_cameras=False)
+    rng = np.random.default_rng(arguments.seed)
+    own, other, ends = list[float](), list[float](), list[bool]()
+    pooled: list[tuple[float, float]] = []
     for index in range(arguments.scenes):
         request = {"task": arguments.task, "split": "test", "index": index, "wording": arguments.wording}
         _, info = env.reset(seed=arguments.seed, options=request)
@@ -73,7 +76,7 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
         if np.ptp(truth) == 0:
             continue
         said = matcher.opinions(states, [instruction] * len(states))[:, way].tolist()
-        sentence = env.wordings(wrong, "seen")[0]
+        sentence = wordings(wrong, "seen")[0]
         misled = matcher.opinions(states, [sentence] * len(states))[:, way].tolist()
         own.append(_ranks(said, truth))
         other.append(_ranks(misled, truth))
@@ -87,7 +90,7 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
         "of all scenes together": round(_ranks(*zip(*pooled, strict=True)), 3),
         "a stop at the target object has the highest value": {
             "n": found.n,
-            "percent": [round(100 * x, 1) for x in (found.value, found.low, found.high)],
+            "percent": found.percent(),
         },
     }
 
@@ -140,7 +143,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) -> Image.Image:
     """One scene for three sentences: above it what a place on the way is worth, below what a stop there is worth."""
-    env = make_env(arguments.env)
+    env: Any = make_env(arguments.env)
     _, info = env.reset(seed=arguments.seed, options={"task": arguments.task, "split": "test", "index": arguments.scene})
     goals = [goal for goal in info["feasible"] if goal["verb"] == arguments.task][:3]
     size = 64 * scale
@@ -149,7 +152,7 @@ def draw(matcher: Matcher, arguments: Arguments, cell: int = 8, scale: int = 4) 
     sheet = Image.new("RGB", (len(goals) * (size + 8) - 8, 2 * (size + 20)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, goal in enumerate(goals):
-        instruction = env.wordings({**goal, "arm": None}, "seen")[0]
+        instruction = wordings({**goal, "arm": None}, "seen")[0]
         for row, (title, stop, output) in enumerate(
             ((instruction, False, COLUMNS[arguments.of][0]), ("... and stops there", True, COLUMNS[arguments.of][1]))
         ):

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     won: list[tuple[str, bool]] = []
 
-    def script(page, env) -> None:
+    def script(page: Any, env: Any) -> None:
         state = ready(page)
         for _ in range(options.scenes):
             verb = state["goal"]["verb"]

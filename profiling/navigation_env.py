@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
+from verbot.contracts import Agent, expert_of
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
+from verbot.evaluation.report.summary import written
 from verbot.rollout.baselines import RandomAgent
 from verbot.rollout.episode import RunningEpisode
 from verbot.rollout.episode import play as transitions
@@ -42,8 +44,7 @@ def main() -> None:
     for agent_name, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
         successes, steps = play(agent_name, task, arguments)
         found = wilson(successes, arguments.episodes)
-        share = f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        print(f"{agent_name:22s} {task:8s} {share:>28s} {found.n:5d} {steps:6.1f}")
+        print(f"{agent_name:22s} {task:8s} {written('success_rate', found):>28s} {found.n:5d} {steps:6.1f}")
 
 
 def measure_speed(seed: int) -> dict[str, float]:
@@ -62,7 +63,9 @@ def measure_speed(seed: int) -> dict[str, float]:
 def play(agent_name: str, task: str, arguments: Arguments) -> tuple[int, float]:
     """Successes, and the mean number of steps of an episode."""
     env = make_env("navigation", render_cameras=False, steering=arguments.steering)
-    agent = RandomAgent(env.robot_spec, arguments.seed) if agent_name == "random" else env.expert(0.15 * ("noise" in agent_name))
+    agent: Agent = RandomAgent(env.robot_spec, arguments.seed)
+    if agent_name != "random":
+        agent = expert_of(env, 0.15 * ("noise" in agent_name))
     successes, steps = 0, 0
     for index in range(arguments.episodes):
         request = {"task": task, "split": arguments.split, "index": index}

@@ -69,6 +69,7 @@ def line(size: str, row: dict[str, Any]) -> str:
 
 def measure(run: Recipe, device: torch.device, arguments: Arguments) -> dict[str, Any]:
     """The figures of one size, or the device's error if its memory does not suffice."""
+    assert run.collection is not None
     with closing(make_env(run.collection.env, render_cameras=False, **run.collection.options)) as env:
         spec = env.robot_spec
     config = run.training.network.fit(list(TEXTS), chunks(run.training.network, spec))
@@ -139,13 +140,13 @@ def batch(network: VLANetwork, rows: int) -> Batch:
     """A complete random batch on the CPU."""
     sizes, g = network.sizes, torch.Generator().manual_seed(0)
     t, v, k, pixels = sizes.history, sizes.views, sizes.chunk, (3, sizes.height, sizes.width_px)
-    goal, places = network.goal is not None, torch.rand(rows, v, 3, 2, generator=g) * 2 - 1
+    goal, places = network.config.goal is not None, torch.rand(rows, v, 3, 2, generator=g) * 2 - 1
     return Batch(
         images=torch.randint(0, 256, (rows, t, v, *pixels), generator=g, dtype=torch.uint8),
         images_mask=torch.ones(rows, t, v, dtype=torch.bool),
         state=torch.randn(rows, t, sizes.state, generator=g),
         state_mask=torch.ones(rows, t, dtype=torch.bool),
-        text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
+        text=network.backbone.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=torch.rand(rows, k, sizes.action_size, generator=g),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
         targets={"keypoints": Masked(places, torch.ones(rows, v, 3, dtype=torch.bool))},

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from verbot.contracts import expert_of
 from verbot.envs import make_env
 from verbot.errors import SimulationError
 from verbot.rollout.episode import RunningEpisode
@@ -83,7 +84,7 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
     }
     for label, shown in (("steps/s with cameras", True), ("steps/s without cameras", False)):
         episode = RunningEpisode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
-        expert: Any = episode.env.expert(arguments.noise)
+        expert = expert_of(episode.env, arguments.noise)
         figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=expert: e.step(t.act()), 300)  # type: ignore[misc]
     return figures
 
@@ -91,7 +92,7 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
 def run_expert(arguments: Arguments, task: str) -> TaskFigures:
     """The expert in `arguments.episodes` scenes of `task`."""
     env = make_env(arguments.suite, render_cameras=False)
-    expert = env.expert(arguments.noise, arguments.seed)
+    expert = expert_of(env, arguments.noise, arguments.seed)
     ends, lengths = [], []
     for index in range(arguments.episodes):
         episode = RunningEpisode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)

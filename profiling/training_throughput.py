@@ -76,7 +76,7 @@ def stages(config: TrainConfig, steps: int) -> dict[str, float]:
     TrainingData.prepare(config)
     supply = TrainingData(config, Path(), 0, 0)
     policy = VLAPolicy.create(config.network, supply.spec, supply.statistics, supply.instructions)
-    policy.network.language.prepare(supply.instructions)
+    policy.network.backbone.prepare(supply.instructions)
     optimizer, spent, clock = Optimizer(policy.network, config.optimizer), defaultdict[str, float](float), time.process_time
 
     def lap(name: str, since: float) -> float:

@@ -135,7 +135,7 @@ def _encode(frames: UInt8Array, encoder: str, pixels: str, options: dict[str, st
 
 def _decode(video: bytes) -> UInt8Array:
     reformatter = VideoReformatter()
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [reformatter.reformat(f, format="rgb24", threads=1).to_ndarray() for f in container.decode(video=0)]
     return np.stack(frames)

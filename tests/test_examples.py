@@ -1,12 +1,17 @@
+import copy
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import verbot
 from verbot.contracts import Demonstrator, Expert, TaskEnv
+from verbot.errors import ConfigError
+from verbot.models.network import NetworkConfig, Part
 from verbot.robots.simulated import SimulatedRobot
 from verbot.training import read_log
 
@@ -40,15 +45,72 @@ def test_own_head(example, tmp_path):
     assert policy.network.head.reach == 3.0
 
 
+def seen_by(policy, instruction, seed=0):
+    """A random observation of the policy's robot."""
+    rng, spec = np.random.default_rng(seed), policy.spec
+    images = {camera.name: rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8) for camera in spec.cameras}
+    return verbot.Observation(images, rng.normal(size=spec.state_size).astype(np.float32), instruction)
+
+
+@pytest.mark.parametrize("example", ["own_backbone"], indirect=True)
+def test_own_backbone(example, tmp_path):
+    policy = example.main(tmp_path / "first", steps=3)
+    backbone = policy.network.backbone
+    assert isinstance(backbone, example.Bytes) and policy.config.backbone.name == "bytes"
+    observation = seen_by(policy, "push the red cube")
+    (chunk,) = policy.predict([observation])
+    assert chunk.values.shape == (policy.config.chunk, policy.spec.action_size)
+
+    batch = policy.observe([observation], [policy.look(observation)])
+    batch = dataclasses.replace(
+        batch, actions=torch.ones(1, *chunk.values.shape), actions_mask=torch.ones(1, 4, dtype=torch.bool)
+    )
+    policy.network.losses(batch)["loss"].backward()
+    assert all(p.grad.any() for p in backbone.parameters()), "the loss reaches every weight"
+    for part in (backbone.patches, backbone.letters, backbone.state):
+        before = copy.deepcopy(part.state_dict())
+        for p in part.parameters():
+            p.data.zero_()
+        assert not np.allclose(policy.predict([observation])[0].values, chunk.values, atol=1e-5), part
+        part.load_state_dict(before)
+    for other in (seen_by(policy, "push the green ball"), seen_by(policy, "push the red cube", seed=1)):
+        assert not np.allclose(policy.predict([other])[0].values, chunk.values, atol=1e-5)
+
+    further = {"init_from": str(tmp_path / "first" / "policy"), "steps": 1, "progress": False}
+    again = verbot.load_policy(verbot.train("tiny", out=tmp_path / "second", **further).policy)
+    assert isinstance(again.network.backbone, example.Bytes)
+    moved = [(p - q).abs().max() for p, q in zip(again.network.parameters(), policy.network.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.1, "it goes on from the weights that it starts from"
+
+
+@pytest.mark.parametrize("example", ["own_backbone"], indirect=True)
+def test_own_backbone_learns_by_reinforcement(example, tmp_path):
+    pytest.importorskip("stable_baselines3")
+    from verbot.training.rl import ReinforceConfig, reinforce
+    from verbot.training.rl.config import EnvConfig, ParallelismConfig, PerceptionWarmup, PPOConfig
+
+    config = ReinforceConfig(
+        env=EnvConfig("navigation", num_envs=2),
+        network=NetworkConfig(backbone=Part("bytes", {"patch": 16}), width=16, chunk=1),
+        steps=32,
+        ppo=PPOConfig(num_steps=16, batch_size=16, epochs=1),
+        parallelism=ParallelismConfig(workers=1),
+    )
+    policy = verbot.load_policy(reinforce(config, tmp_path / "run", progress=False).policy)
+    assert isinstance(policy.network.backbone, example.Bytes)
+    assert all(p.isfinite().all() for p in policy.network.parameters())
+    warming = dataclasses.replace(config, perception_warmup=PerceptionWarmup(1), keypoint_weight=1.0)
+    with pytest.raises(ConfigError, match="takes the instruction last, such as 'query_conv'; 'bytes' does not"):
+        reinforce(warming, tmp_path / "other", progress=False)
+
+
 @pytest.mark.parametrize("example", ["own_objective"], indirect=True)
 def test_own_objective(example, tmp_path):
     policy = example.main(tmp_path, steps=40)
     assert isinstance(policy.network.objectives["tool_ahead"], example.ToolAhead)
     losses = [line["tool_ahead"] for line in read_log(tmp_path) if line["kind"] == "train"]
     assert 0 < losses[-1] < losses[0]
-    spec = policy.spec
-    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in spec.cameras}
-    (chunk,) = policy.predict([verbot.Observation(images, np.zeros(spec.state_size, np.float32), "push the red cube")])
+    (chunk,) = policy.predict([seen_by(policy, "push the red cube")])
     assert chunk.extras["tool_ahead"].shape == (3,)
 
 

@@ -128,7 +128,7 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
     turn = torch.nn.functional.normalize(torch.randn(rows, k, 4, generator=g), dim=-1)
     gripper = torch.randint(0, 2, (rows, k, 1), generator=g).float()
     said = torch.arange(2 * rows) % rows
-    captions = Captions(said, network.language.prepare([TEXTS[i] for i in (3 * said + 1) % 4]), torch.arange(2 * rows) < rows)
+    captions = Captions(said, network.backbone.prepare([TEXTS[i] for i in (3 * said + 1) % 4]), torch.arange(2 * rows) < rows)
     actions = [torch.randn(rows, k, 3, generator=g), turn, torch.randn(rows, k, 2, generator=g), gripper]
     places, everywhere = torch.rand(rows, 2, 3, 2, generator=g) * 2 - 1, torch.ones(rows, dtype=torch.bool)
     return Batch(
@@ -136,7 +136,7 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         images_mask=torch.ones(rows, t, 2, dtype=torch.bool),
         state=torch.randn(rows, t, 4, generator=g),
         state_mask=torch.ones(rows, t, dtype=torch.bool),
-        text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
+        text=network.backbone.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=torch.cat(actions, -1),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
         targets={
@@ -146,8 +146,10 @@ def draw_batch(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
             "task": Masked(torch.arange(rows) % 3, everywhere.clone()),
             "grasp_state": Masked(torch.randn(rows, 4, generator=g), everywhere.clone()),
         },
-        goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.goal else None,
-        goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
+        goal=torch.randint(0, 256, (rows, 3, 16, 16), generator=g, dtype=torch.uint8) if network.config.goal else None,
+        goal_mask=torch.ones(rows, dtype=torch.bool) if network.config.goal else None,
         captions=captions if "contrastive" in network.objectives else None,
-        previous_action=Masked(torch.randn(rows, 10, generator=g), everywhere.clone()) if network.previous_action else None,
+        previous_action=Masked(torch.randn(rows, 10, generator=g), everywhere.clone())
+        if network.config.previous_action
+        else None,
     )

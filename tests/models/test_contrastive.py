@@ -33,7 +33,7 @@ def contrastive(kind: str, others: tuple[str, ...] = (), **changes) -> NetworkCo
 def captions_for(network, pairs) -> Captions:
     """`pairs` (true, false) of each row."""
     nowhere = Masked(torch.zeros(len(pairs), 0, 2, 3, 2), torch.zeros(len(pairs), 0, 2, 3, dtype=torch.bool))
-    return prepare_queries(network.language.prepare, [()] * len(pairs), nowhere, pairs)[1]
+    return prepare_queries(network.backbone.prepare, [()] * len(pairs), nowhere, pairs)[1]
 
 
 def colored(make_batch, network, rows: int, seed: int):
@@ -63,7 +63,7 @@ def test_what_fits_is_learned_from_captions_alone(name, spec, make_batch):
     assert found["separated"] > 0.9 and found["matching"] > found["mismatching"] + 0.3
     if name == "siglip":
         assert found["matching"] > FITS > found["mismatching"], "0.3 is what divides them"
-    every = similarities(network, batch, network.language.prepare(said[:8]))
+    every = similarities(network, batch, network.backbone.prepare(said[:8]))
     same = torch.tensor([[a == b for b in said] for a in said[:8]])
     assert every[same].mean() > every[~same].mean() + 0.3 and every.shape == (8, 40)
 
@@ -99,10 +99,10 @@ def test_captions_and_queries_are_encoded_together_and_change_neither(make_netwo
     batch = make_batch(network)
     places = Masked(torch.rand(4, 1, 2, 3, 2), torch.ones(4, 1, 2, 3, dtype=torch.bool))
     goals, pairs = [("stop",), (), ("push the green ball",), ()], [(), [("red cube", "red ball")], [("stop", "push")], ()]
-    asked, said = prepare_queries(network.language.prepare, goals, places, pairs)
+    asked, said = prepare_queries(network.backbone.prepare, goals, places, pairs)
     assert asked.rows.tolist() == [0, 2] and torch.equal(asked.keypoints.values, places.values[[0, 2], 0])
     assert said.rows.tolist() == [1, 2, 1, 2] and said.true.tolist() == [True, True, False, False]
-    longer = network.language.prepare(["push the green ball to the left"])
+    longer = network.backbone.prepare(["push the green ball to the left"])
     both = join_texts([asked.text, longer])
     assert both.mask.sum(1).tolist() == [*asked.text.mask.sum(1).tolist(), *longer.mask.sum(1).tolist()]
     plain = network.losses(dataclasses.replace(batch, grounding_queries=asked, captions=None))
@@ -129,8 +129,10 @@ def test_pretraining_leaves_fusion_and_head_alone_and_its_policy_cannot_act(make
     network = make_network(contrastive("siglip"))
     batch = dataclasses.replace(make_batch(network), captions=captions_for(network, [[("red cube", "stop")]] * 4))
     network.losses(batch)["loss"].backward()
-    assert all(p.grad is None for p in (*network.fusion.parameters(), *network.head.parameters()))
-    assert any(p.grad.any() for p in network.vision.parameters()) and any(p.grad.any() for p in network.sentence.parameters())
+    assert all(p.grad is None for p in (*network.backbone.fusion.parameters(), *network.head.parameters()))
+    assert any(p.grad.any() for p in network.backbone.vision.parameters()) and any(
+        p.grad.any() for p in network.backbone.sentence.parameters()
+    )
     with pytest.raises(PolicyError, match=r"pretrained without actions \(objectives.action\) and cannot act: train from it"):
         check_acts(network.config)
 
@@ -140,7 +142,7 @@ def test_without_actions_what_comes_after_the_fusion_still_learns(make_network, 
     found = network.losses(make_batch(network))
     torch.testing.assert_close(found["loss"], found["grasp_state"] + found["contrastive"])
     found["loss"].backward()
-    assert any(p.grad.any() for p in network.fusion.parameters())
+    assert any(p.grad.any() for p in network.backbone.fusion.parameters())
     assert all(p.grad is None or not p.grad.any() for p in network.head.parameters())
 
 
@@ -152,4 +154,4 @@ def test_a_memory_that_nothing_teaches_is_refused(make_network):
 def test_a_network_without_contrast_compares_nothing(make_network, make_batch):
     network = make_network(NetworkConfig(**SEEING))
     with pytest.raises(ConfigError, match="this network has no contrastive objective: train it with objectives.contrastive"):
-        similarities(network, make_batch(network), network.language.prepare(["stop"]))
+        similarities(network, make_batch(network), network.backbone.prepare(["stop"]))

@@ -38,7 +38,7 @@ def test_a_network_elsewhere_computes_there(variant, make_network, make_batch):
     network = make_network(variant)
     batch = make_batch(network)
     rows, places = torch.tensor([0, 3]), torch.rand(2, 2, 3, 2)
-    text = network.language.prepare(["put the green box to the left", "stop"])
+    text = network.backbone.prepare(["put the green box to the left", "stop"])
     queries = GoalQueries(rows, text, Masked(places, torch.ones(2, 2, 3, dtype=torch.bool)))
     batch = dataclasses.replace(batch, grounding_queries=queries)
     with Recorded() as read:

@@ -114,7 +114,7 @@ def test_watching_changes_nothing_and_ends(make_network, make_batch):
     network = make_network(dataclasses.replace(make_network().config, fusion=Part("stack", {"layers": 2}))).eval()
     batch = make_batch(network)
     before = network.predict(batch).actions
-    with watch_attention(network) as weights, watch_groups(network.fusion) as given:
+    with watch_attention(network) as weights, watch_groups(network.backbone.fusion) as given:
         assert torch.equal(network.predict(batch).actions, before)
         network.predict(batch)
     network.predict(batch)

@@ -308,7 +308,7 @@ def test_a_trained_tower_is_saved_whole_and_needs_its_checkpoint_no_more(tmp_pat
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.3] * 3, "size": 48}))
     policy = saved_and_loaded({"checkpoint": str(folder), "mode": 0.5}, spec, tmp_path / "policy")
     with torch.no_grad():
-        policy.network.vision.tower.model.embedder.embedder.convolution.weight.mul_(1.1)
+        policy.network.backbone.vision.tower.model.embedder.embedder.convolution.weight.mul_(1.1)
     policy.save(tmp_path / "policy")
     shutil.rmtree(folder)
     loaded = VLAPolicy.load(tmp_path / "policy")
@@ -316,7 +316,7 @@ def test_a_trained_tower_is_saved_whole_and_needs_its_checkpoint_no_more(tmp_pat
     assert np.array_equal(before, after)
     fresh = VLANetwork(policy.config, spec)
     with pytest.raises(ConfigError, match="there is no checkpoint"):
-        fresh.vision.features(picture(16, 16))
+        fresh.backbone.vision.features(picture(16, 16))
 
 
 def test_of_a_frozen_tower_a_policy_keeps_the_identity_alone(tmp_path, vision, spec):

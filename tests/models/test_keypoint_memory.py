@@ -1,5 +1,7 @@
 """Memory says where about, the picture where exactly."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -26,10 +28,8 @@ def heatmaps(*places, heads=16):
 def remembering(place):
     """A memory that tells `place` for every point of both views, whatever it is given."""
     torch.manual_seed(0)
-    vision = torch.nn.Module()
-    vision.counts = {"keypoints": 32}
-    sizes = Sizes(8, 2, 16, 16, 4, 3, ())
-    memory = KeypointMemory(NetworkParts(sizes, vision, torch.nn.Module(), 8, 1, encode_text=None, encode_images=None))
+    backbone = SimpleNamespace(width=8, count=1, counts={"keypoints": 32})
+    memory = KeypointMemory(NetworkParts(Sizes(8, 2, 16, 16, 4, 3, ()), backbone, torch.nn.Module()))
     torch.nn.init.zeros_(memory.tell.weight)
     memory.tell.bias.data = place.repeat(6)
     return memory, TokenGroup(torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), "fused")

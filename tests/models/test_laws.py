@@ -68,11 +68,11 @@ def test_what_many_rows_say_is_read_once(variant, make_network, make_batch):
 
 def test_what_is_seen_before_anything_is_said_can_be_kept(variant, make_network, make_batch):
     network = make_network(variant)
-    if not isinstance(network.vision, InstructionFreeFeatures):
+    if not isinstance(network.backbone.vision, InstructionFreeFeatures):
         return
     batch = make_batch(network)
     batch = dataclasses.replace(batch, goal=None, goal_mask=None)
-    kept = dataclasses.replace(batch, features=network.vision.features(batch.images))
+    kept = dataclasses.replace(batch, features=network.backbone.vision.features(batch.images))
     blind = dataclasses.replace(kept, images=torch.zeros_like(batch.images))
     g = torch.Generator
     close(network.predict(blind, g().manual_seed(1)).actions, network.predict(batch, g().manual_seed(1)).actions)
@@ -93,9 +93,9 @@ def test_words_matter_and_no_words_are_finite(variant, make_network, make_batch)
     network = make_network(variant)
     batch = make_batch(network)
     said = network.predict(batch).actions
-    swapped = network.language.prepare(["put the green box to the left"] * 4)
+    swapped = network.backbone.prepare(["put the green box to the left"] * 4)
     assert not torch.allclose(said, network.predict(dataclasses.replace(batch, text=swapped)).actions)
-    blank = network.predict(dataclasses.replace(batch, text=network.language.prepare([""] * 4))).actions
+    blank = network.predict(dataclasses.replace(batch, text=network.backbone.prepare([""] * 4))).actions
     assert blank.isfinite().all()
     nothing = TextBatch(batch.text.values, torch.zeros_like(batch.text.mask))
     assert network.predict(dataclasses.replace(batch, text=nothing)).actions.isfinite().all()
@@ -125,7 +125,7 @@ def test_grounding_queries_teach_where_to_look_and_nothing_else(variant, make_ne
     batch = make_batch(network)
     g = torch.Generator().manual_seed(1)
     rows, places = torch.tensor([0, 2, 2, 3]), torch.rand(4, 2, 3, 2, generator=g)
-    text = network.language.prepare(["put the green box to the left", "", "pick up the red cube", "stop"])
+    text = network.backbone.prepare(["put the green box to the left", "", "pick up the red cube", "stop"])
     everywhere = torch.ones(4, 2, 3, dtype=torch.bool)
     asked = dataclasses.replace(batch, grounding_queries=GoalQueries(rows, text, Masked(places, everywhere)))
     plain, with_queries = (network.losses(b, torch.Generator().manual_seed(0)) for b in (batch, asked))

@@ -79,7 +79,7 @@ def test_the_draws_of_a_row_lie_side_by_side_in_every_layer():
 def test_concat_gives_out_what_went_into_each_layer(make_network, make_batch):
     network = make_network(NetworkConfig(width=16, chunk=3, fusion=CONCAT)).eval()
     fused = network(make_batch(network)).fused
-    fusion = network.fusion
+    fusion = network.backbone.fusion
     assert fusion.gives_layers == len(fused.layers) == LAYERS
     after = [block(x, fused.mask) for block, x in zip(fusion.blocks, fused.layers, strict=True)]
     for made, given in zip(after, fused.layers[1:], strict=False):
@@ -94,10 +94,10 @@ def test_the_words_reach_the_actions_through_the_first_layers_alone(make_network
     network = make_network(NetworkConfig(width=16, chunk=3, fusion=CONCAT, head=EXPERT)).eval()
     batch = make_batch(network)
     before = network.predict(batch).actions
-    for parameter in [*network.fusion.blocks[-1].parameters(), *network.fusion.norm.parameters()]:
+    for parameter in [*network.backbone.fusion.blocks[-1].parameters(), *network.backbone.fusion.norm.parameters()]:
         torch.nn.init.zeros_(parameter)
     assert torch.equal(network.predict(batch).actions, before)
-    torch.nn.init.zeros_(network.fusion.blocks[0].feed[3].weight)
+    torch.nn.init.zeros_(network.backbone.fusion.blocks[0].feed[3].weight)
     assert not torch.allclose(network.predict(batch).actions, before)
 
 

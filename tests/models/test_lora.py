@@ -201,7 +201,7 @@ def test_the_head_is_adapted_where_nothing_is_trained_in_full(policy):
 
 
 def test_what_was_frozen_before_is_neither_adapted_nor_trained(policy):
-    policy.network.state.requires_grad_(False)
+    policy.network.backbone.state.requires_grad_(False)
     adapt(policy.network, LoraConfig(rank=2))
     assert not [name for name in adapters(policy) if name.startswith("state.")]
 

@@ -79,7 +79,7 @@ def test_step_by_step_is_as_all_at_once(name, make_network, make_batch):
     batch.state_mask[8], batch.images_mask[8] = False, False  # the second sequence lacks its first frame
     tokens = network(batch).fused
     present = batch.state_mask.any(1)
-    unrolled = network._remember(tokens, present).tokens
+    unrolled = network.backbone._remember(tokens, present).tokens
     for start in (0, 8):
         memory = None
         for row in range(start, start + 8):

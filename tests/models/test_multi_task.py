@@ -93,7 +93,7 @@ def test_unseen_sentences_reach_the_head_of_their_task(make_batch, spec):
         task = torch.tensor([v for v, _ in pairs])
         actions = torch.zeros_like(batch.actions)
         actions[..., 0], actions[..., 3] = (task - 1.0)[:, None], 1.0
-        return of_tasks(dataclasses.replace(batch, text=network.language.prepare([s for _, s in pairs]), actions=actions), task)
+        return of_tasks(dataclasses.replace(batch, text=network.backbone.prepare([s for _, s in pairs]), actions=actions), task)
 
     for step in range(80):
         optimizer.zero_grad()

@@ -22,7 +22,7 @@ def losses(network, batch):
 def recorded_masks(network):
     """A list that fills with the mask of every call of the action encoder."""
     masks = []
-    network.previous_action.register_forward_pre_hook(lambda _, args: masks.append(args[1].clone()))
+    network.backbone.previous_action.register_forward_pre_hook(lambda _, args: masks.append(args[1].clone()))
     return masks
 
 
@@ -50,11 +50,11 @@ def test_it_is_one_token_of_the_latest_frame(make_network, make_batch):
     for history in (1, 3):
         network = make_network(dataclasses.replace(CONFIG, history=history))
         batch = make_batch(network)
-        group = network.encode_previous_action(batch)
+        group = network.backbone.encode_previous_action(batch)
         assert group.kind == "previous_action"
         assert group.tokens.shape == (4, history, 16)
         assert group.mask.tolist() == [[False] * (history - 1) + [True]] * 4
-        torch.testing.assert_close(group.tokens[:, -1], network.previous_action.encoder(batch.previous_action.values))
+        torch.testing.assert_close(group.tokens[:, -1], network.backbone.previous_action.encoder(batch.previous_action.values))
 
 
 def test_dropout_of_the_previous_action_applies_in_training_only(make_network, make_batch):
@@ -136,7 +136,7 @@ def test_wrong_settings_say_what_there_is(make_network):
 
 def test_a_network_without_the_part_ignores_the_previous_action(make_network, make_batch):
     network = make_network(NetworkConfig(width=16, chunk=3))
-    assert network.previous_action is None
+    assert network.backbone.previous_action is None
     batch = make_batch(network)
     more = dataclasses.replace(batch, previous_action=Masked(torch.randn(4, 10), torch.ones(4, dtype=torch.bool)))
     assert torch.equal(losses(network, batch)["loss"], losses(network, more)["loss"])

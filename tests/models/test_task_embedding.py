@@ -30,11 +30,11 @@ def test_what_is_chosen_reaches_the_actions(make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, task_embeddings=3)).eval()
     batch, found = make_batch(network), []
     for choice in range(3):
-        torch.nn.init.zeros_(network.task_embeddings.choose.weight)
-        network.task_embeddings.choose.bias.data = 50 * torch.eye(3)[choice]
-        _, sentence = network.encode_text(batch.text)
-        network_sentence = network.sentence(network.language(batch.text))
-        torch.testing.assert_close(sentence.tokens[:, 0], network_sentence + network.task_embeddings.embeddings[choice])
+        torch.nn.init.zeros_(network.backbone.task_embeddings.choose.weight)
+        network.backbone.task_embeddings.choose.bias.data = 50 * torch.eye(3)[choice]
+        _, sentence = network.backbone.encode_text(batch.text)
+        network_sentence = network.backbone.sentence(network.backbone.language(batch.text))
+        torch.testing.assert_close(sentence.tokens[:, 0], network_sentence + network.backbone.task_embeddings.embeddings[choice])
         found.append(network.predict(batch).actions)
     assert all(not torch.allclose(a, b) for a, b in itertools.combinations(found, 2))
 
@@ -42,7 +42,7 @@ def test_what_is_chosen_reaches_the_actions(make_network, make_batch):
 def test_gradients_of_the_actions_reach_embeddings_and_classifier(make_network, make_batch):
     network = make_network(dataclasses.replace(CONFIG, task_embeddings=3))
     network.losses(make_batch(network))["action"].backward()
-    for parameter in network.task_embeddings.parameters():
+    for parameter in network.backbone.task_embeddings.parameters():
         assert (parameter.grad.abs().reshape(3, -1).sum(1) > 0).all(), "all three of them"
 
 
@@ -50,19 +50,19 @@ def test_sentences_of_two_verbs_come_to_choose_differently(make_network):
     """Taught through the embeddings alone, by what is to be done; no one says which embedding is whose."""
     torch.manual_seed(0)
     network = make_network(dataclasses.replace(CONFIG, task_embeddings=4))
-    text, verb = network.language.prepare(SAID), torch.arange(len(SAID)) // 4
+    text, verb = network.backbone.prepare(SAID), torch.arange(len(SAID)) // 4
     wanted = torch.tensor([[2.0], [-2.0]])[verb].expand(-1, 16)
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
 
     def sentences():
-        return network.sentence(network.language(text))
+        return network.backbone.sentence(network.backbone.language(text))
 
     for _ in range(150):
         optimizer.zero_grad()
         pooled = sentences()
-        (network.task_embeddings(pooled) - pooled - wanted).square().mean().backward()
+        (network.backbone.task_embeddings(pooled) - pooled - wanted).square().mean().backward()
         optimizer.step()
-    mixture = network.task_embeddings.mixture(sentences()).detach()
+    mixture = network.backbone.task_embeddings.mixture(sentences()).detach()
     between = (mixture[verb == 0].unsqueeze(1) - mixture[verb == 1]).abs().sum(-1)
     within = torch.cat([(m.unsqueeze(1) - m).abs().sum(-1) for m in (mixture[verb == 0], mixture[verb == 1])])
     assert between.min() > 1.5, "of at most 2"
@@ -75,14 +75,14 @@ def test_without_tasks_the_network_is_the_one_it_was(make_network, make_batch):
     assert NetworkConfig.from_json(record) == CONFIG
     torch.manual_seed(3)
     before = make_network(CONFIG).eval()
-    assert before.task_embeddings is None
+    assert before.backbone.task_embeddings is None
     assert not [name for name in before.state_dict() if "task_embeddings" in name]
     chosen = make_network(dataclasses.replace(CONFIG, task_embeddings=2)).eval()
     assert set(chosen.state_dict()) - set(before.state_dict()) == {
         f"task_embeddings.{name}" for name in ("choose.weight", "choose.bias", "embeddings")
     }
     chosen.load_state_dict(before.state_dict(), strict=False)
-    torch.nn.init.zeros_(chosen.task_embeddings.embeddings)
+    torch.nn.init.zeros_(chosen.backbone.task_embeddings.embeddings)
     batch = make_batch(before)
     assert torch.equal(chosen.predict(batch).actions, before.predict(batch).actions)
 

@@ -1,6 +1,7 @@
 """The value head: what it is trained on, which rows count, and that nothing changes without it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,9 +33,7 @@ def losses(network, batch):
 def test_the_loss_is_least_at_the_discounted_success(make_network, make_batch):
     """Binary cross-entropy with a soft target: the best guess is the target itself, and costs its entropy."""
     torch.manual_seed(0)
-    parts = NetworkParts(
-        Sizes(8, 2, 16, 16, 4, 3, ()), torch.nn.Module(), torch.nn.Module(), 8, 1, encode_text=None, encode_images=None
-    )
+    parts = NetworkParts(Sizes(8, 2, 16, 16, 4, 3, ()), SimpleNamespace(width=8, count=1), torch.nn.Module())
     head, fused = Value(parts, discount=0.9), TokenGroup(torch.randn(4, 1, 8), torch.ones(4, 1, dtype=torch.bool), "fused")
     batch = left(make_batch(make_network(CONFIG)), torch.tensor([0, 1, 5, 20]))
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
@@ -76,7 +75,7 @@ def test_the_value_is_learned_beside_the_actions_with_its_weight(make_network, m
     torch.testing.assert_close(found["loss"], rest + 0.5 * found["value"])
     found["value"].backward()
     assert all(p.grad.any() for p in network.objectives["value"].parameters())
-    assert any(p.grad is not None and p.grad.any() for p in network.vision.parameters()), "the encoders learn of it too"
+    assert any(p.grad is not None and p.grad.any() for p in network.backbone.vision.parameters()), "the encoders learn of it too"
     unknown = losses(network, without(batch))
     assert "value" not in unknown
     torch.testing.assert_close(unknown["loss"], rest)

@@ -61,7 +61,7 @@ def test_it_predicts_the_same_and_tells_where_it_looked():
         grid = (np.arange(16) + 0.5) / 8 - 1
         assert np.allclose((heat.sum(1) * grid).sum(-1), chunk.extras["keypoints"][v, :, 0], atol=1e-4)
         assert np.allclose((heat.sum(2) * grid).sum(-1), chunk.extras["keypoints"][v, :, 1], atol=1e-4)
-    assert not plain.network.fusion._forward_pre_hooks and not plain.network.language._forward_hooks
+    assert not plain.network.backbone.fusion._forward_pre_hooks and not plain.network.backbone.language._forward_hooks
 
 
 def test_maps_come_back_to_the_cameras_own_pixels_also_from_a_crop():

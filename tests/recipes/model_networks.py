@@ -58,7 +58,7 @@ def batch_for(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
         images_mask=torch.ones(rows, t, v, dtype=torch.bool),
         state=state,
         state_mask=torch.ones(rows, t, dtype=torch.bool),
-        text=network.language.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
+        text=network.backbone.prepare([TEXTS[i % len(TEXTS)] for i in range(rows)]),
         actions=constrained(sizes.action, torch.randn(rows, k, sizes.action_size, generator=g)),
         actions_mask=torch.ones(rows, k, dtype=torch.bool),
         targets={
@@ -68,10 +68,10 @@ def batch_for(network: VLANetwork, rows: int = 4, seed: int = 0) -> Batch:
             "task": Masked(torch.arange(rows) % len(TASKS), each),
             "grasp_state": Masked(torch.randn(rows, sizes.state, generator=g), each),
         },
-        goal=torch.randint(0, 256, (rows, 3, *size), generator=g, dtype=torch.uint8) if network.goal else None,
-        goal_mask=torch.ones(rows, dtype=torch.bool) if network.goal else None,
+        goal=torch.randint(0, 256, (rows, 3, *size), generator=g, dtype=torch.uint8) if network.config.goal else None,
+        goal_mask=torch.ones(rows, dtype=torch.bool) if network.config.goal else None,
         captions=Captions(
-            captions, network.language.prepare([TEXTS[(3 * i + 1) % 4] for i in captions]), torch.arange(2 * rows) < rows
+            captions, network.backbone.prepare([TEXTS[(3 * i + 1) % 4] for i in captions]), torch.arange(2 * rows) < rows
         )
         if "contrastive" in network.objectives
         else None,
@@ -102,12 +102,12 @@ def differs(a: torch.Tensor, b: torch.Tensor, least: float = 1e-5) -> bool:
 
 
 def with_sentences(batch: Batch, network: VLANetwork, *texts: str) -> Batch:
-    return dataclasses.replace(batch, text=network.language.prepare([texts[i % len(texts)] for i in range(len(batch.state))]))
+    return dataclasses.replace(batch, text=network.backbone.prepare([texts[i % len(texts)] for i in range(len(batch.state))]))
 
 
 def looked(network: VLANetwork, batch: Batch, sentence: torch.Tensor) -> TokenGroup:
     """The keypoint tokens of the pictures when `sentence` (b, e) is said."""
-    groups, _ = network.encode_images(batch, sentence)
+    groups, _ = network.backbone.encode_images(batch, sentence)
     return next(group for group in groups if group.kind == "keypoints")
 
 

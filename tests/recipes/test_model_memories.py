@@ -39,22 +39,22 @@ def one_thread():
 def test_memory_vla_acts_by_what_slots_and_frames_hold():
     """Kills: memory-vla without memory, or without one of its two."""
     network, batch = ready("memory-vla")
-    external, temporal = network.memory.parts
+    external, temporal = network.backbone.memory.parts
     assert (external.slots, temporal.frames) == (16, 3)
     learned(network, batch)
     assert all_reached(external)
     assert all_reached(temporal)
-    assert len(network.fusion.blocks) == 6
+    assert len(network.backbone.fusion.blocks) == 6
     assert (network.head.lengths, len(network.head.codes)) == ([3, 3, 4], 20)
     with torch.no_grad():
         empty = network.predict(batch)
         later = dataclasses.replace(batch, memory=network.predict(batch_for(network, seed=1)).memory)
         assert set(later.memory) == {f"0.{k}" for k in ("keys", "values", "usage", "filled")} | {"1.features", "1.filled"}
         after, _ = remembered(network, later, later.memory)
-        before, _ = remembered(network, batch, network.memory.initial(4))
+        before, _ = remembered(network, batch, network.backbone.memory.initial(4))
         assert differs(after, before)
         for start in ("0.", "1."):  # each of the two by itself
-            half = {k: v if k.startswith(start) else network.memory.initial(4)[k] for k, v in later.memory.items()}
+            half = {k: v if k.startswith(start) else network.backbone.memory.initial(4)[k] for k, v in later.memory.items()}
             assert differs(remembered(network, batch, half)[0], before)
     assert empty.memory["0.filled"].sum() == 4
     outputs = [actions(network, dataclasses.replace(batch, memory=m)) for m in (None, later.memory)]
@@ -63,7 +63,7 @@ def test_memory_vla_acts_by_what_slots_and_frames_hold():
 
 def remembered(network, batch, memory):
     group = network(batch).fused
-    out, state = network.memory(group, memory, torch.ones(len(batch.state), dtype=torch.bool))
+    out, state = network.backbone.memory(group, memory, torch.ones(len(batch.state), dtype=torch.bool))
     return out.tokens, state
 
 
@@ -74,7 +74,7 @@ def test_a_memory_is_taught_through_time(name):
     group = network(batch).fused
     tokens = group.tokens.detach().requires_grad_()
     present = torch.ones(4, dtype=torch.bool)
-    out = network._remember(dataclasses.replace(group, tokens=tokens), present)
+    out = network.backbone._remember(dataclasses.replace(group, tokens=tokens), present)
     out.tokens[-1].square().sum().backward()
     assert (tokens.grad.abs().amax((1, 2)) > 0).all()
 
@@ -89,7 +89,7 @@ def test_visits_and_memory_tell_places_from_what_is_fused():
         before = actions(network, batch)
         with zeroed(*network.objectives["keypoint_memory"].join.parameters()):
             assert differs(actions(network, batch), before)
-    assert all_reached(network.memory)
+    assert all_reached(network.backbone.memory)
     with torch.no_grad():
         memory = network.predict(batch_for(network, seed=1)).memory
     assert differs(actions(network, dataclasses.replace(batch, memory=memory)), before)
@@ -102,8 +102,8 @@ def test_goal_conditioned_obeys_a_picture_compared_with_the_present():
     """Kills: goal-conditioned without its goal encoder, or with one that sees the goal alone."""
     network, batch = ready("goal-conditioned")
     learned(network, batch)
-    assert all_reached(network.goal)
-    assert all_reached(network.vision.where)
+    assert all_reached(network.backbone.goal)
+    assert all_reached(network.backbone.vision.where)
     silent = with_sentences(batch, network, "")
     shown = actions(network, silent)
     assert differs(shown, actions(network, dataclasses.replace(silent, goal=255 - silent.goal)))
@@ -112,7 +112,7 @@ def test_goal_conditioned_obeys_a_picture_compared_with_the_present():
     with torch.no_grad():
         now = dataclasses.replace(silent, images=255 - silent.images)
         count = silent.text.values.shape[1]
-        tokens = [network.read(b.text, b)[0].tokens for b in (silent, now)]
+        tokens = [network.backbone.encode_text(b.text, b)[0].tokens for b in (silent, now)]
         assert tokens[0].shape[1] == count + 8
         assert torch.equal(*(t[:, :count] for t in tokens))
         assert differs(*(t[:, count:] for t in tokens)), "the goal is read beside the picture of now"
@@ -152,7 +152,7 @@ def test_multi_task_net_shares_its_encoders_between_two_robots():
     shared = share(arm, other, rover_training.shared)
     assert {name.partition(".")[0] for name in shared} == {"vision", "language", "sentence", "fusion"}
     learned(other, batch_for(other))
-    for part in (arm.language, arm.sentence, arm.vision, arm.fusion):
+    for part in (arm.backbone.language, arm.backbone.sentence, arm.backbone.vision, arm.backbone.fusion):
         assert reached(part), "the rover's loss teaches the arm's weights"
     assert not reached(arm.head)
     losses = learned(arm, batch)
@@ -172,7 +172,12 @@ def test_contrastive_tells_captions_by_words_and_pictures():
     losses = learned(network, batch)
     torch.testing.assert_close(losses["loss"], losses["contrastive"])
     assert losses["contrastive"] > 0
-    for part in (network.objectives["contrastive"], network.vision.trunks, network.vision.queries, network.language):
+    for part in (
+        network.objectives["contrastive"],
+        network.backbone.vision.trunks,
+        network.backbone.vision.queries,
+        network.backbone.language,
+    ):
         assert reached(part)
     with torch.no_grad():
         found = network.predict(batch).extras["alignment"].values

@@ -126,12 +126,13 @@ def test_the_loss_of_a_recipe_reaches_each_of_its_parts_and_no_other(name):
     torch.set_num_threads(1)
     network = network_of(name)
     for part, registry in REGISTRIES.items():
-        config = getattr(network.config, part)
-        assert (getattr(network, part) is None) == (config is None), part
-        assert config is None or type(getattr(network, part)) is registry.get(config.name), part
+        config, found = getattr(network.config, part), getattr(network if part == "head" else network.backbone, part)
+        assert (found is None) == (config is None), part
+        assert config is None or type(found) is registry.get(config.name), part
     losses = learned(network, batch_for(network))
     assert losses["loss"].isfinite()
     expected = REACHED.get(name, ALWAYS)
-    assert {child for child, module in network.named_children() if reached(module)} == expected
+    children = {**dict(network.named_children()), **dict(network.backbone.named_children())}
+    assert {child for child, module in children.items() if child != "backbone" and reached(module)} == expected
     missed = [p for p, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert [p for p in missed if p.partition(".")[0] in expected and not p.startswith(UNREAD.get(name, ()))] == []

@@ -104,22 +104,22 @@ def test_a_paper_size_has_the_published_number_of_parameters(name):
 def test_rt1_differs_from_the_published_size_by_what_it_says():
     """Without pointing and the pooling of words and tokens, and with their wider layers, it is RT-1's 35 M."""
     network = on_meta("rt1-paper")
-    own = count(network.vision.point) + count(network.sentence) + count(network.head.pool)
+    own = count(network.backbone.vision.point) + count(network.backbone.sentence) + count(network.head.pool)
     layer = 4 * 512 * 1024 + 512 * 512
-    narrower = sum(layer - count(block) for block in network.fusion.blocks)
+    narrower = sum(layer - count(block) for block in network.backbone.fusion.blocks)
     assert count(network) - own + narrower == pytest.approx(35e6, rel=0.03)
-    eyes = count(network.vision) - count(network.vision.point) + count(network.fusion.film)
+    eyes = count(network.backbone.vision) - count(network.backbone.vision.point) + count(network.backbone.fusion.film)
     assert eyes == pytest.approx(16e6, rel=0.03)
-    assert len(network.vision.tower.channels) == 26  # blocks, each followed by FiLM
-    assert len(network.fusion.blocks) == 8
-    assert count(network.fusion.blocks) + narrower == pytest.approx(19e6, rel=0.03)
+    assert len(network.backbone.vision.tower.channels) == 26  # blocks, each followed by FiLM
+    assert len(network.backbone.fusion.blocks) == 8
+    assert count(network.backbone.fusion.blocks) + narrower == pytest.approx(19e6, rel=0.03)
 
 
 def test_the_encoder_decoder_and_style_of_act_are_those_of_the_authors_code():
     network = on_meta("act-paper")
-    assert count(network.vision.tower) == pytest.approx(11.2e6, rel=0.01)  # ResNet-18 without its classifier
+    assert count(network.backbone.vision.tower) == pytest.approx(11.2e6, rel=0.01)  # ResNet-18 without its classifier
     feed = 2 * 512 * 3200
-    assert count(network.fusion.blocks) == pytest.approx(4 * (4 * 512**2 + feed), rel=0.05)
+    assert count(network.backbone.fusion.blocks) == pytest.approx(4 * (4 * 512**2 + feed), rel=0.05)
     assert count(network.head.encoder) == pytest.approx(4 * (4 * 512**2 + feed), rel=0.05)
     assert count(network.head.decoder) == pytest.approx(7 * (8 * 512**2 + feed), rel=0.05)
 
@@ -141,7 +141,7 @@ def test_pi0_is_as_large_as_paligemma_and_its_expert_but_for_the_table_of_words(
     assert count(gemma.embed_tokens) == PALIGEMMA_TABLE
     assert count(network) + PALIGEMMA_TABLE == pytest.approx(published, rel=0.05)
     assert count(network.head.blocks) == pytest.approx(count(acts), rel=0.05)
-    assert count(network.fusion.blocks) == pytest.approx(count(gemma) - PALIGEMMA_TABLE, rel=0.05)
+    assert count(network.backbone.fusion.blocks) == pytest.approx(count(gemma) - PALIGEMMA_TABLE, rel=0.05)
 
 
 def test_every_paper_size_computes_what_its_tiny_one_does():

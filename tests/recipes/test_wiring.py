@@ -42,27 +42,27 @@ def test_film_policy_scales_and_shifts_what_is_seen_by_the_sentence():
     """Kills: film-policy without FiLM, in its vision or in its fusion."""
     network, batch = ready("film-policy")
     one, other = sentences(network)
-    vision = network.vision.film
+    vision = network.backbone.vision.film
     with torch.no_grad():
         first, second = looked(network, batch, one), looked(network, batch, other)
         for name in ("tokens", "points", "heatmaps"):
             assert differs(getattr(first, name), getattr(second, name)), name
         with zeroed(vision.weight):
             assert torch.equal(looked(network, batch, one).tokens, looked(network, batch, other).tokens), "no other way in"
-        late = network.fusion.film
-        groups = [*network.encode_images(batch, one)[0], network.encode_state(batch.state, batch.state_mask)]
+        late = network.backbone.fusion.film
+        groups = [*network.backbone.encode_images(batch, one)[0], network.backbone.encode_state(batch.state, batch.state_mask)]
         places = sum(group.tokens.shape[1] for group in groups)
 
         def fuse(said):
             sentence = dataclasses.replace(groups[-1], tokens=said.unsqueeze(1), mask=groups[-1].mask[:, :1], kind="sentence")
-            return network.fusion([sentence, *groups]).tokens[:, :places]
+            return network.backbone.fusion([sentence, *groups]).tokens[:, :places]
 
         assert differs(fuse(one), fuse(other))
         with zeroed(late.weight):
             assert torch.equal(fuse(one), fuse(other))
     learned(network, batch)
     assert (vision.weight.grad.unflatten(0, (network.sizes.views, -1)).abs().amax((1, 2)) > 0).all(), "of every view"
-    blocks = late.weight.grad.chunk(2 * len(network.fusion.rise))
+    blocks = late.weight.grad.chunk(2 * len(network.backbone.fusion.rise))
     assert len(blocks) == 4
     assert all(block.any() for block in blocks), "a scale and a shift of both blocks"
 
@@ -71,20 +71,20 @@ def test_rt1_steers_its_convolutions_and_looks_back_in_time():
     """Kills: rt1 without FiLM, without a past, without TokenLearner; bins that are not RT-1's."""
     network, batch = ready("rt1")
     learned(network, batch)
-    film = network.vision.film
+    film = network.backbone.vision.film
     scale, shift = film.weight.grad.chunk(2)
-    channels = network.vision.tower.channels
+    channels = network.backbone.vision.tower.channels
     for half in (scale, shift):
         assert all(part.any() for part in half.split(channels)), "after every block"
     one, other = sentences(network)
-    features = [network.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    features = [network.backbone.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
     assert torch.equal(*features), "FiLM begins at nothing"
     torch.nn.init.normal_(film.weight, std=0.1)
-    features = [network.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    features = [network.backbone.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
     assert differs(*features)
-    assert network.fusion.learn.weigh[-1].out_features == 8
-    assert all_reached(network.fusion.learn)
-    assert all_reached(network.fusion.blocks)
+    assert network.backbone.fusion.learn.weigh[-1].out_features == 8
+    assert all_reached(network.backbone.fusion.learn)
+    assert all_reached(network.backbone.fusion.blocks)
     before = batch.images.clone()
     before[:, 0] = 255 - before[:, 0]
     assert differs(fused(network, batch), fused(network, dataclasses.replace(batch, images=before))), "the frame before is read"
@@ -121,7 +121,7 @@ def test_act_ensembles_chunks_and_learns_their_style():
 def test_vit_vla_joins_patches_words_and_state_in_one_sequence():
     """Kills: vit-vla without its patches, or without attention over its sequence."""
     network, batch = ready("vit-vla")
-    with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights:
+    with watch_groups(network.backbone.fusion) as given, watch_attention(network.backbone.fusion) as weights:
         fused(network, batch)
     (groups,) = given
     assert [group.kind for group in groups] == ["words", "sentence", "keypoints", "patches", "state"]
@@ -131,15 +131,20 @@ def test_vit_vla_joins_patches_words_and_state_in_one_sequence():
         (watched,) = weights[f"blocks.{i}.attention"]
         assert watched.shape[2:] == (length, length)
     learned(network, batch)
-    assert len(network.vision.blocks) == 3
-    for part in (network.vision.blocks, network.fusion.blocks, network.fusion.pool, network.fusion.marks):
+    assert len(network.backbone.vision.blocks) == 3
+    for part in (
+        network.backbone.vision.blocks,
+        network.backbone.fusion.blocks,
+        network.backbone.fusion.pool,
+        network.backbone.fusion.marks,
+    ):
         assert all_reached(part)
 
 
 def test_pi0_has_an_expert_that_reads_the_fusion_layer_by_layer():
     """Kills: pi0 not layerwise, and without its overview."""
     network, batch = ready("pi0")
-    head, fusion = network.head, network.fusion
+    head, fusion = network.head, network.backbone.fusion
     assert len(head.blocks) == len(fusion.blocks) == head.reads_layers == 3
     group = network(batch).fused
     layers = tuple(x.detach().requires_grad_() for x in group.layers)
@@ -167,10 +172,10 @@ def test_octo_has_readouts_a_diffusion_head_a_past_and_goals_in_pictures():
     """Kills: octo without goal, readout, past, noise or stem."""
     network, batch = ready("octo")
     learned(network, batch)
-    for part in (network.goal, network.vision.stem, network.fusion.blocks, network.head.denoiser):
+    for part in (network.backbone.goal, network.backbone.vision.stem, network.backbone.fusion.blocks, network.head.denoiser):
         assert all_reached(part)
-    assert network.fusion.readouts.grad.any()
-    assert len(network.vision.stem) == 2
+    assert network.backbone.fusion.readouts.grad.any()
+    assert len(network.backbone.vision.stem) == 2
     assert (len(network.head.alphas), network.head.steps, network.head.shape[0]) == (20, 20, 4)
     shown = actions(network, batch)
     assert differs(shown, actions(network, dataclasses.replace(batch, goal=255 - batch.goal)))
@@ -182,7 +187,7 @@ def test_octo_has_readouts_a_diffusion_head_a_past_and_goals_in_pictures():
     with torch.no_grad():
         others = network.predict(batch, torch.Generator().manual_seed(1)).actions
     assert differs(shown, others), "each sample begins at a noise of its own"
-    with watch_attention(network.fusion) as weights:
+    with watch_attention(network.backbone.fusion) as weights:
         fused(network, batch)
     (watched,) = weights["blocks.0.attention"]
     assert (watched[:, :, :-1, -1] == 0).all(), "nothing reads the readout"
@@ -192,9 +197,9 @@ def test_octo_has_readouts_a_diffusion_head_a_past_and_goals_in_pictures():
 def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
     """Kills: resnet-bert without its value head, or without cross-attention."""
     network, batch = ready("resnet-bert")
-    assert type(network.vision.tower.model).__name__ == "ResNetModel"
-    assert network.language.frozen.depth == 6
-    with watch_groups(network.fusion) as given, watch_attention(network.fusion) as weights, torch.no_grad():
+    assert type(network.backbone.vision.tower.model).__name__ == "ResNetModel"
+    assert network.backbone.language.frozen.depth == 6
+    with watch_groups(network.backbone.fusion) as given, watch_attention(network.backbone.fusion) as weights, torch.no_grad():
         prediction = network.predict(batch)
     count = {
         kind: sum(g.tokens.shape[1] for g in pick(given[0]))
@@ -209,37 +214,42 @@ def test_resnet_bert_attends_from_words_to_places_and_tells_a_value():
     with torch.no_grad():
         other = network.predict(dataclasses.replace(batch, images=255 - batch.images)).extras["value"].values
         assert (other != value).all()
-        with zeroed(*(p for block in network.fusion.look for p in block.attention.out.parameters())):
+        with zeroed(*(p for block in network.backbone.fusion.look for p in block.attention.out.parameters())):
             assert differs(network.predict(batch).actions, prediction.actions)
     losses = learned(network, batch)
     assert losses["value"] > 0
-    for part in (network.objectives["value"], network.fusion.look, network.fusion.talk, network.vision.tower):
+    for part in (
+        network.objectives["value"],
+        network.backbone.fusion.look,
+        network.backbone.fusion.talk,
+        network.backbone.vision.tower,
+    ):
         assert all_reached(part)
 
 
 def test_clip_clip_has_two_towers_and_embeddings_of_tasks():
     """Kills: clip-clip without its text tower, or without its embeddings of tasks."""
     network, batch = ready("clip-clip")
-    text = network.language.model
+    text = network.backbone.language.model
     assert type(text).__name__ == "CLIPTextModel"
-    assert type(network.vision.tower.model).__name__ == "CLIPVisionModel"
+    assert type(network.backbone.vision.tower.model).__name__ == "CLIPVisionModel"
     learned(network, batch)
     assert all_reached(text)
-    assert all_reached(network.task_embeddings)
-    assert reached(network.vision.tower)
-    assert network.task_embeddings.embeddings.shape[0] == 8
-    assert (network.task_embeddings.embeddings.grad.abs().amax(1) > 0).all(), "all embeddings are mixed"
+    assert all_reached(network.backbone.task_embeddings)
+    assert reached(network.backbone.vision.tower)
+    assert network.backbone.task_embeddings.embeddings.shape[0] == 8
+    assert (network.backbone.task_embeddings.embeddings.grad.abs().amax(1) > 0).all(), "all embeddings are mixed"
     left, right = (actions(network, with_sentences(batch, network, said)) for said in (LEFT, RIGHT))
     assert differs(left, right)
-    with zeroed(network.task_embeddings.embeddings):
+    with zeroed(network.backbone.task_embeddings.embeddings):
         assert differs(actions(network, with_sentences(batch, network, LEFT)), left)
     with torch.no_grad():
-        words, _ = network.encode_text(batch.text)
+        words, _ = network.backbone.encode_text(batch.text)
         text.eval()
         kept = [p.clone() for p in text.parameters()]
         for p in text.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-        assert differs(network.encode_text(batch.text)[0].tokens, words.tokens), "words are what the tower makes of them"
+        assert differs(network.backbone.encode_text(batch.text)[0].tokens, words.tokens), "words are what the tower makes of them"
         for p, value in zip(text.parameters(), kept, strict=True):
             p.copy_(value)
 
@@ -256,10 +266,10 @@ def test_sentences_become_queries_of_places_that_are_seen_once(name):
         first, second = looked(network, batch, one), looked(network, batch, other)
         assert differs(first.heatmaps, second.heatmaps)
         assert differs(first.points, second.points)
-        with zeroed(network.vision.queries.weight):
+        with zeroed(network.backbone.vision.queries.weight):
             assert torch.equal(looked(network, batch, one).heatmaps, looked(network, batch, other).heatmaps)
     learned(network, batch)
-    assert all_reached(network.vision.queries)
+    assert all_reached(network.backbone.vision.queries)
     left, right = (fused(network, with_sentences(batch, network, said)) for said in (LEFT, RIGHT))
     assert differs(left, right)
 
@@ -268,15 +278,15 @@ def test_navigation_reads_the_verb_four_times_and_sees_fine_lines():
     """Kills: navigation without its readings of the words, or without its finer stem."""
     network, batch = ready("navigation")
     learned(network, batch)
-    readings = network.fusion.readings
+    readings = network.backbone.fusion.readings
     assert len(readings) == 4
     assert all(all_reached(reading) for reading in readings)
     before = fused(network, batch)
     for reading in readings:
         with zeroed(*reading.parameters()):
             assert differs(fused(network, batch), before)
-    assert isinstance(network.vision.trunks[0].stem, torch.nn.Sequential)
-    assert all_reached(network.vision.trunks)
+    assert isinstance(network.backbone.vision.trunks[0].stem, torch.nn.Sequential)
+    assert all_reached(network.backbone.vision.trunks)
 
 
 def test_tiny_is_the_default_network():

@@ -111,11 +111,11 @@ def test_new_words_are_added_and_the_old_ones_stay(learned, other, tmp_path):
     policy, old = at_first(toy_config(other, init_from=learned), tmp_path), load_policy(learned)
     before, after = (p.config.language.options["vocabulary"] for p in (old, policy))
     assert after == [*before, "green", "nudge"]
-    known = old.network.language.embed.weight
-    assert torch.equal(policy.network.language.embed.weight[: len(known)], known)
-    assert policy.network.language.embed.weight[len(known) :].abs().min() > 0
+    known = old.network.backbone.language.embed.weight
+    assert torch.equal(policy.network.backbone.language.embed.weight[: len(known)], known)
+    assert policy.network.backbone.language.embed.weight[len(known) :].abs().min() > 0
     again = at_first(toy_config(other, init_from=learned), tmp_path)
-    assert torch.equal(again.network.language.embed.weight, policy.network.language.embed.weight)
+    assert torch.equal(again.network.backbone.language.embed.weight, policy.network.backbone.language.embed.weight)
 
 
 def test_sentences_of_new_words_grow_too(toy, other, tmp_path):

@@ -382,7 +382,7 @@ def test_grounding_queries_train_with_their_own_sentence(toy):
     (values * 0.0).sum().backward()
     joined = slopes()
     batch = encoder.batch(obs)
-    other = dataclasses.replace(batch, text=policy.network.language.prepare(["go to blue"]))
+    other = dataclasses.replace(batch, text=policy.network.backbone.prepare(["go to blue"]))
     loss = sum(
         keypoint_loss(policy.network(each).keypoints, obs["points"][:, i], obs["known"][:, i].bool())[0]
         for i, each in enumerate((batch, other))

@@ -163,7 +163,7 @@ def test_it_is_trained_and_resumes_to_the_bit(toy, tmp_path, name):
     train_policy(config, tmp_path / "halves", progress=False)
     assert same(tmp_path / "whole", tmp_path / "halves")
     before = VLAPolicy.create(NETWORKS[name], load_policy(whole.policy).spec, load_policy(whole.policy).statistics, ["touch"])
-    old, new = (dict(p.network.previous_action.named_parameters()) for p in (before, load_policy(whole.policy)))
+    old, new = (dict(p.network.backbone.previous_action.named_parameters()) for p in (before, load_policy(whole.policy)))
     assert all(not torch.equal(old[key], new[key]) for key in old)
 
 

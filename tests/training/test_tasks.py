@@ -64,7 +64,7 @@ def test_a_network_with_tasks_begins_with_parts_of_one_without(labeled, tmp_path
     config = toy_config(labeled, network=NETWORK, steps=1, learning_rate=1e-9, init_from=start, parts=("vision",))
     policy = load_policy(train_policy(config, tmp_path / "first", progress=False).policy)
     assert policy.config.head_tasks == ("lift", "push")
-    old, new = (p.network.vision.state_dict() for p in (load_policy(start), policy))
+    old, new = (p.network.backbone.vision.state_dict() for p in (load_policy(start), policy))
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in new)
 
 

@@ -1,1 +1,1 @@
-"""Networks: encoders turn images, instructions and states into token groups, a fusion joins them, a head predicts actions."""
+"""Networks: a backbone makes features of images, instructions and states; objectives learn from them, a head predicts actions."""

@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
-from verbot.models.protocols import ClassifiesTasks, FitsActions, FitsInstructions
-from verbot.models.registries import Objective, Part, heads, language_encoders, objectives, vision_encoders
+from verbot.models.protocols import ClassifiesTasks, FitsActions
+from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.spec import FloatArray, RobotSpec
 
 if TYPE_CHECKING:
     from verbot.models.tokens import Sizes  # it loads torch
 
 FILM_CONV, WORD_EMBEDDING, PROPRIOCEPTION = Part("film_conv"), Part("word_embedding"), Part("proprioception")
-MLP, REGRESSION = Part("mlp"), Part("regression")
-PARTS = ("vision", "language", "state", "fusion", "head", "goal", "previous_action", "memory")  # fields of `NetworkConfig`
+MLP, REGRESSION, MODULAR = Part("mlp"), Part("regression"), Part("modular")
+PARTS = (
+    "backbone",
+    "vision",
+    "language",
+    "state",
+    "fusion",
+    "head",
+    "goal",
+    "previous_action",
+    "memory",
+)  # fields of `NetworkConfig`
 
 
 def default_objectives() -> dict[str, Objective]:
@@ -38,6 +48,9 @@ class NetworkConfig:
     """The parts of a network and its objectives. Together with a robot spec it determines all shapes.
 
     Args:
+        backbone: makes the features of a batch. ``"modular"`` is made of the encoders, the fusion and the memory below. Others
+            ignore `vision`, `language`, `state` and `fusion`, and refuse `goal`, `previous_action` and `memory` that they do not
+            read.
         vision: the encoder of camera images.
         language: the encoder of instructions.
         state: the encoder of the robot's state.
@@ -66,11 +79,14 @@ class NetworkConfig:
         task_embeddings: number of learned task embeddings, of which every sentence gets a mixture (see
             `verbot.models.layers.task_embedding`); 0 uses none.
 
+    The last four are of the backbone ``"modular"``.
+
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
         True
     """
 
+    backbone: Part = MODULAR
     vision: Part = FILM_CONV
     language: Part = WORD_EMBEDDING
     state: Part = PROPRIOCEPTION
@@ -134,6 +150,17 @@ class NetworkConfig:
         return NetworkConfig(**values)
 
     @property
+    def is_modular(self) -> bool:
+        """Whether the backbone is made of `vision`, `language`, `state` and `fusion`."""
+        return self.backbone.name == MODULAR.name
+
+    @property
+    def essential_parts(self) -> dict[str, Part]:
+        """The parts that every network of this backbone has, by field."""
+        makes_features = ("vision", "language", "state", "fusion") if self.is_modular else ("backbone",)
+        return {name: getattr(self, name) for name in (*makes_features, "head")}
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels that the objectives need (see `verbot.data.samples.labels`)."""
         return tuple(dict.fromkeys(label for name in self.objectives for label in objectives.get(name).labels))
@@ -177,14 +204,10 @@ class NetworkConfig:
         """The same network with its parts fitted to the training data.
 
         Args:
-            instructions: all of them; the language encoder builds its vocabulary from them.
+            instructions: all of them; a language encoder builds its vocabulary from them.
             chunks: normalized action chunks (n, k, a), for a head that `learns_from_chunks`.
         """
-        options = language_encoders.get(self.language.name).fit(self.language.options, instructions)
-        fitted = dataclasses.replace(self, language=Part(self.language.name, options))
-        vision = vision_encoders.get(self.vision.name)
-        if isinstance(vision, FitsInstructions):
-            fitted = dataclasses.replace(fitted, vision=Part(self.vision.name, vision.fit(self.vision.options, instructions)))
+        fitted: NetworkConfig = backbones.get(self.backbone.name).fit(self, instructions)
         if chunks is None or not self.learns_from_chunks:
             return fitted
         return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))

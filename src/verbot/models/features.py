@@ -1,23 +1,29 @@
-"""The interface between a network and its objectives: features of a batch, queries and their answers, predictions."""
+"""The two interfaces inside a network: a backbone computes the features of a batch, objectives learn and predict from them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from verbot.errors import ConfigError
+from verbot.models.protocols import EncodesPairs
 from verbot.models.tokens import Batch, MemoryState, Sizes, TextBatch, TokenGroup
+
+if TYPE_CHECKING:
+    from verbot.models.config import NetworkConfig
 
 Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Additional sentences `q` for the latest images of a batch, encoded in the same pass of the vision encoder.
+    """Additional sentences `q` for the latest images of a batch, encoded in the same pass of the backbone.
 
     Args:
         rows: (q,) int64, the batch row of each query.
@@ -38,30 +44,31 @@ class Answers:
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a batch.
+    """The features of a batch. A backbone gives at least `batch` and `fused`.
 
     Args:
-        batch: the batch from which they were computed.
+        batch: the batch from which they were computed, after dropout of words and previous actions in training.
+        fused: (b, n, w), the tokens that the head and most objectives read, after the memory and `TrainingObjective.refine`; with
+            their layers for a head that reads layers. Empty (n = 0) if the fused tokens were not computed.
         words, sentence: (b, l, e) and (b, 1, e) of the instructions.
-        vision: the token groups of the vision encoder, of all frames, the latest last.
-        fused: (b, n, e) after the fusion, the memory and `TrainingObjective.refine`. Empty (n = 0) before the fusion.
-        before_memory: `fused` as the fusion returned it.
+        vision: the token groups of the images, of all frames, the latest last.
+        before_memory: `fused` before the memory.
         answers: by objective, to its `queries`.
         notes: by objective, intermediate results that its `refine` keeps for its own losses.
     """
 
     batch: Batch
-    words: TokenGroup
-    sentence: TokenGroup
-    vision: tuple[TokenGroup, ...]
     fused: TokenGroup
-    before_memory: TokenGroup
+    words: TokenGroup | None = None
+    sentence: TokenGroup | None = None
+    vision: tuple[TokenGroup, ...] = ()
+    before_memory: TokenGroup | None = None
     answers: Mapping[str, Answers] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keypoints(self) -> TokenGroup | None:
-        """The keypoint tokens of the vision encoder, of all frames; None if it has none."""
+        """The keypoint tokens of the images, of all frames; None if the backbone has none."""
         return next((group for group in self.vision if group.heatmaps is not None), None)
 
     def refined(self, fused: TokenGroup, name: str, note: Any) -> Features:
@@ -94,34 +101,115 @@ class Prediction:
     memory: MemoryState | None = None
 
 
+class Backbone(nn.Module, ABC):
+    """The base of all backbones, (batch) → features: built by ``factory(config: NetworkConfig, sizes: Sizes, **options)`` and
+    registered by name in `verbot.models.registries.backbones`.
+
+    Only `prepare` and `forward` must be implemented. Optional abilities are protocols in `verbot.models.protocols`. In state
+    dicts, its submodules and parameters have names as if they were the network's own (see `verbot.models.flat_names`).
+
+    Attributes:
+        width, count: w and n of the fused tokens; set by `__init__`.
+        counts: the tokens of one frame in `Features.vision`, by kind. ``"keypoints"`` among them says that there are heatmaps.
+        uses: which of the optional parts ``goal``, ``previous_action`` and ``memory`` of a configuration it supports; a
+            configuration with another one is refused.
+    """
+
+    width: int
+    count: int
+    counts: Mapping[str, int] = {}
+    uses: ClassVar[frozenset[str]] = frozenset()
+
+    @staticmethod
+    def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """`config` fitted to the training instructions before the backbone is built, e.g. with a vocabulary."""
+        return config
+
+    @staticmethod
+    def grow(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """`config` of a trained network extended to the instructions of another dataset, e.g. with new words."""
+        return config
+
+    @abstractmethod
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize raw instructions for `Batch.text`."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
+        """The features of a batch without memory, and the answers to the `queries` of the objectives."""
+
+    def training_features(
+        self, batch: Batch, queries: Mapping[str, Queries], generator: torch.Generator | None = None, fuse: bool = True
+    ) -> Features:
+        """The features of a training batch, whose rows are sequences if the network has a memory.
+
+        Args:
+            generator: of dropout of words and previous actions.
+            fuse: False if nothing is trained on the fused tokens; they may then be empty.
+        """
+        features: Features = self(batch, queries)
+        return features
+
+    def prediction_features(self, batch: Batch, queries: Mapping[str, Queries]) -> tuple[Features, MemoryState | None]:
+        """The features for prediction, computed with `Batch.memory`, and the next memory; None without memory."""
+        return self(batch, queries), None
+
+    def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState | None:
+        """The memory at the start of `rows` episodes; None for a backbone without memory."""
+        return None
+
+
 @dataclass(frozen=True)
 class NetworkParts:
     """The parts of a network that an objective can use when it is built.
 
     Args:
         sizes: of robot and network.
-        vision, head: the modules.
-        width, count: of the fused tokens that the head reads.
-        encode_text: (text) -> sentence embeddings (n, e).
-        encode_images: (batch, sentences (b, e)) -> all vision tokens (b, n, e) of the latest images for these sentences.
+        backbone, head: the modules.
     """
 
     sizes: Sizes
-    vision: nn.Module
+    backbone: Backbone
     head: nn.Module
-    width: int
-    count: int
-    encode_text: Callable[[TextBatch], Tensor]
-    encode_images: Callable[[Batch, Tensor], TokenGroup]
+
+    @property
+    def width(self) -> int:
+        """Of the fused tokens that the head reads."""
+        return self.backbone.width
+
+    @property
+    def count(self) -> int:
+        """Of the fused tokens that the head reads."""
+        return self.backbone.count
 
     @property
     def vision_counts(self) -> Mapping[str, int]:
         """Tokens of one frame by kind."""
-        counts: Mapping[str, int] = self.vision.counts  # type: ignore[assignment]
-        return counts
+        return self.backbone.counts
+
+    @property
+    def encode_text(self) -> Callable[[TextBatch], Tensor]:
+        """(text) -> sentence embeddings (n, e). Raises `ConfigError` for a backbone that is not `EncodesPairs`."""
+        return self._backbone_of_pairs().sentence_embeddings
+
+    @property
+    def encode_images(self) -> Callable[[Batch, Tensor], TokenGroup]:
+        """(batch, sentences (b, e)) -> all vision tokens (b, n, e) of the latest images for these sentences.
+
+        Raises `ConfigError` as `encode_text` does.
+        """
+        return self._backbone_of_pairs().encode_latest
+
+    def _backbone_of_pairs(self) -> EncodesPairs:
+        if not isinstance(self.backbone, EncodesPairs):
+            raise ConfigError(
+                f"an objective that compares sentences with images needs a backbone that encodes both apart, such as 'modular'; "
+                f"{type(self.backbone).__name__} does not"
+            )
+        return self.backbone
 
 
-class TrainingObjective(nn.Module):
+class TrainingObjective(nn.Module, ABC):
     """The base of all objectives: built by ``factory(parts: NetworkParts, **options)`` and registered by name in
     `verbot.models.registries.objectives`.
 
@@ -151,9 +239,9 @@ class TrainingObjective(nn.Module):
         """The features with this objective's contribution to the fused tokens, before any head or objective reads them."""
         return features
 
+    @abstractmethod
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """Scalars by name; empty for a batch without this objective's targets."""
-        raise NotImplementedError
 
     def predict(self, features: Features) -> Mapping[str, Predicted]:
         """Entries of every chunk's extras, by name."""

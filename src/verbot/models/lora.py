@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
+from verbot.models.flat_names import holder
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def adapt(network: nn.Module, config: LoraConfig) -> None:
         parameter.requires_grad_(name in trained)
     for name, layer in layers.items():
         if _fits(name, config.adapt):
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, Adapted(layer, config.rank, config.alpha))
+            parent, child = holder(network, name)
+            setattr(parent, child, Adapted(layer, config.rank, config.alpha))
 
 
 def merged(network: nn.Module) -> dict[str, Tensor]:

@@ -1,45 +1,28 @@
-"""The network: encoders, fusion, memory, head and training objectives."""
+"""The network: backbone, head and training objectives."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
-from verbot.models.encoders.language.tokenizer import drop_words
-from verbot.models.features import Answers, Features, NetworkParts, Prediction, Queries, TrainingObjective
-from verbot.models.layers.task_embedding import TaskEmbeddings
-from verbot.models.layers.transformer import AttentionPool, centered
-from verbot.models.protocols import AnswersQueries
-from verbot.models.queries import join_texts
-from verbot.models.registries import (
-    Objective,
-    Part,
-    action_encoders,
-    fusions,
-    goal_encoders,
-    heads,
-    language_encoders,
-    memories,
-    objectives,
-    state_encoders,
-    vision_encoders,
-)  # fmt: skip
+from verbot.models.features import Backbone, Features, NetworkParts, Prediction, Queries, TrainingObjective
+from verbot.models.flat_names import FlatNames
+from verbot.models.protocols import InitializesLast
+from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.models.stochastic import StochasticHead, sampled
-from verbot.models.tokens import Batch, HeadInput, Masked, MemoryState, TextBatch, TokenGroup, join
-from verbot.models.validation import check_classifier, check_frames, check_layers, is_fusion_trained
+from verbot.models.tokens import Batch, HeadInput, TokenGroup
+from verbot.models.validation import check_backbone, check_classifier, check_layers, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
 __all__ = ["NetworkConfig", "Objective", "Part", "VLANetwork"]
 
 
-class VLANetwork(nn.Module):
+class VLANetwork(FlatNames):
     """A vision-language-action network.
 
     Args:
@@ -47,34 +30,20 @@ class VLANetwork(nn.Module):
         spec: the robot.
     """
 
+    backbone: Backbone
     objectives: Mapping[str, TrainingObjective]
 
     def __init__(self, config: NetworkConfig, spec: RobotSpec):
         super().__init__()
-        self.config, sizes = config, config.sizes(spec)
-        self.sizes = sizes
-        self.vision = vision_encoders.build(config.vision.name, sizes, **config.vision.options)
-        self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
-        pool = AttentionPool(config.width)
-        self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
-        self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
-        self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
-        counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
-        before = config.previous_action
-        if before:  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
-            counts["previous_action"] = config.history
-        self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
-        self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
-        self.previous_action = action_encoders.build(before.name, sizes, **before.options) if before else None
-        last = self.fusion
-        if config.memory:
-            last = memories.build(config.memory.name, sizes, last.width, last.count, **config.memory.options)
-            check_frames(config, last)
-        self.memory = last if config.memory else None
-        self.head = heads.build(config.head.name, HeadInput(sizes, last.width, last.count), **config.head.options)
-        check_layers(config, self.fusion, self.head)
+        self.config, self.sizes = config, config.sizes(spec)
+        kind = backbones.get(config.backbone.name)
+        check_backbone(config, kind)
+        self.backbone = backbones.build(config.backbone.name, config, self.sizes, **config.backbone.options)
+        inputs = HeadInput(self.sizes, self.backbone.width, self.backbone.count)
+        self.head = heads.build(config.head.name, inputs, **config.head.options)
+        check_layers(config, self.backbone, self.head)
         check_classifier(config, self.head)
-        parts = NetworkParts(sizes, self.vision, self.head, last.width, last.count, self._sentences, self._encode_latest)
+        parts = NetworkParts(self.sizes, self.backbone, self.head)
         made = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
         trained = {name: each for name, each in made.items() if each.learns}
@@ -85,16 +54,14 @@ class VLANetwork(nn.Module):
             shared={name: each.shares_scale for name, each in trained.items() if each.shares_scale},
         )
         self.is_fusion_trained = is_fusion_trained(config, trained)
-        if config.history > 1:  # row t - 1 is the latest frame
-            self.times = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
+        if isinstance(self.backbone, InitializesLast):
+            self.backbone.initialize_last()
+        self.check_names()
 
     def forward(self, batch: Batch, queries: Mapping[str, Queries] | None = None) -> Features:
-        """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
-        features = self._encode(batch, queries or {})
-        done = [] if self.previous_action is None else [self.encode_previous_action(batch)]
-        groups = [features.words, features.sentence, *features.vision, self.encode_state(batch.state, batch.state_mask), *done]
-        fused: TokenGroup = self.fusion(groups)
-        return dataclasses.replace(features, fused=fused, before_memory=fused)
+        """The features of a batch without memory, and the answers to the `queries` of the objectives."""
+        features: Features = self.backbone(batch, queries or {})
+        return features
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is their weighted sum, the one to minimize (see `UncertaintyWeighting`).
@@ -102,21 +69,14 @@ class VLANetwork(nn.Module):
         Rows whose `actions_mask` is False throughout contribute only to losses that do not depend on actions. A batch without the
         targets of an objective does not contribute to its loss.
         """
-        batch = self._dropped(batch, generator)
         asked = {name: each.queries(batch) for name, each in self.objectives.items()}
-        queries = {name: found for name, found in asked.items() if found is not None}
+        features = self.backbone.training_features(batch, _given(asked), generator, fuse=self.is_fusion_trained)
         if self.is_fusion_trained:
-            features = self.forward(batch, queries)
-            if self.memory is not None:
-                present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
-                features = dataclasses.replace(features, fused=self._remember(features.fused, present))
             features = self._refined(features)
-        else:
-            features = self._encode(batch, queries)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             if self.is_fusion_trained or not objective.reads_fused:
-                losses |= objective.losses(features, batch, generator)
+                losses |= objective.losses(features, features.batch, generator)
         found: dict[str, Tensor] = self.weighting(losses)
         return found
 
@@ -131,107 +91,11 @@ class VLANetwork(nn.Module):
         Raises `ConfigError` for seeds with a head that has no distribution.
         """
         asked = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
-        features, memory = self.forward(batch, {name: found for name, found in asked.items() if found is not None}), None
-        if self.memory is not None:
-            count, device = len(features.fused.tokens), features.fused.tokens.device
-            writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
-            fused, memory = self.memory(features.fused, batch.memory or self.memory.initial(count, device), writes)
-            features = dataclasses.replace(features, fused=fused)
+        features, memory = self.backbone.prediction_features(batch, _given(asked))
         features = self._refined(features)
         actions = self.head.predict(features.fused, generator) if seeds is None else self._sampled(features.fused, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return Prediction(actions, extras, memory)
-
-    def encode_text(self, text: TextBatch, goals: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
-        """Word tokens (b, l, e) and the sentence embedding (b, 1, e); tokens of the goal images in `goals` follow the words."""
-        words = self.language(text)
-        if self.goal is not None and goals is not None and goals.goal is not None:
-            now, known = goals.images[:, -1, 0], goals.images_mask[:, -1, 0]  # of the first camera, as the goal image
-            words = join([words, self.goal(centered(goals.goal), goals.goal_mask, centered(now), known)], "words")
-        pooled = self.sentence(words).unsqueeze(1)
-        pooled = pooled if self.task_embeddings is None else self.task_embeddings(pooled)
-        sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
-        return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
-
-    def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[list[TokenGroup], TokenGroup | None]:
-        """Vision tokens of all frames, conditioned on the `sentence` (b, e) of each row; and keypoint tokens of the queries.
-
-        If the batch contains precomputed features of its images, the encoder starts from them.
-
-        Args:
-            asked: rows (q,) and sentence embeddings (q, e) of the queries; None without queries.
-        """
-        frames = batch.images.shape[1]
-        mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
-        encode, many = self.vision, self.vision.encode_with_queries if isinstance(self.vision, AnswersQueries) else None
-        if batch.features is None:
-            images = centered(batch.images).flatten(0, 1)
-        else:
-            images, encode, many = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
-        if asked is None:
-            return [self._in_time(group, frames) for group in encode(images, mask, sentence)], None
-        rows, sentences = asked[0] * frames + frames - 1, asked[1]
-        if many is not None:
-            groups, answers = many(images, mask, sentence, sentences, rows)
-        else:
-            groups, others = encode(images, mask, sentence), encode(images[rows], mask[rows], sentences)
-            answers = next(group for group in others if group.heatmaps is not None)
-        return [self._in_time(group, frames) for group in groups], answers
-
-    def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
-        """The tokens of states (b, t, s) of all frames."""
-        return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
-
-    def encode_previous_action(self, batch: Batch) -> TokenGroup:
-        """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""
-        before = batch.previous_action
-        if before is None:
-            nothing = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
-            before = Masked(nothing, torch.zeros_like(batch.state_mask[:, 0]))
-        group: TokenGroup = self.previous_action(before.values, before.mask)  # type: ignore[misc]
-        earlier = self.config.history - 1
-        return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
-
-    def _encode(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
-        """Text and image features, before the fusion."""
-        words, sentence = self.encode_text(batch.text, batch)
-        asked = self._asked(queries, sentence)
-        vision, found = self.encode_images(batch, sentence.tokens[:, 0], asked)
-        answers, start = {}, 0
-        for name, query in queries.items():
-            assert asked is not None and found is not None
-            part = slice(start, start + len(query.rows))
-            answers[name], start = Answers(found.take(part), asked[1][part]), part.stop
-        empty = TokenGroup(sentence.tokens[:, :0], sentence.mask[:, :0], "fused")
-        return Features(batch, words, sentence, tuple(vision), empty, empty, answers)
-
-    def _asked(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
-        """Rows and sentence embeddings of the queries of all objectives, in order; their texts are encoded in one batch."""
-        if not queries:
-            return None
-        texts = [query.text for query in queries.values() if query.text is not None]
-        encoded = self._sentences(join_texts(texts)) if texts else None
-        sentences, start = [], 0
-        for query in queries.values():
-            if query.text is None or encoded is None:
-                sentences.append(sentence.tokens[query.rows, 0])
-                continue
-            sentences.append(encoded[start : start + len(query.rows)])
-            start += len(query.rows)
-        return torch.cat([query.rows for query in queries.values()]), torch.cat(sentences)
-
-    def _sentences(self, text: TextBatch) -> Tensor:
-        """The sentence embeddings (n, e) of texts."""
-        return self.encode_text(text)[1].tokens[:, 0]
-
-    def _encode_latest(self, batch: Batch, sentence: Tensor) -> TokenGroup:
-        """All vision tokens of the latest images (b, n, e), conditioned on sentences (b, e)."""
-        mask = batch.images_mask[:, -1]
-        if batch.features is None:
-            return join(self.vision(centered(batch.images[:, -1]), mask, sentence))
-        return join(self.vision.groups(batch.features[:, -1], mask, sentence))
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():
@@ -243,40 +107,6 @@ class VLANetwork(nn.Module):
             raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
         return sampled(self.head, fused, seeds)
 
-    def _dropped(self, batch: Batch, generator: torch.Generator | None) -> Batch:
-        """In training, the batch after word dropout and previous-action dropout."""
-        if not self.training:
-            return batch
-        if self.config.word_dropout:
-            batch = dataclasses.replace(batch, text=drop_words(batch.text, self.config.word_dropout, generator))
-        before, share = batch.previous_action, self.config.previous_action_dropout
-        if self.previous_action is not None and share and before is not None:
-            kept = torch.rand(before.mask.shape, generator=generator) >= share
-            batch = dataclasses.replace(batch, previous_action=Masked(before.values, before.mask & kept.to(before.mask.device)))
-        return batch
 
-    def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
-        """Run the memory along each sequence; only frames that are `present` are written."""
-        frames = self.config.sequence
-        if len(fused.tokens) % frames:
-            raise ConfigError(f"this network is trained on sequences of {frames} rows; the batch has {len(fused.tokens)}")
-        tokens, mask, writes = (x.unflatten(0, (-1, frames)) for x in (fused.tokens, fused.mask, present))
-        state: MemoryState = self.memory.initial(len(tokens), tokens.device)  # type: ignore[union-attr]
-        out = []
-        for i in range(frames):
-            read, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
-            out.append(read)
-        tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
-        return TokenGroup(tokens, mask, fused.kind)
-
-    def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
-        if frames == 1 and self.config.history == 1:
-            return group
-        if frames != self.config.history:
-            raise ConfigError(f"this network has {self.config.history} input frames; the batch has {frames}")
-
-        def side_by_side(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
-
-        tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
-        return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+def _given(asked: Mapping[str, Queries | None]) -> dict[str, Queries]:
+    return {name: queries for name, queries in asked.items() if queries is not None}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from verbot.spec import FloatArray
 
 if TYPE_CHECKING:  # configurations use these protocols without torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from verbot.models.action_space import ActionReadout
-    from verbot.models.tokens import TokenGroup
+    from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
 Options = Mapping[str, Any]
 
@@ -83,8 +83,61 @@ class CacheableFeatures(Protocol):
 
 
 @runtime_checkable
+class EncodesPairs(Protocol):
+    """A backbone that encodes sentences alone, and images for any sentence, so that both can be compared."""
+
+    def sentence_embeddings(self, text: TextBatch) -> Tensor:
+        """The sentence embeddings (n, e) of texts."""
+        ...
+
+    def encode_latest(self, batch: Batch, sentence: Tensor) -> TokenGroup:
+        """All vision tokens of the latest images (b, n, e), conditioned on sentences (b, e)."""
+        ...
+
+    def encode_images(
+        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup | None]:
+        """The vision tokens of all frames, and the keypoint tokens for sentences (q, e) about the latest images of rows (q,)."""
+        ...
+
+
+@runtime_checkable
+class SeparatesPerception(Protocol):
+    """A backbone whose perception can be trained before its actions, and can be frozen afterwards."""
+
+    @property
+    def has_instruction_free_features(self) -> bool:
+        """Whether `image_features` is available."""
+        ...
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """`Batch.features` of images (…, v, 3, h, w)."""
+        ...
+
+    def perception_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that are trained by objectives on features before the fusion."""
+        ...
+
+
+@runtime_checkable
+class ExposesAttention(Protocol):
+    """A backbone whose attention over words and image tokens can be recorded."""
+
+    def attention_modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """The language encoder, the pool of the sentence, and the fusion."""
+        ...
+
+
+@runtime_checkable
+class InitializesLast(Protocol):
+    """A backbone with weights that are initialized after all others, so that a seed gives the same network as in version 0.1."""
+
+    def initialize_last(self) -> None: ...
+
+
+@runtime_checkable
 class GivesLayers(Protocol):
-    """A fusion whose tokens have `TokenGroup.layers`."""
+    """A fusion, or a backbone, whose tokens have `TokenGroup.layers`."""
 
     gives_layers: int  # 0 for none
 

@@ -46,9 +46,10 @@ def join_texts(texts: Sequence[TextBatch]) -> TextBatch:
     """Concatenate the sentences; shorter ones are padded."""
     if len(texts) == 1:
         return texts[0]
-    each = [(text.values, text.mask) if text.rows is None else (text.values[text.rows], text.mask[text.rows]) for text in texts]
-    length = max(mask.shape[1] for _, mask in each)
-    return TextBatch(*(torch.cat([_padded(x, length) for x in parts]) for parts in zip(*each, strict=True)))
+    each = [text.by_row() for text in texts]
+    length = max(text.mask.shape[1] for text in each)
+    values, mask = [[_padded(x, length) for x in parts] for parts in zip(*((t.values, t.mask) for t in each), strict=True)]
+    return TextBatch(torch.cat(values), torch.cat(mask))
 
 
 def _padded(x: Tensor, length: int) -> Tensor:

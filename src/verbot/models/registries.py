@@ -1,9 +1,11 @@
 """The registries of network parts, and the interface of each kind.
 
-A new part is one file in `encoders/`, `fusion/`, `heads/` or `objectives/` with one `register` line. `VLANetwork` builds it by name.
+A new part is one file in `backbones/`, `encoders/`, `fusion/`, `heads/` or `objectives/` with one `register` line. `VLANetwork`
+builds it by name.
 
 | part | built as | called as |
 |---|---|---|
+| backbone | ``factory(config: NetworkConfig, sizes, **options)`` | a `verbot.models.features.Backbone`: ``prepare(texts) -> TextBatch``, ``(batch, queries) -> Features``; its output ``width`` and ``count`` |
 | vision encoder | ``factory(sizes, **options)``, has ``counts`` {kind: n per frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, has ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
@@ -26,6 +28,7 @@ Optional abilities are protocols in `verbot.models.protocols`, checked with ``is
 | a vision encoder encodes an image once for many sentences | `AnswersQueries` |
 | a vision encoder's features do not depend on the sentence; they can be cached on disk | `InstructionFreeFeatures`, `CacheableFeatures` |
 | a fusion returns its layers, a head reads them | `GivesLayers`, `ReadsLayers` |
+| a backbone encodes sentences and images separately, its perception can be trained first, its attention can be recorded | `EncodesPairs`, `SeparatesPerception`, `ExposesAttention` |
 | a memory stores the last frames | `KeepsFrames` |
 | a head's outputs can be parameters of a distribution | `HasReadout` |
 | a head has one module per task and classifies tasks | `TaskClassifier` |
@@ -66,6 +69,7 @@ class Objective:
             raise ConfigError(f"the weight of an objective is at least 0; got {self.weight:g}")
 
 
+backbones: Registry[Any] = Registry("backbone", package="verbot.models.backbones", group="verbot.backbones", needs=("torch",))
 vision_encoders: Registry[Any] = Registry(
     "vision encoder", package="verbot.models.encoders.vision", group="verbot.vision_encoders", needs=("torch",)
 )

@@ -111,6 +111,10 @@ class TextBatch:
     mask: Tensor
     rows: Tensor | None = None
 
+    def by_row(self) -> TextBatch:
+        """The same with each row's own text."""
+        return self if self.rows is None else TextBatch(self.values[self.rows], self.mask[self.rows])
+
 
 @dataclass(frozen=True)
 class Masked:

@@ -8,7 +8,7 @@ from torch import nn
 
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.config import NetworkConfig
-from verbot.models.features import TrainingObjective
+from verbot.models.features import Backbone, TrainingObjective
 from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
 
 
@@ -23,10 +23,24 @@ def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
         )
 
 
-def check_layers(config: NetworkConfig, fusion: nn.Module, head: nn.Module) -> None:
-    """Raise `ConfigError` if the head reads layers of the fusion that are not available."""
-    given = fusion.gives_layers if isinstance(fusion, GivesLayers) else 0
+def check_backbone(config: NetworkConfig, backbone: type[Backbone]) -> None:
+    """Raise `ConfigError` for a part of the configuration that this class of backbones would ignore."""
+    chosen = [name for name in ("goal", "previous_action", "memory") if getattr(config, name) is not None]
+    if ignored := [name for name in chosen if name not in backbone.uses]:
+        raise ConfigError(
+            f"the backbone {config.backbone.name!r} does not read {', '.join(ignored)} of the network: leave it out, or use the "
+            f"backbone 'modular'"
+        )
+
+
+def check_layers(config: NetworkConfig, backbone: nn.Module, head: nn.Module) -> None:
+    """Raise `ConfigError` if the head reads layers of the backbone's that are not available."""
+    given = backbone.gives_layers if isinstance(backbone, GivesLayers) else 0
     read = head.reads_layers if isinstance(head, ReadsLayers) else 0
+    if read and given != read and not config.is_modular:
+        raise ConfigError(
+            f"the head {config.head.name!r} reads {read} layers of the backbone; {config.backbone.name!r} gives {given or 'none'}"
+        )
     if read and given != read:
         raise ConfigError(
             f"the head {config.head.name!r} reads {read} layers of the fusion; {config.fusion.name!r} gives {given or 'none'} "
@@ -50,7 +64,7 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
 
 def is_fusion_trained(config: NetworkConfig, trained: Mapping[str, TrainingObjective]) -> bool:
     """Whether any objective with a weight reads the fused features. Raises `ConfigError` if a memory needs one."""
-    found = any(config.objectives[name].weight for name, objective in trained.items() if objective.reads_fused)
+    found = any(config.objectives[name].weight for name, objective in trained.items() if objective.uses_fused)
     if config.memory and not found:
         raise ConfigError(
             f"no objective with a weight reads the fused features here, and the memory {config.memory.name!r} comes after the "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from verbot.models.layers.attention_maps import slices, watch_attention, watch_groups
 from verbot.models.layers.transformer import observation_groups, text_groups
 from verbot.models.objectives.keypoints import supervised
+from verbot.models.protocols import ExposesAttention
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.policy import VLAPolicy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
@@ -34,6 +35,8 @@ class Attributed:
       and heads. The weight of a patch is spread over its pixels, that of a keypoint over its heatmap. The rest went to
       other tokens, such as the state. Missing if no word attends to image tokens, as in ``mlp`` or ``readout``.
 
+    Of a policy with another backbone than ``modular`` nothing is added, unless the backbone is a `ExposesAttention`.
+
     Example:
         >>> policy = Attributed(load_policy("outputs/demo/policy"))  # doctest: +SKIP
         >>> policy.predict([observation])[0].extras["heatmaps"]["front"].shape  # doctest: +SKIP
@@ -51,12 +54,14 @@ class Attributed:
         """As `VLAPolicy.predict`."""
         if not observations:
             return []
-        network = self.policy.network
+        if not isinstance(self.policy.network.backbone, ExposesAttention):
+            return self.policy.predict(observations)
+        language, sentence, fusion = self.policy.network.backbone.attention_modules()
         with (
-            watch_groups(network.fusion) as given,
-            watch_attention(network.fusion) as weights,
-            watch_attention(network.sentence) as pooled,
-            _watch_tokens(network.language) as is_plain,
+            watch_groups(fusion) as given,
+            watch_attention(fusion) as weights,
+            watch_attention(sentence) as pooled,
+            _watch_tokens(language) as is_plain,
         ):
             chunks = self.policy.predict(observations)
         groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
@@ -154,7 +159,7 @@ class Attributed:
         """The slice of tokens of each word: the number of tokens that the sentence gains with the word."""
         words = instruction.split()
         starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
-        counts = self.policy.network.language.prepare(starts).mask.sum(1).tolist()
+        counts = self.policy.network.backbone.prepare(starts).mask.sum(1).tolist()
         begin = (counts[0] + 1) // 2  # half of the special tokens stand before the text
         return [slice(begin + a - counts[0], begin + b - counts[0]) for a, b in itertools.pairwise(counts)]
 

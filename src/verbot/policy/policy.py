@@ -21,7 +21,7 @@ from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
-from verbot.models.tokens import Batch, Masked, MemoryState
+from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
@@ -174,9 +174,8 @@ class VLAPolicy:
             **({"features": window.features} if window.features.size else {}),
         )
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
-        read = (lambda texts: self.network.language.prepare([""] * len(texts))) if self.blind else self.network.language.prepare
         places = self._target(window.query_keypoints, fit)
-        queries, captions = prepare_queries(read, window.grounding_queries, places, window.captions)
+        queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
         before = self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
         goals = self._goals(list(window.goal), window.goal_mask)
         extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
@@ -261,10 +260,9 @@ class VLAPolicy:
         before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         shown = self._goals(goals, np.array([goal is not None for goal in goals]))
-        batch = dataclasses.replace(batch, **before, **shown)
-        if self.network.memory is None:
-            return batch.to(self.device)
-        return dataclasses.replace(batch, **self._remembered(observations)).to(self.device)
+        nothing = self.network.backbone.initial(1)
+        remembered = {} if nothing is None else self._remembered(observations, nothing)
+        return dataclasses.replace(batch, **before, **shown, **remembered).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if actions.shape[-1] != self._spec.action_size:
@@ -289,9 +287,8 @@ class VLAPolicy:
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
-    def _remembered(self, observations: Sequence[Observation]) -> dict[str, Any]:
+    def _remembered(self, observations: Sequence[Observation], nothing: MemoryState) -> dict[str, Any]:
         """The memory of every episode, and whether the next write to it is due."""
-        nothing: MemoryState = self.network.memory.initial(1)  # type: ignore[union-attr]
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
             return nothing[name] if memory is None else torch.from_numpy(np.array(field(memory, f"memory.{name}")))[None]
@@ -336,12 +333,14 @@ class VLAPolicy:
         instructions: Sequence[str],
         **others: np.ndarray,
     ) -> Batch:
-        text = self.network.language.prepare([""] * len(instructions) if self.blind else instructions)
         pixels = torch.from_numpy(images).movedim(-1, -3)  # (b, t, v, 3, h, w), in the memory of the windows
         arrays: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in others.items()}
         seen = (pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask))
-        batch = dataclasses.replace(Batch(*seen, text), **arrays)
+        batch = dataclasses.replace(Batch(*seen, self._prepare(instructions)), **arrays)
         return batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _prepare(self, instructions: Sequence[str]) -> TextBatch:
+        return self.network.backbone.prepare([""] * len(instructions) if self.blind else instructions)
 
     def _check(self, observation: Observation) -> None:
         spec = self._spec
@@ -351,7 +350,7 @@ class VLAPolicy:
 
     def _card(self) -> str:
         config, count = self.config, sum(p.numel() for p in self.network.parameters())
-        parts = [f"- {label}: `{getattr(config, label).name}`" for label in ("vision", "language", "state", "fusion", "head")]
+        parts = [f"- {label}: `{part.name}`" for label, part in config.essential_parts.items()]
         lines = [
             f"# A verbot policy for {self._spec.name}",
             "",

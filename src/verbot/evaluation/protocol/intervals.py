@@ -26,6 +26,15 @@ class Estimate:
     high: float | None
     n: int
 
+    def percent(self) -> list[float | None]:
+        """Value, low and high of a share in percent.
+
+        Example:
+            >>> Estimate(0.5, 0.25, 0.75, 4).percent()
+            [50.0, 25.0, 75.0]
+        """
+        return [None if x is None else round(100 * x, 1) for x in (self.value, self.low, self.high)]
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; an infinite limit becomes None, because JSON has no infinity."""
         high = None if self.high is None or math.isinf(self.high) else self.high

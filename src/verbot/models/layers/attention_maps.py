@@ -2,7 +2,7 @@
 
 For a network, by word and image position::
 
-    with watch_attention(network) as weights, watch_groups(network.fusion) as given:
+    with watch_attention(network) as weights, watch_groups(network.backbone.fusion) as given:
         network.predict(batch)
     words, places = slices(text_groups(given[0])), slices(observation_groups(given[0]))
     attended = weights["fusion.look.0.attention"][0][:, :, words["words"], places["keypoints"]]  # (b, heads, words, keypoints)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.features import Features, Losses, NetworkParts, Predicted, Queries, TrainingObjective
 from verbot.models.objectives.siglip import WATCHED
+from verbot.models.protocols import EncodesPairs
 from verbot.models.registries import contrastive_losses, objectives
 from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
@@ -58,6 +59,7 @@ class Contrastive(TrainingObjective):
     def predict(self, features: Features) -> Mapping[str, Predicted]:
         """``"alignment"`` (b,) in [-1, 1], the similarity of image and instruction."""
         seen = features.answers["contrastive"].keypoints if self.attends else self.overview(features.batch)
+        assert features.sentence is not None
         return {"alignment": Predicted(self.alignment(features.sentence.tokens[:, 0], seen))}
 
     def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
@@ -74,12 +76,7 @@ class ComparingNetwork(Protocol):
     """The part of `verbot.models.network.VLANetwork` that `similarities` needs."""
 
     objectives: Any
-
-    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
-
-    def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[list[TokenGroup], TokenGroup | None]: ...
+    backbone: Any
 
 
 @torch.no_grad()
@@ -91,12 +88,13 @@ def similarities(network: ComparingNetwork, batch: Batch, text: TextBatch) -> Te
     if "contrastive" not in network.objectives:
         raise ConfigError("this network has no contrastive objective: train it with objectives.contrastive and augment.captions")
     contrastive: Contrastive = network.objectives["contrastive"]
-    sentences = network.encode_text(text)[1].tokens[:, 0]
+    backbone: EncodesPairs = network.backbone
+    sentences = backbone.sentence_embeddings(text)
     count, images = len(sentences), len(batch.images)
     every = sentences.repeat_interleave(images, 0)  # (q·b, e)
     rows = torch.arange(images, device=sentences.device).repeat(count)
     if contrastive.attends:
-        _, seen = network.encode_images(
+        _, seen = backbone.encode_images(
             batch, sentences[:1].expand(images, -1), (rows, every)
         )  # the instruction does not matter here
         assert seen is not None

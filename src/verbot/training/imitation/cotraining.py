@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
+from verbot.models.flat_names import holder
 from verbot.policy.policy import VLAPolicy
 from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
 from verbot.training.imitation.data import TrainingData
@@ -72,8 +73,8 @@ def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[s
             raise ConfigError(f"{pattern!r} matches no weight that both networks have in the same shape")
         found += fitting
     for name in found:
-        module, _, leaf = name.rpartition(".")
-        other.get_submodule(module)._parameters[leaf] = ours[name]
+        module, leaf = holder(other, name)
+        module._parameters[leaf] = ours[name]
     return found
 
 

@@ -14,8 +14,7 @@ from verbot.errors import ConfigError
 from verbot.models.format_1 import weight_name
 from verbot.models.lora import adapt
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.models.protocols import GrowsVocabulary
-from verbot.models.registries import Part, language_encoders
+from verbot.models.registries import backbones
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
@@ -182,10 +181,8 @@ def _load(init: InitConfig) -> tuple[str, VLAPolicy]:
 
 def _grown(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
     """The network with new words of `instructions` added to its vocabulary, if its language encoder has one."""
-    encoder = language_encoders.get(config.language.name)
-    if not isinstance(encoder, GrowsVocabulary):
-        return config
-    return dataclasses.replace(config, language=Part(config.language.name, encoder.grow(config.language.options, instructions)))
+    grown: NetworkConfig = backbones.get(config.backbone.name).grow(config, instructions)
+    return grown
 
 
 def _continued(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -25,10 +25,15 @@ class FrozenFeatureExtractor:
         device: computes the features.
         show: show progress.
 
-    Raises `ConfigError` for an encoder that is trained, or whose features depend on the sentence.
+    Raises `ConfigError` for an encoder that is trained, or whose features depend on the sentence, and for a backbone without one.
     """
 
     def __init__(self, config: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool = False):
+        if not config.is_modular:
+            raise ConfigError(
+                f"cache_features keeps what the vision encoder of the backbone 'modular' sees; the network's backbone is "
+                f"{config.backbone.name!r}"
+            )
         part, self._sizes = config.vision, config.sizes(spec)
         kind = vision_encoders.get(part.name)
         with torch.random.fork_rng(devices=[]):  # trained parts of the encoder are not used here

@@ -184,7 +184,7 @@ def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_
     mine = instructions[process_group.rank :: process_group.size]
     with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
         for start in range(0, len(mine), TEXTS_PER_BATCH):
-            policy.network.language.prepare(mine[start : start + TEXTS_PER_BATCH])
+            policy.network.backbone.prepare(mine[start : start + TEXTS_PER_BATCH])
             bar.update(min(start + TEXTS_PER_BATCH, len(mine)))
     process_group.broadcast()
 

@@ -16,7 +16,7 @@ from verbot.contracts import POINTS
 from verbot.errors import ConfigError
 from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
-from verbot.models.protocols import HasReadout, InstructionFreeFeatures
+from verbot.models.protocols import HasReadout, SeparatesPerception
 from verbot.models.stochastic import Draw, Exploration
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import VLAPolicy
@@ -43,16 +43,17 @@ class ObservationEncoder:
     """
 
     def __init__(self, policy: VLAPolicy, grounding_queries: int = 0, features: bool = False):
-        self._policy, self._numbers, self._features = policy, dict[str, int](), features
+        self._policy, self._numbers = policy, dict[str, int]()
+        self._backbone, self._features = policy.network.backbone, features
         self.sentences: list[str] = []
-        sizes = policy.network.sizes
+        sizes, config = policy.network.sizes, policy.config
         images = (sizes.views, sizes.height, sizes.width_px, 3)
         extra = {}
         if features:
-            if not isinstance(policy.network.vision, InstructionFreeFeatures):
+            if not isinstance(self._backbone, SeparatesPerception) or not self._backbone.has_instruction_free_features:
                 raise ConfigError(
                     f"perception_warmup needs a vision encoder that takes the instruction last, such as 'query_conv'; "
-                    f"{policy.config.vision.name!r} does not"
+                    f"{(config.vision if config.is_modular else config.backbone).name!r} does not"
                 )
             shape = self._encode_images(np.zeros((1, *images), np.uint8)).shape[1:]
             extra["features"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -104,16 +105,16 @@ class ObservationEncoder:
         )
 
     def _encode_images(self, images: np.ndarray) -> np.ndarray:
-        network = self._policy.network
+        assert isinstance(self._backbone, SeparatesPerception)
         with torch.no_grad():
             pixels = torch.from_numpy(images).to(self._policy.device).movedim(-1, -3)
-            features: np.ndarray = network.vision.features(pixels).cpu().numpy()
+            features: np.ndarray = self._backbone.image_features(pixels).cpu().numpy()
         return features
 
     def _text(self, numbers: Tensor) -> TextBatch:
         """Tokenize the distinct sentences."""
         unique, rows = torch.unique(numbers.cpu(), return_inverse=True)
-        text = self._policy.network.language.prepare([self.sentences[i] for i in unique.tolist()])
+        text = self._backbone.prepare([self.sentences[i] for i in unique.tolist()])
         return TextBatch(text.values.to(numbers.device), text.mask.to(numbers.device), rows.to(numbers.device))
 
     def _number(self, sentence: str) -> int:
@@ -151,7 +152,7 @@ class ActorCritic(BasePolicy):
             )
         self._encoder, self._config, self._warming_up = encoder, config, False
         self.keypoint_errors: list[float] = []  # mean L1 error of each batch since the last log entry
-        width, count = network.fusion.width, network.fusion.count
+        width, count = network.backbone.width, network.backbone.count
         hidden = max(width, 64)
         self.network, self.exploration = network, Exploration(network.head.readout, config.ppo.log_std)
         last = nn.Linear(hidden, 1)
@@ -180,7 +181,8 @@ class ActorCritic(BasePolicy):
         self._set_perception(multiplier > 0)
 
     def _perception(self) -> tuple[nn.Module, ...]:
-        return self.network.vision, self.network.language, self.network.sentence
+        backbone = self.network.backbone
+        return backbone.perception_modules() if isinstance(backbone, SeparatesPerception) else ()
 
     def _set_perception(self, trained: bool) -> None:
         for part in self._perception():

@@ -126,7 +126,8 @@ def initial_policy(config: ReinforceConfig) -> VLAPolicy:
     start = config.init.init_from
     if start is not None:
         policy = VLAPolicy.load(start)
-        if policy.config.history > 1 or policy.config.memory or policy.config.previous_action or policy.config.goal:
+        remembers = policy.network.backbone.initial(1) is not None
+        if policy.config.history > 1 or remembers or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{start} reads more than one frame and its instruction; reinforcement cannot start from it yet")
         return policy
     spec, states, sentences = survey(config)

@@ -1,0 +1,1 @@
+"""Backbones: a batch to features. One file each; see `verbot.models.features.Backbone` for the contract."""

@@ -1,0 +1,276 @@
+"""The backbone of encoders, a fusion and a memory, each chosen by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.config import NetworkConfig
+from verbot.models.encoders.language.tokenizer import drop_words
+from verbot.models.features import Answers, Backbone, Features, Queries
+from verbot.models.layers.task_embedding import TaskEmbeddings
+from verbot.models.layers.transformer import AttentionPool, centered
+from verbot.models.protocols import AnswersQueries, FitsInstructions, GivesLayers, GrowsVocabulary, InstructionFreeFeatures
+from verbot.models.queries import join_texts
+from verbot.models.registries import (
+    Part,
+    action_encoders,
+    backbones,
+    fusions,
+    goal_encoders,
+    language_encoders,
+    memories,
+    state_encoders,
+    vision_encoders,
+)
+from verbot.models.tokens import Batch, Masked, MemoryState, Sizes, TextBatch, TokenGroup, join
+from verbot.models.validation import check_frames
+
+
+@backbones.register("modular")
+class Modular(Backbone):
+    """Encoders of images, instruction, state, goal and previous action, a fusion of their tokens, and a memory after it."""
+
+    uses = frozenset({"goal", "previous_action", "memory"})
+
+    def __init__(self, config: NetworkConfig, sizes: Sizes):
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        self.vision = vision_encoders.build(config.vision.name, sizes, **config.vision.options)
+        self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
+        pool = AttentionPool(config.width)
+        self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
+        self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
+        self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
+        counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
+        before = config.previous_action
+        if before:  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
+            counts["previous_action"] = config.history
+        self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
+        self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
+        self.previous_action = action_encoders.build(before.name, sizes, **before.options) if before else None
+        last = self.fusion
+        if config.memory:
+            last = memories.build(config.memory.name, sizes, last.width, last.count, **config.memory.options)
+            check_frames(config, last)
+        self.memory = last if config.memory else None
+        self.width, self.count, self.counts = last.width, last.count, self.vision.counts
+        self.gives_layers = self.fusion.gives_layers if isinstance(self.fusion, GivesLayers) else 0
+
+    @staticmethod
+    def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """Build the vocabulary of the language encoder, and load the checkpoint of the vision encoder if it has one."""
+        language, vision = config.language, config.vision
+        options = language_encoders.get(language.name).fit(language.options, instructions)
+        fitted = dataclasses.replace(config, language=Part(language.name, options))
+        kind = vision_encoders.get(vision.name)
+        if not isinstance(kind, FitsInstructions):
+            return fitted
+        return dataclasses.replace(fitted, vision=Part(vision.name, kind.fit(vision.options, instructions)))
+
+    @staticmethod
+    def grow(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """Add new words of `instructions` to a language encoder with a vocabulary."""
+        language = config.language
+        kind = language_encoders.get(language.name)
+        if not isinstance(kind, GrowsVocabulary):
+            return config
+        return dataclasses.replace(config, language=Part(language.name, kind.grow(language.options, instructions)))
+
+    def initialize_last(self) -> None:
+        """Add the time embeddings."""
+        if self.config.history > 1:  # row t - 1 is the latest frame
+            self.times = nn.Parameter(torch.randn(self.config.history, self.config.width) * 0.02)
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize with the tokenizer of the language encoder."""
+        found: TextBatch = self.language.prepare(texts)
+        return found
+
+    def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
+        """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
+        features = self._encode(batch, queries)
+        done = [] if self.previous_action is None else [self.encode_previous_action(batch)]
+        groups = [features.words, features.sentence, *features.vision, self.encode_state(batch.state, batch.state_mask), *done]
+        fused: TokenGroup = self.fusion(groups)
+        return dataclasses.replace(features, fused=fused, before_memory=fused)
+
+    def training_features(
+        self, batch: Batch, queries: Mapping[str, Queries], generator: torch.Generator | None = None, fuse: bool = True
+    ) -> Features:
+        """The features of a training batch, after dropout of words and previous actions."""
+        batch = self._dropped(batch, generator) if self.training else batch
+        if not fuse:
+            return self._encode(batch, queries)
+        features: Features = self(batch, queries)
+        if self.memory is None:
+            return features
+        present = batch.state_mask.any(1) | batch.images_mask.flatten(1).any(1)
+        return dataclasses.replace(features, fused=self._remember(features.fused, present))
+
+    def prediction_features(self, batch: Batch, queries: Mapping[str, Queries]) -> tuple[Features, MemoryState | None]:
+        """The features for prediction, computed with the memory, which is written in the rows of `Batch.writes`."""
+        features: Features = self(batch, queries)
+        if self.memory is None:
+            return features, None
+        count, device = len(features.fused.tokens), features.fused.tokens.device
+        writes = torch.ones(count, dtype=torch.bool, device=device) if batch.writes is None else batch.writes
+        fused, memory = self.memory(features.fused, batch.memory or self.memory.initial(count, device), writes)
+        return dataclasses.replace(features, fused=fused), memory
+
+    def initial(self, rows: int, device: torch.device | str = "cpu") -> MemoryState | None:
+        """The empty memory of `rows` episodes; None without memory."""
+        if self.memory is None:
+            return None
+        state: MemoryState = self.memory.initial(rows, device)
+        return state
+
+    @property
+    def has_instruction_free_features(self) -> bool:
+        """Whether the vision encoder computes features before it uses the sentence."""
+        return isinstance(self.vision, InstructionFreeFeatures)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (…, n, d) of images (…, v, 3, h, w); only if `has_instruction_free_features`."""
+        features: Tensor = self.vision.features(images)
+        return features
+
+    def perception_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that encode images and instruction, before the fusion."""
+        return self.vision, self.language, self.sentence
+
+    def attention_modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """The language encoder, the pool of the sentence, and the fusion."""
+        return self.language, self.sentence, self.fusion
+
+    def sentence_embeddings(self, text: TextBatch) -> Tensor:
+        """The sentence embeddings (n, e) of texts."""
+        return self.encode_text(text)[1].tokens[:, 0]
+
+    def encode_text(self, text: TextBatch, goals: Batch | None = None) -> tuple[TokenGroup, TokenGroup]:
+        """Word tokens (b, l, e) and the sentence embedding (b, 1, e); tokens of the goal images in `goals` follow the words."""
+        words = self.language(text)
+        if self.goal is not None and goals is not None and goals.goal is not None:
+            now, known = goals.images[:, -1, 0], goals.images_mask[:, -1, 0]  # of the first camera, as the goal image
+            words = join([words, self.goal(centered(goals.goal), goals.goal_mask, centered(now), known)], "words")
+        pooled = self.sentence(words).unsqueeze(1)
+        pooled = pooled if self.task_embeddings is None else self.task_embeddings(pooled)
+        sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
+        return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
+
+    def encode_images(
+        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[list[TokenGroup], TokenGroup | None]:
+        """Vision tokens of all frames, conditioned on the `sentence` (b, e) of each row; and keypoint tokens of the queries.
+
+        If the batch contains precomputed features of its images, the encoder starts from them.
+
+        Args:
+            asked: rows (q,) and sentence embeddings (q, e) of the queries; None without queries.
+        """
+        frames = batch.images.shape[1]
+        mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
+        encode, many = self.vision, self.vision.encode_with_queries if isinstance(self.vision, AnswersQueries) else None
+        if batch.features is None:
+            images = centered(batch.images).flatten(0, 1)
+        else:
+            images, encode, many = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
+        if asked is None:
+            return [self._in_time(group, frames) for group in encode(images, mask, sentence)], None
+        rows, sentences = asked[0] * frames + frames - 1, asked[1]
+        if many is not None:
+            groups, answers = many(images, mask, sentence, sentences, rows)
+        else:
+            groups, others = encode(images, mask, sentence), encode(images[rows], mask[rows], sentences)
+            answers = next(group for group in others if group.heatmaps is not None)
+        return [self._in_time(group, frames) for group in groups], answers
+
+    def encode_latest(self, batch: Batch, sentence: Tensor) -> TokenGroup:
+        """All vision tokens of the latest images (b, n, e), conditioned on sentences (b, e)."""
+        mask = batch.images_mask[:, -1]
+        if batch.features is None:
+            return join(self.vision(centered(batch.images[:, -1]), mask, sentence))
+        return join(self.vision.groups(batch.features[:, -1], mask, sentence))
+
+    def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
+        """The tokens of states (b, t, s) of all frames."""
+        return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
+
+    def encode_previous_action(self, batch: Batch) -> TokenGroup:
+        """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""
+        before = batch.previous_action
+        if before is None:
+            nothing = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
+            before = Masked(nothing, torch.zeros_like(batch.state_mask[:, 0]))
+        group: TokenGroup = self.previous_action(before.values, before.mask)  # type: ignore[misc]
+        earlier = self.config.history - 1
+        return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
+
+    def _encode(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
+        """Text and image features, before the fusion."""
+        words, sentence = self.encode_text(batch.text, batch)
+        asked = self._asked(queries, sentence)
+        vision, found = self.encode_images(batch, sentence.tokens[:, 0], asked)
+        answers, start = {}, 0
+        for name, query in queries.items():
+            assert asked is not None and found is not None
+            part = slice(start, start + len(query.rows))
+            answers[name], start = Answers(found.take(part), asked[1][part]), part.stop
+        empty = TokenGroup(sentence.tokens[:, :0], sentence.mask[:, :0], "fused")
+        return Features(batch, empty, words, sentence, tuple(vision), empty, answers)
+
+    def _asked(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
+        """Rows and sentence embeddings of the queries of all objectives, in order; their texts are encoded in one batch."""
+        if not queries:
+            return None
+        texts = [query.text for query in queries.values() if query.text is not None]
+        encoded = self.sentence_embeddings(join_texts(texts)) if texts else None
+        sentences, start = [], 0
+        for query in queries.values():
+            if query.text is None or encoded is None:
+                sentences.append(sentence.tokens[query.rows, 0])
+                continue
+            sentences.append(encoded[start : start + len(query.rows)])
+            start += len(query.rows)
+        return torch.cat([query.rows for query in queries.values()]), torch.cat(sentences)
+
+    def _dropped(self, batch: Batch, generator: torch.Generator | None) -> Batch:
+        """The batch after word dropout and previous-action dropout."""
+        if self.config.word_dropout:
+            batch = dataclasses.replace(batch, text=drop_words(batch.text, self.config.word_dropout, generator))
+        before, share = batch.previous_action, self.config.previous_action_dropout
+        if self.previous_action is not None and share and before is not None:
+            kept = torch.rand(before.mask.shape, generator=generator) >= share
+            batch = dataclasses.replace(batch, previous_action=Masked(before.values, before.mask & kept.to(before.mask.device)))
+        return batch
+
+    def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
+        """Run the memory along each sequence; only frames that are `present` are written."""
+        frames = self.config.sequence
+        if len(fused.tokens) % frames:
+            raise ConfigError(f"this network is trained on sequences of {frames} rows; the batch has {len(fused.tokens)}")
+        tokens, mask, writes = (x.unflatten(0, (-1, frames)) for x in (fused.tokens, fused.mask, present))
+        state: MemoryState = self.memory.initial(len(tokens), tokens.device)  # type: ignore[union-attr]
+        out = []
+        for i in range(frames):
+            read, state = self.memory(TokenGroup(tokens[:, i], mask[:, i], fused.kind), state, writes[:, i])  # type: ignore[misc]
+            out.append(read)
+        tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
+        return TokenGroup(tokens, mask, fused.kind)
+
+    def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
+        if frames == 1 and self.config.history == 1:
+            return group
+        if frames != self.config.history:
+            raise ConfigError(f"this network has {self.config.history} input frames; the batch has {frames}")
+
+        def side_by_side(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
+
+        tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
+        return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
