@@ -47,7 +47,7 @@ def test_levels_are_drawn_as_the_order_says():
     [
         ({"order": "falling"}, "'falling'; expected one of rising, uniform"),
         ({"thresholds": (0.5, 1.0)}, "thresholds are success rates"),
-        ({"review": 1.0}, "review is a share"),
+        ({"review": 1.0}, "a review in"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

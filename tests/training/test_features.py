@@ -253,7 +253,7 @@ def test_images_that_change_are_refused(toy, tower):
 
 def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):
     for vision in (Part("film_conv"), Part("hf_vision", {"checkpoint": str(tower)})):
-        with pytest.raises(ConfigError, match=f"needs a vision encoder that is frozen .* the network's is '{vision.name}' with"):
+        with pytest.raises(ConfigError, match=f"needs a frozen vision encoder .* the network's is '{vision.name}' with"):
             train_policy(settings(toy, tower, vision=vision), tmp_path / vision.name, progress=False)
     torch.manual_seed(0)
     resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")

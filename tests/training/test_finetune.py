@@ -152,7 +152,7 @@ def test_a_start_may_move_and_may_not_change(learned, other, tmp_path):
     with torch.no_grad():
         next(other_policy.network.parameters()).add_(1)
     other_policy.save(tmp_path / "moved")
-    with pytest.raises(ConfigError, match=r"run that started from the policy of sha256 \w+, and .*moved is \w+: put that"):
+    with pytest.raises(ConfigError, match=r"run that started from a policy with sha256 \w+, and .*moved is \w+: restore that"):
         train_policy(toy_config(other, init_from=str(tmp_path / "moved")), tmp_path / "run", progress=False)
     written = load_yaml(TrainConfig, tmp_path / "run" / "config.yaml")
     with pytest.raises(ConfigError, match=r"has changed since this run started: sha256 \w+, not \w+"):
@@ -176,10 +176,10 @@ def robot(**changes):
     [
         (
             robot(action=SPEC.action[:1]),
-            r"its action is position_delta \(3 of position_delta\), gripper \(1 of gripper\) of robot 'toy', and theirs "
+            r"its action is position_delta \(3 of position_delta\), gripper \(1 of gripper\) of robot 'toy', and theirs is "
             r"position_delta \(3 of position_delta\) of 'other'; an initial policy must have the same components",
         ),
-        (robot(state=SPEC.state[:1]), r"its state is ee_position .* and theirs ee_position \(3 of position\) of 'other'"),
+        (robot(state=SPEC.state[:1]), r"its state is ee_position .* and theirs is ee_position \(3 of position\) of 'other'"),
         (robot(cameras=SPEC.cameras[:1]), r"uses the cameras front, wrist, with weights for each, and .* lacks wrist: an"),
     ],
 )  # fmt: skip
@@ -222,8 +222,10 @@ def test_lora_leaves_the_rest_as_it_was_and_says_how_much_it_trained(learned, ot
     assert "by adapters of rank 2" in (Path(result.policy) / "README.md").read_text()
 
 
-def test_words_that_nothing_would_teach_are_refused(learned, other, tmp_path):
-    with pytest.raises(ConfigError, match=r"words that .* does not know, and lora would leave language\.embed\.weight as random"):
+def test_new_words_without_a_trained_embedding_are_refused(learned, other, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"words that .* does not know, and with lora language\.embed\.weight would keep random"
+    ):
         train_policy(toy_config(other, init_from=learned, lora=LoraConfig()), tmp_path / "run", progress=False)
 
 
