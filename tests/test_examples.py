@@ -61,7 +61,7 @@ def test_own_backbone(example, tmp_path):
     (chunk,) = policy.predict([observation])
     assert chunk.values.shape == (policy.config.chunk, policy.spec.action_size)
 
-    batch = policy.observe([observation], [policy.look(observation)])
+    batch = policy.collate_observations([observation], [policy.preprocess(observation)])
     batch = dataclasses.replace(
         batch, actions=torch.ones(1, *chunk.values.shape), actions_mask=torch.ones(1, 4, dtype=torch.bool)
     )
@@ -87,14 +87,14 @@ def test_own_backbone(example, tmp_path):
 def test_own_backbone_learns_by_reinforcement(example, tmp_path):
     pytest.importorskip("stable_baselines3")
     from verbot.training.rl import ReinforceConfig, reinforce
-    from verbot.training.rl.config import EnvConfig, ParallelismConfig, PerceptionWarmup, PPOConfig
+    from verbot.training.rl.config import EnvConfig, PerceptionWarmup, PPOConfig, ReinforceParallelismConfig
 
     config = ReinforceConfig(
         env=EnvConfig("navigation", num_envs=2),
         network=NetworkConfig(backbone=Part("bytes", {"patch": 16}), width=16, chunk=1),
         steps=32,
         ppo=PPOConfig(num_steps=16, batch_size=16, epochs=1),
-        parallelism=ParallelismConfig(workers=1),
+        parallelism=ReinforceParallelismConfig(workers=1),
     )
     policy = verbot.load_policy(reinforce(config, tmp_path / "run", progress=False).policy)
     assert isinstance(policy.network.backbone, example.Bytes)
