@@ -17,7 +17,7 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Objective, Part, backbones
 from verbot.models.tokens import TextBatch, TokenGroup
 from verbot.policy.attribution import Attributed
-from verbot.policy.policy import Policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.statistics import Statistics
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
@@ -72,7 +72,7 @@ def observation(memory=None, time_s=0.0):
 def test_an_own_backbone_carries_its_memory_from_one_prediction_to_the_next(counting, tmp_path):
     made = make_policy(counting)
     made.save(tmp_path / "policy")
-    for policy in (made, Policy.load(tmp_path / "policy")):
+    for policy in (made, VLAPolicy.load(tmp_path / "policy")):
         assert policy.network.backbone.step == 2.0
         (first,) = policy.predict([observation()])
         (second,) = policy.predict([observation(first.memory, 0.1)])
