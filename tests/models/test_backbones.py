@@ -60,7 +60,7 @@ def counting(monkeypatch):
 def make_policy(config):
     rng = np.random.default_rng(0)
     statistics = Statistics.of({"state": rng.normal(size=(64, 4)), "action": rng.normal(size=(64, SPEC.action_size))})
-    return Policy.create(config, SPEC, statistics, list(TEXTS))
+    return VLAPolicy.create(config, SPEC, statistics, list(TEXTS))
 
 
 def observation(memory=None, time_s=0.0):
