@@ -48,8 +48,8 @@ class Contrastive(TrainingObjective):
             zero: Tensor = self.pair.steep * 0  # type: ignore[operator, assignment]
             return {"contrastive": zero, **dict.fromkeys(WATCHED, zero.detach())}
         if self.attends:
-            asked = features.answers["contrastive"]
-            sentences, seen = asked.sentences, asked.keypoints
+            answers = features.answers["contrastive"]
+            sentences, seen = answers.sentences, answers.keypoints
         else:
             sentences, seen = self._encode_text(captions.text), self.overview(batch)
         loss, watched = self.pair.losses(sentences, seen, captions)  # type: ignore[operator]
@@ -78,7 +78,7 @@ class ComparingNetwork(Protocol):
     def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
 
     def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+        self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
     ) -> tuple[list[TokenGroup], TokenGroup | None]: ...
 
 
