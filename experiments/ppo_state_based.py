@@ -116,7 +116,7 @@ class Reader(BaseFeaturesExtractor):
         return torch.cat([observations["numbers"], sentence], 1)
 
 
-class Watch(BaseCallback):
+class SuccessCallback(BaseCallback):
     """Prints how the last 600 episodes ended."""
 
     def __init__(self, tasks: tuple[str, ...]):
@@ -148,7 +148,7 @@ def main() -> None:
         ent_coef=arguments.entropy_coef, vf_coef=arguments.value_coef, max_grad_norm=1.0, seed=arguments.seed, device="cpu",
         policy_kwargs={"features_extractor_class": Reader, "net_arch": [384, 384], "activation_fn": nn.GELU},
     )  # fmt: skip
-    algorithm.learn(arguments.steps, callback=Watch(arguments.tasks))
+    algorithm.learn(arguments.steps, callback=SuccessCallback(arguments.tasks))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ NAMES = {
     "Supply": "TrainingData",
     "Team": "ProcessGroup",
     "Turn": "Transition",
+    "Watch": "ConsecutiveAlarm",
     "Wish": "MotionCommand",
     "Wishes": "SceneConstraints",
     "Worlds": "EnvFactories, VecEnv",

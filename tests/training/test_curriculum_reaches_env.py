@@ -125,10 +125,10 @@ class RecordedStages:
 def test_a_run_sends_its_env_runners_each_new_level(tmp_path):
     """Kills the mutations in which a run never sends its stage, or sends it only at the beginning."""
     course, runners = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
-    watch = running._Watch(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course)
+    callback = running._RunCallback(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course)
     assert runners.stages == [{"go": 1}], "a run that goes on begins where it was"
     for level, success in ((1, True), (1, True), (1, True), (2, False)):
         ended = {"terminal_observation": None, "task": "go", "level": level, "success": success}
-        watch.locals = {"infos": [ended, {}]}
-        assert watch._on_step()
+        callback.locals = {"infos": [ended, {}]}
+        assert callback._on_step()
     assert runners.stages == [{"go": 1}, {"go": 2}]

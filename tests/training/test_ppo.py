@@ -188,7 +188,7 @@ def test_the_best_so_far_share_is_a_fraction_of_the_progress_reward(share, weigh
 
 
 def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
-    save, saved = running._Watch._save, []
+    save, saved = running._RunCallback._save, []
 
     def killed(self):
         save(self)
@@ -196,7 +196,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Watch, "_save", killed)
+        patch.setattr(running._RunCallback, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             reinforce(TOY, tmp_path / "run", progress=False)
     ((steps, episodes, critic),) = saved
@@ -223,8 +223,8 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     start.save(tmp_path / "start")
     config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
     with running._algorithm(config, tmp_path, None) as (algorithm, policy, runners):
-        watch = running._Watch(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners)
-        algorithm.learn(config.steps, callback=watch)
+        callback = running._RunCallback(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners)
+        algorithm.learn(config.steps, callback=callback)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0

@@ -187,14 +187,14 @@ class Counting(EnvReward):
 def test_a_learned_reward_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
     first = Counting()
     assert isinstance(first, LearnedReward) and not isinstance(EnvReward(), LearnedReward)
-    save = running._Watch._save
+    save = running._RunCallback._save
 
     def killed(self):
         save(self)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Watch, "_save", killed)
+        patch.setattr(running._RunCallback, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             reinforce(TOY, tmp_path / "run", reward=first, progress=False)
     second = Counting()

@@ -26,20 +26,20 @@ def prepare_queries(
         places: their keypoints, (b, m, v, p, 2).
         captions: pairs of a true and a false sentence per row.
     """
-    asked = [text for row in goals for text in row]
+    texts = [text for row in goals for text in row]
     pairs = [pair for row in captions for pair in row]
-    if not asked and not pairs:
+    if not texts and not pairs:
         return None, None
-    text = prepare([*asked, *(true for true, _ in pairs), *(false for _, false in pairs)])
-    queries, said = None, None
-    if asked:
+    text = prepare([*texts, *(true for true, _ in pairs), *(false for _, false in pairs)])
+    queries, captioned = None, None
+    if texts:
         there = torch.tensor([[i < len(row) for i in range(places.mask.shape[1])] for row in goals])
         found = Masked(places.values[there], places.mask[there])
-        queries = GoalQueries(there.nonzero()[:, 0], _rows(text, 0, len(asked)), found)
+        queries = GoalQueries(there.nonzero()[:, 0], _rows(text, 0, len(texts)), found)
     if pairs:
         rows = torch.tensor([number for number, row in enumerate(captions) for _ in row] * 2)
-        said = Captions(rows, _rows(text, len(asked), len(text.mask)), torch.arange(len(rows)) < len(pairs))
-    return queries, said
+        captioned = Captions(rows, _rows(text, len(texts), len(text.mask)), torch.arange(len(rows)) < len(pairs))
+    return queries, captioned
 
 
 def join_texts(texts: Sequence[TextBatch]) -> TextBatch:

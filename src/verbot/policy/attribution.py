@@ -65,7 +65,7 @@ class Attributed:
         ):
             chunks = self.policy.predict(observations)
         groups, read = given[0], pooled["attention"][0].mean(1)[:, 0].cpu()  # (b, l)
-        looked = self._looked([call for calls in weights.values() for call in calls], groups)
+        attended = self._attended([call for calls in weights.values() for call in calls], groups)
         points = next((group for group in groups if group.heatmaps is not None), None)
         heatmaps = None if points is None else self._heatmaps(points).cpu().numpy()
         found = []
@@ -74,17 +74,17 @@ class Attributed:
             if heatmaps is not None:
                 extras["heatmaps"] = self._per_camera(heatmaps[i], observation)
             if is_plain[0]:
-                extras |= self._by_word(observation, read[i], None if looked is None else looked[i])
+                extras |= self._by_word(observation, read[i], None if attended is None else attended[i])
             found.append(dataclasses.replace(chunk, extras=extras))
         return found
 
-    def _by_word(self, observation: Observation, read: Tensor, looked: Tensor | None) -> Mapping[str, Any]:
-        """Sums per word of the pooling weights `read` (l,) and of the attention to the images `looked` (l, v, h, w)."""
+    def _by_word(self, observation: Observation, read: Tensor, attended: Tensor | None) -> Mapping[str, Any]:
+        """Sums per word of the pooling weights `read` (l,) and of the attention to the images `attended` (l, v, h, w)."""
         places = [] if self.policy.blind else self._places(observation.instruction)
         words = tuple(observation.instruction.split())[: len(places)]
         found: dict[str, Any] = {"words": words, "read": np.array([float(read[place].sum()) for place in places], np.float32)}
-        if looked is not None and words:
-            means = [looked[place].sum(0) / max(1, place.stop - place.start) for place in places]  # a dash has no tokens
+        if attended is not None and words:
+            means = [attended[place].sum(0) / max(1, place.stop - place.start) for place in places]  # a dash has no tokens
             by_word = torch.stack(means, 1)  # (v, words, h, w)
             found["attention"] = self._per_camera(by_word.numpy(), observation, whole=False)
         return found
@@ -95,7 +95,7 @@ class Attributed:
         logits = supervised(points.heatmaps, self.policy.network.sizes.views, self.policy.config.history).float()
         return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:])
 
-    def _looked(self, calls: Sequence[Tensor], groups: Sequence[TokenGroup]) -> Tensor | None:
+    def _attended(self, calls: Sequence[Tensor], groups: Sequence[TokenGroup]) -> Tensor | None:
         """Attention of each word token to the images, (b, l, v, h, w); None if words attend to no image tokens.
 
         The size of a weight matrix shows which tokens attend to which, because fusions have a fixed order of groups.

@@ -49,8 +49,8 @@ class Contrastive(TrainingObjective):
             zero: Tensor = self.pair.steep * 0  # type: ignore[operator, assignment]
             return {"contrastive": zero, **dict.fromkeys(WATCHED, zero.detach())}
         if self.attends:
-            asked = features.answers["contrastive"]
-            sentences, seen = asked.sentences, asked.keypoints
+            answers = features.answers["contrastive"]
+            sentences, seen = answers.sentences, answers.keypoints
         else:
             sentences, seen = self._encode_text(captions.text), self.overview(batch)
         loss, watched = self.pair.losses(sentences, seen, captions)  # type: ignore[operator]
@@ -76,7 +76,17 @@ class ComparingNetwork(Protocol):
     """The part of `verbot.models.network.VLANetwork` that `similarities` needs."""
 
     objectives: Any
-    backbone: Any
+⟦O:⟧⟦B:
+    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
+
+    def encode_images(
+        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+⟧⟦T:
+    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
+
+    def encode_images(
+        self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
+⟧    backbone: Any
 
 
 @torch.no_grad()

@@ -30,13 +30,13 @@ class GroundingQueries(TrainingObjective):
         return self._found
 
     def queries(self, batch: Batch) -> Queries | None:
-        asked = batch.grounding_queries
-        return None if asked is None or not self._found else Queries(asked.rows, asked.text)
+        queries = batch.grounding_queries
+        return None if queries is None or not self._found else Queries(queries.rows, queries.text)
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """``"grounding_queries"``; empty for a batch without queries."""
-        asked = batch.grounding_queries
-        if asked is None or not self._found:
+        queries = batch.grounding_queries
+        if queries is None or not self._found:
             return {}
-        loss, _ = keypoint_loss(features.answers["grounding_queries"].keypoints, asked.keypoints.values, asked.keypoints.mask)
+        loss, _ = keypoint_loss(features.answers["grounding_queries"].keypoints, queries.keypoints.values, queries.keypoints.mask)
         return {"grounding_queries": loss}

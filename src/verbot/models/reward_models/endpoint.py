@@ -24,7 +24,7 @@ from verbot.spec import FloatArray
 
 KEY = "OPENAI_API_KEY"
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
-_ASKED = """You judge whether a robot has done what it was asked to do. You are given the command and a description of the \
+_PROMPT = """You judge whether a robot has done what it was asked to do. You are given the command and a description of the \
 present state. Answer with one JSON object and nothing else: {"progress": p, "done": d}. p is a number from 0 (no progress) to 1 \
 (finished), d a number from 0 (certainly not done) to 1 (certainly done)."""
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -117,7 +117,7 @@ class EndpointRewardModel:
 
     def _opinion(self, pair: tuple[str, str]) -> tuple[float, float]:
         state, goal = pair
-        messages = [{"role": "system", "content": _ASKED}, {"role": "user", "content": f"Command: {goal}\nState: {state}"}]
+        messages = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": f"Command: {goal}\nState: {state}"}]
         answer = self._post("/chat/completions", {"model": self._model, "messages": messages, "temperature": 0})
         try:
             content = answer["choices"][0]["message"]["content"]

@@ -213,8 +213,8 @@ class ActorCritic(BasePolicy):
 
     def _features(self, batch: Batch) -> Features:
         """The features of `batch`, with the answers to the queries of the objectives."""
-        asked = {name: each.queries(batch) for name, each in self.network.objectives.items()}
-        queries: dict[str, Queries] = {name: found for name, found in asked.items() if found is not None}
+        by_objective = {name: each.queries(batch) for name, each in self.network.objectives.items()}
+        queries: dict[str, Queries] = {name: found for name, found in by_objective.items() if found is not None}
         features: Features = self.network(batch, queries)
         return features
 

@@ -86,17 +86,17 @@ def reinforce(
     with torch.random.fork_rng(devices=[]), _algorithm(config, out, reward) as (algorithm, policy, runners):
         state = _restore(out, algorithm)
         with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
-            watch = _Watch(config, out, policy, log, state, runners, course)
+            callback = _RunCallback(config, out, policy, log, state, runners, course)
             left = config.steps - algorithm.num_timesteps
             if left > 0:
-                algorithm.learn(left, callback=watch, reset_num_timesteps=False)
+                algorithm.learn(left, callback=callback, reset_num_timesteps=False)
         policy.network.eval().requires_grad_(True)
         policy.save(out / POLICY, card=card)
         learned = algorithm.get_env().reward  # type: ignore[union-attr]
         if isinstance(learned, LearnedReward):
             learned.save(out)
-        result = ReinforceResult(str(out / POLICY), algorithm.num_timesteps, watch.episodes, watch.success(), watch.errors,
-                                 round(watch.seconds, 1))  # fmt: skip
+        result = ReinforceResult(str(out / POLICY), algorithm.num_timesteps, callback.episodes, callback.success(),
+                                 callback.errors, round(callback.seconds, 1))  # fmt: skip
         replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -172,7 +172,7 @@ def _algorithm(config: ReinforceConfig, out: Path, reward: Reward | None) -> Ite
         vec_env.close()
 
 
-class _Watch(BaseCallback):
+class _RunCallback(BaseCallback):
     """Counts episodes, writes the log, updates a learned reward, and saves checkpoints."""
 
     def __init__(

@@ -127,8 +127,8 @@ class HFVision(nn.Module):
         features = self._encode(images, sentence)
         if self.film is None:
             return self.answer(features, mask, sentence, queries, rows)
-        asked = self._encode(images[rows], queries)
-        return self.groups(features, mask, sentence), self._point(asked, mask[rows], queries)
+        of_queries = self._encode(images[rows], queries)
+        return self.groups(features, mask, sentence), self._point(of_queries, mask[rows], queries)
 
     def answer(
         self, features: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor

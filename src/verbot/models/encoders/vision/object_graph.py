@@ -77,9 +77,9 @@ class ObjectGraph(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
         features, found = self._detect(images)
-        asked, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
-        more = [self._judge(v, *x, queries)[0] for v, x in enumerate(zip(asked.unbind(1), nodes, strict=True))]
-        answers = self.base.point(asked, mask[rows], queries, len(POINTS), more)
+        of_queries, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
+        more = [self._judge(v, *x, queries)[0] for v, x in enumerate(zip(of_queries.unbind(1), nodes, strict=True))]
+        answers = self.base.point(of_queries, mask[rows], queries, len(POINTS), more)
         return self._groups(features, found, mask, sentence), answers
 
     def _detect(self, images: Tensor) -> tuple[Tensor, list[_Nodes]]:
@@ -213,8 +213,8 @@ class _Messages(nn.Module):
     def forward(self, states: Tensor, edges: Tensor, nodes: _Nodes, sentence: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """States (b, k, e) and messages (b, k, h·5)."""
         x = self.norm(states)
-        asked = self.ask(sentence).unflatten(-1, (self.heads - 1, -1)) @ torch.cat([x, nodes.features], -1).transpose(1, 2)
-        logits = torch.cat([reference.unsqueeze(1), asked], 1)  # (b, h, j)
+        others = self.ask(sentence).unflatten(-1, (self.heads - 1, -1)) @ torch.cat([x, nodes.features], -1).transpose(1, 2)
+        logits = torch.cat([reference.unsqueeze(1), others], 1)  # (b, h, j)
         attention = logits.masked_fill(~nodes.there.unsqueeze(1), LOW).softmax(-1)
         messages = torch.einsum("bhj,bijd->bihd", attention, edges).flatten(2)
         scale, shift = self.film(sentence).unsqueeze(1).chunk(2, -1)

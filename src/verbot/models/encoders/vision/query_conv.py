@@ -80,8 +80,8 @@ class QueryConv(nn.Module):
         self, features: Tensor, mask: Tensor, sentence: Tensor, queries: Tensor, rows: Tensor
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `encode_with_queries`, from the output of `features`."""
-        asked = features.index_select(0, rows)
-        return self.groups(features, mask, sentence), self.point(asked, mask[rows], queries, len(POINTS))
+        of_queries = features.index_select(0, rows)
+        return self.groups(features, mask, sentence), self.point(of_queries, mask[rows], queries, len(POINTS))
 
     def heatmap_queries(self, sentence: Tensor, count: int) -> Tensor:
         """The queries (b, v, p, f) of the first `count` heatmaps."""
