@@ -95,7 +95,7 @@ class EncodesPairs(Protocol):
         ...
 
     def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+        self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
         """The vision tokens of all frames, and the keypoint tokens for sentences (q, e) about the latest images of rows (q,)."""
         ...

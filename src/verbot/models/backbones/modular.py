@@ -164,14 +164,14 @@ class Modular(Backbone):
         return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
 
     def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
+        self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
     ) -> tuple[list[TokenGroup], TokenGroup | None]:
         """Vision tokens of all frames, conditioned on the `sentence` (b, e) of each row; and keypoint tokens of the queries.
 
         If the batch contains precomputed features of its images, the encoder starts from them.
 
         Args:
-            asked: rows (q,) and sentence embeddings (q, e) of the queries; None without queries.
+            queries: rows (q,) and sentence embeddings (q, e) of the queries; None without queries.
         """
         frames = batch.images.shape[1]
         mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
@@ -180,9 +180,9 @@ class Modular(Backbone):
             images = centered(batch.images).flatten(0, 1)
         else:
             images, encode, many = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
-        if asked is None:
+        if queries is None:
             return [self._in_time(group, frames) for group in encode(images, mask, sentence)], None
-        rows, sentences = asked[0] * frames + frames - 1, asked[1]
+        rows, sentences = queries[0] * frames + frames - 1, queries[1]
         if many is not None:
             groups, answers = many(images, mask, sentence, sentences, rows)
         else:
@@ -214,17 +214,17 @@ class Modular(Backbone):
     def _encode(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """Text and image features, before the fusion."""
         words, sentence = self.encode_text(batch.text, batch)
-        asked = self._asked(queries, sentence)
-        vision, found = self.encode_images(batch, sentence.tokens[:, 0], asked)
+        embedded = self._embedded(queries, sentence)
+        vision, found = self.encode_images(batch, sentence.tokens[:, 0], embedded)
         answers, start = {}, 0
         for name, query in queries.items():
-            assert asked is not None and found is not None
+            assert embedded is not None and found is not None
             part = slice(start, start + len(query.rows))
-            answers[name], start = Answers(found.take(part), asked[1][part]), part.stop
+            answers[name], start = Answers(found.take(part), embedded[1][part]), part.stop
         empty = TokenGroup(sentence.tokens[:, :0], sentence.mask[:, :0], "fused")
         return Features(batch, empty, words, sentence, tuple(vision), empty, answers)
 
-    def _asked(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
+    def _embedded(self, queries: Mapping[str, Queries], sentence: TokenGroup) -> tuple[Tensor, Tensor] | None:
         """Rows and sentence embeddings of the queries of all objectives, in order; their texts are encoded in one batch."""
         if not queries:
             return None

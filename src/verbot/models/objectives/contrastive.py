@@ -76,17 +76,7 @@ class ComparingNetwork(Protocol):
     """The part of `verbot.models.network.VLANetwork` that `similarities` needs."""
 
     objectives: Any
-⟦O:⟧⟦B:
-    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
-
-    def encode_images(
-        self, batch: Batch, sentence: Tensor, asked: tuple[Tensor, Tensor] | None = None
-⟧⟦T:
-    def encode_text(self, text: TextBatch) -> tuple[TokenGroup, TokenGroup]: ...
-
-    def encode_images(
-        self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
-⟧    backbone: Any
+    backbone: Any
 
 
 @torch.no_grad()
