@@ -55,7 +55,7 @@ def test_changes_touch_what_they_name_and_one_budget_replaces_another():
     [
         ({"stepps": 3}, "no setting 'stepps'. Did you mean 'steps'"),
         ({"steps": "many"}, "budget.steps is 'many'; expected int"),
-        ({"steps": 3, "minutes": 2.0}, "give one of steps, samples and minutes; came steps and minutes"),
+        ({"steps": 3, "minutes": 2.0}, "give one of steps, samples and minutes; got steps and minutes"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"batch_size": 7, "processes": 2}, "a batch of 7 cannot be shared evenly by 2 processes"),
         ({"network": {"chunks": 3}}, "network has no field 'chunks'. Did you mean 'chunk'"),

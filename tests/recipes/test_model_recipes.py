@@ -182,7 +182,7 @@ def test_the_expert_reads_all_that_is_there_and_nothing_that_is_masked():
     assert not torch.allclose(before[0], after[0])
     assert torch.equal(before[1], after[1])
     still = FlowExpert(HeadInput(sizes, 16, 0), hidden=16, steps=4)
-    still.velocity = lambda x, time, seen: torch.full_like(x, 0.5)  # for a whole unit of time
+    still.velocity = lambda x, time, condition: torch.full_like(x, 0.5)  # for a whole unit of time
     assert torch.allclose(still.predict(TokenGroup(tokens, mask, "fused")), torch.full((2, 3, 2), 0.5))
 
 

@@ -77,10 +77,10 @@ def test_rt1_steers_its_convolutions_and_looks_back_in_time():
     for half in (scale, shift):
         assert all(part.any() for part in half.split(channels)), "after every block"
     one, other = sentences(network)
-    features = [network.backbone.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    features = [network.backbone.vision._encode(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
     assert torch.equal(*features), "FiLM begins at nothing"
     torch.nn.init.normal_(film.weight, std=0.1)
-    features = [network.backbone.vision._see(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
+    features = [network.backbone.vision._encode(batch.images[:, -1].float() / 127.5 - 1, said) for said in (one, other)]
     assert differs(*features)
     assert network.backbone.fusion.learn.weigh[-1].out_features == 8
     assert all_reached(network.backbone.fusion.learn)

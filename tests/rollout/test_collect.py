@@ -309,7 +309,7 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
     assert not any(Windows(dataset).batch([0], np.random.default_rng(0)).captions)
     with pytest.warns(VerbotDeprecationWarning, match="the setting of collect first is now called max_frames"):
         assert collect("tabletop-starter", tmp_path / "scenes", 3, first=4, seed=3, **settings).frames == 12
-    with pytest.warns(VerbotDeprecationWarning, match="again is now called revisit_env"):
+    with pytest.warns(VerbotDeprecationWarning, match="again → revisit_env"):
         assert build(CollectConfig, {"again": "tabletop-revisit"}) == CollectConfig(revisit_env="tabletop-revisit")
     with pytest.raises(ConfigError, match="max_frames is 0; expected at least 1 frame, or none for whole demonstrations"):
         collect("tabletop-starter", tmp_path / "none", 1, max_frames=0, progress=False)
