@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from networks import SPEC, TEXTS
 from torch import nn
 
-from conftest import SPEC, TEXTS
 from verbot.errors import ConfigError
 from verbot.models.backbones.modular import Modular
 from verbot.models.features import Backbone, Features, TrainingObjective
