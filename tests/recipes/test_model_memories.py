@@ -112,7 +112,7 @@ def test_goal_conditioned_obeys_a_picture_compared_with_the_present():
     with torch.no_grad():
         now = dataclasses.replace(silent, images=255 - silent.images)
         count = silent.text.values.shape[1]
-        tokens = [network.⟦O:backbone.encode_text⟧⟦B:read⟧⟦T:encode_text⟧(b.text, b)[0].tokens for b in (silent, now)]
+        tokens = [network.backbone.encode_text(b.text, b)[0].tokens for b in (silent, now)]
         assert tokens[0].shape[1] == count + 8
         assert torch.equal(*(t[:, :count] for t in tokens))
         assert differs(*(t[:, count:] for t in tokens)), "the goal is read beside the picture of now"
