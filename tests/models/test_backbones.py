@@ -38,7 +38,7 @@ class Counting(Backbone):
     def forward(self, batch, queries):
         return self._features(batch, batch.state.new_zeros(len(batch.state), 1))
 
-    def predict(self, batch, queries):
+    def prediction_features(self, batch, queries):
         seen = self.initial(len(batch.state))["seen"] if batch.memory is None else batch.memory["seen"]
         return self._features(batch, seen), {"seen": seen + self.step * batch.writes.unsqueeze(1)}
 
@@ -171,7 +171,7 @@ def test_embeddings_of_time_are_drawn_after_all_other_weights(make_network, monk
     config = NetworkConfig(width=16, chunk=3, history=2)
     torch.manual_seed(0)
     times = make_network(config).backbone.times
-    monkeypatch.setattr(Modular, "draw_last", lambda self: None)
+    monkeypatch.setattr(Modular, "initialize_last", lambda self: None)
     torch.manual_seed(0)
     make_network(config)
     assert torch.equal(times, torch.randn(2, 16) * 0.02)
