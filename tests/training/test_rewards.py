@@ -23,7 +23,7 @@ from verbot.training.rl import ppo as running
 from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
 from verbot.training.rl.rewards import train_reward_model
-from verbot.training.rl.rewards.airl import Expert, demonstrate
+from verbot.training.rl.rewards.airl import ExpertData, demonstrate
 from verbot.training.rl.rewards.base import EnvReward, LearnedReward, make_reward, rewards
 from verbot.training.rl.rewards.language import LanguageReward
 from verbot.training.rl.rewards.train_reward_model import RewardModelConfig, Sentences, contradict, describe_episodes
@@ -243,7 +243,7 @@ def test_the_reward_of_the_expert_is_recovered_against_random_actions(adversaria
     later = play(adversarial, 22)
     assert later["discriminator loss"] < 0.75 * first["discriminator loss"], f"{first}, {later}"
     worth = []
-    for shown in demonstrate(GO, Expert(30, seed=2, noise=0.0)):
+    for shown in demonstrate(GO, ExpertData(30, seed=2, noise=0.0)):
         with torch.no_grad():
             start, end = adversarial.matcher([shown.states[0], shown.states[-1]], [shown.instruction] * 2)
         worth.append(float(end[0] - start[0]))
@@ -254,7 +254,7 @@ def test_a_recovered_reward_is_restored_from_its_state(adversarial):
     play(adversarial, 1)
     again = rewards.build("adversarial", GO, demonstrations=2, groups=6, each=6, updates=4, width=32)
     again.restore(adversarial.state())
-    texts = [shown.states[0] for shown in demonstrate(GO, Expert(3, seed=3, noise=0.0))]
+    texts = [shown.states[0] for shown in demonstrate(GO, ExpertData(3, seed=3, noise=0.0))]
     assert torch.equal(
         again.matcher(texts, ["go to the red circle"] * 3), adversarial.matcher(texts, ["go to the red circle"] * 3)
     )
@@ -263,7 +263,7 @@ def test_a_recovered_reward_is_restored_from_its_state(adversarial):
 
 
 def test_demonstrations_are_those_that_are_collected():
-    (shown,) = demonstrate(GO, Expert(1, seed=5, noise=0.5))
+    (shown,) = demonstrate(GO, ExpertData(1, seed=5, noise=0.5))
     assert len(shown.observations) == len(shown.states) == len(shown.actions) + 1 == len(shown.clean) + 1
     assert 0 < shown.clean.sum() < len(shown.clean), "half of it was meant"
     with closing(make_env("navigation-compass")) as env:
@@ -273,4 +273,4 @@ def test_demonstrations_are_those_that_are_collected():
             *_, info = env.step(action)
             assert info["state_text"] == state
     with pytest.raises(ConfigError, match="'tabletop-starter' does not describe its state in words"):
-        demonstrate(replace(GO, {"env": {"name": "tabletop-starter", "tasks": None}}), Expert(1, 0, 0.0))
+        demonstrate(replace(GO, {"env": {"name": "tabletop-starter", "tasks": None}}), ExpertData(1, 0, 0.0))
