@@ -47,7 +47,7 @@ TrainingStage = Imitation | Reinforcement
 
 
 def _from_older_shape(record: Record) -> Record:
-    """Records of a version that knew one stage: `training`, with `beside`, or `reinforcement` alone."""
+    """Reads the fields of a version with a single stage: `training`, with `beside`, or `reinforcement`."""
     if "training" in record:
         warn_renamed("the field of Recipe", "training", "stages.0.imitation")
         kept = {name: value for name, value in record.items() if name not in ("training", "beside")}
@@ -68,7 +68,7 @@ class Recipe:
         name: of the recipe.
         about: one line: what it is for and what it costs.
         collection: the demonstrations; None where no stage needs any.
-        stages: the trainings, one after another; each goes on with the policy of the one before.
+        stages: the trainings, one after another; each starts from the policy of the previous one.
         evaluation: the measurement.
     """
 

@@ -56,7 +56,7 @@ class VariantList:
 
 
 def parse_variant(word: str) -> Variant:
-    """A variant as a person types it: a recipe, then ``+field=value`` for each change. Raises `ConfigError` for another form.
+    """A variant as typed by a user: a recipe, then ``+field=value`` for each change. Raises `ConfigError` for another form.
 
     Example:
         >>> parse_variant("starter+vision.channels=24").settings

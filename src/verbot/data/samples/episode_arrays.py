@@ -1,4 +1,4 @@
-"""What samples are made of: an episode's numbers and a little of its metadata, so that many episodes fit into memory."""
+"""The arrays and metadata of an episode that samples need, small enough for many episodes in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Caption = tuple[str, str]  # true, false
 
 @dataclass(frozen=True)
 class Goals:
-    """The goals that an episode's first state admits beside its own: points (g, 3, 3) in the base frame, and wordings of each."""
+    """The other goals that an episode's first state admits: points (g, 3, 3) in the base frame, and instructions of each."""
 
     points: npt.NDArray[np.float64]
     instructions: Sequence[Sequence[str]]
@@ -28,23 +28,23 @@ class Goals:
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """What samples and labels need of an episode with `t` frames.
+    """The data of an episode with `t` frames that samples and labels use.
 
     Args:
         spec: the robot.
         states, actions: float32 (t, s) and (t, a).
-        instructions: wordings of the goal that was pursued.
+        instructions: sentences of the executed goal.
         matrices: (t, v, 3, 4) from the base frame to each view (see `verbot.data.samples.keypoints.projections`).
         points: (t, 3, 3) target, receptacle and reference in the base frame; NaN where unknown.
         goals: the other goals that the scene admits.
-        first_contact: how many frames show the scene before the first contact.
-        unseen: the first frame that no longer shows what the instruction is about.
-        ended_well: whether nothing says that the episode failed.
-        visit: how often the scene was visited before.
-        request: what the recorder was asked for.
+        first_contact: number of frames before the first contact.
+        unseen: the first frame that no longer shows what the instruction refers to.
+        ended_well: False if the episode was recorded as a failure.
+        visit: number of earlier visits to the scene.
+        request: the request for which the episode was recorded.
         task_number: the episode's task among `WindowConfig.tasks`, −1 for none of them.
         captions: pairs of a true and a false sentence about the first image.
-        extras: everything else that was recorded with the episode, for labels.
+        extras: all other recorded data of the episode, for labels.
     """
 
     spec: RobotSpec

@@ -15,15 +15,14 @@ from verbot.spec import Int64Array
 
 
 class Loader:
-    """Batches without end, from any step on.
+    """An endless sequence of seeded batches that can start at any step.
 
     Args:
         source: windows, or a mixture of them.
-        batch_size: of the whole step, all ranks together.
-        seed: another seed, another order.
-        rank, world: this process takes the `rank`-th of `world` equal parts of every batch; the whole is the same for any
-            `world`.
-        threads: that prepare batches ahead; 0 prepares them when asked. Never changes a batch.
+        batch_size: windows per step, over all ranks.
+        seed: of the order.
+        rank, world: this process gets the `rank`-th of `world` equal parts of every batch; the batch does not depend on `world`.
+        threads: number of threads that prepare batches ahead; 0 prepares each when needed. The batches are the same.
 
     Example:
         >>> import tempfile

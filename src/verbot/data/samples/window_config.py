@@ -1,4 +1,4 @@
-"""What a window holds, and which sentences it is given."""
+"""The configuration of windows: their content and their sentences."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ KEYPOINTS = ("hindsight", "grounding")
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """What each window of a dataset holds.
+    """The content of each window of a dataset.
 
     Args:
-        history: frames of the past in a window, the present one included.
-        chunk: actions in a window, from the present frame on.
-        stride: control steps from one frame of the past to the next.
-        sequence: windows given out together for each one asked for: those of its own past, `stride` apart, oldest first. A window
-            from before the episode's start is masked throughout. Where the scene was visited before (``extras["visit"]``), the
-            older half are those with which the visit before began.
-        goals: whether windows hold the last image of their episode.
-        previous_action: whether windows hold the action before their latest frame.
-        cameras: views, in order; the dataset's own if None. One that it lacks is zero and masked.
+        history: number of frames in a window, with the present one.
+        chunk: number of actions in a window, from the present frame on.
+        stride: control steps between two frames.
+        sequence: number of windows for each index: the window itself and those before it, `stride` apart, oldest first. Windows
+            before the start of the episode are masked. If the scene was visited before (``extras["visit"]``), the older half is
+            the beginning of the previous visit.
+        goals: whether windows contain the last image of their episode.
+        previous_action: whether windows contain the action before their latest frame.
+        cameras: views, in order; those of the dataset if None. A missing view is zero and masked.
         labels: names of the labels in `WindowBatch.targets` (see `verbot.data.samples.labels`).
-        keypoints: where the goal's points come from: ``"hindsight"`` (where the gripper closed and opened) or ``"grounding"``
-            (``extras["grounding"]``: where the objects were at first; used until the first contact, hindsight from then on).
-        tasks: names of tasks that the label ``task`` counts through.
-        relabel: the probability that a window from before the first contact is given the instruction of another goal that its
-            scene admits, with that goal's points and no actions to imitate.
-        grounding_queries: m, how many of its scene's other goals such a window has beside its own.
-        captions: how many of its scene's captions, each with a hard negative (``extras["captions"]``), such a window has.
+        keypoints: source of the goal's points: ``"hindsight"`` (where the gripper closed and opened) or ``"grounding"``
+            (``extras["grounding"]``: initial positions of the objects; used until the first contact, then hindsight).
+        tasks: names of the classes of the label ``task``.
+        relabel: probability that a window before the first contact has the instruction and points of another goal of its scene,
+            and masked actions.
+        grounding_queries: m, the number of other goals of its scene that a window before the first contact has.
+        captions: number of captions of its scene, each with a hard negative (``extras["captions"]``), for such a window.
 
-    Raises `ConfigError` for a number that cannot be, `UnknownNameError` for another kind of keypoints.
+    Raises `ConfigError` for a number out of range, `UnknownNameError` for an unknown kind of keypoints.
     """
 
     history: int = 1

@@ -30,24 +30,24 @@ class WindowBatch:
     """`b` windows, in the robot's own units.
 
     Args:
-        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last; before an episode's start its first frame, masked. Without
-            channels, (b, t, v, h, w, 0), where features stand for them.
+        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last. Frames before the start of an episode are its first frame,
+            masked. Of shape (b, t, v, h, w, 0) if `features` replace them.
         images_mask: bool (b, t, v); False for padding and for a camera that the dataset lacks.
         state: float32 (b, t, s), with `state_mask` bool (b, t).
-        actions: float32 (b, k, a), from the latest frame on; after an episode's end its last action, masked.
-        actions_mask: bool (b, k); all False for a window with the instruction of another goal than the one that was pursued.
+        actions: float32 (b, k, a), from the latest frame on. After the end of an episode its last action, masked.
+        actions_mask: bool (b, k); all False if the instruction is not that of the executed goal.
         instructions: one per window.
-        targets: the labels of the latest frames by name (see `verbot.data.samples.labels`), each with a row for every window.
-        grounding_queries: wordings of other goals that the same scene admits, at most `m` for a window.
-        query_keypoints: image points float32 (b, m, v, 3, 2) of their targets, receptacles and references, in their order.
-        captions: pairs of a true and a false sentence about the image, at most so many for a window as were asked for.
-        index: int64 (b,), the windows' own numbers.
-        goal: uint8 (b, h, w, 3), how the first camera saw the end of the episode; of no size where goals were not asked for.
-        goal_mask: bool (b,); False where there is none.
-        previous_action: float32 (b, a), the recorded action of the frame before the latest; a is 0 where it was not asked for. Of
-            an expert whose executed actions were disturbed it is the undisturbed one, as `actions` are.
-        previous_action_mask: bool (b,); False at an episode's start.
-        features: float16 (b, t, v, p, d), what a frozen encoder made of the images; p and d are 0 where nobody asked for them.
+        targets: the labels of the latest frames by name (see `verbot.data.samples.labels`), one row per window.
+        grounding_queries: instructions of other goals that the scene admits, at most `m` per window.
+        query_keypoints: image points float32 (b, m, v, 3, 2) of the target, receptacle and reference of each query.
+        captions: pairs of a true and a false sentence about the image, at most `WindowConfig.captions` per window.
+        index: int64 (b,), numbers of the windows.
+        goal: uint8 (b, h, w, 3), the last image of the episode from the first camera; of size 0 without goals.
+        goal_mask: bool (b,); False without a goal image.
+        previous_action: float32 (b, a), the recorded action before the latest frame, without noise of the expert, as `actions`.
+            a is 0 if `WindowConfig.previous_action` is False.
+        previous_action_mask: bool (b,); False at the start of an episode.
+        features: float16 (b, t, v, p, d), features of the images from a frozen encoder; p and d are 0 without them.
     """
 
     images: UInt8Array
@@ -102,11 +102,11 @@ class Windows:
     """Every frame of a dataset as a training sample.
 
     Args:
-        source: an open dataset. What is saved later is seen by opening it again.
-        config: what a window holds.
-        episodes: numbers of the episodes to draw from; all if None.
-        cache: the decoded frames; opened (and filled, if need be) if None.
-        features: of these frames, given out in place of images.
+        source: an open dataset, as it is now. To use episodes that are saved later, open it again.
+        config: the content of a window.
+        episodes: numbers of the episodes to use; all if None.
+        cache: the decoded frames; if None, it is opened and filled.
+        features: features of the frames, which replace the images.
 
     Example:
         >>> import tempfile

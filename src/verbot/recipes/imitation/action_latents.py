@@ -15,8 +15,8 @@ from verbot.training import AugmentConfig
 
 @recipes.register("actions")
 def actions() -> Recipe:
-    """The autoencoder of the head `latent`. What comes of it cannot see: begin a policy with its encoder and decoder."""
-    small = Part("film_conv", {"channels": 4, "heatmaps": 3})  # is looked through, and counts for nothing
+    """Pretrains the autoencoder of the head `latent` without observations. Another policy starts with its encoder and decoder."""
+    small = Part("film_conv", {"channels": 4, "heatmaps": 3})  # required by the network; the training does not use it
     head = Part("latent", {"pretrain": True})
     network = NetworkConfig(
         vision=small,

@@ -12,7 +12,7 @@ from verbot.recipes.imitation.starter import starter
 
 @recipes.register("multi-task")
 def multi_task() -> Recipe:
-    """The starter's network with a head and an embedding for each task, and a classifier that tells which is asked for."""
+    """The starter's network with a head and an embedding for each task, and a classifier of the task."""
     run = starter()
     network = replace(run.training.network.with_objectives(task_classification=0.1), head=Part("multi_task"))
     return replace(

@@ -16,10 +16,10 @@ STRENGTH = 2  # the greatest that is trained on: strength 3 is for tests alone
 
 @recipes.register("starter-random")
 def starter_random() -> Recipe:
-    """The starter recipe on demonstrations that draw the strength of every axis, and on pictures with a camera missing.
+    """The starter recipe on demonstrations with random strengths of all axes, and on images of which a camera may be missing.
 
-    Source: domain randomization, Tobin et al. 2017. A recording holds every camera, so that axis is drawn while training. What
-    varies takes longer to learn: the same samples as the starter's are too few (docs/results/robustness.md).
+    Source: domain randomization, Tobin et al. 2017. Recordings contain all cameras; missing cameras are sampled
+    during training. Varied scenes need more samples than the starter recipe has (docs/results/robustness.md).
     """
     plain = training(minutes=12.0)
     return Recipe(

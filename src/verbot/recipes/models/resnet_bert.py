@@ -8,7 +8,7 @@ from verbot.recipes import recipes
 from verbot.recipes.config import Recipe
 from verbot.recipes.models.shared import tiny
 
-# The bottleneck blocks of ResNet-50 (He et al. 2016), two stages of them: their grid of 8×8 is what a 64×64 image leaves.
+# The bottleneck blocks of ResNet-50 (He et al. 2016), in two stages: an image of 64×64 gives a grid of 8×8.
 RESNET = {
     "model_type": "resnet", "embedding_size": 32, "hidden_sizes": [64, 128], "depths": [1, 2], "layer_type": "bottleneck",
 }  # fmt: skip
@@ -18,9 +18,9 @@ RESNET = {
 def resnet_bert() -> Recipe:
     """The words of a BERT attend to the positions of a ResNet's feature map, then to each other; an action head reads them.
 
-    The BERT is MiniLM, distilled from one and frozen (Wang et al. 2020), all six layers. A value head tells beside it how near
-    success is, learned from how many steps each demonstration still took. With a network,
-    ``vision.checkpoint=microsoft/resnet-50`` and ``language=hf_language`` take the published weights.
+    The BERT is MiniLM, a distilled BERT with six layers, frozen (Wang et al. 2020). A value head predicts how near success is,
+    from the remaining steps of each demonstration. With internet access, ``vision.checkpoint=microsoft/resnet-50`` and
+    ``language=hf_language`` load the published weights.
     """
     network = NetworkConfig(
         vision=Part("hf_vision", {"architecture": RESNET, "size": "image"}),

@@ -21,10 +21,10 @@ WORDS_ALONE = Part("minilm", {"layers": 0})  # the frozen encoder's states, proj
 def tiny(
     name: str, about: str, network: NetworkConfig, learning_rate: float, *, decay: float | None = None, **changes: Any
 ) -> Recipe:
-    """`network` in the starter recipe's place: its demonstrations, its minutes, its augmentation, on two processor cores.
+    """The starter recipe with another `network`: the same demonstrations, minutes and augmentation, on two processor cores.
 
     Args:
-        decay: of temporal ensembling, where the model acts so.
+        decay: of temporal ensembling, if the model uses it.
         changes: further settings of the training (`verbot.recipes.overrides`).
     """
     return Recipe(

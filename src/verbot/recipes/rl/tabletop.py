@@ -10,7 +10,7 @@ from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceConfig, Rei
 
 @recipes.register("starter-ppo", needs=("stable_baselines3",))
 def starter_ppo() -> Recipe:
-    """Starts from the policy that it is given: ``--init-from outputs/demo/policy``."""
+    """Starts from an existing policy: ``--init-from outputs/demo/policy``."""
     return Recipe(
         name="starter-ppo",
         about="fine-tunes a policy of the starter suite on success and on the distance of the target object from its goal",

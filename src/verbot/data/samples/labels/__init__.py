@@ -1,7 +1,7 @@
-"""Labels: what a recorded episode tells about each of its frames beside the actions. One file a label.
+"""Labels: targets for each frame of a recorded episode besides the actions, one file per label.
 
 A label is a function ``(episode: EpisodeArrays) -> MaskedArray`` that is registered by name. `Windows` computes the labels that
-its configuration names and gives each window its row. A label from outside is registered with `labels.register`, or by an
+its configuration names; each window gets its row. A label of another package is registered with `labels.register`, or by an
 entry point of the group ``verbot.labels``.
 """
 
@@ -25,17 +25,17 @@ Space = Literal["plain", "state", "image_points"]
 
 @dataclass(frozen=True)
 class MaskedArray:
-    """Values of which some are unknown, with a row for each frame or window.
+    """Values, some of them unknown, with one row per frame or window.
 
     Args:
         values: (n, …).
-        mask: bool (n, …), over the first axes of `values`; False where the value is unknown and may be anything.
-        space: ``"plain"`` reaches the network as it is. ``"state"`` is in the units of the robot's state and is normalized as the
-            state is. ``"image_points"`` are places (n, v, p, 2) in each view, x right and y down in [-1, 1], which move with the
-            image and are masked where it is cut off.
+        mask: bool (n, …), over the first axes of `values`; False for unknown values, which may be any number.
+        space: ``"plain"`` is not transformed. ``"state"`` is in the units of the robot's state and is normalized like it.
+            ``"image_points"`` are points (n, v, p, 2) in each view, x right and y down in [-1, 1]; they shift with augmented
+            images, and points outside the image are masked.
         of_goal: image points of the goal's target, receptacle and reference. A window with the instruction of another goal gets
             that goal's points; every other label is masked there.
-        visible: masked where the view is missing.
+        visible: masked if the view is missing.
     """
 
     values: npt.NDArray[Any]

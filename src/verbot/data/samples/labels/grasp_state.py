@@ -1,4 +1,4 @@
-"""The state in which the hand next grasps something."""
+"""The robot state at the next grasp."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from verbot.spec import FloatArray, RobotSpec
 if TYPE_CHECKING:
     from verbot.data.samples.episode_arrays import EpisodeArrays
 
-HELD = 0.1  # of its range the gripper stays open where it has closed on something
-SETTLED = 3  # control steps after which closing fingers lie where they stay
+HELD = 0.1  # share of its range by which a gripper stays open around an object
+SETTLED = 3  # control steps until closing fingers have come to rest
 
 
 @labels.register("grasp_state")
 def grasp_state(episode: EpisodeArrays) -> MaskedArray:
-    """The state (t, s) in which the hand next takes hold of something, for the frames (t,) that have one ahead."""
+    """The state (t, s) at the next grasp, for the frames (t,) before one."""
     return grasps(episode.states, episode.actions, episode.spec)
 
 
 def grasps(states: FloatArray, actions: FloatArray, spec: RobotSpec) -> MaskedArray:
     """As `grasp_state`, of plain arrays (t, s) and (t, a).
 
-    Hindsight, as in `verbot.data.samples.keypoints`: the state at the frame whose action next closes the gripper, with the
-    opening that the fingers then keep, for every frame up to that one. A hand that closes on nothing, as to push, does not
-    grasp. Zero where no grasp is ahead.
+    A hindsight label, as in `verbot.data.samples.keypoints`: every frame has the state of the frame whose action next closes the
+    gripper, with the final opening of the fingers. A gripper that closes on nothing, for example to push, does not grasp. Zero
+    if no grasp follows.
     """
     found, mask = np.zeros_like(states), np.zeros(len(states), bool)
     is_open = gripper_open(actions, spec)

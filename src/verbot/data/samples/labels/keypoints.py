@@ -1,4 +1,4 @@
-"""Where the goal's points lie in each view."""
+"""The image points of the goal in each view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @labels.register("keypoints")
 def keypoints(episode: EpisodeArrays) -> MaskedArray:
-    """Target, receptacle and reference (t, v, 3, 2) in each view, masked where they are unknown, out of the image, or covered."""
+    """Target, receptacle and reference (t, v, 3, 2) in each view, masked if unknown, outside the image, or covered."""
     places, mask = project(episode.matrices, episode.points)
     frames = np.arange(len(places))
     mask[(frames >= episode.unseen) & (frames < episode.first_contact)] = False
@@ -24,5 +24,5 @@ def keypoints(episode: EpisodeArrays) -> MaskedArray:
 
 @labels.register("known_keypoints")
 def known_keypoints(episode: EpisodeArrays) -> MaskedArray:
-    """As `keypoints`, also where the place is covered or its view is missing: for what must be remembered."""
+    """As `keypoints`, but not masked if covered or if the view is missing: targets for a memory."""
     return MaskedArray(*project(episode.matrices, episode.points), "image_points", of_goal=True)

@@ -1,4 +1,4 @@
-"""How long the episode still lasts."""
+"""The number of control steps until the episode ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @labels.register("steps_left")
 def steps_left(episode: EpisodeArrays) -> MaskedArray:
-    """Control steps (t,) int64 from each frame to the episode's last; −1 and masked where the episode is known to have failed."""
+    """Control steps (t,) int64 from each frame to the last one of the episode; −1 and masked for failed episodes."""
     count = len(episode.states)
     left = np.arange(count - 1, -1, -1) if episode.ended_well else np.full(count, -1)
     return MaskedArray(left, left >= 0)

@@ -1,4 +1,4 @@
-"""Which task the episode was recorded for."""
+"""The number of the task for which the episode was recorded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @labels.register("task")
 def task(episode: EpisodeArrays) -> MaskedArray:
-    """The number (t,) int64 of the episode's task among `WindowConfig.tasks`; −1 and masked where it is none of them."""
+    """The number (t,) int64 of the episode's task among `WindowConfig.tasks`; −1 and masked for other tasks."""
     number = np.full(len(episode.states), episode.task_number, np.int64)
     return MaskedArray(number, number >= 0)
