@@ -67,7 +67,7 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
         ("act+head.transformer=2", "head=cvae has no field 'transformer'"),
         (
             "starter+vison=vit",
-            "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: ⟦O:backbone⟧⟦B:vision⟧⟦T:backbone, vision⟧, .*evaluation: execute",
+            "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: backbone, .*evaluation: execute",
         ),
         ("starter+backbone=modlar", "no backbone named 'modlar'. Did you mean 'modular'"),
         ("starter+augment.grounding_query=3", "augment has no field 'grounding_query'. Did you mean 'grounding_queries'"),
