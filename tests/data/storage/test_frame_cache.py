@@ -44,7 +44,7 @@ def assert_right(dataset, camera="front"):
 
 
 def test_frames_are_decoded_once(written, tmp_path, decoded):
-    copy_of(written, tmp_path / "d", ignore=shutil.ignore_patterns(".cache"))
+    copy_of(written, tmp_path / "d")
     dataset = open_dataset(tmp_path / "d")
     first = FrameCache(dataset)
     assert set(decoded) == set(range(7))
@@ -101,7 +101,7 @@ def test_another_dataset_at_the_same_path_is_decoded_again(tmp_path, spec, make,
 
 def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decoded):
     monkeypatch.setattr(frame_cache, "BLOCK", 3)
-    copy_of(written, tmp_path / "d", ignore=shutil.ignore_patterns(".cache"))
+    copy_of(written, tmp_path / "d")
     dataset = open_dataset(tmp_path / "d")
     original, calls = frame_cache.write_atomic, []
 
@@ -122,7 +122,7 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"digests": ["x"], "file": "no"}'])
 def test_an_unreadable_record_is_replaced(tmp_path, written, content):
-    copy_of(written, tmp_path / "d", ignore=shutil.ignore_patterns(".cache"))
+    copy_of(written, tmp_path / "d")
     FrameCache(open_dataset(tmp_path / "d"), ["front"])
     record = tmp_path / "d/.cache/frames/front.json"
     record.write_text(content)
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_reported(written, tmp_path):
 
 def test_cores_are_counted_where_the_system_does_not_share_them_out(written, tmp_path, monkeypatch):
     """As on macOS, which has no `os.sched_getaffinity`."""
-    copy_of(written, tmp_path / "d", ignore=shutil.ignore_patterns(".cache"))
+    copy_of(written, tmp_path / "d")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert FrameCache(open_dataset(tmp_path / "d"))._threads == 5
