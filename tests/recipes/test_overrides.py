@@ -65,7 +65,7 @@ def test_naming_a_part_takes_its_defaults_and_an_option_keeps_the_others():
         ("starter+vision.channels=many", "vision=query_conv.channels is 'many'; expected int"),
         (
             "starter+vison=vit",
-            "no setting 'vison'. Did you mean 'vision'\\? Settings of imitation: .*of network: backbone, vision, .*evaluation: execute",
+            "no setting 'vison'. Did you mean 'vision'\\? Settings of imit.*of network: backbone, vision, .*evaluation: execute",
         ),
         ("starter+backbone=modlar", "no backbone named 'modlar'. Did you mean 'modular'"),
         ("starter+augment.grounding_query=3", "augment has no field 'grounding_query'. Did you mean 'grounding_queries'"),
