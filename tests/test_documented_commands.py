@@ -1,7 +1,7 @@
-"""The commands of README, tutorials, guides and reference run, in one scratch folder, shortened by their own options.
+"""The commands and snippets of README, tutorials, guides and reference run in a scratch folder, shortened by their own options.
 
 A folder or file that a command reads is made first, by the documented command that makes it. What cannot run here is listed with
-its reason; other tests parse those commands.
+its reason; other tests parse those commands. Commands that play many episodes run with ``-m soak``.
 """
 
 import json
@@ -57,6 +57,7 @@ def documented():
 
 
 COMMANDS = documented()
+SLOW = {"compare", "evaluate", "explain", "robustness"}  # they play many episodes
 
 
 def test_most_commands_run():
@@ -192,7 +193,12 @@ def folder(request, folders, monkeypatch):
     return known[reference][1]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+def by_speed():
+    slow = [line for line in COMMANDS if command_of(shlex.split(line)[1:]) in SLOW]
+    return [pytest.param(line, marks=pytest.mark.soak if line in slow else (), id=line) for line in COMMANDS]
+
+
+@pytest.mark.parametrize("line", by_speed())
 def test_the_command_runs(folder, capsys, line):
     code = folder.run(line)
     captured = capsys.readouterr()
