@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -22,7 +23,10 @@ from verbot.configuration import assignments
 from verbot.deploy import PolicyServer
 from verbot.errors import VerbotDeprecationWarning
 from verbot.recipes.config import Imitation, resolve
+from verbot.training.rl.rewards.train_reward_model import RewardModelConfig, train_reward_model
 from verbot.workflows.show_config import config_text
+
+from .data.importers.test_mcap import START, Log
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -41,9 +45,13 @@ NOT_HERE = {
     r"--list all": "an hour",
     r"ws://": "a server",
 }
-CAPS = {"--episodes": 3, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
+CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")
 REINFORCEMENT = ("env.num_envs=2", "ppo.num_steps=8", "ppo.batch_size=16", "ppo.epochs=1", "parallelism.workers=1")
+
+WARM_UP = ("perception_warmup.updates=1", "perception_warmup.batch_size=8")
+OF_RECIPE = {"navigation-airl": ("reward.demonstrations=2", "reward.updates=1")}
+REWARD_MODEL = "outputs/reward_model.safetensors"  # experiments/language_reward.py trains it
 
 
 def documented():
@@ -92,7 +100,7 @@ def shortened(words):
     if "--minutes" in words:
         at = words.index("--minutes")
         words[at : at + 2] = ["--samples", "64"]
-    more = {"collect": ["--episodes", "3", "--workers", "1"], "evaluate": ["--episodes", "3", "--workers", "1"]}
+    more = {"collect": ["--episodes", "4", "--workers", "1"], "evaluate": ["--episodes", "3", "--workers", "1"]}
     more["robustness"] = ["--episodes", "2", "--workers", "1"]
     more["compare"] = ["--episodes", "2", "--samples", "64"]
     words += [word for pair in zip(*[iter(more.get(name, []))] * 2, strict=True) if pair[0] not in words for word in pair]
@@ -105,16 +113,18 @@ def shortened(words):
 
 def settled(words):
     """`verbot train` with a short budget and settings of a small run."""
-    imitation = isinstance(resolve(words[1]).stages[0], Imitation)
+    stage = resolve(words[1]).stages[0]
+    imitation = isinstance(stage, Imitation)
     for option in ("--samples", "--steps"):
         if option in words:
             at = words.index(option)
             del words[at : at + 2]
-    settings = IMITATION if imitation else REINFORCEMENT
+    settings = IMITATION if imitation else (*REINFORCEMENT, *(more for more in WARM_UP if stage.reinforcement.perception_warmup))
+    settings = (*settings, *OF_RECIPE.get(words[1], ()))
     if "--set" in words:
         at = words.index("--set") + 1
         end = next((i for i in range(at, len(words)) if words[i].startswith("--")), len(words))
-        given = words[at:end]
+        given = [word for word in words[at:end] if not word.startswith("steps=")]
         settings = [*given, *(more for more in settings if not any(one.split("=")[0] == more.split("=")[0] for one in given))]
         del words[at - 1 : end]
     return [*words, *(["--samples", "64"] if imitation else ["--steps", "32"]), "--set", *settings]
@@ -139,6 +149,8 @@ class Folder:
     def run(self, line):
         if line not in self.done:
             words = shlex.split(line)[1:]
+            if "navigation-language" in words:
+                train_reward_model(RewardModelConfig(episodes=4, steps=2)).save(Path(REWARD_MODEL), {})
             for path in reads(words):
                 self.make(path, line)
             self.done[line] = run(shortened(words))
@@ -160,6 +172,18 @@ def run(words):
     return stopped.value.code or 0
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """An episode of a robot with two joints and seven commands."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    images: dict[str, np.ndarray]
+
+    def __len__(self):
+        return len(self.states)
+
+
 def own_files():
     """What a reader of the docs brings along."""
     Path("words.json").write_text(json.dumps({"0": ["lift the red cube"]}))
@@ -173,6 +197,13 @@ def own_files():
             file.attrs["sim"] = False
             file["action"] = file["observations/qpos"] = rng.normal(0, 0.3, (12, 14))
             file["observations/images/cam_high"] = rng.integers(0, 255, (12, 48, 64, 3), np.uint8)
+    frames = rng.integers(0, 255, (12, 48, 64, 3), np.uint8)
+    recorded = Recorded(rng.normal(0, 0.3, (12, 2)), rng.normal(0, 0.3, (12, 7)), {"front": frames})
+    for number in range(2):
+        with Log(Path(f"logs/log_{number}.mcap")) as log:
+            log.episode(recorded, START, "tidy the table")
+    for dataset in ("outputs/mine", "outputs/corrections"):  # in place of a person's
+        assert run(["collect", dataset, "--episodes", "4", "--workers", "1"]) == 0
 
 
 @pytest.fixture(scope="module")

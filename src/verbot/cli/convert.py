@@ -23,7 +23,7 @@ def data_import_command(
 ) -> int:
     """Import recordings of another format. An interrupted import continues; what is broken is named, and the rest imported.
 
-    Example: verbot data import recordings outputs/imported --rate-hz 10 --set split=all
+    Example: verbot data import recordings outputs/imported --robot aloha --instruction "fold the shirt"
 
     Args:
         source: a file or folder; its format is recognized.
