@@ -134,3 +134,24 @@ def test_those_of_an_import(capsys, monkeypatch, tmp_path):
     given, named = reached(capsys, monkeypatch, "verbot.data.importers.convert.import_dataset", line)
     config = ImportConfig("mcap", 2, 3.0, "aloha", spec, "fold it", {"split": "/x", "images": {"front": "/y"}})
     assert (given, named) == ((Path("logs"), Path("new"), config), {"progress": True})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluate starter --strength 3", "--strength does not apply: it concerns a randomization axis, give an --axis too"),
+        ("evaluate expert --execute 2", "--execute does not apply: expert is not a policy"),
+        ("evaluate random --sample", "--sample does not apply: random is not a policy"),
+        ("evaluate expert --device cuda", "--device does not apply: expert is not a policy"),
+        ("compare a b --data demos", "--data does not apply: without --samples, --minutes or --steps nothing is trained"),
+        ("watch lift --window --out film.mp4", "--out does not apply: --window writes no file"),
+        ("data annotate demos --instructions words.json --episode 3", "--episode does not apply: with --instructions no page"),
+        ("data annotate demos --instructions words.json --port 8123", "--port does not apply: with --instructions no page opens"),
+        ("teleop demos --execute 2", "--execute concerns the chunks of a policy: give a --policy too"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_an_error(capsys, line, message):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from verbot.cli.options import MACHINES, PAGE, RECORDED, MachineOptions, PageOptions, RecordOptions
-from verbot.cli.terminal import given
+from verbot.cli.terminal import given, refuse
 
 
 def collect_command(
@@ -110,6 +110,7 @@ def data_annotate_command(
         return 0
     from verbot.data.storage.annotate import annotate, load_sentences
 
+    refuse("with --instructions no page opens", episode=episode, host=page.host != PAGE.host, port=page.port)
     sentences = load_sentences(instructions)
     annotate(path, sentences, out)
     print(f"{len(sentences)} episodes annotated: {out or path}")

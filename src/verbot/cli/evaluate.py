@@ -25,7 +25,7 @@ from verbot.cli.options import (
     SceneOptions,
     Strength,
 )
-from verbot.cli.terminal import show, typed
+from verbot.cli.terminal import refuse, show, typed
 
 SHIFTED_SCENES = SceneOptions(episodes=120)  # of every domain shift
 
@@ -50,13 +50,17 @@ def evaluate_command(
         baselines: also evaluate random actions, the expert and a language-blind copy of the policy.
         videos: number of episodes that the report shows as videos.
     """
+    from verbot.rollout.baselines import SCRIPTED
     from verbot.workflows.train_evaluate import evaluate as run
 
+    refuse("it concerns a randomization axis, give an --axis too", strength=condition.strength and not condition.axis)
+    if policy in SCRIPTED:
+        refuse(f"{policy} is not a policy", execute=acting.execute != 1, sample=acting.sample, device=acting.device != "cpu")
     axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
         policy, scenes.suite, out=out, command=typed(), device=acting.device, episodes=scenes.episodes, seed=scenes.seed,
         mode=condition.instruction_mode, templates=_templates(condition.paraphrases),
-        axes=dict.fromkeys(axes, int(condition.strength)), align=_channel_medians(condition.align), execute=acting.execute,
+        axes=dict.fromkeys(axes, int(condition.strength or 2)), align=_channel_medians(condition.align), execute=acting.execute,
         sample=acting.sample, baselines=baselines, videos=videos, workers=machines.workers, cluster=machines.cluster,
         options={"cameras": acting.cameras} if acting.cameras else {},
     )  # fmt: skip
@@ -113,6 +117,7 @@ def compare_command(
     """
     from verbot.workflows import compare
 
+    refuse("without --samples, --minutes or --steps nothing is trained", data=data and not budget.settings())
     config = compare.ComparisonConfig(
         entries, listed.list, listed.only, budget.settings(), data, played.suite, played.episodes, played.seed, listed.base,
         played.conditions, played.baselines, played.workers,
@@ -164,7 +169,7 @@ def watch_command(
     policy: str = "starter",
     suite: str = "tabletop-starter",
     scene: int | None = None,
-    out: Path = Path("outputs/watch.mp4"),
+    out: Path | None = None,
     window: bool = False,
     execute: int = 1,
 ) -> int:
@@ -177,7 +182,7 @@ def watch_command(
         policy: a policy's folder, "starter" (the one that came with verbot), "expert", or a server's ws:// address.
         suite: the env; see `verbot list envs`.
         scene: number of a test scene; otherwise one that has the objects in the instruction is searched for.
-        out: an .mp4 or .gif.
+        out: an .mp4 or .gif; outputs/watch.mp4 if not given.
         window: show the video in a window instead.
         execute: number of actions of each chunk to execute.
     """
@@ -187,6 +192,7 @@ def watch_command(
     from verbot.workflows.watch import watch as run
 
     if window:
+        refuse("--window writes no file", out=out)
         video.check_window()
     seen = run(text, agent_maker(policy, execute), suite, scene, trained_on=trained_on(policy), options=fitting(policy, suite))
     print(f"{seen.judgement}: {seen.reason}", f"instruction: {text}", sep="\n")
@@ -194,7 +200,7 @@ def watch_command(
     if window:
         video.show(seen.frames, seen.rate_hz, text)
     else:
-        print(video.write(out, seen.frames, seen.rate_hz))
+        print(video.write(out or Path("outputs/watch.mp4"), seen.frames, seen.rate_hz))
     return 0
 
 

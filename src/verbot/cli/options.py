@@ -92,14 +92,14 @@ class ConditionOptions:
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
             {receptacle}, {preposition} and {direction}.
         axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
-        strength: of the axis.
+        strength: of the axis; 2 if not given.
         align: a dataset; images are shifted to the channel medians of its images while the policy acts.
     """
 
     instruction_mode: Mode = "canonical"
     paraphrases: Path | None = None
     axis: Axis | Literal["all"] | None = None
-    strength: Strength = 2
+    strength: Strength | None = None
     align: Path | None = None
 
 

@@ -6,6 +6,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from verbot.errors import ConfigError
+
 if TYPE_CHECKING:
     from verbot.evaluation import Summary
 
@@ -22,3 +24,10 @@ def show(summary: Summary) -> None:
     print(summary.table())
     for message in summary.error_messages:
         print(f"error: {message}", file=sys.stderr)
+
+
+def refuse(reason: str, **options: object) -> None:
+    """Raise `ConfigError` for the first of `options` that was given; none is ignored silently."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')} does not apply: {reason}")

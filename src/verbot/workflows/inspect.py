@@ -38,7 +38,7 @@ def listing(kind: str | None = None) -> list[str]:
 
     Example:
         >>> listing("dataset-formats")
-        ['dataset-formats: hdf5, manifest, mcap, rlds, tensors']
+        ['dataset-formats: hdf5, manifest...']
     """
     registries = {_plural(registry.kind).replace(" ", "-"): registry for registry in _registries()}
     registries |= {"envs": envs, "recipes": recipes}
