@@ -35,7 +35,7 @@ test: install
 	$(PY) tools/probes.py
 	$(PY) tools/size.py
 	$(PY) tools/words.py
-	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 soak: install
 	$(PY) -m pytest -m soak --timeout 3600
