@@ -1,4 +1,9 @@
-"""A dataset of another format, imported in one file: a folder of ``.npz`` files, one an episode, becomes a LeRobotDataset.
+"""A new dataset format in one file: `verbot data import` reads it, checks it, and writes a LeRobotDataset.
+
+To use it in commands, install it as a package with this entry point: `verbot data import recordings outputs/imported`
+
+    [project.entry-points."verbot.sources"]
+    csv = "own_format:CsvFolders"
 
 Run it: python examples/own_format.py FROM TO
 """
@@ -6,38 +11,67 @@ Run it: python examples/own_format.py FROM TO
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import verbot
-from verbot.data import DatasetWriter, EpisodeRecord
+from verbot.data import import_dataset
+from verbot.data.importers import Item, RawEpisode, known_robots, reading, sources
+from verbot.data.importers.known_robots import KnownComponent, KnownRobot
+from verbot.errors import DataError
+from verbot.spec import UInt8Array
 
-JOINTS = verbot.Component(
-    "joints", "joint_position", tuple(f"joint{i}" for i in range(1, 7)), "rad", "base", (-3.2,) * 6, (3.2,) * 6
-)
-GRIPPER = verbot.Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
+JOINTS = KnownComponent("joints", "joint_position", tuple(f"joint{i}" for i in range(1, 7)), "rad", "base")
+GRIPPER = KnownComponent("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
+MY_ARM = KnownRobot("my-arm", rate_hz=15.0, state={"joints": (JOINTS, GRIPPER)}, action={"commands": (JOINTS, GRIPPER)})
 
 
-def import_folder(source: Path, target: Path, rate_hz: float = 15.0) -> int:
-    """Arrays ``images`` (t, h, w, 3), ``joints`` (t, 7), ``commands`` (t, 7) and a string ``task``. Returns the episodes."""
-    paths = sorted(source.glob("*.npz"))
-    with np.load(paths[0]) as first:
-        height, width = first["images"].shape[1:3]
-    spec = verbot.RobotSpec("my-arm", rate_hz, (verbot.Camera("side", height, width),), (JOINTS, GRIPPER), (JOINTS, GRIPPER))
-    with DatasetWriter(target, spec) as writer:
-        for path in paths[len(writer) :]:  # goes on where an interrupted import stopped
-            with np.load(path) as file:
-                record = EpisodeRecord(
-                    instruction=str(file["task"]),
-                    states=file["joints"].astype(np.float32),
-                    actions=file["commands"].astype(np.float32),
-                    images={"side": file["images"]},
-                    extras={"imported_from": path.name},
-                )
-            writer.save_episode(record)
+@sources.register("csv")
+class CsvFolders:
+    """One folder an episode: `steps.csv` with 7 joint positions and 7 commands a line, `task.txt`, and `side/*.png`."""
+
+    about = "folders with steps.csv, task.txt and side/*.png, one folder an episode"
+
+    def __init__(self, path: Path, robot: str | None = None):
+        self._folders = sorted(file.parent for file in path.glob("*/steps.csv"))
+        if not self._folders:
+            raise DataError(f"{path} has no folder with a steps.csv")
+        self.robot = known_robots.known(robot) if robot else MY_ARM
+        self.rate_hz: float | None = self.robot.rate_hz
+        self.total: int | None = len(self._folders)
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        return path.is_dir() and any(path.glob("*/steps.csv"))
+
+    def items(self) -> Iterator[Item]:
+        for folder in self._folders:
+            yield Item(folder.name, partial(self._read, folder))
+
+    def _read(self, folder: Path) -> RawEpisode:
+        with reading(folder / "steps.csv", OSError, ValueError):
+            steps = np.loadtxt(folder / "steps.csv", np.float32, delimiter=",", ndmin=2)
+        with reading(folder / "task.txt", OSError):
+            task = (folder / "task.txt").read_text(encoding="utf-8").strip()
+        cameras = {"side": partial(self._pictures, folder / "side")}
+        return RawEpisode({"joints": steps[:, :7]}, {"commands": steps[:, 7:]}, cameras, (task,))
+
+    def _pictures(self, folder: Path) -> UInt8Array:
+        with reading(folder, OSError, ValueError):
+            return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))])
+
+
+def main(source: Path, target: Path) -> int:
+    """Import `source`; returns the number of episodes."""
+    result = import_dataset(source, target)
+    for skipped in result.skipped:
+        print(skipped)
     return len(verbot.open_dataset(target))
 
 
 if __name__ == "__main__":
-    print(import_folder(Path(sys.argv[1]), Path(sys.argv[2])), "episodes")
+    print(main(Path(sys.argv[1]), Path(sys.argv[2])), "episodes")

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import verbot
 from verbot.contracts import Demonstrator, Expert, TaskEnv
+from verbot.data.importers import recognize
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
+from verbot.recipes.config import resolve
+from verbot.registry import Registry
 from verbot.robots.simulated import SimulatedRobot
+from verbot.rollout.results import read_results
 from verbot.training import read_log
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -27,6 +32,9 @@ def example(request):
     sys.modules[name] = module
     spec.loader.exec_module(module)
     yield module
+    modules = [module for key, module in sys.modules.items() if key.partition(".")[0] == "verbot"]
+    for registry in {id(r): r for module in modules for r in vars(module).values() if isinstance(r, Registry)}.values():
+        registry._factories = {key: made for key, made in registry._factories.items() if made.__module__ != name}
     del sys.modules[name]
 
 
@@ -43,6 +51,38 @@ def test_own_head(example, tmp_path):
     policy = example.main(tmp_path, steps=3)
     assert isinstance(policy.network.head, example.Bounded)
     assert policy.network.head.reach == 3.0
+
+
+@pytest.mark.parametrize("example", ["own_encoder"], indirect=True)
+def test_own_encoder(example, tmp_path):
+    policy = example.main(tmp_path, steps=3)
+    vision = policy.network.backbone.vision
+    assert isinstance(vision, example.Grid) and len(vision.position) == 2 * 2 * len(policy.spec.cameras)
+    before = policy.predict([seen_by(policy, "push the red cube")])[0].values
+    for p in vision.reduce.parameters():
+        p.data.zero_()
+    blind = policy.predict([seen_by(policy, "push the red cube")])[0].values
+    assert not np.allclose(before, blind, atol=1e-5), "the actions depend on its tokens"
+
+
+@pytest.mark.parametrize("example", ["own_agent"], indirect=True)
+def test_own_agent(example, capsys):
+    smooth, plain = (example.main(share) for share in (0.3, 1.0))
+    assert "success True" in capsys.readouterr().out.splitlines()[1]
+    change = [np.abs(np.diff(actions[:8], axis=0)).mean() for actions in (smooth, plain)]
+    assert change[0] < 0.7 * change[1]
+    np.testing.assert_allclose(smooth[1], 0.3 * plain[1] + 0.7 * plain[0], atol=0.05)
+
+
+@pytest.mark.parametrize("example", ["own_recipe"], indirect=True)
+def test_own_recipe(example, tmp_path):
+    recipe = resolve("pick-only")
+    assert recipe.evaluation.tasks == recipe.collection.tasks == ("pick",)
+    assert recipe.stages[0].imitation.optimizer.learning_rate == 1e-3
+    small = {"samples": 16, "batch_size": 8, "collection.episodes": 3, "evaluation.episodes": 2, "evaluation.conditions": []}
+    small |= {"evaluation.workers": 1, "collection.workers": 1, "evaluation.baselines": False, "parallelism.processes": 1}
+    assert example.main(tmp_path, resolve("pick-only", small)) == 0
+    assert {result.task for result in read_results(tmp_path / "evaluation" / "results.jsonl")} == {"pick"}
 
 
 def seen_by(policy, instruction, seed=0):
@@ -142,19 +182,23 @@ def test_own_robot(example, capsys):
 
 @pytest.mark.parametrize("example", ["own_format"], indirect=True)
 def test_own_format(example, tmp_path):
-    rng = np.random.default_rng(0)
-    source = tmp_path / "raw"
-    source.mkdir()
-    arrays = []
-    for i in range(3):
-        arrays.append({name: rng.uniform(0, 1, (6, 7)).astype(np.float32) for name in ("joints", "commands")})
-        np.savez(source / f"{i}.npz", task=f"task {i}", images=rng.integers(0, 255, (6, 16, 24, 3), np.uint8), **arrays[i])
-    assert example.import_folder(source, tmp_path / "set") == 3
+    rng, source, steps = np.random.default_rng(0), tmp_path / "raw", []
+    for i in range(4):
+        (source / f"run{i}" / "side").mkdir(parents=True)
+        steps.append(rng.uniform(0, 1, (6, 14)).round(4))
+        np.savetxt(source / f"run{i}" / "steps.csv", steps[i], delimiter=",")
+        (source / f"run{i}" / "task.txt").write_text(f"task {i}\n")
+        for t in range(6):
+            Image.fromarray(np.full((16, 24, 3), 10 * t, np.uint8)).save(source / f"run{i}" / "side" / f"{t:03}.png")
+    (source / "run3" / "steps.csv").write_text("1.0,many\n")
+    assert recognize(source) == "csv"
+    assert example.main(source, tmp_path / "set") == 3, "the broken one is left out"
     dataset = verbot.open_dataset(tmp_path / "set")
     assert [episode.instruction for episode in dataset] == ["task 0", "task 1", "task 2"]
-    np.testing.assert_array_equal(dataset[1].actions, arrays[1]["commands"])
+    np.testing.assert_allclose(dataset[1].actions, steps[1][:, 7:], atol=1e-6)
     assert dataset[2].images("side").shape == (6, 16, 24, 3)
-    assert example.import_folder(source, tmp_path / "set") == 3
+    assert [component.kind for component in dataset.spec.action] == ["joint_position", "gripper"]
+    assert example.main(source, tmp_path / "set") == 3
 
 
 @pytest.mark.parametrize("example", ["serve"], indirect=True)
