@@ -33,7 +33,7 @@ def python(code, modules=()):
 
 @pytest.mark.parametrize("name", extras.PROMISES, ids=lambda name: name or "core")
 def test_every_command_that_the_extras_promise_works(name, tmp_path):
-    assert not extras.check(name, tmp_path, (sys.executable, "-m", "verbot"), without(extras.hidden(name)))
+    assert not extras.check(name, tmp_path, sys.executable, without(extras.hidden(name)))
 
 
 def test_every_extra_has_its_modules_and_every_command_is_promised():

@@ -7,6 +7,7 @@ gigabytes, so it is no part of the tests: they hide the packages instead (``test
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -118,25 +119,48 @@ def hidden(extras: str) -> tuple[str, ...]:
     return tuple(sorted({module for modules in MODULES.values() for module in modules} - there))
 
 
-def check(extras: str, folder: Path, verbot: tuple[str, ...], env: Mapping[str, str]) -> list[str]:
+# Runs commands one after another in one process, which imports everything once; prints [[exit code, stderr], …].
+_DRIVER = """
+import contextlib, io, json, sys, traceback
+from verbot.cli import main
+found = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:], errors, code = arguments, io.StringIO(), 1
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        except BaseException:
+            traceback.print_exc()
+    found.append([code, errors.getvalue()])
+print(json.dumps(found))
+"""
+
+
+def check(extras: str, folder: Path, python: str, env: Mapping[str, str]) -> list[str]:
     """Run every command that `extras` promises in the empty `folder`. Returns what is wrong, a line each."""
     for name, text in FILES.items():
         (folder / name).write_text(text)
     problems, promise = [], PROMISES[extras]
-    for command in promise.works:
-        done = _run(command, folder, verbot, env)
-        if done.returncode:
-            problems.append(f"verbot {command}: exit {done.returncode}: {done.stderr.strip()[-600:]}")
-    for command, extra in promise.refused.items():
-        done = _run(command, folder, verbot, env)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("verbot: ")]
-        if done.returncode not in (1, 2) or "Traceback" in done.stderr or len(lines) != 1 or f"[{extra}" not in lines[0]:
-            problems.append(f"verbot {command}: exit {done.returncode}, not a line about {extra}: {done.stderr.strip()[-600:]}")
+    commands = [*promise.works, *promise.refused]
+    for command, (code, errors) in zip(commands, _run(commands, folder, python, env), strict=True):
+        extra = promise.refused.get(command)
+        lines = [line for line in errors.splitlines() if line.startswith("verbot: ")]
+        if extra is None and code:
+            problems.append(f"verbot {command}: exit {code}: {errors.strip()[-600:]}")
+        if extra is not None and (code not in (1, 2) or "Traceback" in errors or len(lines) != 1 or f"[{extra}" not in lines[0]):
+            problems.append(f"verbot {command}: exit {code}, not a line about {extra}: {errors.strip()[-600:]}")
     return problems
 
 
-def _run(command: str, folder: Path, verbot: tuple[str, ...], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*verbot, *shlex.split(command)], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
+def _run(commands: list[str], folder: Path, python: str, env: Mapping[str, str]) -> list[tuple[int, str]]:
+    call = [python, "-c", _DRIVER, json.dumps([shlex.split(command) for command in commands])]
+    done = subprocess.run(call, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found: list[tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def installed(extras: str, folder: Path) -> Path:
@@ -162,7 +186,7 @@ def main(sets: list[str]) -> int:
             python = installed(extras, Path(place) / "venv")
             folder = Path(place) / "work"
             folder.mkdir()
-            found = check(extras, folder, (str(python), "-m", "verbot"), {"PYTHONPATH": ""})
+            found = check(extras, folder, str(python), {"PYTHONPATH": ""})
         print(f"verbot[{extras}]: {len(found)} problem(s)", *found, sep="\n  ", flush=True)
         problems += found
     return 1 if problems else 0
