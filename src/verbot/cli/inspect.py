@@ -60,7 +60,7 @@ def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None
 
 
 def list_command(kind: Positional[str | None] = None) -> int:
-    """List envs, recipes, comparison lists and network parts.
+    """List envs, robots, recipes, comparison lists, dataset formats, labels and network parts.
 
     Example: verbot list recipes
 

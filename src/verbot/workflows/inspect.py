@@ -7,12 +7,14 @@ from typing import Any
 
 from verbot.data import open_dataset
 from verbot.data.importers import sources
+from verbot.data.samples.labels import labels
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
 from verbot.models import registries as parts
 from verbot.models.reward_models import reward_models
 from verbot.recipes import comparison_lists, recipes
 from verbot.registry import Registry
+from verbot.robots import robots
 from verbot.rollout import video
 from verbot.spec import UInt8Array
 
@@ -53,7 +55,7 @@ def listing(kind: str | None = None) -> list[str]:
 
 
 def _registries() -> list[Registry[Any]]:
-    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), reward_models, sources]
+    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), reward_models, sources, labels, robots]
 
 
 def _hint(missing: tuple[str, ...]) -> str:
