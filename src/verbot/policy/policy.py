@@ -76,7 +76,7 @@ class VLAPolicy:
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
-        self.action_steps = _action_steps(self.preprocessing, spec, statistics)
+        self.action_transform = _action_transform(self.preprocessing, spec, statistics)
         self._size = (network.sizes.height, network.sizes.width_px)
 
     @staticmethod
@@ -96,7 +96,7 @@ class VLAPolicy:
         """
         preprocessing = preprocessing or Preprocessing()
         if chunks is not None:
-            chunks = _action_steps(preprocessing, spec, statistics).forward(chunks)
+            chunks = _action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = VLANetwork(config.fit(list(instructions), chunks), spec)
@@ -140,7 +140,7 @@ class VLAPolicy:
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
-        actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
+        actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         extras = [self._extras(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
         if self.config.previous_action:
@@ -169,7 +169,7 @@ class VLAPolicy:
             state=self._state.forward(window.state),
             state_mask=window.state_mask,
             instructions=window.instructions,
-            actions=self.action_steps.forward(window.actions),
+            actions=self.action_transform.forward(window.actions),
             actions_mask=window.actions_mask,
             **({"features": window.features} if window.features.size else {}),
         )
@@ -269,7 +269,7 @@ class VLAPolicy:
             raise ConfigError(
                 "this network reads the previous action, and these windows have none: make them with previous_action"
             )
-        arrays = (self.action_steps.forward(actions), mask)
+        arrays = (self.action_transform.forward(actions), mask)
         return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
     @property
@@ -385,7 +385,7 @@ def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
     return VLAPolicy.load(path)
 
 
-def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
+def _action_transform(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
     return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))
 

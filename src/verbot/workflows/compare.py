@@ -161,11 +161,11 @@ class Bench:
     def training(self, run: Recipe) -> Path:
         """Where this is trained: recipes that differ only in how the policy acts share it."""
         from verbot.recipes.config import Imitation
-        from verbot.training.imitation.loop import FREE
+        from verbot.training.imitation.loop import MAY_CHANGE_ON_RESUME
 
         data = [_fingerprint(Path(folder)) for folder in self.datasets]
         stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
-        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *FREE)))
+        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *MAY_CHANGE_ON_RESUME)))
 
     def evaluated(self, entry: ComparisonEntry, policy: str, finished: bool) -> Path | None:
         """The folder of a policy's complete evaluation; None where it is not `finished` but should be."""

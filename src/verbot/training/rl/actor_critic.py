@@ -295,7 +295,7 @@ class PolicyVecEnv(VecEnv):
     def __init__(self, runners: EnvRunners, policy: VLAPolicy, encoder: ObservationEncoder, reward: Reward):
         self._runners, self._policy, self._encoder, self.reward = runners, policy, encoder, reward
         spec = policy.spec
-        limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
+        limits = policy.action_transform.forward(np.stack([spec.action_low(), spec.action_high()]))
         super().__init__(runners.count, encoder.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
         self._actions: FloatArray = np.empty((0, 0), np.float32)
         self._lengths = np.zeros(runners.count, int)
@@ -306,7 +306,7 @@ class PolicyVecEnv(VecEnv):
         return self._encoder.take([seen for seen, _ in started])
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)
+        self._actions = self._policy.action_transform.inverse(actions).astype(np.float32)
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         transitions = self._runners.step(list(self._actions))
@@ -337,7 +337,7 @@ class PolicyVecEnv(VecEnv):
     def log_probs(self, actor: ActorCritic, seen: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
         """Log-probabilities (n,) that `actor` gives to `actions` (n, a), in the robot's units."""
         obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._encoder.take(seen).items()}
-        wanted = torch.as_tensor(self._policy.action_steps.forward(actions), dtype=torch.float32, device=actor.device)
+        wanted = torch.as_tensor(self._policy.action_transform.forward(actions), dtype=torch.float32, device=actor.device)
         with torch.no_grad():
             log_probs: FloatArray = actor.log_probs(obs, wanted).cpu().numpy()
         return log_probs
