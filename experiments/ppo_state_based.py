@@ -85,7 +85,7 @@ class StateEnv(gymnasium.Env):
         index = self._number + self._arguments.num_envs * self._played
         self._task, self._played = self._arguments.tasks[index % len(self._arguments.tasks)], self._played + 1
         self._episode = RunningEpisode(self._env, {"task": self._task, "index": index, "split": "train"}, self._arguments.seed)
-        self._reward.begin([0], [self._episode.info], [UNSEEN])
+        self._reward.reset([0], [self._episode.info], [UNSEEN])
         return self._observation(), {}
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

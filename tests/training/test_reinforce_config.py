@@ -101,7 +101,7 @@ def test_the_reward_model_may_still_be_called_a_scorer():
     with pytest.warns(VerbotDeprecationWarning, match="scorer is now called reward_model"):
         assert build(ReinforceConfig, old).reward == today
     with pytest.raises(ConfigError, match="given reward_model and also scorer"):
-        renamed_options({"scorer": "a", "reward_model": "b"})
+        renamed_options("language", {"scorer": "a", "reward_model": "b"})
 
 
 def test_a_run_with_an_old_configuration_is_recognized(tmp_path):

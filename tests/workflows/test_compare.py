@@ -162,7 +162,9 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
     assert "1 pending" in (tmp_path / "report.html").read_text()
 
     seen, steps, descend = calls(monkeypatch), [], loop._compute_gradients
-    monkeypatch.setattr(loop, "_compute_gradients", lambda session, *more: (steps.append(session.state.step), descend(session, *more))[1])
+    monkeypatch.setattr(
+        loop, "_compute_gradients", lambda session, *more: (steps.append(session.state.step), descend(session, *more))[1]
+    )
     compared(words, out=tmp_path, **asked)
     assert seen == {"learn": ["tiny+chunk=2"], "measure": ["tiny+chunk=2"]}
     assert steps == [2, 3]

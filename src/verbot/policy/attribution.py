@@ -80,11 +80,16 @@ class Attributed:
 
     def _by_word(self, observation: Observation, read: Tensor, attended: Tensor | None) -> Mapping[str, Any]:
         """Sums per word of the pooling weights `read` (l,) and of the attention to the images `attended` (l, v, h, w)."""
-        places = [] if self.policy.blind else self._places(observation.instruction)
-        words = tuple(observation.instruction.split())[: len(places)]
-        found: dict[str, Any] = {"words": words, "read": np.array([float(read[place].sum()) for place in places], np.float32)}
+        word_slices = [] if self.policy.blind else self._word_slices(observation.instruction)
+        words = tuple(observation.instruction.split())[: len(word_slices)]
+        found: dict[str, Any] = {
+            "words": words,
+            "read": np.array([float(read[word_slice].sum()) for word_slice in word_slices], np.float32),
+        }
         if attended is not None and words:
-            means = [attended[place].sum(0) / max(1, place.stop - place.start) for place in places]  # a dash has no tokens
+            means = [
+                attended[word_slice].sum(0) / max(1, word_slice.stop - word_slice.start) for word_slice in word_slices
+            ]  # a dash has no tokens
             by_word = torch.stack(means, 1)  # (v, words, h, w)
             found["attention"] = self._per_camera(by_word.numpy(), observation, whole=False)
         return found
@@ -155,7 +160,7 @@ class Attributed:
             found[camera] = (spread / (spread.sum((1, 2), keepdims=True) if whole else pixels_a_cell)).astype(np.float32)
         return found
 
-    def _places(self, instruction: str) -> list[slice]:
+    def _word_slices(self, instruction: str) -> list[slice]:
         """The slice of tokens of each word: the number of tokens that the sentence gains with the word."""
         words = instruction.split()
         starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
@@ -169,10 +174,10 @@ def _watch_tokens(language: nn.Module) -> Iterator[list[bool]]:
     """A list with one bool for each call within the block: whether the output has the same tokens as the text."""
     found: list[bool] = []
 
-    def note(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
+    def record(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
         found.append(torch.equal(words.mask, args[0].mask))
 
-    handle = language.register_forward_hook(note)
+    handle = language.register_forward_hook(record)
     try:
         yield found
     finally:

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
-from verbot.models.features import Predicted, Prediction
+from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
@@ -24,7 +24,7 @@ from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.identity import CARD
-from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
+from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -176,9 +176,11 @@ class VLAPolicy:
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
-        before = self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
+        previous_action = (
+            self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
+        )
         goals = self._goals(list(window.goal), window.goal_mask)
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
@@ -257,12 +259,12 @@ class VLAPolicy:
                     images[row, frame], images_mask[row, frame] = one.images, one.images_mask
                     state[row, frame], state_mask[row, frame] = one.state, True
         batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
-        before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
+        previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         shown = self._goals(goals, np.array([goal is not None for goal in goals]))
-        nothing = self.network.backbone.initial(1)
-        remembered = {} if nothing is None else self._remembered(observations, nothing)
-        return dataclasses.replace(batch, **before, **shown, **remembered).to(self.device)
+        initial_memory = self.network.backbone.initial(1)
+        remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
+        return dataclasses.replace(batch, **previous_action, **shown, **remembered).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if actions.shape[-1] != self._spec.action_size:
@@ -287,18 +289,22 @@ class VLAPolicy:
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
-    def _remembered(self, observations: Sequence[Observation], nothing: MemoryState) -> dict[str, Any]:
+    def _remembered(self, observations: Sequence[Observation], initial_memory: MemoryState) -> dict[str, Any]:
         """The memory of every episode, and whether the next write to it is due."""
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
-            return nothing[name] if memory is None else torch.from_numpy(np.array(field(memory, f"memory.{name}")))[None]
+            return (
+                initial_memory[name] if memory is None else torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None]
+            )
 
-        state = {name: torch.cat([row(o.memory, name) for o in observations]) for name in nothing}
-        due = [o.memory is None or o.time_s - float(field(o.memory, "written_s")) > 0.999 * self._step_s for o in observations]
+        state = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial_memory}
+        due = [
+            o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > 0.999 * self._step_s for o in observations
+        ]
         return {"memory": state, "writes": torch.tensor(due)}
 
     def _memory(
-        self, row: int, seen: Observation, processed: ProcessedObservation, batch: Batch, prediction: Prediction
+        self, row: int, seen: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
     ) -> Memory | None:
         """The memory to return for this row's episode; None if the network needs none."""
         kept: dict[str, Any] = {}
@@ -311,11 +317,11 @@ class VLAPolicy:
             kept["written_s"] = np.asarray(written, np.float64)
         return kept or None
 
-    def _extras(self, row: int, prediction: Prediction) -> dict[str, Any]:
+    def _extras(self, row: int, prediction: NetworkOutput) -> dict[str, Any]:
         """The predictions of the objectives for this row, without its actions."""
         return {name: self._extra(value, row) for name, value in prediction.extras.items()}
 
-    def _extra(self, predicted: Predicted, row: int) -> Any:
+    def _extra(self, predicted: AuxiliaryPrediction, row: int) -> Any:
         values = predicted.values[row]
         if predicted.names:
             return dict(zip(predicted.names, values.tolist(), strict=True))

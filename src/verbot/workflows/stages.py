@@ -87,12 +87,12 @@ def learn(
 def _reinforce(
     stage: Reinforcement, previous: str | None, folder: Path, resume: bool, progress: bool, card: str
 ) -> ReinforceResult:
-    from verbot.training.rl.ppo import reinforce  # it needs Stable-Baselines3
+    from verbot.training.rl.ppo import train_ppo  # it needs Stable-Baselines3
 
     start = previous or stage.reinforcement.init.init_from
     init = dataclasses.replace(stage.reinforcement.init, init_from=None if start is None else str(policy_folder(start)))
     config = dataclasses.replace(stage.reinforcement, init=init)
-    return reinforce(config, folder, resume=resume, progress=progress, card=card)
+    return train_ppo(config, folder, resume=resume, progress=progress, card=card)
 
 
 def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:

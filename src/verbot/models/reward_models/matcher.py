@@ -104,7 +104,7 @@ class Matcher(nn.Module):
         _frozen(self._frozen, texts)
 
     @torch.no_grad()
-    def opinions(self, states: Sequence[str], goals: Sequence[str]) -> Tensor:
+    def forward_no_grad(self, states: Sequence[str], goals: Sequence[str]) -> Tensor:
         """As `forward`, without a gradient."""
         return self(states, goals)
 
@@ -205,7 +205,7 @@ class TrainedRewardModel:
         return {"sha256": _digest(options["path"]), **options} if "path" in options else dict(options)
 
     def score(self, states: Sequence[str], goals: Sequence[str]) -> FloatArray:
-        scores: FloatArray = self.matcher.opinions(states, goals).sigmoid().numpy()
+        scores: FloatArray = self.matcher.forward_no_grad(states, goals).sigmoid().numpy()
         return scores
 
 

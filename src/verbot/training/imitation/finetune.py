@@ -155,7 +155,7 @@ def _check_cameras(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], w
         )
 
 
-def note(init: InitConfig, trained: int, parameters: int) -> str:
+def card_text(init: InitConfig, trained: int, parameters: int) -> str:
     """Markdown for the card: the initial policy and the number of trained parameters; empty without an initial policy."""
     if init.init_from is None:
         return ""

@@ -35,7 +35,7 @@ from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, tie_weights
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import init_parts, init_policy, note, resolved
+from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.log import Log
@@ -43,10 +43,10 @@ from verbot.training.log import Log
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 TEXTS_PER_BATCH = 256
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
-# Fields that may differ between a run and its continuation, because no weight depends on them; a device rounds in its own way.
-# The policy of init_from may have moved: init.sha256 says which one it is.
+# Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
+# init.sha256 identifies it.
 MAY_CHANGE_ON_RESUME = ("parallelism.loader_threads", "logging.log_every", "logging.checkpoint_every", "init.init_from")
-MAY_CHANGE_UP_TO_ROUNDING = ("parallelism.processes", "parallelism.parallel")  # may change too: the same batches, up to rounding
+MAY_CHANGE_UP_TO_ROUNDING = ("parallelism.processes", "parallelism.parallel")  # the same batches
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,12 @@ def train_policy(
 
 
 def run(
-    config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show_progress: bool = False, card: str = ""
+    config: TrainConfig,
+    out: Path,
+    process_group: ProcessGroup,
+    stop_at: int | None = None,
+    show_progress: bool = False,
+    card: str = "",
 ) -> TrainResult:
     """`train_policy` in one process of the process group."""
     shard = Shard(process_group.rank, process_group.size) if config.parallelism.sharded else None
@@ -161,7 +166,9 @@ def _embodiments(
 ) -> list[TrainedEmbodiment]:
     """The first robot and the co-training embodiments, with their shared weights."""
     configs = [config, *(embodiment_config(config, other) for other in config.cotraining)]
-    data = [TrainingData(each, out, rounds, process_group.rank, device, show_progress and process_group.is_main) for each in configs]
+    data = [
+        TrainingData(each, out, rounds, process_group.rank, device, show_progress and process_group.is_main) for each in configs
+    ]
     instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
     policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
     for other, policy in zip(config.cotraining, policies[1:], strict=True):
@@ -198,7 +205,9 @@ def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int 
         if dagger.due(config.dagger, state):
             with optimizer.averaged(), session.gathered_policy() as policy:
                 workers = config.dagger.workers or config.parallelism.processes
-                dagger.collect_dagger_round(config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers)
+                dagger.collect_dagger_round(
+                    config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers
+                )
             state.rounds += 1
             session.training_data.add_correction_rounds(state.rounds)
             session.save()
@@ -220,23 +229,23 @@ def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int 
         if state.step % logging.log_every == 0:
             last = recent.pop_means()
             log.record("train", state.step, **last, rate=rate, skipped=state.skipped)
-            log.advance(state.step, state.total, _note(last))
+            log.advance(state.step, state.total, _progress_text(last))
         if session.training_data.validates and state.step % config.validation.every == 0:
-            _note_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
+            _record_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
         if state.step % logging.checkpoint_every == 0:
             session.update_total_steps()
             session.save()
     session.save()
     last = recent.pop_means() or last
-    log.advance(state.step, state.total, _note(last))
+    log.advance(state.step, state.total, _progress_text(last))
     return last
 
 
-def _note(losses: Mapping[str, float]) -> str:
+def _progress_text(losses: Mapping[str, float]) -> str:
     return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
-def _note_validation(
+def _record_validation(
     session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool
 ) -> None:
     """Log a validation, warn if images and captions do not match, and keep the best weights."""
@@ -355,7 +364,9 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
                     *((embodiment.name, embodiment.policy) for embodiment in session.embodiments[1:]),
                 ]:
                     each.network.eval()
-                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config.init, trained, parameters))
+                    each.save(
+                        out / (f"{POLICY}-{name}" if name else POLICY), card=card + card_text(config.init, trained, parameters)
+                    )
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -369,13 +380,14 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
         recorded = load_yaml(TrainConfig, path)
         if recorded.init.sha256 != config.init.sha256:
             raise ConfigError(
-                f"{out} contains a run that started from a policy with sha256 {recorded.init.sha256}, and {config.init.init_from} "
-                f"is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another folder"
+                f"{out} contains a run that started from a policy with sha256 {recorded.init.sha256}, and "
+                f"{config.init.init_from} is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another folder"
             )
-        if differing := [name for name in differences(recorded, config) if name not in (*MAY_CHANGE_ON_RESUME, *MAY_CHANGE_UP_TO_ROUNDING)]:
+        free = (*MAY_CHANGE_ON_RESUME, *MAY_CHANGE_UP_TO_ROUNDING)
+        if differing := [name for name in differences(recorded, config) if name not in free]:
             raise ConfigError(
                 f"{out} contains a run with another {', '.join(differing)}; resuming needs the same configuration "
-                f"(only {', '.join((*MAY_CHANGE_ON_RESUME, *MAY_CHANGE_UP_TO_ROUNDING))} may change), a new one needs another folder"
+                f"(only {', '.join(free)} may change), a new one needs another folder"
             )
     out.mkdir(parents=True, exist_ok=True)
     dump_yaml(config, path)

@@ -88,7 +88,11 @@ class TrainingSession:
         if self._mark is None and self.state.step - self._first >= 3:  # the first steps are slow
             self._mark = (elapsed_s, self.state.step)
         measured_s, steps = (elapsed_s - self._mark[0], self.state.step - self._mark[1]) if self._mark else (0.0, 0)
-        total = self.state.step + max(1, round((budget - elapsed_s) * steps / measured_s)) if measured_s > min(MEASURE_S, 0.1 * budget) else None
+        total = (
+            self.state.step + max(1, round((budget - elapsed_s) * steps / measured_s))
+            if measured_s > min(MEASURE_S, 0.1 * budget)
+            else None
+        )
         total = self.process_group.broadcast(total)
         if total is not None:
             self.state.total, self._mark = total, (elapsed_s, self.state.step)

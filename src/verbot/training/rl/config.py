@@ -182,22 +182,35 @@ class ReinforceParallelismConfig:
         at_least_one(self, "threads")
 
 
+# Former names of the options of rewards, which are read for one version.
+OLD_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "language": {"scorer": "reward_model"},
+    "adversarial": {
+        "groups": "episodes_per_side",
+        "each": "steps_per_episode",
+        "ended": "absorbing_fraction",
+        "reach": "reward_clip",
+        "stays": "absorbing_steps",
+    },
+}
+
+
 def _from_older_shape(record: Record) -> Record:
-    """Records in which the language reward has the option `scorer`, the former name of `reward_model`."""
+    """Records in which options of the reward have the names of `OLD_OPTIONS`."""
     reward = record.get("reward")
-    if not isinstance(reward, Mapping) or reward.get("name") != "language" or "scorer" not in (reward.get("options") or {}):
+    if not isinstance(reward, Mapping) or not isinstance(reward.get("options"), Mapping):
         return record
-    return {**record, "reward": {**reward, "options": renamed_options(reward["options"])}}
+    return {**record, "reward": {**reward, "options": renamed_options(str(reward.get("name")), reward["options"])}}
 
 
-def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the language reward with today's names. Raises `ConfigError` for an option given by both its names."""
-    if "scorer" not in options:
-        return dict(options)
-    if "reward_model" in options:
-        raise ConfigError("reward 'language' is given reward_model and also scorer, which is its old name")
-    warn_renamed("the option of reward 'language'", "scorer", "reward_model")
-    return {{"scorer": "reward_model"}.get(name, name): value for name, value in options.items()}
+def renamed_options(reward: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reward with today's names. Raises `ConfigError` for an option given by both its names."""
+    old = OLD_OPTIONS.get(reward, {})
+    for name in old.keys() & options.keys():
+        if old[name] in options:
+            raise ConfigError(f"reward {reward!r} is given {old[name]} and also {name}, which is its old name")
+        warn_renamed(f"the option of reward {reward!r}", name, old[name])
+    return {old.get(name, name): value for name, value in options.items()}
 
 
 @renamed(
@@ -225,7 +238,7 @@ def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
 )
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """A complete run of reinforcement learning.
+    """A complete run of reinforcement learning by PPO.
 
     Args:
         env: where the policy acts.

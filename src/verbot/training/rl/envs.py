@@ -84,8 +84,8 @@ class EnvRunnerPlan:
 
 
 @dataclass(frozen=True)
-class RunStage:
-    """The stage of a run.
+class RunState:
+    """The state of a run that the env runners need.
 
     Args:
         reached: task to the level that it has reached.
@@ -104,7 +104,7 @@ class EnvRunner:
     Args:
         number, count: it uses every `count`-th scene, starting at `number`.
 
-    `stage` can be changed at any time; it applies from the next episode on.
+    `run_state` can be changed at any time; it applies from the next episode on.
     """
 
     def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: EnvRunnerPlan):
@@ -112,20 +112,20 @@ class EnvRunner:
         self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
         self._constant_info: dict[str, Any] = {}
-        self.stage = RunStage()
+        self.run_state = RunState()
 
     def begin(self) -> tuple[GroundedObservation, dict[str, Any]]:
         """The first observation of the next episode, and its info."""
-        tasks = (self._plan.warmup_tasks if self.stage.warmup else None) or self._tasks
+        tasks = (self._plan.warmup_tasks if self.run_state.warmup else None) or self._tasks
         request = request_for(self._config, tasks, self._number + self._count * self._played)
         self._rng = np.random.default_rng((self._config.seed, self._number, self._played))
         self._played, self._steps, self._constant_info = self._played + 1, 0, {"task": request["task"]}
-        if self._plan.curriculum is not None and not self.stage.warmup:
-            request["level"] = self._plan.curriculum.draw(self.stage.reached.get(request["task"], 0), self._levels, self._rng)
+        if self._plan.curriculum is not None and not self.run_state.warmup:
+            request["level"] = self._plan.curriculum.draw(self.run_state.reached.get(request["task"], 0), self._levels, self._rng)
         if "level" in request:
             self._constant_info["level"] = request["level"]
         self._episode = RunningEpisode(self._env, request, self._config.seed)
-        if self.stage.warmup:
+        if self.run_state.warmup:
             self._episode = self._advanced(self._episode)
         return self._grounded(), self._reported()
 
@@ -157,7 +157,7 @@ class EnvRunner:
         transition = self._episode.step(action)
         self._steps += 1
         observation, info = self._grounded(), self._reported()
-        truncated = transition.truncated or (self.stage.warmup and self._steps >= SAMPLE_STEPS)
+        truncated = transition.truncated or (self.run_state.warmup and self._steps >= SAMPLE_STEPS)
         if not (transition.terminated or truncated):
             return VecTransition(observation, transition.reward, info)
         following, reset_info = self.begin()
@@ -199,7 +199,7 @@ class EnvRunnerSetup:
     """A worker that runs the envs with these `numbers` among `count`.
 
     Its first message is the result of `EnvRunner.begin` for each env. The answer to `StepAll` is a `VecTransition` for each env;
-    a `RunStage` applies to later episodes and has no answer.
+    a `RunState` applies to later episodes and has no answer.
     """
 
     config: CollectConfig
@@ -222,12 +222,12 @@ class EnvRunnerService:
     def __init__(self, runners: Sequence[EnvRunner]):
         self._runners = runners
 
-    def answers(self, requests: Iterator[StepAll | RunStage]) -> Iterator[list[Any]]:
+    def answers(self, requests: Iterator[StepAll | RunState]) -> Iterator[list[Any]]:
         yield [runner.begin() for runner in self._runners]
         for request in requests:
-            if isinstance(request, RunStage):
+            if isinstance(request, RunState):
                 for runner in self._runners:
-                    runner.stage = request
+                    runner.run_state = request
             else:
                 yield [runner.step(action) for runner, action in zip(self._runners, request.actions, strict=True)]
 
@@ -260,10 +260,10 @@ class EnvRunners:
             worker.send(StepAll([actions[i] for i in share]))
         return self._gather()
 
-    def set_stage(self, stage: RunStage) -> None:
-        """Set the stage of all later episodes."""
+    def set_run_state(self, run_state: RunState) -> None:
+        """Set the state of the run for all later episodes."""
         for worker in self._workers:
-            worker.send(stage)
+            worker.send(run_state)
 
     def close(self) -> None:
         self._opened.close()
@@ -276,7 +276,7 @@ class EnvRunners:
         return found
 
 
-def survey(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
+def sample_env_statistics(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
     """The robot, states (n, s) reached by random actions, and the instructions of `scenes` training scenes."""
     rng = np.random.default_rng(config.seed)
     plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
