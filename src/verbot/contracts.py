@@ -116,13 +116,15 @@ class TaskEnv(Env, Protocol):
     (suite, task, split, index, seed) alone. ``info`` always holds
 
     - ``instruction`` (str), ``goal`` (dict), ``target_object`` (the id of the object in the goal);
-    - ``feasible`` (the goals that this same initial state admits, the drawn one first) and ``grounding`` (one entry a goal);
+    - ``feasible`` (the goals that this same initial state admits, the drawn one first);
+    - ``grounding`` (for each of these goals ``instructions``, a list of sentences that mean it, and ``target_base_m``,
+      ``receptacle_base_m``, ``reference_base_m``: positions (x, y, z) in the base frame, or None);
     - ``calibration`` ({camera: {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": one of the spec's frames}});
     - ``first_contact`` (id of the first object that the robot handled, or None), ``success`` (bool), ``final_error_m`` (float);
     - ``error`` (str or None: a simulator fault).
 
-    Optional keys: ``covered`` (bool) says that what tells the objects apart is out of sight; ``moved`` (bool) says whether an
-    object of ``grounding`` has moved, where ``first_contact`` does not decide that; ``state_text``, see `Described`.
+    Optional keys: ``covered`` (bool): the distinguishing feature of the objects is not visible; ``moved`` (bool): whether an
+    object of ``grounding`` has moved, if ``first_contact`` does not decide that; ``state_text``, see `Described`.
 
     What only some envs can do is a protocol of its own, to be asked for by `isinstance`: `Demonstrator`, `Grammar`, `Pictured`,
     `Segmented`, `Leveled`, `Compositional`, `Described`, `Shaped`.

@@ -18,7 +18,7 @@ from verbot.errors import ConfigError
 from verbot.models.network import Part
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode, final, play
+from verbot.rollout.episode import EpisodeRunner, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
 from verbot.training.rl import train_ppo
@@ -153,7 +153,7 @@ def test_the_last_warm_up_sample_of_a_trajectory_is_the_one_before_its_end(task)
             request = request_for(plays, (task,), index)
             last = final(play(env, env.expert(0.0), request))
             runner._rng = Last()
-            before = runner._advanced(RunningEpisode(env, request))
+            before = runner._advanced(EpisodeRunner(env, request))
             assert before.info["final_error_m"] > 0 and not before.info["success"]
             assert before.step(last.action).info["success"], "one step was missing"
 

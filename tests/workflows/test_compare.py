@@ -27,7 +27,7 @@ BUDGET = {"steps": 4}
 
 def compared(entries, *, out, command=None, progress=True, **settings):
     record = {"entries": list(entries), **settings}
-    return compare.compare(build(compare.ComparisonConfig, to_plain(record)), out, command=command, progress=progress)
+    return compare.run_comparison(build(compare.ComparisonConfig, to_plain(record)), out, command=command, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def rows_of(out):
 def calls(monkeypatch):
     """Names of what is trained and played from now on."""
     seen = {"learn": [], "measure": []}
-    learn, measure = stages.learn, compare.measure
+    learn, measure = stages.learn, compare.run_evaluation
 
     def learned(run, *arguments, **more):
         seen["learn"].append(run.name)

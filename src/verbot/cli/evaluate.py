@@ -50,11 +50,11 @@ def evaluate_command(
         baselines: also evaluate random actions, the expert and a language-blind copy of the policy.
         videos: number of episodes that the report shows as videos.
     """
-    from verbot.rollout.baselines import SCRIPTED
+    from verbot.rollout.baselines import POLICY_FREE_AGENTS
     from verbot.workflows.train_evaluate import evaluate as run
 
     refuse("it concerns a randomization axis, give an --axis too", strength=condition.strength and not condition.axis)
-    if policy in SCRIPTED:
+    if policy in POLICY_FREE_AGENTS:
         refuse(f"{policy} is not a policy", execute=acting.execute != 1, sample=acting.sample, device=acting.device != "cpu")
     axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
@@ -122,7 +122,7 @@ def compare_command(
         entries, listed.list, listed.only, budget.settings(), data, played.suite, played.episodes, played.seed, listed.base,
         played.conditions, played.baselines, played.workers,
     )  # fmt: skip
-    table = compare.compare(config, out, command=typed())
+    table = compare.run_comparison(config, out, command=typed())
     two = compare.pair(table)
     print(table.text(), *([two.table()] if two else []), out / "report.html", sep="\n")
     return table.exit_code

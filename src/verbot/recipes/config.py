@@ -15,7 +15,7 @@ from verbot.evaluation import EvaluationConfig
 from verbot.parallel.workers import cores
 from verbot.recipes import recipes
 from verbot.recipes.acting import ACTING
-from verbot.recipes.overrides import Home, apply, locate
+from verbot.recipes.overrides import ShortPathRoot, apply, locate
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
 from verbot.training.rl.config import ReinforceConfig
@@ -28,7 +28,7 @@ class Imitation:
     """A stage that learns from demonstrations.
 
     Args:
-        imitation: the training. Its datasets are replaced by the place where the demonstrations are.
+        imitation: the training; `data.datasets` is overwritten with the collected dataset's path.
         collections: the demonstrations of the co-training embodiments, in their order.
     """
 
@@ -80,7 +80,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ConfigError(f"recipe {self.name!r} has no stages: give an imitation or a reinforcement")
+            raise ConfigError(f"recipe {self.name!r} has no stages: give an imitation-learning or a reinforcement-learning stage")
         if self.collection is None and any(isinstance(stage, Imitation) for stage in self.stages):
             raise ConfigError(f"recipe {self.name!r} imitates demonstrations, and has no collection")
         for stage in self.stages[1:]:
@@ -105,15 +105,15 @@ class Recipe:
         raise ConfigError(f"recipe {self.name!r} learns from demonstrations alone: it has no reinforcement")
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def short_path_roots(self) -> tuple[ShortPathRoot, ...]:
         """The records whose fields are settings without a prefix: the stages, their networks, and how the policy acts."""
-        found = [Home(names=frozenset({"collection", "stages", "evaluation"}))]
+        found = [ShortPathRoot(names=frozenset({"collection", "stages", "evaluation"}))]
         for number, stage in enumerate(self.stages):
             path = ("stages", str(number), *(("imitation",) if isinstance(stage, Imitation) else ("reinforcement",)))
-            found += [Home(path[:2]), Home(path), Home((*path, "network"))]
+            found += [ShortPathRoot(path[:2]), ShortPathRoot(path), ShortPathRoot((*path, "network"))]
             if number == 0:  # a later stage starts from the stage before
-                found.append(Home((*path, "init"), frozenset({"init_from"})))
-        return (*found, Home(("evaluation",), frozenset(ACTING)))
+                found.append(ShortPathRoot((*path, "init"), frozenset({"init_from"})))
+        return (*found, ShortPathRoot(("evaluation",), frozenset(ACTING)))
 
     def with_training(self, training: TrainConfig) -> Recipe:
         """The same recipe with another imitation in the place of its first."""
@@ -145,28 +145,28 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
     elif Path(recipe).suffix in (".yaml", ".yml"):
         base = load_yaml(Recipe, recipe)
     else:
-        name, own = parse_word(str(recipe))
+        name, own = parse_recipe_spec(str(recipe))
         base = recipes.get(name)()
     return change(change(base, own, seed), settings or {})
 
 
-def parse_word(word: str) -> tuple[str, dict[str, Any]]:
+def parse_recipe_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """(recipe, settings) of a word: a recipe's name, then ``+field=value`` for each setting.
 
     Raises `ConfigError` where a setting is not of that form, or given twice.
 
     Example:
-        >>> parse_word("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
+        >>> parse_recipe_spec("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
         ('starter', {'vision': 'film_conv', 'vision.channels': 24, 'learning_rate': 0.001})
     """
-    recipe, *changes = [word] if Path(word).is_file() else re.split(r"\+(?=[A-Za-z_])", word)
+    recipe, *changes = [spec] if Path(spec).is_file() else re.split(r"\+(?=[A-Za-z_])", spec)
     settings: dict[str, Any] = {}
     for changed in changes:
         name, equals, value = changed.partition("=")
         if not equals:
-            raise ConfigError(f"{changed!r} in {word!r} is not of the form field=value; expected RECIPE+field=value+…")
+            raise ConfigError(f"{changed!r} in {spec!r} is not of the form field=value; expected RECIPE+field=value+…")
         if name in settings:
-            raise ConfigError(f"{word!r} sets {name} twice")
+            raise ConfigError(f"{spec!r} sets {name} twice")
         settings[name] = parse_value(value)
     return recipe, settings
 
@@ -176,19 +176,21 @@ def change(recipe: Recipe, settings: Mapping[str, Any], seed: int | None = None)
 
     Raises `ConfigError` as `verbot.recipes.overrides.override` does.
     """
-    located = locate(recipe, settings, recipe.homes)
+    located = locate(recipe, settings, recipe.short_path_roots)
     if seed is not None:
-        roots = [(*home.path, "seed") for home in recipe.homes if home.path[-1:] in (("imitation",), ("reinforcement",))]
+        roots = [
+            (*root.path, "seed") for root in recipe.short_path_roots if root.path[-1:] in (("imitation",), ("reinforcement",))
+        ]
         roots += [("evaluation", "seed"), *([("collection", "seed")] if recipe.collection else [])]
         located = dict.fromkeys(roots, seed) | located
     return apply(recipe, located) if located else recipe
 
 
-def written(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Settings on one line.
 
     Example:
-        >>> written({"head": "flow", "vision.channels": 24})
+        >>> format_settings({"head": "flow", "vision.channels": 24})
         'head=flow, vision.channels=24'
     """
     return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -10,7 +10,7 @@ from verbot.contracts import Env
 from verbot.envs import make_env
 from verbot.errors import RobotError, SimulationError
 from verbot.robots import robots
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
 
 
@@ -47,7 +47,7 @@ class SimulatedRobot:
         self._env: Env = make_env(env, **(options or {})) if isinstance(env, str) else env
         self._options, self._closed = dict(options or {}), False
         self._request, self._seed, self._connections = dict(request or {}), seed, 0
-        self._episode: RunningEpisode | None = None
+        self._episode: EpisodeRunner | None = None
         self.info: Mapping[str, Any] = {}
         self.is_over = False
 
@@ -63,7 +63,7 @@ class SimulatedRobot:
             self._env, self._closed = make_env(self._name, **self._options), False
         request = {**self._request, "index": self._request.get("index", 0) + self._connections}
         try:
-            self._episode = RunningEpisode(self._env, request, self._seed)
+            self._episode = EpisodeRunner(self._env, request, self._seed)
         except SimulationError as error:
             raise RobotError(f"the simulated robot {self.spec.name!r} cannot be set up: {error}") from error
         self.info = self._episode.info
@@ -94,7 +94,7 @@ class SimulatedRobot:
             self._env.close()
             self._closed = True
 
-    def _connected(self) -> RunningEpisode:
+    def _connected(self) -> EpisodeRunner:
         if self._episode is None:
             raise RobotError(f"robot {self.spec.name!r} is not connected; call connect first")
         return self._episode

@@ -13,7 +13,7 @@ import numpy as np
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, expert_of
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-SCRIPTED = ("random", "expert")  # agents that need no policy and no images
+POLICY_FREE_AGENTS = ("random", "expert")  # agents that need no policy and no images
 AgentFactory = Callable[[Policy], ChunkedAgent]
 
 

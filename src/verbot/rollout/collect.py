@@ -21,7 +21,7 @@ from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.progress import Progress
-from verbot.rollout.episode import RunningEpisode, Supervised, Transition
+from verbot.rollout.episode import EpisodeRunner, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
 
@@ -215,7 +215,7 @@ def demonstrate(
         max_frames: record only this many frames.
     """
     try:
-        episode = RunningEpisode(env, request, seed)
+        episode = EpisodeRunner(env, request, seed)
         expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
         if lead_in is None:
             expert.reset(episode.instruction)
@@ -235,14 +235,14 @@ class LeadIn:
     agent: Agent
     steps: int
 
-    def __call__(self, episode: RunningEpisode, expert: Expert) -> None:
+    def __call__(self, episode: EpisodeRunner, expert: Expert) -> None:
         pair = Supervised(self.agent, expert)
         pair.reset(episode.instruction)
         for _ in itertools.islice(episode.run(pair), self.steps):
             pass
 
 
-def _record(episode: RunningEpisode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
+def _record(episode: EpisodeRunner, expert: Expert, frames: int | None) -> EpisodeRecord | None:
     """The rest of the episode, or its first `frames`, by the expert; None if the expert failed."""
     transitions = list(itertools.islice(episode.run(expert), frames))
     cut = not episode.over
@@ -253,7 +253,7 @@ def _record(episode: RunningEpisode, expert: Expert, frames: int | None) -> Epis
     return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
 
 
-def episode_record(episode: RunningEpisode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
+def episode_record(episode: EpisodeRunner, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
     """Consecutive transitions of `episode` as a record; labels replace the executed actions if there are any.
 
     Raises:
@@ -271,7 +271,7 @@ def episode_record(episode: RunningEpisode, transitions: Sequence[Transition], *
     return EpisodeRecord(
         instruction=info["instruction"],
         states=np.stack([o.state for o in seen]),
-        actions=np.stack([t.action if t.label is None else t.label for t in transitions]),
+        actions=np.stack([t.action if t.expert_action is None else t.expert_action for t in transitions]),
         images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
         calibration=info["calibration"],
         extras={

@@ -27,7 +27,7 @@ class Job:
     """An episode to run.
 
     Args:
-        agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.SCRIPTED`).
+        agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.POLICY_FREE_AGENTS`).
         request, seed: specify the episode.
     """
 

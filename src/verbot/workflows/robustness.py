@@ -9,7 +9,7 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
-from verbot.rollout.baselines import SCRIPTED
+from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
 from verbot.workflows.train_evaluate import evaluate
@@ -26,7 +26,8 @@ class RobustnessConfig:
         axes: the axes to shift; otherwise all, except ``camera_dropout`` where a policy cannot do without a camera.
         strengths: of the shifts, 1 to 3.
         alone: whether each axis is shifted alone too; otherwise only all of them at once.
-        align: channel medians by camera (`verbot.data.samples.image_statistics`), to which each policy is played aligned too.
+        align: channel medians by camera (`verbot.data.samples.image_statistics`); if given, each policy is also evaluated with
+            color alignment.
         episodes: number of scenes, the same in every domain.
         seed: of the scenes.
         workers: processes; 0 takes one for each core.
@@ -119,7 +120,7 @@ def _evaluated(policy: str) -> bool:
 
 def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
     """Every axis, without ``camera_dropout`` where one of the policies that play cannot do without a camera."""
-    played = [policy for policy in policies if policy not in SCRIPTED and not _evaluated(policy)]
+    played = [policy for policy in policies if policy not in POLICY_FREE_AGENTS and not _evaluated(policy)]
     needs_all = not all(_does_without_a_camera(policy) for policy in played)
     return tuple(axis for axis in AXES if not (needs_all and axis == DROPOUT))
 

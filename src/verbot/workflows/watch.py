@@ -12,11 +12,11 @@ from verbot.envs import make_env
 from verbot.envs.parsing import matches, present
 from verbot.errors import ConfigError
 from verbot.rollout import video
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import UInt8Array
 
 SCENES = 250  # searched before giving up
-AFTERGLOW_S = 1.0  # recorded after the end
+HOLD_LAST_FRAME_S = 1.0  # the video ends with the last frame for this time
 _EXAMPLES = 3
 Judgement = Literal["success", "failure", "not judged"]
 BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failure": video.RED, "not judged": video.GRAY}
@@ -98,7 +98,7 @@ def watch(
     """
     found = find_scene(text, suite, scene, trained_on)
     with closing(make_env(suite, **(options or {}))) as env:
-        episode, agent = RunningEpisode(env, {**found.options, "text": text}), make_agent(env)
+        episode, agent = EpisodeRunner(env, {**found.options, "text": text}), make_agent(env)
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
         agent.reset(episode.instruction)
@@ -108,7 +108,7 @@ def watch(
     info, seconds = episode.info, episode.time_s
     judgement, reason = _judged(found, info, seconds)
     frames = [video.compose(views, text, height) for views in seen]
-    frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(AFTERGLOW_S * rate)
+    frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(HOLD_LAST_FRAME_S * rate)
     goal = {} if found.reason else dict(info["goal"])
     return Watched(
         frames, rate, text, goal, found.goal_text, found.options["index"], judgement, reason, found.hints, seconds
@@ -141,7 +141,7 @@ def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequ
             if shown == len(understood.objects) and not understood.goals:
                 break  # nothing is left to search for
         _, info = env.reset(seed=0, options=best)
-        best = {**best, "goal": _bystander(understood, [env.describe(goal) for goal in info["feasible"]])}
+        best = {**best, "goal": _unrelated_goal(understood, [env.describe(goal) for goal in info["feasible"]])}
         reason = understood.problem or _not_there(understood, env.object_names(), best["index"], scene is not None)
         hints = [
             f"scene {best['index']} has: {', '.join(sorted(env.object_names()))}",
@@ -174,8 +174,8 @@ def _not_there(understood: Understanding, names: Sequence[str], index: int, is_c
     return f"{where} does not have this goal" if is_chosen else f"{where} has this goal, though some have the objects"
 
 
-def _bystander(understood: Understanding, instructions: Sequence[str]) -> int:
-    """The first goal that is about other objects than those in the text, lest reaching it by chance ends the episode."""
+def _unrelated_goal(understood: Understanding, instructions: Sequence[str]) -> int:
+    """The first goal about other objects than those in the text, so that success by chance does not end the episode."""
     nouns = [name.rpartition(" ")[2] for name in understood.objects]
     apart = (number for number, text in enumerate(instructions) if not any(noun in text.split() for noun in nouns))
     other = (number for number, text in enumerate(instructions) if not any(name in text for name in understood.objects))
@@ -201,7 +201,7 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
     return "failure", f"the goal was not reached in {seconds:.1f} s; {info['final_error_m']:.2f} m were left{unchecked}"
 
 
-def _views(episode: RunningEpisode, size: int) -> dict[str, UInt8Array]:
+def _views(episode: EpisodeRunner, size: int) -> dict[str, UInt8Array]:
     """Larger pictures than the policy's, where the env can draw them."""
     env, images = episode.env, episode.observation.images
     return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}

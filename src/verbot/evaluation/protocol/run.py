@@ -24,7 +24,7 @@ from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
-from verbot.rollout.baselines import SCRIPTED, AgentFactory, PolicySource
+from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
 from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
 from verbot.rollout.results import EpisodeResult, ResultsJournal
@@ -80,8 +80,8 @@ def run_evaluation(
         ConfigError: `out` holds results of another policy or of other settings.
     """
     name = policy if isinstance(policy, str) else policy.name
-    if isinstance(policy, str) and policy not in SCRIPTED:
-        raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+    if isinstance(policy, str) and policy not in POLICY_FREE_AGENTS:
+        raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(POLICY_FREE_AGENTS)}")
     config = _fitted(config, policy, make)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, policy, config)

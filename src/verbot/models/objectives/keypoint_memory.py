@@ -46,7 +46,7 @@ class KeypointMemory(TrainingObjective):
         self.join = nn.Sequential(first, nn.GELU(), last)
 
     def refine(self, features: Features) -> Features:
-        """The entry of `Features.refine_cache` holds the predicted positions (b, v, 3, 2) and the logits of the refined ones (b, v, 3, h, w)."""
+        """The cache holds the predicted positions (b, v, 3, 2) and the logits of the refined ones (b, v, 3, h, w)."""
         assert features.keypoints is not None
         fused, places, logits = self(features.fused, features.keypoints)
         return features.refined(fused, "keypoint_memory", (places, logits))

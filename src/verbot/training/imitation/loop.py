@@ -364,9 +364,8 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
                     *((embodiment.name, embodiment.policy) for embodiment in session.embodiments[1:]),
                 ]:
                     each.network.eval()
-                    each.save(
-                        out / (f"{POLICY}-{name}" if name else POLICY), card=card + card_text(config.init, trained, parameters)
-                    )
+                    folder = out / (f"{POLICY}-{name}" if name else POLICY)
+                    each.save(folder, card=card + card_text(config.init, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -381,7 +380,8 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
         if recorded.init.sha256 != config.init.sha256:
             raise ConfigError(
                 f"{out} contains a run that started from a policy with sha256 {recorded.init.sha256}, and "
-                f"{config.init.init_from} is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another folder"
+                f"{config.init.init_from} is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another "
+                f"folder"
             )
         free = (*MAY_CHANGE_ON_RESUME, *MAY_CHANGE_UP_TO_ROUNDING)
         if differing := [name for name in differences(recorded, config) if name not in free]:

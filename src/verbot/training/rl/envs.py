@@ -17,7 +17,7 @@ from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
 from verbot.parallel.workers import Worker, cores
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.worker import open_workers
 from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.rl.config import ReinforceConfig
@@ -124,12 +124,12 @@ class EnvRunner:
             request["level"] = self._plan.curriculum.draw(self.run_state.reached.get(request["task"], 0), self._levels, self._rng)
         if "level" in request:
             self._constant_info["level"] = request["level"]
-        self._episode = RunningEpisode(self._env, request, self._config.seed)
+        self._episode = EpisodeRunner(self._env, request, self._config.seed)
         if self.run_state.warmup:
             self._episode = self._advanced(self._episode)
         return self._grounded(), self._reported()
 
-    def _advanced(self, episode: RunningEpisode) -> RunningEpisode:
+    def _advanced(self, episode: EpisodeRunner) -> EpisodeRunner:
         """Advance the episode to a random time: a noisy expert acts first, then random actions leave its trajectory.
 
         An exploring policy is off the expert's trajectory most of the time. If the next target were always close to the robot,
@@ -147,7 +147,7 @@ class EnvRunner:
                 action = self._rng.uniform(low, high).astype(np.float32) if turns else action
             actions.append(action)
             if episode.step(action).over:  # repeat the actions without the one that ended the episode
-                shorter = RunningEpisode(self._env, episode.request, self._config.seed)
+                shorter = EpisodeRunner(self._env, episode.request, self._config.seed)
                 for earlier in actions[:-1]:
                     shorter.step(earlier)
                 return shorter
@@ -284,7 +284,7 @@ def sample_env_statistics(config: ReinforceConfig, scenes: int = 300) -> tuple[R
     with closing(make_env(config.env.name, **config.env.options)) as env:
         spec, low, high = env.robot_spec, env.robot_spec.action_low(), env.robot_spec.action_high()
         for number in range(scenes):
-            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
+            episode = EpisodeRunner(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
             instructions.update(dict.fromkeys(episode.info["instructions"]))
             for goal in episode.info.get("grounding", ())[1:] if config.grounding_queries else ():
                 instructions.update(dict.fromkeys(goal["instructions"]))

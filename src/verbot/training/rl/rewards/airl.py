@@ -17,7 +17,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation
 from verbot.training.optimizer_state import PREFIX, flat, nested
 from verbot.training.rl.config import ReinforceConfig
@@ -108,7 +108,7 @@ def demonstrate(config: ReinforceConfig, by: ExpertData) -> list[ExpertTrajector
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env.name!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(2 * by.demonstrations):
-            episode = RunningEpisode(env, request_for(collect_config, config.env.tasks or env.tasks, number), by.seed)
+            episode = EpisodeRunner(env, request_for(collect_config, config.env.tasks or env.tasks, number), by.seed)
             expert = expert_of(env, noise=by.noise, seed=int(np.random.SeedSequence([by.seed, number]).generate_state(1)[0]))
             expert.reset(episode.instruction)
             observations, states = [_ungrounded(env, episode.observation)], [episode.info["state_text"]]
@@ -117,7 +117,7 @@ def demonstrate(config: ReinforceConfig, by: ExpertData) -> list[ExpertTrajector
                 observations.append(_ungrounded(env, step.next_observation))
                 states.append(step.info["state_text"])
                 actions.append(step.action)
-                clean.append(bool(np.array_equal(step.label, step.action)))  # type: ignore[arg-type]
+                clean.append(bool(np.array_equal(step.expert_action, step.action)))  # type: ignore[arg-type]
             if episode.info["success"]:
                 instruction = observations[0].observation.instruction
                 trajectories.append(

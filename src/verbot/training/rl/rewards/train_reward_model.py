@@ -23,7 +23,7 @@ from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import PREFIX, flat, nested
 
@@ -91,7 +91,7 @@ def describe_episodes(config: RewardModelConfig, split: str = "train", progress:
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(config.episodes):
             request = {**request_for(collect_config, config.tasks or env.tasks, number), "split": split}
-            episode = RunningEpisode(env, request, config.seed)
+            episode = EpisodeRunner(env, request, config.seed)
             info = episode.info
             wordings = [tuple(goal["instructions"]) for goal in info["grounding"]]
             offered = tuple(zip(info["feasible"], wordings, strict=True))
