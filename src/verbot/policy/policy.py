@@ -157,8 +157,8 @@ class VLAPolicy:
         batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
-        extras = [self._extras(row, prediction) for row in range(len(observations))]
-        return [{name: value for name, value in each.items() if name != "value"} for each in extras]
+        every = (self._extras(row, prediction) for row in range(len(observations)))
+        return [{name: value for name, value in extras.items() if name != "value"} for extras in every]
 
     def collate(self, window: WindowBatch) -> Batch:
         """Raw windows as a batch of tensors; images stay uint8."""
@@ -176,9 +176,7 @@ class VLAPolicy:
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
-        previous_action = (
-            self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
-        )
+        previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
         extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals}
         return dataclasses.replace(batch, **extra).to(self.device)
@@ -267,6 +265,8 @@ class VLAPolicy:
         return dataclasses.replace(batch, **previous_action, **shown, **remembered).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
+        if not self.config.previous_action:
+            return {}
         if actions.shape[-1] != self._spec.action_size:
             raise ConfigError(
                 "this network reads the previous action, and these windows have none: make them with previous_action"
@@ -289,30 +289,27 @@ class VLAPolicy:
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
-    def _remembered(self, observations: Sequence[Observation], initial_memory: MemoryState) -> dict[str, Any]:
+    def _remembered(self, observations: Sequence[Observation], initial: MemoryState) -> dict[str, Any]:
         """The memory of every episode, and whether the next write to it is due."""
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
-            return (
-                initial_memory[name] if memory is None else torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None]
-            )
+            return initial[name] if memory is None else torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None]
 
-        state = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial_memory}
-        due = [
-            o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > 0.999 * self._step_s for o in observations
-        ]
+        state, step_s = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial}, 0.999 * self._step_s
+        due = [o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > step_s for o in observations]
         return {"memory": state, "writes": torch.tensor(due)}
 
     def _memory(
-        self, row: int, seen: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
+        self, row: int, observation: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
     ) -> Memory | None:
         """The memory to return for this row's episode; None if the network needs none."""
         kept: dict[str, Any] = {}
         if self.config.history > 1:
-            kept |= keep(seen.memory, processed, (self.config.history - 1) * self._step_s)
+            kept |= keep(observation.memory, processed, (self.config.history - 1) * self._step_s)
         if prediction.memory is not None:
             assert batch.writes is not None
-            written = seen.time_s if bool(batch.writes[row]) or seen.memory is None else seen.memory["written_s"]
+            memory = observation.memory
+            written = observation.time_s if bool(batch.writes[row]) or memory is None else memory["written_s"]
             kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
             kept["written_s"] = np.asarray(written, np.float64)
         return kept or None
@@ -327,8 +324,7 @@ class VLAPolicy:
             return dict(zip(predicted.names, values.tolist(), strict=True))
         if not values.ndim:
             return values.item()
-        found = values.cpu().numpy()
-        return self._state.inverse(found) if predicted.space == "state" else found
+        return self._state.inverse(values.cpu().numpy()) if predicted.space == "state" else values.cpu().numpy()
 
     def _batch(
         self,

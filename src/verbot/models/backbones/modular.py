@@ -290,6 +290,5 @@ class Modular(Backbone):
             return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
-        return TokenGroup(
-            tokens, flatten_frames(group.mask), group.kind, flatten_frames(group.points), flatten_frames(group.heatmaps)
-        )  # type: ignore[arg-type]
+        mask = group.mask.unflatten(0, (-1, frames)).flatten(1, 2)
+        return TokenGroup(tokens, mask, group.kind, flatten_frames(group.points), flatten_frames(group.heatmaps))

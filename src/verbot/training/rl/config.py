@@ -206,7 +206,7 @@ def _from_older_shape(record: Record) -> Record:
 def renamed_options(reward: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a reward with today's names. Raises `ConfigError` for an option given by both its names."""
     old = OLD_OPTIONS.get(reward, {})
-    for name in old.keys() & options.keys():
+    for name in (name for name in old if name in options):
         if old[name] in options:
             raise ConfigError(f"reward {reward!r} is given {old[name]} and also {name}, which is its old name")
         warn_renamed(f"the option of reward {reward!r}", name, old[name])
