@@ -30,7 +30,7 @@ def test_a_course_goes_on_where_it_was():
     for _ in range(9):
         course.record_episode("go", 0, True)
     again = CurriculumState(QUICK, 3, ["go"], course.state())
-    assert again.note("go", 0, True) and again.reached == {"go": 1}
+    assert again.record_episode("go", 0, True) and again.reached == {"go": 1}
 
 
 def test_levels_are_drawn_as_the_order_says():

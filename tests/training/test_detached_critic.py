@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_ppo import TOY, EnvRunner, Plan, ToyEnv, toy  # noqa: F401
+from test_ppo import TOY, EnvRunner, EnvRunnerPlan, ToyEnv, toy  # noqa: F401
 
 from verbot.configuration import replace
 from verbot.rollout.collect import CollectConfig
@@ -23,7 +23,7 @@ def test_the_loss_of_a_value_changes_the_network_unless_it_is_detached(toy, deta
     """Kills the mutation that ignores `detach_critic`, and the one that always detaches."""
     policy = running.initial_policy(TOY)
     encoder, config = ObservationEncoder(policy), replace(TOY, {"ppo": {"detach_critic": detached}})
-    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, Plan()).begin()
+    look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
     obs = {name: torch.as_tensor(value) for name, value in encoder.encode([look]).items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
     actor = ActorCritic(encoder.space, limits, lambda left: 1e-3, policy=policy, encoder=encoder, config=config)

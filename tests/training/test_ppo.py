@@ -142,7 +142,7 @@ def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
     shaped, own = PotentialReward(2.0, discount, 1), EnvReward()
     for truncated in (False, True):
         errors = rng.uniform(0, 1, 8)
-        shaped.begin([0], [{"final_error_m": errors[0]}], [])
+        shaped.reset([0], [{"final_error_m": errors[0]}], [])
         gained = 0.0
         for step, error in enumerate(errors[1:]):
             last = NOWHERE if step == 6 else None
