@@ -71,7 +71,7 @@ class Robot(Protocol):
     def spec(self) -> RobotSpec: ...
 
     def connect(self) -> None:
-        """Open the connection; `observe` and `act` work from now on. Raises `RobotError` where it cannot."""
+        """Open the connection; `observe` and `act` work from now on. Raises `RobotError` if it cannot."""
         ...
 
     def observe(self) -> Observation:
@@ -212,10 +212,10 @@ class Understanding:
     """What a grammar makes of an instruction.
 
     Args:
-        goals: what the whole sentence means, as fields that a goal must have; several where different goals mean the same.
-            Empty where the sentence is not understood.
+        goals: what the whole sentence means, as fields that a goal must have; several if different goals mean the same.
+            Empty if the sentence is not understood.
         objects: names of objects in the sentence, "red cube" or "cube", for finding a scene that shows them.
-        problem: why the sentence is not understood; empty where it is.
+        problem: why the sentence is not understood; empty if it is.
         remaining: words that are no part of any instruction or name.
         unchecked: parts of the sentence that are understood but that no goal judges.
     """
@@ -309,7 +309,7 @@ class EpisodeSource(Protocol):
 
 
 def expert_of(env: Env, noise: float = 0.0, seed: int = 0) -> Expert:
-    """The expert of the present episode of `env`. Raises `ConfigError` where the env is no `Demonstrator`."""
+    """The expert of the present episode of `env`. Raises `ConfigError` if the env is no `Demonstrator`."""
     if not isinstance(env, Demonstrator):
         raise ConfigError(f"{type(env).__name__} has no expert: it lacks expert(noise, seed) (see verbot.contracts.Demonstrator)")
     return env.expert(noise=noise, seed=seed)

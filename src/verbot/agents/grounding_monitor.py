@@ -44,7 +44,7 @@ class Misalignment:
     """The instruction does not match the images.
 
     Args:
-        instruction: of the episode.
+        instruction: instruction of the episode.
         alignment: the cosine at the last prediction, between −1 and 1.
         time_s: time of the last prediction since the episode's start.
         predictions: number of consecutive predictions below the threshold.
@@ -71,7 +71,7 @@ class GroundingMonitor:
 
     Args:
         agent: the agent that acts.
-        threshold: of the cosine.
+        threshold: threshold of the cosine.
         patience: number of consecutive predictions below it.
         seconds: monitored time from the episode's start.
         on_warning: called instead of the Python warning `GroundingWarning`; it may stop the robot or ask the user.

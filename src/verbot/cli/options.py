@@ -21,7 +21,7 @@ class RecordOptions:
 
     Args:
         suite: the env; see `verbot list envs`.
-        seed: of the scenes and of an expert's noise.
+        seed: seed of the scenes and of an expert's noise.
         tasks: only these tasks, in turn; otherwise all.
         axes: randomization axes, each followed by its strength, 1 to 3.
         image_size: width and height of the images, in pixels.
@@ -48,7 +48,7 @@ class PageOptions:
 
     Args:
         host: address that serves the page; another than the loopback is neither encrypted nor private.
-        port: of the page; 0 takes a free one.
+        port: port of the page; 0 takes a free one.
     """
 
     host: str = "127.0.0.1"
@@ -85,14 +85,14 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """Under which condition a policy plays.
+    """The condition in which a policy is evaluated.
 
     Args:
         instruction_mode: the condition.
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
             {receptacle}, {preposition} and {direction}.
-        axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
-        strength: of the axis; 2 if not given.
+        axis: a randomization axis, or all at once, without camera_dropout if the policy cannot do without a camera.
+        strength: strength of the axis; 2 if not given.
         align: a dataset; images are shifted to the channel medians of its images while the policy acts.
     """
 
@@ -125,7 +125,7 @@ class BudgetOptions:
     """How long to train; one of these.
 
     Args:
-        minutes: of training, instead of the recipe's budget.
+        minutes: minutes of training, instead of the recipe's budget.
         samples: training samples, instead of the recipe's budget.
         steps: optimizer steps, or control steps in reinforcement learning, instead of the recipe's budget.
     """
@@ -155,12 +155,12 @@ class EntryOptions:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What all entries play.
+    """The evaluation of all entries.
 
     Args:
-        suite: the env; otherwise the first recipe's own.
+        suite: the env; otherwise that of the first recipe.
         episodes: number of scenes.
-        seed: of everything.
+        seed: the seed of the whole run.
         conditions: further conditions for all entries.
         baselines: also evaluate the expert and random actions.
         workers: number of evaluation processes; 0 takes one for each core.

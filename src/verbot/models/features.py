@@ -87,7 +87,7 @@ class AuxiliaryPrediction:
     Args:
         values: (b, …).
         space: ``"state"`` for normalized states, which are converted back to the robot's units.
-        names: of the entries of the last axis; the prediction is then reported as {name: number}.
+        names: names of the entries of the last axis; the prediction is then reported as {name: number}.
     """
 
     values: Tensor
@@ -150,7 +150,7 @@ class Backbone(nn.Module, ABC):
         Rows are frames. With a memory they are flattened sequences: b = sequences × `sequence`.
 
         Args:
-            generator: of dropout of words and previous actions.
+            generator: random numbers for dropout of words and previous actions.
             fuse: False if nothing is trained on the fused tokens; they may then be empty.
         """
         features: Features = self(batch, queries)
@@ -170,7 +170,7 @@ class NetworkParts:
     """The parts of a network that an objective can use when it is built.
 
     Args:
-        sizes: of robot and network.
+        sizes: sizes of robot and network.
         backbone, head: the modules.
     """
 

@@ -90,7 +90,7 @@ class HeadInput:
     """What a head is built for.
 
     Args:
-        sizes: of robot and network.
+        sizes: sizes of robot and network.
         width: e of the fused tokens that it reads.
         count: n of them; 0 is any number.
     """

@@ -60,7 +60,7 @@ class VLAPolicy:
     Args:
         network: the parts and their weights; `network.config` says which.
         spec: the robot it was made for.
-        statistics: of ``"state"`` and ``"action"`` of the training data. Raises `DataError` where one is missing.
+        statistics: statistics of ``"state"`` and ``"action"`` of the training data. Raises `DataError` if one is missing.
         blind: every instruction is replaced by ``""``.
     """
 
@@ -92,7 +92,7 @@ class VLAPolicy:
         """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
 
         Args:
-            chunks: of the training data, float32 (n, k, a) in the robot's units, for a head that is fitted to them.
+            chunks: chunks of the training data, float32 (n, k, a) in the robot's units, for a head that is fitted to them.
         """
         preprocessing = preprocessing or Preprocessing()
         if chunks is not None:
@@ -216,7 +216,7 @@ class VLAPolicy:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:
-        """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
+        """Inverse of `save`, verified. Raises `PolicyError` if it is incomplete, `CorruptFileError` naming a changed file."""
         files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])

@@ -65,9 +65,9 @@ class Recipe:
     """What a recipe's function returns: a complete run.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         about: one line: what it is for and what it costs.
-        collection: the demonstrations; None where no stage needs any.
+        collection: the demonstrations; None if no stage needs any.
         stages: the trainings, one after another; each starts from the policy of the previous one.
         evaluation: the measurement.
     """
@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def training(self) -> TrainConfig:
-        """The first imitation. Raises `ConfigError` where there is none."""
+        """The first imitation. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Imitation):
                 return stage.imitation
@@ -98,7 +98,7 @@ class Recipe:
 
     @property
     def reinforcement(self) -> ReinforceConfig:
-        """The first reinforcement. Raises `ConfigError` where there is none."""
+        """The first reinforcement. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Reinforcement):
                 return stage.reinforcement
@@ -131,7 +131,7 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
     Args:
         recipe: a name, a name with settings (``"starter+vision=vit+learning_rate=1e-3"``), a YAML file, or a recipe.
         settings: further settings (`verbot.recipes.overrides`).
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
 
     Raises `UnknownNameError` with the nearest name, `ConfigError` for a setting or a file that does not fit.
 
@@ -153,7 +153,7 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
 def parse_recipe_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """(recipe, settings) of a word: a recipe's name, then ``+field=value`` for each setting.
 
-    Raises `ConfigError` where a setting is not of that form, or given twice.
+    Raises `ConfigError` if a setting is not of that form, or given twice.
 
     Example:
         >>> parse_recipe_spec("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")

@@ -24,9 +24,9 @@ class Variant:
     """A recipe and what is changed in it.
 
     Args:
-        name: of the row in the table.
+        name: name of the row in the table.
         recipe: a recipe's name or a YAML file.
-        settings: as of `verbot.recipes.overrides`. How the policy acts (``execute``, ``decay``) needs no training of its own.
+        settings: as in `verbot.recipes.overrides`. How the policy acts (``execute``, ``decay``) needs no training of its own.
         about: one line.
     """
 
@@ -86,7 +86,7 @@ def resolve_variant(variant: Variant, budget: Mapping[str, Any] | None = None, s
 
     Args:
         budget: one of steps, samples and minutes in place of the recipe's; a variant's own setting comes before it.
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
 
     Raises `ConfigError` with the variant's name, and what exists instead of what it names.
 

@@ -24,8 +24,8 @@ class SimulatedRobot:
     Args:
         env: a registered env's name, or an env, which stays open after `stop`.
         request: fields of the `EpisodeRequest` of the first connection; each further one adds 1 to the index.
-        seed: of the scenes.
-        options: of `make_env`.
+        seed: seed of the scenes.
+        options: options of `make_env`.
 
     Example:
         >>> robot = SimulatedRobot("navigation", {"task": "go", "index": 3})
@@ -56,7 +56,7 @@ class SimulatedRobot:
         return self._env.robot_spec
 
     def connect(self) -> None:
-        """Set up an episode. Raises `RobotError` where the robot is connected or the simulator faults."""
+        """Set up an episode. Raises `RobotError` if the robot is connected or the simulator faults."""
         if self._episode is not None:
             raise RobotError(f"robot {self.spec.name!r} is connected already; call stop first")
         if self._name is not None and self._closed:

@@ -22,7 +22,7 @@ class PolicySource:
     """How a worker process loads the policy; `load` must support pickling, e.g. ``functools.partial(load_policy, path)``.
 
     Args:
-        name: of the policy in reports.
+        name: name of the policy in reports.
         identity: a digest of the policy, so that results of different policies are never mixed.
         spec: the robot for which it was trained, if known before loading; it determines the image size of the env.
     """

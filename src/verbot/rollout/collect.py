@@ -37,10 +37,10 @@ class CollectConfig:
         env: name of a registered env.
         episodes: number of successful demonstrations to save.
         seed: episode i is a function of (seed, i). Failed episodes are counted, not saved.
-        noise: of the expert's executed actions; the label is always the clean action.
+        noise: noise of the expert's executed actions; the label is always the clean action.
         workers: number of processes.
         tasks: alternate between demonstrations; None uses all tasks of the env.
-        options: of `make_env`.
+        options: options of `make_env`.
         axes: randomization axis to strength, for every episode.
         randomize: randomization axis to its maximum strength. Each episode draws a strength uniformly from 0 to that, recorded in
             ``extras["request"]["axes"]``. ``"all"`` stands for every axis that can be recorded.
@@ -210,7 +210,7 @@ def demonstrate(
 
     Args:
         request: the fields of an `EpisodeRequest`.
-        noise: of the executed actions.
+        noise: noise of the executed actions.
         lead_in: acts before the expert; its steps are not recorded.
         max_frames: record only this many frames.
     """

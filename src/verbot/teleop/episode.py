@@ -59,7 +59,7 @@ class SharedControl:
 class TeleopEpisode:
     """An episode of `env`, set up as `request` says. Only the person's control steps are recorded, segment by segment.
 
-    Raises `SimulationError` where the env cannot set it up, or reports a fault in `step`.
+    Raises `SimulationError` if the env cannot set it up, or reports a fault in `step`.
     """
 
     def __init__(self, env: Env, request: Mapping[str, Any], seed: int, teleoperator: Teleoperator, policy: Agent | None):

@@ -314,5 +314,5 @@ def _print_progress(
         return
     gone, left = (datetime.timedelta(seconds=round(s)) for s in (seconds, seconds / max(ours, 1) * (total - done)))
     clock = f"; {gone} gone, about {left} left" if ours else ""
-    what = "train and play" if entry.recipe else "play"
+    what = "train and evaluate" if entry.recipe else "evaluate"
     print(f"compare: {done + 1} of {total}, {entry.name}: {what}{clock}", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ def config_text(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None 
     """The resolved recipe as YAML, which `verbot train` reads back.
 
     Args:
-        recipe, settings, seed: as of `verbot.recipes.config.resolve`.
+        recipe, settings, seed: as in `verbot.recipes.config.resolve`.
 
     Example:
         >>> print(config_text("tiny", {"vision": "vit"}).splitlines()[0])

@@ -98,7 +98,7 @@ def _reinforce(
 def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
     """`config` with the datasets, each given to the co-training embodiment of whose robot it is, else to the first robot.
 
-    Raises `ConfigError` where one of them gets none.
+    Raises `ConfigError` if one of them gets none.
     """
     if not config.cotraining:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=tuple(datasets)))

@@ -44,10 +44,10 @@ def train(
             `verbot.recipes.config.Recipe`, or the recipe itself.
         out: the folder for the results; of a recipe of several stages, the last is here and the others in ``stage-1``, ….
         data: one or more datasets to train on; None collects the recipe's demonstrations in ``out/dataset``.
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
-        settings: of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
+        settings: settings of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
             ``dagger={"rounds": 2}``, or ``init_from="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot),
             whose network is fine-tuned. `verbot config RECIPE` prints all of them.
 
@@ -111,7 +111,7 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
 
 
 def _keeps_network(stage: TrainingStage, first: bool) -> bool:
-    """Whether the stage goes on with the network of another policy."""
+    """Whether the stage continues with the network of another policy."""
     from verbot.recipes.config import Imitation
 
     if isinstance(stage, Imitation):
@@ -120,7 +120,7 @@ def _keeps_network(stage: TrainingStage, first: bool) -> bool:
 
 
 def result_text(result: TrainResult | ReinforceResult) -> str:
-    """One line on what came of a training."""
+    """The result of a training on one line."""
     from verbot.training import TrainResult
 
     if isinstance(result, TrainResult):
@@ -132,7 +132,7 @@ def result_text(result: TrainResult | ReinforceResult) -> str:
 
 
 def exit_code(result: TrainResult | ReinforceResult) -> int:
-    """1 where the simulator failed in an episode."""
+    """1 if the simulator failed in an episode, else 0."""
     from verbot.training import TrainResult
 
     return 0 if isinstance(result, TrainResult) else int(result.errors > 0)
@@ -155,7 +155,7 @@ def evaluate(
             `verbot.policy.policy.VLAPolicy` in memory.
         suite: the env's name.
         out: the folder for the results.
-        device: where a policy computes that is not a server's: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
+        device: the device of a policy that is not on a server: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
         settings: fields of `verbot.evaluation.EvaluationConfig`, e.g. ``episodes=200``, ``seed=1``, ``mode="paraphrase"``.
 
     Raises:
@@ -190,9 +190,9 @@ def compare_policies(
     """Two policies on the same episodes: the difference in success, and McNemar's exact test.
 
     Args:
-        a, b: policies by name, as of `evaluate`, or folders that hold evaluations; the latter are read, not played.
-        suite, settings: as of `evaluate`, for policies that are played.
-        out: the folder for what is played: ``a`` and ``b`` in it.
+        a, b: policies by name, as in `evaluate`, or folders of evaluations, which are only read.
+        suite, settings: as in `evaluate`, for policies that are not folders of evaluations.
+        out: the folder for new evaluations: ``a`` and ``b`` in it.
 
     Example:
         >>> import tempfile

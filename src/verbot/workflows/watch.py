@@ -24,12 +24,12 @@ BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failu
 
 @dataclass(frozen=True)
 class FoundScene:
-    """Where an instruction is played, and what it means there.
+    """The scene in which an instruction is given, and the goal that it means there.
 
     Args:
-        options: of `Env.reset`.
-        goal_text: the plain instruction of the goal that is judged; empty where none is.
-        reason: why no goal is judged; empty where one is.
+        options: options of `Env.reset`.
+        goal_text: the plain instruction of the goal that is judged; empty if none is.
+        reason: why no goal is judged; empty if one is.
         unchecked: sentences of the instruction that the goal leaves out.
         hints: lines for the person who wrote an instruction that cannot be judged.
     """
@@ -43,13 +43,13 @@ class FoundScene:
 
 @dataclass(frozen=True)
 class Watched:
-    """The video, and whether the instruction was carried out.
+    """The video of an instruction, and the judgement whether it was carried out.
 
     Args:
-        goal: the goal that was judged; empty where none was.
+        goal: the goal that was judged; empty if none was.
         goal_text: its plain instruction.
-        reason: for the judgement.
-        hints: where nothing was judged: what the scene shows, what could be judged there.
+        reason: the reason for the judgement.
+        hints: if nothing was judged: the objects of the scene, and goals that could be judged there.
     """
 
     frames: list[UInt8Array]
@@ -77,15 +77,15 @@ def watch(
     trained_on: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Watched:
-    """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
+    """Let an agent follow `text`, and judge it if the whole of `text` is understood as a goal of the scene.
 
     Args:
         make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or `verbot.contracts.expert_of`.
         suite: the env.
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
-        height: of each view in the film, pixels.
+        height: height of each view in the video, pixels.
         trained_on: envs that the agent was trained on; a hint names the one that understands `text` where `suite` does not.
-        options: of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
+        options: options of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
 
     Raises:
         ConfigError: `text` gives no goal and the agent is an expert, which acts on a goal alone.
@@ -102,13 +102,13 @@ def watch(
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
         agent.reset(episode.instruction)
-        rate, seen = env.robot_spec.rate_hz, [_views(episode, height)]
+        rate, frames_by_camera = env.robot_spec.rate_hz, [_views(episode, height)]
         for _ in episode.run(agent):
-            seen.append(_views(episode, height))
+            frames_by_camera.append(_views(episode, height))
     info, seconds = episode.info, episode.time_s
     judgement, reason = _judged(found, info, seconds)
-    frames = [video.compose(views, text, height) for views in seen]
-    frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(HOLD_LAST_FRAME_S * rate)
+    frames = [video.compose(views, text, height) for views in frames_by_camera]
+    frames += [video.compose(frames_by_camera[-1], text, height, BORDERS[judgement])] * round(HOLD_LAST_FRAME_S * rate)
     goal = {} if found.reason else dict(info["goal"])
     return Watched(
         frames, rate, text, goal, found.goal_text, found.options["index"], judgement, reason, found.hints, seconds
@@ -116,7 +116,7 @@ def watch(
 
 
 def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequence[str] = ()) -> FoundScene:
-    """The first test scene with the goal that `text` means; where there is none, the first with the objects in `text`.
+    """The first test scene with the goal that `text` means; if there is none, the first with the objects in `text`.
 
     Example:
         >>> find_scene("shove the red block left", "tabletop-starter").goal_text
@@ -202,6 +202,6 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
 
 
 def _views(episode: EpisodeRunner, size: int) -> dict[str, UInt8Array]:
-    """Larger pictures than the policy's, where the env can draw them."""
+    """Images larger than the policy's, if the env can render them."""
     env, images = episode.env, episode.observation.images
     return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}

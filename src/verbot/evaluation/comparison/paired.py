@@ -23,7 +23,7 @@ if not TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """One group of episodes that both policies played.
+    """One group of episodes that both policies ran.
 
     Args:
         first, second: success rate of each.
@@ -50,7 +50,7 @@ class Comparison:
     """Rows by condition, and by task within the first condition.
 
     Args:
-        unmatched: number of episodes that only one policy played, or in which one of them had an error.
+        unmatched: number of episodes that only one policy ran, or in which one of them had an error.
     """
 
     first: str

@@ -21,7 +21,7 @@ class Ranking:
 
     Args:
         best: the row with the highest success rate; the fastest of them in a tie.
-        equals: the rows that played the same scenes and are not significantly worse, by success rate, including `best`. The
+        equals: the rows of the same scenes that are not significantly worse, by success rate, including `best`. The
             test is McNemar's exact test at 5 %, corrected for the number of rows (Holm 1979).
         front: the Pareto front of latency and success rate, the fastest first.
     """

@@ -1,7 +1,7 @@
 """Robustness: the success that a policy loses under each domain shift.
 
 Without a robot the sim-to-real gap cannot be measured. The gap measured here lies between the nominal simulation and simulations
-shifted along named axes, one at a time and all at once. The same scenes are played in both.
+shifted along named axes, one at a time and all at once. Both use the same scenes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs an evaluation: plan, play, measure, report."""
+"""Runs an evaluation: plan, roll out, measure, report."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Played:
     """The output of the workers.
 
     Args:
-        results: of the episodes, by key.
-        latencies: of single predictions, in seconds.
+        results: results of the episodes, by key.
+        latencies: latencies of single predictions, in seconds.
         videos: the mp4 of each clip.
         seconds: wall-clock time of the episodes.
-        count: number of episodes played in this call.
+        count: number of episodes that were run in this call.
     """
 
     results: Mapping[str, EpisodeResult]
@@ -73,7 +73,7 @@ def run_evaluation(
         policy: the source from which workers load the policy, or ``"random"`` or ``"expert"``.
         make: makes an env from the suite's name and the config's options; must be picklable.
         command: the command line, for the report.
-        cluster: the cluster that plays the episodes (``"ray"``, ``"ray:ADDRESS"``) instead of local processes. The results are
+        cluster: the cluster that runs the episodes (``"ray"``, ``"ray:ADDRESS"``) instead of local processes. The results are
             the same.
 
     Raises:
@@ -145,7 +145,7 @@ def summarize(
 def _play(
     plan: EvaluationPlan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None
 ) -> Played:
-    """Play the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
+    """Run the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
     jobs, started = plan.jobs(), time.monotonic()
     with ResultsJournal(out / "results.jsonl") as journal:
         waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]

@@ -31,7 +31,7 @@ class Summary:
         suite: the env's name.
         condition: the main condition, to which `metrics` refer unless their definition says otherwise.
         episodes: number of scenes of the main condition.
-        seed: of the scenes.
+        seed: seed of the scenes.
         metrics: estimates by name; the definitions are in `verbot.evaluation.protocol.metrics`.
         conditions: `success_rate` under each condition.
         baselines: metrics of the random, expert and blind agents.
@@ -39,8 +39,8 @@ class Summary:
         by_task: `success_rate` of the policy by task.
         errors: number of episodes that ended with an error; they are in no metric.
         error_messages: the first error messages.
-        seconds: wall-clock time of all episodes played in this call.
-        played: number of episodes played in this call, without those of an earlier interrupted run.
+        seconds: wall-clock time of all episodes that were run in this call.
+        played: number of episodes that were run in this call, without those of an earlier interrupted run.
         out: the folder with ``results.jsonl``, ``summary.json`` and ``report.html``.
     """
 

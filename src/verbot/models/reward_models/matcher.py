@@ -44,7 +44,7 @@ class Matcher(nn.Module):
     rule out success.
 
     Args:
-        width, heads: of the trained part.
+        width, heads: the width and the number of heads of the trained part.
         outputs: numbers for each pair.
 
     Example:
@@ -187,7 +187,7 @@ class TrainedRewardModel:
 
     Args:
         path: the file that `Matcher.save` wrote.
-        sha256: of that file; another one is refused.
+        sha256: sha256 of that file; another one is refused.
 
     Raises `PolicyError` for a file that is no reward model, or that has changed.
     """

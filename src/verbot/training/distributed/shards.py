@@ -58,7 +58,7 @@ def read(folder: Path, layout: WeightShapes, files: Mapping[str, str], shard: Sh
     """The tensors of a checkpoint for `shard`.
 
     Args:
-        files: of all ranks in order, each with its sha256; only those that overlap with the shard are read.
+        files: files of all ranks in order, each with its sha256; only those that overlap with the shard are read.
 
     Raises `CorruptFileError` for a changed file.
     """

@@ -27,7 +27,7 @@ class TrainedEmbodiment:
     """One robot of a run.
 
     Args:
-        name: of the robot; empty for the first one.
+        name: name of the robot; empty for the first one.
         policy: the policy that is trained.
         training_data: its batches.
     """

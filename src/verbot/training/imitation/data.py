@@ -34,7 +34,7 @@ class TrainingData:
 
     Args:
         dagger_rounds: completed rounds of corrections, which are included.
-        rank: of this process; it determines its part of each batch.
+        rank: rank of this process; it determines its part of each batch.
         device: computes cached features.
         show_progress: show the progress of that.
 

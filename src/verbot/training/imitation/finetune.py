@@ -59,7 +59,7 @@ def init_policy(
     Args:
         config: the policy's network.
         spec: the robot of the datasets, with its ranges.
-        statistics: of the datasets, used if ``init.statistics`` is ``"new"``.
+        statistics: statistics of the datasets, used if ``init.statistics`` is ``"new"``.
 
     Raises `ConfigError` if the policy has changed, if a weight has another shape, or if `init.lora` does not train new words.
     """

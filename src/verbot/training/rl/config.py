@@ -21,8 +21,8 @@ class EnvConfig:
     """The envs in which the policy acts.
 
     Args:
-        name: of a registered env; its training scenes are used.
-        options: of the env.
+        name: name of a registered env; its training scenes are used.
+        options: options of the env.
         tasks: alternate between episodes; None uses all tasks of the env.
         axes: randomization axis to strength, for every episode.
         num_envs: number of parallel episodes.
@@ -134,8 +134,8 @@ class PerceptionWarmup:
     """The beginning of a run, in which only the keypoint loss trains the network.
 
     Args:
-        updates: of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it. 0 keeps the
-            perception of the initial policy.
+        updates: number of updates of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it.
+            0 keeps the perception of the initial policy.
         batch_size: small batches work best, as in imitation learning.
         learning_rate: decays linearly to zero over the warm-up.
         tasks: alternate between warm-up samples; a task may be listed several times. None uses the tasks of the env.
@@ -171,7 +171,7 @@ class ReinforceParallelismConfig:
     Args:
         workers: number of processes that step the envs; 0 uses one per core.
         threads: torch threads of the training process.
-        device: of the training process.
+        device: device of the training process.
     """
 
     workers: int = 0
@@ -243,9 +243,9 @@ class ReinforceConfig:
     Args:
         env: where the policy acts.
         init: the policy that training starts from.
-        reward: of each step; ``"world"`` is the env's own.
+        reward: reward of each step; ``"world"`` is the env's own.
         reward_shaping: what is added to the env's own reward.
-        network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
+        network: network of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
         steps: total control steps of all envs.
         ppo: the algorithm.
         perception_warmup: the beginning, in which only the keypoint loss trains the network; afterwards the policy gradient

@@ -38,9 +38,9 @@ class ObjectGraph(nn.Module):
     by how far left of it they are, and −1 on its length by how near. Scores are added to the heatmaps around the nodes.
 
     Args:
-        channels, features, heatmaps: of `query_conv`.
+        channels, features, heatmaps: the options of `query_conv`.
         nodes: k, the number of nodes per view, ordered from left to right; missing ones are masked.
-        layers: of message passing; 0 uses no messages.
+        layers: number of layers of message passing; 0 uses no messages.
         heads: attention heads of each layer.
     """
 

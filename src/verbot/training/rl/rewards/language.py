@@ -25,8 +25,8 @@ class LanguageReward:
 
     Args:
         reward_model: a name with options, or the path of a trained model.
-        weight: of the progress; 0 rewards only success.
-        cost: of a failure before the time limit.
+        weight: weight of the progress; 0 rewards only success.
+        cost: penalty of a failure before the time limit.
 
     Raises `ConfigError`, at the first episode, for an env that does not describe its state in words.
     """

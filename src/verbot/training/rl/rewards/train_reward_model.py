@@ -39,12 +39,12 @@ class RewardModelConfig:
         env: name of a registered env that reports ``info["state_text"]``, built with `options`.
         tasks: alternate between demonstrations; None uses all tasks of the env.
         episodes: number of demonstrations of the expert.
-        noise: of the expert's actions.
+        noise: noise of the expert's actions.
         discount: the target of a state n control steps before the end of a demonstration is discount^n.
-        steps, learning_rate: of training.
+        steps, learning_rate: the number of steps and the learning rate of training.
         batch_size: demonstrations per step, each with its end, three earlier states, and its end with other instructions.
-        width: of the model.
-        seed: of everything.
+        width: width of the model.
+        seed: the seed of the whole run.
     """
 
     env: str = "navigation-compass"
@@ -115,7 +115,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     Args:
         checkpoint: a file, written every `EVERY` steps, from which an interrupted training resumes to the bit.
 
-    Raises `TrainingError` where no demonstration terminates.
+    Raises `TrainingError` if no demonstration terminates.
     """
     episodes = describe_episodes(config, progress=progress)
     if not episodes:
@@ -185,7 +185,7 @@ class Sentences:
 
     def against(self, episode: DescribedEpisode, rng: np.random.Generator) -> str | None:
         """An instruction that contradicts the end of `episode`: of another goal of its scene, or of one that differs in a single
-        field. None where there is none."""
+        field. None if there is none."""
         here = [goal for goal, _ in episode.offered if contradict(goal, episode.goal)]
         groups = self._groups(episode.goal)
         if here and (not groups or rng.random() < 0.35):
