@@ -261,7 +261,7 @@ class EpisodeRequest:
         task: one of the env's tasks; None draws one from the seed.
         split: ``"train"`` or ``"test"``: two streams of scenes that never meet.
         index: the number of the scene within (suite, task, split).
-        goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
+        goal: index of the goal in ``info["feasible"]``, from the identical initial state; 0 is the drawn goal.
         wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a held-out paraphrase),
             ``"longer"`` (more sentences than in training, where instructions have several), ``"blank"``, ``"image"`` (no words,
             but an image of the goal state, where the env can render one).

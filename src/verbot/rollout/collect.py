@@ -185,10 +185,11 @@ class DemonstrationWorker:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
-        if visit and found.record is not None:
-            found = replace(found, record=replace(found.record, extras={**found.record.extras, "visit": visit}))
-        return found
+        demonstration = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
+        if visit and demonstration.record is not None:
+            extras = {**demonstration.record.extras, "visit": visit}
+            demonstration = replace(demonstration, record=replace(demonstration.record, extras=extras))
+        return demonstration
 
 
 def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str | None = None) -> Generator[Demonstration]:
@@ -248,9 +249,9 @@ def _record(episode: EpisodeRunner, expert: Expert, frames: int | None) -> Episo
     cut = not episode.over
     if not (episode.info["success"] or cut):
         return None
-    found = episode_record(episode, transitions, success=not cut)
+    record = episode_record(episode, transitions, success=not cut)
     # `handed_back` marks that the last frame is not the goal.
-    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
+    return replace(record, extras={**record.extras, "handed_back": True}) if cut else record
 
 
 def episode_record(episode: EpisodeRunner, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
@@ -260,26 +261,26 @@ def episode_record(episode: EpisodeRunner, transitions: Sequence[Transition], *,
         ConfigError: a camera has no image in some steps.
     """
     info, cameras = transitions[0].previous_info, episode.env.robot_spec.camera_names
-    seen = [t.observation for t in transitions]
-    lost = [name for name in cameras if not all(name in o.images for o in seen)]
+    observations = [t.observation for t in transitions]
+    lost = [name for name in cameras if not all(name in o.images for o in observations)]
     if lost:
         raise ConfigError(
             f"camera {lost[0]!r} has no image in some steps, and a recording needs every image: collect without "
             "camera_dropout; training can drop cameras (augment.camera_dropout)"
         )
-    covered = _first_frame(transitions, lambda before: bool(before.get("covered")))
+    covered = _first_frame(transitions, lambda info: bool(info.get("covered")))
     return EpisodeRecord(
         instruction=info["instruction"],
-        states=np.stack([o.state for o in seen]),
+        states=np.stack([o.state for o in observations]),
         actions=np.stack([t.action if t.expert_action is None else t.expert_action for t in transitions]),
-        images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
+        images={name: np.stack([o.images[name] for o in observations]) for name in cameras},
         calibration=info["calibration"],
         extras={
             "goal": info["goal"],
             "instructions": list(info["instructions"]),
             "feasible": info["feasible"],
             "grounding": info["grounding"],
-            "first_contact_frame": _first_frame(transitions, lambda before: before["first_contact"] is not None),
+            "first_contact_frame": _first_frame(transitions, lambda info: info["first_contact"] is not None),
             "success": success,
             "request": dict(episode.request),
             **({} if covered is None else {"unseen_frame": covered}),

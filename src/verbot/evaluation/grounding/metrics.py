@@ -212,7 +212,7 @@ def moved(one: FloatArray, other: FloatArray) -> float:
 # Many scenes.
 
 
-def measure(
+def measure_grounding(
     policy: Policy,
     env: SegmentedEnv,
     scenes: int = 150,

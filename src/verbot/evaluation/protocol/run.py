@@ -148,7 +148,7 @@ def _play(
     """Run the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
     jobs, started = plan.jobs(), time.monotonic()
     with ResultsJournal(out / "results.jsonl") as journal:
-        waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
+        waiting = [job for job in jobs if job.key not in journal.results or journal.results[job.key].outcome == "error"]
         count = min(config.workers or cores(), max(1, len(waiting)))
         with open_pool(setup, count, cluster) as pool:
             done = len(jobs) - len(waiting)
@@ -159,8 +159,8 @@ def _play(
             seconds = time.monotonic() - started
             main = plan.conditions[config.main]
             latencies = pool.time_predictions(main, config.latency_calls) if setup.policy and pool.alive else []
-            videos = _videos(pool, plan, config, journal.done) if pool.alive else []
-    return Played(journal.done, latencies, videos, seconds, len(waiting))
+            videos = _videos(pool, plan, config, journal.results) if pool.alive else []
+    return Played(journal.results, latencies, videos, seconds, len(waiting))
 
 
 def _videos(

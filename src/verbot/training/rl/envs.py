@@ -245,8 +245,8 @@ class EnvRunners:
         plan = EnvRunnerPlan(played, config.grounding_queries, config.curriculum, warmup.tasks if warmup else None)
         count = min(config.parallelism.workers or cores(), env.num_envs)
         self._shares = [tuple(range(env.num_envs))[i::count] for i in range(count)]
-        plays = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
-        setups = [EnvRunnerSetup(plays, share, env.num_envs, plan) for share in self._shares]
+        collect_config = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
+        setups = [EnvRunnerSetup(collect_config, share, env.num_envs, plan) for share in self._shares]
         self._workers: list[Worker] = self._opened.enter_context(open_workers(setups, "env worker"))
         self.count = env.num_envs
 
@@ -279,12 +279,12 @@ class EnvRunners:
 def sample_env_statistics(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
     """The robot, states (n, s) reached by random actions, and the instructions of `scenes` training scenes."""
     rng = np.random.default_rng(config.seed)
-    plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
+    collect_config = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
     states, instructions = [], dict[str, None]()
     with closing(make_env(config.env.name, **config.env.options)) as env:
         spec, low, high = env.robot_spec, env.robot_spec.action_low(), env.robot_spec.action_high()
         for number in range(scenes):
-            episode = EpisodeRunner(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
+            episode = EpisodeRunner(env, request_for(collect_config, config.env.tasks or env.tasks, number), config.seed)
             instructions.update(dict.fromkeys(episode.info["instructions"]))
             for goal in episode.info.get("grounding", ())[1:] if config.grounding_queries else ():
                 instructions.update(dict.fromkeys(goal["instructions"]))
