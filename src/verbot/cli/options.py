@@ -17,7 +17,7 @@ Strength = Literal[1, 2, 3]
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """Which scenes are recorded, and what of them.
+    """The scenes to record, and the recorded data.
 
     Args:
         suite: the env; see `verbot list envs`.
@@ -44,7 +44,7 @@ class RecordOptions:
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Where the page is served.
+    """The address of the page.
 
     Args:
         host: address that serves the page; another than the loopback is neither encrypted nor private.
@@ -57,7 +57,7 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Where episodes are played.
+    """The processes or the cluster that run the episodes.
 
     Args:
         workers: number of processes; 0 takes one for each core.
@@ -70,7 +70,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Which scenes are played.
+    """The scenes of the episodes.
 
     Args:
         suite: the env; see `verbot list envs`.
@@ -111,7 +111,7 @@ class ActingOptions:
         execute: number of actions of each chunk to execute.
         sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these cameras of the suite; otherwise all.
-        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
+        device: the device of the policy: cpu, cuda, cuda:N, mps or auto.
     """
 
     execute: int = 1
@@ -122,7 +122,7 @@ class ActingOptions:
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """How long to train; one of these.
+    """The length of training; one of these.
 
     Args:
         minutes: minutes of training, instead of the recipe's budget.
@@ -140,7 +140,7 @@ class BudgetOptions:
 
 @dataclass(frozen=True)
 class EntryOptions:
-    """Further entries, and which of all take part.
+    """Further entries, and a selection of all.
 
     Args:
         list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
@@ -176,10 +176,10 @@ class ComparisonOptions:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is known of recordings, where their format does not say it.
+    """Properties of recordings that their format does not contain.
 
     Args:
-        rate_hz: how fast it was recorded, where the format does not know; for logs, what to resample to.
+        rate_hz: the rate of recording, if the format does not contain it; for logs, the rate to resample to.
         robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
         spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
         instruction: for episodes without one.

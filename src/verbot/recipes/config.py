@@ -62,7 +62,7 @@ def _from_older_shape(record: Record) -> Record:
 @renamed(_from_older_shape)
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe's function returns: a complete run.
+    """A complete run: the value that a recipe's function returns.
 
     Args:
         name: name of the recipe.
@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def training(self) -> TrainConfig:
-        """The first imitation. Raises `ConfigError` if there is none."""
+        """The configuration of the first stage of imitation learning. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Imitation):
                 return stage.imitation
@@ -98,7 +98,7 @@ class Recipe:
 
     @property
     def reinforcement(self) -> ReinforceConfig:
-        """The first reinforcement. Raises `ConfigError` if there is none."""
+        """The configuration of the first stage of reinforcement learning. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Reinforcement):
                 return stage.reinforcement
@@ -116,7 +116,7 @@ class Recipe:
         return (*found, ShortPathRoot(("evaluation",), frozenset(ACTING)))
 
     def with_training(self, training: TrainConfig) -> Recipe:
-        """The same recipe with another imitation in the place of its first."""
+        """The same recipe with another configuration of its first stage of imitation learning."""
         first = self.training
         stages = (
             dataclasses.replace(stage, imitation=training) if isinstance(stage, Imitation) and stage.imitation is first else stage
@@ -151,9 +151,9 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
 
 
 def parse_recipe_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """(recipe, settings) of a word: a recipe's name, then ``+field=value`` for each setting.
+    """(recipe, settings) of a recipe spec: a recipe's name, then ``+field=value`` for each setting.
 
-    Raises `ConfigError` if a setting is not of that form, or given twice.
+    Raises `ConfigError` if a setting is not of that form, or is given twice.
 
     Example:
         >>> parse_recipe_spec("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
@@ -172,7 +172,7 @@ def parse_recipe_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def change(recipe: Recipe, settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
-    """`recipe` with other settings. A budget (steps, samples or minutes) takes the place of another.
+    """`recipe` with other settings. A budget (steps, samples or minutes) replaces another.
 
     Raises `ConfigError` as `verbot.recipes.overrides.override` does.
     """
@@ -197,5 +197,5 @@ def format_settings(settings: Mapping[str, Any]) -> str:
 
 
 def process_count(batch_size: int) -> int:
-    """How many processes train together: one per core, as long as they can share the batch evenly."""
+    """The number of training processes: one per core, if they can share the batch evenly."""
     return max(n for n in range(1, min(cores(), 8) + 1) if batch_size % n == 0)

@@ -154,7 +154,7 @@ def _records(config: object, short_path_roots: Sequence[ShortPathRoot]) -> Itera
 
 
 def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
-    """A setting, taken apart where its value is a mapping of a record's fields."""
+    """A setting, taken apart if its value is a mapping of a record's fields."""
     hint = _hint(kind, config, path)
     record = None if hint is None else record_type(hint, value)
     if record in (None, Part, Objective) or not isinstance(value, Mapping):
@@ -165,7 +165,7 @@ def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tupl
 
 
 def _hint(kind: type, config: object, path: Path) -> Any:
-    """The type of the field at `path`; None below a part, and where there is none."""
+    """The type of the field at `path`; None below a part, and if there is none."""
     hint: Any = kind
     for number, step in enumerate(path):
         found = _at(config, path[:number])
@@ -273,7 +273,7 @@ def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[st
 def _objective(plain: Any, path: Path, value: Any, where: Path) -> dict[str, Any]:
     """An objective as plain values: its weight, or one of its options, which stand directly below it."""
     name, record = where[-1], {"weight": 1.0, "options": {}, **(plain or {})}
-    registries.objectives.get(name)  # raises where there is none
+    registries.objectives.get(name)  # raises if there is none
     option = path[1:] if path[:1] == ("options",) else path
     if not path:
         record = {**record, **value} if isinstance(value, Mapping) else {**record, "weight": value}

@@ -21,7 +21,7 @@ SHARED = frozenset({"data.datasets", "data.weights"})
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe and what is changed in it.
+    """A recipe with changed settings.
 
     Args:
         name: name of the row in the table.
@@ -82,7 +82,7 @@ def read_variants(source: str | Path) -> list[Variant]:
 
 
 def resolve_variant(variant: Variant, budget: Mapping[str, Any] | None = None, seed: int | None = None) -> Recipe:
-    """The complete recipe that a variant means.
+    """The complete recipe of a variant.
 
     Args:
         budget: one of steps, samples and minutes in place of the recipe's; a variant's own setting comes before it.

@@ -206,7 +206,7 @@ def _run_entries(table: Table, comparison_run: ComparisonRun, wanted: Sequence[C
     """Add the rows one by one and save the table after each; cached rows come first."""
     rows: dict[str, TableRow] = {}
     for entry in wanted:
-        with contextlib.suppress(Exception):  # it is tried again below, where its error is reported
+        with contextlib.suppress(Exception):  # it is repeated below, and its error is reported
             row = comparison_run.run_entry(entry, cached_only=True)
             rows |= {entry.name: row} if row else {}
     left = [entry for entry in wanted if entry.name not in rows]

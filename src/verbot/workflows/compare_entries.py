@@ -129,7 +129,7 @@ def _entry(spec: str, trains: bool) -> ComparisonEntry:
     if policy_name in POLICY_FREE_AGENTS:
         return ComparisonEntry(policy_name, policy=policy_name)
     if policy_name != spec or folder.is_dir() or spec.startswith(("ws://", "wss://")) or (spec == "starter" and not trains):
-        policy_source(policy_name)  # raises where there is no such policy, before anything is trained
+        policy_source(policy_name)  # raises if there is no such policy, before anything is trained
         return ComparisonEntry(policy_name, policy=policy_name)
     if folder.suffix in (".yaml", ".yml") or "+" in spec or spec in recipes.names():
         from verbot.recipes.variants import parse_variant

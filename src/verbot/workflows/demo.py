@@ -1,4 +1,4 @@
-"""The command demo: collect, train, evaluate and report by a recipe. Every stage continues where it was interrupted."""
+"""The command demo: collect, train, evaluate and report by a recipe. Every stage resumes after an interruption."""
 
 from __future__ import annotations
 

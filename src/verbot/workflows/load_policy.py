@@ -58,7 +58,7 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
 
 
 def policy_spec(name: str) -> RobotSpec | None:
-    """The robot that the policy called `name` was trained for, without loading it; None of the expert, and where it is not said.
+    """The robot that the policy called `name` was trained for, without loading it; None for the expert, or if not recorded.
 
     Raises `PolicyError` or `WireError` if there is no policy.
     """

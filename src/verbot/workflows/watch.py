@@ -84,7 +84,7 @@ def watch(
         suite: the env.
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
         height: height of each view in the video, pixels.
-        trained_on: envs that the agent was trained on; a hint names the one that understands `text` where `suite` does not.
+        trained_on: envs that the agent was trained on; a hint names the one that understands `text` if `suite` does not.
         options: options of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
 
     Raises:
