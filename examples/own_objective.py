@@ -27,7 +27,7 @@ import verbot
 from verbot.data.samples.episode_arrays import EpisodeArrays
 from verbot.data.samples.keypoints import tool_poses
 from verbot.data.samples.labels import MaskedArray, labels
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch
@@ -63,8 +63,8 @@ class ToolAhead(TrainingObjective):
             return {}
         return {"tool_ahead": masked_mean((self.out(features.fused.mean()) - target.values).abs(), target.mask)}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
-        return {"tool_ahead": Predicted(self.out(features.fused.mean()))}
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
+        return {"tool_ahead": AuxiliaryPrediction(self.out(features.fused.mean()))}
 
 
 def main(folder: Path, steps: int = 60) -> VLAPolicy:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import verbot
 from verbot.agents import ChunkAgent
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 
 
 def main(folder: Path, recipe: str = "tiny") -> float | None:
@@ -27,7 +27,7 @@ def main(folder: Path, recipe: str = "tiny") -> float | None:
     policy = verbot.load_policy(result.policy)
 
     env = verbot.make_env("tabletop-starter", image_size=32)
-    under_way, agent = RunningEpisode(env, {"task": "pick"}), ChunkAgent(policy)
+    under_way, agent = EpisodeRunner(env, {"task": "pick"}), ChunkAgent(policy)
     (chunk,) = policy.predict([under_way.observation])
     print(f"{under_way.instruction!r}: it plans {len(chunk.values)} steps; the first: {chunk.values[0].round(3)}")
     agent.reset(under_way.instruction)

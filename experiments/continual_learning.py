@@ -23,7 +23,7 @@ import verbot
 from verbot.evaluation import read_results
 from verbot.evaluation.comparison.forgetting import Outcomes, forgetting
 from verbot.evaluation.protocol.intervals import proportion
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.training import Selection
@@ -85,7 +85,7 @@ def tell(tasks: tuple[str, ...], replay: float, stages: list[Outcomes]) -> None:
     """Print the success matrix as Markdown, and forgetting as JSON."""
     print(f"\n| after (replay {replay:g}) | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for task, stage in zip(tasks, stages, strict=True):
-        cells = (written("success_rate", proportion(stage[name])) if name in stage else "" for name in tasks)
+        cells = (format_estimate("success_rate", proportion(stage[name])) if name in stage else "" for name in tasks)
         print(f"| {task} | {' | '.join(cells)} |")
     print(json.dumps({"replay": replay, "forgetting": forgetting(stages, tasks).to_json()}))
 

@@ -32,12 +32,12 @@ from verbot.data.samples.keypoints import project, projections
 from verbot.data.samples.labels.grasp_state import grasps
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import Estimate, proportion, quantile
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.models.network import Objective
 from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import Recipe, resolve
 from verbot.recipes.overrides import override
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation
 from verbot.training import AugmentConfig
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def cell(name: str, found: Estimate) -> str:
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if "(" in name else written("success_rate", found)
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if "(" in name else format_estimate("success_rate", found)
 
 
 def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
     env = make_env(ARM, tasks=("pick", "put"))
     predicted, true = [], []
     for number in range(count):
-        episode = RunningEpisode(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
+        episode = EpisodeRunner(env, {"task": ("pick", "put")[number % 2], "index": number // 2})
         seen = episode.observation
         grasp = expert_grasp(episode)
         if grasp is not None:
@@ -179,7 +179,7 @@ def grasped(policy: VLAPolicy, count: int) -> dict[str, Estimate]:
     return errors
 
 
-def expert_grasp(episode: RunningEpisode) -> FloatArray | None:
+def expert_grasp(episode: EpisodeRunner) -> FloatArray | None:
     """The state in which the expert grasps, in the episode that has just started; None where it does not."""
     steps = list(episode.run(expert_of(episode.env)))
     states, actions = (np.array(rows, np.float32) for rows in ([s.observation.state for s in steps], [s.action for s in steps]))

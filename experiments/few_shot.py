@@ -24,7 +24,7 @@ import tyro
 
 import verbot
 from verbot.evaluation.protocol.intervals import Estimate, proportion
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 
 LORA: dict[str, Any] = {"rank": 16, "alpha": 32.0}
 METHODS: dict[str, tuple[str, dict[str, Any] | None]] = {
@@ -81,7 +81,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     print("\n| method | demonstrations | samples | numbers trained | success |\n|---|---|---|---|---|")
     for row in rows:
-        shown = written("success_rate", Estimate(**row["success"]))
+        shown = format_estimate("success_rate", Estimate(**row["success"]))
         name = METHODS[row["method"]][0]
         print(f"| {name} | {row['demonstrations']} | {row['samples']} | {row['trained'] or row['parameters']} | {shown} |")
     if arguments.plot is not None:

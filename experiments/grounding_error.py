@@ -25,7 +25,7 @@ from verbot.agents import ChunkAgent, SamplingAgent
 from verbot.contracts import POINTS, Agent, expert_of
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import Observation
 
 TOGETHER = 64  # predictions
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def queries(env: verbot.contracts.Env, index: int) -> Iterator[Query]:
-    episode = RunningEpisode(env, {"split": "test", "index": index, "wording": "canonical"})
+    episode = EpisodeRunner(env, {"split": "test", "index": index, "wording": "canonical"})
     spec, seen, info = env.robot_spec, episode.observation, episode.info
     matrices = projections(seen.state[None], spec, info["calibration"], spec.camera_names)
     for goal, grounding in zip(info["feasible"], info["grounding"], strict=True):
@@ -100,7 +100,7 @@ def queries(env: verbot.contracts.Env, index: int) -> Iterator[Query]:
 
 def on_the_way(env: verbot.contracts.Env, task: str, index: int, agent: Agent) -> Iterator[Query]:
     """The instruction at every step, labeled with the quarter of the trajectory by the remaining distance (m)."""
-    episode = RunningEpisode(env, {"task": task, "split": "test", "index": index, "wording": "seen"})
+    episode = EpisodeRunner(env, {"task": task, "split": "test", "index": index, "wording": "seen"})
     agent.reset(episode.instruction)
     spec, way_m = env.robot_spec, episode.info["final_error_m"]
     for step in episode.run(agent):

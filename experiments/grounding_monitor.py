@@ -25,8 +25,8 @@ import verbot
 from verbot.agents import ChunkAgent, GroundingMonitor, Misalignment
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
-from verbot.evaluation.report.summary import written
-from verbot.rollout.episode import RunningEpisode, play
+from verbot.evaluation.report.summary import format_estimate
+from verbot.rollout.episode import EpisodeRunner, play
 from verbot.spec import ActionChunk
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     with closing(make_env(arguments.suite, captions=8)) as env:
         index = 20_000
         while len(warned["false"]) < arguments.scenes:
-            captions = RunningEpisode(env, {"split": "test", "index": index}).info["captions"]
+            captions = EpisodeRunner(env, {"split": "test", "index": index}).info["captions"]
             pairs = [c for c in captions if c["kind"] == "instruction"][:1]
             for pair, side in itertools.product(pairs, warned):
                 events: list[Misalignment] = []
@@ -83,7 +83,7 @@ def main() -> None:
     print("\n| warn below | what is there | what is not |\n|---|---|---|")
     for threshold in np.arange(-0.3, 0.75, 0.1):
         rates = (wilson(int((x < threshold).sum()), len(x)) for x in (true, false))
-        print(f"| {threshold:.1f} | " + " | ".join(written("success_rate", rate) for rate in rates) + " |")
+        print(f"| {threshold:.1f} | " + " | ".join(format_estimate("success_rate", rate) for rate in rates) + " |")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import verbot
 from verbot.contracts import EpisodeRequest
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import Estimate, proportion
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.spec import Observation
 
 LEARNED = {"loss_weighting": "uncertainty"}
@@ -45,7 +45,7 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    tell(arguments.arms, lambda arm: measure(arguments, arm), lambda name, found: written("success_rate", found))
+    tell(arguments.arms, lambda arm: measure(arguments, arm), lambda name, found: format_estimate("success_rate", found))
 
 
 def tell(arms: Sequence[str], measured: Callable[[str], dict[str, Any]], cell: Callable[[str, Estimate], str]) -> None:

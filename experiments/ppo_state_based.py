@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from verbot.data.samples.episode_arrays import goal_points
 from verbot.envs import make_env
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import Observation
 from verbot.training.rl.config import RewardShaping
 from verbot.training.rl.envs import GroundedObservation, VecTransition
@@ -84,8 +84,8 @@ class StateEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         index = self._number + self._arguments.num_envs * self._played
         self._task, self._played = self._arguments.tasks[index % len(self._arguments.tasks)], self._played + 1
-        self._episode = RunningEpisode(self._env, {"task": self._task, "index": index, "split": "train"}, self._arguments.seed)
-        self._reward.begin([0], [self._episode.info], [UNSEEN])
+        self._episode = EpisodeRunner(self._env, {"task": self._task, "index": index, "split": "train"}, self._arguments.seed)
+        self._reward.reset([0], [self._episode.info], [UNSEEN])
         return self._observation(), {}
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

@@ -29,9 +29,9 @@ import tyro
 import verbot
 from verbot.contracts import observation_from_env
 from verbot.envs import make_env
-from verbot.evaluation.comparison.paired import compare
+from verbot.evaluation.comparison.paired import compare_evaluations
 from verbot.evaluation.protocol.intervals import Estimate, wilson
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS
 from verbot.spec import Observation
@@ -74,8 +74,10 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     print("\n| arm | success | against the first | p |\n|---|---|---|---|")
     for row in rows:
-        against = compare(arguments.out / rows[0]["arm"] / "evaluation", arguments.out / row["arm"] / "evaluation").conditions[0]
-        success = written("success_rate", Estimate(**row["success"]))
+        against = compare_evaluations(
+            arguments.out / rows[0]["arm"] / "evaluation", arguments.out / row["arm"] / "evaluation"
+        ).conditions[0]
+        success = format_estimate("success_rate", Estimate(**row["success"]))
         print(f"| {row['arm']} | {success} | {against.only_second} won, {against.only_first} lost | {against.p:.3g} |")
 
 

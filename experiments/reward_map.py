@@ -75,13 +75,13 @@ def measure(matcher: Matcher, arguments: Arguments) -> dict[str, Any]:
             truth.append(_potential(env))
         if np.ptp(truth) == 0:
             continue
-        said = matcher.opinions(states, [instruction] * len(states))[:, way].tolist()
+        said = matcher.forward_no_grad(states, [instruction] * len(states))[:, way].tolist()
         sentence = wordings(wrong, "seen")[0]
-        misled = matcher.opinions(states, [sentence] * len(states))[:, way].tolist()
+        misled = matcher.forward_no_grad(states, [sentence] * len(states))[:, way].tolist()
         own.append(_ranks(said, truth))
         other.append(_ranks(misled, truth))
         pooled.extend(zip(said, truth, strict=True))
-        worth = [float(matcher.opinions([state], [instruction])[0, end]) for state in _stops(env, info)]
+        worth = [float(matcher.forward_no_grad([state], [instruction])[0, end]) for state in _stops(env, info)]
         ends.append(worth[0] > max(worth[1:]))
     found = proportion(ends)
     return {
@@ -180,7 +180,7 @@ def _over(env: Any, matcher: Matcher, instruction: str, stop: bool, output: int,
         states.append(describe(world))
         world.stopped_at = None
     world.x_m, world.y_m = kept
-    values = matcher.opinions(states, [instruction] * len(states))[:, output].numpy()
+    values = matcher.forward_no_grad(states, [instruction] * len(states))[:, output].numpy()
     return np.where(free, values, np.nan).reshape(cells, cells)
 
 

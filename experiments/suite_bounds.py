@@ -25,7 +25,7 @@ from verbot.envs.tabletop.env import STILL
 from verbot.envs.tabletop.expert.placing import DROP_M, place
 from verbot.envs.tabletop.simulation.layout import WORKSPACE_M
 from verbot.evaluation.protocol.intervals import wilson
-from verbot.rollout.episode import RunningEpisode, final
+from verbot.rollout.episode import EpisodeRunner, final
 from verbot.spec import FloatArray, Observation
 
 
@@ -68,7 +68,7 @@ def guess_bound(arguments: Arguments, task: str) -> None:
     env: Any = make_env("tabletop-memory", render_cameras=False)
     rng, solved, chance = np.random.default_rng(arguments.seed), [], []
     for index in range(arguments.episodes):
-        episode = RunningEpisode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
+        episode = EpisodeRunner(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
         objects = [obj.id for obj in env.physics.layout.movables]
         act = _elsewhere(env, rng) if task == "put_back" else _other(env, str(rng.choice(objects)))
         solved.append(final(episode.run(Guess(act))).info["success"])

@@ -22,7 +22,7 @@ from scripted import Expert, KeyboardExpert, after, config, demonstrate, ready, 
 
 from verbot.data import open_dataset
 from verbot.evaluation.protocol.intervals import proportion
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 
 HANDS = {"gamepad": Expert, "keyboard": KeyboardExpert}
 
@@ -52,7 +52,7 @@ def main() -> None:
         with teleop_session(Path(folder) / "demos", script, settings):
             seconds = [len(episode) / 10 for episode in open_dataset(Path(folder) / "demos")]
     success = proportion([success for _, success in won])
-    print(f"{options.by}, {options.suite}: {written('success_rate', success)}, n = {success.n}")
+    print(f"{options.by}, {options.suite}: {format_estimate('success_rate', success)}, n = {success.n}")
     print("failed:", dict(Counter(verb for verb, success in won if not success)) or "none")
     print(f"seconds of a success: median {np.median(seconds):.1f}, longest {max(seconds):.1f}")
 

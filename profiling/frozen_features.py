@@ -58,7 +58,7 @@ def main() -> None:
             augment=UNCHANGED, validation=ValidationConfig(share=0.0),
         )  # fmt: skip
         started = time.perf_counter()
-        TrainingData.prepare(override(config, {"cache_features": True}), show=True)
+        TrainingData.prepare(override(config, {"cache_features": True}), show_progress=True)
         print(f"features of all frames: {time.perf_counter() - started:.1f} s")
         steps = {name: stepper(override(config, {"cache_features": name == "kept"})) for name in ("computed", "kept")}
         spent: dict[str, list[float]] = {name: [] for name in steps}

@@ -20,9 +20,9 @@ import tyro
 from verbot.contracts import Agent, expert_of
 from verbot.envs import make_env
 from verbot.evaluation.protocol.intervals import wilson
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.rollout.baselines import RandomAgent
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.episode import play as transitions
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     for agent_name, task in itertools.product(("expert", "expert, noise 0.15", "random"), make_env("navigation").tasks):
         successes, steps = play(agent_name, task, arguments)
         found = wilson(successes, arguments.episodes)
-        print(f"{agent_name:22s} {task:8s} {written('success_rate', found):>28s} {found.n:5d} {steps:6.1f}")
+        print(f"{agent_name:22s} {task:8s} {format_estimate('success_rate', found):>28s} {found.n:5d} {steps:6.1f}")
 
 
 def measure_speed(seed: int) -> dict[str, float]:
@@ -54,7 +54,7 @@ def measure_speed(seed: int) -> dict[str, float]:
     figures = {"reset, ms": _cpu_ms(env.reset, 200)}
     for label, shown in (("with pictures", True), ("without pictures", False)):
         endless = make_env("navigation", render_cameras=shown, discrete=True, reward="shaped", max_seconds=1e6)
-        episode, rng = RunningEpisode(endless, {"index": 0}, seed), np.random.default_rng(seed)
+        episode, rng = EpisodeRunner(endless, {"index": 0}, seed), np.random.default_rng(seed)
         figures[f"step {label}, ms"] = _cpu_ms(lambda e=episode, r=rng: e.step(np.array([r.integers(6)])), 3000)  # type: ignore[misc]
         figures[f"steps/s {label}"] = 1e3 / figures[f"step {label}, ms"]
     return figures

@@ -26,7 +26,7 @@ import tyro
 from verbot.contracts import expert_of
 from verbot.envs import make_env
 from verbot.errors import SimulationError
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure_speed(arguments: Arguments) -> dict[str, float]:
         "expert's action, ms": 1e3 * _cpu_seconds(expert.act, 300),
     }
     for label, shown in (("steps/s with cameras", True), ("steps/s without cameras", False)):
-        episode = RunningEpisode(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
+        episode = EpisodeRunner(make_env(arguments.suite, render_cameras=shown, max_seconds=60.0), {"index": 0}, arguments.seed)
         expert = expert_of(episode.env, arguments.noise)
         figures[label] = 1.0 / _cpu_seconds(lambda e=episode, t=expert: e.step(t.act()), 300)  # type: ignore[misc]
     return figures
@@ -95,7 +95,7 @@ def run_expert(arguments: Arguments, task: str) -> TaskFigures:
     expert = expert_of(env, arguments.noise, arguments.seed)
     ends, lengths = [], []
     for index in range(arguments.episodes):
-        episode = RunningEpisode(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
+        episode = EpisodeRunner(env, {"task": task, "split": arguments.split, "index": index}, arguments.seed)
         expert.reset(episode.instruction)
         with contextlib.suppress(SimulationError):  # it is counted among the errors
             for _ in episode.run(expert):

@@ -294,7 +294,7 @@ def test_compare_hands_on_what_was_typed_and_tells_how_it_went(tmp_path, capsys,
         asked.append(config)
         return Table("", "a", (TableRow("a", "recipe", error="ValueError: torn"),), {})
 
-    monkeypatch.setattr(compare, "compare", remember)
+    monkeypatch.setattr(compare, "run_comparison", remember)
     arguments = ["tiny", "tiny+chunk=2", "--samples", "640", "--data", "one", "two", "--conditions", "blank", "--no-baselines"]
     code, out, _ = run(capsys, "compare", *arguments, "--list", "all", "--only", "tiny", "head-flow", "--base", "tiny")
     assert code == 1

@@ -126,7 +126,7 @@ def test_own_backbone(example, tmp_path):
 @pytest.mark.parametrize("example", ["own_backbone"], indirect=True)
 def test_own_backbone_learns_by_reinforcement(example, tmp_path):
     pytest.importorskip("stable_baselines3")
-    from verbot.training.rl import ReinforceConfig, reinforce
+    from verbot.training.rl import ReinforceConfig, train_ppo
     from verbot.training.rl.config import EnvConfig, PerceptionWarmup, PPOConfig, ReinforceParallelismConfig
 
     config = ReinforceConfig(
@@ -136,12 +136,12 @@ def test_own_backbone_learns_by_reinforcement(example, tmp_path):
         ppo=PPOConfig(num_steps=16, batch_size=16, epochs=1),
         parallelism=ReinforceParallelismConfig(workers=1),
     )
-    policy = verbot.load_policy(reinforce(config, tmp_path / "run", progress=False).policy)
+    policy = verbot.load_policy(train_ppo(config, tmp_path / "run", progress=False).policy)
     assert isinstance(policy.network.backbone, example.Bytes)
     assert all(p.isfinite().all() for p in policy.network.parameters())
     warming = dataclasses.replace(config, perception_warmup=PerceptionWarmup(1), keypoint_weight=1.0)
     with pytest.raises(ConfigError, match="takes the instruction last, such as 'query_conv'; 'bytes' does not"):
-        reinforce(warming, tmp_path / "other", progress=False)
+        train_ppo(warming, tmp_path / "other", progress=False)
 
 
 @pytest.mark.parametrize("example", ["own_objective"], indirect=True)

@@ -56,6 +56,14 @@ def test_a_wrong_name_lists_the_existing_ones():
         ("verbot.training.rl.config", "ParallelismConfig", "ReinforceParallelismConfig"),
         ("verbot.evaluation", "evaluate", "evaluate_policy"),
         ("verbot.evaluation", "run", "run_evaluation"),
+        ("verbot.evaluation.comparison.paired", "compare", "compare_evaluations"),
+        ("verbot.models.features", "Predicted", "AuxiliaryPrediction"),
+        ("verbot.models.features", "Prediction", "NetworkOutput"),
+        ("verbot.rollout.episode", "RunningEpisode", "EpisodeRunner"),
+        ("verbot.training.rl", "reinforce", "train_ppo"),
+        ("verbot.training.rl.ppo", "reinforce", "train_ppo"),
+        ("verbot.workflows.compare", "compare", "run_comparison"),
+        ("verbot.workflows.train_evaluate", "compare", "compare_policies"),
     ],
 )
 def test_a_former_name_is_read_with_a_warning(module, former, name):
@@ -65,7 +73,9 @@ def test_a_former_name_is_read_with_a_warning(module, former, name):
     assert value is getattr(where, name)
 
 
-@pytest.mark.parametrize("module", ["verbot.policy.policy", "verbot.training", "verbot.training.rl.config", "verbot.evaluation"])
+@pytest.mark.parametrize(
+    "module", ["verbot.policy.policy", "verbot.training", "verbot.training.rl", "verbot.training.rl.config", "verbot.evaluation"]
+)
 def test_a_module_with_former_names_refuses_others(module):
     with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'Polcy'"):
         importlib.import_module(module).Polcy  # noqa: B018

@@ -25,7 +25,7 @@ EXCEPTIONS: dict[str, str] = {
     "models/reward_models/huggingface.py::PretrainedRewardModel.__init__": "a model's configuration has the fields of its family",
     "parallel/workers.py::cores": "os.sched_getaffinity exists on some systems only",
     "rollout/results.py::read_results": "a line of JSON may hold anything",
-    "training/distributed/device.py::place": "a mark on a tensor",
+    "training/distributed/device.py::to_device": "a mark on a tensor",
     "training/distributed/flat_weights.py::rate_scale": "a mark on a tensor",
     "training/distributed/fsdp.py::Sharded.gathered": "a state dict holds tensors, some of them sharded",
     "training/distributed/fsdp.py::_blocks": "modules of other libraries name the blocks that must stay whole",

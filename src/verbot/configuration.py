@@ -131,7 +131,7 @@ def _type_hints(kind: type) -> dict[str, Any]:
 
 
 def record_type(hint: Any, value: Any = None) -> type | None:
-    """The dataclass that a field of type `hint` holds, or None where it holds no record.
+    """The dataclass that a field of type `hint` holds, or None if it holds no record.
 
     Args:
         value: plain value of the field; it decides between several dataclasses.
@@ -282,7 +282,7 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted paths as nested dictionaries. Raises `ConfigError` where a path leads through a value.
+    """Dotted paths as nested dictionaries. Raises `ConfigError` if a path leads through a value.
 
     Example:
         >>> nested({"a.b": 1, "a.c": 2, "d": 3})

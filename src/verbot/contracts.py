@@ -71,7 +71,7 @@ class Robot(Protocol):
     def spec(self) -> RobotSpec: ...
 
     def connect(self) -> None:
-        """Open the connection; `observe` and `act` work from now on. Raises `RobotError` where it cannot."""
+        """Open the connection; `observe` and `act` work from now on. Raises `RobotError` if it cannot."""
         ...
 
     def observe(self) -> Observation:
@@ -116,13 +116,15 @@ class TaskEnv(Env, Protocol):
     (suite, task, split, index, seed) alone. ``info`` always holds
 
     - ``instruction`` (str), ``goal`` (dict), ``target_object`` (the id of the object in the goal);
-    - ``feasible`` (the goals that this same initial state admits, the drawn one first) and ``grounding`` (one entry a goal);
+    - ``feasible`` (the goals that this same initial state admits, the drawn one first);
+    - ``grounding`` (for each of these goals ``instructions``, a list of sentences that mean it, and ``target_base_m``,
+      ``receptacle_base_m``, ``reference_base_m``: positions (x, y, z) in the base frame, or None);
     - ``calibration`` ({camera: {"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": one of the spec's frames}});
     - ``first_contact`` (id of the first object that the robot handled, or None), ``success`` (bool), ``final_error_m`` (float);
     - ``error`` (str or None: a simulator fault).
 
-    Optional keys: ``covered`` (bool) says that what tells the objects apart is out of sight; ``moved`` (bool) says whether an
-    object of ``grounding`` has moved, where ``first_contact`` does not decide that; ``state_text``, see `Described`.
+    Optional keys: ``covered`` (bool): the distinguishing feature of the objects is not visible; ``moved`` (bool): whether an
+    object of ``grounding`` has moved, if ``first_contact`` does not decide that; ``state_text``, see `Described`.
 
     What only some envs can do is a protocol of its own, to be asked for by `isinstance`: `Demonstrator`, `Grammar`, `Pictured`,
     `Segmented`, `Leveled`, `Compositional`, `Described`, `Shaped`.
@@ -210,10 +212,10 @@ class Understanding:
     """What a grammar makes of an instruction.
 
     Args:
-        goals: what the whole sentence means, as fields that a goal must have; several where different goals mean the same.
-            Empty where the sentence is not understood.
+        goals: what the whole sentence means, as fields that a goal must have; several if different goals mean the same.
+            Empty if the sentence is not understood.
         objects: names of objects in the sentence, "red cube" or "cube", for finding a scene that shows them.
-        problem: why the sentence is not understood; empty where it is.
+        problem: why the sentence is not understood; empty if it is.
         remaining: words that are no part of any instruction or name.
         unchecked: parts of the sentence that are understood but that no goal judges.
     """
@@ -259,7 +261,7 @@ class EpisodeRequest:
         task: one of the env's tasks; None draws one from the seed.
         split: ``"train"`` or ``"test"``: two streams of scenes that never meet.
         index: the number of the scene within (suite, task, split).
-        goal: 0 for the drawn goal, j for the j-th of ``info["feasible"]`` from the identical initial state.
+        goal: index of the goal in ``info["feasible"]``, from the identical initial state; 0 is the drawn goal.
         wording: ``"canonical"``, ``"seen"`` (canonical or any training paraphrase), ``"unseen"`` (a held-out paraphrase),
             ``"longer"`` (more sentences than in training, where instructions have several), ``"blank"``, ``"image"`` (no words,
             but an image of the goal state, where the env can render one).
@@ -307,7 +309,7 @@ class EpisodeSource(Protocol):
 
 
 def expert_of(env: Env, noise: float = 0.0, seed: int = 0) -> Expert:
-    """The expert of the present episode of `env`. Raises `ConfigError` where the env is no `Demonstrator`."""
+    """The expert of the present episode of `env`. Raises `ConfigError` if the env is no `Demonstrator`."""
     if not isinstance(env, Demonstrator):
         raise ConfigError(f"{type(env).__name__} has no expert: it lacks expert(noise, seed) (see verbot.contracts.Demonstrator)")
     return env.expert(noise=noise, seed=seed)

@@ -43,7 +43,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Component:
-    """A named run of dimensions in the state or action vector.
+    """A named contiguous slice of the state or action vector.
 
     Args:
         name: unique within the vector, e.g. ``"ee_position"``.
@@ -227,7 +227,7 @@ class RobotSpec:
         return np.array([x for c in self.action for x in c.high], np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; without `groups` and `frames` where there are none, as before there were any."""
+        """Plain data; omits empty `groups` and `frames`, for old files."""
         record = dataclasses.asdict(self)
         return {key: value for key, value in record.items() if value or key not in ("groups", "frames")}
 
@@ -296,10 +296,10 @@ class ActionChunk:
 
     Args:
         values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
-        time_s: when the observation was made that it was predicted from.
+        time_s: timestamp of the input observation.
         extras: other predictions, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
-        memory: of a policy with memory: for the next observation of the same episode.
-        value: of a policy with a value head: γ^(control steps that are left until success, as predicted), in (0, 1).
+        memory: the memory of a policy with memory, for the next observation of the same episode.
+        value: value of a policy with a value head: γ^(control steps that are left until success, as predicted), in (0, 1).
     """
 
     values: FloatArray

@@ -85,7 +85,7 @@ def normalizer(method: str, statistics: FeatureStatistics, components: Sequence[
 
     Args:
         method: ``"z_score"``, ``"min_max"`` (to [−1, 1]), ``"quantile"`` (the 1st and 99th percentiles to ∓1) or ``"none"``.
-        components: of the vector, in order.
+        components: components of the vector, in order.
         kept: kinds of components that keep their own units, e.g. `KEPT_KINDS`.
 
     Raises `ConfigError` for another method, or if the statistics and the vector have different sizes.

@@ -14,7 +14,7 @@ from verbot.evaluation.grounding.metrics import (
     change,
     grown,
     leave_one_out,
-    measure,
+    measure_grounding,
     moved,
     painted,
     paired_ratio,
@@ -171,7 +171,7 @@ def world():
 
 
 def test_correct_grounding_wins_the_pointing_game_and_its_cause_is_found(world):
-    found = measure(Planted(world), world, scenes=18)
+    found = measure_grounding(Planted(world), world, scenes=18)
     row = found.rows["front target"]
     assert row["pointing_game"].value == row["pointing_game_exact"].value == 1.0 and row["pointing_game"].n == 18
     assert row["pointing_game_other_instruction"].value == 0.0
@@ -183,7 +183,7 @@ def test_correct_grounding_wins_the_pointing_game_and_its_cause_is_found(world):
 
 
 def test_a_shifted_map_loses_and_ignored_pixels_have_no_effect(world):
-    found = measure(Planted(world, shift=20, reads=False), world, scenes=9)
+    found = measure_grounding(Planted(world, shift=20, reads=False), world, scenes=9)
     assert found.rows["front target"]["pointing_game"].value == 0.0
     assert found.rows["front target"]["attribution_lift"].value < 0.1
     assert found.causal["change_named"].value < 1e-4
@@ -194,12 +194,12 @@ def test_a_policy_without_maps_has_metrics_of_its_actions_only(world):
         def predict(self, observations):
             return [dataclasses.replace(chunk, extras={}) for chunk in super().predict(observations)]
 
-    found = measure(WithoutMaps(world), world, scenes=6)
+    found = measure_grounding(WithoutMaps(world), world, scenes=6)
     assert found.rows == {} and found.by_task == {} and found.causal["causal_occlusion"].n > 0
 
 
 def test_the_same_scenes_give_the_same_figures_and_another_seed_others(world):
-    one, again, other = (measure(Planted(world), world, scenes=3, seed=seed).to_json() for seed in (0, 0, 1))
+    one, again, other = (measure_grounding(Planted(world), world, scenes=3, seed=seed).to_json() for seed in (0, 0, 1))
     assert one == again and one["rows"] != other["rows"]
 
 
@@ -207,7 +207,7 @@ def test_an_env_without_segmentation_is_refused():
     from toy_world import ToyEnv, ToyPolicy
 
     with pytest.raises(ConfigError, match=r"segmentation masks, such as tabletop-starter"):
-        measure(ToyPolicy(), ToyEnv())
+        measure_grounding(ToyPolicy(), ToyEnv())
 
 
 def test_a_change_is_a_share_of_each_numbers_range(world):
@@ -217,7 +217,7 @@ def test_a_change_is_a_share_of_each_numbers_range(world):
 
 
 def test_metrics_survive_a_file_and_the_page_shows_them(world, tmp_path):
-    found = measure(Planted(world), world, scenes=3)
+    found = measure_grounding(Planted(world), world, scenes=3)
     record = json.loads(json.dumps(found.to_json()))
     assert GroundingMetrics.from_json(record) == found
     row = record["rows"]["front target"]
@@ -238,7 +238,7 @@ def test_a_report_shows_grounding_metrics_of_the_same_policy_in_its_folder(name,
 
     from verbot.evaluation import EvaluationConfig, PolicySource, run_evaluation
 
-    record = {"policy": "mine", "suite": "toy", **measure(Planted(world), world, scenes=3).to_json()}
+    record = {"policy": "mine", "suite": "toy", **measure_grounding(Planted(world), world, scenes=3).to_json()}
     (tmp_path / name).write_text(json.dumps(record))
     config = EvaluationConfig("toy", episodes=2, baselines=False, conditions=(), videos=0, latency_calls=0, workers=1)
     for policy in ("mine", "another"):

@@ -22,7 +22,7 @@ from verbot.models.network import NetworkConfig, Part
 from verbot.policy.storage import STARTER
 from verbot.rollout.collect import demonstrate
 from verbot.rollout.results import read_results
-from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ReinforceConfig, train_ppo
 from verbot.training.rl.config import EnvConfig, PerceptionWarmup, PPOConfig, ReinforceParallelismConfig, RewardShaping
 
 HERE = Path(__file__).resolve().parent
@@ -141,7 +141,7 @@ def reinforced(folder: Path) -> dict[str, Any]:
         seed=3,
     )
     with one_thread():
-        return weights(reinforce(config, folder / "reinforce", progress=False).policy)
+        return weights(train_ppo(config, folder / "reinforce", progress=False).policy)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def test_the_score_of_a_pair_does_not_depend_on_the_batch(matcher):
     for row, (state, goal) in zip(together, pairs, strict=True):
         assert torch.allclose(matcher([state], [goal])[0], row, atol=1e-5)
     for _ in range(2):  # the second time from memory
-        assert torch.allclose(matcher.opinions(*zip(*pairs, strict=True)), together, atol=1e-5)
+        assert torch.allclose(matcher.forward_no_grad(*zip(*pairs, strict=True)), together, atol=1e-5)
 
 
 def test_numbers_are_read_as_numbers(matcher):
@@ -49,7 +49,7 @@ def test_a_matcher_comes_back_from_its_file(matcher, tmp_path, monkeypatch):
     path = tmp_path / "reward_model.safetensors"
     matcher.save(path)
     model = reward_models.get("matcher")(str(path))
-    assert np.array_equal(model.score([NEAR, FAR], [GO, GO]), matcher.opinions([NEAR, FAR], [GO, GO]).sigmoid().numpy())
+    assert np.array_equal(model.score([NEAR, FAR], [GO, GO]), matcher.forward_no_grad([NEAR, FAR], [GO, GO]).sigmoid().numpy())
     monkeypatch.setattr(module, "FORMAT", module.OLD_FORMAT)
     matcher.save(path)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import torch
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import ActionReadout
-from verbot.models.stochastic import Exploration
+from verbot.models.stochastic import ActionDistributionHead
 from verbot.spec import Component
 
 MOVE = Component("move", "position_delta", ("x", "y"), "m", "base", (-0.1, -0.1), (0.1, 0.1))
@@ -22,7 +22,7 @@ ACTION = (MOVE, STEP, GRIP)
 def draw():
     torch.manual_seed(0)
     raw = torch.tensor([[0.5, -1.0, 0.0, math.log(2.0), math.log(5.0), math.log(3.0)]]).repeat(20000, 1)
-    return Exploration(ActionReadout(ACTION), log_std=math.log(0.2))(raw)
+    return ActionDistributionHead(ActionReadout(ACTION), log_std=math.log(0.2))(raw)
 
 
 def test_draws_have_the_shares_that_the_outputs_say(draw):
@@ -55,10 +55,10 @@ def test_the_mode_is_what_the_head_itself_decides():
     raw = torch.randn(50, readout.size)
     decided = readout.decode(raw)
     decided[:, 3] = decided[:, 3].round()
-    assert torch.allclose(Exploration(readout)(raw).mode(), decided)
+    assert torch.allclose(ActionDistributionHead(readout)(raw).mode(), decided)
 
 
 def test_quaternions_are_refused():
     turn = Component("turn", "quaternion", ("w", "x", "y", "z"), "1", "base", (-1.0,) * 4, (1.0,) * 4)
     with pytest.raises(ConfigError, match="'turn' is a quaternion; reinforcement needs rotation deltas"):
-        Exploration(ActionReadout((turn,)))
+        ActionDistributionHead(ActionReadout((turn,)))

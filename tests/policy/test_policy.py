@@ -117,7 +117,7 @@ def test_training_and_prediction_prepare_alike():
         for i in range(2)
     ]
     for chunk, values in zip(policy.predict(seen), trained, strict=True):
-        np.testing.assert_allclose(chunk.values, policy.action_steps.inverse(values), atol=1e-5)
+        np.testing.assert_allclose(chunk.values, policy.action_transform.inverse(values), atol=1e-5)
 
 
 def test_collate_normalizes_and_losses_are_finite():
@@ -178,7 +178,7 @@ def test_frames_of_the_past_are_a_stride_apart_however_often_it_is_asked():
         seen = Observation(images, raw.state[0, frame], raw.instructions[0], time_s=frame * 0.2, memory=memory)
         (chunk,) = policy.predict([seen])
         memory = chunk.memory
-    np.testing.assert_allclose(chunk.values, policy.action_steps.inverse(trained[0]), atol=1e-5)
+    np.testing.assert_allclose(chunk.values, policy.action_transform.inverse(trained[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", memories.names())

@@ -10,7 +10,7 @@ from toy_world import ToyEnv
 
 from verbot.contracts import EpisodeRequest
 from verbot.errors import SimulationError
-from verbot.rollout.episode import Replay, RunningEpisode, Supervised, Transition, final, play, request_options
+from verbot.rollout.episode import EpisodeRunner, Replay, Supervised, Transition, final, play, request_options
 from verbot.spec import Observation
 
 GO = {"task": "go", "index": 0}
@@ -47,21 +47,21 @@ def test_transitions_join_and_the_last_one_ends_the_episode() -> None:
     assert transitions[-1].next_observation.time_s == pytest.approx(3.0)
     assert [t.observation for t in transitions] == agent.seen
     assert agent.instructions == [transitions[0].previous_info["instruction"]], "the agent is reset once"
-    assert transitions[0].label is None and transitions[0].action.tolist() == [0.5]
+    assert transitions[0].expert_action is None and transitions[0].action.tolist() == [0.5]
 
 
 def test_the_expert_labels_its_own_steps_and_those_of_another_agent_that_it_observes() -> None:
     (own,) = itertools.islice(play(ToyEnv(), NotingExpert(), GO), 1)
-    assert (own.action.tolist(), own.label.tolist()) == ([0.5], [-0.25])
+    assert (own.action.tolist(), own.expert_action.tolist()) == ([0.5], [-0.25])
     agent, expert = Noting(), NotingExpert()
     transitions = list(itertools.islice(play(ToyEnv(), Supervised(agent, expert), GO), 5))
-    assert [t.label.tolist() for t in transitions] == [[-0.25]] * 5
+    assert [t.expert_action.tolist() for t in transitions] == [[-0.25]] * 5
     assert agent.seen == expert.seen and agent.instructions == expert.instructions
 
 
 def test_another_agent_continues_where_the_first_one_stopped() -> None:
     env, first, successor = ToyEnv(), Noting(), Noting()
-    episode = RunningEpisode(env, EpisodeRequest(task="go"))
+    episode = EpisodeRunner(env, EpisodeRequest(task="go"))
     list(itertools.islice(episode.run(first), 4))
     assert (episode.steps, episode.over, len(first.seen)) == (4, False, 4)
     last = final(episode.run(successor))
@@ -83,7 +83,7 @@ def test_a_fault_is_raised_where_it_happens_and_reported_by_a_single_step() -> N
     seen: list[Transition] = []
     with pytest.raises(SimulationError, match="NaN in qpos"):
         seen.extend(play(ToyEnv(broken=(0,)), Noting(), GO))
-    episode = RunningEpisode(ToyEnv(broken=(0,)), GO)
+    episode = EpisodeRunner(ToyEnv(broken=(0,)), GO)
     faults = [episode.step(np.zeros(1, np.float32)).fault for _ in range(3)]
     assert faults == [None, None, "NaN in qpos"]
 

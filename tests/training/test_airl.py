@@ -54,7 +54,7 @@ def transition(state, last=False, truncated=False):
 
 
 def begin(reward, state):
-    reward.begin([0], [{"state_text": state, "instruction": "go"}], [NOWHERE])
+    reward.reset([0], [{"state_text": state, "instruction": "go"}], [NOWHERE])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def make(monkeypatch):
     def made(matcher, *demonstrations, config=CONFIG, **options):
         monkeypatch.setattr(airl, "demonstrate", lambda *args: list(demonstrations))
         monkeypatch.setattr(airl, "Matcher", matcher)
-        return rewards.build("adversarial", config, reach=REACH, stays=STAYS, **options)
+        return rewards.build("adversarial", config, reward_clip=REACH, absorbing_steps=STAYS, **options)
 
     return made
 
@@ -72,7 +72,7 @@ def earned(reward, step):
 
 
 def test_a_step_earns_the_reward_and_the_gain_in_potential(make):
-    """(g(s') + h(s') - h(s)) / reach, cut off at 1. Kills the mutation that pays minus the recovered reward."""
+    """(g(s') + h(s') - h(s)) / reward_clip, cut off at 1. Kills the mutation that pays minus the recovered reward."""
     reward = make(Written)
     begin(reward, "0.5 1.0")
     assert earned(reward, transition("2.0 1.5")) == pytest.approx((2.0 + 1.5 - 1.0) / REACH)
@@ -82,7 +82,7 @@ def test_a_step_earns_the_reward_and_the_gain_in_potential(make):
 
 
 def test_an_end_earns_the_reward_of_staying_there(make):
-    """Kills the mutation that drops the bonus of an end, which is `stays` steps from it to itself."""
+    """Kills the mutation that drops the bonus of an end, which is `absorbing_steps` steps from it to itself."""
     for g in (2.0, -1.0):
         reward = make(Written)
         begin(reward, "0.5 1.0")
@@ -121,7 +121,7 @@ def test_where_expert_and_policy_do_the_same_the_reward_is_the_log_probability(m
 
     Kills the mutation that leaves log π(a|s) out of the discriminator: then f = 0.
     """
-    reward = make(Table, shown("start", "both"), updates=300, learning_rate=0.05, decay=0.0, ended=0.0)
+    reward = make(Table, shown("start", "both"), updates=300, learning_rate=0.05, decay=0.0, absorbing_fraction=0.0)
     learn(reward, "both", log_prob, log_prob)
     assert reward.matcher.known["both"].item() == pytest.approx(log_prob, abs=0.1)
 
@@ -129,14 +129,14 @@ def test_where_expert_and_policy_do_the_same_the_reward_is_the_log_probability(m
 def test_the_discriminator_asks_for_the_probabilities_of_both_sides(make):
     """Kills the mutations that leave log π out for the expert's steps alone, or for the policy's."""
     for ours, theirs in ((-2.0, 0.0), (0.0, -2.0)):
-        reward = make(Table, shown("start", "both"), updates=300, learning_rate=0.05, decay=0.0, ended=0.0)
+        reward = make(Table, shown("start", "both"), updates=300, learning_rate=0.05, decay=0.0, absorbing_fraction=0.0)
         learn(reward, "both", ours, theirs)
         assert reward.matcher.known["both"].item() == pytest.approx(-1.0, abs=0.1), "half way between the two"
 
 
 def test_ends_are_judged_without_a_probability(make):
     """Nobody acts at an end: with ends alone the discriminator finds 0 where both sides end alike, whatever π was on the way."""
-    reward = make(Table, shown("start", "both"), updates=100, learning_rate=0.05, decay=0.0, ended=1.0)
+    reward = make(Table, shown("start", "both"), updates=100, learning_rate=0.05, decay=0.0, absorbing_fraction=1.0)
     with torch.no_grad():
         reward.matcher.known["both"].fill_(1.0)
     for _ in range(CONFIG.ppo.num_steps):

@@ -63,10 +63,10 @@ def test_corrections_are_drawn_from_when_the_supply_grows(demos, tmp_path):
     with TrainingData(settings(demos, 1e6, batch_size=24), tmp_path, 0, 0) as training_data:
         assert not corrected(training_data.batch(0, 0)).any()
         write_corrections(tmp_path)
-        training_data.grow(1)
+        training_data.add_correction_rounds(1)
         assert corrected(training_data.batch(1, 0)).all()
         write_corrections(tmp_path, 1, way_m=-WAY_M)
-        training_data.grow(2)
+        training_data.add_correction_rounds(2)
         drawn = np.concatenate([corrected(training_data.batch(step, 0)) for step in range(2, 8)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.05)
 
@@ -79,7 +79,7 @@ def test_a_run_learns_from_the_corrections_that_it_gathers(demos, tmp_path, monk
     ways = {"a": WAY_M, "b": -WAY_M}
     monkeypatch.setattr(
         dagger,
-        "gather",
+        "collect_dagger_round",
         lambda config, policy, out, now, process_group, log, **more: write_corrections(out, now.rounds, ways[out.name]),
     )
     for name in ways:

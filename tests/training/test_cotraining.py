@@ -15,7 +15,7 @@ from verbot.errors import ConfigError
 from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.training import CotrainingEmbodiment, DaggerConfig, checkpoint, read_log, train_policy
-from verbot.training.imitation.cotraining import share
+from verbot.training.imitation.cotraining import tie_weights
 
 MOVE = Component("choice", "discrete", ("action",), "1", "robot", (0.0,), (2.0,))
 PLACE = Component("position", "position", ("x", "y"), "m", "base", (-1.0,) * 2, (1.0,) * 2)
@@ -98,11 +98,11 @@ def test_two_processes_learn_with_cotraining_too(both, tmp_path):
 def test_only_weights_of_one_name_and_shape_are_shared():
     first = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 2), "b": torch.nn.Linear(2, 2)})
     other = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 2), "b": torch.nn.Linear(2, 2)})
-    assert share(first, other, ("a.*",)) == ["a.bias"], "the matrix has another shape"
+    assert tie_weights(first, other, ("a.*",)) == ["a.bias"], "the matrix has another shape"
     assert other["a"].bias is first["a"].bias and other["b"].weight is not first["b"].weight
-    assert share(first, other, ("b.*", "*.weight")) == ["b.weight", "b.bias", "b.weight"]
+    assert tie_weights(first, other, ("b.*", "*.weight")) == ["b.weight", "b.bias", "b.weight"]
     with pytest.raises(ConfigError, match=r"'c\.\*' matches no weight that both networks have"):
-        share(first, other, ("c.*",))
+        tie_weights(first, other, ("c.*",))
 
 
 def test_what_cannot_learn_together_is_named(both, toy, tmp_path):

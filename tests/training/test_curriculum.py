@@ -8,29 +8,29 @@ import pytest
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.training import read_log
-from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ReinforceConfig, train_ppo
 from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceParallelismConfig
-from verbot.training.rl.curriculum import Course, Curriculum
+from verbot.training.rl.curriculum import Curriculum, CurriculumState
 
 QUICK = Curriculum((0.7, 0.8), episodes=10, review=0.25)
 
 
 def test_a_task_rises_beyond_its_threshold_alone():
-    course = Course(QUICK, 3, ["go", "around"])
-    risen = [course.note("go", 0, i % 10 != 0) for i in range(10)]
+    course = CurriculumState(QUICK, 3, ["go", "around"])
+    risen = [course.record_episode("go", 0, i % 10 != 0) for i in range(10)]
     assert risen == [False] * 9 + [True] and course.reached == {"go": 1, "around": 0}
-    assert not any(course.note("go", 0, True) for _ in range(20)), "what is played again for review does not count"
-    assert not any(course.note("go", 1, i % 5 != 0) for i in range(40)), "0.8 is not beyond 0.8"
-    assert course.note("go", 1, True) and course.reached["go"] == 2
-    assert not any(course.note("go", 2, True) for _ in range(40)), "the last level is the last"
+    assert not any(course.record_episode("go", 0, True) for _ in range(20)), "what is played again for review does not count"
+    assert not any(course.record_episode("go", 1, i % 5 != 0) for i in range(40)), "0.8 is not beyond 0.8"
+    assert course.record_episode("go", 1, True) and course.reached["go"] == 2
+    assert not any(course.record_episode("go", 2, True) for _ in range(40)), "the last level is the last"
 
 
 def test_a_course_goes_on_where_it_was():
-    course = Course(QUICK, 3, ["go"])
+    course = CurriculumState(QUICK, 3, ["go"])
     for _ in range(9):
-        course.note("go", 0, True)
-    again = Course(QUICK, 3, ["go"], course.state())
-    assert again.note("go", 0, True) and again.reached == {"go": 1}
+        course.record_episode("go", 0, True)
+    again = CurriculumState(QUICK, 3, ["go"], course.state())
+    assert again.record_episode("go", 0, True) and again.reached == {"go": 1}
 
 
 def test_levels_are_drawn_as_the_order_says():
@@ -57,9 +57,9 @@ def test_what_cannot_be_is_refused(settings, message):
 
 def test_levels_and_thresholds_must_fit():
     with pytest.raises(ConfigError, match="this env has 5 levels, which need 4 thresholds; got 2"):
-        Course(QUICK, 5, ["go"])
+        CurriculumState(QUICK, 5, ["go"])
     with pytest.raises(ConfigError, match="needs an env with levels"):
-        Course(QUICK, 1, ["pick"])
+        CurriculumState(QUICK, 1, ["pick"])
 
 
 def test_a_run_rises_and_says_so(tmp_path):
@@ -77,7 +77,7 @@ def test_a_run_rises_and_says_so(tmp_path):
         ppo=PPOConfig(num_steps=24, batch_size=384, epochs=1),
         parallelism=ReinforceParallelismConfig(workers=1),
     )
-    reinforce(config, tmp_path / "run", progress=False)
+    train_ppo(config, tmp_path / "run", progress=False)
     assert read_log(tmp_path / "run")[-1]["level go"] == 1.0
     with pytest.raises(ConfigError, match="needs an env with levels"):
-        reinforce(ReinforceConfig(env=EnvConfig("tabletop-starter"), curriculum=Curriculum()), tmp_path / "other", progress=False)
+        train_ppo(ReinforceConfig(env=EnvConfig("tabletop-starter"), curriculum=Curriculum()), tmp_path / "other", progress=False)

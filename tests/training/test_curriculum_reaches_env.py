@@ -17,8 +17,8 @@ from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
 from verbot.training.rl import ppo as running
 from verbot.training.rl.config import EnvConfig, PPOConfig, ReinforceParallelismConfig
-from verbot.training.rl.curriculum import Course, Curriculum
-from verbot.training.rl.envs import EnvRunner, EnvRunnerPlan, EnvRunners, EnvRunnerSetup, RunStage, StepAll
+from verbot.training.rl.curriculum import Curriculum, CurriculumState
+from verbot.training.rl.envs import EnvRunner, EnvRunnerPlan, EnvRunners, EnvRunnerSetup, RunState, StepAll
 
 LEVELS = 5
 SEPARATE = Curriculum((0.5,) * (LEVELS - 1), episodes=2, review=0.0)
@@ -62,7 +62,7 @@ def test_an_env_runner_requests_the_level_that_the_task_has_reached():
     runner = EnvRunner(env, PLAYS, 0, 1, EnvRunnerPlan(curriculum=SEPARATE))
     _, info = runner.begin()
     assert env.played[-1] == ("go", 0) and info["level"] == 0
-    runner.stage = RunStage({"go": 3, "visit": 1})
+    runner.run_state = RunState({"go": 3, "visit": 1})
     for _ in range(4):
         transition = episode(lambda: runner.step(STILL))
         task, level = env.played[-1]
@@ -81,7 +81,7 @@ def test_a_worker_passes_the_stage_on_to_all_its_envs(monkeypatch):
     made: list[LeveledEnv] = []
     monkeypatch.setattr(envs, "make_env", lambda name, **options: made.append(LeveledEnv()) or made[-1])
     with EnvRunnerSetup(PLAYS, (0, 1, 2), 3, EnvRunnerPlan(curriculum=SEPARATE)).open() as service:
-        requests = [RunStage({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
+        requests = [RunState({"go": 2, "visit": 2}), *(StepAll([STILL] * 3) for _ in range(LIMIT))]
         list(service.answers(iter(requests)))
     assert [[level for _, level in env.played] for env in made] == [[0, 2]] * 3
 
@@ -105,11 +105,11 @@ def test_every_worker_gets_the_curriculum_and_the_stage(monkeypatch):
         return contextlib.nullcontext(idle)
 
     monkeypatch.setattr(envs, "open_workers", open_workers)
-    EnvRunners(dataclasses.replace(CONFIG, parallelism=ReinforceParallelismConfig(workers=2))).set_stage(RunStage({"go": 2}))
+    EnvRunners(dataclasses.replace(CONFIG, parallelism=ReinforceParallelismConfig(workers=2))).set_run_state(RunState({"go": 2}))
     assert len(idle) == 2
     for worker in idle:
         assert worker.setup.plan.curriculum == SEPARATE
-        assert worker.sent == [RunStage({"go": 2})]
+        assert worker.sent == [RunState({"go": 2})]
 
 
 class RecordedStages:
@@ -118,13 +118,13 @@ class RecordedStages:
     def __init__(self):
         self.stages = []
 
-    def set_stage(self, stage):
+    def set_run_state(self, stage):
         self.stages.append(dict(stage.reached))
 
 
 def test_a_run_sends_its_env_runners_each_new_level(tmp_path):
     """Kills the mutations in which a run never sends its stage, or sends it only at the beginning."""
-    course, runners = Course(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
+    course, runners = CurriculumState(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
     callback = running._RunCallback(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course)
     assert runners.stages == [{"go": 1}], "a run that goes on begins where it was"
     for level, success in ((1, True), (1, True), (1, True), (2, False)):

@@ -24,7 +24,7 @@ def test_the_loss_of_a_value_changes_the_network_unless_it_is_detached(toy, deta
     policy = running.initial_policy(TOY)
     encoder, config = ObservationEncoder(policy), replace(TOY, {"ppo": {"detach_critic": detached}})
     look, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
-    obs = {name: torch.as_tensor(value) for name, value in encoder.take([look]).items()}
+    obs = {name: torch.as_tensor(value) for name, value in encoder.encode([look]).items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
     actor = ActorCritic(encoder.space, limits, lambda left: 1e-3, policy=policy, encoder=encoder, config=config)
     torch.nn.init.ones_(actor.critic[-1].weight)  # at first it is zero, and nothing flows through it

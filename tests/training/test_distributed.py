@@ -109,13 +109,13 @@ def test_a_rank_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path, monke
         return Watched()
 
     def killing(session, *details):
-        if session.now.step == 2:
+        if session.state.step == 2:
             os.kill(started[0].process.pid, signal.SIGKILL)
         return loop_descend(session, *details)
 
-    loop_descend = loop._descend
+    loop_descend = loop._compute_gradients
     monkeypatch.setattr(process_group, "workers", watched)
-    monkeypatch.setattr(loop, "_descend", killing)
+    monkeypatch.setattr(loop, "_compute_gradients", killing)
     with pytest.raises(TrainingError, match="one of its processes did: training process 1 ended early with exit code -9"):
         train_policy(toy_config(toy, processes=2, steps=50), tmp_path, progress=False)
 

@@ -154,7 +154,7 @@ def copied(toy, tmp_path) -> Path:
 def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, capsys):
     data = write_toy(tmp_path / "data", 3)
     config = settings(data, tower)
-    TrainingData.prepare(config, show=True)
+    TrainingData.prepare(config, show_progress=True)
     assert sum(seen) == 2 * (24 + 1)  # two cameras of 24 frames, and one more each for the shape
     assert "encode front: 24/24 frames, " in capsys.readouterr().err
     seen.clear()
@@ -231,7 +231,7 @@ def test_corrections_get_their_features_too(toy, tower, tmp_path, seen):
     with TrainingData(config, tmp_path / "run", 0, 0) as training_data:
         write_toy(tmp_path / "run" / "corrections" / "round-1", 2)
         seen.clear()
-        training_data.grow(1)
+        training_data.add_correction_rounds(1)
         assert sum(seen) == 2 * (16 + 1)
         assert len(training_data._loader_now.source) == len(training_data._train[0]) + 16
         found = [training_data.batch(step, 0).features for step in range(16)]

@@ -27,7 +27,7 @@ class Opinionated:
     def __init__(self, order):
         self.order, self.asked = list(order), []
 
-    def opinions(self, states, goals):
+    def forward_no_grad(self, states, goals):
         self.asked = [next(color for color in COLORS if color in text) for text in goals]
         done = torch.tensor([float(self.order.index(color)) for color in self.asked])
         assert set(states) == {END}

@@ -26,7 +26,7 @@ import verbot.data.storage.frame_cache, verbot.data.samples.loader
 
 config, out, kills, seed = load_yaml(TrainConfig, sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
-rng, found, genuine, steps = random.Random(seed), [], loop._descend, []
+rng, found, genuine, steps = random.Random(seed), [], loop._compute_gradients, []
 
 def start():
     stepping, tell = os.pipe()
@@ -38,7 +38,7 @@ def start():
                 os.write(tell, b"x")
             return genuine(session, *details)
 
-        loop._descend = announced
+        loop._compute_gradients = announced
         try:
             train_policy(config, out, progress=False)
             os._exit(0)

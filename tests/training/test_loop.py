@@ -128,13 +128,13 @@ def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):
 def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_path, monkeypatch):
     seconds = [0.0]
     monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
-    genuine = loop._descend
+    genuine = loop._compute_gradients
 
     def timed(run, *details):
         seconds[0] += 1.0 if run.now.step < 20 else 0.5  # twice as fast once caches are warm
         return genuine(run, *details)
 
-    monkeypatch.setattr(loop, "_descend", timed)
+    monkeypatch.setattr(loop, "_compute_gradients", timed)
     config = toy_config(toy, steps=None, minutes=1.0, validate_every=10_000, checkpoint_every=10)
     paused = train_policy(config, tmp_path, progress=False, stop_at=15)
     assert not paused.finished
@@ -151,13 +151,13 @@ def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_p
 def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeypatch, capsys, log_every):
     seconds = [0.0]
     monkeypatch.setattr(session.time, "monotonic", lambda: seconds[0])
-    genuine = loop._descend
+    genuine = loop._compute_gradients
 
     def timed(run, *details):
         seconds[0] += 1.0 if run.now.step < 20 else 1.5  # slower than the first estimate says
         return genuine(run, *details)
 
-    monkeypatch.setattr(loop, "_descend", timed)
+    monkeypatch.setattr(loop, "_compute_gradients", timed)
     config = toy_config(toy, steps=None, minutes=0.9, validate_every=10_000, checkpoint_every=10, log_every=log_every)
     result = train_policy(config, tmp_path, progress=True)
     *_, closing = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]

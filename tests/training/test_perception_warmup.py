@@ -18,14 +18,14 @@ from verbot.errors import ConfigError
 from verbot.models.network import Part
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode, final, play
+from verbot.rollout.episode import EpisodeRunner, final, play
 from verbot.training import read_log
 from verbot.training.rl import ppo as running
-from verbot.training.rl import reinforce
+from verbot.training.rl import train_ppo
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
 from verbot.training.rl.config import EnvConfig, PerceptionWarmup, ReinforceInitConfig
 from verbot.training.rl.curriculum import Curriculum
-from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, EnvRunnerPlan, RunStage
+from verbot.training.rl.envs import SAMPLE_STEPS, EnvRunner, EnvRunnerPlan, RunState
 
 NAVIGATION = EnvConfig("navigation", num_envs=8)
 QUERY_CONV = Part("query_conv", {"channels": 4, "features": 8, "heatmaps": 4})
@@ -37,7 +37,7 @@ def _actor_and_observation(config):
     encoder = ObservationEncoder(policy, features=config.perception_warmup is not None)
     grounded, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
     grounded = dataclasses.replace(grounded, points=np.full((1, 1, 3, 2), 0.25, np.float32), known=np.ones((1, 1, 3), bool))
-    obs = {name: torch.as_tensor(value) for name, value in encoder.take([grounded]).items()}
+    obs = {name: torch.as_tensor(value) for name, value in encoder.encode([grounded]).items()}
     return ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config), obs
 
 
@@ -110,13 +110,13 @@ def test_warm_up_samples_lie_along_the_trajectory_of_an_expert():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
         runner = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(curriculum=Curriculum()))
-        runner.stage = RunStage(warmup=True)
+        runner.run_state = RunState(warmup=True)
         infos, covered = zip(*((runner.begin()[1], max(env.world.covered.values())) for _ in range(30)), strict=True)
         assert covered.count(0) >= 5 and len(set(covered)) >= 8, "on the way to the line, and anywhere along it"
         assert not any("level" in info for info in infos)
         transitions = [runner.step(np.zeros(1, np.float32)) for _ in range(2 * SAMPLE_STEPS)]
         assert [transition.final is not None for transition in transitions] == [*[False] * (SAMPLE_STEPS - 1), True] * 2
-        runner.stage = RunStage(reached={"follow": 0})
+        runner.run_state = RunState(reached={"follow": 0})
         assert {runner.begin()[1]["level"] for _ in range(5)} == {0}
 
 
@@ -124,7 +124,7 @@ def test_warm_up_samples_also_lie_off_the_trajectory():
     plays = CollectConfig(env="navigation-compass", tasks=("follow",))
     with closing(make_env("navigation-compass")) as env:
         runner = EnvRunner(env, plays, 0, 1, EnvRunnerPlan())
-        runner.stage = RunStage(warmup=True)
+        runner.run_state = RunState(warmup=True)
         away = []
         for _ in range(60):
             runner.begin()
@@ -153,7 +153,7 @@ def test_the_last_warm_up_sample_of_a_trajectory_is_the_one_before_its_end(task)
             request = request_for(plays, (task,), index)
             last = final(play(env, env.expert(0.0), request))
             runner._rng = Last()
-            before = runner._advanced(RunningEpisode(env, request))
+            before = runner._advanced(EpisodeRunner(env, request))
             assert before.info["final_error_m"] > 0 and not before.info["success"]
             assert before.step(last.action).info["success"], "one step was missing"
 
@@ -162,10 +162,10 @@ def test_warm_up_may_have_other_tasks():
     plays = CollectConfig(env="navigation-compass", tasks=("go",))
     with closing(make_env("navigation-compass")) as env:
         runner = EnvRunner(env, plays, 0, 1, EnvRunnerPlan(warmup_tasks=("around", "follow", "follow")))
-        runner.stage = RunStage(warmup=True)
+        runner.run_state = RunState(warmup=True)
         sampled = [runner.begin()[1]["task"] for _ in range(9)]
         assert sampled.count("follow") == 6 and sampled.count("around") == 3
-        runner.stage = RunStage()
+        runner.run_state = RunState()
         assert {runner.begin()[1]["task"] for _ in range(3)} == {"go"}
 
 
@@ -173,10 +173,10 @@ def test_a_task_that_is_not_there_is_refused_before_anything_is_claimed(tmp_path
     warmup = PerceptionWarmup(1, tasks=("go", "juggle"))
     config = dataclasses.replace(TOY, env=NAVIGATION, keypoint_weight=1.0, perception_warmup=warmup)
     with pytest.raises(ConfigError, match="navigation has no task 'juggle'; it has go, around, follow"):
-        reinforce(config, tmp_path / "run", progress=False)
+        train_ppo(config, tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="no task 'dance'"):
         dance = dataclasses.replace(NAVIGATION, tasks=("dance",))
-        reinforce(dataclasses.replace(TOY, env=dance), tmp_path / "run", progress=False)
+        train_ppo(dataclasses.replace(TOY, env=dance), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -196,7 +196,7 @@ def test_an_initial_policy_keeps_its_perception(toy, tmp_path):  # noqa: F811
     config = dataclasses.replace(
         config, init=ReinforceInitConfig(str(tmp_path / "warmed")), perception_warmup=PerceptionWarmup(0)
     )
-    after = VLAPolicy.load(reinforce(config, tmp_path / "run", progress=False).policy).network.state_dict()
+    after = VLAPolicy.load(train_ppo(config, tmp_path / "run", progress=False).policy).network.state_dict()
     changed = {name.split(".")[0] for name, value in before.network.state_dict().items() if not torch.equal(value, after[name])}
     assert {"fusion", "head"} <= changed and not changed & {"vision", "language", "sentence"}
 
@@ -204,7 +204,7 @@ def test_an_initial_policy_keeps_its_perception(toy, tmp_path):  # noqa: F811
 def test_a_run_looks_at_its_own_rate_and_then_tries_at_the_other(toy, tmp_path):  # noqa: F811
     first = PerceptionWarmup(2, batch_size=32, learning_rate=0.004, lr_multiplier=0.5)
     network = dataclasses.replace(SMALL, vision=QUERY_CONV)
-    reinforce(
+    train_ppo(
         dataclasses.replace(TOY, network=network, keypoint_weight=1.0, perception_warmup=first),
         tmp_path,
         progress=False,

@@ -24,7 +24,7 @@ from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig
 from verbot.spec import Observation
 from verbot.training import read_log
-from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ReinforceConfig, train_ppo
 from verbot.training.rl import ppo as running
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder
 from verbot.training.rl.config import EnvConfig, PPOConfig, RewardShaping
@@ -64,9 +64,9 @@ class Here:
     def step(self, actions):
         return [runner.step(action) for runner, action in zip(self.runners, actions, strict=True)]
 
-    def set_stage(self, stage):
+    def set_run_state(self, stage):
         for runner in self.runners:
-            runner.stage = stage
+            runner.run_state = stage
 
     def close(self):
         pass
@@ -84,7 +84,7 @@ def toy(monkeypatch):
         return SPEC, states, [f"go to {color}" for color in ("red", "green", "blue")]
 
     monkeypatch.setattr(running, "EnvRunners", Here)
-    monkeypatch.setattr(running, "survey", survey)
+    monkeypatch.setattr(running, "sample_env_statistics", survey)
 
 
 def closed_loop(policy, scenes: int = 60) -> float:
@@ -112,7 +112,7 @@ def test_reward_alone_teaches_what_the_words_mean(toy, tmp_path):
         },
     )
     before = closed_loop(running.initial_policy(config))
-    result = reinforce(config, tmp_path / "run", progress=False)
+    result = train_ppo(config, tmp_path / "run", progress=False)
     policy = VLAPolicy.load(result.policy)
     learned, blind = closed_loop(policy), closed_loop(policy.blinded())
     assert before <= 0.2
@@ -133,7 +133,7 @@ def test_entropy_matters_less_and_less(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "PPO", Watched)
     config = replace(TOY, {"steps": 1024, "ppo": {"entropy_coef": 0.008, "entropy_coef_end": 0.0}, "checkpoint_every": 1})
     samples = config.samples_per_update
-    reinforce(config, tmp_path / "run", progress=False)
+    train_ppo(config, tmp_path / "run", progress=False)
     assert weights == pytest.approx([0.008 * (1 - done / 1024) for done in range(0, 1024, samples)])
 
 
@@ -142,7 +142,7 @@ def test_shaping_telescopes_so_that_no_path_earns_more_by_it():
     shaped, own = PotentialReward(2.0, discount, 1), EnvReward()
     for truncated in (False, True):
         errors = rng.uniform(0, 1, 8)
-        shaped.begin([0], [{"final_error_m": errors[0]}], [])
+        shaped.reset([0], [{"final_error_m": errors[0]}], [])
         gained = 0.0
         for step, error in enumerate(errors[1:]):
             last = NOWHERE if step == 6 else None
@@ -157,10 +157,10 @@ def test_the_progress_reward_adds_up_to_the_total_progress():
     rng = np.random.default_rng(1)
     left = rng.uniform(0, 3, 6)
     reward, actions = ProgressReward(0.5, 1), np.zeros((1, 1), np.float32)
-    reward.begin([0], [{"final_error_m": left[0]}], [])
+    reward.reset([0], [{"final_error_m": left[0]}], [])
     earned = [reward([VecTransition(NOWHERE, 0.25, {"final_error_m": now})], actions)[0] for now in left[1:]]
     assert earned == pytest.approx(0.25 + 0.5 * (left[:-1] - left[1:]))
-    reward.begin([0], [{"final_error_m": 2.0}], [])
+    reward.reset([0], [{"final_error_m": 2.0}], [])
     assert reward([VecTransition(NOWHERE, 0.0, {"final_error_m": 1.0})], actions)[0] == pytest.approx(0.5), (
         "an episode begins anew"
     )
@@ -173,7 +173,7 @@ def test_the_best_so_far_share_counts_only_new_progress():
 
     def earned(share):
         reward = shaped_reward(RewardShaping(0.0, 2.0, share), 0.9, 1)
-        reward.begin([0], [{"final_error_m": left[0]}], [])
+        reward.reset([0], [{"final_error_m": left[0]}], [])
         return [float(reward([VecTransition(NOWHERE, 0.0, {"final_error_m": now})], actions)[0]) for now in left[1:]]
 
     assert earned(1.0) == pytest.approx([1.0, 0.0, 0.0, 0.6, 0.0]), "going back costs nothing, and coming again brings nothing"
@@ -198,7 +198,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running._RunCallback, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
-            reinforce(TOY, tmp_path / "run", progress=False)
+            train_ppo(TOY, tmp_path / "run", progress=False)
     ((steps, episodes, critic),) = saved
     assert steps == 512 and not (tmp_path / "run" / "policy").exists(), "a policy is written at the end"
     with running._algorithm(TOY, tmp_path / "run", None) as (algorithm, _, _runners):
@@ -207,14 +207,14 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
         assert torch.equal(algorithm.policy.critic[-1].weight, critic)
         moments = algorithm.policy.optimizer.state_dict()["state"]
         assert all(m["step"] == 2 * 4 * 4 and m["exp_avg"].abs().sum() > 0 for m in moments.values() if m["exp_avg"].any())
-    result = reinforce(TOY, tmp_path / "run", progress=False)
+    result = train_ppo(TOY, tmp_path / "run", progress=False)
     assert result.steps == TOY.steps
     assert [line["step"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
-    assert reinforce(TOY, tmp_path / "run", progress=False) == result, "a finished run is not run again"
+    assert train_ppo(TOY, tmp_path / "run", progress=False) == result, "a finished run is not run again"
     with pytest.raises(ConfigError, match="with another ppo.learning_rate; a new one"):
-        reinforce(replace(TOY, {"ppo": {"learning_rate": 1e-4}}), tmp_path / "run", progress=False)
+        train_ppo(replace(TOY, {"ppo": {"learning_rate": 1e-4}}), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="holds a run already"):
-        reinforce(TOY, tmp_path / "run", resume=False, progress=False)
+        train_ppo(TOY, tmp_path / "run", resume=False, progress=False)
 
 
 def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
@@ -228,7 +228,7 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
         assert algorithm.policy.critic[-1].weight.abs().sum() > 0
-    result = reinforce(replace(config, {"ppo": {"critic_warmup": 1}, "steps": 3 * 8 * 32}), tmp_path / "run", progress=False)
+    result = train_ppo(replace(config, {"ppo": {"critic_warmup": 1}, "steps": 3 * 8 * 32}), tmp_path / "run", progress=False)
     tuned = dict(VLAPolicy.load(result.policy).network.named_parameters())
     assert not all(torch.equal(tuned[name], p) for name, p in start.network.named_parameters())
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_is_refused(changes, message):
 def test_a_head_without_probabilities_is_refused(toy, tmp_path):
     config = dataclasses.replace(TOY, network=dataclasses.replace(SMALL, head=Part("flow")))
     with pytest.raises(ConfigError, match="'flow' is none: use the head 'regression'"):
-        reinforce(config, tmp_path / "run", progress=False)
+        train_ppo(config, tmp_path / "run", progress=False)
 
 
 def test_the_keypoint_loss_joins_the_update_once(toy):
@@ -292,7 +292,7 @@ def test_the_keypoint_loss_joins_the_update_once(toy):
     encoder = ObservationEncoder(policy)
     grounded, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan()).begin()
     places, known = np.full((1, 1, 3, 2), 0.25, np.float32), np.ones((1, 1, 3), bool)
-    arrays = encoder.take([dataclasses.replace(grounded, points=places, known=known)])
+    arrays = encoder.encode([dataclasses.replace(grounded, points=places, known=known)])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     limits = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -369,7 +369,7 @@ def test_grounding_queries_train_with_their_own_sentence(toy):
     grounded, _ = EnvRunner(ToyEnv(), CollectConfig(env="toy"), 0, 1, EnvRunnerPlan(grounding_queries=1)).begin()
     places, known = np.full((2, 1, 3, 2), 0.25, np.float32), np.ones((2, 1, 3), bool)
     places[1] = -0.5
-    arrays = encoder.take([dataclasses.replace(grounded, points=places, known=known, queries=("go to blue",))])
+    arrays = encoder.encode([dataclasses.replace(grounded, points=places, known=known, queries=("go to blue",))])
     obs = {name: torch.as_tensor(value) for name, value in arrays.items()}
     actor = ActorCritic(encoder.space, None, lambda left: 1e-3, policy=policy, encoder=encoder, config=config)
 

@@ -167,7 +167,7 @@ def test_training_warns_while_seen_and_said_stay_apart(captioned, tmp_path):
     with pytest.warns(GroundingWarning) as caught:
         train_policy(config, tmp_path / "run", progress=False)
     assert "step 6: images and true captions have not matched for 3 validations" in str(caught[0].message)
-    found = [line for line in read_log(tmp_path / "run") if line["kind"] == "apart"]
+    found = [line for line in read_log(tmp_path / "run") if line["kind"] == "image_text_mismatch"]
     assert [(line["step"], line["validations"]) for line in found] == [(6, 3), (8, 4)]
 
 

@@ -48,7 +48,7 @@ def replay(policy: VLAPolicy, episode, execute: int):
     def as_recorded(batch, generator=None, seeds=None):
         given[frame] = batch
         rows = np.minimum(np.arange(frame, frame + policy.config.chunk), len(episode) - 1)
-        actions = torch.from_numpy(policy.action_steps.forward(episode.actions[rows]))[None]
+        actions = torch.from_numpy(policy.action_transform.forward(episode.actions[rows]))[None]
         return dataclasses.replace(predict(batch, generator), actions=actions)
 
     policy.network.predict = as_recorded

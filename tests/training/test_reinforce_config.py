@@ -101,7 +101,19 @@ def test_the_reward_model_may_still_be_called_a_scorer():
     with pytest.warns(VerbotDeprecationWarning, match="scorer is now called reward_model"):
         assert build(ReinforceConfig, old).reward == today
     with pytest.raises(ConfigError, match="given reward_model and also scorer"):
-        renamed_options({"scorer": "a", "reward_model": "b"})
+        renamed_options("language", {"scorer": "a", "reward_model": "b"})
+
+
+def test_options_of_the_adversarial_reward_are_read_by_their_former_names():
+    old = {"groups": 4, "each": 2, "ended": 0.5, "reach": 3.0, "stays": 6.0, "width": 16}
+    today = {"episodes_per_side": 4, "steps_per_episode": 2, "absorbing_fraction": 0.5, "reward_clip": 3.0,
+             "absorbing_steps": 6.0, "width": 16}  # fmt: skip
+    with pytest.warns(VerbotDeprecationWarning, match="of reward 'adversarial' .* is now called") as warned:
+        config = build(ReinforceConfig, {"reward": {"name": "adversarial", "options": old}})
+    assert config.reward == Part("adversarial", today)
+    assert len(warned) == 5 and "groups is now called episodes_per_side" in str(warned[0].message)
+    with pytest.raises(ConfigError, match="given reward_clip and also reach"):
+        renamed_options("adversarial", {"reach": 3.0, "reward_clip": 2.0})
 
 
 def test_a_run_with_an_old_configuration_is_recognized(tmp_path):

@@ -18,7 +18,7 @@ from verbot.errors import ConfigError, PolicyError, UnknownNameError
 from verbot.models.network import Part
 from verbot.models.reward_models.matcher import Matcher, TrainedRewardModel
 from verbot.training import read_log
-from verbot.training.rl import ReinforceConfig, reinforce
+from verbot.training.rl import ReinforceConfig, train_ppo
 from verbot.training.rl import ppo as running
 from verbot.training.rl.config import EnvConfig, PPOConfig
 from verbot.training.rl.envs import VecTransition
@@ -48,9 +48,9 @@ def test_a_reward_model_learns_progress_and_success_from_demonstrations(reward_m
         others = [wordings[0] for goal, wordings in episode.offered if contradict(goal, episode.goal)]
         said = episode.instructions[0]
         if len(episode.states) > 8:
-            early, late = reward_model.opinions([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
+            early, late = reward_model.forward_no_grad([episode.states[0], episode.states[-2]], [said] * 2)[:, 0]
             nearer.append(bool(late > early))
-        done = reward_model.opinions([episode.states[-1]] * (1 + len(others)), [said, *others])[:, 1]
+        done = reward_model.forward_no_grad([episode.states[-1]] * (1 + len(others)), [said, *others])[:, 1]
         fits.append(bool(done[0] > done[1:].max()))
     assert np.mean(nearer) > 0.8, "half of them by chance"
     assert np.mean(fits) > 0.6, "a third or a quarter of them by chance"
@@ -106,7 +106,7 @@ def test_the_language_reward_depends_on_the_reward_model_only():
     for truncated in (False, True):
         reward = LanguageReward(config, WrittenScores(), weight=2.0, cost=0.5)
         near, done = rng.uniform(0, 1, 9), rng.uniform(0, 1, 9)
-        reward.begin([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
+        reward.reset([0], [{"state_text": f"{near[0]} 0", "instruction": "go"}], [])
         earned = [reward([transition(near[t], done[t], t == 8, truncated and t == 8)], actions)[0] for t in range(1, 9)]
         assert np.isfinite(earned).all(), "the world's own reward is not asked for"
         cost = 0.0 if truncated else 0.5 * (1 - done[8])
@@ -124,34 +124,34 @@ def test_a_reward_is_found_by_name(toy, tmp_path, reward_model):  # noqa: F811
         (Part("world", {"pay": 1}), ConfigError, "does not take these options: .*pay"),
     ):
         with pytest.raises(error, match=message):
-            reinforce(dataclasses.replace(TOY, reward=reward), tmp_path / "run", progress=False)
+            train_ppo(dataclasses.replace(TOY, reward=reward), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="reward_shaping adds to the env's own reward; 'language'"):
         replace(TOY, {"reward_shaping": {"potential_weight": 1.0}, "reward": "language"})
     path = tmp_path / "reward_model.safetensors"
     reward_model.save(path)
     config = dataclasses.replace(TOY, reward=Part("language", {"reward_model": str(path)}))
     with pytest.raises(ConfigError, match="'toy' does not describe its state in words"):
-        reinforce(config, tmp_path / "toy", progress=False)
-    running.identified(config)
-    options = running.identified(config).reward.options["reward_model"]["options"]
+        train_ppo(config, tmp_path / "toy", progress=False)
+    running.with_content_hashes(config)
+    options = running.with_content_hashes(config).reward.options["reward_model"]["options"]
     assert options == TrainedRewardModel.fit({"path": str(path)})
     Matcher(16).save(path)
     with pytest.raises(ConfigError, match="holds a run with another reward"):
-        reinforce(config, tmp_path / "toy", progress=False)
+        train_ppo(config, tmp_path / "toy", progress=False)
 
 
 def test_a_run_refuses_another_initial_policy(toy, tmp_path):  # noqa: F811
     running.initial_policy(TOY).save(tmp_path / "start")
     config = replace(TOY, {"init": {"init_from": str(tmp_path / "start")}, "steps": 256})
-    first = running.identified(config)
-    reinforce(config, tmp_path / "run", progress=False)
+    first = running.with_content_hashes(config)
+    train_ppo(config, tmp_path / "run", progress=False)
     other = running.initial_policy(dataclasses.replace(TOY, seed=1))
     (tmp_path / "start").rename(tmp_path / "old")
     other.save(tmp_path / "start")
     with pytest.raises(ConfigError, match="holds a run with another init.sha256"):
-        reinforce(config, tmp_path / "run", progress=False)
+        train_ppo(config, tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match=f"not the one that this run started from: its sha256 is .*, not {first.init.sha256}"):
-        reinforce(first, tmp_path / "again", progress=False)
+        train_ppo(first, tmp_path / "again", progress=False)
 
 
 class Counting(EnvReward):
@@ -161,8 +161,8 @@ class Counting(EnvReward):
         self.steps = torch.zeros(1)
         self.looks = []
 
-    def begin(self, envs, infos, seen):
-        self.looks = [*self.looks, *seen][-8:]
+    def reset(self, env_ids, infos, observations):
+        self.looks = [*self.looks, *observations][-8:]
 
     def learn(self, judge, log_probs):
         self.steps = self.steps + log_probs.size
@@ -196,9 +196,9 @@ def test_a_learned_reward_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running._RunCallback, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
-            reinforce(TOY, tmp_path / "run", reward=first, progress=False)
+            train_ppo(TOY, tmp_path / "run", reward=first, progress=False)
     second = Counting()
-    reinforce(TOY, tmp_path / "run", reward=second, progress=False)
+    train_ppo(TOY, tmp_path / "run", reward=second, progress=False)
     assert (float(first.steps), float(second.steps)) == (512, TOY.steps)
     assert (tmp_path / "run" / "steps").read_text() == "1024"
     assert [line["steps seen"] for line in read_log(tmp_path / "run")] == [256, 512, 768, 1024]
@@ -206,7 +206,9 @@ def test_a_learned_reward_is_in_the_checkpoint(toy, tmp_path):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def adversarial():
-    return rewards.build("adversarial", GO, demonstrations=30, groups=6, each=6, updates=4, width=32, learning_rate=4e-3)
+    return rewards.build(
+        "adversarial", GO, demonstrations=30, episodes_per_side=6, steps_per_episode=6, updates=4, width=32, learning_rate=4e-3
+    )
 
 
 def play(reward, rounds):
@@ -219,7 +221,7 @@ def play(reward, rounds):
         nonlocal number
         number += 1
         _, info = envs[world].reset(seed=0, options={"split": "train", "index": number})
-        reward.begin([world], [info], [NOWHERE])
+        reward.reset([world], [info], [NOWHERE])
 
     for world in range(GO.env.num_envs):
         begin(world)
@@ -252,7 +254,7 @@ def test_the_reward_of_the_expert_is_recovered_against_random_actions(adversaria
 
 def test_a_recovered_reward_is_restored_from_its_state(adversarial):
     play(adversarial, 1)
-    again = rewards.build("adversarial", GO, demonstrations=2, groups=6, each=6, updates=4, width=32)
+    again = rewards.build("adversarial", GO, demonstrations=2, episodes_per_side=6, steps_per_episode=6, updates=4, width=32)
     again.restore(adversarial.state())
     texts = [shown.states[0] for shown in demonstrate(GO, ExpertData(3, seed=3, noise=0.0))]
     assert torch.equal(

@@ -17,7 +17,7 @@ from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint, train_policy
 from verbot.training.checkpoint import TrainingProgress
 from verbot.training.distributed.fsdp import check_sharding
-from verbot.training.distributed.shards import Share
+from verbot.training.distributed.shards import Shard
 
 LAYOUT = {"blocks.weight": [5, 3], "tall": [7, 2], "one": [1, 4], "bias": [5], "single": [1]}
 NUMBERS = sum(torch.Size(shape).numel() for shape in LAYOUT.values())
@@ -29,7 +29,7 @@ def test_shares_are_those_of_chunks_of_rows_and_leave_nothing_out():
         parts = []
         for rank in range(size):
             start = 0
-            for (first, last), shape in zip(Share(rank, size).spans(LAYOUT), LAYOUT.values(), strict=True):
+            for (first, last), shape in zip(Shard(rank, size).spans(LAYOUT), LAYOUT.values(), strict=True):
                 count = torch.Size(shape).numel()
                 chunks = whole[start : start + count].view(shape).chunk(size)
                 expected = chunks[rank].flatten() if rank < len(chunks) else torch.empty(0)
@@ -47,7 +47,7 @@ def written(folder, size: int, step: int = 4) -> dict[str, torch.Tensor]:
     everybody = {"updates": torch.tensor(step), "buffer.mean": torch.tensor([1.5])}
 
     def write(process_group):
-        spans = Share(process_group.rank, process_group.size).spans(LAYOUT)
+        spans = Shard(process_group.rank, process_group.size).spans(LAYOUT)
         mine = {name: torch.cat([vector[a:b] for a, b in spans]) for name, vector in vectors.items()}
         checkpoint.save_shares(folder, TrainingProgress(step=step, layout=LAYOUT), mine | everybody, process_group)
 
@@ -63,7 +63,7 @@ def test_what_some_wrote_any_others_read(tmp_path, writers):
     assert tensors.keys() == whole.keys() and all(torch.equal(tensors[name], whole[name]) for name in whole)
     for readers in (1, 2, 5):
         for rank in range(readers):
-            share = Share(rank, readers)
+            share = Shard(rank, readers)
             _, tensors = checkpoint.load_latest(tmp_path, share)
             for name in ("weights", "average"):
                 assert torch.equal(tensors[name], torch.cat([whole[name][a:b] for a, b in share.spans(LAYOUT)]))
@@ -73,24 +73,24 @@ def test_what_some_wrote_any_others_read(tmp_path, writers):
 def test_what_one_wrote_in_whole_is_shared_out(tmp_path):
     weights = torch.arange(float(NUMBERS))
     checkpoint.save(tmp_path, TrainingProgress(step=4, layout=LAYOUT), {"weights": weights, "updates": torch.tensor(4)})
-    _, tensors = checkpoint.load_latest(tmp_path, Share(1, 2))
-    assert torch.equal(tensors["weights"], torch.cat([weights[a:b] for a, b in Share(1, 2).spans(LAYOUT)]))
+    _, tensors = checkpoint.load_latest(tmp_path, Shard(1, 2))
+    assert torch.equal(tensors["weights"], torch.cat([weights[a:b] for a, b in Shard(1, 2).spans(LAYOUT)]))
 
 
 def test_a_damaged_share_is_named_and_the_checkpoint_before_it_taken(tmp_path):
     written(tmp_path, 2, step=2)
     written(tmp_path, 2, step=4)
-    broken = tmp_path / "step-00000004" / Share(1, 2).file
+    broken = tmp_path / "step-00000004" / Shard(1, 2).file
     content = bytearray(broken.read_bytes())
     content[-1] ^= 255
     broken.write_bytes(content)
     with pytest.raises(CorruptFileError, match="shard-00002-of-00002.*sha256"):
         checkpoint.load(broken.parent)
     assert checkpoint.load_latest(tmp_path)[0].step == 2
-    assert checkpoint.load_latest(tmp_path, Share(0, 2))[0].step == 4, "what is not read is not verified"
+    assert checkpoint.load_latest(tmp_path, Shard(0, 2))[0].step == 4, "what is not read is not verified"
 
     steps = together(
-        2, lambda process_group: checkpoint.load_latest(tmp_path, Share(process_group.rank, 2), process_group)[0].step
+        2, lambda process_group: checkpoint.load_latest(tmp_path, Shard(process_group.rank, 2), process_group)[0].step
     )
     assert steps == [2, 2], "who could read on does as the one who cannot"
 
@@ -130,7 +130,7 @@ def test_two_shares_learn_as_one_process_does_and_go_on_as_one_and_back(blocks, 
     shared = changed(blocks, parallel="fsdp", processes=2)
     train_policy(shared, tmp_path, progress=False, stop_at=3)
     saved = checkpoint.found(tmp_path / "checkpoints")[-1]
-    assert sorted(json.loads((saved / "progress.json").read_text())["files"]) == [Share(0, 2).file, Share(1, 2).file]
+    assert sorted(json.loads((saved / "progress.json").read_text())["files"]) == [Shard(0, 2).file, Shard(1, 2).file]
     assert not list(saved.glob("tensors*"))
     train_policy(blocks, tmp_path, progress=False, stop_at=5)
     assert (checkpoint.found(tmp_path / "checkpoints")[-1] / "tensors.safetensors").is_file()

@@ -27,7 +27,7 @@ BUDGET = {"steps": 4}
 
 def compared(entries, *, out, command=None, progress=True, **settings):
     record = {"entries": list(entries), **settings}
-    return compare.compare(build(compare.ComparisonConfig, to_plain(record)), out, command=command, progress=progress)
+    return compare.run_comparison(build(compare.ComparisonConfig, to_plain(record)), out, command=command, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def rows_of(out):
 def calls(monkeypatch):
     """Names of what is trained and played from now on."""
     seen = {"learn": [], "measure": []}
-    learn, measure = stages.learn, compare.measure
+    learn, measure = stages.learn, compare.run_evaluation
 
     def learned(run, *arguments, **more):
         seen["learn"].append(run.name)
@@ -161,8 +161,10 @@ def test_interrupted_it_goes_on_where_it_was(data, tmp_path, monkeypatch):
     assert ([row["name"] for row in record["rows"]], record["pending"]) == (["tiny"], ["tiny+chunk=2"])
     assert "1 pending" in (tmp_path / "report.html").read_text()
 
-    seen, steps, descend = calls(monkeypatch), [], loop._descend
-    monkeypatch.setattr(loop, "_descend", lambda session, *more: (steps.append(session.now.step), descend(session, *more))[1])
+    seen, steps, descend = calls(monkeypatch), [], loop._compute_gradients
+    monkeypatch.setattr(
+        loop, "_compute_gradients", lambda session, *more: (steps.append(session.state.step), descend(session, *more))[1]
+    )
     compared(words, out=tmp_path, **asked)
     assert seen == {"learn": ["tiny+chunk=2"], "measure": ["tiny+chunk=2"]}
     assert steps == [2, 3]

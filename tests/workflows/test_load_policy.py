@@ -15,7 +15,7 @@ from verbot.policy.policy import VLAPolicy
 from verbot.training.distributed import device
 from verbot.training.rl import ReinforceConfig
 from verbot.training.rl.config import EnvConfig, ReinforceInitConfig
-from verbot.training.rl.ppo import identified
+from verbot.training.rl.ppo import with_content_hashes
 from verbot.workflows import load_policy
 from verbot.workflows.watch import watch
 
@@ -97,7 +97,7 @@ def test_the_policy_that_ships_is_small_sound_and_obeys():
 def test_the_starter_policy_is_known_by_name_wherever_a_policy_is(tmp_path):
     assert verbot.load_policy("starter").spec == VLAPolicy.load(storage.STARTER).spec == load_policy.policy_spec("starter")
     config = ReinforceConfig(EnvConfig("tabletop-starter"), ReinforceInitConfig("starter"))
-    assert identified(config).init.sha256 == policy_identity(storage.STARTER)
+    assert with_content_hashes(config).init.sha256 == policy_identity(storage.STARTER)
 
 
 def test_a_policy_of_other_pictures_is_played_in_an_env_that_draws_them(tmp_path, capsys):

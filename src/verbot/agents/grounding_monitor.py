@@ -44,7 +44,7 @@ class Misalignment:
     """The instruction does not match the images.
 
     Args:
-        instruction: of the episode.
+        instruction: instruction of the episode.
         alignment: the cosine at the last prediction, between −1 and 1.
         time_s: time of the last prediction since the episode's start.
         predictions: number of consecutive predictions below the threshold.
@@ -66,11 +66,12 @@ class GroundingMonitor:
     """Wraps an agent and warns once per episode if the similarity of images and instruction stays below a threshold.
 
     The actions are those of the wrapped agent. The similarity is ``extras["alignment"]`` of each chunk, which a policy with a
-    contrastive objective reports. Captions are trained on untouched scenes, so monitoring ends after the first `seconds`.
+    contrastive objective reports. The contrastive loss uses only frames before first
+    contact, so monitoring ends after the first `seconds`.
 
     Args:
         agent: the agent that acts.
-        threshold: of the cosine.
+        threshold: threshold of the cosine.
         patience: number of consecutive predictions below it.
         seconds: monitored time from the episode's start.
         on_warning: called instead of the Python warning `GroundingWarning`; it may stop the robot or ask the user.

@@ -6,7 +6,7 @@ import dataclasses
 
 from verbot.spec import Memory, Observation
 
-PAUSE_S = 60.0  # added to the clock between episodes; after it no frame, action or written cell counts as recent
+PAUSE_S = 60.0  # added to the clock between episodes; after it no stored frame or action counts as recent
 
 
 class PolicyMemory:

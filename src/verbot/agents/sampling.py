@@ -16,7 +16,7 @@ class SamplingAgent:
 
     Args:
         agent: asks the policy, and executes what was drawn.
-        seed: of this episode.
+        seed: seed of this episode.
 
     Raises:
         PolicyError: when the policy's head has no distribution.

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave_quietly() -> None:
-    """Exit where the reader of the output, such as `head`, has gone. Raises the error at hand where another pipe broke."""
+    """Exit if the reader of the output, such as `head`, has gone. Raises the current error if another pipe broke."""
     output = select.poll()
     output.register(sys.stdout.fileno(), select.POLLOUT)
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):

@@ -92,14 +92,14 @@ def data_annotate_command(
     episode: int = 0,
     page: PageOptions = PAGE,
 ) -> int:
-    """Give recorded episodes other instructions: in a browser, where they play, or from a file.
+    """Give recorded episodes other instructions: in a browser that shows them, or from a file.
 
     Example: verbot data annotate outputs/demo/dataset --instructions words.json
 
     Args:
         path: the dataset's folder.
         instructions: a JSON file, {"0": ["pick up the cube", "take the cube"]} for episode 0; without it a page opens.
-        out: annotate a copy there instead; needed where other software wrote the dataset.
+        out: annotate a copy there instead; needed if other software wrote the dataset.
         episode: the first that the page shows.
     """
     if instructions is None:

@@ -50,11 +50,11 @@ def evaluate_command(
         baselines: also evaluate random actions, the expert and a language-blind copy of the policy.
         videos: number of episodes that the report shows as videos.
     """
-    from verbot.rollout.baselines import SCRIPTED
+    from verbot.rollout.baselines import POLICY_FREE_AGENTS
     from verbot.workflows.train_evaluate import evaluate as run
 
     refuse("it concerns a randomization axis, give an --axis too", strength=condition.strength and not condition.axis)
-    if policy in SCRIPTED:
+    if policy in POLICY_FREE_AGENTS:
         refuse(f"{policy} is not a policy", execute=acting.execute != 1, sample=acting.sample, device=acting.device != "cpu")
     axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
@@ -122,7 +122,7 @@ def compare_command(
         entries, listed.list, listed.only, budget.settings(), data, played.suite, played.episodes, played.seed, listed.base,
         played.conditions, played.baselines, played.workers,
     )  # fmt: skip
-    table = compare.compare(config, out, command=typed())
+    table = compare.run_comparison(config, out, command=typed())
     two = compare.pair(table)
     print(table.text(), *([two.table()] if two else []), out / "report.html", sep="\n")
     return table.exit_code
@@ -143,11 +143,11 @@ def robustness_command(
     Example: verbot robustness outputs/demo/policy outputs/run/policy --strengths 2 --episodes 120 --out outputs/robustness
 
     Args:
-        policies: as in `verbot evaluate`, or folders that it wrote, which are read and not played.
-        axes: randomization axes; otherwise all, without camera_dropout where a policy cannot do without a camera.
-        strengths: of the shifts.
+        policies: as in `verbot evaluate`, or folders that it wrote, which are read and not evaluated again.
+        axes: randomization axes; otherwise all, without camera_dropout if a policy cannot do without a camera.
+        strengths: strengths of the shifts.
         alone: shift each axis alone too; otherwise only all of them at once.
-        align: a dataset: every policy is played once more, with images aligned to its median colors.
+        align: a dataset: every policy is also evaluated with images aligned to its median colors.
         workers: number of processes; 0 takes one for each core.
         out: gets robustness.json, robustness.png and a folder for each policy. An interrupted call continues; other strengths are
             added.
@@ -221,7 +221,7 @@ def explain_command(
     Args:
         policy: a policy's folder, "starter" (the one that came with verbot), or a server's ws:// address.
         suite: the env; see `verbot list envs`.
-        task: of the recorded scene; otherwise one is drawn.
+        task: task of the recorded scene; otherwise one is drawn.
         index: number of the recorded test scene.
         seed: another seed is another set of scenes.
         text: instruction in place of the scene's own.

@@ -17,11 +17,11 @@ Strength = Literal[1, 2, 3]
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """Which scenes are recorded, and what of them.
+    """The scenes to record, and the recorded data.
 
     Args:
         suite: the env; see `verbot list envs`.
-        seed: of the scenes and of an expert's noise.
+        seed: seed of the scenes and of an expert's noise.
         tasks: only these tasks, in turn; otherwise all.
         axes: randomization axes, each followed by its strength, 1 to 3.
         image_size: width and height of the images, in pixels.
@@ -44,11 +44,11 @@ class RecordOptions:
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Where the page is served.
+    """The address of the page.
 
     Args:
         host: address that serves the page; another than the loopback is neither encrypted nor private.
-        port: of the page; 0 takes a free one.
+        port: port of the page; 0 takes a free one.
     """
 
     host: str = "127.0.0.1"
@@ -57,7 +57,7 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Where episodes are played.
+    """The processes or the cluster that run the episodes.
 
     Args:
         workers: number of processes; 0 takes one for each core.
@@ -70,7 +70,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Which scenes are played.
+    """The scenes of the episodes.
 
     Args:
         suite: the env; see `verbot list envs`.
@@ -85,14 +85,14 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """Under which condition a policy plays.
+    """The condition in which a policy is evaluated.
 
     Args:
         instruction_mode: the condition.
         paraphrases: a YAML file of your own wording, {pick: [...], push: [...], put: [...]}, templates with {object},
             {receptacle}, {preposition} and {direction}.
-        axis: a randomization axis, or all at once, without camera_dropout where the policy cannot do without a camera.
-        strength: of the axis; 2 if not given.
+        axis: a randomization axis, or all at once, without camera_dropout if the policy cannot do without a camera.
+        strength: strength of the axis; 2 if not given.
         align: a dataset; images are shifted to the channel medians of its images while the policy acts.
     """
 
@@ -111,7 +111,7 @@ class ActingOptions:
         execute: number of actions of each chunk to execute.
         sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these cameras of the suite; otherwise all.
-        device: where the policy computes: cpu, cuda, cuda:N, mps or auto.
+        device: the device of the policy: cpu, cuda, cuda:N, mps or auto.
     """
 
     execute: int = 1
@@ -122,10 +122,10 @@ class ActingOptions:
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """How long to train; one of these.
+    """The length of training; one of these.
 
     Args:
-        minutes: of training, instead of the recipe's budget.
+        minutes: minutes of training, instead of the recipe's budget.
         samples: training samples, instead of the recipe's budget.
         steps: optimizer steps, or control steps in reinforcement learning, instead of the recipe's budget.
     """
@@ -140,7 +140,7 @@ class BudgetOptions:
 
 @dataclass(frozen=True)
 class EntryOptions:
-    """Further entries, and which of all take part.
+    """Further entries, and a selection of all.
 
     Args:
         list: a list of further entries: one that ships with verbot (see `verbot list comparisons`), or a YAML file.
@@ -155,12 +155,12 @@ class EntryOptions:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What all entries play.
+    """The evaluation of all entries.
 
     Args:
-        suite: the env; otherwise the first recipe's own.
+        suite: the env; otherwise that of the first recipe.
         episodes: number of scenes.
-        seed: of everything.
+        seed: the seed of the whole run.
         conditions: further conditions for all entries.
         baselines: also evaluate the expert and random actions.
         workers: number of evaluation processes; 0 takes one for each core.
@@ -176,10 +176,10 @@ class ComparisonOptions:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is known of recordings, where their format does not say it.
+    """Properties of recordings that their format does not contain.
 
     Args:
-        rate_hz: how fast it was recorded, where the format does not know; for logs, what to resample to.
+        rate_hz: the rate of recording, if the format does not contain it; for logs, the rate to resample to.
         robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
         spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
         instruction: for episodes without one.

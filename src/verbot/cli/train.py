@@ -18,7 +18,7 @@ def demo_command(out: Path = Path("outputs/demo"), recipe: str = "starter", seed
     Args:
         out: gets dataset, policy, evaluation, report.html and timing.json. An interrupted demo continues.
         recipe: a name, see `verbot list recipes`; or a recipe.yaml.
-        seed: of everything; otherwise the recipe's own.
+        seed: the seed of the whole run; otherwise that of the recipe.
     """
     from verbot.workflows import demo as whole
 
@@ -50,7 +50,7 @@ def train_command(
         init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
             `verbot config RECIPE --fields`.
-        seed: of everything; otherwise the recipe's own.
+        seed: the seed of the whole run; otherwise that of the recipe.
     """
     from verbot.configuration import assignments
     from verbot.training.distributed.launch import launched
@@ -73,8 +73,8 @@ def config_command(
 
     Args:
         recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
-        set: settings, each as name=value, as of `verbot train`.
-        seed: of everything; otherwise the recipe's own.
+        set: settings, each as name=value, as in `verbot train`.
+        seed: the seed of the whole run; otherwise that of the recipe.
         fields: print what each field means instead.
     """
     from verbot.configuration import assignments
@@ -103,6 +103,6 @@ def reinforce_command(
         policy: to start from, instead of the recipe's.
         steps: control steps in all, instead of the recipe's.
         set: other settings, each as name=value (learning_rate=1e-4).
-        seed: of everything; otherwise the recipe's own.
+        seed: the seed of the whole run; otherwise that of the recipe.
     """
     return train_command(recipe, (), out, policy, BudgetOptions(steps=steps), set, seed)

@@ -19,7 +19,7 @@ def make_env(name: str, **options: Any) -> TaskEnv:
     """An environment by name: a suite of the tabletop, such as ``"tabletop-starter"``, or one that a plug-in adds.
 
     Args:
-        options: of the tabletop: see `verbot.envs.tabletop.env.TabletopEnv`; of ``"navigation"``: see
+        options: those of the env. For the tabletop see `verbot.envs.tabletop.env.TabletopEnv`, for ``"navigation"`` see
             `verbot.envs.navigation.env.NavigationEnv`. Where these take a record, the options are its fields.
 
     Raises:

@@ -125,7 +125,7 @@ def backend() -> str:
 
 
 def _library(name: str) -> ctypes.CDLL:
-    """By its name on Debian, else wherever the system has it. Raises `OSError` where it is not."""
+    """By its name on Debian, else wherever the system has it. Raises `OSError` if it is not."""
     try:
         return ctypes.CDLL(name)
     except OSError:

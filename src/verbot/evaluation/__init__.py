@@ -41,7 +41,7 @@ def evaluate_policy(
 ) -> Summary:
     """Evaluate a policy on a suite; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
 
-    A repeated call with the same arguments continues an interrupted run: it plays only the missing episodes.
+    A repeated call with the same arguments continues an interrupted run: it runs only the missing episodes.
 
     Args:
         policy: the source from which worker processes load the policy, or ``"random"`` or ``"expert"``.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from verbot.configuration import former_names
 from verbot.errors import ConfigError
 from verbot.models.protocols import EncodesPairs
 from verbot.models.tokens import Batch, MemoryState, Sizes, TextBatch, TokenGroup
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from verbot.models.config import NetworkConfig
 
 Losses = dict[str, Tensor]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, Predicted="AuxiliaryPrediction", Prediction="NetworkOutput")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Features:
         vision: the token groups of the images, of all frames, the latest last.
         before_memory: `fused` before the memory.
         answers: by objective, to its `queries`.
-        notes: by objective, intermediate results that its `refine` keeps for its own losses.
+        refine_cache: by objective, intermediate results that its `refine` keeps for its own losses.
     """
 
     batch: Batch
@@ -64,26 +68,26 @@ class Features:
     vision: tuple[TokenGroup, ...] = ()
     before_memory: TokenGroup | None = None
     answers: Mapping[str, Answers] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    refine_cache: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keypoints(self) -> TokenGroup | None:
         """The keypoint tokens of the images, of all frames; None if the backbone has none."""
         return next((group for group in self.vision if group.heatmaps is not None), None)
 
-    def refined(self, fused: TokenGroup, name: str, note: Any) -> Features:
-        """A copy with other fused tokens and with the note of the objective `name`."""
-        return dataclasses.replace(self, fused=fused, notes={**self.notes, name: note})
+    def refined(self, fused: TokenGroup, name: str, cache: Any) -> Features:
+        """A copy with other fused tokens, and with `cache` as the entry of the objective `name` in `refine_cache`."""
+        return dataclasses.replace(self, fused=fused, refine_cache={**self.refine_cache, name: cache})
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A prediction of an objective for each row; becomes an entry of `ActionChunk.extras`.
+class AuxiliaryPrediction:
+    """The prediction of an auxiliary objective for each row; becomes an entry of `ActionChunk.extras`.
 
     Args:
         values: (b, …).
         space: ``"state"`` for normalized states, which are converted back to the robot's units.
-        names: of the entries of the last axis; the prediction is then reported as {name: number}.
+        names: names of the entries of the last axis; the prediction is then reported as {name: number}.
     """
 
     values: Tensor
@@ -92,12 +96,12 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """`actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the next batch of the same rows, None for
-    a network without memory."""
+class NetworkOutput:
+    """The output of a network: `actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the
+    next batch of the same rows, None for a network without memory."""
 
     actions: Tensor
-    extras: Mapping[str, Predicted] = field(default_factory=dict)
+    extras: Mapping[str, AuxiliaryPrediction] = field(default_factory=dict)
     memory: MemoryState | None = None
 
 
@@ -141,10 +145,12 @@ class Backbone(nn.Module, ABC):
     def training_features(
         self, batch: Batch, queries: Mapping[str, Queries], generator: torch.Generator | None = None, fuse: bool = True
     ) -> Features:
-        """The features of a training batch, whose rows are sequences if the network has a memory.
+        """The features of a training batch.
+
+        Rows are frames. With a memory they are flattened sequences: b = sequences × `sequence`.
 
         Args:
-            generator: of dropout of words and previous actions.
+            generator: random numbers for dropout of words and previous actions.
             fuse: False if nothing is trained on the fused tokens; they may then be empty.
         """
         features: Features = self(batch, queries)
@@ -164,7 +170,7 @@ class NetworkParts:
     """The parts of a network that an objective can use when it is built.
 
     Args:
-        sizes: of robot and network.
+        sizes: sizes of robot and network.
         backbone, head: the modules.
     """
 
@@ -188,15 +194,15 @@ class NetworkParts:
         return self.backbone.counts
 
     @property
-    def encode_text(self) -> Callable[[TextBatch], Tensor]:
+    def sentence_embeddings(self) -> Callable[[TextBatch], Tensor]:
         """(text) -> sentence embeddings (n, e). Raises `ConfigError` for a backbone that is not `EncodesPairs`."""
         return self._backbone_of_pairs().sentence_embeddings
 
     @property
-    def encode_images(self) -> Callable[[Batch, Tensor], TokenGroup]:
+    def encode_latest(self) -> Callable[[Batch, Tensor], TokenGroup]:
         """(batch, sentences (b, e)) -> all vision tokens (b, n, e) of the latest images for these sentences.
 
-        Raises `ConfigError` as `encode_text` does.
+        Raises `ConfigError` as `sentence_embeddings` does.
         """
         return self._backbone_of_pairs().encode_latest
 
@@ -223,8 +229,8 @@ class TrainingObjective(nn.Module, ABC):
     shares_scale: ClassVar[str | None] = None  # the objective whose learned weight also applies to this one
 
     @property
-    def learns(self) -> bool:
-        """Whether the network has the parts that this objective trains."""
+    def is_applicable(self) -> bool:
+        """Whether the network has the parts that this objective trains; otherwise its loss is left out."""
         return True
 
     def queries(self, batch: Batch) -> Queries | None:
@@ -243,6 +249,6 @@ class TrainingObjective(nn.Module, ABC):
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """Scalars by name; empty for a batch without this objective's targets."""
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """Entries of every chunk's extras, by name."""
         return {}

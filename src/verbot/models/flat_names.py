@@ -42,7 +42,7 @@ class FlatNames(nn.Module):
         return super().get_submodule(target)
 
     def check_names(self) -> None:
-        """Raise `ConfigError` where the backbone has a part or a weight of a name that this module has too."""
+        """Raise `ConfigError` if the backbone has a part or a weight of a name that this module has too."""
         theirs = {*self.backbone._modules, *self.backbone._parameters, *self.backbone._buffers}
         if taken := sorted(theirs & _own(self)):
             raise ConfigError(

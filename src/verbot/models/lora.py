@@ -47,7 +47,7 @@ class Adapted(nn.Module):
 
     Args:
         base: the layer; its weight and bias are frozen.
-        rank, alpha: as of `LoraConfig`.
+        rank, alpha: as in `LoraConfig`.
     """
 
     def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, alpha: float):

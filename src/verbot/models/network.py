@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
-from verbot.models.features import Backbone, Features, NetworkParts, Prediction, Queries, TrainingObjective
+from verbot.models.features import Backbone, Features, NetworkOutput, NetworkParts, Queries, TrainingObjective
 from verbot.models.flat_names import FlatNames
 from verbot.models.protocols import InitializesLast
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
@@ -44,9 +44,9 @@ class VLANetwork(FlatNames):
         check_layers(config, self.backbone, self.head)
         check_classifier(config, self.head)
         parts = NetworkParts(self.sizes, self.backbone, self.head)
-        made = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
-        self.objectives = nn.ModuleDict(made)  # type: ignore[assignment]
-        trained = {name: each for name, each in made.items() if each.learns}
+        modules = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
+        self.objectives = nn.ModuleDict(modules)  # type: ignore[assignment]
+        trained = {name: each for name, each in modules.items() if each.is_applicable}
         self.weighting = UncertaintyWeighting(
             {name: config.objectives[name].weight for name in trained},
             config.loss_weighting == "uncertainty",
@@ -70,19 +70,19 @@ class VLANetwork(FlatNames):
         targets of an objective does not contribute to its loss.
         """
         queries = {name: each.queries(batch) for name, each in self.objectives.items()}
-        features = self.backbone.training_features(batch, _given(queries), generator, fuse=self.is_fusion_trained)
+        features = self.backbone.training_features(batch, _without_none(queries), generator, fuse=self.is_fusion_trained)
         if self.is_fusion_trained:
             features = self._refined(features)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             if self.is_fusion_trained or not objective.reads_fused:
                 losses |= objective.losses(features, features.batch, generator)
-        found: dict[str, Tensor] = self.weighting(losses)
-        return found
+        weighted: dict[str, Tensor] = self.weighting(losses)
+        return weighted
 
     def predict(
         self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None
-    ) -> Prediction:
+    ) -> NetworkOutput:
         """The next actions and the predictions of the objectives. The actions are random if the head was never trained.
 
         Args:
@@ -91,11 +91,11 @@ class VLANetwork(FlatNames):
         Raises `ConfigError` for seeds with a head that has no distribution.
         """
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
-        features, memory = self.backbone.prediction_features(batch, _given(queries))
+        features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
         actions = self.head.predict(features.fused, generator) if seeds is None else self._sampled(features.fused, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return Prediction(actions, extras, memory)
+        return NetworkOutput(actions, extras, memory)
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():
@@ -108,5 +108,5 @@ class VLANetwork(FlatNames):
         return sampled(self.head, fused, seeds)
 
 
-def _given(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:
-    return {name: found for name, found in queries.items() if found is not None}
+def _without_none(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:
+    return {name: query for name, query in queries.items() if query is not None}

@@ -31,7 +31,7 @@ class Checkpoint:
 
     Args:
         checkpoint: a folder, or a name on the hub.
-        revision: of the hub's repository.
+        revision: revision of the hub's repository.
         mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
         depth: layers, stages (ResNet) or blocks (EfficientNet) used, from the first; None uses all.
 

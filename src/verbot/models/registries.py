@@ -57,8 +57,8 @@ class Objective:
     """A training objective of a network; its name is the key in `NetworkConfig.objectives`.
 
     Args:
-        weight: of its loss in the sum that is minimized. With 0 it is computed, logged and predicted, but not trained.
-        options: of its factory (JSON values).
+        weight: weight of its loss in the sum that is minimized. With 0 it is computed, logged and predicted, but not trained.
+        options: options of its factory (JSON values).
     """
 
     weight: float = 1.0

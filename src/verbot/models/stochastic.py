@@ -31,13 +31,13 @@ def sampled(head: StochasticHead, fused: TokenGroup, seeds: Sequence[int | None]
     """Actions (b, k, a), sampled for rows with a seed and predicted for the others. Rows are independent of each other."""
     rows = []
     for row, seed in enumerate(seeds):
-        one = fused.take(slice(row, row + 1))
+        one = fused.select(slice(row, row + 1))
         rows.append(head.predict(one) if seed is None else head.sample(one, torch.Generator().manual_seed(seed)))
     return torch.cat(rows)
 
 
 @dataclass(frozen=True)
-class Draw:
+class ActionDistribution:
     """The distribution of one normalized action (b, a): a product over its dimensions."""
 
     parts: tuple[tuple[Component, tuple[Distribution, ...]], ...]
@@ -63,15 +63,15 @@ class Draw:
         """(b,), in nats; the differential entropy for continuous dimensions."""
         return torch.stack([d.entropy() for _, distributions in self.parts for d in distributions]).sum(0)
 
-    def _join(self, take: Callable[[Distribution], Tensor]) -> Tensor:
+    def _join(self, function: Callable[[Distribution], Tensor]) -> Tensor:
         columns = []
         for component, distributions in self.parts:
             for low, distribution in zip(component.low, distributions, strict=True):
-                columns.append(take(distribution) + (low if component.kind == "discrete" else 0.0))
+                columns.append(function(distribution) + (low if component.kind == "discrete" else 0.0))
         return torch.stack(columns, -1).float()
 
 
-class Exploration(nn.Module):
+class ActionDistributionHead(nn.Module):
     """Turns the raw outputs of a head with an `ActionReadout` into a distribution of actions.
 
     Discrete dimensions are categorical and grippers are Bernoulli. All others are normal around the output, with a learned
@@ -92,19 +92,19 @@ class Exploration(nn.Module):
         wide = sum(c.size for c in readout.action if c.kind not in ("discrete", "gripper"))
         self.log_std = nn.Parameter(torch.full((wide,), log_std))
 
-    def forward(self, raw: Tensor) -> Draw:
+    def forward(self, raw: Tensor) -> ActionDistribution:
         """`raw` (b, `readout.size`) to the distribution of one action."""
-        found: list[tuple[Component, tuple[Distribution, ...]]] = []
+        parts: list[tuple[Component, tuple[Distribution, ...]]] = []
         widths = iter(self.log_std.exp())
         for component, numbers in zip(self.readout.action, self.readout.split(raw), strict=True):
             if component.kind == "discrete":
                 options = numbers.split(classes(component), -1)
-                found.append((component, tuple(Categorical(logits=x, validate_args=False) for x in options)))
+                parts.append((component, tuple(Categorical(logits=x, validate_args=False) for x in options)))
             elif component.kind == "gripper":
-                found.append((component, tuple(Bernoulli(logits=x, validate_args=False) for x in numbers.unbind(-1))))
+                parts.append((component, tuple(Bernoulli(logits=x, validate_args=False) for x in numbers.unbind(-1))))
             else:
-                found.append((component, tuple(Normal(x, next(widths), validate_args=False) for x in numbers.unbind(-1))))
-        return Draw(tuple(found))
+                parts.append((component, tuple(Normal(x, next(widths), validate_args=False) for x in numbers.unbind(-1))))
+        return ActionDistribution(tuple(parts))
 
 
 def _drawn(distribution: Distribution, generator: torch.Generator) -> Tensor:
@@ -112,13 +112,19 @@ def _drawn(distribution: Distribution, generator: torch.Generator) -> Tensor:
     if isinstance(distribution, Normal):
         return distribution.mean + distribution.stddev * normal(distribution.mean.shape, generator, distribution.mean.device)
     assert isinstance(distribution, (Categorical, Bernoulli))
-    chances = distribution.probs.cpu()
+    probabilities = distribution.probs.cpu()
     drawn = (
-        torch.bernoulli(chances, generator=generator) if isinstance(distribution, Bernoulli) else categorical(chances, generator)
+        torch.bernoulli(probabilities, generator=generator)
+        if isinstance(distribution, Bernoulli)
+        else categorical(probabilities, generator)
     )
     return drawn.to(distribution.probs.device)
 
 
-def categorical(chances: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices (…,) drawn with probabilities `chances` (…, n)."""
-    return torch.multinomial(chances.flatten(0, -2).cpu(), 1, generator=generator).view(chances.shape[:-1]).to(chances.device)
+def categorical(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices (…,) drawn with `probabilities` (…, n)."""
+    return (
+        torch.multinomial(probabilities.flatten(0, -2).cpu(), 1, generator=generator)
+        .view(probabilities.shape[:-1])
+        .to(probabilities.device)
+    )

@@ -41,11 +41,11 @@ class TokenGroup:
     def width(self) -> int:
         return self.tokens.shape[-1]
 
-    def take(self, some: slice | Tensor) -> TokenGroup:
+    def select(self, rows: slice | Tensor) -> TokenGroup:
         """A selection of rows."""
-        points, heatmaps = (None if x is None else x[some] for x in (self.points, self.heatmaps))
-        layers = None if self.layers is None else tuple(layer[some] for layer in self.layers)
-        return TokenGroup(self.tokens[some], self.mask[some], self.kind, points, heatmaps, layers)
+        points, heatmaps = (None if x is None else x[rows] for x in (self.points, self.heatmaps))
+        layers = None if self.layers is None else tuple(layer[rows] for layer in self.layers)
+        return TokenGroup(self.tokens[rows], self.mask[rows], self.kind, points, heatmaps, layers)
 
     def mean(self) -> Tensor:
         """The mean of the valid tokens, (b, e); zero if there are none."""
@@ -90,7 +90,7 @@ class HeadInput:
     """What a head is built for.
 
     Args:
-        sizes: of robot and network.
+        sizes: sizes of robot and network.
         width: e of the fused tokens that it reads.
         count: n of them; 0 is any number.
     """

@@ -64,13 +64,13 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
 
 def is_fusion_trained(config: NetworkConfig, trained: Mapping[str, TrainingObjective]) -> bool:
     """Whether any objective with a weight reads the fused features. Raises `ConfigError` if a memory needs one."""
-    found = any(config.objectives[name].weight for name, objective in trained.items() if objective.reads_fused)
-    if config.memory and not found:
+    is_trained = any(config.objectives[name].weight for name, objective in trained.items() if objective.reads_fused)
+    if config.memory and not is_trained:
         raise ConfigError(
             f"no objective with a weight reads the fused features here, and the memory {config.memory.name!r} comes after the "
             f"fusion: it would not be trained"
         )
-    return found
+    return is_trained
 
 
 def check_acts(config: NetworkConfig) -> None:

@@ -22,7 +22,7 @@ class UncertaintyWeighting(nn.Module):
     that is exactly 0, because its batch had no targets, does not change its scale.
 
     Args:
-        weights: of all possible losses, at least 0.
+        weights: weights of all possible losses, at least 0.
         learned: learn the weights, starting from `weights`.
         fixed: losses whose weight is never learned.
         shared: loss to another loss whose learned weight it shares, in proportion to their initial weights.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from verbot.errors import ConfigError, missing
-from verbot.parallel.workers import AHEAD, WorkerDied, WorkerError
+from verbot.parallel.workers import PREFETCH, WorkerDied, WorkerError
 
 RETRIES = 3  # of a task whose process or node is lost
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
@@ -41,8 +41,8 @@ class Cluster:
     ) -> Iterator[tuple[int, list[Any] | WorkerDied]]:
         """Yield the number of each batch with its answers, in order of completion.
 
-        The answers are a `WorkerDied` if the batch ended `RETRIES` + 1 processes. At most `AHEAD` batches per core are submitted
-        at a time.
+        The answers are a `WorkerDied` if the batch ended `RETRIES` + 1 processes. At most `PREFETCH` batches per core are
+        submitted at a time.
 
         Args:
             maker: ``"module:function"``. It is called once in each process with `setup` and returns a function that answers a
@@ -56,7 +56,7 @@ class Cluster:
         try:
             while submitted < len(batches) or running:
                 last = len(batches) if horizon is None else min(len(batches), horizon())
-                while submitted < last and len(running) < AHEAD * cores:
+                while submitted < last and len(running) < PREFETCH * cores:
                     running[self._task.remote(key, maker, setup, list(batches[submitted]))] = submitted
                     submitted += 1
                 (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
@@ -68,7 +68,7 @@ class Cluster:
     def in_order(self, maker: str, setup: Any, batches: Sequence[Sequence[Any]]) -> Iterator[list[Any]]:
         """The answers to each batch, in order. Raises as `do`, and `WorkerDied` for a batch that repeatedly ends its process."""
         done: dict[int, list[Any]] = {}
-        waiting, behind = deque(range(len(batches))), 2 * AHEAD * self.cores  # finished batches kept while one is slow
+        waiting, behind = deque(range(len(batches))), 2 * PREFETCH * self.cores  # finished batches kept while one is slow
         for number, answers in self.do(maker, setup, batches, lambda: waiting[0] + behind):
             if isinstance(answers, WorkerDied):
                 raise answers
@@ -118,11 +118,11 @@ def open_cluster(name: str) -> Iterator[Cluster]:
             ray.shutdown()
 
 
-def shared_out(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+def split_batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Batches of at most `size`, in order.
 
     Example:
-        >>> shared_out(range(5), 2)
+        >>> split_batches(range(5), 2)
         [range(0, 2), range(2, 4), range(4, 5)]
     """
     return [items[start : start + size] for start in range(0, len(items), size)]

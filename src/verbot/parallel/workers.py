@@ -20,7 +20,7 @@ from typing import Any
 from verbot.errors import VerbotError, missing
 
 Serve = Callable[["Channel"], None]
-AHEAD = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
+PREFETCH = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
 
 
 class WorkerError(VerbotError):
@@ -180,7 +180,7 @@ def _begin(
     open_requests[worker] = deque()
     with contextlib.suppress(WorkerDied):  # noticed when its answer is received
         worker.send(setup)
-    for _ in range(AHEAD):
+    for _ in range(PREFETCH):
         _send_next(worker, requests, waiting, open_requests[worker])
 
 

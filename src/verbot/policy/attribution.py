@@ -68,26 +68,31 @@ class Attributed:
         attended = self._attended([call for calls in weights.values() for call in calls], groups)
         points = next((group for group in groups if group.heatmaps is not None), None)
         heatmaps = None if points is None else self._heatmaps(points).cpu().numpy()
-        found = []
+        attributed_chunks = []
         for i, (chunk, observation) in enumerate(zip(chunks, observations, strict=True)):
             extras: dict[str, Any] = {**chunk.extras, "words": ()}
             if heatmaps is not None:
                 extras["heatmaps"] = self._per_camera(heatmaps[i], observation)
             if is_plain[0]:
                 extras |= self._by_word(observation, read[i], None if attended is None else attended[i])
-            found.append(dataclasses.replace(chunk, extras=extras))
-        return found
+            attributed_chunks.append(dataclasses.replace(chunk, extras=extras))
+        return attributed_chunks
 
     def _by_word(self, observation: Observation, read: Tensor, attended: Tensor | None) -> Mapping[str, Any]:
         """Sums per word of the pooling weights `read` (l,) and of the attention to the images `attended` (l, v, h, w)."""
-        places = [] if self.policy.blind else self._places(observation.instruction)
-        words = tuple(observation.instruction.split())[: len(places)]
-        found: dict[str, Any] = {"words": words, "read": np.array([float(read[place].sum()) for place in places], np.float32)}
+        word_slices = [] if self.policy.blind else self._word_slices(observation.instruction)
+        words = tuple(observation.instruction.split())[: len(word_slices)]
+        extras: dict[str, Any] = {
+            "words": words,
+            "read": np.array([float(read[word_slice].sum()) for word_slice in word_slices], np.float32),
+        }
         if attended is not None and words:
-            means = [attended[place].sum(0) / max(1, place.stop - place.start) for place in places]  # a dash has no tokens
+            means = [
+                attended[word_slice].sum(0) / max(1, word_slice.stop - word_slice.start) for word_slice in word_slices
+            ]  # a dash has no tokens
             by_word = torch.stack(means, 1)  # (v, words, h, w)
-            found["attention"] = self._per_camera(by_word.numpy(), observation, whole=False)
-        return found
+            extras["attention"] = self._per_camera(by_word.numpy(), observation, whole=False)
+        return extras
 
     def _heatmaps(self, points: TokenGroup) -> Tensor:
         """The supervised heatmaps of the latest frame as distributions, (b, v, 3, h, w)."""
@@ -100,29 +105,29 @@ class Attributed:
 
         The size of a weight matrix shows which tokens attend to which, because fusions have a fixed order of groups.
         """
-        words, places = text_groups(groups), observation_groups(groups)
-        count_text, count_seen = (sum(g.tokens.shape[1] for g in part) for part in (words, places))
+        words, observations = text_groups(groups), observation_groups(groups)
+        count_text, count_observed = (sum(g.tokens.shape[1] for g in part) for part in (words, observations))
         if self.policy.config.history > 1:
             return None
         shares = []
         for call in calls:
             rows, columns = call.shape[-2:]
-            if (rows, columns) == (count_text, count_seen):
+            if (rows, columns) == (count_text, count_observed):
                 shares.append(call.mean(1))
-            elif rows == columns and columns >= count_text + count_seen:
-                shares.append(call.mean(1)[:, :count_text, count_text : count_text + count_seen])
+            elif rows == columns and columns >= count_text + count_observed:
+                shares.append(call.mean(1)[:, :count_text, count_text : count_text + count_observed])
         if not shares:
             return None
         share = torch.stack(shares).mean(0)[:, slices(words)["words"]]  # (b, l, n)
         if not share.any():
             return None
-        where = slices(places)
-        pictures = [self._picture(group, share[..., where[group.kind]]) for group in places]
-        found = [picture for picture in pictures if picture is not None]
-        if not found:
+        observation_slices = slices(observations)
+        pictures = [self._picture(group, share[..., observation_slices[group.kind]]) for group in observations]
+        maps = [picture for picture in pictures if picture is not None]
+        if not maps:
             return None
-        size = max((tuple(picture.shape[-2:]) for picture in found), key=lambda shape: shape[0] * shape[1])
-        return torch.stack([_resized(picture, size) for picture in found]).sum(0).cpu()
+        size = max((tuple(picture.shape[-2:]) for picture in maps), key=lambda shape: shape[0] * shape[1])
+        return torch.stack([_resized(picture, size) for picture in maps]).sum(0).cpu()
 
     def _picture(self, group: TokenGroup, share: Tensor) -> Tensor | None:
         """Weights (b, l, n) of a group's tokens as images (b, l, v, h, w); None for tokens without a place in the image."""
@@ -140,22 +145,22 @@ class Attributed:
 
     def _per_camera(self, maps: FloatArray, observation: Observation, whole: bool = True) -> dict[str, FloatArray]:
         """Maps (v, p, h, w) of the network's images, resampled to the pixels of each camera image; `whole`: each sums to one."""
-        sizes, found = self.policy.network.sizes, {}
+        sizes, per_camera = self.policy.network.sizes, {}
         for camera, view in zip(self.spec.camera_names, maps, strict=True):
             if camera not in observation.images:
                 continue
             height, width = observation.images[camera].shape[:2]
             y, x = np.mgrid[:height, :width]
             pixels = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)  # (h, w, 2)
-            places = FitImage((height, width), (sizes.height, sizes.width_px)).points(pixels)
-            inside = (np.abs(places) < 1).all(-1)
-            cells = np.floor((places.clip(-1, 0.999999) + 1) / 2 * view.shape[:-3:-1]).astype(int)
+            points = FitImage((height, width), (sizes.height, sizes.width_px)).points(pixels)
+            inside = (np.abs(points) < 1).all(-1)
+            cells = np.floor((points.clip(-1, 0.999999) + 1) / 2 * view.shape[:-3:-1]).astype(int)
             spread = view[:, cells[..., 1], cells[..., 0]] * inside
             pixels_a_cell = inside.sum() / (view.shape[-1] * view.shape[-2])
-            found[camera] = (spread / (spread.sum((1, 2), keepdims=True) if whole else pixels_a_cell)).astype(np.float32)
-        return found
+            per_camera[camera] = (spread / (spread.sum((1, 2), keepdims=True) if whole else pixels_a_cell)).astype(np.float32)
+        return per_camera
 
-    def _places(self, instruction: str) -> list[slice]:
+    def _word_slices(self, instruction: str) -> list[slice]:
         """The slice of tokens of each word: the number of tokens that the sentence gains with the word."""
         words = instruction.split()
         starts = [" ".join(words[:i]) for i in range(len(words) + 1)]
@@ -169,10 +174,10 @@ def _watch_tokens(language: nn.Module) -> Iterator[list[bool]]:
     """A list with one bool for each call within the block: whether the output has the same tokens as the text."""
     found: list[bool] = []
 
-    def note(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
+    def record(_: nn.Module, args: tuple[TextBatch], words: TokenGroup) -> None:
         found.append(torch.equal(words.mask, args[0].mask))
 
-    handle = language.register_forward_hook(note)
+    handle = language.register_forward_hook(record)
     try:
         yield found
     finally:

@@ -1,4 +1,4 @@
-"""Which policy a folder holds: one digest of all its files."""
+"""The identity of a policy: one content hash of all its files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MANIFEST, CARD = "manifest.json", "README.md"
 
 
 def policy_identity(folder: Path) -> str:
-    """The sha256 of the sha256 of every file; the card may change without making it another policy.
+    """The content hash of a policy's folder, a sha256; README.md is excluded.
 
-    Raises `PolicyError` where there is no policy.
+    Raises `PolicyError` if there is no policy.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -37,17 +37,17 @@ def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) ->
     """
     if memory is None or not count:
         return [None] * count
-    times = field(memory, "time_s")
-    found: list[ProcessedObservation | None] = []
+    times = get_array(memory, "time_s")
+    observations: list[ProcessedObservation | None] = []
     for steps in range(count, 0, -1):
         distance = np.abs(times - (now_s - steps * step_s))
         nearest = int(distance.argmin())
         if distance[nearest] > 0.5 * step_s:
-            found.append(None)
+            observations.append(None)
             continue
         images, mask, state = (memory[name][nearest] for name in ("images", "images_mask", "state"))
-        found.append(ProcessedObservation(images, mask, state, float(times[nearest])))
-    return found
+        observations.append(ProcessedObservation(images, mask, state, float(times[nearest])))
+    return observations
 
 
 def keep(memory: Memory | None, latest: ProcessedObservation, seconds: float) -> Memory:
@@ -55,7 +55,7 @@ def keep(memory: Memory | None, latest: ProcessedObservation, seconds: float) ->
     arrays = {name: np.asarray(getattr(latest, name))[None] for name in ("images", "images_mask", "state", "time_s")}
     if memory is None:
         return arrays
-    recent = field(memory, "time_s") >= latest.time_s - seconds - 1e-6
+    recent = get_array(memory, "time_s") >= latest.time_s - seconds - 1e-6
     return {name: np.concatenate([memory[name][recent], value]) for name, value in arrays.items()}
 
 
@@ -76,15 +76,15 @@ def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[
     for i, seen in enumerate(observations):
         if seen.memory is None:
             continue
-        chunk, since_s = field(seen.memory, "last_chunk"), seen.time_s - float(field(seen.memory, "last_chunk_s"))
+        chunk, since_s = get_array(seen.memory, "last_chunk"), seen.time_s - float(get_array(seen.memory, "last_chunk_s"))
         row = round(since_s * spec.rate_hz) - 1
         if 0 <= row < len(chunk):
             values[i], known[i] = chunk[row], True
     return values, known
 
 
-def field(memory: Memory, name: str) -> npt.NDArray[Any]:
-    """An array of `memory`. Raises `SpecError` where it has none of that name."""
+def get_array(memory: Memory, name: str) -> npt.NDArray[Any]:
+    """The array `name` of `memory`. Raises `SpecError` if there is none."""
     if name not in memory:
         raise SpecError(f"this memory is of another policy: it has no {name!r} but {', '.join(memory) or 'nothing'}")
     return memory[name]

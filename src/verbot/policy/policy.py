@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
-from verbot.models.features import Predicted, Prediction
+from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
@@ -24,7 +24,7 @@ from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.identity import CARD
-from verbot.policy.memory import ProcessedObservation, field, keep, keep_chunk, last_actions, look_back
+from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -60,7 +60,7 @@ class VLAPolicy:
     Args:
         network: the parts and their weights; `network.config` says which.
         spec: the robot it was made for.
-        statistics: of ``"state"`` and ``"action"`` of the training data. Raises `DataError` where one is missing.
+        statistics: statistics of ``"state"`` and ``"action"`` of the training data. Raises `DataError` if one is missing.
         blind: every instruction is replaced by ``""``.
     """
 
@@ -76,7 +76,7 @@ class VLAPolicy:
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
-        self.action_steps = _action_steps(self.preprocessing, spec, statistics)
+        self.action_transform = _action_transform(self.preprocessing, spec, statistics)
         self._size = (network.sizes.height, network.sizes.width_px)
 
     @staticmethod
@@ -92,11 +92,11 @@ class VLAPolicy:
         """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
 
         Args:
-            chunks: of the training data, float32 (n, k, a) in the robot's units, for a head that is fitted to them.
+            chunks: chunks of the training data, float32 (n, k, a) in the robot's units, for a head that is fitted to them.
         """
         preprocessing = preprocessing or Preprocessing()
         if chunks is not None:
-            chunks = _action_steps(preprocessing, spec, statistics).forward(chunks)
+            chunks = _action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = VLANetwork(config.fit(list(instructions), chunks), spec)
@@ -140,7 +140,7 @@ class VLAPolicy:
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
-        actions = self.action_steps.inverse(prediction.actions.cpu().numpy())
+        actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         extras = [self._extras(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
         if self.config.previous_action:
@@ -157,8 +157,8 @@ class VLAPolicy:
         batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             prediction = self.network.predict(batch)
-        extras = [self._extras(row, prediction) for row in range(len(observations))]
-        return [{name: value for name, value in each.items() if name != "value"} for each in extras]
+        every = (self._extras(row, prediction) for row in range(len(observations)))
+        return [{name: value for name, value in extras.items() if name != "value"} for extras in every]
 
     def collate(self, window: WindowBatch) -> Batch:
         """Raw windows as a batch of tensors; images stay uint8."""
@@ -169,16 +169,16 @@ class VLAPolicy:
             state=self._state.forward(window.state),
             state_mask=window.state_mask,
             instructions=window.instructions,
-            actions=self.action_steps.forward(window.actions),
+            actions=self.action_transform.forward(window.actions),
             actions_mask=window.actions_mask,
             **({"features": window.features} if window.features.size else {}),
         )
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
-        before = self._previous_action(window.previous_action, window.previous_action_mask) if self.config.previous_action else {}
+        previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **before, **goals}
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
@@ -216,7 +216,7 @@ class VLAPolicy:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:
-        """Inverse of `save`, verified. Raises `PolicyError` where it is incomplete, `CorruptFileError` naming a changed file."""
+        """Inverse of `save`, verified. Raises `PolicyError` if it is incomplete, `CorruptFileError` naming a changed file."""
         files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])
@@ -257,19 +257,21 @@ class VLAPolicy:
                     images[row, frame], images_mask[row, frame] = one.images, one.images_mask
                     state[row, frame], state_mask[row, frame] = one.state, True
         batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
-        before = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
+        previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         shown = self._goals(goals, np.array([goal is not None for goal in goals]))
-        nothing = self.network.backbone.initial(1)
-        remembered = {} if nothing is None else self._remembered(observations, nothing)
-        return dataclasses.replace(batch, **before, **shown, **remembered).to(self.device)
+        initial_memory = self.network.backbone.initial(1)
+        remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
+        return dataclasses.replace(batch, **previous_action, **shown, **remembered).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
+        if not self.config.previous_action:
+            return {}
         if actions.shape[-1] != self._spec.action_size:
             raise ConfigError(
                 "this network reads the previous action, and these windows have none: make them with previous_action"
             )
-        arrays = (self.action_steps.forward(actions), mask)
+        arrays = (self.action_transform.forward(actions), mask)
         return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
     @property
@@ -287,42 +289,42 @@ class VLAPolicy:
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
-    def _remembered(self, observations: Sequence[Observation], nothing: MemoryState) -> dict[str, Any]:
+    def _remembered(self, observations: Sequence[Observation], initial: MemoryState) -> dict[str, Any]:
         """The memory of every episode, and whether the next write to it is due."""
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
-            return nothing[name] if memory is None else torch.from_numpy(np.array(field(memory, f"memory.{name}")))[None]
+            return initial[name] if memory is None else torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None]
 
-        state = {name: torch.cat([row(o.memory, name) for o in observations]) for name in nothing}
-        due = [o.memory is None or o.time_s - float(field(o.memory, "written_s")) > 0.999 * self._step_s for o in observations]
+        state, step_s = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial}, 0.999 * self._step_s
+        due = [o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > step_s for o in observations]
         return {"memory": state, "writes": torch.tensor(due)}
 
     def _memory(
-        self, row: int, seen: Observation, processed: ProcessedObservation, batch: Batch, prediction: Prediction
+        self, row: int, observation: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
     ) -> Memory | None:
         """The memory to return for this row's episode; None if the network needs none."""
         kept: dict[str, Any] = {}
         if self.config.history > 1:
-            kept |= keep(seen.memory, processed, (self.config.history - 1) * self._step_s)
+            kept |= keep(observation.memory, processed, (self.config.history - 1) * self._step_s)
         if prediction.memory is not None:
             assert batch.writes is not None
-            written = seen.time_s if bool(batch.writes[row]) or seen.memory is None else seen.memory["written_s"]
+            memory = observation.memory
+            written = observation.time_s if bool(batch.writes[row]) or memory is None else memory["written_s"]
             kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
             kept["written_s"] = np.asarray(written, np.float64)
         return kept or None
 
-    def _extras(self, row: int, prediction: Prediction) -> dict[str, Any]:
+    def _extras(self, row: int, prediction: NetworkOutput) -> dict[str, Any]:
         """The predictions of the objectives for this row, without its actions."""
         return {name: self._extra(value, row) for name, value in prediction.extras.items()}
 
-    def _extra(self, predicted: Predicted, row: int) -> Any:
+    def _extra(self, predicted: AuxiliaryPrediction, row: int) -> Any:
         values = predicted.values[row]
         if predicted.names:
             return dict(zip(predicted.names, values.tolist(), strict=True))
         if not values.ndim:
             return values.item()
-        found = values.cpu().numpy()
-        return self._state.inverse(found) if predicted.space == "state" else found
+        return self._state.inverse(values.cpu().numpy()) if predicted.space == "state" else values.cpu().numpy()
 
     def _batch(
         self,
@@ -385,7 +387,7 @@ def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
     return VLAPolicy.load(path)
 
 
-def _action_steps(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
+def _action_transform(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
     return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))
 

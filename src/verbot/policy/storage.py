@@ -19,7 +19,7 @@ STARTER = Path(__file__).resolve().parents[1] / "assets" / "starter"  # the poli
 def policy_folder(name: str | os.PathLike[str]) -> Path:
     """Where the policy called `name` lies: a folder, or ``"starter"``.
 
-    Raises `PolicyError` where the starter policy did not come along.
+    Raises `PolicyError` if the starter policy did not come along.
     """
     if os.fspath(name) != "starter":
         return Path(name)

@@ -6,7 +6,7 @@ import dataclasses
 
 from verbot.evaluation import EvaluationConfig
 
-# The fields of an evaluation that say what is played; the others say how the policy acts in it.
+# The fields of an evaluation that say what is evaluated; the others say how the policy acts in it.
 SCENES = frozenset(
     [
         *("suite", "tasks", "episodes", "seed", "mode", "axes", "templates", "conditions", "side_episodes", "goals", "baselines"),

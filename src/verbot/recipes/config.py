@@ -15,7 +15,7 @@ from verbot.evaluation import EvaluationConfig
 from verbot.parallel.workers import cores
 from verbot.recipes import recipes
 from verbot.recipes.acting import ACTING
-from verbot.recipes.overrides import Home, apply, locate
+from verbot.recipes.overrides import ShortPathRoot, apply, locate
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig
 from verbot.training.rl.config import ReinforceConfig
@@ -28,7 +28,7 @@ class Imitation:
     """A stage that learns from demonstrations.
 
     Args:
-        imitation: the training. Its datasets are replaced by the place where the demonstrations are.
+        imitation: the training; `data.datasets` is overwritten with the collected dataset's path.
         collections: the demonstrations of the co-training embodiments, in their order.
     """
 
@@ -62,12 +62,12 @@ def _from_older_shape(record: Record) -> Record:
 @renamed(_from_older_shape)
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe's function returns: a complete run.
+    """A complete run: the value that a recipe's function returns.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         about: one line: what it is for and what it costs.
-        collection: the demonstrations; None where no stage needs any.
+        collection: the demonstrations; None if no stage needs any.
         stages: the trainings, one after another; each starts from the policy of the previous one.
         evaluation: the measurement.
     """
@@ -80,7 +80,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ConfigError(f"recipe {self.name!r} has no stages: give an imitation or a reinforcement")
+            raise ConfigError(f"recipe {self.name!r} has no stages: give an imitation-learning or a reinforcement-learning stage")
         if self.collection is None and any(isinstance(stage, Imitation) for stage in self.stages):
             raise ConfigError(f"recipe {self.name!r} imitates demonstrations, and has no collection")
         for stage in self.stages[1:]:
@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def training(self) -> TrainConfig:
-        """The first imitation. Raises `ConfigError` where there is none."""
+        """The configuration of the first stage of imitation learning. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Imitation):
                 return stage.imitation
@@ -98,25 +98,25 @@ class Recipe:
 
     @property
     def reinforcement(self) -> ReinforceConfig:
-        """The first reinforcement. Raises `ConfigError` where there is none."""
+        """The configuration of the first stage of reinforcement learning. Raises `ConfigError` if there is none."""
         for stage in self.stages:
             if isinstance(stage, Reinforcement):
                 return stage.reinforcement
         raise ConfigError(f"recipe {self.name!r} learns from demonstrations alone: it has no reinforcement")
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def short_path_roots(self) -> tuple[ShortPathRoot, ...]:
         """The records whose fields are settings without a prefix: the stages, their networks, and how the policy acts."""
-        found = [Home(names=frozenset({"collection", "stages", "evaluation"}))]
+        found = [ShortPathRoot(names=frozenset({"collection", "stages", "evaluation"}))]
         for number, stage in enumerate(self.stages):
             path = ("stages", str(number), *(("imitation",) if isinstance(stage, Imitation) else ("reinforcement",)))
-            found += [Home(path[:2]), Home(path), Home((*path, "network"))]
+            found += [ShortPathRoot(path[:2]), ShortPathRoot(path), ShortPathRoot((*path, "network"))]
             if number == 0:  # a later stage starts from the stage before
-                found.append(Home((*path, "init"), frozenset({"init_from"})))
-        return (*found, Home(("evaluation",), frozenset(ACTING)))
+                found.append(ShortPathRoot((*path, "init"), frozenset({"init_from"})))
+        return (*found, ShortPathRoot(("evaluation",), frozenset(ACTING)))
 
     def with_training(self, training: TrainConfig) -> Recipe:
-        """The same recipe with another imitation in the place of its first."""
+        """The same recipe with another configuration of its first stage of imitation learning."""
         first = self.training
         stages = (
             dataclasses.replace(stage, imitation=training) if isinstance(stage, Imitation) and stage.imitation is first else stage
@@ -131,7 +131,7 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
     Args:
         recipe: a name, a name with settings (``"starter+vision=vit+learning_rate=1e-3"``), a YAML file, or a recipe.
         settings: further settings (`verbot.recipes.overrides`).
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
 
     Raises `UnknownNameError` with the nearest name, `ConfigError` for a setting or a file that does not fit.
 
@@ -145,55 +145,57 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None = No
     elif Path(recipe).suffix in (".yaml", ".yml"):
         base = load_yaml(Recipe, recipe)
     else:
-        name, own = parse_word(str(recipe))
+        name, own = parse_recipe_spec(str(recipe))
         base = recipes.get(name)()
     return change(change(base, own, seed), settings or {})
 
 
-def parse_word(word: str) -> tuple[str, dict[str, Any]]:
-    """(recipe, settings) of a word: a recipe's name, then ``+field=value`` for each setting.
+def parse_recipe_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """(recipe, settings) of a recipe spec: a recipe's name, then ``+field=value`` for each setting.
 
-    Raises `ConfigError` where a setting is not of that form, or given twice.
+    Raises `ConfigError` if a setting is not of that form, or is given twice.
 
     Example:
-        >>> parse_word("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
+        >>> parse_recipe_spec("starter+vision=film_conv+vision.channels=24+learning_rate=1e-3")
         ('starter', {'vision': 'film_conv', 'vision.channels': 24, 'learning_rate': 0.001})
     """
-    recipe, *changes = [word] if Path(word).is_file() else re.split(r"\+(?=[A-Za-z_])", word)
+    recipe, *changes = [spec] if Path(spec).is_file() else re.split(r"\+(?=[A-Za-z_])", spec)
     settings: dict[str, Any] = {}
     for changed in changes:
         name, equals, value = changed.partition("=")
         if not equals:
-            raise ConfigError(f"{changed!r} in {word!r} is not of the form field=value; expected RECIPE+field=value+…")
+            raise ConfigError(f"{changed!r} in {spec!r} is not of the form field=value; expected RECIPE+field=value+…")
         if name in settings:
-            raise ConfigError(f"{word!r} sets {name} twice")
+            raise ConfigError(f"{spec!r} sets {name} twice")
         settings[name] = parse_value(value)
     return recipe, settings
 
 
 def change(recipe: Recipe, settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
-    """`recipe` with other settings. A budget (steps, samples or minutes) takes the place of another.
+    """`recipe` with other settings. A budget (steps, samples or minutes) replaces another.
 
     Raises `ConfigError` as `verbot.recipes.overrides.override` does.
     """
-    located = locate(recipe, settings, recipe.homes)
+    located = locate(recipe, settings, recipe.short_path_roots)
     if seed is not None:
-        roots = [(*home.path, "seed") for home in recipe.homes if home.path[-1:] in (("imitation",), ("reinforcement",))]
+        roots = [
+            (*root.path, "seed") for root in recipe.short_path_roots if root.path[-1:] in (("imitation",), ("reinforcement",))
+        ]
         roots += [("evaluation", "seed"), *([("collection", "seed")] if recipe.collection else [])]
         located = dict.fromkeys(roots, seed) | located
     return apply(recipe, located) if located else recipe
 
 
-def written(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Settings on one line.
 
     Example:
-        >>> written({"head": "flow", "vision.channels": 24})
+        >>> format_settings({"head": "flow", "vision.channels": 24})
         'head=flow, vision.channels=24'
     """
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def process_count(batch_size: int) -> int:
-    """How many processes train together: one per core, as long as they can share the batch evenly."""
+    """The number of training processes: one per core, if they can share the batch evenly."""
     return max(n for n in range(1, min(cores(), 8) + 1) if batch_size % n == 0)

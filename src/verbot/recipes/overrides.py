@@ -30,11 +30,11 @@ EXCLUSIVE = ("steps", "samples", "minutes")
 
 
 @dataclass(frozen=True)
-class Home:
+class ShortPathRoot:
     """A record whose fields are settings without a prefix.
 
     Args:
-        path: of the record in the configuration.
+        path: path of the record in the configuration.
         names: only these of its fields; None takes all.
     """
 
@@ -42,15 +42,15 @@ class Home:
     names: frozenset[str] | None = None
 
 
-HOMES = (Home(), Home(("network",)))
+SHORT_PATH_ROOTS = (ShortPathRoot(), ShortPathRoot(("network",)))
 
 
-def override(config: C, settings: Mapping[str, Any], homes: Sequence[Home] = HOMES) -> C:
+def override(config: C, settings: Mapping[str, Any], short_path_roots: Sequence[ShortPathRoot] = SHORT_PATH_ROOTS) -> C:
     """A copy of a frozen dataclass with other values.
 
     Args:
         settings: dotted path to value (see the module's docstring); a mapping for a record changes the fields that it names.
-        homes: the records whose fields need no prefix.
+        short_path_roots: the records whose fields need no prefix.
 
     Raises `ConfigError` for a path that does not exist, with the nearest, or that could be several, and as
     `verbot.configuration.build` does.
@@ -61,15 +61,17 @@ def override(config: C, settings: Mapping[str, Any], homes: Sequence[Home] = HOM
         >>> network.vision, network.width
         (Part(name='vit', options={'depth': 3}), 32)
     """
-    return apply(config, locate(config, settings, homes))
+    return apply(config, locate(config, settings, short_path_roots))
 
 
-def locate(config: object, settings: Mapping[str, Any], homes: Sequence[Home] = HOMES) -> dict[Path, Any]:
+def locate(
+    config: object, settings: Mapping[str, Any], short_path_roots: Sequence[ShortPathRoot] = SHORT_PATH_ROOTS
+) -> dict[Path, Any]:
     """Each setting with its full path; records among the values are taken apart. Raises `ConfigError` as `override` does."""
     found: dict[Path, Any] = {}
     for name, value in settings.items():
         short = tuple(str(name).split("."))
-        for path, leaf in _leaves(type(config), config, _full(config, short, homes), value):
+        for path, leaf in _leaves(type(config), config, _full(config, short, short_path_roots), value):
             if path in found and found[path] != leaf:
                 raise ConfigError(f"{'.'.join(path)} is set twice")
             found[path] = leaf
@@ -94,34 +96,34 @@ def _unset_others(plain: Any, path: Path, value: Any, located: Mapping[Path, Any
         plain |= {name: None for name in EXCLUSIVE if (*path[:-1], name) not in located}
 
 
-def _full(config: object, short: Path, homes: Sequence[Home]) -> Path:
+def _full(config: object, short: Path, short_path_roots: Sequence[ShortPathRoot]) -> Path:
     """The full path of a setting that may lack what stands before it."""
     head, rest = short[0], short[1:]
     for names in (_fields, _old_fields):
-        found = {(*home.path, *path) for home in homes for path in names(config, home, head)}
+        found = {(*root.path, *path) for root in short_path_roots for path in names(config, root, head)}
         if len(found) == 1:
             return (*found.pop(), *rest)
         if found:
             raise _ambiguous(".".join(short), found, rest)
-    inner = {(*path, head) for path, kind in _records(config, homes) if head in field_types(kind)}
+    inner = {(*path, head) for path, kind in _records(config, short_path_roots) if head in field_types(kind)}
     if len(inner) == 1:
         return (*inner.pop(), *rest)
-    raise _ambiguous(".".join(short), inner, rest) if inner else _unknown(config, ".".join(short), homes)
+    raise _ambiguous(".".join(short), inner, rest) if inner else _unknown(config, ".".join(short), short_path_roots)
 
 
-def _fields(config: object, home: Home, head: str) -> list[Path]:
-    return [(head,)] if head in _names(config, home) else []
+def _fields(config: object, root: ShortPathRoot, head: str) -> list[Path]:
+    return [(head,)] if head in _names(config, root) else []
 
 
-def _names(config: object, home: Home) -> list[str]:
-    record = _at(config, home.path)
-    return [] if record is None else [n for n in field_types(type(record)) if home.names is None or n in home.names]
+def _names(config: object, root: ShortPathRoot) -> list[str]:
+    record = _at(config, root.path)
+    return [] if record is None else [n for n in field_types(type(record)) if root.names is None or n in root.names]
 
 
-def _old_fields(config: object, home: Home, head: str) -> list[Path]:
-    record = _at(config, home.path)
+def _old_fields(config: object, root: ShortPathRoot, head: str) -> list[Path]:
+    record = _at(config, root.path)
     successor = old_names(type(record)).get(head)
-    if record is None or home.names is not None or successor is None:
+    if record is None or root.names is not None or successor is None:
         return []
     if successor.rpartition(".")[2] != head:  # else it is a short path
         warn_renamed("the setting", head, successor)
@@ -137,10 +139,10 @@ def _at(config: object, path: Path) -> Any:
     return config
 
 
-def _records(config: object, homes: Sequence[Home]) -> Iterator[tuple[Path, type]]:
+def _records(config: object, short_path_roots: Sequence[ShortPathRoot]) -> Iterator[tuple[Path, type]]:
     """Every record of a configuration with its path, but for parts, and for those in lists."""
     seen: set[Path] = set()
-    waiting = [(home.path, type(_at(config, home.path))) for home in homes] + [((), type(config))]
+    waiting = [(root.path, type(_at(config, root.path))) for root in short_path_roots] + [((), type(config))]
     while waiting:
         path, kind = waiting.pop()
         if path not in seen and kind is not Part and dataclasses.is_dataclass(kind):
@@ -152,7 +154,7 @@ def _records(config: object, homes: Sequence[Home]) -> Iterator[tuple[Path, type
 
 
 def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
-    """A setting, taken apart where its value is a mapping of a record's fields."""
+    """A setting, taken apart if its value is a mapping of a record's fields."""
     hint = _hint(kind, config, path)
     record = None if hint is None else record_type(hint, value)
     if record in (None, Part, Objective) or not isinstance(value, Mapping):
@@ -163,7 +165,7 @@ def _leaves(kind: type, config: object, path: Path, value: Any) -> Iterator[tupl
 
 
 def _hint(kind: type, config: object, path: Path) -> Any:
-    """The type of the field at `path`; None below a part, and where there is none."""
+    """The type of the field at `path`; None below a part, and if there is none."""
     hint: Any = kind
     for number, step in enumerate(path):
         found = _at(config, path[:number])
@@ -271,7 +273,7 @@ def _part(hint: Any, plain: Any, path: Path, value: Any, where: Path) -> dict[st
 def _objective(plain: Any, path: Path, value: Any, where: Path) -> dict[str, Any]:
     """An objective as plain values: its weight, or one of its options, which stand directly below it."""
     name, record = where[-1], {"weight": 1.0, "options": {}, **(plain or {})}
-    registries.objectives.get(name)  # raises where there is none
+    registries.objectives.get(name)  # raises if there is none
     option = path[1:] if path[:1] == ("options",) else path
     if not path:
         record = {**record, **value} if isinstance(value, Mapping) else {**record, "weight": value}
@@ -323,15 +325,15 @@ def _no_field(kind: type, name: str, where: Path) -> ConfigError:
     return ConfigError(f"{_shown(where)} has no field {name!r}.{_nearest(name, known)} Fields: {', '.join(known)}")
 
 
-def _unknown(config: object, short: str, homes: Sequence[Home]) -> ConfigError:
-    near = {name: name for home in homes for name in _names(config, home)}
+def _unknown(config: object, short: str, short_path_roots: Sequence[ShortPathRoot]) -> ConfigError:
+    near = {name: name for root in short_path_roots for name in _names(config, root)}
     inner: dict[str, list[str]] = {}
-    for path, kind in _records(config, homes):
+    for path, kind in _records(config, short_path_roots):
         for name in field_types(kind):
             inner.setdefault(name, []).append(".".join((*path, name)))
     near |= {name: name if len(paths) == 1 else paths[0] for name, paths in inner.items() if name not in near}
     near |= {path: path for paths in inner.values() for path in paths}
-    named = [(home.path[-1], _names(config, home)) for home in homes if home.path and not home.path[-1].isdecimal()]
+    named = [(root.path[-1], _names(config, root)) for root in short_path_roots if root.path and not root.path[-1].isdecimal()]
     known = "; ".join(f"of {name}: {', '.join(names)}" for name, names in named if names)
     return ConfigError(f"there is no setting {short!r}.{_nearest(short, near)} Settings {known or ', '.join(near)}")
 

@@ -12,7 +12,7 @@ from verbot.configuration import load_yaml, renamed
 from verbot.errors import ConfigError, UnknownNameError, VerbotError
 from verbot.recipes import LISTS, comparison_lists
 from verbot.recipes.acting import SCENES
-from verbot.recipes.config import Recipe, change, parse_word, resolve, written
+from verbot.recipes.config import Recipe, change, format_settings, parse_recipe_spec, resolve
 from verbot.recipes.overrides import locate
 
 # What all variants of a comparison have in common, so none may set it.
@@ -21,12 +21,12 @@ SHARED = frozenset({"data.datasets", "data.weights"})
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe and what is changed in it.
+    """A recipe with changed settings.
 
     Args:
-        name: of the row in the table.
+        name: name of the row in the table.
         recipe: a recipe's name or a YAML file.
-        settings: as of `verbot.recipes.overrides`. How the policy acts (``execute``, ``decay``) needs no training of its own.
+        settings: as in `verbot.recipes.overrides`. How the policy acts (``execute``, ``decay``) needs no training of its own.
         about: one line.
     """
 
@@ -62,7 +62,7 @@ def parse_variant(word: str) -> Variant:
         >>> parse_variant("starter+vision.channels=24").settings
         {'vision.channels': 24}
     """
-    return Variant(word, *parse_word(word))
+    return Variant(word, *parse_recipe_spec(word))
 
 
 def read_variants(source: str | Path) -> list[Variant]:
@@ -82,11 +82,11 @@ def read_variants(source: str | Path) -> list[Variant]:
 
 
 def resolve_variant(variant: Variant, budget: Mapping[str, Any] | None = None, seed: int | None = None) -> Recipe:
-    """The complete recipe that a variant means.
+    """The complete recipe of a variant.
 
     Args:
         budget: one of steps, samples and minutes in place of the recipe's; a variant's own setting comes before it.
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
 
     Raises `ConfigError` with the variant's name, and what exists instead of what it names.
 
@@ -101,13 +101,13 @@ def resolve_variant(variant: Variant, budget: Mapping[str, Any] | None = None, s
         run = change(base, variant.settings)
     except VerbotError as error:
         raise ConfigError(f"variant {variant.name!r}: {error}") from error
-    about = variant.about or (f"{variant.recipe} with {written(variant.settings)}" if variant.settings else run.about)
+    about = variant.about or (f"{variant.recipe} with {format_settings(variant.settings)}" if variant.settings else run.about)
     return dataclasses.replace(run, name=variant.name, about=about)
 
 
 def _check_shared(recipe: Recipe, settings: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for a setting of what all variants of a comparison have in common."""
-    for path in locate(recipe, settings, recipe.homes):
+    for path in locate(recipe, settings, recipe.short_path_roots):
         if path[0] == "collection" or "collections" in path[:3] or ".".join(path[3:]) in SHARED:
             raise ConfigError(f"all variants of a comparison are trained on the same data, so none can set {'.'.join(path)!r}")
         if path[0] == "evaluation" and path[1] in SCENES:

@@ -18,7 +18,7 @@ def make_robot(name: str, **options: Any) -> Robot:
     """A robot by name, not yet connected.
 
     Args:
-        options: of the robot; of ``"simulated"``: see `verbot.robots.simulated.SimulatedRobot`.
+        options: options of the robot; of ``"simulated"``: see `verbot.robots.simulated.SimulatedRobot`.
 
     Raises `UnknownNameError` when no robot has this name.
 

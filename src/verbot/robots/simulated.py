@@ -10,7 +10,7 @@ from verbot.contracts import Env
 from verbot.envs import make_env
 from verbot.errors import RobotError, SimulationError
 from verbot.robots import robots
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
 
 
@@ -24,8 +24,8 @@ class SimulatedRobot:
     Args:
         env: a registered env's name, or an env, which stays open after `stop`.
         request: fields of the `EpisodeRequest` of the first connection; each further one adds 1 to the index.
-        seed: of the scenes.
-        options: of `make_env`.
+        seed: seed of the scenes.
+        options: options of `make_env`.
 
     Example:
         >>> robot = SimulatedRobot("navigation", {"task": "go", "index": 3})
@@ -47,7 +47,7 @@ class SimulatedRobot:
         self._env: Env = make_env(env, **(options or {})) if isinstance(env, str) else env
         self._options, self._closed = dict(options or {}), False
         self._request, self._seed, self._connections = dict(request or {}), seed, 0
-        self._episode: RunningEpisode | None = None
+        self._episode: EpisodeRunner | None = None
         self.info: Mapping[str, Any] = {}
         self.is_over = False
 
@@ -56,14 +56,14 @@ class SimulatedRobot:
         return self._env.robot_spec
 
     def connect(self) -> None:
-        """Set up an episode. Raises `RobotError` where the robot is connected or the simulator faults."""
+        """Set up an episode. Raises `RobotError` if the robot is connected or the simulator faults."""
         if self._episode is not None:
             raise RobotError(f"robot {self.spec.name!r} is connected already; call stop first")
         if self._name is not None and self._closed:
             self._env, self._closed = make_env(self._name, **self._options), False
         request = {**self._request, "index": self._request.get("index", 0) + self._connections}
         try:
-            self._episode = RunningEpisode(self._env, request, self._seed)
+            self._episode = EpisodeRunner(self._env, request, self._seed)
         except SimulationError as error:
             raise RobotError(f"the simulated robot {self.spec.name!r} cannot be set up: {error}") from error
         self.info = self._episode.info
@@ -94,7 +94,7 @@ class SimulatedRobot:
             self._env.close()
             self._closed = True
 
-    def _connected(self) -> RunningEpisode:
+    def _connected(self) -> EpisodeRunner:
         if self._episode is None:
             raise RobotError(f"robot {self.spec.name!r} is not connected; call connect first")
         return self._episode

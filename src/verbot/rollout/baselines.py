@@ -13,7 +13,7 @@ import numpy as np
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, expert_of
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-SCRIPTED = ("random", "expert")  # agents that need no policy and no images
+POLICY_FREE_AGENTS = ("random", "expert")  # agents that need no policy and no images
 AgentFactory = Callable[[Policy], ChunkedAgent]
 
 
@@ -22,7 +22,7 @@ class PolicySource:
     """How a worker process loads the policy; `load` must support pickling, e.g. ``functools.partial(load_policy, path)``.
 
     Args:
-        name: of the policy in reports.
+        name: name of the policy in reports.
         identity: a digest of the policy, so that results of different policies are never mixed.
         spec: the robot for which it was trained, if known before loading; it determines the image size of the env.
     """

@@ -21,7 +21,7 @@ from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.progress import Progress
-from verbot.rollout.episode import RunningEpisode, Supervised, Transition
+from verbot.rollout.episode import EpisodeRunner, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
 
@@ -37,10 +37,10 @@ class CollectConfig:
         env: name of a registered env.
         episodes: number of successful demonstrations to save.
         seed: episode i is a function of (seed, i). Failed episodes are counted, not saved.
-        noise: of the expert's executed actions; the label is always the clean action.
+        noise: noise of the expert's executed actions; the label is always the clean action.
         workers: number of processes.
         tasks: alternate between demonstrations; None uses all tasks of the env.
-        options: of `make_env`.
+        options: options of `make_env`.
         axes: randomization axis to strength, for every episode.
         randomize: randomization axis to its maximum strength. Each episode draws a strength uniformly from 0 to that, recorded in
             ``extras["request"]["axes"]``. ``"all"`` stands for every axis that can be recorded.
@@ -185,10 +185,11 @@ class DemonstrationWorker:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        found = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
-        if visit and found.record is not None:
-            found = replace(found, record=replace(found.record, extras={**found.record.extras, "visit": visit}))
-        return found
+        demonstration = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
+        if visit and demonstration.record is not None:
+            extras = {**demonstration.record.extras, "visit": visit}
+            demonstration = replace(demonstration, record=replace(demonstration.record, extras=extras))
+        return demonstration
 
 
 def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str | None = None) -> Generator[Demonstration]:
@@ -210,12 +211,12 @@ def demonstrate(
 
     Args:
         request: the fields of an `EpisodeRequest`.
-        noise: of the executed actions.
+        noise: noise of the executed actions.
         lead_in: acts before the expert; its steps are not recorded.
         max_frames: record only this many frames.
     """
     try:
-        episode = RunningEpisode(env, request, seed)
+        episode = EpisodeRunner(env, request, seed)
         expert = expert_of(env, noise=noise, seed=int(np.random.SeedSequence([seed, request["index"]]).generate_state(1)[0]))
         if lead_in is None:
             expert.reset(episode.instruction)
@@ -235,51 +236,51 @@ class LeadIn:
     agent: Agent
     steps: int
 
-    def __call__(self, episode: RunningEpisode, expert: Expert) -> None:
+    def __call__(self, episode: EpisodeRunner, expert: Expert) -> None:
         pair = Supervised(self.agent, expert)
         pair.reset(episode.instruction)
         for _ in itertools.islice(episode.run(pair), self.steps):
             pass
 
 
-def _record(episode: RunningEpisode, expert: Expert, frames: int | None) -> EpisodeRecord | None:
+def _record(episode: EpisodeRunner, expert: Expert, frames: int | None) -> EpisodeRecord | None:
     """The rest of the episode, or its first `frames`, by the expert; None if the expert failed."""
     transitions = list(itertools.islice(episode.run(expert), frames))
     cut = not episode.over
     if not (episode.info["success"] or cut):
         return None
-    found = episode_record(episode, transitions, success=not cut)
+    record = episode_record(episode, transitions, success=not cut)
     # `handed_back` marks that the last frame is not the goal.
-    return replace(found, extras={**found.extras, "handed_back": True}) if cut else found
+    return replace(record, extras={**record.extras, "handed_back": True}) if cut else record
 
 
-def episode_record(episode: RunningEpisode, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
+def episode_record(episode: EpisodeRunner, transitions: Sequence[Transition], *, success: bool = True) -> EpisodeRecord:
     """Consecutive transitions of `episode` as a record; labels replace the executed actions if there are any.
 
     Raises:
         ConfigError: a camera has no image in some steps.
     """
     info, cameras = transitions[0].previous_info, episode.env.robot_spec.camera_names
-    seen = [t.observation for t in transitions]
-    lost = [name for name in cameras if not all(name in o.images for o in seen)]
+    observations = [t.observation for t in transitions]
+    lost = [name for name in cameras if not all(name in o.images for o in observations)]
     if lost:
         raise ConfigError(
             f"camera {lost[0]!r} has no image in some steps, and a recording needs every image: collect without "
             "camera_dropout; training can drop cameras (augment.camera_dropout)"
         )
-    covered = _first_frame(transitions, lambda before: bool(before.get("covered")))
+    covered = _first_frame(transitions, lambda info: bool(info.get("covered")))
     return EpisodeRecord(
         instruction=info["instruction"],
-        states=np.stack([o.state for o in seen]),
-        actions=np.stack([t.action if t.label is None else t.label for t in transitions]),
-        images={name: np.stack([o.images[name] for o in seen]) for name in cameras},
+        states=np.stack([o.state for o in observations]),
+        actions=np.stack([t.action if t.expert_action is None else t.expert_action for t in transitions]),
+        images={name: np.stack([o.images[name] for o in observations]) for name in cameras},
         calibration=info["calibration"],
         extras={
             "goal": info["goal"],
             "instructions": list(info["instructions"]),
             "feasible": info["feasible"],
             "grounding": info["grounding"],
-            "first_contact_frame": _first_frame(transitions, lambda before: before["first_contact"] is not None),
+            "first_contact_frame": _first_frame(transitions, lambda info: info["first_contact"] is not None),
             "success": success,
             "request": dict(episode.request),
             **({} if covered is None else {"unseen_frame": covered}),

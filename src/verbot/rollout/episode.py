@@ -9,11 +9,15 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from verbot.configuration import former_names
 from verbot.contracts import Agent, Env, EpisodeRequest, Expert, observation_from_env
 from verbot.errors import SimulationError
 from verbot.spec import FloatArray, Observation
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, RunningEpisode="EpisodeRunner")
 
 Request = EpisodeRequest | Mapping[str, Any]  # a mapping holds fields of `EpisodeRequest`
 
@@ -25,15 +29,15 @@ class Transition:
     Args:
         observation, next_observation: before and after the step.
         action: the executed action (a,), in the robot's units.
-        label: the expert's clean action (a,) for `observation`; None without an expert.
-        reward: of the env.
+        expert_action: the expert's action (a,) for `observation`, without noise; None without an expert.
+        reward: the reward of the env.
         terminated, truncated: as Gymnasium defines them.
         info: the env's info after the step; `previous_info` is the one before it.
     """
 
     observation: Observation
     action: FloatArray
-    label: FloatArray | None
+    expert_action: FloatArray | None
     reward: float
     next_observation: Observation
     terminated: bool
@@ -53,11 +57,11 @@ class Transition:
         return str(error) if error else None
 
 
-class RunningEpisode:
-    """A running episode of `env`, set up by `request`.
+class EpisodeRunner:
+    """Steps one episode of `env`, set up by `request`.
 
     Args:
-        seed: of the scene.
+        seed: seed of the scene.
 
     Raises:
         SimulationError: the env cannot set up the episode.
@@ -81,14 +85,22 @@ class RunningEpisode:
         """Seconds since the start of the episode."""
         return self.steps / self.env.robot_spec.rate_hz
 
-    def step(self, action: FloatArray, label: FloatArray | None = None) -> Transition:
+    def step(self, action: FloatArray, expert_action: FloatArray | None = None) -> Transition:
         """Execute `action` (a,) for one control step. A fault of the simulator is in `Transition.fault`."""
         observation, info = self.observation, self.info
         record, reward, terminated, truncated, self.info = self.env.step(action)
         self.steps, self.over = self.steps + 1, bool(terminated or truncated)
         self.observation = observation_from_env(record, self.time_s)
         return Transition(
-            observation, action, label, float(reward), self.observation, bool(terminated), bool(truncated), self.info, info
+            observation,
+            action,
+            expert_action,
+            float(reward),
+            self.observation,
+            bool(terminated),
+            bool(truncated),
+            self.info,
+            info,
         )
 
     def run(self, agent: Agent) -> Iterator[Transition]:
@@ -112,7 +124,7 @@ def play(env: Env, agent: Agent, request: Request, seed: int = 0) -> Iterator[Tr
 
     Args:
         request: an `EpisodeRequest` or its fields.
-        seed: of the scene.
+        seed: seed of the scene.
 
     Raises:
         SimulationError: the simulator could not set up the episode, or reported a fault.
@@ -124,7 +136,7 @@ def play(env: Env, agent: Agent, request: Request, seed: int = 0) -> Iterator[Tr
         >>> last.info["success"], last.terminated
         (True, True)
     """
-    episode = RunningEpisode(env, request, seed)
+    episode = EpisodeRunner(env, request, seed)
     agent.reset(episode.instruction)
     yield from episode.run(agent)
 
@@ -135,7 +147,7 @@ def final(transitions: Iterable[Transition]) -> Transition:
 
 
 class Supervised:
-    """`agent` acts while `expert` observes every step; `Transition.label` is the expert's."""
+    """`agent` acts while `expert` observes every step; `Transition.expert_action` is the expert's."""
 
     def __init__(self, agent: Agent, expert: Expert):
         self.agent, self.expert = agent, expert

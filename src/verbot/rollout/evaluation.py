@@ -49,7 +49,7 @@ class EvaluationSetup:
     """A worker that answers `EvaluationRequest`s; consecutive jobs run in parallel and are answered as they end.
 
     Args:
-        factories: of the env.
+        factories: build the env.
         policy: the policy of all jobs whose agent is not scripted.
         make_agent: wraps the policy for one episode.
         slots: number of parallel episodes.

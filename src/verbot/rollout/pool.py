@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from verbot.parallel.ray import Cluster, open_cluster, shared_out
-from verbot.parallel.workers import AHEAD, Worker, WorkerError
+from verbot.parallel.ray import Cluster, open_cluster, split_batches
+from verbot.parallel.workers import PREFETCH, Worker, WorkerError
 from verbot.rollout.evaluation import EvaluationSetup, NoMoreJobs, Ready, RecordVideo, TimePredictions
 from verbot.rollout.results import EpisodeResult, Job
-from verbot.rollout.vector import describe
-from verbot.rollout.worker import ANSWERER, cluster_answers, open_workers
+from verbot.rollout.vector import make_result
+from verbot.rollout.worker import HANDLER, cluster_answers, open_workers
 
 
 class Pool:
@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, workers: Sequence[Worker], slots: int):
         self._workers, self._slots = list(workers), slots
-        self._dismissed: set[Worker] = set()
+        self._stopped: set[Worker] = set()
 
     @property
     def alive(self) -> bool:
@@ -34,28 +34,28 @@ class Pool:
         Running episodes of a worker that dies become errors. Raises `WorkerError` if no worker is left.
         """
         waiting = deque(jobs)
-        playing: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._workers}
-        for worker in self._workers * (self._slots + AHEAD):
-            self._hand_out(worker, waiting, playing[worker])
-        while any(playing.values()):
-            busy = {worker.connection: worker for worker, own in playing.items() if own}
+        running: dict[Worker, dict[str, Job]] = {worker: {} for worker in self._workers}
+        for worker in self._workers * (self._slots + PREFETCH):
+            self._send_next_job(worker, waiting, running[worker])
+        while any(running.values()):
+            busy = {worker.connection: worker for worker, own in running.items() if own}
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 try:
                     result: EpisodeResult = worker.receive()
-                    del playing[worker][result.key]
+                    del running[worker][result.key]
                     yield result
-                    self._hand_out(worker, waiting, playing[worker])
+                    self._send_next_job(worker, waiting, running[worker])
                 except WorkerError as error:
-                    yield from self._remove(worker, playing, error)
+                    yield from self._remove(worker, running, error)
         if waiting:
             raise WorkerError(f"all evaluation workers died with {len(waiting)} episodes left")
 
-    def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
+    def videos(self, requests: Sequence[RecordVideo]) -> list[bytes]:
         """The mp4 of each request, after `play`."""
         videos: list[bytes] = []
-        for start in range(0, len(wanted), len(self._workers)):
-            batch = list(zip(self._workers, wanted[start : start + len(self._workers)], strict=False))
+        for start in range(0, len(requests), len(self._workers)):
+            batch = list(zip(self._workers, requests[start : start + len(self._workers)], strict=False))
             for worker, request in batch:
                 worker.send(request)
             videos += [worker.receive() for worker, _ in batch]
@@ -67,21 +67,21 @@ class Pool:
         seconds: list[float] = self._workers[0].receive()
         return seconds
 
-    def _hand_out(self, worker: Worker, waiting: deque[Job], own: dict[str, Job]) -> None:
+    def _send_next_job(self, worker: Worker, waiting: deque[Job], own: dict[str, Job]) -> None:
         """Send the next job, or once `NoMoreJobs`, so that the worker does not wait for jobs to fill its slots."""
         if waiting:
             job = waiting.popleft()
             own[job.key] = job
             worker.send(job)
-        elif worker not in self._dismissed:
-            self._dismissed.add(worker)
+        elif worker not in self._stopped:
+            self._stopped.add(worker)
             worker.send(NoMoreJobs())
 
-    def _remove(self, worker: Worker, playing: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
-        lost = playing.pop(worker)
+    def _remove(self, worker: Worker, running: dict[Worker, dict[str, Job]], error: WorkerError) -> Iterator[EpisodeResult]:
+        lost = running.pop(worker)
         self._workers.remove(worker)
         for job in lost.values():
-            yield describe(job, {}, "error", str(error))
+            yield make_result(job, {}, "error", str(error))
 
 
 class ClusterPool:
@@ -99,15 +99,15 @@ class ClusterPool:
         """
         waiting = list(jobs)
         size = max(1, min(4 * self._setup.slots, -(-len(waiting) // (4 * self._cluster.cores))))
-        batches = shared_out(waiting, size)
-        for number, answers in self._cluster.do(ANSWERER, self._setup, batches):
+        batches = split_batches(waiting, size)
+        for number, answers in self._cluster.do(HANDLER, self._setup, batches):
             if isinstance(answers, WorkerError):
-                answers = [describe(job, {}, "error", str(answers)) for job in batches[number]]
+                answers = [make_result(job, {}, "error", str(answers)) for job in batches[number]]
             yield from answers
 
-    def videos(self, wanted: Sequence[RecordVideo]) -> list[bytes]:
+    def videos(self, requests: Sequence[RecordVideo]) -> list[bytes]:
         """The mp4 of each request."""
-        return [video for videos in cluster_answers(self._cluster, self._setup, shared_out(wanted, 1)) for video in videos]
+        return [video for videos in cluster_answers(self._cluster, self._setup, split_batches(requests, 1)) for video in videos]
 
     def time_predictions(self, jobs: Sequence[Job], count: int) -> list[float]:
         """Seconds of `count` predictions from one observation, after `play`, on one core of some node."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from verbot.contracts import Env
 from verbot.rollout import video
-from verbot.rollout.episode import Replay, RunningEpisode
+from verbot.rollout.episode import EpisodeRunner, Replay
 from verbot.rollout.results import Job, decode_actions
 from verbot.spec import UInt8Array
 
@@ -23,7 +23,7 @@ def episode_video(env: Env, job: Job, actions: str) -> bytes:
         env: built with ``render_mode="rgb_array"``.
         actions: as `EpisodeResult.actions`.
     """
-    episode = RunningEpisode(env, job.request, job.seed)
+    episode = EpisodeRunner(env, job.request, job.seed)
     frames, recorded = [_frame(env)], decode_actions(actions, env.robot_spec.action_size)
     for _ in itertools.islice(episode.run(Replay(recorded)), len(recorded)):
         frames.append(_frame(env))

@@ -27,7 +27,7 @@ class Job:
     """An episode to run.
 
     Args:
-        agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.SCRIPTED`).
+        agent: ``"policy"``, or a scripted one (`verbot.rollout.baselines.POLICY_FREE_AGENTS`).
         request, seed: specify the episode.
     """
 
@@ -96,24 +96,24 @@ def decode_actions(text: str, action_size: int) -> FloatArray:
 
 
 class ResultsJournal:
-    """Appends results to ``results.jsonl``; `done` contains all results of the file by key.
+    """Appends results to ``results.jsonl``; `results` contains all results of the file by key.
 
     An incomplete last line of an interrupted run is removed. Raises `CorruptFileError` for any other broken line.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.done: dict[str, EpisodeResult] = {}
+        self.results: dict[str, EpisodeResult] = {}
         if path.exists():
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]
             if len(whole) < len(data):
                 path.write_bytes(whole)
-            self.done = {result.key: result for result in read_results(path)}
+            self.results = {result.key: result for result in read_results(path)}
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, result: EpisodeResult) -> None:
-        self.done[result.key] = result
+        self.results[result.key] = result
         self._file.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
         self._file.flush()
 

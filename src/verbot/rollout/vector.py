@@ -14,8 +14,8 @@ import numpy as np
 from verbot.agents.sampling import SamplingAgent
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
-from verbot.rollout.baselines import SCRIPTED, AgentFactory, scripted
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, scripted
+from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
 
@@ -23,21 +23,21 @@ MakeEnv = Callable[..., TaskEnv]
 
 
 @dataclass
-class LiveEpisode:
-    """A running episode, its agent, and the actions executed so far."""
+class EpisodeSlot:
+    """A slot of a `VectorRunner`: an episode, its agent, and the actions executed so far."""
 
     job: Job
-    episode: RunningEpisode
+    episode: EpisodeRunner
     agent: Agent
     actions: list[FloatArray] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @staticmethod
-    def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent]) -> LiveEpisode:
-        episode = RunningEpisode(env, job.request, job.seed)
+    def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent]) -> EpisodeSlot:
+        episode = EpisodeRunner(env, job.request, job.seed)
         agent = scripted(job.agent, env, job.key) or make_agent(job)
         agent.reset(episode.instruction)
-        return LiveEpisode(job, episode, agent)
+        return EpisodeSlot(job, episode, agent)
 
     def next_query(self) -> Observation | None:
         """The observation for the next prediction, or None if none is due."""
@@ -53,7 +53,7 @@ class LiveEpisode:
         return self.result("success" if transition.info["success"] else "failure") if transition.over else None
 
     def result(self, outcome: Outcome, error: str | None = None) -> EpisodeResult:
-        return describe(self.job, self.episode.info, outcome, error, self.actions, time.monotonic() - self.started)
+        return make_result(self.job, self.episode.info, outcome, error, self.actions, time.monotonic() - self.started)
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ class VectorRunner:
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Yield results in the order in which episodes end."""
-        waiting, live, more = iter(jobs), list[LiveEpisode](), True
+        waiting, live, more = iter(jobs), list[EpisodeSlot](), True
         while True:
             while more and len(live) < self._slots:
                 job = next(waiting, None)
                 if job is None:
                     more = False
-                elif isinstance(started := self._begin(job), LiveEpisode):
+                elif isinstance(started := self._begin(job), EpisodeSlot):
                     live.append(started)
                 else:
                     yield started
@@ -138,7 +138,7 @@ class VectorRunner:
         seconds: list[float] = []
         for job in jobs:
             started = self._begin(job)
-            while isinstance(started, LiveEpisode):
+            while isinstance(started, EpisodeSlot):
                 fault: Exception | None = None
                 if started.next_query() is not None:
                     start = time.perf_counter()
@@ -151,15 +151,15 @@ class VectorRunner:
                     break
         return seconds[3:]
 
-    def _begin(self, job: Job) -> LiveEpisode | EpisodeResult:
-        needs_images = job.agent not in SCRIPTED
+    def _begin(self, job: Job) -> EpisodeSlot | EpisodeResult:
+        needs_images = job.agent not in POLICY_FREE_AGENTS
         idle = self._idle[needs_images]
         env = idle.pop() if idle else (self._factories.with_cameras if needs_images else self._factories.without_cameras)()
         try:
-            return LiveEpisode.begin(job, env, self._new_agent)
+            return EpisodeSlot.begin(job, env, self._new_agent)
         except Exception as error:
             env.close()
-            return describe(job, {}, "error", _message(error))
+            return make_result(job, {}, "error", _message(error))
 
     def _new_agent(self, job: Job) -> Agent:
         if self._policy is None:
@@ -167,7 +167,7 @@ class VectorRunner:
         agent = self._make_agent(self._policy)
         return SamplingAgent(agent, zlib.crc32(job.key.encode())) if self._sample else agent
 
-    def _predict(self, live: list[LiveEpisode], batch: int) -> dict[int, Exception]:
+    def _predict(self, live: list[EpisodeSlot], batch: int) -> dict[int, Exception]:
         """Predict a chunk for every episode that needs one, in one batch of `batch`. Returns exceptions by episode."""
         queries = [(episode, query) for episode in live if (query := episode.next_query()) is not None]
         failed: dict[int, Exception] = {}
@@ -186,23 +186,23 @@ class VectorRunner:
                 failed[id(episode)] = error
         return failed
 
-    def _step(self, live: LiveEpisode, failed: Exception | None) -> EpisodeResult | None:
+    def _step(self, slot: EpisodeSlot, failed: Exception | None) -> EpisodeResult | None:
         try:
             if failed is not None:
                 raise failed
-            result = live.step()
+            result = slot.step()
         except Exception as error:
-            live.episode.env.close()
-            return live.result("error", _message(error))
+            slot.episode.env.close()
+            return slot.result("error", _message(error))
         if result is not None:
-            self._release(live)
+            self._release(slot)
         return result
 
-    def _release(self, live: LiveEpisode) -> None:
-        self._idle[live.job.agent not in SCRIPTED].append(live.episode.env)
+    def _release(self, slot: EpisodeSlot) -> None:
+        self._idle[slot.job.agent not in POLICY_FREE_AGENTS].append(slot.episode.env)
 
 
-def describe(
+def make_result(
     job: Job,
     info: Mapping[str, Any],
     outcome: Outcome,
@@ -238,12 +238,12 @@ def _padded(observations: list[Observation], batch: int) -> list[Observation]:
 
 
 def _with(make: MakeEnv, **option: Any) -> MakeEnv:
-    fitted = functools.partial(make, **option)
+    with_option = functools.partial(make, **option)
     try:
-        fitted().close()
+        with_option().close()
     except TypeError:
         return make
-    return fitted
+    return with_option
 
 
 def _message(error: Exception) -> str:

@@ -71,7 +71,7 @@ def write(path: str | Path, frames: Sequence[UInt8Array], rate_hz: float) -> Pat
 
 
 def show(frames: Sequence[UInt8Array], rate_hz: float, title: str = "verbot") -> None:
-    """Frames in a window until it is closed. Raises `MissingDependencyError` where there is no screen or no Tk."""
+    """Frames in a window until it is closed. Raises `MissingDependencyError` if there is no screen or no Tk."""
     window = _window("Write a video file with --out instead")
     import tkinter
 

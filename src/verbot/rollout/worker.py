@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from verbot.parallel.ray import Cluster, open_cluster, shared_out
+from verbot.parallel.ray import Cluster, open_cluster, split_batches
 from verbot.parallel.workers import Channel, Worker, in_order, serve, workers
 
 MODULE = "verbot.rollout.worker"
-ANSWERER = f"{MODULE}:answerer"
+HANDLER = f"{MODULE}:make_handler"
 
 
 class Service(Protocol):
@@ -40,15 +40,16 @@ def work(channel: Channel) -> None:
             channel.send(answer)
 
 
-def answerer(setup: Setup) -> Callable[[Sequence[Any]], list[Any]]:
-    """A function that answers batches of requests in a process of a cluster; the service lives as long as the process."""
+def make_handler(setup: Setup) -> Callable[[Sequence[Any]], list[Any]]:
+    """A handler of batches of requests in a process of a cluster; the service lives as long as the process."""
     opened = contextlib.ExitStack()
     service = opened.enter_context(setup.open())
 
-    def answer(batch: Sequence[Any], kept_open: contextlib.ExitStack = opened) -> list[Any]:
+    # The default argument refers to the exit stack: otherwise garbage collection would close the service.
+    def handle(batch: Sequence[Any], kept_open: contextlib.ExitStack = opened) -> list[Any]:
         return list(service.answers(iter(batch)))
 
-    return answer
+    return handle
 
 
 @contextlib.contextmanager
@@ -68,13 +69,13 @@ def answers_from_workers(setup: Setup, requests: Sequence[Any], count: int, name
 def answers_from_cluster(cluster: str, setup: Setup, requests: Sequence[Any], batch: int) -> Generator[Any]:
     """As `answers_from_workers`, by tasks of `batch` requests on a cluster (see `verbot.parallel.ray.open_cluster`)."""
     with open_cluster(cluster) as opened:
-        for answers in cluster_answers(opened, setup, shared_out(requests, batch)):
+        for answers in cluster_answers(opened, setup, split_batches(requests, batch)):
             yield from answers
 
 
 def cluster_answers(cluster: Cluster, setup: Setup, batches: Sequence[Sequence[Any]]) -> Iterator[list[Any]]:
     """The answers to each batch, in order."""
-    return cluster.in_order(ANSWERER, setup, batches)
+    return cluster.in_order(HANDLER, setup, batches)
 
 
 def _received(channel: Channel) -> Iterator[Any]:

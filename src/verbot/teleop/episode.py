@@ -9,7 +9,7 @@ from typing import Any
 from verbot.contracts import Agent, Env
 from verbot.data import EpisodeRecord
 from verbot.rollout.collect import episode_record
-from verbot.rollout.episode import RunningEpisode, Transition
+from verbot.rollout.episode import EpisodeRunner, Transition
 from verbot.spec import FloatArray, Observation, UInt8Array
 from verbot.teleop.controls import Teleoperator, basis_of
 
@@ -59,11 +59,11 @@ class SharedControl:
 class TeleopEpisode:
     """An episode of `env`, set up as `request` says. Only the person's control steps are recorded, segment by segment.
 
-    Raises `SimulationError` where the env cannot set it up, or reports a fault in `step`.
+    Raises `SimulationError` if the env cannot set it up, or reports a fault in `step`.
     """
 
     def __init__(self, env: Env, request: Mapping[str, Any], seed: int, teleoperator: Teleoperator, policy: Agent | None):
-        self._episode, self._control = RunningEpisode(env, request, seed), SharedControl(teleoperator, policy)
+        self._episode, self._control = EpisodeRunner(env, request, seed), SharedControl(teleoperator, policy)
         self._control.reset(self.instruction)
         teleoperator.basis = basis_of(self.info["calibration"])
         self._transitions = self._episode.run(self._control)

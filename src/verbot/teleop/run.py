@@ -32,10 +32,10 @@ class TeleopConfig:
         env: name of a registered env.
         by: ``"keyboard"`` or ``"gamepad"`` (keys then work too); recorded with every episode.
         episodes: number of episodes to save, including those of earlier sessions; None continues until the user quits.
-        seed: of the scenes.
+        seed: seed of the scenes.
         tasks: tasks to demonstrate in turn; None takes all tasks of the env.
         axes: strength of each randomization axis, for every episode.
-        options: of `make_env`.
+        options: options of `make_env`.
         host, port: address of the page; port 0 takes a free one.
         picture_pixels: size of each view on the page if the env can render larger images; 0 shows the policy's images.
     """

@@ -32,7 +32,7 @@ class TeleopPlan:
 
     Args:
         request: scene number to the fields of an `EpisodeRequest`.
-        seed: of the scenes.
+        seed: seed of the scenes.
         by: recorded with every episode.
         episodes: to save; None continues until the person quits.
         scene, saved, errors: where an earlier session ended.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verbot.errors import CorruptFileError
 from verbot.training.distributed import shards
-from verbot.training.distributed.shards import Share
+from verbot.training.distributed.shards import Shard
 
 if TYPE_CHECKING:
     from verbot.training.distributed.process_group import ProcessGroup
@@ -63,7 +63,7 @@ def save_shares(
     """As `save`, by all processes together: each writes its shard, into a folder that all can access."""
     from safetensors.torch import save_file
 
-    draft, file = _draft(folder, progress), Share(process_group.rank, process_group.size).file
+    draft, file = _draft(folder, progress), Shard(process_group.rank, process_group.size).file
     if process_group.is_main:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -73,7 +73,7 @@ def save_shares(
     _sync(draft / file)
     process_group.broadcast()
     if process_group.is_main:
-        names = [Share(rank, process_group.size).file for rank in range(process_group.size)]
+        names = [Shard(rank, process_group.size).file for rank in range(process_group.size)]
         record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
         _commit(draft, record, keep)
     process_group.broadcast()
@@ -103,19 +103,19 @@ def found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
 
 
-def load(path: Path, share: Share | None = None) -> tuple[TrainingProgress, dict[str, Tensor]]:
+def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict[str, Tensor]]:
     """Inverse of `save` and `save_shares`. Raises `CorruptFileError` for changed files.
 
     Args:
-        share: the shard to read; None reads the whole vectors.
+        shard: the shard to read; None reads the whole vectors.
     """
     from safetensors.torch import load as deserialize
 
     try:
         record = json.loads((path / PROGRESS).read_bytes())
-        if share is not None or "files" in record:
+        if shard is not None or "files" in record:
             files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
-            return TrainingProgress(**record), shards.read(path, record["layout"], files, share or Share())
+            return TrainingProgress(**record), shards.read(path, record["layout"], files, shard or Shard())
         blob = (path / TENSORS).read_bytes()
     except (OSError, ValueError) as error:
         raise CorruptFileError(path, f"cannot be read: {error}") from error
@@ -125,19 +125,19 @@ def load(path: Path, share: Share | None = None) -> tuple[TrainingProgress, dict
 
 
 def load_latest(
-    folder: Path, share: Share | None = None, process_group: ProcessGroup | None = None
+    folder: Path, shard: Shard | None = None, process_group: ProcessGroup | None = None
 ) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
     """The newest valid checkpoint, or None; damaged ones are skipped.
 
     Args:
-        share: as in `load`.
+        shard: as in `load`.
         process_group: a checkpoint is valid only if all processes can read their shards.
     """
     existing = found(folder)
     for path in reversed(existing):
         loaded, damage = None, None
         try:
-            loaded = load(path, share)
+            loaded = load(path, shard)
         except CorruptFileError as error:
             damage = error
         sound = loaded is not None if process_group is None else process_group.all(loaded is not None)

@@ -15,47 +15,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbot.configuration import dump_yaml, replace
+from verbot.configuration import dump_yaml, former_names, replace
 from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.evaluation import EvaluationConfig
-from verbot.evaluation import run_evaluation as measure
+from verbot.evaluation import EvaluationConfig, run_evaluation
 from verbot.evaluation.comparison.page import write_comparison_page
-from verbot.evaluation.comparison.paired import Comparison
-from verbot.evaluation.comparison.paired import compare as compare_folders
+from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
 from verbot.recipes.acting import ACTING
-from verbot.rollout.baselines import SCRIPTED
-from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, place, slug
+from verbot.rollout.baselines import POLICY_FREE_AGENTS
+from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, folder_for, slug
 from verbot.workflows.load_policy import policy_folder, policy_source
 
 if TYPE_CHECKING:  # only entries that are trained need torch
     from verbot.recipes.config import Recipe
+else:
+    __getattr__ = former_names(__name__, compare="run_comparison")
 
 CONDITIONS = ("counterfactual", "paraphrase")
 TRAININGS, EVALUATIONS, ERRORS, DATASET = "trainings", "evaluations", "errors", "dataset"
 COLLECTION, LOCK = "collection.yaml", ".lock"
-UNIMPORTANT = ("workers", "videos", "latency_calls")  # fields of an evaluation on which no episode depends
+NOT_AFFECTING_EPISODES = ("workers", "videos", "latency_calls")  # fields of an evaluation on which no episode depends
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """What is compared, and on what.
+    """The configuration of a comparison.
 
     Args:
         entries: recipes, also with settings (``"starter+vision=film_conv"``), policies, and folders of evaluations.
         list: further entries: the name of a comparison list that ships with verbot, or a YAML file.
-        only: the names of the entries that are wanted; empty takes all.
+        only: the names of the entries to run; empty runs all.
         budget: one of samples, minutes and steps, for every training.
         data: datasets to train on; otherwise the first recipe's demonstrations are collected.
-        suite: the env's name; the first recipe's own if None.
-        episodes: scenes; `seed` is of the scenes, the demonstrations and the trainings.
+        suite: the env's name; None uses that of the first recipe.
+        episodes: number of scenes.
+        seed: seed of the scenes, the demonstrations and the trainings.
         base: the entry that the others are compared with; the first if None.
-        conditions: further conditions that every entry plays.
-        baselines: whether the expert and random actions stand beside, where anything is played.
-        workers: processes that play; 0 leaves it to the recipe.
+        conditions: further conditions in which every entry is evaluated.
+        baselines: also evaluate the expert and random actions, if anything is evaluated.
+        workers: number of processes that evaluate; 0 uses the setting of the recipe.
     """
 
     entries: tuple[str, ...] = ()
@@ -72,56 +73,59 @@ class ComparisonConfig:
     workers: int = 0
 
 
-def compare(config: ComparisonConfig, out: str | Path, *, command: str | None = None, progress: bool = True) -> Table:
-    """Train what must be trained, play what must be played; writes ``table.json``, ``table.md`` and ``report.html`` into `out`.
+def run_comparison(config: ComparisonConfig, out: str | Path, *, command: str | None = None, progress: bool = True) -> Table:
+    """Train and evaluate the entries; writes ``table.json``, ``table.md`` and ``report.html`` into `out`.
 
-    Called again it goes on where it was, and does nothing twice. What raises is a row with its message; the others go on.
+    A further call resumes an interrupted comparison and repeats no finished work. An entry that raises an error becomes a row
+    with its message; the other entries are still run.
 
     Args:
-        command: what a person typed, for the report.
+        command: the command line, for the report.
 
-    Raises `ConfigError` where an entry, a list or the budget is wrong, or `out` holds demonstrations of another recipe, and
-    `DataError` while another comparison is at work in `out`.
+    Raises `ConfigError` if an entry, a list or the budget is wrong, or if `out` holds demonstrations of another recipe, and
+    `DataError` while another comparison runs in `out`.
 
     Example:
         >>> import tempfile
         >>> config = ComparisonConfig(("expert", "random"), episodes=2, conditions=())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = compare(config, folder, progress=False)
+        ...     table = run_comparison(config, folder, progress=False)
         >>> [row.value for row in table.rows], table.rows[1].against_base.p
         ([1.0, 0.0], 0.5)
     """
     out, budget = Path(out), dict(config.budget)
     wanted = find_entries(config.entries, config.list, config.only, budget, config.seed)
-    held = _base(config.base, [entry.name for entry in wanted])
+    base_name = _base(config.base, [entry.name for entry in wanted])
     first = next((entry.recipe for entry in wanted if entry.recipe), None)
     scenes = {"episodes": config.episodes, "seed": config.seed, "conditions": [*config.conditions]}
     evaluation = _evaluation(first, config.suite, config.workers, scenes)
     played = {"suite": evaluation.suite, **scenes} if any(entry.evaluation is None for entry in wanted) else {}
     if config.baselines and played:
-        wanted += [ComparisonEntry(x, policy=x, baseline=True) for x in reversed(SCRIPTED) if x not in {e.name for e in wanted}]
+        wanted += [
+            ComparisonEntry(x, policy=x, baseline=True) for x in reversed(POLICY_FREE_AGENTS) if x not in {e.name for e in wanted}
+        ]
     out.mkdir(parents=True, exist_ok=True)
     with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
-        bench = Bench(out, _datasets(first, config.data, out, progress), evaluation, progress, command)
-        about = {**played, **budget, **({"data": bench.sources} if first else {})}
+        comparison_run = ComparisonRun(out, _datasets(first, config.data, out, progress), evaluation, progress, command)
+        about = {**played, **budget, **({"data": comparison_run.sources} if first else {})}
         title = f"Comparison on {evaluation.suite}" if played else "Comparison"
-        return _fill(Table(title, held, (), about, command=command, out=out), bench, wanted)
+        return _run_entries(Table(title, base_name, (), about, command=command, out=out), comparison_run, wanted)
 
 
 def pair(table: Table) -> Comparison | None:
-    """Where there are two entries, their comparison by condition and by task.
+    """The comparison of two entries by condition and by task; None for another number of entries.
 
-    Raises `ConfigError` where the two have no episode in common.
+    Raises `ConfigError` if the two have no episode in common.
     """
     two = [row for row in table.rows if row.kind != "baseline"]
     if len(two) != 2 or two[0].folder is None or two[1].folder is None or any(row.error for row in two):
         return None
-    return compare_folders(two[0].folder, two[1].folder)
+    return compare_evaluations(two[0].folder, two[1].folder)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all entries have in common: where results go, what is trained on, what is played."""
+class ComparisonRun:
+    """Trains and evaluates entries with the same datasets, evaluation and folder of results."""
 
     out: Path
     datasets: tuple[str, ...]
@@ -131,11 +135,14 @@ class Bench:
 
     @property
     def sources(self) -> list[str]:
-        """The datasets, as seen from the table."""
+        """The paths of the datasets relative to the table."""
         return [relative(Path(folder), self.out.resolve()) for folder in self.datasets]
 
-    def stand(self, entry: ComparisonEntry, finished: bool = False) -> TableRow | None:
-        """The row of an entry, trained and played as far as need be; with `finished` only if nothing is left to do."""
+    def run_entry(self, entry: ComparisonEntry, cached_only: bool = False) -> TableRow | None:
+        """Train and evaluate the entry unless cached, and return its row.
+
+        With `cached_only`, nothing is trained or evaluated: None if a result is missing.
+        """
         folder, cost = entry.evaluation, Cost()
         if folder is None:
             policy = entry.policy or ""
@@ -145,13 +152,13 @@ class Bench:
 
                 training = self.training(entry.recipe)
                 if not (training / RESULT).is_file():
-                    if finished:
+                    if cached_only:
                         return None
                     learn(entry.recipe, self.datasets, training, progress=self.progress)
                 cost, policy = _cost(training), str(training / POLICY)
-            elif entry.policy not in SCRIPTED and "://" not in policy:
+            elif entry.policy not in POLICY_FREE_AGENTS and "://" not in policy:
                 cost = Cost(_parameters(policy_folder(policy)))
-            folder = self.evaluated(entry, policy, finished)
+            folder = self.evaluated(entry, policy, cached_only)
             if folder is None:
                 return None
         figures = read_figures(folder)
@@ -159,27 +166,27 @@ class Bench:
         return dataclasses.replace(_row(entry), folder=folder, figures=figures, cost=cost, error=fault)
 
     def training(self, run: Recipe) -> Path:
-        """Where this is trained: recipes that differ only in how the policy acts share it."""
+        """The folder of a training, which recipes share if they differ only in how the policy acts."""
         from verbot.recipes.config import Imitation
-        from verbot.training.imitation.loop import FREE
+        from verbot.training.imitation.loop import MAY_CHANGE_ON_RESUME
 
         data = [_fingerprint(Path(folder)) for folder in self.datasets]
         stages = [stage.imitation if isinstance(stage, Imitation) else stage.reinforcement for stage in run.stages]
-        return place(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *FREE)))
+        return folder_for(self.out / TRAININGS, run.name, digest(*stages, data, without=("data.datasets", *MAY_CHANGE_ON_RESUME)))
 
-    def evaluated(self, entry: ComparisonEntry, policy: str, finished: bool) -> Path | None:
-        """The folder of a policy's complete evaluation; None where it is not `finished` but should be."""
-        source = policy if policy in SCRIPTED else dataclasses.replace(policy_source(policy), name=entry.name)
+    def evaluated(self, entry: ComparisonEntry, policy: str, cached_only: bool) -> Path | None:
+        """The folder of a policy's complete evaluation; None if `cached_only` is set and no complete evaluation exists."""
+        source = policy if policy in POLICY_FREE_AGENTS else dataclasses.replace(policy_source(policy), name=entry.name)
         acting = entry.recipe.evaluation if entry.recipe else EvaluationConfig()
         own: dict[str, Any] = {name: getattr(acting, name) for name in ACTING} | ({"conditions": ()} if entry.baseline else {})
         config = dataclasses.replace(self.evaluation, **own)
         identity = source if isinstance(source, str) else source.identity
-        folder = place(self.out / EVALUATIONS, entry.name, digest(identity, config, without=UNIMPORTANT))
+        folder = folder_for(self.out / EVALUATIONS, entry.name, digest(identity, config, without=NOT_AFFECTING_EPISODES))
         if _complete(folder):
             return folder
-        if finished:
+        if cached_only:
             return None
-        measure(source, config, folder, command=self.command, progress=self.progress)
+        run_evaluation(source, config, folder, command=self.command, progress=self.progress)
         return folder
 
 
@@ -190,35 +197,35 @@ def _base(base: str | None, names: Sequence[str]) -> str:
 
 
 def _evaluation(first: Recipe | None, suite: str | None, workers: int, scenes: Mapping[str, Any]) -> EvaluationConfig:
-    """What everyone plays: as the first recipe says, but for what was asked for."""
+    """The evaluation of all entries: that of the first recipe, with the requested changes."""
     changes = {**scenes, "baselines": False, "videos": 0, **({"suite": suite} if suite else {})}
     return replace(first.evaluation if first else EvaluationConfig(), changes | ({"workers": workers} if workers else {}))
 
 
-def _fill(table: Table, bench: Bench, wanted: Sequence[ComparisonEntry]) -> Table:
-    """The table row by row, written anew with each; what an earlier call finished comes first."""
+def _run_entries(table: Table, comparison_run: ComparisonRun, wanted: Sequence[ComparisonEntry]) -> Table:
+    """Add the rows one by one and save the table after each; cached rows come first."""
     rows: dict[str, TableRow] = {}
     for entry in wanted:
-        with contextlib.suppress(Exception):  # it is tried again below, where its error is reported
-            found = bench.stand(entry, finished=True)
-            rows |= {entry.name: found} if found else {}
+        with contextlib.suppress(Exception):  # it is repeated below, and its error is reported
+            row = comparison_run.run_entry(entry, cached_only=True)
+            rows |= {entry.name: row} if row else {}
     left = [entry for entry in wanted if entry.name not in rows]
-    table, started = _written(table, rows, wanted), time.monotonic()
+    table, started = _save_table(table, rows, wanted), time.monotonic()
     for number, entry in enumerate(left):
-        _tell(bench, len(wanted) - len(left) + number, len(wanted), entry, number, time.monotonic() - started)
-        rows[entry.name] = _attempt(bench, entry)
-        table = _written(table, rows, wanted)
+        _print_progress(comparison_run, len(wanted) - len(left) + number, len(wanted), entry, number, time.monotonic() - started)
+        rows[entry.name] = _run_or_record_error(comparison_run, entry)
+        table = _save_table(table, rows, wanted)
     if two := pair(table):
         two.save(table.out / "comparison.json")
     return table
 
 
-def _attempt(bench: Bench, entry: ComparisonEntry) -> TableRow:
-    """An entry's row; whatever it raises is its error, and the whole of it lies in ``errors``."""
-    path = bench.out / ERRORS / f"{slug(entry.name)}.txt"
+def _run_or_record_error(comparison_run: ComparisonRun, entry: ComparisonEntry) -> TableRow:
+    """The row of an entry; an exception becomes its error message, with the traceback in ``errors``."""
+    path = comparison_run.out / ERRORS / f"{slug(entry.name)}.txt"
     path.unlink(missing_ok=True)
     try:
-        row = bench.stand(entry)
+        row = comparison_run.run_entry(entry)
         assert row is not None
         return row
     except Exception as error:
@@ -231,14 +238,14 @@ def _attempt(bench: Bench, entry: ComparisonEntry) -> TableRow:
 
 
 def _row(entry: ComparisonEntry) -> TableRow:
-    """What is known of an entry beforehand."""
+    """The row of an entry before training and evaluation."""
     about = entry.recipe.about if entry.recipe else ""
     recipe, settings = (entry.variant.recipe, entry.variant.settings) if entry.variant else (None, {})
     return TableRow(entry.name, entry.kind, about, recipe, settings)
 
 
-def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[ComparisonEntry]) -> Table:
-    """The table with these rows, each held against the base, on disk."""
+def _save_table(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[ComparisonEntry]) -> Table:
+    """Save and return the table with these rows, each compared with the base."""
     base = rows.get(table.base)
     paired = []
     for name in (entry.name for entry in wanted if entry.name in rows):
@@ -254,7 +261,7 @@ def _written(table: Table, rows: Mapping[str, TableRow], wanted: Sequence[Compar
 
 
 def _datasets(first: Recipe | None, data: Sequence[str | Path], out: Path, progress: bool) -> tuple[str, ...]:
-    """What all recipes are trained on, as absolute paths; gathered where none was given."""
+    """The absolute paths of the datasets for all recipes; collected if none was given."""
     if first is None or first.collection is None:
         return ()
     from verbot.workflows.stages import demonstrations
@@ -273,14 +280,14 @@ def _datasets(first: Recipe | None, data: Sequence[str | Path], out: Path, progr
 
 
 def _fingerprint(dataset: Path) -> list[Any]:
-    """Changes when a dataset does, wherever it lies: its description, which seals its checksums, and its files' sizes."""
+    """Identifies the content of a dataset, independent of its path: the hash of info.json (with checksums) and file sizes."""
     info = dataset / "meta" / "info.json"
     sizes = sorted([path.relative_to(dataset).as_posix(), path.stat().st_size] for path in dataset.glob("data/**/*.parquet"))
     return [hashlib.sha256(info.read_bytes()).hexdigest() if info.is_file() else "", sizes]
 
 
 def _complete(folder: Path) -> bool:
-    """Whether an evaluation ended there, and without errors: episodes that were errors are played again."""
+    """Whether `folder` has a complete evaluation without errors; otherwise it is resumed, and failed episodes are repeated."""
     path = folder / "summary.json"
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["errors"] == 0
 
@@ -299,11 +306,13 @@ def _parameters(policy: Path) -> int:
     return sum(parameter.numel() for parameter in load_policy(policy).network.parameters())
 
 
-def _tell(bench: Bench, done: int, total: int, entry: ComparisonEntry, ours: int, seconds: float) -> None:
-    """Which of how many, how long it took so far and how long it may take."""
-    if not bench.progress:
+def _print_progress(
+    comparison_run: ComparisonRun, done: int, total: int, entry: ComparisonEntry, ours: int, seconds: float
+) -> None:
+    """Print the number of the entry, the elapsed time and the estimated remaining time."""
+    if not comparison_run.progress:
         return
     gone, left = (datetime.timedelta(seconds=round(s)) for s in (seconds, seconds / max(ours, 1) * (total - done)))
     clock = f"; {gone} gone, about {left} left" if ours else ""
-    what = "train and play" if entry.recipe else "play"
+    what = "train and evaluate" if entry.recipe else "evaluate"
     print(f"compare: {done + 1} of {total}, {entry.name}: {what}{clock}", file=sys.stderr, flush=True)

@@ -15,25 +15,26 @@ from verbot.configuration import to_plain
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.rows import Kind
 from verbot.recipes import recipes
-from verbot.rollout.baselines import SCRIPTED
+from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.load_policy import policy_source
 
 if TYPE_CHECKING:  # only entries that are trained need torch
     from verbot.recipes.config import Recipe
     from verbot.recipes.variants import Variant
 
-ALREADY = "policy:"  # before a name that is a recipe's too
+POLICY_PREFIX = "policy:"  # selects the policy if a recipe has the same name
 
 
 @dataclass(frozen=True)
 class ComparisonEntry:
-    """One row of a comparison to be: exactly one of `recipe`, `policy` and `evaluation` is given.
+    """An entry of a comparison; exactly one of `recipe`, `policy` and `evaluation` is given.
 
     Args:
-        recipe: trained first; `variant` says how it came about.
-        policy: by name, as of `verbot.evaluate`; played.
-        evaluation: a folder that `verbot evaluate` left; read.
-        baseline: stands beside the others and is compared with nobody.
+        variant: the recipe with settings from which `recipe` is resolved.
+        recipe: a recipe to train and evaluate.
+        policy: the name of a policy to evaluate, as in `verbot.evaluate`.
+        evaluation: a folder of `verbot evaluate`, which is read.
+        baseline: listed in the table and compared with no other entry.
     """
 
     name: str
@@ -49,12 +50,12 @@ class ComparisonEntry:
 
 
 def find_entries(
-    words: Sequence[str], listed: str | Path | None, only: Sequence[str], budget: Mapping[str, Any], seed: int
+    specs: Sequence[str], listed: str | Path | None, only: Sequence[str], budget: Mapping[str, Any], seed: int
 ) -> list[ComparisonEntry]:
-    """The entries that a person named, in order: first those of the list, then the words.
+    """The entries of a comparison, in order: first those of the list, then those of `specs`.
 
-    A word is a folder that holds an evaluation, a policy, or a recipe with settings. ``starter`` is a recipe where there is a
-    `budget` to train with, and the policy that ships with verbot where there is none; ``policy:starter`` is that policy always.
+    A spec is a folder with an evaluation, a policy, or a recipe with settings. ``starter`` is a recipe if there is a `budget` to
+    train with, otherwise the policy that ships with verbot; ``policy:starter`` is always that policy.
 
     Raises:
         ConfigError: nothing was named, a name comes twice, or something was to be trained without a budget.
@@ -63,19 +64,19 @@ def find_entries(
     if len(budget) > 1:
         raise ConfigError(f"give one of samples, minutes and steps; came {' and '.join(budget)}")
     variants = _listed(listed) if listed is not None else []
-    found = [ComparisonEntry(each.name, variant=each) for each in variants] + [_entry(word, bool(budget)) for word in words]
-    names = [entry.name for entry in found]
-    if not found:
+    entries = [ComparisonEntry(each.name, variant=each) for each in variants] + [_entry(spec, bool(budget)) for spec in specs]
+    names = [entry.name for entry in entries]
+    if not entries:
         raise ConfigError("nothing to compare; name recipes (also RECIPE+field=value), policies, or --list LIST")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"named twice: {', '.join(sorted(twice))}")
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"named twice: {', '.join(sorted(repeated))}")
     for name in only:
         if name not in names:
             raise UnknownNameError("entry of this comparison", name, names)
-    if not budget and (lacking := [entry.name for entry in found if entry.variant]):
-        raise ConfigError(f"{', '.join(lacking[:3])} must be trained: give samples, minutes or steps, the same for all")
-    kept = [entry for entry in found if not only or entry.name in only]
-    return [dataclasses.replace(e, recipe=_resolved(e.variant, budget, seed)) if e.variant else e for e in kept]
+    if not budget and (untrained := [entry.name for entry in entries if entry.variant]):
+        raise ConfigError(f"{', '.join(untrained[:3])} must be trained: give samples, minutes or steps, the same for all")
+    chosen = [entry for entry in entries if not only or entry.name in only]
+    return [dataclasses.replace(e, recipe=_resolved(e.variant, budget, seed)) if e.variant else e for e in chosen]
 
 
 def _listed(listed: str | Path) -> list[Variant]:
@@ -91,11 +92,11 @@ def _resolved(variant: Variant, budget: Mapping[str, Any], seed: int) -> Recipe:
 
 
 def digest(*parts: Any, without: Collection[str] = ()) -> str:
-    """Ten letters that stand for these values. A field at its default does not count, so that a field which is added later
-    changes no digest.
+    """The first ten hex digits of the sha256 of these values. Fields with their default value are left out, so that a field which
+    is added later changes no digest.
 
     Args:
-        without: dotted paths of fields of the outermost dataclasses that do not count either.
+        without: dotted paths of fields of the outermost dataclasses to leave out too.
 
     Example:
         >>> from verbot.evaluation import EvaluationConfig
@@ -106,13 +107,13 @@ def digest(*parts: Any, without: Collection[str] = ()) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def place(parent: Path, name: str, identity: str) -> Path:
-    """The folder below `parent` for what `identity` stands for, called after whoever needed it first."""
+def folder_for(parent: Path, name: str, identity: str) -> Path:
+    """The folder in `parent` for the digest `identity`; its name begins with the first `name` that used it."""
     return next(iter(sorted(parent.glob(f"*-{identity}"))), parent / f"{slug(name)}-{identity}")
 
 
 def slug(name: str) -> str:
-    """A name as a file's.
+    """A name in a form that is valid for a file.
 
     Example:
         >>> slug("outputs/demo/policy"), slug("starter+vision=vit")
@@ -121,20 +122,20 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=]+", "-", name).strip("-.")[-60:]
 
 
-def _entry(word: str, trains: bool) -> ComparisonEntry:
-    folder, already = Path(word), word.removeprefix(ALREADY)
+def _entry(spec: str, trains: bool) -> ComparisonEntry:
+    folder, policy_name = Path(spec), spec.removeprefix(POLICY_PREFIX)
     if (folder / "results.jsonl").is_file():
-        return ComparisonEntry(word, evaluation=folder)
-    if already in SCRIPTED:
-        return ComparisonEntry(already, policy=already)
-    if already != word or folder.is_dir() or word.startswith(("ws://", "wss://")) or (word == "starter" and not trains):
-        policy_source(already)  # raises where there is no such policy, before anything is trained
-        return ComparisonEntry(already, policy=already)
-    if folder.suffix in (".yaml", ".yml") or "+" in word or word in recipes.names():
+        return ComparisonEntry(spec, evaluation=folder)
+    if policy_name in POLICY_FREE_AGENTS:
+        return ComparisonEntry(policy_name, policy=policy_name)
+    if policy_name != spec or folder.is_dir() or spec.startswith(("ws://", "wss://")) or (spec == "starter" and not trains):
+        policy_source(policy_name)  # raises if there is no such policy, before anything is trained
+        return ComparisonEntry(policy_name, policy=policy_name)
+    if folder.suffix in (".yaml", ".yml") or "+" in spec or spec in recipes.names():
         from verbot.recipes.variants import parse_variant
 
-        return ComparisonEntry(word, variant=parse_variant(word))
-    raise UnknownNameError("recipe or policy", word, [*recipes.names(), *SCRIPTED])
+        return ComparisonEntry(spec, variant=parse_variant(spec))
+    raise UnknownNameError("recipe or policy", spec, [*recipes.names(), *POLICY_FREE_AGENTS])
 
 
 def _sparse(value: Any, without: Collection[str] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""The command demo: collect, train, evaluate and report by a recipe. Every stage continues where it was interrupted."""
+"""The command demo: collect, train, evaluate and report by a recipe. Every stage resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from verbot.configuration import dump_yaml
 from verbot.errors import ConfigError
-from verbot.evaluation import Summary
-from verbot.evaluation import run_evaluation as measure
-from verbot.evaluation.report.summary import written
+from verbot.evaluation import Summary, run_evaluation
+from verbot.evaluation.report.summary import format_estimate
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import Recipe, resolve
 from verbot.workflows.load_policy import policy_source
@@ -34,9 +33,9 @@ def demo(
     """Carry out a whole recipe in `out`: ``dataset``, ``policy``, ``evaluation``, ``report.html`` and ``timing.json``.
 
     Args:
-        recipe: as of `verbot.train`.
-        seed: of everything; the recipe's own if None.
-        command: what a person typed, for the report.
+        recipe: as in `verbot.train`.
+        seed: seed of collection, training and evaluation; None uses that of the recipe.
+        command: the command line, for the report.
 
     Raises:
         ConfigError: `out` holds the demo of another recipe or seed.
@@ -49,15 +48,15 @@ def demo(
         learn(run, datasets, out, progress=progress)
     with _timed(out, "evaluate"):
         source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
-        summary = measure(source, run.evaluation, out / "evaluation", command=command, progress=progress)
+        summary = run_evaluation(source, run.evaluation, out / "evaluation", command=command, progress=progress)
     shutil.copyfile(out / "evaluation" / "report.html", out / "report.html")
-    load_policy(out / "policy").save(out / "policy", card=card(run) + figures(summary))
+    load_policy(out / "policy").save(out / "policy", card=card(run) + metrics_markdown(summary))
     return summary
 
 
-def figures(summary: Summary) -> str:
-    """What an evaluation found as Markdown, for a policy's card."""
-    rows = [f"| `{name}` | {written(name, estimate)} | {estimate.n} |" for name, estimate in summary.metrics.items()]
+def metrics_markdown(summary: Summary) -> str:
+    """The metrics of an evaluation as Markdown, for a policy's card."""
+    rows = [f"| `{name}` | {format_estimate(name, estimate)} | {estimate.n} |" for name, estimate in summary.metrics.items()]
     head = f"\n## Figures\n\n{summary.episodes} unseen scenes of `{summary.suite}`, seed {summary.seed}; 95 % intervals.\n\n"
     return head + "\n".join(["| metric | value | n |", "|---|---|---|", *rows, ""])
 

@@ -21,7 +21,7 @@ from verbot.evaluation.grounding.metrics import (
     change,
     heat_of,
     leave_one_out,
-    measure,
+    measure_grounding,
     moved,
 )
 from verbot.evaluation.grounding.page import METRICS_FILE, Page, Word, write_page
@@ -74,7 +74,7 @@ def explain(
         policy: a policy's folder, ``"starter"``, or a server's address; a server gives no heatmaps, only the effect of words.
         request: the test scene of the video: its `task`, its `index`, and in `text` an instruction other than its own.
         seed: another seed is another set of scenes.
-        scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure`; 0: no metrics.
+        scenes: number of scenes for the metrics, see `verbot.evaluation.grounding.metrics.measure_grounding`; 0: no metrics.
 
     Example:
         >>> explain("starter", out=Path("outputs/explain"), request=EpisodeRequest(index=3)).success  # doctest: +SKIP
@@ -85,7 +85,7 @@ def explain(
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:
         moments, success = _play(attributed, env, request, seed)
-        metrics = measure(attributed, env, scenes, seed) if scenes else None
+        metrics = measure_grounding(attributed, env, scenes, seed) if scenes else None
     frames = [_frame(moment, attributed.spec) for moment in moments]
     video.write(out / "explain.mp4", frames, attributed.spec.rate_hz)
     strip = overlay.sheet([[_views(moment, attributed.spec)] for moment in _stills(moments)])

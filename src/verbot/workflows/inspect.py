@@ -83,7 +83,7 @@ def describe(path: Path) -> str:
 
 
 def episode_frames(path: Path, number: int) -> tuple[list[UInt8Array], float, str]:
-    """(frames, rate in Hz, instruction) of one episode, for `verbot.rollout.video`. Raises `ConfigError` where there is none."""
+    """(frames, rate in Hz, instruction) of one episode, for `verbot.rollout.video`. Raises `ConfigError` if there is none."""
     dataset = open_dataset(path)
     if not 0 <= number < len(dataset):
         raise ConfigError(f"{path} has no episode {number}; it has {len(dataset)}, counted from 0")

@@ -21,7 +21,7 @@ from verbot.spec import RobotSpec
 def open_policy(name: str, device: str = "cpu") -> Policy:
     """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address, which has a device of its own.
 
-    Raises `ConfigError` where there is no such device.
+    Raises `ConfigError` if there is no such device.
 
     Example:
         >>> open_policy("lost")
@@ -44,7 +44,7 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
 def policy_source(name: str, device: str = "cpu") -> PolicySource:
     """The policy called `name` for `verbot.evaluation`, which loads it in every worker process.
 
-    Raises `PolicyError` where there is no policy, `WireError` where no server answers, `ConfigError` where there is no device.
+    Raises `PolicyError` if there is no policy, `WireError` if no server answers, `ConfigError` if there is no device.
     """
     if name.startswith(("ws://", "wss://")):
         return PolicySource(name, functools.partial(open_policy, name), name, policy_spec(name))
@@ -58,9 +58,9 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
 
 
 def policy_spec(name: str) -> RobotSpec | None:
-    """The robot that the policy called `name` was trained for, without loading it; None of the expert, and where it is not said.
+    """The robot that the policy called `name` was trained for, without loading it; None for the expert, or if not recorded.
 
-    Raises `PolicyError` or `WireError` where there is no policy.
+    Raises `PolicyError` or `WireError` if there is no policy.
     """
     if name == "expert":
         return None

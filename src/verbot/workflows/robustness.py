@@ -9,7 +9,7 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
-from verbot.rollout.baselines import SCRIPTED
+from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
 from verbot.workflows.train_evaluate import evaluate
@@ -19,16 +19,17 @@ DROPOUT = "camera_dropout"
 
 @dataclass(frozen=True)
 class RobustnessConfig:
-    """Which shifts are played, and in how many scenes.
+    """The domain shifts to evaluate, and the number of scenes.
 
     Args:
         suite: the env.
-        axes: the axes to shift; otherwise all, except ``camera_dropout`` where a policy cannot do without a camera.
-        strengths: of the shifts, 1 to 3.
+        axes: the axes to shift; otherwise all, except ``camera_dropout`` if a policy cannot do without a camera.
+        strengths: strengths of the shifts, 1 to 3.
         alone: whether each axis is shifted alone too; otherwise only all of them at once.
-        align: channel medians by camera (`verbot.data.samples.image_statistics`), to which each policy is played aligned too.
+        align: channel medians by camera (`verbot.data.samples.image_statistics`); if given, each policy is also evaluated with
+            color alignment.
         episodes: number of scenes, the same in every domain.
-        seed: of the scenes.
+        seed: seed of the scenes.
         workers: processes; 0 takes one for each core.
     """
 
@@ -57,12 +58,12 @@ def robustness(
     command: str | None = None,
     progress: bool = True,
 ) -> list[RobustnessReport]:
-    """Play each policy in the nominal domain and under every shift; writes ``robustness.json`` and ``robustness.png`` into `out`.
+    """Evaluate each policy in the nominal domain and under every shift; writes ``robustness.json`` and ``.png`` into `out`.
 
-    A later call continues an interrupted one, and adds shifts of other strengths to those that were played.
+    A later call continues an interrupted one, and adds shifts of other strengths to those that were evaluated.
 
     Args:
-        policies: names, as in `verbot.evaluate`, or folders of evaluations, which are read and not played.
+        policies: names, as in `verbot.evaluate`, or folders of evaluations, which are only read.
 
     Raises `ConfigError` if no policy is given or two policies have the same name, and as `verbot.evaluate` does.
 
@@ -101,7 +102,7 @@ def robustness(
 
 
 def label(policy: str) -> str:
-    """What a policy is called in tables and figures: where it lies as a training left it, the training's folder.
+    """The name of a policy in tables and figures; for the folder ``policy`` of a training, the name of the training's folder.
 
     Example:
         >>> label("outputs/random/policy"), label("starter")
@@ -118,8 +119,8 @@ def _evaluated(policy: str) -> bool:
 
 
 def all_axes(policies: Sequence[str]) -> tuple[str, ...]:
-    """Every axis, without ``camera_dropout`` where one of the policies that play cannot do without a camera."""
-    played = [policy for policy in policies if policy not in SCRIPTED and not _evaluated(policy)]
+    """Every axis, without ``camera_dropout`` if one of the policies cannot do without a camera."""
+    played = [policy for policy in policies if policy not in POLICY_FREE_AGENTS and not _evaluated(policy)]
     needs_all = not all(_does_without_a_camera(policy) for policy in played)
     return tuple(axis for axis in AXES if not (needs_all and axis == DROPOUT))
 

@@ -31,7 +31,7 @@ def config_text(recipe: str | Path | Recipe, settings: Mapping[str, Any] | None 
     """The resolved recipe as YAML, which `verbot train` reads back.
 
     Args:
-        recipe, settings, seed: as of `verbot.recipes.config.resolve`.
+        recipe, settings, seed: as in `verbot.recipes.config.resolve`.
 
     Example:
         >>> print(config_text("tiny", {"vision": "vit"}).splitlines()[0])
@@ -51,7 +51,7 @@ def field_help(config: object, path: str = "") -> Iterator[FieldHelp]:
             for number, item in enumerate(value):
                 yield from field_help(item, f"{where}.{number}")
         else:
-            yield FieldHelp(where, _written(hint), value, explained.get(name, ""))
+            yield FieldHelp(where, _format_type(hint), value, explained.get(name, ""))
             if value is None and (kind := record_type(hint)) not in (None, Part):
                 yield from _unset(kind, where)
 
@@ -61,7 +61,7 @@ def _unset(kind: type | None, path: str) -> Iterator[FieldHelp]:
     assert kind is not None
     explained = _explained(kind)
     for name, hint in field_types(kind).items():
-        yield FieldHelp(f"{path}.{name}", _written(hint), None, explained.get(name, ""))
+        yield FieldHelp(f"{path}.{name}", _format_type(hint), None, explained.get(name, ""))
 
 
 def field_table(config: object) -> str:
@@ -80,7 +80,7 @@ def _explained(kind: type) -> dict[str, str]:
     return {name.strip("` "): text for names, text in texts.items() for name in names.split(",")}
 
 
-def _written(hint: Any) -> str:
+def _format_type(hint: Any) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return re.sub(r"\b(?:[a-z_]+\.)+", "", str(hint))

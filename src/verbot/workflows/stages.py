@@ -35,7 +35,7 @@ def demonstrations(collection: CollectConfig, path: Path, progress: bool = True)
 def all_demonstrations(recipe: Recipe, path: Path, progress: bool = True) -> list[Path]:
     """The recipe's demonstrations at `path`; those of co-training embodiments in folders beside it, named after their envs.
 
-    None where the recipe learns from rewards alone.
+    None if the recipe learns from rewards alone.
     """
     if recipe.collection is None:
         return []
@@ -46,7 +46,7 @@ def all_demonstrations(recipe: Recipe, path: Path, progress: bool = True) -> lis
 
 
 def _check_installed(recipe: Recipe) -> None:
-    """Raise `MissingDependencyError` before minutes of collection where a part of a network could not be built."""
+    """Raise `MissingDependencyError` before minutes of collection if a part of a network cannot be built."""
     for stage in recipe.stages:
         network = (stage.imitation if isinstance(stage, Imitation) else stage.reinforcement).network
         for field in dataclasses.fields(network):
@@ -62,10 +62,10 @@ def _check_installed(recipe: Recipe) -> None:
 def learn(
     recipe: Recipe, datasets: Sequence[str | Path], out: Path, *, resume: bool = True, progress: bool = True
 ) -> TrainResult | ReinforceResult:
-    """Train stage by stage; each goes on with the policy of the one before. The result is that of the last stage.
+    """Train stage by stage; each stage continues with the policy of the previous one. The result is that of the last stage.
 
     Args:
-        datasets: what an imitation trains on.
+        datasets: the datasets for stages of imitation learning.
         out: the folder of the last stage; the others are in ``stage-1``, ``stage-2``, … below it.
     """
     result: TrainResult | ReinforceResult | None = None
@@ -87,18 +87,18 @@ def learn(
 def _reinforce(
     stage: Reinforcement, previous: str | None, folder: Path, resume: bool, progress: bool, card: str
 ) -> ReinforceResult:
-    from verbot.training.rl.ppo import reinforce  # it needs Stable-Baselines3
+    from verbot.training.rl.ppo import train_ppo  # it needs Stable-Baselines3
 
     start = previous or stage.reinforcement.init.init_from
     init = dataclasses.replace(stage.reinforcement.init, init_from=None if start is None else str(policy_folder(start)))
     config = dataclasses.replace(stage.reinforcement, init=init)
-    return reinforce(config, folder, resume=resume, progress=progress, card=card)
+    return train_ppo(config, folder, resume=resume, progress=progress, card=card)
 
 
 def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
     """`config` with the datasets, each given to the co-training embodiment of whose robot it is, else to the first robot.
 
-    Raises `ConfigError` where one of them gets none.
+    Raises `ConfigError` if one of them gets none.
     """
     if not config.cotraining:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=tuple(datasets)))

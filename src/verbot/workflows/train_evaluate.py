@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verbot.configuration import former_names
 from verbot.contracts import Policy, SavablePolicy
 from verbot.errors import ConfigError, PolicyError
-from verbot.evaluation import Summary
-from verbot.evaluation import evaluate_policy as measure
-from verbot.evaluation.comparison.paired import Comparison
-from verbot.evaluation.comparison.paired import compare as compare_folders
-from verbot.rollout.baselines import SCRIPTED
+from verbot.evaluation import Summary, evaluate_policy
+from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
+from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.load_policy import policy_source
 
 if TYPE_CHECKING:  # evaluation of a server or the expert needs no torch
     from verbot.recipes.config import Recipe, TrainingStage
     from verbot.training import TrainResult
     from verbot.training.rl import ReinforceResult
+else:
+    __getattr__ = former_names(__name__, compare="compare_policies")
 
 
 def train(
@@ -43,10 +44,10 @@ def train(
             `verbot.recipes.config.Recipe`, or the recipe itself.
         out: the folder for the results; of a recipe of several stages, the last is here and the others in ``stage-1``, ….
         data: one or more datasets to train on; None collects the recipe's demonstrations in ``out/dataset``.
-        seed: of everything; the recipe's own if None.
+        seed: the seed of the whole run; None uses that of the recipe.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
-        settings: of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
+        settings: settings of the training, as `verbot.recipes.overrides` reads them, e.g. ``minutes=3``, ``batch_size=128``,
             ``dagger={"rounds": 2}``, or ``init_from="outputs/demo/policy"`` (``"starter"`` is the policy that ships with verbot),
             whose network is fine-tuned. `verbot config RECIPE` prints all of them.
 
@@ -63,7 +64,7 @@ def train(
         (2, True)
         >>> folder.cleanup()
     """
-    from verbot.recipes.config import parse_word, resolve
+    from verbot.recipes.config import parse_recipe_spec, resolve
     from verbot.recipes.overrides import locate
     from verbot.training.distributed.launch import launched
     from verbot.workflows.stages import all_demonstrations, learn
@@ -75,8 +76,8 @@ def train(
     # Weights and selections must match the number of datasets.
     changes = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
     run = resolve(base, changes, seed)
-    named = locate(base, parse_word(recipe)[1], base.homes) if isinstance(recipe, str) else {}
-    _check_applies(run, named, locate(base, settings, base.homes), data is not None)
+    named = locate(base, parse_recipe_spec(recipe)[1], base.short_path_roots) if isinstance(recipe, str) else {}
+    _check_applies(run, named, locate(base, settings, base.short_path_roots), data is not None)
     if data is None:
         if run.collection is not None and launched() is not None:
             raise ConfigError("processes that torchrun starts do not collect demonstrations: give data, collected before")
@@ -91,7 +92,7 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
     """Raise `ConfigError` for a setting that would change nothing.
 
     Args:
-        named: settings in the recipe's word, by full path; those of the evaluation say what the card says.
+        named: settings in the recipe spec, by full path; those of the evaluation are recorded in the policy's card.
         data: whether datasets were given.
     """
     from verbot.recipes.config import Imitation
@@ -110,7 +111,7 @@ def _check_applies(run: Recipe, named: Located, settings: Located, data: bool) -
 
 
 def _keeps_network(stage: TrainingStage, first: bool) -> bool:
-    """Whether the stage goes on with the network of another policy."""
+    """Whether the stage continues with the network of another policy."""
     from verbot.recipes.config import Imitation
 
     if isinstance(stage, Imitation):
@@ -119,7 +120,7 @@ def _keeps_network(stage: TrainingStage, first: bool) -> bool:
 
 
 def result_text(result: TrainResult | ReinforceResult) -> str:
-    """One line on what came of a training."""
+    """The result of a training on one line."""
     from verbot.training import TrainResult
 
     if isinstance(result, TrainResult):
@@ -131,7 +132,7 @@ def result_text(result: TrainResult | ReinforceResult) -> str:
 
 
 def exit_code(result: TrainResult | ReinforceResult) -> int:
-    """1 where the simulator failed in an episode."""
+    """1 if the simulator failed in an episode, else 0."""
     from verbot.training import TrainResult
 
     return 0 if isinstance(result, TrainResult) else int(result.errors > 0)
@@ -154,7 +155,7 @@ def evaluate(
             `verbot.policy.policy.VLAPolicy` in memory.
         suite: the env's name.
         out: the folder for the results.
-        device: where a policy computes that is not a server's: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
+        device: the device of a policy that is not on a server: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
         settings: fields of `verbot.evaluation.EvaluationConfig`, e.g. ``episodes=200``, ``seed=1``, ``mode="paraphrase"``.
 
     Raises:
@@ -170,7 +171,9 @@ def evaluate(
         >>> folder.cleanup()
     """
     if isinstance(policy, str | Path):
-        return measure(str(policy) if str(policy) in SCRIPTED else policy_source(str(policy), device), suite, out=out, **settings)
+        return evaluate_policy(
+            str(policy) if str(policy) in POLICY_FREE_AGENTS else policy_source(str(policy), device), suite, out=out, **settings
+        )
     if not isinstance(policy, SavablePolicy):
         raise PolicyError(
             f"a policy of type {type(policy).__name__} cannot be saved, so no worker can load it; give a folder or an address"
@@ -178,21 +181,23 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")
         source = dataclasses.replace(policy_source(str(Path(folder) / "policy"), device), name="policy in memory")
-        return measure(source, suite, out=out, **settings)
+        return evaluate_policy(source, suite, out=out, **settings)
 
 
-def compare(a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, out: str | Path, **settings: Any) -> Comparison:
+def compare_policies(
+    a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, out: str | Path, **settings: Any
+) -> Comparison:
     """Two policies on the same episodes: the difference in success, and McNemar's exact test.
 
     Args:
-        a, b: policies by name, as of `evaluate`, or folders that hold evaluations; the latter are read, not played.
-        suite, settings: as of `evaluate`, for policies that are played.
-        out: the folder for what is played: ``a`` and ``b`` in it.
+        a, b: policies by name, as in `evaluate`, or folders of evaluations, which are only read.
+        suite, settings: as in `evaluate`, for policies that are not folders of evaluations.
+        out: the folder for new evaluations: ``a`` and ``b`` in it.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     result = compare("expert", "random", out=folder, episodes=2, progress=False)
+        ...     result = compare_policies("expert", "random", out=folder, episodes=2, progress=False)
         >>> result.conditions[0].only_first, result.conditions[0].only_second
         (2, 0)
     """
@@ -203,4 +208,4 @@ def compare(a: str | Path, b: str | Path, suite: str = "tabletop-starter", *, ou
         if folder != Path(name):
             evaluate(name, suite, out=folder, **(lean | settings))
         folders.append(folder)
-    return compare_folders(folders[0], folders[1])
+    return compare_evaluations(folders[0], folders[1])

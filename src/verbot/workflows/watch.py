@@ -12,11 +12,11 @@ from verbot.envs import make_env
 from verbot.envs.parsing import matches, present
 from verbot.errors import ConfigError
 from verbot.rollout import video
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import UInt8Array
 
 SCENES = 250  # searched before giving up
-AFTERGLOW_S = 1.0  # recorded after the end
+HOLD_LAST_FRAME_S = 1.0  # the video ends with the last frame for this time
 _EXAMPLES = 3
 Judgement = Literal["success", "failure", "not judged"]
 BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failure": video.RED, "not judged": video.GRAY}
@@ -24,12 +24,12 @@ BORDERS: dict[Judgement, tuple[int, int, int]] = {"success": video.GREEN, "failu
 
 @dataclass(frozen=True)
 class FoundScene:
-    """Where an instruction is played, and what it means there.
+    """The scene in which an instruction is given, and the goal that it means there.
 
     Args:
-        options: of `Env.reset`.
-        goal_text: the plain instruction of the goal that is judged; empty where none is.
-        reason: why no goal is judged; empty where one is.
+        options: options of `Env.reset`.
+        goal_text: the plain instruction of the goal that is judged; empty if none is.
+        reason: why no goal is judged; empty if one is.
         unchecked: sentences of the instruction that the goal leaves out.
         hints: lines for the person who wrote an instruction that cannot be judged.
     """
@@ -43,13 +43,13 @@ class FoundScene:
 
 @dataclass(frozen=True)
 class Watched:
-    """The video, and whether the instruction was carried out.
+    """The video of an instruction, and the judgement whether it was carried out.
 
     Args:
-        goal: the goal that was judged; empty where none was.
+        goal: the goal that was judged; empty if none was.
         goal_text: its plain instruction.
-        reason: for the judgement.
-        hints: where nothing was judged: what the scene shows, what could be judged there.
+        reason: the reason for the judgement.
+        hints: if nothing was judged: the objects of the scene, and goals that could be judged there.
     """
 
     frames: list[UInt8Array]
@@ -77,15 +77,15 @@ def watch(
     trained_on: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Watched:
-    """Let an agent follow `text`, and judge it where the whole of `text` is understood as a goal of the scene.
+    """Let an agent follow `text`, and judge it if the whole of `text` is understood as a goal of the scene.
 
     Args:
         make_agent: makes the agent, e.g. ``lambda env: ChunkAgent(policy, 2)`` or `verbot.contracts.expert_of`.
         suite: the env.
         scene: the index of a test scene; None searches for one that has the goal, or else the objects in `text`.
-        height: of each view in the film, pixels.
-        trained_on: envs that the agent was trained on; a hint names the one that understands `text` where `suite` does not.
-        options: of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
+        height: height of each view in the video, pixels.
+        trained_on: envs that the agent was trained on; a hint names the one that understands `text` if `suite` does not.
+        options: options of the env, such as the policy's ``image_size`` (`verbot.workflows.load_policy.fitting`).
 
     Raises:
         ConfigError: `text` gives no goal and the agent is an expert, which acts on a goal alone.
@@ -98,17 +98,17 @@ def watch(
     """
     found = find_scene(text, suite, scene, trained_on)
     with closing(make_env(suite, **(options or {}))) as env:
-        episode, agent = RunningEpisode(env, {**found.options, "text": text}), make_agent(env)
+        episode, agent = EpisodeRunner(env, {**found.options, "text": text}), make_agent(env)
         if found.reason and isinstance(agent, Expert):
             raise ConfigError(f"the expert needs a goal, and {text!r} gives none: {'; '.join((found.reason, *found.hints))}")
         agent.reset(episode.instruction)
-        rate, seen = env.robot_spec.rate_hz, [_views(episode, height)]
+        rate, frames_by_camera = env.robot_spec.rate_hz, [_views(episode, height)]
         for _ in episode.run(agent):
-            seen.append(_views(episode, height))
+            frames_by_camera.append(_views(episode, height))
     info, seconds = episode.info, episode.time_s
     judgement, reason = _judged(found, info, seconds)
-    frames = [video.compose(views, text, height) for views in seen]
-    frames += [video.compose(seen[-1], text, height, BORDERS[judgement])] * round(AFTERGLOW_S * rate)
+    frames = [video.compose(views, text, height) for views in frames_by_camera]
+    frames += [video.compose(frames_by_camera[-1], text, height, BORDERS[judgement])] * round(HOLD_LAST_FRAME_S * rate)
     goal = {} if found.reason else dict(info["goal"])
     return Watched(
         frames, rate, text, goal, found.goal_text, found.options["index"], judgement, reason, found.hints, seconds
@@ -116,7 +116,7 @@ def watch(
 
 
 def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequence[str] = ()) -> FoundScene:
-    """The first test scene with the goal that `text` means; where there is none, the first with the objects in `text`.
+    """The first test scene with the goal that `text` means; if there is none, the first with the objects in `text`.
 
     Example:
         >>> find_scene("shove the red block left", "tabletop-starter").goal_text
@@ -141,7 +141,7 @@ def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequ
             if shown == len(understood.objects) and not understood.goals:
                 break  # nothing is left to search for
         _, info = env.reset(seed=0, options=best)
-        best = {**best, "goal": _bystander(understood, [env.describe(goal) for goal in info["feasible"]])}
+        best = {**best, "goal": _unrelated_goal(understood, [env.describe(goal) for goal in info["feasible"]])}
         reason = understood.problem or _not_there(understood, env.object_names(), best["index"], scene is not None)
         hints = [
             f"scene {best['index']} has: {', '.join(sorted(env.object_names()))}",
@@ -174,8 +174,8 @@ def _not_there(understood: Understanding, names: Sequence[str], index: int, is_c
     return f"{where} does not have this goal" if is_chosen else f"{where} has this goal, though some have the objects"
 
 
-def _bystander(understood: Understanding, instructions: Sequence[str]) -> int:
-    """The first goal that is about other objects than those in the text, lest reaching it by chance ends the episode."""
+def _unrelated_goal(understood: Understanding, instructions: Sequence[str]) -> int:
+    """The first goal about other objects than those in the text, so that success by chance does not end the episode."""
     nouns = [name.rpartition(" ")[2] for name in understood.objects]
     apart = (number for number, text in enumerate(instructions) if not any(noun in text.split() for noun in nouns))
     other = (number for number, text in enumerate(instructions) if not any(name in text for name in understood.objects))
@@ -201,7 +201,7 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
     return "failure", f"the goal was not reached in {seconds:.1f} s; {info['final_error_m']:.2f} m were left{unchecked}"
 
 
-def _views(episode: RunningEpisode, size: int) -> dict[str, UInt8Array]:
-    """Larger pictures than the policy's, where the env can draw them."""
+def _views(episode: EpisodeRunner, size: int) -> dict[str, UInt8Array]:
+    """Images larger than the policy's, if the env can render them."""
     env, images = episode.env, episode.observation.images
     return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}

@@ -34,7 +34,7 @@ class RawEpisode:
         instructions: all wordings, the one to store first; None if the format cannot store an instruction.
         extras: other values in JSON.
         axes: names of the dimensions by field, if the source records them.
-        calibration: of the cameras, as in `EpisodeRecord`, if the source records it.
+        calibration: calibration of the cameras, as in `EpisodeRecord`, if the source records it.
     """
 
     state: Fields

@@ -16,7 +16,7 @@ MAGIC = b"\x89MCAP0\r\n"
 
 
 def messages(path: Path, topics: list[str], start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, Any]]:
-    """Yield (topic, log time in ns, decoded message) in time order. Raises `CorruptFileError` where the file is cut short.
+    """Yield (topic, log time in ns, decoded message) in time order. Raises `CorruptFileError` if the file is cut short.
 
     Args:
         start, end: log times in ns; `end` is exclusive, and None is the end of the file.

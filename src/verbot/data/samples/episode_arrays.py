@@ -88,7 +88,7 @@ class EpisodeArrays:
 
 
 def task_of(episode: Episode) -> str | None:
-    """The task of the recorder's request, or the verb of its goal; None where neither was recorded."""
+    """The task of the recorder's request, or the verb of its goal; None if neither was recorded."""
     found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
     return None if found is None else str(found)
 

@@ -59,7 +59,7 @@ def rotation_matrices(quaternions: FloatingArray) -> FloatingArray:
 
 
 def gripper_open(actions: FloatArray, spec: RobotSpec, end_effector: EndEffector | None = None) -> BoolArray | None:
-    """Which frames (t,) command an open gripper: above the middle of the component's range. None where there is no gripper.
+    """Which frames (t,) command an open gripper: above the middle of the component's range. None if there is no gripper.
 
     Args:
         end_effector: by default the first.

@@ -20,7 +20,7 @@ class Loader:
     Args:
         source: windows, or a mixture of them.
         batch_size: windows per step, over all ranks.
-        seed: of the order.
+        seed: seed of the order.
         rank, world: this process gets the `rank`-th of `world` equal parts of every batch; the batch does not depend on `world`.
         threads: number of threads that prepare batches ahead; 0 prepares each when needed. The batches are the same.
 

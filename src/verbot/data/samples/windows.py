@@ -159,7 +159,7 @@ class Windows:
         return len(self._index)
 
     def choosing(self, episodes: Sequence[int], relabel: float = 0.0, grounding_queries: int = 0) -> Windows:
-        """Windows of other episodes of the same recording, which is in memory only once; arguments as of `WindowConfig`."""
+        """Windows of other episodes of the same recording, which is in memory only once; arguments as in `WindowConfig`."""
         other = copy.copy(self)
         other._index = self._frames_of(episodes)
         other.config = dataclasses.replace(self.config, relabel=relabel, grounding_queries=grounding_queries)

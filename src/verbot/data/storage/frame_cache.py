@@ -140,7 +140,7 @@ class _Rows:
 
     Args:
         content: name of the cached values, for messages.
-        suffix, dtype: of the files.
+        suffix, dtype: the suffix and the dtype of the files.
         block: episodes between commits.
     """
 

@@ -230,7 +230,7 @@ class NavigationEnv(gymnasium.Env):
         return tasks.describe(self._world)
 
     def potential(self) -> float:
-        """Φ of the present state, 0 to 0.9, larger the nearer success is; 0 where the episode is over."""
+        """Φ of the present state, 0 to 0.9, larger the nearer success is; 0 if the episode is over."""
         self._current()
         return self._potential
 

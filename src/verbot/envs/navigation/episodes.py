@@ -66,7 +66,7 @@ def prepare(tasks: Sequence[str], request: EpisodeRequest, seed: int) -> Navigat
 
 
 def check(request: EpisodeRequest, tasks: Sequence[str]) -> None:
-    """Raise `ConfigError` where `request` names what does not exist."""
+    """Raise `ConfigError` if `request` names what does not exist."""
     for label, value, known in (
         ("split", request.split, SPLITS),
         ("wording", request.wording, WORDINGS),

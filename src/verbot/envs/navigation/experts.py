@@ -18,7 +18,7 @@ class NavigationExpert:
         stream: a generator for the env's present episode, from a seed.
         noise: this share of the executed actions is drawn at random, of all but ``stop``, so that demonstrations also show how
             to come back.
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     def __init__(self, clean: Callable[[], int], stream: Callable[[int], np.random.Generator], noise: float = 0.0, seed: int = 0):

@@ -14,7 +14,7 @@ LEXICON = Lexicon(frozenset(COLORS), {noun: noun for noun in language.NOUNS}, fr
 
 
 def understand(text: str) -> Understanding:
-    """What `text` means, with the arm None where nothing is said of it.
+    """What `text` means, with the arm None if nothing is said of it.
 
     Example:
         >>> understand("Please orbit the blue square with your arm up.").goals

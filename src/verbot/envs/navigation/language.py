@@ -1,7 +1,7 @@
 """Instructions for a task: one plain sentence, paraphrases for training, and others kept for testing.
 
 A goal is a JSON-able mapping: ``{"verb": "go", "object": "red circle", "arm": "raised"}``; `arm` is ``"raised"``, ``"lowered"``
-or None where nothing is said of it. Sentences are lower case and end without punctuation.
+or None if nothing is said of it. Sentences are lower case and end without punctuation.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _TRIES, _CANDIDATES = 400, 48
 
 
 def sample(rng: np.random.Generator) -> NavigationScene:
-    """A scene; all of it is a function of `rng`. Raises `SimulationError` where nothing fits, which does not happen."""
+    """A scene; all of it is a function of `rng`. Raises `SimulationError` if nothing fits, which does not happen."""
     for _ in range(_TRIES):
         centers = _centers(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rng)
         if centers is None:

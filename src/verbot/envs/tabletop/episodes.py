@@ -32,7 +32,7 @@ class TabletopEpisode:
 
     Args:
         stream: name to random generator of this scene; equal names give equal streams.
-        cover_step: after so many control steps colors are covered; None where never.
+        cover_step: after so many control steps colors are covered; None for never.
         locked_steps: so many control steps pass before actions have an effect.
         info: what `reset` and `step` tell and what never changes in an episode.
     """
@@ -222,7 +222,7 @@ class _Speaker:
     """The words for goals of one scene.
 
     Args:
-        layout: of commands of several sentences, whose decoys must be there; None where one sentence is enough.
+        layout: layout of the scene for commands of several sentences, whose decoys must be in it; None if one sentence is enough.
     """
 
     def __init__(self, layout: Layout | None, rng: np.random.Generator):

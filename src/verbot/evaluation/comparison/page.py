@@ -18,7 +18,7 @@ from verbot.evaluation.comparison.table import Table, Verdict, groups_of, millio
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 from verbot.evaluation.report import text as wording
 from verbot.evaluation.report.plots import Bar, Dot, bars, interval, percent, scatter, table
-from verbot.evaluation.report.summary import versions, written
+from verbot.evaluation.report.summary import format_estimate, versions
 
 COLORS: dict[Verdict, str] = {"base": "policy", "better": "good", "worse": "bad", "same": "other", "unpaired": "other"}
 VERDICTS: dict[Verdict, str] = {
@@ -133,7 +133,8 @@ def _section(title: str, lead: str, body: str) -> str:
 
 def _dot(row: TableRow, verdict: Verdict) -> Dot:
     x, y = row.metric("latency_p50_ms"), row.metric("success_rate")
-    note = f"{row.name}: {percent(y.value, 1)}, {interval(y)} (n = {y.n}); {written('latency_p50_ms', x)}; {VERDICTS[verdict]}"
+    latency = format_estimate("latency_p50_ms", x)
+    note = f"{row.name}: {percent(y.value, 1)}, {interval(y)} (n = {y.n}); {latency}; {VERDICTS[verdict]}"
     return Dot(row.name, x, y, COLORS[verdict], note)
 
 
@@ -211,7 +212,7 @@ def _heat(found: Table, ranked: Sequence[TableRow]) -> str:
 def _cell(estimate: Estimate, place: str, gap: str) -> str:
     if estimate.value is None:
         return f'<td class="{gap}"></td>'
-    title = html.escape(f"{place}: {written('success_rate', estimate)}, n = {estimate.n}")
+    title = html.escape(f"{place}: {format_estimate('success_rate', estimate)}, n = {estimate.n}")
     return f'<td class="cell{gap}" style="--share: {estimate.value:.3f}" title="{title}">{100 * estimate.value:.0f}</td>'
 
 

@@ -7,19 +7,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from verbot.configuration import former_names
 from verbot.errors import ConfigError
 from verbot.evaluation.protocol.conditions import WORDINGS, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar, proportion
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import condition, p_value, plain
 from verbot.rollout.results import EpisodeResult, read_results
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, compare="compare_evaluations")
 
 
 @dataclass(frozen=True)
 class PairedRow:
-    """One group of episodes that both policies played.
+    """One group of episodes that both policies ran.
 
     Args:
         first, second: success rate of each.
@@ -46,7 +50,7 @@ class Comparison:
     """Rows by condition, and by task within the first condition.
 
     Args:
-        unmatched: number of episodes that only one policy played, or in which one of them had an error.
+        unmatched: number of episodes that only one policy ran, or in which one of them had an error.
     """
 
     first: str
@@ -80,7 +84,7 @@ class Comparison:
         return "\n".join([f"A = {self.first}", f"B = {self.second}", *lines, *left])
 
 
-def compare(first: str | Path, second: str | Path, agent: str = "policy") -> Comparison:
+def compare_evaluations(first: str | Path, second: str | Path, agent: str = "policy") -> Comparison:
     """Compare two evaluation folders, episode by episode.
 
     Args:
@@ -123,7 +127,7 @@ def _row(group: str, pairs: Sequence[tuple[bool, bool]]) -> PairedRow:
 
 def _cells(row: PairedRow, label: str) -> tuple[str, ...]:
     first, second = (f"{100 * (e.value or 0):.1f} %" for e in (row.first, row.second))
-    versus = written("difference", row.difference)
+    versus = format_estimate("difference", row.difference)
     return label, str(row.first.n), first, second, versus, str(row.only_first), str(row.only_second), p_value(row.p)
 
 

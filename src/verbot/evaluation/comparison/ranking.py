@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbot.errors import ConfigError
-from verbot.evaluation.comparison.paired import PairedRow, compare
+from verbot.evaluation.comparison.paired import PairedRow, compare_evaluations
 from verbot.evaluation.comparison.rows import TableRow
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import plain
 
 CLEAR = 0.05
@@ -21,7 +21,7 @@ class Ranking:
 
     Args:
         best: the row with the highest success rate; the fastest of them in a tie.
-        equals: the rows that played the same scenes and are not significantly worse, by success rate, including `best`. The
+        equals: the rows of the same scenes that are not significantly worse, by success rate, including `best`. The
             test is McNemar's exact test at 5 %, corrected for the number of rows (Holm 1979).
         front: the Pareto front of latency and success rate, the fastest first.
     """
@@ -33,7 +33,8 @@ class Ranking:
     def lines(self) -> Iterator[str]:
         """The ranking as sentences in Markdown."""
         others = [row.name for row in self.equals if row is not self.best]
-        yield f"**{self.best.name}** has the highest success rate: {written('success_rate', self.best.metric('success_rate'))}."
+        highest = format_estimate("success_rate", self.best.metric("success_rate"))
+        yield f"**{self.best.name}** has the highest success rate: {highest}."
         if others:
             yield f"Not significantly worse on the same scenes: {', '.join(others)}."
             for claim, unit, cost in COSTS:
@@ -81,7 +82,7 @@ def rank(rows: Sequence[TableRow]) -> Ranking | None:
 def versus(folder: Path, base: Path) -> dict[str, PairedRow]:
     """`folder` compared with `base` under every condition in which they share an episode."""
     try:
-        return {row.group: row for row in compare(folder, base).conditions}
+        return {row.group: row for row in compare_evaluations(folder, base).conditions}
     except ConfigError:
         return {}
 

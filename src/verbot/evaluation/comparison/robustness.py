@@ -1,7 +1,7 @@
 """Robustness: the success that a policy loses under each domain shift.
 
 Without a robot the sim-to-real gap cannot be measured. The gap measured here lies between the nominal simulation and simulations
-shifted along named axes, one at a time and all at once. The same scenes are played in both.
+shifted along named axes, one at a time and all at once. Both use the same scenes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from verbot.evaluation.protocol.conditions import ALL, AXES
 from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar
 from verbot.evaluation.protocol.metrics import paired, retention, success_rate
 from verbot.evaluation.report.radar import Outline, radar
-from verbot.evaluation.report.summary import written
+from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import errors as errors_text
 from verbot.evaluation.report.text import p_value, plain
 
@@ -119,12 +119,12 @@ def table(gaps: Sequence[RobustnessReport]) -> str:
     head = ("policy", "domain", "n", "success [95 %]", "gap [95 %]", "retention [95 %]", "p (McNemar)")
     rows = [head]
     for gap in gaps:
-        rows.append((gap.policy, "nominal", str(gap.nominal.n), written("success_rate", gap.nominal), "", "", ""))
+        rows.append((gap.policy, "nominal", str(gap.nominal.n), format_estimate("success_rate", gap.nominal), "", "", ""))
         for shift in gap.shifts:
             cells = (
-                written("success_rate", shift.success),
-                written("difference", shift.gap),
-                written("retention_", shift.retention),
+                format_estimate("success_rate", shift.success),
+                format_estimate("difference", shift.gap),
+                format_estimate("retention_", shift.retention),
             )
             rows.append((gap.policy, shift.label, str(shift.success.n), *cells, p_value(shift.p)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -141,7 +141,7 @@ def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = Non
     outlines = []
     for gap in gaps:
         found = {shift.label: shift.success for shift in gap.shifts}
-        title = f"{gap.policy}: nominal {written('success_rate', gap.nominal)}"
+        title = f"{gap.policy}: nominal {format_estimate('success_rate', gap.nominal)}"
         outlines.append(Outline(title, [gap.nominal, *(found.get(label) for label in labels)]))
     if len(labels) > 1:
         radar(["nominal", *labels], outlines).quantize(128).save(out / "robustness.png", optimize=True)

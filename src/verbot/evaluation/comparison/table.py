@@ -14,7 +14,7 @@ from verbot.evaluation.comparison.ranking import CLEAR, holm, rank
 from verbot.evaluation.comparison.rows import Figures, TableRow
 from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
-from verbot.evaluation.report.summary import versions, written
+from verbot.evaluation.report.summary import format_estimate, versions
 from verbot.evaluation.report.text import condition, p_value, plain
 from verbot.rollout.results import EpisodeResult
 
@@ -221,7 +221,7 @@ def _line(row: TableRow, base: bool) -> list[str]:
 
 
 def _estimate(name: str, estimate: Estimate) -> str:
-    return "–" if estimate.value is None else written(name, estimate)
+    return "–" if estimate.value is None else format_estimate(name, estimate)
 
 
 def _by(row: TableRow, name: str, keys: Sequence[str]) -> list[str]:

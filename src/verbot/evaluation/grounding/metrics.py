@@ -78,9 +78,11 @@ class GroundingMetrics:
 
     def lines(self) -> list[tuple[str, str, str, str]]:
         """(place, metric, value [95 % interval], n), for a table."""
-        found = [(name, key, written(e), str(e.n)) for name, row in self.rows.items() for key, e in row.items()]
-        found += [(f"{task} (first camera, target)", "pointing_game", written(e), str(e.n)) for task, e in self.by_task.items()]
-        found += [("all cameras", key, written(e), str(e.n)) for key, e in self.causal.items()]
+        found = [(name, key, format_share(e), str(e.n)) for name, row in self.rows.items() for key, e in row.items()]
+        found += [
+            (f"{task} (first camera, target)", "pointing_game", format_share(e), str(e.n)) for task, e in self.by_task.items()
+        ]
+        found += [("all cameras", key, format_share(e), str(e.n)) for key, e in self.causal.items()]
         return found
 
     def table(self) -> str:
@@ -92,9 +94,9 @@ class GroundingMetrics:
         return "\n".join(rows)
 
 
-def written(estimate: Estimate) -> str:
+def format_share(estimate: Estimate) -> str:
     """Example:
-    >>> written(Estimate(0.5, 0.41, 0.59, 100))
+    >>> format_share(Estimate(0.5, 0.41, 0.59, 100))
     '0.5 [0.41, 0.59]'
     """
     if estimate.value is None:
@@ -210,7 +212,7 @@ def moved(one: FloatArray, other: FloatArray) -> float:
 # Many scenes.
 
 
-def measure(
+def measure_grounding(
     policy: Policy,
     env: SegmentedEnv,
     scenes: int = 150,

@@ -38,7 +38,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Word:
-    """The effect of one word, as described in `WORDS`; empty or None where the policy does not provide it.
+    """The effect of one word, as described in `WORDS`; empty or None if the policy does not provide it.
 
     Args:
         moved: fraction moved, by map.

@@ -30,7 +30,7 @@ class EvaluationConfig:
     Args:
         suite: name of an env.
         episodes: number of scenes of the main condition; tasks alternate, so that every task has an equal share.
-        seed: of the scenes; another seed gives another set.
+        seed: seed of the scenes; another seed gives another set.
         mode: the main condition, to which `success_rate` refers; one of `MODES`.
         axes: strength 1–3 of each randomization axis in the main condition.
         templates: templates by verb that replace the grammar's wording, e.g. ``{"pick": ["grab the {object}"]}``.
@@ -49,10 +49,10 @@ class EvaluationConfig:
         videos: number of episodes recorded for the report.
         latency_calls: number of single predictions that are timed.
         workers: number of processes; 0 takes one per core.
-        slots: number of episodes that one worker plays at once, with batched predictions.
+        slots: number of episodes that one worker runs at once, with batched predictions.
         options: passed to the env's factory.
-        tasks: play only these of the env's tasks, in scenes that admit goals of all its tasks; None plays all. In contrast, the
-            env's option ``tasks`` removes the others from the env.
+        tasks: evaluate only these of the env's tasks, in scenes that admit goals of all its tasks; None uses all. In contrast,
+            the env's option ``tasks`` removes the others from the env.
     """
 
     suite: str = "tabletop-starter"

@@ -152,7 +152,7 @@ def by_task(results: Results) -> dict[str, Estimate]:
 
 
 def paired(first: Results, second: Results) -> list[tuple[bool, bool]]:
-    """(success of the first, success of the second) on every scene that both played without an error."""
+    """(success of the first, success of the second) on every scene that both ran without an error."""
     other = {_scene(r): r.success for r in _valid(second)}
     return [(r.success, other[_scene(r)]) for r in _valid(first) if _scene(r) in other]
 

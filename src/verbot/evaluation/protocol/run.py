@@ -1,4 +1,4 @@
-"""Runs an evaluation: plan, play, measure, report."""
+"""Runs an evaluation: plan, roll out, measure, report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
-from verbot.rollout.baselines import SCRIPTED, AgentFactory, PolicySource
+from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
 from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
 from verbot.rollout.results import EpisodeResult, ResultsJournal
@@ -36,11 +36,11 @@ class Played:
     """The output of the workers.
 
     Args:
-        results: of the episodes, by key.
-        latencies: of single predictions, in seconds.
+        results: results of the episodes, by key.
+        latencies: latencies of single predictions, in seconds.
         videos: the mp4 of each clip.
         seconds: wall-clock time of the episodes.
-        count: number of episodes played in this call.
+        count: number of episodes that were run in this call.
     """
 
     results: Mapping[str, EpisodeResult]
@@ -73,15 +73,15 @@ def run_evaluation(
         policy: the source from which workers load the policy, or ``"random"`` or ``"expert"``.
         make: makes an env from the suite's name and the config's options; must be picklable.
         command: the command line, for the report.
-        cluster: the cluster that plays the episodes (``"ray"``, ``"ray:ADDRESS"``) instead of local processes. The results are
+        cluster: the cluster that runs the episodes (``"ray"``, ``"ray:ADDRESS"``) instead of local processes. The results are
             the same.
 
     Raises:
         ConfigError: `out` holds results of another policy or of other settings.
     """
     name = policy if isinstance(policy, str) else policy.name
-    if isinstance(policy, str) and policy not in SCRIPTED:
-        raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(SCRIPTED)}")
+    if isinstance(policy, str) and policy not in POLICY_FREE_AGENTS:
+        raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(POLICY_FREE_AGENTS)}")
     config = _fitted(config, policy, make)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, policy, config)
@@ -145,10 +145,10 @@ def summarize(
 def _play(
     plan: EvaluationPlan, setup: EvaluationSetup, config: EvaluationConfig, out: Path, progress: bool, cluster: str | None
 ) -> Played:
-    """Play the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
+    """Run the episodes that ``results.jsonl`` lacks, and repeat those with errors."""
     jobs, started = plan.jobs(), time.monotonic()
     with ResultsJournal(out / "results.jsonl") as journal:
-        waiting = [job for job in jobs if job.key not in journal.done or journal.done[job.key].outcome == "error"]
+        waiting = [job for job in jobs if job.key not in journal.results or journal.results[job.key].outcome == "error"]
         count = min(config.workers or cores(), max(1, len(waiting)))
         with open_pool(setup, count, cluster) as pool:
             done = len(jobs) - len(waiting)
@@ -159,8 +159,8 @@ def _play(
             seconds = time.monotonic() - started
             main = plan.conditions[config.main]
             latencies = pool.time_predictions(main, config.latency_calls) if setup.policy and pool.alive else []
-            videos = _videos(pool, plan, config, journal.done) if pool.alive else []
-    return Played(journal.done, latencies, videos, seconds, len(waiting))
+            videos = _videos(pool, plan, config, journal.results) if pool.alive else []
+    return Played(journal.results, latencies, videos, seconds, len(waiting))
 
 
 def _videos(

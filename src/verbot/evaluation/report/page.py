@@ -16,7 +16,7 @@ from verbot.evaluation.protocol.intervals import Estimate
 from verbot.evaluation.report import text
 from verbot.evaluation.report.clips import Section, VideoClip
 from verbot.evaluation.report.plots import Bar, bars, interval, percent, table, video
-from verbot.evaluation.report.summary import Summary, written
+from verbot.evaluation.report.summary import Summary, format_estimate
 from verbot.rollout.results import EpisodeResult
 
 Videos = Sequence[tuple[VideoClip, bytes]]
@@ -122,7 +122,7 @@ def _plots(summary: Summary) -> str:
 
 def _metrics(summary: Summary) -> str:
     rows = (
-        (f"<code>{name}</code>", html.escape(written(name, estimate)), str(estimate.n), html.escape(text.meaning(name)))
+        (f"<code>{name}</code>", html.escape(format_estimate(name, estimate)), str(estimate.n), html.escape(text.meaning(name)))
         for name, estimate in summary.metrics.items()
     )
     return table(("metric", "value [95 % interval]", "n", "definition"), rows, ("", "number", "number", "definition"))
@@ -134,8 +134,8 @@ def _baselines(summary: Summary) -> str:
     rows = []
     for agent, found in summary.baselines.items():
         versus = summary.comparisons[agent]
-        cells = (written(name, found[name]) for name in ("success_rate", "language_following", "final_error_m"))
-        advantage = f"{written('difference', versus['difference'])}, p {text.p_value(versus['p'])}"
+        cells = (format_estimate(name, found[name]) for name in ("success_rate", "language_following", "final_error_m"))
+        advantage = f"{format_estimate('difference', versus['difference'])}, p {text.p_value(versus['p'])}"
         rows.append((text.AGENTS[agent], *map(html.escape, (*cells, str(found["success_rate"].n), advantage))))
     head = ("baseline", "success_rate", "language_following", "final_error_m", "n", "the policy's advantage (McNemar)")
     return "<h3>Baselines, on the same scenes</h3>" + table(head, rows, ("", *["number"] * 5))

@@ -31,7 +31,7 @@ class Summary:
         suite: the env's name.
         condition: the main condition, to which `metrics` refer unless their definition says otherwise.
         episodes: number of scenes of the main condition.
-        seed: of the scenes.
+        seed: seed of the scenes.
         metrics: estimates by name; the definitions are in `verbot.evaluation.protocol.metrics`.
         conditions: `success_rate` under each condition.
         baselines: metrics of the random, expert and blind agents.
@@ -39,8 +39,8 @@ class Summary:
         by_task: `success_rate` of the policy by task.
         errors: number of episodes that ended with an error; they are in no metric.
         error_messages: the first error messages.
-        seconds: wall-clock time of all episodes played in this call.
-        played: number of episodes played in this call, without those of an earlier interrupted run.
+        seconds: wall-clock time of all episodes that were run in this call.
+        played: number of episodes that were run in this call, without those of an earlier interrupted run.
         out: the folder with ``results.jsonl``, ``summary.json`` and ``report.html``.
     """
 
@@ -79,9 +79,9 @@ class Summary:
 
     def table(self) -> str:
         """The metrics as lines of text."""
-        rows = [(name, written(name, estimate), f"n = {estimate.n}") for name, estimate in self.metrics.items()]
+        rows = [(name, format_estimate(name, estimate), f"n = {estimate.n}") for name, estimate in self.metrics.items()]
         rows += [
-            (f"{agent} success_rate", written("success_rate", found["success_rate"]), f"n = {found['success_rate'].n}")
+            (f"{agent} success_rate", format_estimate("success_rate", found["success_rate"]), f"n = {found['success_rate'].n}")
             for agent, found in self.baselines.items()
         ]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
@@ -90,12 +90,14 @@ class Summary:
         return "\n".join([head, *lines, f"errors  {self.errors}"])
 
 
-def written(name: str, estimate: Estimate) -> str:
+def format_estimate(name: str, estimate: Estimate) -> str:
     """An estimate as text, in the unit that its name implies.
 
     Example:
-        >>> written("success_rate", Estimate(0.9, 0.85, 0.93, 200)), written("final_error_m", Estimate(0.013, 0.01, 0.02, 9))
-        ('90.0 % [85.0, 93.0]', '1.3 cm [1.0, 2.0]')
+        >>> format_estimate("success_rate", Estimate(0.9, 0.85, 0.93, 200))
+        '90.0 % [85.0, 93.0]'
+        >>> format_estimate("final_error_m", Estimate(0.013, 0.01, 0.02, 9))
+        '1.3 cm [1.0, 2.0]'
     """
     scale, unit, digits = 1.0, "", 3
     if name in PERCENT or name.startswith("retention_"):

@@ -48,12 +48,18 @@ class Modular(Backbone):
         self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
         self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
-        before = config.previous_action
-        if before:  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
+        previous_action_part = config.previous_action
+        if (
+            previous_action_part
+        ):  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
             counts["previous_action"] = config.history
         self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
         self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
-        self.previous_action = action_encoders.build(before.name, sizes, **before.options) if before else None
+        self.previous_action = (
+            action_encoders.build(previous_action_part.name, sizes, **previous_action_part.options)
+            if previous_action_part
+            else None
+        )
         last = self.fusion
         if config.memory:
             last = memories.build(config.memory.name, sizes, last.width, last.count, **config.memory.options)
@@ -83,20 +89,26 @@ class Modular(Backbone):
         return dataclasses.replace(config, language=Part(language.name, kind.grow(language.options, instructions)))
 
     def initialize_last(self) -> None:
-        """Add the time embeddings."""
+        """Add the time embeddings; last, to keep the random stream of version 0.1."""
         if self.config.history > 1:  # row t - 1 is the latest frame
             self.times = nn.Parameter(torch.randn(self.config.history, self.config.width) * 0.02)
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         """Tokenize with the tokenizer of the language encoder."""
-        found: TextBatch = self.language.prepare(texts)
-        return found
+        text: TextBatch = self.language.prepare(texts)
+        return text
 
     def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
         features = self._encode(batch, queries)
-        done = [] if self.previous_action is None else [self.encode_previous_action(batch)]
-        groups = [features.words, features.sentence, *features.vision, self.encode_state(batch.state, batch.state_mask), *done]
+        previous_action_tokens = [] if self.previous_action is None else [self.encode_previous_action(batch)]
+        groups = [
+            features.words,
+            features.sentence,
+            *features.vision,
+            self.encode_state(batch.state, batch.state_mask),
+            *previous_action_tokens,
+        ]
         fused: TokenGroup = self.fusion(groups)
         return dataclasses.replace(features, fused=fused, before_memory=fused)
 
@@ -156,12 +168,12 @@ class Modular(Backbone):
         """Word tokens (b, l, e) and the sentence embedding (b, 1, e); tokens of the goal images in `goals` follow the words."""
         words = self.language(text)
         if self.goal is not None and goals is not None and goals.goal is not None:
-            now, known = goals.images[:, -1, 0], goals.images_mask[:, -1, 0]  # of the first camera, as the goal image
-            words = join([words, self.goal(centered(goals.goal), goals.goal_mask, centered(now), known)], "words")
+            current, mask = goals.images[:, -1, 0], goals.images_mask[:, -1, 0]  # of the first camera, as the goal image
+            words = join([words, self.goal(centered(goals.goal), goals.goal_mask, centered(current), mask)], "words")
         pooled = self.sentence(words).unsqueeze(1)
         pooled = pooled if self.task_embeddings is None else self.task_embeddings(pooled)
         sentence = TokenGroup(pooled, torch.ones_like(words.mask[:, :1]), "sentence")
-        return (words, sentence) if text.rows is None else (words.take(text.rows), sentence.take(text.rows))
+        return (words, sentence) if text.rows is None else (words.select(text.rows), sentence.select(text.rows))
 
     def encode_images(
         self, batch: Batch, sentence: Tensor, queries: tuple[Tensor, Tensor] | None = None
@@ -175,20 +187,23 @@ class Modular(Backbone):
         """
         frames = batch.images.shape[1]
         mask, sentence = batch.images_mask.flatten(0, 1), sentence.repeat_interleave(frames, 0)
-        encode, many = self.vision, self.vision.encode_with_queries if isinstance(self.vision, AnswersQueries) else None
+        encode, encode_with_queries = (
+            self.vision,
+            self.vision.encode_with_queries if isinstance(self.vision, AnswersQueries) else None,
+        )
         if batch.features is None:
             images = centered(batch.images).flatten(0, 1)
         else:
-            images, encode, many = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
+            images, encode, encode_with_queries = batch.features.flatten(0, 1), self.vision.groups, self.vision.answer
         if queries is None:
-            return [self._in_time(group, frames) for group in encode(images, mask, sentence)], None
+            return [self._add_time_embedding(group, frames) for group in encode(images, mask, sentence)], None
         rows, sentences = queries[0] * frames + frames - 1, queries[1]
-        if many is not None:
-            groups, answers = many(images, mask, sentence, sentences, rows)
+        if encode_with_queries is not None:
+            groups, answers = encode_with_queries(images, mask, sentence, sentences, rows)
         else:
-            groups, others = encode(images, mask, sentence), encode(images[rows], mask[rows], sentences)
-            answers = next(group for group in others if group.heatmaps is not None)
-        return [self._in_time(group, frames) for group in groups], answers
+            groups, query_groups = encode(images, mask, sentence), encode(images[rows], mask[rows], sentences)
+            answers = next(group for group in query_groups if group.heatmaps is not None)
+        return [self._add_time_embedding(group, frames) for group in groups], answers
 
     def encode_latest(self, batch: Batch, sentence: Tensor) -> TokenGroup:
         """All vision tokens of the latest images (b, n, e), conditioned on sentences (b, e)."""
@@ -199,15 +214,15 @@ class Modular(Backbone):
 
     def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
         """The tokens of states (b, t, s) of all frames."""
-        return self._in_time(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
+        return self._add_time_embedding(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
 
     def encode_previous_action(self, batch: Batch) -> TokenGroup:
         """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""
-        before = batch.previous_action
-        if before is None:
-            nothing = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
-            before = Masked(nothing, torch.zeros_like(batch.state_mask[:, 0]))
-        group: TokenGroup = self.previous_action(before.values, before.mask)  # type: ignore[misc]
+        previous_action = batch.previous_action
+        if previous_action is None:
+            zeros = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
+            previous_action = Masked(zeros, torch.zeros_like(batch.state_mask[:, 0]))
+        group: TokenGroup = self.previous_action(previous_action.values, previous_action.mask)  # type: ignore[misc]
         earlier = self.config.history - 1
         return TokenGroup(F.pad(group.tokens, (0, 0, earlier, 0)), F.pad(group.mask, (earlier, 0)), group.kind)
 
@@ -215,12 +230,12 @@ class Modular(Backbone):
         """Text and image features, before the fusion."""
         words, sentence = self.encode_text(batch.text, batch)
         embedded = self._embedded(queries, sentence)
-        vision, found = self.encode_images(batch, sentence.tokens[:, 0], embedded)
-        answers, start = {}, 0
+        vision, query_keypoints = self.encode_images(batch, sentence.tokens[:, 0], embedded)
+        answers, first = {}, 0
         for name, query in queries.items():
-            assert embedded is not None and found is not None
-            part = slice(start, start + len(query.rows))
-            answers[name], start = Answers(found.take(part), embedded[1][part]), part.stop
+            assert embedded is not None and query_keypoints is not None
+            own_rows = slice(first, first + len(query.rows))
+            answers[name], first = Answers(query_keypoints.select(own_rows), embedded[1][own_rows]), own_rows.stop
         empty = TokenGroup(sentence.tokens[:, :0], sentence.mask[:, :0], "fused")
         return Features(batch, empty, words, sentence, tuple(vision), empty, answers)
 
@@ -243,10 +258,12 @@ class Modular(Backbone):
         """The batch after word dropout and previous-action dropout."""
         if self.config.word_dropout:
             batch = dataclasses.replace(batch, text=drop_words(batch.text, self.config.word_dropout, generator))
-        before, share = batch.previous_action, self.config.previous_action_dropout
-        if self.previous_action is not None and share and before is not None:
-            kept = torch.rand(before.mask.shape, generator=generator) >= share
-            batch = dataclasses.replace(batch, previous_action=Masked(before.values, before.mask & kept.to(before.mask.device)))
+        previous_action, share = batch.previous_action, self.config.previous_action_dropout
+        if self.previous_action is not None and share and previous_action is not None:
+            kept = torch.rand(previous_action.mask.shape, generator=generator) >= share
+            batch = dataclasses.replace(
+                batch, previous_action=Masked(previous_action.values, previous_action.mask & kept.to(previous_action.mask.device))
+            )
         return batch
 
     def _remember(self, fused: TokenGroup, present: Tensor) -> TokenGroup:
@@ -263,14 +280,15 @@ class Modular(Backbone):
         tokens, mask = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*((s.tokens, s.mask) for s in out), strict=True))
         return TokenGroup(tokens, mask, fused.kind)
 
-    def _in_time(self, group: TokenGroup, frames: int) -> TokenGroup:
+    def _add_time_embedding(self, group: TokenGroup, frames: int) -> TokenGroup:
         if frames == 1 and self.config.history == 1:
             return group
         if frames != self.config.history:
             raise ConfigError(f"this network has {self.config.history} input frames; the batch has {frames}")
 
-        def side_by_side(x: Tensor | None) -> Tensor | None:
+        def flatten_frames(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.unflatten(0, (-1, frames)).flatten(1, 2)
 
         tokens = (group.tokens.unflatten(0, (-1, frames)) + self.times[:, None]).flatten(1, 2)
-        return TokenGroup(tokens, side_by_side(group.mask), group.kind, side_by_side(group.points), side_by_side(group.heatmaps))  # type: ignore[arg-type]
+        mask = group.mask.unflatten(0, (-1, frames)).flatten(1, 2)
+        return TokenGroup(tokens, mask, group.kind, flatten_frames(group.points), flatten_frames(group.heatmaps))

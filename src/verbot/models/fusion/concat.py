@@ -32,7 +32,7 @@ class Concat(nn.Module):
             0 returns the whole sequence, with the inputs of each layer.
         overview: with `hidden=0`, number of additional tokens, computed from the concatenated observation tokens. They replace
             the flat path.
-        expansion: of the feed-forward layers.
+        expansion: expansion of the feed-forward layers.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class ReadoutFusion(nn.Module):
     Order of the tokens: words, sentence, observations, readouts.
 
     Args:
-        expansion: of the feed-forward layers.
+        expansion: expansion of the feed-forward layers.
         hidden: if not 0, an MLP maps the readouts and the concatenated observation tokens (the flat path) to one token of this
             width.
     """

@@ -35,7 +35,7 @@ class TemporalFusion(nn.Module):
     Order of the tokens: words and sentence, then for each frame, oldest first, the learned and the uncompressed tokens.
 
     Args:
-        expansion: of the feed-forward layers.
+        expansion: expansion of the feed-forward layers.
         hidden: if not 0, an MLP maps the latest frame's tokens and its concatenated observation tokens (the flat path) to one
             token of this width.
     """

@@ -21,7 +21,7 @@ class Transformer:
     """How large the style encoder and the decoder are.
 
     Args:
-        hidden, layers, heads, expansion: of each.
+        hidden, layers, heads, expansion: the width, the numbers of layers and heads, and the feed-forward expansion of each.
         decoder: layers of the decoder where it has others than the style encoder.
     """
 
@@ -54,7 +54,7 @@ class CVAE(nn.Module):
         latent: dimension of z.
         kl_weight: the paper's β; the divergence is summed over the dimensions of z.
         gripper, rotation: as in ``regression``.
-        transformer: of style encoder and decoder.
+        transformer: options of the transformers of style encoder and decoder.
     """
 
     def __init__(

@@ -27,12 +27,12 @@ class Diffusion(nn.Module):
 
     Args:
         levels: T, of noise in training.
-        steps: of the sampler, at most `levels`.
+        steps: number of steps of the sampler, at most `levels`.
         predict: the output and target of the network; the other two follow from it. ``"noise"`` ε is DDPM's simple loss, but at
             the last levels its errors are amplified a thousandfold in the actions. ``"actions"`` has no such level, and neither
             has ``"velocity"``, √ᾱ_t·ε − √(1 − ᾱ_t)·actions (Salimans & Ho 2022).
         clip: in normalized units.
-        hidden, layers: of the network.
+        hidden, layers: the width and the number of layers of the network.
         draws: draws of noise and level per sample; the expensive encoders run once for all of them.
     """
 

@@ -27,8 +27,8 @@ class Flow(nn.Module):
     u ~ Beta(1.5, 1): mostly noisy times, never above s = 0.999.
 
     Args:
-        hidden, layers: of the network.
-        steps: of the integration.
+        hidden, layers: the width and the number of layers of the network.
+        steps: number of steps of the integration.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
     """
 

@@ -27,8 +27,8 @@ class FlowExpert(nn.Module):
     softmax.
 
     Args:
-        hidden, layers, heads, expansion: of the expert.
-        steps: of the integration; 10 in π0.
+        hidden, layers, heads, expansion: width, numbers of layers and heads, and feed-forward expansion of the expert.
+        steps: number of steps of the integration; 10 in π0.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
         layerwise: needs a fusion with as many layers as the expert: ``concat`` with ``hidden=0``.
     """

@@ -26,8 +26,8 @@ class Latent(nn.Module):
         latent: dimension of z.
         hidden: width of encoder and decoder.
         pretrain: train the autoencoder only.
-        weight: of the L1 distance to the encoder's z, relative to the error of the decoded chunk. It has no gradient for the
-            encoder.
+        weight: weight of the L1 distance to the encoder's z, relative to the error of the decoded chunk. It has no gradient for
+            the encoder.
         noise: standard deviation of noise that is added to z in training, so that near latents decode to near chunks.
         gripper, rotation: as in ``regression``.
     """

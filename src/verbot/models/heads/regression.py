@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from verbot.models.action_space import ActionReadout, targets
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import heads
-from verbot.models.stochastic import Exploration
+from verbot.models.stochastic import ActionDistributionHead
 from verbot.models.tokens import Batch, HeadInput, TokenGroup
 
 
@@ -43,7 +43,7 @@ class Regression(nn.Module):
         return self.readout.decode(self.forward(fused))
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
-        """Actions (b, k, a) drawn around the prediction by `Exploration` with its initial standard deviation."""
+        """Actions (b, k, a) drawn around the prediction by `ActionDistributionHead` with its initial standard deviation."""
         raw = self.forward(fused)
-        draws = Exploration(self.readout).to(raw.device)(raw.flatten(0, 1)).sample(generator)
+        draws = ActionDistributionHead(self.readout).to(raw.device)(raw.flatten(0, 1)).sample(generator)
         return draws.unflatten(0, raw.shape[:2])

@@ -39,7 +39,7 @@ class CodeSequence(nn.Module):
         codes: the codebook (actions, longest piece, a) in normalized units; `fit` computes it by k-means. Without one, codes start
             from seeded normal noise and are trained to be near their pieces (van den Oord et al. 2017).
         offsets: whether offsets are predicted.
-        hidden, layers, heads: of the decoder.
+        hidden, layers, heads: the width and the numbers of layers and heads of the decoder.
     """  # noqa: E501
 
     codes: Tensor

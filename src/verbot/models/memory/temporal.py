@@ -21,7 +21,7 @@ class TemporalMemory(nn.Module):
         frames: number of past frames. At most `NetworkConfig.sequence` − 1, which the network checks: older frames would never
             be trained.
         size: dimension of the vector of a frame.
-        layers, heads, expansion: of the transformer.
+        layers, heads, expansion: the numbers of layers and heads, and the feed-forward expansion of the transformer.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, Queries, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, Queries, TrainingObjective
 from verbot.models.objectives.siglip import WATCHED
 from verbot.models.protocols import EncodesPairs
 from verbot.models.registries import contrastive_losses, objectives
@@ -32,7 +32,7 @@ class Contrastive(TrainingObjective):
         tokens = () if make.attends else (sum(parts.vision_counts.values()),)
         self.attends: bool = make.attends
         self.pair: nn.Module = contrastive_losses.build(kind, sizes, *tokens, **options)
-        self._encode_text, self._encode_images = parts.encode_text, parts.encode_images
+        self._sentence_embeddings, self._encode_latest = parts.sentence_embeddings, parts.encode_latest
 
     def queries(self, batch: Batch) -> Queries | None:
         captions = batch.captions
@@ -52,15 +52,15 @@ class Contrastive(TrainingObjective):
             answers = features.answers["contrastive"]
             sentences, seen = answers.sentences, answers.keypoints
         else:
-            sentences, seen = self._encode_text(captions.text), self.overview(batch)
+            sentences, seen = self._sentence_embeddings(captions.text), self.overview(batch)
         loss, watched = self.pair.losses(sentences, seen, captions)  # type: ignore[operator]
         return {"contrastive": loss, **watched}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """``"alignment"`` (b,) in [-1, 1], the similarity of image and instruction."""
         seen = features.answers["contrastive"].keypoints if self.attends else self.overview(features.batch)
         assert features.sentence is not None
-        return {"alignment": Predicted(self.alignment(features.sentence.tokens[:, 0], seen))}
+        return {"alignment": AuxiliaryPrediction(self.alignment(features.sentence.tokens[:, 0], seen))}
 
     def alignment(self, sentences: Tensor, seen: TokenGroup) -> Tensor:
         """The cosine similarities (q,) of sentences (q, e) with the tokens of their images."""
@@ -69,7 +69,7 @@ class Contrastive(TrainingObjective):
 
     def overview(self, batch: Batch) -> TokenGroup:
         """Tokens (b, n, e) of the latest images, encoded with the learned prompt instead of a sentence."""
-        return self._encode_images(batch, self.pair.prompt.expand(len(batch.state), -1))  # type: ignore[operator]
+        return self._encode_latest(batch, self.pair.prompt.expand(len(batch.state), -1))  # type: ignore[operator]
 
 
 class ComparingNetwork(Protocol):
@@ -99,5 +99,5 @@ def similarities(network: ComparingNetwork, batch: Batch, text: TextBatch) -> Te
         )  # the instruction does not matter here
         assert seen is not None
     else:
-        seen = contrastive.overview(batch).take(rows)
+        seen = contrastive.overview(batch).select(rows)
     return contrastive.alignment(every, seen).view(count, images)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch, Masked, TokenGroup
@@ -34,9 +34,9 @@ class GraspState(TrainingObjective):
         target = batch.targets.get("grasp_state")
         return {} if target is None else {"grasp_state": self.loss(features.fused, target)}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """``"grasp"`` (b, s), in the units of the robot's state."""
-        return {"grasp": Predicted(self(features.fused), "state")}
+        return {"grasp": AuxiliaryPrediction(self(features.fused), "state")}
 
     def forward(self, fused: TokenGroup) -> Tensor:
         """Normalized states (b, s)."""

@@ -26,7 +26,7 @@ class GroundingQueries(TrainingObjective):
         self._found = "keypoints" in parts.vision_counts
 
     @property
-    def learns(self) -> bool:
+    def is_applicable(self) -> bool:
         return self._found
 
     def queries(self, batch: Batch) -> Queries | None:

@@ -46,7 +46,7 @@ class KeypointMemory(TrainingObjective):
         self.join = nn.Sequential(first, nn.GELU(), last)
 
     def refine(self, features: Features) -> Features:
-        """The note holds the predicted positions (b, v, 3, 2) and the logits of the refined ones (b, v, 3, h, w)."""
+        """The cache holds the predicted positions (b, v, 3, 2) and the logits of the refined ones (b, v, 3, h, w)."""
         assert features.keypoints is not None
         fused, places, logits = self(features.fused, features.keypoints)
         return features.refined(fused, "keypoint_memory", (places, logits))
@@ -55,7 +55,7 @@ class KeypointMemory(TrainingObjective):
         """``"keypoint_memory"``."""
         if "known_keypoints" not in batch.targets:
             return {}
-        places, logits = features.notes["keypoint_memory"]
+        places, logits = features.refine_cache["keypoint_memory"]
         return {"keypoint_memory": self.loss(places, logits, batch.targets["known_keypoints"])}
 
     def forward(self, fused: TokenGroup, keypoints: TokenGroup) -> tuple[TokenGroup, Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verbot.contracts import POINTS
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch, TokenGroup
@@ -29,7 +29,7 @@ class Keypoints(TrainingObjective):
         self._found = "keypoints" in parts.vision_counts
 
     @property
-    def learns(self) -> bool:
+    def is_applicable(self) -> bool:
         return self._found
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
@@ -40,13 +40,13 @@ class Keypoints(TrainingObjective):
         loss, distance = keypoint_loss(found, target.values, target.mask, self.history)
         return {"keypoints": loss, "keypoint_l1": distance}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """``"keypoints"`` (b, v, 3, 2): positions of target, receptacle and reference in each image, in [-1, 1]."""
         found = features.keypoints
         if found is None:
             return {}
         assert found.points is not None
-        return {"keypoints": Predicted(supervised(found.points, self.views, self.history))}
+        return {"keypoints": AuxiliaryPrediction(supervised(found.points, self.views, self.history))}
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from verbot.errors import ConfigError
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.protocols import TaskClassifier
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch
@@ -47,7 +47,7 @@ class TaskClassification(TrainingObjective):
         right = ((logits.argmax(-1) == true) & known).sum() / count
         return {"task_classification": entropy.masked_fill(~known, 0).sum() / count, "task_accuracy": right}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """``"tasks"`` {name: probability}."""
         head = self._head[0]
-        return {"tasks": Predicted(head.classify(features.fused).softmax(-1), names=head.tasks)}
+        return {"tasks": AuxiliaryPrediction(head.classify(features.fused).softmax(-1), names=head.tasks)}

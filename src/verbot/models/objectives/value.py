@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.features import Features, Losses, NetworkParts, Predicted, TrainingObjective
+from verbot.models.features import AuxiliaryPrediction, Features, Losses, NetworkParts, TrainingObjective
 from verbot.models.layers.transformer import masked_mean, reader
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch, TokenGroup
@@ -42,9 +42,9 @@ class Value(TrainingObjective):
         """``"value"``."""
         return {"value": self.loss(features.fused, batch)} if "steps_left" in batch.targets else {}
 
-    def predict(self, features: Features) -> Mapping[str, Predicted]:
+    def predict(self, features: Features) -> Mapping[str, AuxiliaryPrediction]:
         """``"value"`` (b,), which becomes `ActionChunk.value`."""
-        return {"value": Predicted(self(features.fused))}
+        return {"value": AuxiliaryPrediction(self(features.fused))}
 
     def forward(self, fused: TokenGroup) -> Tensor:
         """The value of each row, (b,) in (0, 1)."""

@@ -35,10 +35,11 @@ class Requests:
     """How an endpoint is asked. The fields are options of the reward model.
 
     Args:
-        timeout_s: of one request.
-        tries: of one request, where the endpoint does not answer, is busy or fails; each waits twice as long as the one before.
-        wait_s: before the second try.
-        together: requests at the same time.
+        timeout_s: timeout of one request.
+        tries: number of tries of one request, if the endpoint does not answer, is busy or fails; each waits twice as long as
+            the one before.
+        wait_s: waiting time before the second try.
+        together: number of simultaneous requests.
     """
 
     timeout_s: float = 30.0
@@ -58,7 +59,7 @@ class EndpointRewardModel:
 
     Args:
         model: as the endpoint names it.
-        url: of the endpoint, up to and including ``/v1``.
+        url: url of the endpoint, up to and including ``/v1``.
         kind: ``"chat"`` uses ``/chat/completions`` with temperature 0. ``"embeddings"`` uses ``/embeddings``; both numbers are
             then the cosine of state and instruction, rescaled so that `floor` is 0. It is crude: one vector for a sentence hardly
             distinguishes a red circle from a red square.

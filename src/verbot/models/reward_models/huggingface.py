@@ -52,13 +52,13 @@ class PretrainedRewardModel:
 
     Args:
         checkpoint: a folder, or a name on the hub. It needs a ``tokenizer.json`` and weights in safetensors.
-        revision: of the hub's repository.
+        revision: revision of the hub's repository.
         prompts: the question to a causal model, the claim hypothesis of an entailment.
         longest: maximum number of tokens of a pair. The end of a longer description is cut off; for a causal model the
             beginning of the prompt.
         batch: pairs in one forward pass.
         kept: size of the cache, in pairs.
-        sha256: of the checkpoint; filled in by `fit`.
+        sha256: sha256 of the checkpoint; filled in by `fit`.
 
     Raises:
         ConfigError: there is no such checkpoint, or its model is none of the three.

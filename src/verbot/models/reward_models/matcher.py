@@ -44,7 +44,7 @@ class Matcher(nn.Module):
     rule out success.
 
     Args:
-        width, heads: of the trained part.
+        width, heads: the width and the number of heads of the trained part.
         outputs: numbers for each pair.
 
     Example:
@@ -104,7 +104,7 @@ class Matcher(nn.Module):
         _frozen(self._frozen, texts)
 
     @torch.no_grad()
-    def opinions(self, states: Sequence[str], goals: Sequence[str]) -> Tensor:
+    def forward_no_grad(self, states: Sequence[str], goals: Sequence[str]) -> Tensor:
         """As `forward`, without a gradient."""
         return self(states, goals)
 
@@ -187,7 +187,7 @@ class TrainedRewardModel:
 
     Args:
         path: the file that `Matcher.save` wrote.
-        sha256: of that file; another one is refused.
+        sha256: sha256 of that file; another one is refused.
 
     Raises `PolicyError` for a file that is no reward model, or that has changed.
     """
@@ -205,7 +205,7 @@ class TrainedRewardModel:
         return {"sha256": _digest(options["path"]), **options} if "path" in options else dict(options)
 
     def score(self, states: Sequence[str], goals: Sequence[str]) -> FloatArray:
-        scores: FloatArray = self.matcher.opinions(states, goals).sigmoid().numpy()
+        scores: FloatArray = self.matcher.forward_no_grad(states, goals).sigmoid().numpy()
         return scores
 
 

@@ -1,4 +1,4 @@
-"""What the complete models of this folder have in common: the starter suite, and how a network is trained and played on it."""
+"""What the complete models of this folder have in common: the starter suite, and how a network is trained and evaluated on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tiny(
     """The starter recipe with another `network`: the same demonstrations, minutes and augmentation, on two processor cores.
 
     Args:
-        decay: of temporal ensembling, if the model uses it.
+        decay: decay of temporal ensembling, if the model uses it.
         changes: further settings of the training (`verbot.recipes.overrides`).
     """
     return Recipe(

@@ -47,7 +47,7 @@ def existing() -> list[torch.device]:
     return devices
 
 
-def place(network: nn.Module, device: torch.device) -> None:
+def to_device(network: nn.Module, device: torch.device) -> None:
     """Move `network` to `device`, keeping the attribute `lr_scale` of its parameters."""
     scales = {name: p.lr_scale for name, p in network.named_parameters() if hasattr(p, "lr_scale")}
     network.to(device)  # on some devices torch creates new parameters

@@ -32,11 +32,11 @@ class Whole:
         for parameter, slope in zip(self._parameters, self._views(self.gradient), strict=True):
             parameter.grad = slope
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Reset the gradient."""
         self.gradient.zero_()
 
-    def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
+    def all_reduce(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
         """Average `gradient` and `numbers` over all processes, in place."""
         process_group.average(self.gradient, *numbers)
 

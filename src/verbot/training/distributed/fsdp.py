@@ -53,18 +53,18 @@ class Sharded:
             rates = zip(sizes, scales.values(), strict=True)
             self.scale = torch.cat([torch.full((size,), scale, device=self.weights.device) for size, scale in rates])
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def share(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
+    def all_reduce(self, process_group: ProcessGroup, *numbers: Tensor) -> None:
         """Collect the gradients, which the backward pass has averaged, and release them."""
         for part, parameter in zip(self.gradient.split(self._sizes), self._parameters, strict=True):
             if parameter.grad is None:
                 part.zero_()
             else:
                 part.copy_(_local(parameter.grad).flatten())
-        self.forget()
+        self.zero_grad()
         process_group.average(*numbers)
 
     def norm(self) -> float:

@@ -84,11 +84,11 @@ class Optimizer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside the block, the network uses the averaged weights."""
-        with self.showing(self.average):
+        with self.use_weights(self.average):
             yield
 
     @contextmanager
-    def showing(self, vector: Tensor) -> Iterator[None]:
+    def use_weights(self, vector: Tensor) -> Iterator[None]:
         """Inside the block, the network uses these weights (w,)."""
         self.held.show(vector)
         try:

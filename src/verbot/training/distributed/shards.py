@@ -27,11 +27,11 @@ BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The shard of rank `rank` of `size`.
 
     Example:
-        >>> Share(0, 2).spans({"matrix": [3, 4], "vector": [2]}), Share(1, 2).spans({"matrix": [3, 4], "vector": [2]})
+        >>> Shard(0, 2).spans({"matrix": [3, 4], "vector": [2]}), Shard(1, 2).spans({"matrix": [3, 4], "vector": [2]})
         ([(0, 8), (12, 13)], [(8, 12), (13, 14)])
     """
 
@@ -54,18 +54,18 @@ class Share:
         return f"shard-{self.rank + 1:05d}-of-{self.size:05d}.safetensors"
 
 
-def read(folder: Path, layout: WeightShapes, files: Mapping[str, str], share: Share) -> dict[str, Tensor]:
-    """The tensors of a checkpoint for the shard `share`.
+def read(folder: Path, layout: WeightShapes, files: Mapping[str, str], shard: Shard) -> dict[str, Tensor]:
+    """The tensors of a checkpoint for `shard`.
 
     Args:
-        files: of all ranks in order, each with its sha256; only those that overlap with the shard are read.
+        files: files of all ranks in order, each with its sha256; only those that overlap with the shard are read.
 
     Raises `CorruptFileError` for a changed file.
     """
     from safetensors import safe_open
 
-    wanted = share.spans(layout)
-    held = [Share(rank, len(files)).spans(layout) for rank in range(len(files))]
+    wanted = shard.spans(layout)
+    held = [Shard(rank, len(files)).spans(layout) for rank in range(len(files))]
     needed = [any(_overlap(ours, its) for ours, its in zip(wanted, spans, strict=True)) for spans in held]
     needed[0] |= not any(needed)  # a rank without rows still needs the tensors that are not sharded
     with ExitStack() as stack:

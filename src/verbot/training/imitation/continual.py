@@ -18,7 +18,7 @@ class ContinualTask:
     """One task of a sequence.
 
     Args:
-        name: of the task, and of the folder of its run.
+        name: name of the task, and of the folder of its run.
         dataset: a folder of episodes, filtered by `selection`.
         samples: number of training samples.
     """
@@ -79,7 +79,7 @@ def train_sequentially(
         replay: as in `continual_task_config`.
         known: number of tasks on which the policy of `init` was trained already; they are replayed, not trained.
 
-    Raises `ConfigError` where two tasks have one name, or some are known without a policy to start from; and as `train_policy`.
+    Raises `ConfigError` if two tasks have one name, or some are known without a policy to start from; and as `train_policy`.
     """
     names = [continual_task.name for continual_task in continual_tasks]
     if len(set(names)) < len(names):

@@ -27,7 +27,7 @@ class TrainedEmbodiment:
     """One robot of a run.
 
     Args:
-        name: of the robot; empty for the first one.
+        name: name of the robot; empty for the first one.
         policy: the policy that is trained.
         training_data: its batches.
     """
@@ -57,7 +57,7 @@ def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> Train
     return dataclasses.replace(config, cotraining=(), data=data, **own)
 
 
-def share(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:
+def tie_weights(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Share weights of `first` with `other`: those with the same name and shape that match a pattern. Returns their names.
 
     Raises `ConfigError` for a pattern without a match.

@@ -31,17 +31,17 @@ def folder(out: Path, number: int) -> Path:
     return out / "corrections" / f"round-{number + 1}"
 
 
-def due(config: DaggerConfig, now: TrainingProgress) -> bool:
+def due(config: DaggerConfig, state: TrainingProgress) -> bool:
     """Whether the next round is due before the next step."""
     spread = (config.last - config.first) / max(1, config.rounds - 1)
-    return now.rounds < config.rounds and now.done + 1e-9 >= config.first + spread * now.rounds
+    return state.rounds < config.rounds and state.done + 1e-9 >= config.first + spread * state.rounds
 
 
-def gather(
+def collect_dagger_round(
     config: DaggerConfig,
     policy: VLAPolicy,
     out: Path,
-    now: TrainingProgress,
+    state: TrainingProgress,
     process_group: ProcessGroup,
     log: Log,
     *,
@@ -56,32 +56,32 @@ def gather(
         policy.network.eval()
         snapshot = out / "corrections" / "policy"
         policy.save(snapshot)
-        setup = CorrectionSetup(config, seed, str(snapshot), now.rounds)
-        record = _gather(config, setup, folder(out, now.rounds), workers)
+        setup = CorrectionSetup(config, seed, str(snapshot), state.rounds)
+        record = _collect(config, setup, folder(out, state.rounds), workers)
         shutil.rmtree(snapshot)
-        log.record("corrections", now.step, **record)
+        log.record("corrections", state.step, **record)
     process_group.broadcast()
 
 
-def _gather(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: int) -> dict[str, int]:
+def _collect(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: int) -> dict[str, int]:
     with closing(make_env(config.env, **config.options)) as env:
         spec = env.robot_spec
-    saved, tried, won = 0, 0, 0
+    saved, attempts, successes = 0, 0, 0
     if path.exists():
         dataset = open_dataset(path)
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
-        tried, won = last["attempt"] + 1, last["won"]
+        attempts, successes = last["attempt"] + 1, last["won"]
     limit = 6 * config.episodes + 20  # many episodes end before the expert acts, because the policy succeeds
-    indices = range(tried, limit if saved < config.episodes else tried)
-    with DatasetWriter(path, spec) as writer, closing(demonstrations(setup, indices, workers)) as played:
-        for correction in played:
-            tried, won = correction.index + 1, won + correction.over
+    indices = range(attempts, limit if saved < config.episodes else attempts)
+    with DatasetWriter(path, spec) as writer, closing(demonstrations(setup, indices, workers)) as corrections:
+        for correction in corrections:
+            attempts, successes = correction.index + 1, successes + correction.over
             if correction.record is not None:
-                writer.save_episode(stamped(correction.record, attempt=correction.index, won=won, round=setup.round + 1))
+                writer.save_episode(stamped(correction.record, attempt=correction.index, won=successes, round=setup.round + 1))
                 saved += 1
             if saved == config.episodes:
                 break
     if not saved:
-        raise TrainingError(f"round {setup.round + 1} of corrections collected nothing in {tried} attempts")
-    return {"episodes": saved, "attempts": tried, "over_before_the_expert": won}
+        raise TrainingError(f"round {setup.round + 1} of corrections collected nothing in {attempts} attempts")
+    return {"episodes": saved, "attempts": attempts, "over_before_the_expert": successes}

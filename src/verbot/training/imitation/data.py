@@ -30,24 +30,32 @@ CPU = torch.device("cpu")
 
 
 class TrainingData:
-    """The batches of one process, each a function of (seed, number, rank). A context manager.
+    """The batches of one process, each a function of (seed, micro-batch index, rank). A context manager.
 
     Args:
-        rounds: completed rounds of corrections, which are included.
-        rank: of this process; it determines its part of each batch.
+        dagger_rounds: completed rounds of corrections, which are included.
+        rank: rank of this process; it determines its part of each batch.
         device: computes cached features.
-        show: show the progress of that.
+        show_progress: show the progress of that.
 
     Raises `ConfigError` if the datasets are of different robots.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, rounds: int, rank: int, device: torch.device = CPU, show: bool = False):
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        dagger_rounds: int,
+        rank: int,
+        device: torch.device = CPU,
+        show_progress: bool = False,
+    ):
         self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
         datasets = [open_dataset(path) for path in config.data.datasets]
         self.spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        self._extractor = _extractor(config.data, config.network, self.spec, device, show)
+        self._extractor = _extractor(config.data, config.network, self.spec, device, show_progress)
         for dataset in datasets[1:]:
             if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
                 raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
@@ -64,27 +72,34 @@ class TrainingData:
                 f"augment.captions needs captions, and {', '.join(config.data.datasets)} has none: record them with "
                 f"`verbot collect --captions 16`"
             )
-        said = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
-        self.instructions = sorted(set(said))
+        instructions = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
+        self.instructions = sorted(set(instructions))
         self.network = _with_tasks(config.network, self._episodes(), config.data.datasets)
         splits = [_split(config.validation.share, config.seed, number, each) for number, each in enumerate(chosen)]
-        self._train = [self._windows(d, shown, config.augment) for d, (shown, _) in zip(datasets, splits, strict=True)]
-        held = [windows.choosing(hidden) for windows, (_, hidden) in zip(self._train, splits, strict=True) if hidden]
-        self._held_out = self._loader(Mixture(tuple(held)), config.seed + 1) if held else None
+        self._train = [
+            self._windows(dataset, train_episodes, config.augment)
+            for dataset, (train_episodes, _) in zip(datasets, splits, strict=True)
+        ]
+        validation_windows = [
+            windows.choosing(validation_episodes)
+            for windows, (_, validation_episodes) in zip(self._train, splits, strict=True)
+            if validation_episodes
+        ]
+        self._held_out = self._loader(Mixture(tuple(validation_windows)), config.seed + 1) if validation_windows else None
         self._corrections: list[Windows] = []
         self._stream: Iterator[WindowBatch] | None = None
         self._next = 0
-        self.grow(rounds)
+        self.add_correction_rounds(dagger_rounds)
 
     @staticmethod
-    def prepare(config: TrainConfig, device: torch.device = CPU, show: bool = False) -> None:
+    def prepare(config: TrainConfig, device: torch.device = CPU, show_progress: bool = False) -> None:
         """Decode the frames of all datasets and compute cached features, once for all processes.
 
         Raises `DataError` for an unreadable dataset.
         """
         datasets = [open_dataset(path) for path in config.data.datasets]
         spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        extractor = _extractor(config.data, config.network, spec, device, show)
+        extractor = _extractor(config.data, config.network, spec, device, show_progress)
         for dataset in datasets:
             FrameCache(dataset)
             if extractor is not None:
@@ -100,7 +115,7 @@ class TrainingData:
     def validates(self) -> bool:
         return self._held_out is not None and self.validation_batches > 0
 
-    def grow(self, rounds: int) -> None:
+    def add_correction_rounds(self, rounds: int) -> None:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
@@ -119,8 +134,8 @@ class TrainingData:
         every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes() if len(e.actions) >= network.chunk]
         if not every:
             raise ConfigError(f"no episode is as long as a chunk of {network.chunk} actions")
-        found = np.concatenate(every).swapaxes(1, 2)
-        return found[:: -(-len(found) // MANY_CHUNKS)].astype(np.float32)
+        chunks = np.concatenate(every).swapaxes(1, 2)
+        return chunks[:: -(-len(chunks) // MANY_CHUNKS)].astype(np.float32)
 
     def batch(self, step: int, micro: int) -> WindowBatch:
         """This process's part of micro-batch `micro` of `step`, augmented."""
@@ -164,20 +179,20 @@ class TrainingData:
 
 
 def _extractor(
-    data: DataConfig, network: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool
+    data: DataConfig, network: NetworkConfig, spec: RobotSpec, device: torch.device, show_progress: bool
 ) -> FrozenFeatureExtractor | None:
-    return FrozenFeatureExtractor(network, spec, device, show) if data.cache_features else None
+    return FrozenFeatureExtractor(network, spec, device, show_progress) if data.cache_features else None
 
 
 def _with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
     """The robot with a selection of its cameras."""
     if cameras is None:
         return spec
-    known = {camera.name: camera for camera in spec.cameras}
+    cameras_by_name = {camera.name: camera for camera in spec.cameras}
     for name in cameras:
-        if name not in known:
-            raise UnknownNameError(f"camera of robot {spec.name!r}", name, known)
-    return dataclasses.replace(spec, cameras=tuple(known[name] for name in cameras))
+        if name not in cameras_by_name:
+            raise UnknownNameError(f"camera of robot {spec.name!r}", name, cameras_by_name)
+    return dataclasses.replace(spec, cameras=tuple(cameras_by_name[name] for name in cameras))
 
 
 def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: Sequence[str]) -> NetworkConfig:
@@ -185,41 +200,41 @@ def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: S
 
     Raises `ConfigError` if no task is recorded, or one that the head does not have.
     """
-    known = network.head_tasks
-    if known is None:
+    head_tasks = network.head_tasks
+    if head_tasks is None:
         return network
-    found = sorted({task for episode in episodes if (task := task_of(episode)) is not None})
-    if not found:
+    recorded_tasks = sorted({task for episode in episodes if (task := task_of(episode)) is not None})
+    if not recorded_tasks:
         raise ConfigError(
             f"the head {network.head.name!r} needs the task of an episode, and no episode of "
             f"{', '.join(datasets)} records it: add extras with a request's task or a goal's verb"
         )
-    if known and (strange := sorted(set(found) - set(known))):
-        raise ConfigError(f"the head has the tasks {', '.join(known)}; the episodes also have {', '.join(strange)}")
-    return network if known else network.with_tasks(found)
+    if head_tasks and (unknown_tasks := sorted(set(recorded_tasks) - set(head_tasks))):
+        raise ConfigError(f"the head has the tasks {', '.join(head_tasks)}; the episodes also have {', '.join(unknown_tasks)}")
+    return network if head_tasks else network.with_tasks(recorded_tasks)
 
 
 def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
     """The selected episodes of dataset `number`. Raises `ConfigError` if there are fewer than requested."""
     selection = config.selections[number] if config.selections is not None else Selection()
-    found = list(range(len(dataset)))
+    episodes = list(range(len(dataset)))
     if selection.tasks is not None:
         recorded = [(episode.extras.get("request") or {}).get("task") for episode in dataset]
         for task in selection.tasks:
             if task not in recorded:
                 raise UnknownNameError(f"task in {dataset.root}", task, sorted({str(each) for each in recorded if each}))
-        found = [i for i in found if recorded[i] in selection.tasks]
-    if selection.episodes is not None and selection.episodes > len(found):
-        raise ConfigError(f"{dataset.root} has {len(found)} of the selected episodes; {selection.episodes} were requested")
-    return found[: selection.episodes]
+        episodes = [i for i in episodes if recorded[i] in selection.tasks]
+    if selection.episodes is not None and selection.episodes > len(episodes):
+        raise ConfigError(f"{dataset.root} has {len(episodes)} of the selected episodes; {selection.episodes} were requested")
+    return episodes[: selection.episodes]
 
 
 def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Episodes for training and validation; at least one of each if there are two and `share` is positive."""
     count = len(episodes)
     order = np.asarray(episodes, np.int64)[numbers(seed, 3, number).permutation(count)]
-    hidden = min(count - 1, max(1, round(share * count))) if share else 0
-    return sorted(order[hidden:].tolist()), sorted(order[:hidden].tolist())
+    validation_count = min(count - 1, max(1, round(share * count))) if share else 0
+    return sorted(order[validation_count:].tolist()), sorted(order[:validation_count].tolist())
 
 
 def _other_words(extras: Mapping[str, Any], captions: bool) -> Iterator[str]:

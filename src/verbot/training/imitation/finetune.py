@@ -59,7 +59,7 @@ def init_policy(
     Args:
         config: the policy's network.
         spec: the robot of the datasets, with its ranges.
-        statistics: of the datasets, used if ``init.statistics`` is ``"new"``.
+        statistics: statistics of the datasets, used if ``init.statistics`` is ``"new"``.
 
     Raises `ConfigError` if the policy has changed, if a weight has another shape, or if `init.lora` does not train new words.
     """
@@ -155,7 +155,7 @@ def _check_cameras(start: RobotSpec, robot: RobotSpec, cameras: Sequence[str], w
         )
 
 
-def note(init: InitConfig, trained: int, parameters: int) -> str:
+def card_text(init: InitConfig, trained: int, parameters: int) -> str:
     """Markdown for the card: the initial policy and the number of trained parameters; empty without an initial policy."""
     if init.init_from is None:
         return ""

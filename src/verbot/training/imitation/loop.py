@@ -24,18 +24,18 @@ from verbot.parallel.progress import Progress as Bar
 from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
 from verbot.training.checkpoint import TrainingProgress
-from verbot.training.distributed.device import find_device, generators, place
+from verbot.training.distributed.device import find_device, generators, to_device
 from verbot.training.distributed.fsdp import Sharded, check_sharding
 from verbot.training.distributed.launch import join, launched
 from verbot.training.distributed.optimizer import Optimizer, learning_rate
 from verbot.training.distributed.process_group import ProcessGroup, open_process_group, torch_threads
-from verbot.training.distributed.shards import Share
+from verbot.training.distributed.shards import Shard
 from verbot.training.imitation import dagger
 from verbot.training.imitation.augment import jitter_colors, torch_numbers
 from verbot.training.imitation.config import TrainConfig
-from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, share
+from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, tie_weights
 from verbot.training.imitation.data import TrainingData
-from verbot.training.imitation.finetune import init_parts, init_policy, note, resolved
+from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.log import Log
@@ -43,10 +43,10 @@ from verbot.training.log import Log
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 TEXTS_PER_BATCH = 256
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
-# Fields that may differ between a run and its continuation, because no weight depends on them; a device rounds in its own way.
-# The policy of init_from may have moved: init.sha256 says which one it is.
-FREE = ("parallelism.loader_threads", "logging.log_every", "logging.checkpoint_every", "init.init_from")
-SHARED = ("parallelism.processes", "parallelism.parallel")  # may change too: the same batches, up to rounding
+# Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
+# init.sha256 identifies it.
+MAY_CHANGE_ON_RESUME = ("parallelism.loader_threads", "logging.log_every", "logging.checkpoint_every", "init.init_from")
+MAY_CHANGE_UP_TO_ROUNDING = ("parallelism.processes", "parallelism.parallel")  # the same batches
 
 
 @dataclass(frozen=True)
@@ -125,31 +125,36 @@ def train_policy(
             setup = {"config": to_plain(config), "out": str(out), "stop_at": stop_at}
             opened = open_process_group(processes, setup, device, config.parallelism.sharded)
             process_group = joined.enter_context(opened)
-        return run(config, out, process_group, stop_at=stop_at, show=progress, card=card)
+        return run(config, out, process_group, stop_at=stop_at, show_progress=progress, card=card)
 
 
 def run(
-    config: TrainConfig, out: Path, process_group: ProcessGroup, stop_at: int | None = None, show: bool = False, card: str = ""
+    config: TrainConfig,
+    out: Path,
+    process_group: ProcessGroup,
+    stop_at: int | None = None,
+    show_progress: bool = False,
+    card: str = "",
 ) -> TrainResult:
-    """`train` in one process of the process group."""
-    share = Share(process_group.rank, process_group.size) if config.parallelism.sharded else None
-    found = checkpoint.load_latest(out / CHECKPOINTS, share, process_group)
-    now, tensors = found or (TrainingProgress(total=config.total_steps), {})
+    """`train_policy` in one process of the process group."""
+    shard = Shard(process_group.rank, process_group.size) if config.parallelism.sharded else None
+    latest = checkpoint.load_latest(out / CHECKPOINTS, shard, process_group)
+    state, tensors = latest or (TrainingProgress(total=config.total_steps), {})
     device = find_device(config.parallelism.device, *process_group.local_rank)
-    embodiments = _embodiments(config, out, now.rounds, process_group, device, show)
+    embodiments = _embodiments(config, out, state.rounds, process_group, device, show_progress)
     for embodiment in embodiments:
-        place(embodiment.policy.network, device)
-        _cache_instructions(embodiment.policy, embodiment.training_data.instructions, process_group, show)
+        to_device(embodiment.policy.network, device)
+        _cache_instructions(embodiment.policy, embodiment.training_data.instructions, process_group, show_progress)
     network, first = joint_network(embodiments), embodiments[0].training_data
-    optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if share else None)
+    optimizer = Optimizer(network, config.optimizer, Sharded(network, process_group) if shard else None)
     make_policy = partial(_new_policy, config, first, first.instructions)
-    session = TrainingSession(config.budget, out, process_group, embodiments, optimizer, now, make_policy)
+    session = TrainingSession(config.budget, out, process_group, embodiments, optimizer, state, make_policy)
     if "best" in tensors:
         session.best = tensors["best"].to(device)  # files have no device
-    if found:
-        optimizer.restore(tensors, now.layout)
-    now.layout = optimizer.layout
-    with ExitStack() as stack, Log(out if process_group.is_main else None, now.step, now.total, show) as log:
+    if latest:
+        optimizer.restore(tensors, state.layout)
+    state.layout = optimizer.layout
+    with ExitStack() as stack, Log(out if process_group.is_main else None, state.step, state.total, show_progress) as log:
         for embodiment in embodiments:
             stack.enter_context(embodiment.training_data)
         last = _loop(config, session, log, stop_at)
@@ -157,15 +162,17 @@ def run(
 
 
 def _embodiments(
-    config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show: bool
+    config: TrainConfig, out: Path, rounds: int, process_group: ProcessGroup, device: torch.device, show_progress: bool
 ) -> list[TrainedEmbodiment]:
     """The first robot and the co-training embodiments, with their shared weights."""
     configs = [config, *(embodiment_config(config, other) for other in config.cotraining)]
-    data = [TrainingData(each, out, rounds, process_group.rank, device, show and process_group.is_main) for each in configs]
+    data = [
+        TrainingData(each, out, rounds, process_group.rank, device, show_progress and process_group.is_main) for each in configs
+    ]
     instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
     policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
     for other, policy in zip(config.cotraining, policies[1:], strict=True):
-        share(policies[0].network, policy.network, other.shared)
+        tie_weights(policies[0].network, policy.network, other.shared)
     names = ["", *(other.robot for other in config.cotraining)]
     return [TrainedEmbodiment(*each) for each in zip(names, policies, data, strict=True)]
 
@@ -179,10 +186,10 @@ def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: 
     return fresh if config.init.parts is None else init_parts(config.init, fresh, instructions, config.seed)
 
 
-def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show: bool) -> None:
+def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_group: ProcessGroup, show_progress: bool) -> None:
     """Encode every instruction once, shared by all processes, to fill caches before the training speed is measured."""
     mine = instructions[process_group.rank :: process_group.size]
-    with Bar("read", len(mine), "instructions", enabled=show and process_group.is_main) as bar:
+    with Bar("read", len(mine), "instructions", enabled=show_progress and process_group.is_main) as bar:
         for start in range(0, len(mine), TEXTS_PER_BATCH):
             policy.network.backbone.prepare(mine[start : start + TEXTS_PER_BATCH])
             bar.update(min(start + TEXTS_PER_BATCH, len(mine)))
@@ -191,69 +198,71 @@ def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_
 
 def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None) -> dict[str, float]:
     """Steps until the run is over; returns the last mean losses. Every random number is a function of (seed, step, rank)."""
-    now, optimizer, process_group, logging = session.now, session.optimizer, session.process_group, config.logging
+    state, optimizer, process_group, logging = session.state, session.optimizer, session.process_group, config.logging
     recent, last = Mean(config.samples_per_step), {}
     alarm = ConsecutiveAlarm(config.monitor.threshold, config.monitor.patience)
-    while not session.over(stop_at):
-        if dagger.due(config.dagger, now):
-            with optimizer.averaged(), session.whole() as policy:
+    while not session.is_finished(stop_at):
+        if dagger.due(config.dagger, state):
+            with optimizer.averaged(), session.gathered_policy() as policy:
                 workers = config.dagger.workers or config.parallelism.processes
-                dagger.gather(config.dagger, policy, session.out, now, process_group, log, seed=config.seed, workers=workers)
-            now.rounds += 1
-            session.training_data.grow(now.rounds)
+                dagger.collect_dagger_round(
+                    config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers
+                )
+            state.rounds += 1
+            session.training_data.add_correction_rounds(state.rounds)
             session.save()
 
-        losses = _descend(session, config.optimizer, config.seed)
-        rate = learning_rate(config.optimizer.learning_rate, config.schedule, now.step, now.done)
+        losses = _compute_gradients(session, config.optimizer, config.seed)
+        rate = learning_rate(config.optimizer.learning_rate, config.schedule, state.step, state.done)
         norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
-        now.advance()
+        state.advance()
         if math.isfinite(norm):
-            now.skipped_in_a_row = 0
+            state.skipped_in_a_row = 0
             recent.add({**losses, "norm": norm})
         else:
-            now.skipped, now.skipped_in_a_row = now.skipped + 1, now.skipped_in_a_row + 1
-            if now.skipped_in_a_row == ROLL_BACK_AFTER:
+            state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+            if state.skipped_in_a_row == ROLL_BACK_AFTER:
                 _roll_back(session, log, config.optimizer)
 
-        if now.total is None and session.keep_to_budget():
+        if state.total is None and session.update_total_steps():
             session.save()
-        if now.step % logging.log_every == 0:
-            last = recent.take()
-            log.record("train", now.step, **last, rate=rate, skipped=now.skipped)
-            log.advance(now.step, now.total, _note(last))
-        if session.training_data.validates and now.step % config.validation.every == 0:
-            _note_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
-        if now.step % logging.checkpoint_every == 0:
-            session.keep_to_budget()
+        if state.step % logging.log_every == 0:
+            last = recent.pop_means()
+            log.record("train", state.step, **last, rate=rate, skipped=state.skipped)
+            log.advance(state.step, state.total, _progress_text(last))
+        if session.training_data.validates and state.step % config.validation.every == 0:
+            _record_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
+        if state.step % logging.checkpoint_every == 0:
+            session.update_total_steps()
             session.save()
     session.save()
-    last = recent.take() or last
-    log.advance(now.step, now.total, _note(last))
+    last = recent.pop_means() or last
+    log.advance(state.step, state.total, _progress_text(last))
     return last
 
 
-def _note(losses: Mapping[str, float]) -> str:
+def _progress_text(losses: Mapping[str, float]) -> str:
     return "loss {loss:.4f}, {samples_per_s:.0f} samples/s".format(**losses) if losses else "no loss"
 
 
-def _note_validation(
+def _record_validation(
     session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, measured: dict[str, float], *, keep_best: bool
 ) -> None:
     """Log a validation, warn if images and captions do not match, and keep the best weights."""
-    now = session.now
-    log.record("validation", now.step, **measured)
+    state = session.state
+    log.record("validation", state.step, **measured)
     if "matching" in measured and alarm.update(measured["matching"]):
         _warn_mismatch(session, log, alarm, measured["matching"])
-    if now.best is None or measured["loss"] < now.best:
-        now.best, now.since_best = measured["loss"], 0
+    if state.best is None or measured["loss"] < state.best:
+        state.best, state.since_best = measured["loss"], 0
         session.best = session.optimizer.average.clone() if keep_best else None
     else:
-        now.since_best += 1
+        state.since_best += 1
 
 
 def _warn_mismatch(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, cosine: float) -> None:
-    step = session.now.step
-    log.record("apart", step, matching=cosine, threshold=alarm.threshold, validations=alarm.below)
+    step = session.state.step
+    log.record("image_text_mismatch", step, matching=cosine, threshold=alarm.threshold, validations=alarm.below)
     if session.process_group.is_main:
         warnings.warn(
             f"step {step}: images and true captions have not matched for {alarm.below} validations: their mean similarity "
@@ -263,17 +272,17 @@ def _warn_mismatch(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, 
         )
 
 
-def _descend(session: TrainingSession, config: OptimizerConfig, seed: int) -> dict[str, float]:
+def _compute_gradients(session: TrainingSession, config: OptimizerConfig, seed: int) -> dict[str, float]:
     """Compute the gradient of one global batch, averaged over all processes, in `optimizer.gradient`. Returns the losses."""
-    now, process_group = session.now, session.process_group
-    session.optimizer.held.forget()
+    state, process_group = session.state, session.process_group
+    session.optimizer.held.zero_grad()
     losses: dict[str, Tensor] = {}
     for embodiment, micro in itertools.product(session.embodiments, range(config.accumulation)):
         embodiment.policy.network.train()
-        colors = torch_numbers(seed, 4, now.step, micro)
-        generator = torch_numbers(seed, 5, now.step, micro, process_group.rank)
+        colors = torch_numbers(seed, 4, state.step, micro)
+        generator = torch_numbers(seed, 5, state.step, micro, process_group.rank)
         torch.manual_seed(generator.initial_seed())  # for dropout, which uses the global generator
-        batch = embodiment.policy.collate(embodiment.training_data.batch(now.step, micro))
+        batch = embodiment.policy.collate(embodiment.training_data.batch(state.step, micro))
         sequence = embodiment.policy.config.sequence
         images = jitter_colors(
             batch.images, embodiment.training_data.augment, colors, process_group.rank, process_group.size, sequence
@@ -286,7 +295,7 @@ def _descend(session: TrainingSession, config: OptimizerConfig, seed: int) -> di
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
     losses["loss"] = _total(session, losses)
     numbers = torch.stack(list(losses.values()))
-    session.optimizer.held.share(process_group, numbers)
+    session.optimizer.held.all_reduce(process_group, numbers)
     return dict(zip(losses, numbers.tolist(), strict=True))
 
 
@@ -315,47 +324,48 @@ def _validate(session: TrainingSession, seed: int) -> dict[str, float]:
 
 def _roll_back(session: TrainingSession, log: Log, config: OptimizerConfig) -> None:
     sharded = isinstance(session.optimizer.held, Sharded)
-    share = Share(session.process_group.rank, session.process_group.size) if sharded else None
-    found = checkpoint.load_latest(session.out / CHECKPOINTS, share, session.process_group)
-    step = found[0].step if found else 0
-    if found:
-        session.optimizer.restore(found[1], found[0].layout)
-    log.record("rolled back", session.now.step, to=step)
+    shard = Shard(session.process_group.rank, session.process_group.size) if sharded else None
+    latest = checkpoint.load_latest(session.out / CHECKPOINTS, shard, session.process_group)
+    step = latest[0].step if latest else 0
+    if latest:
+        session.optimizer.restore(latest[1], latest[0].layout)
+    log.record("rolled back", session.state.step, to=step)
     raise TrainingError(
-        f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.now.step}; rolled back to "
+        f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.state.step}; rolled back to "
         f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or restart training with a lower "
         f"learning_rate (now {config.learning_rate:g}) or clip_norm (now {config.clip_norm:g})."
     )
 
 
 def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float], card: str) -> TrainResult:
-    now, out = session.now, session.out
-    finished = session.over(stop_at=None)
-    held_out = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None
+    state, out = session.state, session.out
+    finished = session.is_finished(stop_at=None)
+    validation_loss = _validate(session, config.seed)["loss"] if finished and session.training_data.validates else None
     trained, parameters = count(joint_network(session.embodiments))
     result = TrainResult(
         policy=str(out / POLICY),
-        steps=now.step,
-        samples=now.step * config.samples_per_step,
+        steps=state.step,
+        samples=state.step * config.samples_per_step,
         seconds=session.seconds(),
         loss=last.get("loss"),
-        validation_loss=held_out if session.best is None else now.best,
-        skipped=now.skipped,
-        corrections=now.rounds,
+        validation_loss=validation_loss if session.best is None else state.best,
+        skipped=state.skipped,
+        corrections=state.rounds,
         finished=finished,
         trained=trained,
         parameters=parameters,
     )
     if finished:
         best = session.optimizer.average if session.best is None else session.best
-        with session.optimizer.showing(best), session.whole() as policy:
+        with session.optimizer.use_weights(best), session.gathered_policy() as policy:
             if session.process_group.is_main:
                 for name, each in [
                     ("", policy),
                     *((embodiment.name, embodiment.policy) for embodiment in session.embodiments[1:]),
                 ]:
                     each.network.eval()
-                    each.save(out / (f"{POLICY}-{name}" if name else POLICY), card=card + note(config.init, trained, parameters))
+                    folder = out / (f"{POLICY}-{name}" if name else POLICY)
+                    each.save(folder, card=card + card_text(config.init, trained, parameters))
                 checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -366,16 +376,18 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise ConfigError(f"{out} contains a training run already; choose another folder, or resume it")
-        theirs = load_yaml(TrainConfig, path)
-        if theirs.init.sha256 != config.init.sha256:
+        recorded = load_yaml(TrainConfig, path)
+        if recorded.init.sha256 != config.init.sha256:
             raise ConfigError(
-                f"{out} contains a run that started from a policy with sha256 {theirs.init.sha256}, and {config.init.init_from} "
-                f"is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another folder"
+                f"{out} contains a run that started from a policy with sha256 {recorded.init.sha256}, and "
+                f"{config.init.init_from} is {config.init.sha256 or 'none'}: restore that policy, or start a new run in another "
+                f"folder"
             )
-        if differing := [name for name in differences(theirs, config) if name not in (*FREE, *SHARED)]:
+        free = (*MAY_CHANGE_ON_RESUME, *MAY_CHANGE_UP_TO_ROUNDING)
+        if differing := [name for name in differences(recorded, config) if name not in free]:
             raise ConfigError(
                 f"{out} contains a run with another {', '.join(differing)}; resuming needs the same configuration "
-                f"(only {', '.join((*FREE, *SHARED))} may change), a new one needs another folder"
+                f"(only {', '.join(free)} may change), a new one needs another folder"
             )
     out.mkdir(parents=True, exist_ok=True)
     dump_yaml(config, path)

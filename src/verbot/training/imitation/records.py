@@ -92,7 +92,7 @@ class OptimizerConfig:
     Args:
         name: ``"adamw"``.
         learning_rate: the peak, which the schedule scales.
-        weight_decay: of matrices; vectors do not decay.
+        weight_decay: weight decay of matrices; vectors do not decay.
         clip_norm: maximum norm of the gradient.
         ema_decay: decay of the moving average of the weights, which is validated and saved.
         accumulation: batches whose gradients are averaged for one step.
@@ -195,7 +195,7 @@ class ValidationConfig:
 
     Args:
         share: fraction of the episodes that is held out, drawn by the seed.
-        batches: of each validation.
+        batches: number of batches of each validation.
         every: steps between two validations.
     """
 
@@ -231,7 +231,7 @@ class MonitorConfig:
     """When training warns that images and captions do not match; for the objective ``contrastive``.
 
     Args:
-        threshold: of the mean cosine of images and true captions, in validation.
+        threshold: threshold of the mean cosine of images and true captions, in validation.
         patience: consecutive validations below it until a warning, and for each further one.
     """
 
@@ -275,16 +275,16 @@ class DaggerConfig:
     """Corrections of the policy's mistakes by the expert, collected during training (see `verbot.training.imitation.dagger`).
 
     Args:
-        rounds: of corrections; 0 is plain behavior cloning.
+        rounds: number of rounds of corrections; 0 is plain behavior cloning.
         env: name of the env in which the policy acts.
-        options: of the env.
+        options: options of the env.
         axes: randomization axis to strength, for every episode.
         episodes: corrections in each round.
         first, last: when the first and the last round happen, as fractions of the training steps.
         max_steps: the policy acts for 0 to this many control steps before the expert takes over.
         weight: how often a frame of a correction is drawn, relative to a frame of a demonstration.
         execute: actions of each chunk that the policy executes.
-        noise: of the expert, as in collection.
+        noise: noise of the expert, as in collection.
         workers: processes that collect; 0 takes as many as train.
     """
 

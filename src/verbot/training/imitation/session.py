@@ -29,7 +29,7 @@ class TrainingSession:
         budget: how long the run is.
         out: the run's folder.
         embodiments: the robots that are trained, the main one first.
-        now: the progress.
+        state: the progress.
         make_policy: builds a policy like `policy` before training.
     """
 
@@ -40,31 +40,31 @@ class TrainingSession:
         process_group: ProcessGroup,
         embodiments: Sequence[TrainedEmbodiment],
         optimizer: Optimizer,
-        now: TrainingProgress,
+        state: TrainingProgress,
         make_policy: Callable[[], VLAPolicy],
     ):
         self._budget, self.out, self.process_group, self.embodiments = budget, out, process_group, embodiments
         self.policy, self.training_data = embodiments[0].policy, embodiments[0].training_data
-        self.optimizer, self.now = optimizer, now
+        self.optimizer, self.state = optimizer, state
         self.best: Tensor | None = None  # the weights of the best validation, if they are kept
-        self._before, self._started, self._make_policy = now.seconds, time.monotonic(), make_policy
-        self._first = now.step
+        self._earlier_s, self._started, self._make_policy = state.seconds, time.monotonic(), make_policy
+        self._first = state.step
         self._mark: tuple[float, int] | None = None  # the last speed measurement: seconds, step
 
     def seconds(self) -> float:
-        """Training in training, over all calls. Preparing frames and instructions is not counted."""
-        return self._before + time.monotonic() - self._started
+        """Training time in seconds, summed over all calls; preparing frames and instructions is not counted."""
+        return self._earlier_s + time.monotonic() - self._started
 
     def save(self) -> None:
-        self.now.seconds = self.seconds()
+        self.state.seconds = self.seconds()
         tensors = self.optimizer.state() | ({} if self.best is None else {"best": self.best})
         if isinstance(self.optimizer.held, Sharded):
-            checkpoint.save_shares(self.out / CHECKPOINTS, self.now, tensors, self.process_group)
+            checkpoint.save_shares(self.out / CHECKPOINTS, self.state, tensors, self.process_group)
         elif self.process_group.is_main:
-            checkpoint.save(self.out / CHECKPOINTS, self.now, tensors)
+            checkpoint.save(self.out / CHECKPOINTS, self.state, tensors)
 
     @contextmanager
-    def whole(self) -> Iterator[VLAPolicy]:
+    def gathered_policy(self) -> Iterator[VLAPolicy]:
         """The policy with the current weights, for the main rank to save. All processes must call this."""
         held, policy = self.optimizer.held, self.policy
         if isinstance(held, Sharded):
@@ -74,23 +74,28 @@ class TrainingSession:
                 policy.network.load_state_dict(state)
         yield policy
 
-    def over(self, stop_at: int | None) -> bool:
-        done = self.now.total is not None and self.now.step >= self.now.total
-        early = self._budget.patience is not None and self.now.since_best >= self._budget.patience
-        return done or early or self.now.step == stop_at
+    def is_finished(self, stop_at: int | None) -> bool:
+        """Whether the run is complete, `BudgetConfig.patience` ran out, or step `stop_at` is reached."""
+        reached_total = self.state.total is not None and self.state.step >= self.state.total
+        early = self._budget.patience is not None and self.state.since_best >= self._budget.patience
+        return reached_total or early or self.state.step == stop_at
 
-    def keep_to_budget(self) -> bool:
+    def update_total_steps(self) -> bool:
         """Convert the remaining `minutes` to steps at the measured speed. Returns False if the measurement is too short."""
         if self._budget.minutes is None:
             return False
-        budget, now = 60 * self._budget.minutes, self.seconds()
-        if self._mark is None and self.now.step - self._first >= 3:  # the first steps are slow
-            self._mark = (now, self.now.step)
-        since, steps = (now - self._mark[0], self.now.step - self._mark[1]) if self._mark else (0.0, 0)
-        total = self.now.step + max(1, round((budget - now) * steps / since)) if since > min(MEASURE_S, 0.1 * budget) else None
+        budget, elapsed_s = 60 * self._budget.minutes, self.seconds()
+        if self._mark is None and self.state.step - self._first >= 3:  # the first steps are slow
+            self._mark = (elapsed_s, self.state.step)
+        measured_s, steps = (elapsed_s - self._mark[0], self.state.step - self._mark[1]) if self._mark else (0.0, 0)
+        total = (
+            self.state.step + max(1, round((budget - elapsed_s) * steps / measured_s))
+            if measured_s > min(MEASURE_S, 0.1 * budget)
+            else None
+        )
         total = self.process_group.broadcast(total)
         if total is not None:
-            self.now.total, self._mark = total, (now, self.now.step)
+            self.state.total, self._mark = total, (elapsed_s, self.state.step)
         return total is not None
 
 
@@ -110,7 +115,7 @@ class Mean:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def take(self) -> dict[str, float]:
+    def pop_means(self) -> dict[str, float]:
         """The means since the last call; empty without steps."""
         if not self._count:
             return {}

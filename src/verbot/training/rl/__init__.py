@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from verbot.configuration import former_names
 from verbot.training.rl.config import ReinforceConfig
 
 if TYPE_CHECKING:
-    from verbot.training.rl.ppo import ReinforceResult, reinforce
+    from verbot.training.rl.ppo import ReinforceResult, train_ppo
 
-__all__ = ["ReinforceConfig", "ReinforceResult", "reinforce"]
+__all__ = ["ReinforceConfig", "ReinforceResult", "train_ppo"]
+
+
+_former = former_names(__name__, reinforce="train_ppo")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _former(name)
     from verbot.training.rl import ppo  # it needs Stable-Baselines3
 
     return getattr(ppo, name)

@@ -17,7 +17,7 @@ from verbot.errors import ConfigError
 from verbot.models.features import Features, Queries
 from verbot.models.layers.transformer import reader
 from verbot.models.protocols import HasReadout, SeparatesPerception
-from verbot.models.stochastic import Draw, Exploration
+from verbot.models.stochastic import ActionDistribution, ActionDistributionHead
 from verbot.models.tokens import Batch, GoalQueries, Masked, TextBatch, TokenGroup
 from verbot.policy.policy import VLAPolicy
 from verbot.spec import FloatArray
@@ -69,8 +69,8 @@ class ObservationEncoder:
             }
         )
 
-    def take(self, seen: Sequence[GroundedObservation]) -> Arrays:
-        processed = [self._policy.preprocess(each.observation) for each in seen]
+    def encode(self, observations: Sequence[GroundedObservation]) -> Arrays:
+        processed = [self._policy.preprocess(each.observation) for each in observations]
         images = np.stack([one.images for one in processed])
         return {
             **({"features": self._encode_images(images)} if self._features else {}),
@@ -78,10 +78,10 @@ class ObservationEncoder:
             "mask": np.stack([one.images_mask for one in processed]).astype(np.uint8),
             "state": np.stack([one.state for one in processed]).astype(np.float32),
             "sentences": np.array(
-                [[self._number(text) for text in (each.observation.instruction, *each.queries)] for each in seen]
+                [[self._number(text) for text in (each.observation.instruction, *each.queries)] for each in observations]
             ),
-            "points": np.stack([each.points for each in seen]),
-            "known": np.stack([each.known for each in seen]).astype(np.uint8),
+            "points": np.stack([each.points for each in observations]),
+            "known": np.stack([each.known for each in observations]).astype(np.uint8),
         }
 
     def batch(self, arrays: dict[str, Tensor], queries: bool = False, images_only: bool = False) -> Batch:
@@ -154,7 +154,7 @@ class ActorCritic(BasePolicy):
         self.keypoint_errors: list[float] = []  # mean L1 error of each batch since the last log entry
         width, count = network.backbone.width, network.backbone.count
         hidden = max(width, 64)
-        self.network, self.exploration = network, Exploration(network.head.readout, config.ppo.log_std)
+        self.network, self.exploration = network, ActionDistributionHead(network.head.readout, config.ppo.log_std)
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         self.critic = nn.Sequential(reader(width, count), nn.Linear(width, hidden), nn.GELU(), last)
@@ -189,12 +189,16 @@ class ActorCritic(BasePolicy):
             part.requires_grad_(trained)
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        draw, values = self._evaluate(obs)
-        actions = draw.mode() if deterministic else draw.sample()
-        return actions, values, draw.log_prob(actions)
+        distribution, values = self._evaluate(obs)
+        actions = distribution.mode() if deterministic else distribution.sample()
+        return actions, values, distribution.log_prob(actions)
 
     def evaluate_actions(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With a `keypoint_weight`, the gradient of the values includes that of the keypoint loss."""
+        """Values, log-probabilities and entropies (b,) of actions (b, a).
+
+        With a `keypoint_weight`, the backward pass of the values also computes the gradient of the keypoint loss.
+        Stable-Baselines3 has no hook for auxiliary losses, so the loss is attached to the values.
+        """
         warmup = self._config.perception_warmup
         if warmup is None or self._warming_up:
             features = self._features(self._encoder.batch(obs, queries=True, images_only=True))
@@ -207,8 +211,8 @@ class ActorCritic(BasePolicy):
                 some = {name: value[::EVERY] for name, value in obs.items()}
                 trained = self._features(self._encoder.batch(some, queries=True, images_only=True))
         values = self._with_auxiliary(self._value(features.fused), trained)
-        draw = self._draw(features.fused)
-        log_probs, entropy = draw.log_prob(actions), draw.entropy()
+        distribution = self._action_distribution(features.fused)
+        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
         return (values, log_probs.detach(), entropy.detach()) if self._warming_up else (values, log_probs, entropy)
 
     def _features(self, batch: Batch) -> Features:
@@ -233,8 +237,8 @@ class ActorCritic(BasePolicy):
         loss = sum(terms[1:], terms[0]) if terms else None
         if loss is None or not loss.requires_grad:
             return values
-        carrying: Tensor = _CarryLoss.apply(values.detach() if self._warming_up else values, weight * loss)
-        return carrying
+        with_loss: Tensor = _AttachLoss.apply(values.detach() if self._warming_up else values, weight * loss)
+        return with_loss
 
     def predict_values(self, obs: dict[str, Tensor]) -> Tensor:
         return self._evaluate(obs)[1]
@@ -246,13 +250,14 @@ class ActorCritic(BasePolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self(observation, deterministic)[0]
 
-    def _evaluate(self, obs: dict[str, Tensor]) -> tuple[Draw, Tensor]:
+    def _evaluate(self, obs: dict[str, Tensor]) -> tuple[ActionDistribution, Tensor]:
         fused = self.network(self._encoder.batch(obs)).fused
-        return self._draw(fused), self._value(fused)
+        return self._action_distribution(fused), self._value(fused)
 
-    def _draw(self, fused: TokenGroup) -> Draw:
-        draw: Draw = self.exploration(self.network.head(fused)[:, 0])  # of the chunk's first action, the one that is executed
-        return draw
+    def _action_distribution(self, fused: TokenGroup) -> ActionDistribution:
+        first_action = self.network.head(fused)[:, 0]  # of the chunk, the one that is executed
+        distribution: ActionDistribution = self.exploration(first_action)
+        return distribution
 
     def _value(self, fused: TokenGroup) -> Tensor:
         value: Tensor = self.critic(_detached(fused) if self._config.ppo.detach_critic else fused)
@@ -273,7 +278,7 @@ class _GroupedAdamW(torch.optim.AdamW):
                 group["lr"] = rate
 
 
-class _CarryLoss(torch.autograd.Function):
+class _AttachLoss(torch.autograd.Function):
     """Returns `values` unchanged; the backward pass adds the gradient of `loss` once.
 
     This adds a loss to the training step of another library.
@@ -295,27 +300,27 @@ class PolicyVecEnv(VecEnv):
     def __init__(self, runners: EnvRunners, policy: VLAPolicy, encoder: ObservationEncoder, reward: Reward):
         self._runners, self._policy, self._encoder, self.reward = runners, policy, encoder, reward
         spec = policy.spec
-        limits = policy.action_steps.forward(np.stack([spec.action_low(), spec.action_high()]))
+        limits = policy.action_transform.forward(np.stack([spec.action_low(), spec.action_high()]))
         super().__init__(runners.count, encoder.space, spaces.Box(limits[0], limits[1], dtype=np.float32))
         self._actions: FloatArray = np.empty((0, 0), np.float32)
         self._lengths = np.zeros(runners.count, int)
 
     def reset(self) -> Arrays:
         started = self._runners.begin()
-        self.reward.begin(range(len(started)), [info for _, info in started], [seen for seen, _ in started])
-        return self._encoder.take([seen for seen, _ in started])
+        self.reward.reset(range(len(started)), [info for _, info in started], [seen for seen, _ in started])
+        return self._encoder.encode([seen for seen, _ in started])
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = self._policy.action_steps.inverse(actions).astype(np.float32)
+        self._actions = self._policy.action_transform.inverse(actions).astype(np.float32)
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         transitions = self._runners.step(list(self._actions))
         rewards = self.reward(transitions, self._actions)
         infos = [self._info(i, transition) for i, transition in enumerate(transitions)]
         over = [i for i, transition in enumerate(transitions) if transition.final is not None]
-        self.reward.begin(over, [transitions[i].reset_info or {} for i in over], [transitions[i].observation for i in over])
+        self.reward.reset(over, [transitions[i].reset_info or {} for i in over], [transitions[i].observation for i in over])
         return (
-            self._encoder.take([transition.observation for transition in transitions]),
+            self._encoder.encode([transition.observation for transition in transitions]),
             rewards.astype(np.float32),
             np.array([transition.final is not None for transition in transitions]),
             infos,
@@ -325,7 +330,7 @@ class PolicyVecEnv(VecEnv):
         self._lengths[env] += 1
         info = dict(transition.info)
         if transition.final is not None:
-            ended = {name: value[0] for name, value in self._encoder.take([transition.final]).items()}
+            ended = {name: value[0] for name, value in self._encoder.encode([transition.final]).items()}
             info |= {
                 "terminal_observation": ended,
                 "TimeLimit.truncated": transition.truncated,
@@ -334,10 +339,10 @@ class PolicyVecEnv(VecEnv):
             self._lengths[env] = 0
         return info
 
-    def log_probs(self, actor: ActorCritic, seen: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
+    def log_probs(self, actor: ActorCritic, observations: Sequence[GroundedObservation], actions: FloatArray) -> FloatArray:
         """Log-probabilities (n,) that `actor` gives to `actions` (n, a), in the robot's units."""
-        obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._encoder.take(seen).items()}
-        wanted = torch.as_tensor(self._policy.action_steps.forward(actions), dtype=torch.float32, device=actor.device)
+        obs = {name: torch.as_tensor(value, device=actor.device) for name, value in self._encoder.encode(observations).items()}
+        wanted = torch.as_tensor(self._policy.action_transform.forward(actions), dtype=torch.float32, device=actor.device)
         with torch.no_grad():
             log_probs: FloatArray = actor.log_probs(obs, wanted).cpu().numpy()
         return log_probs

@@ -21,8 +21,8 @@ class EnvConfig:
     """The envs in which the policy acts.
 
     Args:
-        name: of a registered env; its training scenes are used.
-        options: of the env.
+        name: name of a registered env; its training scenes are used.
+        options: options of the env.
         tasks: alternate between episodes; None uses all tasks of the env.
         axes: randomization axis to strength, for every episode.
         num_envs: number of parallel episodes.
@@ -134,8 +134,8 @@ class PerceptionWarmup:
     """The beginning of a run, in which only the keypoint loss trains the network.
 
     Args:
-        updates: of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it. 0 keeps the
-            perception of the initial policy.
+        updates: number of updates of the warm-up. Each uses short samples of many scenes, on the expert's trajectory and off it.
+            0 keeps the perception of the initial policy.
         batch_size: small batches work best, as in imitation learning.
         learning_rate: decays linearly to zero over the warm-up.
         tasks: alternate between warm-up samples; a task may be listed several times. None uses the tasks of the env.
@@ -171,7 +171,7 @@ class ReinforceParallelismConfig:
     Args:
         workers: number of processes that step the envs; 0 uses one per core.
         threads: torch threads of the training process.
-        device: of the training process.
+        device: device of the training process.
     """
 
     workers: int = 0
@@ -182,22 +182,35 @@ class ReinforceParallelismConfig:
         at_least_one(self, "threads")
 
 
+# Former names of the options of rewards, which are read for one version.
+OLD_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "language": {"scorer": "reward_model"},
+    "adversarial": {
+        "groups": "episodes_per_side",
+        "each": "steps_per_episode",
+        "ended": "absorbing_fraction",
+        "reach": "reward_clip",
+        "stays": "absorbing_steps",
+    },
+}
+
+
 def _from_older_shape(record: Record) -> Record:
-    """Records in which the language reward has the option `scorer`, the former name of `reward_model`."""
+    """Records in which options of the reward have the names of `OLD_OPTIONS`."""
     reward = record.get("reward")
-    if not isinstance(reward, Mapping) or reward.get("name") != "language" or "scorer" not in (reward.get("options") or {}):
+    if not isinstance(reward, Mapping) or not isinstance(reward.get("options"), Mapping):
         return record
-    return {**record, "reward": {**reward, "options": renamed_options(reward["options"])}}
+    return {**record, "reward": {**reward, "options": renamed_options(str(reward.get("name")), reward["options"])}}
 
 
-def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the language reward with today's names. Raises `ConfigError` for an option given by both its names."""
-    if "scorer" not in options:
-        return dict(options)
-    if "reward_model" in options:
-        raise ConfigError("reward 'language' is given reward_model and also scorer, which is its old name")
-    warn_renamed("the option of reward 'language'", "scorer", "reward_model")
-    return {{"scorer": "reward_model"}.get(name, name): value for name, value in options.items()}
+def renamed_options(reward: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reward with today's names. Raises `ConfigError` for an option given by both its names."""
+    old = OLD_OPTIONS.get(reward, {})
+    for name in (name for name in old if name in options):
+        if old[name] in options:
+            raise ConfigError(f"reward {reward!r} is given {old[name]} and also {name}, which is its old name")
+        warn_renamed(f"the option of reward {reward!r}", name, old[name])
+    return {old.get(name, name): value for name, value in options.items()}
 
 
 @renamed(
@@ -225,14 +238,14 @@ def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
 )
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """A complete run of reinforcement learning.
+    """A complete run of reinforcement learning by PPO.
 
     Args:
         env: where the policy acts.
         init: the policy that training starts from.
-        reward: of each step; ``"world"`` is the env's own.
+        reward: reward of each step; ``"world"`` is the env's own.
         reward_shaping: what is added to the env's own reward.
-        network: of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
+        network: network of a new policy. Its head must be ``"regression"``, whose outputs are read as distributions.
         steps: total control steps of all envs.
         ppo: the algorithm.
         perception_warmup: the beginning, in which only the keypoint loss trains the network; afterwards the policy gradient

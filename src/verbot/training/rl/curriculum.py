@@ -55,7 +55,7 @@ class Curriculum:
         return int(rng.integers(reached)) if reached and rng.random() < self.review else reached
 
 
-class Course:
+class CurriculumState:
     """The level that each task has reached.
 
     Args:
@@ -72,7 +72,7 @@ class Course:
             for task, ended in state["recent"].items():
                 self._recent[task].extend(ended)
 
-    def note(self, task: str, level: int, success: bool) -> bool:
+    def record_episode(self, task: str, level: int, success: bool) -> bool:
         """Record the end of an episode. Returns whether its task advances to the next level."""
         if level != self.reached[task] or self._config.order == "uniform" or level == self._last:
             return False

@@ -17,7 +17,7 @@ from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
 from verbot.parallel.workers import Worker, cores
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.worker import open_workers
 from verbot.spec import FloatArray, Observation, RobotSpec
 from verbot.training.rl.config import ReinforceConfig
@@ -84,8 +84,8 @@ class EnvRunnerPlan:
 
 
 @dataclass(frozen=True)
-class RunStage:
-    """The stage of a run.
+class RunState:
+    """The state of a run that the env runners need.
 
     Args:
         reached: task to the level that it has reached.
@@ -104,7 +104,7 @@ class EnvRunner:
     Args:
         number, count: it uses every `count`-th scene, starting at `number`.
 
-    `stage` can be changed at any time; it applies from the next episode on.
+    `run_state` can be changed at any time; it applies from the next episode on.
     """
 
     def __init__(self, env: TaskEnv, config: CollectConfig, number: int, count: int, plan: EnvRunnerPlan):
@@ -112,24 +112,24 @@ class EnvRunner:
         self._tasks, self._levels = config.tasks or env.tasks, env.levels if isinstance(env, Leveled) else 1
         self._played, self._steps = plan.played, 0
         self._constant_info: dict[str, Any] = {}
-        self.stage = RunStage()
+        self.run_state = RunState()
 
     def begin(self) -> tuple[GroundedObservation, dict[str, Any]]:
         """The first observation of the next episode, and its info."""
-        tasks = (self._plan.warmup_tasks if self.stage.warmup else None) or self._tasks
+        tasks = (self._plan.warmup_tasks if self.run_state.warmup else None) or self._tasks
         request = request_for(self._config, tasks, self._number + self._count * self._played)
         self._rng = np.random.default_rng((self._config.seed, self._number, self._played))
         self._played, self._steps, self._constant_info = self._played + 1, 0, {"task": request["task"]}
-        if self._plan.curriculum is not None and not self.stage.warmup:
-            request["level"] = self._plan.curriculum.draw(self.stage.reached.get(request["task"], 0), self._levels, self._rng)
+        if self._plan.curriculum is not None and not self.run_state.warmup:
+            request["level"] = self._plan.curriculum.draw(self.run_state.reached.get(request["task"], 0), self._levels, self._rng)
         if "level" in request:
             self._constant_info["level"] = request["level"]
-        self._episode = RunningEpisode(self._env, request, self._config.seed)
-        if self.stage.warmup:
+        self._episode = EpisodeRunner(self._env, request, self._config.seed)
+        if self.run_state.warmup:
             self._episode = self._advanced(self._episode)
         return self._grounded(), self._reported()
 
-    def _advanced(self, episode: RunningEpisode) -> RunningEpisode:
+    def _advanced(self, episode: EpisodeRunner) -> EpisodeRunner:
         """Advance the episode to a random time: a noisy expert acts first, then random actions leave its trajectory.
 
         An exploring policy is off the expert's trajectory most of the time. If the next target were always close to the robot,
@@ -147,7 +147,7 @@ class EnvRunner:
                 action = self._rng.uniform(low, high).astype(np.float32) if turns else action
             actions.append(action)
             if episode.step(action).over:  # repeat the actions without the one that ended the episode
-                shorter = RunningEpisode(self._env, episode.request, self._config.seed)
+                shorter = EpisodeRunner(self._env, episode.request, self._config.seed)
                 for earlier in actions[:-1]:
                     shorter.step(earlier)
                 return shorter
@@ -157,7 +157,7 @@ class EnvRunner:
         transition = self._episode.step(action)
         self._steps += 1
         observation, info = self._grounded(), self._reported()
-        truncated = transition.truncated or (self.stage.warmup and self._steps >= SAMPLE_STEPS)
+        truncated = transition.truncated or (self.run_state.warmup and self._steps >= SAMPLE_STEPS)
         if not (transition.terminated or truncated):
             return VecTransition(observation, transition.reward, info)
         following, reset_info = self.begin()
@@ -199,7 +199,7 @@ class EnvRunnerSetup:
     """A worker that runs the envs with these `numbers` among `count`.
 
     Its first message is the result of `EnvRunner.begin` for each env. The answer to `StepAll` is a `VecTransition` for each env;
-    a `RunStage` applies to later episodes and has no answer.
+    a `RunState` applies to later episodes and has no answer.
     """
 
     config: CollectConfig
@@ -222,12 +222,12 @@ class EnvRunnerService:
     def __init__(self, runners: Sequence[EnvRunner]):
         self._runners = runners
 
-    def answers(self, requests: Iterator[StepAll | RunStage]) -> Iterator[list[Any]]:
+    def answers(self, requests: Iterator[StepAll | RunState]) -> Iterator[list[Any]]:
         yield [runner.begin() for runner in self._runners]
         for request in requests:
-            if isinstance(request, RunStage):
+            if isinstance(request, RunState):
                 for runner in self._runners:
-                    runner.stage = request
+                    runner.run_state = request
             else:
                 yield [runner.step(action) for runner, action in zip(self._runners, request.actions, strict=True)]
 
@@ -245,8 +245,8 @@ class EnvRunners:
         plan = EnvRunnerPlan(played, config.grounding_queries, config.curriculum, warmup.tasks if warmup else None)
         count = min(config.parallelism.workers or cores(), env.num_envs)
         self._shares = [tuple(range(env.num_envs))[i::count] for i in range(count)]
-        plays = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
-        setups = [EnvRunnerSetup(plays, share, env.num_envs, plan) for share in self._shares]
+        collect_config = CollectConfig(env=env.name, options=env.options, tasks=env.tasks, axes=env.axes, seed=config.seed)
+        setups = [EnvRunnerSetup(collect_config, share, env.num_envs, plan) for share in self._shares]
         self._workers: list[Worker] = self._opened.enter_context(open_workers(setups, "env worker"))
         self.count = env.num_envs
 
@@ -260,10 +260,10 @@ class EnvRunners:
             worker.send(StepAll([actions[i] for i in share]))
         return self._gather()
 
-    def set_stage(self, stage: RunStage) -> None:
-        """Set the stage of all later episodes."""
+    def set_run_state(self, run_state: RunState) -> None:
+        """Set the state of the run for all later episodes."""
         for worker in self._workers:
-            worker.send(stage)
+            worker.send(run_state)
 
     def close(self) -> None:
         self._opened.close()
@@ -276,15 +276,15 @@ class EnvRunners:
         return found
 
 
-def survey(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
+def sample_env_statistics(config: ReinforceConfig, scenes: int = 300) -> tuple[RobotSpec, FloatArray, list[str]]:
     """The robot, states (n, s) reached by random actions, and the instructions of `scenes` training scenes."""
     rng = np.random.default_rng(config.seed)
-    plays = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
+    collect_config = CollectConfig(env=config.env.name, tasks=config.env.tasks, axes=config.env.axes, seed=config.seed)
     states, instructions = [], dict[str, None]()
     with closing(make_env(config.env.name, **config.env.options)) as env:
         spec, low, high = env.robot_spec, env.robot_spec.action_low(), env.robot_spec.action_high()
         for number in range(scenes):
-            episode = RunningEpisode(env, request_for(plays, config.env.tasks or env.tasks, number), config.seed)
+            episode = EpisodeRunner(env, request_for(collect_config, config.env.tasks or env.tasks, number), config.seed)
             instructions.update(dict.fromkeys(episode.info["instructions"]))
             for goal in episode.info.get("grounding", ())[1:] if config.grounding_queries else ():
                 instructions.update(dict.fromkeys(goal["instructions"]))

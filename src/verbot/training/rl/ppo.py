@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from verbot.configuration import differences, dump_yaml, load_yaml
+from verbot.configuration import differences, dump_yaml, former_names, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
@@ -35,9 +35,12 @@ from verbot.training.log import Log
 from verbot.training.optimizer_state import flat, nested
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder, PolicyVecEnv
 from verbot.training.rl.config import PerceptionWarmup, ReinforceConfig
-from verbot.training.rl.curriculum import Course
-from verbot.training.rl.envs import EnvRunners, RunStage, survey
-from verbot.training.rl.rewards.base import FittedReward, LearnedReward, Reward, make_reward, rewards
+from verbot.training.rl.curriculum import CurriculumState
+from verbot.training.rl.envs import EnvRunners, RunState, sample_env_statistics
+from verbot.training.rl.rewards.base import LearnedReward, PinsFileHashes, Reward, make_reward, rewards
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__, reinforce="train_ppo")
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
 RECENT = 400  # number of episodes in the success rate of the progress line
@@ -45,8 +48,8 @@ RECENT = 400  # number of episodes in the success rate of the progress line
 
 @dataclass(frozen=True)
 class ReinforceResult:
-    """The result of a run: `steps` control steps, `episodes` that ended, and the success rate of the last `RECENT` of them, with
-    sampled actions."""
+    """The result of a run of PPO: `steps` control steps, `episodes` that ended, and the success rate of the last `RECENT` of
+    them, with sampled actions."""
 
     policy: str
     steps: int
@@ -56,7 +59,7 @@ class ReinforceResult:
     seconds: float
 
 
-def reinforce(
+def train_ppo(
     config: ReinforceConfig,
     out: str | Path,
     *,
@@ -67,7 +70,7 @@ def reinforce(
 ) -> ReinforceResult:
     """Train by PPO; writes ``policy/``, ``config.yaml``, ``log.jsonl`` and ``result.json`` into `out`.
 
-    A repeated call resumes from the last checkpoint, with new episodes (unlike `train`, not to the bit).
+    A repeated call resumes from the last checkpoint, with new episodes (unlike `train_policy`, not to the bit).
 
     Args:
         reward: replaces the reward of `config`.
@@ -76,17 +79,17 @@ def reinforce(
     Raises:
         ConfigError: the policy cannot be trained by PPO, or `out` holds another run.
     """
-    out, config = Path(out), identified(config)
+    out, config = Path(out), with_content_hashes(config)
     _check_tasks(config)
     done = _claim(config, out, resume)
     if done is not None:
         return done
-    course = _course(config, _progress(out).get("course"))
+    curriculum_state = _make_curriculum_state(config, _progress(out).get("course"))
     torch.set_num_threads(config.parallelism.threads)
     with torch.random.fork_rng(devices=[]), _algorithm(config, out, reward) as (algorithm, policy, runners):
         state = _restore(out, algorithm)
         with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
-            callback = _RunCallback(config, out, policy, log, state, runners, course)
+            callback = _RunCallback(config, out, policy, log, state, runners, curriculum_state)
             left = config.steps - algorithm.num_timesteps
             if left > 0:
                 algorithm.learn(left, callback=callback, reset_num_timesteps=False)
@@ -101,13 +104,13 @@ def reinforce(
     return result
 
 
-def identified(config: ReinforceConfig) -> ReinforceConfig:
-    """`config` with the identities of the initial policy and of the files of the reward.
+def with_content_hashes(config: ReinforceConfig) -> ReinforceConfig:
+    """`config` with the content hashes of the initial policy and of the files that the reward reads.
 
-    Raises `ConfigError` where one differs from an identity that `config` has already.
+    Raises `ConfigError` if one differs from a hash that `config` has already.
     """
     factory, options = rewards.get(config.reward.name), config.reward.options
-    if isinstance(factory, FittedReward):
+    if isinstance(factory, PinsFileHashes):
         config = dataclasses.replace(config, reward=Part(config.reward.name, factory.fit(config, options)))
     init = config.init
     if init.init_from is None:
@@ -130,7 +133,7 @@ def initial_policy(config: ReinforceConfig) -> VLAPolicy:
         if policy.config.history > 1 or remembers or policy.config.previous_action or policy.config.goal:
             raise ConfigError(f"{start} reads more than one frame and its instruction; reinforcement cannot start from it yet")
         return policy
-    spec, states, sentences = survey(config)
+    spec, states, sentences = sample_env_statistics(config)
     rng = np.random.default_rng(config.seed)
     actions = rng.uniform(spec.action_low(), spec.action_high(), (4096, spec.action_size))
     statistics = Statistics.of({"state": states, "action": actions})
@@ -183,10 +186,10 @@ class _RunCallback(BaseCallback):
         log: Log,
         state: dict[str, Any],
         runners: EnvRunners,
-        course: Course | None = None,
+        curriculum_state: CurriculumState | None = None,
     ):
         super().__init__()
-        self._runners, self._course = runners, course
+        self._runners, self._curriculum_state = runners, curriculum_state
         self._config, self._out, self._policy, self._log = config, out, policy, log
         self.updates: int = state.get("updates", 0)
         self.episodes: int = state.get("episodes", 0)
@@ -194,12 +197,12 @@ class _RunCallback(BaseCallback):
         self.seconds: float = state.get("seconds", 0.0)
         self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
         self._resumed, self._started = self.seconds, time.monotonic()
-        self._send_stage()
+        self._broadcast_run_state()
 
-    def _send_stage(self) -> None:
-        """Report the progress of the run to the env runners."""
-        reached = {} if self._course is None else self._course.reached
-        self._runners.set_stage(RunStage(reached, self._warming_up()))
+    def _broadcast_run_state(self) -> None:
+        """Report the state of the run to the env runners."""
+        reached = {} if self._curriculum_state is None else self._curriculum_state.reached
+        self._runners.set_run_state(RunState(reached, self._warming_up()))
 
     def _warming_up(self) -> bool:
         warmup = self._config.perception_warmup
@@ -236,7 +239,7 @@ class _RunCallback(BaseCallback):
         else:
             model.lr_schedule = model.learning_rate
         if self.updates == warmup.updates:
-            self._send_stage()
+            self._broadcast_run_state()
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -245,29 +248,30 @@ class _RunCallback(BaseCallback):
                 self.errors += info.get("error") is not None
                 reported = {name: info[name] for name in ("task", "level", "length") if name in info}
                 self._ended.append({**reported, "success": bool(info["success"])})
-                if self._course is not None and self._course.note(info["task"], info["level"], bool(info["success"])):
-                    self._send_stage()
+                curriculum_state = self._curriculum_state
+                if curriculum_state and curriculum_state.record_episode(info["task"], info["level"], bool(info["success"])):
+                    self._broadcast_run_state()
         return True
 
     def _on_rollout_end(self) -> None:
         self.updates += 1
         learned = self._learn()
         self.seconds = self._resumed + time.monotonic() - self._started
-        figures = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
+        metrics = {name.split("/")[1]: float(value) for name, value in self.logger.name_to_value.items() if "/" in name}
         by_task: dict[str, list[bool]] = {}
         for episode in self._ended:
             by_task.setdefault(episode["task"], []).append(episode["success"])
         actor: Any = self.model.policy
         if actor.keypoint_errors:
-            figures["keypoint_l1"] = float(np.mean(actor.keypoint_errors))
+            metrics["keypoint_l1"] = float(np.mean(actor.keypoint_errors))
             actor.keypoint_errors.clear()
         success = {f"success {task}": float(np.mean(wins)) for task, wins in sorted(by_task.items())}
-        if self._course is not None:
-            figures |= {f"level {task}": float(level) for task, level in self._course.reached.items()}
+        if self._curriculum_state is not None:
+            metrics |= {f"level {task}": float(level) for task, level in self._curriculum_state.reached.items()}
         reward = float(np.mean(self.model.rollout_buffer.rewards))  # type: ignore[attr-defined]
-        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **learned, **figures)
-        note = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
-        self._log.advance(self.num_timesteps, self._config.steps, note or "no episode has ended yet")
+        self._log.record("reinforce", self.num_timesteps, episodes=self.episodes, reward=reward, **success, **learned, **metrics)
+        progress_text = ", ".join(f"{name} {100 * value:.0f} %" for name, value in success.items())
+        self._log.advance(self.num_timesteps, self._config.steps, progress_text or "no episode has ended yet")
 
     def _learn(self) -> dict[str, float]:
         """Update a learned reward with the latest rollout; the policy is still the one that produced it."""
@@ -281,7 +285,7 @@ class _RunCallback(BaseCallback):
     def _save(self) -> None:
         state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
                  "seconds": self.seconds, "ended": list(self._ended),
-                 "course": self._course.state() if self._course is not None else None}  # fmt: skip
+                 "course": self._curriculum_state.state() if self._curriculum_state is not None else None}  # fmt: skip
         actor = self.model.policy
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
         tensors |= flat(actor.optimizer.state_dict()["state"])
@@ -304,12 +308,12 @@ def _check_tasks(config: ReinforceConfig) -> None:
                 raise ConfigError(f"{env_config.name} has no task {name!r}; it has {', '.join(env.tasks)}")
 
 
-def _course(config: ReinforceConfig, state: Mapping[str, Any] | None) -> Course | None:
+def _make_curriculum_state(config: ReinforceConfig, state: Mapping[str, Any] | None) -> CurriculumState | None:
     if config.curriculum is None:
         return None
     with closing(make_env(config.env.name, **config.env.options)) as env:
         levels = env.levels if isinstance(env, Leveled) else 1
-        return Course(config.curriculum, levels, config.env.tasks or env.tasks, state)
+        return CurriculumState(config.curriculum, levels, config.env.tasks or env.tasks, state)
 
 
 def _progress(out: Path) -> dict[str, Any]:

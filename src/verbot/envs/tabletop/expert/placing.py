@@ -23,7 +23,7 @@ def ways(straight: Float64Array, turns_rad: Sequence[float]) -> Float64Array:
 
 
 def first_free(layout: Layout, obj: SceneObject, spots: Float64Array) -> Float64Array | None:
-    """The first spot (2,) of (n, 2) where `obj` has room, whatever else stands where it started; None where there is none."""
+    """The first spot (2,) of (n, 2) where `obj` has room, whatever else stands where it started; None if there is none."""
     low, high = np.array(WORKSPACE_M).T
     for spot in spots:
         inside = (low <= spot).all() and (spot <= high).all()

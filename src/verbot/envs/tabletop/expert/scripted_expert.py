@@ -22,7 +22,7 @@ class TabletopExpert:
         stream: a generator for the env's present episode, from a seed.
         noise: standard deviation of the noise, as a part of the action unit; now and then a burst four times as strong
             lasts three steps, so that demonstrations also show how to come back.
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     def __init__(self, clean: Callable[[], FloatArray], stream: Callable[[int], Any], noise: float, seed: int):

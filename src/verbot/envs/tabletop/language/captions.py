@@ -81,7 +81,7 @@ def absent(layout: Layout, obj: str, rng: np.random.Generator, beside: Sequence[
     """An object that is not there and differs from `obj` ("color shape") in one word; one that the scene holds elsewhere, if any.
 
     So neither "red" nor "cube" alone tells that there is no red cube. Colors of what is named `beside` it are not taken: a scene
-    rarely shows a color twice, and a sentence that names one twice would be known by its words. None where nothing is absent.
+    rarely shows a color twice, and a sentence that names one twice would be known by its words. None if nothing is absent.
     """
     color, _, shape = obj.partition(" ")
     shapes = tuple(RECEPTACLES) if shape in RECEPTACLES else SHAPES
@@ -151,7 +151,7 @@ def _instruction(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.ran
 
 
 def misnamed(layout: Layout, goal: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
-    """`goal` with one of the objects that it names exchanged for one that is not there; None where there is none.
+    """`goal` with one of the objects that it names exchanged for one that is not there; None if there is none.
 
     Combinations that are never demonstrated do not occur here either: else an instruction would be known to be wrong without the
     image. An object of a relation is named by its noun, and the relation by its other objects.

@@ -220,7 +220,7 @@ def _place(
 
 
 def _behind_a_screen(layout: Layout, rng: np.random.Generator) -> Layout | None:
-    """With a screen somewhere; None where it hides fewer than two movables."""
+    """With a screen somewhere; None if it hides fewer than two movables."""
     layout = dataclasses.replace(layout, screen=Screen(float(rng.uniform(-_SCREEN_REACH_M, _SCREEN_REACH_M))))
     return layout if sum(layout.hidden(obj.id) for obj in layout.movables) > 1 else None
 

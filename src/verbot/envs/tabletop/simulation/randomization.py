@@ -100,7 +100,7 @@ def rewrite(model: mujoco.MjModel, axes: Mapping[str, int], stream: RandomStream
 
 
 def lost(axes: Mapping[str, int], cameras: Sequence[str], steps: int, stream: RandomStream) -> list[str | None]:
-    """``camera_dropout``: which camera gives no picture at each of `steps` observations; None where all do.
+    """``camera_dropout``: which camera gives no picture at each of `steps` observations; None if all do.
 
     One camera in an episode: in spans of half a second to two at strengths 1 and 2, throughout at 3.
 

@@ -17,10 +17,10 @@ class RobotMount:
     """A place of the arm's base at the table, in the frame of the scene, which is that of the base at ``"back"``.
 
     Args:
-        name: of the place, as a person calls it who looks through the front camera.
-        x, y: of the base, m.
-        quarter_turns: of the base about the vertical, counterclockwise from above; whole ones, so that the ranges of an action
-            are those of the same axes in the scene.
+        name: name of the place, as a person calls it who looks through the front camera.
+        x, y: the coordinates of the base, m.
+        quarter_turns: number of quarter turns of the base about the vertical, counterclockwise from above; whole ones, so that
+            the ranges of an action are those of the same axes in the scene.
     """
 
     name: str

@@ -68,7 +68,7 @@ def _near_m(obj: SceneObject, other: SceneObject) -> float:
 
 
 def _spot(layout: Layout, obj: SceneObject, other: SceneObject, straight: Float64Array | None = None) -> Float64Array | None:
-    """The first free place (2,) that is far enough from wherever near `other` the object started; None where there is none.
+    """The first free place (2,) that is far enough from wherever near `other` the object started; None if there is none.
 
     It turns from the way `straight` (2,) from the other object to the object.
     """

@@ -16,7 +16,7 @@ GAP_M = 0.060  # the most between the edges of two objects that are next to each
 _BESIDE_M = 0.040  # between the edges where the expert puts it: room for an open finger
 _TURNS_RAD = tuple(side * turn for turn in np.arange(0.0, np.pi, 0.4) for side in (1, -1))
 
-# Preposition to the only way from the other object to the object; None where any will do.
+# Preposition to the only way from the other object to the object; None if any will do.
 WAYS: dict[str, Float64Array | None] = {
     "next to": None,
     "left of": np.array(DIRECTIONS["left"][:2]),

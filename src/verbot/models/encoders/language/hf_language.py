@@ -43,7 +43,7 @@ class FittedModel:
     Args:
         architecture: what a ``config.json`` holds.
         tokenizer: the text of a ``tokenizer.json``.
-        sha256: of a frozen checkpoint.
+        sha256: sha256 of a frozen checkpoint.
     """
 
     architecture: Mapping[str, Any] | None = None
@@ -67,7 +67,7 @@ class HFLanguage(nn.Module):
     Args:
         source: the checkpoint, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``, ``"google-t5/t5-small"``,
             ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a ``tokenizer.json``.
-        layers, heads: of the trained transformer on top.
+        layers, heads: the numbers of layers and heads of the trained transformer on top.
         longest: maximum kept of one text.
         fitted: made by `fit`, saved with the policy.
 

@@ -36,7 +36,7 @@ class HierarchicalLanguage(nn.Module):
 
     Args:
         base: the encoder of single sentences, e.g. ``"word_embedding"`` or ``"minilm"``, with `base_options`.
-        layers, heads: of the transformer across sentences.
+        layers, heads: the numbers of layers and heads of the transformer across sentences.
         sentences: number of order embeddings; later sentences share the last one.
     """
 

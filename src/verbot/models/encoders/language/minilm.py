@@ -33,9 +33,9 @@ class MiniLM(nn.Module):
     ``~/.cache/verbot``). ``""`` consists of the start and the end token.
 
     Args:
-        sha256: of the frozen weights; filled in by `fit` and saved with the policy.
+        sha256: sha256 of the frozen weights; filled in by `fit` and saved with the policy.
         depth: number of frozen layers to use, 1 to 6; fewer are faster for each new sentence.
-        layers, heads: of the trained transformer on top.
+        layers, heads: the numbers of layers and heads of the trained transformer on top.
 
     Raises `ConfigError` for another depth.
     """

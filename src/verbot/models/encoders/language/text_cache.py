@@ -23,7 +23,7 @@ class TextCache:
     """Token states of texts.
 
     Args:
-        name: of the folder below ``VERBOT_CACHE`` (default ``~/.cache/verbot``); it changes whenever the states do.
+        name: name of the folder below ``VERBOT_CACHE`` (default ``~/.cache/verbot``); it changes whenever the states do.
         width: d, of a state.
         tokenize: texts to their token ids.
         run: ids (8, l) int64 and mask (8, l) bool to states (8, l, d).

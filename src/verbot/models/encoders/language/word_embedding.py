@@ -21,7 +21,7 @@ class WordEmbedding(nn.Module):
 
     Args:
         vocabulary: the known words; filled in by `fit` and saved with the policy. Their ids follow those of `SPECIAL`.
-        layers, heads: of the transformer.
+        layers, heads: the numbers of layers and heads of the transformer.
         longest: maximum number of words of an instruction.
     """
 

@@ -35,7 +35,7 @@ class ActionEncoder(nn.Module):
     feature, continuously. Unknown components are replaced by a learned embedding, not by zeros.
 
     Args:
-        components: of the action, in order.
+        components: components of the action, in order.
         width: e.
         hidden: width of the hidden layers.
         partial: whether components may be unknown.

@@ -22,7 +22,7 @@ class FilmConv(nn.Module):
     spatial softmax, Levine et al. 2016.
 
     Args:
-        channels: of the finer level; the coarser one has twice as many.
+        channels: number of channels of the finer level; the coarser one has twice as many.
         heatmaps: per view; the first three are supervised by the keypoint loss.
         shared: one convolutional network for all views, which then differ only in their FiLM parameters.
     """

@@ -21,7 +21,7 @@ class GoalConv(nn.Module):
     images from words. Octo stacks goal images in the same way (Octo Model Team 2024).
 
     Args:
-        channels: of the convolutions.
+        channels: number of channels of the convolutions.
         tokens: number of heatmaps.
     """
 

@@ -36,7 +36,7 @@ class FittedTower:
     Args:
         architecture: what a ``config.json`` holds.
         prepare: how images are preprocessed, see `small_towers.preprocessing`.
-        sha256: of a frozen checkpoint.
+        sha256: sha256 of a frozen checkpoint.
     """
 
     architecture: Mapping[str, Any] | None = None

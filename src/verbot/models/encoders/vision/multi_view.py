@@ -24,9 +24,9 @@ class MultiView(nn.Module):
     Only the view embeddings are specific to a camera, so every camera trains the shared weights.
 
     Args:
-        channels: of the finer level; the coarser one has twice as many, which `heads` must divide.
+        channels: number of channels of the finer level; the coarser one has twice as many, which `heads` must divide.
         features: dimension of the fine features.
-        layers, heads: of the transformer across views.
+        layers, heads: the numbers of layers and heads of the transformer across views.
         heatmaps: per view; the first three are supervised by the keypoint loss.
         patches: return the coarse features as tokens too.
     """

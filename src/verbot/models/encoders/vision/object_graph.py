@@ -38,9 +38,9 @@ class ObjectGraph(nn.Module):
     by how far left of it they are, and −1 on its length by how near. Scores are added to the heatmaps around the nodes.
 
     Args:
-        channels, features, heatmaps: of `query_conv`.
+        channels, features, heatmaps: the options of `query_conv`.
         nodes: k, the number of nodes per view, ordered from left to right; missing ones are masked.
-        layers: of message passing; 0 uses no messages.
+        layers: number of layers of message passing; 0 uses no messages.
         heads: attention heads of each layer.
     """
 
@@ -77,7 +77,7 @@ class ObjectGraph(nn.Module):
     ) -> tuple[list[TokenGroup], TokenGroup]:
         """As `forward`, and the supervised keypoint tokens for queries (q, e) about images `rows` (q,), each encoded once."""
         features, found = self._detect(images)
-        of_queries, nodes = features.index_select(0, rows), [view.take(rows) for view in found]
+        of_queries, nodes = features.index_select(0, rows), [view.select(rows) for view in found]
         more = [self._judge(v, *x, queries)[0] for v, x in enumerate(zip(of_queries.unbind(1), nodes, strict=True))]
         answers = self.base.point(of_queries, mask[rows], queries, len(POINTS), more)
         return self._groups(features, found, mask, sentence), answers
@@ -138,7 +138,7 @@ class _Nodes:
     around: Tensor
     objectness: Tensor
 
-    def take(self, rows: Tensor) -> _Nodes:
+    def select(self, rows: Tensor) -> _Nodes:
         return _Nodes(*(getattr(self, field.name).index_select(0, rows) for field in fields(self)))
 
 

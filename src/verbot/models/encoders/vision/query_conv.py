@@ -25,7 +25,7 @@ class QueryConv(nn.Module):
     unseen pairs, and it takes less computation than FiLM at the fine level.
 
     Args:
-        channels: of the finer level; the coarser one has twice as many.
+        channels: number of channels of the finer level; the coarser one has twice as many.
         features: dimension of features and queries.
         heatmaps: per view; the first three are supervised by the keypoint loss.
         by_place: queries may also specify a position, for example from a goal image: the logarithm of a normal distribution over

@@ -84,8 +84,8 @@ class Tower(nn.Module):
     always in evaluation mode: no dropout, and batch norm with its stored statistics, so images of a batch do not interact.
 
     Args:
-        model: of the transformers library, of a class in `FAMILIES`.
-        family: of the model.
+        model: model of the transformers library, of a class in `FAMILIES`.
+        family: family of the model.
         prepare: ``mean``, ``std``, ``size``, from `preprocessing`.
         size: ``"model"`` resizes images to the size on which the model was trained; ``"image"`` keeps their size and interpolates
             the position embeddings of a transformer; a number is the side in pixels. Resizing may change the aspect ratio; it

@@ -27,7 +27,7 @@ class ViT(nn.Module):
     Args:
         patch: side in pixels; the image sides must be multiples of it.
         dim: width of the transformer; None uses the network's. Output tokens have the width of the network.
-        depth, heads: of the transformer.
+        depth, heads: the numbers of layers and heads of the transformer.
         heatmaps: per view; the first three are supervised by the keypoint loss.
         patches: return the patch and class tokens too.
         stem: channels of 3×3 convolutions with stride 2 before the patches (Xiao et al. 2021).

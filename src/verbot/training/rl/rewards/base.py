@@ -13,17 +13,19 @@ from torch import Tensor
 from verbot.errors import ConfigError
 from verbot.registry import Registry
 from verbot.spec import FloatArray
-from verbot.training.rl.config import ReinforceConfig, RewardShaping
+from verbot.training.rl.config import ReinforceConfig, RewardShaping, renamed_options
 from verbot.training.rl.envs import GroundedObservation, VecTransition
 
 Rewards = npt.NDArray[np.float64]
 
 
 class Reward(Protocol):
-    """The reward of all envs at once."""
+    """Batched reward function for a vectorized env."""
 
-    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        """Episodes begin in the envs with these numbers."""
+    def reset(
+        self, env_ids: Sequence[int], infos: Sequence[Mapping[str, Any]], observations: Sequence[GroundedObservation]
+    ) -> None:
+        """Start episodes in the envs `env_ids`, which have these infos and first observations."""
         ...
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
@@ -55,8 +57,8 @@ class LearnedReward(Reward, Protocol):
 
 
 @runtime_checkable
-class FittedReward(Protocol):
-    """A factory of rewards that completes its options with the digests of files."""
+class PinsFileHashes(Protocol):
+    """A factory of rewards whose `fit` adds the sha256 of the files that it reads to the options."""
 
     @staticmethod
     def fit(config: ReinforceConfig, options: Mapping[str, Any], /) -> Mapping[str, Any]: ...
@@ -75,7 +77,8 @@ def env_reward(config: ReinforceConfig) -> Reward:
 def make_reward(config: ReinforceConfig) -> Reward:
     """The reward of `config`. Raises `ConfigError` for unknown options."""
     try:
-        reward: Reward = rewards.build(config.reward.name, config, **config.reward.options)
+        options = renamed_options(config.reward.name, config.reward.options)
+        reward: Reward = rewards.build(config.reward.name, config, **options)
     except TypeError as error:
         raise ConfigError(f"reward {config.reward.name!r} does not take these options: {error}") from error
     return reward
@@ -84,7 +87,9 @@ def make_reward(config: ReinforceConfig) -> Reward:
 class EnvReward:
     """The env's own reward."""
 
-    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
+    def reset(
+        self, env_ids: Sequence[int], infos: Sequence[Mapping[str, Any]], observations: Sequence[GroundedObservation]
+    ) -> None:
         pass
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
@@ -101,8 +106,10 @@ class PotentialReward:
         self._weight, self._gamma = weight, gamma
         self._before = np.zeros(num_envs)
 
-    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        for env, info in zip(envs, infos, strict=True):
+    def reset(
+        self, env_ids: Sequence[int], infos: Sequence[Mapping[str, Any]], observations: Sequence[GroundedObservation]
+    ) -> None:
+        for env, info in zip(env_ids, infos, strict=True):
             self._before[env] = self._potential(info)
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
@@ -133,8 +140,10 @@ class ProgressReward:
         self._weight, self._share = weight, best_so_far_share
         self._error_m, self._least_m = np.zeros(num_envs), np.zeros(num_envs)
 
-    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        for env, info in zip(envs, infos, strict=True):
+    def reset(
+        self, env_ids: Sequence[int], infos: Sequence[Mapping[str, Any]], observations: Sequence[GroundedObservation]
+    ) -> None:
+        for env, info in zip(env_ids, infos, strict=True):
             self._error_m[env] = self._least_m[env] = float(info["final_error_m"])
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:

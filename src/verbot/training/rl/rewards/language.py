@@ -25,8 +25,8 @@ class LanguageReward:
 
     Args:
         reward_model: a name with options, or the path of a trained model.
-        weight: of the progress; 0 rewards only success.
-        cost: of a failure before the time limit.
+        weight: weight of the progress; 0 rewards only success.
+        cost: penalty of a failure before the time limit.
 
     Raises `ConfigError`, at the first episode, for an env that does not describe its state in words.
     """
@@ -45,7 +45,7 @@ class LanguageReward:
     @staticmethod
     def fit(config: ReinforceConfig, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` with the identity of the reward model, where it has one."""
-        options = renamed_options(options)
+        options = renamed_options("language", options)
         if "reward_model" not in options:
             raise ConfigError("reward 'language' needs a reward_model: the path of a trained one, or a name with options")
         part = _part(options["reward_model"])
@@ -53,23 +53,25 @@ class LanguageReward:
         fitted = factory.fit(part.options) if isinstance(factory, FittedRewardModel) else dict(part.options)
         return {**options, "reward_model": {"name": part.name, "options": fitted}}
 
-    def begin(self, envs: Sequence[int], infos: Sequence[Mapping[str, Any]], seen: Sequence[GroundedObservation]) -> None:
-        if not envs:
+    def reset(
+        self, env_ids: Sequence[int], infos: Sequence[Mapping[str, Any]], observations: Sequence[GroundedObservation]
+    ) -> None:
+        if not env_ids:
             return
-        for env, info in zip(envs, infos, strict=True):
+        for env, info in zip(env_ids, infos, strict=True):
             if "state_text" not in info:
                 raise ConfigError(f"env {self._env!r} does not describe its state in words: its info has no state_text")
             self._goals[env] = info["instruction"]
-        scores = self._model.score([info["state_text"] for info in infos], [self._goals[env] for env in envs])
-        self._before[list(envs)] = self._weight * scores[:, 0]
+        scores = self._model.score([info["state_text"] for info in infos], [self._goals[env] for env in env_ids])
+        self._before[list(env_ids)] = self._weight * scores[:, 0]
 
     def __call__(self, transitions: Sequence[VecTransition], actions: FloatArray) -> Rewards:
         scores = self._model.score([transition.info["state_text"] for transition in transitions], self._goals).astype(np.float64)
         over = np.array([transition.final is not None for transition in transitions])
         ended = over & ~np.array([transition.truncated for transition in transitions])
-        near, done = scores.T
-        outcome: Rewards = over * done - self._cost * ended * (1 - done)
-        after = self._weight * near
+        progress, success_prob = scores.T
+        outcome: Rewards = over * success_prob - self._cost * ended * (1 - success_prob)
+        after = self._weight * progress
         earned: Rewards = outcome + after - self._before
         self._before = after
         return earned

@@ -23,7 +23,7 @@ from verbot.errors import ConfigError, TrainingError
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import PREFIX, flat, nested
 
@@ -39,12 +39,12 @@ class RewardModelConfig:
         env: name of a registered env that reports ``info["state_text"]``, built with `options`.
         tasks: alternate between demonstrations; None uses all tasks of the env.
         episodes: number of demonstrations of the expert.
-        noise: of the expert's actions.
+        noise: noise of the expert's actions.
         discount: the target of a state n control steps before the end of a demonstration is discount^n.
-        steps, learning_rate: of training.
+        steps, learning_rate: the number of steps and the learning rate of training.
         batch_size: demonstrations per step, each with its end, three earlier states, and its end with other instructions.
-        width: of the model.
-        seed: of everything.
+        width: width of the model.
+        seed: the seed of the whole run.
     """
 
     env: str = "navigation-compass"
@@ -82,7 +82,7 @@ class DescribedEpisode:
 def describe_episodes(config: RewardModelConfig, split: str = "train", progress: bool = True) -> list[DescribedEpisode]:
     """The expert's episodes. Raises `ConfigError` for an env that does not describe its state in words."""
     found: list[DescribedEpisode] = []
-    plays = CollectConfig(env=config.env, tasks=config.tasks, seed=config.seed)
+    collect_config = CollectConfig(env=config.env, tasks=config.tasks, seed=config.seed)
     with (
         closing(make_env(config.env, **config.options)) as env,
         Progress("demonstrate", config.episodes, "episodes", enabled=progress) as bar,
@@ -90,8 +90,8 @@ def describe_episodes(config: RewardModelConfig, split: str = "train", progress:
         if not isinstance(env, Described):
             raise ConfigError(f"env {config.env!r} does not describe its state in words (see verbot.contracts.Described)")
         for number in range(config.episodes):
-            request = {**request_for(plays, config.tasks or env.tasks, number), "split": split}
-            episode = RunningEpisode(env, request, config.seed)
+            request = {**request_for(collect_config, config.tasks or env.tasks, number), "split": split}
+            episode = EpisodeRunner(env, request, config.seed)
             info = episode.info
             wordings = [tuple(goal["instructions"]) for goal in info["grounding"]]
             offered = tuple(zip(info["feasible"], wordings, strict=True))
@@ -115,7 +115,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     Args:
         checkpoint: a file, written every `EVERY` steps, from which an interrupted training resumes to the bit.
 
-    Raises `TrainingError` where no demonstration terminates.
+    Raises `TrainingError` if no demonstration terminates.
     """
     episodes = describe_episodes(config, progress=progress)
     if not episodes:
@@ -129,13 +129,13 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     first = _resume(checkpoint, config, matcher, optimizer)
     with Progress("train", config.steps, "steps", enabled=progress) as bar:
         for step in range(first, config.steps):
-            states, goals, near, done = _batch(
+            states, goals, progress_targets, success_targets = _batch(
                 episodes, sentences, config, np.random.default_rng([config.seed, 2, step]), matcher
             )
-            found = matcher(states, goals)
-            asked = ~near.isnan()
-            loss = F.binary_cross_entropy_with_logits(found[:, 1], done)
-            loss = loss + F.binary_cross_entropy_with_logits(found[asked, 0], near[asked])
+            logits = matcher(states, goals)
+            has_target = ~progress_targets.isnan()
+            loss = F.binary_cross_entropy_with_logits(logits[:, 1], success_targets)
+            loss = loss + F.binary_cross_entropy_with_logits(logits[has_target, 0], progress_targets[has_target])
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
             optimizer.zero_grad()
@@ -185,7 +185,7 @@ class Sentences:
 
     def against(self, episode: DescribedEpisode, rng: np.random.Generator) -> str | None:
         """An instruction that contradicts the end of `episode`: of another goal of its scene, or of one that differs in a single
-        field. None where there is none."""
+        field. None if there is none."""
         here = [goal for goal, _ in episode.offered if contradict(goal, episode.goal)]
         groups = self._groups(episode.goal)
         if here and (not groups or rng.random() < 0.35):
@@ -228,19 +228,19 @@ def _batch(
     others: list[list[tuple[str, str]]] = []
     for _ in range(config.batch_size):
         episode = _one(episodes, rng)
-        said, end = sentences.of(episode.goal, rng), episode.states[-1]
-        rows.append((end, said, 1.0, 1.0))
+        instruction, end = sentences.of(episode.goal, rng), episode.states[-1]
+        rows.append((end, instruction, 1.0, 1.0))
         for left in (1, *rng.integers(1, len(episode.states), 2)) if len(episode.states) > 1 else ():
-            rows.append((episode.states[-1 - int(left)], said, config.discount ** int(left), 0.0))
+            rows.append((episode.states[-1 - int(left)], instruction, config.discount ** int(left), 0.0))
         negatives = (sentences.against(episode, rng) for _ in range(CANDIDATES))
         others.append([(end, other) for other in negatives if other is not None])
-    asked = [pair for pairs in others for pair in pairs]
-    worth = iter(matcher.opinions(*zip(*asked, strict=True))[:, 1].tolist() if asked else ())
+    pairs_to_score = [pair for pairs in others for pair in pairs]
+    scores = iter(matcher.forward_no_grad(*zip(*pairs_to_score, strict=True))[:, 1].tolist() if pairs_to_score else ())
     for pairs in others:
-        hardest = sorted(((next(worth), pair) for pair in pairs), reverse=True)[:2]
+        hardest = sorted(((next(scores), pair) for pair in pairs), reverse=True)[:2]
         rows.extend((*pair, np.nan, 0.0) for _, pair in hardest)
-    states, goals, near, done = zip(*rows, strict=True)
-    return list(states), list(goals), torch.tensor(near), torch.tensor(done)
+    states, goals, progress_targets, success_targets = zip(*rows, strict=True)
+    return list(states), list(goals), torch.tensor(progress_targets), torch.tensor(success_targets)
 
 
 def _key(goal: Goal) -> tuple[Any, ...]:
