@@ -10,7 +10,7 @@ import numpy as np
 import verbot
 from verbot.agents import ChunkAgent
 from verbot.contracts import Policy
-from verbot.rollout.episode import RunningEpisode
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import ActionChunk, FloatArray, Observation
 
 
@@ -45,7 +45,7 @@ class SmoothAgent:
 
 def main(share: float = 0.5) -> list[FloatArray]:
     """One episode of the policy that ships with verbot, smoothed."""
-    episode = RunningEpisode(verbot.make_env("tabletop-starter"), {"index": 0}, seed=0)
+    episode = EpisodeRunner(verbot.make_env("tabletop-starter"), {"index": 0}, seed=0)
     agent = SmoothAgent(verbot.load_policy("starter"), share)
     agent.reset(episode.instruction)
     actions = [step.action for step in episode.run(agent)]
