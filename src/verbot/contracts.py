@@ -92,7 +92,7 @@ class Env(Protocol):
     """A robot that can be set up and stepped: a Gymnasium environment that states its `RobotSpec`.
 
     Time passes in `step` alone, by one control period. Observations are ``{"images": {camera: uint8 (h, w, 3)}, "state":
-    float32 (s,), "instruction": str}``, and ``"goal_image"``, uint8 (h, w, 3), where an image specifies the goal. A camera
+    float32 (s,), "instruction": str}``, and ``"goal_image"``, uint8 (h, w, 3), if an image specifies the goal. A camera
     without an image in this step has no key. The attribute is `robot_spec`: `spec` is Gymnasium's own.
     """
 

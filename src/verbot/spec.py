@@ -256,7 +256,7 @@ class Observation:
         images: camera name to uint8 RGB (h, w, 3).
         state: float32 (s,), in the units of the spec's state components.
         instruction: in plain words; may be empty.
-        goal_image: uint8 RGB (h, w, 3) of the goal state, where an image specifies the goal.
+        goal_image: uint8 RGB (h, w, 3) of the goal state, if an image specifies the goal.
         time_s: seconds since the episode began.
         memory: the policy's own, from its last chunk in this episode; None before the first.
         sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.

@@ -131,7 +131,7 @@ def test_a_budget_in_minutes_is_kept_to_and_the_schedule_ends_with_it(toy, tmp_p
     genuine = loop._compute_gradients
 
     def timed(run, *details):
-        seconds[0] += 1.0 if run.now.step < 20 else 0.5  # twice as fast once caches are warm
+        seconds[0] += 1.0 if run.state.step < 20 else 0.5  # twice as fast once caches are warm
         return genuine(run, *details)
 
     monkeypatch.setattr(loop, "_compute_gradients", timed)
@@ -154,7 +154,7 @@ def test_a_run_by_minutes_says_at_the_end_that_it_is_over(toy, tmp_path, monkeyp
     genuine = loop._compute_gradients
 
     def timed(run, *details):
-        seconds[0] += 1.0 if run.now.step < 20 else 1.5  # slower than the first estimate says
+        seconds[0] += 1.0 if run.state.step < 20 else 1.5  # slower than the first estimate says
         return genuine(run, *details)
 
     monkeypatch.setattr(loop, "_compute_gradients", timed)

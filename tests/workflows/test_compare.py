@@ -63,7 +63,7 @@ def calls(monkeypatch):
         return measure(source, *arguments, **more)
 
     monkeypatch.setattr(stages, "learn", learned)
-    monkeypatch.setattr(compare, "measure", measured)
+    monkeypatch.setattr(compare, "run_evaluation", measured)
     return seen
 
 

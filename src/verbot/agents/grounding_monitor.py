@@ -66,8 +66,8 @@ class GroundingMonitor:
     """Wraps an agent and warns once per episode if the similarity of images and instruction stays below a threshold.
 
     The actions are those of the wrapped agent. The similarity is ``extras["alignment"]`` of each chunk, which a policy with a
-    contrastive objective reports. The contrastive loss uses only frames before first
-    contact, so monitoring ends after the first `seconds`.
+    contrastive objective reports. The contrastive loss uses only frames before first contact, so
+    monitoring ends after the first `seconds`.
 
     Args:
         agent: the agent that acts.

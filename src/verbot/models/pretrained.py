@@ -35,7 +35,7 @@ class Checkpoint:
         mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
         depth: layers, stages (ResNet) or blocks (EfficientNet) used, from the first; None uses all.
 
-    Raises `ConfigError` for a mode that does not exist, or that needs a checkpoint where there is none.
+    Raises `ConfigError` for a mode that does not exist, or that needs a checkpoint if there is none.
     """
 
     checkpoint: str | None = None

@@ -91,7 +91,7 @@ def handled_by(
     spec: RobotSpec,
     first_contact_frame: int | None = None,
 ) -> FloatingArray:
-    """As `handled_points`, of one end effector; of the first where it is None."""
+    """As `handled_points`, of one end effector; of the first if it is None."""
     positions, _ = tool_poses(states, spec, end_effector)
     is_open = gripper_open(actions, spec, end_effector)
     frames = np.arange(len(states))

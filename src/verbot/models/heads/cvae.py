@@ -22,7 +22,7 @@ class Transformer:
 
     Args:
         hidden, layers, heads, expansion: the width, the numbers of layers and heads, and the feed-forward expansion of each.
-        decoder: layers of the decoder where it has others than the style encoder.
+        decoder: number of layers of the decoder, if it differs from the style encoder.
     """
 
     hidden: int = 128

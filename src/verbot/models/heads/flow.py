@@ -42,7 +42,7 @@ class Flow(nn.Module):
         self.denoiser = Denoiser(inputs, hidden, layers)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
+        """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
         condition = self.denoiser.condition(fused).repeat_interleave(self.draws, 0)
         return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
 
@@ -63,7 +63,7 @@ class Flow(nn.Module):
 def flow_loss(
     space: Continuous, velocity: Velocity, batch: Batch, draws: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The mean squared error of ``velocity(x_τ (b·draws, k, a), τ)`` over valid steps; zero where there are none."""
+    """The mean squared error of ``velocity(x_τ (b·draws, k, a), τ)`` over valid steps; zero if there are none."""
     known, valid = targets(batch)
     mask = valid.repeat_interleave(draws, 0)
     actions = space.forward(known).repeat_interleave(draws, 0)  # (b·draws, k, a)

@@ -63,7 +63,7 @@ class FlowExpert(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, sizes.action_size))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero where there are none."""
+        """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
         condition = _repeat(self.condition(fused), self.draws)
         return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
 

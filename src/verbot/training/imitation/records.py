@@ -255,7 +255,7 @@ class AugmentConfig:
         captions: number of captions of each such frame, and of hard negatives; for the objective ``contrastive``.
         goal_image: fraction of samples that get an image of their episode's end in place of the instruction; for a network with
             a `goal` part.
-        camera_dropout: fraction of samples in which one camera is missing, where there are several.
+        camera_dropout: fraction of samples in which one camera is missing, if there are several.
     """
 
     shift_pixels: int = 2

@@ -105,7 +105,7 @@ def lost(axes: Mapping[str, int], cameras: Sequence[str], steps: int, stream: Ra
     One camera in an episode: in spans of half a second to two at strengths 1 and 2, throughout at 3.
 
     Raises:
-        ConfigError: where no other camera would be left.
+        ConfigError: if no other camera would be left.
     """
     rng, strength = stream("camera_dropout"), axes["camera_dropout"]
     if strength == 0:

@@ -44,7 +44,7 @@ class LanguageReward:
 
     @staticmethod
     def fit(config: ReinforceConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-        """`options` with the identity of the reward model, where it has one."""
+        """`options` with the sha256 of the reward model, if it has one."""
         options = renamed_options("language", options)
         if "reward_model" not in options:
             raise ConfigError("reward 'language' needs a reward_model: the path of a trained one, or a name with options")
