@@ -1,5 +1,8 @@
 """Former names of commands and options: they work for one version and warn; and options of another command are refused."""
 
+import subprocess
+import sys
+
 import pytest
 
 from verbot import cli
@@ -81,3 +84,9 @@ def test_former_options_of_a_collection_work_and_warn(capsys, monkeypatch):
 def test_no_option_of_a_collection_is_ignored(words, message, tmp_path, capsys):
     assert run(capsys, *words, str(tmp_path / "demos")) == (2, "", f"verbot: {message}\n")
     assert not (tmp_path / "demos").exists()
+
+
+def test_a_former_name_is_reported_in_one_line():
+    done = subprocess.run([sys.executable, "-m", "verbot", "gap", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == "verbot: verbot gap is now called verbot robustness; the old name works for one version\n"

@@ -48,11 +48,13 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "compare": {"--designs": "--list"},
     "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
+_python_text = warnings.formatwarning
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 for success, 1 if it found errors, 2 if it could not run."""
+    warnings.formatwarning = _warning_text
     try:
         try:
             _run(arguments)
@@ -60,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()  # here, not at exit, where the error of a closed pipe could not be caught
     except BrokenPipeError:
         _leave_quietly()
+
+
+def _warning_text(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A line without file and code for a former name, Python's text for other warnings."""
+    if issubclass(category, VerbotDeprecationWarning):
+        return f"verbot: {message}\n"
+    return _python_text(message, category, filename, lineno, line)
 
 
 def _leave_quietly() -> None:
