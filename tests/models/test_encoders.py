@@ -48,6 +48,23 @@ def test_a_long_instruction_keeps_its_first_words():
     assert encoder(encoder.prepare(["a " * 9])).tokens.shape == (1, 5, 16)
 
 
+@pytest.mark.parametrize(
+    ("taught", "new"),
+    [
+        (("拿起红色的方块", "推蓝色的球"), "推红色的方块"),
+        (("赤い箱を押す", "青い球を取る"), "青い箱を取る"),
+        (("หยิบลูกบาศก์สีแดง", "ผลักลูกบอลสีฟ้า"), "ผลักลูกบาศก์สีแดง"),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_scripts_without_spaces_are_read_character_by_character(taught, new):
+    """A new sentence of known characters is known, and no two sentences are one unknown word."""
+    encoder = WordEmbedding(SIZES, **WordEmbedding.fit({"longest": 40}, taught))
+    text = encoder.prepare([*taught, new])
+    assert not (text.values == UNKNOWN).any()
+    assert len({tuple(row.tolist()) for row in text.values}) == 3
+
+
 def test_words_without_a_vocabulary_say_what_to_do():
     with pytest.raises(ConfigError, match=r"no vocabulary; build it with WordEmbedding\.fit"):
         WordEmbedding(SIZES)

@@ -13,13 +13,20 @@ PAD, UNKNOWN, START, END = range(4)
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
 
 
+# Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
 def split_words(text: str) -> list[str]:
-    """Lower-case words without punctuation.
+    """Lower-case words without punctuation. Scripts without spaces between words are split into characters.
 
     >>> split_words("Put the RED cube, please!")
     ['put', 'the', 'red', 'cube', 'please']
+    >>> split_words("拿起red方块")
+    ['拿', '起', 'red', '方', '块']
     """
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def drop_words(text: TextBatch, share: float, generator: torch.Generator | None = None) -> TextBatch:
