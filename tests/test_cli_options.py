@@ -104,7 +104,7 @@ def test_those_of_compare(capsys, monkeypatch):
         "compare tiny starter --list all --only x --samples 1 --minutes 2 --steps 3 --data d --suite navigation --episodes 4"
         " --seed 5 --base tiny --conditions blank --no-baselines --workers 6 --out o"
     )
-    given, named = reached(capsys, monkeypatch, "verbot.workflows.compare.compare", line)
+    given, named = reached(capsys, monkeypatch, "verbot.workflows.compare.run_comparison", line)
     budget = {"samples": 1, "minutes": 2.0, "steps": 3}
     config = ComparisonConfig(
         ("tiny", "starter"), "all", ("x",), budget, (Path("d"),), "navigation", 4, 5, "tiny", ("blank",), False, 6
