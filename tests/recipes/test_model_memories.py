@@ -23,7 +23,7 @@ from model_networks import (
 
 from verbot.models.tokens import Masked
 from verbot.recipes.config import resolve
-from verbot.training.imitation.cotraining import share
+from verbot.training.imitation.cotraining import tie_weights
 
 LEFT = "push the green ball to the left"
 
@@ -149,7 +149,7 @@ def test_multi_task_net_shares_its_encoders_between_two_robots():
     assert [each.env for each in run.stages[0].collections] == [resolve("navigation").collection.env]
     arm, batch = ready("multi-task-net")
     other = build(rover_training.network, rover, seed=1)
-    shared = share(arm, other, rover_training.shared)
+    shared = tie_weights(arm, other, rover_training.shared)
     assert {name.partition(".")[0] for name in shared} == {"vision", "language", "sentence", "fusion"}
     learned(other, batch_for(other))
     for part in (arm.backbone.language, arm.backbone.sentence, arm.backbone.vision, arm.backbone.fusion):

@@ -62,7 +62,7 @@ def network_record(record: Record) -> Record:
 
     Example:
         >>> network_record({"keypoint_weight": 0.5, "value_weight": 0.1})["objectives"]["value"]
-        {'options': {'discount': 0.97}, 'weight': 0.1}
+        {'weight': 0.1, 'options': {'discount': 0.97}}
     """
     if not any(name in record for name in OLD_FIELDS):
         return record
