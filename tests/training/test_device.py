@@ -96,7 +96,7 @@ def test_colors_are_the_same_wherever_they_are_computed():
 def test_factors_of_the_rate_stay_on_parameters_that_move():
     network = torch.nn.Linear(2, 2)
     network.weight.lr_scale = 0.1
-    device.place(network, torch.device("meta"))
+    device.to_device(network, torch.device("meta"))
     assert (network.weight.device.type, network.weight.lr_scale, hasattr(network.bias, "lr_scale")) == ("meta", 0.1, False)
 
 
