@@ -225,7 +225,7 @@ def folder(request, folders, monkeypatch):
 
 
 def by_speed():
-    slow = [line for line in COMMANDS if command_of(shlex.split(line)[1:]) in SLOW]
+    slow = [line for line in COMMANDS if command_of(shlex.split(line)[1:]) in SLOW or "train starter-ppo" in line]
     return [pytest.param(line, marks=pytest.mark.soak if line in slow else (), id=line) for line in COMMANDS]
 
 
