@@ -49,7 +49,7 @@ def test_a_long_instruction_keeps_its_first_words():
 
 
 @pytest.mark.parametrize(
-    ("taught", "new"),
+    ("known", "new"),
     [
         (("拿起红色的方块", "推蓝色的球"), "推红色的方块"),
         (("赤い箱を押す", "青い球を取る"), "青い箱を取る"),
@@ -57,10 +57,10 @@ def test_a_long_instruction_keeps_its_first_words():
     ],
     ids=["Chinese", "Japanese", "Thai"],
 )
-def test_scripts_without_spaces_are_read_character_by_character(taught, new):
+def test_scripts_without_spaces_are_read_character_by_character(known, new):
     """A new sentence of known characters is known, and no two sentences are one unknown word."""
-    encoder = WordEmbedding(SIZES, **WordEmbedding.fit({"longest": 40}, taught))
-    text = encoder.prepare([*taught, new])
+    encoder = WordEmbedding(SIZES, **WordEmbedding.fit({"longest": 40}, known))
+    text = encoder.prepare([*known, new])
     assert not (text.values == UNKNOWN).any()
     assert len({tuple(row.tolist()) for row in text.values}) == 3
 
