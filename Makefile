@@ -1,5 +1,5 @@
 # make install   .venv with the pinned packages          make demo    collect, train, evaluate, report
-# make test      layers, names, sizes, words, tests     make check   lint, format, types, layers, names, sizes, words
+# make test      every test, in parallel                make check   lint, format, types, layers, names, sizes, words
 # make mutants   break the source, see the tests fail     make soak    tests that take minutes each
 # make docs      the site of docs/, into build/site      make reference  docs generated from docstrings
 # make extras    every set of extras in an environment of its own, and the commands that it promises; slow
@@ -30,11 +30,6 @@ demo: install
 	.venv/bin/verbot demo --out $(OUT)
 
 test: install
-	$(PY) tools/layers.py
-	$(PY) tools/names.py
-	$(PY) tools/probes.py
-	$(PY) tools/size.py
-	$(PY) tools/words.py
 	$(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 soak: install
@@ -45,6 +40,7 @@ mutants: install
 
 extras: install
 	$(PY) tools/extras.py
+
 # The site's own packages are installed on demand; a broken link is an error.
 docs: install
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'

@@ -271,7 +271,12 @@ def names(monkeypatch):
     return {"observation": first, "later": second, "policy": policy, "spec": policy.spec, **arrays}
 
 
-@pytest.mark.parametrize("page", snippets())
+def pages_by_speed():
+    slow = ("docs/guides/evaluation.md",)
+    return [pytest.param(page, marks=pytest.mark.soak if page in slow else (), id=page) for page in snippets()]
+
+
+@pytest.mark.parametrize("page", pages_by_speed())
 def test_the_snippets_of_a_page_run(folder, names, monkeypatch, page):
     monkeypatch.setattr(PolicyServer, "wait", lambda server: None)
     with PolicyServer(names["policy"], port=0) as server:

@@ -30,10 +30,6 @@ def test_the_tree_keeps_the_rule():
     assert layers.main() == 0
 
 
-def test_the_tree_keeps_its_sizes():
-    assert size.main() == 0
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
