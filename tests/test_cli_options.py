@@ -143,6 +143,7 @@ def test_those_of_an_import(capsys, monkeypatch, tmp_path):
         ("evaluate expert --execute 2", "--execute does not apply: expert is not a policy"),
         ("evaluate random --sample", "--sample does not apply: random is not a policy"),
         ("evaluate expert --device cuda", "--device does not apply: expert is not a policy"),
+        ("evaluate expert --align demos", "--align does not apply: expert is not a policy"),
         ("compare a b --data demos", "--data does not apply: without --samples, --minutes or --steps nothing is trained"),
         ("watch lift --window --out film.mp4", "--out does not apply: --window writes no file"),
         ("data annotate demos --instructions words.json --episode 3", "--episode does not apply: with --instructions no page"),

@@ -55,7 +55,8 @@ def evaluate_command(
 
     refuse("it concerns a randomization axis, give an --axis too", strength=condition.strength and not condition.axis)
     if policy in POLICY_FREE_AGENTS:
-        refuse(f"{policy} is not a policy", execute=acting.execute != 1, sample=acting.sample, device=acting.device != "cpu")
+        given = {"execute": acting.execute != 1, "sample": acting.sample, "device": acting.device != "cpu"}
+        refuse(f"{policy} is not a policy", **given, align=condition.align)
     axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
         policy, scenes.suite, out=out, command=typed(), device=acting.device, episodes=scenes.episodes, seed=scenes.seed,
