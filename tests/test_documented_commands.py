@@ -188,7 +188,13 @@ def own_files():
     """What a reader of the docs brings along."""
     Path("words.json").write_text(json.dumps({"0": ["lift the red cube"]}))
     Path("mine.yaml").write_text(
-        yaml.safe_dump({"pick": ["grab the {object}"], "push": ["shove the {object}"], "put": ["drop it"]})
+        yaml.safe_dump(
+            {
+                "pick": ["grab the {object}"],
+                "push": ["shove the {object} {direction}"],
+                "put": ["drop the {object} {preposition} the {receptacle}"],
+            }
+        )
     )
     Path("recordings").mkdir()
     rng = np.random.default_rng(0)
