@@ -39,7 +39,7 @@ REFERENCE = "docs/reference/commands.md"
 NOT_HERE = {
     r"openai/|google/": "weights that have to be downloaded",
     r"droid_100": "a dataset that has to be downloaded",
-    r"ray": "a cluster",
+    r"--cluster ray": "a cluster",
     r"device=cuda": "a GPU",
     r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
