@@ -35,6 +35,7 @@ class CsvFolders:
     """One folder an episode: `steps.csv` with 7 joint positions and 7 commands a line, `task.txt`, and `side/*.png`."""
 
     about = "folders with steps.csv, task.txt and side/*.png, one folder an episode"
+    recognition = ""
 
     def __init__(self, path: Path, robot: str | None = None):
         self._folders = sorted(file.parent for file in path.glob("*/steps.csv"))

@@ -1,9 +1,12 @@
 """One thread for everyone: two thread pools on two cores starve each other. And no test writes into a person's home."""
 
 import atexit
+import importlib
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,32 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "
 if "VERBOT_CACHE" not in os.environ:
     os.environ["VERBOT_CACHE"] = tempfile.mkdtemp(prefix="verbot-tests-")
     atexit.register(shutil.rmtree, os.environ["VERBOT_CACHE"], ignore_errors=True)
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    """``case("l07_two_tasks_in_episode")`` makes that input of ``tests/cases`` in a fresh folder, and returns the folder."""
+
+    def make(name: str) -> Path:
+        monkeypatch.syspath_prepend(str(CASES))
+        root = tmp_path / "cases" / name
+        importlib.import_module(name).make(root)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def picture_number():
+    """The number that a picture of ``tests/cases`` carries: uint8 (h, w, 3) to int."""
+    sys.path.insert(0, str(CASES))
+    try:
+        return importlib.import_module("_v3").number
+    finally:
+        sys.path.remove(str(CASES))
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ TOOL = "tool"  # the frame of the end effector of a robot that has one
 _TOOL_STATE = ("position", "quaternion", "gripper")
 _TOOL_ACTION = ("position", "quaternion", "position_delta", "rotation_delta", "joint_position", "joint_velocity", "gripper")
 
+CAMERA_KINDS = ("color", "depth")
 KINDS = (
     "position",  # absolute position, m
     "position_delta",  # m
@@ -87,6 +88,7 @@ class Camera:
         extrinsics: 4×4 row-major pose of the camera in `frame` (x right, y down, z forward: OpenCV's convention).
         frame: ``"base"`` for a fixed camera; the name of an end effector for one that moves with it, or ``"tool"`` where there is
             one; or another frame of `RobotSpec.frames`.
+        kind: ``"color"``, or ``"depth"``, whose images are float32 (h, w) in meters along the optical axis, 0 where unknown.
     """
 
     name: str
@@ -95,8 +97,11 @@ class Camera:
     intrinsics: tuple[float, ...] | None = None
     extrinsics: tuple[float, ...] | None = None
     frame: str = "base"
+    kind: str = "color"
 
     def __post_init__(self) -> None:
+        if self.kind not in CAMERA_KINDS:
+            raise SpecError(f"camera {self.name!r} has kind {self.kind!r}; expected one of {', '.join(CAMERA_KINDS)}")
         if self.height < 1 or self.width < 1:
             raise SpecError(f"camera {self.name!r} has size {self.height}×{self.width}; expected positive pixels")
         for label, values, size in (("intrinsics", self.intrinsics, 9), ("extrinsics", self.extrinsics, 16)):
@@ -227,8 +232,11 @@ class RobotSpec:
         return np.array([x for c in self.action for x in c.high], np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; omits empty `groups` and `frames`, for old files."""
+        """Plain data; omits empty `groups` and `frames` and the kind ``"color"``, for old files."""
         record = dataclasses.asdict(self)
+        for camera in record["cameras"]:
+            if camera["kind"] == "color":
+                del camera["kind"]
         return {key: value for key, value in record.items() if value or key not in ("groups", "frames")}
 
     @staticmethod

@@ -16,12 +16,30 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from verbot.data.importers.known_robots import KnownRobot
+from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.registry import Registry, options_of
 from verbot.spec import UInt8Array
 
 Fields = Mapping[str, np.ndarray]
 WIDEST = 64  # numbers per frame; a wider field without a name is an embedding, not a robot state
+
+
+@dataclass(frozen=True)
+class FieldNote:
+    """A line of the table at the end of an import: one field of the source, and what became of it.
+
+    Args:
+        field: the field as the source names it.
+        taken_as: ``"state"``, ``"action"``, ``"camera front"``, ``"instruction"``, ``"column next.reward"``, …, or ``"left out"``.
+        conversion: how its values were changed (``"1 - x: 0 is closed, 1 is open"``); empty if they were kept.
+        reason: the evidence for a conversion, or the reason for leaving the field out, with the option that changes it.
+    """
+
+    field: str
+    taken_as: str
+    conversion: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,11 @@ class RawEpisode:
         extras: other values in JSON.
         axes: names of the dimensions by field, if the source records them.
         calibration: calibration of the cameras, as in `EpisodeRecord`, if the source records it.
+        segments: the instruction of every frame, if the source has one per frame and it changes; `instructions` are then those
+            of the first segment.
+        columns: further values (t, …) by the name that they get in the dataset (``next.reward``, ``next.done``, …).
+        notes: what became of fields: left out, flipped, converted. `verbot.data.importers.convert` adds those of `state` and
+            `action` itself.
     """
 
     state: Fields
@@ -44,6 +67,9 @@ class RawEpisode:
     extras: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[InstructionSegment, ...] = ()
+    columns: Fields = field(default_factory=dict)
+    notes: tuple[FieldNote, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +87,15 @@ class Source(Protocol):
         robot: the meaning of the fields.
         rate_hz: the recording rate; None if neither the format nor the robot defines it.
         total: the number of items; None if it is known only at the end.
+        recognition: the evidence for `robot` where the source decided it (``"env_args: OSC_POSE with deltas"``); empty if the user
+            named it or if it is generic.
     """
 
     about: ClassVar[str]
     robot: KnownRobot
     rate_hz: float | None
     total: int | None
+    recognition: str
 
     @staticmethod
     def recognizes(path: Path) -> bool:

@@ -66,6 +66,7 @@ class Hdf5:
     """
 
     about = ".hdf5 files of ALOHA, robomimic or LIBERO"
+    recognition = ""
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Manifest:
     """
 
     about = "a folder with manifest.json"
+    recognition = ""
 
     def __init__(self, path: Path, robot: str | None = None, state: bool = True):
         self._file = path if path.is_file() else path / "manifest.json"

@@ -88,6 +88,7 @@ class Mcap:
     """MCAP logs; the options are described in the module's docstring."""
 
     about = ".mcap logs of ROS 2 or JSON messages"
+    recognition = ""
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class Rlds:
     """
 
     about = "a folder with dataset_info.json, features.json and .tfrecord shards"
+    recognition = ""
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Tensors:
     """
 
     about = "a .safetensors, .npz or .pt file with actions, observations, language and episode_indices, or a folder of them"
+    recognition = ""
 
     def __init__(self, path: Path, robot: str | None = None, floats: str = "auto"):
         self._paths, self._floats = files_of(path, *SUFFIXES), floats

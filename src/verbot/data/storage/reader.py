@@ -17,6 +17,7 @@ from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
@@ -207,6 +208,16 @@ class Episode:
         return tuple(self.extras.get("instructions") or self.tasks or ("",))
 
     @property
+    def segments(self) -> tuple[InstructionSegment, ...]:
+        """The instruction of every frame: segments that cover the episode in order."""
+        return (InstructionSegment(0, self.length, self.instructions),)
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Further recorded values by feature name (``next.reward``, ``observation.environment_state``, …): (t, …)."""
+        return {}
+
+    @property
     def states(self) -> FloatArray:
         """float32 (t, s)."""
         return (
@@ -220,8 +231,18 @@ class Episode:
             self._source.actions if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.ACTION)
         )
 
-    def images(self, camera: str) -> UInt8Array:
-        """uint8 RGB (t, h, w, 3). Raises `UnknownNameError` for a camera that the dataset lacks."""
+    def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
+        """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
+
+        Args:
+            rows: only these frames, in ascending order; all of them if None.
+
+        Raises `UnknownNameError` for a camera that the dataset lacks.
+        """
+        frames = self._frames(camera)
+        return frames if rows is None else frames[np.asarray(rows, np.int64)]
+
+    def _frames(self, camera: str) -> UInt8Array:
         if camera not in self.dataset.camera_names:
             raise UnknownNameError("camera", camera, self.dataset.camera_names)
         if isinstance(self._source, JournalEntry):

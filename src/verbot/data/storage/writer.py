@@ -25,6 +25,7 @@ from verbot.data.storage.commit import Run, combined_image_statistics, frame_col
 from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.reader import open_dataset, read_info
+from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import CODEC, PIXELS, encode_video
 from verbot.errors import DataError
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
@@ -43,6 +44,8 @@ class EpisodeRecord:
         images: uint8 RGB (t, h, w, 3) of each camera.
         calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
         extras: other values in JSON (goal, instructions, grounding, first_contact_frame, success, …).
+        segments: the instruction of every frame, if it changes within the episode; `instruction` is then that of the first.
+        columns: further values by feature name (``next.reward``, ``next.done``, ``observation.environment_state``), (t, …).
     """
 
     instruction: str
@@ -51,6 +54,8 @@ class EpisodeRecord:
     images: Mapping[str, UInt8Array]
     calibration: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[InstructionSegment, ...] = ()
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `DataError` unless the arrays have the shapes that `spec` requires."""
