@@ -121,6 +121,14 @@ def test_a_misspelt_command_gets_the_nearest_name(capsys):
     assert "there is no command 'data chekc'. Did you mean 'data check'? Known: data annotate, data check, data info, " in err
 
 
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"]])
+def test_a_group_lists_its_commands(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    listed = capsys.readouterr().out
+    assert stop.value.code == 0 and "data import" in listed and "data check" in listed and "evaluate" not in listed
+
+
 def test_errors_on_purpose_have_no_traceback(capsys, monkeypatch):
     def broken() -> int:
         """Break.

@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str] | None) -> None:
             sys.exit(0)
         name, rest = _command(arguments)
         if name is None:
-            print(_overview())
+            print(_overview(*rest))
             sys.exit(0)
         name, rest = _with_successors(name, rest)
         sys.exit(_called(OLD_COMMANDS[name][0] if name in OLD_COMMANDS else COMMANDS[name], name, rest))
@@ -112,7 +112,10 @@ def _called(function: Callable[..., int], name: str, arguments: Sequence[str]) -
 
 
 def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The command's name (None asks for the overview) and what is left for it. Raises `ConfigError` with the nearest name."""
+    """The command's name and what is left for it. Raises `ConfigError` with the nearest name.
+
+    None asks for the overview of all commands, or of those of the group that is left, such as ``data``.
+    """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return None, []
     for words in (2, 1):
@@ -120,6 +123,8 @@ def _command(arguments: list[str]) -> tuple[str | None, list[str]]:
         if name in COMMANDS or name in OLD_COMMANDS:
             return name, arguments[words:]
     group = [name for name in COMMANDS if name.startswith(arguments[0] + " ")]
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
+        return None, arguments[:1]
     asked = " ".join(arguments[: 2 if group else 1])
     near = difflib.get_close_matches(asked, group or COMMANDS, n=1) if asked not in {name.split()[0] for name in group} else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -179,9 +184,16 @@ def _warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is now called {new}; the old name works for one version", VerbotDeprecationWarning, 2)
 
 
-def _overview() -> str:
-    lines = ["usage: verbot COMMAND …", "", "Vision-language-action policies for robots: collect, train, evaluate, deploy.", ""]
+def _overview(group: str = "") -> str:
+    about = (
+        f"Commands of verbot {group}."
+        if group
+        else "Vision-language-action policies for robots: collect, train, evaluate, deploy."
+    )
+    lines = [f"usage: verbot {group + ' ' if group else ''}COMMAND …", "", about, ""]
     for name, function in COMMANDS.items():
+        if group and not name.startswith(f"{group} "):
+            continue
         lines.append(f"  {name:<13} {(function.__doc__ or '').splitlines()[0]}")
     return "\n".join(
         [*lines, "", "verbot COMMAND --help explains one and shows an example; verbot --version prints the version."]
