@@ -14,9 +14,9 @@ from verbot.data.storage.ranges import range_of
 from verbot.errors import DataError
 from verbot.spec import Camera, Component, RobotSpec
 
-Bounds = tuple[np.ndarray, np.ndarray]
-Stored = Callable[[str], Bounds | None]
-Found = Callable[[Sequence[str]], Mapping[str, Bounds]]
+Range = tuple[np.ndarray, np.ndarray]
+Stored = Callable[[str], Range | None]
+Found = Callable[[Sequence[str]], Mapping[str, Range]]
 
 
 def derived_spec(info: Mapping[str, Any], roles: FeatureRoles, root: Path, stored: Stored, found: Found) -> RobotSpec:

@@ -97,6 +97,15 @@ def count_rows(path: Path) -> int:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
+    try:
+        with pq.ParquetFile(str(path)) as file:
+            return list(file.schema_arrow.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, "is not a whole parquet file", error) from error
+
+
 def is_lfs_pointer(path: Path) -> bool:
     """Whether Git LFS left a pointer here instead of the file."""
     try:

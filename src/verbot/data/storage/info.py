@@ -54,15 +54,19 @@ def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def recorded_spec(info: Mapping[str, Any], root: Path) -> RobotSpec:
     """The spec that verbot recorded. Raises `CorruptFileError` if it is damaged."""
+    record = info["verbot"]["spec"]
     try:
-        spec = RobotSpec.from_json(info["verbot"]["spec"])
+        for key in ("cameras", "state", "action", "groups"):
+            if not isinstance(record.get(key, []), list) or not all(isinstance(each, dict) for each in record.get(key, [])):
+                raise SpecError(f"its {key} are no list of records")
+        spec = RobotSpec.from_json(record)
         numbers = [spec.rate_hz, *(x for c in (*spec.state, *spec.action) for x in (*c.low, *c.high))]
         texts = [spec.name, *(x for c in (*spec.state, *spec.action) for x in (c.name, c.unit, c.frame, *c.axes))]
         sides = [side for c in spec.cameras for side in (c.height, c.width)]
         good = all(is_number(x) for x in numbers) and all(isinstance(x, str) for x in (*texts, *spec.camera_names))
         if not good or not all(is_count(side, 1, LONGEST_SIDE) for side in sides):
             raise SpecError("a name is no text, or a number is not finite")
-    except (SpecError, TypeError, ValueError, AttributeError, KeyError) as error:
+    except (SpecError, TypeError, ValueError, KeyError) as error:
         raise CorruptFileError(root / layout.INFO, f"verbot.spec is damaged: {error}") from error
     return spec
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.dataset_statistics import episode_statistics, statistics_of
 from verbot.data.storage.depth import depth_pictures, read_depth_video
 from verbot.data.storage.derived_spec import check_spec, derived_spec
-from verbot.data.storage.features import FeatureMap, FeatureRoles
+from verbot.data.storage.features import FeatureMap, FeatureRoles, image_size
 from verbot.data.storage.files import count_rows, is_lfs_pointer, read_bytes, read_json
 from verbot.data.storage.info import checksums, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
@@ -31,6 +31,7 @@ from verbot.statistics import Statistics
 
 __all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
 
+Images = TypeVar("Images", UInt8Array, FloatArray)
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
 
 
@@ -148,9 +149,18 @@ class Dataset:
 
     def _images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
         if self.info["features"][key]["dtype"] == "image":
-            return self._stored_images(row, key)
+            return self._sized(color_pictures(self._stored.pictures(row, key), self._data_path(row), key), row, key)
         with self.decoder(row, key) as decoder:
-            return decoder.read(row[f"videos/{key}/from_timestamp"], row["length"])
+            return self._sized(decoder.read(row[f"videos/{key}/from_timestamp"], row["length"]), row, key)
+
+    def _sized(self, frames: Images, row: Mapping[str, Any], key: str) -> Images:
+        """`frames` (t, h, w, …). Raises `CorruptFileError` if they have another size than ``info.json`` says."""
+        feature = self.info["features"][key]
+        if not self._checksums and frames.shape[1:3] != (said := image_size(key, feature, self.root)):
+            path = self._data_path(row) if feature["dtype"] == "image" else self._video_path(row, key)
+            found = f"{frames.shape[1]}×{frames.shape[2]}"
+            raise CorruptFileError(path, f"has pictures of {found}; {layout.INFO} says {said[0]}×{said[1]} of {key!r}")
+        return frames
 
     def decoder(self, row: Mapping[str, Any], key: str) -> Decoder:
         """An open video of one camera feature, its checksum verified once."""
@@ -160,26 +170,30 @@ class Dataset:
             read_bytes(path, self._checksums[name])
             self._verified.add(name)
         if not self._checksums:
-            self._stored.check_whole(row)  # before memory is taken for as many pictures
-            if is_lfs_pointer(path) or not path.is_file():
-                found = "is a pointer of Git LFS; fetch it with `git lfs pull`" if path.is_file() else "is not there"
-                raise CorruptFileError(path, f"{found}: it holds episode {row['episode_index']} of camera {key!r}")
+            self._check_video(row, key)
         return Decoder(path, path, self.spec.rate_hz)
+
+    def _check_video(self, row: Mapping[str, Any], key: str) -> None:
+        """Raise `CorruptFileError` if the video file is absent, or the rows of the episode are: they count its pictures."""
+        path = self._video_path(row, key)
+        if is_lfs_pointer(path) or not path.is_file():
+            found = "is a pointer of Git LFS; fetch it with `git lfs pull`" if path.is_file() else "is not there"
+            raise CorruptFileError(path, f"{found}: it holds episode {row['episode_index']} of camera {key!r}")
+        self._stored.check_whole(row)
 
     @functools.cached_property
     def _verified(self) -> set[str]:
         return set()
 
-    def _stored_images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
-        return color_pictures(self._stored.pictures(row, key), self._data_path(row), key)
-
     def _depth(self, row: Mapping[str, Any], camera: str) -> FloatArray:
         key, code = self._camera_keys[camera], self._stored.roles.depth[camera]
         if self.info["features"][key]["dtype"] == "image":
-            return depth_pictures(self._stored.pictures(row, key), self._data_path(row), code)
-        self._stored.check_whole(row)
-        start_s = row[f"videos/{key}/from_timestamp"]
-        return read_depth_video(self._video_path(row, key), start_s, row["length"], self.spec.rate_hz, code)
+            frames = depth_pictures(self._stored.pictures(row, key), self._data_path(row), code)
+        else:
+            self._check_video(row, key)
+            start_s = row[f"videos/{key}/from_timestamp"]
+            frames = read_depth_video(self._video_path(row, key), start_s, row["length"], self.spec.rate_hz, code)
+        return self._sized(frames, row, key)
 
     def _stored_statistics(self) -> Statistics | None:
         frames = sum(entry.length for entry in self._journaled) + int(self.info["total_frames"])
