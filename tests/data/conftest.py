@@ -35,6 +35,7 @@ def make() -> Callable[[int], EpisodeRecord]:
         rng = np.random.default_rng(number)
         states = rng.uniform(-0.1, 0.1, (length, 8)).astype(np.float32)
         states[:, 3:7] = (1, 0, 0, 0)
+        states[:, 7] = np.abs(states[:, 7])
         actions = rng.uniform(-0.05, 0.05, (length, 4)).astype(np.float32)
         actions[:, 3] = 1
         actions[1:3, 3] = 0

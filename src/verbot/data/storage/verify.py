@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from verbot.data.storage import layout
+from verbot.data.storage.dataset_statistics import check_finite
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
+from verbot.data.storage.info import checksums, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
-from verbot.data.storage.reader import Episode, checksums, open_dataset, read_info
+from verbot.data.storage.metadata_comparison import compare_metadata, compare_statistics
+from verbot.data.storage.ranges import out_of_range
+from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.writer import ABSENT, seal
 from verbot.errors import CorruptFileError, DataError
 
@@ -31,7 +33,8 @@ class Finding:
 def check_dataset(path: str | Path) -> list[Finding]:
     """All problems of the dataset at `path`; an empty list if it is intact.
 
-    Files that verbot wrote are compared with their checksums. For a dataset of other software every frame is decoded.
+    Files that verbot wrote are compared with their checksums. In a dataset of other software every frame is decoded, and what its
+    metadata say twice is compared. Numbers that are not finite or outside their declared ranges are counted in both.
 
     Example:
         >>> import tempfile
@@ -44,13 +47,16 @@ def check_dataset(path: str | Path) -> list[Finding]:
         ([], ['stats.json'])
     """
     root = Path(path)
-    found: dict[str, Finding] = {}
+    found: dict[str, list[Finding]] = {}
     for step in (_info, _files, _derived, _journal, _contents):
+        new: dict[str, list[Finding]] = {}
         for problem in step(root):
-            found.setdefault(problem.path, problem)  # the first finding about a file is the most specific
+            new.setdefault(problem.path, []).append(problem)
+        for name, problems in new.items():
+            found.setdefault(name, problems)  # what an earlier step finds about a file is more specific
         if str(root / layout.INFO) in found or str(root) in found:
             break
-    return list(found.values())
+    return [problem for problems in found.values() for problem in dict.fromkeys(problems)]
 
 
 def _info(root: Path) -> Iterator[Finding]:
@@ -75,8 +81,10 @@ def _derived(root: Path) -> Iterator[Finding]:
             if (root / name).is_file() or ABSENT not in accepted:
                 yield from _try(partial(read_bytes, root / name, accepted), root)
     elif "verbot" not in info:
-        yield from _try(partial(read_parquet, root / layout.TASKS), root)
-        yield from _try(partial(read_json, root / layout.STATS), root)
+        if info["codebase_version"] == layout.VERSION:
+            yield from _try(partial(read_parquet, root / layout.TASKS), root)
+        if (root / layout.STATS).is_file():
+            yield from _try(partial(read_json, root / layout.STATS), root)
 
 
 def _journal(root: Path) -> Iterator[Finding]:
@@ -97,21 +105,39 @@ def _contents(root: Path) -> Iterator[Finding]:
     except DataError as error:
         yield _finding(error, root)
         return
-    frames = sum(len(episode) for episode in episodes)
-    counted = dataset.info["total_frames"] + sum(len(episode) for episode in episodes[dataset.info["total_episodes"] :])
-    if frames != counted:
-        yield Finding(str(root / layout.INFO), f"counts {counted} frames; the episodes have {frames}")
-    cameras = () if checksums(dataset.info) else dataset.camera_names
+    intact, ours = bool(checksums(dataset.info)), "verbot" in dataset.info
+    if intact and (frames := int(dataset.frame_starts[dataset.info["total_episodes"]])) != dataset.info["total_frames"]:
+        yield Finding(str(root / layout.INFO), f"counts {dataset.info['total_frames']} frames; the episodes have {frames}")
+    broken: dict[str, Finding] = {}  # the first problem of each file that cannot be read
+    seen = dict[str, Finding]()
     for episode in episodes:
-        yield from _try(partial(_read_vectors, episode), root)
-        for camera in cameras:
-            yield from _try(partial(episode.images, camera), root)
+        for problem in _try(partial(check_finite, episode), root):
+            broken.setdefault(problem.path, problem)
+        for camera in () if intact else dataset.camera_names:
+            for problem in _try(partial(episode.images, camera), root):
+                seen.setdefault(problem.path, problem)
+    yield from (broken | seen).values()
+    if not broken:
+        yield from _ranges(dataset, root / layout.STATS if not ours else root)
+    if not intact and not broken:
+        yield from _disagreements(dataset)
 
 
-def _read_vectors(episode: Episode) -> None:
-    for name, values in (("states", episode.states), ("actions", episode.actions)):
-        if not np.isfinite(values).all():
-            raise DataError(f"the {name} of episode {episode.index} are not finite")
+def _ranges(dataset: Dataset, path: Path) -> Iterator[Finding]:
+    """Numbers outside the declared ranges; those of a dataset without a spec are its stored statistics."""
+    for outside in out_of_range(dataset, dataset.spec):
+        yield Finding(str(path), str(outside))
+
+
+def _disagreements(dataset: Dataset) -> Iterator[Finding]:
+    try:
+        found = [*compare_metadata(dataset)]
+        if "verbot" not in dataset.info and len(dataset):
+            found += compare_statistics(dataset, dataset.statistics())
+    except DataError as error:
+        yield _finding(error, dataset.root)
+        return
+    yield from (Finding(path, problem) for path, problem in found)
 
 
 def _try(read: Callable[[], object], root: Path) -> Iterator[Finding]:
