@@ -17,11 +17,13 @@ from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.segments import InstructionSegment
-from verbot.data.storage.video import Decoder
+from verbot.data.storage.video import EpisodeVideo, row_times
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
+from verbot.transforms import FitImage
 
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
 
@@ -126,7 +128,7 @@ class Dataset:
         """The frames of one episode in a vector column: (t, d)."""
         path = self._data_path(row)
         if path not in self._tables:
-            table = self._read(path, lambda name: name in (layout.STATE, layout.ACTION, "index"))
+            table = self._read(path, lambda name: name in (layout.STATE, layout.ACTION, "timestamp", "index"))
             self._tables[path] = {name: _matrix(table.column(name)) for name in table.column_names}
         columns = self._tables[path]
         if key not in columns:
@@ -137,20 +139,21 @@ class Dataset:
             raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {row['length']}")
         return frames.astype(np.float32, copy=False)
 
-    def _images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
-        if self.info["features"][key]["dtype"] == "image":
-            return self._stored_images(row, key)
-        with self.decoder(row, key) as decoder:
-            return decoder.read(row[f"videos/{key}/from_timestamp"], row["length"])
-
-    def decoder(self, row: Mapping[str, Any], key: str) -> Decoder:
-        """An open video of one camera feature, its checksum verified once."""
+    def _video(self, number: int, row: Mapping[str, Any], key: str) -> EpisodeVideo:
+        """The video of one camera feature, its checksum verified once."""
         path = self._video_path(row, key)
         name = path.relative_to(self.root).as_posix()
         if name in self._checksums and name not in self._verified:
             read_bytes(path, self._checksums[name])
             self._verified.add(name)
-        return Decoder(path, path, self.spec.rate_hz)
+        rate_hz, start_s = float(self.info["fps"]), float(row[f"videos/{key}/from_timestamp"])
+        duration_s = float(row.get(f"videos/{key}/to_timestamp", np.inf)) - start_s
+        times_s = start_s + row_times(self._stamps(row), row["length"], rate_hz, duration_s)
+        return EpisodeVideo(path, path, number, times_s, rate_hz, self.info.get("tolerance_s"))
+
+    def _stamps(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        stamps = self._vectors(row, "timestamp")
+        return stamps[:, 0] if stamps.shape[1] == 1 else None
 
     @functools.cached_property
     def _verified(self) -> set[str]:
@@ -231,25 +234,35 @@ class Episode:
             self._source.actions if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.ACTION)
         )
 
-    def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
+    def images(self, camera: str, rows: Sequence[int] | None = None, fit: FitImage | None = None) -> UInt8Array:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
 
+        The picture of a row is the one nearest to the row's time.
+
         Args:
-            rows: only these frames, in ascending order; all of them if None.
+            rows: only these frames; all of them if None.
+            fit: crop and resize the pictures while they are decoded.
 
-        Raises `UnknownNameError` for a camera that the dataset lacks.
+        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for a row without a picture near its time.
         """
-        frames = self._frames(camera)
-        return frames if rows is None else frames[np.asarray(rows, np.int64)]
+        with PictureReader(self.dataset, {} if fit is None else {camera: fit}) as reader:
+            return reader.read(self, camera, rows)
 
-    def _frames(self, camera: str) -> UInt8Array:
-        if camera not in self.dataset.camera_names:
-            raise UnknownNameError("camera", camera, self.dataset.camera_names)
-        if isinstance(self._source, JournalEntry):
-            name = f"episode {self.index} of {self.dataset.root}"
-            with Decoder(self._source.videos[camera], name, self.dataset.spec.rate_hz) as decoder:
-                return decoder.read(0.0, self.length)
-        return self.dataset._images(self._source, self.dataset._camera_keys[camera])
+    def video(self, camera: str) -> EpisodeVideo | None:
+        """Where the camera's video lies; None if the pictures are stored one by one. Raises `UnknownNameError` as `images`."""
+        dataset, source = self.dataset, self._source
+        if camera not in dataset.camera_names:
+            raise UnknownNameError("camera", camera, dataset.camera_names)
+        if isinstance(source, JournalEntry):
+            name, rate_hz = f"episode {self.index} of {dataset.root}", dataset.spec.rate_hz
+            return EpisodeVideo(source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz)
+        key = dataset._camera_keys[camera]
+        return None if dataset.info["features"][key]["dtype"] == "image" else dataset._video(self.index, source, key)
+
+    def stored_images(self, camera: str) -> UInt8Array:
+        """The pictures of a camera that are stored one by one, uint8 RGB (t, h, w, 3)."""
+        assert not isinstance(self._source, JournalEntry)
+        return self.dataset._stored_images(self._source, self.dataset._camera_keys[camera])
 
 
 def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.packets import frame_findings
 from verbot.data.storage.reader import Episode, checksums, open_dataset, read_info
 from verbot.data.storage.writer import ABSENT, seal
 from verbot.errors import CorruptFileError, DataError
@@ -31,7 +32,8 @@ class Finding:
 def check_dataset(path: str | Path) -> list[Finding]:
     """All problems of the dataset at `path`; an empty list if it is intact.
 
-    Files that verbot wrote are compared with their checksums. For a dataset of other software every frame is decoded.
+    Files that verbot wrote are compared with their checksums. For a dataset of other software the time of every row is compared
+    with the times of its videos' pictures, which costs one pass over their packets and no decoding.
 
     Example:
         >>> import tempfile
@@ -104,8 +106,8 @@ def _contents(root: Path) -> Iterator[Finding]:
     cameras = () if checksums(dataset.info) else dataset.camera_names
     for episode in episodes:
         yield from _try(partial(_read_vectors, episode), root)
-        for camera in cameras:
-            yield from _try(partial(episode.images, camera), root)
+    for camera in cameras:
+        yield from (Finding(str(path), problem) for path, problem in frame_findings(dataset, camera))
 
 
 def _read_vectors(episode: Episode) -> None:
