@@ -21,7 +21,7 @@ from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import EpisodeVideo, row_times
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
-from verbot.spec import FloatArray, RobotSpec, UInt8Array
+from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 from verbot.transforms import FitImage
 
@@ -68,6 +68,11 @@ class Dataset:
     @property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(self._camera_keys)
+
+    @functools.cached_property
+    def lengths(self) -> Int64Array:
+        """Number of frames of each episode: int64 (n,)."""
+        return np.concatenate([self._rows.column("length"), np.array([one.length for one in self._journaled], np.int64)])
 
     def statistics(self) -> Statistics:
         """Statistics of ``"state"`` and ``"action"`` over all frames, with exact quantiles.
