@@ -17,7 +17,7 @@ from toys import PLAIN, SMALL, toy_config, write_toy
 
 from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, open_dataset
 from verbot.data.samples.labels import MaskedArray
-from verbot.data.storage import frame_cache
+from verbot.data.storage import cached_rows, frame_cache
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
@@ -106,7 +106,8 @@ def test_questions_are_answered_from_features(toy, tower, tmp_path, seen):
     got = policy.network.losses(with_features, torch_numbers(1))
     assert not seen
     frames = FrameCache(open_dataset(toy), policy.spec.camera_names)
-    rows = training_data._train[0]._index[window.index]  # windows are counted over the episodes that are not held out
+    episodes, rows = training_data._train[0].locate(window.index)  # counted over the episodes that are not held out
+    rows = frames.starts[episodes] + rows
     images = np.stack([frames.frames(camera)[rows] for camera in policy.spec.camera_names], 1)[:, None]
     looked = dataclasses.replace(with_queries, images=images, features=np.zeros((4, 1, 2, 0, 0), np.float16))
     want = policy.network.losses(policy.collate(looked), torch_numbers(1))
@@ -181,19 +182,19 @@ def grow(data: Path, episodes: int) -> None:
 def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
     config = settings(copied(toy, tmp_path), tower)
     monkeypatch.setattr(frame_cache, "FEATURE_BLOCK", 2)
-    original, commits = frame_cache.write_atomic, []
+    original, commits = cached_rows.write_atomic, []
 
     def dies(path, content):
         commits.append(path)
-        if ".cache/features" in str(path) and len(commits) > 4:
+        if "/features/" in str(path) and len(commits) > 4:
             raise KeyboardInterrupt
         return original(path, content)
 
     FrameCache(open_dataset(config.data.datasets[0]))
-    monkeypatch.setattr(frame_cache, "write_atomic", dies)
+    monkeypatch.setattr(cached_rows, "write_atomic", dies)
     with pytest.raises(KeyboardInterrupt):
         TrainingData.prepare(config)
-    monkeypatch.setattr(frame_cache, "write_atomic", original)
+    monkeypatch.setattr(cached_rows, "write_atomic", original)
     committed = [json.loads(p.read_text())["digests"] for p in sorted(config_folder(config).rglob("*.json"))]
     seen.clear()
     TrainingData.prepare(config)
@@ -202,7 +203,7 @@ def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
 
 
 def config_folder(config) -> Path:
-    return Path(config.data.datasets[0]) / frame_cache.FEATURES
+    return cached_rows.cache_folders(open_dataset(config.data.datasets[0]))[0] / "features"
 
 
 def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, seen):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from verbot.data import DatasetWriter, FrameCache, open_dataset
-from verbot.data.storage import frame_cache
+from verbot.data.storage import cached_rows, frame_cache
 from verbot.data.storage.reader import Episode
 from verbot.errors import DataError
 from verbot.parallel.workers import cores
@@ -21,9 +21,9 @@ def decoded(monkeypatch, tmp_path):
     numbers: list[int] = []
     original = Episode.images
 
-    def images(self, camera):
+    def images(self, camera, rows=None, fit=None):
         numbers.append(self.index)
-        return original(self, camera)
+        return original(self, camera, rows, fit)
 
     monkeypatch.setattr(Episode, "images", images)
     return numbers
@@ -103,7 +103,7 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
     monkeypatch.setattr(frame_cache, "BLOCK", 3)
     copy_of(written, tmp_path / "d")
     dataset = open_dataset(tmp_path / "d")
-    original, calls = frame_cache.write_atomic, []
+    original, calls = cached_rows.write_atomic, []
 
     def dies_at_the_second_commit(path, content):
         calls.append(path)
@@ -111,7 +111,7 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
             raise KeyboardInterrupt
         return original(path, content)
 
-    monkeypatch.setattr(frame_cache, "write_atomic", dies_at_the_second_commit)
+    monkeypatch.setattr(cached_rows, "write_atomic", dies_at_the_second_commit)
     with pytest.raises(KeyboardInterrupt):
         FrameCache(dataset, ["front"])
     decoded.clear()
@@ -121,7 +121,8 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"digests": ["x"], "file": "no"}'])
-def test_an_unreadable_record_is_replaced(tmp_path, written, content):
+def test_an_unreadable_record_is_replaced(tmp_path, written, content, monkeypatch):
+    monkeypatch.delenv("VERBOT_CACHE")
     copy_of(written, tmp_path / "d")
     FrameCache(open_dataset(tmp_path / "d"), ["front"])
     record = tmp_path / "d/.cache/frames/front.json"

@@ -83,7 +83,7 @@ def test_reading_a_damaged_file_raises_with_its_name(written, tmp_path, pattern,
 
 @pytest.mark.parametrize("name", ["videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"])
 def test_a_truncated_file_of_other_software_is_named(tmp_path, name):
-    """Without checksums every frame is read."""
+    """Without checksums every packet is read."""
     root = tmp_path / "d"
     shutil.copytree(FIXTURE, root)
     (root / name).write_bytes((root / name).read_bytes()[:-900])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,37 +86,6 @@ def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
     return DepthCode(True, 1e-3, float(numbers[0]), float(numbers[1]), float(numbers[2]), logarithmic)
 
 
-def read_depth_video(path: Path, start_s: float, count: int, rate_hz: float, code: DepthCode) -> FloatArray:
-    """`count` frames from `start_s` (seconds) on, in meters: float32 (count, h, w). The colors are not touched.
-
-    Raises `CorruptFileError` if the file is no video, has 8 bits a pixel, or lacks a frame within half a period of its time.
-    """
-    import av
-
-    out: FloatArray | None = None
-    found = np.zeros(count, bool)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            base = cast(Fraction, stream.time_base)
-            container.seek(max(0, int(start_s / base)), stream=stream)
-            for frame in container.decode(stream):
-                row = round((float(frame.pts * base) - start_s) * rate_hz) if frame.pts is not None else -1
-                if row >= count:
-                    break
-                if row >= 0 and not found[row]:
-                    values = code.meters(_plane(path, frame))
-                    out = np.zeros((count, *values.shape), np.float32) if out is None else out
-                    out[row], found[row] = values, True
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise CorruptFileError(path, f"cannot be decoded as depth ({error})") from error
-    if out is None or not found.all():
-        missing = start_s + int(np.argmin(found)) / rate_hz
-        raise CorruptFileError(path, f"holds no frame at {missing:.3f} s; {count} were recorded from {start_s:.3f} s on")
-    return out
-
-
 def depth_pictures(cells: Iterable[bytes], path: Path, code: DepthCode) -> FloatArray:
     """Pictures of 16 bits or of floats, as they are stored, in meters: float32 (t, h, w)."""
     from PIL import Image
@@ -135,13 +103,3 @@ def depth_pictures(cells: Iterable[bytes], path: Path, code: DepthCode) -> Float
     if len({frame.shape for frame in frames}) != 1:
         raise CorruptFileError(path, f"holds depth pictures of {len({frame.shape for frame in frames})} sizes in one episode")
     return np.stack(frames)
-
-
-def _plane(path: Path, frame: Any) -> np.ndarray:
-    """The first plane of a frame of 10 to 16 bits a pixel: uint16 (h, w)."""
-    bits = frame.format.components[0].bits
-    if bits <= 8 or frame.format.is_big_endian:
-        raise CorruptFileError(path, f"is in {frame.format.name}, whose pixels are no distances; 12 or 16 bits are needed")
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint16).reshape(frame.height, plane.line_size // 2)
-    return rows[:, : frame.width]

@@ -8,76 +8,214 @@ atomically and is the commit: rows beyond its count do not exist.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import uuid
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verbot.data.storage.files import lock, read_json, write_atomic
+from verbot.data.storage.cached_rows import CachedRows, Fill, cache_folders, free_bytes, gigabytes, running_digests
 from verbot.data.storage.reader import Dataset
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import DataError
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
-from verbot.spec import FloatArray, UInt8Array
+from verbot.spec import Camera, FloatArray, Int64Array, UInt8Array
+from verbot.transforms import FitImage
 
-FOLDER, FEATURES = ".cache/frames", ".cache/features"
 BLOCK = 256  # episodes between commits; an interruption loses at most this many
 FEATURE_BLOCK, FEATURE_BATCH = 16, 32  # episodes between commits of features, and frames in a batch of the encoder
 
 FeatureArray = npt.NDArray[np.float16]
 
 
+@dataclass(frozen=True)
+class FrameSelection:
+    """The frames that are used, and their size.
+
+    Args:
+        cameras: names of the cameras; all of the dataset if None.
+        episodes: numbers of the episodes, ascending; all if None.
+        fits: how the pictures of a camera are cropped and resized; a camera that is not named keeps its size.
+    """
+
+    cameras: tuple[str, ...] | None = None
+    episodes: tuple[int, ...] | None = None
+    fits: Mapping[str, FitImage] = field(default_factory=dict)
+
+    def cameras_of(self, dataset: Dataset) -> tuple[str, ...]:
+        return tuple(dataset.camera_names if self.cameras is None else self.cameras)
+
+    def row(self, dataset: Dataset, camera: str) -> tuple[int, ...]:
+        """The shape of a picture: (h, w, 3), or (h, w) for depth; a frame is decoded where nothing is fitted."""
+        fit = self.fits.get(camera)
+        if fit is None:
+            return tuple(dataset[0].images(camera, [0]).shape[1:])
+        return fit.target if is_depth(dataset, camera) else (*fit.target, 3)
+
+    def bytes(self, dataset: Dataset) -> int:
+        """The size of these frames, decoded."""
+        lengths = dataset.lengths if self.episodes is None else dataset.lengths[list(self.episodes)]
+        sizes = {camera: int(np.prod(self.row(dataset, camera))) for camera in self.cameras_of(dataset)}
+        return sum(size * (4 if is_depth(dataset, camera) else 1) for camera, size in sizes.items()) * int(lengths.sum())
+
+
 class FrameCache:
-    """All decoded frames of `dataset`, in episode order.
+    """Decoded frames of `dataset`, in episode order.
 
     Args:
         cameras: names of the cameras to cache; all of them if None.
-        folder: folder of the cache files; below the dataset if None.
+        folder: folder of the cache files; if None, see `verbot.data.storage.cached_rows.cache_folders`.
         threads: number of threads that decode missing frames; one per core if None.
+        selection: the cameras, the episodes and the size of the frames, instead of `cameras`.
+        show: print the size of missing frames before they are decoded.
+
+    Raises `DataError` if the disk has not the room, before anything is written.
 
     Example:
         >>> import tempfile
         >>> from verbot.data.storage.reader import open_dataset
         >>> from verbot.data.storage.writer import example_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     FrameCache(open_dataset(example_dataset(folder))).frames("front").shape
+        ...     FrameCache(open_dataset(example_dataset(folder)), folder=Path(folder)).frames("front").shape
         (24, 32, 32, 3)
     """
 
     def __init__(
-        self, dataset: Dataset, cameras: Sequence[str] | None = None, folder: Path | None = None, threads: int | None = None
+        self,
+        dataset: Dataset,
+        cameras: Sequence[str] | None = None,
+        folder: Path | None = None,
+        threads: int | None = None,
+        selection: FrameSelection | None = None,
+        show: bool = False,
     ):
         self.dataset, self._threads = dataset, threads or cores()
-        rows = _Rows(dataset, folder or dataset.root / FOLDER, "decoded frames", ".rgb", np.dtype(np.uint8), BLOCK)
-        self._frames: dict[str, UInt8Array] = {
-            camera: rows.open(camera, _size(dataset, camera), self._decoder(camera))
-            for camera in (dataset.camera_names if cameras is None else cameras)
-        }
+        self.selection = selection or FrameSelection(None if cameras is None else tuple(cameras))
+        self.folders = tuple(path / "frames" for path in cache_folders(dataset)) if folder is None else (folder,)
+        whole = range(len(dataset))
+        chosen: Sequence[int] = whole if self.selection.episodes is None else self.selection.episodes
+        names = self.selection.cameras_of(dataset)
+        rows = self._rows_of(whole, names)
+        if list(chosen) != list(whole) and not all(each.complete(self._name(camera, whole)) for camera, each in rows.items()):
+            rows = self._rows_of(chosen, names)
+        else:
+            chosen = whole
+        self._check_room(rows, chosen, show)
+        self.starts = np.full(len(dataset), -1)  # row of the first frame of each episode; -1 where it is not cached
+        self._frames: dict[str, Any] = {}
+        for camera, each in rows.items():
+            self.starts[list(chosen)] = each.ends[:-1]
+            fill, shape = self._decoder(camera, chosen), partial(self.selection.row, dataset, camera)
+            self._frames[camera] = each.open(self._name(camera, chosen), shape, fill)
 
     @property
     def cameras(self) -> tuple[str, ...]:
         return tuple(self._frames)
 
-    def frames(self, camera: str) -> UInt8Array:
-        """Every frame of the dataset from one camera, (n, h, w, 3), read-only."""
-        return self._frames[camera]
+    @property
+    def fits(self) -> Mapping[str, FitImage]:
+        return self.selection.fits
 
-    def _decoder(self, camera: str) -> Fill:
-        def fill(numbers: range, ends: npt.NDArray[np.int64], out: UInt8Array) -> None:
-            def decode(number: int) -> None:
-                out[ends[number] : ends[number + 1]] = self.dataset[number].images(camera)
+    def frames(self, camera: str) -> UInt8Array:
+        """Every cached frame of one camera, (n, h, w, 3) or (n, h, w) for depth, read-only."""
+        return self._frames[camera]  # type: ignore[no-any-return]
+
+    def shape(self, camera: str) -> tuple[int, ...]:
+        """The shape of a picture."""
+        return self._frames[camera].shape[1:]  # type: ignore[no-any-return]
+
+    def take(self, camera: str, episodes: Int64Array, rows: Int64Array, clip_rows: Int64Array) -> Any:
+        """The pictures of these rows of these episodes, arrays of one shape; `clip_rows` is for other sources of frames."""
+        starts = self.starts[episodes]
+        if starts.size and starts.min() < 0:
+            raise DataError(f"{self.dataset.root}: the frames of episode {episodes.flat[starts.argmin()]} are not cached")
+        return self._frames[camera][starts + rows]
+
+    def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
+        """Nothing: every frame is at hand."""
+
+    @property
+    def random_access(self) -> bool:
+        """Whether frames may be read in any order at no cost."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _rows_of(self, numbers: Sequence[int], cameras: Sequence[str]) -> dict[str, CachedRows]:
+        """The rows of each camera; cameras of one kind share them."""
+        kinds: dict[bool, CachedRows] = {}
+        for depth in {is_depth(self.dataset, camera) for camera in cameras}:
+            kind = (".depth", np.float32) if depth else (".rgb", np.uint8)
+            kinds[depth] = CachedRows(self.dataset, numbers, self.folders, "decoded frames", *kind, BLOCK)
+        return {camera: kinds[is_depth(self.dataset, camera)] for camera in cameras}
+
+    def _name(self, camera: str, numbers: Sequence[int]) -> str:
+        """The name of the camera's files; a size and a choice of episodes are part of it."""
+        fit, name = self.selection.fits.get(camera), camera
+        if fit is not None and fit.source != fit.target:
+            name += f"@{fit.target[0]}x{fit.target[1]}"
+            if fit != FitImage(fit.source, fit.target):  # another way of fitting than the centered crop
+                name += f"+{hashlib.sha256(repr(fit).encode()).hexdigest()[:8]}"
+        if isinstance(numbers, range):
+            return name
+        identities = [self.dataset[int(number)].identity for number in numbers]
+        return f"{name}+{running_digests(identities)[-1][:8]}"
+
+    def _check_room(self, rows: Mapping[str, CachedRows], numbers: Sequence[int], show: bool) -> None:
+        """Print the size of what is missing, and refuse it if the disk has not the room."""
+        shapes = {camera: partial(self.selection.row, self.dataset, camera) for camera in rows}
+        missing = sum(one.missing_bytes(self._name(camera, numbers), shapes[camera]) for camera, one in rows.items())
+        if not missing:
+            return
+        frames = int(next(iter(rows.values())).ends[-1])
+        shown = {camera: one.row(self._name(camera, numbers), shapes[camera]) for camera, one in rows.items()}
+        each = ", ".join(f"{camera} {'×'.join(map(str, shape))}" for camera, shape in shown.items())
+        free = free_bytes(self.folders[0])
+        text = f"{frames} frames of {each}: {gigabytes(missing)} to write in {self.folders[0]}, which has {gigabytes(free)} free"
+        if missing > free:
+            raise DataError(
+                f"the frame cache does not fit on the disk: {text}. Choose a smaller network.image_size, fewer data.cameras or "
+                f"data.selections, another folder (--cache DIR or VERBOT_CACHE), or data.frames=decode"
+            )
+        if show:
+            print(f"frame cache: {text}", file=sys.stderr)
+
+    def _decoder(self, camera: str, numbers: Sequence[int]) -> Fill:
+        fit = self.selection.fits.get(camera)
+
+        def fill(places: range, ends: Int64Array, out: UInt8Array) -> None:
+            def decode(place: int) -> None:
+                episode = self.dataset[int(numbers[place])]
+                images = episode.images(camera, None, fit)
+                if images.shape[1:] != out.shape[1:]:
+                    found, expected = ("×".join(map(str, shape[1:3])) for shape in (images.shape, out.shape))
+                    raise DataError(
+                        f"{self.dataset.root}: camera {camera!r} has pictures of {found} in episode {episode.index}; expected "
+                        f"{expected}, as in the first: set network.image_size"
+                    )
+                out[ends[place] : ends[place + 1]] = images
 
             with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(decode, numbers))
+                list(pool.map(decode, places))
 
         return fill
+
+
+def camera_of(dataset: Dataset, name: str) -> Camera | None:
+    """The camera in the dataset's spec, if it is there."""
+    return next((camera for camera in dataset.spec.cameras if camera.name == name), None)
+
+
+def is_depth(dataset: Dataset, name: str) -> bool:
+    known = camera_of(dataset, name)
+    return known is not None and known.kind == "depth"
 
 
 class FeatureCache:
@@ -97,12 +235,15 @@ class FeatureCache:
 
     def __init__(self, frames: FrameCache, key: str, compute: Callable[[UInt8Array], FloatArray], show: bool = False):
         self._cache, self._compute, self._show = frames, compute, show
-        folder = frames.dataset.root / FEATURES / hashlib.sha256(key.encode()).hexdigest()[:16]
-        rows = _Rows(frames.dataset, folder, "features", ".f16", np.dtype(np.float16), FEATURE_BLOCK)
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folders = tuple(folder.with_name("features") / name for folder in frames.folders)
+        dataset = frames.dataset
+        rows = CachedRows(dataset, range(len(dataset)), self.folders, "features", ".f16", np.float16, FEATURE_BLOCK)
         self._features: dict[str, FeatureArray] = {}
         for camera in frames.cameras:
             with ExitStack() as shown:
                 self._features[camera] = rows.open(camera, self._shape(camera), self._encoder(camera, shown))
+        self.starts = rows.ends[:-1]
 
     def features(self, camera: str) -> FeatureArray:
         """The features of every frame of the dataset from one camera, (n, p, d), read-only."""
@@ -114,7 +255,7 @@ class FeatureCache:
     def _encoder(self, camera: str, shown: ExitStack) -> Fill:
         frames, bars = self._cache.frames(camera), list[Progress]()
 
-        def fill(numbers: range, ends: npt.NDArray[np.int64], out: FeatureArray) -> None:
+        def fill(numbers: range, ends: Int64Array, out: FeatureArray) -> None:
             first, last = int(ends[numbers.start]), int(ends[numbers.stop])
             if not bars:
                 bars.append(shown.enter_context(Progress(f"encode {camera}", len(frames), "frames", first, self._show)))
@@ -130,95 +271,3 @@ class FeatureCache:
                 )
 
         return fill
-
-
-Fill = Callable[[range, npt.NDArray[np.int64], Any], None]
-
-
-class _Rows:
-    """Arrays with one row for each frame of a dataset. Each array is one file that grows with the dataset.
-
-    Args:
-        content: name of the cached values, for messages.
-        suffix, dtype: the suffix and the dtype of the files.
-        block: episodes between commits.
-    """
-
-    def __init__(self, dataset: Dataset, folder: Path, content: str, suffix: str, dtype: np.dtype[Any], block: int):
-        self._dataset, self._folder, self._content = dataset, folder, content
-        self._suffix, self._dtype, self._block = suffix, dtype, block
-        episodes = list(dataset)
-        self._ends = np.cumsum([0, *(len(episode) for episode in episodes)])
-        self._digests = _digests([f"{episode.identity} {len(episode)}" for episode in episodes])
-
-    def open(self, name: str, shape: Callable[[], tuple[int, ...]], fill: Fill) -> npt.NDArray[Any]:
-        """The array called `name`, read-only.
-
-        Args:
-            shape: returns the shape of a row; called only if there are no rows yet.
-            fill: ``fill(numbers, ends, out)`` computes the rows of episodes `numbers`; episode i has
-                ``out[ends[i] : ends[i + 1]]``.
-        """
-        if not len(self._dataset):
-            raise DataError(f"{self._dataset.root} has no episodes yet")
-        try:
-            with lock(self._folder / f"{name}.lock", wait=True, holder="another process is filling this cache"):
-                path, done, row = self._state(name)
-                if done < len(self._dataset):
-                    row = row or shape()
-                    self._fill(name, path, done, row, fill)
-        except OSError as error:  # the disk is full, or the folder is not writable
-            raise DataError(
-                f"{self._content} cannot be cached in {self._folder}: {error.strerror}; choose another folder"
-            ) from error
-        whole = (int(self._ends[-1]), *row)
-        if path.stat().st_size < np.prod(whole, dtype=np.int64) * self._dtype.itemsize:
-            raise CorruptFileError(path, f"is shorter than its {whole[0]} frames; remove it, and it is computed again")
-        return np.asarray(np.memmap(path, self._dtype, mode="r", shape=whole))
-
-    def _state(self, name: str) -> tuple[Path, int, tuple[int, ...]]:
-        """The file of rows, the number of the dataset's episodes it already holds, and the shape of a row."""
-        record = self._folder / f"{name}.json"
-        if record.is_file():
-            try:
-                state = read_json(record)
-                held, path = state["digests"], self._folder / state["file"]
-                done = min(len(held), len(self._digests))
-                # The cache may hold more episodes than a process that opened the dataset earlier knows of.
-                if done and held[done - 1] == self._digests[done - 1] and path.is_file():
-                    # Older records of frames have "height" and "width" instead of "row".
-                    return path, done, tuple(state["row"] if "row" in state else (state["height"], state["width"], 3))
-            except (CorruptFileError, KeyError, TypeError):
-                pass  # unreadable: compute the rows again
-        # A new file name, because other processes may still map rows of another state of the dataset.
-        return self._folder / f"{name}-{uuid.uuid4().hex[:8]}{self._suffix}", 0, ()
-
-    def _fill(self, name: str, path: Path, done: int, row: tuple[int, ...], fill: Fill) -> None:
-        """Compute the rows of episodes from number `done` on, with a commit after each block."""
-        size = int(np.prod(row, dtype=np.int64)) * self._dtype.itemsize
-        with open(path, "r+b" if path.is_file() else "w+b") as file:
-            for start in range(done, len(self._dataset), self._block):
-                stop = min(start + self._block, len(self._dataset))
-                file.truncate(int(self._ends[stop]) * size)
-                out = np.memmap(path, self._dtype, mode="r+", shape=(int(self._ends[stop]), *row))
-                fill(range(start, stop), self._ends, out)
-                out.flush()
-                os.fsync(file.fileno())
-                state = {"file": path.name, "row": row, "digests": self._digests[:stop]}
-                write_atomic(self._folder / f"{name}.json", json.dumps(state).encode())
-        for old in self._folder.glob(f"{name}-*{self._suffix}"):
-            if old != path:
-                old.unlink()
-
-
-def _size(dataset: Dataset, camera: str) -> Callable[[], tuple[int, ...]]:
-    return lambda: dataset[0].images(camera).shape[1:]
-
-
-def _digests(identities: Sequence[str]) -> list[str]:
-    """A running checksum: element n covers the first n + 1 identities."""
-    chain, out = hashlib.sha256(), []
-    for identity in identities:
-        chain.update(identity.encode() + b"\n")
-        out.append(chain.hexdigest()[:16])
-    return out

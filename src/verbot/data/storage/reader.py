@@ -14,20 +14,21 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.dataset_statistics import episode_statistics, statistics_of
-from verbot.data.storage.depth import depth_pictures, read_depth_video
 from verbot.data.storage.derived_spec import check_spec, derived_spec
-from verbot.data.storage.features import FeatureMap, FeatureRoles, image_size
-from verbot.data.storage.files import count_rows, is_lfs_pointer, read_bytes, read_json
+from verbot.data.storage.features import FeatureMap, FeatureRoles
+from verbot.data.storage.files import count_rows, read_json
 from verbot.data.storage.info import checksums, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
-from verbot.data.storage.pictures import color_pictures
+from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.segments import InstructionSegment
+from verbot.data.storage.stored_cameras import StoredCameras
 from verbot.data.storage.stored_frames import FurtherColumns, StoredFrames
 from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
-from verbot.data.storage.video import Decoder
+from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
+from verbot.transforms import FitImage
 
 __all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
 
@@ -46,7 +47,7 @@ class Dataset:
         self.root, self.info, self.spec, self._stored = stored.root, stored.info, spec, stored
         self._journaled = tuple(journaled)
         self._committed = int(self.info["total_episodes"])
-        self._camera_keys = stored.roles.cameras
+        self._camera_keys, self._cameras = stored.roles.cameras, StoredCameras(stored)
         self._checksums = stored.checksums
 
     def __len__(self) -> int:
@@ -147,54 +148,6 @@ class Dataset:
     def _video_path(self, row: Mapping[str, Any], key: str) -> Path:
         return self._stored.video_path(row, key)
 
-    def _images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
-        if self.info["features"][key]["dtype"] == "image":
-            return self._sized(color_pictures(self._stored.pictures(row, key), self._data_path(row), key), row, key)
-        with self.decoder(row, key) as decoder:
-            return self._sized(decoder.read(row[f"videos/{key}/from_timestamp"], row["length"]), row, key)
-
-    def _sized(self, frames: Images, row: Mapping[str, Any], key: str) -> Images:
-        """`frames` (t, h, w, …). Raises `CorruptFileError` if they have another size than ``info.json`` says."""
-        feature = self.info["features"][key]
-        if not self._checksums and frames.shape[1:3] != (said := image_size(key, feature, self.root)):
-            path = self._data_path(row) if feature["dtype"] == "image" else self._video_path(row, key)
-            found = f"{frames.shape[1]}×{frames.shape[2]}"
-            raise CorruptFileError(path, f"has pictures of {found}; {layout.INFO} says {said[0]}×{said[1]} of {key!r}")
-        return frames
-
-    def decoder(self, row: Mapping[str, Any], key: str) -> Decoder:
-        """An open video of one camera feature, its checksum verified once."""
-        path = self._video_path(row, key)
-        name = path.relative_to(self.root).as_posix()
-        if name in self._checksums and name not in self._verified:
-            read_bytes(path, self._checksums[name])
-            self._verified.add(name)
-        if not self._checksums:
-            self._check_video(row, key)
-        return Decoder(path, path, self.spec.rate_hz)
-
-    def _check_video(self, row: Mapping[str, Any], key: str) -> None:
-        """Raise `CorruptFileError` if the video file is absent, or the rows of the episode are: they count its pictures."""
-        path = self._video_path(row, key)
-        if is_lfs_pointer(path) or not path.is_file():
-            found = "is a pointer of Git LFS; fetch it with `git lfs pull`" if path.is_file() else "is not there"
-            raise CorruptFileError(path, f"{found}: it holds episode {row['episode_index']} of camera {key!r}")
-        self._stored.check_whole(row)
-
-    @functools.cached_property
-    def _verified(self) -> set[str]:
-        return set()
-
-    def _depth(self, row: Mapping[str, Any], camera: str) -> FloatArray:
-        key, code = self._camera_keys[camera], self._stored.roles.depth[camera]
-        if self.info["features"][key]["dtype"] == "image":
-            frames = depth_pictures(self._stored.pictures(row, key), self._data_path(row), code)
-        else:
-            self._check_video(row, key)
-            start_s = row[f"videos/{key}/from_timestamp"]
-            frames = read_depth_video(self._video_path(row, key), start_s, row["length"], self.spec.rate_hz, code)
-        return self._sized(frames, row, key)
-
     def _stored_statistics(self) -> Statistics | None:
         frames = sum(entry.length for entry in self._journaled) + int(self.info["total_frames"])
         path = self.root / layout.STATS
@@ -293,27 +246,35 @@ class Episode:
             return self._source.actions
         return self.dataset._stored.vectors(self._source, self.dataset._stored.roles.action)
 
-    def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
+    def images(self, camera: str, rows: Sequence[int] | None = None, fit: FitImage | None = None) -> Any:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
 
+        The picture of a row is the one nearest to the row's time.
+
         Args:
-            rows: only these frames, in ascending order; all of them if None.
+            rows: only these frames; all of them if None.
+            fit: crop and resize the pictures while they are decoded.
 
-        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for pictures that are not as recorded.
+        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for a row without a picture near its
+        time and for pictures that are not as recorded.
         """
-        frames = self._frames(camera)
-        return frames if rows is None else frames[np.asarray(rows, np.int64)]
+        with PictureReader(self.dataset, {} if fit is None else {camera: fit}) as reader:
+            return reader.read(self, camera, rows)
 
-    def _frames(self, camera: str) -> UInt8Array:
-        if camera not in self.dataset.camera_names:
-            raise UnknownNameError("camera", camera, self.dataset.camera_names)
-        if isinstance(self._source, JournalEntry):
-            name = f"episode {self.index} of {self.dataset.root}"
-            with Decoder(self._source.videos[camera], name, self.dataset.spec.rate_hz) as decoder:
-                return decoder.read(0.0, self.length)
-        if camera in self.dataset._stored.roles.depth:
-            return self.dataset._depth(self._source, camera)  # type: ignore[return-value]
-        return self.dataset._images(self._source, self.dataset._camera_keys[camera])
+    def video(self, camera: str) -> EpisodeVideo | None:
+        """Where the camera's video lies; None if the pictures are stored one by one. Raises `UnknownNameError` as `images`."""
+        dataset, source = self.dataset, self._source
+        if camera not in dataset.camera_names:
+            raise UnknownNameError("camera", camera, dataset.camera_names)
+        if isinstance(source, JournalEntry):
+            name, rate_hz = f"episode {self.index} of {dataset.root}", dataset.spec.rate_hz
+            return EpisodeVideo(source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz)
+        return dataset._cameras.video(self.index, source, camera)
+
+    def stored_images(self, camera: str) -> UInt8Array | FloatArray:
+        """The pictures of a camera that are stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
+        assert not isinstance(self._source, JournalEntry)
+        return self.dataset._cameras.stored_images(self._source, camera)
 
 
 def open_dataset(

@@ -7,7 +7,9 @@ episode starts with a keyframe. Joining videos therefore only copies packets, an
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,14 +17,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import av.filter
 import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
+from verbot.data.storage.depth import DepthCode
 from verbot.errors import CorruptFileError, DataError
-from verbot.spec import UInt8Array
+from verbot.spec import BoolArray, Float64Array, FloatArray, UInt8Array
+from verbot.transforms import FitImage
 
 CODEC, ENCODER, PIXELS, GOP = "h264", "libx264", "yuv444p", 10
+SAME_TIME = 0.05  # periods between a row and a picture that are one instant: rounding of time bases and of float32
+ON_GRID = 0.02  # periods by which a recorded time may miss a whole period
+SKIP = 8  # frames that a seek must skip to be cheaper than decoding them
+# A triangle filter over luma and chroma alike. Without "full chroma" swscale drops every other chroma sample when it shrinks.
+SCALING_FLAGS = "bilinear+accurate_rnd+full_chroma_inp+full_chroma_int"
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(GOP)}
 
 
@@ -97,53 +109,262 @@ def join(clips: Sequence[EncodedVideo]) -> bytes:
     return joined
 
 
+@dataclass(frozen=True)
+class EpisodeVideo:
+    """Where the pictures of one camera in one episode lie.
+
+    Args:
+        source: the video file, or its content.
+        name: of the video, for messages.
+        episode: number of the episode, for messages.
+        times_s: time of each row in the video, seconds: float64 (t,).
+        rate_hz: rate of the rows.
+        tolerance_s: a row takes the nearest picture, which is at most so far away; half a period of the rows if None.
+        depth: how the numbers of a depth video stand for meters; None for color.
+        size: (height, width) that the pictures must have, if known.
+    """
+
+    source: Path | bytes
+    name: object
+    episode: int
+    times_s: Float64Array
+    rate_hz: float
+    tolerance_s: float | None = None
+    depth: DepthCode | None = None
+    size: tuple[int, int] | None = None
+
+    def open(self) -> Decoder:
+        """Raises `CorruptFileError` for a video that cannot be read, and for pictures of another size than `size`."""
+        decoder = Decoder(self.source, self.name, self.rate_hz, self.tolerance_s)
+        if self.size is not None and decoder.size != self.size:
+            found, expected = ("×".join(map(str, size)) for size in (decoder.size, self.size))
+            decoder.close()
+            raise CorruptFileError(self.name, f"has pictures of {found}; the dataset says {expected}")
+        return decoder
+
+
+def row_times(stamps: np.ndarray | None, length: int, rate_hz: float, duration_s: float = np.inf) -> Float64Array:
+    """Seconds from the start of an episode to each of its rows: float64 (length,).
+
+    They come from the recorded `stamps` (length,) where these are relative and regular: whole periods, ascending, within
+    `duration_s`. Anything else (clock time, jitter) cannot be compared with the times of a video, so row i lies at i / rate_hz.
+    """
+    regular = np.arange(length) / rate_hz
+    if stamps is None or len(stamps) != length or not length:
+        return regular
+    periods = np.asarray(stamps, np.float64).reshape(-1) * rate_hz
+    if not np.isfinite(periods).all() or np.abs(periods).max() > 2**52:
+        return regular
+    whole = np.rint(periods)
+    relative = whole[0] >= 0 and whole[-1] < duration_s * rate_hz + 0.5
+    on_grid = np.abs(periods - whole).max() < ON_GRID and (np.diff(whole) >= 1).all()
+    return whole / rate_hz if relative and on_grid else regular
+
+
 class Decoder:
-    """Reads frames of one mp4 file, which stays open. Use as a context manager.
+    """Reads frames of one video file by their times; the file stays open. Use as a context manager, or call `close`.
 
     Args:
         name: name of the video, for messages.
+        rate_hz: rate of the rows whose pictures are read.
+        tolerance_s: a time has the nearest picture, which is at most so far away; half a period of the rows if None.
 
-    Raises `CorruptFileError` when the file cannot be decoded or holds fewer frames than requested.
+    Raises `CorruptFileError` when the file cannot be decoded, or has no picture near a requested time.
     """
 
-    def __init__(self, video: bytes | Path, name: object, rate_hz: float):
+    def __init__(self, video: bytes | Path, name: object, rate_hz: float, tolerance_s: float | None = None):
         self._name, self._rate_hz = name, rate_hz
+        self._tolerance_s = 0.5 / rate_hz if tolerance_s is None else tolerance_s
+        self._slack_s = min(SAME_TIME / rate_hz, self._tolerance_s)
         self._reformatter = VideoReformatter()  # reused on one thread: five times as fast as frame.to_ndarray("rgb24")
+        self._cropper: tuple[FitImage, av.filter.Graph] | None = None
         try:
             self._container = cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)))
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, IndexError) as error:
             raise CorruptFileError(name, f"is not a video ({error})") from error
         self._stream.codec_context.thread_count = 1
+        self._base_s = float(cast(Fraction, self._stream.time_base))
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._container.close()
 
-    def read(self, start_s: float, count: int, out: UInt8Array | None = None) -> UInt8Array:
-        """Read `count` successive frames from `start_s` (seconds) on: uint8 RGB (count, h, w, 3), into `out` if given."""
-        context = self._stream.codec_context
-        out = np.empty((count, context.height, context.width, 3), np.uint8) if out is None else out
-        filled = 0
+    def read(self, start_s: float, count: int) -> UInt8Array:
+        """The pictures of `count` successive rows from `start_s` (seconds) on: uint8 RGB (count, h, w, 3)."""
+        return cast(UInt8Array, self.frames_at(start_s + np.arange(count) / self._rate_hz))
+
+    def frames_at(
+        self,
+        times_s: npt.ArrayLike,
+        fit: FitImage | None = None,
+        depth: DepthCode | None = None,
+        episode: int | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> UInt8Array | FloatArray:
+        """The pictures nearest to `times_s` (n,), in any order. Decoding starts at the keyframe before the first of them.
+
+        Args:
+            fit: crops and resizes the pictures as `FitImage` does, directly from the decoder's planes.
+            depth: how its numbers stand for meters; the video is one of depth, of 10 to 16 bits a pixel.
+            episode, rows: numbers of the episode and of its rows, for messages.
+
+        Returns uint8 RGB (n, h, w, 3), or float32 (n, h, w) in meters for depth.
+        """
+        times = np.asarray(times_s, np.float64)
+        order = np.argsort(times, kind="stable")
+        place = f"frame {{}} of episode {episode}" if episode is not None else "frame {}"
+        out, done = self._empty(len(times), fit, depth), 0
         try:
-            for frame in self._frames_from(start_s):
-                out[filled] = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                filled += 1
-                if filled == count:
-                    break
+            for number, frame, ended in self._nearest(times[order]):
+                row = int(order[number])
+                apart = abs(self._time(frame) - times[row])
+                if apart > self._tolerance_s * (1 + 1e-6) + 1e-9:
+                    where = place.format(row if rows is None else rows[row])
+                    raise self._absent(times, done, where, times[row], self._time(frame), ended)
+                out[row] = self._depth(frame, fit, depth) if depth is not None else self._color(frame, fit)
+                done += 1
         except (av.FFmpegError, OSError) as error:
-            place = f"frame {filled} from {start_s:.3f} s"
-            raise CorruptFileError(self._name, f"cannot be decoded at {place} ({error})") from error
-        if filled < count:
-            raise CorruptFileError(self._name, f"holds {filled} frames from {start_s:.3f} s on; {count} were recorded")
+            where = place.format("?" if done == len(times) else int(order[done]) if rows is None else rows[int(order[done])])
+            raise CorruptFileError(self._name, f"cannot be decoded at {where} ({error})") from error
         return out
 
-    def _frames_from(self, start_s: float) -> Iterator[av.VideoFrame]:
-        base = float(cast(Fraction, self._stream.time_base))
-        earliest = start_s - 0.5 / self._rate_hz
-        self._container.seek(max(0, round((start_s + 0.25 / self._rate_hz) / base)), stream=self._stream)
-        for frame in self._container.decode(self._stream):
-            if frame.pts is None or frame.pts * base >= earliest:
-                yield frame
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self._stream.codec_context.height, self._stream.codec_context.width
+
+    def _empty(self, count: int, fit: FitImage | None, depth: DepthCode | None) -> UInt8Array | FloatArray:
+        size = self.size
+        if fit is not None and fit.source != size:
+            expected = "×".join(map(str, fit.source))
+            raise CorruptFileError(self._name, f"has pictures of {size[0]}×{size[1]}; expected {expected}, as the dataset says")
+        size = size if fit is None else fit.target
+        return np.empty((count, *size), np.float32) if depth is not None else np.empty((count, *size, 3), np.uint8)
+
+    def _nearest(self, times: Float64Array) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        """For each of the ascending `times` its number, the nearest frame, and whether that is the last of the video."""
+        number, before = 0, cast("av.VideoFrame | None", None)
+        frames = self._frames_from(times[0]) if len(times) else iter(())
+        while number < len(times):
+            frame = next(frames, None)
+            if frame is None:
+                if before is None:
+                    raise CorruptFileError(self._name, "holds no frame")
+                yield from ((rest, before, True) for rest in range(number, len(times)))
+                return
+            at = self._time(frame)
+            while number < len(times) and at >= times[number] - self._slack_s:
+                earlier = before is not None and at - times[number] > max(times[number] - self._time(before), self._slack_s)
+                yield number, cast(av.VideoFrame, before) if earlier else frame, False
+                number += 1
+            before = frame
+            if number < len(times) and self._keyframe_ahead(at, times[number]):
+                frames, before = self._frames_from(times[number]), None
+
+    def _frames_from(self, time_s: float) -> Iterator[av.VideoFrame]:
+        """Frames from the last keyframe at or before `time_s` on."""
+        frames, first = iter(()), cast("av.VideoFrame | None", None)
+        # After a keyframe of an open group of pictures, frames may follow that precede it in time: look further back then.
+        for back_s in (0.0, 1.0, 10.0, np.inf):
+            earliest = self._stream.start_time or 0
+            ticks = max(earliest, int((time_s + self._slack_s - back_s) / self._base_s)) if np.isfinite(back_s) else earliest
+            self._container.seek(ticks, stream=self._stream)
+            frames = self._container.decode(self._stream)
+            first = next(frames, None)
+            if (first is not None and self._time(first) <= time_s + self._slack_s) or ticks == earliest:
+                break
+        return itertools.chain(() if first is None else (first,), frames)
+
+    def _keyframe_ahead(self, at_s: float, time_s: float) -> bool:
+        """Whether a seek to `time_s` skips enough frames to be worth it."""
+        if (time_s - at_s) * self._rate_hz < SKIP:
+            return False
+        times, keyframes = self._index
+        here, there = np.searchsorted(times, (at_s, time_s - self._slack_s), side="right")
+        skipped = np.flatnonzero(keyframes[here:there])
+        return bool(len(skipped) and skipped[-1] >= SKIP)
+
+    @functools.cached_property
+    def _index(self) -> tuple[Float64Array, BoolArray]:
+        """The decoding time of every frame, seconds, shifted to the first presentation time; and which are keyframes."""
+        entries = [(entry.timestamp, entry.is_keyframe) for entry in self._stream.index_entries]
+        times = np.array([time for time, _ in entries], np.float64)
+        shift = (self._stream.start_time or 0) - times[0] if entries else 0.0
+        return (times + shift) * self._base_s, np.array([key for _, key in entries], bool)
+
+    def _time(self, frame: av.VideoFrame) -> float:
+        if frame.pts is None:
+            raise CorruptFileError(self._name, "has frames without a time")
+        return float(frame.pts * self._base_s)
+
+    def _color(self, frame: av.VideoFrame, fit: FitImage | None) -> UInt8Array:
+        if fit is None or fit.source == fit.target:
+            return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        if fit != FitImage(fit.source, fit.target):  # another way of fitting than the centered crop
+            return fit.forward(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+        height, width = fit.target
+        if fit.crop == fit.source:
+            resized = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
+            return resized.to_ndarray()
+        graph = self._crop(frame, fit)
+        graph.push(frame)
+        return cast(av.VideoFrame, graph.pull()).to_ndarray()
+
+    def _crop(self, frame: av.VideoFrame, fit: FitImage) -> av.filter.Graph:
+        if self._cropper is None or self._cropper[0] != fit:
+            (height, width), (kept_height, kept_width), graph = fit.source, fit.crop, av.filter.Graph()
+            box = f"{kept_width}:{kept_height}:{(width - kept_width) // 2}:{(height - kept_height) // 2}:exact=1"
+            steps = [
+                graph.add_buffer(template=self._stream),
+                graph.add("crop", box),
+                graph.add("scale", f"{fit.target[1]}:{fit.target[0]}:flags={SCALING_FLAGS}"),
+                graph.add("format", "rgb24"),
+                graph.add("buffersink"),
+            ]
+            for one, other in itertools.pairwise(steps):
+                one.link_to(other)
+            graph.threads = 1
+            graph.configure()
+            self._cropper = fit, graph
+        return self._cropper[1]
+
+    def _depth(self, frame: av.VideoFrame, fit: FitImage | None, code: DepthCode) -> FloatArray:
+        if frame.format.components[0].bits <= 8 or frame.format.is_big_endian:
+            raise CorruptFileError(
+                self._name, f"is in {frame.format.name}, whose pixels are no distances; 12 or 16 bits are needed"
+            )
+        plane = frame.planes[0]
+        units = np.frombuffer(plane, "<u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width]
+        meters = code.meters(units)
+        return meters if fit is None else fit_depth(meters, fit)
+
+    def _absent(
+        self, times: Float64Array, done: int, where: str, time_s: float, nearest_s: float, ended: bool
+    ) -> CorruptFileError:
+        start, tolerance = times.min(), f"{self._tolerance_s:.3g} s"
+        if ended and time_s > nearest_s:
+            return CorruptFileError(
+                self._name,
+                f"holds {done} frames from {start:.3f} s on; {len(times)} were recorded: it ends at {nearest_s:.3f} s, and "
+                f"{where} is at {time_s:.3f} s",
+            )
+        return CorruptFileError(
+            self._name,
+            f"has no picture within {tolerance} of {time_s:.3f} s, where {where} is: the nearest is at {nearest_s:.3f} s. "
+            f"If it may stand for it, write a greater tolerance_s (seconds) into meta/info.json",
+        )
+
+
+def fit_depth(depth: FloatArray, fit: FitImage) -> FloatArray:
+    """Depth (h, w) cropped and resized as `fit` does with images, by the nearest pixel: an average of depths is no depth."""
+    rows, columns = (
+        (source - kept) // 2 + ((np.arange(target) + 0.5) * kept / target).astype(np.int64)
+        for source, kept, target in zip(fit.source, fit.crop, fit.target, strict=True)
+    )
+    return depth[np.ix_(rows, columns)]

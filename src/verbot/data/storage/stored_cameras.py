@@ -1,0 +1,70 @@
+"""Where the pictures of merged episodes lie: in videos, or one by one in the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from verbot.data.storage.depth import depth_pictures
+from verbot.data.storage.features import image_size
+from verbot.data.storage.files import is_lfs_pointer, read_bytes
+from verbot.data.storage.info import is_number
+from verbot.data.storage.layout import INFO
+from verbot.data.storage.stored_frames import StoredFrames
+from verbot.data.storage.stored_pictures import color_pictures
+from verbot.data.storage.video import EpisodeVideo, row_times
+from verbot.errors import CorruptFileError
+from verbot.spec import FloatArray, UInt8Array
+
+Row = Mapping[str, Any]
+
+
+class StoredCameras:
+    """The cameras of the files of a dataset. A file of verbot is compared with its checksum once, others are checked when read."""
+
+    def __init__(self, stored: StoredFrames):
+        self._stored, self._keys = stored, stored.roles.cameras
+        self._verified: set[str] = set()
+
+    def video(self, number: int, row: Row, camera: str) -> EpisodeVideo | None:
+        """The video of episode `number`; None if the pictures are stored one by one."""
+        key, info = self._keys[camera], self._stored.info
+        if info["features"][key]["dtype"] == "image":
+            return None
+        path = self._stored.video_path(row, key)
+        name = path.relative_to(self._stored.root).as_posix()
+        if name in self._stored.checksums and name not in self._verified:
+            read_bytes(path, self._stored.checksums[name])
+            self._verified.add(name)
+        rate_hz, start_s = float(info["fps"]), float(row[f"videos/{key}/from_timestamp"])
+        size, stamps, duration_s = None, None, float("inf")
+        if not self._stored.checksums:
+            self._check_present(row, key)
+            size, stamps = image_size(key, info["features"][key], self._stored.root), self._stored.numbers(row, "timestamp")
+            end_s: Any = row.get(f"videos/{key}/to_timestamp")
+            duration_s = float(end_s) - start_s if is_number(end_s) else duration_s
+        times_s = start_s + row_times(stamps, row["length"], rate_hz, duration_s)
+        tolerance_s: Any = info.get("tolerance_s")
+        return EpisodeVideo(
+            path, path, number, times_s, rate_hz, float(tolerance_s) if is_number(tolerance_s) else None,
+            self._stored.roles.depth.get(camera), size,
+        )  # fmt: skip
+
+    def stored_images(self, row: Row, camera: str) -> UInt8Array | FloatArray:
+        """The pictures of one episode, stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
+        key, path = self._keys[camera], self._stored.data_path(row)
+        cells, code = self._stored.pictures(row, key), self._stored.roles.depth.get(camera)
+        frames = color_pictures(cells, path, key) if code is None else depth_pictures(cells, path, code)
+        expected = image_size(key, self._stored.info["features"][key], self._stored.root)
+        if not self._stored.checksums and frames.shape[1:3] != expected:
+            found = f"{frames.shape[1]}×{frames.shape[2]}"
+            raise CorruptFileError(path, f"has pictures of {found}; {INFO} says {expected[0]}×{expected[1]} of {key!r}")
+        return frames
+
+    def _check_present(self, row: Row, key: str) -> None:
+        """Raise `CorruptFileError` if the video file is absent, or the rows of the episode are: they count its pictures."""
+        path = self._stored.video_path(row, key)
+        if is_lfs_pointer(path) or not path.is_file():
+            found = "is a pointer of Git LFS; fetch it with `git lfs pull`" if path.is_file() else "is not there"
+            raise CorruptFileError(path, f"{found}: it holds episode {row['episode_index']} of camera {key!r}")
+        self._stored.check_whole(row)
