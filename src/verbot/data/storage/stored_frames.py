@@ -142,35 +142,38 @@ class StoredFrames:
 
         Raises `CorruptFileError` if they are not all there, or belong to another episode by their ``episode_index``.
         """
-        path, length, first = self.data_path(row), row["length"], row["dataset_from_index"]
+        path, number, length = self.data_path(row), row["episode_index"], row["length"]
         columns = self._columns.group(path)
         total = max((len(values) for values in columns.values()), default=0)
-        numbers = None if self.checksums or "episode_index" not in columns else columns["episode_index"][:, 0]
-        if first is None:  # a file of its own
-            start = 0
-            if total != length:
-                raise CorruptFileError(
-                    path, f"has {total} frames; episode {row['episode_index']} has {length} by {self.metadata.path}"
-                )
-        else:
-            index = columns.get("index")
-            start = first - int(index[0, 0]) if index is not None and index.size else first
-        frames = slice(start, start + length)
+        start = self._start(row, columns, path)
+        if start is None and total != length:
+            raise CorruptFileError(path, f"has {total} frames; {self.metadata.path} gives episode {number} {length}")
+        start = start or 0
         whole = start >= 0 and start + length <= total
-        if numbers is not None and not (whole and (numbers[frames] == row["episode_index"]).all()):
-            own = np.flatnonzero(numbers == row["episode_index"])
+        labels = columns.get("episode_index")
+        if not self.checksums and labels is not None and labels.size:
+            own = np.flatnonzero(labels[:, 0] == number)
             # Files whose `index` counts from 0 again: the frames are where they say that they are.
             if not whole and len(own) == length and own[-1] - own[0] == length - 1:
-                return path, columns, slice(int(own[0]), int(own[0]) + length)
-            if whole:
-                other = numbers[frames][np.argmax(numbers[frames] != row["episode_index"])]
+                start, whole = int(own[0]), True
+            if whole and (wrong := labels[start : start + length, 0] != number).any():
+                other = labels[start + int(np.argmax(wrong)), 0]
                 raise CorruptFileError(
-                    path, f"gives frames {first} to {first + length} to episode {other:g} by its episode_index; "
-                    f"{self.metadata.path} gives them to episode {row['episode_index']}"
+                    path, f"gives rows {start} to {start + length} to episode {other:g} by their episode_index; "
+                    f"{self.metadata.path} gives them to episode {number}"
                 )  # fmt: skip
         if not whole:
-            raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {length}")
-        return path, columns, frames
+            raise CorruptFileError(path, f"lacks frames of episode {number}: it should have {length}")
+        return path, columns, slice(start, start + length)
+
+    def _start(self, row: Row, columns: Mapping[str, np.ndarray], path: Path) -> int | None:
+        """The row of a file where an episode begins by the metadata; None if the file is the episode's own."""
+        first, index = row["dataset_from_index"], columns.get("index")
+        if first is None or index is None or not index.size:
+            return first
+        if not np.isfinite(index[0, 0]) or index[0, 0] != int(index[0, 0]):
+            raise CorruptFileError(path, f"has the index {index[0, 0]:g} in its first row; expected a whole number")
+        return int(first) - int(index[0, 0])
 
 
 class FurtherColumns(Mapping[str, np.ndarray]):

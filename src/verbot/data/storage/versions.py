@@ -99,8 +99,9 @@ class EpisodeMetadata:
         if not is_count(row.get("length"), 1, MOST_FRAMES):
             wrong.append("length")
         first, last = row["dataset_from_index"], row.get("dataset_to_index")
-        if first is not None and not is_count(first):
-            wrong.append("dataset_from_index")
+        wrong += [
+            key for key in ("dataset_from_index", "dataset_to_index") if row.get(key) is not None and not is_count(row[key])
+        ]
         if wrong:
             found = ", ".join(f"{key} {row.get(key)!r}" for key in wrong[:3])
             raise CorruptFileError(self.path, f"episode {number} has {found}; expected the place of its frames")
@@ -133,7 +134,7 @@ class EpisodeMetadata:
         table = self._read(self.tasks_path, lambda name: True)
         kinds = {field.name: field.type for field in table.schema}
         texts = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
-        if table.column_names.count("task_index") != 1 or not texts:
+        if len(kinds) != table.num_columns or "task_index" not in kinds or not texts:
             found = ", ".join(table.column_names)
             raise CorruptFileError(self.tasks_path, f"has the columns {found}; expected task_index and sentences")
         text = "task" if "task" in texts else texts[0]
