@@ -31,7 +31,7 @@ NUMBERS = [-1, 0, 10**18, 2**70, 0.5, math.nan, math.inf]
 TEXTS = ["", "text", "../../etc", "{x}", "{0}"]
 VALUES = [None, True, *NUMBERS, *TEXTS, [], [1], ["a"], {}, {"a": 1}]
 CHANGES = [DELETED, DOUBLED, *VALUES]
-IN_CI, IN_SOAK = 200, 4000  # mutations of each dataset
+IN_CI, IN_SOAK = 150, 4000  # mutations of each dataset
 
 
 def cases() -> Any:

@@ -13,20 +13,20 @@ import numpy as np
 
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
-from verbot.data.storage.dataset_statistics import episode_statistics, statistics_of
 from verbot.data.storage.depth import depth_pictures, read_depth_video
 from verbot.data.storage.derived_spec import check_spec, derived_spec
+from verbot.data.storage.episode_statistics import episode_statistics, statistics_of
 from verbot.data.storage.features import FeatureMap, FeatureRoles, image_size
-from verbot.data.storage.files import count_rows, is_lfs_pointer, read_bytes, read_json
+from verbot.data.storage.files import is_lfs_pointer, read_bytes, read_json, row_groups
 from verbot.data.storage.info import checksums, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
-from verbot.data.storage.pictures import color_pictures
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.stored_frames import FurtherColumns, StoredFrames
-from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
+from verbot.data.storage.stored_pictures import color_pictures
+from verbot.data.storage.stored_sentences import SEGMENTS, recorded_segments, recorded_tasks, segments_of_extras
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
-from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
+from verbot.spec import Float64Array, FloatArray, Int64Array, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 
 __all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
@@ -111,7 +111,7 @@ class Dataset:
     def _extras(self) -> Rows:
         names = self.info["verbot"]["files"] if "verbot" in self.info else ()
         paths = sorted(self.root / name for name in names if name.startswith("meta/verbot/"))
-        parts = [TablePart(count_rows(path), functools.partial(self._stored.read, path)) for path in paths]
+        parts = [TablePart(sum(row_groups(path)), functools.partial(self._stored.read, path)) for path in paths]
         return Rows(parts)
 
     @functools.cached_property
@@ -259,11 +259,13 @@ class Episode:
     def segments(self) -> tuple[InstructionSegment, ...]:
         """The instruction of every frame: segments that cover the episode in order.
 
-        In a dataset that verbot wrote, ``extras["instructions"]`` are wordings of the one instruction of an episode. Otherwise
-        the ``task_index`` of each frame says which sentence is its own.
+        In a dataset that verbot wrote, ``extras["segments"]`` hold them, and ``extras["instructions"]`` are wordings of an
+        episode's one instruction. Otherwise the ``task_index`` of each frame says which sentence is its own.
 
-        Raises `CorruptFileError` if a ``task_index`` has no sentence.
+        Raises `CorruptFileError` if a ``task_index`` has no sentence, `DataError` if the extras are damaged.
         """
+        if SEGMENTS in self.extras:
+            return segments_of_extras(self.extras, self.length, f"episode {self.index} of {self.dataset.root}")
         ours = isinstance(self._source, JournalEntry) or self._extra is not None
         if ours and len(tasks := self.tasks) == 1:
             return (InstructionSegment(0, self.length, tuple(self.extras.get("instructions") or tasks)),)
@@ -292,6 +294,13 @@ class Episode:
         if isinstance(self._source, JournalEntry):
             return self._source.actions
         return self.dataset._stored.vectors(self._source, self.dataset._stored.roles.action)
+
+    @property
+    def timestamps(self) -> Float64Array:
+        """Seconds as recorded: float64 (t,); those of the control rate where none were recorded."""
+        stored = self.dataset._stored
+        recorded = None if isinstance(self._source, JournalEntry) else stored.numbers(self._source, layout.TIME)
+        return np.arange(self.length) / self.dataset.spec.rate_hz if recorded is None else recorded.astype(np.float64)
 
     def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.

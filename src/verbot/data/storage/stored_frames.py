@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from verbot.data.storage.arrow_rows import Chosen
-from verbot.data.storage.columns import FrameColumns, float32, numbers_of
+from verbot.data.storage.columns import FrameColumns, float32, numbers_of, values_of
 from verbot.data.storage.features import FeatureRoles
-from verbot.data.storage.files import read_bytes, read_parquet
+from verbot.data.storage.files import read_bytes, read_parquet, read_rows
 from verbot.data.storage.info import place_of
 from verbot.data.storage.versions import EpisodeMetadata, template_keys
 from verbot.errors import CorruptFileError
@@ -30,7 +30,7 @@ class StoredFrames:
 
     def __init__(self, root: Path, info: Mapping[str, Any], checksums: Mapping[str, Any], roles: FeatureRoles):
         self.root, self.info, self.checksums, self.roles = root, info, checksums, roles
-        self._features = info["features"]
+        self._features, self._verified = info["features"], set[str]()
         videos = [key for key in roles.cameras.values() if self._features[key]["dtype"] == "video"]
         self.metadata = EpisodeMetadata(root, info, checksums, videos, self.read)
         checks = () if checksums else ("episode_index",)
@@ -74,8 +74,8 @@ class StoredFrames:
     def values(self, row: Row, key: str) -> np.ndarray | None:
         """The frames of one episode in any column, see `columns.values_of`. None if the file lacks it."""
         path, _, frames = self._place(row)
-        shape = self._features[key].get("shape") or [1]
-        return self._columns.objects(path, key, frames.start, row["length"], shape)
+        table = self._rows(path, key, frames)
+        return values_of(table.column(key), self._features[key].get("shape") or [1], path, key) if table.column_names else None
 
     def check_whole(self, row: Row) -> None:
         """Raise `CorruptFileError` unless the files hold every frame of an episode."""
@@ -84,11 +84,10 @@ class StoredFrames:
     def pictures(self, row: Row, key: str) -> Iterator[bytes]:
         """The encoded pictures of one episode, which are stored in its rows or as files of their own."""
         path, _, frames = self._place(row)
-        table = self.read(path, lambda name: name == key)
+        table = self._rows(path, key, frames)
         if not table.column_names:
             raise CorruptFileError(path, f"lacks the column {key!r}")
-        column = table.column(key).slice(frames.start, row["length"])
-        for frame, cell in enumerate(column.to_pylist()):
+        for frame, cell in enumerate(cell.as_py() for cell in table.column(key)):
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             if content is None and isinstance(cell, dict) and isinstance(cell.get("path"), str):
                 content = read_bytes(self._picture_path(path, cell["path"]))
@@ -131,6 +130,17 @@ class StoredFrames:
             raise CorruptFileError(self.metadata.path, "lacks the place of an episode's frames") from error
         _, first = np.unique(places, axis=0, return_index=True)
         return [self.data_path(self.metadata.row(int(place))) for place in np.sort(first)]
+
+    def _rows(self, path: Path, key: str, frames: slice) -> pa.Table:
+        """Some rows of one column, if the file has it. Its checksum is verified once."""
+        name = path.relative_to(self.root).as_posix()
+        if name in self.checksums and name not in self._verified:
+            read_bytes(path, self.checksums[name])
+            self._verified.add(name)
+        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start)
+        if len(table.column_names) > 1:
+            raise CorruptFileError(path, f"has the column {key!r} twice")
+        return table
 
     def _picture_path(self, path: Path, name: str) -> Path:
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:

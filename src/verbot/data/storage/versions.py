@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.columns import ReadTable
-from verbot.data.storage.files import count_rows, read_bytes, read_json
+from verbot.data.storage.files import read_bytes, read_json, read_rows, row_groups
 from verbot.data.storage.info import is_count, is_number
 from verbot.errors import CorruptFileError
 from verbot.spec import Int64Array
@@ -31,6 +31,7 @@ EPISODES, EPISODE_LINES, TASK_LINES, STAT_LINES = (
     "meta/episodes_stats.jsonl",
 )
 
+PART = 2**16  # rows that are read together
 MOST_FRAMES = 10**9  # of an episode; more is a damaged number
 
 
@@ -169,10 +170,20 @@ class EpisodeMetadata:
     def _parquet_parts(self) -> list[TablePart]:
         listed = [self._root / name for name in self._checksums if name.startswith(EPISODES + "/")]
         paths = sorted(listed or self._root.glob(f"{EPISODES}/*/*.parquet"))
-        return [TablePart(count_rows(path), functools.partial(self._table, path)) for path in paths]
+        return [part for path in paths for part in self._parts(path)]
 
-    def _table(self, path: Path, wanted: Callable[[str], bool]) -> pa.Table:
-        return self._read(path, wanted)
+    def _parts(self, path: Path) -> list[TablePart]:
+        """A file in parts of whole row groups, so that a row can be read without the rest of a large file."""
+        sizes = row_groups(path)
+        if self._checksums or sum(sizes) <= PART:
+            return [TablePart(sum(sizes), functools.partial(self._read, path))]
+        parts, start, count = [], 0, 0
+        for number, size in enumerate(sizes, 1):
+            count += size
+            if count >= PART or number == len(sizes):
+                parts.append(TablePart(count, functools.partial(read_rows, path, start=start, count=count)))
+                start, count = start + count, 0
+        return parts
 
     def _from_lines(self) -> pa.Table:
         """The episodes of version 2.x as a table of version 3.0."""
