@@ -140,7 +140,10 @@ def test_a_native_dataset_needs_no_import(tmp_path):
     with pytest.raises(DataError, match=r"is a LeRobotDataset v3\.0, verbot's own format; use it directly"):
         import_dataset(path, tmp_path / "out")
     (path / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
-    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1; convert it to v3\.0 with LeRobot"):
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1, which verbot reads directly"):
+        import_dataset(path, tmp_path / "out")
+    (path / "meta/info.json").write_text('{"codebase_version": "v1.6"}')
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v1\.6; convert it to v3\.0 with LeRobot"):
         import_dataset(path, tmp_path / "out")
 
 

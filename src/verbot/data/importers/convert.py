@@ -16,6 +16,7 @@ import numpy as np
 from verbot.data.importers import Item, RawEpisode, Source, known_robots, open_source, recognize
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json, write_atomic
+from verbot.data.storage.info import READ_VERSIONS
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
@@ -318,13 +319,15 @@ def _known_spec(root: Path, request: Mapping[str, Any]) -> RobotSpec | None:
 
 
 def _refuse_native(path: Path) -> None:
-    """Raise `DataError` for a LeRobotDataset: v3.0 needs no import, and LeRobot itself converts older versions."""
+    """Raise `DataError` for a LeRobotDataset: v2.0 to v3.0 need no import, and LeRobot itself converts older versions."""
     if not (path / layout.INFO).is_file():
         return
     info = read_json(path / layout.INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version == layout.VERSION:
         raise DataError(f"{path} is a LeRobotDataset v3.0, verbot's own format; use it directly (`verbot data info {path}`)")
+    if version in READ_VERSIONS:
+        raise DataError(f"{path} is a LeRobotDataset {version}, which verbot reads directly: `verbot data info {path}`")
     raise DataError(
         f"{path} is a LeRobotDataset {version}; convert it to {layout.VERSION} with LeRobot, which verbot reads directly"
     )

@@ -100,11 +100,6 @@ class FrameColumns:
 
         return self._held.get((path, name), make, _bytes).get(name)
 
-    def objects(self, path: Path, name: str, first: int, count: int, shape: Sequence[int]) -> np.ndarray | None:
-        """Some rows of any column, see `values_of`; read at each call. None if the file lacks it."""
-        table = self._table(path, name.__eq__)
-        return values_of(table.column(name).slice(first, count), shape, path, name) if table.column_names else None
-
     def _table(self, path: Path, wanted: Callable[[str], bool]) -> pa.Table:
         table = self._read(path, wanted)
         if len(set(table.column_names)) != len(table.column_names):

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -92,11 +93,29 @@ def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str],
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 
-def count_rows(path: Path) -> int:
-    """The number of rows of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
+def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int) -> pa.Table:
+    """`count` rows of a parquet file from row `start` on; of its row groups only those that hold them are read.
+
+    Raises `CorruptFileError` naming the file when it is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            ends = list(itertools.accumulate(sizes))
+            groups = [
+                i for i, (end, size) in enumerate(zip(ends, sizes, strict=True)) if end > start and end - size < start + count
+            ]
+            table = file.read_row_groups(groups, [name for name in file.schema_arrow.names if columns(name)])
+            return table.slice(start - (ends[groups[0]] - sizes[groups[0]]), count) if groups else table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, "is not a whole parquet file", error) from error
+
+
+def row_groups(path: Path) -> list[int]:
+    """The rows of each row group of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
     try:
         with pq.ParquetFile(str(path)) as file:
-            return int(file.metadata.num_rows)
+            return [int(file.metadata.row_group(i).num_rows) for i in range(file.metadata.num_row_groups)]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 

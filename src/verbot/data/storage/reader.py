@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,28 +12,29 @@ from typing import Any, TypeVar
 import numpy as np
 
 from verbot.data.storage import layout
-from verbot.data.storage.arrow_rows import Rows, TablePart
-from verbot.data.storage.dataset_statistics import episode_statistics, statistics_of
+from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.derived_spec import check_spec, derived_spec
+from verbot.data.storage.episode_statistics import episode_statistics, statistics_of
 from verbot.data.storage.features import FeatureMap, FeatureRoles
-from verbot.data.storage.files import count_rows, read_json
+from verbot.data.storage.files import read_json
 from verbot.data.storage.info import checksums, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.origin import LOST, adopted_extras, lost_by_editing, matching_episodes, spec_of_origin
 from verbot.data.storage.pictures import PictureReader
+from verbot.data.storage.recorded_extras import RecordedExtras, renamed_extras
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.stored_cameras import StoredCameras
 from verbot.data.storage.stored_frames import FurtherColumns, StoredFrames
-from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
+from verbot.data.storage.stored_sentences import SEGMENTS, recorded_segments, recorded_tasks, segments_of_extras
 from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
-from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
+from verbot.spec import Float64Array, FloatArray, Int64Array, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 from verbot.transforms import FitImage
 
 __all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
 
 Images = TypeVar("Images", UInt8Array, FloatArray)
-RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
 
 
 class Dataset:
@@ -43,12 +44,19 @@ class Dataset:
     keeps them.
     """
 
-    def __init__(self, stored: StoredFrames, spec: RobotSpec, journaled: Sequence[JournalEntry]):
+    def __init__(self, stored: StoredFrames, spec: RobotSpec, journaled: Sequence[JournalEntry], origin: Dataset | None = None):
         self.root, self.info, self.spec, self._stored = stored.root, stored.info, spec, stored
         self._journaled = tuple(journaled)
         self._committed = int(self.info["total_episodes"])
         self._camera_keys, self._cameras = stored.roles.cameras, StoredCameras(stored)
-        self._checksums = stored.checksums
+        self._checksums, self._extras = stored.checksums, RecordedExtras(stored)
+        self._origin: Dataset | None = None
+        lost = lost_by_editing(self.info, stored.roles, self.root)
+        if origin is not None:
+            self._origin_numbers = matching_episodes(self, origin)  # of episodes that have no origin yet
+            self._origin, new = origin, int((self._origin_numbers < 0).sum())
+            lost = f"{new} of {len(self)} episodes are not in {origin.root}: without calibration and extras" if new else ""
+        self._left_out = {**stored.roles.left_out, **({LOST: lost} if lost else {})}
 
     def __len__(self) -> int:
         return self._committed + len(self._journaled)
@@ -60,10 +68,12 @@ class Dataset:
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
         if number >= self._committed:
             one = self._journaled[number - self._committed]
-            return Episode(self, number, one.length, one.calibration, _renamed(one.extras), one)
-        row, extra = self._stored.metadata.row(number), self._extra(number)
-        calibration, extras = (_table(extra, key, self.root) if extra else {} for key in ("calibration", "extras"))
-        return Episode(self, number, row["length"], calibration, _renamed(extras), row, extra)
+            return Episode(self, number, one.length, one.calibration, renamed_extras(one.extras), one)
+        row, extra = self._stored.metadata.row(number), self._extras.of(number)
+        if self._origin is not None and self._origin_numbers[number] >= 0:
+            return self._adopted(number, row, self._origin[int(self._origin_numbers[number])])
+        calibration, extras = (self._extras.table(extra, key) if extra else {} for key in ("calibration", "extras"))
+        return Episode(self, number, row["length"], calibration, renamed_extras(extras), row, extra)
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(len(self)))
@@ -77,8 +87,8 @@ class Dataset:
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Features that are not read, or not as what their names suggest, each with the reason."""
-        return self._stored.roles.left_out
+        """What is not read, or not as its name suggests: features, and what editing dropped; each with the reason."""
+        return self._left_out
 
     @functools.cached_property
     def lengths(self) -> Int64Array:
@@ -108,30 +118,12 @@ class Dataset:
         """The rows of ``meta/episodes`` that ``info.json`` counts, in the order of their numbers."""
         return self._stored.metadata.rows
 
-    @functools.cached_property
-    def _extras(self) -> Rows:
-        names = self.info["verbot"]["files"] if "verbot" in self.info else ()
-        paths = sorted(self.root / name for name in names if name.startswith("meta/verbot/"))
-        parts = [TablePart(count_rows(path), functools.partial(self._stored.read, path)) for path in paths]
-        return Rows(parts)
-
-    @functools.cached_property
-    def _places(self) -> Int64Array:
-        """The row of `_extras` of each merged episode, the last one if there are several; −1 if there is none."""
-        places = np.full(self._committed, -1, np.int64)
-        try:
-            numbers = self._extras.column("episode_index")
-        except (KeyError, ValueError) as error:
-            raise CorruptFileError(self.root / "meta/verbot", "lacks the number of an episode") from error
-        known = (numbers >= 0) & (numbers < self._committed)
-        places[numbers[known]] = np.flatnonzero(known)
-        return places
-
-    def _extra(self, number: int) -> Mapping[str, Any] | None:
-        """What verbot recorded of an episode in addition; None for an episode of other software."""
-        if "verbot" not in self.info or (place := int(self._places[number])) < 0:
-            return None
-        return self._extras[place]
+    def _adopted(self, number: int, row: Mapping[str, Any], origin: Episode) -> Episode:
+        """An episode with the calibration and extras of its origin; with its wordings unless the sentence was edited since."""
+        plain = Episode(self, number, row["length"], {}, {}, row)
+        extras = adopted_extras(origin.extras, plain.tasks == origin.tasks)
+        calibration = {name: each for name, each in origin.calibration.items() if name in self._camera_keys}
+        return dataclasses.replace(plain, calibration=calibration, extras=extras, _extra={})
 
     def _foreign_identity(self, row: Mapping[str, Any]) -> str:
         """Identity of an episode written by other software: its location and the file sizes, which change on rewriting."""
@@ -193,7 +185,8 @@ class Episode:
         """The recorded sentences in the order of their frames; wordings of one instruction are in `instructions`."""
         if isinstance(self._source, JournalEntry):
             return (self._source.instruction,)
-        if self._extra is not None and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
+        intact = self._extra and self.dataset._checksums  # otherwise LeRobot's task_index counts
+        if intact and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
             return tasks
         found = recorded_segments(self.dataset._stored, self._source)
         return tuple(dict.fromkeys(segment.wordings[0] for segment in found))
@@ -212,14 +205,18 @@ class Episode:
     def segments(self) -> tuple[InstructionSegment, ...]:
         """The instruction of every frame: segments that cover the episode in order.
 
-        In a dataset that verbot wrote, ``extras["instructions"]`` are wordings of the one instruction of an episode. Otherwise
-        the ``task_index`` of each frame says which sentence is its own.
+        In a dataset that verbot wrote, ``extras["segments"]`` hold them, and ``extras["instructions"]`` are wordings of an
+        episode's one instruction. Otherwise the ``task_index`` of each frame says which sentence is its own.
 
-        Raises `CorruptFileError` if a ``task_index`` has no sentence.
+        Raises `CorruptFileError` if a ``task_index`` has no sentence, `DataError` if the extras are damaged.
         """
+        if SEGMENTS in self.extras:
+            return segments_of_extras(self.extras, self.length, f"episode {self.index} of {self.dataset.root}")
         ours = isinstance(self._source, JournalEntry) or self._extra is not None
         if ours and len(tasks := self.tasks) == 1:
-            return (InstructionSegment(0, self.length, tuple(self.extras.get("instructions") or tasks)),)
+            wordings = tuple(self.extras.get("instructions") or tasks)
+            edited = self._extra is not None and not self.dataset._checksums and tasks[0] not in wordings  # by other software
+            return (InstructionSegment(0, self.length, tasks if edited else wordings),)
         assert not isinstance(self._source, JournalEntry)
         return recorded_segments(self.dataset._stored, self._source)
 
@@ -245,6 +242,13 @@ class Episode:
         if isinstance(self._source, JournalEntry):
             return self._source.actions
         return self.dataset._stored.vectors(self._source, self.dataset._stored.roles.action)
+
+    @property
+    def timestamps(self) -> Float64Array:
+        """Seconds as recorded: float64 (t,); those of the control rate where none were recorded."""
+        stored = self.dataset._stored
+        recorded = None if isinstance(self._source, JournalEntry) else stored.numbers(self._source, layout.TIME)
+        return np.arange(self.length) / self.dataset.spec.rate_hz if recorded is None else recorded.astype(np.float64)
 
     def images(self, camera: str, rows: Sequence[int] | None = None, fit: FitImage | None = None) -> Any:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
@@ -278,7 +282,11 @@ class Episode:
 
 
 def open_dataset(
-    path: str | Path, spec: RobotSpec | None = None, features: FeatureMap | None = None, depth: bool = False
+    path: str | Path,
+    spec: RobotSpec | None = None,
+    features: FeatureMap | None = None,
+    depth: bool = False,
+    origin: str | Path | None = None,
 ) -> Dataset:
     """Open a LeRobotDataset v3.0, v2.1 or v2.0 for reading, also while it is being written.
 
@@ -287,6 +295,8 @@ def open_dataset(
         features: which features are the state, the action and the cameras, where they have other names than LeRobot's, as from
             `feature_map`: ``{"observation.state": ("arm", "gripper"), "observation.images.front": ("image0",)}``.
         depth: whether depth cameras are read. If not, they are in `Dataset.left_out`.
+        origin: the dataset of verbot that this one was edited from with other software. Its spec, and the calibration, extras and
+            wordings of each episode that is found again by its states and actions, are taken from there.
 
     Raises `DataError` when `path` holds no such dataset, `CorruptFileError` (naming the file) when it is damaged.
 
@@ -308,23 +318,11 @@ def open_dataset(
         raise DataError(f"{root} holds verbot's own spec, so its features need no map; it has {', '.join(info['features'])}")
     roles = FeatureRoles.of(info["features"], root, features, depth)
     stored = StoredFrames(root, info, checksums(info), roles)
+    source = open_dataset(origin, depth=depth) if origin is not None else None
+    if spec is None and source is not None:
+        spec = spec_of_origin(source.spec, info, roles, root)
     if spec is None:
         own = "verbot" in info
         spec = recorded_spec(info, root) if own else derived_spec(info, roles, root, stored.metadata.data_range, stored.ranges)
     check_spec(spec, info, roles, root)
-    return Dataset(stored, spec, journaled)
-
-
-def _table(record: Mapping[str, Any], key: str, root: Path) -> dict[str, Any]:
-    """A JSON table that verbot recorded of an episode."""
-    try:
-        table = json.loads(record[key])
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CorruptFileError(root / "meta/verbot", f"holds {key} that are not JSON ({error})") from error
-    if not isinstance(table, dict):
-        raise CorruptFileError(root / "meta/verbot", f"holds {key} that are no table")
-    return table
-
-
-def _renamed(extras: Mapping[str, Any]) -> dict[str, Any]:
-    return {RENAMED_EXTRAS.get(key, key): value for key, value in extras.items()}
+    return Dataset(stored, spec, journaled, source)

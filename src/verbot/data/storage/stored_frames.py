@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from verbot.data.storage.arrow_rows import Chosen
-from verbot.data.storage.columns import FrameColumns, float32, numbers_of
+from verbot.data.storage.columns import FrameColumns, float32, numbers_of, values_of
 from verbot.data.storage.features import FeatureRoles
-from verbot.data.storage.files import read_bytes, read_parquet
+from verbot.data.storage.files import read_bytes, read_parquet, read_rows
 from verbot.data.storage.info import place_of
 from verbot.data.storage.versions import EpisodeMetadata, template_keys
 from verbot.errors import CorruptFileError
@@ -30,7 +30,7 @@ class StoredFrames:
 
     def __init__(self, root: Path, info: Mapping[str, Any], checksums: Mapping[str, Any], roles: FeatureRoles):
         self.root, self.info, self.checksums, self.roles = root, info, checksums, roles
-        self._features = info["features"]
+        self._features, self._verified = info["features"], set[str]()
         videos = [key for key in roles.cameras.values() if self._features[key]["dtype"] == "video"]
         self.metadata = EpisodeMetadata(root, info, checksums, videos, self.read)
         checks = () if checksums else ("episode_index",)
@@ -74,8 +74,8 @@ class StoredFrames:
     def values(self, row: Row, key: str) -> np.ndarray | None:
         """The frames of one episode in any column, see `columns.values_of`. None if the file lacks it."""
         path, _, frames = self._place(row)
-        shape = self._features[key].get("shape") or [1]
-        return self._columns.objects(path, key, frames.start, row["length"], shape)
+        table = self._rows(path, key, frames)
+        return values_of(table.column(key), self._features[key].get("shape") or [1], path, key) if table.column_names else None
 
     def check_whole(self, row: Row) -> None:
         """Raise `CorruptFileError` unless the files hold every frame of an episode."""
@@ -84,11 +84,10 @@ class StoredFrames:
     def pictures(self, row: Row, key: str) -> Iterator[bytes]:
         """The encoded pictures of one episode, which are stored in its rows or as files of their own."""
         path, _, frames = self._place(row)
-        table = self.read(path, lambda name: name == key)
+        table = self._rows(path, key, frames)
         if not table.column_names:
             raise CorruptFileError(path, f"lacks the column {key!r}")
-        column = table.column(key).slice(frames.start, row["length"])
-        for frame, cell in enumerate(column.to_pylist()):
+        for frame, cell in enumerate(cell.as_py() for cell in table.column(key)):
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             if content is None and isinstance(cell, dict) and isinstance(cell.get("path"), str):
                 content = read_bytes(self._picture_path(path, cell["path"]))
@@ -132,6 +131,17 @@ class StoredFrames:
         _, first = np.unique(places, axis=0, return_index=True)
         return [self.data_path(self.metadata.row(int(place))) for place in np.sort(first)]
 
+    def _rows(self, path: Path, key: str, frames: slice) -> pa.Table:
+        """Some rows of one column, if the file has it. Its checksum is verified once."""
+        name = path.relative_to(self.root).as_posix()
+        if name in self.checksums and name not in self._verified:
+            read_bytes(path, self.checksums[name])
+            self._verified.add(name)
+        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start)
+        if len(table.column_names) > 1:
+            raise CorruptFileError(path, f"has the column {key!r} twice")
+        return table
+
     def _picture_path(self, path: Path, name: str) -> Path:
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise CorruptFileError(path, f"names the picture {name!r}, which is not below the dataset")
@@ -142,35 +152,38 @@ class StoredFrames:
 
         Raises `CorruptFileError` if they are not all there, or belong to another episode by their ``episode_index``.
         """
-        path, length, first = self.data_path(row), row["length"], row["dataset_from_index"]
+        path, number, length = self.data_path(row), row["episode_index"], row["length"]
         columns = self._columns.group(path)
         total = max((len(values) for values in columns.values()), default=0)
-        numbers = None if self.checksums or "episode_index" not in columns else columns["episode_index"][:, 0]
-        if first is None:  # a file of its own
-            start = 0
-            if total != length:
-                raise CorruptFileError(
-                    path, f"has {total} frames; episode {row['episode_index']} has {length} by {self.metadata.path}"
-                )
-        else:
-            index = columns.get("index")
-            start = first - int(index[0, 0]) if index is not None and index.size else first
-        frames = slice(start, start + length)
+        start = self._start(row, columns, path)
+        if start is None and total != length:
+            raise CorruptFileError(path, f"has {total} frames; {self.metadata.path} gives episode {number} {length}")
+        start = start or 0
         whole = start >= 0 and start + length <= total
-        if numbers is not None and not (whole and (numbers[frames] == row["episode_index"]).all()):
-            own = np.flatnonzero(numbers == row["episode_index"])
+        labels = columns.get("episode_index")
+        if not self.checksums and labels is not None and labels.size:
+            own = np.flatnonzero(labels[:, 0] == number)
             # Files whose `index` counts from 0 again: the frames are where they say that they are.
             if not whole and len(own) == length and own[-1] - own[0] == length - 1:
-                return path, columns, slice(int(own[0]), int(own[0]) + length)
-            if whole:
-                other = numbers[frames][np.argmax(numbers[frames] != row["episode_index"])]
+                start, whole = int(own[0]), True
+            if whole and (wrong := labels[start : start + length, 0] != number).any():
+                other = labels[start + int(np.argmax(wrong)), 0]
                 raise CorruptFileError(
-                    path, f"gives frames {first} to {first + length} to episode {other:g} by its episode_index; "
-                    f"{self.metadata.path} gives them to episode {row['episode_index']}"
+                    path, f"gives rows {start} to {start + length} to episode {other:g} by their episode_index; "
+                    f"{self.metadata.path} gives them to episode {number}"
                 )  # fmt: skip
         if not whole:
-            raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {length}")
-        return path, columns, frames
+            raise CorruptFileError(path, f"lacks frames of episode {number}: it should have {length}")
+        return path, columns, slice(start, start + length)
+
+    def _start(self, row: Row, columns: Mapping[str, np.ndarray], path: Path) -> int | None:
+        """The row of a file where an episode begins by the metadata; None if the file is the episode's own."""
+        first, index = row["dataset_from_index"], columns.get("index")
+        if first is None or index is None or not index.size:
+            return first
+        if not np.isfinite(index[0, 0]) or index[0, 0] != int(index[0, 0]):
+            raise CorruptFileError(path, f"has the index {index[0, 0]:g} in its first row; expected a whole number")
+        return int(first) - int(index[0, 0])
 
 
 class FurtherColumns(Mapping[str, np.ndarray]):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from verbot.data.storage import layout
-from verbot.data.storage.dataset_statistics import check_finite
+from verbot.data.storage.episode_statistics import check_finite
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.info import checksums, is_intact, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.columns import ReadTable
-from verbot.data.storage.files import count_rows, read_bytes, read_json
+from verbot.data.storage.files import read_bytes, read_json, read_rows, row_groups
 from verbot.data.storage.info import is_count, is_number
 from verbot.errors import CorruptFileError
 from verbot.spec import Int64Array
@@ -31,6 +31,7 @@ EPISODES, EPISODE_LINES, TASK_LINES, STAT_LINES = (
     "meta/episodes_stats.jsonl",
 )
 
+PART = 2**16  # rows that are read together
 MOST_FRAMES = 10**9  # of an episode; more is a damaged number
 
 
@@ -99,8 +100,9 @@ class EpisodeMetadata:
         if not is_count(row.get("length"), 1, MOST_FRAMES):
             wrong.append("length")
         first, last = row["dataset_from_index"], row.get("dataset_to_index")
-        if first is not None and not is_count(first):
-            wrong.append("dataset_from_index")
+        wrong += [
+            key for key in ("dataset_from_index", "dataset_to_index") if row.get(key) is not None and not is_count(row[key])
+        ]
         if wrong:
             found = ", ".join(f"{key} {row.get(key)!r}" for key in wrong[:3])
             raise CorruptFileError(self.path, f"episode {number} has {found}; expected the place of its frames")
@@ -133,7 +135,7 @@ class EpisodeMetadata:
         table = self._read(self.tasks_path, lambda name: True)
         kinds = {field.name: field.type for field in table.schema}
         texts = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
-        if table.column_names.count("task_index") != 1 or not texts:
+        if len(kinds) != table.num_columns or "task_index" not in kinds or not texts:
             found = ", ".join(table.column_names)
             raise CorruptFileError(self.tasks_path, f"has the columns {found}; expected task_index and sentences")
         text = "task" if "task" in texts else texts[0]
@@ -168,10 +170,20 @@ class EpisodeMetadata:
     def _parquet_parts(self) -> list[TablePart]:
         listed = [self._root / name for name in self._checksums if name.startswith(EPISODES + "/")]
         paths = sorted(listed or self._root.glob(f"{EPISODES}/*/*.parquet"))
-        return [TablePart(count_rows(path), functools.partial(self._table, path)) for path in paths]
+        return [part for path in paths for part in self._parts(path)]
 
-    def _table(self, path: Path, wanted: Callable[[str], bool]) -> pa.Table:
-        return self._read(path, wanted)
+    def _parts(self, path: Path) -> list[TablePart]:
+        """A file in parts of whole row groups, so that a row can be read without the rest of a large file."""
+        sizes = row_groups(path)
+        if self._checksums or sum(sizes) <= PART:
+            return [TablePart(sum(sizes), functools.partial(self._read, path))]
+        parts, start, count = [], 0, 0
+        for number, size in enumerate(sizes, 1):
+            count += size
+            if count >= PART or number == len(sizes):
+                parts.append(TablePart(count, functools.partial(read_rows, path, start=start, count=count)))
+                start, count = start + count, 0
+        return parts
 
     def _from_lines(self) -> pa.Table:
         """The episodes of version 2.x as a table of version 3.0."""
