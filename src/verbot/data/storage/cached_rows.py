@@ -170,7 +170,8 @@ class CachedRows:
 def allocate(file: IO[bytes], start: int, stop: int) -> None:
     """Reserve the bytes from `start` to `stop` of a file, which then has exactly `stop` bytes.
 
-    A mapped file with holes kills the process (SIGBUS) when the disk is full; a reserved one cannot. Raises `OSError` if it is full.
+    A mapped file with holes kills the process (SIGBUS) when the disk is full; a reserved one cannot.
+    Raises `OSError` if it is full.
     """
     file.truncate(start)
     if stop == start:

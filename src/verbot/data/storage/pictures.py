@@ -60,7 +60,7 @@ class PictureReader:
 
 
 def fitted(images: Any, fit: FitImage | None, name: str) -> Any:
-    """Stored pictures (t, h, w, 3), cropped and resized. Raises `CorruptFileError` if they have another size than `fit` expects."""
+    """Stored pictures (t, h, w, 3), cropped and resized. Raises `CorruptFileError` if `fit` expects another size."""
     if fit is None:
         return images
     if images.shape[1:3] != fit.source:

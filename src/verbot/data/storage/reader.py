@@ -248,7 +248,7 @@ class Episode:
             rows: only these frames; all of them if None.
             fit: crop and resize the pictures while they are decoded.
 
-        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for a row without a picture near its time.
+        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for a row without a picture.
         """
         with PictureReader(self.dataset, {} if fit is None else {camera: fit}) as reader:
             return reader.read(self, camera, rows)

@@ -257,7 +257,7 @@ class Decoder:
 
     def _frames_from(self, time_s: float) -> Iterator[av.VideoFrame]:
         """Frames from the last keyframe at or before `time_s` on."""
-        frames, first = iter(()), cast("av.VideoFrame | None", None)
+        frames, first = cast("Iterator[av.VideoFrame]", iter(())), cast("av.VideoFrame | None", None)
         # After a keyframe of an open group of pictures, frames may follow that precede it in time: look further back then.
         for back_s in (0.0, 1.0, 10.0, np.inf):
             earliest = self._stream.start_time or 0
@@ -293,16 +293,16 @@ class Decoder:
 
     def _color(self, frame: av.VideoFrame, fit: FitImage | None) -> UInt8Array:
         if fit is None or fit.source == fit.target:
-            return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            return _array(self._reformatter.reformat(frame, format="rgb24", threads=1))
         if fit != FitImage(fit.source, fit.target):  # another way of fitting than the centered crop
-            return fit.forward(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+            return fit.forward(_array(self._reformatter.reformat(frame, format="rgb24", threads=1)))
         height, width = fit.target
         if fit.crop == fit.source:
             resized = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
-            return resized.to_ndarray()
+            return _array(resized)
         graph = self._crop(frame, fit)
         graph.push(frame)
-        return cast(av.VideoFrame, graph.pull()).to_ndarray()
+        return _array(cast(av.VideoFrame, graph.pull()))
 
     def _crop(self, frame: av.VideoFrame, fit: FitImage) -> av.filter.Graph:
         if self._cropper is None or self._cropper[0] != fit:
@@ -328,7 +328,7 @@ class Decoder:
                 self._name, f"has pixels of {frame.format.name}; expected depth as one of {', '.join(DEPTH_FORMATS)}"
             )
         plane = frame.planes[0]
-        units = np.frombuffer(plane, "<u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width]
+        units = np.frombuffer(memoryview(plane), "<u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width]
         meters = units.astype(np.float32) * np.float32(unit_m)
         return meters if fit is None else fit_depth(meters, fit)
 
@@ -347,6 +347,10 @@ class Decoder:
             f"has no picture within {tolerance} of {time_s:.3f} s, where {where} is: the nearest is at {nearest_s:.3f} s. "
             f"If it may stand for it, write a greater tolerance_s (seconds) into meta/info.json",
         )
+
+
+def _array(frame: av.VideoFrame) -> UInt8Array:
+    return cast(UInt8Array, frame.to_ndarray())
 
 
 def fit_depth(depth: FloatArray, fit: FitImage) -> FloatArray:
