@@ -248,12 +248,16 @@ class Decoder:
                 return
             at = self._time(frame)
             while number < len(times) and at >= times[number] - self._slack_s:
-                earlier = before is not None and at - times[number] > max(times[number] - self._time(before), self._slack_s)
+                earlier = before is not None and self._is_nearer(self._time(before), at, times[number])
                 yield number, cast(av.VideoFrame, before) if earlier else frame, False
                 number += 1
             before = frame
             if number < len(times) and self._keyframe_ahead(at, times[number]):
                 frames, before = self._frames_from(times[number]), None
+
+    def _is_nearer(self, before_s: float, at_s: float, time_s: float) -> bool:
+        """Whether the picture at `before_s` is at least as near to `time_s` as the next one at `at_s`, up to rounding."""
+        return at_s - time_s > self._slack_s and time_s - before_s <= at_s - time_s + 2 * self._base_s
 
     def _frames_from(self, time_s: float) -> Iterator[av.VideoFrame]:
         """Frames from the last keyframe at or before `time_s` on."""
@@ -300,24 +304,27 @@ class Decoder:
         if fit.crop == fit.source:
             resized = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
             return _array(resized)
-        graph = self._crop(frame, fit)
+        graph = self._crop(fit)
         graph.push(frame)
         return _array(cast(av.VideoFrame, graph.pull()))
 
-    def _crop(self, frame: av.VideoFrame, fit: FitImage) -> av.filter.Graph:
+    def _crop(self, fit: FitImage) -> av.filter.Graph:
         if self._cropper is None or self._cropper[0] != fit:
             (height, width), (kept_height, kept_width), graph = fit.source, fit.crop, av.filter.Graph()
-            box = f"{kept_width}:{kept_height}:{(width - kept_width) // 2}:{(height - kept_height) // 2}:exact=1"
+            graph.threads = 1
+            top, left = (height - kept_height) // 2, (width - kept_width) // 2
+            # A crop from an odd place on would shift chroma that is stored at half the resolution.
+            whole = (("scale", f"flags={SCALING_FLAGS}"), ("format", "yuv444p")) if top % 2 or left % 2 else ()
             steps = [
                 graph.add_buffer(template=self._stream),
-                graph.add("crop", box),
+                *(graph.add(name, options) for name, options in whole),
+                graph.add("crop", f"{kept_width}:{kept_height}:{left}:{top}:exact=1"),
                 graph.add("scale", f"{fit.target[1]}:{fit.target[0]}:flags={SCALING_FLAGS}"),
                 graph.add("format", "rgb24"),
                 graph.add("buffersink"),
             ]
             for one, other in itertools.pairwise(steps):
                 one.link_to(other)
-            graph.threads = 1
             graph.configure()
             self._cropper = fit, graph
         return self._cropper[1]
