@@ -66,7 +66,9 @@ def test_every_row_has_its_picture(case, numbers, name):
 
 def test_a_row_without_a_picture_near_it_is_an_error(case, numbers):
     root = case("l12b_dropped_frames")
-    with pytest.raises(CorruptFileError, match=r"no picture within 0.05 s of 0.300 s, where frame 3 of episode 0 is: the nearest"):
+    with pytest.raises(
+        CorruptFileError, match=r"no picture within 0.05 s of 0.300 s, where frame 3 of episode 0 is: the nearest"
+    ):
         open_dataset(root)[0].images("front")
     (found,) = [finding for finding in check_dataset(root) if finding.path.endswith(".mp4")]
     assert "4 of 21 frames of episode 0 have no picture within 0.05 s: frame 3 is at 0.300 s" in found.problem
@@ -79,7 +81,9 @@ def test_a_row_without_a_picture_near_it_is_an_error(case, numbers):
 
 def test_a_video_shorter_than_its_rows_is_an_error(case):
     root = case("l12c_short_video")
-    with pytest.raises(CorruptFileError, match="holds 6 frames from 1.100 s on; 9 were recorded: it ends at 1.600 s, and frame 6"):
+    with pytest.raises(
+        CorruptFileError, match="holds 6 frames from 1.100 s on; 9 were recorded: it ends at 1.600 s, and frame 6"
+    ):
         open_dataset(root)[1].images("front")
     assert ["3 of 9 frames of episode 1" in finding.problem for finding in check_dataset(root)] == [True]
 
@@ -87,7 +91,9 @@ def test_a_video_shorter_than_its_rows_is_an_error(case):
 def test_a_camera_that_lost_frames_beside_one_that_did_not(v3, tmp_path, numbers):
     def write(where, camera, frames):
         kept = [row for row in range(20) if camera != WRIST or row not in (7, 8)]
-        (where / "file-000.mp4").write_bytes(v3.video([frames[row] for row in kept], 10, "libx264", pts=[row / 10 for row in kept]))
+        (where / "file-000.mp4").write_bytes(
+            v3.video([frames[row] for row in kept], 10, "libx264", pts=[row / 10 for row in kept])
+        )
 
     dataset = open_dataset(v3.write(tmp_path / "d", [v3.episode(20)], cams=(FRONT, WRIST), video_hook=write))
     assert numbers(dataset[0].images("front")) == list(range(20))

@@ -42,7 +42,12 @@ class ClipMemory:
 
     def __init__(self, slots: int, arrays: Mapping[str, Any], address: MemoryAddress | None, file: Any = None):
         self.slots, self.arrays, self.address = slots, arrays, address
-        self._file = file  # closed with this object
+        self._file = file
+
+    def close(self) -> None:
+        """Let the memory go once nothing uses its arrays."""
+        if self._file is not None:
+            self._file.close()
 
     @staticmethod
     def create(slots: int, layout: Layout, shared: bool) -> ClipMemory:
@@ -56,6 +61,7 @@ class ClipMemory:
         try:
             allocate(file, 0, size)
         except OSError as error:
+            file.close()
             raise DataError(
                 f"{gigabytes(size)} of memory for decoded frames are not available: {error.strerror}; use fewer cameras or a "
                 f"smaller network.image_size"

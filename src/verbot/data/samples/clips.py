@@ -77,6 +77,7 @@ class DecodedClips:
         self._free, self._pending = list(range(self._memory.slots)), dict[int, tuple[Key, int]]()
         self._lengths = dataset.lengths
         resources = ExitStack()
+        resources.callback(self._memory.close)
         self._workers: Sequence[Worker] = ()
         if processes:
             self._workers = resources.enter_context(workers("verbot.data.samples.clip_worker", processes, "frame decoder"))
