@@ -47,6 +47,8 @@ def window(b: int = 8) -> WindowBatch:
         previous_action_mask=np.zeros(b, bool),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
         captions=[()] * b,
+        depth=np.zeros((b, 1, 0, 0, 0), np.float32),
+        depth_mask=np.zeros((b, 1, 0), bool),
     )
 
 

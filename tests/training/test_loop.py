@@ -198,7 +198,8 @@ def test_a_folder_of_another_run_is_refused(config, tmp_path):
 def test_validation_episodes_are_never_trained_on(toy, tmp_path):
     config = toy_config(toy)
     training_data = loop.TrainingData(config, tmp_path, 0, 0)
-    shown = {training_data._train[0]._episode[i] for i in training_data._train[0]._index}
+    windows = training_data._train[0]
+    shown = set(windows.locate(np.arange(len(windows)))[0].tolist())
     hidden = training_data._held_out.source.sources[0]
     assert shown.isdisjoint({hidden._episode[i] for i in hidden._index})
     assert len(shown) == 5

@@ -35,6 +35,7 @@ def train_command(
     data: tuple[Path, ...] = (),
     out: Path = Path("outputs/run"),
     init_from: Path | None = None,
+    cache: Path | None = None,
     budget: BudgetOptions = BUDGET,
     set: tuple[str, ...] = (),
     seed: int | None = None,
@@ -48,6 +49,7 @@ def train_command(
         data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
         init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
+        cache: folder of decoded frames, instead of the dataset's own or VERBOT_CACHE.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
             `verbot config RECIPE --fields`.
         seed: the seed of the whole run; otherwise that of the recipe.
@@ -57,7 +59,8 @@ def train_command(
     from verbot.workflows.train_evaluate import exit_code, result_text
     from verbot.workflows.train_evaluate import train as run
 
-    settings = budget.settings() | given(init_from=None if init_from is None else str(init_from))
+    folders = {"init_from": init_from, "data.cache": cache}
+    settings = budget.settings() | given(**{name: None if path is None else str(path) for name, path in folders.items()})
     result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
@@ -105,4 +108,4 @@ def reinforce_command(
         set: other settings, each as name=value (learning_rate=1e-4).
         seed: the seed of the whole run; otherwise that of the recipe.
     """
-    return train_command(recipe, (), out, policy, BudgetOptions(steps=steps), set, seed)
+    return train_command(recipe, (), out, policy, None, BudgetOptions(steps=steps), set, seed)

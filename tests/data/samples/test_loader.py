@@ -126,4 +126,4 @@ def test_other_episodes_of_the_same_recording_are_held_but_once(written):
         others.batch([0, 3], np.random.default_rng(0)),
         Windows(dataset, WindowConfig(chunk=3), episodes=[1]).batch([0, 3], np.random.default_rng(0)),
     )
-    assert others._states is some._states and len(some) == len(dataset[0])
+    assert others._tables is some._tables and len(some) == len(dataset[0])

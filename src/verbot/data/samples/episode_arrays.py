@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from verbot.contracts import POINTS
 from verbot.data.samples.keypoints import handled_points, projections
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.reader import Episode
+from verbot.data.storage.segments import InstructionSegment, check_segments
 from verbot.spec import FloatArray, RobotSpec
 
 Caption = tuple[str, str]  # true, false
@@ -33,7 +35,7 @@ class EpisodeArrays:
     Args:
         spec: the robot.
         states, actions: float32 (t, s) and (t, a).
-        instructions: sentences of the executed goal.
+        segments: which instruction holds for which frames, with its wordings.
         matrices: (t, v, 3, 4) from the base frame to each view (see `verbot.data.samples.keypoints.projections`).
         points: (t, 3, 3) target, receptacle and reference in the base frame; NaN where unknown.
         goals: the other goals that the scene admits.
@@ -50,7 +52,7 @@ class EpisodeArrays:
     spec: RobotSpec
     states: FloatArray
     actions: FloatArray
-    instructions: tuple[str, ...]
+    segments: tuple[InstructionSegment, ...]
     matrices: npt.NDArray[np.floating]
     points: npt.NDArray[np.floating]
     goals: Goals
@@ -63,6 +65,11 @@ class EpisodeArrays:
     captions: tuple[Caption, ...]
     extras: Mapping[str, Any]
 
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Every sentence of the episode, once."""
+        return tuple(dict.fromkeys(words for segment in self.segments for words in segment.wordings))
+
     @staticmethod
     def of(episode: Episode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
         """Args: `cameras` are the views, in order; `known` holds one copy of every sentence."""
@@ -72,7 +79,7 @@ class EpisodeArrays:
             spec=spec,
             states=states,
             actions=episode.actions,
-            instructions=tuple(known.setdefault(words, words) for words in episode.instructions),
+            segments=_segments(episode, known),
             matrices=projections(states, spec, episode.calibration, cameras),
             points=_points(episode, config.keypoints),
             goals=_other_goals(episode, known),
@@ -85,6 +92,15 @@ class EpisodeArrays:
             captions=tuple((c["true"], c["false"]) for c in captions),
             extras=extras,
         )
+
+
+def _segments(episode: Episode, known: dict[str, str]) -> tuple[InstructionSegment, ...]:
+    """Those of the episode, with sentences that are held but once."""
+    check_segments(episode.segments, len(episode))
+    return tuple(
+        dataclasses.replace(segment, wordings=tuple(known.setdefault(words, words) for words in segment.wordings))
+        for segment in episode.segments
+    )
 
 
 def task_of(episode: Episode) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from verbot.data.samples.decks import Deck
 from verbot.data.samples.mixture import Mixture
 from verbot.data.samples.windows import DRAWS, WindowBatch, Windows
 from verbot.errors import ConfigError
@@ -42,42 +45,52 @@ class Loader:
             raise ConfigError(f"a batch of {batch_size} cannot be shared by {world} processes (this one is rank {rank})")
         self.source = Mixture((source,)) if isinstance(source, Windows) else source
         self.batch_size, self.seed, self.rank, self.world, self.threads = batch_size, seed, rank, world, threads
-        self._decks: dict[int, Int64Array] = {}
+        self._decks: dict[int, Deck] = {}
+        self._lock = threading.Lock()
 
     def batch(self, step: int) -> WindowBatch:
         """The batch of `step` (this rank's part of it)."""
-        whole = self.indices(step)
+        mine = self._mine()
+        chosen = self.indices(step)[mine]
         draws = np.random.default_rng((self.seed, 1, step)).random((self.batch_size, DRAWS))
-        share = self.batch_size // self.world
-        mine = slice(self.rank * share, (self.rank + 1) * share)
-        return self.source.gather(whole[mine], draws[mine])
+        return self.source.gather(chosen, draws[mine])
 
     def indices(self, step: int) -> Int64Array:
         """Which windows are in the whole batch of `step`: the next ones of a deck that is shuffled anew in every epoch."""
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = places // len(self.source)
-        decks = [self._deck(int(epoch))[places[epochs == epoch] % len(self.source)] for epoch in np.unique(epochs)]
+        with self._lock:
+            decks = [self._deck(int(epoch))[places[epochs == epoch] % len(self.source)] for epoch in np.unique(epochs)]
         return np.concatenate(decks)
+
+    def _mine(self) -> slice:
+        share = self.batch_size // self.world
+        return slice(self.rank * share, (self.rank + 1) * share)
 
     def iterate(self, start: int = 0) -> Iterator[WindowBatch]:
         """Batches from step `start` on, prepared ahead by `threads`."""
         if not self.threads:
-            step = start
-            while True:
+            for step in itertools.count(start):
+                self._prefetch(step, start)
                 yield self.batch(step)
-                step += 1
         pool, ahead = ThreadPoolExecutor(self.threads), deque[Future[WindowBatch]]()
         try:
             for step in range(start, start + 2 * self.threads):
                 ahead.append(pool.submit(self.batch, step))
-            while True:
-                step += 1
+            for step in itertools.count(start + 2 * self.threads):
+                self._prefetch(step, start + 2 * self.threads)
                 ahead.append(pool.submit(self.batch, step))
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _deck(self, epoch: int) -> Int64Array:
+    def _prefetch(self, step: int, start: int) -> None:
+        """Ask for the frames of the batch that comes a block after `step`; at the start, of all up to that one."""
+        if steps := -(-self.source.lookahead // self.batch_size):
+            for each in range(step if step == start else step + steps, step + steps + 1):
+                self.source.prefetch(self.indices(each)[self._mine()])
+
+    def _deck(self, epoch: int) -> Deck:
         if epoch not in self._decks:
             deck = self.source.deck(np.random.default_rng((self.seed, 0, epoch)))
             # A batch may reach into the next epoch, and threads may be a little apart; older decks are not needed again.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verbot.data.samples.decks import Deck, MixedDeck
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.samples.windows import WindowBatch, Windows
 from verbot.errors import ConfigError
@@ -55,10 +56,16 @@ class Mixture:
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
 
-    def deck(self, rng: np.random.Generator) -> Int64Array:
-        """One epoch of indices (n,), shuffled: each source in its share, repeating no window before all of its were dealt."""
+    def deck(self, rng: np.random.Generator) -> Deck:
+        """One epoch of indices (n,), shuffled: each source in its share, repeating no window before all of its were dealt.
+
+        Sources that are `Windows.dealt_in_blocks` keep the order of their blocks.
+        """
         lengths = np.array([len(source) for source in self.sources])
         shares = lengths / lengths.sum() if self.weights is None else np.array(self.weights) / sum(self.weights)
+        if any(source.dealt_in_blocks for source in self.sources):
+            decks = [source.deck(int(rng.integers(2**62))) for source in self.sources]
+            return decks[0] if len(decks) == 1 else MixedDeck(decks, shares, len(self), int(rng.integers(2**62)))
         bounds = np.round(np.cumsum([0.0, *shares]) * len(self)).astype(np.int64)
         starts = np.cumsum([0, *lengths])
         dealt = [
@@ -66,6 +73,18 @@ class Mixture:
             for start, length, count in zip(starts[:-1], lengths, np.diff(bounds), strict=True)
         ]
         return rng.permutation(np.concatenate(dealt))
+
+    @property
+    def lookahead(self) -> int:
+        """How many windows ahead of their use frames should be asked for; 0 where they are at hand."""
+        return max(source.lookahead for source in self.sources)
+
+    def prefetch(self, indices: Int64Array) -> None:
+        """Begin to decode the frames of these windows; indices as in `gather`."""
+        starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        owner = np.searchsorted(starts, indices, side="right") - 1
+        for number in np.unique(owner).tolist():
+            self.sources[number].prefetch(indices[owner == number] - starts[number])
 
     def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `Windows.gather`; indices count through the sources in order."""

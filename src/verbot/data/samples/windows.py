@@ -4,98 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from verbot.contracts import POINTS
-from verbot.data.samples.episode_arrays import Caption, EpisodeArrays
+from verbot.data.samples.decks import ClipDeck, Deck, ShuffledDeck
+from verbot.data.samples.episode_arrays import Caption
+from verbot.data.samples.episode_table import EpisodeTable, EpisodeTables
+from verbot.data.samples.frame_source import FrameSource
 from verbot.data.samples.keypoints import project
-from verbot.data.samples.labels import MaskedArray, labels
+from verbot.data.samples.labels import MaskedArray
+from verbot.data.samples.window_batch import WindowBatch as WindowBatch
+from verbot.data.samples.window_batch import without
 from verbot.data.samples.window_config import WindowConfig
-from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
+from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache, is_depth
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
-from verbot.spec import BoolArray, FloatArray, Int64Array, UInt8Array
+from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array
+from verbot.transforms import FitImage
 
 DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal
-
-
-@dataclass(frozen=True)
-class WindowBatch:
-    """`b` windows, in the robot's own units.
-
-    Args:
-        images: uint8 (b, t, v, h, w, 3) RGB, the latest frame last. Frames before the start of an episode are its first frame,
-            masked. Of shape (b, t, v, h, w, 0) if `features` replace them.
-        images_mask: bool (b, t, v); False for padding and for a camera that the dataset lacks.
-        state: float32 (b, t, s), with `state_mask` bool (b, t).
-        actions: float32 (b, k, a), from the latest frame on. After the end of an episode its last action, masked.
-        actions_mask: bool (b, k); all False if the instruction is not that of the executed goal.
-        instructions: one per window.
-        targets: the labels of the latest frames by name (see `verbot.data.samples.labels`), one row per window.
-        grounding_queries: instructions of other goals that the scene admits, at most `m` per window.
-        query_keypoints: image points float32 (b, m, v, 3, 2) of the target, receptacle and reference of each query.
-        captions: pairs of a true and a false sentence about the image, at most `WindowConfig.captions` per window.
-        index: int64 (b,), numbers of the windows.
-        goal: uint8 (b, h, w, 3), the last image of the episode from the first camera; of size 0 without goals.
-        goal_mask: bool (b,); False without a goal image.
-        previous_action: float32 (b, a), the recorded action before the latest frame, without noise of the expert, as `actions`.
-            a is 0 if `WindowConfig.previous_action` is False.
-        previous_action_mask: bool (b,); False at the start of an episode.
-        features: float16 (b, t, v, p, d), features of the images from a frozen encoder; p and d are 0 without them.
-    """
-
-    images: UInt8Array
-    images_mask: BoolArray
-    state: FloatArray
-    state_mask: BoolArray
-    actions: FloatArray
-    actions_mask: BoolArray
-    instructions: list[str]
-    targets: dict[str, MaskedArray]
-    grounding_queries: list[tuple[str, ...]]
-    query_keypoints: MaskedArray
-    index: Int64Array
-    goal: UInt8Array
-    goal_mask: BoolArray
-    previous_action: FloatArray
-    previous_action_mask: BoolArray
-    features: FeatureArray
-    captions: list[tuple[Caption, ...]]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, order: Int64Array) -> WindowBatch:
-        """The windows at these places, in this order."""
-        return WindowBatch(**{field.name: _taken(getattr(self, field.name), order) for field in dataclasses.fields(self)})
-
-    @staticmethod
-    def concatenate(parts: Sequence[WindowBatch]) -> WindowBatch:
-        """All windows of `parts`, one after another."""
-        names = [field.name for field in dataclasses.fields(WindowBatch)]
-        return WindowBatch(**{name: _joined([getattr(part, name) for part in parts]) for name in names})
-
-
-def _taken(value: Any, order: Int64Array) -> Any:
-    if isinstance(value, list):
-        return [value[i] for i in order]
-    if isinstance(value, dict):
-        return {name: target.take(order) for name, target in value.items()}
-    return value.take(order) if isinstance(value, MaskedArray) else value[order]
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], list):
-        return [item for value in values for item in value]
-    if isinstance(values[0], dict):
-        return {name: MaskedArray.concatenate([value[name] for value in values]) for name in values[0]}
-    return MaskedArray.concatenate(values) if isinstance(values[0], MaskedArray) else np.concatenate(values)
+CLIP, BLOCK = 16, 256  # frames in a clip and clips in a block, where the episodes are not in memory and the frames are
 
 
 class Windows:
@@ -105,7 +37,8 @@ class Windows:
         source: an open dataset, as it is now. To use episodes that are saved later, open it again.
         config: the content of a window.
         episodes: numbers of the episodes to use; all if None.
-        cache: the decoded frames; if None, it is opened and filled.
+        cache: where frames come from (see `verbot.data.samples.frame_source.open_frames`); if None, a `FrameCache` is opened and
+            filled.
         features: features of the frames, which replace the images.
 
     Example:
@@ -125,49 +58,67 @@ class Windows:
         config: WindowConfig | None = None,
         *,
         episodes: Sequence[int] | None = None,
-        cache: FrameCache | None = None,
+        cache: FrameSource | None = None,
         features: FeatureCache | None = None,
     ):
         self.config = config or WindowConfig()
         self.spec = source.spec
-        self.cameras = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
-        if not len(source):
-            raise DataError(f"{source.root} has no episodes yet")
-        recorded, self._targets = _read(source, self.config, self.cameras)
-        self._ends = ends = np.cumsum([0, *(len(episode.states) for episode in recorded)])
-        self._index = self._frames_of(range(len(recorded)) if episodes is None else episodes)
-        self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
-        self._episode = np.repeat(np.arange(len(recorded)), np.diff(ends))
-        self._visit_before = np.repeat(_visits_before(recorded, ends), np.diff(ends))
-        self._states = np.concatenate([episode.states for episode in recorded])
-        self._actions = np.concatenate([episode.actions for episode in recorded])
-        self._words = [episode.instructions for episode in recorded]
-        self._word_counts = np.array([len(words) for words in self._words])
-        present = [camera for camera in self.cameras if camera in source.camera_names]
-        cache = cache or FrameCache(source, present)
-        self._frames = {camera: cache.frames(camera) for camera in present}
-        self._features = {camera: features.features(camera) for camera in present} if features else {}
+        named = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
+        self.cameras = tuple(camera for camera in named if not is_depth(source, camera))
+        self.depth_cameras = tuple(camera for camera in named if is_depth(source, camera))
+        self._tables = EpisodeTables(source, self.config, self.cameras)
+        self._lengths = source.lengths
+        self._choose(None if episodes is None else np.asarray(episodes, np.int64))
+        present = [camera for camera in named if camera in source.camera_names]
+        self._source: FrameSource = cache or FrameCache(source, present)
+        self._present = frozenset(camera for camera in present if camera in self._source.cameras)
+        self._features = features
         self._size = self._image_size()
-        self._matrices = np.concatenate([episode.matrices for episode in recorded])
-        self._goals = [episode.goals for episode in recorded]
-        self._captions = [episode.captions for episode in recorded]
-        self._goal_counts = np.array([len(goals.points) for goals in self._goals])
-        untouched = np.array([min(episode.first_contact, episode.unseen) for episode in recorded])
-        self._untouched = np.arange(ends[-1]) - self._first < untouched[self._episode]
 
     def __len__(self) -> int:
-        return len(self._index)
+        return int(self._stops[-1]) if len(self._stops) else 0
 
     def choosing(self, episodes: Sequence[int], relabel: float = 0.0, grounding_queries: int = 0) -> Windows:
         """Windows of other episodes of the same recording, which is in memory only once; arguments as in `WindowConfig`."""
         other = copy.copy(self)
-        other._index = self._frames_of(episodes)
+        other._choose(np.asarray(episodes, np.int64))
         other.config = dataclasses.replace(self.config, relabel=relabel, grounding_queries=grounding_queries)
         return other
 
-    def _frames_of(self, episodes: Sequence[int]) -> Int64Array:
-        frames = [np.arange(self._ends[e], self._ends[e + 1]) for e in episodes]
-        return np.concatenate(frames) if frames else np.empty(0, np.int64)
+    def _choose(self, episodes: Int64Array | None) -> None:
+        self._chosen = np.arange(len(self._lengths)) if episodes is None else episodes
+        self._stops = np.cumsum(self._lengths[self._chosen])
+
+    def locate(self, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The episode of each window, and the frame in it."""
+        place = np.searchsorted(self._stops, indices, side="right")
+        episodes = self._chosen[place]
+        return episodes, indices - self._stops[place] + self._lengths[episodes]
+
+    @property
+    def lookahead(self) -> int:
+        """How many windows ahead of their use frames should be asked for (`prefetch`); 0 where they are at hand."""
+        return 0 if self._source.random_access else self._source.clip * self._source.block
+
+    def prefetch(self, indices: Int64Array) -> None:
+        """Begin to decode the frames of these windows."""
+        self._source.prefetch(*self.locate(indices))
+
+    def close(self) -> None:
+        """End the processes that decode frames, if there are any."""
+        self._source.close()
+
+    @property
+    def dealt_in_blocks(self) -> bool:
+        """Whether windows are shuffled in blocks of clips, because neither frames nor episodes may be read at random."""
+        return not (self._source.random_access and self._tables.in_memory)
+
+    def deck(self, seed: int) -> Deck:
+        """The order of an epoch."""
+        if not self.dealt_in_blocks:
+            return ShuffledDeck(len(self), seed)
+        clip, block = (CLIP, BLOCK) if self._source.random_access else (self._source.clip, self._source.block)
+        return ClipDeck(self._lengths[self._chosen], clip, block, seed)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -182,164 +133,209 @@ class Windows:
 
     def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
-        now, stride, sequence = self._index[indices], self.config.stride, self.config.sequence
+        stride, sequence = self.config.stride, self.config.sequence
+        episodes, frames = self.locate(np.asarray(indices, np.int64))
+        table = self._tables.of(episodes)
+        now = table.rows(episodes, frames)
         if sequence == 1:
-            return self._gather(indices, now, draws)
+            return self._gather(table, indices, now, draws)
+        place = table.places(now)
         rows = now[:, None] - stride * np.arange(sequence - 1, -1, -1)  # (b, q)
-        first, last = (np.repeat(bound[now, None], sequence, 1) for bound in (self._first, self._end - 1))
-        revisits, half = np.flatnonzero(self._visit_before[now] >= 0), sequence // 2
-        before = self._visit_before[now[revisits], None]
+        first, last = (np.repeat(bound[place, None], sequence, 1) for bound in (table.starts, table.stops - 1))
+        revisits, half = np.flatnonzero(table.visit_before[place] >= 0), sequence // 2
+        before = table.visit_before[place[revisits], None]
         rows[revisits, :half] = before + stride * np.arange(half)
-        first[revisits, :half], last[revisits, :half] = before, self._end[before] - 1
+        first[revisits, :half], last[revisits, :half] = before, table.stops[table.places(before)] - 1
         absent, rows = (rows < first) | (rows > last), np.clip(rows, first, last)
         repeated = np.repeat(indices, sequence), rows.ravel(), np.repeat(draws, sequence, 0)
-        return _without(self._gather(*repeated), absent.ravel())
+        return without(self._gather(table, *repeated), absent.ravel())
 
-    def _gather(self, indices: Int64Array, now: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
-        config = self.config
+    def _gather(self, table: EpisodeTable, indices: Int64Array, now: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
+        config, place = self.config, table.places(now)
+        first, end = table.starts[place], table.stops[place]
         past = now[:, None] + config.stride * np.arange(1 - config.history, 1)  # (b, t)
         future = now[:, None] + np.arange(config.chunk)  # (b, k)
-        past_mask = past >= self._first[now, None]
-        past = np.maximum(past, self._first[now, None])
-        future_mask = future < self._end[now, None]
-        future = np.minimum(future, self._end[now, None] - 1)
-        images, features, images_mask = self._images(past, past_mask)
-        episode = self._episode[now]
-        wording = (draws[:, 0] * self._word_counts[episode]).astype(np.int64)
-        instructions = [self._words[e][w] for e, w in zip(episode.tolist(), wording.tolist(), strict=True)]
-        targets = {name: target.take(now) for name, target in self._targets.items()}
-        others = np.flatnonzero((draws[:, 1] < config.relabel) & self._untouched[now] & (self._goal_counts[episode] > 0))
+        past_mask = past >= first[:, None]
+        past = np.maximum(past, first[:, None])
+        future_mask = future < end[:, None]
+        future = np.minimum(future, end[:, None] - 1)
+        frames = Frames(table.numbers[place], past - first[:, None], now - first, end - first - 1)
+        images, features, images_mask = self._images(frames, past_mask)
+        depth, depth_mask = self._depth(frames, past_mask)
+        segment = table.segments(now)
+        wording = (draws[:, 0] * table.wording_counts[segment]).astype(np.int64)
+        instructions = [table.wordings[s][w] for s, w in zip(segment.tolist(), wording.tolist(), strict=True)]
+        targets = {name: target.take(now) for name, target in table.targets.items()}
+        untouched = now - first < table.untouched[place]
+        others = np.flatnonzero((draws[:, 1] < config.relabel) & untouched & (table.goal_counts[place] > 0))
         if len(others):
-            places, places_mask = self._relabel(instructions, now, others, draws)
+            places, places_mask = self._relabel(table, instructions, now, others, draws)
             for target in targets.values():
                 target.mask[others] = places_mask if target.of_goal else False
                 if target.of_goal:
                     target.values[others] = places
             future_mask[others] = False
-        queries, query_keypoints = self._ask(now, draws)
-        first, goals = self._first[now], config.goals
-        before = self._actions[np.maximum(now - 1, first)] if config.previous_action else np.empty((len(now), 0), np.float32)
+        queries, query_keypoints = self._ask(table, now, untouched, draws)
+        before = table.actions[np.maximum(now - 1, first)] if config.previous_action else np.empty((len(now), 0), np.float32)
         return WindowBatch(
             images=images,
             images_mask=images_mask,
-            state=self._states[past],
+            state=table.states[past],
             state_mask=past_mask,
-            actions=self._actions[future],
+            actions=table.actions[future],
             actions_mask=future_mask,
             instructions=instructions,
-            targets=targets,
+            targets={name: self._fitted(target) for name, target in targets.items()},
             grounding_queries=queries,
-            query_keypoints=query_keypoints,
+            query_keypoints=self._fitted(query_keypoints),
             index=np.asarray(indices, np.int64),
-            goal=self._frames[self.cameras[0]][self._end[now] - 1] if goals else np.empty((len(now), 0, 0, 3), np.uint8),
-            goal_mask=np.full(len(now), goals),
+            goal=self._goal_images(frames),
+            goal_mask=np.full(len(now), config.goals),
             previous_action=before,
             previous_action_mask=(now > first) & config.previous_action,
             features=features,
-            captions=self._name(now, draws),
+            captions=self._name(table, place, untouched, draws),
+            depth=depth,
+            depth_mask=depth_mask,
         )
 
+    def _fitted(self, target: MaskedArray) -> MaskedArray:
+        """Image points (…, v, p, 2), moved along with the pictures of their views."""
+        fits = {view: self._source.fits[camera] for view, camera in enumerate(self.cameras) if camera in self._source.fits}
+        if target.space != "image_points" or all(fit.source == fit.target for fit in fits.values()):
+            return target
+        values = target.values.copy()
+        for view, fit in fits.items():
+            values[..., view, :, :] = fit.points(values[..., view, :, :])
+        return dataclasses.replace(target, values=values)
+
+    def _goal_images(self, frames: Frames) -> UInt8Array:
+        if not self.config.goals:
+            return np.empty((len(frames.now), 0, 0, 3), np.uint8)
+        goals: UInt8Array = self._source.take(self.cameras[0], frames.episodes, frames.last, frames.last)
+        return goals
+
     def _relabel(
-        self, instructions: list[str], now: Int64Array, others: Int64Array, draws: npt.NDArray[np.float64]
+        self,
+        table: EpisodeTable,
+        instructions: list[str],
+        now: Int64Array,
+        others: Int64Array,
+        draws: npt.NDArray[np.float64],
     ) -> tuple[FloatArray, BoolArray]:
         """Give the windows `others` the instruction of another goal. Returns where its points are, and which can be seen."""
-        episode = self._episode[now]
-        chosen = (draws[others, 2] * self._goal_counts[episode[others]]).astype(np.int64)
+        place = table.places(now)
+        chosen = (draws[others, 2] * table.goal_counts[place[others]]).astype(np.int64)
         points = np.empty((len(others), len(POINTS), 3))
         for i, (row, goal) in enumerate(zip(others.tolist(), chosen.tolist(), strict=True)):
-            goals = self._goals[episode[row]]
+            goals = table.goals[place[row]]
             points[i], words = goals.points[goal], goals.instructions[goal]
             instructions[row] = words[int(draws[row, 0] * len(words))]
-        return project(self._matrices[now[others]], points)
+        return project(table.matrices[now[others]], points)
 
-    def _name(self, now: Int64Array, draws: npt.NDArray[np.float64]) -> list[tuple[Caption, ...]]:
+    def _name(
+        self, table: EpisodeTable, place: Int64Array, untouched: BoolArray, draws: npt.NDArray[np.float64]
+    ) -> list[tuple[Caption, ...]]:
         """Captions that follow one another in the order of the recording; none after the first contact."""
-        said: list[tuple[Caption, ...]] = [()] * len(now)
-        for row in np.flatnonzero(self._untouched[now]) if self.config.captions else ():
-            known = self._captions[self._episode[now[row]]]
+        said: list[tuple[Caption, ...]] = [()] * len(place)
+        for row in np.flatnonzero(untouched) if self.config.captions else ():
+            known = table.captions[place[row]]
             first = int(draws[row, 2] * len(known))
             said[row] = tuple(known[(first + i) % len(known)] for i in range(min(self.config.captions, len(known))))
         return said
 
-    def _ask(self, now: Int64Array, draws: npt.NDArray[np.float64]) -> tuple[list[tuple[str, ...]], MaskedArray]:
+    def _ask(
+        self, table: EpisodeTable, now: Int64Array, untouched: BoolArray, draws: npt.NDArray[np.float64]
+    ) -> tuple[list[tuple[str, ...]], MaskedArray]:
         """Goals that follow one another in the order of the recording, in which neighbors name different objects."""
-        episode, views, most = self._episode[now], len(self.cameras), self.config.grounding_queries
+        place, views, most = table.places(now), len(self.cameras), self.config.grounding_queries
         points = np.full((len(now), most, len(POINTS), 3), np.nan)
         queries: list[tuple[str, ...]] = [()] * len(now)
-        for row in np.flatnonzero(self._untouched[now] & (self._goal_counts[episode] > 0)) if most else ():
-            goals, words = self._goals[episode[row]], []
+        for row in np.flatnonzero(untouched & (table.goal_counts[place] > 0)) if most else ():
+            goals, words = table.goals[place[row]], []
             count = len(goals.points)
-            for place in range(min(most, count)):
-                goal = (int(draws[row, 2] * count) + place) % count
-                points[row, place] = goals.points[goal]
+            for number in range(min(most, count)):
+                goal = (int(draws[row, 2] * count) + number) % count
+                points[row, number] = goals.points[goal]
                 said = goals.instructions[goal]
                 words.append(said[int(draws[row, 1] * len(said))])
             queries[row] = tuple(words)
         flat = points.reshape(len(now), -1, 3)
-        keypoints, mask = project(self._matrices[now], flat)  # (b, v, m·3, 2)
+        keypoints, mask = project(table.matrices[now], flat)  # (b, v, m·3, 2)
         keypoints = keypoints.reshape(len(now), views, most, len(POINTS), 2)
         mask = mask.reshape(keypoints.shape[:-1])
         return queries, MaskedArray(keypoints.swapaxes(1, 2), mask.swapaxes(1, 2), "image_points", of_goal=True, visible=True)
 
-    def _images(self, past: Int64Array, mask: BoolArray) -> tuple[UInt8Array, FeatureArray, BoolArray]:
+    def _images(self, frames: Frames, mask: BoolArray) -> tuple[UInt8Array, FeatureArray, BoolArray]:
         """Images, or the features that stand for them, and where there are some."""
-        shape = (*past.shape, len(self.cameras))
-        places = next(iter(self._features.values())).shape[1:] if self._features else (0, 0)
-        images = np.zeros((*shape, *self._size, 0 if self._features else 3), np.uint8)
+        shape = (*mask.shape, len(self.cameras))
+        known = self._features
+        seen = [(view, camera) for view, camera in enumerate(self.cameras) if camera in self._present]
+        places = known.features(seen[0][1]).shape[1:] if known and seen else (0, 0)
+        images = np.zeros((*shape, *self._size, 0 if known else 3), np.uint8)
         features, images_mask = np.zeros((*shape, *places), np.float16), np.zeros(shape, bool)
-        for view, camera in enumerate(self.cameras):
-            if camera in self._frames:
-                seen = (features, self._features) if self._features else (images, self._frames)
-                seen[0][:, :, view] = seen[1][camera][past]
-                images_mask[:, :, view] = mask
+        for view, camera in seen:
+            if known:
+                features[:, :, view] = known.features(camera)[known.starts[frames.episodes[:, None]] + frames.past]
+            else:
+                images[:, :, view] = self._source.take(camera, frames.episodes[:, None], frames.past, frames.now[:, None])
+            images_mask[:, :, view] = mask
         return images, features, images_mask
 
+    def _depth(self, frames: Frames, mask: BoolArray) -> tuple[FloatArray, BoolArray]:
+        """Depth of the depth cameras, and where there is some."""
+        shape, seen = (*mask.shape, len(self.depth_cameras)), [c for c in self.depth_cameras if c in self._present]
+        size = self._source.shape(seen[0]) if seen else (0, 0)
+        depth, depth_mask = np.zeros((*shape, *size), np.float32), np.zeros(shape, bool)
+        for camera in seen:
+            view = self.depth_cameras.index(camera)
+            depth[:, :, view] = self._source.take(camera, frames.episodes[:, None], frames.past, frames.now[:, None])
+            depth_mask[:, :, view] = mask
+        return depth, depth_mask
+
     def _image_size(self) -> tuple[int, int]:
-        sizes = {camera: frames.shape[1:3] for camera, frames in self._frames.items()}
-        if len(set(sizes.values())) > 1:
-            raise DataError(f"the cameras of one batch need one image size; they have {sizes}")
+        for names in (self.cameras, self.depth_cameras):
+            sizes = {camera: self._source.shape(camera)[:2] for camera in names if camera in self._present}
+            if len(set(sizes.values())) > 1:
+                raise DataError(
+                    f"the cameras of one batch need one image size; they have {sizes}: set network.image_size, to which every "
+                    f"camera is then resized"
+                )
+        sizes = {camera: self._source.shape(camera)[:2] for camera in self.cameras if camera in self._present}
         height, width = next(iter(sizes.values()), (1, 1))
         return height, width
 
 
-def _read(source: Dataset, config: WindowConfig, cameras: Sequence[str]) -> tuple[list[EpisodeArrays], dict[str, MaskedArray]]:
-    """Every episode, and the labels of all their frames."""
-    known: dict[str, str] = {}  # a sentence of many episodes is kept once
-    functions = {name: labels.get(name) for name in config.labels}
-    recorded, found = [], {name: list[MaskedArray]() for name in functions}
-    for episode in source:
-        arrays = EpisodeArrays.of(episode, config, cameras, known)
-        for name, label in functions.items():
-            found[name].append(_checked(name, label(arrays), arrays))
-        recorded.append(dataclasses.replace(arrays, extras={}))
-    return recorded, {name: MaskedArray.concatenate(parts) for name, parts in found.items()}
+@dataclass(frozen=True)
+class Frames:
+    """The frames that windows show, counted in their episodes.
+
+    Args:
+        episodes: numbers of the episodes (b,).
+        past: the frames (b, t), the latest last.
+        now: the latest frame (b,), whose clip holds them.
+        last: the last frame of the episode (b,).
+    """
+
+    episodes: Int64Array
+    past: Int64Array
+    now: Int64Array
+    last: Int64Array
 
 
-def _checked(name: str, label: MaskedArray, episode: EpisodeArrays) -> MaskedArray:
-    count, axes = len(episode.states), label.mask.ndim
-    if len(label.values) != count or label.mask.dtype != bool or label.values.shape[:axes] != label.mask.shape:
-        raise DataError(
-            f"the label {name!r} gave values {label.values.shape} with a mask {label.mask.shape} of {label.mask.dtype} for an "
-            f"episode of {count} frames; expected a row for each frame, and a bool mask over the first axes of the values"
-        )
-    return label
+def fits_of(cameras: Sequence[Camera], size: tuple[int, int] | None, always: bool = False) -> dict[str, FitImage]:
+    """How the pictures of `cameras` are fitted to a network's image size (height, width), where that is worth it.
 
+    Pictures that are all alike and no larger than `size` keep their size unless `always`: the network's own fitting enlarges
+    them later.
 
-def _without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
-    """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
-    masks = [batch.images_mask, batch.state_mask, batch.actions_mask, batch.previous_action_mask, batch.query_keypoints.mask]
-    for mask in (*masks, *(target.mask for target in batch.targets.values())):
-        mask[absent] = False
-    queries = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.grounding_queries, strict=True)]
-    captions = [() if gone else said for gone, said in zip(absent.tolist(), batch.captions, strict=True)]
-    goal_mask = batch.goal_mask & ~absent
-    return dataclasses.replace(batch, grounding_queries=queries, captions=captions, goal_mask=goal_mask)
-
-
-def _visits_before(recorded: Sequence[EpisodeArrays], ends: Int64Array) -> Int64Array:
-    """For each episode the row where the one before began, if both are of one scene; else -1."""
-    rows = np.full(len(recorded), -1)
-    for number, (before, episode) in enumerate(itertools.pairwise(recorded), start=1):
-        if episode.visit and episode.request == before.request:
-            rows[number] = ends[number - 1]
-    return rows
+    Example:
+        >>> sorted(fits_of([Camera("front", 480, 640), Camera("wrist", 96, 128)], (96, 128)))
+        ['front', 'wrist']
+    """
+    if size is None:
+        return {}
+    alike = len({(camera.height, camera.width) for camera in cameras}) == 1
+    if alike and not always and all(camera.height * camera.width <= size[0] * size[1] for camera in cameras):
+        return {}
+    return {camera.name: FitImage((camera.height, camera.width), size) for camera in cameras}

@@ -126,7 +126,7 @@ class CachedRows:
                 held, path = state["digests"], folder / state["file"]
                 done = min(len(held), len(self.digests))
                 # The cache may hold more episodes than a process that opened the dataset earlier knows of.
-                if done and held[done - 1] == self.digests[done - 1] and path.is_file():
+                if done and held[done - 1] == self.digests[done - 1] and path.suffix == self._suffix and path.is_file():
                     # Older records of frames have "height" and "width" instead of "row".
                     return path, done, tuple(state["row"] if "row" in state else (state["height"], state["width"], 3))
             except (CorruptFileError, KeyError, TypeError):
@@ -136,7 +136,7 @@ class CachedRows:
 
     def _fill(self, name: str, path: Path, done: int, row: tuple[int, ...], fill: Fill) -> None:
         """Compute the rows of episodes from number `done` on, with a commit after each block."""
-        size, committed = _row_bytes(row, self._dtype), done
+        size = _row_bytes(row, self._dtype)
         try:
             with open(path, "r+b" if path.is_file() else "w+b") as file:
                 for start in range(done, len(self.digests), self._block):
@@ -148,9 +148,9 @@ class CachedRows:
                     os.fsync(file.fileno())
                     state = {"file": path.name, "row": row, "digests": self.digests[:stop]}
                     write_atomic(path.with_name(f"{name}.json"), json.dumps(state).encode())
-                    committed = stop
         except BaseException:  # an interruption too: rows that are not committed would only take room
-            if committed:
+            held, committed, _ = self._state(path.parent, name)
+            if held == path:
                 os.truncate(path, int(self.ends[committed]) * size)
             else:
                 path.unlink(missing_ok=True)
@@ -170,7 +170,8 @@ class CachedRows:
 def allocate(file: IO[bytes], start: int, stop: int) -> None:
     """Reserve the bytes from `start` to `stop` of a file, which then has exactly `stop` bytes.
 
-    A mapped file with holes kills the process (SIGBUS) when the disk is full; a reserved one cannot. Raises `OSError` if it is full.
+    A mapped file with holes kills the process (SIGBUS) when the disk is full; a reserved one cannot.
+    Raises `OSError` if it is full.
     """
     file.truncate(start)
     if stop == start:

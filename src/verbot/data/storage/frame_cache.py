@@ -70,7 +70,8 @@ class FrameCache:
 
     Args:
         cameras: names of the cameras to cache; all of them if None.
-        folder: folder of the cache files; if None, see `verbot.data.storage.cached_rows.cache_folders`.
+        folder: folder of the cache files, or several, of which the first is written; if None, see
+            `verbot.data.storage.cached_rows.cache_folders`.
         threads: number of threads that decode missing frames; one per core if None.
         selection: the cameras, the episodes and the size of the frames, instead of `cameras`.
         show: print the size of missing frames before they are decoded.
@@ -90,29 +91,23 @@ class FrameCache:
         self,
         dataset: Dataset,
         cameras: Sequence[str] | None = None,
-        folder: Path | None = None,
+        folder: Path | Sequence[Path] | None = None,
         threads: int | None = None,
         selection: FrameSelection | None = None,
         show: bool = False,
     ):
         self.dataset, self._threads = dataset, threads or cores()
         self.selection = selection or FrameSelection(None if cameras is None else tuple(cameras))
-        self.folders = tuple(path / "frames" for path in cache_folders(dataset)) if folder is None else (folder,)
-        whole = range(len(dataset))
-        chosen: Sequence[int] = whole if self.selection.episodes is None else self.selection.episodes
-        names = self.selection.cameras_of(dataset)
-        rows = self._rows_of(whole, names)
-        if list(chosen) != list(whole) and not all(each.complete(self._name(camera, whole)) for camera, each in rows.items()):
-            rows = self._rows_of(chosen, names)
-        else:
-            chosen = whole
-        self._check_room(rows, chosen, show)
+        folders = tuple(path / "frames" for path in cache_folders(dataset)) if folder is None else folder
+        self.folders = (folders,) if isinstance(folders, Path) else tuple(folders)
+        chosen, rows = _rows_of(dataset, self.selection, self.folders)
+        self._check_room(show)
         self.starts = np.full(len(dataset), -1)  # row of the first frame of each episode; -1 where it is not cached
         self._frames: dict[str, Any] = {}
-        for camera, each in rows.items():
+        for camera, (name, each) in rows.items():
             self.starts[list(chosen)] = each.ends[:-1]
             fill, shape = self._decoder(camera, chosen), partial(self.selection.row, dataset, camera)
-            self._frames[camera] = each.open(self._name(camera, chosen), shape, fill)
+            self._frames[camera] = each.open(name, shape, fill)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -124,11 +119,11 @@ class FrameCache:
 
     def frames(self, camera: str) -> UInt8Array:
         """Every cached frame of one camera, (n, h, w, 3) or (n, h, w) for depth, read-only."""
-        return self._frames[camera]  # type: ignore[no-any-return]
+        return self._frames[camera]
 
     def shape(self, camera: str) -> tuple[int, ...]:
         """The shape of a picture."""
-        return self._frames[camera].shape[1:]  # type: ignore[no-any-return]
+        return self._frames[camera].shape[1:]
 
     def take(self, camera: str, episodes: Int64Array, rows: Int64Array, clip_rows: Int64Array) -> Any:
         """The pictures of these rows of these episodes, arrays of one shape; `clip_rows` is for other sources of frames."""
@@ -142,42 +137,28 @@ class FrameCache:
 
     @property
     def random_access(self) -> bool:
-        """Whether frames may be read in any order at no cost."""
         return True
+
+    @property
+    def clip(self) -> int:
+        return 1
+
+    @property
+    def block(self) -> int:
+        return 1
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _rows_of(self, numbers: Sequence[int], cameras: Sequence[str]) -> dict[str, CachedRows]:
-        """The rows of each camera; cameras of one kind share them."""
-        kinds: dict[bool, CachedRows] = {}
-        for depth in {is_depth(self.dataset, camera) for camera in cameras}:
-            kind = (".depth", np.float32) if depth else (".rgb", np.uint8)
-            kinds[depth] = CachedRows(self.dataset, numbers, self.folders, "decoded frames", *kind, BLOCK)
-        return {camera: kinds[is_depth(self.dataset, camera)] for camera in cameras}
-
-    def _name(self, camera: str, numbers: Sequence[int]) -> str:
-        """The name of the camera's files; a size and a choice of episodes are part of it."""
-        fit, name = self.selection.fits.get(camera), camera
-        if fit is not None and fit.source != fit.target:
-            name += f"@{fit.target[0]}x{fit.target[1]}"
-            if fit != FitImage(fit.source, fit.target):  # another way of fitting than the centered crop
-                name += f"+{hashlib.sha256(repr(fit).encode()).hexdigest()[:8]}"
-        if isinstance(numbers, range):
-            return name
-        identities = [self.dataset[int(number)].identity for number in numbers]
-        return f"{name}+{running_digests(identities)[-1][:8]}"
-
-    def _check_room(self, rows: Mapping[str, CachedRows], numbers: Sequence[int], show: bool) -> None:
+    def _check_room(self, show: bool) -> None:
         """Print the size of what is missing, and refuse it if the disk has not the room."""
-        shapes = {camera: partial(self.selection.row, self.dataset, camera) for camera in rows}
-        missing = sum(one.missing_bytes(self._name(camera, numbers), shapes[camera]) for camera, one in rows.items())
+        missing = missing_bytes(self.dataset, self.selection, self.folders)
         if not missing:
             return
-        frames = int(next(iter(rows.values())).ends[-1])
-        shown = {camera: one.row(self._name(camera, numbers), shapes[camera]) for camera, one in rows.items()}
-        each = ", ".join(f"{camera} {'×'.join(map(str, shape))}" for camera, shape in shown.items())
-        free = free_bytes(self.folders[0])
+        chosen, rows = _rows_of(self.dataset, self.selection, self.folders)
+        shapes = {c: one.row(name, partial(self.selection.row, self.dataset, c)) for c, (name, one) in rows.items()}
+        each = ", ".join(f"{camera} {'×'.join(map(str, shape))}" for camera, shape in shapes.items())
+        frames, free = int(self.dataset.lengths[list(chosen)].sum()), free_bytes(self.folders[0])
         text = f"{frames} frames of {each}: {gigabytes(missing)} to write in {self.folders[0]}, which has {gigabytes(free)} free"
         if missing > free:
             raise DataError(
@@ -208,6 +189,49 @@ class FrameCache:
         return fill
 
 
+def missing_bytes(dataset: Dataset, selection: FrameSelection, folders: Sequence[Path]) -> int:
+    """What a `FrameCache` of these frames still has to write."""
+    _, rows = _rows_of(dataset, selection, folders)
+    return sum(one.missing_bytes(name, partial(selection.row, dataset, camera)) for camera, (name, one) in rows.items())
+
+
+def _rows_of(
+    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path]
+) -> tuple[Sequence[int], dict[str, tuple[str, CachedRows]]]:
+    """The episodes to cache, and the rows of each camera with their name; a complete cache of all episodes serves any choice."""
+    whole = range(len(dataset))
+    every = _named_rows(dataset, selection, folders, whole)
+    if selection.episodes is None or list(selection.episodes) == list(whole):
+        return whole, every
+    if every and all(one.complete(name) for name, one in every.values()):
+        return whole, every
+    return selection.episodes, _named_rows(dataset, selection, folders, selection.episodes)
+
+
+def _named_rows(
+    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path], numbers: Sequence[int]
+) -> dict[str, tuple[str, CachedRows]]:
+    """Cameras of one kind share their rows. A size and a choice of episodes are part of the name."""
+    kinds, found = dict[bool, CachedRows](), {}
+    choice = ""
+    if not isinstance(numbers, range):
+        choice = "+" + running_digests([dataset[int(number)].identity for number in numbers])[-1][:8]
+    for camera in selection.cameras_of(dataset):
+        depth = is_depth(dataset, camera)
+        if depth not in kinds:
+            suffix, dtype = (".depth", "float32") if depth else (".rgb", "uint8")
+            kinds[depth] = CachedRows(dataset, numbers, folders, "decoded frames", suffix, dtype, BLOCK)
+        found[camera] = f"{camera}{_size_name(selection.fits.get(camera))}{choice}", kinds[depth]
+    return found
+
+
+def _size_name(fit: FitImage | None) -> str:
+    if fit is None or fit.source == fit.target:
+        return ""
+    usual = fit == FitImage(fit.source, fit.target)  # the centered crop
+    return f"@{fit.target[0]}x{fit.target[1]}" + ("" if usual else f"+{hashlib.sha256(repr(fit).encode()).hexdigest()[:8]}")
+
+
 def camera_of(dataset: Dataset, name: str) -> Camera | None:
     """The camera in the dataset's spec, if it is there."""
     return next((camera for camera in dataset.spec.cameras if camera.name == name), None)
@@ -234,7 +258,7 @@ class FeatureCache:
     """
 
     def __init__(self, frames: FrameCache, key: str, compute: Callable[[UInt8Array], FloatArray], show: bool = False):
-        self._cache, self._compute, self._show = frames, compute, show
+        self.frames, self._compute, self._show = frames, compute, show
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folders = tuple(folder.with_name("features") / name for folder in frames.folders)
         dataset = frames.dataset
@@ -250,10 +274,10 @@ class FeatureCache:
         return self._features[camera]
 
     def _shape(self, camera: str) -> Callable[[], tuple[int, ...]]:
-        return lambda: self._compute(self._cache.frames(camera)[:1]).shape[1:]
+        return lambda: self._compute(self.frames.frames(camera)[:1]).shape[1:]
 
     def _encoder(self, camera: str, shown: ExitStack) -> Fill:
-        frames, bars = self._cache.frames(camera), list[Progress]()
+        frames, bars = self.frames.frames(camera), list[Progress]()
 
         def fill(numbers: range, ends: Int64Array, out: FeatureArray) -> None:
             first, last = int(ends[numbers.start]), int(ends[numbers.stop])
@@ -266,7 +290,7 @@ class FeatureCache:
                     bars[0].update(stop)
             if not np.isfinite(out[first:last]).all():
                 raise DataError(
-                    f"the features of camera {camera!r} in {self._cache.dataset.root} do not fit into float16 (beyond "
+                    f"the features of camera {camera!r} in {self.frames.dataset.root} do not fit into float16 (beyond "
                     f"{np.finfo(np.float16).max:.0f}, or not a number): train with cache_features=False"
                 )
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError
@@ -56,7 +55,7 @@ def packet_times(path: Path) -> PacketTimes:
 @functools.lru_cache(maxsize=256)
 def _packet_times(path: Path, size: int, changed_ns: int) -> PacketTimes:
     try:
-        with cast(InputContainer, av.open(str(path))) as container:
+        with av.open(str(path)) as container:
             stream = container.streams.video[0]
             base = float(cast(Fraction, stream.time_base))
             packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]

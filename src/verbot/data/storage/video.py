@@ -260,16 +260,20 @@ class Decoder:
                 return
             at = self._time(frame)
             while number < len(times) and at >= times[number] - self._slack_s:
-                earlier = before is not None and at - times[number] > max(times[number] - self._time(before), self._slack_s)
+                earlier = before is not None and self._is_nearer(self._time(before), at, times[number])
                 yield number, cast(av.VideoFrame, before) if earlier else frame, False
                 number += 1
             before = frame
             if number < len(times) and self._keyframe_ahead(at, times[number]):
                 frames, before = self._frames_from(times[number]), None
 
+    def _is_nearer(self, before_s: float, at_s: float, time_s: float) -> bool:
+        """Whether the picture at `before_s` is at least as near to `time_s` as the next one at `at_s`, up to rounding."""
+        return at_s - time_s > self._slack_s and time_s - before_s <= at_s - time_s + 2 * self._base_s
+
     def _frames_from(self, time_s: float) -> Iterator[av.VideoFrame]:
         """Frames from the last keyframe at or before `time_s` on."""
-        frames, first = iter(()), cast("av.VideoFrame | None", None)
+        frames, first = cast("Iterator[av.VideoFrame]", iter(())), cast("av.VideoFrame | None", None)
         # After a keyframe of an open group of pictures, frames may follow that precede it in time: look further back then.
         for back_s in (0.0, 1.0, 10.0, np.inf):
             earliest = self._stream.start_time or 0
@@ -305,31 +309,34 @@ class Decoder:
 
     def _color(self, frame: av.VideoFrame, fit: FitImage | None) -> UInt8Array:
         if fit is None or fit.source == fit.target:
-            return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            return _array(self._reformatter.reformat(frame, format="rgb24", threads=1))
         if fit != FitImage(fit.source, fit.target):  # another way of fitting than the centered crop
-            return fit.forward(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+            return fit.forward(_array(self._reformatter.reformat(frame, format="rgb24", threads=1)))
         height, width = fit.target
         if fit.crop == fit.source:
             resized = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
-            return resized.to_ndarray()
-        graph = self._crop(frame, fit)
+            return _array(resized)
+        graph = self._crop(fit)
         graph.push(frame)
-        return cast(av.VideoFrame, graph.pull()).to_ndarray()
+        return _array(cast(av.VideoFrame, graph.pull()))
 
-    def _crop(self, frame: av.VideoFrame, fit: FitImage) -> av.filter.Graph:
+    def _crop(self, fit: FitImage) -> av.filter.Graph:
         if self._cropper is None or self._cropper[0] != fit:
             (height, width), (kept_height, kept_width), graph = fit.source, fit.crop, av.filter.Graph()
-            box = f"{kept_width}:{kept_height}:{(width - kept_width) // 2}:{(height - kept_height) // 2}:exact=1"
+            graph.threads = 1
+            top, left = (height - kept_height) // 2, (width - kept_width) // 2
+            # A crop from an odd place on would shift chroma that is stored at half the resolution.
+            whole = (("scale", f"flags={SCALING_FLAGS}"), ("format", "yuv444p")) if top % 2 or left % 2 else ()
             steps = [
                 graph.add_buffer(template=self._stream),
-                graph.add("crop", box),
+                *(graph.add(name, options) for name, options in whole),
+                graph.add("crop", f"{kept_width}:{kept_height}:{left}:{top}:exact=1"),
                 graph.add("scale", f"{fit.target[1]}:{fit.target[0]}:flags={SCALING_FLAGS}"),
                 graph.add("format", "rgb24"),
                 graph.add("buffersink"),
             ]
             for one, other in itertools.pairwise(steps):
                 one.link_to(other)
-            graph.threads = 1
             graph.configure()
             self._cropper = fit, graph
         return self._cropper[1]
@@ -340,7 +347,7 @@ class Decoder:
                 self._name, f"is in {frame.format.name}, whose pixels are no distances; 12 or 16 bits are needed"
             )
         plane = frame.planes[0]
-        units = np.frombuffer(plane, "<u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width]
+        units = np.frombuffer(memoryview(plane), "<u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width]
         meters = code.meters(units)
         return meters if fit is None else fit_depth(meters, fit)
 
@@ -359,6 +366,10 @@ class Decoder:
             f"has no picture within {tolerance} of {time_s:.3f} s, where {where} is: the nearest is at {nearest_s:.3f} s. "
             f"If it may stand for it, write a greater tolerance_s (seconds) into meta/info.json",
         )
+
+
+def _array(frame: av.VideoFrame) -> UInt8Array:
+    return cast(UInt8Array, frame.to_ndarray())
 
 
 def fit_depth(depth: FloatArray, fit: FitImage) -> FloatArray:

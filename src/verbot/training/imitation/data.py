@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
+from verbot.data import Dataset, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
 from verbot.data.samples.episode_arrays import task_of
+from verbot.data.samples.frame_source import FrameOptions, FrameSource, open_frames
+from verbot.data.samples.windows import fits_of
+from verbot.data.storage.frame_cache import FrameSelection
 from verbot.data.storage.reader import Episode, statistics_of
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import NetworkConfig
+from verbot.parallel.workers import cores
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.augment import augment, numbers
@@ -51,6 +55,7 @@ class TrainingData:
         show_progress: bool = False,
     ):
         self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
+        self._config = config
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
         datasets = [open_dataset(path) for path in config.data.datasets]
@@ -77,8 +82,8 @@ class TrainingData:
         self.network = _with_tasks(config.network, self._episodes(), config.data.datasets)
         splits = [_split(config.validation.share, config.seed, number, each) for number, each in enumerate(chosen)]
         self._train = [
-            self._windows(dataset, train_episodes, config.augment)
-            for dataset, (train_episodes, _) in zip(datasets, splits, strict=True)
+            self._windows(dataset, train_episodes, config.augment, used)
+            for dataset, (train_episodes, _), used in zip(datasets, splits, chosen, strict=True)
         ]
         validation_windows = [
             windows.choosing(validation_episodes)
@@ -100,16 +105,19 @@ class TrainingData:
         datasets = [open_dataset(path) for path in config.data.datasets]
         spec = _with_cameras(datasets[0].spec, config.data.cameras)
         extractor = _extractor(config.data, config.network, spec, device, show_progress)
-        for dataset in datasets:
-            FrameCache(dataset)
+        for number, dataset in enumerate(datasets):
             if extractor is not None:
                 extractor.features(dataset, spec.camera_names)
+            else:
+                frame_source(config, spec, dataset, _chosen(config.data, number, dataset), 0, show_progress).close()
 
     def __enter__(self) -> TrainingData:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop()
+        for windows in (*self._train, *self._corrections):
+            windows.close()
 
     @property
     def validates(self) -> bool:
@@ -119,7 +127,7 @@ class TrainingData:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment))
+            self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment, range(len(dataset))))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
         shares += [len(w) * self._dagger_weight for w in self._corrections]
@@ -157,7 +165,8 @@ class TrainingData:
         """All episodes of training and validation, read one by one to save memory."""
         return (dataset[number] for dataset, taken in self._chosen for number in taken)
 
-    def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
+    def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig, used: Sequence[int]) -> Windows:
+        """Windows of `episodes`, with the frames of all episodes that are `used` in training or validation."""
         network = self.network
         config = WindowConfig(
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
@@ -165,8 +174,11 @@ class TrainingData:
             labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
-        features = self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None
-        return Windows(dataset, config, episodes=episodes, features=features)
+        if self._extractor is not None:
+            features = self._extractor.features(dataset, self.spec.camera_names)
+            return Windows(dataset, config, episodes=episodes, cache=features.frames, features=features)
+        workers = self._parallelism.loader_threads or max(1, cores() // self._parallelism.processes)
+        return Windows(dataset, config, episodes=episodes, cache=frame_source(self._config, self.spec, dataset, used, workers))
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
@@ -178,10 +190,32 @@ class TrainingData:
                 self._stream = None
 
 
+def frame_source(
+    config: TrainConfig, spec: RobotSpec, dataset: Dataset, episodes: Sequence[int], workers: int, show: bool = False
+) -> FrameSource:
+    """The frames of these episodes, of the cameras in `spec`, at the size of the network where that is smaller.
+
+    Args:
+        workers: processes that decode, if frames are decoded on the fly.
+    """
+    data, network = config.data, config.network
+    sizes = {(camera.height, camera.width) for camera in spec.cameras}
+    size = network.image_size or (next(iter(sizes)) if len(sizes) == 1 else None)
+    names = tuple(camera for camera in spec.camera_names if camera in dataset.camera_names)
+    several = len(data.datasets) > 1
+    fits = fits_of([camera for camera in dataset.spec.cameras if camera.name in names], size, always=several)
+    whole = len(episodes) == len(dataset)
+    selection = FrameSelection(names, None if whole else tuple(sorted(episodes)), fits)
+    sources = len(data.datasets) + config.dagger.rounds
+    options = FrameOptions(data.frames, data.cache, data.cache_limit_gb, workers, sources, show)
+    reach = (network.history - 1) * network.stride + (network.sequence - 1) * network.stride
+    return open_frames(dataset, selection, options, reach)
+
+
 def _extractor(
     data: DataConfig, network: NetworkConfig, spec: RobotSpec, device: torch.device, show_progress: bool
 ) -> FrozenFeatureExtractor | None:
-    return FrozenFeatureExtractor(network, spec, device, show_progress) if data.cache_features else None
+    return FrozenFeatureExtractor(network, spec, device, show_progress, data.cache) if data.cache_features else None
 
 
 def _with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:

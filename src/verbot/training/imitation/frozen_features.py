@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from verbot.data import Dataset, FrameCache
+from verbot.data.storage.cached_rows import cache_folders
 from verbot.data.storage.frame_cache import FeatureCache
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
@@ -24,11 +25,14 @@ class FrozenFeatureExtractor:
         spec: the robot, with the cameras of the policy.
         device: computes the features.
         show: show progress.
+        cache: folder of the caches, as in `DataConfig`.
 
     Raises `ConfigError` for an encoder that is trained, or whose features depend on the sentence, and for a backbone without one.
     """
 
-    def __init__(self, config: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool = False):
+    def __init__(
+        self, config: NetworkConfig, spec: RobotSpec, device: torch.device, show: bool = False, cache: str | None = None
+    ):
         if not config.is_modular:
             raise ConfigError(
                 f"cache_features keeps what the vision encoder of the backbone 'modular' sees; the network's backbone is "
@@ -44,11 +48,12 @@ class FrozenFeatureExtractor:
                 f"cache_features needs a frozen vision encoder that does not depend on the instruction, such as hf_vision with "
                 f"mode='frozen' and film=False; the network's is {part.name!r} with {dict(part.options)}"
             )
-        self._device, self._show = device, show
+        self._device, self._show, self._folder = device, show, cache
 
     def features(self, dataset: Dataset, cameras: tuple[str, ...]) -> FeatureCache:
         """The features of the dataset for those of `cameras` that it has; missing ones are computed."""
-        frames = FrameCache(dataset, [camera for camera in cameras if camera in dataset.camera_names])
+        folders = [folder / "frames" for folder in cache_folders(dataset, self._folder)]
+        frames = FrameCache(dataset, [camera for camera in cameras if camera in dataset.camera_names], folders)
         size = f"{self._sizes.height}x{self._sizes.width_px}"
         return FeatureCache(frames, f"{self._encoder.key} of {size}", self._compute, self._show)
 

@@ -42,6 +42,10 @@ class DataConfig:
         batch_size: samples of all processes together; for a network with a memory, frames: ``batch_size / sequence`` sequences.
         cache_features: compute the features of a frozen vision encoder once for every frame and cache them on disk, beside the
             decoded frames. Image augmentation must then be off.
+        frames: ``"cache"`` decodes every frame once into files, at the size of the network; ``"decode"`` decodes while training
+            runs and writes nothing; ``"auto"`` decodes where the files would be larger than `cache_limit_gb`.
+        cache: folder of these files; None takes the environment variable ``VERBOT_CACHE``, else the dataset's own folder.
+        cache_limit_gb: see `frames`.
     """
 
     datasets: tuple[str, ...]
@@ -50,9 +54,14 @@ class DataConfig:
     cameras: tuple[str, ...] | None = None
     batch_size: int = 64
     cache_features: bool = False
+    frames: Literal["auto", "cache", "decode"] = "auto"
+    cache: str | None = None
+    cache_limit_gb: float = 20.0
 
     def __post_init__(self) -> None:
         at_least_one(self, "batch_size")
+        if self.frames not in ("auto", "cache", "decode"):
+            raise ConfigError(f"frames is {self.frames!r}; expected 'auto', 'cache' or 'decode'")
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
         for name in ("weights", "selections"):
@@ -168,7 +177,8 @@ class ParallelismConfig:
         threads: torch threads of each process.
         parallel: ``"data"`` keeps the whole network in every process; ``"fsdp"`` shards weights, gradients, optimizer state and
             average over them (see `verbot.training.distributed.fsdp`).
-        loader_threads: threads that prepare batches ahead; 0 prepares them in line. Never changes a result.
+        loader_threads: threads that prepare batches ahead, and processes that decode frames on the fly; 0 prepares batches in
+            line, and decodes with a process for each core. Never changes a result.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the best available one. Random numbers, except
             for dropout, are drawn on the CPU, so that a seed means the same everywhere; rounding does not.
     """

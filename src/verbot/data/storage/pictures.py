@@ -1,0 +1,69 @@
+"""Pictures of any rows of any episodes, with the videos that were read last kept open."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verbot.data.storage.video import Decoder, EpisodeVideo
+from verbot.errors import CorruptFileError
+from verbot.transforms import FitImage
+
+if TYPE_CHECKING:
+    from verbot.data.storage.reader import Dataset, Episode
+
+OPEN_VIDEOS = 16  # each holds its index and a few decoded frames
+
+
+class PictureReader:
+    """Reads pictures of a dataset. Use as a context manager, in one thread.
+
+    Args:
+        fits: how the pictures of a camera are cropped and resized; a camera that is not named keeps its size.
+        open_videos: number of videos that stay open.
+    """
+
+    def __init__(self, dataset: Dataset, fits: Mapping[str, FitImage] | None = None, open_videos: int = OPEN_VIDEOS):
+        self._dataset, self._fits, self._limit = dataset, fits or {}, open_videos
+        self._open: OrderedDict[object, Decoder] = OrderedDict()
+
+    def __enter__(self) -> PictureReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for decoder in self._open.values():
+            decoder.close()
+        self._open.clear()
+
+    def read(self, episode: Episode, camera: str, rows: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Any:
+        """The pictures of these rows of `episode`, of all if None; see `Episode.images`."""
+        video, fit = episode.video(camera), self._fits.get(camera)
+        if video is None:
+            stored = episode.stored_images(camera) if rows is None else episode.stored_images(camera)[np.asarray(rows, np.int64)]
+            return fitted(stored, fit, f"episode {episode.index} of {self._dataset.root}, camera {camera}")
+        times, numbers = video.times_s, None if rows is None else np.asarray(rows, np.int64).tolist()
+        if numbers is not None:
+            times = times[numbers]
+        return self._decoder(video).frames_at(times, fit, video.depth, video.episode, numbers)
+
+    def _decoder(self, video: EpisodeVideo) -> Decoder:
+        if video.name not in self._open:
+            while len(self._open) >= self._limit:
+                self._open.popitem(last=False)[1].close()
+            self._open[video.name] = video.open()
+        self._open.move_to_end(video.name)
+        return self._open[video.name]
+
+
+def fitted(images: Any, fit: FitImage | None, name: str) -> Any:
+    """Stored pictures (t, h, w, 3), cropped and resized. Raises `CorruptFileError` if `fit` expects another size."""
+    if fit is None:
+        return images
+    if images.shape[1:3] != fit.source:
+        found, expected = ("×".join(map(str, size)) for size in (images.shape[1:3], fit.source))
+        raise CorruptFileError(name, f"has pictures of {found}; expected {expected}, as the dataset says")
+    return fit.forward(images)
