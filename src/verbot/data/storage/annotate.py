@@ -20,12 +20,14 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.reader import Dataset, checksums, open_dataset
+from verbot.data.storage.segments import SEGMENTS
 from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.errors import DataError
 from verbot.statistics import FeatureStatistics
 
 LONGEST = 300  # characters of a sentence
 NOTE = "recorded_as"  # key of the extras: the wordings before the first annotation
+SEGMENTS_NOTE = "recorded_segments"  # and the instructions by frame, if there were several
 
 
 class Annotator:
@@ -153,6 +155,9 @@ def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, .
 def _reworded(row: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
     extras = json.loads(row["extras"])
     extras.setdefault(NOTE, extras.get("instructions", []))
+    if SEGMENTS in extras:
+        recorded = extras.pop(SEGMENTS)
+        extras.setdefault(SEGMENTS_NOTE, recorded)
     return {**row, "extras": json.dumps({**extras, "instructions": list(texts)})}
 
 

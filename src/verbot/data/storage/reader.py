@@ -17,6 +17,7 @@ from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.png import decode_pictures
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
@@ -50,7 +51,7 @@ class Dataset:
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
         if number >= self._committed:
             one = self._journaled[number - self._committed]
-            return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, _renamed(one.extras), one)
+            return Episode(self, number, one.length, one.identity, one.sentences, one.calibration, _renamed(one.extras), one)
         row, place = self._rows[number], self._places.get(number)
         extra = None if place is None else self._extras[place]
         identity = extra["identity"] if extra else self._foreign_identity(row)
@@ -247,6 +248,9 @@ class Episode:
             raise UnknownNameError("camera", camera, self.dataset.camera_names)
         if isinstance(self._source, JournalEntry):
             name = f"episode {self.index} of {self.dataset.root}"
+            if camera in self._source.pictures:
+                depth = any(c.name == camera and c.kind == "depth" for c in self.dataset.spec.cameras)
+                return decode_pictures(self._source.pictures[camera], depth, name)
             with Decoder(self._source.videos[camera], name, self.dataset.spec.rate_hz) as decoder:
                 return decoder.read(0.0, self.length)
         return self.dataset._images(self._source, self.dataset._camera_keys[camera])

@@ -41,6 +41,13 @@ def encode_video(frames: UInt8Array, rate_hz: float) -> bytes:
     return sink.getvalue()
 
 
+def encoding_of(video: bytes) -> dict[str, str]:
+    """Codec and pixel format of an mp4 file, as the feature table of ``info.json`` states them."""
+    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+        context = container.streams.video[0].codec_context
+        return {"video.codec": context.codec.canonical_name, "video.pix_fmt": str(context.pix_fmt)}
+
+
 def frame_rate(rate_hz: float) -> Fraction:
     return Fraction(rate_hz).limit_denominator(1001)
 
