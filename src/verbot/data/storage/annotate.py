@@ -153,12 +153,17 @@ def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, .
 
 
 def _reworded(row: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
-    extras = json.loads(row["extras"])
+    return {**row, "extras": json.dumps(reworded(json.loads(row["extras"]), texts))}
+
+
+def reworded(extras: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """The extras of an episode with new sentences; those before the first change are kept."""
+    extras = dict(extras)
     extras.setdefault(NOTE, extras.get("instructions", []))
     if SEGMENTS in extras:
         recorded = extras.pop(SEGMENTS)
         extras.setdefault(SEGMENTS_NOTE, recorded)
-    return {**row, "extras": json.dumps({**extras, "instructions": list(texts)})}
+    return {**extras, "instructions": list(texts)}
 
 
 def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
+from verbot.data.storage.folder_swap import recover
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import decode_pictures
 from verbot.data.storage.segments import InstructionSegment
@@ -287,7 +288,7 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
 def read_info(root: Path) -> dict[str, Any]:
     """``meta/info.json`` of a v3.0 dataset. Raises `DataError` for anything else."""
     path = root / layout.INFO
-    if not path.is_file():
+    if not path.is_file() and not (recover(root) and path.is_file()):
         raise DataError(f"{root} holds no dataset: there is no {layout.INFO}")
     info = read_json(path)
     version = info.get("codebase_version") if isinstance(info, dict) else None

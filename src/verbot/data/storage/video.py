@@ -16,8 +16,9 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import UInt8Array
@@ -92,7 +93,7 @@ def join(clips: Sequence[EncodedVideo]) -> bytes:
         source = first.streams.video[0]
         base = cast(Fraction, source.time_base)
         step = round(1 / (cast(Fraction, source.average_rate) * base))  # ticks a frame
-        stream = container.add_stream_from_template(source)
+        stream = stream_like(container, source)
         stream.time_base = base
         for number, packet in enumerate(packet for clip in clips for packet in clip.packets):
             packet.pts = packet.dts = number * step
@@ -102,6 +103,15 @@ def join(clips: Sequence[EncodedVideo]) -> bytes:
     if EncodedVideo.of(joined).payload() != payload:
         raise DataError(f"joining {len(clips)} videos did not keep every packet")
     return joined
+
+
+def stream_like(container: OutputContainer, source: VideoStream) -> VideoStream:
+    """A stream of `container` for packets of `source`, also where its decoder has no encoder of the same name, as for AV1."""
+    try:
+        av.Codec(source.codec_context.codec.name, "w")
+    except ValueError:
+        return container.add_stream_from_template(source, opaque=True)
+    return container.add_stream_from_template(source)
 
 
 class Decoder:

@@ -23,6 +23,7 @@ from verbot.data.storage import layout
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
+from verbot.data.storage.folder_swap import recover
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import EncodedImages, encode_pictures
 from verbot.data.storage.reader import read_info
@@ -73,6 +74,7 @@ class DatasetWriter:
         self.root, self.spec, self._merge_every = Path(path), spec, merge_every
         self._images, self._columns = storage_of(spec, images), columns
         self._journal = EpisodeJournal(self.root)
+        recover(self.root)  # before the lock makes the folder
         self._stale = False  # whether sentences were replaced after the statistics were computed
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
