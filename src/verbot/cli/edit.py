@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import Positional, UseAppendAction
 
-Value = TypeVar("Value")
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def data_edit_command(
 
 
 def _by_episode(
-    option: str, given: Iterable[Sequence[str]], read: Callable[[str, Sequence[str]], Value]
-) -> Iterable[tuple[int, Value]]:
+    option: str, given: Iterable[Sequence[str]], read: Callable[[str, Sequence[str]], Read]
+) -> Iterable[tuple[int, Read]]:
     for words in given:
         yield _number(option, words[0] if words else ""), read(option, words[1:])
 

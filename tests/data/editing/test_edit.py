@@ -225,21 +225,6 @@ def test_another_rate(long, spec, make, plan):
     assert check_dataset(long) == []
 
 
-def test_uneven_timestamps_are_resampled_or_refused(case, tmp_path, monkeypatch):
-    import sys
-
-    case("l06_image_dtype")  # puts the helpers of the cases on the path
-    v3 = sys.modules["_v3"]
-    one = v3.episode(12)
-    one["timestamp"] = [*(np.arange(6) / 10), *((np.arange(6) + 7) / 10)]
-    root = v3.write(tmp_path / "gap", [one], cams=())
-    with pytest.raises(DataError, match=r"frame 6 of episode 0 is at 0\.700 s, not 0\.600 s as at 10 Hz; give --rate-hz 10"):
-        edit(root, EditPlan(), out=tmp_path / "out")
-    edit(root, EditPlan(rate_hz=10.0), out=tmp_path / "out")
-    dataset = open_dataset(tmp_path / "out")
-    assert len(dataset[0]) == 13 and np.array_equal(dataset[0].states[7:], one["state"][6:])
-
-
 def test_merging_joins_ranges_and_numbers_the_episodes_through(root, tmp_path, spec, make):
     wide = dataclasses.replace(spec.state[0], low=(-2.0, -0.5, -1.0))
     other = dataclasses.replace(spec, state=(wide, *spec.state[1:]))
@@ -323,39 +308,6 @@ def test_one_edit_at_a_time(root):
         pytest.raises(DataError, match="another process is edit"),
     ):
         edit(root, EditPlan(delete=(0,)))
-
-
-def test_a_dataset_of_other_software(tmp_path, monkeypatch):
-    copy = Path(shutil.copytree(FIXTURE, tmp_path / "theirs"))
-    with pytest.raises(DataError, match="was written or changed by other software; give --out"):
-        edit(copy, EditPlan(delete=(0,)))
-    before = open_dataset(copy)
-    forbid_encoding(monkeypatch)
-    result = edit(copy, EditPlan(delete=(0,)), out=tmp_path / "ours")
-    after = open_dataset(tmp_path / "ours")
-    assert len(after) == len(before) - 1 and result.encoded == 0 and check_dataset(tmp_path / "ours") == []
-    for new, old in zip(after, list(before)[1:], strict=True):
-        assert_same(new, old, extras=False)
-    assert after.spec == before.spec and "verbot" in after.info
-    feature = after.info["features"]["observation.images.front"]["info"]
-    assert feature["video.codec"] == before.info["features"]["observation.images.front"]["info"]["video.codec"]
-    (note,) = json.loads((tmp_path / "ours/meta/edits.json").read_text())
-    assert note["plan"] == {"delete": [0]} and note["sources"][0]["written_by_verbot"] is False
-
-
-# Videos can be copied unless they have B-frames, or an episode begins between two keyframes of one long video.
-@pytest.mark.parametrize(
-    ("name", "copied", "encoded"),
-    [("l01_plain_av1", 2, 2), ("l02_bframes", 0, 2), ("l03_odd_size", 0, 1), ("l06_image_dtype", 2, 0)],
-)
-def test_pictures_of_other_software_stay_those_of_their_frames(case, picture_number, tmp_path, name, copied, encoded):
-    result = edit(case(name), EditPlan(delete=(0,)), out=tmp_path / "ours")
-    assert (result.copied, result.encoded) == (copied, encoded)
-    before, after = open_dataset(tmp_path / "cases" / name), open_dataset(tmp_path / "ours")
-    for camera in after.camera_names:
-        found = [picture_number(image) for image in after[0].images(camera)]
-        assert found == [len(before[0]) + i for i in range(len(found))]
-    assert after.info["features"].keys() == before.info["features"].keys()
 
 
 def test_images_without_loss_are_copied(tmp_path, spec, make, monkeypatch):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.storage.annotate import SEGMENTS_NOTE
 from verbot.data.storage.segments import SEGMENTS, InstructionSegment
+from verbot.data.storage.sentences import SEGMENTS_NOTE
 from verbot.spec import Int64Array
 
 REWARD = "next.reward"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data.editing.conditions import Condition, check_known
-from verbot.data.storage.annotate import check_sentences, load_sentences
 from verbot.data.storage.reader import Dataset
+from verbot.data.storage.sentences import check_sentences, load_sentences
 from verbot.errors import ConfigError, DataError
 
 

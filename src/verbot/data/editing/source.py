@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from verbot.data.editing.clips import StoredImages
 from verbot.data.editing.moved import moved_column, moved_extras, moved_segments
 from verbot.data.editing.plan import EditPlan, Piece
-from verbot.data.storage.annotate import reworded
 from verbot.data.storage.journal import JournalEntry
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
@@ -22,6 +21,7 @@ from verbot.data.storage.record import EpisodeRecord
 from verbot.data.storage.resample import resample, resampled_spec
 from verbot.data.storage.schema import IMAGE, NUMBERS, VIDEO, FeatureEntry, further_features
 from verbot.data.storage.segments import InstructionSegment
+from verbot.data.storage.sentences import reworded
 from verbot.errors import DataError
 from verbot.spec import Float64Array, FloatArray, Int64Array
 
@@ -161,12 +161,12 @@ class EditSource:
             segments = (dataclasses.replace(segments[0], wordings=wordings),)
         texts = self._plan.instructions.get(number)
         if texts is not None:
-            extras, segments = reworded(extras, texts), (InstructionSegment(0, len(episode), tuple(texts)),)
+            extras, segments = reworded(extras, texts, episode.tasks), (InstructionSegment(0, len(episode), tuple(texts)),)
         elif any(segment.wordings[0] in self._plan.replacements for segment in segments):
             segments = tuple(
                 dataclasses.replace(s, wordings=tuple(self._plan.replacements.get(s.wordings[0], s.wordings))) for s in segments
             )
-            extras = reworded(extras, segments[0].wordings) if len(segments) == 1 else extras
+            extras = reworded(extras, segments[0].wordings, episode.tasks) if len(segments) == 1 else extras
         moved = moved_extras(extras, rows)
         found = moved_segments(segments, rows)
         if len(found) == 1 and len(found[0].wordings) > 1:
