@@ -59,7 +59,7 @@ def test_sentences_from_a_file(dataset, tmp_path, capsys):
     assert one.instructions == ("touch the red cube",)
     assert two.instruction == "go to the blue one"
     assert two.instructions == ("go to the blue one", "touch the blue cube")
-    assert two.extras["recorded_as"] == []
+    assert two.extras["recorded_as"] == ["touch the blue cube"]
     assert sentences_of_lerobot(dataset) == [{"touch the red cube"}, {"go to the blue one"}]
     assert videos(dataset) == before
     np.testing.assert_array_equal(two.images("front"), frames)

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verbot.data.editing import EditPlan, EditResult, edit
     from verbot.data.importers.convert import ImportConfig, ImportResult, import_dataset
     from verbot.data.importers.export_hdf5 import export_hdf5
     from verbot.data.samples.loader import Loader
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
     from verbot.data.storage.annotate import annotate, annotating
     from verbot.data.storage.frame_cache import FrameCache
     from verbot.data.storage.reader import Dataset, Episode, open_dataset
+    from verbot.data.storage.record import EpisodeRecord
     from verbot.data.storage.verify import Finding, check_dataset
-    from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
+    from verbot.data.storage.writer import DatasetWriter
 
 _LAZY = {
     "Dataset": "storage.reader",
     "DatasetWriter": "storage.writer",
+    "EditPlan": "editing.plan",
+    "EditResult": "editing.edit",
     "Episode": "storage.reader",
-    "EpisodeRecord": "storage.writer",
+    "EpisodeRecord": "storage.record",
     "Finding": "storage.verify",
     "FrameCache": "storage.frame_cache",
     "ImportConfig": "importers.convert",
@@ -35,6 +39,7 @@ _LAZY = {
     "annotate": "storage.annotate",
     "annotating": "storage.annotate",
     "check_dataset": "storage.verify",
+    "edit": "editing.edit",
     "export_hdf5": "importers.export_hdf5",
     "import_dataset": "importers.convert",
     "open_dataset": "storage.reader",
@@ -43,6 +48,8 @@ _LAZY = {
 __all__ = [
     "Dataset",
     "DatasetWriter",
+    "EditPlan",
+    "EditResult",
     "Episode",
     "EpisodeRecord",
     "Finding",
@@ -57,6 +64,7 @@ __all__ = [
     "annotate",
     "annotating",
     "check_dataset",
+    "edit",
     "export_hdf5",
     "import_dataset",
     "open_dataset",

@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from verbot.data.storage.commit import combined_image_statistics, image_statistics
-from verbot.data.storage.video import GOP, Decoder, EncodedVideo, encode_video, join
+from verbot.data.storage.dataset_statistics import combined_image_statistics, image_statistics
+from verbot.data.storage.encoded_video import EncodedVideo, join
+from verbot.data.storage.video import GOP, Decoder, encode_video
 from verbot.errors import CorruptFileError, DataError
 
 

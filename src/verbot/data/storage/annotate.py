@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from verbot.data.editing.edit import edit
+from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.reader import Dataset, checksums, open_dataset
-from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
+from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
+from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError
 from verbot.statistics import FeatureStatistics
 
-LONGEST = 300  # characters of a sentence
-NOTE = "recorded_as"  # key of the extras: the wordings before the first annotation
+__all__ = ["NOTE", "Annotator", "annotate", "annotating", "check_sentences", "load_sentences"]
 
 
 class Annotator:
@@ -61,7 +63,7 @@ class Annotator:
 def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Annotator]:
     """Open an `Annotator` of the dataset at `path`, or of a copy of it at `out`. It holds the write lock until the end.
 
-    A dataset that other software wrote can only be annotated as a copy: each episode is saved again and its videos re-encoded.
+    A dataset that other software wrote can only be annotated as a copy, see `verbot.data.editing.edit`.
 
     Raises `DataError` if `out` is not empty, or if verbot did not write the dataset at `path` and `out` is not given.
 
@@ -95,27 +97,6 @@ def annotate(path: str | Path, sentences: Mapping[int, Sequence[str]], out: str 
         annotator.set_all(sentences)
 
 
-def load_sentences(path: str | Path) -> dict[int, tuple[str, ...]]:
-    """Sentences by episode from a JSON file such as ``{"0": ["pick up the cube"]}``. Raises `DataError` for anything else."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or not record or not all(key.isdecimal() for key in record):
-        raise DataError(f'{path}: expected a map of episode numbers to lists of sentences, such as {{"0": ["pick up the cube"]}}')
-    return {int(key): check_sentences(int(key), texts) for key, texts in record.items()}
-
-
-def check_sentences(episode: int, texts: object) -> tuple[str, ...]:
-    """`texts` without duplicates and surrounding space. Raises `DataError` unless it is a list of at least one sentence."""
-    if not isinstance(texts, list | tuple) or not texts:
-        raise DataError(f"episode {episode} needs a list of at least one sentence; got {texts!r}")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > LONGEST:
-            raise DataError(f"episode {episode}: a sentence is one line of 1 to {LONGEST} printable characters; got {text!r}")
-    return tuple(dict.fromkeys(text.strip() for text in texts))
-
-
 def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, ...]], tasks: Sequence[str]) -> dict[str, bytes]:
     """The new contents, by name, of data, extras and episodes file number `file`, with `sentences` by episode."""
     number = {text: i for i, text in enumerate(tasks)}
@@ -132,28 +113,24 @@ def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, .
     place = data.schema.get_field_index("task_index")
     files = {name: parquet_bytes(data.set_column(place, data.schema.field(place), pa.array(task, pa.int64())))}
 
-    name, extras = table(layout.EXTRAS_PATH)
-    rows = [
-        _reworded(row, sentences[row["episode_index"]]) if row["episode_index"] in sentences else row
-        for row in extras.to_pylist()
-    ]
-    files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=extras.schema))
-
     name, listed = table(layout.EPISODES_PATH)
-    rows = listed.to_pylist()
+    rows, recorded = listed.to_pylist(), dict[int, list[str]]()
     for row in rows:
+        recorded[row["episode_index"]] = row["tasks"]
         texts = sentences.get(row["episode_index"], ())
         if texts:
             row["tasks"] = [texts[0]]
             row |= _task_statistics(np.full(row["length"], number[texts[0]]))
     files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=listed.schema))
+
+    name, extras = table(layout.EXTRAS_PATH)
+    rows = extras.to_pylist()
+    for row in rows:
+        episode = row["episode_index"]
+        if episode in sentences:
+            row["extras"] = json.dumps(reworded(json.loads(row["extras"]), sentences[episode], recorded[episode]))
+    files[name] = parquet_bytes(pa.Table.from_pylist(rows, schema=extras.schema))
     return files
-
-
-def _reworded(row: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
-    extras = json.loads(row["extras"])
-    extras.setdefault(NOTE, extras.get("instructions", []))
-    return {**row, "extras": json.dumps({**extras, "instructions": list(texts)})}
 
 
 def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:
@@ -179,9 +156,4 @@ def _copy(dataset: Dataset, out: Path) -> None:
             out.rmdir()
         draft.rename(out)
         return
-    with DatasetWriter(out, dataset.spec) as writer:
-        for episode in dataset:
-            images = {name: episode.images(name) for name in dataset.spec.camera_names}
-            extras = {"instructions": list(episode.instructions)}
-            record = EpisodeRecord(episode.instruction, episode.states, episode.actions, images, episode.calibration, extras)
-            writer.save_episode(record)
+    edit(dataset.root, EditPlan(), out)

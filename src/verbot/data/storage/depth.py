@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -86,7 +85,7 @@ def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
     return DepthCode(True, 1e-3, float(numbers[0]), float(numbers[1]), float(numbers[2]), logarithmic)
 
 
-def depth_pictures(cells: Iterable[bytes], path: Path, code: DepthCode) -> FloatArray:
+def depth_pictures(cells: Iterable[bytes], path: object, code: DepthCode) -> FloatArray:
     """Pictures of 16 bits or of floats, as they are stored, in meters: float32 (t, h, w)."""
     from PIL import Image
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
+from verbot.data.storage.folder_swap import recover
 from verbot.errors import CorruptFileError, DataError, SpecError
 from verbot.spec import RobotSpec
 
@@ -29,7 +30,7 @@ def read_info(root: Path) -> dict[str, Any]:
     Raises `DataError` for anything else, `CorruptFileError` that names the first field that is not as it should be.
     """
     path = root / layout.INFO
-    if not path.is_file():
+    if not path.is_file() and not (recover(root) and path.is_file()):
         raise DataError(f"{root} holds no dataset: there is no {layout.INFO}")
     info = read_json(path)
     version = info.get("codebase_version") if isinstance(info, dict) else None

@@ -7,13 +7,10 @@ the robot spec and the checksum of every committed file. ``meta/verbot/`` holds 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
-from verbot.spec import Component, RobotSpec
 from verbot.statistics import QUANTILES, quantile_name
 
 VERSION = "v3.0"
@@ -38,83 +35,6 @@ def place(template: str, number: int, **keys: str) -> str:
 def fps_of(rate_hz: float) -> int | float:
     """The rate in Hz; an int if it is a whole number, as LeRobot requires."""
     return int(rate_hz) if float(rate_hz).is_integer() else rate_hz
-
-
-def features_of(spec: RobotSpec, codec: str, pixel_format: str) -> dict[str, dict[str, Any]]:
-    """The feature table of ``info.json`` for a robot."""
-    table: dict[str, dict[str, Any]] = {}
-    for camera in spec.cameras:
-        table[IMAGES + camera.name] = {
-            "dtype": "video",
-            "shape": [camera.height, camera.width, 3],
-            "names": ["height", "width", "channels"],
-            "info": {
-                "video.height": camera.height,
-                "video.width": camera.width,
-                "video.codec": codec,
-                "video.pix_fmt": pixel_format,
-                "video.is_depth_map": False,
-                "video.fps": fps_of(spec.rate_hz),
-                "video.channels": 3,
-                "has_audio": False,
-            },
-        }
-    for key, components in ((STATE, spec.state), (ACTION, spec.action)):
-        names = axis_names(components)
-        if names:
-            table[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
-    for key, dtype in FRAME_COLUMNS.items():
-        table[key] = {"dtype": dtype, "shape": [1], "names": None}
-    return table
-
-
-def axis_names(components: Sequence[Component]) -> list[str]:
-    """``"ee_position.x"`` for each dimension; the component's own name if it has only one."""
-    return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components for axis in c.axes]
-
-
-def data_schema(spec: RobotSpec) -> pa.Schema:
-    """The schema of ``data/*.parquet``, with the feature table that Hugging Face datasets reads back."""
-    fields: list[pa.Field] = []
-    described: dict[str, Any] = {}
-    for key, size in ((STATE, spec.state_size), (ACTION, spec.action_size)):
-        value: dict[str, Any] = {"dtype": "float32", "_type": "Value"}
-        if size == 1:  # LeRobot stores a vector of one number as a plain column
-            fields.append(pa.field(key, pa.float32()))
-            described[key] = value
-        elif size > 1:
-            fields.append(pa.field(key, pa.list_(pa.float32(), size)))
-            described[key] = {"feature": value, "length": size, "_type": "List"}
-    for key, dtype in FRAME_COLUMNS.items():
-        fields.append(pa.field(key, getattr(pa, dtype)()))
-        described[key] = {"dtype": dtype, "_type": "Value"}
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
-
-
-def vectors(values: np.ndarray, size: int) -> pa.Array:
-    """(n, size) float32 as a column of `data_schema`."""
-    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    return flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
-
-
-def episodes_schema(features: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
-    """The schema of ``meta/episodes/*.parquet``, with the same columns that LeRobot writes."""
-    fields = [("episode_index", pa.int64()), ("tasks", pa.list_(pa.string())), ("length", pa.int64())]
-    fields += [(key, pa.int64()) for key in ("data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")]
-    videos = [key for key, feature in features.items() if feature["dtype"] == "video"]
-    for key in videos:
-        fields += [(f"videos/{key}/chunk_index", pa.int64()), (f"videos/{key}/file_index", pa.int64())]
-        fields += [(f"videos/{key}/from_timestamp", pa.float64()), (f"videos/{key}/to_timestamp", pa.float64())]
-    for key, feature in features.items():
-        whole = feature["dtype"] == "int64"
-        for statistic in STATISTICS_KEYS:
-            integral = statistic == "count" or (whole and statistic in ("min", "max"))
-            kind = pa.list_(pa.int64() if integral else pa.float64())
-            if key in videos and statistic != "count":
-                kind = pa.list_(pa.list_(kind))
-            fields.append((f"stats/{key}/{statistic}", kind))
-    fields += [("meta/episodes/chunk_index", pa.int64()), ("meta/episodes/file_index", pa.int64())]
-    return pa.schema(fields)
 
 
 EXTRAS_SCHEMA = pa.schema(

@@ -17,6 +17,7 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.episode_statistics import RecordedVectors
 from verbot.data.storage.features import FeatureRoles, axis_labels
+from verbot.data.storage.schema import axis_names
 from verbot.errors import DataError
 from verbot.spec import Int64Array, RobotSpec
 
@@ -46,7 +47,7 @@ def spec_of_origin(origin: RobotSpec, info: Mapping[str, Any], roles: FeatureRol
     """
     for target, sources, components in ((layout.STATE, roles.state, origin.state), (layout.ACTION, roles.action, origin.action)):
         found = [name for key in sources for name in axis_labels(info["features"][key])]
-        expected = layout.axis_names(components)
+        expected = axis_names(components)
         if found != expected:
             raise DataError(f"{root}: {target} has the numbers {', '.join(found)}; the origin's are {', '.join(expected)}")
     if float(info["fps"]) != origin.rate_hz:

@@ -22,10 +22,11 @@ from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.origin import LOST, adopted_extras, lost_by_editing, matching_episodes, spec_of_origin
 from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.recorded_extras import RecordedExtras, renamed_extras
-from verbot.data.storage.segments import InstructionSegment
+from verbot.data.storage.segments import SEGMENTS, InstructionSegment
 from verbot.data.storage.stored_cameras import StoredCameras
 from verbot.data.storage.stored_frames import FurtherColumns, StoredFrames
-from verbot.data.storage.stored_sentences import SEGMENTS, recorded_segments, recorded_tasks, segments_of_extras
+from verbot.data.storage.stored_pictures import stored_pictures
+from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks, segments_of_extras
 from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
 from verbot.spec import Float64Array, FloatArray, Int64Array, RobotSpec, UInt8Array
@@ -184,7 +185,7 @@ class Episode:
     def tasks(self) -> tuple[str, ...]:
         """The recorded sentences in the order of their frames; wordings of one instruction are in `instructions`."""
         if isinstance(self._source, JournalEntry):
-            return (self._source.instruction,)
+            return self._source.sentences
         intact = self._extra and self.dataset._checksums  # otherwise LeRobot's task_index counts
         if intact and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
             return tasks
@@ -271,13 +272,17 @@ class Episode:
         if camera not in dataset.camera_names:
             raise UnknownNameError("camera", camera, dataset.camera_names)
         if isinstance(source, JournalEntry):
+            if camera in source.pictures:
+                return None
             name, rate_hz = f"episode {self.index} of {dataset.root}", dataset.spec.rate_hz
             return EpisodeVideo(source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz)
         return dataset._cameras.video(self.index, source, camera)
 
     def stored_images(self, camera: str) -> UInt8Array | FloatArray:
         """The pictures of a camera that are stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
-        assert not isinstance(self._source, JournalEntry)
+        if isinstance(self._source, JournalEntry):
+            code = self.dataset._stored.roles.depth.get(camera)
+            return stored_pictures(self._source.pictures[camera], f"episode {self.index} of {self.dataset.root}", camera, code)
         return self.dataset._cameras.stored_images(self._source, camera)
 
 

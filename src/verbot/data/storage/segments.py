@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from verbot.errors import DataError
+
+SEGMENTS = "segments"  # key of an episode's extras
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,16 @@ def check_segments(segments: Sequence[InstructionSegment], length: int) -> None:
     if bounds[-1] != length or any(s.start != start for s, start in zip(segments, bounds, strict=False)):
         found = ", ".join(f"{s.start} to {s.stop}" for s in segments) or "none"
         raise DataError(f"the instructions hold for frames {found}; expected 0 to {length} without a gap")
+
+
+def segments_to_json(segments: Sequence[InstructionSegment]) -> list[dict[str, Any]]:
+    """Plain data, as the extras of an episode keep it under ``"segments"``."""
+    return [{"start": s.start, "stop": s.stop, "wordings": list(s.wordings)} for s in segments]
+
+
+def segments_from_json(record: Sequence[Mapping[str, Any]]) -> tuple[InstructionSegment, ...]:
+    """Inverse of `segments_to_json`. Raises `DataError` on a missing field."""
+    try:
+        return tuple(InstructionSegment(int(s["start"]), int(s["stop"]), tuple(map(str, s["wordings"]))) for s in record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"not instructions of segments: {error!r}; expected start, stop and wordings of each") from error

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from verbot.data.storage.depth import depth_pictures
 from verbot.data.storage.features import image_size
 from verbot.data.storage.files import is_lfs_pointer, read_bytes
 from verbot.data.storage.info import is_number
 from verbot.data.storage.layout import INFO
 from verbot.data.storage.stored_frames import StoredFrames
-from verbot.data.storage.stored_pictures import color_pictures
+from verbot.data.storage.stored_pictures import stored_pictures
 from verbot.data.storage.video import EpisodeVideo, row_times
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
@@ -20,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class StoredCameras:
-    """The cameras of the files of a dataset. A file of verbot is compared with its checksum once, others are checked when read."""
+    """The cameras of merged episodes. A file of verbot is compared with its checksum once, others are checked when read."""
 
     def __init__(self, stored: StoredFrames):
         self._stored, self._keys = stored, stored.roles.cameras
@@ -53,8 +52,7 @@ class StoredCameras:
     def stored_images(self, row: Row, camera: str) -> UInt8Array | FloatArray:
         """The pictures of one episode, stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
         key, path = self._keys[camera], self._stored.data_path(row)
-        cells, code = self._stored.pictures(row, key), self._stored.roles.depth.get(camera)
-        frames = color_pictures(cells, path, key) if code is None else depth_pictures(cells, path, code)
+        frames = stored_pictures(self._stored.pictures(row, key), path, key, self._stored.roles.depth.get(camera))
         expected = image_size(key, self._stored.info["features"][key], self._stored.root)
         if not self._stored.checksums and frames.shape[1:3] != expected:
             found = f"{frames.shape[1]}×{frames.shape[2]}"

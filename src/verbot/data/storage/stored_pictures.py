@@ -1,20 +1,25 @@
-"""Pictures that are stored one by one, as color images."""
+"""Pictures that are stored one by one."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
+from verbot.data.storage.depth import DepthCode, depth_pictures
 from verbot.errors import CorruptFileError
-from verbot.spec import UInt8Array
+from verbot.spec import FloatArray, UInt8Array
 
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 
 
-def color_pictures(cells: Iterable[bytes], path: Path, key: str) -> UInt8Array:
+def stored_pictures(cells: Iterable[bytes], path: object, key: str, code: DepthCode | None) -> UInt8Array | FloatArray:
+    """Decoded pictures: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth. Raises as `color_pictures`."""
+    return color_pictures(cells, path, key) if code is None else depth_pictures(cells, path, code)
+
+
+def color_pictures(cells: Iterable[bytes], path: object, key: str) -> UInt8Array:
     """Encoded pictures (PNG, JPEG, …) as uint8 RGB (t, h, w, 3).
 
     Raises `CorruptFileError` for one that cannot be decoded, for depth (16 bits a pixel), and for two sizes.

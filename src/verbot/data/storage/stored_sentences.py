@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.storage.segments import InstructionSegment, check_segments, segments_of
+from verbot.data.storage.segments import SEGMENTS, InstructionSegment, check_segments, segments_from_json, segments_of
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.errors import CorruptFileError, DataError
 
 TASK = "task_index"
-SEGMENTS = "segments"  # key of an episode's extras
 
 
 def segments_of_extras(extras: Mapping[str, Any], length: int, name: str) -> tuple[InstructionSegment, ...]:
     """The segments that verbot recorded, with their wordings. Raises `DataError` that names the episode by `name`."""
     try:
-        found = tuple(InstructionSegment(s["start"], s["stop"], tuple(map(str, s["wordings"]))) for s in extras[SEGMENTS])
+        found = segments_from_json(extras[SEGMENTS])
         check_segments(found, length)
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise DataError(f"{name}: extras[{SEGMENTS!r}] are not segments of its {length} frames ({error})") from error

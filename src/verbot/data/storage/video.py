@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from verbot.data.storage.depth import DepthCode
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import CorruptFileError
 from verbot.spec import BoolArray, Float64Array, FloatArray, UInt8Array
 from verbot.transforms import FitImage
 
@@ -53,60 +53,15 @@ def encode_video(frames: UInt8Array, rate_hz: float) -> bytes:
     return sink.getvalue()
 
 
+def encoding_of(video: bytes) -> dict[str, str]:
+    """Codec and pixel format of an mp4 file, as the feature table of ``info.json`` states them."""
+    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+        context = container.streams.video[0].codec_context
+        return {"video.codec": context.codec.canonical_name, "video.pix_fmt": str(context.pix_fmt)}
+
+
 def frame_rate(rate_hz: float) -> Fraction:
     return Fraction(rate_hz).limit_denominator(1001)
-
-
-@dataclass(frozen=True)
-class EncodedVideo:
-    """A demultiplexed video; its packets are not decoded.
-
-    Args:
-        signature: the decoder's configuration, the size and the time base. Clips in one file must have equal signatures.
-    """
-
-    video: bytes
-    packets: Sequence[av.Packet]
-    signature: bytes
-
-    @staticmethod
-    def of(video: bytes) -> EncodedVideo:
-        with cast(InputContainer, av.open(io.BytesIO(video))) as container:
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            signature = f"{context.width}×{context.height} {stream.time_base} ".encode() + bytes(context.extradata or b"")
-            return EncodedVideo(video, [packet for packet in container.demux(stream) if packet.size], signature)
-
-    def payload(self) -> list[bytes]:
-        """The content of every packet, in order. Equal lists decode to equal frames."""
-        return [bytes(packet) for packet in self.packets]
-
-
-def join(clips: Sequence[EncodedVideo]) -> bytes:
-    """Join several clips into one mp4 by copying packets.
-
-    Raises `DataError` unless all have the same signature and the result holds exactly their packets.
-    """
-    if len({clip.signature for clip in clips}) != 1:
-        raise DataError(
-            f"{len(clips)} videos of {len({clip.signature for clip in clips})} encodings cannot be joined in one file"
-        )
-    payload = [packet for clip in clips for packet in clip.payload()]
-    sink = io.BytesIO()
-    with av.open(io.BytesIO(clips[0].video)) as first, av.open(sink, "w", format="mp4") as container:
-        source = first.streams.video[0]
-        base = cast(Fraction, source.time_base)
-        step = round(1 / (cast(Fraction, source.average_rate) * base))  # ticks a frame
-        stream = container.add_stream_from_template(source)
-        stream.time_base = base
-        for number, packet in enumerate(packet for clip in clips for packet in clip.packets):
-            packet.pts = packet.dts = number * step
-            packet.stream, packet.time_base = stream, base
-            container.mux(packet)
-    joined = sink.getvalue()
-    if EncodedVideo.of(joined).payload() != payload:
-        raise DataError(f"joining {len(clips)} videos did not keep every packet")
-    return joined
 
 
 @dataclass(frozen=True)

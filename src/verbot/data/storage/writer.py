@@ -14,77 +14,47 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from verbot.data.storage import layout
-from verbot.data.storage.commit import Run, combined_image_statistics, frame_columns, image_statistics, merged, runs
+from verbot.data.storage.commit import Run, merged, runs
+from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
+from verbot.data.storage.folder_swap import recover
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
-from verbot.data.storage.reader import open_dataset, read_info
-from verbot.data.storage.segments import InstructionSegment
-from verbot.data.storage.video import CODEC, PIXELS, encode_video
+from verbot.data.storage.png import EncodedImages, encode_pictures
+from verbot.data.storage.reader import read_info
+from verbot.data.storage.record import EpisodeRecord
+from verbot.data.storage.schema import IMAGE, FeatureEntry, check_column, feature_of, further_features, new_info, storage_of
+from verbot.data.storage.segments import SEGMENTS, segments_to_json
+from verbot.data.storage.video import encode_video, encoding_of
 from verbot.errors import DataError
-from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
-from verbot.statistics import Statistics
+from verbot.spec import Camera, Component, RobotSpec
 
 MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # the journal is merged when it reaches either size
 ABSENT = "absent"  # used as the checksum of a derived file that need not exist yet
 
 
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """One episode to save. Action `i` was executed at observation `i`, or is its label.
-
-    Args:
-        states, actions: float32 (t, s) and (t, a).
-        images: uint8 RGB (t, h, w, 3) of each camera.
-        calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
-        extras: other values in JSON (goal, instructions, grounding, first_contact_frame, success, …).
-        segments: the instruction of every frame, if it changes within the episode; `instruction` is then that of the first.
-        columns: further values by feature name (``next.reward``, ``next.done``, ``observation.environment_state``), (t, …).
-    """
-
-    instruction: str
-    states: FloatArray
-    actions: FloatArray
-    images: Mapping[str, UInt8Array]
-    calibration: Mapping[str, Any] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    segments: tuple[InstructionSegment, ...] = ()
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def check(self, spec: RobotSpec) -> None:
-        """Raise `DataError` unless the arrays have the shapes that `spec` requires."""
-        length = len(self.actions)
-        if not length:
-            raise DataError("an episode without frames cannot be saved")
-        for label, array, size in (("states", self.states, spec.state_size), ("actions", self.actions, spec.action_size)):
-            if array.shape != (length, size):
-                raise DataError(f"{label} have shape {array.shape}; robot {spec.name!r} expects ({length}, {size})")
-            if not np.isfinite(array).all():
-                raise DataError(f"{label} are not finite at frame {int(np.argwhere(~np.isfinite(array))[0, 0])}")
-        if set(self.images) != set(spec.camera_names):
-            raise DataError(
-                f"the episode has cameras {', '.join(sorted(self.images)) or 'none'}; "
-                f"robot {spec.name!r} has {', '.join(spec.camera_names) or 'none'}"
-            )
-        for camera in spec.cameras:
-            images, shape = self.images[camera.name], (length, camera.height, camera.width, 3)
-            if images.dtype != np.uint8 or images.shape != shape:
-                raise DataError(f"camera {camera.name!r} gave {images.dtype} {images.shape}; expected uint8 {shape}")
-
-
 class DatasetWriter:
     """Creates a dataset at `path`, or extends the one there, which must have the same spec. One writer at a time.
 
-    Use as a context manager. Raises `DataError` when another writer has it open, or when its spec differs.
+    Use as a context manager.
+
+    Args:
+        merge_every: number of episodes after which the journal is merged.
+        images: how the frames of color cameras are stored: ``"video"`` (the default), or ``"image"``: as PNG, without loss, and
+            larger; for all cameras, or by name. Depth is always stored as PNG.
+        columns: the further columns of every episode, as ``{"next.reward": {"dtype": "float32", "shape": [1], "names": None}}``;
+            those of the first episode if None.
+
+    Raises `DataError` when another writer has it open, or when its spec, its way to store images or its columns differ.
 
     Example:
         >>> import tempfile
+        >>> from verbot.data.storage.reader import open_dataset
         >>> spec = RobotSpec("toy", 10.0, (), (), (Component("grip", "gripper", ("open",), "1", "tool", (0.0,), (1.0,)),))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with DatasetWriter(folder, spec) as writer:
@@ -93,9 +63,18 @@ class DatasetWriter:
         (1, 0)
     """
 
-    def __init__(self, path: str | Path, spec: RobotSpec, merge_every: int = MERGE_EPISODES):
+    def __init__(
+        self,
+        path: str | Path,
+        spec: RobotSpec,
+        merge_every: int = MERGE_EPISODES,
+        images: str | Mapping[str, str] | None = None,
+        columns: Mapping[str, FeatureEntry] | None = None,
+    ):
         self.root, self.spec, self._merge_every = Path(path), spec, merge_every
+        self._images, self._columns = storage_of(spec, images), columns
         self._journal = EpisodeJournal(self.root)
+        recover(self.root)  # before the lock makes the folder
         self._stale = False  # whether sentences were replaced after the statistics were computed
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
@@ -119,25 +98,77 @@ class DatasetWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def save_episode(self, record: EpisodeRecord) -> int:
-        """Save one episode and return its number. On return the episode survives a crash."""
-        record.check(self.spec)
-        images = {camera: np.ascontiguousarray(frames) for camera, frames in record.images.items()}
+    def save_episode(
+        self, record: EpisodeRecord, encoded: Mapping[str, EncodedImages] | None = None, identity: str | None = None
+    ) -> int:
+        """Save one episode and return its number. On return the episode survives a crash.
+
+        Args:
+            encoded: the frames of cameras that are already encoded, which `record` then lacks.
+            identity: the identity of an episode that this is an unchanged copy of.
+
+        Raises `DataError` for an episode that does not fit the robot or the dataset's columns.
+        """
+        encoded = dict(encoded or {})
+        record.check(self.spec, tuple(encoded))
+        columns = self._fitting(record)
+        for camera, frames in record.images.items():
+            encoded[camera] = self._encoded(camera, np.ascontiguousarray(frames))
+        extras, several = dict(record.extras), len(record.segments) > 1
+        if several:
+            extras[SEGMENTS] = segments_to_json(record.segments)
+        elif record.segments and len(record.segments[0].wordings) > 1:
+            extras.setdefault("instructions", list(record.segments[0].wordings))
         entry = JournalEntry(
             index=self._count,
             instruction=record.instruction,
             states=np.ascontiguousarray(record.states, np.float32),
             actions=np.ascontiguousarray(record.actions, np.float32),
-            videos={camera: encode_video(frames, self.spec.rate_hz) for camera, frames in images.items()},
+            videos={camera: found.video for camera, found in encoded.items() if found.video is not None},
             calibration=record.calibration,
-            extras=record.extras,
-            statistics={camera: image_statistics(frames) for camera, frames in images.items()},
+            extras=extras,
+            statistics={camera: found.statistics for camera, found in encoded.items()},
+            segments=record.segments if several else (),
+            columns=columns,
+            pictures={camera: found.pictures for camera, found in encoded.items() if found.video is None},
+            copied_from=identity,
         )
         self._pending_bytes += self._journal.write(entry)
         self._count += 1
         if self._count - self._info["total_episodes"] >= self._merge_every or self._pending_bytes >= MERGE_BYTES:
             self.merge()
         return entry.index
+
+    def stored_as(self, camera: str) -> str:
+        """``"video"`` or ``"image"``."""
+        return str(self._info["features"][layout.IMAGES + camera]["dtype"])
+
+    def _encoded(self, camera: str, frames: np.ndarray) -> EncodedImages:
+        statistics = image_statistics(frames)
+        if self.stored_as(camera) == IMAGE:
+            return EncodedImages(None, encode_pictures(frames), statistics)
+        return EncodedImages(encode_video(frames, self.spec.rate_hz), (), statistics)
+
+    def _fitting(self, record: EpisodeRecord) -> dict[str, np.ndarray]:
+        """The columns of `record` as they are stored. The first episode declares them, unless the writer was given columns."""
+        features = {name: feature_of(name, np.asarray(values)) for name, values in record.columns.items()}
+        known: Mapping[str, FeatureEntry] = further_features(self._info["features"])
+        if not self._count and self._columns is None and features != known:
+            info = json.loads(json.dumps(self._info))
+            info["features"] = {key: f for key, f in info["features"].items() if key not in known} | features
+            self._write_info(info, {})
+            known = features
+        if set(features) != set(known):
+            raise DataError(
+                f"the episode has the further columns {', '.join(sorted(features)) or 'none'}; those of every episode of "
+                f"{self.root} are {', '.join(sorted(known)) or 'none'}"
+            )
+        columns = {}
+        for name, values in record.columns.items():
+            check_column(name, np.asarray(values), known[name])
+            one = list(known[name]["shape"]) == [1]
+            columns[name] = np.ascontiguousarray(np.asarray(values).reshape(len(values)) if one else values)
+        return columns
 
     def replace(self, files: Mapping[str, bytes], tasks: Sequence[str]) -> None:
         """Replace the content of dataset files for the same episodes, and the numbered list of sentences by `tasks`.
@@ -185,7 +216,7 @@ class DatasetWriter:
         if not (self.root / layout.INFO).is_file():
             if any(path.is_file() and not path.name.startswith(".") for path in self.root.rglob("*")):
                 raise DataError(f"{self.root} holds files but no {layout.INFO}; choose another folder")
-            info = self._new_info()
+            info = new_info(self.spec, self._images, self._columns or {})
             write_atomic(self.root / layout.INFO, _sealed(info))
             return info
         info = read_info(self.root)
@@ -196,25 +227,13 @@ class DatasetWriter:
             raise DataError(
                 f"{self.root} has another robot spec ({record['spec']['name']!r}); episodes of {self.spec.name!r} do not fit"
             )
+        for camera, stored in self._images.items():
+            if stored != info["features"][layout.IMAGES + camera]["dtype"]:
+                raise DataError(f"{self.root} does not store the images of camera {camera!r} as {stored!r}; leave the option out")
+        known = further_features(info["features"])
+        if self._columns is not None and {**self._columns} != known:
+            raise DataError(f"{self.root} has the further columns {known or 'none'}; the writer was given {dict(self._columns)}")
         return info
-
-    def _new_info(self) -> dict[str, Any]:
-        return {
-            "codebase_version": layout.VERSION,
-            "robot_type": self.spec.name,
-            "total_episodes": 0,
-            "total_frames": 0,
-            "total_tasks": 0,
-            "chunks_size": layout.FILES_PER_CHUNK,
-            "data_files_size_in_mb": 100,
-            "video_files_size_in_mb": 200,
-            "fps": layout.fps_of(self.spec.rate_hz),
-            "splits": {},
-            "data_path": layout.DATA_PATH,
-            "video_path": layout.VIDEO_PATH if self.spec.cameras else None,
-            "features": layout.features_of(self.spec, CODEC, PIXELS),
-            "verbot": {"format": 1, "spec": self.spec.to_json(), "episodes": 0, "files": {}, "derived": {}},
-        }
 
     def _known_tasks(self) -> list[str]:
         """Task sentences in the order of their numbers: the recorded order if some were replaced, then order of appearance."""
@@ -243,8 +262,11 @@ class DatasetWriter:
     def _commit(self, run: Run) -> None:
         """Merge `run` into one new file of each kind. The replacement of ``info.json`` is the commit."""
         info = json.loads(json.dumps(self._info))
-        tasks = list(dict.fromkeys([*self._tasks, *(entry.instruction for entry in run.entries)]))
+        tasks = list(dict.fromkeys([*self._tasks, *(sentence for entry in run.entries for sentence in entry.sentences)]))
         number = len(self._files("data/"))
+        if not number:  # encoded videos may be of another codec
+            for camera, clip in run.clips[0].items():
+                info["features"][layout.IMAGES + camera]["info"] |= encoding_of(clip.video)
         files = merged(run, self.spec, info["features"], number, info["total_frames"], tasks)
         for name, content in files.items():
             info["verbot"]["files"][name] = write_atomic(self.root / name, content)
@@ -283,27 +305,8 @@ class DatasetWriter:
         counted = path.is_file() and json.loads(path.read_bytes())["index"]["count"] == [self._info["total_frames"]]
         if counted and not self._stale:
             return
-        content = json.dumps(self._whole_statistics(), indent=1).encode()
-        self._write_info(json.loads(json.dumps(self._info)), {layout.STATS: content})
-
-    def _whole_statistics(self) -> dict[str, Any]:
-        dataset = open_dataset(self.root)
-        first, columns = 0, []
-        for episode in dataset:
-            entry = JournalEntry(episode.index, "", episode.states, episode.actions, {}, {}, {}, {})
-            columns.append(frame_columns(entry, self.spec.rate_hz, first, self._tasks.index(episode.instruction)))
-            first += len(episode)
-        joined = {name: np.concatenate([c[name] for c in columns]).reshape(first, -1) for name in columns[0]}
-        record = Statistics.of(joined).to_json()
-        for key in (layout.IMAGES + camera for camera in self.spec.camera_names):
-            record[key] = combined_image_statistics(self._image_statistics(f"stats/{key}/"))
-        return record
-
-    def _image_statistics(self, prefix: str) -> list[dict[str, Any]]:
-        rows = []
-        for name, checksum in self._files("meta/episodes/").items():
-            rows += read_parquet(self.root / name, checksum, lambda column: column.startswith(prefix)).to_pylist()
-        return [{column.removeprefix(prefix): value for column, value in row.items()} for row in rows]
+        statistics = whole_statistics(self.root, self._info["features"], self._info["verbot"]["files"])
+        self._write_info(json.loads(json.dumps(self._info)), {layout.STATS: json.dumps(statistics, indent=1).encode()})
 
 
 def _checksum(path: Path) -> str:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from verbot.data import EditPlan, annotate, check_dataset, edit, open_dataset
+from verbot.data.storage import writer as store
+from verbot.errors import DataError
+
+FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"
+
+
+def test_uneven_timestamps_are_resampled_or_refused(case, tmp_path, monkeypatch):
+    case("l06_image_dtype")  # puts the helpers of the cases on the path
+    v3 = sys.modules["_v3"]
+    one = v3.episode(12)
+    one["timestamp"] = [*(np.arange(6) / 10), *((np.arange(6) + 7) / 10)]
+    root = v3.write(tmp_path / "gap", [one], cams=())
+    with pytest.raises(DataError, match=r"frame 6 of episode 0 is at 0\.700 s, not 0\.600 s as at 10 Hz; give --rate-hz 10"):
+        edit(root, EditPlan(), out=tmp_path / "out")
+    edit(root, EditPlan(rate_hz=10.0), out=tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert len(dataset[0]) == 13 and np.array_equal(dataset[0].states[7:], one["state"][6:])
+
+
+def test_a_dataset_of_other_software(tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(FIXTURE, tmp_path / "theirs"))
+    with pytest.raises(DataError, match="was written or changed by other software; give --out"):
+        edit(copy, EditPlan(delete=(0,)))
+    before = open_dataset(copy)
+    monkeypatch.setattr(store, "encode_video", None)  # no video is encoded
+    result = edit(copy, EditPlan(delete=(0,)), out=tmp_path / "ours")
+    after = open_dataset(tmp_path / "ours")
+    assert len(after) == len(before) - 1 and result.encoded == 0 and check_dataset(tmp_path / "ours") == []
+    for new, old in zip(after, list(before)[1:], strict=True):
+        assert np.array_equal(new.states, old.states) and np.array_equal(new.actions, old.actions)
+        assert all(np.array_equal(new.images(camera), old.images(camera)) for camera in before.camera_names)
+        assert new.instructions == old.instructions
+    assert after.spec == before.spec and "verbot" in after.info
+    feature = after.info["features"]["observation.images.front"]["info"]
+    assert feature["video.codec"] == before.info["features"]["observation.images.front"]["info"]["video.codec"]
+    (note,) = json.loads((tmp_path / "ours/meta/edits.json").read_text())
+    assert note["plan"] == {"delete": [0]} and note["sources"][0]["written_by_verbot"] is False
+
+
+# Videos can be copied unless they have B-frames, or an episode begins between two keyframes of one long video.
+@pytest.mark.parametrize(
+    ("name", "copied", "encoded"),
+    [("l01_plain_av1", 2, 2), ("l02_bframes", 0, 2), ("l03_odd_size", 0, 1), ("l06_image_dtype", 2, 0)],
+)
+def test_pictures_of_other_software_stay_those_of_their_frames(case, picture_number, tmp_path, name, copied, encoded):
+    result = edit(case(name), EditPlan(delete=(0,)), out=tmp_path / "ours")
+    assert (result.copied, result.encoded) == (copied, encoded)
+    before, after = open_dataset(tmp_path / "cases" / name), open_dataset(tmp_path / "ours")
+    for camera in after.camera_names:
+        found = [picture_number(image) for image in after[0].images(camera)]
+        assert found == [len(before[0]) + i for i in range(len(found))]
+    assert after.info["features"].keys() == before.info["features"].keys()
+
+
+def test_an_annotated_copy_of_other_software_keeps_its_videos(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "encode_video", None)
+    annotate(FIXTURE, {0: ["look"]}, tmp_path / "ours")
+    before, after = open_dataset(FIXTURE)[0], open_dataset(tmp_path / "ours")[0]
+    assert after.instruction == "look" and after.extras["recorded_as"] == [before.instruction]
+    assert np.array_equal(after.images("wrist"), before.images("wrist"))
