@@ -63,7 +63,8 @@ def join_specs(specs: Sequence[RobotSpec], names: Sequence[str], rate_hz: float 
             raise ConfigError(f"{name} and {names[0]} are not of one robot: {found}")
         if rate_hz is None and not _same_rate(first.rate_hz, spec.rate_hz):
             raise ConfigError(
-                f"{name} and {names[0]} have different rates: {spec.rate_hz:g} Hz in {name} and {first.rate_hz:g} Hz in {names[0]}"
+                f"{name} and {names[0]} have different rates: {spec.rate_hz:g} Hz in {name} and {first.rate_hz:g} Hz in "
+                f"{names[0]}"
             )
     if rate_hz is not None:
         specs = [spec if _same_rate(spec.rate_hz, rate_hz) else resampled_spec(spec, rate_hz) for spec in specs]
