@@ -40,6 +40,11 @@ class Affine:
     offset: npt.NDArray[np.float64]
     scale: npt.NDArray[np.float64]
 
+    @staticmethod
+    def of_nothing() -> Affine:
+        """Of vectors without dimensions, such as the state of a robot that reports none."""
+        return Affine(np.zeros(0), np.zeros(0))
+
     def forward(self, x: FloatArray) -> FloatArray:
         constant = self.scale == 0
         normal = (np.asarray(x, np.float64) - self.offset) / np.where(constant, 1.0, self.scale)

@@ -45,6 +45,14 @@ class GrowsVocabulary(Protocol):
 
 
 @runtime_checkable
+class NeedsSideMultiple(Protocol):
+    """A class of encoders of images whose sides must be multiples of a number."""
+
+    @staticmethod
+    def side_multiple(options: Options, /) -> int: ...
+
+
+@runtime_checkable
 class AnswersQueries(Protocol):
     """A vision encoder that encodes an image once for many sentences."""
 

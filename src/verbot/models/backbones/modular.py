@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,17 @@ from verbot.models.tokens import Batch, Masked, MemoryState, Sizes, TextBatch, T
 from verbot.models.validation import check_frames
 
 
+class Absent(nn.Module):
+    """In place of the vision encoder of a robot without cameras, and of the state encoder of one without a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        return []
+
+
 @backbones.register("modular")
 class Modular(Backbone):
     """Encoders of images, instruction, state, goal and previous action, a fusion of their tokens, and a memory after it."""
@@ -41,12 +53,14 @@ class Modular(Backbone):
     def __init__(self, config: NetworkConfig, sizes: Sizes):
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.vision = vision_encoders.build(config.vision.name, sizes, **config.vision.options)
+        self.vision: Any = (
+            vision_encoders.build(config.vision.name, sizes, **config.vision.options) if sizes.views else Absent()
+        )  # a robot may have no cameras, or no state
         self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
         pool = AttentionPool(config.width)
         self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
         self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
-        self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
+        self.state: Any = state_encoders.build(config.state.name, sizes, **config.state.options) if sizes.state else Absent()
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         previous_action_part = config.previous_action
         if (
@@ -106,7 +120,7 @@ class Modular(Backbone):
             features.words,
             features.sentence,
             *features.vision,
-            self.encode_state(batch.state, batch.state_mask),
+            *([self.encode_state(batch.state, batch.state_mask)] if self.sizes.state else []),
             *previous_action_tokens,
         ]
         fused: TokenGroup = self.fusion(groups)
