@@ -30,6 +30,8 @@ class WindowConfig:
         relabel: probability that a window before the first contact has the instruction and points of another goal of its scene,
             and masked actions.
         grounding_queries: m, the number of other goals of its scene that a window before the first contact has.
+        image_size: (height, width) to which images are resized; None keeps the cameras' size, which must then be one.
+        image_fit: how they are resized, see `verbot.transforms.FitImage`.
         captions: number of captions of its scene, each with a hard negative (``extras["captions"]``), for such a window.
 
     Raises `ConfigError` for a number out of range, `UnknownNameError` for an unknown kind of keypoints.
@@ -48,6 +50,8 @@ class WindowConfig:
     relabel: float = 0.0
     grounding_queries: int = 0
     captions: int = 0
+    image_size: tuple[int, int] | None = None
+    image_fit: str = "crop"
 
     def __post_init__(self) -> None:
         for name in ("history", "chunk", "stride", "sequence"):

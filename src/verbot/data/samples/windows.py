@@ -16,11 +16,13 @@ from verbot.contracts import POINTS
 from verbot.data.samples.episode_arrays import Caption, EpisodeArrays
 from verbot.data.samples.keypoints import project
 from verbot.data.samples.labels import MaskedArray, labels
+from verbot.data.samples.matching import DatasetMatching, MatchedEpisode
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
 from verbot.spec import BoolArray, FloatArray, Int64Array, UInt8Array
+from verbot.transforms import FitImage
 
 DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal
 
@@ -107,6 +109,7 @@ class Windows:
         episodes: numbers of the episodes to use; all if None.
         cache: the decoded frames; if None, it is opened and filled.
         features: features of the frames, which replace the images.
+        matching: how episodes are read, for a source of a mixture; as recorded if None.
 
     Example:
         >>> import tempfile
@@ -127,13 +130,14 @@ class Windows:
         episodes: Sequence[int] | None = None,
         cache: FrameCache | None = None,
         features: FeatureCache | None = None,
+        matching: DatasetMatching | None = None,
     ):
         self.config = config or WindowConfig()
-        self.spec = source.spec
+        self.spec = source.spec if matching is None else matching.spec
         self.cameras = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
         if not len(source):
             raise DataError(f"{source.root} has no episodes yet")
-        recorded, self._targets = _read(source, self.config, self.cameras)
+        recorded, self._targets, self._recorded_rows = _read(source, self.config, self.cameras, matching)
         self._ends = ends = np.cumsum([0, *(len(episode.states) for episode in recorded)])
         self._index = self._frames_of(range(len(recorded)) if episodes is None else episodes)
         self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
@@ -231,8 +235,8 @@ class Windows:
             grounding_queries=queries,
             query_keypoints=query_keypoints,
             index=np.asarray(indices, np.int64),
-            goal=self._frames[self.cameras[0]][self._end[now] - 1] if goals else np.empty((len(now), 0, 0, 3), np.uint8),
-            goal_mask=np.full(len(now), goals),
+            goal=self._goal_images(now) if goals else np.empty((len(now), 0, 0, 3), np.uint8),
+            goal_mask=np.full(len(now), goals and self.cameras[0] in self._frames),
             previous_action=before,
             previous_action_mask=(now > first) & config.previous_action,
             features=features,
@@ -286,15 +290,35 @@ class Windows:
         shape = (*past.shape, len(self.cameras))
         places = next(iter(self._features.values())).shape[1:] if self._features else (0, 0)
         images = np.zeros((*shape, *self._size, 0 if self._features else 3), np.uint8)
+        past = self._rows(past)
         features, images_mask = np.zeros((*shape, *places), np.float16), np.zeros(shape, bool)
         for view, camera in enumerate(self.cameras):
             if camera in self._frames:
-                seen = (features, self._features) if self._features else (images, self._frames)
-                seen[0][:, :, view] = seen[1][camera][past]
+                if self._features:
+                    features[:, :, view] = self._features[camera][past]
+                else:
+                    images[:, :, view] = self._fitted(self._frames[camera][past])
                 images_mask[:, :, view] = mask
         return images, features, images_mask
 
+    def _goal_images(self, now: Int64Array) -> UInt8Array:
+        """The last images of the episodes, from the first camera; black if the dataset lacks it."""
+        camera = self.cameras[0]
+        if camera not in self._frames:
+            return np.zeros((len(now), *self._size, 3), np.uint8)
+        return self._fitted(self._frames[camera][self._rows(self._end[now] - 1)])
+
+    def _rows(self, rows: Int64Array) -> Int64Array:
+        """The recorded frames of rows of the episodes."""
+        return rows if self._recorded_rows is None else self._recorded_rows[rows]
+
+    def _fitted(self, frames: UInt8Array) -> UInt8Array:
+        fit = _fit(self.config, *frames.shape[-3:-1])
+        return frames if fit is None else fit.forward(frames)
+
     def _image_size(self) -> tuple[int, int]:
+        if self.config.image_size is not None:
+            return self.config.image_size
         sizes = {camera: frames.shape[1:3] for camera, frames in self._frames.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"the cameras of one batch need one image size; they have {sizes}")
@@ -302,17 +326,35 @@ class Windows:
         return height, width
 
 
-def _read(source: Dataset, config: WindowConfig, cameras: Sequence[str]) -> tuple[list[EpisodeArrays], dict[str, MaskedArray]]:
-    """Every episode, and the labels of all their frames."""
+def _read(
+    source: Dataset, config: WindowConfig, cameras: Sequence[str], matching: DatasetMatching | None
+) -> tuple[list[EpisodeArrays], dict[str, MaskedArray], Int64Array | None]:
+    """Every episode, the labels of all their frames, and the recorded frame of each frame; None if they are the same."""
     known: dict[str, str] = {}  # a sentence of many episodes is kept once
     functions = {name: labels.get(name) for name in config.labels}
-    recorded, found = [], {name: list[MaskedArray]() for name in functions}
+    fits = {camera.name: _fit(config, camera.height, camera.width) for camera in source.spec.cameras}
+    recorded, found, rows, first = [], {name: list[MaskedArray]() for name in functions}, [], 0
     for episode in source:
-        arrays = EpisodeArrays.of(episode, config, cameras, known)
+        matched = episode if matching is None else matching.episode(episode)
+        arrays = EpisodeArrays.of(matched, config, cameras, known)
+        for view, camera in enumerate(cameras):
+            if (fit := fits.get(camera)) is not None:  # labels and queries are projected with these matrices
+                arrays.matrices[:, view] = fit.matrix @ arrays.matrices[:, view]
         for name, label in functions.items():
             found[name].append(_checked(name, label(arrays), arrays))
         recorded.append(dataclasses.replace(arrays, extras={}))
-    return recorded, {name: MaskedArray.concatenate(parts) for name, parts in found.items()}
+        if isinstance(matched, MatchedEpisode):
+            rows.append(first + matched.rows)
+            first += len(episode)
+    joined = {name: MaskedArray.concatenate(parts) for name, parts in found.items()}
+    return recorded, joined, np.concatenate(rows) if rows else None
+
+
+def _fit(config: WindowConfig, height: int, width: int) -> FitImage | None:
+    """How images of this size are resized; None if they are not."""
+    return (
+        None if config.image_size in (None, (height, width)) else FitImage((height, width), config.image_size, config.image_fit)
+    )
 
 
 def _checked(name: str, label: MaskedArray, episode: EpisodeArrays) -> MaskedArray:

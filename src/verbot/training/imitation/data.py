@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +14,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
 from verbot.data.samples.episode_arrays import task_of
-from verbot.data.storage.reader import Episode, statistics_of
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.data.samples.matching import DatasetMatching, MatchedEpisode
+from verbot.data.storage.reader import Episode
+from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
 from verbot.spec import FloatArray, RobotSpec
 from verbot.statistics import Statistics
@@ -23,7 +24,8 @@ from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
-from verbot.training.imitation.records import AugmentConfig, DataConfig, Selection
+from verbot.training.imitation.mixing import Recordings
+from verbot.training.imitation.records import AugmentConfig, DataConfig
 
 MANY_CHUNKS = 20_000
 CPU = torch.device("cpu")
@@ -53,32 +55,26 @@ class TrainingData:
         self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
-        datasets = [open_dataset(path) for path in config.data.datasets]
-        self.spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        self._extractor = _extractor(config.data, config.network, self.spec, device, show_progress)
-        for dataset in datasets[1:]:
-            if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
-                raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
-        chosen = [_chosen(config.data, number, dataset) for number, dataset in enumerate(datasets)]
-        self._chosen = list(zip(datasets, chosen, strict=True))
-        self.statistics: Statistics = (
-            datasets[0].statistics()
-            if len(datasets) == 1 and config.data.selections is None
-            else statistics_of([(e.states, e.actions) for e in self._episodes()])
-        )
+        self._recordings = Recordings.open(config.data)
+        self.spec = self._recordings.spec
+        network = config.network.with_image_size(self.spec)
+        self.notes = (*self._recordings.notes, *_size_notes(config.network, network, self._recordings))
+        self._image_size = _common_size(network, self._recordings)
+        self._extractor = _extractor(config.data, network, self.spec, device, show_progress)
+        self.statistics: Statistics = self._recordings.statistics()
         captioned = config.augment.captions > 0
-        if captioned and not any(e.extras.get("captions") for e in self._episodes()):
+        if captioned and not any(e.extras.get("captions") for e in self._recordings):
             raise ConfigError(
                 f"augment.captions needs captions, and {', '.join(config.data.datasets)} has none: record them with "
                 f"`verbot collect --captions 16`"
             )
-        instructions = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
+        instructions = (words for e in self._recordings for words in (*_sentences(e), *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(instructions))
-        self.network = _with_tasks(config.network, self._episodes(), config.data.datasets)
-        splits = [_split(config.validation.share, config.seed, number, each) for number, each in enumerate(chosen)]
+        self.network = _with_tasks(network, self._recordings, config.data.datasets)
+        splits = [_split(config.validation.share, config.seed, i, r.numbers) for i, r in enumerate(self._recordings.every)]
         self._train = [
-            self._windows(dataset, train_episodes, config.augment)
-            for dataset, (train_episodes, _) in zip(datasets, splits, strict=True)
+            self._windows(recording.dataset, recording.matching, train_episodes, config.augment)
+            for recording, (train_episodes, _) in zip(self._recordings.every, splits, strict=True)
         ]
         validation_windows = [
             windows.choosing(validation_episodes)
@@ -97,11 +93,14 @@ class TrainingData:
 
         Raises `DataError` for an unreadable dataset.
         """
-        datasets = [open_dataset(path) for path in config.data.datasets]
-        spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        extractor = _extractor(config.data, config.network, spec, device, show_progress)
-        for dataset in datasets:
-            FrameCache(dataset)
+        recordings = Recordings.open(config.data)
+        spec, network = recordings.spec, config.network.with_image_size(recordings.spec)
+        if show_progress:
+            for note in (*recordings.notes, *_size_notes(config.network, network, recordings)):
+                print(note, file=sys.stderr)
+        extractor = _extractor(config.data, network, spec, device, show_progress)
+        for dataset in (recording.dataset for recording in recordings.every):
+            FrameCache(dataset, [camera for camera in spec.camera_names if camera in dataset.camera_names])
             if extractor is not None:
                 extractor.features(dataset, spec.camera_names)
 
@@ -119,7 +118,8 @@ class TrainingData:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment))
+            matching = self._recordings.matching(dataset)
+            self._corrections.append(self._windows(dataset, matching, range(len(dataset)), self.augment))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
         shares += [len(w) * self._dagger_weight for w in self._corrections]
@@ -131,7 +131,7 @@ class TrainingData:
         network = self.network
         if not network.learns_from_chunks:
             return None
-        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes() if len(e.actions) >= network.chunk]
+        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._recordings if len(e.actions) >= network.chunk]
         if not every:
             raise ConfigError(f"no episode is as long as a chunk of {network.chunk} actions")
         chunks = np.concatenate(every).swapaxes(1, 2)
@@ -153,20 +153,17 @@ class TrainingData:
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self.validation_batches))
 
-    def _episodes(self) -> Iterator[Episode]:
-        """All episodes of training and validation, read one by one to save memory."""
-        return (dataset[number] for dataset, taken in self._chosen for number in taken)
-
-    def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
+    def _windows(self, dataset: Dataset, matching: DatasetMatching, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
         network = self.network
         config = WindowConfig(
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, previous_action=network.previous_action is not None, cameras=self.spec.camera_names,
             labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
+            image_size=self._image_size, image_fit=network.image_fit,
         )  # fmt: skip
         features = self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None
-        return Windows(dataset, config, episodes=episodes, features=features)
+        return Windows(dataset, config, episodes=episodes, features=features, matching=matching if matching.changes else None)
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
@@ -184,18 +181,31 @@ def _extractor(
     return FrozenFeatureExtractor(network, spec, device, show_progress) if data.cache_features else None
 
 
-def _with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
-    """The robot with a selection of its cameras."""
-    if cameras is None:
-        return spec
-    cameras_by_name = {camera.name: camera for camera in spec.cameras}
-    for name in cameras:
-        if name not in cameras_by_name:
-            raise UnknownNameError(f"camera of robot {spec.name!r}", name, cameras_by_name)
-    return dataclasses.replace(spec, cameras=tuple(cameras_by_name[name] for name in cameras))
+def _common_size(network: NetworkConfig, recordings: Recordings) -> tuple[int, int] | None:
+    """The size to which windows resize images: that of the network where cameras differ, else none, for it does so later."""
+    return network.image_size if len(recordings.image_sizes()) > 1 else None
 
 
-def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: Sequence[str]) -> NetworkConfig:
+def _size_notes(config: NetworkConfig, sized: NetworkConfig, recordings: Recordings) -> list[str]:
+    """What a default image size was chosen for."""
+    if config.image_size == sized.image_size or sized.image_size is None:
+        return []
+    sizes = ", ".join(f"{height}×{width}" for height, width in sorted(recordings.image_sizes()) if height)
+    height, width = sized.image_size
+    return [
+        f"camera images of {sizes} are resized to {height}×{width}, {sized.image_fit} where the aspect ratio differs: set "
+        f"network.image_size and network.image_fit (crop or letterbox) for another size"
+    ]
+
+
+def _sentences(episode: Episode | MatchedEpisode) -> Iterator[str]:
+    """Every wording of every instruction of an episode."""
+    yield from episode.instructions
+    for segment in episode.segments:
+        yield from segment.wordings
+
+
+def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode | MatchedEpisode], datasets: Sequence[str]) -> NetworkConfig:
     """The network with the tasks of the episodes, for a head with one module per task that has none yet.
 
     Raises `ConfigError` if no task is recorded, or one that the head does not have.
@@ -212,21 +222,6 @@ def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: S
     if head_tasks and (unknown_tasks := sorted(set(recorded_tasks) - set(head_tasks))):
         raise ConfigError(f"the head has the tasks {', '.join(head_tasks)}; the episodes also have {', '.join(unknown_tasks)}")
     return network if head_tasks else network.with_tasks(recorded_tasks)
-
-
-def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
-    """The selected episodes of dataset `number`. Raises `ConfigError` if there are fewer than requested."""
-    selection = config.selections[number] if config.selections is not None else Selection()
-    episodes = list(range(len(dataset)))
-    if selection.tasks is not None:
-        recorded = [(episode.extras.get("request") or {}).get("task") for episode in dataset]
-        for task in selection.tasks:
-            if task not in recorded:
-                raise UnknownNameError(f"task in {dataset.root}", task, sorted({str(each) for each in recorded if each}))
-        episodes = [i for i in episodes if recorded[i] in selection.tasks]
-    if selection.episodes is not None and selection.episodes > len(episodes):
-        raise ConfigError(f"{dataset.root} has {len(episodes)} of the selected episodes; {selection.episodes} were requested")
-    return episodes[: selection.episodes]
 
 
 def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:
