@@ -99,8 +99,8 @@ def test_what_is_no_dataset_is_said_so(tmp_path):
     with pytest.raises(DataError, match="holds no dataset"):
         open_dataset(tmp_path)
     (tmp_path / "meta").mkdir()
-    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
-    with pytest.raises(DataError, match=r"version 'v2.1'; verbot reads 'v3.0'"):
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v1.6"}')
+    with pytest.raises(DataError, match="version 'v1.6'; verbot reads v3.0, v2.1, v2.0"):
         open_dataset(tmp_path)
     (tmp_path / "meta/info.json").write_text('{"codebase_ver')
     with pytest.raises(CorruptFileError, match=r"meta/info.json: is not JSON"):

@@ -1,35 +1,56 @@
-"""Rows of several Arrow tables as dictionaries, converted on access. Arrow takes a fraction of the memory of dictionaries."""
+"""Rows of several Arrow tables or parquet files as dictionaries, converted on access. Arrow takes a fraction of their memory."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from verbot.data.storage.recent import Recent
+
 BLOCK = 64  # rows converted together, because reads are mostly sequential
+HELD = 2**18  # rows of tables that stay in memory
+
+Chosen = Callable[[str], bool]  # whether a column is wanted, by its name
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Successive rows: `count` of them, in a table that `read` returns with the columns that are wanted."""
+
+    count: int
+    read: Callable[[Chosen], pa.Table]
+
+    @staticmethod
+    def of(table: pa.Table) -> TablePart:
+        return TablePart(len(table), lambda wanted: table.select([name for name in table.column_names if wanted(name)]))
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The rows of `tables`, concatenated.
+    """The rows of `parts`, concatenated. A part is read when one of its rows is; the last few parts stay in memory.
 
     Args:
+        wanted: the columns of a row; all if None.
         limit: number of rows to expose; all if None.
 
     Example:
-        >>> rows = Rows([pa.table({"a": [1, 2]}), pa.table({"a": [3], "b": ["x"]})])
-        >>> len(rows), rows[1], rows[2]
-        (3, {'a': 2}, {'a': 3, 'b': 'x'})
+        >>> rows = Rows([TablePart.of(pa.table({"a": [1, 2]})), TablePart.of(pa.table({"a": [3], "b": ["x"]}))])
+        >>> len(rows), rows[1], rows[2], rows.column("a").tolist()
+        (3, {'a': 2}, {'a': 3, 'b': 'x'}, [1, 2, 3])
     """
 
-    def __init__(self, tables: Sequence[pa.Table], limit: int | None = None):
-        self._tables = [table for table in tables if len(table)]
-        self._starts = [0, *itertools.accumulate(len(table) for table in self._tables)]
+    def __init__(self, parts: Sequence[TablePart], wanted: Chosen | None = None, limit: int | None = None):
+        self._parts = [part for part in parts if part.count]
+        self._wanted = wanted or (lambda name: True)
+        self._starts = [0, *itertools.accumulate(part.count for part in self._parts)]
         self._length = self._starts[-1] if limit is None else min(limit, self._starts[-1])
+        self._tables: Recent[int, pa.Table] = Recent(HELD)
         self._block: tuple[int, list[dict[str, Any]]] = (0, [])  # first row and rows of the last converted block
 
     def __len__(self) -> int:
@@ -46,13 +67,19 @@ class Rows(Sequence[dict[str, Any]]):
             raise IndexError(f"there is no row {number}; there are {len(self)}")
         start, rows = self._block
         if not start <= number < start + len(rows):
-            table = bisect.bisect_right(self._starts, number) - 1
-            offset = (number - self._starts[table]) // BLOCK * BLOCK
-            start, rows = self._starts[table] + offset, self._tables[table].slice(offset, BLOCK).to_pylist()
+            place = bisect.bisect_right(self._starts, number) - 1
+            table = self._tables.get(place, lambda: self._parts[place].read(self._wanted), len)
+            offset = (number - self._starts[place]) // BLOCK * BLOCK
+            start, rows = self._starts[place] + offset, table.slice(offset, BLOCK).to_pylist()
             self._block = start, rows  # one assignment, because several threads may read
         return rows[number - start]
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
-        """The integer column `name` over all rows: int64 (n,)."""
-        parts = [np.asarray(table.column(name).to_numpy(), np.int64) for table in self._tables]
-        return np.concatenate([*parts, np.empty(0, np.int64)])[: len(self)]
+        """The integer column `name` over all rows: int64 (n,), read without the other columns.
+
+        Raises `KeyError` if a part lacks it, `ValueError` if a value is missing or no integer.
+        """
+        parts = [part.read(lambda each: each == name).column(name) for part in self._parts]
+        if any(part.null_count or not pa.types.is_integer(part.type) for part in parts):
+            raise ValueError(f"{name!r} holds values that are no integers")
+        return np.concatenate([*(np.asarray(part.to_numpy(), np.int64) for part in parts), np.empty(0, np.int64)])[: len(self)]

@@ -38,6 +38,9 @@ def write_atomic(path: Path, content: bytes) -> str:
     return sha256(content)
 
 
+LFS = b"version https://git-lfs"
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -77,12 +80,38 @@ def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str],
 
     Raises `CorruptFileError` naming the file when it is missing or damaged.
     """
-    content = pa.BufferReader(read_bytes(path, checksum))
     try:
-        with pq.ParquetFile(content, page_checksum_verification=True) as file:
+        source = str(path) if checksum is None else pa.BufferReader(read_bytes(path, checksum))
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             return file.read([name for name in file.schema_arrow.names if columns(name)])
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptFileError(path, f"is not a whole parquet file ({error})") from error
+        raise _unreadable(path, "is not a whole parquet file", error) from error
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
+    try:
+        with pq.ParquetFile(str(path)) as file:
+            return int(file.metadata.num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, "is not a whole parquet file", error) from error
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git LFS left a pointer here instead of the file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(LFS)) == LFS
+    except (OSError, ValueError):
+        return False
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> CorruptFileError:
+    if is_lfs_pointer(path):
+        return CorruptFileError(path, "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")
+    if not path.is_file():
+        return CorruptFileError(path, "cannot be read (there is no such file)")
+    return CorruptFileError(path, f"{what} ({' '.join(str(error).split())})")
 
 
 @contextlib.contextmanager

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from verbot.errors import DataError
-from verbot.spec import Camera, Component, RobotSpec
+from verbot.spec import Component, RobotSpec
 from verbot.statistics import QUANTILES, quantile_name
 
 VERSION = "v3.0"
@@ -141,48 +139,3 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
     }
     schema = pa.schema([("task_index", pa.int64()), (index, pa.large_string())], metadata={"pandas": json.dumps(pandas)})
     return pa.table([pa.array(range(len(tasks)), pa.int64()), pa.array(tasks, pa.large_string())], schema=schema)
-
-
-def spec_of(info: Mapping[str, Any], stats: Mapping[str, Any] | None, path: Path) -> RobotSpec:
-    """The recorded spec of a dataset. For a dataset written by other software, a spec derived from its feature table.
-
-    A derived spec has one component of kind ``"other"`` per vector, with the range of the data, because LeRobot records no
-    units, frames or ranges. Pass ``open_dataset(path, spec=…)`` if they are known.
-    """
-    if "verbot" in info:
-        return RobotSpec.from_json(info["verbot"]["spec"])
-    features = info["features"]
-    if ACTION not in features:
-        raise DataError(f"{path}: no feature named {ACTION!r}; it has {', '.join(features)}")
-    cameras = []
-    for key, name in camera_features(features).items():
-        height, width = features[key]["shape"][:2]
-        if features[key].get("names") == ["channels", "height", "width"]:
-            height, width = features[key]["shape"][1:]
-        cameras.append(Camera(name, height, width))
-    vectors_ = {key: _derived(key, features[key], (stats or {}).get(key)) for key in (STATE, ACTION) if key in features}
-    state = (vectors_[STATE],) if STATE in vectors_ else ()
-    return RobotSpec(info.get("robot_type") or "unknown", float(info["fps"]), tuple(cameras), state, (vectors_[ACTION],))
-
-
-def camera_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Map the feature key of every color camera to the camera's name."""
-    names: dict[str, str] = {}
-    for key, feature in features.items():
-        depth = (feature.get("info") or {}).get("video.is_depth_map", False)
-        if feature["dtype"] in ("video", "image") and not depth:
-            names[key] = key.removeprefix(IMAGES) if key.startswith(IMAGES) else key.rpartition(".")[2]
-    return names
-
-
-def _derived(key: str, feature: Mapping[str, Any], stats: Mapping[str, Any] | None) -> Component:
-    (size,) = feature["shape"]
-    names = feature.get("names")
-    while isinstance(names, Mapping):  # older recordings: {"motors": [...]}
-        names = next(iter(names.values()), None)
-    axes = tuple(map(str, names)) if isinstance(names, list) and len(names) == size else tuple(f"{i}" for i in range(size))
-    low, high = np.full(size, -1.0), np.full(size, 1.0)
-    if stats and np.size(stats["min"]) == np.size(stats["max"]) == size:
-        low, high = np.asarray(stats["min"], float).reshape(-1), np.asarray(stats["max"], float).reshape(-1)
-    spread = np.maximum(high - low, 1e-6)
-    return Component(key.rpartition(".")[2], "other", axes, "", "", tuple((high - spread).tolist()), tuple(high.tolist()))

@@ -1,9 +1,8 @@
-"""Reads any LeRobotDataset v3.0, and the episodes of verbot's journal, without LeRobot."""
+"""Reads any LeRobotDataset v3.0, v2.1 or v2.0, and the episodes of verbot's journal, without LeRobot."""
 
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from verbot.data.storage import layout
-from verbot.data.storage.arrow_rows import Rows
-from verbot.data.storage.files import read_bytes, read_json, read_parquet
+from verbot.data.storage.arrow_rows import Rows, TablePart
+from verbot.data.storage.dataset_statistics import episode_statistics, statistics_of
+from verbot.data.storage.depth import depth_pictures, read_depth_video
+from verbot.data.storage.derived_spec import check_spec, derived_spec
+from verbot.data.storage.features import FeatureMap, FeatureRoles
+from verbot.data.storage.files import count_rows, is_lfs_pointer, read_bytes, read_json
+from verbot.data.storage.info import checksums, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
+from verbot.data.storage.pictures import color_pictures
 from verbot.data.storage.segments import InstructionSegment
+from verbot.data.storage.stored_frames import FurtherColumns, StoredFrames
+from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
-from verbot.spec import FloatArray, RobotSpec, UInt8Array
+from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
+
+__all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
 
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
 
@@ -29,16 +37,16 @@ RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recor
 class Dataset:
     """Episodes on disk, opened with `open_dataset`; an `EpisodeSource`. Open it again to see episodes saved later.
 
-    Numeric columns are read on first access and kept. Images are decoded at each call; `FrameCache` keeps them.
+    Numeric columns are read on first access; the last few files stay in memory. Images are decoded at each call; `FrameCache`
+    keeps them.
     """
 
-    def __init__(self, root: Path, info: Mapping[str, Any], spec: RobotSpec, journaled: Sequence[JournalEntry]):
-        self.root, self.info, self.spec = root, info, spec
+    def __init__(self, stored: StoredFrames, spec: RobotSpec, journaled: Sequence[JournalEntry]):
+        self.root, self.info, self.spec, self._stored = stored.root, stored.info, spec, stored
         self._journaled = tuple(journaled)
-        self._committed = int(info["total_episodes"])
-        self._camera_keys = {name: key for key, name in layout.camera_features(info["features"]).items()}
-        self._checksums = checksums(info)
-        self._tables: dict[Path, dict[str, Any]] = {}
+        self._committed = int(self.info["total_episodes"])
+        self._camera_keys = stored.roles.cameras
+        self._checksums = stored.checksums
 
     def __len__(self) -> int:
         return self._committed + len(self._journaled)
@@ -50,12 +58,10 @@ class Dataset:
             raise DataError(f"{self.root}: there is no episode {index}; it has {len(self)}, numbered from 0")
         if number >= self._committed:
             one = self._journaled[number - self._committed]
-            return Episode(self, number, one.length, one.identity, [one.instruction], one.calibration, _renamed(one.extras), one)
-        row, place = self._rows[number], self._places.get(number)
-        extra = None if place is None else self._extras[place]
-        identity = extra["identity"] if extra else self._foreign_identity(row)
-        calibration, extras = (json.loads(extra[key]) if extra else {} for key in ("calibration", "extras"))
-        return Episode(self, number, row["length"], identity, row["tasks"], calibration, _renamed(extras), row)
+            return Episode(self, number, one.length, one.calibration, _renamed(one.extras), one)
+        row, extra = self._stored.metadata.row(number), self._extra(number)
+        calibration, extras = (_table(extra, key, self.root) if extra else {} for key in ("calibration", "extras"))
+        return Episode(self, number, row["length"], calibration, _renamed(extras), row, extra)
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(len(self)))
@@ -67,43 +73,63 @@ class Dataset:
     def camera_names(self) -> tuple[str, ...]:
         return tuple(self._camera_keys)
 
-    def statistics(self) -> Statistics:
-        """Statistics of ``"state"`` and ``"action"`` over all frames, with exact quantiles.
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Features that are not read, or not as what their names suggest, each with the reason."""
+        return self._stored.roles.left_out
 
-        They come from ``meta/stats.json`` if verbot wrote it, and are computed otherwise.
+    @functools.cached_property
+    def lengths(self) -> Int64Array:
+        """The frames of each episode: int64 (n,)."""
+        journaled = np.array([entry.length for entry in self._journaled], np.int64)
+        return np.concatenate([self._stored.metadata.lengths, journaled])
+
+    @functools.cached_property
+    def frame_starts(self) -> Int64Array:
+        """The number of frames before each episode, and before the end: int64 (n + 1,)."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+
+    def statistics(self) -> Statistics:
+        """Statistics of ``"state"`` and ``"action"`` over all frames.
+
+        They come from ``meta/stats.json`` if verbot wrote it, and are computed otherwise, see `episode_statistics`.
         """
         stored = self._stored_statistics()
         if stored is not None:
             return stored
         if not len(self):
             raise DataError(f"{self.root}: there are no statistics of an empty dataset")
-        return statistics_of([(episode.states, episode.actions) for episode in self])
+        return episode_statistics(lambda: self, int(self.frame_starts[-1]), self.spec.state_size + self.spec.action_size)
 
-    @functools.cached_property
+    @property
     def _rows(self) -> Rows:
-        """The rows of ``meta/episodes`` that ``info.json`` counts, by episode number."""
-        listed = [self.root / name for name in self._checksums if name.startswith("meta/episodes/")]
-        paths = sorted(listed or self.root.glob("meta/episodes/*/*.parquet"))
-        rows = Rows([self._read(path, lambda name: not name.startswith("stats/")) for path in paths], self._committed)
-        if not np.array_equal(rows.column("episode_index"), np.arange(self._committed)):
-            raise CorruptFileError(
-                self.root / "meta/episodes", f"has {len(rows)} episodes, or not in order; info.json counts {self._committed}"
-            )
-        return rows
+        """The rows of ``meta/episodes`` that ``info.json`` counts, in the order of their numbers."""
+        return self._stored.metadata.rows
 
     @functools.cached_property
     def _extras(self) -> Rows:
         names = self.info["verbot"]["files"] if "verbot" in self.info else ()
-        paths = [self.root / name for name in names if name.startswith("meta/verbot/")]
-        return Rows([self._read(path) for path in sorted(paths)])
+        paths = sorted(self.root / name for name in names if name.startswith("meta/verbot/"))
+        parts = [TablePart(count_rows(path), functools.partial(self._stored.read, path)) for path in paths]
+        return Rows(parts)
 
     @functools.cached_property
-    def _places(self) -> dict[int, int]:
-        """The row of `_extras` of each episode; the last one if there are several."""
-        return {int(number): place for place, number in enumerate(self._extras.column("episode_index"))}
+    def _places(self) -> Int64Array:
+        """The row of `_extras` of each merged episode, the last one if there are several; −1 if there is none."""
+        places = np.full(self._committed, -1, np.int64)
+        try:
+            numbers = self._extras.column("episode_index")
+        except (KeyError, ValueError) as error:
+            raise CorruptFileError(self.root / "meta/verbot", "lacks the number of an episode") from error
+        known = (numbers >= 0) & (numbers < self._committed)
+        places[numbers[known]] = np.flatnonzero(known)
+        return places
 
-    def _read(self, path: Path, columns: Any = lambda name: True) -> pa.Table:
-        return read_parquet(path, self._checksums.get(path.relative_to(self.root).as_posix()), columns)
+    def _extra(self, number: int) -> Mapping[str, Any] | None:
+        """What verbot recorded of an episode in addition; None for an episode of other software."""
+        if "verbot" not in self.info or (place := int(self._places[number])) < 0:
+            return None
+        return self._extras[place]
 
     def _foreign_identity(self, row: Mapping[str, Any]) -> str:
         """Identity of an episode written by other software: its location and the file sizes, which change on rewriting."""
@@ -115,27 +141,10 @@ class Dataset:
         return "|".join(f"{place}" for place in places)
 
     def _data_path(self, row: Mapping[str, Any]) -> Path:
-        keys = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-        return self.root / self.info["data_path"].format(**keys)
+        return self._stored.data_path(row)
 
     def _video_path(self, row: Mapping[str, Any], key: str) -> Path:
-        keys = {"chunk_index": row[f"videos/{key}/chunk_index"], "file_index": row[f"videos/{key}/file_index"]}
-        return self.root / self.info["video_path"].format(video_key=key, **keys)
-
-    def _vectors(self, row: Mapping[str, Any], key: str) -> FloatArray:
-        """The frames of one episode in a vector column: (t, d)."""
-        path = self._data_path(row)
-        if path not in self._tables:
-            table = self._read(path, lambda name: name in (layout.STATE, layout.ACTION, "index"))
-            self._tables[path] = {name: _matrix(table.column(name)) for name in table.column_names}
-        columns = self._tables[path]
-        if key not in columns:
-            return np.zeros((row["length"], 0), np.float32)
-        first = row["dataset_from_index"] - int(columns["index"][0, 0])
-        frames = columns[key][first : first + row["length"]]
-        if first < 0 or len(frames) != row["length"]:
-            raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {row['length']}")
-        return frames.astype(np.float32, copy=False)
+        return self._stored.video_path(row, key)
 
     def _images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
         if self.info["features"][key]["dtype"] == "image":
@@ -150,6 +159,11 @@ class Dataset:
         if name in self._checksums and name not in self._verified:
             read_bytes(path, self._checksums[name])
             self._verified.add(name)
+        if not self._checksums:
+            self._stored.check_whole(row)  # before memory is taken for as many pictures
+            if is_lfs_pointer(path) or not path.is_file():
+                found = "is a pointer of Git LFS; fetch it with `git lfs pull`" if path.is_file() else "is not there"
+                raise CorruptFileError(path, f"{found}: it holds episode {row['episode_index']} of camera {key!r}")
         return Decoder(path, path, self.spec.rate_hz)
 
     @functools.cached_property
@@ -157,13 +171,15 @@ class Dataset:
         return set()
 
     def _stored_images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
-        from PIL import Image
+        return color_pictures(self._stored.pictures(row, key), self._data_path(row), key)
 
-        path = self._data_path(row)
-        table = self._read(path, lambda name: name in (key, "index"))
-        first = row["dataset_from_index"] - table.column("index")[0].as_py()
-        cells = table.column(key).slice(first, row["length"]).to_pylist()
-        return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in cells])
+    def _depth(self, row: Mapping[str, Any], camera: str) -> FloatArray:
+        key, code = self._camera_keys[camera], self._stored.roles.depth[camera]
+        if self.info["features"][key]["dtype"] == "image":
+            return depth_pictures(self._stored.pictures(row, key), self._data_path(row), code)
+        self._stored.check_whole(row)
+        start_s = row[f"videos/{key}/from_timestamp"]
+        return read_depth_video(self._video_path(row, key), start_s, row["length"], self.spec.rate_hz, code)
 
     def _stored_statistics(self) -> Statistics | None:
         frames = sum(entry.length for entry in self._journaled) + int(self.info["total_frames"])
@@ -171,6 +187,8 @@ class Dataset:
         if "verbot" not in self.info or not path.is_file():
             return None  # LeRobot's quantiles are averages over episodes, not quantiles
         record = read_json(path, self.info["verbot"]["derived"].get(layout.STATS))
+        if not isinstance(record, dict):
+            raise CorruptFileError(path, "holds no table of statistics")
         names = {"state": layout.STATE, "action": layout.ACTION}
         found = Statistics.from_json({short: record[key] for short, key in names.items() if key in record})
         return found if found["action"].count == frames else None
@@ -181,8 +199,6 @@ class Episode:
     """One recorded episode of `length` frames, read lazily. Action `i` was executed at observation `i`, or is its label.
 
     Args:
-        identity: a hash of the content, equal for equal content wherever it is stored.
-        instructions: all known wordings of the instruction; `instruction` is the recorded one.
         calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
         extras: other recorded values (goal, grounding, …); JSON.
     """
@@ -190,46 +206,78 @@ class Episode:
     dataset: Dataset = field(repr=False)
     index: int
     length: int
-    identity: str = field(repr=False)
-    tasks: Sequence[str]
     calibration: Mapping[str, Any] = field(repr=False)
     extras: Mapping[str, Any] = field(repr=False)
     _source: JournalEntry | Mapping[str, Any] = field(repr=False)
+    _extra: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.length
 
     @property
+    def identity(self) -> str:
+        """A hash of the content, equal for equal content wherever it is stored; of an episode of other software, its place."""
+        if isinstance(self._source, JournalEntry):
+            return self._source.identity
+        return self._extra["identity"] if self._extra else self.dataset._foreign_identity(self._source)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The recorded sentences in the order of their frames; wordings of one instruction are in `instructions`."""
+        if isinstance(self._source, JournalEntry):
+            return (self._source.instruction,)
+        if self._extra is not None and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
+            return tasks
+        found = recorded_segments(self.dataset._stored, self._source)
+        return tuple(dict.fromkeys(segment.wordings[0] for segment in found))
+
+    @property
     def instruction(self) -> str:
-        return self.tasks[0] if self.tasks else ""
+        """The recorded sentence of the first frame; may be empty."""
+        return self.tasks[0]
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        return tuple(self.extras.get("instructions") or self.tasks or ("",))
+        """All known wordings, of all segments."""
+        return tuple(dict.fromkeys(words for segment in self.segments for words in segment.wordings))
 
     @property
     def segments(self) -> tuple[InstructionSegment, ...]:
-        """The instruction of every frame: segments that cover the episode in order."""
-        return (InstructionSegment(0, self.length, self.instructions),)
+        """The instruction of every frame: segments that cover the episode in order.
+
+        In a dataset that verbot wrote, ``extras["instructions"]`` are wordings of the one instruction of an episode. Otherwise
+        the ``task_index`` of each frame says which sentence is its own.
+
+        Raises `CorruptFileError` if a ``task_index`` has no sentence.
+        """
+        ours = isinstance(self._source, JournalEntry) or self._extra is not None
+        if ours and len(tasks := self.tasks) == 1:
+            return (InstructionSegment(0, self.length, tuple(self.extras.get("instructions") or tasks)),)
+        assert not isinstance(self._source, JournalEntry)
+        return recorded_segments(self.dataset._stored, self._source)
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """Further recorded values by feature name (``next.reward``, ``observation.environment_state``, …): (t, …)."""
-        return {}
+        """Further recorded values by feature name (``next.reward``, ``observation.environment_state``, …): (t, …).
+
+        Single numbers are (t,). What is no number (text, LeRobot's language columns) is an array of Python objects. Each column
+        is read when it is asked for.
+        """
+        return {} if isinstance(self._source, JournalEntry) else FurtherColumns(self.dataset._stored, self._source)
 
     @property
     def states(self) -> FloatArray:
-        """float32 (t, s)."""
-        return (
-            self._source.states if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.STATE)
-        )
+        """float32 (t, s). Raises `CorruptFileError` if the files lack a frame."""
+        if isinstance(self._source, JournalEntry):
+            return self._source.states
+        return self.dataset._stored.vectors(self._source, self.dataset._stored.roles.state)
 
     @property
     def actions(self) -> FloatArray:
-        """float32 (t, a)."""
-        return (
-            self._source.actions if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.ACTION)
-        )
+        """float32 (t, a). Raises `CorruptFileError` if the files lack a frame."""
+        if isinstance(self._source, JournalEntry):
+            return self._source.actions
+        return self.dataset._stored.vectors(self._source, self.dataset._stored.roles.action)
 
     def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
@@ -237,7 +285,7 @@ class Episode:
         Args:
             rows: only these frames, in ascending order; all of them if None.
 
-        Raises `UnknownNameError` for a camera that the dataset lacks.
+        Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for pictures that are not as recorded.
         """
         frames = self._frames(camera)
         return frames if rows is None else frames[np.asarray(rows, np.int64)]
@@ -249,14 +297,21 @@ class Episode:
             name = f"episode {self.index} of {self.dataset.root}"
             with Decoder(self._source.videos[camera], name, self.dataset.spec.rate_hz) as decoder:
                 return decoder.read(0.0, self.length)
+        if camera in self.dataset._stored.roles.depth:
+            return self.dataset._depth(self._source, camera)  # type: ignore[return-value]
         return self.dataset._images(self._source, self.dataset._camera_keys[camera])
 
 
-def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
-    """Open a LeRobotDataset v3.0 for reading, also while it is being written.
+def open_dataset(
+    path: str | Path, spec: RobotSpec | None = None, features: FeatureMap | None = None, depth: bool = False
+) -> Dataset:
+    """Open a LeRobotDataset v3.0, v2.1 or v2.0 for reading, also while it is being written.
 
     Args:
-        spec: the robot's spec, for a dataset recorded without one. If None, ranges are derived from the data.
+        spec: the robot's spec, for a dataset recorded without one. If None, ranges are those of the data.
+        features: which features are the state, the action and the cameras, where they have other names than LeRobot's, as from
+            `feature_map`: ``{"observation.state": ("arm", "gripper"), "observation.images.front": ("image0",)}``.
+        depth: whether depth cameras are read. If not, they are in `Dataset.left_out`.
 
     Raises `DataError` when `path` holds no such dataset, `CorruptFileError` (naming the file) when it is damaged.
 
@@ -274,47 +329,26 @@ def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
         journaled = list(EpisodeJournal(root).read(info["total_episodes"]))
         if read_info(root)["total_episodes"] == info["total_episodes"]:
             break  # otherwise a writer merged its journal between the two reads
+    if "verbot" in info and features:
+        raise DataError(f"{root} holds verbot's own spec, so its features need no map; it has {', '.join(info['features'])}")
+    roles = FeatureRoles.of(info["features"], root, features, depth)
+    stored = StoredFrames(root, info, checksums(info), roles)
     if spec is None:
-        stats = root / layout.STATS
-        spec = layout.spec_of(info, read_json(stats) if stats.is_file() and "verbot" not in info else None, root)
-    return Dataset(root, info, spec, journaled)
+        own = "verbot" in info
+        spec = recorded_spec(info, root) if own else derived_spec(info, roles, root, stored.metadata.data_range, stored.ranges)
+    check_spec(spec, info, roles, root)
+    return Dataset(stored, spec, journaled)
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """``meta/info.json`` of a v3.0 dataset. Raises `DataError` for anything else."""
-    path = root / layout.INFO
-    if not path.is_file():
-        raise DataError(f"{root} holds no dataset: there is no {layout.INFO}")
-    info = read_json(path)
-    version = info.get("codebase_version") if isinstance(info, dict) else None
-    if version != layout.VERSION:
-        raise DataError(f"{root} is a dataset of version {version!r}; verbot reads {layout.VERSION!r}")
-    missing = {"features", "fps", "total_episodes", "total_frames", "data_path"} - info.keys()
-    if missing:
-        raise CorruptFileError(path, f"lacks {', '.join(sorted(missing))}")
-    return info
-
-
-def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The accepted sha256 of each file by name; two of them if a writer died while it replaced the file.
-
-    Empty if other software has changed the dataset since verbot wrote it.
-    """
-    record = info.get("verbot", {})
-    return dict(record["files"]) if record.get("episodes") == info["total_episodes"] else {}
-
-
-def statistics_of(vectors: Sequence[tuple[FloatArray, FloatArray]]) -> Statistics:
-    """Statistics of the states (t, s) and actions (t, a) of some episodes."""
-    states, actions = (np.concatenate(arrays) for arrays in zip(*vectors, strict=True))
-    return Statistics.of({"state": states, "action": actions} if states.shape[1] else {"action": actions})
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    flat = array if not pa.types.is_nested(array.type) else array.flatten()
-    values = flat.to_numpy(zero_copy_only=False)
-    return values.reshape(len(array), -1)
+def _table(record: Mapping[str, Any], key: str, root: Path) -> dict[str, Any]:
+    """A JSON table that verbot recorded of an episode."""
+    try:
+        table = json.loads(record[key])
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise CorruptFileError(root / "meta/verbot", f"holds {key} that are not JSON ({error})") from error
+    if not isinstance(table, dict):
+        raise CorruptFileError(root / "meta/verbot", f"holds {key} that are no table")
+    return table
 
 
 def _renamed(extras: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""Depth cameras: how a recording holds meters, and their frames as float32 meters.
+
+LeRobot stores depth as a video of 12-bit codes, quantized in the logarithm of the depth, or as 16-bit and float pictures.
+A video of 8 bits (a colored or gray rendering of depth) holds no distances and is never read as depth.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from verbot.data.storage.info import is_number
+from verbot.errors import CorruptFileError
+from verbot.spec import FloatArray
+
+UNITS = {"mm": 1e-3, "m": 1.0}  # meters
+CODES = 4095  # the largest code of 12 bits
+# LeRobot's quantizer where info.json does not say otherwise, in meters.
+NEAREST, FARTHEST, SHIFT = 0.01, 10.0, 3.5
+PICTURE_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
+
+
+@dataclass(frozen=True)
+class DepthCode:
+    """How stored numbers stand for meters.
+
+    Args:
+        quantized: whether they are LeRobot's 12-bit codes; otherwise multiples of `unit_m`.
+        unit_m: the unit in meters.
+        nearest, farthest, shift: of the quantizer, in meters; the codes are equal steps of ``log(depth + shift)``, or of the
+            depth without `logarithmic`.
+        problem: why the feature cannot be read as depth; empty if it can.
+    """
+
+    quantized: bool = False
+    unit_m: float = 1e-3
+    nearest: float = NEAREST
+    farthest: float = FARTHEST
+    shift: float = SHIFT
+    logarithmic: bool = True
+    problem: str = ""
+
+    def meters(self, values: np.ndarray) -> FloatArray:
+        """float32 meters of stored numbers of any shape; 0, and what lies at or below `nearest`, is 0: unknown.
+
+        Example:
+            >>> DepthCode(quantized=True).meters(np.array([0, 4095])).round(3).tolist()
+            [0.0, 10.0]
+        """
+        if not self.quantized:
+            return (values * np.float64(self.unit_m)).astype(np.float32)
+        low, high = self.nearest, self.farthest
+        if self.logarithmic:
+            low, high = np.log(low + self.shift), np.log(high + self.shift)
+        table = low + np.arange(CODES + 1) * ((high - low) / CODES)
+        table = np.clip(np.exp(table) - self.shift if self.logarithmic else table, self.nearest, self.farthest)
+        table[0] = 0.0
+        return cast(FloatArray, table.astype(np.float32)[np.minimum(values, CODES)])
+
+
+def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
+    """How a camera feature of ``info.json`` holds depth; None for a color camera."""
+    info = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    pixels = str(info.get("video.pix_fmt") or "")
+    deep = pixels.startswith(("gray10", "gray12", "gray14", "gray16", "grayf"))
+    if not (info.get("is_depth_map") is True or info.get("video.is_depth_map") is True or deep):
+        return None
+    unit = info.get("depth_unit")
+    if feature["dtype"] == "image" or pixels.startswith(("gray16", "grayf")):
+        problem = "" if unit in UNITS else f"has the depth unit {unit!r}; write info.depth_unit, mm or m, into meta/info.json"
+        return DepthCode(unit_m=UNITS.get(unit, 1.0) if isinstance(unit, str) else 1.0, problem=problem)
+    if pixels and not pixels.startswith("gray12") and not pixels.startswith("yuv420p12"):
+        return DepthCode(problem=f"is depth in {pixels}, whose pixels are no distances; 12 or 16 bits are needed")
+    numbers = [
+        info.get(f"video.{key}", value) for key, value in (("depth_min", NEAREST), ("depth_max", FARTHEST), ("shift", SHIFT))
+    ]
+    logarithmic = info.get("video.use_log", True)
+    good = all(map(is_number, numbers)) and isinstance(logarithmic, bool) and numbers[0] < numbers[1]
+    if not good or (logarithmic and numbers[0] + numbers[2] <= 0):
+        return DepthCode(problem=f"has a quantizer that is not as expected: {numbers}, use_log {logarithmic!r}")
+    return DepthCode(True, 1e-3, float(numbers[0]), float(numbers[1]), float(numbers[2]), logarithmic)
+
+
+def read_depth_video(path: Path, start_s: float, count: int, rate_hz: float, code: DepthCode) -> FloatArray:
+    """`count` frames from `start_s` (seconds) on, in meters: float32 (count, h, w). The colors are not touched.
+
+    Raises `CorruptFileError` if the file is no video, has 8 bits a pixel, or lacks a frame within half a period of its time.
+    """
+    import av
+
+    out: FloatArray | None = None
+    found = np.zeros(count, bool)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            base = cast(Fraction, stream.time_base)
+            container.seek(max(0, int(start_s / base)), stream=stream)
+            for frame in container.decode(stream):
+                row = round((float(frame.pts * base) - start_s) * rate_hz) if frame.pts is not None else -1
+                if row >= count:
+                    break
+                if row >= 0 and not found[row]:
+                    values = code.meters(_plane(path, frame))
+                    out = np.zeros((count, *values.shape), np.float32) if out is None else out
+                    out[row], found[row] = values, True
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise CorruptFileError(path, f"cannot be decoded as depth ({error})") from error
+    if out is None or not found.all():
+        missing = start_s + int(np.argmin(found)) / rate_hz
+        raise CorruptFileError(path, f"holds no frame at {missing:.3f} s; {count} were recorded from {start_s:.3f} s on")
+    return out
+
+
+def depth_pictures(cells: Iterable[bytes], path: Path, code: DepthCode) -> FloatArray:
+    """Pictures of 16 bits or of floats, as they are stored, in meters: float32 (t, h, w)."""
+    from PIL import Image
+
+    frames = []
+    for number, cell in enumerate(cells):
+        try:
+            picture = Image.open(io.BytesIO(cell))
+            values = np.asarray(picture)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CorruptFileError(path, f"holds a picture that cannot be decoded at frame {number} ({error})") from error
+        if picture.mode not in PICTURE_MODES:
+            raise CorruptFileError(path, f"holds {picture.mode} pictures; depth has 16 bits or floats a pixel")
+        frames.append(code.meters(values))
+    if len({frame.shape for frame in frames}) != 1:
+        raise CorruptFileError(path, f"holds depth pictures of {len({frame.shape for frame in frames})} sizes in one episode")
+    return np.stack(frames)
+
+
+def _plane(path: Path, frame: Any) -> np.ndarray:
+    """The first plane of a frame of 10 to 16 bits a pixel: uint16 (h, w)."""
+    bits = frame.format.components[0].bits
+    if bits <= 8 or frame.format.is_big_endian:
+        raise CorruptFileError(path, f"is in {frame.format.name}, whose pixels are no distances; 12 or 16 bits are needed")
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint16).reshape(frame.height, plane.line_size // 2)
+    return rows[:, : frame.width]

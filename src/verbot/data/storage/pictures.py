@@ -1,0 +1,42 @@
+"""Pictures that are stored one by one, as color images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from verbot.errors import CorruptFileError
+from verbot.spec import UInt8Array
+
+COLOR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
+
+
+def color_pictures(cells: Iterable[bytes], path: Path, key: str) -> UInt8Array:
+    """Encoded pictures (PNG, JPEG, …) as uint8 RGB (t, h, w, 3).
+
+    Raises `CorruptFileError` for one that cannot be decoded, for depth (16 bits a pixel), and for two sizes.
+    """
+    from PIL import Image
+
+    frames: list[UInt8Array] = []
+    for number, cell in enumerate(cells):
+        try:
+            picture = Image.open(io.BytesIO(cell))
+            if picture.mode not in COLOR_MODES:
+                raise CorruptFileError(
+                    path,
+                    f"feature {key!r} holds {picture.mode} pictures, which are no colors; if it is depth, write "
+                    f'"info": {{"is_depth_map": true, "depth_unit": "mm"}} to it in meta/info.json',
+                )
+            frames.append(np.asarray(picture.convert("RGB")))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise CorruptFileError(
+                path, f"feature {key!r} has a picture that cannot be decoded at frame {number} ({error})"
+            ) from error
+        if frames[-1].shape != frames[0].shape:
+            sizes = " and ".join(f"{frame.shape[0]}×{frame.shape[1]}" for frame in (frames[0], frames[-1]))
+            raise CorruptFileError(path, f"feature {key!r} has pictures of {sizes} in one episode (frame {number})")
+    return np.stack(frames)

@@ -1,0 +1,195 @@
+"""The frames of merged episodes: where each episode's are, and their columns as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from verbot.data.storage.arrow_rows import Chosen
+from verbot.data.storage.columns import FrameColumns, float32, numbers_of
+from verbot.data.storage.features import FeatureRoles
+from verbot.data.storage.files import read_bytes, read_parquet
+from verbot.data.storage.info import place_of
+from verbot.data.storage.versions import EpisodeMetadata, template_keys
+from verbot.errors import CorruptFileError
+from verbot.spec import FloatArray
+
+Row = Mapping[str, Any]
+
+
+class StoredFrames:
+    """The frames of a dataset's files.
+
+    Args:
+        checksums: the sha256 of each file; empty for a dataset of other software, which is checked as it is read.
+    """
+
+    def __init__(self, root: Path, info: Mapping[str, Any], checksums: Mapping[str, Any], roles: FeatureRoles):
+        self.root, self.info, self.checksums, self.roles = root, info, checksums, roles
+        self._features = info["features"]
+        videos = [key for key in roles.cameras.values() if self._features[key]["dtype"] == "video"]
+        self.metadata = EpisodeMetadata(root, info, checksums, videos, self.read)
+        checks = () if checksums else ("episode_index",)
+        self._columns = FrameColumns(self.read, (*roles.state, *roles.action, "index", *checks))
+
+    def read(self, path: Path, wanted: Chosen = lambda name: True) -> pa.Table:
+        """Columns of a parquet file, which must have its checksum, if there is one."""
+        return read_parquet(path, self.checksums.get(path.relative_to(self.root).as_posix()), wanted)
+
+    def data_path(self, row: Row) -> Path:
+        return place_of(self.root, self.info["data_path"], template_keys(row, "data"))
+
+    def video_path(self, row: Row, key: str) -> Path:
+        return place_of(self.root, self.info.get("video_path"), template_keys(row, f"videos/{key}"))
+
+    def vectors(self, row: Row, keys: Sequence[str]) -> FloatArray:
+        """The frames of one episode in some vector columns, joined: float32 (t, d)."""
+        path, columns, frames = self._place(row)
+        parts = []
+        for key in keys:
+            if key not in columns:
+                raise CorruptFileError(path, f"lacks the column {key!r}")
+            size = int(np.prod(self._features[key]["shape"], dtype=np.int64))
+            if columns[key].shape[1] != size:
+                raise CorruptFileError(
+                    path, f"column {key!r} has {columns[key].shape[1]} numbers a row; meta/info.json says {size}"
+                )
+            parts.append(float32(columns[key][frames]))
+        if not parts:
+            return np.zeros((row["length"], 0), np.float32)
+        return (
+            parts[0].copy() if len(parts) == 1 else np.concatenate(parts, axis=1)
+        )  # not a view, which would hold the whole file
+
+    def numbers(self, row: Row, key: str) -> np.ndarray | None:
+        """The frames of one episode in a column of single numbers: (t,). None if the file lacks it."""
+        path, _, frames = self._place(row)
+        column = self._columns.numbers(path, key)
+        return None if column is None or not column.shape[1] else column[frames, 0]
+
+    def values(self, row: Row, key: str) -> np.ndarray | None:
+        """The frames of one episode in any column, see `columns.values_of`. None if the file lacks it."""
+        path, _, frames = self._place(row)
+        shape = self._features[key].get("shape") or [1]
+        return self._columns.objects(path, key, frames.start, row["length"], shape)
+
+    def check_whole(self, row: Row) -> None:
+        """Raise `CorruptFileError` unless the files hold every frame of an episode."""
+        self._place(row)
+
+    def pictures(self, row: Row, key: str) -> Iterator[bytes]:
+        """The encoded pictures of one episode, which are stored in its rows or as files of their own."""
+        path, _, frames = self._place(row)
+        table = self.read(path, lambda name: name == key)
+        if not table.column_names:
+            raise CorruptFileError(path, f"lacks the column {key!r}")
+        column = table.column(key).slice(frames.start, row["length"])
+        for frame, cell in enumerate(column.to_pylist()):
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            if content is None and isinstance(cell, dict) and isinstance(cell.get("path"), str):
+                content = read_bytes(self._picture_path(path, cell["path"]))
+            if not isinstance(content, bytes):
+                raise CorruptFileError(
+                    path, f"column {key!r} holds no picture at frame {frame} of episode {row['episode_index']}"
+                )
+            yield content
+
+    def ranges(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The least and the largest finite value of vector features over all files, which are read one after the other."""
+        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for path in self.data_paths():
+            table = self.read(path, lambda name: name in keys)
+            for key in table.column_names:
+                values = numbers_of(table.column(key), path, key).astype(np.float64)
+                good = np.isfinite(values := float32(values).astype(np.float64))
+                if not good.any():
+                    continue
+                low = np.where(good, values, np.inf).min(axis=0)
+                high = np.where(good, values, -np.inf).max(axis=0)
+                if key in out and out[key][0].shape != low.shape:
+                    raise CorruptFileError(
+                        path, f"column {key!r} has {len(low)} numbers a row; other files have {len(out[key][0])}"
+                    )
+                out[key] = (np.minimum(low, out[key][0]), np.maximum(high, out[key][1])) if key in out else (low, high)
+        for key in keys:
+            size = int(np.prod(self._features[key]["shape"], dtype=np.int64))
+            low, high = out.get(key, (np.zeros(size), np.zeros(size)))
+            known = np.isfinite(low) & np.isfinite(high)
+            out[key] = np.where(known, low, 0.0), np.where(known, high, 0.0)
+        return out
+
+    def data_paths(self) -> list[Path]:
+        """The files of frames, in the order of their first episodes."""
+        rows = self.metadata.rows
+        try:
+            places = np.stack([rows.column("data/chunk_index"), rows.column("data/file_index")], axis=1)
+        except (KeyError, ValueError) as error:
+            raise CorruptFileError(self.metadata.path, "lacks the place of an episode's frames") from error
+        _, first = np.unique(places, axis=0, return_index=True)
+        return [self.data_path(self.metadata.row(int(place))) for place in np.sort(first)]
+
+    def _picture_path(self, path: Path, name: str) -> Path:
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise CorruptFileError(path, f"names the picture {name!r}, which is not below the dataset")
+        return self.root / name
+
+    def _place(self, row: Row) -> tuple[Path, dict[str, np.ndarray], slice]:
+        """The file of an episode, its columns, and which of their rows are the episode's.
+
+        Raises `CorruptFileError` if they are not all there, or belong to another episode by their ``episode_index``.
+        """
+        path, length, first = self.data_path(row), row["length"], row["dataset_from_index"]
+        columns = self._columns.group(path)
+        total = max((len(values) for values in columns.values()), default=0)
+        numbers = None if self.checksums or "episode_index" not in columns else columns["episode_index"][:, 0]
+        if first is None:  # a file of its own
+            start = 0
+            if total != length:
+                raise CorruptFileError(
+                    path, f"has {total} frames; episode {row['episode_index']} has {length} by {self.metadata.path}"
+                )
+        else:
+            index = columns.get("index")
+            start = first - int(index[0, 0]) if index is not None and index.size else first
+        frames = slice(start, start + length)
+        whole = start >= 0 and start + length <= total
+        if numbers is not None and not (whole and (numbers[frames] == row["episode_index"]).all()):
+            own = np.flatnonzero(numbers == row["episode_index"])
+            # Files whose `index` counts from 0 again: the frames are where they say that they are.
+            if not whole and len(own) == length and own[-1] - own[0] == length - 1:
+                return path, columns, slice(int(own[0]), int(own[0]) + length)
+            if whole:
+                other = numbers[frames][np.argmax(numbers[frames] != row["episode_index"])]
+                raise CorruptFileError(
+                    path, f"gives frames {first} to {first + length} to episode {other:g} by its episode_index; "
+                    f"{self.metadata.path} gives them to episode {row['episode_index']}"
+                )  # fmt: skip
+        if not whole:
+            raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {length}")
+        return path, columns, frames
+
+
+class FurtherColumns(Mapping[str, np.ndarray]):
+    """The further columns of one episode, each read when it is asked for; see `Episode.columns`."""
+
+    def __init__(self, stored: StoredFrames, row: Row):
+        self._stored, self._row = stored, row
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Raises `KeyError` for a column that there is none of, `CorruptFileError` for one that the files lack."""
+        if key not in self._stored.roles.columns:
+            raise KeyError(key)
+        values = self._stored.values(self._row, key)
+        if values is None:
+            raise CorruptFileError(self._stored.data_path(self._row), f"lacks the column {key!r}")
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored.roles.columns)
+
+    def __len__(self) -> int:
+        return len(self._stored.roles.columns)
