@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from verbot.cli.options import BUDGET, BudgetOptions
+from verbot.cli.options import BUDGET, DEMONSTRATIONS, BudgetOptions, DemonstrationOptions
 from verbot.cli.terminal import given, show, typed
 
 
@@ -32,7 +32,7 @@ def demo_command(out: Path = Path("outputs/demo"), recipe: str = "starter", seed
 
 def train_command(
     recipe: Positional[str] = "starter",
-    data: tuple[Path, ...] = (),
+    demonstrations: DemonstrationOptions = DEMONSTRATIONS,
     out: Path = Path("outputs/run"),
     init_from: Path | None = None,
     budget: BudgetOptions = BUDGET,
@@ -45,7 +45,6 @@ def train_command(
 
     Args:
         recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
-        data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
         init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
         set: settings, each as name=value, e.g. learning_rate=1e-3 vision=vit vision.depth=3 augment.relabel=0.5; see
@@ -57,8 +56,10 @@ def train_command(
     from verbot.workflows.train_evaluate import exit_code, result_text
     from verbot.workflows.train_evaluate import train as run
 
-    settings = budget.settings() | given(init_from=None if init_from is None else str(init_from))
-    result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
+    settings = budget.settings() | demonstrations.settings()
+    settings |= given(init_from=None if init_from is None else str(init_from)) | assignments(set)
+    data, embodiments = demonstrations.data or None, demonstrations.embodiments
+    result = run(recipe, out=out, data=data, embodiments=embodiments, seed=seed, **settings)
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
     return exit_code(result)
@@ -105,4 +106,4 @@ def reinforce_command(
         set: other settings, each as name=value (learning_rate=1e-4).
         seed: the seed of the whole run; otherwise that of the recipe.
     """
-    return train_command(recipe, (), out, policy, BudgetOptions(steps=steps), set, seed)
+    return train_command(recipe, DEMONSTRATIONS, out, policy, BudgetOptions(steps=steps), set, seed)

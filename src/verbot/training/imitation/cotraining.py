@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from verbot.data import open_dataset
 from verbot.errors import ConfigError
 from verbot.models.flat_names import holder
 from verbot.policy.policy import VLAPolicy
 from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
 from verbot.training.imitation.data import TrainingData
+from verbot.training.imitation.mixing import opened
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> Train
     """
     if not other.datasets:
         raise ConfigError(f"the co-training embodiment {other.robot!r} has no dataset: add one of that robot")
-    for path in other.datasets:
-        if (found := open_dataset(path).spec.name) != other.robot:
-            raise ConfigError(f"{path} is of the robot {found!r}, not of the co-training embodiment {other.robot!r}")
     own = {f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name not in ("robot", "shared")}
-    picked = ("datasets", "cameras", "selections")
+    picked = ("datasets", "cameras", "selections", "features")
     data = dataclasses.replace(config.data, weights=None, **{name: own.pop(name) for name in picked})
-    return dataclasses.replace(config, cotraining=(), data=data, **own)
+    for path in other.datasets:
+        if (found := opened(data, path).spec.name) != other.robot:
+            raise ConfigError(f"{path} is of the robot {found!r}, not of the co-training embodiment {other.robot!r}")
+    network = config.network if other.network is None else other.network
+    return dataclasses.replace(config, cotraining=(), data=data, **{**own, "network": network})
 
 
 def tie_weights(first: nn.Module, other: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
-from verbot.training.log import Log
+from verbot.training.log import LOG, Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 TEXTS_PER_BATCH = 256
@@ -375,7 +375,8 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     """Make `out` the folder of this run. Raises `ConfigError` if it contains another run."""
     path = out / CONFIG
-    if path.exists():
+    begun = any((out / name).exists() for name in (LOG, CHECKPOINTS, RESULT))  # else its data were refused
+    if path.exists() and begun:
         if not resume:
             raise ConfigError(f"{out} contains a training run already; choose another folder, or resume it")
         recorded = load_yaml(TrainConfig, path)

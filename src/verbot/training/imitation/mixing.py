@@ -136,7 +136,7 @@ def _naming(used: Sequence[tuple[Dataset, Sequence[int]]]) -> Iterator[None]:
 
 def opened(config: DataConfig, path: str) -> Dataset:
     """A dataset of a run, read as the configuration says."""
-    return open_dataset(path)
+    return open_dataset(path, features=config.features, depth=config.depth)
 
 
 def with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:

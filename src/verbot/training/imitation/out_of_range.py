@@ -44,6 +44,11 @@ def checked_ranges(
         return CheckedRanges(dataset.spec)
     text = "; ".join(map(str, found[:SHOWN]))
     text += f"; and {len(found) - SHOWN} more dimensions" if len(found) > SHOWN else ""
+    if "verbot" not in dataset.info:  # nobody declared these ranges: they are those of the recorder's statistics
+        return CheckedRanges(
+            _widened(dataset.spec, found, [dataset[number] for number in numbers]),
+            (f"{dataset.root}: ranges are those of the data, which its recorded statistics do not hold: {text}",),
+        )
     if how == "refuse":
         raise ConfigError(
             f"{dataset.root} has numbers outside the robot's ranges: {text}. Correct the ranges (`verbot data import --spec`), "

@@ -52,8 +52,8 @@ class DataConfig:
         selections: the episodes of each dataset that are used; None uses all. A dataset may be named twice, selected differently.
         cameras: the cameras of the policy, in this order; None uses all cameras of the datasets. A camera that one of them lacks
             is masked there.
-        features: feature names of the datasets by what they are taken as, e.g. ``{"observation.state": "state", "action":
-            "actions", "images.front": "image0"}``; None uses LeRobot's names.
+        features: which features of the datasets are the state, the action and the cameras, where they have other names than
+            LeRobot's: ``{"observation.state": ["arm", "gripper"], "observation.images.front": ["image0"]}``.
         depth: read depth cameras too.
         rate_hz: the rate to which datasets of another rate are resampled (see `verbot.data.storage.resample.resample`); None
             refuses datasets of different rates.
@@ -68,7 +68,7 @@ class DataConfig:
     weights: tuple[float, ...] | None = None
     selections: tuple[Selection, ...] | None = None
     cameras: tuple[str, ...] | None = None
-    features: Mapping[str, str] | None = None
+    features: Mapping[str, tuple[str, ...]] | None = None
     depth: bool = False
     rate_hz: float | None = None
     out_of_range: Literal["refuse", "clip", "widen"] = "refuse"
