@@ -16,7 +16,14 @@ from verbot.models.encoders.language.tokenizer import drop_words
 from verbot.models.features import Answers, Backbone, Features, Queries
 from verbot.models.layers.task_embedding import TaskEmbeddings
 from verbot.models.layers.transformer import AttentionPool, centered
-from verbot.models.protocols import AnswersQueries, FitsInstructions, GivesLayers, GrowsVocabulary, InstructionFreeFeatures
+from verbot.models.protocols import (
+    AnswersQueries,
+    CountsUnreadTokens,
+    FitsInstructions,
+    GivesLayers,
+    GrowsVocabulary,
+    InstructionFreeFeatures,
+)
 from verbot.models.queries import join_texts
 from verbot.models.registries import (
     Part,
@@ -111,6 +118,10 @@ class Modular(Backbone):
         """Tokenize with the tokenizer of the language encoder."""
         text: TextBatch = self.language.prepare(texts)
         return text
+
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        """As its language encoder finds; none for one that makes its own vocabulary."""
+        return self.language.unread_tokens(texts) if isinstance(self.language, CountsUnreadTokens) else (0, 0)
 
     def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""

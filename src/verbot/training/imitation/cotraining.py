@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,14 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.flat_names import holder
+from verbot.models.protocols import CountsUnreadTokens
 from verbot.policy.policy import VLAPolicy
 from verbot.training.imitation.config import CotrainingEmbodiment, TrainConfig
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.mixing import opened
+from verbot.training.log import Log
+
+READ = 1000  # instructions that are looked at for their language
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,30 @@ class TrainedEmbodiment:
     def named(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses with their names in the log: those of other robots than the first are prefixed with the robot's name."""
         return {f"{self.name}.{key}" if self.name else key: value for key, value in losses.items()}
+
+    def record_notes(self, log: Log, show: bool) -> None:
+        """Log what a person should know of the data and of the instructions; `show` prints the latter (data are known before)."""
+        found = _language_note(self.policy, self.training_data.instructions)
+        if show and found:
+            print(found, file=sys.stderr)
+        robot = {"robot": self.name} if self.name else {}
+        for note in (*self.training_data.notes, *([found] if found else [])):
+            log.record("note", 0, **robot, text=note)
+
+
+def _language_note(policy: VLAPolicy, instructions: Sequence[str]) -> str | None:
+    """Whether most tokens of the instructions say nothing to a pretrained language encoder."""
+    backbone = policy.network.backbone
+    if not isinstance(backbone, CountsUnreadTokens):
+        return None
+    unread, total = backbone.unread_tokens(instructions[:READ])
+    if 2 * unread <= total:
+        return None
+    return (
+        f"{unread} of {total} tokens of the instructions are unknown to the language encoder {policy.config.language.name!r}, or "
+        f"single letters: it was trained on another language. Train with network.language=word_embedding, which learns the words "
+        f"of the instructions, or with hf_language and a multilingual checkpoint"
+    )
 
 
 def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> TrainConfig:

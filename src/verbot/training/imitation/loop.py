@@ -157,8 +157,8 @@ def run(
     with ExitStack() as stack, Log(out if process_group.is_main else None, state.step, state.total, show_progress) as log:
         for embodiment in embodiments:
             stack.enter_context(embodiment.training_data)
-            for note in embodiment.training_data.notes if latest is None else ():
-                log.record("note", state.step, **({"robot": embodiment.name} if embodiment.name else {}), text=note)
+            if latest is None:
+                embodiment.record_notes(log, show_progress and process_group.is_main)
         last = _loop(config, session, log, stop_at)
     return _finish(config, session, last, card)
 
