@@ -184,12 +184,6 @@ class FitImage:
     def points_inverse(self, points: FloatArray) -> FloatArray:
         return points / self._scale() + self._shift()
 
-    @property
-    def matrix(self) -> npt.NDArray[np.float64]:
-        """`points` as a matrix (3, 3) of homogeneous image points."""
-        scale, shift = self._scale().astype(np.float64), self._shift().astype(np.float64)
-        return np.array([[scale[0], 0, -shift[0] * scale[0]], [0, scale[1], -shift[1] * scale[1]], [0, 0, 1]])
-
     def _scale(self) -> FloatArray:
         kept = [s / c * (i / t) for s, c, i, t in zip(self.source, self.crop, self.inside, self.target, strict=True)]
         return np.array([kept[1], kept[0]], np.float32)

@@ -256,10 +256,13 @@ class NetworkConfig:
     def sizes(self, spec: RobotSpec) -> Sizes:
         """What parts need to know of a robot. Without cameras there are no views, and the image size means nothing.
 
-        Raises `ConfigError` for cameras of several sizes and no `image_size`, and for goal images without a camera.
+        Raises `ConfigError` for cameras of several sizes and no `image_size`, for goal images without a camera, and for a robot
+        with neither cameras nor a state.
         """
         found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
         if not spec.cameras:
+            if not spec.state:
+                raise ConfigError(f"robot {spec.name!r} has neither cameras nor a state: a policy would see only the instruction")
             if self.goal is not None:
                 raise ConfigError(f"robot {spec.name!r} has no camera, and the goal {self.goal.name!r} is an image of one")
             found = found or {(1, 1)}

@@ -152,6 +152,11 @@ class Windows:
         self._frames = {camera: cache.frames(camera) for camera in present}
         self._features = {camera: features.features(camera) for camera in present} if features else {}
         self._size = self._image_size()
+        sizes = {camera.name: (camera.height, camera.width) for camera in source.spec.cameras}
+        self._fits = [_fit(self.config, *sizes[camera]) if camera in present else None for camera in self.cameras]
+        for target in self._targets.values():
+            if target.space == "image_points":
+                self._move(target.values, target.mask)
         self._matrices = np.concatenate([episode.matrices for episode in recorded])
         self._goals = [episode.goals for episode in recorded]
         self._captions = [episode.captions for episode in recorded]
@@ -254,7 +259,7 @@ class Windows:
             goals = self._goals[episode[row]]
             points[i], words = goals.points[goal], goals.instructions[goal]
             instructions[row] = words[int(draws[row, 0] * len(words))]
-        return project(self._matrices[now[others]], points)
+        return self._move(*project(self._matrices[now[others]], points))
 
     def _name(self, now: Int64Array, draws: npt.NDArray[np.float64]) -> list[tuple[Caption, ...]]:
         """Captions that follow one another in the order of the recording; none after the first contact."""
@@ -280,7 +285,7 @@ class Windows:
                 words.append(said[int(draws[row, 1] * len(said))])
             queries[row] = tuple(words)
         flat = points.reshape(len(now), -1, 3)
-        keypoints, mask = project(self._matrices[now], flat)  # (b, v, m·3, 2)
+        keypoints, mask = self._move(*project(self._matrices[now], flat))  # (b, v, m·3, 2)
         keypoints = keypoints.reshape(len(now), views, most, len(POINTS), 2)
         mask = mask.reshape(keypoints.shape[:-1])
         return queries, MaskedArray(keypoints.swapaxes(1, 2), mask.swapaxes(1, 2), "image_points", of_goal=True, visible=True)
@@ -316,6 +321,14 @@ class Windows:
         fit = _fit(self.config, *frames.shape[-3:-1])
         return frames if fit is None else fit.forward(frames)
 
+    def _move(self, points: FloatArray, mask: BoolArray) -> tuple[FloatArray, BoolArray]:
+        """Points (n, v, …, 2) of the cameras' images become those of the resized ones, in place; those outside are masked."""
+        for view, fit in enumerate(self._fits):
+            if fit is not None:
+                points[:, view] = fit.points(points[:, view])
+                mask[:, view] &= (np.abs(points[:, view]) <= 1).all(-1)
+        return points, mask
+
     def _image_size(self) -> tuple[int, int]:
         if self.config.image_size is not None:
             return self.config.image_size
@@ -332,14 +345,10 @@ def _read(
     """Every episode, the labels of all their frames, and the recorded frame of each frame; None if they are the same."""
     known: dict[str, str] = {}  # a sentence of many episodes is kept once
     functions = {name: labels.get(name) for name in config.labels}
-    fits = {camera.name: _fit(config, camera.height, camera.width) for camera in source.spec.cameras}
     recorded, found, rows, first = [], {name: list[MaskedArray]() for name in functions}, [], 0
     for episode in source:
         matched = episode if matching is None else matching.episode(episode)
         arrays = EpisodeArrays.of(matched, config, cameras, known)
-        for view, camera in enumerate(cameras):
-            if (fit := fits.get(camera)) is not None:  # labels and queries are projected with these matrices
-                arrays.matrices[:, view] = fit.matrix @ arrays.matrices[:, view]
         for name, label in functions.items():
             found[name].append(_checked(name, label(arrays), arrays))
         recorded.append(dataclasses.replace(arrays, extras={}))
