@@ -136,12 +136,13 @@ class DemonstrationOptions:
     map: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """Settings of `verbot.train`, but for the folders."""
-        if not self.map:
-            return {}
-        from verbot.data.storage.features import feature_map
+        """Arguments of `verbot.train`, but for `data`."""
+        found = given(embodiments=self.embodiments or None)
+        if self.map:
+            from verbot.data.storage.features import feature_map
 
-        return {"data.features": feature_map(self.map)}
+            found["data.features"] = feature_map(self.map)
+        return found
 
 
 @dataclass(frozen=True)

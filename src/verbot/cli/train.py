@@ -58,8 +58,7 @@ def train_command(
 
     settings = budget.settings() | demonstrations.settings()
     settings |= given(init_from=None if init_from is None else str(init_from)) | assignments(set)
-    data, embodiments = demonstrations.data or None, demonstrations.embodiments
-    result = run(recipe, out=out, data=data, embodiments=embodiments, seed=seed, **settings)
+    result = run(recipe, out=out, data=demonstrations.data or None, seed=seed, **settings)
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
     return exit_code(result)

@@ -70,18 +70,13 @@ def train(
     from verbot.recipes.config import parse_recipe_spec, resolve
     from verbot.recipes.overrides import locate
     from verbot.training.distributed.launch import launched
-    from verbot.workflows.stages import all_demonstrations, cotraining_records, learn
+    from verbot.workflows.stages import all_demonstrations, learn
 
     base = resolve(recipe)
     if data is not None and base.collection is None:
         raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
     folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
-    if embodiments:
-        if not folders:
-            raise ConfigError("embodiments are trained beside the robot of other datasets: give these as data")
-        settings = {**settings, "cotraining": cotraining_records(folders[0], embodiments, settings.get("data.features"))}
-    # Weights and selections must match the number of datasets.
-    changes = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
+    changes = _with_folders(settings, folders, embodiments)
     run = resolve(base, changes, seed)
     named = locate(base, parse_recipe_spec(recipe)[1], base.short_path_roots) if isinstance(recipe, str) else {}
     _check_applies(run, named, locate(base, settings, base.short_path_roots), data is not None)
@@ -90,6 +85,17 @@ def train(
             raise ConfigError("processes that torchrun starts do not collect demonstrations: give data, collected before")
         folders = all_demonstrations(run, Path(out) / "dataset", progress)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
+
+
+def _with_folders(settings: dict[str, Any], folders: Sequence[str | Path], embodiments: Sequence[str | Path]) -> dict[str, Any]:
+    """The settings of a training on these datasets, with whose number weights and selections must agree."""
+    if embodiments:
+        from verbot.workflows.stages import cotraining_records
+
+        if not folders:
+            raise ConfigError("embodiments are trained beside the robot of other datasets: give these as data")
+        settings = {**settings, "cotraining": cotraining_records(folders[0], embodiments, settings.get("data.features"))}
+    return {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
 
 
 Located = Mapping[tuple[str, ...], Any]

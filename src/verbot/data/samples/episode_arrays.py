@@ -17,7 +17,7 @@ from verbot.data.storage.reader import Episode
 from verbot.spec import FloatArray, RobotSpec
 
 Caption = tuple[str, str]  # true, false
-RecordedEpisode = Episode | MatchedEpisode
+AnyEpisode = Episode | MatchedEpisode
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EpisodeArrays:
     extras: Mapping[str, Any]
 
     @staticmethod
-    def of(episode: RecordedEpisode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
+    def of(episode: AnyEpisode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
         """Args: `cameras` are the views, in order; `known` holds one copy of every sentence."""
         states, extras, spec = episode.states, episode.extras, episode.dataset.spec
         captions = extras.get("captions") or () if config.captions else ()
@@ -89,7 +89,7 @@ class EpisodeArrays:
         )
 
 
-def task_of(episode: RecordedEpisode) -> str | None:
+def task_of(episode: AnyEpisode) -> str | None:
     """The task of the recorder's request, or the verb of its goal; None if neither was recorded."""
     found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
     return None if found is None else str(found)
@@ -106,7 +106,7 @@ def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([[np.nan] * 3 if place is None else place for place in places], float)
 
 
-def _first_contact(episode: RecordedEpisode) -> int:
+def _first_contact(episode: AnyEpisode) -> int:
     """How many frames at the start show the scene untouched; none where the recorder did not say."""
     if "first_contact_frame" not in episode.extras:
         return 0
@@ -114,11 +114,11 @@ def _first_contact(episode: RecordedEpisode) -> int:
     return len(episode) if frame is None else int(frame)
 
 
-def _ended_well(episode: RecordedEpisode) -> bool:
+def _ended_well(episode: AnyEpisode) -> bool:
     return episode.extras.get("success") is not False and not episode.extras.get("handed_back")
 
 
-def _points(episode: RecordedEpisode, kind: str) -> npt.NDArray[np.floating]:
+def _points(episode: AnyEpisode, kind: str) -> npt.NDArray[np.floating]:
     """Points (t, 3, 3) in the base frame. Hindsight cannot find the reference, so it is known only where it was recorded."""
     handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("first_contact_frame"))
     goals = episode.extras.get("grounding")
@@ -131,7 +131,7 @@ def _points(episode: RecordedEpisode, kind: str) -> npt.NDArray[np.floating]:
     return points
 
 
-def _other_goals(episode: RecordedEpisode, known: dict[str, str]) -> Goals:
+def _other_goals(episode: AnyEpisode, known: dict[str, str]) -> Goals:
     """Those after the first, which is the one pursued. `known` holds one copy of every sentence."""
     others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
     points = np.array([goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)

@@ -375,8 +375,8 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     """Make `out` the folder of this run. Raises `ConfigError` if it contains another run."""
     path = out / CONFIG
-    begun = any((out / name).exists() for name in (LOG, CHECKPOINTS, RESULT))  # else its data were refused
-    if path.exists() and begun:
+    started = any((out / name).exists() for name in (LOG, CHECKPOINTS, RESULT))  # else its data were refused
+    if path.exists() and started:
         if not resume:
             raise ConfigError(f"{out} contains a training run already; choose another folder, or resume it")
         recorded = load_yaml(TrainConfig, path)

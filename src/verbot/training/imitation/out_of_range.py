@@ -21,7 +21,7 @@ SHOWN = 3  # dimensions that an error lists
 
 @dataclass(frozen=True)
 class CheckedRanges:
-    """The robot of a dataset, with ranges as the run uses them, and a sentence for each thing that was done."""
+    """The robot of a dataset, with ranges as the run uses them, and sentences that say what was done."""
 
     spec: RobotSpec
     notes: tuple[str, ...] = ()
