@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from verbot.errors import ConfigError
+from verbot.evaluation.grounding.metrics import measure_grounding
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
+from verbot.policy.attribution import Attributed
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.policy import VLAPolicy, load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
@@ -83,6 +85,15 @@ def test_a_robot_without_cameras_or_state_acts(fusion, absent):
     assert chunk.values.shape == (3, 2) and np.isfinite(chunk.values).all()
     (later,) = made.predict([dataclasses.replace(observation(spec), time_s=0.1, memory=chunk.memory)])
     assert np.isfinite(later.values).all()
+
+
+def test_words_are_attributed_without_images_and_grounding_is_not_measured():
+    spec = dataclasses.replace(SPEC, cameras=())
+    made = policy(dataclasses.replace(SMALL, fusion=Part("cross_attention")), spec)
+    (chunk,) = Attributed(made).predict([observation(spec)])
+    assert chunk.extras["words"] == ("go",) and "heatmaps" not in chunk.extras
+    with pytest.raises(ConfigError, match="this policy of robot 'arm' sees no images"):
+        measure_grounding(made, None)
 
 
 def test_what_a_policy_cannot_do_without_is_named():

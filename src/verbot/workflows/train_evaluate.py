@@ -76,8 +76,7 @@ def train(
     if data is not None and base.collection is None:
         raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
     folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
-    changes = _with_folders(settings, folders, embodiments)
-    run = resolve(base, changes, seed)
+    run = resolve(base, _with_folders(settings, folders, embodiments), seed)
     named = locate(base, parse_recipe_spec(recipe)[1], base.short_path_roots) if isinstance(recipe, str) else {}
     _check_applies(run, named, locate(base, settings, base.short_path_roots), data is not None)
     if data is None:
