@@ -113,6 +113,7 @@ def configured(arguments: Arguments, arm: str) -> Recipe:
     whole = resolve("multi-task-net")
     training = override(whole.training, {"samples": arguments.samples, "processes": 1})
     (rover,) = training.cotraining
+    assert rover.network is not None
     if arm == "recipe":
         return whole.with_training(training)
     if arm not in TASKS:

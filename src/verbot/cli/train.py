@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from verbot.cli.options import BUDGET, BudgetOptions
+from verbot.cli.options import BUDGET, DEMONSTRATIONS, BudgetOptions, DemonstrationOptions
 from verbot.cli.terminal import given, show, typed
 
 
@@ -32,7 +32,7 @@ def demo_command(out: Path = Path("outputs/demo"), recipe: str = "starter", seed
 
 def train_command(
     recipe: Positional[str] = "starter",
-    data: tuple[Path, ...] = (),
+    demonstrations: DemonstrationOptions = DEMONSTRATIONS,
     out: Path = Path("outputs/run"),
     init_from: Path | None = None,
     cache: Path | None = None,
@@ -46,7 +46,6 @@ def train_command(
 
     Args:
         recipe: a name, see `verbot list recipes`; a name with settings (RECIPE+field=value); or a recipe.yaml.
-        data: folders of episodes; without any the recipe's own demonstrations are collected first.
         out: gets policy, config.yaml, log.jsonl and result.json.
         init_from: a policy's folder, or starter, to fine-tune instead of training a new network.
         cache: folder of decoded frames, instead of the dataset's own or VERBOT_CACHE.
@@ -60,8 +59,9 @@ def train_command(
     from verbot.workflows.train_evaluate import train as run
 
     folders = {"init_from": init_from, "data.cache": cache}
-    settings = budget.settings() | given(**{name: None if path is None else str(path) for name, path in folders.items()})
-    result = run(recipe, out=out, data=data or None, seed=seed, **{**settings, **assignments(set)})
+    settings = budget.settings() | demonstrations.settings()
+    settings |= given(**{name: None if path is None else str(path) for name, path in folders.items()}) | assignments(set)
+    result = run(recipe, out=out, data=demonstrations.data or None, seed=seed, **settings)
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
     return exit_code(result)
@@ -108,4 +108,4 @@ def reinforce_command(
         set: other settings, each as name=value (learning_rate=1e-4).
         seed: the seed of the whole run; otherwise that of the recipe.
     """
-    return train_command(recipe, (), out, policy, None, BudgetOptions(steps=steps), set, seed)
+    return train_command(recipe, DEMONSTRATIONS, out, policy, None, BudgetOptions(steps=steps), set, seed)

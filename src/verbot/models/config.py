@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
-from verbot.models.protocols import ClassifiesTasks, FitsActions
-from verbot.models.registries import Objective, Part, backbones, heads, objectives
+from verbot.models.protocols import ClassifiesTasks, FitsActions, NeedsSideMultiple
+from verbot.models.registries import Objective, Part, backbones, goal_encoders, heads, objectives, vision_encoders
 from verbot.spec import FloatArray, RobotSpec
+from verbot.transforms import FITS
 
 if TYPE_CHECKING:
     from verbot.models.tokens import Sizes  # it loads torch
@@ -64,7 +66,10 @@ class NetworkConfig:
         history: t, the number of input frames.
         stride: control steps between two input frames, and between two writes to the memory.
         sequence: number of frames, `stride` apart, through which a memory is trained.
-        image_size: (height, width) to which every camera image is resized; None keeps the cameras' own size.
+        image_size: (height, width) to which every camera image is resized; None keeps the cameras' own size, or takes a default
+            where that cannot be (see `with_image_size`).
+        image_fit: how images of another aspect ratio are resized: ``"crop"`` takes the largest centered part, ``"letterbox"``
+            keeps the whole image and adds black borders.
         objectives: the training objectives by registered name (see `verbot.models.registries.objectives`), each with the weight
             of its loss, in the order in which they are built and their losses are summed. ``"action"`` is the loss of the action
             head; without it only the encoders are trained, and the policy cannot act.
@@ -101,6 +106,7 @@ class NetworkConfig:
     stride: int = 1
     sequence: int = 1
     image_size: tuple[int, int] | None = None
+    image_fit: Literal["crop", "letterbox"] = "crop"
     objectives: Mapping[str, Objective] = field(default_factory=default_objectives)
     loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
     word_dropout: float = 0.0
@@ -109,6 +115,10 @@ class NetworkConfig:
     task_embeddings: int = 0
 
     def __post_init__(self) -> None:
+        if self.image_fit not in FITS:
+            raise ConfigError(f"image_fit is {self.image_fit!r}; expected one of {', '.join(map(repr, FITS))}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise ConfigError(f"image_size is {self.image_size}; expected a positive height and width")
         for name in ("width", "chunk", "history", "stride", "sequence"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -212,9 +222,50 @@ class NetworkConfig:
             return fitted
         return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
 
+    def with_image_size(self, spec: RobotSpec) -> NetworkConfig:
+        """The same network with an `image_size`, where it has none and needs one.
+
+        It needs one if the cameras have several sizes, or sides that an encoder cannot take. The default is the size of the
+        camera with the fewest pixels, each side rounded down to a multiple of 8, or of what the encoders need.
+
+        Example:
+            >>> from verbot.spec import Camera
+            >>> spec = RobotSpec("arm", 10.0, (Camera("front", 72, 128), Camera("wrist", 84, 84)), (), ())
+            >>> NetworkConfig().with_image_size(spec).image_size
+            (80, 80)
+        """
+        found = {(c.height, c.width) for c in spec.cameras}
+        if self.image_size is not None or not found:
+            return self
+        needed = self._side_multiple()
+        if len(found) == 1 and not any(side % needed for side in next(iter(found))):
+            return self
+        smallest = min(found, key=lambda size: (size[0] * size[1], size))
+        multiple = needed if needed > 1 else 8
+        height, width = (max(multiple, side // multiple * multiple) for side in smallest)
+        return dataclasses.replace(self, image_size=(height, width))
+
+    def _side_multiple(self) -> int:
+        """What the sides of images must be multiples of; 1 if any size will do."""
+        if not self.is_modular:
+            return 1
+        parts = [(vision_encoders, self.vision), *([(goal_encoders, self.goal)] if self.goal else [])]
+        kinds = [(registry.get(part.name), part.options) for registry, part in parts]
+        return math.lcm(*(kind.side_multiple(options) for kind, options in kinds if isinstance(kind, NeedsSideMultiple)))
+
     def sizes(self, spec: RobotSpec) -> Sizes:
-        """Raise `ConfigError` for a robot without cameras, or with cameras of several sizes and no `image_size`."""
+        """What parts need to know of a robot. Without cameras there are no views, and the image size means nothing.
+
+        Raises `ConfigError` for cameras of several sizes and no `image_size`, for goal images without a camera, and for a robot
+        with neither cameras nor a state.
+        """
         found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
+        if not spec.cameras:
+            if not spec.state:
+                raise ConfigError(f"robot {spec.name!r} has neither cameras nor a state: a policy would see only the instruction")
+            if self.goal is not None:
+                raise ConfigError(f"robot {spec.name!r} has no camera, and the goal {self.goal.name!r} is an image of one")
+            found = found or {(1, 1)}
         if len(found) != 1:
             raise ConfigError(f"robot {spec.name!r} has cameras of sizes {sorted(found)}; set image_size to resize them to one")
         (height, width_px), *_ = found

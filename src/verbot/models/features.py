@@ -86,12 +86,13 @@ class AuxiliaryPrediction:
 
     Args:
         values: (b, …).
-        space: ``"state"`` for normalized states, which are converted back to the robot's units.
+        space: ``"state"`` for normalized states, which are converted back to the robot's units; ``"image_points"`` for points
+            (b, v, n, 2) in the network's images, which become those of the cameras' images.
         names: names of the entries of the last axis; the prediction is then reported as {name: number}.
     """
 
     values: Tensor
-    space: Literal["plain", "state"] = "plain"
+    space: Literal["plain", "state", "image_points"] = "plain"
     names: tuple[str, ...] = ()
 
 

@@ -45,6 +45,23 @@ class GrowsVocabulary(Protocol):
 
 
 @runtime_checkable
+class CountsUnreadTokens(Protocol):
+    """A pretrained language encoder, or a backbone with one, that finds text in a language which it was not trained on."""
+
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        """How many tokens of these texts say nothing to it, and how many there are."""
+        ...
+
+
+@runtime_checkable
+class NeedsSideMultiple(Protocol):
+    """A class of encoders of images whose sides must be multiples of a number."""
+
+    @staticmethod
+    def side_multiple(options: Options, /) -> int: ...
+
+
+@runtime_checkable
 class AnswersQueries(Protocol):
     """A vision encoder that encodes an image once for many sentences."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +18,9 @@ from verbot.models.layers.transformer import observation_groups, text_groups
 from verbot.models.objectives.keypoints import supervised
 from verbot.models.protocols import ExposesAttention
 from verbot.models.tokens import TextBatch, TokenGroup
+from verbot.policy.fitting import ImageFitter
 from verbot.policy.policy import VLAPolicy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
-from verbot.transforms import FitImage
 
 
 class Attributed:
@@ -152,11 +153,13 @@ class Attributed:
             height, width = observation.images[camera].shape[:2]
             y, x = np.mgrid[:height, :width]
             pixels = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)  # (h, w, 2)
-            points = FitImage((height, width), (sizes.height, sizes.width_px)).points(pixels)
+            fit = ImageFitter.of(self.policy.config, sizes).transform(height, width)
+            points = fit.points(pixels)
             inside = (np.abs(points) < 1).all(-1)
             cells = np.floor((points.clip(-1, 0.999999) + 1) / 2 * view.shape[:-3:-1]).astype(int)
             spread = view[:, cells[..., 1], cells[..., 0]] * inside
-            pixels_a_cell = inside.sum() / (view.shape[-1] * view.shape[-2])
+            filled = math.prod(fit.inside) / math.prod(fit.target)
+            pixels_a_cell = inside.sum() / (view.shape[-1] * view.shape[-2] * filled)
             per_camera[camera] = (spread / (spread.sum((1, 2), keepdims=True) if whole else pixels_a_cell)).astype(np.float32)
         return per_camera
 

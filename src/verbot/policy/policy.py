@@ -23,12 +23,13 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import KEPT_KINDS, ClipTransform, FitImage, Pipeline, normalizer
+from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
 
 if TYPE_CHECKING:
     from verbot.data.samples.labels import MaskedArray
@@ -75,9 +76,9 @@ class VLAPolicy:
         self.network, self.statistics, self.blind = network, statistics, blind
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
-        self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
+        self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state) if spec.state else Affine.of_nothing()
         self.action_transform = _action_transform(self.preprocessing, spec, statistics)
-        self._size = (network.sizes.height, network.sizes.width_px)
+        self._fitter = ImageFitter.of(network.config, network.sizes)
 
     @staticmethod
     def create(
@@ -99,7 +100,7 @@ class VLAPolicy:
             chunks = _action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = VLANetwork(config.fit(list(instructions), chunks), spec)
+            network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks), spec)
         return VLAPolicy(network, spec, statistics, preprocessing)
 
     @property
@@ -162,7 +163,7 @@ class VLAPolicy:
 
     def collate(self, window: WindowBatch) -> Batch:
         """Raw windows as a batch of tensors; images stay uint8."""
-        fit = FitImage(window.images.shape[-3:-1], self._size)
+        fit = self._fitter.transform(*window.images.shape[-3:-1])
         batch = self._batch(
             images=fit.forward(window.images),
             images_mask=window.images_mask,
@@ -236,11 +237,7 @@ class VLAPolicy:
     def preprocess(self, observation: Observation) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
         self._check(observation)
-        images = np.zeros((len(self._spec.cameras), *self._size, 3), np.uint8)
-        mask = np.array([camera.name in observation.images for camera in self._spec.cameras])
-        for view in np.flatnonzero(mask):
-            image = observation.images[self._spec.cameras[view].name]
-            images[view] = FitImage(image.shape[:2], self._size).forward(image)
+        images, mask = self._fitter.views(observation.images, self._spec.cameras)
         return ProcessedObservation(images, mask, self._state.forward(observation.state), observation.time_s)
 
     def collate_observations(self, observations: Sequence[Observation], processed: Sequence[ProcessedObservation]) -> Batch:
@@ -282,10 +279,7 @@ class VLAPolicy:
     def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
         if not self.config.goal:
             return {}
-        images = np.zeros((len(goals), *self._size, 3), np.uint8)
-        for row, goal in enumerate(goals):
-            if mask[row] and goal is not None:
-                images[row] = FitImage(goal.shape[:2], self._size).forward(goal)
+        images = self._fitter.goals(goals, mask)
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
@@ -324,7 +318,10 @@ class VLAPolicy:
             return dict(zip(predicted.names, values.tolist(), strict=True))
         if not values.ndim:
             return values.item()
-        return self._state.inverse(values.cpu().numpy()) if predicted.space == "state" else values.cpu().numpy()
+        array: FloatArray = values.cpu().numpy()
+        if predicted.space == "state":
+            return self._state.inverse(array)
+        return self._fitter.points_inverse(array, self._spec.cameras) if predicted.space == "image_points" else array
 
     def _batch(
         self,
@@ -356,7 +353,7 @@ class VLAPolicy:
         lines = [
             f"# A verbot policy for {self._spec.name}",
             "",
-            f"{count:,} parameters; sees {', '.join(self._spec.camera_names)}; "
+            f"{count:,} parameters; sees {', '.join(self._spec.camera_names) or 'no images'}; "
             f"predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
             "",
             *parts,

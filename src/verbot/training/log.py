@@ -10,6 +10,8 @@ from typing import Any, TextIO
 from verbot.parallel.progress import Progress
 from verbot.training.checkpoint import replace_durably
 
+LOG = "log.jsonl"
+
 
 class Log:
     """``log.jsonl`` and, if TensorBoard is installed, ``tensorboard/`` in `out`.
@@ -25,7 +27,7 @@ class Log:
         self._board: Any = None
         self._progress = Progress("train", total, "steps", step, show and out is not None)
         if out is not None:
-            path = out / "log.jsonl"
+            path = out / LOG
             keep = [line for line in _lines(path) if line["step"] <= step]
             replace_durably(path, "".join(json.dumps(line) + "\n" for line in keep).encode())
             self._file, self._board = path.open("a"), _board(out / "tensorboard", step)
@@ -56,7 +58,7 @@ class Log:
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:
     """All records of a run, oldest first."""
-    return _lines(Path(out) / "log.jsonl")
+    return _lines(Path(out) / LOG)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from verbot.evaluation.grounding.metrics import (
     GroundingMetrics,
     SegmentedEnv,
     change,
+    check_sees,
     heat_of,
     leave_one_out,
     measure_grounding,
@@ -81,6 +82,7 @@ def explain(
         True
     """
     opened = open_policy(policy)
+    check_sees(opened)
     attributed: Policy = Attributed(opened) if isinstance(opened, VLAPolicy) else opened
     out.mkdir(parents=True, exist_ok=True)
     with closing(cast(SegmentedEnv, make_env(suite, **fitting(policy, suite)))) as env:

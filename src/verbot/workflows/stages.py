@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verbot import training
 from verbot.configuration import written_yaml
@@ -19,6 +19,8 @@ from verbot.recipes.overrides import registry_of
 from verbot.rollout import collect
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig, TrainResult
+from verbot.training.imitation.config import SHARED
+from verbot.training.imitation.mixing import opened
 from verbot.workflows.load_policy import policy_folder
 
 if TYPE_CHECKING:
@@ -95,19 +97,43 @@ def _reinforce(
     return train_ppo(config, folder, resume=resume, progress=progress, card=card)
 
 
+def cotraining_records(
+    first: str | Path, datasets: Sequence[str | Path], features: Mapping[str, Sequence[str]] | None = None
+) -> list[dict[str, Any]]:
+    """Plain `CotrainingEmbodiment` records, one for each robot of `datasets`, with the network of the robot of `first`.
+
+    Args:
+        features: as in `DataConfig`, for all datasets.
+    """
+    named = None if features is None else {target: list(names) for target, names in features.items()}
+    cameras = open_dataset(first, features=features).camera_names
+    records: dict[str, dict[str, Any]] = {}
+    for path in datasets:
+        dataset = open_dataset(path, features=features)
+        shared = [pattern for pattern in SHARED if pattern != "vision.*" or (cameras and dataset.camera_names)]
+        robot = dataset.spec.name
+        record = records.setdefault(robot, {"robot": robot, "datasets": [], "features": named, "shared": shared})
+        record["datasets"].append(str(path))
+    return list(records.values())
+
+
 def _with_datasets(config: TrainConfig, datasets: Sequence[str]) -> TrainConfig:
     """`config` with the datasets, each given to the co-training embodiment of whose robot it is, else to the first robot.
+
+    Datasets stay with embodiments that have some already, if the first robot would be left without.
 
     Raises `ConfigError` if one of them gets none.
     """
     if not config.cotraining:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=tuple(datasets)))
-    robots = {path: open_dataset(path).spec.name for path in datasets}
+    robots = {path: opened(config.data, path).spec.name for path in datasets}
     cotraining = tuple(
         dataclasses.replace(each, datasets=tuple(path for path in datasets if robots[path] == each.robot) or each.datasets)
         for each in config.cotraining
     )
     first = tuple(path for path in datasets if robots[path] not in {each.robot for each in cotraining})
+    if not first and all(each.datasets for each in config.cotraining):
+        first, cotraining = tuple(datasets), config.cotraining
     known = ", ".join(sorted(set(robots.values())))
     if lacking := [each.robot for each in cotraining if not each.datasets] + ["the first robot"] * (not first):
         raise ConfigError(

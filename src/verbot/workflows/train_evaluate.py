@@ -29,6 +29,7 @@ def train(
     *,
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
+    embodiments: Sequence[str | Path] = (),
     seed: int | None = None,
     resume: bool = True,
     progress: bool = True,
@@ -44,6 +45,8 @@ def train(
             `verbot.recipes.config.Recipe`, or the recipe itself.
         out: the folder for the results; of a recipe of several stages, the last is here and the others in ``stage-1``, ….
         data: one or more datasets to train on; None collects the recipe's demonstrations in ``out/dataset``.
+        embodiments: datasets of other robots; each robot gets a policy of its own (``policy-ROBOT``) that shares weights with
+            that of the first.
         seed: the seed of the whole run; None uses that of the recipe.
         resume: False refuses a folder that holds a run.
         progress: show what is being done, its rate and time left.
@@ -73,9 +76,7 @@ def train(
     if data is not None and base.collection is None:
         raise ConfigError(f"data does not apply: recipe {base.name!r} learns from rewards alone")
     folders: Sequence[str | Path] = () if data is None else [data] if isinstance(data, str | Path) else list(data)
-    # Weights and selections must match the number of datasets.
-    changes = {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
-    run = resolve(base, changes, seed)
+    run = resolve(base, _with_folders(settings, folders, embodiments), seed)
     named = locate(base, parse_recipe_spec(recipe)[1], base.short_path_roots) if isinstance(recipe, str) else {}
     _check_applies(run, named, locate(base, settings, base.short_path_roots), data is not None)
     if data is None:
@@ -83,6 +84,17 @@ def train(
             raise ConfigError("processes that torchrun starts do not collect demonstrations: give data, collected before")
         folders = all_demonstrations(run, Path(out) / "dataset", progress)
     return learn(run, folders, Path(out), resume=resume, progress=progress)
+
+
+def _with_folders(settings: dict[str, Any], folders: Sequence[str | Path], embodiments: Sequence[str | Path]) -> dict[str, Any]:
+    """The settings of a training on these datasets, with whose number weights and selections must agree."""
+    if embodiments:
+        from verbot.workflows.stages import cotraining_records
+
+        if not folders:
+            raise ConfigError("embodiments are trained beside the robot of other datasets: give these as data")
+        settings = {**settings, "cotraining": cotraining_records(folders[0], embodiments, settings.get("data.features"))}
+    return {"datasets": [str(folder) for folder in folders], **settings} if folders else settings
 
 
 Located = Mapping[tuple[str, ...], Any]

@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from verbot.contracts import POINTS
 from verbot.data.samples.keypoints import handled_points, projections
+from verbot.data.samples.matching import MatchedEpisode
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.reader import Episode
 from verbot.data.storage.segments import InstructionSegment, check_segments
 from verbot.spec import FloatArray, RobotSpec
 
 Caption = tuple[str, str]  # true, false
+AnyEpisode = Episode | MatchedEpisode
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class EpisodeArrays:
         return tuple(dict.fromkeys(words for segment in self.segments for words in segment.wordings))
 
     @staticmethod
-    def of(episode: Episode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
+    def of(episode: AnyEpisode, config: WindowConfig, cameras: Sequence[str], known: dict[str, str]) -> EpisodeArrays:
         """Args: `cameras` are the views, in order; `known` holds one copy of every sentence."""
         states, extras, spec = episode.states, episode.extras, episode.dataset.spec
         captions = extras.get("captions") or () if config.captions else ()
@@ -94,7 +96,7 @@ class EpisodeArrays:
         )
 
 
-def _segments(episode: Episode, known: dict[str, str]) -> tuple[InstructionSegment, ...]:
+def _segments(episode: AnyEpisode, known: dict[str, str]) -> tuple[InstructionSegment, ...]:
     """Those of the episode, with sentences that are held but once."""
     check_segments(episode.segments, len(episode))
     return tuple(
@@ -103,7 +105,7 @@ def _segments(episode: Episode, known: dict[str, str]) -> tuple[InstructionSegme
     )
 
 
-def task_of(episode: Episode) -> str | None:
+def task_of(episode: AnyEpisode) -> str | None:
     """The task of the recorder's request, or the verb of its goal; None if neither was recorded."""
     found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
     return None if found is None else str(found)
@@ -120,7 +122,7 @@ def goal_points(goal: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([[np.nan] * 3 if place is None else place for place in places], float)
 
 
-def _first_contact(episode: Episode) -> int:
+def _first_contact(episode: AnyEpisode) -> int:
     """How many frames at the start show the scene untouched; none where the recorder did not say."""
     if "first_contact_frame" not in episode.extras:
         return 0
@@ -128,11 +130,11 @@ def _first_contact(episode: Episode) -> int:
     return len(episode) if frame is None else int(frame)
 
 
-def _ended_well(episode: Episode) -> bool:
+def _ended_well(episode: AnyEpisode) -> bool:
     return episode.extras.get("success") is not False and not episode.extras.get("handed_back")
 
 
-def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
+def _points(episode: AnyEpisode, kind: str) -> npt.NDArray[np.floating]:
     """Points (t, 3, 3) in the base frame. Hindsight cannot find the reference, so it is known only where it was recorded."""
     handled = handled_points(episode.states, episode.actions, episode.dataset.spec, episode.extras.get("first_contact_frame"))
     goals = episode.extras.get("grounding")
@@ -145,7 +147,7 @@ def _points(episode: Episode, kind: str) -> npt.NDArray[np.floating]:
     return points
 
 
-def _other_goals(episode: Episode, known: dict[str, str]) -> Goals:
+def _other_goals(episode: AnyEpisode, known: dict[str, str]) -> Goals:
     """Those after the first, which is the one pursued. `known` holds one copy of every sentence."""
     others = [goal for goal in (episode.extras.get("grounding") or [])[1:] if goal.get("instructions")]
     points = np.array([goal_points(goal) for goal in others]).reshape(-1, len(POINTS), 3)

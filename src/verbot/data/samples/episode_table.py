@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from verbot.data.samples.episode_arrays import Caption, EpisodeArrays, Goals
 from verbot.data.samples.labels import MaskedArray, labels
+from verbot.data.samples.matching import MatchedDataset
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
@@ -111,7 +112,7 @@ class EpisodeTables:
     Raises `DataError` for a dataset without episodes, and for a label of the wrong shape.
     """
 
-    def __init__(self, dataset: Dataset, config: WindowConfig, cameras: Sequence[str]):
+    def __init__(self, dataset: Dataset | MatchedDataset, config: WindowConfig, cameras: Sequence[str]):
         self._dataset, self._config, self._cameras = dataset, config, cameras
         self._functions = {name: labels.get(name) for name in config.labels}
         if not len(dataset):

@@ -17,6 +17,7 @@ from verbot.data.samples.episode_table import EpisodeTable, EpisodeTables
 from verbot.data.samples.frame_source import FrameSource
 from verbot.data.samples.keypoints import project
 from verbot.data.samples.labels import MaskedArray
+from verbot.data.samples.matching import MatchedDataset
 from verbot.data.samples.window_batch import WindowBatch as WindowBatch
 from verbot.data.samples.window_batch import without
 from verbot.data.samples.window_config import WindowConfig
@@ -54,7 +55,7 @@ class Windows:
 
     def __init__(
         self,
-        source: Dataset,
+        source: Dataset | MatchedDataset,
         config: WindowConfig | None = None,
         *,
         episodes: Sequence[int] | None = None,
@@ -70,7 +71,10 @@ class Windows:
         self._lengths = source.lengths
         self._choose(None if episodes is None else np.asarray(episodes, np.int64))
         present = [camera for camera in named if camera in source.camera_names]
-        self._source: FrameSource = cache or FrameCache(source, present)
+        self._matched = source if isinstance(source, MatchedDataset) else None
+        self._source: FrameSource = cache or FrameCache(
+            source.recorded if isinstance(source, MatchedDataset) else source, present
+        )
         self._present = frozenset(camera for camera in present if camera in self._source.cameras)
         self._features = features
         self._size = self._image_size()
@@ -102,7 +106,12 @@ class Windows:
 
     def prefetch(self, indices: Int64Array) -> None:
         """Begin to decode the frames of these windows."""
-        self._source.prefetch(*self.locate(indices))
+        episodes, rows = self.locate(indices)
+        self._source.prefetch(episodes, self._recorded(episodes, rows))
+
+    def _recorded(self, episodes: Int64Array, rows: Int64Array) -> Int64Array:
+        """The recorded rows of the rows of a resampled source."""
+        return rows if self._matched is None else self._matched.recorded_rows(episodes, rows)
 
     def close(self) -> None:
         """End the processes that decode frames, if there are any."""
@@ -118,6 +127,7 @@ class Windows:
         if not self.dealt_in_blocks:
             return ShuffledDeck(len(self), seed)
         clip, block = (CLIP, BLOCK) if self._source.random_access else (self._source.clip, self._source.block)
+        clip = clip if self._matched is None else max(1, int(clip / self._matched.matching.stride))
         return ClipDeck(self._lengths[self._chosen], clip, block, seed)
 
     @property
@@ -159,7 +169,7 @@ class Windows:
         past = np.maximum(past, first[:, None])
         future_mask = future < end[:, None]
         future = np.minimum(future, end[:, None] - 1)
-        frames = Frames(table.numbers[place], past - first[:, None], now - first, end - first - 1)
+        frames = self._frames(table.numbers[place], past - first[:, None], now - first, end - first - 1)
         images, features, images_mask = self._images(frames, past_mask)
         depth, depth_mask = self._depth(frames, past_mask)
         segment = table.segments(now)
@@ -190,7 +200,7 @@ class Windows:
             query_keypoints=self._fitted(query_keypoints),
             index=np.asarray(indices, np.int64),
             goal=self._goal_images(frames),
-            goal_mask=np.full(len(now), config.goals),
+            goal_mask=np.full(len(now), config.goals and self.cameras[0] in self._present),
             previous_action=before,
             previous_action_mask=(now > first) & config.previous_action,
             features=features,
@@ -199,19 +209,25 @@ class Windows:
             depth_mask=depth_mask,
         )
 
+    def _frames(self, episodes: Int64Array, past: Int64Array, now: Int64Array, last: Int64Array) -> Frames:
+        earlier = self._recorded(np.repeat(episodes, past.shape[1]), past.ravel()).reshape(past.shape)
+        return Frames(episodes, earlier, self._recorded(episodes, now), self._recorded(episodes, last))
+
     def _fitted(self, target: MaskedArray) -> MaskedArray:
-        """Image points (…, v, p, 2), moved along with the pictures of their views."""
+        """Image points (…, v, p, 2), moved along with the pictures of their views; those outside are masked."""
         fits = {view: self._source.fits[camera] for view, camera in enumerate(self.cameras) if camera in self._source.fits}
         if target.space != "image_points" or all(fit.source == fit.target for fit in fits.values()):
             return target
-        values = target.values.copy()
+        values, mask = target.values.copy(), target.mask.copy()
         for view, fit in fits.items():
             values[..., view, :, :] = fit.points(values[..., view, :, :])
-        return dataclasses.replace(target, values=values)
+            mask[..., view, :] &= (np.abs(values[..., view, :, :]) <= 1).all(-1)
+        return dataclasses.replace(target, values=values, mask=mask)
 
     def _goal_images(self, frames: Frames) -> UInt8Array:
-        if not self.config.goals:
-            return np.empty((len(frames.now), 0, 0, 3), np.uint8)
+        if not self.config.goals or self.cameras[0] not in self._present:
+            size = self._size if self.config.goals else (0, 0)
+            return np.zeros((len(frames.now), *size, 3), np.uint8)
         goals: UInt8Array = self._source.take(self.cameras[0], frames.episodes, frames.last, frames.last)
         return goals
 
@@ -323,8 +339,10 @@ class Frames:
     last: Int64Array
 
 
-def fits_of(cameras: Sequence[Camera], size: tuple[int, int] | None, always: bool = False) -> dict[str, FitImage]:
-    """How the pictures of `cameras` are fitted to a network's image size (height, width), where that is worth it.
+def fits_of(
+    cameras: Sequence[Camera], size: tuple[int, int] | None, fit: str = "crop", always: bool = False
+) -> dict[str, FitImage]:
+    """How the pictures of `cameras` are fitted to a network's image size (height, width) by `fit`, where that is worth it.
 
     Pictures that are all alike and no larger than `size` keep their size unless `always`: the network's own fitting enlarges
     them later.
@@ -338,4 +356,4 @@ def fits_of(cameras: Sequence[Camera], size: tuple[int, int] | None, always: boo
     alike = len({(camera.height, camera.width) for camera in cameras}) == 1
     if alike and not always and all(camera.height * camera.width <= size[0] * size[1] for camera in cameras):
         return {}
-    return {camera.name: FitImage((camera.height, camera.width), size) for camera in cameras}
+    return {camera.name: FitImage((camera.height, camera.width), size, fit) for camera in cameras}

@@ -68,8 +68,7 @@ def resample(times_s: FloatingArray, states: FloatArray, actions: FloatArray, sp
     times = _checked(times_s, states, actions, rate_hz)
     period = float(np.median(np.diff(times))) if len(times) > 1 else 1 / spec.rate_hz
     snap = SNAP * min(period, 1 / rate_hz)
-    instants = times[0] + np.arange(int(np.ceil((times[-1] + period - times[0] - snap) * rate_hz))) / rate_hz
-    rows = _nearest(times, instants, snap)
+    instants, rows = _instants(times, period, rate_hz)
     distance = np.abs(times[rows] - instants)
     worst, limit = int(distance.argmax()), max(period, 1 / rate_hz)
     if distance[worst] > limit:
@@ -119,6 +118,23 @@ def _checked(times_s: FloatingArray, states: FloatArray, actions: FloatArray, ra
         row = int(np.flatnonzero(~(steps > 0))[0])
         raise DataError(f"resampling needs ascending timestamps; row {row + 1} has {times[row + 1]:g} s after {times[row]:g} s")
     return times
+
+
+def resampled_rows(length: int, recorded_hz: float, rate_hz: float) -> Int64Array:
+    """The rows that `resample` keeps of an episode of `length` rows at a regular rate: int64 (n,).
+
+    Example:
+        >>> resampled_rows(6, 30.0, 10.0).tolist()
+        [0, 3]
+    """
+    return _instants(np.arange(length) / recorded_hz, 1 / recorded_hz, rate_hz)[1]
+
+
+def _instants(times: Float64Array, period: float, rate_hz: float) -> tuple[Float64Array, Int64Array]:
+    """The instants at `rate_hz` until the last action has ended, and the row nearest to each."""
+    snap = SNAP * min(period, 1 / rate_hz)
+    instants = times[0] + np.arange(int(np.ceil((times[-1] + period - times[0] - snap) * rate_hz))) / rate_hz
+    return instants, _nearest(times, instants, snap)
 
 
 def _nearest(times: Float64Array, instants: Float64Array, snap: float) -> Int64Array:

@@ -234,6 +234,7 @@ def measure_grounding(
 
     Raises `ConfigError` for an env without segmentation.
     """
+    check_sees(policy)
     if not isinstance(env, Segmented):
         raise ConfigError("grounding metrics need an env with segmentation masks, such as tabletop-starter")
     plan = ((env.tasks[i % len(env.tasks)], i // len(env.tasks)) for i in range(scenes))
@@ -265,6 +266,12 @@ def measure_grounding(
         mcnemar([(named > other, other > named) for named, other in changes]) if changes else None,
         (float(np.mean([a for a, _ in areas])), float(np.mean([b for _, b in areas]))) if areas else None,
     )
+
+
+def check_sees(policy: Policy) -> None:
+    """Raise `ConfigError` for a policy without cameras: its instruction is not grounded in images."""
+    if not policy.spec.cameras:
+        raise ConfigError(f"this policy of robot {policy.spec.name!r} sees no images in which its instruction could be found")
 
 
 def _estimate(key: str, values: Sequence[float]) -> Estimate:

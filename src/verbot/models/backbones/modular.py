@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,14 @@ from verbot.models.encoders.language.tokenizer import drop_words
 from verbot.models.features import Answers, Backbone, Features, Queries
 from verbot.models.layers.task_embedding import TaskEmbeddings
 from verbot.models.layers.transformer import AttentionPool, centered
-from verbot.models.protocols import AnswersQueries, FitsInstructions, GivesLayers, GrowsVocabulary, InstructionFreeFeatures
+from verbot.models.protocols import (
+    AnswersQueries,
+    CountsUnreadTokens,
+    FitsInstructions,
+    GivesLayers,
+    GrowsVocabulary,
+    InstructionFreeFeatures,
+)
 from verbot.models.queries import join_texts
 from verbot.models.registries import (
     Part,
@@ -32,6 +40,17 @@ from verbot.models.tokens import Batch, Masked, MemoryState, Sizes, TextBatch, T
 from verbot.models.validation import check_frames
 
 
+class Absent(nn.Module):
+    """In place of the vision encoder of a robot without cameras, and of the state encoder of one without a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
+        return []
+
+
 @backbones.register("modular")
 class Modular(Backbone):
     """Encoders of images, instruction, state, goal and previous action, a fusion of their tokens, and a memory after it."""
@@ -41,12 +60,14 @@ class Modular(Backbone):
     def __init__(self, config: NetworkConfig, sizes: Sizes):
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.vision = vision_encoders.build(config.vision.name, sizes, **config.vision.options)
+        self.vision: Any = (
+            vision_encoders.build(config.vision.name, sizes, **config.vision.options) if sizes.views else Absent()
+        )  # a robot may have no cameras, or no state
         self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
         pool = AttentionPool(config.width)
         self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
         self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
-        self.state = state_encoders.build(config.state.name, sizes, **config.state.options)
+        self.state: Any = state_encoders.build(config.state.name, sizes, **config.state.options) if sizes.state else Absent()
         counts = {kind: n * config.history for kind, n in {**self.vision.counts, **self.state.counts}.items()}
         previous_action_part = config.previous_action
         if (
@@ -98,6 +119,10 @@ class Modular(Backbone):
         text: TextBatch = self.language.prepare(texts)
         return text
 
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        """As its language encoder finds; none for one that makes its own vocabulary."""
+        return self.language.unread_tokens(texts) if isinstance(self.language, CountsUnreadTokens) else (0, 0)
+
     def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
         features = self._encode(batch, queries)
@@ -106,7 +131,7 @@ class Modular(Backbone):
             features.words,
             features.sentence,
             *features.vision,
-            self.encode_state(batch.state, batch.state_mask),
+            *([self.encode_state(batch.state, batch.state_mask)] if self.sizes.state else []),
             *previous_action_tokens,
         ]
         fused: TokenGroup = self.fusion(groups)

@@ -46,7 +46,7 @@ class Keypoints(TrainingObjective):
         if found is None:
             return {}
         assert found.points is not None
-        return {"keypoints": AuxiliaryPrediction(supervised(found.points, self.views, self.history))}
+        return {"keypoints": AuxiliaryPrediction(supervised(found.points, self.views, self.history), "image_points")}
 
 
 def supervised(values: Tensor, views: int, history: int = 1) -> Tensor:

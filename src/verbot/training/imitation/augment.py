@@ -31,7 +31,8 @@ def augment(
     shift = rng.integers(-limit, limit + 1, (count, v, 2))[mine]  # (x, y) in pixels
     blank = (rng.random(count) < config.blank_instruction)[mine]
     shown = (rng.random(count) < config.goal_image)[mine] & batch.goal_mask
-    missing = (rng.random((count, 1)) < config.camera_dropout * (v > 1)) & (rng.integers(v, size=(count, 1)) == np.arange(v))
+    dropped = rng.random((count, 1)) < config.camera_dropout * (v > 1)
+    missing = dropped & (rng.integers(max(v, 1), size=(count, 1)) == np.arange(v))
     there = ~missing[mine]  # (b, v)
     moved = (2.0 * shift / (width, height)).astype(np.float32)[:, :, None]  # (b, v, 1, 2)
     return dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from verbot.configuration import renamed
@@ -24,6 +25,8 @@ from verbot.training.imitation.records import (
     ValidationConfig,
 )
 
+SHARED = ("language.*", "sentence.*", "vision.*", "fusion.*")  # the weights that do not depend on a robot's numbers
+
 
 @dataclass(frozen=True)
 class CotrainingEmbodiment:
@@ -33,19 +36,20 @@ class CotrainingEmbodiment:
 
     Args:
         robot: name of the robot in its datasets.
-        network: its network; chunk, head and loss weights may differ from the first robot's.
+        network: its network; chunk, head and loss weights may differ from the first robot's. None uses the first robot's.
         datasets: folders of its episodes; every frame is drawn equally often.
         shared: patterns of weight names. Matching weights with the same name and shape in both networks are shared; each pattern
             must match at least one.
-        cameras, selections, augment: as in `DataConfig` and `TrainConfig`.
+        cameras, selections, features, augment: as in `DataConfig` and `TrainConfig`.
     """
 
     robot: str
-    network: NetworkConfig
+    network: NetworkConfig | None = None
     datasets: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ("language.*", "sentence.*", "vision.*", "fusion.*")
+    shared: tuple[str, ...] = SHARED
     cameras: tuple[str, ...] | None = None
     selections: tuple[Selection, ...] | None = None
+    features: Mapping[str, tuple[str, ...]] | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

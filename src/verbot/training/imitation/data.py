@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,13 +14,14 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from verbot.data import Dataset, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
+from verbot.data import Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
 from verbot.data.samples.episode_arrays import task_of
 from verbot.data.samples.frame_source import FrameOptions, FrameSource, open_frames
+from verbot.data.samples.matching import MatchedEpisode
 from verbot.data.samples.windows import fits_of
 from verbot.data.storage.frame_cache import FrameSelection
-from verbot.data.storage.reader import Episode, statistics_of
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.data.storage.reader import Episode
+from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
 from verbot.parallel.workers import cores
 from verbot.spec import FloatArray, RobotSpec
@@ -27,7 +30,8 @@ from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
-from verbot.training.imitation.records import AugmentConfig, DataConfig, Selection
+from verbot.training.imitation.mixing import Recording, Recordings
+from verbot.training.imitation.records import AugmentConfig, DataConfig
 
 MANY_CHUNKS = 20_000
 CPU = torch.device("cpu")
@@ -55,35 +59,28 @@ class TrainingData:
         show_progress: bool = False,
     ):
         self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
-        self._config = config
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
-        datasets = [open_dataset(path) for path in config.data.datasets]
-        self.spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        self._extractor = _extractor(config.data, config.network, self.spec, device, show_progress)
-        for dataset in datasets[1:]:
-            if (dataset.spec.state, dataset.spec.action) != (self.spec.state, self.spec.action):
-                raise ConfigError(f"{dataset.root} is of another robot ({dataset.spec.name!r}) than {datasets[0].root}")
-        chosen = [_chosen(config.data, number, dataset) for number, dataset in enumerate(datasets)]
-        self._chosen = list(zip(datasets, chosen, strict=True))
-        self.statistics: Statistics = (
-            datasets[0].statistics()
-            if len(datasets) == 1 and config.data.selections is None
-            else statistics_of([(e.states, e.actions) for e in self._episodes()])
-        )
+        self._recordings = Recordings.open(config.data)
+        self.spec = self._recordings.spec
+        network = config.network.with_image_size(self.spec)
+        self.notes = (*self._recordings.notes, *_size_notes(config.network, network, self._recordings))
+        self._config = dataclasses.replace(config, network=network)
+        self._extractor = _extractor(config.data, network, self.spec, device, show_progress)
+        self.statistics: Statistics = self._recordings.statistics()
         captioned = config.augment.captions > 0
-        if captioned and not any(e.extras.get("captions") for e in self._episodes()):
+        if captioned and not any(e.extras.get("captions") for e in self._recordings):
             raise ConfigError(
                 f"augment.captions needs captions, and {', '.join(config.data.datasets)} has none: record them with "
                 f"`verbot collect --captions 16`"
             )
-        instructions = (words for e in self._episodes() for words in (*e.instructions, *_other_words(e.extras, captioned)))
+        instructions = (words for e in self._recordings for words in (*_sentences(e), *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(instructions))
-        self.network = _with_tasks(config.network, self._episodes(), config.data.datasets)
-        splits = [_split(config.validation.share, config.seed, number, each) for number, each in enumerate(chosen)]
+        self.network = _with_tasks(network, self._recordings, config.data.datasets)
+        splits = [_split(config.validation.share, config.seed, i, r.numbers) for i, r in enumerate(self._recordings.every)]
         self._train = [
-            self._windows(dataset, train_episodes, config.augment, used)
-            for dataset, (train_episodes, _), used in zip(datasets, splits, chosen, strict=True)
+            self._windows(recording, train_episodes, config.augment)
+            for recording, (train_episodes, _) in zip(self._recordings.every, splits, strict=True)
         ]
         validation_windows = [
             windows.choosing(validation_episodes)
@@ -102,14 +99,17 @@ class TrainingData:
 
         Raises `DataError` for an unreadable dataset.
         """
-        datasets = [open_dataset(path) for path in config.data.datasets]
-        spec = _with_cameras(datasets[0].spec, config.data.cameras)
-        extractor = _extractor(config.data, config.network, spec, device, show_progress)
-        for number, dataset in enumerate(datasets):
+        recordings = Recordings.open(config.data)
+        spec, network = recordings.spec, config.network.with_image_size(recordings.spec)
+        if show_progress:
+            for note in (*recordings.notes, *_size_notes(config.network, network, recordings)):
+                print(note, file=sys.stderr)
+        extractor = _extractor(config.data, network, spec, device, show_progress)
+        for recording in recordings.every:
             if extractor is not None:
-                extractor.features(dataset, spec.camera_names)
+                extractor.features(recording.dataset, spec.camera_names)
             else:
-                frame_source(config, spec, dataset, _chosen(config.data, number, dataset), 0, show_progress).close()
+                frame_source(dataclasses.replace(config, network=network), spec, recording, 0, show_progress).close()
 
     def __enter__(self) -> TrainingData:
         return self
@@ -127,7 +127,8 @@ class TrainingData:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            self._corrections.append(self._windows(dataset, range(len(dataset)), self.augment, range(len(dataset))))
+            recording = self._recordings.with_all_of(dataset)
+            self._corrections.append(self._windows(recording, recording.numbers, self.augment))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
         shares += [len(w) * self._dagger_weight for w in self._corrections]
@@ -139,7 +140,7 @@ class TrainingData:
         network = self.network
         if not network.learns_from_chunks:
             return None
-        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._episodes() if len(e.actions) >= network.chunk]
+        every = [sliding_window_view(e.actions, network.chunk, 0) for e in self._recordings if len(e.actions) >= network.chunk]
         if not every:
             raise ConfigError(f"no episode is as long as a chunk of {network.chunk} actions")
         chunks = np.concatenate(every).swapaxes(1, 2)
@@ -161,12 +162,8 @@ class TrainingData:
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self.validation_batches))
 
-    def _episodes(self) -> Iterator[Episode]:
-        """All episodes of training and validation, read one by one to save memory."""
-        return (dataset[number] for dataset, taken in self._chosen for number in taken)
-
-    def _windows(self, dataset: Dataset, episodes: Sequence[int], sampling: AugmentConfig, used: Sequence[int]) -> Windows:
-        """Windows of `episodes`, with the frames of all episodes that are `used` in training or validation."""
+    def _windows(self, recording: Recording, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
+        """Windows of `episodes`, with the frames of all episodes that are used in training or validation."""
         network = self.network
         config = WindowConfig(
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
@@ -174,11 +171,13 @@ class TrainingData:
             labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
+        source = recording.matched
         if self._extractor is not None:
-            features = self._extractor.features(dataset, self.spec.camera_names)
-            return Windows(dataset, config, episodes=episodes, cache=features.frames, features=features)
+            features = self._extractor.features(recording.dataset, self.spec.camera_names)
+            return Windows(source, config, episodes=episodes, cache=features.frames, features=features)
         workers = self._parallelism.loader_threads or max(1, cores() // self._parallelism.processes)
-        return Windows(dataset, config, episodes=episodes, cache=frame_source(self._config, self.spec, dataset, used, workers))
+        frames = frame_source(self._config, self.spec, recording, workers)
+        return Windows(source, config, episodes=episodes, cache=frames)
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
@@ -190,26 +189,24 @@ class TrainingData:
                 self._stream = None
 
 
-def frame_source(
-    config: TrainConfig, spec: RobotSpec, dataset: Dataset, episodes: Sequence[int], workers: int, show: bool = False
-) -> FrameSource:
-    """The frames of these episodes, of the cameras in `spec`, at the size of the network where that is smaller.
+def frame_source(config: TrainConfig, spec: RobotSpec, recording: Recording, workers: int, show: bool = False) -> FrameSource:
+    """The frames of the episodes of a recording, of the cameras in `spec`, at the size of the network where that is smaller.
 
     Args:
         workers: processes that decode, if frames are decoded on the fly.
     """
-    data, network = config.data, config.network
+    data, network, dataset = config.data, config.network, recording.dataset
     sizes = {(camera.height, camera.width) for camera in spec.cameras}
     size = network.image_size or (next(iter(sizes)) if len(sizes) == 1 else None)
     names = tuple(camera for camera in spec.camera_names if camera in dataset.camera_names)
     several = len(data.datasets) > 1
-    fits = fits_of([camera for camera in dataset.spec.cameras if camera.name in names], size, always=several)
-    whole = len(episodes) == len(dataset)
-    selection = FrameSelection(names, None if whole else tuple(sorted(episodes)), fits)
+    fits = fits_of([camera for camera in dataset.spec.cameras if camera.name in names], size, network.image_fit, always=several)
+    whole = len(recording.numbers) == len(dataset)
+    selection = FrameSelection(names, None if whole else tuple(sorted(recording.numbers)), fits)
     sources = len(data.datasets) + config.dagger.rounds
     options = FrameOptions(data.frames, data.cache, data.cache_limit_gb, workers, sources, show)
     reach = (network.history - 1) * network.stride + (network.sequence - 1) * network.stride
-    return open_frames(dataset, selection, options, reach)
+    return open_frames(dataset, selection, options, math.ceil(reach * recording.matching.stride))
 
 
 def _extractor(
@@ -218,18 +215,26 @@ def _extractor(
     return FrozenFeatureExtractor(network, spec, device, show_progress, data.cache) if data.cache_features else None
 
 
-def _with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
-    """The robot with a selection of its cameras."""
-    if cameras is None:
-        return spec
-    cameras_by_name = {camera.name: camera for camera in spec.cameras}
-    for name in cameras:
-        if name not in cameras_by_name:
-            raise UnknownNameError(f"camera of robot {spec.name!r}", name, cameras_by_name)
-    return dataclasses.replace(spec, cameras=tuple(cameras_by_name[name] for name in cameras))
+def _size_notes(config: NetworkConfig, sized: NetworkConfig, recordings: Recordings) -> list[str]:
+    """What a default image size was chosen for."""
+    if config.image_size == sized.image_size or sized.image_size is None:
+        return []
+    sizes = ", ".join(f"{height}×{width}" for height, width in sorted(recordings.image_sizes()) if height)
+    height, width = sized.image_size
+    return [
+        f"camera images of {sizes} are resized to {height}×{width}, {sized.image_fit} where the aspect ratio differs: set "
+        f"network.image_size and network.image_fit (crop or letterbox) for another size"
+    ]
 
 
-def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: Sequence[str]) -> NetworkConfig:
+def _sentences(episode: Episode | MatchedEpisode) -> Iterator[str]:
+    """Every wording of every instruction of an episode."""
+    yield from episode.instructions
+    for segment in episode.segments:
+        yield from segment.wordings
+
+
+def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode | MatchedEpisode], datasets: Sequence[str]) -> NetworkConfig:
     """The network with the tasks of the episodes, for a head with one module per task that has none yet.
 
     Raises `ConfigError` if no task is recorded, or one that the head does not have.
@@ -246,21 +251,6 @@ def _with_tasks(network: NetworkConfig, episodes: Iterable[Episode], datasets: S
     if head_tasks and (unknown_tasks := sorted(set(recorded_tasks) - set(head_tasks))):
         raise ConfigError(f"the head has the tasks {', '.join(head_tasks)}; the episodes also have {', '.join(unknown_tasks)}")
     return network if head_tasks else network.with_tasks(recorded_tasks)
-
-
-def _chosen(config: DataConfig, number: int, dataset: Dataset) -> list[int]:
-    """The selected episodes of dataset `number`. Raises `ConfigError` if there are fewer than requested."""
-    selection = config.selections[number] if config.selections is not None else Selection()
-    episodes = list(range(len(dataset)))
-    if selection.tasks is not None:
-        recorded = [(episode.extras.get("request") or {}).get("task") for episode in dataset]
-        for task in selection.tasks:
-            if task not in recorded:
-                raise UnknownNameError(f"task in {dataset.root}", task, sorted({str(each) for each in recorded if each}))
-        episodes = [i for i in episodes if recorded[i] in selection.tasks]
-    if selection.episodes is not None and selection.episodes > len(episodes):
-        raise ConfigError(f"{dataset.root} has {len(episodes)} of the selected episodes; {selection.episodes} were requested")
-    return episodes[: selection.episodes]
 
 
 def _split(share: float, seed: int, number: int, episodes: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from verbot.data import open_dataset
 from verbot.errors import ConfigError
 from verbot.models.format_1 import weight_name
 from verbot.models.lora import adapt
@@ -21,6 +20,7 @@ from verbot.policy.storage import policy_folder
 from verbot.spec import Component, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
+from verbot.training.imitation.mixing import opened
 from verbot.training.imitation.records import InitConfig
 
 KEEPS = {"state": "state", "action": "head"}  # statistics, each with the part that depends on them
@@ -36,7 +36,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     if init.init_from is None:
         return config
     sha256, start = _load(init)
-    dataset = open_dataset(data.datasets[0])
+    dataset = opened(data, data.datasets[0])
     identified = dataclasses.replace(init, sha256=sha256)
     if init.parts is not None:
         if any(part.startswith("vision") for part in init.parts):

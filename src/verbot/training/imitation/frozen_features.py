@@ -14,8 +14,8 @@ from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.protocols import CacheableFeatures, FitsInstructions
 from verbot.models.registries import vision_encoders
+from verbot.policy.fitting import ImageFitter
 from verbot.spec import FloatArray, RobotSpec, UInt8Array
-from verbot.transforms import FitImage
 
 
 class FrozenFeatureExtractor:
@@ -39,6 +39,7 @@ class FrozenFeatureExtractor:
                 f"{config.backbone.name!r}"
             )
         part, self._sizes = config.vision, config.sizes(spec)
+        self._fitter = ImageFitter.of(config, self._sizes)
         kind = vision_encoders.get(part.name)
         with torch.random.fork_rng(devices=[]):  # trained parts of the encoder are not used here
             options = kind.fit(part.options, ()) if isinstance(kind, FitsInstructions) else part.options
@@ -55,11 +56,12 @@ class FrozenFeatureExtractor:
         folders = [folder / "frames" for folder in cache_folders(dataset, self._folder)]
         frames = FrameCache(dataset, [camera for camera in cameras if camera in dataset.camera_names], folders)
         size = f"{self._sizes.height}x{self._sizes.width_px}"
+        size += "" if self._fitter.fit == "crop" else f" {self._fitter.fit}"
         return FeatureCache(frames, f"{self._encoder.key} of {size}", self._compute, self._show)
 
     def _compute(self, frames: UInt8Array) -> FloatArray:
         """Features (n, p, d) of frames (n, h, w, 3), resized as in `VLAPolicy.collate`."""
-        fit = FitImage(frames.shape[1:3], (self._sizes.height, self._sizes.width_px))
+        fit = self._fitter.transform(*frames.shape[1:3])
         pixels = torch.from_numpy(np.array(fit.forward(frames))).movedim(-1, -3).to(self._device)
         found: FloatArray = self._encoder.features(pixels).float().cpu().numpy()
         return found

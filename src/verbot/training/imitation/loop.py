@@ -38,7 +38,7 @@ from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
-from verbot.training.log import Log
+from verbot.training.log import LOG, Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 TEXTS_PER_BATCH = 256
@@ -163,6 +163,8 @@ def run(
     with ExitStack() as stack, Log(out if process_group.is_main else None, state.step, state.total, show_progress) as log:
         for embodiment in embodiments:
             stack.enter_context(embodiment.training_data)
+            if latest is None:
+                embodiment.record_notes(log, show_progress and process_group.is_main)
         last = _loop(config, session, log, stop_at)
     return _finish(config, session, last, card)
 
@@ -379,7 +381,8 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     """Make `out` the folder of this run. Raises `ConfigError` if it contains another run."""
     path = out / CONFIG
-    if path.exists():
+    started = any((out / name).exists() for name in (LOG, CHECKPOINTS, RESULT))  # else its data were refused
+    if path.exists() and started:
         if not resume:
             raise ConfigError(f"{out} contains a training run already; choose another folder, or resume it")
         recorded = load_yaml(TrainConfig, path)

@@ -15,19 +15,31 @@ from verbot.models.lora import LoraConfig
 
 @dataclass(frozen=True)
 class Selection:
-    """The episodes of a dataset that are used; all of them by default.
+    """The episodes of a dataset that are used; all of them by default. Every condition that is given must hold.
 
     Args:
-        tasks: only episodes of these tasks (``extras["request"]["task"]``).
+        tasks: only episodes of these tasks: the recorded task, or the sentence of an episode that records none.
         episodes: only this many, from the first on.
+        numbers: only the episodes with these numbers: a list, or ranges without their ends such as ``"0:50"`` or ``"0:50,60"``.
+        success: only episodes that were recorded as a success (True) or as a failure (False).
+        min_length, max_length: only episodes of so many frames.
     """
 
     tasks: tuple[str, ...] | None = None
     episodes: int | None = None
+    numbers: tuple[int, ...] | str | None = None
+    success: bool | None = None
+    min_length: int | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.episodes is not None and self.episodes < 1:
             raise ConfigError(f"a selection of {self.episodes} episodes is empty; expected at least 1")
+        if self.max_length is not None and self.max_length < (self.min_length or 1):
+            raise ConfigError(
+                f"a selection of episodes with {self.min_length or 1} to {self.max_length} frames is empty; expected max_length "
+                f"to be at least min_length"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,15 @@ class DataConfig:
         datasets: folders of episodes.
         weights: fraction of samples from each dataset; None draws every frame equally often.
         selections: the episodes of each dataset that are used; None uses all. A dataset may be named twice, selected differently.
-        cameras: the cameras of the policy, in this order; None uses all cameras of the datasets.
+        cameras: the cameras of the policy, in this order; None uses all cameras of the datasets. A camera that one of them lacks
+            is masked there.
+        features: which features of the datasets are the state, the action and the cameras, where they have other names than
+            LeRobot's: ``{"observation.state": ["arm", "gripper"], "observation.images.front": ["image0"]}``.
+        depth: read depth cameras too.
+        rate_hz: the rate to which datasets of another rate are resampled (see `verbot.data.storage.resample.resample`); None
+            refuses datasets of different rates.
+        out_of_range: what to do if data lie outside the robot's declared ranges. ``"refuse"`` stops. ``"clip"`` trains: actions
+            are clipped to the range, states are taken as they are. ``"widen"`` trains with ranges that hold the data.
         batch_size: samples of all processes together; for a network with a memory, frames: ``batch_size / sequence`` sequences.
         cache_features: compute the features of a frozen vision encoder once for every frame and cache them on disk, beside the
             decoded frames. Image augmentation must then be off.
@@ -52,6 +72,10 @@ class DataConfig:
     weights: tuple[float, ...] | None = None
     selections: tuple[Selection, ...] | None = None
     cameras: tuple[str, ...] | None = None
+    features: Mapping[str, tuple[str, ...]] | None = None
+    depth: bool = False
+    rate_hz: float | None = None
+    out_of_range: Literal["refuse", "clip", "widen"] = "refuse"
     batch_size: int = 64
     cache_features: bool = False
     frames: Literal["auto", "cache", "decode"] = "auto"
@@ -64,6 +88,8 @@ class DataConfig:
             raise ConfigError(f"frames is {self.frames!r}; expected 'auto', 'cache' or 'decode'")
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
+        if self.rate_hz is not None and self.rate_hz <= 0:
+            raise ConfigError(f"data.rate_hz is {self.rate_hz:g}; expected more than 0")
         for name in ("weights", "selections"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.datasets):

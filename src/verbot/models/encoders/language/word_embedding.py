@@ -28,13 +28,13 @@ class WordEmbedding(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        vocabulary: Sequence[str] = (),
+        vocabulary: Sequence[str] | None = None,
         layers: int = 1,
         heads: int = 4,
         longest: int = 48,
     ):
         super().__init__()
-        if not vocabulary:
+        if vocabulary is None:
             raise ConfigError("word_embedding has no vocabulary; build it with WordEmbedding.fit(options, instructions)")
         self.ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary))}
         self.longest = longest

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbot.errors import ConfigError
+from verbot.models.encoders.vision.sides import check_sides
 from verbot.models.encoders.vision.spatial_softmax import check_heatmaps, place_reader, spatial_softmax
 from verbot.models.layers.transformer import pixel_grid
 from verbot.models.registries import vision_encoders
@@ -29,8 +32,7 @@ class FilmConv(nn.Module):
 
     def __init__(self, sizes: Sizes, channels: int = 16, heatmaps: int = 16, shared: bool = False):
         super().__init__()
-        if sizes.height % 8 or sizes.width_px % 8:
-            raise ConfigError(f"film_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_sides("film_conv", sizes, self.side_multiple({}))
         check_heatmaps("film_conv", heatmaps)
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
@@ -42,6 +44,10 @@ class FilmConv(nn.Module):
         nn.init.zeros_(self.film.bias)
         self.project = place_reader(channels, sizes.width)
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return 8
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         film = self.film(sentence).unflatten(-1, (self.views, -1))  # (b, v, 6c)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbot.errors import ConfigError
+from verbot.models.encoders.vision.sides import check_sides
 from verbot.models.encoders.vision.spatial_softmax import place_reader
 from verbot.models.layers.transformer import pixel_grid
 from verbot.models.registries import goal_encoders
@@ -29,14 +32,17 @@ class GoalConv(nn.Module):
 
     def __init__(self, sizes: Sizes, channels: int = 32, tokens: int = 8):
         super().__init__()
-        if sizes.height % 4 or sizes.width_px % 4:
-            raise ConfigError(f"goal_conv needs image sides that are multiples of 4; got {sizes.height}×{sizes.width_px}")
+        check_sides("goal_conv", sizes, self.side_multiple({}))
         self.stem = nn.Conv2d(7, channels, 6, 4, padding=1)
         self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
         self.heat = nn.Conv2d(channels, tokens, 1)
         self.project = place_reader(channels, sizes.width)
         self.kind = nn.Parameter(torch.randn(tokens, sizes.width) * 0.1)
         self.register_buffer("cells", pixel_grid(sizes.height // 4, sizes.width_px // 4), persistent=False)
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return 4
 
     def forward(self, goal: Tensor, mask: Tensor, now: Tensor, now_mask: Tensor) -> TokenGroup:
         """`goal` (b, 3, h, w) with `mask` (b,), and the current image `now` (b, 3, h, w) with `now_mask` (b,); in [-1, 1]."""

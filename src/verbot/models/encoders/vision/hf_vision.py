@@ -112,6 +112,13 @@ class HFVision(nn.Module):
         architecture = pretrained.architecture(folder)
         return {**options, "architecture": architecture, "prepare": _prepare(architecture, folder)}
 
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        if options.get("size", "model") != "image":
+            return 1
+        architecture: Mapping[str, Any] = options.get("architecture") or ({} if options.get("checkpoint") else SMALL)
+        return int(architecture.get("vision_config", architecture).get("patch_size", 1))
+
     @property
     def cacheable(self) -> bool:
         """Whether the model is frozen and does not depend on the instruction."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.contracts import POINTS
-from verbot.errors import ConfigError
+from verbot.models.encoders.vision.sides import check_sides
 from verbot.models.encoders.vision.spatial_softmax import Pointer, check_heatmaps
 from verbot.models.layers.transformer import Block
 from verbot.models.registries import vision_encoders
@@ -42,8 +45,7 @@ class MultiView(nn.Module):
         patches: bool = False,
     ):
         super().__init__()
-        if sizes.height % 8 or sizes.width_px % 8:
-            raise ConfigError(f"multi_view needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_sides("multi_view", sizes, self.side_multiple({}))
         check_heatmaps("multi_view", heatmaps)
         self.patches = patches
         fine, self.coarse = (sizes.height // 4, sizes.width_px // 4), (sizes.height // 8, sizes.width_px // 8)
@@ -63,6 +65,10 @@ class MultiView(nn.Module):
         self.tell = nn.Linear(width, sizes.width)
         if patches:
             self.out = nn.Linear(width, sizes.width)
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return 8
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         fine, coarse = self._encode(images, mask)

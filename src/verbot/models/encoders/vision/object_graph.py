@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +70,10 @@ class ObjectGraph(nn.Module):
         self.thingness = nn.ModuleList(_Objectness(features) for _ in range(sizes.views))
         self.find = _Peaks(self.base.grid, nodes)
         self.graphs = nn.ModuleList(_Graph(sizes.width, features, layers, heads) for _ in range(sizes.views))
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return 8
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self._groups(*self._detect(images), mask, sentence)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.contracts import POINTS
-from verbot.errors import ConfigError
+from verbot.models.encoders.vision.sides import check_sides
 from verbot.models.encoders.vision.spatial_softmax import NearPlace, check_heatmaps, place_reader, spatial_softmax
 from verbot.models.layers.transformer import centered, pixel_grid
 from verbot.models.registries import vision_encoders
@@ -40,8 +41,7 @@ class QueryConv(nn.Module):
         self, sizes: Sizes, channels: int = 16, features: int = 32, heatmaps: int = 16, by_place: bool = False, stem: int = 0
     ):
         super().__init__()
-        if sizes.height % 8 or sizes.width_px % 8:
-            raise ConfigError(f"query_conv needs image sides that are multiples of 8; got {sizes.height}×{sizes.width_px}")
+        check_sides("query_conv", sizes, self.side_multiple({}))
         check_heatmaps("query_conv", heatmaps)
         self.views, self.heatmaps = sizes.views, heatmaps
         self.counts = {"keypoints": sizes.views * heatmaps}
@@ -52,6 +52,10 @@ class QueryConv(nn.Module):
         self.slots = nn.Parameter(torch.randn(sizes.views * heatmaps, sizes.width) * 0.02)
         self.where = NearPlace(sizes.width, sizes.views, heatmaps, self.grid) if by_place else None
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return 8
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self.groups(self.encode(images), mask, sentence)

@@ -115,7 +115,10 @@ class Tower(nn.Module):
         else:
             patch = int(config.patch_size)
             if self.size[0] % patch or self.size[1] % patch:
-                raise ConfigError(f"patches of {patch} pixels do not divide images of {self.size[0]}×{self.size[1]}")
+                raise ConfigError(
+                    f"patches of {patch} pixels do not divide images of {self.size[0]}×{self.size[1]}: set the encoder's size to "
+                    f"'model', or the network's image_size to multiples of {patch}"
+                )
             self.grid, self.width = (self.size[0] // patch, self.size[1] // patch), int(config.hidden_size)
             self.depth = int(config.num_hidden_layers)
         self.eval()

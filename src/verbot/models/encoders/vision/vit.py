@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,10 @@ class ViT(nn.Module):
     ):
         super().__init__()
         if sizes.height % patch or sizes.width_px % patch:
-            raise ConfigError(f"patches of {patch} pixels do not divide images of {sizes.height}×{sizes.width_px}")
+            raise ConfigError(
+                f"patches of {patch} pixels do not divide images of {sizes.height}×{sizes.width_px}: set the network's "
+                f"image_size to multiples of {patch}"
+            )
         if patch % 2 ** len(stem):
             raise ConfigError(f"{len(stem)} convolutions that halve the image do not divide patches of {patch} pixels")
         check_heatmaps("vit", heatmaps)
@@ -70,6 +74,10 @@ class ViT(nn.Module):
         if patches:
             self.out = nn.Linear(dim, sizes.width)
         self.register_buffer("cells", pixel_grid(*self.grid), persistent=False)
+
+    @staticmethod
+    def side_multiple(options: Mapping[str, Any], /) -> int:
+        return int(options.get("patch", 8))
 
     def forward(self, images: Tensor, mask: Tensor, sentence: Tensor) -> list[TokenGroup]:
         return self._groups(self.transform(images), mask, sentence)
