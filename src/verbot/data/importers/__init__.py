@@ -195,8 +195,12 @@ def listed(value: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in words if word.strip())
 
 
+class UnknownFieldError(DataError):
+    """A field that an option names, or that a robot has, does not exist."""
+
+
 def pick(wanted: tuple[str, ...], known: Mapping[str, Any], kind: str, place: object) -> list[str]:
-    """Return `wanted` if `known` has every name. Otherwise raises `DataError` that lists the existing names.
+    """Return `wanted` if `known` has every name. Otherwise raises `UnknownFieldError`, which lists the existing names.
 
     Args:
         known: the existing names; the message also has the shape of a frame if the value is that shape, or an array (t, …).
@@ -204,7 +208,7 @@ def pick(wanted: tuple[str, ...], known: Mapping[str, Any], kind: str, place: ob
     absent = [name for name in wanted if name not in known]
     if absent:
         existing = ", ".join(name + _shape(value) for name, value in known.items())
-        raise DataError(f"{place} has no {kind} {', '.join(map(repr, absent))}; it has {existing or 'none'}")
+        raise UnknownFieldError(f"{place} has no {kind} {', '.join(map(repr, absent))}; it has {existing or 'none'}")
     return list(wanted)
 
 

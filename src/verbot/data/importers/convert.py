@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data.importers import open_source, reading, recognize
-from verbot.data.importers.plan import PlanOptions, ImportPlan
+from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json, write_atomic

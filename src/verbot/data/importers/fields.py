@@ -166,6 +166,12 @@ def column_of(field: str, values: np.ndarray) -> tuple[str, np.ndarray] | None:
     return name, values.reshape(-1).astype(kind)
 
 
+def channels_note(shape: Sequence[int | None] | None) -> str:
+    """The conversion of a picture (h, w, c) to RGB, if its channels are not red, green and blue."""
+    last = shape[-1] if shape is not None and len(shape) == 3 else None
+    return {1: "one channel, repeated", 4: "the fourth channel left out"}.get(last or 0, "")
+
+
 def left_out(field: str, shape: Sequence[int | None] | None, kind: str = "numbers") -> FieldNote:
     """The note on a field that nothing took, with the option that takes it.
 

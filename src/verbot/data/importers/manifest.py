@@ -170,7 +170,9 @@ def _chosen(options: FieldOptions, entry: Any, has_state: bool) -> _Chosen:
         inner = [name for name in stems if stems[name][0] == IMAGES and (stems[name][1] or not isinstance(entry[IMAGES], dict))]
         given = {called(name): name for name in inner if stems[name] not in {stems[field] for field in depth.values()}}
     state, action, sentences = (options.names(label) for label in ("state", "action", "instruction"))
-    vectors = {str(key): None for key, value in entry.items() if isinstance(value, int | float | list)}
+    vectors = {
+        str(key): _shape(value) for key, value in entry.items() if isinstance(value, int | float | list) and key not in IDS
+    }
     return _Chosen(
         ((STATE,) if has_state else ()) if state is None else tuple(pick(state, vectors, "state field", "entry 0")),
         _usual_action(entry) if action is None else tuple(pick(action, vectors, "action field", "entry 0")),
@@ -179,6 +181,12 @@ def _chosen(options: FieldOptions, entry: Any, has_state: bool) -> _Chosen:
         (INSTRUCTION,) if sentences is None else tuple(pick(sentences, entry, "instruction field", "entry 0")),
         options.depth_scale,
     )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of one frame of a number, a vector or several vectors."""
+    inner = value[0] if isinstance(value, list) and value and isinstance(value[0], list) else value
+    return (len(inner),) if isinstance(inner, list) else ()
 
 
 def _usual_action(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -284,11 +292,7 @@ class _Step:
             names = "neither action nor action_sequence" if key in ACTIONS else f"no {key}"
             raise DataError(f"entry {self.number} has {names}; it has {', '.join(map(str, self.entry))}")
         values, dimensions = _numbers(self.entry[key], key, self.number), 2 if key == ACTIONS[1] else 1
-        if key == ACTIONS[1]:
-            fits = values.ndim == 2
-        else:
-            fits = values.ndim in (1, 2)
-        if not fits or not values.size:
+        if values.ndim not in {dimensions, 2} or not values.size:
             raise DataError(f"entry {self.number}: {key} has shape {values.shape}; expected {dimensions} dimension(s)")
         return values.reshape(-1, values.shape[-1])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import FieldNote, Item, RawEpisode, Source, known_robots
+from verbot.data.importers import FieldNote, Item, RawEpisode, Source, UnknownFieldError, known_robots
 from verbot.data.importers.table import RowLog, Skipped
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.segments import check_segments
@@ -17,6 +17,8 @@ from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, DataError
 from verbot.parallel.progress import Progress
 from verbot.spec import Camera, RobotSpec
+
+ENOUGH = 3  # episodes without a field that must exist
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,16 @@ class ImportPlan:
                     cameras = self._surveyed(item, ranges, cameras)
                 except DataError as error:
                     problems.append(f"{item.key}: {error}")
+                    if cameras is None and isinstance(error, UnknownFieldError) and count >= ENOUGH:
+                        break  # an option is wrong, not the episodes
                 bar.update(count)
                 if cameras is not None and all(part.low is not None for part in (*self.state, *self.action)):
                     break
         if cameras is None:
-            raise DataError(f"no episode of {self.given.name} can be imported: {'; '.join(problems[:5]) or 'it has none'}")
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise DataError(
+                f"no episode of {self.given.name} can be imported: {problems[0] if problems else 'it has none'}{more}"
+            )
         state, action = (
             known_robots.components(parts, low, high)
             for parts, (low, high) in zip((self.state, self.action), ranges.found, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import WIDEST, FieldNote, RawEpisode, known_robots, pick, unique
-from verbot.data.importers.fields import COLUMNS, FieldOptions, column_of, left_out
+from verbot.data.importers.fields import COLUMNS, FieldOptions, channels_note, column_of, left_out
 from verbot.data.importers.images import SCALED, decode_all, decode_depth, depth_of, float_range, frames_of
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.importers.rlds_fields import METADATA, OBSERVATION, STEPS, Field, kind_of, unpacked
@@ -172,11 +172,12 @@ class RldsRecord:
         usual = [key for key in robot.camera_fields if key in pictures] or [key for key in pictures if "depth" not in key]
         for camera, key in ({called(key): key for key in usual} if chosen is None else chosen).items():
             if self._is_encoded(key):
-                notes.append(FieldNote(key, f"camera {camera}"))
+                notes.append(FieldNote(key, f"camera {camera}", channels_note(self.shape(key))))
                 yield camera, partial(decode_all, self.steps[key], f"{self.name}, {key}")
                 continue
             range_, note = self._pixel_range(key, reading)
-            notes.append(FieldNote(key, f"camera {camera}", *note))
+            conversion = "; ".join(filter(None, (channels_note(self.shape(key)), note[0])))
+            notes.append(FieldNote(key, f"camera {camera}", conversion, note[1]))
             yield camera, partial(self._frames, key, range_)
         scale = options.depth_scale
         for camera, key in (options.cameras("depth", shapes, called, self.name) or {}).items():

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, failing, files_of, known_robots, pick, sources, unique
-from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, column_of, left_out
+from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, channels_note, column_of, left_out
 from verbot.data.importers.images import FLOATS, SCALED, depth_of, float_range, frames_of
 from verbot.data.importers.tensor_files import SUFFIXES, TensorFile, open_tensors
 from verbot.data.storage.segments import InstructionSegment
@@ -84,7 +84,8 @@ class Tensors:
         cameras: dict[str, Callable[[], UInt8Array | FloatArray]] = {}
         for camera, key in tensors.cameras.items():
             floats, note = self._range(key, tensors.file.kinds[key])
-            notes.append(FieldNote(key, f"camera {camera}", *note))
+            conversion = "; ".join(filter(None, (channels_note(tensors.file.shapes[key][1:]), note[0])))
+            notes.append(FieldNote(key, f"camera {camera}", conversion, note[1]))
             cameras[camera] = partial(self._frames, tensors, key, rows, floats)
         scale = tensors.options.depth_scale
         for camera, key in tensors.depth.items():

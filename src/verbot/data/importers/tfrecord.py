@@ -91,6 +91,12 @@ class RecordFile:
                 problem = f"ends within record {index}: {end - reader.size} bytes are missing"
                 yield RecordLocation(index, start, length, problem)
                 return
+            if reader.size is None:  # whether all of it is there is known only after decompressing it
+                try:
+                    reader.seek(end)
+                except zlib.error as error:
+                    yield RecordLocation(index, start, length, f"is compressed, and ends within record {index} ({error})")
+                    return
             yield RecordLocation(index, start, length)
             start, index = end, index + 1
 
