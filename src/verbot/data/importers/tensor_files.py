@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import tokenize
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -106,7 +107,7 @@ def _safetensors(path: Path, language: str) -> TensorFile:
 
 def _npz(path: Path) -> TensorFile:
     with reading(path, *BROKEN_NPZ):
-        archive = zipfile.ZipFile(path)
+        archive = _archive(path)
         damaged = archive.testzip()  # reads every array once and compares its checksum
         if damaged is not None:
             raise CorruptFileError(path, f"cannot be read (the checksum of {damaged} differs)")
@@ -120,6 +121,18 @@ def _npz(path: Path) -> TensorFile:
     readers = {name: _between(array.rows, np.zeros((0, *array.shape[1:]))) for name, array in numbers.items()}
     shapes, kinds = ({name: get(a) for name, a in numbers.items()} for get in (lambda a: a.shape, lambda a: a.dtype.kind))
     return TensorFile(path, readers, shapes, kinds, texts)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """An open archive, whose file is closed with it, even if streams of it are open."""
+    file = open(path, "rb")  # noqa: SIM115  # closed below
+    try:
+        archive = zipfile.ZipFile(file)
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(archive, file.close)
+    return archive
 
 
 class _Array:
