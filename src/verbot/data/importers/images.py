@@ -16,6 +16,7 @@ from verbot.spec import FloatArray, UInt8Array
 FLOATS = ("auto", "unit", "signed", "byte")
 SCALES = {"unit": (255.0, 0.0), "signed": (127.5, 127.5), "byte": (1.0, 0.0)}  # factor and offset to 0..255
 SCALED = {"unit": "times 255", "signed": "(x + 1) × 127.5", "byte": "rounded"}
+MANY = 8  # different levels of pictures that are not synthetic
 SAMPLED = 1 << 20  # at most about so many floats are compared with the levels of 8 bits
 # What Pillow's decoders raise for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError, struct.error, zlib.error)
@@ -141,9 +142,13 @@ def float_range(values: np.ndarray, name: object) -> tuple[str, str]:
     sample = values.reshape(-1)[:: max(1, values.size // SAMPLED)].astype(np.float64)
     tolerance = 0.15 if values.dtype == np.float16 else 1e-3
     if low >= 0 and high <= 1:
-        for found, levels, text in (("unit", sample * 255, "k / 255"), ("signed", (sample + 1) * 127.5, "k / 127.5 - 1")):
-            if np.abs(levels - np.rint(levels)).max(initial=0) <= tolerance:
-                return found, f"every value is {text}"
+        levels = np.rint(sample * 255)
+        if np.abs(sample * 255 - levels).max(initial=0) <= tolerance:
+            odd = bool((levels % 2 == 1).all())  # so are those of 8 bits in −1..1: k / 127.5 − 1 is (2 k − 255) / 255
+            if not odd or low == 1:
+                return "unit", "every value is k / 255"
+            if len(np.unique(levels)) >= MANY:
+                return "signed", "every value is k / 127.5 - 1"
         if low < 0.1:
             return "unit", f"values from {low:.2g} to {high:.2g}"
     elif -1.001 <= low < 0 and high <= 1.001:
