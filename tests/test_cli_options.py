@@ -130,11 +130,12 @@ def test_those_of_an_import(capsys, monkeypatch, tmp_path):
     spec = robot_spec()
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
     line = (
-        f"data import logs new --format mcap --limit 2 --rate-hz 3 --robot aloha --spec {tmp_path}/spec.json"
-        " --instruction 'fold it' --set split=/x images.front=/y --json"
+        f"data import logs new --format mcap --limit 2 --rate-hz {spec.rate_hz} --robot aloha --spec {tmp_path}/spec.json"
+        " --instruction 'fold it' --set split=/x images.front=/y --map action=/z,/w --json"
     )
     given, named = reached(capsys, monkeypatch, "verbot.data.importers.convert.import_dataset", line)
-    config = ImportConfig("mcap", 2, 3.0, "aloha", spec, "fold it", {"split": "/x", "images": {"front": "/y"}})
+    options = {"split": "/x", "images": {"front": "/y"}, "action": ("/z", "/w")}
+    config = ImportConfig("mcap", 2, spec.rate_hz, "aloha", spec, "fold it", options)
     assert (given, named) == ((Path("logs"), Path("new"), config), {"progress": True})
 
 

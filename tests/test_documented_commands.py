@@ -4,6 +4,7 @@ A folder or file that a command reads is made first, by the documented command t
 its reason; other tests parse those commands. Commands that play many episodes run with ``-m soak``.
 """
 
+import importlib
 import json
 import os
 import re
@@ -208,6 +209,9 @@ def own_files():
     for number in range(2):
         with Log(Path(f"logs/log_{number}.mcap")) as log:
             log.episode(recorded, START, "tidy the table")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tests" / "cases"))
+        importlib.import_module("r01_own").make(Path("own_rlds"))
     for dataset in ("outputs/mine", "outputs/corrections"):  # in place of a person's
         assert run(["collect", dataset, "--episodes", "4", "--workers", "1"]) == 0
 

@@ -18,10 +18,14 @@ def data_import_command(
     format: str | None = None,
     limit: int | None = None,
     recordings: ImportOptions = RECORDINGS,
+    map: tuple[str, ...] = (),
     set: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
     """Import recordings of another format. An interrupted import continues; what is broken is named, and the rest imported.
+
+    It ends with a table of what each field was taken as, how it was converted and what was left out, which `verbot data info`
+    prints too.
 
     Example: verbot data import recordings outputs/imported --robot aloha --instruction "fold the shirt"
 
@@ -30,18 +34,25 @@ def data_import_command(
         target: the new dataset's folder.
         format: manifest, tensors, rlds, hdf5 or mcap, instead of the one recognized.
         limit: only the first so many episodes.
+        map: fields of the source by the dataset's names, as in observation.state=state action=arm,gripper images.front=image0
+            instruction=task; several vectors are joined.
         set: options of the format, each as name=value; see docs/guides/importing.md.
         json: print the result as JSON.
     """
     from verbot.configuration import assignments, nested
     from verbot.data.importers.convert import ImportConfig, import_dataset
+    from verbot.data.importers.fields import mapped
     from verbot.data.storage.files import read_json
+    from verbot.errors import ConfigError
     from verbot.spec import RobotSpec
 
     spec = None if recordings.spec is None else RobotSpec.from_json(read_json(recordings.spec))
-    config = ImportConfig(
-        format, limit, recordings.rate_hz, recordings.robot, spec, recordings.instruction, nested(assignments(set))
-    )
+    options, fields = nested(assignments(set)), mapped(map)
+    twice = [name for name in fields if name in options]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given by --map and by --set; give it once")
+    given = (recordings.rate_hz, recordings.robot, spec, recordings.instruction)
+    config = ImportConfig(format, limit, *given, {**options, **fields})
     result = import_dataset(source, target, config, progress=True)
     if json:
         print(json_module.dumps(result.to_json(), indent=1))
@@ -50,6 +61,7 @@ def data_import_command(
         print(f"skipped {skipped}", file=sys.stderr)
     for problem in result.problems:
         print(problem, file=sys.stderr)
+    print(*result.table.lines(), "", sep="\n")
     notes = [f"{result.already} were there" if result.already else ""]
     notes += [f"{result.without_instruction} without instruction" if result.without_instruction else ""]
     notes += [f"{len(result.skipped)} skipped" if result.skipped else ""]

@@ -7,6 +7,7 @@ from typing import Any
 
 from verbot.data import open_dataset
 from verbot.data.importers import sources
+from verbot.data.importers.table import read_table
 from verbot.data.samples.labels import labels
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
@@ -67,7 +68,7 @@ def _plural(word: str) -> str:
 
 
 def describe(path: Path) -> str:
-    """Robot, cameras, episodes, instructions and components, a line each."""
+    """Robot, cameras, episodes, instructions and components, a line each; of an imported dataset also the import's table."""
     dataset = open_dataset(path)
     spec, episodes = dataset.spec, list(dataset)
     frames = sum(len(episode.actions) for episode in episodes)
@@ -79,6 +80,9 @@ def describe(path: Path) -> str:
     lines += [f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}" for camera in spec.cameras]
     for label, components in (("state", spec.state), ("action", spec.action)):
         lines += [f"{label} {c.name}: {c.kind}, {', '.join(c.axes)} ({c.unit}, frame {c.frame})" for c in components]
+    table = read_table(path)
+    if table is not None:
+        lines += ["", f"imported from {table.source} ({table.format}), {len(table.skipped)} episodes skipped", *table.lines()]
     return "\n".join(lines)
 
 

@@ -137,10 +137,10 @@ def test_formats_are_recognized(tmp_path, folder):
 
 def test_a_native_dataset_needs_no_import(tmp_path):
     path = example_dataset(tmp_path / "dataset")
-    with pytest.raises(DataError, match=r"is a LeRobotDataset v3\.0, verbot's own format; use it directly"):
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v3\.0, which verbot reads as it is"):
         import_dataset(path, tmp_path / "out")
     (path / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
-    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1, which verbot reads directly"):
+    with pytest.raises(DataError, match=r"is a LeRobotDataset v2\.1, which verbot reads as it is"):
         import_dataset(path, tmp_path / "out")
     (path / "meta/info.json").write_text('{"codebase_version": "v1.6"}')
     with pytest.raises(DataError, match=r"is a LeRobotDataset v1\.6; convert it to v3\.0 with LeRobot"):
@@ -148,7 +148,7 @@ def test_a_native_dataset_needs_no_import(tmp_path):
 
 
 def test_wrong_options_and_robots_are_reported(tmp_path, folder):
-    with pytest.raises(ConfigError, match="format 'tensors' has no option 'split'; it has floats"):
+    with pytest.raises(ConfigError, match="format 'tensors' has no option 'split'; it has state, action, images, .*, floats"):
         import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, options={"split": "train"}))
     with pytest.raises(UnknownNameError, match="there is no known robot named 'driod'. Did you mean 'droid'"):
         import_dataset(folder, tmp_path / "out", ImportConfig(robot="driod"))
@@ -230,7 +230,7 @@ def test_the_command_names_what_it_skipped_and_exits_with_1(capsys, tmp_path, fo
     record = json.loads(out)
     assert code == 0 and (record["already"], record["episodes"], record["skipped"]) == (6, 6, [])
     code, _, err = run(capsys, "import", tmp_path / "out", tmp_path / "two")
-    assert code == 2 and "verbot's own format" in err
+    assert code == 2 and "which verbot reads as it is" in err
     code, out, _ = run(capsys, "export", tmp_path / "out", tmp_path / "all.hdf5", "--to", "hdf5", "--limit", "2")
     assert code == 0 and out.startswith("2 episodes, 11 frames: ")
 

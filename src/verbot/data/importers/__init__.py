@@ -19,7 +19,7 @@ from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.registry import Registry, options_of
-from verbot.spec import UInt8Array
+from verbot.spec import FloatArray, UInt8Array
 
 Fields = Mapping[str, np.ndarray]
 WIDEST = 64  # numbers per frame; a wider field without a name is an embedding, not a robot state
@@ -48,7 +48,8 @@ class RawEpisode:
 
     Args:
         state, action: numbers (t, …) by field, in their order in the vectors.
-        cameras: for each camera a function that decodes its frames, uint8 RGB (t, h, w, 3). It is called only when needed.
+        cameras: for each camera a function that decodes its frames, uint8 RGB (t, h, w, 3), or depth in meters, float32
+            (t, h, w). It is called only when needed.
         instructions: all wordings, the one to store first; None if the format cannot store an instruction.
         extras: other values in JSON.
         axes: names of the dimensions by field, if the source records them.
@@ -62,7 +63,7 @@ class RawEpisode:
 
     state: Fields
     action: Fields
-    cameras: Mapping[str, Callable[[], UInt8Array]]
+    cameras: Mapping[str, Callable[[], UInt8Array | FloatArray]]
     instructions: tuple[str, ...] | None
     extras: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -87,8 +88,8 @@ class Source(Protocol):
         robot: the meaning of the fields.
         rate_hz: the recording rate; None if neither the format nor the robot defines it.
         total: the number of items; None if it is known only at the end.
-        recognition: the evidence for `robot` where the source decided it (``"env_args: OSC_POSE with deltas"``); empty if the
-            user named it or if it is generic.
+        recognition: the evidence for `robot` where the source decided it (``"env_args: OSC_POSE with deltas"``), or the reason
+            why a robot that a name suggests was not taken; empty if the user named it, or nothing suggests one.
     """
 
     about: ClassVar[str]
@@ -187,17 +188,35 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def listed(value: Any) -> tuple[str, ...]:
-    """Names from an option that holds one name or several: ``"a,b"`` or ``["a", "b"]``."""
+    """Names from an option that holds one name or several: ``"a,b"`` or ``["a", "b"]``. Raises `ConfigError` for others."""
+    if not isinstance(value, str | list | tuple):
+        raise ConfigError(f"{value!r} is not a field; expected a name, or several separated by commas")
     words = value.split(",") if isinstance(value, str) else [str(word) for word in value]
     return tuple(word.strip() for word in words if word.strip())
 
 
+class UnknownFieldError(DataError):
+    """A field that an option names, or that a robot has, does not exist."""
+
+
 def pick(wanted: tuple[str, ...], known: Mapping[str, Any], kind: str, place: object) -> list[str]:
-    """Return `wanted` if `known` has every name. Otherwise raises `DataError` that lists the existing names."""
+    """Return `wanted` if `known` has every name. Otherwise raises `UnknownFieldError`, which lists the existing names.
+
+    Args:
+        known: the existing names; the message also has the shape of a frame if the value is that shape, or an array (t, …).
+    """
     absent = [name for name in wanted if name not in known]
     if absent:
-        raise DataError(f"{place} has no {kind} {', '.join(map(repr, absent))}; it has {', '.join(known) or 'none'}")
+        existing = ", ".join(name + _shape(value) for name, value in known.items())
+        raise UnknownFieldError(f"{place} has no {kind} {', '.join(map(repr, absent))}; it has {existing or 'none'}")
     return list(wanted)
+
+
+def _shape(value: Any) -> str:
+    shape = value.shape[1:] if isinstance(value, np.ndarray) else value
+    if not isinstance(shape, tuple):
+        return ""
+    return f" ({'×'.join('?' if length is None else str(length) for length in shape) or '1'})"
 
 
 def unique(sentences: Any) -> tuple[str, ...]:

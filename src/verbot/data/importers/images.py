@@ -1,17 +1,25 @@
-"""Converts images of other formats to those of the native format: uint8 RGB (t, h, w, 3)."""
+"""Converts images of other formats to those of the native format: uint8 RGB (t, h, w, 3), depth float32 (t, h, w) in meters."""
 
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from verbot.errors import CorruptFileError, DataError
-from verbot.spec import UInt8Array
+from verbot.spec import FloatArray, UInt8Array
 
 FLOATS = ("auto", "unit", "signed", "byte")
+SCALES = {"unit": (255.0, 0.0), "signed": (127.5, 127.5), "byte": (1.0, 0.0)}  # factor and offset to 0..255
+SCALED = {"unit": "times 255", "signed": "(x + 1) × 127.5", "byte": "rounded"}
+MANY = 8  # different levels of pictures that are not synthetic
+SAMPLED = 1 << 20  # at most about so many floats are compared with the levels of 8 bits
+# What Pillow's decoders raise for damaged files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError, struct.error, zlib.error)
 
 
 def decode_image(content: bytes, name: object) -> UInt8Array:
@@ -23,8 +31,48 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
             if picture.mode.startswith(("I", "F")):
                 raise CorruptFileError(name, f"is a picture of mode {picture.mode}, such as depth; expected 8 bits a channel")
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
+
+
+def decode_depth(contents: Iterable[bytes], name: object, scale: float | None) -> FloatArray:
+    """Decode depth pictures of one channel (16-bit PNG, TIFF, …) to (t, h, w) in meters; `scale` as for `depth_of`."""
+    from PIL import Image
+
+    frames = []
+    for number, content in enumerate(contents):
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                frames.append(np.asarray(picture))
+        except (*BROKEN, Image.DecompressionBombError) as error:
+            raise CorruptFileError(
+                f"{name}, frame {number}", f"is not a whole picture ({error}; {len(content)} bytes)"
+            ) from error
+        if frames[-1].shape != frames[0].shape:
+            raise DataError(
+                f"{name}: frame 0 is {frames[0].shape} and frame {number} is {frames[-1].shape}; a camera has one size"
+            )
+    if not frames:
+        raise DataError(f"{name} has no frames")
+    return depth_of(np.stack(frames), name, scale)
+
+
+def depth_of(values: np.ndarray, name: object, scale: float | None) -> FloatArray:
+    """Depth (t, h, w) or (t, h, w, 1) in meters: float32 (t, h, w), 0 where it is unknown.
+
+    Args:
+        scale: meters per unit. None takes floats as meters; integers need it, because their unit is not recorded.
+
+    Raises `DataError` for another shape, or integers without `scale`.
+    """
+    if values.ndim == 4 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3 or values.dtype.kind not in "biuf":
+        raise DataError(f"{name} is {values.dtype} {values.shape}; expected depth (t, h, w)")
+    if scale is None and values.dtype.kind != "f":
+        raise DataError(f"{name} is depth in {values.dtype} of an unknown unit; give depth_scale, 0.001 for millimeters")
+    meters = values.astype(np.float32) * np.float32(1.0 if scale is None else scale)
+    return np.where(np.isfinite(meters), meters, np.float32(0))
 
 
 def decode_all(contents: Iterable[bytes], name: object) -> UInt8Array:
@@ -53,7 +101,7 @@ def read_video(path: Path) -> UInt8Array:
                 np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)
             ]
             return stack(frames, path)
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise CorruptFileError(path, f"is not a whole video ({error})") from error
 
 
@@ -63,9 +111,8 @@ def frames_of(values: np.ndarray, name: object, floats: str = "auto") -> UInt8Ar
     One channel is repeated; a fourth channel (alpha) is dropped. If the last dimension is not 1, 3 or 4, channels come first.
 
     Args:
-        floats: the range of floats. ``"unit"`` is 0..1, ``"signed"`` is −1..1, ``"byte"`` is 0..255. ``"auto"`` decides by all
-            `values`: byte if some are above 1, otherwise signed if some are negative, otherwise unit. Frames in −1..1 without a
-            negative pixel therefore need ``"signed"``.
+        floats: the range of floats. ``"unit"`` is 0..1, ``"signed"`` is −1..1, ``"byte"`` is 0..255. ``"auto"`` decides by
+            `values`, as `float_range` does.
 
     Raises `DataError` for any other shape or range.
     """
@@ -83,15 +130,55 @@ def frames_of(values: np.ndarray, name: object, floats: str = "auto") -> UInt8Ar
     return values if values.dtype == np.uint8 else _scaled(values, name, floats)
 
 
-def _scaled(values: np.ndarray, name: object, floats: str) -> UInt8Array:
+def float_range(values: np.ndarray, name: object) -> tuple[str, str]:
+    """The range of the floats of pictures (``"unit"``, ``"signed"`` or ``"byte"``), and the evidence for it.
+
+    Pictures that were made from 8 bits lie on the levels of one range. Otherwise negative values are evidence for −1..1, values
+    above 2 for 0..255, and dark values in 0..1 for that. Raises `DataError` where there is no evidence.
+    """
+    if values.dtype.kind != "f":
+        return "byte", "integers"
+    low, high = _bounds(values, name)
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED)].astype(np.float64)
+    tolerance = 0.15 if values.dtype == np.float16 else 1e-3
+    if low >= 0 and high <= 1:
+        levels = np.rint(sample * 255)
+        if np.abs(sample * 255 - levels).max(initial=0) <= tolerance:
+            odd = bool((levels % 2 == 1).all())  # so are those of 8 bits in −1..1: k / 127.5 − 1 is (2 k − 255) / 255
+            if not odd or low == 1:
+                return "unit", "every value is k / 255"
+            if len(np.unique(levels)) >= MANY:
+                return "signed", "every value is k / 127.5 - 1"
+        if low < 0.1:
+            return "unit", f"values from {low:.2g} to {high:.2g}"
+    elif -1.001 <= low < 0 and high <= 1.001:
+        return "signed", f"values from {low:.2g} to {high:.2g}"
+    elif low >= 0 and 2 < high <= 255.001:
+        return "byte", f"values up to {high:.3g}"
+    elif low < 0 or high > 255.001:
+        raise DataError(f"{name} has {values.dtype} pixels from {low:g} to {high:g}; expected 0..1, −1..1 or 0..255")
+    raise DataError(
+        f"{name} has {values.dtype} pixels from {low:g} to {high:g}, which may be 0..1, −1..1 or 0..255; "
+        "give the range: floats=unit, signed or byte"
+    )
+
+
+def _bounds(values: np.ndarray, name: object) -> tuple[float, float]:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not np.isfinite([low, high]).all():
         raise DataError(f"{name} has pixels that are not finite")
+    return low, high
+
+
+def _scaled(values: np.ndarray, name: object, floats: str) -> UInt8Array:
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{name} has pixels of {values.dtype}; expected numbers")
+    low, high = _bounds(values, name)
     if not np.issubdtype(values.dtype, np.floating):
         floats = "byte"
     elif floats == "auto":
-        floats = "byte" if high > 1 else "signed" if low < 0 else "unit"
-    scale, offset = {"unit": (255.0, 0.0), "signed": (127.5, 127.5), "byte": (1.0, 0.0)}[floats]
+        floats, _ = float_range(values, name)
+    scale, offset = SCALES[floats]
     if low * scale + offset < -1e-3 or high * scale + offset > 255.001:
         raise DataError(f"{name} has {values.dtype} pixels from {low:g} to {high:g}; expected 0..1, −1..1 or 0..255")
     return np.rint(np.clip(values.astype(np.float32) * scale + offset, 0, 255)).astype(np.uint8)

@@ -11,7 +11,7 @@ Facts that these sources leave open are noted at each robot.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import pi
 
 import numpy as np
@@ -21,6 +21,12 @@ from verbot.spec import BASE, TOOL, Camera, Component, EndEffector, FloatArray, 
 
 XYZ, RPY = ("x", "y", "z"), ("roll", "pitch", "yaw")
 
+CONVERSION_TEXTS = {
+    "same": "",
+    "closedness": "1 - x: 0 is closed, 1 is open",
+    "closing": "(1 - x) / 2: 0 is closed, 1 is open",
+    "xyzw": "w first instead of last",
+}
 CONVERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda values: values,
     "closedness": lambda values: 1 - values,  # 0 open, 1 closed
@@ -36,6 +42,7 @@ class KnownComponent:
     Args:
         low, high: the range; None takes it from the data.
         of: the conversion from the recorded values, a key of `CONVERSIONS`.
+        typical: the range of most recorded values: evidence for this robot, not a limit.
     """
 
     name: str
@@ -46,6 +53,7 @@ class KnownComponent:
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     of: str = "same"
+    typical: tuple[float, float] | None = None
 
 
 Meaning = Mapping[str, tuple[KnownComponent, ...]]
@@ -83,23 +91,25 @@ class KnownRobot:
 
 def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]]) -> list[KnownComponent]:
     """The components of `fields`; an unknown field is one component. Raises `DataError` if a known field has another size."""
-    parts: list[KnownComponent] = []
-    for name, values in fields.items():
-        size = _matrix(values).shape[1]
-        known = meaning.get(name)
-        if known is None:
-            named = axes.get(name, ())
-            parts.append(KnownComponent(name.rpartition("/")[2], "other", named if len(named) == size else _numbered(size)))
-        elif sum(len(part.axes) for part in known) != size:
-            expected = sum(len(part.axes) for part in known)
-            raise DataError(
-                f"field {name!r} has {size} numbers a frame; this robot's has {expected} (--robot generic accepts any size)"
-            )
-        else:
-            parts += known
+    parts = [part for name, values in fields.items() for part in field_parts(meaning, name, values, axes.get(name, ()))]
     if len({part.name for part in parts}) != len(parts):
         raise DataError(f"two fields would have the same name: {', '.join(part.name for part in parts)}")
     return parts
+
+
+def field_parts(meaning: Meaning, name: str, values: np.ndarray, axes: tuple[str, ...]) -> tuple[KnownComponent, ...]:
+    """The components of one field (t, …). Raises `DataError` if a known field has another size, or any field has none."""
+    size, known = _matrix(values).shape[1], meaning.get(name)
+    if not size:
+        raise DataError(f"field {name!r} has no numbers")
+    if known is None:
+        return (KnownComponent(name.rpartition("/")[2], "other", axes if len(axes) == size else _numbered(size)),)
+    expected = sum(len(part.axes) for part in known)
+    if expected != size:
+        raise DataError(
+            f"field {name!r} has {size} numbers a frame; this robot's has {expected} (--robot generic accepts any size)"
+        )
+    return known
 
 
 def vector(fields: Mapping[str, np.ndarray], parts: list[KnownComponent]) -> FloatArray:
@@ -133,11 +143,11 @@ def components(parts: list[KnownComponent], low: np.ndarray, high: np.ndarray) -
     return tuple(out)
 
 
-def camera(robot: KnownRobot, name: str, height: int, width: int) -> Camera:
+def camera(robot: KnownRobot, name: str, height: int, width: int, kind: str = "color") -> Camera:
     view = robot.views.get(name)
-    if view is not None and (view.height, view.width) == (height, width):
+    if view is not None and (view.height, view.width, view.kind) == (height, width, kind):
         return view
-    return Camera(name, height, width, frame=robot.carried.get(name, TOOL if name in robot.wrist else BASE))
+    return Camera(name, height, width, frame=robot.carried.get(name, TOOL if name in robot.wrist else BASE), kind=kind)
 
 
 def spec_of(
@@ -254,15 +264,18 @@ def _bridge() -> KnownRobot:
     gripper's opening. The changes of the angles are small, so that they equal a rotation vector to first order.
     """
     delta = (
-        KnownComponent("position_delta", "position_delta", XYZ, "m", "base"),
-        KnownComponent("rotation_delta", "rotation_delta", RPY, "rad", "base"),
+        KnownComponent("position_delta", "position_delta", XYZ, "m", "base", typical=(-0.1, 0.1)),
+        KnownComponent("rotation_delta", "rotation_delta", RPY, "rad", "base", typical=(-0.6, 0.6)),
     )
-    pose = (KnownComponent("ee_position", "position", XYZ, "m", "base"), KnownComponent("ee_euler", "other", RPY, "rad", "base"))
+    pose = (
+        KnownComponent("ee_position", "position", XYZ, "m", "base", typical=(-1.0, 1.0)),  # a WidowX reaches 0.65 m
+        KnownComponent("ee_euler", "other", RPY, "rad", "base", typical=(-2 * pi, 2 * pi)),
+    )
     names = {f"observation/image_{i}": f"image_{i}" for i in range(4)}
     return KnownRobot(
         "widowx",
         5.0,
-        state={"observation/state": (*pose, _gripper(bounded=False))},
+        state={"observation/state": (*pose, replace(_gripper(bounded=False), typical=(-0.2, 1.3)))},
         action={"action": (*delta, _gripper())},
         cameras=names,
         wrist=("image_3",),

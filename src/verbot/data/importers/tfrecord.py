@@ -1,4 +1,4 @@
-"""TFRecord files and the ``tf.train.Example`` in them, without TensorFlow.
+"""TFRecord files, plain or compressed, and the ``tf.train.Example`` in them, without TensorFlow.
 
 A record is its length (uint64), the length's masked crc32c, the bytes, and their masked crc32c, all little-endian. Masking
 rotates the checksum by 15 bits and adds 0xa282ead8 (TensorFlow's record format). An Example maps feature names to lists of bytes,
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ from verbot.errors import CorruptFileError
 
 Feature = list[bytes] | np.ndarray  # float32 (n,) or int64 (n,)
 HEAD, TAIL = 12, 4
+PIECE = 1 << 20  # bytes that are decompressed at a time
+GZIP_OR_ZLIB = 47  # zlib's window bits that detect either header
 
 
 @dataclass(frozen=True)
 class RecordLocation:
-    """The location of a record in its file. A `problem` makes this record and all later ones unreadable."""
+    """The location of a record in its file, decompressed. A `problem` makes this record and all later ones unreadable."""
 
     index: int
     offset: int
@@ -32,44 +36,137 @@ class RecordLocation:
     problem: str = ""
 
 
-def records(path: Path) -> Iterator[RecordLocation]:
-    """Locate every record of a file without reading its content. A last record that is cut short has a `problem`."""
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            index = 0
-            while (start := file.tell()) < size:
-                head = file.read(HEAD)
-                if len(head) < HEAD:
-                    yield RecordLocation(index, start, 0, f"ends within the head of record {index}, at byte {size}")
+class RecordFile:
+    """A TFRecord file, plain or compressed as a whole with GZIP or ZLIB. Records are located and read in order, in flat memory.
+
+    Reading in another order works too; in a compressed file it starts again from the beginning.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._reader: _Plain | _Inflated | None = None
+
+    def records(self) -> Iterator[RecordLocation]:
+        """Locate every record without reading its content. A last record that is cut short has a `problem`."""
+        try:
+            yield from self._located(_opened(self.path))
+        except OSError as error:
+            raise CorruptFileError(self.path, f"cannot be read ({error.strerror or error})") from error
+
+    def read(self, record: RecordLocation) -> bytes:
+        """The bytes of a record. Raises `CorruptFileError` when it is cut short or its checksum differs."""
+        if record.problem:
+            raise CorruptFileError(self.path, record.problem)
+        try:
+            self._reader = self._reader or _opened(self.path)
+            self._reader.seek(record.offset + HEAD)
+            content, tail = self._reader.read(record.length), self._reader.read(TAIL)
+        except (OSError, zlib.error) as error:
+            raise CorruptFileError(self.path, f"record {record.index} cannot be read ({error})") from error
+        if len(tail) < TAIL or masked(content) != struct.unpack("<I", tail)[0]:
+            raise CorruptFileError(self.path, f"record {record.index} differs from what was written: its checksum differs")
+        return content
+
+    def _located(self, reader: _Plain | _Inflated) -> Iterator[RecordLocation]:
+        index = start = 0
+        while True:
+            try:
+                reader.seek(start)
+                head = reader.read(HEAD)
+            except zlib.error as error:
+                yield RecordLocation(index, start, 0, f"is compressed, and cannot be decompressed at record {index} ({error})")
+                return
+            if not head:
+                return
+            if len(head) < HEAD:
+                yield RecordLocation(index, start, 0, f"ends within the head of record {index}, at byte {start + len(head)}")
+                return
+            length, checksum = struct.unpack("<QI", head)
+            if masked(head[:8]) != checksum:
+                problem = f"record {index} at byte {start} has a length that differs from its checksum"
+                yield RecordLocation(index, start, 0, problem)
+                return
+            end = start + HEAD + length + TAIL
+            if reader.size is not None and end > reader.size:
+                problem = f"ends within record {index}: {end - reader.size} bytes are missing"
+                yield RecordLocation(index, start, length, problem)
+                return
+            if reader.size is None:  # whether all of it is there is known only after decompressing it
+                try:
+                    reader.seek(end)
+                except zlib.error as error:
+                    yield RecordLocation(index, start, length, f"is compressed, and ends within record {index} ({error})")
                     return
-                length, checksum = struct.unpack("<QI", head)
-                if masked(head[:8]) != checksum:
-                    yield RecordLocation(
-                        index, start, 0, f"record {index} at byte {start} has a length that differs from its checksum"
-                    )
-                    return
-                if start + HEAD + length + TAIL > size:
-                    missing = start + HEAD + length + TAIL - size
-                    yield RecordLocation(index, start, length, f"ends within record {index}: {missing} bytes are missing")
-                    return
-                yield RecordLocation(index, start, length)
-                file.seek(start + HEAD + length + TAIL)
-                index += 1
-    except OSError as error:
-        raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
+            yield RecordLocation(index, start, length)
+            start, index = end, index + 1
 
 
-def read_record(path: Path, record: RecordLocation) -> bytes:
-    """The bytes of a record. Raises `CorruptFileError` when it is cut short or its checksum differs."""
-    if record.problem:
-        raise CorruptFileError(path, record.problem)
-    with open(path, "rb") as file:
-        file.seek(record.offset + HEAD)
-        content, tail = file.read(record.length), file.read(TAIL)
-    if len(tail) < TAIL or masked(content) != struct.unpack("<I", tail)[0]:
-        raise CorruptFileError(path, f"record {record.index} differs from what was written: its checksum differs")
-    return content
+class _Plain:
+    """An uncompressed file."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "rb")  # noqa: SIM115  # closed with this object
+        weakref.finalize(self, self._file.close)
+        self.size: int | None = os.path.getsize(path)
+
+    def seek(self, place: int) -> None:
+        self._file.seek(place)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count)
+
+
+class _Inflated:
+    """The content of a file in GZIP (several members too) or ZLIB. Seeking backward starts again."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "rb")  # noqa: SIM115  # closed with this object
+        weakref.finalize(self, self._file.close)
+        self.size: int | None = None
+        self._inflater, self._ready, self._place = zlib.decompressobj(GZIP_OR_ZLIB), b"", 0
+
+    def seek(self, place: int) -> None:
+        if place < self._place:
+            self._restart()
+        while self._place < place and self.read(min(place - self._place, PIECE)):
+            pass
+
+    def read(self, count: int) -> bytes:
+        pieces, wanted = [], count
+        while wanted and (self._ready or self._more()):
+            piece, self._ready = self._ready[:wanted], self._ready[wanted:]
+            pieces.append(piece)
+            wanted -= len(piece)
+        self._place += count - wanted
+        return b"".join(pieces)
+
+    def _more(self) -> bool:
+        """Decompress the next piece. Raises `zlib.error` if the file ends within a stream."""
+        while not self._ready:
+            compressed = self._inflater.unconsumed_tail or self._inflater.unused_data or self._file.read(PIECE)
+            if self._inflater.eof and compressed:
+                self._inflater = zlib.decompressobj(GZIP_OR_ZLIB)
+            elif not compressed and not self._inflater.eof:
+                raise zlib.error("the file ends within a compressed stream")
+            elif not compressed:
+                return False
+            self._ready = self._inflater.decompress(compressed, PIECE)
+        return True
+
+    def _restart(self) -> None:
+        self._file.seek(0)
+        self._inflater, self._ready, self._place = zlib.decompressobj(GZIP_OR_ZLIB), b"", 0
+
+
+def _opened(path: Path) -> _Plain | _Inflated:
+    """The file, decompressed if its first bytes are no head of a record but one of GZIP or ZLIB."""
+    plain = _Plain(path)
+    head = plain.read(HEAD)
+    plain.seek(0)
+    if len(head) == HEAD and masked(head[:8]) == struct.unpack("<I", head[8:])[0]:
+        return plain
+    zlib_head = head[:1] == b"\x78" and len(head) > 1 and (head[0] << 8 | head[1]) % 31 == 0
+    return _Inflated(path) if head[:2] == b"\x1f\x8b" or zlib_head else plain
 
 
 def masked(content: bytes) -> int:
@@ -94,7 +191,7 @@ def parse_example(content: bytes, name: object) -> dict[str, Feature]:
                     features[key] = _feature(inner)
                 elif number == 2:
                     features[key] = _joined([_feature(step) for _, _, step in _fields(inner)])
-    except (ValueError, IndexError, struct.error, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, struct.error, TypeError, UnicodeDecodeError, OverflowError) as error:
         raise CorruptFileError(name, f"is not a tf.train.Example ({error})") from error
     return features
 

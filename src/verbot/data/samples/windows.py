@@ -64,17 +64,16 @@ class Windows:
     ):
         self.config = config or WindowConfig()
         self.spec = source.spec
+        recorded = source.recorded if isinstance(source, MatchedDataset) else source
         named = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
-        self.cameras = tuple(camera for camera in named if not is_depth(source, camera))
-        self.depth_cameras = tuple(camera for camera in named if is_depth(source, camera))
+        self.cameras = tuple(camera for camera in named if not is_depth(recorded, camera))
+        self.depth_cameras = tuple(camera for camera in named if is_depth(recorded, camera))
         self._tables = EpisodeTables(source, self.config, self.cameras)
         self._lengths = source.lengths
         self._choose(None if episodes is None else np.asarray(episodes, np.int64))
         present = [camera for camera in named if camera in source.camera_names]
         self._matched = source if isinstance(source, MatchedDataset) else None
-        self._source: FrameSource = cache or FrameCache(
-            source.recorded if isinstance(source, MatchedDataset) else source, present
-        )
+        self._source: FrameSource = cache or FrameCache(recorded, present)
         self._present = frozenset(camera for camera in present if camera in self._source.cameras)
         self._features = features
         self._size = self._image_size()

@@ -191,6 +191,12 @@ class DatasetWriter:
         self._settle()
         self._stale = True
 
+    def attach(self, name: str, content: bytes) -> None:
+        """Write a further file of the dataset, such as ``meta/import.json``, and its checksum into ``info.json``."""
+        path = self.root / name
+        if not path.is_file() or path.read_bytes() != content or name not in self._info["verbot"]["derived"]:
+            self._write_info(json.loads(json.dumps(self._info)), {name: content})
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The sentences of all merged episodes, in the order of their numbers."""

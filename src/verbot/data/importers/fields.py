@@ -1,0 +1,188 @@
+"""What all formats share: the options that name fields, ``--map``, and further columns.
+
+Every format takes the options of `FieldOptions` with the same meaning. `False` leaves a kind of field out, `None` lets the
+format decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from verbot.data.importers import FieldNote, listed, pick
+from verbot.errors import ConfigError, DataError
+
+NAMES = ("state", "action", "instruction")
+CAMERAS = ("images", "depth")
+
+# The dataset's columns, by the last part of a field's name. `next.` means: after the action of this frame.
+COLUMNS: dict[str, tuple[str, type]] = {
+    "reward": ("next.reward", np.float32),
+    "rewards": ("next.reward", np.float32),
+    "discount": ("next.discount", np.float32),
+    "is_last": ("next.done", np.bool_),
+    "done": ("next.done", np.bool_),
+    "dones": ("next.done", np.bool_),
+    "is_terminal": ("next.terminated", np.bool_),
+    "terminated": ("next.terminated", np.bool_),
+    "truncated": ("next.truncated", np.bool_),
+    "success": ("next.success", np.bool_),
+}
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """The fields to take, by the names of the source.
+
+    Args:
+        state, action: one field or several, which are joined in this order. ``state=False`` leaves the state out.
+        images: a field, several, or ``{camera: field}``; False takes no pictures.
+        instruction: the field of the sentences; several are alternative wordings, the first is stored first.
+        depth: as `images`, for depth pictures, which become cameras of kind ``"depth"``. None leaves them out.
+        depth_scale: meters per unit of the depth pictures (0.001 for millimeters); required unless they are floats.
+
+    Raises `ConfigError` for a value of another form.
+    """
+
+    state: Any = None
+    action: Any = None
+    images: Any = None
+    instruction: Any = None
+    depth: Any = None
+    depth_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        for label in NAMES:
+            self.names(label)
+        for label in CAMERAS:
+            self._cameras(label)
+        if self.action is False:
+            raise ConfigError("action is False; a dataset has actions")
+        scale = self.depth_scale
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0):
+            raise ConfigError(f"depth_scale is {scale!r}; expected meters per unit, such as 0.001")
+
+    def names(self, label: str) -> tuple[str, ...] | None:
+        """The fields of ``"state"``, ``"action"`` or ``"instruction"``; None if the format decides, () for none."""
+        value = getattr(self, label)
+        if value is None or value is True:
+            return None
+        return () if value is False else _listed(label, value) or None
+
+    def cameras(self, label: str, known: Mapping[str, Any], called: Callable[[str], str], place: object) -> dict[str, str] | None:
+        """Camera to field of ``"images"`` or ``"depth"``; None if the format decides.
+
+        Args:
+            known: the fields that hold pictures, with their shapes.
+            called: the camera's name of a field that the user did not name.
+
+        Raises `DataError`, which lists the fields, if one does not exist.
+        """
+        given = self._cameras(label)
+        if given is None:
+            return None
+        chosen = given if isinstance(given, dict) else {called(name): name for name in given}
+        if len(chosen) != len(given):
+            raise DataError(f"{place}: two fields of {label} would be one camera; give {label}.CAMERA=FIELD")
+        pick(tuple(chosen.values()), known, "pictures" if label == "images" else "depth pictures", place)
+        return chosen
+
+    def with_full_names(self, known: Iterable[str], stems: Sequence[str]) -> FieldOptions:
+        """These options with short names completed: ``image`` becomes ``observation/image`` if only that exists."""
+        names = set(known)
+
+        def full(name: str) -> str:
+            return next((stem + name for stem in ("", *stems) if stem + name in names), name)
+
+        values: dict[str, Any] = {label: self.names(label) for label in NAMES}
+        values = {label: False if value == () else value and tuple(map(full, value)) for label, value in values.items()}
+        for label in CAMERAS:
+            given = self._cameras(label)
+            if isinstance(given, dict):
+                values[label] = {camera: full(name) for camera, name in given.items()}
+            else:
+                values[label] = False if given == () else given and tuple(map(full, given))
+        return FieldOptions(**values, depth_scale=self.depth_scale)
+
+    def _cameras(self, label: str) -> dict[str, str] | tuple[str, ...] | None:
+        value = getattr(self, label)
+        if value is None or value is True:
+            return None
+        if isinstance(value, Mapping):
+            if not all(isinstance(name, str) and name for name in value.values()):
+                raise ConfigError(f"{label} is {dict(value)!r}; expected the field of each camera, as {label}.front=FIELD")
+            return {str(camera): name for camera, name in value.items()}
+        return () if value is False else _listed(label, value) or None
+
+
+def _listed(label: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str) and not (isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)):
+        raise ConfigError(f"{label} is {value!r}; expected a field, or several separated by commas")
+    return listed(value)
+
+
+GUESSED_FIELDS = FieldOptions()
+
+
+def mapped(words: Sequence[str]) -> dict[str, Any]:
+    """The options of a format that ``--map`` stands for: ``observation.state=FIELD[,FIELD]``, ``images.CAMERA=FIELD``, …
+
+    Raises `ConfigError` for another form or a name that a dataset does not have.
+
+    Example:
+        >>> mapped(["observation.state=state", "action=arm,gripper", "images.front=image0", "instruction=task"])
+        {'state': ('state',), 'action': ('arm', 'gripper'), 'images': {'front': 'image0'}, 'instruction': ('task',)}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        target, equals, source = word.partition("=")
+        kind, _, camera = target.removeprefix("observation.").partition(".")
+        fields = listed(source)
+        if not equals or not fields:
+            raise ConfigError(f"{word!r} is not of the form NAME=FIELD, such as action=actions or images.front=image0")
+        if kind in NAMES and not camera:
+            if kind in found:
+                raise ConfigError(f"{kind} is mapped twice; separate several fields by commas: {kind}=FIELD,FIELD")
+            found[kind] = fields
+        elif kind in CAMERAS and camera and len(fields) == 1:
+            found.setdefault(kind, {})[camera] = fields[0]
+        elif kind in CAMERAS and not camera:
+            found[kind] = fields
+        else:
+            known = "observation.state, action, images.CAMERA, depth.CAMERA, instruction"
+            raise ConfigError(f"{word!r}: a dataset has no {target!r}; it has {known}, each of one field (vectors: several)")
+    return found
+
+
+def column_of(field: str, values: np.ndarray) -> tuple[str, np.ndarray] | None:
+    """The dataset's column of a field like ``steps/reward`` and its values (t,); None if it is no known column."""
+    known = COLUMNS.get(field.replace(".", "/").rpartition("/")[2])
+    if known is None or values.size != len(values) or values.dtype.kind not in "biuf":
+        return None
+    name, kind = known
+    return name, values.reshape(-1).astype(kind)
+
+
+def channels_note(shape: Sequence[int | None] | None) -> str:
+    """The conversion of a picture (h, w, c) to RGB, if its channels are not red, green and blue."""
+    last = shape[-1] if shape is not None and len(shape) == 3 else None
+    return {1: "one channel, repeated", 4: "the fourth channel left out"}.get(last or 0, "")
+
+
+def left_out(field: str, shape: Sequence[int | None] | None, kind: str = "numbers") -> FieldNote:
+    """The note on a field that nothing took, with the option that takes it.
+
+    Args:
+        kind: ``"numbers"``, ``"pictures"``, ``"depth"`` or ``"text"``.
+    """
+    size = "" if shape is None else " " + "×".join("?" if length is None else str(length) for length in shape) if shape else ""
+    option = {
+        "numbers": f"--map observation.state={field} or action={field}",
+        "pictures": f"--map images.NAME={field}",
+        "depth": f"--map depth.NAME={field}",
+        "text": f"--map instruction={field}",
+    }[kind]
+    return FieldNote(field, "left out", "", f"{kind}{size}; taken with {option}")
