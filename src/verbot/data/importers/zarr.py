@@ -7,8 +7,6 @@ no actions: its policies predict the poses themselves, which the option `action`
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,42 +25,17 @@ from verbot.data.importers import (
     listed,
     natural,
     pick,
-    reading,
     sources,
 )
 from verbot.data.importers.images import frames_of
-from verbot.errors import CorruptFileError, DataError, MissingDependencyError
+from verbot.data.importers.zarr_store import StoredArray, ZarrStore
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import Int64Array, UInt8Array
 
 SUFFIXES = (".zarr", ".zarr.zip")
 ENDS = "meta/episode_ends"
 UMI_POSES = ("eef_pos", "eef_rot_axis_angle", "gripper_width")
 CONSTANT = ("demo_start_pose", "demo_end_pose")  # of UMI: the same row in every frame
-IMAGE_CODECS = "imagecodecs_"  # codecs of the package imagecodecs
-SMALLEST = 8  # pixels of the shorter side of a picture
-
-
-@dataclass(frozen=True)
-class _Array:
-    """An array by its metadata alone, so that an unknown codec matters only where the array is read."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    codecs: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        pictured = len(self.shape) == 4 and min(self.shape[1:3]) >= SMALLEST
-        if pictured and (self.shape[-1] in (1, 3, 4) or self.shape[1] in (1, 3, 4)):
-            return "pictures"
-        return "numbers" if self.shape and np.dtype(self.dtype).kind in "biuf" else "other"
-
-    @property
-    def width(self) -> int:
-        return int(np.prod(self.shape[1:], dtype=int))
-
-    def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
 
 @sources.register("zarr", needs=("zarr",))
@@ -74,6 +47,8 @@ class Zarr:
         images: cameras by name, separated by commas, or ``images.CAMERA=array`` for each.
         bgr: exchange red and blue.
         floats: as for `verbot.data.importers.images.frames_of`.
+        absent: ``"error"`` for pieces of arrays that are absent, or ``"fill"`` to take the array's fill value for them, where
+            zarr left pieces out that hold nothing else.
     """
 
     about = "zarr replay buffers of diffusion policy and UMI (.zarr, .zarr.zip)"
@@ -88,7 +63,11 @@ class Zarr:
         images: Any = (),
         bgr: bool = False,
         floats: str = "auto",
+        absent: str = "error",
     ):
+        if absent not in ("error", "fill"):
+            raise ConfigError(f"absent is {absent!r}; expected error or fill")
+        self._absent = absent
         self._paths = _stores(path)
         if not self._paths:
             raise DataError(f"{path} has no zarr store: a folder that ends with .zarr, or a .zarr.zip")
@@ -120,14 +99,15 @@ class Zarr:
                 else:
                     yield Item(key, partial(self._read, plan, start, end))
                 latest = max(latest, end)
-            rows = max(plan.arrays[f"data/{name}"].shape[0] for name in plan.action)
+            used = (*plan.action, *plan.state, *plan.cameras.values())
+            rows, name = max((plan.store.arrays[f"data/{name}"].shape[0], name) for name in used)
             if rows > latest:
-                text = f"rows {latest} to {rows} of data/{plan.action[0]} belong to no episode of {ENDS}; episodes may be missing"
+                text = f"rows {latest} to {rows} of data/{name} belong to no episode of {ENDS}; episodes may be missing"
                 yield Item(path.name, failing(CorruptFileError(path, text)))
 
     def _read(self, plan: _Plan, start: int, end: int) -> RawEpisode:
         def rows(name: str) -> np.ndarray:
-            return _rows(plan.path, plan.arrays, f"data/{name}", start, end)
+            return self._stored(plan, f"data/{name}", start, end)
 
         cameras: dict[str, Callable[[], UInt8Array]] = {
             camera: partial(self._frames, plan, name, start, end) for camera, name in plan.cameras.items()
@@ -135,13 +115,17 @@ class Zarr:
         state, action = ({name: rows(name) for name in names} for names in (plan.state, plan.action))
         return RawEpisode(state, action, cameras, None, notes=plan.notes)
 
+    def _stored(self, plan: _Plan, name: str, start: int, end: int) -> np.ndarray:
+        return plan.store.rows(name, start, end, fill=self._absent == "fill")
+
     def _frames(self, plan: _Plan, name: str, start: int, end: int) -> UInt8Array:
-        frames = frames_of(_rows(plan.path, plan.arrays, f"data/{name}", start, end), f"{plan.path}, data/{name}", self._floats)
+        frames = frames_of(self._stored(plan, f"data/{name}", start, end), f"{plan.store.path}, data/{name}", self._floats)
         return frames[..., ::-1] if self._bgr else frames
 
     def _plan(self, path: Path) -> _Plan:
         """Which arrays of a store are what. Raises `DataError` if it is no replay buffer, or if a named array is absent."""
-        arrays = _arrays(path)
+        store = ZarrStore(path)
+        arrays = store.arrays
         data = {name.removeprefix("data/"): array for name, array in arrays.items() if name.startswith("data/")}
         lacking = [] if data else ["no array in data"]
         lacking += [] if ENDS in arrays else [f"no array {ENDS}"]
@@ -152,7 +136,7 @@ class Zarr:
         action = self._actions(path, data)
         cameras = self._cameras(path, data)
         state = self._states(path, data, action)
-        ends = _ends(path, arrays)
+        ends = _ends(store)
         taken = {*action, *state, *cameras.values()}
         notes = [FieldNote(f"data/{name}", f"camera {camera}", _scaling(data[name])) for camera, name in cameras.items()]
         notes += [_note(name, array, state) for name, array in data.items() if name not in taken]
@@ -161,9 +145,9 @@ class Zarr:
             for name in arrays
             if not name.startswith("data/") and name != ENDS
         ]
-        return _Plan(path, arrays, action, state, cameras, ends, tuple(notes))
+        return _Plan(store, action, state, cameras, ends, tuple(notes))
 
-    def _actions(self, path: Path, data: Mapping[str, _Array]) -> tuple[str, ...]:
+    def _actions(self, path: Path, data: Mapping[str, StoredArray]) -> tuple[str, ...]:
         numbers = {name: array for name, array in data.items() if array.kind == "numbers"}
         if self._action or "action" in numbers:
             return tuple(pick(self._action or ("action",), numbers, "numbers", f"{path}, data"))
@@ -177,7 +161,7 @@ class Zarr:
             text += ". Name the actions with --set action=ARRAY"
         raise DataError(text)
 
-    def _states(self, path: Path, data: Mapping[str, _Array], action: tuple[str, ...]) -> tuple[str, ...]:
+    def _states(self, path: Path, data: Mapping[str, StoredArray], action: tuple[str, ...]) -> tuple[str, ...]:
         numbers = {name: array for name, array in data.items() if array.kind == "numbers"}
         if self._state:
             return tuple(pick(self._state, numbers, "numbers", f"{path}, data"))
@@ -186,7 +170,7 @@ class Zarr:
         poses = [name for name in numbers if name.startswith("robot") and not name.endswith(CONSTANT)]
         return tuple(name for name in sorted(poses, key=natural) if numbers[name].width <= WIDEST and name != "action")
 
-    def _cameras(self, path: Path, data: Mapping[str, _Array]) -> dict[str, str]:
+    def _cameras(self, path: Path, data: Mapping[str, StoredArray]) -> dict[str, str]:
         known = {name: array for name, array in data.items() if array.kind == "pictures" and "depth" not in name}
         if isinstance(self._images, Mapping):
             wanted = {str(camera): str(name) for camera, name in self._images.items()}
@@ -199,8 +183,7 @@ class Zarr:
 
 @dataclass(frozen=True)
 class _Plan:
-    path: Path
-    arrays: Mapping[str, _Array]
+    store: ZarrStore
     action: tuple[str, ...]
     state: tuple[str, ...]
     cameras: Mapping[str, str]
@@ -218,91 +201,19 @@ def _stores(path: Path) -> list[Path]:
     return sorted(found, key=lambda entry: natural(entry.name))
 
 
-def _arrays(path: Path) -> dict[str, _Array]:
-    """The metadata of every array of a store, by its path."""
-    with reading(path, OSError, zipfile.BadZipFile):
-        documents = dict(_zipped(path) if path.is_file() else _in_folders(path, path))
-    arrays = {}
-    for name, content in sorted(documents.items(), key=lambda pair: natural(pair[0])):
-        place = f"{path}, {name}"
-        with reading(place, ValueError, TypeError, LookupError, AttributeError):
-            record = json.loads(content)
-            if record.get("node_type", "array") == "array":
-                arrays[name] = _array(record)
-    return arrays
-
-
-def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            folder, _, file = name.rpartition("/")
-            if file in (".zarray", "zarr.json"):
-                yield folder, archive.read(name)
-
-
-def _in_folders(root: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
-    for name in (".zarray", "zarr.json"):
-        if (folder / name).is_file():
-            content = (folder / name).read_bytes()
-            yield folder.relative_to(root).as_posix(), content
-            if name == ".zarray" or b'"array"' in content:
-                return  # its folders hold pieces of the array
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            yield from _in_folders(root, entry)
-
-
-def _array(record: Mapping[str, Any]) -> _Array:
-    shape = tuple(int(size) for size in record["shape"])
-    if any(size < 0 for size in shape):
-        raise ValueError(f"shape {shape}")
-    if "zarr_format" in record and record["zarr_format"] == 3:
-        return _Array(shape, np.dtype(record["data_type"]).name, tuple(str(codec["name"]) for codec in record["codecs"]))
-    codecs = [codec for codec in (record.get("compressor"), *(record.get("filters") or ())) if codec is not None]
-    return _Array(shape, np.dtype(record["dtype"]).name, tuple(str(codec["id"]) for codec in codecs))
-
-
-def _rows(path: Path, arrays: Mapping[str, _Array], name: str, start: int, end: int) -> np.ndarray:
-    """Rows `start` to `end` of an array. Raises `CorruptFileError` if it has fewer, or if they cannot be read."""
-    import zarr
-
-    place, array = f"{path}, {name}", arrays[name]
-    if array.shape[0] < end:
-        raise CorruptFileError(place, f"has {array.shape[0]} rows; the episode is rows {start} to {end} by {ENDS}")
-    _register(place, array.codecs)
-    with reading(place, Exception):
-        store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
-        try:
-            return np.asarray(zarr.open_array(store, path=name, mode="r")[start:end])
-        finally:
-            store.close()
-
-
-def _register(place: str, codecs: tuple[str, ...]) -> None:
-    """Make the codecs known to zarr. Raises `MissingDependencyError` naming the codec whose package is not installed."""
-    foreign = [codec for codec in codecs if codec.startswith(IMAGE_CODECS)]
-    if not foreign:
-        return
-    try:
-        from imagecodecs.numcodecs import register_codecs
-    except ImportError as error:
-        text = f"{place} is compressed with {foreign[0]}, which needs imagecodecs: pip install imagecodecs"
-        raise MissingDependencyError(text) from error
-    register_codecs(verbose=False)
-
-
-def _ends(path: Path, arrays: Mapping[str, _Array]) -> Int64Array:
-    ends = _rows(path, arrays, ENDS, 0, arrays[ENDS].shape[0] if arrays[ENDS].shape else 0)
+def _ends(store: ZarrStore) -> Int64Array:
+    array = store.arrays[ENDS]
+    ends = store.rows(ENDS, 0, array.shape[0] if array.shape else 0)
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
-        raise CorruptFileError(f"{path}, {ENDS}", f"is {arrays[ENDS]}; expected one whole number per episode")
+        raise CorruptFileError(f"{store.path}, {ENDS}", f"is {array}; expected one whole number per episode")
     return ends.astype(np.int64)
 
 
-def _scaling(array: _Array) -> str:
-    return "floats to uint8 by the range of each episode" if np.dtype(array.dtype).kind == "f" else ""
+def _scaling(array: StoredArray) -> str:
+    return "floats to uint8 by the range of each episode" if array.letter == "f" else ""
 
 
-def _note(name: str, array: _Array, state: tuple[str, ...]) -> FieldNote:
+def _note(name: str, array: StoredArray, state: tuple[str, ...]) -> FieldNote:
     reason = f"{array}, neither numbers nor pictures"
     if array.kind == "pictures":
         reason = "depth" if "depth" in name else f"not among the chosen cameras; take it with --set images.CAMERA={name}"
