@@ -120,10 +120,11 @@ def _write_pictures(observed: Any, following: Any, name: str, pictures: np.ndarr
 
 def _write_columns(group: Any, columns: Mapping[str, np.ndarray], length: int, success: bool) -> None:
     names = {column: name for name, column in COLUMNS.items()}
-    places = {column: names.get(column, f"columns/{number}") for number, column in enumerate(columns)}
+    places = {column: names.get(column, f"columns/{column}") for column in columns}
     for column, name in places.items():
         values = np.asarray(columns[column])
-        group.create_dataset(name, data=values.astype(np.uint8) if values.dtype == np.bool_ else values)
+        values = values.reshape(length) if name in ("rewards", "dones") else values
+        group.create_dataset(name, data=values.astype(np.uint8) if name == "dones" else values)
     last = np.arange(length) == length - 1
     if "rewards" not in group:
         group.create_dataset("rewards", data=(last & success).astype(np.float32))

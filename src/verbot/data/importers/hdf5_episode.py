@@ -234,8 +234,8 @@ class _Reader:
                 if entry.width != 1:
                     continue
                 values = values.reshape(length)
-            own = self._own and values.dtype.kind != "f"
-            columns[name] = values.astype(np.bool_ if name == "next.done" else values.dtype if own else np.float32)
+            with np.errstate(over="ignore"):
+                columns[name] = values.astype(np.bool_ if name == "next.done" else values.dtype if self._own else np.float32)
             used.add(path)
             notes.append(FieldNote(path, f"column {name}"))
         if self._own:
@@ -254,15 +254,16 @@ class _Reader:
         known = self._place.inside(self._fields, self._place.pictured, self._place.observed, "")
         colors = self._colors(known)
         depths = self._depths(known, set(colors))
+        unit = DEPTH_UNITS["m" if self._own else self._options.depth_unit or "m"]
         for camera, path in (*colors.items(), *depths.items()):
             rows, times = nearest_rows(self._place, self._group, self._fields, path, length, self._options.timestamps)
             full = f"{self._place.group}/{path}" if self._place.group else path
             pictures = Pictures(self._place.path, full, bool(flip), self._options.bgr, self._options.floats, rows)
             deep = camera in depths
-            cameras[camera] = partial(pictures.depth, DEPTH_UNITS[str(self._options.depth_unit)]) if deep else pictures.color
+            cameras[camera] = partial(pictures.depth, unit) if deep else pictures.color
             changes = ["rows flipped"] if flip else []
             changes += ["red and blue exchanged"] if self._options.bgr and not deep else []
-            changes += [f"{self._options.depth_unit} to meters"] if deep else []
+            changes += [f"{self._options.depth_unit} to meters"] if deep and not self._own else []
             changes += ["the picture nearest to each row's time"] if rows is not None else []
             why = "macros_image_convention" if flip and self._options.flip is None else ""
             notes.append(FieldNote(path, f"depth camera {camera}" if deep else f"camera {camera}", ", ".join(changes), why))
@@ -285,6 +286,10 @@ class _Reader:
         return {robot.cameras.get(name, name): usual[name] for name in fields}
 
     def _depths(self, known: Mapping[str, str], cameras: set[str]) -> dict[str, str]:
+        """The path of the depth images of each camera: the named ones, or those that verbot exported."""
+        if self._own:
+            views = [name for name, view in self._robot.views.items() if view.kind == "depth"]
+            return {name: known[f"{name}_depth"] for name in views if f"{name}_depth" in known}
         wanted = camera_paths(self._options.depth)
         deep = {name: path for name, path in known.items() if self._fields[path].kind == "depth"}
         able = deep | {name: path for name, path in known.items() if name in wanted.values() and path not in deep.values()}

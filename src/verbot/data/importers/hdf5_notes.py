@@ -59,6 +59,8 @@ def _reason(path: str, entry: Entry, observed: str, action: tuple[str, ...], sta
     if entry.kind == "numbers":
         if path in COLUMNS:
             return f"{entry.dtype} {entry.shape}, which is no column"
+        if path.rpartition("/")[2] in ("timestamp", "timestamps"):
+            return "times; the rate is that of --rate-hz, or the recorded one"
         if not inside and "action" in path:
             return f"take it among the actions with --set action={','.join((*action, path))}"
         if inside and path.rpartition("/")[2] == "actions":

@@ -100,8 +100,23 @@ class ZarrStore:
             text = f"{len(absent)} pieces of rows {start} to {end} are absent, {absent[0]} first"
             raise CorruptFileError(place, f"{text}. If they hold the fill value alone, add --set absent=fill; else copy it again")
         _register(place, array.codecs)
+        self._check_sizes(name, start, end)
         with reading(place, Exception):
             return np.asarray(self._array(name)[start:end])
+
+    def _check_sizes(self, name: str, start: int, end: int) -> None:
+        """Raise `CorruptFileError` for a file that is shorter than its blosc header says: blosc would read on in memory."""
+        array = self.arrays[name]
+        if self._files is not None or array.codecs[-1:] != ("blosc",):
+            return
+        for piece in array.names(start, end):
+            path = self.path / name / piece
+            if path.is_file():
+                with path.open("rb") as file:
+                    head = file.read(16)
+                stated = int.from_bytes(head[12:16], "little")
+                if len(head) < 16 or path.stat().st_size != stated:
+                    raise CorruptFileError(path, f"has {path.stat().st_size} bytes; its header says {stated}")
 
     def _has(self, name: str) -> bool:
         return (self.path / name).is_file() if self._files is None else name in self._files
@@ -153,7 +168,7 @@ def _array(record: Mapping[str, Any]) -> StoredArray:
         separator = str(encoding.get("configuration", {}).get("separator", "." if plain else "/"))
         prefix = "" if plain else f"c{separator}"
     else:
-        filters = (record.get("compressor"), *(record.get("filters") or ()))
+        filters = (*(record.get("filters") or ()), record.get("compressor"))
         dtype, codecs = _dtype(record["dtype"]), tuple(str(codec["id"]) for codec in filters if codec is not None)
         grid, prefix, separator = record["chunks"], "", str(record.get("dimension_separator", "."))
     pieces = tuple(int(size) for size in grid)
