@@ -24,7 +24,7 @@ from verbot.data.importers.hdf5_file import (
 )
 from verbot.data.importers.hdf5_notes import COLUMNS, left_out
 from verbot.data.importers.hdf5_recognition import Recognition
-from verbot.data.importers.hdf5_sentences import Sentences, sentences_of
+from verbot.data.importers.hdf5_sentences import EpisodeSentences, sentences_of
 from verbot.data.importers.hdf5_time import nearest_rows
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -297,6 +297,6 @@ class _Reader:
         pick(tuple(lacking), deep, "depth", self._place)
         return {f"{camera}_depth" if camera in cameras else camera: able[name] for camera, name in wanted.items()}
 
-    def _sentences(self, length: int) -> Sentences:
+    def _sentences(self, length: int) -> EpisodeSentences:
         attributes = self._file["data"].attrs if "data" in self._file else {}
         return sentences_of(self._place, self._group, attributes, self._fields, length, self._options.instruction)

@@ -17,7 +17,7 @@ WORDINGS = "verbot_wordings"  # {sentence: its wordings}, as verbot exports them
 
 
 @dataclass(frozen=True)
-class Sentences:
+class EpisodeSentences:
     """The wordings of the first instruction (None without a field for them), all segments if it changes, and their fields."""
 
     wordings: tuple[str, ...] | None = None
@@ -28,7 +28,7 @@ class Sentences:
 
 def sentences_of(
     place: Any, group: Any, shared: Mapping[str, Any], fields: Mapping[str, Entry], length: int, named: str
-) -> Sentences:
+) -> EpisodeSentences:
     """The sentences of an episode of `length` frames from the first field that has some; others are noted as left out.
 
     A dataset with one text per frame gives each frame its own instruction. In any other field with several texts they are
@@ -45,7 +45,7 @@ def sentences_of(
         return found.dataset(known[named])
     every = [one for one in found.all() if one.wordings]
     if not every:
-        return Sentences(()) if found.empty else Sentences()
+        return EpisodeSentences(()) if found.empty else EpisodeSentences()
     first, others = every[0], every[1:]
     reason = f"the sentence of {first.notes[0].field} is taken"
     notes = [FieldNote(one.notes[0].field, "left out", "", reason) for one in others if one.wordings != first.wordings]
@@ -60,7 +60,7 @@ class _Candidates:
         self._place, self._group, self._shared, self._fields, self._length = place, group, shared, fields, length
         self.empty = False  # whether there was a field without a sentence
 
-    def all(self) -> list[Sentences]:
+    def all(self) -> list[EpisodeSentences]:
         out = [self.dataset(name) for name in SENTENCES if name in self._fields and self._fields[name].kind == "text"]
         observed = [f"{self._place.observed}/{name}" for name in SENTENCES if self._place.observed]
         out += [self.dataset(path) for path in observed if path in self._fields and self._fields[path].kind == "text"]
@@ -70,13 +70,13 @@ class _Candidates:
             out += [self._attribute(self._shared, name) for name in SENTENCES if name in self._shared]
         return [*out, self._record(self._shared, "problem_info", "language_instruction")]
 
-    def dataset(self, path: str) -> Sentences:
+    def dataset(self, path: str) -> EpisodeSentences:
         sentences = texts(self._group[path][()])
         if len(sentences) > 1 and len(sentences) == self._length:
             return self._by_frame(path, sentences)
         return self._wordings(path, sentences, (path,))
 
-    def _by_frame(self, path: str, sentences: list[str]) -> Sentences:
+    def _by_frame(self, path: str, sentences: list[str]) -> EpisodeSentences:
         wordings = record_of(self._group.attrs, WORDINGS, self._place)
         segments = []
         for segment in segments_of([text.strip() for text in sentences]):
@@ -84,23 +84,23 @@ class _Candidates:
             more = tuple(text for text in known if isinstance(text, str)) if isinstance(known, list) else ()
             segments.append(dataclasses.replace(segment, wordings=tuple(dict.fromkeys((*segment.wordings, *more)))))
         note = FieldNote(path, "instruction", "", "one sentence per frame")
-        return Sentences(segments[0].wordings, tuple(segments) if len(segments) > 1 else (), (path,), (note,))
+        return EpisodeSentences(segments[0].wordings, tuple(segments) if len(segments) > 1 else (), (path,), (note,))
 
-    def _attribute(self, attributes: Mapping[str, Any], name: str) -> Sentences:
+    def _attribute(self, attributes: Mapping[str, Any], name: str) -> EpisodeSentences:
         return self._wordings(f"attribute {name}", texts(attributes[name]), ())
 
-    def _record(self, attributes: Mapping[str, Any], name: str, key: str) -> Sentences:
+    def _record(self, attributes: Mapping[str, Any], name: str, key: str) -> EpisodeSentences:
         value = record_of(attributes, name, self._place).get(key)
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             value = "".join(value)  # as LIBERO's own reader joins its parts
         if value is None:
-            return Sentences()
+            return EpisodeSentences()
         if not isinstance(value, str):
             raise DataError(f"{self._place}: {key} of {name} is {value!r}; expected a sentence")
         return self._wordings(f"attribute {name}", [value], ())
 
-    def _wordings(self, field: str, sentences: list[str], used: tuple[str, ...]) -> Sentences:
+    def _wordings(self, field: str, sentences: list[str], used: tuple[str, ...]) -> EpisodeSentences:
         found = unique(sentences)
         self.empty = self.empty or not found
         reason = f"{len(found)} sentences, taken as wordings of one instruction" if len(found) > 1 else ""
-        return Sentences(found, (), used, (FieldNote(field, "instruction", "", reason),))
+        return EpisodeSentences(found, (), used, (FieldNote(field, "instruction", "", reason),))
