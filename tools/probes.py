@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # path::function below src/verbot -> why it may look a name up.
 EXCEPTIONS: dict[str, str] = {
-    "data/importers/hdf5.py::Hdf5._demo": "h5py's groups and datasets share no class",
-    "data/importers/hdf5.py::_sentences": "h5py's groups and datasets share no class",
     "data/importers/mcap.py::_entries": "classes of decoded messages are made at run time",
     "envs/rendering.py::_close": "an attribute of threading.local exists in some threads only",
     "envs/rendering.py::_context": "an attribute of threading.local exists in some threads only",

@@ -81,7 +81,9 @@ def test_aloha_without_instructions_with_other_arms_and_more_states(tmp_path, tr
 
 def demos(path, truths, libero=False, convention="opengl", control_freq=20, size=7):
     arguments = {"env_name": "Lift", "env_kwargs": {"control_freq": control_freq}}
-    arguments["env_kwargs"]["controller_configs"] = {"type": "OSC_POSE", "output_max": [0.05] * 3 + [0.5] * 3}
+    arguments["env_kwargs"]["controller_configs"] = {
+        "type": "OSC_POSE", "control_delta": True, "output_max": [0.05] * 3 + [0.5] * 3
+    }  # fmt: skip
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(arguments)
@@ -166,7 +168,10 @@ def test_damaged_files_are_named_and_the_rest_imported(tmp_path, truth, same):
     assert "episode_1.hdf5: cannot be read" in problems["episode_1.hdf5"] and "truncated" in problems["episode_1.hdf5"]
     assert problems["episode_2.hdf5"] == f"state 'qpos' has {len(truths[2]) - 1} frames for {len(truths[2])} actions"
     assert "images/cam_high, frame 2: is not a whole picture" in problems["episode_3.hdf5"]
-    assert problems["episode_5.hdf5"].endswith("has pixels; expected data, or action and observations")
+    assert problems["episode_5.hdf5"].endswith(
+        "has pixels float64 (3); expected action and observations (ALOHA) or data/demo_0 (robomimic), or the fields by name, "
+        "as in --set action=pixels"
+    )
     same(tmp_path / "out", [truths[0], truths[4]], ["episode_0.hdf5", "episode_4.hdf5"])
 
 

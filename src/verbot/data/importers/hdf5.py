@@ -1,92 +1,65 @@
-"""HDF5 datasets of ALOHA (one file per episode), robomimic and LIBERO (``data/demo_0``, …): one file or a folder of them.
+"""HDF5 datasets of ALOHA (one file per episode), robomimic, LIBERO and Isaac Lab (``data/demo_0``, …), and own layouts.
 
 ALOHA has ``observations/qpos``, ``action`` and ``observations/images/<camera>``. Images are pixels, or JPEG padded with zeros;
-decoders ignore the padding, so ``compress_len`` is not needed. JPEG is read as RGB, as in openpi's converter. Recorders that
-passed RGB to OpenCV as BGR exchanged red and blue (option `bgr`). If the file has no instruction, give one with
-``--instruction``.
+decoders ignore the padding. JPEG is read as RGB, as in openpi's converter. Recorders that passed RGB to OpenCV as BGR exchanged
+red and blue (option `bgr`). If the file has no instruction, give one with ``--instruction``.
 
 robomimic has ``data/demo_k/actions`` and ``obs/<name>``; ``env_args`` holds the control rate and the controller. LIBERO is the
 same with the instruction in ``data.attrs["problem_info"]``. Images of LIBERO are upside down: it stores robosuite's frames in
 OpenGL's row order (``macros_image_convention``), whereas robomimic flips them before it stores them. This importer flips the
 rows only. Users report that a vertical flip agrees with the camera's pose; the half turn that some converters apply mirrors
 the scene.
+
+Other layouts are read with the option `action`, and `state` and `images` as needed: each file is an episode, or each group of a
+file that has the named actions.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from verbot.data.importers import (
-    WIDEST,
-    Item,
-    RawEpisode,
-    failing,
-    files_of,
-    known_robots,
-    listed,
-    natural,
-    pick,
-    reading,
-    sources,
-    unique,
-)
-from verbot.data.importers.images import decode_all, frames_of
-from verbot.data.importers.known_robots import KnownRobot
-from verbot.errors import DataError
-from verbot.spec import RobotSpec, UInt8Array
+from verbot.data.importers import Item, failing, files_of, known_robots, listed, natural, reading, sources
+from verbot.data.importers.hdf5_episode import Hdf5Options, Place, read_episode
+from verbot.data.importers.hdf5_file import BROKEN, entries, opened, whole_number
+from verbot.data.importers.hdf5_recognition import GENERIC, Recognition, of_aloha, of_demonstrations, recorded_rate
+from verbot.errors import CorruptFileError, DataError
+from verbot.spec import Camera
 
 SUFFIXES = (".hdf5", ".h5")
-BROKEN = (
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-)  # errors that h5py raises for damaged files
-SENTENCES = ("language_instruction", "instruction", "language_raw", "language", "task")
+MOST = 12  # datasets that a message lists
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """The episodes of one file, what it says of its robot, and what contradicts itself in it."""
+
+    places: tuple[Place, ...]
+    found: Recognition
+    problem: DataError | None = None
 
 
 @sources.register("hdf5", needs=("h5py",))
 class Hdf5:
-    """HDF5 files of ALOHA, robomimic or LIBERO.
+    """HDF5 files of ALOHA, robomimic, LIBERO or Isaac Lab, or of a layout whose fields are named."""
 
-    Args:
-        state, images: fields of the observation, separated by commas.
-        flip: whether to flip images vertically; None follows the file.
-        bgr: exchange red and blue.
-        floats: as for `verbot.data.importers.images.frames_of`.
-    """
+    about = ".hdf5 files of ALOHA, robomimic, LIBERO or Isaac Lab, or any with named fields"
 
-    about = ".hdf5 files of ALOHA, robomimic or LIBERO"
-    recognition = ""
-
-    def __init__(
-        self,
-        path: Path,
-        robot: str | None = None,
-        state: Any = (),
-        images: Any = (),
-        flip: bool | None = None,
-        bgr: bool = False,
-        floats: str = "auto",
-    ):
+    def __init__(self, path: Path, robot: str | None = None, fields: Hdf5Options = Hdf5Options()):  # noqa: B008
         self._paths = files_of(path, *SUFFIXES)
         if not self._paths:
             raise DataError(f"{path} has no file that ends with {' or '.join(SUFFIXES)}")
-        self._state, self._images = listed(state), listed(images)
-        self._flip, self._bgr, self._floats = flip, bgr, floats
-        self.robot, recorded_hz = self._recognized()
-        self.robot = known_robots.known(robot) if robot else self.robot
-        self.rate_hz = recorded_hz or self.robot.rate_hz
+        self._options, self._named = fields, robot is not None
+        self._found = self._first()
+        self.robot = known_robots.known(robot) if robot else self._found.robot
+        self.rate_hz = self._found.rate_hz or self.robot.rate_hz
+        self.recognition = "" if robot else self._found.evidence
         self.total: int | None = None
+        if fields.depth:
+            self.robot = dataclasses.replace(self.robot, views={**self.robot.views, **self._depth_views()})
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -95,133 +68,123 @@ class Hdf5:
     def items(self) -> Iterator[Item]:
         for path in self._paths:
             try:
-                with _opened(path) as file, reading(path, *BROKEN):
-                    demos = sorted(file["data"], key=natural) if "data" in file else None
-                    if demos is None and not ("action" in file and "observations" in file):
-                        raise DataError(f"{path} has {', '.join(file) or 'nothing'}; expected data, or action and observations")
+                content = _content(path, self._options)
+                self._check(path, content.found)
             except DataError as error:
                 yield Item(path.name, failing(error))
                 continue
-            for demo in demos or ():
-                yield Item(f"{path.name}, {demo}", partial(self._demo, path, demo))
-            if demos is None:
-                yield Item(path.name, partial(self._aloha, path))
+            for place in content.places:
+                yield Item(place.key, partial(read_episode, place, self.robot, content.found, self._options))
+            if content.problem is not None:
+                yield Item(path.name, failing(content.problem))
 
-    def _aloha(self, path: Path) -> RawEpisode:
-        with _opened(path) as file, reading(path, *BROKEN):
-            observed = file["observations"]
-            fields = [name for name in observed if name != "images"]
-            usual = self.robot.state_fields or tuple(name for name in ("qpos",) if name in fields)
-            chosen = pick(self._state or usual, dict.fromkeys(fields), "state field", path)
-            state = {name: observed[name][()] for name in chosen}
-            action, sentences = file["action"][()], _sentences(file.attrs, file)
-            names = sorted(observed["images"]) if "images" in observed else []
-        wanted = pick(
-            self._images or tuple(name for name in names if "depth" not in name), dict.fromkeys(names), "pictures", path
-        )
-        cameras = {name: partial(self._frames, path, f"observations/images/{name}", bool(self._flip)) for name in wanted}
-        return RawEpisode(state, {"action": action}, cameras, sentences)
-
-    def _demo(self, path: Path, demo: str) -> RawEpisode:
-        place = f"{path}, data/{demo}"
-        with _opened(path) as file, reading(place, *BROKEN):
-            data, group = file["data"], file["data"][demo]
-            if "actions" not in group or "obs" not in group:
-                raise DataError(f"{place} has {', '.join(group)}; expected actions and obs")
-            shapes = {name: (entry.shape, entry.dtype) for name, entry in group["obs"].items() if hasattr(entry, "shape")}
-            pictures = [name for name, (shape, dtype) in shapes.items() if len(shape) == 4 and "depth" not in name]
-            chosen = self._vectors(shapes, pictures, place)
-            state = {name: group["obs"][name][()] for name in chosen}
-            actions, sentences = group["actions"][()], _sentences(group.attrs, group)
-            sentences = sentences or _sentences(data.attrs, {})
-            problem, flip = _attribute(data.attrs, "problem_info"), self._flip
-            if problem:
-                sentences = sentences or unique([json.loads(problem).get("language_instruction", "")])
-                flip = _attribute(data.attrs, "macros_image_convention") in ("", "opengl") if flip is None else flip
-            kept = {key: json.loads(_attribute(group.attrs, key) or "{}") for key in ("verbot_calibration", "verbot_extras")}
-        known = tuple(name for name in self.robot.camera_fields if name in pictures)
-        cameras: dict[str, Callable[[], UInt8Array]] = {}
-        for name in pick(self._images or known or tuple(pictures), dict.fromkeys(pictures), "pictures", place):
-            camera = self.robot.cameras.get(name, name)
-            cameras[camera] = partial(self._frames, path, f"data/{demo}/obs/{name}", bool(flip))
-        extras = {key: value for key, value in kept["verbot_extras"].items() if key not in ("source", "instructions")}
-        return RawEpisode(state, {"actions": actions}, cameras, sentences, extras, calibration=kept["verbot_calibration"])
-
-    def _vectors(self, shapes: Mapping[str, Any], pictures: list[str], place: str) -> list[str]:
-        vectors = [name for name, (shape, dtype) in shapes.items() if len(shape) <= 2 and dtype.kind in "fiu" and shape]
-        if self._state or self.robot.state_fields:
-            return pick(self._state or self.robot.state_fields, dict.fromkeys(vectors), "state field", place)
-        for usual in (
-            ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
-            ("ee_states", "gripper_states", "joint_states"),
-        ):
-            if set(usual) <= set(vectors):
-                return list(usual)
-        return [name for name in sorted(vectors) if name != "object" and int(np.prod(shapes[name][0][1:])) <= WIDEST]
-
-    def _frames(self, path: Path, name: str, flip: bool) -> UInt8Array:
-        place = f"{path}, {name}"
-        with _opened(path) as file, reading(place, *BROKEN):
-            stored = file[name]
-            encoded = stored.dtype.kind == "O" or (stored.ndim == 2 and stored.dtype == np.uint8)
-            values = None if encoded else stored[()]
-            contents = [np.asarray(row, np.uint8).tobytes() for row in stored] if encoded else []
-        frames = decode_all(contents, place) if values is None else frames_of(values, place, self._floats)
-        frames = frames[:, ::-1] if flip else frames
-        return frames[..., ::-1] if self._bgr else frames
-
-    def _recognized(self) -> tuple[KnownRobot, float | None]:
-        """The robot, and the rate if recorded, according to the first readable file."""
+    def _first(self) -> Recognition:
+        """What the first readable file says. Raises `DataError` if no file has a known layout."""
+        problems: list[DataError] = []
         for path in self._paths:
             try:
-                with _opened(path) as file, reading(path, *BROKEN):
-                    return _robot(file)
+                return _content(path, self._options).found
+            except CorruptFileError:
+                continue
+            except DataError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+        return GENERIC
+
+    def _check(self, path: Path, found: Recognition) -> None:
+        """Raise `DataError` if a file is of another robot or rate than the first: its numbers would mean something else."""
+        if self._named or not self._found.evidence or not found.evidence:
+            same = self._named or bool(self._found.evidence) == bool(found.evidence) or self.robot.name == "aloha"
+        else:
+            same = found.robot == self._found.robot
+        if not same:
+            was, now = (one.evidence or "no evidence of a robot" for one in (self._found, found))
+            raise DataError(f"{path} has {now}; the first file has {was}. Import them one by one")
+        if found.rate_hz != self._found.rate_hz:
+            was, now = (f"{one.rate_hz:g} Hz" if one.rate_hz else "no rate" for one in (self._found, found))
+            raise DataError(f"{path} was recorded at {now}; the first file at {was}. Import them one by one")
+
+    def _depth_views(self) -> Mapping[str, Camera]:
+        """Depth cameras with the size of their first readable pictures."""
+        for item in self.items():
+            try:
+                raw = item.read()
+                pictures = {name: read() for name, read in raw.cameras.items() if _is_depth(raw.notes, name)}
             except DataError:
                 continue
-        return known_robots.known("generic"), None
+            return {name: Camera(name, int(v.shape[1]), int(v.shape[2]), kind="depth") for name, v in pictures.items()}
+        return {}
 
 
-def _opened(path: Path) -> Any:
+def _is_depth(notes: Any, camera: str) -> bool:
+    return any(note.taken_as == f"depth camera {camera}" for note in notes)
+
+
+def _content(path: Path, options: Hdf5Options) -> _Content:
+    """The episodes of a file. Raises `DataError` if it has no known layout and the options name none."""
+    with opened(path) as file, reading(path, *BROKEN):
+        action = listed(options.action)
+        fields = entries(file) if "data" not in file else {}
+        if "data" in file and not (action and action[0] in file):
+            return _demonstrations(path, file, action)
+        if "action" in file and "observations" in file:
+            found = of_aloha(file, fields)
+            return _Content((Place(path, "", "observations", "observations/images", ("action",)),), found)
+        found = dataclasses.replace(GENERIC, rate_hz=recorded_rate(file.attrs))
+        if action and action[0] in file:
+            return _Content((Place(path),), found)
+        groups = [name for name in sorted(file, key=natural) if action and f"{name}/{action[0]}" in file]
+        if groups:
+            return _Content(tuple(Place(path, name) for name in groups), found)
+        raise DataError(_unknown(path, file, action))
+
+
+def _demonstrations(path: Path, file: Any, action: tuple[str, ...]) -> _Content:
     import h5py
 
-    with reading(path, OSError):
-        return h5py.File(path, "r")
+    data = file["data"]
+    names = [name for name in data if isinstance(data.get(name), h5py.Group)] if isinstance(data, h5py.Group) else []
+    demos = sorted(names, key=natural)
+    if not demos:
+        raise DataError(_unknown(path, file, action))
+    places = tuple(Place(path, f"data/{name}", "obs", "obs", action or ("actions",)) for name in demos)
+    found = of_demonstrations(data, entries(data[demos[0]]), path)
+    return _Content(places, found, _contradiction(path, data, demos))
 
 
-def _robot(file: Any) -> tuple[KnownRobot, float | None]:
-    if "data" not in file:
-        wide = {file["action"].shape[-1], file["observations"]["qpos"].shape[-1]} == {14}
-        return known_robots.known("aloha" if wide else "generic"), None
-    attributes = file["data"].attrs
-    spec = _attribute(attributes, "verbot_spec")
-    if spec:
-        given = RobotSpec.from_json(json.loads(spec))
-        return known_robots.robot_of_spec(given), given.rate_hz
-    name = "libero" if _attribute(attributes, "problem_info") else "robomimic"
-    arguments = json.loads(_attribute(attributes, "env_args") or "{}").get("env_kwargs", {})
-    recorded_hz, controller = arguments.get("control_freq"), arguments.get("controller_configs", {})
-    controller = controller.get("body_parts", {}).get("right", controller)
-    reach = controller.get("output_max", [0.05] * 3 + [0.5] * 3)
-    deltas = controller.get("control_delta", True) and controller.get("input_type", "delta") == "delta"
-    deltas = deltas and controller.get("type", "OSC_POSE") == "OSC_POSE" and isinstance(reach, list) and len(reach) == 6
-    first = next(iter(sorted(file["data"], key=natural)), None)
-    if first is None or file["data"][first]["actions"].shape[-1] != 7 or not deltas:
-        return known_robots.known("generic"), recorded_hz
-    return known_robots.robosuite(name, 20.0, reach[0], reach[3]), recorded_hz
+def _contradiction(path: Path, data: Any, demos: list[str]) -> DataError | None:
+    """Whether the counts of the whole file disagree with its demonstrations: some may be missing."""
+    frames = 0
+    for name in demos:
+        try:
+            counted = whole_number(data[name].attrs, "num_samples", path)
+        except CorruptFileError:
+            return None  # reading that demonstration says so
+        actions = data[name].get("actions")
+        frames += counted if counted is not None else len(actions) if actions is not None and actions.shape else 0
+    for attribute, count, what in (("num_demos", len(demos), "demonstrations"), ("total", frames, "frames")):
+        stated = whole_number(data.attrs, attribute, path)
+        if stated is not None and stated != count:
+            return DataError(f"{path}, data: {attribute} is {stated}, but it has {count} {what}; some may be missing")
+    return None
 
 
-def _attribute(attributes: Any, name: str) -> str:
-    value = attributes.get(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _sentences(attributes: Any, group: Any) -> tuple[str, ...] | None:
-    """The instructions in the attributes or text datasets of a group; None if it has no such field."""
-    sentences: list[str] = []
-    for name in SENTENCES:
-        value = attributes.get(name)
-        if value is None and name in group and hasattr(group[name], "shape") and group[name].dtype.kind in "OS":
-            value = group[name][()]
-        for text in np.atleast_1d(value).tolist() if value is not None else ():
-            sentences.append(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
-    return unique(sentences) if sentences else None
+def _unknown(path: Path, file: Any, action: tuple[str, ...]) -> str:
+    """What an unknown layout holds, and an example of the options that name its fields."""
+    fields = entries(file)
+    listing = ", ".join(map(str, list(fields.values())[:MOST])) or "no dataset"
+    listing += f" and {len(fields) - MOST} more" if len(fields) > MOST else ""
+    if action:
+        return f"{path} has no dataset {action[0]!r}; it has {listing}"
+    known = "expected action and observations (ALOHA) or data/demo_0 (robomimic), or the fields by name"
+    numbers = [path for path, entry in fields.items() if entry.kind == "numbers"]
+    pictures = [path for path, entry in fields.items() if entry.kind in ("color", "gray", "encoded")]
+    if not numbers:
+        return f"{path} has {listing}; {known}"
+    first = next((name for name in numbers if "action" in name), numbers[0])
+    state = next((f" state={name}" for name in numbers if name != first), "")
+    words = pictures[0].split("/") if pictures else []
+    camera = words[-2] if len(words) > 1 and words[-1] in ("rgb", "color", "image") else words[-1] if words else ""
+    example = f"--set action={first}{state}" + (f" images.{camera}={pictures[0]}" if pictures else "")
+    return f"{path} has {listing}; {known}, as in {example}"

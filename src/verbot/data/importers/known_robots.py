@@ -122,13 +122,15 @@ def vector(fields: Mapping[str, np.ndarray], parts: list[KnownComponent]) -> Flo
     for part in parts:
         out.append(CONVERSIONS[part.of](columns[:, start : start + len(part.axes)]))
         start += len(part.axes)
-    return np.concatenate(out, axis=1).astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which the importer names
+        return np.concatenate(out, axis=1).astype(np.float32)
 
 
 def plain(fields: Mapping[str, np.ndarray], length: int) -> FloatArray:
     """`fields` concatenated without conversion: float32 (t, d)."""
     matrices = [_matrix(values) for values in fields.values()]
-    return np.concatenate([np.zeros((length, 0)), *matrices], axis=1).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.concatenate([np.zeros((length, 0)), *matrices], axis=1).astype(np.float32)
 
 
 def components(parts: list[KnownComponent], low: np.ndarray, high: np.ndarray) -> tuple[Component, ...]:

@@ -1,0 +1,200 @@
+"""The arrays of a zarr store, by their metadata, and rows of them. zarr itself is needed only to read rows."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verbot.data.importers import natural, reading
+from verbot.errors import CorruptFileError, MissingDependencyError
+
+IMAGE_CODECS = "imagecodecs_"  # codecs of the package imagecodecs
+SMALLEST = 8  # pixels of the shorter side of a picture
+DOCUMENTS = (".zarray", "zarr.json")  # of format 2 and 3
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array by its metadata alone, so that an unknown codec matters only where the array is read.
+
+    Args:
+        letter: numpy's letter for the kind of its dtype.
+        pieces: the shape of the pieces in which it is stored.
+        prefix, separator: the name of piece (i, j) in the array's folder is prefix + i + separator + j.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    letter: str
+    codecs: tuple[str, ...]
+    format: int
+    pieces: tuple[int, ...]
+    prefix: str = ""
+    separator: str = "."
+
+    @property
+    def kind(self) -> str:
+        """``"pictures"``, ``"numbers"`` or ``"other"``."""
+        if self.letter not in "biuf" or not self.shape:
+            return "other"
+        pictured = len(self.shape) == 4 and min(self.shape[1:3]) >= SMALLEST
+        return "pictures" if pictured and (self.shape[-1] in (1, 3, 4) or self.shape[1] in (1, 3, 4)) else "numbers"
+
+    @property
+    def width(self) -> int:
+        """Numbers per row."""
+        return int(np.prod(self.shape[1:], dtype=int))
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+    def names(self, start: int, end: int) -> Iterator[str]:
+        """The names of the pieces that hold rows `start` to `end`."""
+        spans = [range(start // self.pieces[0], -(-end // self.pieces[0]))]
+        spans += [range(-(-size // piece)) for size, piece in zip(self.shape[1:], self.pieces[1:], strict=True)]
+        for place in itertools.product(*spans):
+            yield self.prefix + self.separator.join(map(str, place))
+
+
+class ZarrStore:
+    """A store at `path`, a folder or a ``.zip``. Raises `CorruptFileError` for broken metadata.
+
+    Attributes:
+        arrays: every array by its name, in natural order.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._open = path, dict[str, Any]()
+        with reading(path, OSError, zipfile.BadZipFile, NotImplementedError):
+            documents = dict(_zipped(path) if path.is_file() else _in_folders(path, path))
+            self._files = set(_names(path)) if path.is_file() else None
+        self.arrays: dict[str, StoredArray] = {}
+        for name, content in sorted(documents.items(), key=lambda pair: natural(pair[0])):
+            with reading(f"{path}, {name}", ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+                record = json.loads(content)
+                if record.get("node_type", "array") == "array":
+                    self.arrays[name] = _array(record)
+
+    def rows(self, name: str, start: int, end: int, fill: bool = True) -> np.ndarray:
+        """Rows `start` to `end` of an array.
+
+        Args:
+            fill: take the array's fill value for pieces that are absent, instead of an error.
+
+        Raises `CorruptFileError` if it has fewer rows or cannot be read, `MissingDependencyError` for a codec that is not
+        installed.
+        """
+        place, array = f"{self.path}, {name}", self.arrays[name]
+        if not array.shape or array.shape[0] < end:
+            raise CorruptFileError(place, f"is {array}; the episode is rows {start} to {end}")
+        absent = [] if fill else [piece for piece in array.names(start, end) if not self._has(f"{name}/{piece}")]
+        if absent:
+            text = f"{len(absent)} pieces of rows {start} to {end} are absent, {absent[0]} first"
+            raise CorruptFileError(place, f"{text}. If they hold the fill value alone, add --set absent=fill; else copy it again")
+        _register(place, array.codecs)
+        self._check_sizes(name, start, end)
+        with reading(place, Exception):
+            return np.asarray(self._array(name)[start:end])
+
+    def _check_sizes(self, name: str, start: int, end: int) -> None:
+        """Raise `CorruptFileError` for a file that is shorter than its blosc header says: blosc would read on in memory."""
+        array = self.arrays[name]
+        if self._files is not None or array.codecs[-1:] != ("blosc",):
+            return
+        for piece in array.names(start, end):
+            path = self.path / name / piece
+            if path.is_file():
+                with path.open("rb") as file:
+                    head = file.read(16)
+                stated = int.from_bytes(head[12:16], "little")
+                if len(head) < 16 or path.stat().st_size != stated:
+                    raise CorruptFileError(path, f"has {path.stat().st_size} bytes; its header says {stated}")
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).is_file() if self._files is None else name in self._files
+
+    def _array(self, name: str) -> Any:
+        import zarr
+
+        if name not in self._open:
+            if "" not in self._open:
+                zipped = self._files is not None
+                self._open[""] = zarr.storage.ZipStore(self.path, mode="r") if zipped else zarr.storage.LocalStore(self.path)
+            form = self.arrays[name].format
+            self._open[name] = zarr.open_array(self._open[""], path=name, mode="r", zarr_format=form)
+        return self._open[name]
+
+
+def _names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            folder, _, file = name.rpartition("/")
+            if file in DOCUMENTS:
+                yield folder, archive.read(name)
+
+
+def _in_folders(root: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
+    for name in DOCUMENTS:
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            yield folder.relative_to(root).as_posix(), content
+            if name == ".zarray" or b'"array"' in content:
+                return  # its folders hold pieces of the array
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            yield from _in_folders(root, entry)
+
+
+def _array(record: Mapping[str, Any]) -> StoredArray:
+    """Raises `ValueError`, `TypeError` or `KeyError` for metadata that describe no array."""
+    shape = tuple(int(size) for size in record["shape"])
+    if record.get("zarr_format") == 3:
+        dtype, codecs = _dtype(record["data_type"]), tuple(str(codec["name"]) for codec in record["codecs"])
+        grid, encoding = record["chunk_grid"]["configuration"]["chunk_shape"], record["chunk_key_encoding"]
+        plain = encoding["name"] == "v2"
+        separator = str(encoding.get("configuration", {}).get("separator", "." if plain else "/"))
+        prefix = "" if plain else f"c{separator}"
+    else:
+        filters = (*(record.get("filters") or ()), record.get("compressor"))
+        dtype, codecs = _dtype(record["dtype"]), tuple(str(codec["id"]) for codec in filters if codec is not None)
+        grid, prefix, separator = record["chunks"], "", str(record.get("dimension_separator", "."))
+    pieces = tuple(int(size) for size in grid)
+    if min(shape, default=1) < 0 or min(pieces, default=1) < 1 or len(pieces) != len(shape):
+        raise ValueError(f"shape {shape} in pieces of {pieces}")
+    known = 3 if record.get("zarr_format") == 3 else 2
+    return StoredArray(
+        shape, str(dtype or record.get("data_type")), dtype.kind if dtype else "O", codecs, known, pieces, prefix, separator
+    )
+
+
+def _dtype(name: Any) -> np.dtype[Any] | None:
+    """numpy's dtype of a name; None for a record or a type that numpy does not have, such as zarr's strings."""
+    try:
+        return np.dtype(name) if isinstance(name, str) else None
+    except TypeError:
+        return None
+
+
+def _register(place: str, codecs: tuple[str, ...]) -> None:
+    """Make the codecs known to zarr. Raises `MissingDependencyError` naming the codec whose package is not installed."""
+    foreign = [codec for codec in codecs if codec.startswith(IMAGE_CODECS)]
+    if not foreign:
+        return
+    try:
+        importlib.import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
+    except ImportError as error:
+        text = f"{place} is compressed with {foreign[0]}, which needs imagecodecs: pip install imagecodecs"
+        raise MissingDependencyError(text) from error
