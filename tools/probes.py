@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXCEPTIONS: dict[str, str] = {
     "data/importers/hdf5.py::Hdf5._demo": "h5py's groups and datasets share no class",
     "data/importers/hdf5.py::_sentences": "h5py's groups and datasets share no class",
-    "data/importers/mcap.py::_entries": "classes of decoded messages are made at run time",
+    "data/importers/ros_messages.py::_entries": "classes of decoded messages are made at run time",
     "envs/rendering.py::_close": "an attribute of threading.local exists in some threads only",
     "envs/rendering.py::_context": "an attribute of threading.local exists in some threads only",
     "models/encoders/language/hf_language.py::_longest": "a model's configuration has the fields of its family",

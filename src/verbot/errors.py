@@ -78,6 +78,7 @@ _EXTRAS = {
     "mcap": "mcap",
     "mcap_ros2": "mcap",
     "zstandard": "mcap",
+    "rosbags": "rosbag",
 }
 
 
