@@ -61,6 +61,8 @@ def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, opt
         conversion.append("latched: a message holds until the next")
     reasons = [topics.evidence[topic]] if topic in topics.evidence else []
     reasons.append(_clock(stream, timing.timing))
+    if topic in bag.topics and bag.topics[topic].definition:
+        reasons.append(f"the file does not define {bag.topics[topic].type}: {bag.topics[topic].definition} is taken")
     return FieldNote(name, topics.label(name), "; ".join(conversion), "; ".join(reason for reason in reasons if reason))
 
 

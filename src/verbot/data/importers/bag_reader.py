@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -32,7 +33,9 @@ class Bag:
                     topic.latched if known is None else topic.latched and known.latched
                 ) or name in self.files.metadata.latched
                 count = topic.count + (0 if known is None else known.count)
-                found[name] = BagTopic(topic.type or (known.type if known else ""), count, latched, topic.unreadable)
+                found[name] = dataclasses.replace(
+                    topic, type=topic.type or (known.type if known else ""), count=count, latched=latched
+                )
         return found
 
     def messages(self, topics: Iterable[str], start: int = 0, end: int | None = None) -> Iterator[BagMessage]:

@@ -13,13 +13,15 @@ from verbot.errors import ConfigError
 class BagTopic:
     """A topic of a recording: its message type, the number of messages, and whether its publisher is transient local.
 
-    `unreadable` says why its messages cannot be decoded; it is empty if they can.
+    `unreadable` says why its messages cannot be decoded; it is empty if they can. `definition` says whose definition of the type
+    is taken; it is empty if the file has one.
     """
 
     type: str
     count: int
     latched: bool = False
     unreadable: str = ""
+    definition: str = ""
 
     @property
     def short(self) -> str:

@@ -140,6 +140,8 @@ def _opened(path: Path) -> Iterator[Any]:
             else:
                 begins = file.read(len(MAGIC))
                 file.seek(0)
+        if len(begins) < len(MAGIC) and MAGIC.startswith(begins) and (path.suffix != ".zstd" or _is_zstd(path)):
+            raise CorruptFileError(path, "cannot be read: it is empty or cut short at its beginning")
         if begins != MAGIC:
             raise CorruptFileError(path, "cannot be read: it does not begin as an MCAP file does")
         yield file

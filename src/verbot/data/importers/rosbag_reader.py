@@ -33,16 +33,20 @@ def messages(
 
 
 def topics(path: Path, metadata: BagMetadata) -> dict[str, BagTopic]:
+    from rosbags.interfaces import MessageDefinitionFormat
+
     found: dict[str, BagTopic] = {}
     with _opened(path) as reader:
         for connection in reader.connections:
             known = found.get(connection.topic)
-            profiles = [{"durability": int(profile.durability)} for profile in connection.ext.offered_qos_profiles]
+            profiles = [{"durability": profile.durability.value} for profile in connection.ext.offered_qos_profiles]
             latched = is_latched(profiles) and (known is None or known.latched)
             form = connection.ext.serialization_format
             unreadable = "" if form == "cdr" else f"{form!r}"
             count = connection.msgcount + (known.count if known else 0)
-            found[connection.topic] = BagTopic(connection.msgtype, count, latched, unreadable)
+            defined = connection.msgdef.format == MessageDefinitionFormat.NONE
+            definition = f"that of ROS 2 {_store(metadata.distro).name[5:].capitalize()}" if defined else ""
+            found[connection.topic] = BagTopic(connection.msgtype, count, latched, unreadable, definition)
     return found
 
 
@@ -92,33 +96,48 @@ def _decompressed(path: Path) -> Iterator[Path]:
         yield target
 
 
+def _store(distro: str) -> Any:
+    """The types of a ROS distribution. Files before Iron have no definitions, and Humble is the last before it."""
+    from rosbags.typesys import Stores
+
+    return {store.value: store for store in Stores}.get(f"ros2_{distro}", Stores.ROS2_HUMBLE)
+
+
 def _types(path: Path, connections: list[Any], distro: str) -> Any:
     """The definitions of the messages: the file's own, or those of a ROS distribution for files from before Iron."""
     from rosbags.interfaces import MessageDefinitionFormat
-    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+    from rosbags.typesys import Stores, get_typestore
 
-    known = {store.value: store for store in Stores}
-    default = get_typestore(known.get(f"ros2_{distro}", Stores.ROS2_HUMBLE))
-    store = get_typestore(Stores.EMPTY)
-    found: dict[str, Any] = {}
-    for connection in connections:
-        definition = connection.msgdef
-        with _wrapped(path):
-            if definition.format == MessageDefinitionFormat.MSG:
-                found |= get_types_from_msg(definition.data, connection.msgtype)
-            elif definition.format == MessageDefinitionFormat.IDL:
-                for text in definition.data.split("=" * 80 + "\n"):
-                    found |= (
-                        get_types_from_idl(text.partition("\n")[2] if text.startswith("IDL: ") else text) if text.strip() else {}
-                    )
-        if definition.format == MessageDefinitionFormat.NONE and connection.msgtype not in default.fielddefs:
+    undefined = [connection for connection in connections if connection.msgdef.format == MessageDefinitionFormat.NONE]
+    store = get_typestore(_store(distro) if undefined else Stores.EMPTY)
+    for connection in undefined:
+        if connection.msgtype not in store.fielddefs:
             raise DataError(
                 f"{path.name} does not define the type {connection.msgtype} of {connection.topic}, which is none of ROS 2's own; "
                 f"{CONVERT}, with definitions"
             )
+    found: dict[str, Any] = {}
     with _wrapped(path):
-        store.register({**default.fielddefs, **found})
+        for connection in connections:
+            found |= _defined(connection)
+        store.register({name: definition for name, definition in found.items() if name not in store.fielddefs})
     return store
+
+
+def _defined(connection: Any) -> dict[str, Any]:
+    """The types that a topic's definition has, by name."""
+    from rosbags.interfaces import MessageDefinitionFormat
+    from rosbags.typesys import get_types_from_idl, get_types_from_msg
+
+    definition = connection.msgdef
+    if definition.format == MessageDefinitionFormat.MSG:
+        return dict(get_types_from_msg(definition.data, connection.msgtype))
+    found: dict[str, Any] = {}
+    if definition.format == MessageDefinitionFormat.IDL:
+        parts = [part for part in definition.data.split("=" * 80 + "\n") if part.strip()]
+        for part in parts:
+            found |= get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part)
+    return found
 
 
 def _decoded(path: Path, store: Any, connection: Any, data: bytes, compressed: bool) -> Any:
