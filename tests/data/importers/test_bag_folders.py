@@ -88,12 +88,13 @@ def test_a_recording_that_lacks_a_part_is_named_and_the_others_imported(case, tm
     assert numbers(tmp_path / "out", picture_number) == list(range(21))
 
 
+INFO = "rosbag2_bagfile_information: "
 BROKEN_METADATA = {
     "[": "cannot be read",
     "other: 1": "has no rosbag2_bagfile_information; expected the metadata of rosbag2; remove it",
-    "rosbag2_bagfile_information: {storage_identifier: tar}": "names the storage 'tar'; known are mcap, sqlite3",
-    "rosbag2_bagfile_information: {compression_mode: file, compression_format: xz}": "names compression 'xz' by 'file'; expected 'zstd'",
-    "rosbag2_bagfile_information: {relative_file_paths: [1]}": "has relative_file_paths '[1]'; expected a list of different file names",
+    INFO + "{storage_identifier: tar}": "names the storage 'tar'; known are mcap, sqlite3",
+    INFO + "{compression_mode: file, compression_format: xz}": "names compression 'xz' by 'file'; expected 'zstd' by 'file'",
+    INFO + "{relative_file_paths: [1]}": "has relative_file_paths '[1]'; expected a list of different file names",
     "a: 2026-99-99": "cannot be read",
 }
 
