@@ -282,14 +282,23 @@ class _Numbers:
         return [time for time, _ in found], [value for _, value in found]
 
     def rows(self, rows: np.ndarray, limit_s: float | None, key: str) -> np.ndarray:
-        """The values (t, d) of the last message at or before each row, by dimension where several publishers share a topic."""
+        """The values (t, d) of the last message at or before each row, by dimension where several publishers share a topic.
+
+        Raises `DataError` for a value that is not finite or too large for float32.
+        """
         label = f"{key}: {topic_of(self._name)}"
+        columns = []
         if not self._joined:
             places = last_before(np.array(self._stream.times, np.int64), rows, self._stream.latched, limit_s, label)
-            return np.array([[self._values[place][axis] for axis in self.axes] for place in places], float).reshape(len(rows), -1)
-        columns = []
         for axis in self.axes:
-            times, values = self._places(axis)
-            places = last_before(np.array(times, np.int64), rows, self._stream.latched, limit_s, f"{label}, joint {axis},")
-            columns.append(np.array(values, float)[places])
+            values = [found[axis] for found in self._values] if not self._joined else []
+            if self._joined:
+                times, values = self._places(axis)
+                where = f"{label}, joint {axis},"
+                places = last_before(np.array(times, np.int64), rows, self._stream.latched, limit_s, where)
+            column = np.array(values, float)[places]
+            wrong = np.flatnonzero(~(np.abs(column) <= np.finfo(np.float32).max))
+            if len(wrong):
+                raise DataError(f"{label}: {axis} is {column[wrong[0]]:g} in row {wrong[0]}; expected a finite number")
+            columns.append(column)
         return np.stack(columns, -1) if columns else np.zeros((len(rows), 0))

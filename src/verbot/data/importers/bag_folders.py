@@ -153,7 +153,7 @@ def read_metadata(path: Path) -> BagMetadata:
     if not isinstance(info, dict):
         raise CorruptFileError(path, f"has no {ROOT_KEY}; expected the metadata of rosbag2; {ADVICE}")
     storage = info.get("storage_identifier", "mcap")
-    if storage not in STORAGES:
+    if not isinstance(storage, str) or storage not in STORAGES:
         raise CorruptFileError(
             path, f"names the storage {storage!r}; known are {', '.join(STORAGES)}; convert it with 'ros2 bag convert'"
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial as bound
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,13 @@ def messages(
     after `end` was before the cut.
     """
     from mcap.reader import SeekingReader
-    from mcap_ros2.decoder import DecoderFactory
 
-    factory = DecoderFactory()
     with _opened(path) as file:
         if _is_indexed(path, file):
             with reading(path, *_broken()):
                 found = SeekingReader(file, validate_crcs=True).iter_messages(topics, starting_at=start, ending_before=end)
                 for schema, channel, message in found:
-                    yield _message(path, factory, schema, channel, message, metadata)
+                    yield _message(path, schema, channel, message, metadata)
             return
         latest = 0
         try:
@@ -48,7 +47,7 @@ def messages(
                 if end is not None and message.log_time >= end + DISORDER_NS:
                     return
                 if channel.topic in topics and message.log_time >= start and (end is None or message.log_time < end):
-                    yield _message(path, factory, schema, channel, message, metadata)
+                    yield _message(path, schema, channel, message, metadata)
         except _broken() as error:
             if not partial and (end is None or latest < end):
                 raise _cut(path, error) from error
@@ -186,21 +185,34 @@ def _cut(path: Path, error: Exception) -> CorruptFileError:
     )
 
 
-def _message(path: Path, factory: Any, schema: Any, channel: Any, message: Any, metadata: BagMetadata) -> BagMessage:
-    decode = bound(_decoded, path, factory, schema, channel, message.data, metadata.compressed_messages)
+def _message(path: Path, schema: Any, channel: Any, message: Any, metadata: BagMetadata) -> BagMessage:
+    decode = bound(_decoded, path, schema, channel, message.data, metadata.compressed_messages)
     return BagMessage(channel.topic, message.log_time, decode)
 
 
-def _decoded(path: Path, factory: Any, schema: Any, channel: Any, data: bytes, compressed: bool) -> Any:
+@functools.lru_cache(64)
+def _decoder(name: str, definition: bytes) -> Callable[[bytes], Any]:
+    """The parser of a message type. Raises whatever the definition makes the parser of definitions raise."""
+    from mcap.records import Schema
+    from mcap_ros2.decoder import DecoderFactory
+
+    with contextlib.redirect_stderr(io.StringIO()):  # where it prints what it raises too
+        found = DecoderFactory().decoder_for("cdr", Schema(id=1, name=name, encoding="ros2msg", data=definition))
+    assert found is not None  # it is None for other encodings alone
+    return found
+
+
+def _decoded(path: Path, schema: Any, channel: Any, data: bytes, compressed: bool) -> Any:
     import zstandard
 
     kind = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
     try:
         if compressed:
             data = zstandard.ZstdDecompressor().decompress(data)
-        decoder = json.loads if channel.message_encoding == "json" else factory.decoder_for(channel.message_encoding, schema)
-        if decoder is not None:
-            return decoder(data)
+        if channel.message_encoding == "json":
+            return json.loads(data)
+        if channel.message_encoding == "cdr" and schema is not None and schema.encoding == "ros2msg":
+            return _decoder(schema.name, schema.data)(data)
     except Exception as error:  # a parser generated from the file's own definition can raise any error
         raise CorruptFileError(path, f"a message of {channel.topic} ({kind}) cannot be decoded ({error})") from error
     raise DataError(

@@ -80,21 +80,21 @@ def check_encoding(name: str, encoding: str, options: BagOptions) -> None:
 
 def picture(name: str, value: Any, options: BagOptions) -> UInt8Array:
     """uint8 (h, w, 3) of an image message. Raises `DataError` for an encoding or a size that cannot be read."""
-    data, encoding = _data(name, value), field_of(value, "encoding")
-    if encoding is None:
-        return _decompressed(name, bytes(data), encoding_of(value))
-    check_encoding(name, str(encoding), options)
+    data, encoding = _data(name, value), encoding_of(value)
+    if field_of(value, "encoding") is None:
+        return _decompressed(name, bytes(data), encoding)
+    check_encoding(name, encoding, options)
     if encoding in PACKED:
         return _packed(_plane(name, value, data, 2), PACKED[encoding], name)
     if encoding in PLANAR:
         return _planar(_plane(name, value, data, 1, 1.5), _size(name, value, "height"), PLANAR[encoding], name)
-    if isinstance(encoding, str) and encoding.startswith("bayer_") and encoding in KNOWN:
+    if encoding.startswith("bayer_") and encoding in KNOWN:
         mosaic = _plane(name, value, data, 2 if encoding.endswith("16") else 1)
         return _demosaiced(
             _eight(name, _wide(mosaic, value), options.bits) if encoding.endswith("16") else mosaic, encoding, name
         )
     if encoding not in CHANNELS:
-        raise DataError(f"{name} has pictures encoded as {str(encoding)!r}; expected {', '.join(KNOWN)}, or compressed ones")
+        raise DataError(f"{name} has pictures encoded as {encoding[:80]!r}; expected {', '.join(KNOWN)}, or compressed ones")
     count, size, order = CHANNELS[encoding]
     plane = _plane(name, value, data, count * size)
     values = plane if size == 1 else _eight(name, _wide(plane, value), options.bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -106,37 +107,50 @@ def _store(distro: str) -> Any:
 def _types(path: Path, connections: list[Any], distro: str) -> Any:
     """The definitions of the messages: the file's own, or those of a ROS distribution for files from before Iron."""
     from rosbags.interfaces import MessageDefinitionFormat
-    from rosbags.typesys import Stores, get_typestore
 
     undefined = [connection for connection in connections if connection.msgdef.format == MessageDefinitionFormat.NONE]
-    store = get_typestore(_store(distro) if undefined else Stores.EMPTY)
     for connection in undefined:
-        if connection.msgtype not in store.fielddefs:
+        if connection.msgtype not in _fields(distro):
             raise DataError(
                 f"{path.name} does not define the type {connection.msgtype} of {connection.topic}, which is none of ROS 2's own; "
                 f"{CONVERT}, with definitions"
             )
-    found: dict[str, Any] = {}
     with _wrapped(path):
-        for connection in connections:
-            found |= _defined(connection)
-        store.register({name: definition for name, definition in found.items() if name not in store.fielddefs})
+        definitions = frozenset((c.msgtype, c.msgdef.format, c.msgdef.data) for c in connections if c not in undefined)
+        return _typestore(definitions, (distro or "humble") if undefined else "")
+
+
+@functools.lru_cache(8)
+def _fields(distro: str) -> frozenset[str]:
+    from rosbags.typesys import get_typestore
+
+    return frozenset(get_typestore(_store(distro)).fielddefs)
+
+
+@functools.lru_cache(8)
+def _typestore(definitions: frozenset[tuple[str, Any, str]], distro: str) -> Any:
+    """The types of `definitions` (name, format, text), and those of a ROS distribution unless `distro` is empty."""
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(_store(distro) if distro else Stores.EMPTY)
+    found: dict[str, Any] = {}
+    for name, form, text in sorted(definitions, key=str):
+        found |= _defined(name, form, text)
+    store.register({name: definition for name, definition in found.items() if name not in store.fielddefs})
     return store
 
 
-def _defined(connection: Any) -> dict[str, Any]:
+@functools.lru_cache(64)
+def _defined(name: str, form: Any, text: str) -> dict[str, Any]:
     """The types that a topic's definition has, by name."""
     from rosbags.interfaces import MessageDefinitionFormat
     from rosbags.typesys import get_types_from_idl, get_types_from_msg
 
-    definition = connection.msgdef
-    if definition.format == MessageDefinitionFormat.MSG:
-        return dict(get_types_from_msg(definition.data, connection.msgtype))
+    if form == MessageDefinitionFormat.MSG:
+        return dict(get_types_from_msg(text, name))
     found: dict[str, Any] = {}
-    if definition.format == MessageDefinitionFormat.IDL:
-        parts = [part for part in definition.data.split("=" * 80 + "\n") if part.strip()]
-        for part in parts:
-            found |= get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part)
+    for part in [part for part in text.split("=" * 80 + "\n") if part.strip()]:
+        found |= get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part)
     return found
 
 
