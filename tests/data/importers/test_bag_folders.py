@@ -31,6 +31,11 @@ def notes(root, **options):
         ("b01_bag_folders", ["rosbag2_2026_01_01", "rosbag2_2026_01_02"]),
         ("b01b_split", ["rec"]),
         ("b01c_unfinished", ["rec"]),
+        ("b05_bayer_rggb8", ["ep_0.mcap"]),
+        ("b05_mono16", ["ep_0.mcap"]),
+        ("b05_nv12", ["ep_0.mcap"]),
+        ("b05_yuv422_yuy2", ["ep_0.mcap"]),
+        ("b05_yuyv", ["ep_0.mcap"]),
         ("b06_lz4", ["ep_0.mcap"]),
         ("b10_file_compressed", ["b10_file_compressed"]),
         ("b09b_sqlite", ["rec"]),
@@ -51,6 +56,15 @@ def test_recordings_have_every_picture_and_their_sentence(name, keys, case, tmp_
         assert numbers(tmp_path / "out", picture_number, number) == list(range(21))
         np.testing.assert_allclose(episode.states[:11, 0], np.arange(11) / 10, atol=1e-6)
     assert result.episodes == len(keys)
+
+
+def test_images_without_an_order_of_colors_need_the_users_word(case, tmp_path, picture_number):
+    root = case("b05_8UC3")
+    with pytest.raises(DataError, match=r"'8UC3', which does not state the order of their colors; give --set color=bgr"):
+        imported(root, tmp_path / "no")
+    imported(root, tmp_path / "out", color="bgr")
+    assert numbers(tmp_path / "out", picture_number) == list(range(21))
+    assert any("8UC3: colors in the order bgr, as given" in line for line in notes(root, color="bgr"))
 
 
 def test_the_folder_of_a_recording_and_its_files_can_be_given(case, tmp_path, picture_number):

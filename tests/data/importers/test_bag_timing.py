@@ -255,16 +255,16 @@ def test_cameras_can_be_a_list_and_depth_a_camera(case, picture_number):
 
 
 def test_two_topics_of_joints_have_to_be_chosen(ros, tmp_path):
-    def leader(ev, S, w):
-        ev += [(t, "/leader/joint_states", kind, m) for t, topic, kind, m in list(ev) if topic == "/joint_states"]
+    def handle(ev, S, w):
+        ev += [(t, "/handle/joint_states", kind, m) for t, topic, kind, m in list(ev) if topic == "/joint_states"]
 
-    root = ros.bag(tmp_path / "ep.mcap", body=leader)
+    root = ros.bag(tmp_path / "ep.mcap", body=handle)
     with pytest.raises(
-        ConfigError, match="the state topic is ambiguous: /joint_states, /leader/joint_states are of type JointState"
+        ConfigError, match="the state topic is ambiguous: /handle/joint_states, /joint_states are of type JointState"
     ):
         read(root)
-    raw = read(root, action="/leader/joint_states")
-    assert (list(raw.state), list(raw.action)) == (["joint_states"], ["leader_joint_states"])
+    raw = read(root, action="/handle/joint_states")
+    assert (list(raw.state), list(raw.action)) == (["joint_states"], ["handle_joint_states"])
     assert list(read(root, state=False).state) == []
 
 

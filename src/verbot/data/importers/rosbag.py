@@ -17,7 +17,7 @@ from verbot.data.importers.bag_topics import Topics
 from verbot.data.importers.mcap import GUESSED, LOGGED, WHOLE, Mcap
 
 
-@sources.register("rosbag", needs=("rosbags", "zstandard"))
+@sources.register("rosbag", needs=("rosbags",))
 class Rosbag:
     """ROS 2 recordings in SQLite; the options are described in `verbot.data.importers.mcap`."""
 
