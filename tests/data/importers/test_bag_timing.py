@@ -268,6 +268,17 @@ def test_two_topics_of_joints_have_to_be_chosen(ros, tmp_path):
     assert list(read(root, state=False).state) == []
 
 
+def test_images_are_decoded_camera_by_camera_when_asked_for(case, monkeypatch):
+    from verbot.data.importers import bag_episodes
+
+    root, decoded, real = case("b15_two_cameras"), [], bag_episodes.picture
+    monkeypatch.setattr(bag_episodes, "picture", lambda name, *more: decoded.append(name) or real(name, *more))
+    raw = read(root)
+    assert decoded == []
+    raw.cameras["slow"]()
+    assert set(decoded) == {"/camera/slow/image_raw"} and len(decoded) == 11  # each image once, though rows share it
+
+
 def test_without_a_rate_there_are_no_rows(case):
     with pytest.raises(ConfigError, match=r"ep_0.mcap has messages at rates of their own; .* --rate-hz"):
         read(case("b06_lz4"), rate_hz=None)

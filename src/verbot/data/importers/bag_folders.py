@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -65,9 +66,18 @@ def recordings(path: Path, join: bool | None = None) -> list[BagFiles]:
 def bag_files(path: Path, suffixes: tuple[str, ...], depth: int = DEPTH) -> bool:
     """Whether `path` is a file with one of `suffixes`, or has one in it or in the folders below. Never raises."""
     try:
-        if _found(path, suffixes):
-            return True
-        return depth > 0 and any(bag_files(folder, suffixes, depth - 1) for folder in _folders(path))
+        if not path.is_dir():
+            return path.is_file() and path.name.endswith(suffixes)
+        folders = []
+        with os.scandir(path) as entries:  # names alone: there may be many files of other formats
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.endswith(suffixes) and entry.is_file():
+                    return True
+                if depth and entry.is_dir():
+                    folders.append(entry.path)
+        return any(bag_files(Path(folder), suffixes, depth - 1) for folder in folders)
     except OSError:
         return False
 

@@ -30,6 +30,8 @@ def messages(
         chosen = [connection for connection in reader.connections if connection.topic in topics]
         store = _types(path, chosen, metadata.distro)
         for connection, time, data in _rows(path, reader, chosen, start, end):
+            if not isinstance(time, int) or not isinstance(data, bytes):
+                raise CorruptFileError(path, f"has a message of {connection.topic} at {time!r}, which is no time with a message")
             yield BagMessage(connection.topic, time, bound(_decoded, path, store, connection, data, metadata.compressed_messages))
 
 
