@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # path::function below src/verbot -> why it may look a name up.
 EXCEPTIONS: dict[str, str] = {
-    "data/importers/mcap.py::_entries": "classes of decoded messages are made at run time",
+    "data/importers/ros_messages.py::_entries": "classes of decoded messages are made at run time",
     "envs/rendering.py::_close": "an attribute of threading.local exists in some threads only",
     "envs/rendering.py::_context": "an attribute of threading.local exists in some threads only",
     "models/encoders/language/hf_language.py::_longest": "a model's configuration has the fields of its family",

@@ -79,6 +79,7 @@ _EXTRAS = {
     "mcap_ros2": "mcap",
     "zstandard": "mcap",
     "zarr": "zarr",
+    "rosbags": "rosbag",
 }
 
 

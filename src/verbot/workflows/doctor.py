@@ -42,6 +42,7 @@ COMMANDS = {
     "verbot data import: manifests and tensors": (),
     "verbot data import: rlds": ("google_crc32c",),
     "verbot data import: mcap": ("mcap", "mcap_ros2"),
+    "verbot data import: rosbag": ("rosbags",),
     "verbot data import: hdf5; verbot data export": ("h5py",),
     "verbot data import: zarr": ("zarr",),
     "verbot collect, evaluate --cluster ray": ("ray",),

@@ -8,6 +8,7 @@ from mcap.writer import Writer as JsonWriter
 from mcap_ros2.writer import Writer
 
 from verbot.data import ImportConfig, import_dataset, open_dataset
+from verbot.data.importers import open_source
 from verbot.errors import ConfigError, DataError
 
 from .conftest import decoded, encoded, psnr_db
@@ -157,7 +158,8 @@ def test_json_messages_and_fields(tmp_path, truth, same):
     options = {"images": {"front": "/cam"}, "state": "/arm:state.q", "action": "/arm:command", "instruction": "/task"}
     import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options=options))
     dataset = same(tmp_path / "out", [one])
-    assert dataset[0].instructions == (one.instruction, "another wording")
+    (item,) = open_source("mcap", tmp_path / "log.mcap", None, options, 10.0).items()
+    assert [(s.start, s.wordings) for s in item.read().segments] == [(0, (one.instruction,)), (1, ("another wording",))]
     assert dataset.spec.action[0].axes == ("x", "yz.0", "yz.1")
     with pytest.raises(DataError, match=r"/arm:wrench: a message has no 'wrench'; it has state, command"):
         import_dataset(
@@ -270,7 +272,7 @@ def test_missing_options_are_named(tmp_path, truths):
     with pytest.raises(ConfigError, match="does not record the rate of log.mcap; give --rate-hz"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(options={"action": "/command"}))
     with pytest.raises(ConfigError, match=r"images name a topic for each camera, as images.front=/camera"):
-        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"images": "/camera"}))
+        import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"images": 3}))
     with pytest.raises(ConfigError, match="holds no instructions"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"action": "/command"}))
 

@@ -1,102 +1,218 @@
-"""Reads decoded messages of chosen topics from MCAP files. A truncated file yields its messages up to the cut."""
+"""Reads messages of chosen topics from MCAP files. Of a truncated file, the messages up to the cut can be read."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
 from verbot.data.importers import reading
+from verbot.data.importers.bag_folders import BagMetadata, is_latched
+from verbot.data.importers.bag_records import BagMessage, BagTopic
 from verbot.errors import CorruptFileError, DataError
 
 BROKEN = (OSError, ValueError, struct.error, RuntimeError, MemoryError, OverflowError, LookupError, AttributeError, TypeError)
 MAGIC = b"\x89MCAP0\r\n"
+DISORDER_NS = 10**9  # by how much messages may be out of order in a file without an index
+LARGEST = 1 << 30  # bytes of a record; a longer one is damage
 
 
-def messages(path: Path, topics: list[str], start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, Any]]:
-    """Yield (topic, log time in ns, decoded message) in time order. Raises `CorruptFileError` if the file is cut short.
+def messages(
+    path: Path, topics: list[str], start: int, end: int | None, metadata: BagMetadata, partial: bool = False
+) -> Iterator[BagMessage]:
+    """Yield the messages of `topics` with log times from `start` to before `end`.
 
-    Args:
-        start, end: log times in ns; `end` is exclusive, and None is the end of the file.
+    Raises `CorruptFileError` if the file is damaged; of a truncated one only at the cut, and not if `partial` or if a message
+    after `end` was before the cut.
     """
-    from mcap.exceptions import McapError
     from mcap.reader import SeekingReader
-    from mcap_ros2.decoder import DecoderFactory
 
-    factory = DecoderFactory()
-    with reading(path, *BROKEN, McapError, *_compression_errors()):
-        with open(path, "rb") as file:
-            if _whole(path):
+    with _opened(path) as file:
+        if _is_indexed(path, file):
+            with reading(path, *_broken()):
                 found = SeekingReader(file, validate_crcs=True).iter_messages(topics, starting_at=start, ending_before=end)
-            else:
-                found = _linear(file, topics, start, end)
-            for schema, channel, message in found:
-                yield channel.topic, message.log_time, _decoded(path, factory, schema, channel, message)
+                for schema, channel, message in found:
+                    yield _message(path, schema, channel, message, metadata)
+            return
+        latest = 0
+        try:
+            for schema, channel, message in _linear(file):
+                latest = max(latest, message.log_time)
+                if end is not None and message.log_time >= end + DISORDER_NS:
+                    return
+                if channel.topic in topics and message.log_time >= start and (end is None or message.log_time < end):
+                    yield _message(path, schema, channel, message, metadata)
+        except _broken() as error:
+            if not partial and (end is None or latest < end):
+                raise _cut(path, error) from error
 
 
-def _linear(file: Any, topics: list[str], start: int, end: int | None) -> Iterator[tuple[Any, Any, Any]]:
-    """The messages of a truncated file up to the cut; then the reader's error is raised."""
+def topics(path: Path, metadata: BagMetadata) -> dict[str, BagTopic]:
+    """The topics of a file; of a truncated one, those with a definition before the cut."""
+    from mcap.reader import SeekingReader
+
+    with _opened(path) as file:
+        if _is_indexed(path, file):
+            with reading(path, *_broken()):
+                summary = SeekingReader(file).get_summary()
+                assert summary is not None  # it has chunks
+                counts = summary.statistics.channel_message_counts if summary.statistics else {}
+                return _topics(summary.schemas, summary.channels, counts)
+        return _scanned(file)
+
+
+def _scanned(file: Any) -> dict[str, BagTopic]:
     from mcap.records import Channel, Message, Schema
-    from mcap.stream_reader import StreamReader
+
+    schemas, channels, counts = dict[int, Any](), dict[int, Any](), dict[int, int]()
+    with contextlib.suppress(*_broken()):
+        for record in _records(file):
+            if isinstance(record, Schema):
+                schemas[record.id] = record
+            elif isinstance(record, Channel):
+                channels[record.id] = record
+            elif isinstance(record, Message):
+                counts[record.channel_id] = counts.get(record.channel_id, 0) + 1
+    return _topics(schemas, channels, counts)
+
+
+def _topics(schemas: dict[int, Any], channels: dict[int, Any], counts: dict[int, int]) -> dict[str, BagTopic]:
+    found: dict[str, BagTopic] = {}
+    for channel in channels.values():
+        schema, known = schemas.get(channel.schema_id), found.get(channel.topic)
+        latched = is_latched(channel.metadata.get("offered_qos_profiles")) and (known is None or known.latched)
+        count = counts.get(channel.id, 0) + (known.count if known else 0)
+        kind = schema.name if schema is not None else channel.message_encoding
+        found[channel.topic] = BagTopic(kind, count, latched, _unreadable(schema, channel))
+    return found
+
+
+def _unreadable(schema: Any, channel: Any) -> str:
+    if channel.message_encoding == "json" or (
+        channel.message_encoding == "cdr" and schema is not None and schema.encoding == "ros2msg"
+    ):
+        return ""
+    defined = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
+    return f"{channel.message_encoding!r} with {defined}"
+
+
+def _linear(file: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """The messages in the order of the file, up to the cut of a truncated file; then the reader's error is raised."""
+    from mcap.records import Channel, Message, Schema
 
     schemas: dict[int, Any] = {}
     channels: dict[int, Any] = {}
-    for record in StreamReader(file, validate_crcs=True).records:
+    for record in _records(file):
         if isinstance(record, Schema):
             schemas[record.id] = record
         elif isinstance(record, Channel):
             channels[record.id] = record
         elif isinstance(record, Message):
-            if end is not None and record.log_time >= end:
-                return
             channel = channels[record.channel_id]
-            if channel.topic in topics and record.log_time >= start:
-                yield schemas.get(channel.schema_id), channel, record
+            yield schemas.get(channel.schema_id), channel, record
 
 
-def topic_types(path: Path) -> dict[str, str]:
-    """The name of the message type of each topic."""
-    from mcap.exceptions import McapError
-    from mcap.reader import SeekingReader
+def _records(file: Any) -> Iterator[Any]:
+    from mcap.stream_reader import StreamReader
 
-    if not _whole(path):
-        raise CorruptFileError(path, "is cut short: it does not end as an MCAP file does")
-    with reading(path, *BROKEN, McapError), open(path, "rb") as file:
-        summary = SeekingReader(file).get_summary()
-        if summary is None:
-            return {}
-        schemas = {number: schema.name for number, schema in summary.schemas.items()}
-        return {channel.topic: schemas.get(channel.schema_id, channel.message_encoding) for channel in summary.channels.values()}
+    yield from StreamReader(file, validate_crcs=True, record_size_limit=LARGEST).records
 
 
-def listing(path: Path) -> str:
-    try:
-        return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(topic_types(path).items())) or "none"
-    except CorruptFileError:
-        return "no index"
-
-
-def _whole(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - len(MAGIC)))
-        return file.read() == MAGIC
-
-
-def _compression_errors() -> tuple[type[Exception], ...]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, decompressed where its name says so. Raises `CorruptFileError` if it is not an MCAP file at all."""
     import zstandard
 
-    return (zstandard.ZstdError,)
+    with contextlib.ExitStack() as stack:
+        with reading(path, OSError):
+            file: Any = stack.enter_context(open(path, "rb"))
+            if path.suffix == ".zstd":
+                source = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+                file = io.BufferedReader(source, 1 << 20)
+                begins = file.peek(len(MAGIC))[: len(MAGIC)] if _is_zstd(path) else b""
+            else:
+                begins = file.read(len(MAGIC))
+                file.seek(0)
+        if len(begins) < len(MAGIC) and MAGIC.startswith(begins) and (path.suffix != ".zstd" or _is_zstd(path)):
+            raise CorruptFileError(path, "cannot be read: it is empty or cut short at its beginning")
+        if begins != MAGIC:
+            raise CorruptFileError(path, "cannot be read: it does not begin as an MCAP file does")
+        yield file
 
 
-def _decoded(path: Path, factory: Any, schema: Any, channel: Any, message: Any) -> Any:
-    json_ = channel.message_encoding == "json"
+def _is_zstd(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x28\xb5\x2f\xfd"
+
+
+def _is_indexed(path: Path, file: Any) -> bool:
+    """Whether a file ends as it should and has an index of its chunks. Leaves `file` at its beginning."""
+    from mcap.reader import SeekingReader
+
+    if path.suffix == ".zstd":
+        return False
+    try:
+        file.seek(max(0, path.stat().st_size - len(MAGIC)))
+        if file.read() != MAGIC:
+            return False
+        file.seek(0)
+        with reading(path, *_broken()):
+            summary = SeekingReader(file).get_summary()
+        return summary is not None and bool(summary.chunk_indexes)
+    finally:
+        file.seek(0)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    import zstandard
+    from mcap.exceptions import McapError
+
+    return (*BROKEN, McapError, zstandard.ZstdError)
+
+
+def _cut(path: Path, error: Exception) -> CorruptFileError:
+    whole = path.name.removesuffix(".zstd").removesuffix(".mcap") + "_recovered.mcap"
+    return CorruptFileError(
+        path,
+        f"cannot be read to its end: it is cut short or damaged ({str(error) or type(error).__name__}). Recover it with "
+        f"'mcap recover {path.name} -o {whole}', or import what is before the cut with --set truncated=use",
+    )
+
+
+def _message(path: Path, schema: Any, channel: Any, message: Any, metadata: BagMetadata) -> BagMessage:
+    decode = bound(_decoded, path, schema, channel, message.data, metadata.compressed_messages)
+    return BagMessage(channel.topic, message.log_time, decode)
+
+
+@functools.lru_cache(64)
+def _decoder(name: str, definition: bytes) -> Callable[[bytes], Any]:
+    """The parser of a message type. Raises whatever the definition makes the parser of definitions raise."""
+    from mcap.records import Schema
+    from mcap_ros2.decoder import DecoderFactory
+
+    with contextlib.redirect_stderr(io.StringIO()):  # where it prints what it raises too
+        found = DecoderFactory().decoder_for("cdr", Schema(id=1, name=name, encoding="ros2msg", data=definition))
+    assert found is not None  # it is None for other encodings alone
+    return found
+
+
+def _decoded(path: Path, schema: Any, channel: Any, data: bytes, compressed: bool) -> Any:
+    import zstandard
+
     kind = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
     try:
-        decoder = json.loads if json_ else factory.decoder_for(channel.message_encoding, schema)
-        if decoder is not None:
-            return decoder(message.data)
+        if compressed:
+            data = zstandard.ZstdDecompressor().decompress(data)
+        if channel.message_encoding == "json":
+            return json.loads(data)
+        if channel.message_encoding == "cdr" and schema is not None and schema.encoding == "ros2msg":
+            return _decoder(schema.name, schema.data)(data)
     except Exception as error:  # a parser generated from the file's own definition can raise any error
         raise CorruptFileError(path, f"a message of {channel.topic} ({kind}) cannot be decoded ({error})") from error
     raise DataError(

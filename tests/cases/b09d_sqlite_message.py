@@ -1,0 +1,3 @@
+"""`--compression-mode message`: each message is compressed, written by rosbags. Right: imports with rosbags or mcap; one episode, pictures 0 to 20."""
+from _rosbags import *
+def make(root): recording(Path(root) / "rec", "SQLITE3", "MESSAGE"); return root
