@@ -26,8 +26,8 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 EXTRAS_PATH = "meta/verbot/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FILES_PER_CHUNK = 1000
 
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
-FRAME_COLUMNS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
+STATE, ACTION, IMAGES, TIME = "observation.state", "action", "observation.images.", "timestamp"
+FRAME_COLUMNS = {TIME: "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
 STATISTICS_KEYS = ("min", "max", "mean", "std", "count", *map(quantile_name, QUANTILES))
 
 

@@ -20,7 +20,7 @@ from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import Decoder
 from verbot.errors import CorruptFileError, DataError, UnknownNameError
-from verbot.spec import FloatArray, RobotSpec, UInt8Array
+from verbot.spec import Float64Array, FloatArray, RobotSpec, UInt8Array
 from verbot.statistics import Statistics
 
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
@@ -122,20 +122,20 @@ class Dataset:
         keys = {"chunk_index": row[f"videos/{key}/chunk_index"], "file_index": row[f"videos/{key}/file_index"]}
         return self.root / self.info["video_path"].format(video_key=key, **keys)
 
-    def _vectors(self, row: Mapping[str, Any], key: str) -> FloatArray:
+    def _vectors(self, row: Mapping[str, Any], key: str, dtype: type = np.float32) -> np.ndarray:
         """The frames of one episode in a vector column: (t, d)."""
         path = self._data_path(row)
         if path not in self._tables:
-            table = self._read(path, lambda name: name in (layout.STATE, layout.ACTION, "index"))
+            table = self._read(path, lambda name: name in (layout.STATE, layout.ACTION, "index", layout.TIME))
             self._tables[path] = {name: _matrix(table.column(name)) for name in table.column_names}
         columns = self._tables[path]
         if key not in columns:
-            return np.zeros((row["length"], 0), np.float32)
+            return np.zeros((row["length"], 0), dtype)
         first = row["dataset_from_index"] - int(columns["index"][0, 0])
         frames = columns[key][first : first + row["length"]]
         if first < 0 or len(frames) != row["length"]:
             raise CorruptFileError(path, f"lacks frames of episode {row['episode_index']}: it should have {row['length']}")
-        return frames.astype(np.float32, copy=False)
+        return frames.astype(dtype, copy=False)
 
     def _images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
         if self.info["features"][key]["dtype"] == "image":
@@ -230,6 +230,15 @@ class Episode:
         return (
             self._source.actions if isinstance(self._source, JournalEntry) else self.dataset._vectors(self._source, layout.ACTION)
         )
+
+    @property
+    def timestamps(self) -> Float64Array:
+        """Seconds as recorded: float64 (t,); those of the control rate where none were recorded."""
+        even = np.arange(self.length) / self.dataset.spec.rate_hz
+        if isinstance(self._source, JournalEntry):
+            return even
+        recorded = self.dataset._vectors(self._source, layout.TIME, np.float64)
+        return recorded[:, 0] if recorded.shape[1] else even
 
     def images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array:
         """uint8 RGB (t, h, w, 3), or float32 (t, h, w) in meters of a camera of kind ``"depth"``.
