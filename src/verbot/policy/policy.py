@@ -23,8 +23,9 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.depth import as_masked, color_views, depth_of_windows, depth_views
 from verbot.policy.identity import CARD
-from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back
+from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -78,6 +79,8 @@ class VLAPolicy:
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state)
         self.action_transform = _action_transform(self.preprocessing, spec, statistics)
         self._size = (network.sizes.height, network.sizes.width_px)
+        self._color_cameras = spec.color_cameras
+        self._depth_cameras = spec.depth_cameras if network.config.depth else ()
 
     @staticmethod
     def create(
@@ -178,7 +181,8 @@ class VLAPolicy:
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
         previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals}
+        depth = depth_of_windows(window, self._fit) if self._depth_cameras else {}
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals, **depth}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
@@ -236,33 +240,29 @@ class VLAPolicy:
     def preprocess(self, observation: Observation) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
         self._check(observation)
-        images = np.zeros((len(self._spec.cameras), *self._size, 3), np.uint8)
-        mask = np.array([camera.name in observation.images for camera in self._spec.cameras])
-        for view in np.flatnonzero(mask):
-            image = observation.images[self._spec.cameras[view].name]
-            images[view] = FitImage(image.shape[:2], self._size).forward(image)
-        return ProcessedObservation(images, mask, self._state.forward(observation.state), observation.time_s)
+        images, mask = color_views(observation.images, self._color_cameras, self._size, self._fit)
+        depth, depth_mask = depth_views(observation.images, self._depth_cameras, self._size, self._fit)
+        state = self._state.forward(observation.state)
+        return ProcessedObservation(images, mask, state, observation.time_s, depth, depth_mask)
+
+    def _fit(self, height: int, width: int) -> FitImage:
+        """The transform of images of this size."""
+        return FitImage((height, width), self._size)
 
     def collate_observations(self, observations: Sequence[Observation], processed: Sequence[ProcessedObservation]) -> Batch:
         """A batch of preprocessed observations, with the past frames and the memory that come with them."""
-        frames = self.config.history
-        images = np.zeros((len(processed), frames, *processed[0].images.shape), np.uint8)
-        images_mask = np.zeros(images.shape[:3], bool)
-        state = np.zeros((len(processed), frames, self._spec.state_size), np.float32)
-        state_mask = np.zeros(state.shape[:2], bool)
-        for row, (observation, latest) in enumerate(zip(observations, processed, strict=True)):
-            earlier = look_back(observation.memory, latest.time_s, frames - 1, self._step_s)
-            for frame, one in enumerate([*earlier, latest]):
-                if one is not None:
-                    images[row, frame], images_mask[row, frame] = one.images, one.images_mask
-                    state[row, frame], state_mask[row, frame] = one.state, True
-        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        frames = self.config.history - 1
+        pairs = list(zip(observations, processed, strict=True))
+        shown = stacked([[*look_back(o.memory, latest.time_s, frames, self._step_s), latest] for o, latest in pairs])
+        depth, depth_mask = shown.pop("depth"), shown.pop("depth_mask")
+        batch = self._batch(**shown, instructions=[o.instruction for o in observations])
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
-        shown = self._goals(goals, np.array([goal is not None for goal in goals]))
+        goal = self._goals(goals, np.array([goal is not None for goal in goals]))
         initial_memory = self.network.backbone.initial(1)
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
-        return dataclasses.replace(batch, **previous_action, **shown, **remembered).to(self.device)
+        measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
+        return dataclasses.replace(batch, **previous_action, **goal, **remembered, **measured).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if not self.config.previous_action:
@@ -356,7 +356,7 @@ class VLAPolicy:
         lines = [
             f"# A verbot policy for {self._spec.name}",
             "",
-            f"{count:,} parameters; sees {', '.join(self._spec.camera_names)}; "
+            f"{count:,} parameters; sees {', '.join(c.name for c in (*self._color_cameras, *self._depth_cameras))}; "
             f"predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
             "",
             *parts,

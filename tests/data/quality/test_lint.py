@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from verbot import cli, open_dataset
-from verbot.data import DatasetWriter, EpisodeRecord
-from verbot.data.importers import sources  # noqa: F401
 from verbot.data.quality import LintConfig, lint
 from verbot.data.quality.checks import lint_checks
 from verbot.data.quality.checks.sentences import one_letter
@@ -17,67 +15,9 @@ from verbot.data.quality.episode import episode_data, scales_of
 from verbot.data.storage.writer import example_dataset
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.rollout.collect import CollectConfig, run
-from verbot.spec import Camera, Component, RobotSpec
+from verbot.spec import Component
 
-XYZ = ("x", "y", "z")
-EPISODES, FRAMES, RATE = 8, 80, 10.0
-
-
-def spec(action="position_delta", frame="base"):
-    position = Component("ee_position", "position", XYZ, "m", "base", (-1.0,) * 3, (1.0,) * 3)
-    quaternion = Component("ee_quaternion", "quaternion", ("w", *XYZ), "1", "base", (-1.0,) * 4, (1.0,) * 4)
-    gripper = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
-    low, high = ((-1.0,) * 3, (1.0,) * 3) if action == "position" else ((-0.05,) * 3, (0.05,) * 3)
-    moved = Component("arm", action, XYZ, "m", frame, low, high)
-    cameras = (Camera("front", 48, 64), Camera("wrist", 48, 64, frame="tool"))
-    return RobotSpec("toy", RATE, cameras, (position, quaternion, gripper), (moved, gripper))
-
-
-def smooth(rng, frames, size, scale):
-    """A motion without rest: sums of slow waves."""
-    t = np.arange(frames)[:, None] / RATE
-    phases, speeds = rng.uniform(0, 6.3, (3, size)), rng.uniform(0.8, 2.5, (3, size))
-    return scale * sum(np.sin(speeds[i] * t + phases[i]) for i in range(3)) / 3
-
-
-def clean_arrays(number, frames=FRAMES):
-    """States, actions (deltas), pictures."""
-    rng = np.random.default_rng(number)
-    position, angle = smooth(rng, frames + 1, 3, 0.2), smooth(rng, frames + 1, 1, 1.0)
-    rotation = np.concatenate([np.cos(angle / 2), 0 * angle, 0 * angle, np.sin(angle / 2)], axis=1)
-    rotation[:, 1:3] = smooth(rng, frames + 1, 2, 0.05)
-    rotation /= np.linalg.norm(rotation, axis=1, keepdims=True)
-    gripper = (np.arange(frames + 1)[:, None] % 40 < 25).astype(float)
-    states = np.concatenate([position, rotation, gripper], axis=1).astype(np.float32)
-    actions = np.concatenate([np.diff(position, axis=0), gripper[1:]], axis=1).astype(np.float32)
-    texture = rng.integers(40, 215, (2, 96, 400, 3)).astype(np.uint8)
-    images = {}
-    for k, camera in enumerate(("front", "wrist")):
-        right, down = (160 + 700 * position[:frames, k]).astype(int), (24 + 110 * position[:frames, 2]).astype(int)
-        images[camera] = np.stack([texture[k, y : y + 48, x : x + 64] for x, y in zip(right, down, strict=True)])
-    return states[:-1], actions, images
-
-
-def write(path, edit=None, of=None, sentence=lambda number: ("pick up the cube", "put it in the box")[number % 2], frames=None):
-    """A dataset; ``edit(number, states, actions, images)`` plants a fault by changing the arrays, or returns others."""
-    with DatasetWriter(path, of or spec()) as writer:
-        for number in range(EPISODES):
-            arrays = clean_arrays(number, FRAMES if frames is None else frames(number))
-            if edit is not None:
-                arrays = edit(number, *arrays) or arrays
-            writer.save_episode(EpisodeRecord(sentence(number), *arrays))
-    return path
-
-
-def found(report, check):
-    """The error or warning of a check; every other check is quiet."""
-    serious = [finding for finding in report.findings if finding.severity != "info"]
-    assert {finding.check for finding in serious} == {check}, report.lines()
-    return serious[0]
-
-
-def at(finding):
-    return finding.first.episode, finding.first.frame
+from .planted import EPISODES, FRAMES, at, clean_arrays, found, spec, write
 
 
 def test_a_clean_dataset_has_no_findings_to_mend(tmp_path):
@@ -94,7 +34,7 @@ def test_recorded_demonstrations_have_no_findings_to_mend(tmp_path):
 
 
 def test_every_check_is_exercised_here():
-    text = Path(__file__).read_text()
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert [name for name in lint_checks.names() if f'"{name}"' not in text] == []
 
 
@@ -352,117 +292,6 @@ def test_right_sentences_that_are_close(tmp_path):
 def test_one_letter():
     assert all(one_letter(*pair) for pair in (("cube", "cub"), ("cube", "cuube"), ("cube", "cuba"), ("cube", "ucbe")))
     assert not any(one_letter(*pair) for pair in (("cube", "cube"), ("cube", "cones"), ("lift", "left "), ("ab", "ba c")))
-
-
-# What the action is.
-
-
-def moved(number, states, images, actions):
-    return states, np.concatenate([actions, states[:, 7:]], axis=1).astype(np.float32), images
-
-
-def tool_deltas(states, steps):
-    w, v = states[:, 3:4], -states[:, 4:7]  # the inverse rotation
-    return steps + 2 * np.cross(v, np.cross(v, steps) + w * steps)
-
-
-def statement(tmp_path, action, frame, edit):
-    """What the check says about the arm."""
-    report = lint(write(tmp_path / "d", edit, of=spec(action, frame)), LintConfig(checks=("action_space",)))
-    return [finding for finding in report.findings if " arm " in f"{finding.message} "]
-
-
-def test_a_delta_that_is_declared_as_one(tmp_path):
-    (finding,) = statement(tmp_path, "position_delta", "base", None)
-    assert finding.severity == "info" and "delta, as declared" in finding.message and "from t to t+1" in finding.message
-
-
-def test_an_absolute_target_that_is_declared_as_a_delta(tmp_path):
-    def edit(number, states, actions, images):
-        return moved(number, states, images, np.roll(states[:, :3], -1, 0))
-
-    (finding,) = statement(tmp_path, "position_delta", "base", edit)
-    assert finding.severity == "error" and "it is absolute, not delta" in finding.message and "at t+1" in finding.message
-
-
-def test_a_delta_that_is_declared_as_an_absolute_target(tmp_path):
-    (finding,) = statement(tmp_path, "position", "base", None)
-    assert finding.severity == "error" and "it is delta, not absolute" in finding.message
-
-
-def test_what_to_declare_for_other(tmp_path):
-    (finding,) = statement(tmp_path, "other", "base", None)
-    assert "arm.x, arm.y, arm.z are delta (R² 1.00): declare position_delta" in finding.message
-
-
-def test_an_action_that_is_the_state_of_its_own_frame(tmp_path):
-    def edit(number, states, actions, images):
-        return moved(number, states, images, states[:, :3])
-
-    findings = statement(tmp_path, "position", "base", edit)
-    assert [f.severity for f in findings] == ["warning", "info"] and "the state of its own frame" in findings[0].message
-
-
-def test_a_delta_of_the_step_before(tmp_path):
-    def edit(number, states, actions, images):
-        return moved(number, states, images, np.roll(actions[:, :3], 1, 0))
-
-    findings = statement(tmp_path, "position_delta", "base", edit)
-    assert findings[0].severity == "warning" and "the step that led to its frame" in findings[0].message
-
-
-def test_a_delta_in_the_frame_of_the_tool(tmp_path):
-    def edit(number, states, actions, images):
-        return moved(number, states, images, tool_deltas(states, actions[:, :3]))
-
-    wrong = statement(tmp_path, "position_delta", "base", edit)
-    assert [f for f in wrong if f.severity == "error" and "declared in frame 'base', but follows the tool's" in f.message]
-    assert all(f.severity == "info" for f in statement(tmp_path / "right", "position_delta", "tool", edit))
-
-
-def test_a_reversed_gripper(tmp_path):
-    def edit(number, states, actions, images):
-        actions[:, 3] = 1 - actions[:, 3]
-
-    report = lint(write(tmp_path / "d", edit), LintConfig(checks=("action_space",)))
-    assert "opens where the state gripper closes" in found(report, "action_space").message
-
-
-# Time.
-
-
-def test_irregular_times(tmp_path):
-    write(tmp_path / "d")
-    dataset, config = open_dataset(tmp_path / "d"), LintConfig(picture_step=40)
-    episode = episode_data(dataset[0], scales_of(dataset, range(EPISODES), config), config)
-    check = lint_checks.get("rate")()
-    late = replace(episode, times=np.where(np.arange(FRAMES) < 50, 0, 0.2) + episode.times)
-    jittery = replace(episode, times=episode.times + np.random.default_rng(0).normal(0, 0.02, FRAMES))
-    slow = replace(episode, times=2 * episode.times)
-    assert check.measure(episode, config)["irregular"][0] == 0
-    assert check.measure(late, config)["gaps"][:2] == (1, 50)
-    assert check.measure(jittery, config)["irregular"][0] > 20
-    assert check.measure(slow, config)["rate"] == pytest.approx(2, rel=1e-3)
-
-
-def test_times_of_another_clock_in_a_file(case):
-    finding = found(lint(case("l18_hw_timestamps"), LintConfig(checks=("rate",))), "rate")
-    assert finding.count > 10 and finding.first.episode == 0
-
-
-def test_dropped_frames_and_a_wrong_rate_are_said(tmp_path):
-    write(tmp_path / "d")
-    dataset, config = open_dataset(tmp_path / "d"), LintConfig(checks=("rate",))
-    times = type(dataset[0]).timestamps
-    try:
-        type(dataset[0]).timestamps = property(lambda self: times.fget(self) * (2 if self.index == 3 else 1))
-        finding = found(lint(dataset, config), "rate")
-    finally:
-        type(dataset[0]).timestamps = times
-    assert finding.first.episode == 3 and "recorded at another rate than 10 Hz; episode 3 at 5 Hz" in finding.message
-
-
-# The whole.
 
 
 def test_an_episode_that_cannot_be_read_is_a_finding(case):
