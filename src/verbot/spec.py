@@ -186,6 +186,23 @@ class RobotSpec:
         return tuple(c.name for c in self.cameras)
 
     @property
+    def color_cameras(self) -> tuple[Camera, ...]:
+        """The views of a network."""
+        return tuple(c for c in self.cameras if c.kind == "color")
+
+    @property
+    def color_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.color_cameras)
+
+    @property
+    def depth_cameras(self) -> tuple[Camera, ...]:
+        return tuple(c for c in self.cameras if c.kind == "depth")
+
+    def color_only(self) -> RobotSpec:
+        """The same robot without its depth cameras."""
+        return dataclasses.replace(self, cameras=self.color_cameras) if self.depth_cameras else self
+
+    @property
     def end_effectors(self) -> tuple[EndEffector, ...]:
         """The groups. A spec without any has one end effector, ``"tool"``: its first pose and gripper, and what moves them.
 
@@ -261,7 +278,7 @@ class Observation:
     """What a robot perceives at one instant.
 
     Args:
-        images: camera name to uint8 RGB (h, w, 3).
+        images: camera name to uint8 RGB (h, w, 3), or float32 (h, w) in meters of a depth camera, 0 where unknown.
         state: float32 (s,), in the units of the spec's state components.
         instruction: in plain words; may be empty.
         goal_image: uint8 RGB (h, w, 3) of the goal state, if an image specifies the goal.
@@ -287,7 +304,9 @@ class Observation:
                     f"it has {', '.join(self.images) or 'no cameras'}"
                 )
             image = self.images[camera.name]
-            if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+            if camera.kind == "depth":
+                _check_depth(image, camera)
+            elif image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
                 raise SpecError(
                     f"camera {camera.name!r} gave {image.dtype} {image.shape}; "
                     f"expected uint8 ({camera.height}, {camera.width}, 3)"
@@ -315,6 +334,16 @@ class ActionChunk:
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
     value: float | None = None
+
+
+def _check_depth(image: npt.NDArray[Any], camera: Camera) -> None:
+    if image.dtype != np.float32 or image.shape != (camera.height, camera.width):
+        raise SpecError(
+            f"depth camera {camera.name!r} gave {image.dtype} {image.shape}; "
+            f"expected float32 ({camera.height}, {camera.width}) in meters"
+        )
+    if not (np.isfinite(image).all() and (image >= 0).all()):
+        raise SpecError(f"depth camera {camera.name!r} gave values that are negative or not finite; expected 0 where unknown")
 
 
 def _check_members(

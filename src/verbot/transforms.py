@@ -197,6 +197,31 @@ class FitImage:
         return shift - np.array([added[1] / self.inside[1], added[0] / self.inside[0]], np.float32)
 
 
+def fit_depth(depth: FloatArray, fit: FitImage) -> FloatArray:
+    """Depth (…, h, w) cropped and resized as `fit` does color, by the nearest pixel: a mean of two surfaces is on neither.
+
+    Unknown depth, 0, stays so; a border that `fit` adds is unknown.
+
+    Example:
+        >>> fit_depth(np.array([[0.0, 1.0, 2.0, 3.0]], np.float32), FitImage((1, 4), (1, 2))).tolist()
+        [[1.0, 2.0]]
+    """
+    if fit.source == fit.target:
+        return depth
+    (height, width), (rows, columns) = fit.source, fit.target
+    corners = [np.stack([grid, grid], -1) for grid in (_centers(rows), _centers(columns))]
+    y, x = fit.points_inverse(corners[0])[:, 1], fit.points_inverse(corners[1])[:, 0]
+    found = [np.floor((places + 1) / 2 * size).astype(np.int64) for places, size in ((y, height), (x, width))]
+    inside = [(places >= 0) & (places < size) for places, size in zip(found, (height, width), strict=True)]
+    row, column = (np.clip(places, 0, size - 1) for places, size in zip(found, (height, width), strict=True))
+    return np.where(inside[0][:, None] & inside[1], depth[..., row[:, None], column], np.float32(0))
+
+
+def _centers(count: int) -> FloatArray:
+    """The middles of `count` pixels in [-1, 1], a little to the left, so that a tie has one answer."""
+    return (((np.arange(count) + 0.5) / count * 2 - 1) - 1e-6).astype(np.float32)
+
+
 def _odd(whole: tuple[int, int], part: tuple[int, int]) -> list[int]:
     """−1 for each side at which a centered `part` is half a pixel off the middle of `whole`, else 0."""
     return [(a - b) // 2 * 2 - (a - b) for a, b in zip(whole, part, strict=True)]

@@ -13,7 +13,14 @@ from verbot.cli.collect import collect_command, data_annotate_command, teleop_co
 from verbot.cli.convert import data_export_command, data_import_command
 from verbot.cli.edit import data_edit_command
 from verbot.cli.evaluate import compare_command, evaluate_command, explain_command, robustness_command, watch_command
-from verbot.cli.inspect import data_check_command, data_info_command, data_view_command, doctor_command, list_command
+from verbot.cli.inspect import (
+    data_check_command,
+    data_info_command,
+    data_lint_command,
+    data_view_command,
+    doctor_command,
+    list_command,
+)
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
 from verbot.registry import options_of
@@ -32,6 +39,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data check": data_check_command,
     "data edit": data_edit_command,
     "data info": data_info_command,
+    "data lint": data_lint_command,
     "data view": data_view_command,
     "data import": data_import_command,
     "data export": data_export_command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -22,6 +23,38 @@ def data_check_command(path: Positional[Path]) -> int:
         print(problem)
     print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
     return 1 if problems else 0
+
+
+def data_lint_command(
+    path: Positional[Path], out: Path | None = None, json: bool = False, strict: bool = False, set: tuple[str, ...] = ()
+) -> int:
+    """Look for what may spoil training: constant dimensions, jumps, frozen cameras, a wrong action space, misspelled sentences.
+
+    Example: verbot data lint outputs/demo/dataset --out outputs/lint
+
+    Args:
+        path: the dataset's folder.
+        out: folder for lint.html, a page with plots and pictures, and lint.json.
+        json: print the report as JSON.
+        strict: exit with 1 if there is an error or a warning.
+        set: thresholds as name=value, e.g. jump_steps=10 picture_step=1; see docs/reference/configuration.md.
+    """
+    import shlex
+
+    from verbot.configuration import assignments, build
+    from verbot.data.quality import LintConfig
+    from verbot.workflows.lint import PAGE, lint_dataset
+
+    config = build(LintConfig, assignments(set))
+    command = shlex.join(["verbot", "data", "lint", str(path), *(["--set", *set] if set else [])])
+    report = lint_dataset(path, out, config, command=command, progress=not json)
+    if json:
+        print(json_module.dumps(report.to_json(), indent=1))
+    else:
+        print(*report.lines(), sep="\n")
+        if out is not None:
+            print(out / PAGE)
+    return 1 if strict and not report.clean else 0
 
 
 def data_info_command(path: Positional[Path]) -> int:

@@ -26,6 +26,7 @@ class RecordOptions:
         axes: randomization axes, each followed by its strength, 1 to 3.
         image_size: width and height of the images, in pixels.
         cameras: only these cameras of the suite; otherwise all.
+        depth: also record a depth camera beside each camera of a tabletop.
         captions: number of captions of each scene to record, each with a hard negative, for pretraining.
     """
 
@@ -35,11 +36,13 @@ class RecordOptions:
     axes: dict[str, int] | None = None
     image_size: int = 64
     cameras: tuple[str, ...] = ()
+    depth: bool = False
     captions: int = 0
 
     def of_env(self) -> dict[str, Any]:
         """Options of `make_env`."""
-        return {"image_size": self.image_size, **given(cameras=self.cameras or None, captions=self.captions or None)}
+        more = given(cameras=self.cameras or None, depth=self.depth or None, captions=self.captions or None)
+        return {"image_size": self.image_size, **more}
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from verbot.spec import RobotSpec
 
 
 def fitting_options(make: Callable[..., Env], spec: RobotSpec) -> dict[str, Any]:
-    """Options of an env that give its cameras the image size of `spec`, the robot for which a policy was trained.
+    """Options of an env that give it the depth cameras and the image size of `spec`, the robot for which a policy was trained.
 
-    Empty if the sizes match already, or if the env cannot match them: ``image_size`` sets one size of square images.
+    No size if the sizes match already, or if the env cannot match them: ``image_size`` sets one size of square images.
 
     Args:
-        make: builds the env; called without arguments, and with ``image_size=pixels``.
+        make: builds the env; called with ``depth`` where needed, and with ``image_size=pixels``.
 
     Example:
         >>> from functools import partial
@@ -25,17 +25,17 @@ def fitting_options(make: Callable[..., Env], spec: RobotSpec) -> dict[str, Any]
         >>> fitting_options(partial(make_env, "navigation"), robot_spec(48))
         {'image_size': 48}
     """
-    expected = _sizes(spec)
+    expected, depth = _sizes(spec), {"depth": True} if spec.depth_cameras else {}
     sides = {side for size in expected.values() for side in size}
-    with closing(make()) as env:
+    with closing(make(**depth)) as env:
         actual = _sizes(env.robot_spec)
     if len(sides) != 1 or all(actual.get(name, size) == size for name, size in expected.items()):
-        return {}
-    options = {"image_size": sides.pop()}
+        return depth
+    options = {"image_size": sides.pop(), **depth}
     try:
         make(**options).close()
     except TypeError:
-        return {}
+        return depth
     return options
 
 

@@ -39,7 +39,8 @@ class FlatObservation(gymnasium.ObservationWrapper[FloatArray, Any, dict[str, An
         assert isinstance(space, spaces.Dict)
         state, pictures = space["state"], space["images"]
         assert isinstance(state, spaces.Box) and isinstance(pictures, spaces.Dict)
-        self._words, self._cameras = words, sorted(pictures.spaces) if images else []
+        colors = [name for name, each in pictures.spaces.items() if each.dtype == np.uint8]  # not depth
+        self._words, self._cameras = words, sorted(colors) if images else []
         pixels = sum(int(np.prod(pictures[name].shape or ())) for name in self._cameras)
         most = np.concatenate([np.full(words, self.words_at_most), np.ones(pixels)])
         low = np.concatenate([state.low, np.zeros_like(most)]).astype(np.float32)

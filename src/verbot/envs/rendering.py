@@ -14,13 +14,14 @@ import ctypes.util
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 
 from verbot.errors import MissingDependencyError, SimulationError
-from verbot.spec import Int32Array, UInt8Array
+from verbot.spec import FloatArray, Int32Array, UInt8Array
 
 _EGL_PLATFORM_DEVICE = 0x313F
 # Each backend's libraries, and the Debian packages that bring them. PyOpenGL finds no EGL functions without libOpenGL.
@@ -70,6 +71,18 @@ class Renderer:
         self._model.light_castshadow[:1] = shadows
         return self._draw(data, cameras, height, width, quality)
 
+    def depth(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, FloatArray]:
+        """One float32 depth image (h, w) per camera: meters along its axis, 0 where nothing is seen."""
+        buffers: dict[str, FloatArray] = {name: np.empty((height, width), np.float32) for name in cameras}
+        self._draw(data, cameras, height, width, "plain", buffers)
+        extent = self._model.stat.extent
+        near, far = self._model.vis.map.znear * extent, self._model.vis.map.zfar * extent
+        out = {}
+        for name, buffer in buffers.items():
+            meters = near / (1 - buffer[::-1].astype(np.float64) * (1 - near / far))  # OpenGL's depth is nearly 1 / meters
+            out[name] = np.where(meters < 0.99 * far, meters, 0).astype(np.float32)
+        return out
+
     def segment(self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int) -> dict[str, Int32Array]:
         """The geom (h, w) that each pixel of each camera shows, −1 where it shows none."""
         marking = [int(mujoco.mjtRndFlag.mjRND_SEGMENT), int(mujoco.mjtRndFlag.mjRND_IDCOLOR)]
@@ -86,8 +99,9 @@ class Renderer:
         return {name: geoms[image.astype(np.int32) @ (1, 1 << 8, 1 << 16)] for name, image in images.items()}
 
     def _draw(
-        self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int, quality: str
-    ) -> dict[str, UInt8Array]:
+        self, data: mujoco.MjData, cameras: tuple[str, ...], height: int, width: int, quality: str,
+        depth: Mapping[str, FloatArray] | None = None,
+    ) -> dict[str, UInt8Array]:  # fmt: skip
         context = _context(self._family, self._model, quality)
         buffer = self._buffers.setdefault((height, width), np.empty((height, width, 3), np.uint8))
         viewport, images = mujoco.MjrRect(0, 0, width, height), {}
@@ -99,7 +113,7 @@ class Renderer:
             else:  # the same instant: only the eye moves
                 mujoco.mjv_updateCamera(self._model, data, self._camera, self._scene)
             mujoco.mjr_render(viewport, self._scene, context)
-            mujoco.mjr_readPixels(buffer, None, viewport, context)
+            mujoco.mjr_readPixels(buffer, None if depth is None else depth[name], viewport, context)
             images[name] = np.ascontiguousarray(buffer[::-1])  # OpenGL's first row is the lowest
         return images
 

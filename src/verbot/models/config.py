@@ -31,6 +31,7 @@ PARTS = (
     "goal",
     "previous_action",
     "memory",
+    "depth",
 )  # fields of `NetworkConfig`
 
 
@@ -51,8 +52,8 @@ class NetworkConfig:
 
     Args:
         backbone: makes the features of a batch. ``"modular"`` is made of the encoders, the fusion and the memory below. Others
-            ignore `vision`, `language`, `state` and `fusion`, and refuse `goal`, `previous_action` and `memory` that they do not
-            read.
+            ignore `vision`, `language`, `state` and `fusion`, and refuse `goal`, `previous_action`, `memory` and `depth` if they
+            do not read them.
         vision: the encoder of camera images.
         language: the encoder of instructions.
         state: the encoder of the robot's state.
@@ -61,6 +62,8 @@ class NetworkConfig:
         goal: the encoder of goal images; None for a policy that only gets instructions in words.
         previous_action: the encoder of the previous action; None for a policy without it.
         memory: the module that keeps state between predictions of an episode; None for a policy without memory.
+        depth: the encoder of depth cameras; None for a policy that ignores them.
+        depth_range_m: depth in meters is clipped to this range, which becomes [-1, 1]. Unknown depth stays unknown.
         width: e, the common width of all tokens.
         chunk: k, the number of actions in a prediction.
         history: t, the number of input frames.
@@ -100,6 +103,8 @@ class NetworkConfig:
     goal: Part | None = None
     previous_action: Part | None = None
     memory: Part | None = None
+    depth: Part | None = None
+    depth_range_m: tuple[float, float] = (0.1, 2.0)
     width: int = 64
     chunk: int = 10
     history: int = 1
@@ -122,6 +127,8 @@ class NetworkConfig:
         for name in ("width", "chunk", "history", "stride", "sequence"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.depth_range_m[0] < self.depth_range_m[1]:
+            raise ConfigError(f"depth_range_m is {self.depth_range_m}; expected two distances in meters, the nearer one first")
         if not 0 <= self.previous_action_dropout < 1:
             raise ConfigError(
                 f"previous_action_dropout is a share of samples, at least 0 and below 1; got {self.previous_action_dropout:g}"
@@ -155,8 +162,7 @@ class NetworkConfig:
         if "objectives" in values:
             values["objectives"] = {name: Objective(**value) for name, value in record["objectives"].items()}
         values |= {name: Part(**value) for name, value in record.items() if name in PARTS and value is not None}
-        if values.get("image_size") is not None:
-            values["image_size"] = tuple(values["image_size"])
+        values |= {name: tuple(values[name]) for name in ("image_size", "depth_range_m") if values.get(name) is not None}
         return NetworkConfig(**values)
 
     @property
@@ -259,6 +265,9 @@ class NetworkConfig:
         Raises `ConfigError` for cameras of several sizes and no `image_size`, for goal images without a camera, and for a robot
         with neither cameras nor a state.
         """
+        depth_views, spec = len(spec.depth_cameras), spec.color_only()
+        if self.depth is not None and not depth_views:
+            raise ConfigError(f"the depth encoder {self.depth.name!r} needs a depth camera, and robot {spec.name!r} has none")
         found = {(c.height, c.width) for c in spec.cameras} if self.image_size is None else {self.image_size}
         if not spec.cameras:
             if not spec.state:
@@ -271,4 +280,6 @@ class NetworkConfig:
         (height, width_px), *_ = found
         from verbot.models.tokens import Sizes
 
-        return Sizes(self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history)
+        return Sizes(
+            self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history, depth_views
+        )

@@ -116,8 +116,8 @@ class Backbone(nn.Module, ABC):
     Attributes:
         width, count: w and n of the fused tokens; set by `__init__`.
         counts: the tokens of one frame in `Features.vision`, by kind. ``"keypoints"`` among them says that there are heatmaps.
-        uses: which of the optional parts ``goal``, ``previous_action`` and ``memory`` of a configuration it supports; a
-            configuration with another one is refused.
+        uses: which of the optional parts ``goal``, ``previous_action``, ``memory`` and ``depth`` of a configuration it supports;
+            a configuration with another one is refused.
     """
 
     width: int

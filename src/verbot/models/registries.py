@@ -7,6 +7,7 @@ builds it by name.
 |---|---|---|
 | backbone | ``factory(config: NetworkConfig, sizes, **options)`` | a `verbot.models.features.Backbone`: ``prepare(texts) -> TextBatch``, ``(batch, queries) -> Features``; its output ``width`` and ``count`` |
 | vision encoder | ``factory(sizes, **options)``, has ``counts`` {kind: n per frame} | ``(images (b, v, 3, h, w), mask (b, v), sentence (b, e)) -> [TokenGroup]`` |
+| depth encoder | ``factory(sizes, **options)``, has ``counts`` | ``(depth (b, d, 2, h, w), mask (b, d), sentence (b, e)) -> TokenGroup`` of kind ``"depth"``; the channels are the depth in [-1, 1] and whether it is known |
 | language encoder | ``factory(sizes, **options)`` | ``prepare(texts) -> TextBatch``, then ``(text) -> TokenGroup`` |
 | state encoder | ``factory(sizes, **options)``, has ``counts`` | ``(state (b, s), mask (b,)) -> TokenGroup`` |
 | fusion | ``factory(sizes, counts, **options)``, has ``width`` and ``count`` of its output | ``([TokenGroup]) -> TokenGroup`` |
@@ -83,6 +84,9 @@ state_encoders: Registry[Any] = Registry(
 )
 action_encoders: Registry[Any] = Registry(
     "previous-action encoder", package="verbot.models.encoders.state", group="verbot.action_encoders", needs=("torch",)
+)
+depth_encoders: Registry[Any] = Registry(
+    "depth encoder", package="verbot.models.encoders.vision", group="verbot.depth_encoders", needs=("torch",)
 )
 goal_encoders: Registry[Any] = Registry(
     "goal encoder", package="verbot.models.encoders.vision", group="verbot.goal_encoders", needs=("torch",)

@@ -23,7 +23,7 @@ class TokenGroup:
         tokens: (b, n, e).
         mask: (b, n) bool, True for valid tokens. The values of masked tokens must not affect any result.
         kind: ``"words"`` (variable number; tokens of a goal image follow them), ``"sentence"``, ``"keypoints"``, ``"patches"``,
-            ``"objects"`` (nodes of a graph), ``"state"``, ``"previous_action"``, ``"fused"``.
+            ``"objects"`` (nodes of a graph), ``"depth"``, ``"state"``, ``"previous_action"``, ``"fused"``.
         points: (b, n, 2) image position of each token, x right and y down in [-1, 1]; for keypoints and objects.
         heatmaps: (b, n, h, w) logits of the spatial distributions whose means are `points`; for keypoints only.
         layers: the inputs of each transformer block that computed these tokens, in order, each (b, n, d) with the same mask;
@@ -69,6 +69,7 @@ class Sizes:
         chunk: k, the number of actions in a prediction.
         action: the action's components, in order.
         history: t, the number of input frames; their tokens are concatenated, oldest first.
+        depth_views: number of depth cameras, whose images have the same size.
     """
 
     width: int
@@ -79,6 +80,7 @@ class Sizes:
     chunk: int
     action: tuple[Component, ...]
     history: int = 1
+    depth_views: int = 0
 
     @property
     def action_size(self) -> int:
@@ -181,6 +183,8 @@ class Batch:
         writes: (b,) bool, in prediction: the rows that write to the memory; None for all.
         features: (b, t, v, n, d), precomputed features of the vision encoder, which then neither reads the images nor is trained;
             None to encode the images.
+        depth: meters (b, t, d, h, w), 0 where unknown, with mask (b, t, d) False where a camera or a past frame is missing; None
+            without depth.
     """
 
     images: Tensor
@@ -199,6 +203,7 @@ class Batch:
     memory: MemoryState | None = None
     writes: Tensor | None = None
     features: Tensor | None = None
+    depth: Masked | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:

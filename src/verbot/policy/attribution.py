@@ -147,7 +147,7 @@ class Attributed:
     def _per_camera(self, maps: FloatArray, observation: Observation, whole: bool = True) -> dict[str, FloatArray]:
         """Maps (v, p, h, w) of the network's images, resampled to the pixels of each camera image; `whole`: each sums to one."""
         sizes, per_camera = self.policy.network.sizes, {}
-        for camera, view in zip(self.spec.camera_names, maps, strict=True):
+        for camera, view in zip(self.spec.color_names, maps, strict=True):
             if camera not in observation.images:
                 continue
             height, width = observation.images[camera].shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,20 @@ from verbot.spec import FloatArray, Memory, Observation, RobotSpec, UInt8Array
 
 @dataclass(frozen=True)
 class ProcessedObservation:
-    """A preprocessed observation: images (v, h, w, 3), their mask (v,), the normalized state (s,) and the time."""
+    """A preprocessed observation: images (v, h, w, 3), their mask (v,), the normalized state (s,) and the time.
+
+    For a network that reads depth also depth images (d, h, w) in meters and their mask (d,); otherwise of size 0.
+    """
 
     images: UInt8Array
     images_mask: npt.NDArray[np.bool_]
     state: FloatArray
     time_s: float
+    depth: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
+    depth_mask: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+
+DEPTH = ("depth", "depth_mask")
 
 
 def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) -> list[ProcessedObservation | None]:
@@ -46,13 +54,31 @@ def look_back(memory: Memory | None, now_s: float, count: int, step_s: float) ->
             observations.append(None)
             continue
         images, mask, state = (memory[name][nearest] for name in ("images", "images_mask", "state"))
-        observations.append(ProcessedObservation(images, mask, state, float(times[nearest])))
+        depth = {name: memory[name][nearest] for name in DEPTH if name in memory}
+        observations.append(ProcessedObservation(images, mask, state, float(times[nearest]), **depth))
     return observations
+
+
+def stacked(rows: Sequence[Sequence[ProcessedObservation | None]]) -> dict[str, npt.NDArray[Any]]:
+    """The frames of several episodes, the latest last, as arrays (b, t, …) by field, with ``state_mask``; zeros where missing."""
+    shape, like = (len(rows), len(rows[0])), rows[0][-1]
+    assert like is not None
+    arrays = {name: np.asarray(getattr(like, name)) for name in ("images", "images_mask", "state", *DEPTH)}
+    out = {name: np.zeros((*shape, *one.shape), one.dtype) for name, one in arrays.items()}
+    present = np.zeros(shape, bool)
+    for row, frames in enumerate(rows):
+        for frame, one in enumerate(frames):
+            if one is not None:
+                present[row, frame] = True
+                for name in (name for name, array in out.items() if array.size):
+                    out[name][row, frame] = getattr(one, name)
+    return {**out, "state_mask": present}
 
 
 def keep(memory: Memory | None, latest: ProcessedObservation, seconds: float) -> Memory:
     """Add `latest` to the memory, and remove what is more than `seconds` older."""
-    arrays = {name: np.asarray(getattr(latest, name))[None] for name in ("images", "images_mask", "state", "time_s")}
+    names = ("images", "images_mask", "state", "time_s", *(DEPTH if latest.depth.size else ()))
+    arrays = {name: np.asarray(getattr(latest, name))[None] for name in names}
     if memory is None:
         return arrays
     recent = get_array(memory, "time_s") >= latest.time_s - seconds - 1e-6

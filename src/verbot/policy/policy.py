@@ -23,9 +23,10 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD
-from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back
+from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -79,6 +80,8 @@ class VLAPolicy:
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state) if spec.state else Affine.of_nothing()
         self.action_transform = _action_transform(self.preprocessing, spec, statistics)
         self._fitter = ImageFitter.of(network.config, network.sizes)
+        self._color_cameras = spec.color_cameras
+        self._depth_cameras = spec.depth_cameras if network.config.depth else ()
 
     @staticmethod
     def create(
@@ -179,7 +182,8 @@ class VLAPolicy:
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
         previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals}
+        depth = depth_of_windows(window, self._fitter) if self._depth_cameras else {}
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals, **depth}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
@@ -237,29 +241,25 @@ class VLAPolicy:
     def preprocess(self, observation: Observation) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
         self._check(observation)
-        images, mask = self._fitter.views(observation.images, self._spec.cameras)
-        return ProcessedObservation(images, mask, self._state.forward(observation.state), observation.time_s)
+        images, mask = self._fitter.views(observation.images, self._color_cameras)
+        depth, depth_mask = depth_views(observation.images, self._depth_cameras, self._fitter)
+        state = self._state.forward(observation.state)
+        return ProcessedObservation(images, mask, state, observation.time_s, depth, depth_mask)
 
     def collate_observations(self, observations: Sequence[Observation], processed: Sequence[ProcessedObservation]) -> Batch:
         """A batch of preprocessed observations, with the past frames and the memory that come with them."""
-        frames = self.config.history
-        images = np.zeros((len(processed), frames, *processed[0].images.shape), np.uint8)
-        images_mask = np.zeros(images.shape[:3], bool)
-        state = np.zeros((len(processed), frames, self._spec.state_size), np.float32)
-        state_mask = np.zeros(state.shape[:2], bool)
-        for row, (observation, latest) in enumerate(zip(observations, processed, strict=True)):
-            earlier = look_back(observation.memory, latest.time_s, frames - 1, self._step_s)
-            for frame, one in enumerate([*earlier, latest]):
-                if one is not None:
-                    images[row, frame], images_mask[row, frame] = one.images, one.images_mask
-                    state[row, frame], state_mask[row, frame] = one.state, True
-        batch = self._batch(images, images_mask, state, state_mask, [o.instruction for o in observations])
+        frames = self.config.history - 1
+        pairs = list(zip(observations, processed, strict=True))
+        shown = stacked([[*look_back(o.memory, latest.time_s, frames, self._step_s), latest] for o, latest in pairs])
+        depth, depth_mask = shown.pop("depth"), shown.pop("depth_mask")
+        batch = self._batch(**shown, instructions=[o.instruction for o in observations])
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
-        shown = self._goals(goals, np.array([goal is not None for goal in goals]))
+        goal = self._goals(goals, np.array([goal is not None for goal in goals]))
         initial_memory = self.network.backbone.initial(1)
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
-        return dataclasses.replace(batch, **previous_action, **shown, **remembered).to(self.device)
+        measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
+        return dataclasses.replace(batch, **previous_action, **goal, **remembered, **measured).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if not self.config.previous_action:
@@ -321,7 +321,7 @@ class VLAPolicy:
         array: FloatArray = values.cpu().numpy()
         if predicted.space == "state":
             return self._state.inverse(array)
-        return self._fitter.points_inverse(array, self._spec.cameras) if predicted.space == "image_points" else array
+        return self._fitter.points_inverse(array, self._color_cameras) if predicted.space == "image_points" else array
 
     def _batch(
         self,
@@ -350,10 +350,11 @@ class VLAPolicy:
     def _card(self) -> str:
         config, count = self.config, sum(p.numel() for p in self.network.parameters())
         parts = [f"- {label}: `{part.name}`" for label, part in config.essential_parts.items()]
+        seen = [camera.name for camera in (*self._color_cameras, *self._depth_cameras)]
         lines = [
             f"# A verbot policy for {self._spec.name}",
             "",
-            f"{count:,} parameters; sees {', '.join(self._spec.camera_names) or 'no images'}; "
+            f"{count:,} parameters; sees {', '.join(seen) or 'no images'}; "
             f"predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
             "",
             *parts,

@@ -78,7 +78,8 @@ def observation_from_wire(record: Any) -> Observation:
     """Inverse of `observation_to_wire`. Raises `WireError` if a field has the wrong type."""
     images = _field(record, "images", dict)
     for name, image in images.items():
-        _check_image(f"image {name!r}", image)
+        if not _is_depth(image):
+            _check_image(f"image {name!r}", image)
     goal_image = record.get("goal_image")
     if goal_image is not None:
         _check_image("the goal image", goal_image)
@@ -159,7 +160,12 @@ def _array(record: Any, name: str, dimensions: int) -> Any:
     return value
 
 
+def _is_depth(image: Any) -> bool:
+    """Whether it is a depth image, float32 (h, w) in meters; the policy checks its values."""
+    return isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 2
+
+
 def _check_image(label: str, image: Any) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         shown = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise WireError(f"{label} is {shown}; expected uint8 (h, w, 3)")
+        raise WireError(f"{label} is {shown}; expected uint8 (h, w, 3), or for depth float32 (h, w)")

@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from verbot.errors import ConfigError, MissingDependencyError
-from verbot.spec import UInt8Array
+from verbot.spec import FloatArray, UInt8Array
 
 RGB = tuple[int, int, int]
 
 BACKGROUND, INK = (24, 26, 31), (236, 239, 244)
 GREEN, RED, GRAY = (64, 190, 110), (226, 82, 82), (136, 140, 150)
 GAP = 6
+DEPTH_M = 2.0
 
 
 def compose(
@@ -32,7 +33,7 @@ def compose(
         (268, 530, 3)
     """
     views = []
-    for image in images.values():
+    for image in map(_colored, images.values()):
         width = round(image.shape[1] * height / image.shape[0])
         # Whole factors keep the pixels that the policy sees; others are smoothed.
         whole = height % image.shape[0] == 0
@@ -55,6 +56,14 @@ def compose(
     if border:
         draw.rectangle((0, 0, sheet.width - 1, sheet.height - 1), outline=border, width=GAP - 2)
     return np.asarray(sheet).copy()
+
+
+def _colored(image: UInt8Array | FloatArray) -> UInt8Array:
+    """A depth image (h, w) in gray, near ones brighter; black where unknown and beyond `DEPTH_M`. Others as they are."""
+    if image.ndim == 3:
+        return image.astype(np.uint8, copy=False)
+    gray = np.where(image > 0, 255 * (1 - np.clip(image / DEPTH_M, 0, 1)), 0).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, -1)
 
 
 def write(path: str | Path, frames: Sequence[UInt8Array], rate_hz: float) -> Path:

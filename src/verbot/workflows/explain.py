@@ -141,7 +141,7 @@ def _maps(chunk: ActionChunk, camera: str) -> dict[str, FloatArray]:
 def _views(moment: Moment, spec: RobotSpec) -> UInt8Array:
     """The image of each camera, without and with its heatmaps, above the words."""
     pairs = []
-    for camera in spec.camera_names:
+    for camera in spec.color_names:
         if camera in moment.observation.images:
             image = moment.observation.images[camera]
             pairs += [image, overlay.overlay(image, _maps(moment.chunk, camera))]
@@ -160,7 +160,7 @@ def _frame(moment: Moment, spec: RobotSpec) -> UInt8Array:
 
 def _weights(moment: Moment, spec: RobotSpec) -> list[float]:
     """For each word, how far a heatmap of the first camera moves without it; without heatmaps, how much the chunk changes."""
-    moves = _moves(moment, spec.camera_names[0])
+    moves = _moves(moment, spec.color_names[0])
     changes = (change(moment.chunk.values, other.values, spec) for other in moment.without)
     return [max(of_maps.values()) if of_maps else changed for of_maps, changed in zip(moves, changes, strict=True)]
 
@@ -174,7 +174,7 @@ def _moves(moment: Moment, camera: str) -> list[dict[str, float]]:
 def _words(moment: Moment, spec: RobotSpec) -> list[Word]:
     """The effect of each word on the first prediction of the episode."""
     found, extras = [], moment.chunk.extras
-    moves, shown = _moves(moment, spec.camera_names[0]), extras.get("attention", {})
+    moves, shown = _moves(moment, spec.color_names[0]), extras.get("attention", {})
     for i, word in enumerate(moment.observation.instruction.split()):
         pictures = {}
         for camera, image in moment.observation.images.items():

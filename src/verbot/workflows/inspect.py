@@ -8,6 +8,7 @@ from typing import Any
 from verbot.data import open_dataset
 from verbot.data.importers import sources
 from verbot.data.importers.table import read_table
+from verbot.data.quality.checks import lint_checks
 from verbot.data.samples.labels import labels
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
@@ -56,7 +57,14 @@ def listing(kind: str | None = None) -> list[str]:
 
 
 def _registries() -> list[Registry[Any]]:
-    return [*(found for found in vars(parts).values() if isinstance(found, Registry)), reward_models, sources, labels, robots]
+    return [
+        *(found for found in vars(parts).values() if isinstance(found, Registry)),
+        reward_models,
+        sources,
+        labels,
+        lint_checks,
+        robots,
+    ]
 
 
 def _hint(missing: tuple[str, ...]) -> str:

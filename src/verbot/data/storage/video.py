@@ -26,7 +26,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from verbot.data.storage.depth import DepthCode
 from verbot.errors import CorruptFileError
 from verbot.spec import BoolArray, Float64Array, FloatArray, UInt8Array
-from verbot.transforms import FitImage
+from verbot.transforms import FitImage, fit_depth
 
 CODEC, ENCODER, PIXELS, GOP = "h264", "libx264", "yuv444p", 10
 SAME_TIME = 0.05  # periods between a row and a picture that are one instant: rounding of time bases and of float32
@@ -325,12 +325,3 @@ class Decoder:
 
 def _array(frame: av.VideoFrame) -> UInt8Array:
     return cast(UInt8Array, frame.to_ndarray())
-
-
-def fit_depth(depth: FloatArray, fit: FitImage) -> FloatArray:
-    """Depth (h, w) cropped and resized as `fit` does with images, by the nearest pixel: an average of depths is no depth."""
-    rows, columns = (
-        (source - kept) // 2 + ((np.arange(target) + 0.5) * kept / target).astype(np.int64)
-        for source, kept, target in zip(fit.source, fit.crop, fit.target, strict=True)
-    )
-    return depth[np.ix_(rows, columns)]

@@ -141,6 +141,8 @@ class NavigationEnv(gymnasium.Env):
             if name not in VERBS:
                 raise UnknownNameError("task of the navigation env", name, VERBS)
         self._compass, self.levels = controls.steering == "compass", len(episodes.LEFT)
+        if rendering.depth:
+            raise ConfigError("the navigation env has no depth camera; leave depth out")
         self._rule, self._max_seconds, self._size = rule, max_seconds, rendering.image_size
         self._defaults: dict[str, Any] = dict(episode or {})
         if axes:

@@ -41,21 +41,30 @@ from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameEr
 from verbot.registry import with_records
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 
+DEPTH = "_depth"  # suffix of the depth camera beside a camera
 RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
 STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the gripper stays open
 _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tries again, a little otherwise
 
 
-def robot_spec(image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back") -> RobotSpec:
-    """The robot "tabletop-panda": its cameras, state and action; mounted elsewhere it is called after that."""
+def robot_spec(
+    image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back", depth: bool = False
+) -> RobotSpec:
+    """The robot "tabletop-panda": its cameras, state and action; mounted elsewhere it is called after that.
+
+    Args:
+        depth: also a depth camera beside each camera.
+    """
     low, high = robot_mount.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
     turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
     return RobotSpec(
         name="tabletop-panda" if mount == "back" else f"tabletop-panda-{mount}",
         rate_hz=RATE_HZ,
         cameras=tuple(
-            Camera(name, image_size, image_size, intrinsics(VIEWS[name].fovy_deg, image_size), None, VIEWS[name].frame)
+            Camera(label, image_size, image_size, intrinsics(VIEWS[name].fovy_deg, image_size), None, VIEWS[name].frame, kind)
+            for kind, suffix in (("color", ""), *((("depth", DEPTH),) if depth else ()))
             for name in cameras
+            for label in (name + suffix,)
         ),
         state=(
             Component("ee_position", "position", ("x", "y", "z"), "m", "base", tuple(low.tolist()), tuple(high.tolist())),
@@ -137,7 +146,8 @@ class TabletopEnv(gymnasium.Env):
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
         self._size, self._render_cameras = rendering.image_size, rendering.render_cameras
         self.render_mode = rendering.render_mode
-        self.robot_spec = robot_spec(self._size, tuple(cameras or self._suite.cameras), self._suite.scene.mount)
+        self._views = tuple(cameras or self._suite.cameras)
+        self.robot_spec = robot_spec(self._size, self._views, self._suite.scene.mount, rendering.depth)
         self._extras, self._mount = extras, robot_mount.find(self._suite.scene.mount)
         self._physics = Physics(self._suite.scene)
         self._renderer = Renderer(self._physics.model, "tabletop")
@@ -147,7 +157,7 @@ class TabletopEnv(gymnasium.Env):
         spec = self.robot_spec
         self.observation_space = spaces.Dict(
             {
-                "images": spaces.Dict({c.name: spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for c in spec.cameras}),
+                "images": spaces.Dict({c.name: _image_space(c) for c in spec.cameras}),
                 "state": spaces.Box(-2.0, 2.0, (spec.state_size,), np.float32),
                 "instruction": spaces.Text(400, min_length=0, charset=string.printable),
             }
@@ -238,7 +248,7 @@ class TabletopEnv(gymnasium.Env):
     def segmentation(self, size: int | None = None) -> TabletopSegmentation:
         """Which object each pixel of each camera shows at present, in pictures of `size`, by default that of the observations."""
         self._current()
-        names, size = self.robot_spec.camera_names, size or self._size
+        names, size = self._views, size or self._size
         shown = self._renderer.segment(self._physics.data, names, size, size)
         return segmentation.from_geoms(shown, self._physics.geoms, self._physics.model.ngeom)
 
@@ -317,13 +327,16 @@ class TabletopEnv(gymnasium.Env):
         """Whether another object was touched first while covers hide the colors: guessing is no success."""
         return episode.cover_step is not None and self._physics.first_contact not in (None, episode.info["target_object"])
 
-    def _look(self) -> dict[str, UInt8Array]:
-        names = self.robot_spec.camera_names
+    def _look(self) -> dict[str, Any]:
         if not self._render_cameras:
-            return {name: np.zeros((self._size, self._size, 3), np.uint8) for name in names}
-        images = self._renderer.render(self._physics.data, names, self._size, self._size)
+            return {c.name: np.zeros_like(_image_space(c).low) for c in self.robot_spec.cameras}
+        images = self._renderer.render(self._physics.data, self._views, self._size, self._size)
         strength = self._axes_now["sensor_noise"]
-        return randomization.blur_images(images, strength, self._noise) if strength else images
+        images = randomization.blur_images(images, strength, self._noise) if strength else images
+        if not self.robot_spec.depth_cameras:
+            return images
+        depth = self._renderer.depth(self._physics.data, self._views, self._size, self._size)
+        return {**images, **{name + DEPTH: image for name, image in depth.items()}}
 
     def _observation(self) -> dict[str, Any]:
         physics = self._physics
@@ -355,7 +368,7 @@ class TabletopEnv(gymnasium.Env):
         tool = np.eye(4)
         tool[:3, :3], tool[:3, 3] = self._physics.tool_rotation, self._physics.tool_position
         out = {}
-        for name in self.robot_spec.camera_names:
+        for name in self._views:
             frame = VIEWS[name].frame
             camera, pose = model.camera(name).id, np.eye(4)
             # MuJoCo's cameras look along −z with y up; OpenCV's along +z with y down.
@@ -364,12 +377,18 @@ class TabletopEnv(gymnasium.Env):
             pose = np.linalg.inv(tool if frame == "tool" else self._mount.matrix) @ pose
             matrix = intrinsics(VIEWS[name].fovy_deg, self._size)
             out[name] = {"intrinsics": list(matrix), "extrinsics": pose.ravel().tolist(), "frame": frame}
-        return out
+        return {**out, **{c.name: out[c.name.removesuffix(DEPTH)] for c in self.robot_spec.depth_cameras}}
 
     def _current(self) -> episodes.TabletopEpisode:
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode
+
+
+def _image_space(camera: Camera) -> spaces.Box:
+    if camera.kind == "depth":
+        return spaces.Box(0.0, np.inf, (camera.height, camera.width), np.float32)
+    return spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
 
 
 def make(**options: Any) -> TabletopEnv:

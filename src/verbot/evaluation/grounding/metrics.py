@@ -244,7 +244,7 @@ def measure_grounding(
         for name, row in scene.rows.items():
             for key, value in row.items():
                 rows.setdefault(name, {}).setdefault(key, []).append(value)
-    first = f"{policy.spec.camera_names[0]} target"
+    first = f"{policy.spec.color_names[0]} target"
     tasks = {
         task: [bool(s.rows[first]["pointing_game"]) for s in measured if s.task == task and first in s.rows] for task in env.tasks
     }
@@ -293,7 +293,7 @@ def _measure_scene(policy: Policy, env: SegmentedEnv, task: str, index: int, see
     _, other = env.reset(seed=seed, options=request_options(dataclasses.replace(request, goal=1)))
     record, info = env.reset(seed=seed, options=request_options(request))
     observation, shown = observation_from_env(record), env.segmentation()
-    cameras = [camera for camera in policy.spec.camera_names if camera in observation.images]
+    cameras = [camera for camera in policy.spec.color_names if camera in observation.images]
     covers = _covers(shown, cameras, info)
     queries = [observation, dataclasses.replace(observation, instruction=other["instruction"])]
     for cover in covers or ():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.encoders.language.tokenizer import drop_words
+from verbot.models.encoders.vision.depth_conv import depth_channels
 from verbot.models.features import Answers, Backbone, Features, Queries
 from verbot.models.layers.task_embedding import TaskEmbeddings
 from verbot.models.layers.transformer import AttentionPool, centered
@@ -29,6 +30,7 @@ from verbot.models.registries import (
     Part,
     action_encoders,
     backbones,
+    depth_encoders,
     fusions,
     goal_encoders,
     language_encoders,
@@ -53,9 +55,9 @@ class Absent(nn.Module):
 
 @backbones.register("modular")
 class Modular(Backbone):
-    """Encoders of images, instruction, state, goal and previous action, a fusion of their tokens, and a memory after it."""
+    """Encoders of images, depth, instruction, state, goal and previous action, a fusion of their tokens, and a memory."""
 
-    uses = frozenset({"goal", "previous_action", "memory"})
+    uses = frozenset({"goal", "previous_action", "memory", "depth"})
 
     def __init__(self, config: NetworkConfig, sizes: Sizes):
         super().__init__()
@@ -74,6 +76,9 @@ class Modular(Backbone):
             previous_action_part
         ):  # one token per frame, as for every kind of observation token; all but the latest frame's are masked
             counts["previous_action"] = config.history
+        self.depth = depth_encoders.build(config.depth.name, sizes, **config.depth.options) if config.depth else None
+        if self.depth is not None:
+            counts |= {kind: n * config.history for kind, n in self.depth.counts.items()}
         self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
         self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
         self.previous_action = (
@@ -131,6 +136,7 @@ class Modular(Backbone):
             features.words,
             features.sentence,
             *features.vision,
+            *self.encode_depth(batch, features),
             *([self.encode_state(batch.state, batch.state_mask)] if self.sizes.state else []),
             *previous_action_tokens,
         ]
@@ -236,6 +242,20 @@ class Modular(Backbone):
         if batch.features is None:
             return join(self.vision(centered(batch.images[:, -1]), mask, sentence))
         return join(self.vision.groups(batch.features[:, -1], mask, sentence))
+
+    def encode_depth(self, batch: Batch, features: Features) -> list[TokenGroup]:
+        """The tokens of the depth images of all frames, in a list; none without encoder, masked for a batch without depth."""
+        if self.depth is None or features.sentence is None:
+            return []
+        rows, frames = batch.state_mask.shape
+        depth = batch.depth
+        if depth is None:
+            shape = (rows, frames, self.sizes.depth_views)
+            zeros = batch.state.new_zeros(*shape, self.sizes.height, self.sizes.width_px)
+            depth = Masked(zeros, zeros.new_zeros(shape, dtype=torch.bool))
+        channels = depth_channels(depth.values.flatten(0, 1), self.config.depth_range_m)
+        sentence = features.sentence.tokens[:, 0].repeat_interleave(frames, 0)
+        return [self._add_time_embedding(self.depth(channels, depth.mask.flatten(0, 1), sentence), frames)]
 
     def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
         """The tokens of states (b, t, s) of all frames."""

@@ -61,7 +61,7 @@ class TrainingData:
         self._out, self._rank, self.augment, self._data = out, rank, config.augment, config.data
         self._parallelism, self._dagger_weight, self._seed = config.parallelism, config.dagger.weight, config.seed
         self._accumulation, self.validation_batches = config.optimizer.accumulation, config.validation.batches
-        self._recordings = Recordings.open(config.data)
+        self._recordings = _recordings(config)
         self.spec = self._recordings.spec
         network = config.network.with_image_size(self.spec)
         self.notes = (*self._recordings.notes, *_size_notes(config.network, network, self._recordings))
@@ -99,7 +99,7 @@ class TrainingData:
 
         Raises `DataError` for an unreadable dataset.
         """
-        recordings = Recordings.open(config.data)
+        recordings = _recordings(config)
         spec, network = recordings.spec, config.network.with_image_size(recordings.spec)
         if show_progress:
             for note in (*recordings.notes, *_size_notes(config.network, network, recordings)):
@@ -187,6 +187,16 @@ class TrainingData:
         if self._stream is not None:
             with closing(self._stream):  # type: ignore[type-var]  # a generator, whose threads end with it
                 self._stream = None
+
+
+def _recordings(config: TrainConfig) -> Recordings:
+    """The datasets of a run, without depth cameras where the network has no encoder of depth."""
+    found = Recordings.open(config.data)
+    names = [camera.name for camera in found.spec.depth_cameras]
+    if not names or config.network.depth is not None:
+        return found
+    note = f"depth camera {', '.join(names)} is not used: set network.depth=depth_conv to train with it"
+    return dataclasses.replace(found, spec=found.spec.color_only(), notes=(*found.notes, note))
 
 
 def frame_source(config: TrainConfig, spec: RobotSpec, recording: Recording, workers: int, show: bool = False) -> FrameSource:

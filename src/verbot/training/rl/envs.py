@@ -178,7 +178,7 @@ class EnvRunner:
                 points[place] = goal_points(goal)
                 if place:
                     queries[place - 1] = goal["instructions"][self._rng.integers(len(goal["instructions"]))]
-        matrices = projections(observation.state[None], spec, info.get("calibration", {}), spec.camera_names)
+        matrices = projections(observation.state[None], spec, info.get("calibration", {}), spec.color_names)
         places, known = project(np.repeat(matrices, 1 + count, 0), points)
         return GroundedObservation(observation, places, known, tuple(queries))
 

@@ -38,7 +38,7 @@ class FilmConv(nn.Module):
         self.counts = {"keypoints": sizes.views * heatmaps}
         self.grid = (sizes.height // 4, sizes.width_px // 4)
         trunks = 1 if shared else sizes.views
-        self.trunks = nn.ModuleList(_Trunk(channels, heatmaps, self.grid) for _ in range(trunks))
+        self.trunks = nn.ModuleList(FilmTrunk(channels, heatmaps, self.grid) for _ in range(trunks))
         self.film = nn.Linear(sizes.width, sizes.views * 6 * channels)
         nn.init.normal_(self.film.weight, std=0.5 / sizes.width**0.5)
         nn.init.zeros_(self.film.bias)
@@ -62,15 +62,15 @@ class FilmConv(nn.Module):
         return [TokenGroup(tokens, valid, "keypoints", read[..., -2:], logits.unflatten(-1, self.grid))]
 
 
-class _Trunk(nn.Module):
-    """Images (b, 3, h, w) and FiLM parameters (b, 6c) to features with positions (b, p, c + 2) and logits (b, p, h·w / 16)."""
+class FilmTrunk(nn.Module):
+    """Images (b, i, h, w) and FiLM parameters (b, 6c) to features with positions (b, p, c + 2) and logits (b, p, h·w / 16)."""
 
     cells: Tensor
 
-    def __init__(self, channels: int, heatmaps: int, grid: tuple[int, int]):
+    def __init__(self, channels: int, heatmaps: int, grid: tuple[int, int], inputs: int = 3):
         super().__init__()
         self.channels = channels
-        self.stem = nn.Conv2d(3, channels, 6, 4, padding=1)
+        self.stem = nn.Conv2d(inputs, channels, 6, 4, padding=1)
         self.fine = _FilmBlock(channels)
         self.down = nn.Conv2d(channels, 2 * channels, 3, 2, padding=1)
         self.coarse = _FilmBlock(2 * channels)

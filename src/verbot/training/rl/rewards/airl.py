@@ -133,7 +133,7 @@ def demonstrate(config: ReinforceConfig, by: ExpertData) -> list[ExpertTrajector
 
 def _ungrounded(env: Env, observation: Observation) -> GroundedObservation:
     """An observation without keypoints."""
-    shape = (1, len(env.robot_spec.camera_names), len(POINTS))
+    shape = (1, len(env.robot_spec.color_names), len(POINTS))
     return GroundedObservation(observation, np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
 
 
