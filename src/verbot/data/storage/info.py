@@ -48,8 +48,12 @@ def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
 
     Empty if other software has changed the dataset since verbot wrote it.
     """
-    record = info.get("verbot", {})
-    return dict(record["files"]) if record.get("episodes") == info["total_episodes"] else {}
+    return dict(info["verbot"]["files"]) if is_ours(info) else {}
+
+
+def is_ours(info: Mapping[str, Any]) -> bool:
+    """Whether verbot wrote every merged episode of a dataset, and no other software has changed their number since."""
+    return info.get("verbot", {}).get("episodes") == info["total_episodes"]
 
 
 def recorded_spec(info: Mapping[str, Any], root: Path) -> RobotSpec:
