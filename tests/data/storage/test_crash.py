@@ -25,7 +25,7 @@ import numpy as np
 from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.spec import Camera, Component, RobotSpec
 
-grip = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
+grip = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1e6,))
 spec = RobotSpec("toy", 10.0, (Camera("front", 16, 16),), (grip,), (grip,))
 print("ready", flush=True)
 while True:

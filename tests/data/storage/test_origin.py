@@ -62,12 +62,12 @@ def test_what_was_lost_is_said_and_taken_from_the_origin(edited, written):
 def test_an_edited_sentence_has_no_old_wordings(edited, written):
     table = pq.read_table(edited / "meta/tasks.parquet")
     place = table.schema.get_field_index("__index_level_0__")
-    texts = ["grasp the thing" if text == "pick up object 1" else text for text in table.column(place).to_pylist()]
+    texts = ["grasp the object" if text == "pick up object 1" else text for text in table.column(place).to_pylist()]
     pq.write_table(
         table.set_column(place, table.schema.field(place), pa.array(texts, pa.large_string())), edited / "meta/tasks.parquet"
     )
     dataset = open_dataset(edited, origin=written)
-    assert dataset[0].instructions == ("grasp the thing",)
+    assert dataset[0].instructions == ("grasp the object",)
     assert "grounding" in dataset[0].extras
     assert dataset[1].instructions == ("pick up object 2", "lift object 2")
 

@@ -44,18 +44,17 @@ def read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def is_intact(info: Mapping[str, Any]) -> bool:
-    """Whether verbot wrote the dataset, and no other software has changed it since."""
-    record = info.get("verbot", {})
-    return isinstance(record, Mapping) and record.get("episodes") == info["total_episodes"]
-
-
 def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
     """The accepted sha256 of each file by name; two of them if a writer died while it replaced the file.
 
     Empty if other software has changed the dataset since verbot wrote it.
     """
-    return dict(info["verbot"]["files"]) if is_intact(info) else {}
+    return dict(info["verbot"]["files"]) if is_ours(info) else {}
+
+
+def is_ours(info: Mapping[str, Any]) -> bool:
+    """Whether verbot wrote every merged episode of a dataset, and no other software has changed their number since."""
+    return info.get("verbot", {}).get("episodes") == info["total_episodes"]
 
 
 def recorded_spec(info: Mapping[str, Any], root: Path) -> RobotSpec:

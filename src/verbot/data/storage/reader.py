@@ -186,7 +186,7 @@ class Episode:
         """The recorded sentences in the order of their frames; wordings of one instruction are in `instructions`."""
         if isinstance(self._source, JournalEntry):
             return self._source.sentences
-        intact = self._extra and self.dataset._checksums  # otherwise LeRobot's task_index counts
+        intact = self._extra and self.dataset._stored.ours  # otherwise LeRobot's task_index counts
         if intact and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
             return tasks
         found = recorded_segments(self.dataset._stored, self._source)
@@ -216,7 +216,7 @@ class Episode:
         ours = isinstance(self._source, JournalEntry) or self._extra is not None
         if ours and len(tasks := self.tasks) == 1:
             wordings = tuple(self.extras.get("instructions") or tasks)
-            edited = self._extra is not None and not self.dataset._checksums and tasks[0] not in wordings  # by other software
+            edited = self._extra is not None and not self.dataset._stored.ours and tasks[0] not in wordings  # by other software
             return (InstructionSegment(0, self.length, tasks if edited else wordings),)
         assert not isinstance(self._source, JournalEntry)
         return recorded_segments(self.dataset._stored, self._source)
@@ -322,7 +322,7 @@ def open_dataset(
     if "verbot" in info and features:
         raise DataError(f"{root} holds verbot's own spec, so its features need no map; it has {', '.join(info['features'])}")
     roles = FeatureRoles.of(info["features"], root, features, depth)
-    stored = StoredFrames(root, info, checksums(info), roles)
+    stored = StoredFrames(root, info, roles)
     source = open_dataset(origin, depth=depth) if origin is not None else None
     if spec is None and source is not None:
         spec = spec_of_origin(source.spec, info, roles, root)

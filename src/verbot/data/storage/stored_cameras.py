@@ -37,7 +37,7 @@ class StoredCameras:
             self._verified.add(name)
         rate_hz, start_s = float(info["fps"]), float(row[f"videos/{key}/from_timestamp"])
         size, stamps, duration_s = None, None, float("inf")
-        if not self._stored.checksums:
+        if not self._stored.ours:
             self._check_present(row, key)
             size, stamps = image_size(key, info["features"][key], self._stored.root), self._stored.numbers(row, "timestamp")
             end_s: Any = row.get(f"videos/{key}/to_timestamp")
@@ -54,7 +54,7 @@ class StoredCameras:
         key, path = self._keys[camera], self._stored.data_path(row)
         frames = stored_pictures(self._stored.pictures(row, key), path, key, self._stored.roles.depth.get(camera))
         expected = image_size(key, self._stored.info["features"][key], self._stored.root)
-        if not self._stored.checksums and frames.shape[1:3] != expected:
+        if not self._stored.ours and frames.shape[1:3] != expected:
             found = f"{frames.shape[1]}×{frames.shape[2]}"
             raise CorruptFileError(path, f"has pictures of {found}; {INFO} says {expected[0]}×{expected[1]} of {key!r}")
         return frames

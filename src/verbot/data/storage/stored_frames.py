@@ -13,7 +13,7 @@ from verbot.data.storage.arrow_rows import Chosen
 from verbot.data.storage.columns import FrameColumns, float32, numbers_of, values_of
 from verbot.data.storage.features import FeatureRoles
 from verbot.data.storage.files import read_bytes, read_parquet, read_rows
-from verbot.data.storage.info import place_of
+from verbot.data.storage.info import checksums, is_ours, place_of
 from verbot.data.storage.versions import EpisodeMetadata, template_keys
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
@@ -25,15 +25,16 @@ class StoredFrames:
     """The frames of a dataset's files.
 
     Args:
-        checksums: the sha256 of each file; empty for a dataset of other software, which is checked as it is read.
+        roles: the features that are read, and as what.
     """
 
-    def __init__(self, root: Path, info: Mapping[str, Any], checksums: Mapping[str, Any], roles: FeatureRoles):
-        self.root, self.info, self.checksums, self.roles = root, info, checksums, roles
+    def __init__(self, root: Path, info: Mapping[str, Any], roles: FeatureRoles):
+        self.root, self.info, self.roles = root, info, roles
+        self.checksums, self.ours = checksums(info), is_ours(info)  # a dataset of other software is checked as it is read
         self._features, self._verified = info["features"], set[str]()
         videos = [key for key in roles.cameras.values() if self._features[key]["dtype"] == "video"]
-        self.metadata = EpisodeMetadata(root, info, checksums, videos, self.read)
-        checks = () if checksums else ("episode_index",)
+        self.metadata = EpisodeMetadata(root, info, self.checksums, videos, self.read)
+        checks = () if self.ours else ("episode_index",)
         self._columns = FrameColumns(self.read, (*roles.state, *roles.action, "index", *checks))
 
     def read(self, path: Path, wanted: Chosen = lambda name: True) -> pa.Table:
@@ -161,7 +162,7 @@ class StoredFrames:
         start = start or 0
         whole = start >= 0 and start + length <= total
         labels = columns.get("episode_index")
-        if not self.checksums and labels is not None and labels.size:
+        if not self.ours and labels is not None and labels.size:
             own = np.flatnonzero(labels[:, 0] == number)
             # Files whose `index` counts from 0 again: the frames are where they say that they are.
             if not whole and len(own) == length and own[-1] - own[0] == length - 1:

@@ -10,12 +10,12 @@ from pathlib import Path
 from verbot.data.storage import layout
 from verbot.data.storage.episode_statistics import check_finite
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
-from verbot.data.storage.info import checksums, is_intact, read_info
+from verbot.data.storage.info import checksums, is_ours, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.metadata_comparison import compare_metadata, compare_statistics
 from verbot.data.storage.packets import frame_findings
-from verbot.data.storage.ranges import out_of_range
-from verbot.data.storage.reader import Dataset, open_dataset
+from verbot.data.storage.ranges import RangeCounter
+from verbot.data.storage.reader import Dataset, Episode, open_dataset
 from verbot.data.storage.writer import ABSENT, seal
 from verbot.errors import CorruptFileError, DataError
 
@@ -67,7 +67,7 @@ def _info(root: Path) -> Iterator[Finding]:
     except DataError as error:
         yield _finding(error, root)
         return
-    if "verbot" in info and checksums(info) and info["verbot"].get("seal") != seal(info):
+    if is_ours(info) and info["verbot"]["files"] and info["verbot"].get("seal") != seal(info):
         yield Finding(str(root / layout.INFO), "is damaged, or was edited by hand: its own checksum differs")
 
 
@@ -78,7 +78,7 @@ def _files(root: Path) -> Iterator[Finding]:
 
 def _derived(root: Path) -> Iterator[Finding]:
     info = read_info(root)
-    if checksums(info):
+    if is_ours(info):
         for name, accepted in info["verbot"]["derived"].items():
             if (root / name).is_file() or ABSENT not in accepted:
                 yield from _try(partial(read_bytes, root / name, accepted), root)
@@ -103,32 +103,36 @@ def _contents(root: Path) -> Iterator[Finding]:
         return  # already reported, and the dataset cannot be opened
     try:
         dataset = open_dataset(root)
-        episodes = list(dataset)
+        yield from _read(dataset)
     except DataError as error:
         yield _finding(error, root)
-        return
-    intact, ours = is_intact(dataset.info), "verbot" in dataset.info
-    if intact and (frames := int(dataset.frame_starts[dataset.info["total_episodes"]])) != dataset.info["total_frames"]:
-        yield Finding(str(root / layout.INFO), f"counts {dataset.info['total_frames']} frames; the episodes have {frames}")
-    broken: dict[str, Finding] = {}  # the first problem of each file that cannot be read
-    seen = dict[str, Finding]()
-    for episode in episodes:
-        for problem in _try(partial(check_finite, episode), root):
-            broken.setdefault(problem.path, problem)
+
+
+def _read(dataset: Dataset) -> Iterator[Finding]:
+    """What is wrong with the frames, in one pass over the episodes. Raises `DataError` if an episode has no place at all."""
+    root, info, intact, counter = dataset.root, dataset.info, is_ours(dataset.info), RangeCounter(dataset.spec)
+    if intact and (frames := int(dataset.frame_starts[info["total_episodes"]])) != info["total_frames"]:
+        yield Finding(str(root / layout.INFO), f"counts {info['total_frames']} frames; the episodes have {frames}")
+    vectors: dict[str, Finding] = {}  # the first problem of each file
+    pictures: dict[str, Finding] = {}
+    for episode in dataset:
+        problems = list(_try(partial(_check_vectors, episode, counter), root))
+        vectors |= {each.path: vectors.get(each.path, each) for each in problems}
     for camera in () if intact else dataset.camera_names:
         for video, reason in frame_findings(dataset, camera):
-            seen.setdefault(str(video), Finding(str(video), reason))
-    yield from (broken | seen).values()
-    if not broken:
-        yield from _ranges(dataset, root / layout.STATS if not ours else root)
-    if not intact and not broken:
+            pictures.setdefault(str(video), Finding(str(video), reason))
+    yield from (vectors | pictures).values()
+    if vectors:
+        return
+    path = root if "verbot" in info else root / layout.STATS  # without a spec, the ranges are the stored statistics
+    yield from (Finding(str(path), str(outside)) for outside in counter.found)
+    if not intact:
         yield from _disagreements(dataset)
 
 
-def _ranges(dataset: Dataset, path: Path) -> Iterator[Finding]:
-    """Numbers outside the declared ranges; those of a dataset without a spec are its stored statistics."""
-    for outside in out_of_range(dataset, dataset.spec):
-        yield Finding(str(path), str(outside))
+def _check_vectors(episode: Episode, counter: RangeCounter) -> None:
+    check_finite(episode)
+    counter.add(episode.index, episode.states, episode.actions)
 
 
 def _disagreements(dataset: Dataset) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.columns import ReadTable
 from verbot.data.storage.files import read_bytes, read_json, read_rows, row_groups
-from verbot.data.storage.info import is_count, is_number
+from verbot.data.storage.info import is_count, is_number, is_ours
 from verbot.errors import CorruptFileError
 from verbot.spec import Int64Array
 
@@ -39,13 +39,14 @@ class EpisodeMetadata:
     """The episodes that ``info.json`` counts. Nothing is read before it is needed.
 
     Args:
-        checksums: see `verbot.data.storage.info.checksums`; empty for a dataset of other software.
+        checksums: see `verbot.data.storage.info.checksums`.
         videos: the camera features that are videos.
         read: reads columns of a parquet file.
     """
 
     def __init__(self, root: Path, info: Mapping[str, Any], checksums: Mapping[str, Any], videos: Sequence[str], read: ReadTable):
         self._root, self._info, self._checksums, self._videos, self._read = root, info, checksums, tuple(videos), read
+        self._ours = is_ours(info)
         self._old = info["codebase_version"] != layout.VERSION
         self.path = root / (EPISODE_LINES if self._old else EPISODES)  # for messages
         self.tasks_path = root / (TASK_LINES if self._old else layout.TASKS)
@@ -56,7 +57,7 @@ class EpisodeMetadata:
         total = int(self._info["total_episodes"])
         parts = [TablePart.of(self._from_lines())] if self._old else self._parquet_parts()
         count = sum(part.count for part in parts)
-        if count < total or (count > total and not self._checksums):
+        if count < total or (count > total and not self._ours):
             for name, checksum in self._checksums.items():
                 if name.startswith(EPISODES):
                     read_bytes(self._root / name, checksum)  # names the file that is damaged
@@ -72,7 +73,7 @@ class EpisodeMetadata:
         if (np.diff(numbers) <= 0).any() or (len(numbers) and numbers[0] < 0):
             place = int(np.argmax(np.diff(numbers) <= 0)) if len(numbers) > 1 else 0
             raise CorruptFileError(self.path, f"lists episode {numbers[place]} twice, or not in ascending order")
-        if self._checksums and len(numbers) and numbers[-1] != len(numbers) - 1:
+        if self._ours and len(numbers) and numbers[-1] != len(numbers) - 1:
             raise CorruptFileError(self.path, f"lists episodes up to {numbers[-1]}; {layout.INFO} counts {len(numbers)}")
         return numbers
 
@@ -88,7 +89,7 @@ class EpisodeMetadata:
     def row(self, place: int) -> dict[str, Any]:
         """The row of an episode. Raises `CorruptFileError` unless each place in it can be one."""
         row = self.rows[place]
-        if self._checksums:
+        if self._ours:
             if row["episode_index"] != place:
                 raise CorruptFileError(self.path, f"lists episode {row['episode_index']} where {place} should be")
             return row
@@ -169,13 +170,13 @@ class EpisodeMetadata:
 
     def _parquet_parts(self) -> list[TablePart]:
         listed = [self._root / name for name in self._checksums if name.startswith(EPISODES + "/")]
-        paths = sorted(listed or self._root.glob(f"{EPISODES}/*/*.parquet"))
+        paths = sorted(listed if self._ours else self._root.glob(f"{EPISODES}/*/*.parquet"))
         return [part for path in paths for part in self._parts(path)]
 
     def _parts(self, path: Path) -> list[TablePart]:
         """A file in parts of whole row groups, so that a row can be read without the rest of a large file."""
         sizes = row_groups(path)
-        if self._checksums or sum(sizes) <= PART:
+        if self._ours or sum(sizes) <= PART:
             return [TablePart(sum(sizes), functools.partial(self._read, path))]
         parts, start, count = [], 0, 0
         for number, size in enumerate(sizes, 1):
