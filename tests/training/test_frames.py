@@ -72,7 +72,16 @@ def test_only_the_selected_episodes_are_cached(toy, tmp_path):
 def test_the_command_takes_a_folder_for_the_cache(toy, tmp_path, monkeypatch):
     shutil.copytree(toy, tmp_path / "d", ignore=shutil.ignore_patterns(".cache"))
     before = sorted(Path(tmp_path / "d").rglob("*"))
-    arguments = ["--data", str(tmp_path / "d"), "--out", str(tmp_path / "run"), "--steps", "2", "--cache", str(tmp_path / "cache")]
+    arguments = [
+        "--data",
+        str(tmp_path / "d"),
+        "--out",
+        str(tmp_path / "run"),
+        "--steps",
+        "2",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(["train", "tiny", *arguments])
     assert not ended.value.code
