@@ -146,6 +146,7 @@ ALLOWED: dict[str, tuple[frozenset[str], str]] = {
     "src/verbot/data/storage/video.py": (frozenset({"preset"}), "an option of libx264"),
     "tests/data/importers/test_manifest.py": (frozenset({"preset"}), "an option of libx264"),
     "profiling/video_codecs.py": (frozenset({"preset"}), "an option of libx264"),
+    "profiling/data_loader_lerobot.py": (frozenset({"preset"}), "an option of libx264 and of SVT-AV1"),
     "src/verbot/training/imitation/config.py": (frozenset({"companions"}), "an old field, which is still read"),
     "src/verbot/models/reward_models/__init__.py": (frozenset({"scorers"}), "the former plug-in group, which is still read"),
     "src/verbot/models/reward_models/matcher.py": (frozenset({"scorer"}), "the former format of files, which is still read"),

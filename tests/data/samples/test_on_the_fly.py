@@ -278,6 +278,17 @@ def test_cameras_of_different_sizes_are_fitted_to_one(case, v3):
         assert [v3.number(image) for image in batch.images[:, 0, 1]] == list(range(20))
 
 
+def test_ordinary_cameras_take_no_more_room_than_the_network_needs(case, v3, tmp_path, capsys):
+    dataset = open_dataset(case("l36_vga"))
+    assert FrameSelection().bytes(dataset) == 2 * 60 * 480 * 640 * 3
+    selection = FrameSelection(("wrist",), None, {"wrist": fits_of(dataset.spec.cameras, (96, 128))["wrist"]})
+    source = open_frames(dataset, selection, FrameOptions("cache", str(tmp_path), show=True))
+    assert "60 frames of wrist 96×128×3: 2.2 MB to write in" in capsys.readouterr().err
+    assert [path.stat().st_size for path in tmp_path.rglob("*.rgb")] == [60 * 96 * 128 * 3]
+    batch = Windows(dataset, WindowConfig(cameras=("wrist",)), cache=source).batch(np.arange(60), np.random.default_rng(0))
+    assert [v3.number(image) for image in batch.images[:, 0, 0]] == list(range(60))
+
+
 def test_points_move_with_the_pictures(written):
     """What a policy makes of fitted frames is what it makes of whole ones."""
     dataset, config = open_dataset(written), WindowConfig(chunk=2, labels=("keypoints",), grounding_queries=2)

@@ -8,6 +8,8 @@ import pytest
 from verbot.data import DatasetWriter, Mixture, WindowConfig, Windows, open_dataset
 from verbot.data.samples.keypoints import handled_points, project, projections
 from verbot.data.samples.windows import DRAWS
+from verbot.data.storage.reader import Episode
+from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -273,3 +275,26 @@ def test_every_window_knows_how_many_steps_its_episode_still_takes(written, data
     windows = Windows(open_dataset(tmp_path / "failed"), WindowConfig(labels=("steps_left",)))
     left = windows.batch(np.arange(len(windows)), rng).targets["steps_left"].values
     assert left.tolist() == [4, 3, 2, 1, 0, *[-1] * 6, *range(6, -1, -1)]
+
+
+def test_the_instruction_is_that_of_the_latest_frame(dataset, monkeypatch):
+    """And a wording is drawn among those of that instruction alone."""
+    segments = {
+        0: (InstructionSegment(0, 2, ("open it", "pull it")), InstructionSegment(2, 5, ("close it",))),
+        1: (InstructionSegment(0, 6, ("wipe it", "clean it", "rub it")),),
+    }
+    genuine = Episode.segments.fget
+    monkeypatch.setattr(Episode, "segments", property(lambda self: segments.get(self.index) or genuine(self)))
+    windows = Windows(dataset, WindowConfig(history=2, relabel=0.3))
+    draws = np.random.default_rng(0).random((400, DRAWS))
+    draws[:, 1] = 1  # nothing is relabeled
+    said = [set(windows.gather(np.full(400, row), draws).instructions) for row in range(11)]
+    assert said == [{"open it", "pull it"}] * 2 + [{"close it"}] * 3 + [{"wipe it", "clean it", "rub it"}] * 6
+    whole = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
+    assert set(whole.instructions[11:18]) <= {"pick up object 2", "lift object 2", "take the other", "carry it"}
+
+
+def test_instructions_with_a_gap_are_refused(dataset, monkeypatch):
+    monkeypatch.setattr(Episode, "segments", property(lambda self: (InstructionSegment(0, 2, ("open it",)),)))
+    with pytest.raises(DataError, match="the instructions hold for frames 0 to 2; expected 0 to 5 without a gap"):
+        Windows(dataset)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,17 @@ from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.reader import Dataset
 from verbot.errors import DataError
 
-if TYPE_CHECKING:
-    from verbot.data.samples.clips import ClipRequest
+ClipLayout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]  # by camera: the kind of numbers, and the shape of a clip
 
-Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]  # by camera: the kind of numbers, and the shape of a clip
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Decode `rows` of `episode` into slot `slot` of the memory, from its frame `offset` on."""
+
+    slot: int
+    episode: int
+    rows: range
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class MemoryAddress:
 
     path: str
     slots: int
-    layout: Layout
+    layout: ClipLayout
 
 
 class ClipMemory:
@@ -50,7 +57,7 @@ class ClipMemory:
             self._file.close()
 
     @staticmethod
-    def create(slots: int, layout: Layout, shared: bool) -> ClipMemory:
+    def create(slots: int, layout: ClipLayout, shared: bool) -> ClipMemory:
         """New memory. Raises `DataError` where the system has not so much."""
         if not shared:
             return ClipMemory(slots, {c: np.empty((slots, *shape), dtype) for c, (dtype, shape) in layout.items()}, None)
@@ -82,11 +89,11 @@ class ClipMemory:
             frames[request.slot, request.offset : stop] = reader.read(episode, camera, request.rows)
 
 
-def _size(slots: int, layout: Layout) -> int:
+def _size(slots: int, layout: ClipLayout) -> int:
     return sum(slots * int(np.prod(shape)) * dtype.itemsize for dtype, shape in layout.values())
 
 
-def _map(file: Any, slots: int, layout: Layout) -> dict[str, Any]:
+def _map(file: Any, slots: int, layout: ClipLayout) -> dict[str, Any]:
     memory, start, arrays = mmap.mmap(file.fileno(), max(_size(slots, layout), 1)), 0, {}
     for camera, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):  # so that all are aligned
         count = slots * int(np.prod(shape))

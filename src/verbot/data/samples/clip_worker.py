@@ -12,7 +12,7 @@ def work(channel: Channel) -> None:
     """Answers each `ClipRequest` with its slot, once the clip is there."""
     setup = channel.receive()
     dataset, memory = open_dataset(setup["root"], setup["spec"]), ClipMemory.attach(setup["memory"])
-    with PictureReader(dataset, setup["fits"]) as reader:
+    with PictureReader(setup["fits"]) as reader:
         while True:
             request = channel.receive()
             memory.fill(request, reader, dataset)

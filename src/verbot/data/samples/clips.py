@@ -14,13 +14,12 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 
-from verbot.data.samples.clip_memory import ClipMemory
+from verbot.data.samples.clip_memory import ClipMemory, ClipRequest
 from verbot.data.storage.frame_cache import FrameSelection, is_depth
 from verbot.data.storage.pictures import PictureReader
 from verbot.data.storage.reader import Dataset
@@ -35,16 +34,6 @@ MOST, LEAST = 256, 8  # clips in a block
 AHEAD = 128  # requests that one worker may have: they must fit into its pipe
 
 Key = tuple[int, int]  # episode, clip
-
-
-@dataclass(frozen=True)
-class ClipRequest:
-    """Decode `rows` of `episode` into slot `slot` of the memory, from its frame `offset` on."""
-
-    slot: int
-    episode: int
-    rows: range
-    offset: int
 
 
 class DecodedClips:
@@ -85,7 +74,7 @@ class DecodedClips:
             for worker in self._workers:
                 worker.send(setup)
         else:
-            self._reader = resources.enter_context(PictureReader(dataset, self.fits))
+            self._reader = resources.enter_context(PictureReader(self.fits))
         self._open = dict.fromkeys(range(len(self._workers)), 0)  # unanswered requests of each worker
         self._finalize = weakref.finalize(self, resources.close)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +13,30 @@ from verbot.data.storage.video import Decoder, EpisodeVideo
 from verbot.errors import CorruptFileError
 from verbot.transforms import FitImage
 
-if TYPE_CHECKING:
-    from verbot.data.storage.reader import Dataset, Episode
+OPEN_VIDEOS = 32  # each holds its index and a few decoded frames
 
-OPEN_VIDEOS = 16  # each holds its index and a few decoded frames
+
+class HasPictures(Protocol):
+    """What a `verbot.data.storage.reader.Episode` says of its pictures."""
+
+    @property
+    def index(self) -> int: ...
+
+    def video(self, camera: str) -> EpisodeVideo | None: ...
+
+    def stored_images(self, camera: str) -> Any: ...
 
 
 class PictureReader:
-    """Reads pictures of a dataset. Use as a context manager, in one thread.
+    """Reads pictures of episodes. Use as a context manager, in one thread.
 
     Args:
         fits: how the pictures of a camera are cropped and resized; a camera that is not named keeps its size.
         open_videos: number of videos that stay open.
     """
 
-    def __init__(self, dataset: Dataset, fits: Mapping[str, FitImage] | None = None, open_videos: int = OPEN_VIDEOS):
-        self._dataset, self._fits, self._limit = dataset, fits or {}, open_videos
+    def __init__(self, fits: Mapping[str, FitImage] | None = None, open_videos: int = OPEN_VIDEOS):
+        self._fits, self._limit = fits or {}, open_videos
         self._open: OrderedDict[object, Decoder] = OrderedDict()
 
     def __enter__(self) -> PictureReader:
@@ -39,12 +47,12 @@ class PictureReader:
             decoder.close()
         self._open.clear()
 
-    def read(self, episode: Episode, camera: str, rows: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Any:
+    def read(self, episode: HasPictures, camera: str, rows: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Any:
         """The pictures of these rows of `episode`, of all if None; see `Episode.images`."""
         video, fit = episode.video(camera), self._fits.get(camera)
         if video is None:
             stored = episode.stored_images(camera) if rows is None else episode.stored_images(camera)[np.asarray(rows, np.int64)]
-            return fitted(stored, fit, f"episode {episode.index} of {self._dataset.root}, camera {camera}")
+            return fitted(stored, fit, f"camera {camera!r} of episode {episode.index}")
         times, numbers = video.times_s, None if rows is None else np.asarray(rows, np.int64).tolist()
         if numbers is not None:
             times = times[numbers]

@@ -263,7 +263,7 @@ class Episode:
         Raises `UnknownNameError` for a camera that the dataset lacks, `CorruptFileError` for a row without a picture near its
         time and for pictures that are not as recorded.
         """
-        with PictureReader(self.dataset, {} if fit is None else {camera: fit}) as reader:
+        with PictureReader({} if fit is None else {camera: fit}) as reader:
             return reader.read(self, camera, rows)
 
     def video(self, camera: str) -> EpisodeVideo | None:
