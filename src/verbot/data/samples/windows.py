@@ -16,7 +16,7 @@ from verbot.contracts import POINTS
 from verbot.data.samples.episode_arrays import Caption, EpisodeArrays
 from verbot.data.samples.keypoints import project
 from verbot.data.samples.labels import MaskedArray, labels
-from verbot.data.samples.matching import DatasetMatching, MatchedEpisode
+from verbot.data.samples.matching import MatchedDataset, MatchedEpisode
 from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
@@ -104,12 +104,11 @@ class Windows:
     """Every frame of a dataset as a training sample.
 
     Args:
-        source: an open dataset, as it is now. To use episodes that are saved later, open it again.
+        source: an open dataset, as it is now, or as a mixture reads it. To use episodes that are saved later, open it again.
         config: the content of a window.
         episodes: numbers of the episodes to use; all if None.
         cache: the decoded frames; if None, it is opened and filled.
         features: features of the frames, which replace the images.
-        matching: how episodes are read, for a source of a mixture; as recorded if None.
 
     Example:
         >>> import tempfile
@@ -124,20 +123,19 @@ class Windows:
 
     def __init__(
         self,
-        source: Dataset,
+        source: Dataset | MatchedDataset,
         config: WindowConfig | None = None,
         *,
         episodes: Sequence[int] | None = None,
         cache: FrameCache | None = None,
         features: FeatureCache | None = None,
-        matching: DatasetMatching | None = None,
     ):
         self.config = config or WindowConfig()
-        self.spec = source.spec if matching is None else matching.spec
+        self.spec = source.spec
         self.cameras = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
         if not len(source):
             raise DataError(f"{source.root} has no episodes yet")
-        recorded, self._targets, self._recorded_rows = _read(source, self.config, self.cameras, matching)
+        recorded, self._targets, self._recorded_rows = _read(source, self.config, self.cameras)
         self._ends = ends = np.cumsum([0, *(len(episode.states) for episode in recorded)])
         self._index = self._frames_of(range(len(recorded)) if episodes is None else episodes)
         self._first, self._end = (np.repeat(bound, np.diff(ends)) for bound in (ends[:-1], ends[1:]))
@@ -148,7 +146,7 @@ class Windows:
         self._words = [episode.instructions for episode in recorded]
         self._word_counts = np.array([len(words) for words in self._words])
         present = [camera for camera in self.cameras if camera in source.camera_names]
-        cache = cache or FrameCache(source, present)
+        cache = cache or FrameCache(source.recorded if isinstance(source, MatchedDataset) else source, present)
         self._frames = {camera: cache.frames(camera) for camera in present}
         self._features = {camera: features.features(camera) for camera in present} if features else {}
         self._size = self._image_size()
@@ -340,21 +338,20 @@ class Windows:
 
 
 def _read(
-    source: Dataset, config: WindowConfig, cameras: Sequence[str], matching: DatasetMatching | None
+    source: Dataset | MatchedDataset, config: WindowConfig, cameras: Sequence[str]
 ) -> tuple[list[EpisodeArrays], dict[str, MaskedArray], Int64Array | None]:
     """Every episode, the labels of all their frames, and the recorded frame of each frame; None if they are the same."""
     known: dict[str, str] = {}  # a sentence of many episodes is kept once
     functions = {name: labels.get(name) for name in config.labels}
     recorded, found, rows, first = [], {name: list[MaskedArray]() for name in functions}, [], 0
     for episode in source:
-        matched = episode if matching is None else matching.episode(episode)
-        arrays = EpisodeArrays.of(matched, config, cameras, known)
+        arrays = EpisodeArrays.of(episode, config, cameras, known)
         for name, label in functions.items():
             found[name].append(_checked(name, label(arrays), arrays))
         recorded.append(dataclasses.replace(arrays, extras={}))
-        if isinstance(matched, MatchedEpisode):
-            rows.append(first + matched.rows)
-            first += len(episode)
+        if isinstance(episode, MatchedEpisode):
+            rows.append(first + episode.rows)
+            first += len(episode.recorded)
     joined = {name: MaskedArray.concatenate(parts) for name, parts in found.items()}
     return recorded, joined, np.concatenate(rows) if rows else None
 

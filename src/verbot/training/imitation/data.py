@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from verbot.data import Dataset, FrameCache, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
+from verbot.data import FrameCache, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
 from verbot.data.samples.episode_arrays import task_of
-from verbot.data.samples.matching import DatasetMatching, MatchedEpisode
+from verbot.data.samples.matching import MatchedEpisode
 from verbot.data.storage.reader import Episode
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
@@ -24,7 +24,7 @@ from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
-from verbot.training.imitation.mixing import Recordings
+from verbot.training.imitation.mixing import Recording, Recordings
 from verbot.training.imitation.records import AugmentConfig, DataConfig
 
 MANY_CHUNKS = 20_000
@@ -73,7 +73,7 @@ class TrainingData:
         self.network = _with_tasks(network, self._recordings, config.data.datasets)
         splits = [_split(config.validation.share, config.seed, i, r.numbers) for i, r in enumerate(self._recordings.every)]
         self._train = [
-            self._windows(recording.dataset, recording.matching, train_episodes, config.augment)
+            self._windows(recording, train_episodes, config.augment)
             for recording, (train_episodes, _) in zip(self._recordings.every, splits, strict=True)
         ]
         validation_windows = [
@@ -118,8 +118,8 @@ class TrainingData:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            matching = self._recordings.matching(dataset)
-            self._corrections.append(self._windows(dataset, matching, range(len(dataset)), self.augment))
+            recording = self._recordings.add(dataset)
+            self._corrections.append(self._windows(recording, recording.numbers, self.augment))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
         shares += [len(w) * self._dagger_weight for w in self._corrections]
@@ -153,7 +153,7 @@ class TrainingData:
         assert self._held_out is not None
         return (self._held_out.batch(number) for number in range(self.validation_batches))
 
-    def _windows(self, dataset: Dataset, matching: DatasetMatching, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
+    def _windows(self, recording: Recording, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
         network = self.network
         config = WindowConfig(
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
@@ -162,8 +162,8 @@ class TrainingData:
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
             image_size=self._image_size, image_fit=network.image_fit,
         )  # fmt: skip
-        features = self._extractor.features(dataset, self.spec.camera_names) if self._extractor else None
-        return Windows(dataset, config, episodes=episodes, features=features, matching=matching if matching.changes else None)
+        features = self._extractor.features(recording.dataset, self.spec.camera_names) if self._extractor else None
+        return Windows(recording.source, config, episodes=episodes, features=features)
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from verbot.data import Dataset, open_dataset
-from verbot.data.samples.matching import DatasetMatching, MatchedEpisode
+from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
 from verbot.data.storage.joining import join_specs, spec_difference
 from verbot.data.storage.reader import Episode, statistics_of
 from verbot.data.storage.resample import assumed_absolute
@@ -38,9 +38,13 @@ class Recording:
 
     def __iter__(self) -> Iterator[Episode | MatchedEpisode]:
         """The episodes that the run uses, read one by one to save memory."""
-        for number in self.numbers:
-            episode = self.dataset[number]
-            yield self.matching.episode(episode) if self.matching.changes else episode
+        source = self.source
+        return (source[number] for number in self.numbers)
+
+    @property
+    def source(self) -> Dataset | MatchedDataset:
+        """The dataset as the run reads it."""
+        return MatchedDataset(self.dataset, self.matching) if self.matching.changes else self.dataset
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ class Recordings:
         """All episodes of the run."""
         return (episode for recording in self.every for episode in recording)
 
-    def matching(self, dataset: Dataset) -> DatasetMatching:
-        """How another dataset of the robot is read, such as corrections of the policy."""
+    def add(self, dataset: Dataset) -> Recording:
+        """Another dataset of the robot, such as corrections of the policy."""
         spec = dataset.spec
         if (found := spec_difference(self.spec, spec, ("the run's datasets", str(dataset.root)))) is not None:
             raise ConfigError(f"{dataset.root} is of another robot than the datasets of the run: {found}")
-        return DatasetMatching(spec, self.spec)
+        return Recording(dataset, DatasetMatching(spec, self.spec), range(len(dataset)))
 
     def statistics(self) -> Statistics:
         """Statistics of the states and actions that are trained on."""
