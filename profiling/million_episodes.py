@@ -25,7 +25,7 @@ import tyro
 
 from verbot.data import Loader, WindowConfig, Windows, open_dataset
 from verbot.data.samples.frame_source import FrameOptions, open_frames
-from verbot.data.storage import layout
+from verbot.data.storage import layout, schema
 from verbot.data.storage.frame_cache import FrameSelection
 from verbot.data.storage.video import encode_video
 from verbot.spec import Camera, Component, RobotSpec
@@ -65,7 +65,7 @@ def generate(root: Path, episodes: int) -> None:
     """A dataset as other software writes it: `LENGTH` frames an episode, one camera."""
     vector = Component("joints", "other", tuple("abcd"), "1", "", (-1.0,) * 4, (1.0,) * 4)
     spec = RobotSpec("generated", RATE_HZ, (Camera("front", SIZE, SIZE),), (vector,), (vector,))
-    features, rng = layout.features_of(spec, "h264", "yuv444p"), np.random.default_rng(0)
+    features, rng = schema.features_of(spec, "h264", "yuv444p"), np.random.default_rng(0)
     for number in range(VIDEOS):
         path = root / layout.place(layout.VIDEO_PATH, number, video_key=layout.IMAGES + "front")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,11 +104,11 @@ def data_table(numbers: np.ndarray, rng: np.random.Generator, spec: RobotSpec) -
     frame = np.tile(np.arange(LENGTH), len(numbers))
     episode = np.repeat(numbers, LENGTH)
     columns = {
-        layout.STATE: layout.vectors(states, 4), layout.ACTION: layout.vectors(np.roll(states, -1, 0), 4),
+        layout.STATE: schema.vectors(states, 4), layout.ACTION: layout.vectors(np.roll(states, -1, 0), 4),
         "timestamp": (frame / RATE_HZ).astype(np.float32), "frame_index": frame, "episode_index": episode,
         "index": episode * LENGTH + frame, "task_index": episode % len(TASKS),
     }  # fmt: skip
-    return pa.table(columns, schema=layout.data_schema(spec))
+    return pa.table(columns, schema=schema.data_schema(spec))
 
 
 def episode_table(numbers: np.ndarray) -> pa.Table:

@@ -200,7 +200,7 @@ def test_pictures_of_resampled_rows_are_those_of_their_time(case, picture_number
     assert len(episode) == 7 and [picture_number(i) for i in episode.images("front")] == [0, 3, 6, 9, 12, 15, 18]
     assert [picture_number(i) for i in episode.images("front", [1, 5])] == [3, 15]
     recording = recordings.every[1]
-    windows = Windows(recording.dataset, WindowConfig(chunk=2, cameras=("front", "wrist")), matching=recording.matching)
+    windows = Windows(recording.source, WindowConfig(chunk=2, cameras=("front", "wrist")))
     batch = windows.batch(np.arange(len(windows)), np.random.default_rng(0))
     assert len(windows) == 14 and [picture_number(i) for i in batch.images[:, 0, 0]] == 2 * [0, 3, 6, 9, 12, 15, 18]
     assert batch.images_mask[:, 0].tolist() == [[True, False]] * 14

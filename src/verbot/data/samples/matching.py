@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from verbot.data.storage.joining import column_order
+from verbot.data.storage.joining import SAME_RATE, column_order
 from verbot.data.storage.reader import Dataset, Episode
-from verbot.data.storage.resample import Resampled, resample, resampled_rows
+from verbot.data.storage.resample import SNAP, Resampled, resample
 from verbot.data.storage.segments import InstructionSegment
 from verbot.spec import FloatArray, Int64Array, RobotSpec, UInt8Array
 
@@ -25,9 +25,10 @@ class DatasetMatching:
         joined: the robot of the mixture (see `verbot.data.storage.joining.join_specs`).
 
     Example:
-        >>> spec = RobotSpec("arm", 10.0, (), (), ())
-        >>> DatasetMatching(spec, spec).changes
-        False
+        >>> slow, fast = RobotSpec("arm", 10.0, (), (), ()), RobotSpec("arm", 30.0, (), (), ())
+        >>> matching = DatasetMatching(fast, slow)
+        >>> matching.length(np.array([20])).tolist(), matching.rows(np.arange(7), np.array([20])).tolist()
+        ([7], [0, 3, 6, 9, 12, 15, 18])
     """
 
     recorded: RobotSpec
@@ -35,7 +36,7 @@ class DatasetMatching:
 
     @property
     def resamples(self) -> bool:
-        return abs(self.recorded.rate_hz / self.joined.rate_hz - 1) > 1e-6
+        return abs(self.stride - 1) > SAME_RATE
 
     @property
     def reorders(self) -> bool:
@@ -59,32 +60,44 @@ class DatasetMatching:
         frames = tuple(dict.fromkeys((*self.joined.frames, *self.recorded.frames)))
         return replace(self.joined, cameras=self.recorded.cameras, frames=frames)
 
+    def length(self, recorded: Int64Array) -> Int64Array:
+        """Rows of episodes that have so many `recorded` rows."""
+        if not self.resamples:
+            return recorded
+        return np.ceil((recorded - SNAP * min(1.0, self.stride)) / self.stride).astype(np.int64)
+
+    def rows(self, rows: Int64Array, recorded: Int64Array) -> Int64Array:
+        """The recorded rows nearest to `rows` of episodes of `recorded` rows; arrays of one shape."""
+        if not self.resamples:
+            return rows
+        nearest = np.ceil(rows * self.stride - 0.5 - SNAP).astype(np.int64)
+        return np.minimum(nearest, recorded - 1)
+
     @property
     def stride(self) -> float:
         """Recorded rows in a row of the mixture."""
         return self.recorded.rate_hz / self.joined.rate_hz
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019  # a run has one for each dataset
-    def rows(self, length: int) -> Int64Array:
-        """The recorded row of each row of an episode with `length` recorded ones: int64 (t,)."""
-        return resampled_rows(length, self.recorded.rate_hz, self.joined.rate_hz) if self.resamples else np.arange(length)
-
 
 class MatchedDataset:
-    """A recording as `matching` reads it; attributes as of `verbot.data.Dataset`.
+    """A recording as a source of a mixture; what is here is as in `verbot.data.Dataset`.
 
     Args:
-        recorded: the dataset.
+        recorded: the dataset as recorded.
     """
 
     def __init__(self, recorded: Dataset, matching: DatasetMatching):
-        self.recorded, self.matching, self.root, self.spec = recorded, matching, recorded.root, matching.spec
+        self.recorded, self.matching = recorded, matching
+        self.root, self.spec = recorded.root, matching.spec
 
     def __len__(self) -> int:
         return len(self.recorded)
 
-    def __getitem__(self, index: int) -> MatchedEpisode:
-        return MatchedEpisode(self.recorded[index], self)
+    def __getitem__(self, number: int) -> MatchedEpisode:
+        return MatchedEpisode(self.recorded[number], self)
+
+    def __iter__(self) -> Iterator[MatchedEpisode]:
+        return (self[number] for number in range(len(self)))
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -93,18 +106,11 @@ class MatchedDataset:
     @functools.cached_property
     def lengths(self) -> Int64Array:
         """Number of rows of each episode: int64 (n,)."""
-        recorded, places = np.unique(self.recorded.lengths, return_inverse=True)
-        return np.array([len(self.matching.rows(length)) for length in recorded.tolist()], np.int64)[places]
+        return self.matching.length(self.recorded.lengths)
 
     def recorded_rows(self, episodes: Int64Array, rows: Int64Array) -> Int64Array:
         """The recorded rows of these rows of these episodes, arrays of one shape."""
-        if not self.matching.resamples:
-            return rows
-        lengths, out = self.recorded.lengths[episodes], np.empty_like(rows)
-        for length in np.unique(lengths).tolist():
-            here = lengths == length
-            out[here] = self.matching.rows(length)[rows[here]]
-        return out
+        return self.matching.rows(rows, self.recorded.lengths[episodes])
 
 
 @dataclass(frozen=True)
@@ -114,26 +120,22 @@ class MatchedEpisode:
     recorded: Episode = field(repr=False)
     dataset: MatchedDataset = field(repr=False)
 
-    @property
-    def matching(self) -> DatasetMatching:
-        return self.dataset.matching
-
     def __len__(self) -> int:
-        return len(self.rows)
+        return int(self.dataset.matching.length(np.array(len(self.recorded))))
+
+    @functools.cached_property
+    def rows(self) -> Int64Array:
+        """(t,), the recorded row of each row."""
+        return self.dataset.matching.rows(np.arange(len(self)), np.array(len(self.recorded)))
 
     @functools.cached_property
     def _resampled(self) -> Resampled:
         """The rows, states and actions, columns as recorded."""
-        states, actions, matching = self.recorded.states, self.recorded.actions, self.matching
+        states, actions, matching = self.recorded.states, self.recorded.actions, self.dataset.matching
         if not matching.resamples:
             return Resampled(np.arange(len(actions)), states, actions)
         times = np.arange(len(actions)) / matching.recorded.rate_hz
         return resample(times, states, actions, matching.recorded, matching.joined.rate_hz)
-
-    @property
-    def rows(self) -> Int64Array:
-        """(t,), the recorded row of each row."""
-        return self._resampled.rows
 
     @property
     def index(self) -> int:
@@ -165,11 +167,11 @@ class MatchedEpisode:
 
     @property
     def states(self) -> FloatArray:
-        return _ordered(self._resampled.states, self.matching.orders[0])
+        return _ordered(self._resampled.states, self.dataset.matching.orders[0])
 
     @property
     def actions(self) -> FloatArray:
-        return _ordered(self._resampled.actions, self.matching.orders[1])
+        return _ordered(self._resampled.actions, self.dataset.matching.orders[1])
 
     @functools.cached_property
     def extras(self) -> Mapping[str, Any]:

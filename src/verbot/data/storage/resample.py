@@ -120,16 +120,6 @@ def _checked(times_s: FloatingArray, states: FloatArray, actions: FloatArray, ra
     return times
 
 
-def resampled_rows(length: int, recorded_hz: float, rate_hz: float) -> Int64Array:
-    """The rows that `resample` keeps of an episode of `length` rows at a regular rate: int64 (n,).
-
-    Example:
-        >>> resampled_rows(6, 30.0, 10.0).tolist()
-        [0, 3]
-    """
-    return _instants(np.arange(length) / recorded_hz, 1 / recorded_hz, rate_hz)[1]
-
-
 def _instants(times: Float64Array, period: float, rate_hz: float) -> tuple[Float64Array, Int64Array]:
     """The instants at `rate_hz` until the last action has ended, and the row nearest to each."""
     snap = SNAP * min(period, 1 / rate_hz)

@@ -127,7 +127,7 @@ class TrainingData:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
             dataset = open_dataset(folder(self._out, number))
-            recording = self._recordings.with_all_of(dataset)
+            recording = self._recordings.add(dataset)
             self._corrections.append(self._windows(recording, recording.numbers, self.augment))
         lengths = [float(len(w)) for w in self._train]
         shares = [w * sum(lengths) for w in self._data.weights] if self._data.weights else lengths
@@ -171,7 +171,7 @@ class TrainingData:
             labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
-        source = recording.matched
+        source = recording.source
         if self._extractor is not None:
             features = self._extractor.features(recording.dataset, self.spec.camera_names)
             return Windows(source, config, episodes=episodes, cache=features.frames, features=features)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from verbot.data import Dataset, open_dataset
 from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
+from verbot.data.storage.episode_statistics import episode_statistics
 from verbot.data.storage.joining import join_specs, spec_difference
-from verbot.data.storage.reader import Episode, statistics_of
+from verbot.data.storage.reader import Episode
 from verbot.data.storage.resample import assumed_absolute
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.spec import RobotSpec
@@ -36,15 +37,15 @@ class Recording:
     matching: DatasetMatching
     numbers: Sequence[int]
 
-    @property
-    def matched(self) -> Dataset | MatchedDataset:
-        """The dataset as the run reads it."""
-        return MatchedDataset(self.dataset, self.matching) if self.matching.changes else self.dataset
-
     def __iter__(self) -> Iterator[Episode | MatchedEpisode]:
         """The episodes that the run uses, read one by one to save memory."""
-        matched = self.matched
-        return (matched[number] for number in self.numbers)
+        source = self.source
+        return (source[number] for number in self.numbers)
+
+    @property
+    def source(self) -> Dataset | MatchedDataset:
+        """The dataset as the run reads it."""
+        return MatchedDataset(self.dataset, self.matching) if self.matching.changes else self.dataset
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Recordings:
         """All episodes of the run."""
         return (episode for recording in self.every for episode in recording)
 
-    def with_all_of(self, dataset: Dataset) -> Recording:
-        """All of another dataset of the robot, such as corrections of the policy."""
+    def add(self, dataset: Dataset) -> Recording:
+        """Another dataset of the robot, such as corrections of the policy."""
         spec = dataset.spec
         if (found := spec_difference(self.spec, spec, ("the run's datasets", str(dataset.root)))) is not None:
             raise ConfigError(f"{dataset.root} is of another robot than the datasets of the run: {found}")
@@ -106,7 +107,8 @@ class Recordings:
         if self.known is not None and not self.every[0].matching.changes:
             return self.known
         with _naming([(recording.dataset, recording.numbers) for recording in self.every]):
-            return statistics_of([(e.states, e.actions) for e in self])
+            frames = sum(int(recording.source.lengths[list(recording.numbers)].sum()) for recording in self.every)
+            return episode_statistics(lambda: self, frames, self.spec.state_size + self.spec.action_size)
 
     def image_sizes(self) -> set[tuple[int, int]]:
         """(height, width) of the images of the policy's cameras in all datasets; (0, 0) for a dataset without any of them."""

@@ -1,0 +1,41 @@
+"""Episodes of a mixture: rows by the closed form are those of `resample`, and what counts frames counts the new ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from verbot.data import open_dataset
+from verbot.data.samples.matching import DatasetMatching, MatchedDataset
+from verbot.data.storage.resample import resample, resampled_spec
+from verbot.spec import RobotSpec
+
+RATES = (5.0, 10.0, 12.5, 15.0, 29.97, 30.0, 50.0)
+
+
+@pytest.mark.parametrize("recorded_hz", RATES)
+@pytest.mark.parametrize("rate_hz", RATES)
+def test_lengths_and_rows_are_those_of_resampling(recorded_hz, rate_hz):
+    spec = RobotSpec("arm", recorded_hz, (), (), ())
+    matching = DatasetMatching(spec, dataclasses.replace(spec, rate_hz=rate_hz))
+    for length in (1, 2, 3, 7, 20, 151, 1000):
+        nothing = np.zeros((length, 0), np.float32)
+        found = resample(np.arange(length) / recorded_hz, nothing, nothing, spec, rate_hz)
+        assert matching.length(np.array(length)) == len(found.rows)
+        np.testing.assert_array_equal(matching.rows(np.arange(len(found.rows)), np.array(length)), found.rows)
+
+
+def test_what_counts_frames_counts_rows(written):
+    recorded = open_dataset(written)  # 10 Hz
+    dataset = MatchedDataset(recorded, DatasetMatching(recorded.spec, resampled_spec(recorded.spec, 20.0)))
+    for before, after in zip(recorded, dataset, strict=True):
+        assert (len(after), after.index, after.instructions) == (2 * len(before), before.index, before.instructions)
+        assert after.extras["first_contact_frame"] == 4, "recorded row 2, at 0.2 s"
+        assert after.extras["number"] == before.extras["number"]
+        assert [(s.start, s.stop, s.wordings) for s in after.segments] == [(0, len(after), before.instructions)]
+        np.testing.assert_allclose(after.actions[:, :3].sum(0), before.actions[:, :3].sum(0), atol=1e-6)
+        np.testing.assert_array_equal(after.images("front"), before.images("front")[after.rows])
+        np.testing.assert_array_equal(after.states, before.states[after.rows])
+    assert dataset.camera_names == recorded.camera_names and dataset.spec.rate_hz == 20
