@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,13 +158,12 @@ class Dataset:
         return set()
 
     def _stored_images(self, row: Mapping[str, Any], key: str) -> UInt8Array:
-        from PIL import Image
-
         path = self._data_path(row)
         table = self._read(path, lambda name: name in (key, "index"))
         first = row["dataset_from_index"] - table.column("index")[0].as_py()
         cells = table.column(key).slice(first, row["length"]).to_pylist()
-        return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in cells])
+        depth = {layout.IMAGES + camera.name for camera in self.spec.cameras if camera.kind == "depth"}
+        return decode_pictures([cell["bytes"] for cell in cells], key in depth, path)
 
     def _stored_statistics(self) -> Statistics | None:
         frames = sum(entry.length for entry in self._journaled) + int(self.info["total_frames"])
@@ -257,11 +255,12 @@ class Episode:
         return self.dataset._images(self._source, self.dataset._camera_keys[camera])
 
 
-def open_dataset(path: str | Path, spec: RobotSpec | None = None) -> Dataset:
+def open_dataset(path: str | Path, spec: RobotSpec | None = None, depth: bool = False) -> Dataset:
     """Open a LeRobotDataset v3.0 for reading, also while it is being written.
 
     Args:
         spec: the robot's spec, for a dataset recorded without one. If None, ranges are derived from the data.
+        depth: whether depth cameras are read.
 
     Raises `DataError` when `path` holds no such dataset, `CorruptFileError` (naming the file) when it is damaged.
 
