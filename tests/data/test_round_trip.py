@@ -33,11 +33,12 @@ def recorded(spec, make):
         rng = np.random.default_rng(number)
         images = {name: rng.integers(0, 256, (LENGTH, 24, 32, 3), np.uint8) for name in ("front", "wrist")}
         millimeters = rng.integers(0, 65536, (LENGTH, 24, 32))
+        states, actions = (rng.uniform(0, 0.01, (LENGTH, size)).astype(np.float32) for size in (8, 4))
         return dataclasses.replace(
             make(number),
             instruction="pick it",
-            states=rng.uniform(-0.1, 0.1, (LENGTH, 8)).astype(np.float32),
-            actions=rng.uniform(-0.01, 0.01, (LENGTH, 4)).astype(np.float32),
+            states=states,
+            actions=actions,
             images={**images, "depth": (millimeters * np.float64(1e-3)).astype(np.float32)},
             extras={"number": number, "first_contact_frame": 6},
             segments=SEGMENTS,
