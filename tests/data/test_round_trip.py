@@ -33,11 +33,12 @@ def recorded(spec, make):
         rng = np.random.default_rng(number)
         images = {name: rng.integers(0, 256, (LENGTH, 24, 32, 3), np.uint8) for name in ("front", "wrist")}
         millimeters = rng.integers(0, 65536, (LENGTH, 24, 32))
+        states, actions = (rng.uniform(0, 0.01, (LENGTH, size)).astype(np.float32) for size in (8, 4))
         return dataclasses.replace(
             make(number),
             instruction="pick it",
-            states=rng.uniform(-0.1, 0.1, (LENGTH, 8)).astype(np.float32),
-            actions=rng.uniform(-0.01, 0.01, (LENGTH, 4)).astype(np.float32),
+            states=states,
+            actions=actions,
             images={**images, "depth": (millimeters * np.float64(1e-3)).astype(np.float32)},
             extras={"number": number, "first_contact_frame": 6},
             segments=SEGMENTS,
@@ -74,9 +75,9 @@ def test_everything_is_read_back(tmp_path, robot, recorded, merge_every):
     with DatasetWriter(tmp_path / "d", robot, merge_every=merge_every, images="image") as writer:
         for number in range(2):
             writer.save_episode(recorded(number))
-        for number, episode in enumerate(open_dataset(tmp_path / "d")):
+        for number, episode in enumerate(open_dataset(tmp_path / "d", depth=True)):
             assert_equals(episode, recorded(number))
-    dataset = open_dataset(tmp_path / "d")
+    dataset = open_dataset(tmp_path / "d", depth=True)
     assert dataset.spec == robot and set(dataset.camera_names) == {"front", "wrist", "depth"}
     for number, episode in enumerate(dataset):
         assert_equals(episode, recorded(number))
@@ -93,9 +94,9 @@ def root(tmp_path, robot, recorded):
 
 def test_a_copy_has_everything(root, tmp_path, recorded):
     edit(root, EditPlan(), out=tmp_path / "copy")
-    for number, episode in enumerate(open_dataset(tmp_path / "copy")):
+    for number, episode in enumerate(open_dataset(tmp_path / "copy", depth=True)):
         assert_equals(episode, recorded(number))
-        assert episode.identity == open_dataset(root)[number].identity
+        assert episode.identity == open_dataset(root, depth=True)[number].identity
 
 
 def test_a_part_has_its_part_of_everything(root, recorded):
@@ -114,14 +115,14 @@ def test_a_part_has_its_part_of_everything(root, recorded):
         ),
         columns=columns,
     )
-    (episode,) = open_dataset(root)
+    (episode,) = open_dataset(root, depth=True)
     assert_equals(episode, part)
     assert episode.extras["first_contact_frame"] == 3 and check_dataset(root) == []
 
 
 def test_a_part_with_one_instruction_is_an_episode_with_one(root):
     edit(root, EditPlan(split={0: (4, 7)}))
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, depth=True)
     assert [episode.instruction for episode in dataset] == ["pick it", "", "put it", "pick it"]
     assert [episode.instructions for episode in dataset][:3] == [("pick it", "grab it"), ("",), ("put it", "drop it")]
     assert [len(episode.segments) for episode in dataset] == [1, 1, 1, 3]
@@ -129,7 +130,7 @@ def test_a_part_with_one_instruction_is_an_episode_with_one(root):
 
 def test_rewards_are_added_up_where_frames_are_left_out(root, recorded):
     edit(root, EditPlan(subsample=5))
-    whole, episode = recorded(0), open_dataset(root)[0]
+    whole, episode = recorded(0), open_dataset(root, depth=True)[0]
     reward = whole.columns["next.reward"]
     expected = [reward[:5].sum(), reward[5:10].sum(), reward[10:].sum()]
     assert np.allclose(episode.columns["next.reward"], expected, atol=1e-6)
@@ -141,7 +142,7 @@ def test_rewards_are_added_up_where_frames_are_left_out(root, recorded):
 
 def test_recorded_sentences_are_replaced_where_they_hold(root):
     edit(root, EditPlan(replacements={"put it": ("lay it down",)}, instructions={1: ("tidy up",)}))
-    first, second = open_dataset(root)
+    first, second = open_dataset(root, depth=True)
     assert [segment.wordings for segment in first.segments] == [("pick it", "grab it"), ("",), ("lay it down",)]
     assert [segment.wordings for segment in second.segments] == [("tidy up",)]
     assert [s["wordings"][0] for s in second.extras["recorded_segments"]] == ["pick it", "", "put it"]

@@ -237,8 +237,8 @@ def test_depth_is_stored_in_millimeters(tmp_path, spec, make, merged):
         cells = [cell["bytes"] for cell in pq.read_table(tmp_path / "d" / DATA).column("observation.images.depth").to_pylist()]
     else:
         cells = next(iter(EpisodeJournal(tmp_path / "d").read(0))).pictures["depth"]
-        read = open_dataset(tmp_path / "d")[0].images("depth")
-        assert read.dtype == np.float32 and np.abs(read - record.images["depth"]).max() <= 0.0005001
+    read = open_dataset(tmp_path / "d", depth=True)[0].images("depth")
+    assert read.dtype == np.float32 and np.abs(read - record.images["depth"]).max() <= 0.0005001
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(cell))) for cell in cells])
     assert pixels.dtype == np.uint16 and pixels[0, 0, :3].tolist() == [0, 1235, 65535]
     assert np.abs(pixels / 1000 - record.images["depth"]).max() <= 0.0005001

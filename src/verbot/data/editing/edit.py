@@ -102,7 +102,7 @@ def edit(path: str | Path, plan: EditPlan, out: str | Path | None = None, progre
 
 def _edited(root: Path, target: Path, plan: EditPlan, shown: Path, progress: bool) -> EditResult:
     """Write the edited dataset beside `target` and let it take its place. Nothing else is left beside it."""
-    sources = [EditSource(open_dataset(each), plan) for each in (root, *plan.merge)]
+    sources = [EditSource(open_dataset(each, depth=True), plan) for each in (root, *plan.merge)]
     if target == root and not sources[0].ours:
         raise DataError(f"{root} was written or changed by other software; give --out (or out=), a folder for the edited dataset")
     _check_names(plan, sources)

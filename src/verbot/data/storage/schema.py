@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from verbot.data.storage import layout
-from verbot.data.storage.layout import ACTION, FRAME_COLUMNS, IMAGES, STATE, STATISTICS_KEYS, fps_of
+from verbot.data.storage.layout import ACTION, FRAME_COLUMNS, IMAGES, STATE, STATISTICS_KEYS, axis_names, fps_of
 from verbot.data.storage.video import CODEC, PIXELS
 from verbot.errors import DataError
-from verbot.spec import Camera, Component, RobotSpec
+from verbot.spec import Camera, RobotSpec
 
 FeatureEntry = Mapping[str, Any]  # an entry of the feature table: dtype, shape, names
 VIDEO, IMAGE = "video", "image"  # how the frames of a camera are stored
@@ -121,11 +121,6 @@ def check_column(name: str, values: np.ndarray, feature: FeatureEntry) -> None:
             f"column {name!r} has {found['dtype']} of shape {found['shape']} for each frame; "
             f"this dataset has {feature['dtype']} of shape {list(feature['shape'])}"
         )
-
-
-def axis_names(components: Sequence[Component]) -> list[str]:
-    """``"ee_position.x"`` for each dimension; the component's own name if it has only one."""
-    return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components for axis in c.axes]
 
 
 def data_schema(features: Mapping[str, FeatureEntry]) -> pa.Schema:
