@@ -75,6 +75,7 @@ def test_an_import_killed_twice_and_repeated_gives_the_same_dataset(tmp_path, fo
     again = import_dataset(folder, tmp_path / "killed", ImportConfig(rate_hz=10))
     whole = import_dataset(folder, tmp_path / "whole", ImportConfig(rate_hz=10))
     assert (again.already, again.episodes, whole.already, whole.episodes) == (5, 6, 0, 6)
+    assert again.table == whole.table and {row.episodes for row in whole.table.rows} == {6}
     assert again.skipped == whole.skipped and [skipped.episode for skipped in whole.skipped] == ["3.safetensors"]
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert again.problems == () and not list((tmp_path / "killed").rglob("*.tmp"))

@@ -133,6 +133,17 @@ def test_depth_in_meters():
             depth_of(values, "x", None)
 
 
+def test_a_pose_matrix_is_no_picture(tmp_path):
+    save_file(
+        {"actions": np.ones((2, 1), np.float32), "observations.pose": np.zeros((2, 4, 4), np.float32)}, tmp_path / "a.safetensors"
+    )
+    one = raw(tmp_path)
+    assert one.cameras == {} and one.state == {}
+    (note,) = one.notes
+    assert note.reason == "numbers 4×4; taken with --map observation.state=observations.pose or action=observations.pose"
+    assert raw(tmp_path, state="pose").state["pose"].shape == (2, 4, 4)
+
+
 def test_channels_are_named(tmp_path):
     pictures = {f"observations.c{n}": np.full((2, 8, 8, n), 7, np.uint8) for n in (1, 4)}
     save_file({"actions": np.ones((2, 1), np.float32), **pictures}, tmp_path / "data.safetensors")

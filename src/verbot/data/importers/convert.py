@@ -70,7 +70,7 @@ class ImportConfig:
         robot: a name in `verbot.data.importers.known_robots.ROBOTS`; None recognizes it, ``"generic"`` assumes nothing.
         spec: replaces the spec found in the source; values are then imported unchanged.
         instruction: instruction of episodes without one.
-        options: options of the format.
+        options: options of the format; those of `verbot.data.importers.fields.FieldOptions` name fields.
 
     Raises `ConfigError` for a limit or a rate that is not above 0, and for a rate that is not that of `spec`.
     """

@@ -77,7 +77,10 @@ class ImportPlan:
             return "--rate-hz" + (f" ({recorded:g} Hz otherwise)" if other else "")
         if recorded != robot.rate_hz:
             return "recorded by the source"
-        return f"the rate of {robot.name}, " + (f"--robot {self.given.robot}" if self.given.robot else "which was recognized")
+        why = (
+            f"--robot {self.given.robot}" if self.given.robot else "which was recognized" if self.recognition else "by the format"
+        )
+        return f"the rate of {robot.name}, {why}"
 
     def survey(self) -> RobotSpec:
         """The spec defined by the source's fields. Unknown ranges come from a first pass over the numbers, without images."""
@@ -235,7 +238,7 @@ class ImportPlan:
             values = raw.columns[name]
             if values.shape[1:] != like.shape[1:]:
                 raise DataError(f"its column {name!r} has shape {values.shape[1:]}; the first episode's has {like.shape[1:]}")
-            out[name] = values.astype(like.dtype, copy=False)
+            out[name] = values.astype(like.dtype, copy=False) if like.dtype.kind in "biuf" else values
         return out
 
     def _notes(self, raw: RawEpisode, cameras: set[str], columns: set[str]) -> list[FieldNote]:

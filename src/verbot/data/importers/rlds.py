@@ -156,12 +156,20 @@ def _candidates(path: Path) -> list[Path]:
         found += [folder for folder in level if _is_dataset(folder)]
         if found:
             break
-        level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()]
+        level = [entry for folder in level for entry in _entries(folder) if entry.is_dir()]
     return found
 
 
 def _is_dataset(folder: Path) -> bool:
-    return (folder / "features.json").is_file() or any(entry.is_file() and _is_shard(entry.name) for entry in folder.iterdir())
+    return any(entry.name == "features.json" or _is_shard(entry.name) for entry in _entries(folder) if entry.is_file())
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _is_shard(name: str) -> bool:

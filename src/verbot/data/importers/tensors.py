@@ -187,10 +187,9 @@ class _File:
         return key not in self.action
 
     def _is_picture(self, key: str) -> bool:
-        stem, _ = _stem(key)
-        return stem == PICTURES or (
-            stem in (OBSERVATIONS, *STATES) and len(self.file.shapes[key]) > 2 and not self._is_depth(key)
-        )
+        stem, sides = _stem(key)[0], self.file.shapes[key][1:]
+        large = len(sides) > 2 or (len(sides) == 2 and min(sides) > 4)  # small matrices are poses
+        return stem == PICTURES or (stem in (OBSERVATIONS, *STATES) and large and not self._is_depth(key))
 
     def _is_depth(self, key: str) -> bool:
         """Whether it is called depth and has one channel."""
