@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,7 @@ def generate(root: Path, episodes: int) -> None:
     """A dataset as other software writes it: `LENGTH` frames an episode, one camera."""
     vector = Component("joints", "other", tuple("abcd"), "1", "", (-1.0,) * 4, (1.0,) * 4)
     spec = RobotSpec("generated", RATE_HZ, (Camera("front", SIZE, SIZE),), (vector,), (vector,))
-    features, rng = schema.features_of(spec, "h264", "yuv444p"), np.random.default_rng(0)
+    features, rng = schema.features_of(spec, schema.storage_of(spec, None), {}), np.random.default_rng(0)
     for number in range(VIDEOS):
         path = root / layout.place(layout.VIDEO_PATH, number, video_key=layout.IMAGES + "front")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def generate(root: Path, episodes: int) -> None:
         path.write_bytes(encode_video(images, RATE_HZ))
     for number, start in enumerate(range(0, episodes, PER_DATA_FILE)):
         numbers = np.arange(start, min(start + PER_DATA_FILE, episodes))
-        write(root / layout.place(layout.DATA_PATH, number), data_table(numbers, rng, spec))
+        write(root / layout.place(layout.DATA_PATH, number), data_table(numbers, rng, features))
     for number, start in enumerate(range(0, episodes, PER_META_FILE)):
         numbers = np.arange(start, min(start + PER_META_FILE, episodes))
         write(root / layout.place(layout.EPISODES_PATH, number), episode_table(numbers))
@@ -98,17 +99,21 @@ def generate(root: Path, episodes: int) -> None:
     (root / layout.INFO).write_text(json.dumps(info))
 
 
-def data_table(numbers: np.ndarray, rng: np.random.Generator, spec: RobotSpec) -> pa.Table:
+def data_table(numbers: np.ndarray, rng: np.random.Generator, features: dict[str, Any]) -> pa.Table:
     rows = len(numbers) * LENGTH
     states = rng.uniform(-1, 1, (rows, 4)).astype(np.float32)
     frame = np.tile(np.arange(LENGTH), len(numbers))
     episode = np.repeat(numbers, LENGTH)
     columns = {
-        layout.STATE: schema.vectors(states, 4), layout.ACTION: layout.vectors(np.roll(states, -1, 0), 4),
+        layout.STATE: vectors(states), layout.ACTION: vectors(np.roll(states, -1, 0)),
         "timestamp": (frame / RATE_HZ).astype(np.float32), "frame_index": frame, "episode_index": episode,
         "index": episode * LENGTH + frame, "task_index": episode % len(TASKS),
     }  # fmt: skip
-    return pa.table(columns, schema=schema.data_schema(spec))
+    return pa.table(columns, schema=schema.data_schema(features))
+
+
+def vectors(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def episode_table(numbers: np.ndarray) -> pa.Table:
