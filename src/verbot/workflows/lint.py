@@ -16,8 +16,8 @@ from PIL import Image
 
 from verbot.data.quality import LintConfig, LintFinding, LintReport, lint
 from verbot.data.quality.report import SEVERITIES, FramePlace, plural
+from verbot.data.storage.layout import axis_names
 from verbot.data.storage.reader import Dataset, open_dataset
-from verbot.data.storage.schema import axis_names
 from verbot.errors import DataError
 from verbot.evaluation.report.plots import table
 from verbot.spec import FloatArray, UInt8Array

@@ -26,19 +26,19 @@ class TimeSpan(Protocol):
 
 
 @dataclass(frozen=True)
-class EpisodeSentences:
+class BagSentences:
     """What was said: the episode's instruction, segments where it changes, and notes for the table of the import."""
 
     instructions: tuple[str, ...] | None
     segments: tuple[InstructionSegment, ...] = ()
     notes: tuple[FieldNote, ...] = ()
 
-    def without_topic(self, marked: str | None) -> EpisodeSentences:
+    def without_topic(self, marked: str | None) -> BagSentences:
         """Those of a recording without such a topic: the text of the message that began the episode, if one did."""
         return dataclasses.replace(self, instructions=None if marked is None else unique([marked]))
 
 
-def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, clock_offset_ns: int) -> EpisodeSentences:
+def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, clock_offset_ns: int) -> BagSentences:
     """The last sentence at or before each of `rows` (t,), also from before the episode; the first one for rows before it.
 
     Args:
@@ -46,13 +46,13 @@ def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, c
         clock_offset_ns: by how much log times are after the clock of `rows`, if that is the clock of stamps.
     """
     if not name:
-        return EpisodeSentences(None)
+        return BagSentences(None)
     said = [
         (message.time, text_of(chosen(name, message.value)).strip()) for message in bag.messages([topic_of(name)], 0, span.end)
     ]
     said.sort(key=lambda pair: pair[0])
     if not said:
-        return EpisodeSentences(
+        return BagSentences(
             (), notes=(FieldNote(topic_of(name), "left out", reason="it has no message in the episode or before"),)
         )
     times, texts = np.array([min(time, 2**62) for time, _ in said], np.int64), [text for _, text in said]
@@ -74,7 +74,7 @@ def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, c
     if len(segments) > 1:
         reasons.append("each row has the last sentence at or before it")
     note = (FieldNote(topic_of(name), "instruction", reason="; ".join(reasons)),) if reasons else ()
-    return EpisodeSentences(unique([taken[0]]), segments if len(segments) > 1 else (), note)
+    return BagSentences(unique([taken[0]]), segments if len(segments) > 1 else (), note)
 
 
 def _other_clock(times: np.ndarray, rows: np.ndarray, clock_offset_ns: int) -> bool:

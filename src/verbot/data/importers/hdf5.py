@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data.importers import Item, failing, files_of, known_robots, listed, natural, reading, sources
-from verbot.data.importers.hdf5_episode import Hdf5Options, Place, read_episode
+from verbot.data.importers.hdf5_episode import Hdf5Options, Hdf5Place, read_episode
 from verbot.data.importers.hdf5_file import BROKEN, entries, opened, whole_number
-from verbot.data.importers.hdf5_recognition import GENERIC, Recognition, of_aloha, of_demonstrations, recorded_rate
+from verbot.data.importers.hdf5_recognition import GENERIC, Hdf5Recognition, of_aloha, of_demonstrations, recorded_rate
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import Camera
 
@@ -37,8 +37,8 @@ MOST = 12  # datasets that a message lists
 class _Content:
     """The episodes of one file, what it says of its robot, and what contradicts itself in it."""
 
-    places: tuple[Place, ...]
-    found: Recognition
+    places: tuple[Hdf5Place, ...]
+    found: Hdf5Recognition
     problem: DataError | None = None
 
 
@@ -78,7 +78,7 @@ class Hdf5:
             if content.problem is not None:
                 yield Item(path.name, failing(content.problem))
 
-    def _first(self) -> Recognition:
+    def _first(self) -> Hdf5Recognition:
         """What the first readable file says. Raises `DataError` if no file has a known layout."""
         problems: list[DataError] = []
         for path in self._paths:
@@ -92,7 +92,7 @@ class Hdf5:
             raise problems[0]
         return GENERIC
 
-    def _check(self, path: Path, found: Recognition) -> None:
+    def _check(self, path: Path, found: Hdf5Recognition) -> None:
         """Raise `DataError` if a file is of another robot or rate than the first: its numbers would mean something else."""
         if self._named or not self._found.evidence or not found.evidence:
             same = self._named or bool(self._found.evidence) == bool(found.evidence) or self.robot.name == "aloha"
@@ -130,13 +130,13 @@ def _content(path: Path, options: Hdf5Options) -> _Content:
             return _demonstrations(path, file, action)
         if "action" in file and "observations" in file:
             found = of_aloha(file, fields)
-            return _Content((Place(path, "", "observations", "observations/images", ("action",)),), found)
+            return _Content((Hdf5Place(path, "", "observations", "observations/images", ("action",)),), found)
         found = dataclasses.replace(GENERIC, rate_hz=recorded_rate(file.attrs))
         if action and action[0] in file:
-            return _Content((Place(path),), found)
+            return _Content((Hdf5Place(path),), found)
         groups = [name for name in sorted(file, key=natural) if action and f"{name}/{action[0]}" in file]
         if groups:
-            return _Content(tuple(Place(path, name) for name in groups), found)
+            return _Content(tuple(Hdf5Place(path, name) for name in groups), found)
         raise DataError(_unknown(path, file, action))
 
 
@@ -148,7 +148,7 @@ def _demonstrations(path: Path, file: Any, action: tuple[str, ...]) -> _Content:
     demos = sorted(names, key=natural)
     if not demos:
         raise DataError(_unknown(path, file, action))
-    places = tuple(Place(path, f"data/{name}", "obs", "obs", action or ("actions",)) for name in demos)
+    places = tuple(Hdf5Place(path, f"data/{name}", "obs", "obs", action or ("actions",)) for name in demos)
     found = of_demonstrations(data, entries(data[demos[0]]), path)
     return _Content(places, found, _contradiction(path, data, demos))
 

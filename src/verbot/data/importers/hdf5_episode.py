@@ -15,7 +15,7 @@ from verbot.data.importers.hdf5_file import (
     BROKEN,
     DEPTH_UNITS,
     Entry,
-    Pictures,
+    Hdf5Pictures,
     attribute,
     entries,
     opened,
@@ -23,7 +23,7 @@ from verbot.data.importers.hdf5_file import (
     whole_number,
 )
 from verbot.data.importers.hdf5_notes import COLUMNS, left_out
-from verbot.data.importers.hdf5_recognition import Recognition
+from verbot.data.importers.hdf5_recognition import Hdf5Recognition
 from verbot.data.importers.hdf5_sentences import EpisodeSentences, sentences_of
 from verbot.data.importers.hdf5_time import nearest_rows
 from verbot.data.importers.known_robots import KnownRobot
@@ -69,7 +69,7 @@ class Hdf5Options:
 
 
 @dataclass(frozen=True)
-class Place:
+class Hdf5Place:
     """Where an episode lies.
 
     Args:
@@ -110,7 +110,7 @@ def camera_paths(wanted: Any) -> dict[str, str]:
     return {name: path or name for name, path in words}
 
 
-def read_episode(place: Place, robot: KnownRobot, found: Recognition, options: Hdf5Options) -> RawEpisode:
+def read_episode(place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options) -> RawEpisode:
     """One episode without its pictures, which are read when they are asked for. Raises `DataError` if it is broken."""
     with opened(place.path) as file, reading(place, *BROKEN):
         group = file[place.group] if place.group else file
@@ -118,7 +118,7 @@ def read_episode(place: Place, robot: KnownRobot, found: Recognition, options: H
 
 
 class _Reader:
-    def __init__(self, place: Place, robot: KnownRobot, found: Recognition, options: Hdf5Options, file: Any, group: Any):
+    def __init__(self, place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options, file: Any, group: Any):
         self._place, self._robot, self._found, self._options = place, robot, found, options
         self._file, self._group, self._fields = file, group, entries(group)
         self._own = bool(attribute(file["data"].attrs, "verbot_spec")) if "data" in file else False
@@ -258,7 +258,7 @@ class _Reader:
         for camera, path in (*colors.items(), *depths.items()):
             rows, times = nearest_rows(self._place, self._group, self._fields, path, length, self._options.timestamps)
             full = f"{self._place.group}/{path}" if self._place.group else path
-            pictures = Pictures(self._place.path, full, bool(flip), self._options.bgr, self._options.floats, rows)
+            pictures = Hdf5Pictures(self._place.path, full, bool(flip), self._options.bgr, self._options.floats, rows)
             deep = camera in depths
             cameras[camera] = partial(pictures.depth, unit) if deep else pictures.color
             changes = ["rows flipped"] if flip else []

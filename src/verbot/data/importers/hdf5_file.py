@@ -119,7 +119,7 @@ def _raw(row: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Hdf5Pictures:
     """How the pictures of one camera are read from `name` in the file at `path`.
 
     Args:

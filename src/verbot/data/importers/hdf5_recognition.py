@@ -20,7 +20,7 @@ ROBOSUITE = 1  # the type of an environment in env_args
 
 
 @dataclass(frozen=True)
-class Recognition:
+class Hdf5Recognition:
     """What a file says of its robot.
 
     Args:
@@ -37,10 +37,10 @@ class Recognition:
     notes: tuple[FieldNote, ...] = ()
 
 
-GENERIC = Recognition(known_robots.known("generic"))
+GENERIC = Hdf5Recognition(known_robots.known("generic"))
 
 
-def of_aloha(file: Any, fields: Mapping[str, Entry]) -> Recognition:
+def of_aloha(file: Any, fields: Mapping[str, Entry]) -> Hdf5Recognition:
     """ALOHA by the names and the sizes of its fields; 50 Hz is its rate unless timestamps contradict."""
     rate, measured = recorded_rate(file.attrs), measured_rate(file, fields)
     pictured = [path for path in fields if path.startswith("observations/images/") and fields[path].kind != "depth"]
@@ -52,11 +52,11 @@ def of_aloha(file: Any, fields: Mapping[str, Entry]) -> Recognition:
     evidence = f"qpos and action of 14 numbers and the cameras {', '.join(cameras)}: ALOHA"
     if rate is None and measured is not None and abs(measured / (robot.rate_hz or 1) - 1) > 0.05:
         robot = dataclasses.replace(robot, rate_hz=None)
-        return Recognition(robot, None, f"{evidence}; its timestamps say {measured:.4g} Hz, not ALOHA's 50")
-    return Recognition(robot, rate, f"{evidence}, {rate or robot.rate_hz:g} Hz")
+        return Hdf5Recognition(robot, None, f"{evidence}; its timestamps say {measured:.4g} Hz, not ALOHA's 50")
+    return Hdf5Recognition(robot, rate, f"{evidence}, {rate or robot.rate_hz:g} Hz")
 
 
-def of_demonstrations(data: Any, fields: Mapping[str, Entry], place: object) -> Recognition:
+def of_demonstrations(data: Any, fields: Mapping[str, Entry], place: object) -> Hdf5Recognition:
     """The robot of ``data/demo_k`` by the attributes of `data`; `fields` are those of the first demonstration."""
     if attribute(data.attrs, "verbot_spec"):
         return _of_spec(data.attrs, place)
@@ -78,11 +78,11 @@ def of_demonstrations(data: Any, fields: Mapping[str, Entry], place: object) -> 
     except _NoEvidence as reason:
         force = f"--robot {name} reads the actions as changes of pose by 0.05 m and 0.5 rad, a gripper that −1 opens"
         note = FieldNote("env_args", "left out", "", f"{reason}: numbers are kept. {force}, quaternions as x, y, z, w")
-        return Recognition(GENERIC.robot, rate, "", flip, (note, *notes))
+        return Hdf5Recognition(GENERIC.robot, rate, "", flip, (note, *notes))
     robot = dataclasses.replace(known_robots.robosuite(name, 20.0, *reach), rate_hz=None)
     evidence = f"env_args: OSC_POSE with changes of pose up to {reach[0]:g} m and {reach[1]:g} rad"
     evidence += f", control_freq {rate:g}" if rate else ", no control_freq"
-    return Recognition(robot, rate, evidence, flip, tuple(notes))
+    return Hdf5Recognition(robot, rate, evidence, flip, tuple(notes))
 
 
 def recorded_rate(attributes: Mapping[str, Any]) -> float | None:
@@ -107,11 +107,11 @@ def measured_rate(file: Any, fields: Mapping[str, Entry]) -> float | None:
     return None
 
 
-def _of_spec(attributes: Mapping[str, Any], place: object) -> Recognition:
+def _of_spec(attributes: Mapping[str, Any], place: object) -> Hdf5Recognition:
     record = record_of(attributes, "verbot_spec", place)
     with reading(f"{place}, verbot_spec", ValueError, TypeError, LookupError, AttributeError):
         given = RobotSpec.from_json(record)
-    return Recognition(known_robots.robot_of_spec(given), given.rate_hz, f"verbot_spec: {given.name}", False)
+    return Hdf5Recognition(known_robots.robot_of_spec(given), given.rate_hz, f"verbot_spec: {given.name}", False)
 
 
 def _is_isaac_lab(arguments: Mapping[str, Any], fields: Mapping[str, Entry]) -> bool:
@@ -120,7 +120,7 @@ def _is_isaac_lab(arguments: Mapping[str, Any], fields: Mapping[str, Entry]) -> 
     )
 
 
-def _of_isaac_lab(arguments: Mapping[str, Any], fields: Mapping[str, Entry]) -> Recognition:
+def _of_isaac_lab(arguments: Mapping[str, Any], fields: Mapping[str, Entry]) -> Hdf5Recognition:
     """Isaac Lab: its rate is 1 / (dt · decimation), which some recorders store; quaternions have w first, as Isaac's do."""
     timing = arguments.get("sim_args")
     timing = timing if isinstance(timing, dict) else {}
@@ -135,7 +135,7 @@ def _of_isaac_lab(arguments: Mapping[str, Any], fields: Mapping[str, Entry]) -> 
     reason += "".join(f"; {name} is kept with w first, as Isaac Lab writes quaternions" for name in names)
     note = FieldNote("env_args", "left out", "", reason)
     robot = KnownRobot("isaaclab", state=meaning)
-    return Recognition(robot, rate, ", ".join(word for word in evidence if word), False, (note,))
+    return Hdf5Recognition(robot, rate, ", ".join(word for word in evidence if word), False, (note,))
 
 
 class _NoEvidence(Exception):

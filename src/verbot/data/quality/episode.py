@@ -11,8 +11,8 @@ import numpy as np
 
 from verbot.data.quality.config import LintConfig
 from verbot.data.samples.episode_arrays import task_of
+from verbot.data.storage.layout import axis_names
 from verbot.data.storage.reader import Dataset, Episode
-from verbot.data.storage.schema import axis_names
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import DataError
 from verbot.spec import BoolArray, Component, Float64Array, FloatArray, FloatingArray, Int64Array, RobotSpec

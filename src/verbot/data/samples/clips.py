@@ -33,7 +33,7 @@ BLOCKS = 3  # the block in use, the next one, which is decoded meanwhile, and th
 MOST, LEAST = 256, 8  # clips in a block
 AHEAD = 128  # requests that one worker may have: they must fit into its pipe
 
-Key = tuple[int, int]  # episode, clip
+ClipKey = tuple[int, int]  # episode, clip
 
 
 class DecodedClips:
@@ -62,8 +62,8 @@ class DecodedClips:
         self.block = int(np.clip(memory_bytes // size // BLOCKS, LEAST, MOST))
         layout = {c: (np.dtype(np.float32 if c in depth else np.uint8), (span, *shape)) for c, shape in shapes.items()}
         self._memory, self._lock = ClipMemory.create(BLOCKS * self.block, layout, shared=processes > 0), threading.RLock()
-        self._slots: OrderedDict[Key, int] = OrderedDict()  # the clip that was used longest ago comes first
-        self._free, self._pending = list(range(self._memory.slots)), dict[int, tuple[Key, int]]()
+        self._slots: OrderedDict[ClipKey, int] = OrderedDict()  # the clip that was used longest ago comes first
+        self._free, self._pending = list(range(self._memory.slots)), dict[int, tuple[ClipKey, int]]()
         self._lengths = dataset.lengths
         resources = ExitStack()
         resources.callback(self._memory.close)
@@ -123,7 +123,7 @@ class DecodedClips:
                     elif min(self._open.values()) < AHEAD:
                         self._request(key, keep=())
 
-    def _hold(self, keys: Sequence[Key]) -> list[int]:
+    def _hold(self, keys: Sequence[ClipKey]) -> list[int]:
         """The slots of these clips, all decoded."""
         for key in keys:
             if key not in self._slots:
@@ -133,7 +133,7 @@ class DecodedClips:
             self._collect(block=True)
         return [self._slots[key] for key in keys]
 
-    def _request(self, key: Key, keep: Sequence[Key]) -> None:
+    def _request(self, key: ClipKey, keep: Sequence[ClipKey]) -> None:
         slot = self._free.pop() if self._free else self._evict(keep)
         if slot is None:
             return  # every slot is in use: only `prefetch` can come here
@@ -152,7 +152,7 @@ class DecodedClips:
         self._open[idlest] += 1
         self._pending[slot] = key, idlest
 
-    def _evict(self, keep: Sequence[Key]) -> int | None:
+    def _evict(self, keep: Sequence[ClipKey]) -> int | None:
         held = set(keep)
         while True:
             for key, slot in self._slots.items():

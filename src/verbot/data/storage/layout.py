@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from verbot.spec import Component
 from verbot.statistics import QUANTILES, quantile_name
 
 VERSION = "v3.0"

@@ -17,7 +17,7 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.episode_statistics import RecordedVectors
 from verbot.data.storage.features import FeatureRoles, axis_labels
-from verbot.data.storage.schema import axis_names
+from verbot.data.storage.layout import axis_names
 from verbot.errors import DataError
 from verbot.spec import Int64Array, RobotSpec
 

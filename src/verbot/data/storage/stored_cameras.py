@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from verbot.data.storage.features import image_size
 from verbot.data.storage.files import is_lfs_pointer, read_bytes
 from verbot.data.storage.info import is_number
 from verbot.data.storage.layout import INFO
-from verbot.data.storage.stored_frames import StoredFrames
+from verbot.data.storage.stored_frames import Row, StoredFrames
 from verbot.data.storage.stored_pictures import stored_pictures
 from verbot.data.storage.video import EpisodeVideo, row_times
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
-
-Row = Mapping[str, Any]
 
 
 class StoredCameras:
