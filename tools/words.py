@@ -123,7 +123,10 @@ ALLOWED: dict[str, tuple[frozenset[str], str]] = {
     "tests/cases/*": (frozenset({"preset", "follower"}), "an option of an encoder, and the name of a robot"),
     "docs/notebook/*": (frozenset({"*"}), "a dated record of experiments, as it was written"),
     "docs/reference/glossary.md": (frozenset({"*"}), "old names and their successors"),
-    "src/verbot/data/storage/recorded_extras.py": (frozenset({"engaged"}), "a key of datasets of version 0.1, which is still read"),
+    "src/verbot/data/storage/recorded_extras.py": (
+        frozenset({"engaged"}),
+        "a key of datasets of version 0.1, which is still read",
+    ),
     "tests/data/storage/test_writer.py": (frozenset({"engaged"}), "a test of that key"),
     "src/verbot/envs/tabletop/language/templates_*.py": (frozenset({"thing", "things"}), "instructions as people say them"),
     "src/verbot/envs/tabletop/language/captions.py": (frozenset({"things"}), "captions as people say them"),
