@@ -102,6 +102,15 @@ class MatchedDataset:
     def camera_names(self) -> tuple[str, ...]:
         return self.recorded.camera_names
 
+    @functools.cached_property
+    def lengths(self) -> Int64Array:
+        """Number of rows of each episode: int64 (n,)."""
+        return self.matching.length(self.recorded.lengths)
+
+    def recorded_rows(self, episodes: Int64Array, rows: Int64Array) -> Int64Array:
+        """The recorded rows of these rows of these episodes, arrays of one shape."""
+        return self.matching.rows(rows, self.recorded.lengths[episodes])
+
 
 @dataclass(frozen=True)
 class MatchedEpisode:
