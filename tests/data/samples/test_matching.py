@@ -30,6 +30,10 @@ def test_lengths_and_rows_are_those_of_resampling(recorded_hz, rate_hz):
 def test_what_counts_frames_counts_rows(written):
     recorded = open_dataset(written)  # 10 Hz
     dataset = MatchedDataset(recorded, DatasetMatching(recorded.spec, resampled_spec(recorded.spec, 20.0)))
+    assert dataset.lengths.tolist() == [len(episode) for episode in dataset]
+    every = np.repeat(np.arange(len(dataset)), dataset.lengths)
+    rows = np.concatenate([np.arange(length) for length in dataset.lengths])
+    np.testing.assert_array_equal(dataset.recorded_rows(every, rows), np.concatenate([e.rows for e in dataset]))
     for before, after in zip(recorded, dataset, strict=True):
         assert (len(after), after.index, after.instructions) == (2 * len(before), before.index, before.instructions)
         assert after.extras["first_contact_frame"] == 4, "recorded row 2, at 0.2 s"

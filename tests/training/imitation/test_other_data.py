@@ -268,7 +268,9 @@ def test_two_robots_get_a_policy_each(tmp_path, capsys):
     ours, theirs = (dict(policy.network.named_parameters()) for policy in (arm, other))
     assert (ours["language.embed.weight"] == theirs["language.embed.weight"]).all()
     written = f"cotraining=[{{robot: rover, datasets: [{two}]}}]"
-    assert command("--out", tmp_path / "again", "--steps", "1", "--data", one, "--set", written) == 0
+    assert command("--out", tmp_path / "again", "--steps", "1", "--data", one, "--set", written, "data.rate_hz=5") == 0
+    again = [verbot.load_policy(tmp_path / "again" / name).spec for name in ("policy", "policy-rover")]
+    assert (again[0].rate_hz, again[1]) == (5, rover), "a rate is that of one robot"
 
 
 # Ranges.

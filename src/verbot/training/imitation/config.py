@@ -40,7 +40,7 @@ class CotrainingEmbodiment:
         datasets: folders of its episodes; every frame is drawn equally often.
         shared: patterns of weight names. Matching weights with the same name and shape in both networks are shared; each pattern
             must match at least one.
-        cameras, selections, features, augment: as in `DataConfig` and `TrainConfig`.
+        cameras, selections, features, rate_hz, augment: as in `DataConfig` and `TrainConfig`.
     """
 
     robot: str
@@ -50,6 +50,7 @@ class CotrainingEmbodiment:
     cameras: tuple[str, ...] | None = None
     selections: tuple[Selection, ...] | None = None
     features: Mapping[str, tuple[str, ...]] | None = None
+    rate_hz: float | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

@@ -72,9 +72,10 @@ def first_not_finite(dataset: Dataset, numbers: Sequence[int]) -> str | None:
             if len(places):
                 frame, column = places[0].tolist()
                 name = [f"{c.name}.{axis}" for c in components for axis in c.axes][column]
+                more = f" and {len(places) - 1} more numbers are not finite there" if len(places) > 1 else ""
                 return (
-                    f"{dataset.root}: the {vector} {name} is {values[frame, column]} in episode {number}, frame {frame} (and "
-                    f"{len(places) - 1} more in this episode): mend the data, or leave the episode out with data.selections"
+                    f"{dataset.root}: the {vector} {name} is {values[frame, column]} in episode {number}, frame {frame}{more}: "
+                    f"mend the data, or leave the episode out with data.selections"
                 )
     return None
 

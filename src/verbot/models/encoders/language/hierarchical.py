@@ -12,7 +12,7 @@ from torch import nn
 from verbot.errors import ConfigError
 from verbot.models.encoders.language.tokenizer import START, split_words
 from verbot.models.layers.transformer import AttentionPool, Block
-from verbot.models.protocols import GrowsVocabulary
+from verbot.models.protocols import CountsUnreadTokens, GrowsVocabulary
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
@@ -73,6 +73,9 @@ class HierarchicalLanguage(nn.Module):
         if not isinstance(base, GrowsVocabulary):
             return dict(options)
         return {**options, "base_options": base.grow(options.get("base_options") or {}, instructions)}
+
+    def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
+        return self.base.unread_tokens(texts) if isinstance(self.base, CountsUnreadTokens) else (0, 0)
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         """Tokens of all sentences by the base encoder. Ids mark sentence starts; states (b, l, d + 1) end with its number."""
