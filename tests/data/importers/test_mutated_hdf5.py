@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ from verbot.cli import main
 from verbot.data.importers import known_robots, open_source, recognize
 from verbot.errors import VerbotError
 
-EXAMPLES, WHOLE = 100, 10  # mutations of each layout; every so many are imported by the command line too
+EXAMPLES, WHOLE = 100, 20  # mutations of each layout; every so many are imported by the command line too
 LENGTH = 3
 JUNK_TEXT = ("", "{", "[]", "3", "null", '{"a": 1}', '{"env_kwargs": 3}', "\x00", "ä" * 50, "open")
 JUNK = (
@@ -92,7 +93,7 @@ def retyped(values, dtype):
         return np.array(["pick", "put", "\x00"], object)
     if dtype == "vlen":
         return [np.arange(number) for number in range(1, 4)]
-    with np.errstate(all="ignore"), contextlib.suppress(ValueError, TypeError):
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(ValueError, TypeError):
         return values.astype(dtype)
     return values
 
@@ -152,7 +153,7 @@ def mutated_dataset(content, draw):
         content[path] = reshaped(values, draw)
     elif kind == "value":
         changed = np.array(values)
-        with np.errstate(all="ignore"), contextlib.suppress(OverflowError, ValueError):
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(OverflowError, ValueError):
             changed.reshape(-1)[draw(st.integers(0, changed.size - 1))] = draw(st.sampled_from(VALUES))
         content[path] = changed
     else:
