@@ -8,7 +8,6 @@ import pytest
 import verbot
 from verbot import collect, load_policy, open_dataset
 from verbot.data import WindowBatch
-from verbot.recipes.config import Imitation
 from verbot.workflows.train_evaluate import evaluate
 
 HAS_DEPTH = "depth" in {field.name for field in dataclasses.fields(WindowBatch)}
@@ -22,13 +21,13 @@ def test_depth_from_recording_to_evaluation(tmp_path):
     assert [camera.name for camera in dataset.spec.depth_cameras] == ["front_depth", "wrist_depth"]
     depth = dataset[0].images("front_depth")
     assert depth.dtype == np.float32 and depth.shape[1:] == (32, 32) and 0.4 < depth.min() < depth.max() < 3
-    recipe = Imitation.of("tiny")
-    assert recipe is not None
     result = verbot.train(
-        "tiny", out=tmp_path / "run", data=str(tmp_path / "demos"), steps=3, progress=False,
-        set={"network.depth": "depth_conv", "data.depth": True},
-    )  # fmt: skip
+        "tiny", out=tmp_path / "run", data=tmp_path / "demos", steps=3, progress=False, network={"depth": "depth_conv"}
+    )
     policy = load_policy(result.policy)
     assert policy.config.depth is not None and len(policy.spec.depth_cameras) == 2
-    summary = evaluate(str(result.policy), "tabletop-starter", out=tmp_path / "evaluation", episodes=2, workers=1, progress=False)
+    summary = evaluate(
+        result.policy, "tabletop-starter", out=tmp_path / "evaluation", episodes=2, workers=1, baselines=False, conditions=(),
+        videos=1, progress=False,
+    )  # fmt: skip
     assert summary.errors == 0
