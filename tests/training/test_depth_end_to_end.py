@@ -7,7 +7,7 @@ import pytest
 
 import verbot
 from verbot import collect, load_policy, open_dataset
-from verbot.data import WindowBatch
+from verbot.data import WindowBatch, WindowConfig, Windows
 from verbot.workflows.train_evaluate import evaluate
 
 HAS_DEPTH = "depth" in {field.name for field in dataclasses.fields(WindowBatch)}
@@ -27,6 +27,10 @@ def test_depth_from_recording_to_evaluation(tmp_path):
     )  # fmt: skip
     policy = load_policy(result.policy)
     assert policy.config.depth is not None and len(policy.spec.depth_cameras) == 2
+    windows = Windows(dataset, WindowConfig(chunk=policy.config.chunk))
+    batch = policy.collate(windows.batch(np.array([0, 1]), np.random.default_rng(0)))
+    assert batch.depth is not None and batch.depth.mask.all()
+    np.testing.assert_array_equal(batch.depth.values[:, 0, 0].numpy(), depth[:2])
     summary = evaluate(
         result.policy, "tabletop-starter", out=tmp_path / "evaluation", episodes=2, workers=1, baselines=False, conditions=(),
         videos=1, progress=False,
