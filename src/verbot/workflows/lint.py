@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from verbot.data.quality import LintConfig, LintFinding, LintReport, lint
+from verbot.data.quality.episode import dimension_names
 from verbot.data.quality.report import SEVERITIES, FramePlace, plural
-from verbot.data.storage.layout import axis_names
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.errors import DataError
 from verbot.evaluation.report.plots import table
@@ -139,9 +139,9 @@ def _plot(finding: LintFinding, place: FramePlace | None, dataset: Dataset) -> s
     vector, dim = finding.signal
     episode = dataset[place.episode if place else 0]
     values = (episode.states if vector == "state" else episode.actions)[:, dim]
-    names = axis_names(dataset.spec.state if vector == "state" else dataset.spec.action)
+    name = dimension_names(dataset.spec, vector)[dim]
     marks = [place.frame for place in finding.worst if place.episode == episode.index]
-    return f"<p class='range'>{vector} {html.escape(names[dim])}, episode {episode.index}</p>{_line(values, marks)}"
+    return f"<p class='range'>{vector} {html.escape(name)}, episode {episode.index}</p>{_line(values, marks)}"
 
 
 def _line(values: FloatArray, marks: list[int]) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from verbot.data.quality.config import LintConfig
 from verbot.data.samples.episode_arrays import task_of
-from verbot.data.storage.layout import axis_names
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import DataError
@@ -142,7 +141,7 @@ class DatasetOverview:
 
     def names(self, vector: str) -> list[str]:
         """``"ee_position.x"`` for each dimension."""
-        return axis_names(components(self.spec, vector))
+        return dimension_names(self.spec, vector)
 
     def kinds(self, vector: str) -> list[str]:
         """The kind of each dimension."""
@@ -151,6 +150,11 @@ class DatasetOverview:
 
 def components(spec: RobotSpec, vector: str) -> tuple[Component, ...]:
     return spec.state if vector == "state" else spec.action
+
+
+def dimension_names(spec: RobotSpec, vector: str) -> list[str]:
+    """``"ee_position.x"`` for each dimension; the component's own name if it has only one."""
+    return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components(spec, vector) for axis in c.axes]
 
 
 def of_kinds(spec: RobotSpec, vector: str, kinds: Sequence[str]) -> BoolArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def lint(dataset: Dataset | str | Path, config: LintConfig | None = None, *, pro
     checks = {name: lint_checks.get(name)() for name in config.checks or lint_checks.names()}
     every = np.arange(len(dataset))
     numbers = (every[spread(len(every), config.episodes)] if config.episodes else every).tolist()
-    broken: dict[str, list[FramePlace]] = {}
+    broken: dict[FramePlace, str] = {}
     scales = scales_of(dataset, numbers, config)
     measured: dict[str, list[tuple[int, Any]]] = {name: [] for name in checks}
     lengths: dict[int, int] = {}
@@ -49,7 +49,7 @@ def lint(dataset: Dataset | str | Path, config: LintConfig | None = None, *, pro
             try:
                 episode = episode_data(dataset[number], scales, config)
             except DataError as error:
-                broken.setdefault(str(error), []).append(FramePlace(number, 0))
+                broken[FramePlace(number, 0)] = str(error)
                 continue
             lengths[number] = len(episode)
             pictures += sum(len(shown.rows) for shown in episode.pictures.values())
@@ -82,9 +82,11 @@ def _judged(
     return [finding for name, check in checks.items() for finding in check.judge(measured[name], overview, config)]
 
 
-def _broken(reasons: Mapping[str, Sequence[FramePlace]], config: LintConfig) -> list[LintFinding]:
-    """A finding for each reason why episodes cannot be read."""
-    return [
-        LintFinding("error", "reading", f"{plural(len(places), 'episode')} cannot be read: {why}").at(places, config.places)
-        for why, places in reasons.items()
-    ]
+def _broken(reasons: Mapping[FramePlace, str], config: LintConfig) -> list[LintFinding]:
+    """A finding about the episodes that cannot be read."""
+    if not reasons:
+        return []
+    places = sorted(reasons)
+    text = f"{plural(len(places), 'episode')} cannot be read; the first: {reasons[places[0]]}"
+    details = {"reasons": {str(place.episode): reasons[place] for place in places}}
+    return [LintFinding("error", "reading", text, details=details).at(places, config.places)]
