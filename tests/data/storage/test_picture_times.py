@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from verbot.data import check_dataset, open_dataset
+from verbot.data.storage.depth import DepthCode
 from verbot.data.storage.packets import packet_times
 from verbot.data.storage.video import Decoder, row_times
 from verbot.errors import CorruptFileError
@@ -238,16 +239,16 @@ def depth_video(units: np.ndarray) -> bytes:
 def test_depth_is_read_in_meters(v3):
     units = np.random.default_rng(0).integers(0, 4096, (4, 20, 30)).astype(np.uint16)
     with Decoder(depth_video(units), "depth", 10.0) as decoder:
-        meters = decoder.frames_at([0.0, 0.3], depth_unit_m=0.001)
+        meters = decoder.frames_at([0.0, 0.3], depth=DepthCode(unit_m=0.001))
         assert meters.dtype == np.float32 and np.allclose(meters, units[[0, 3]] / 1000)
         fit = FitImage((20, 30), (5, 5))
-        small = decoder.frames_at([0.1], fit, depth_unit_m=0.001)
-        assert np.allclose(small[0], units[1][2::4, 5 + 2 : 25 : 4] / 1000)  # pixels of the crop, not averages of them
+        small = decoder.frames_at([0.1], fit, depth=DepthCode(unit_m=0.001))
+        assert np.allclose(small[0], units[1][1::4, 5 + 1 : 25 : 4] / 1000)  # pixels of the crop, not averages of them
     with (
         Decoder(v3.video([v3.picture(0)] * 3, 10, "libx264"), "clip", 10.0) as decoder,
         pytest.raises(CorruptFileError, match="has pixels of yuv420p; expected depth as one of gray10le, gray12le, gray16le"),
     ):
-        decoder.frames_at([0.0], depth_unit_m=0.001)
+        decoder.frames_at([0.0], depth=DepthCode(unit_m=0.001))
 
 
 def test_the_packets_of_a_video_are_read_once(v3, tmp_path, monkeypatch):

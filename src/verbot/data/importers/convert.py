@@ -122,7 +122,7 @@ def import_dataset(
         counts, table = _counted(root, found, plan, log, skipped)
         table = replace(table, options=dict(config.options))
         writer.attach(TABLE, table.to_bytes())
-    problems = tuple(map(str, check_dataset(root)))
+    problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind != "range")  # those are in the table
     seconds = time.monotonic() - started
     return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], tuple(skipped), problems, seconds, table)
 
@@ -172,16 +172,7 @@ def _refuse_native(path: Path) -> None:
         return
     info = read_json(path / layout.INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
-    if version == layout.VERSION:
-        raise DataError(f"{path} is a LeRobotDataset v3.0, verbot's own format; use it directly (`verbot data info {path}`)")
     if version in READ_VERSIONS:
-        raise DataError(f"{path} is a LeRobotDataset {version}, which verbot reads directly: `verbot data info {path}`")
-    """Raise `DataError` for a LeRobotDataset: versions 2 and 3 need no import, and LeRobot itself converts older ones."""
-    if not (path / layout.INFO).is_file():
-        return
-    info = read_json(path / layout.INFO)
-    version = str(info.get("codebase_version")) if isinstance(info, dict) else "of an unknown version"
-    if version.startswith(("v2.", "v3.")):
         raise DataError(f"{path} is a LeRobotDataset {version}, which verbot reads as it is (`verbot data info {path}`)")
     raise DataError(
         f"{path} is a LeRobotDataset {version}; convert it to {layout.VERSION} with LeRobot, which verbot reads directly"

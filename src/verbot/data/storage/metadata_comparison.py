@@ -21,7 +21,6 @@ from verbot.data.storage.stored_frames import StoredFrames
 from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
 from verbot.statistics import Statistics
 
-RATE_TOLERANCE = 0.05  # relative; a container rounds the rate of a short video
 MEAN_TOLERANCE = 0.01  # of the range of a dimension
 
 
@@ -135,20 +134,17 @@ def _videos(stored: StoredFrames) -> list[tuple[Path, str]]:
 
 
 def _video(stored: StoredFrames, path: Path, key: str, out: Disagreements) -> None:
-    """Size and rate by the file's header; its frames are not decoded."""
+    """Size by the file's header; its frames are not decoded. Pictures have times, so their rate need not be that of the rows."""
     feature = stored.info["features"][key]
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            size, rate = (stream.codec_context.height, stream.codec_context.width), stream.average_rate
+            size = stream.codec_context.height, stream.codec_context.width
     except (av.FFmpegError, OSError, IndexError, ValueError):
         return  # reported where it is read
     said = image_size(key, feature, stored.root)
     if size != said:
         out.add(path, "size", f"has pictures of {size[0]}×{size[1]}; {layout.INFO} says {said[0]}×{said[1]}")
-    fps = float(stored.info["fps"])
-    if rate is not None and abs(float(rate) / fps - 1) > RATE_TOLERANCE:
-        out.add(path, "rate", f"has {float(rate):g} pictures a second; {layout.INFO} says {fps:g}")
 
 
 def _statistics_problems(record: Any, key: str, found: Mapping[str, np.ndarray], frames: int) -> Iterator[str]:

@@ -228,7 +228,9 @@ class Episode:
         Single numbers are (t,). What is no number (text, LeRobot's language columns) is an array of Python objects. Each column
         is read when it is asked for.
         """
-        return {} if isinstance(self._source, JournalEntry) else FurtherColumns(self.dataset._stored, self._source)
+        return (
+            self._source.columns if isinstance(self._source, JournalEntry) else FurtherColumns(self.dataset._stored, self._source)
+        )
 
     @property
     def states(self) -> FloatArray:

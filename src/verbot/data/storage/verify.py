@@ -22,10 +22,15 @@ from verbot.errors import CorruptFileError, DataError
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem with one file."""
+    """A problem with one file.
+
+    Args:
+        kind: ``"file"``, or ``"range"`` for numbers outside the declared ranges, which training can clip.
+    """
 
     path: str
     problem: str
+    kind: str = "file"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
@@ -125,7 +130,7 @@ def _read(dataset: Dataset) -> Iterator[Finding]:
     if vectors:
         return
     path = root if "verbot" in info else root / layout.STATS  # without a spec, the ranges are the stored statistics
-    yield from (Finding(str(path), str(outside)) for outside in counter.found)
+    yield from (Finding(str(path), str(outside), "range") for outside in counter.found)
     if not intact:
         yield from _disagreements(dataset)
 

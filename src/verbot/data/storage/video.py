@@ -24,6 +24,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from verbot.data.storage.depth import DepthCode
+from verbot.data.storage.layout import INFO
 from verbot.errors import CorruptFileError
 from verbot.spec import BoolArray, Float64Array, FloatArray, UInt8Array
 from verbot.transforms import FitImage, fit_depth
@@ -94,7 +95,7 @@ class EpisodeVideo:
         if self.size is not None and decoder.size != self.size:
             found, expected = ("×".join(map(str, size)) for size in (decoder.size, self.size))
             decoder.close()
-            raise CorruptFileError(self.name, f"has pictures of {found}; the dataset says {expected}")
+            raise CorruptFileError(self.name, f"has pictures of {found}; {INFO} says {expected}")
         return decoder
 
 

@@ -45,13 +45,9 @@ TEXTS_PER_BATCH = 256
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
 # init.sha256 identifies it.
-MAY_CHANGE_ON_RESUME: tuple[str, ...] = (
-    "parallelism.loader_threads",
-    "data.cache",
-    "logging.log_every",
-    "logging.checkpoint_every",
-)
-MAY_CHANGE_ON_RESUME += ("init.init_from",)
+MAY_CHANGE_ON_RESUME = (
+    "parallelism.loader_threads", "data.cache", "logging.log_every", "logging.checkpoint_every", "init.init_from",
+)  # fmt: skip
 MAY_CHANGE_UP_TO_ROUNDING = ("parallelism.processes", "parallelism.parallel")  # the same batches
 
 
