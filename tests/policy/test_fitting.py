@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from verbot.agents import ChunkAgent
+from verbot.deploy import PolicyServer
 from verbot.errors import ConfigError
 from verbot.evaluation.grounding.metrics import measure_grounding
 from verbot.models.network import NetworkConfig
@@ -15,6 +17,7 @@ from verbot.models.registries import Part
 from verbot.policy.attribution import Attributed
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.remote import RemotePolicy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import FITS
@@ -102,3 +105,18 @@ def test_what_a_policy_cannot_do_without_is_named():
     config = dataclasses.replace(SMALL, goal=Part("goal_conv"))
     with pytest.raises(ConfigError, match="robot 'arm' has no camera, and the goal 'goal_conv' is an image of one"):
         policy(config, dataclasses.replace(SPEC, cameras=()))
+
+
+@pytest.mark.parametrize("absent", ["cameras", "state"])
+def test_a_policy_without_cameras_or_state_is_served_saved_and_chunked(absent, tmp_path):
+    spec = dataclasses.replace(SPEC, **{absent: ()})
+    policy(SMALL, spec).save(tmp_path / "policy")
+    made = load_policy(tmp_path / "policy")
+    (chunk,) = made.predict([observation(spec)])
+    with PolicyServer(made) as server, RemotePolicy(server.url) as remote:
+        (served,) = remote.predict([observation(spec)])
+        assert remote.spec == spec
+    np.testing.assert_array_equal(served.values, chunk.values)
+    agent = ChunkAgent(made)
+    agent.reset("go")
+    assert agent.act(observation(spec)).shape == (2,)

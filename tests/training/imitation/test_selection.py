@@ -76,3 +76,13 @@ def test_a_selection_on_the_command_line(mixed, tmp_path):
 def test_success_that_nobody_recorded(case):
     with pytest.raises(ConfigError, match="no selected episode of .* records whether it succeeded"):
         selected(Selection(success=True), open_dataset(case("l15_camera_sizes")))
+
+
+def test_an_episode_without_a_task_has_its_sentence(case):
+    dataset = open_dataset(case("l07_two_tasks_in_episode"))
+    sentences = sorted({sentence for episode in dataset for sentence in episode.tasks})
+    for sentence in sentences:
+        found = selected(Selection(tasks=(sentence,)), dataset)
+        assert found == [episode.index for episode in dataset if sentence in episode.tasks]
+    with pytest.raises(UnknownNameError, match="no task in .* named 'fly'"):
+        selected(Selection(tasks=("fly",)), dataset)
