@@ -59,6 +59,7 @@ _CORE = (
     "data check rover",
     "data info rover",
     "data view rover --out rover.mp4",
+    "data edit rover --trim 0 1: --out rover-edited",
     "data annotate rover --instructions words.json",
     f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
     "compare rover-expert --out rover-compared",
