@@ -309,6 +309,18 @@ def test_counts_that_contradict_are_named(case, tmp_path):
     assert skipped.problem.endswith("compress_len is (4, 8); expected (4, 9): 4 compressed cameras, 9 actions")
 
 
+def test_an_incomplete_demonstration_and_a_broken_count_cost_only_themselves(case, tmp_path):
+    root = case("h07b_robomimic_v15")
+    with h5py.File(root / "image_abs.hdf5", "a") as file:
+        del file["data/demo_0/actions"]
+        file["data"].attrs["total"] = "many"
+    result = import_dataset(root, tmp_path / "out", ImportConfig(instruction=""))
+    assert (result.robot, result.episodes) == ("robomimic", 1)
+    problems = {skipped.episode: skipped.problem for skipped in result.skipped}
+    assert problems["image_abs.hdf5"].endswith("attribute total is 'many'; expected a count")
+    assert "expected actions and obs" in problems["image_abs.hdf5, demo_0"]
+
+
 def test_a_sentence_per_frame_is_the_frames_own(tmp_path, case):
     root = case("h01_aloha")
     for number, length in enumerate((11, 9)):

@@ -149,8 +149,13 @@ def _demonstrations(path: Path, file: Any, action: tuple[str, ...]) -> _Content:
     if not demos:
         raise DataError(_unknown(path, file, action))
     places = tuple(Hdf5Place(path, f"data/{name}", "obs", "obs", action or ("actions",)) for name in demos)
-    found = of_demonstrations(data, entries(data[demos[0]]), path)
-    return _Content(places, found, _contradiction(path, data, demos))
+    first = next((name for name in demos if "actions" in data[name]), demos[0])  # an incomplete one is evidence of nothing
+    found = of_demonstrations(data, entries(data[first]), path)
+    try:
+        problem = _contradiction(path, data, demos)
+    except CorruptFileError as error:
+        problem = error
+    return _Content(places, found, problem)
 
 
 def _contradiction(path: Path, data: Any, demos: list[str]) -> DataError | None:
