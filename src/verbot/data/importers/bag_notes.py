@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.data.importers import FieldNote
 from verbot.data.importers.bag_reader import Bag
-from verbot.data.importers.bag_records import BagOptions, BagTopic
+from verbot.data.importers.bag_records import BagOptions, BagTopic, rough
 from verbot.data.importers.bag_timing import Timing, TopicStream
 from verbot.data.importers.bag_topics import PICTURES, ChosenTopics
 from verbot.data.importers.ros_images import describe
@@ -55,8 +55,7 @@ def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, opt
             conversion.append(f"{', '.join(sorted(stream.encodings))} to meters, 0 where unknown")
         away = np.abs(np.array(stream.times, np.int64)[places] - timing.rows)
         which = "nearest" if timing.timing.align == "nearest" else "last"
-        used = f"{len(set(places.tolist()))} of {len(stream.times)} images"
-        conversion.append(f"the {which} in time: {used}, at most {_ms(away.max())} from their rows")
+        conversion.append(f"the {which} in time, at most {_ms(away.max())} away")
     if stream.latched:
         conversion.append("latched: a message holds until the next")
     reasons = [topics.evidence[topic]] if topic in topics.evidence else []
@@ -71,15 +70,15 @@ def _clock(stream: TopicStream, timing: Timing) -> str:
     if not stream.delays:
         without = "no stamps" if "none" in stream.stamps else "stamps of 0"
         return f"log times; it has {without}"
-    low, middle, high = (float(value) / 1e6 for value in np.percentile(np.array(stream.delays, float), (0, 50, 100)))
-    spread = f"{middle:.4g} ms (median; {low:.4g} to {high:.4g}) before their log times"
+    middle, high = np.percentile(np.array(stream.delays, float), (50, 100))
+    spread = f"{_ms(middle)} before their log times (median; up to {_ms(high)})"
     if timing.time == "header":
         return f"stamps, {spread}"
     return f"log times; stamps are {spread}; --set time=header takes them"
 
 
 def _ms(nanoseconds: float) -> str:
-    return f"{nanoseconds / 1e6:.3g} ms"
+    return "less than 1 ms" if abs(nanoseconds) < 1e6 else f"{rough(nanoseconds / 1e6)} ms"
 
 
 def _cut_off(timing: EpisodeTiming) -> Iterator[FieldNote]:
@@ -90,12 +89,11 @@ def _cut_off(timing: EpisodeTiming) -> Iterator[FieldNote]:
     before, after = timing.rows[0] - first, last - timing.rows[-1]
     if before >= period:
         latest = max(running, key=lambda topic: (running[topic].times[0], topic))
-        yield FieldNote(
-            f"first {before / 1e9:.3g} s", "left out", reason=f"not every topic had a message; the last to begin is {latest}"
-        )
+        reason = f"{rough(before / 1e9)} s in which not every topic had a message; the last to begin is {latest}"
+        yield FieldNote("before the first row", "left out", reason=reason)
     if after >= 2 * period:
         earliest = min(running, key=lambda topic: (running[topic].times[-1], topic))
-        yield FieldNote(f"last {after / 1e9:.3g} s", "left out", reason=f"{earliest} has ended")
+        yield FieldNote("after the last row", "left out", reason=f"{rough(after / 1e9)} s after {earliest} has ended")
 
 
 def _joint_fields(topics: ChosenTopics, timing: EpisodeTiming) -> Iterator[FieldNote]:
@@ -112,7 +110,7 @@ def _left_out(bag: Bag, topics: ChosenTopics, split: str | None) -> Iterator[Fie
     used = {topic_of(name) for name in (*topics.pictures.values(), *topics.numbers)} | {topic_of(topics.instruction or ""), split}
     for name, topic in sorted(bag.topics.items()):
         if name not in used:
-            messages = "1 message" if topic.count == 1 else f"{topic.count} messages"
+            messages = "1 message" if topic.count == 1 else f"{rough(topic.count)} messages"
             yield FieldNote(name, "left out", reason=f"{messages} of {topic}; {topics.left.get(name) or _way(name, topic)}")
 
 

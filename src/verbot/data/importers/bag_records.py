@@ -45,6 +45,17 @@ class BagMessage:
         return self.decode()
 
 
+def rough(number: float) -> str:
+    """A number to one digit, so that the table of an import has one line for episodes that hardly differ.
+
+    Example:
+        >>> rough(7), rough(598.0), rough(0.0312), rough(0)
+        ('7', 'about 600', 'about 0.03', '0')
+    """
+    near = float(f"{number:.1g}")
+    return f"{near:g}" if near == number else f"about {near:g}"
+
+
 @dataclass(frozen=True)
 class BagOptions:
     """What a recording does not say.

@@ -10,6 +10,7 @@ import numpy as np
 
 from verbot.data.importers import FieldNote, unique
 from verbot.data.importers.bag_reader import Bag
+from verbot.data.importers.bag_records import rough
 from verbot.data.importers.ros_messages import chosen, text_of, topic_of
 from verbot.data.storage.segments import InstructionSegment, segments_of
 from verbot.errors import DataError
@@ -67,7 +68,7 @@ def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, c
     late = sum(text not in taken for text in dict.fromkeys(texts[places[-1] + 1 :])) if places[-1] >= 0 else 0
     reasons = []
     if early:
-        reasons.append(f"the first message is {(times[0] - rows[0]) / 1e9:.3g} s after the first row, and holds for it")
+        reasons.append(f"the first message is {rough((times[0] - rows[0]) / 1e9)} s after the first row, and holds for it")
     if late:
         reasons.append(f"{late} sentences after the last row are left out")
     segments = segments_of(taken)

@@ -27,7 +27,7 @@ def messages(
     Raises `CorruptFileError` if the file is damaged, of which `partial` takes nothing.
     """
     with _opened(path) as reader:
-        chosen = [connection for connection in reader.connections if connection.topic in topics]
+        chosen = [connection for connection in _connections(path, reader) if connection.topic in topics]
         store = _types(path, chosen, metadata.distro)
         for connection, time, data in _rows(path, reader, chosen, start, end):
             if not isinstance(time, int) or not isinstance(data, bytes):
@@ -40,7 +40,7 @@ def topics(path: Path, metadata: BagMetadata) -> dict[str, BagTopic]:
 
     found: dict[str, BagTopic] = {}
     with _opened(path) as reader:
-        for connection in reader.connections:
+        for connection in _connections(path, reader):
             known = found.get(connection.topic)
             profiles = [{"durability": profile.durability.value} for profile in connection.ext.offered_qos_profiles]
             latched = is_latched(profiles) and (known is None or known.latched)
@@ -51,6 +51,15 @@ def topics(path: Path, metadata: BagMetadata) -> dict[str, BagTopic]:
             definition = f"that of ROS 2 {_store(metadata.distro).name[5:].capitalize()}" if defined else ""
             found[connection.topic] = BagTopic(connection.msgtype, count, latched, unreadable, definition)
     return found
+
+
+def _connections(path: Path, reader: Any) -> list[Any]:
+    """The topics of a file. SQLite keeps values of any type in any column, so that their types are checked."""
+    for connection in reader.connections:
+        texts = (connection.topic, connection.msgtype, connection.msgdef.data, connection.ext.serialization_format)
+        if not all(isinstance(text, str) for text in texts) or not connection.topic:
+            raise CorruptFileError(path, f"has a topic {str(connection.topic)[:40]!r} of type {str(connection.msgtype)[:40]!r}")
+    return list(reader.connections)
 
 
 def _rows(path: Path, reader: Any, chosen: list[Any], start: int, end: int | None) -> Iterator[Any]:
