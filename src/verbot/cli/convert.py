@@ -32,7 +32,7 @@ def data_import_command(
     Args:
         source: a file or folder; its format is recognized.
         target: the new dataset's folder.
-        format: manifest, tensors, rlds, hdf5 or mcap, instead of the one recognized.
+        format: manifest, tensors, rlds, hdf5, zarr, mcap or rosbag, instead of the one recognized.
         limit: only the first so many episodes.
         map: fields of the source by the dataset's names, as in observation.state=state action=arm,gripper images.front=image0
             instruction=task; several vectors are joined.

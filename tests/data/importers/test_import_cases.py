@@ -152,7 +152,7 @@ def test_pictures_stored_as_tensors_are_pictures_and_depth_is_named(tmp_path, ca
     assert rows(result)["observation/depth"][0] == "left out"
     assert reason(result, "observation/depth") == "depth 16×24; taken with --map depth.NAME=observation/depth"
     for depth in ("depth", {"top": "observation/depth"}):
-        source = Rlds(root, None, fields=open_options(depth=depth))
+        source = Rlds(root, None, fields=open_options(depth=depth, depth_unit="m"))
         spec = ImportPlan(source, PlanOptions("rlds", "x", 10.0)).survey()
         camera = spec.cameras[1]
         assert (camera.name, camera.kind, camera.height, camera.width) == (
@@ -178,9 +178,9 @@ def test_depth_of_16_bits_needs_a_unit(tmp_path, formats):
     record = {**formats[1].rec(9), "steps/observation/depth": [formats[0].png(deep)] * 9}
     root = rlds(tmp_path, formats, {"steps/observation/depth": image}, [record])
     assert "depth" not in episodes(root)[0].cameras
-    with pytest.raises(DataError, match=r"is depth in uint16 of an unknown unit; give depth_scale, 0\.001 for millimeters"):
-        episodes(root, depth="depth")[0].cameras["depth"]()
-    (one,) = episodes(root, depth="depth", depth_scale=0.001)
+    with pytest.raises(ConfigError, match="depth needs its unit, which the format does not state: depth_unit=m"):
+        episodes(root, depth="depth")
+    (one,) = episodes(root, depth="depth", depth_unit="mm")
     np.testing.assert_allclose(one.cameras["depth"]()[3], deep / 1000, rtol=1e-6)
     (root / "features.json").unlink()  # then the file's own header says that it has 16 bits
     assert set(episodes(root)[0].cameras) == {"image", "wrist_image"}

@@ -38,7 +38,7 @@ def raw(path, **options):
 def test_fields_are_named_and_joined_and_the_rest_is_listed(tmp_path, arrays):
     save_file(arrays, tmp_path / "data.safetensors")
     words = ["observation.state=state", "action=arm,base", "images.top=front", "instruction=task", "depth.deep=depth"]
-    one = raw(tmp_path, **mapped(words), depth_scale=0.001)
+    one = raw(tmp_path, **mapped(words), depth_unit="mm")
     assert list(one.state) == ["state"] and list(one.action) == ["arm", "base"] and list(one.cameras) == ["top", "deep"]
     assert one.instructions == ("go",) and abs(one.cameras["deep"]()[0, 0, 0] - 1.5) < 1e-6
     assert one.columns["next.reward"].tolist() == list(range(6)) and one.columns["next.done"].tolist() == [False] * 5 + [True]
@@ -126,11 +126,11 @@ def test_the_first_episode_decides_the_range_for_all(tmp_path, arrays):
 
 
 def test_depth_in_meters():
-    np.testing.assert_array_equal(depth_of(np.float64([[[[1.5], [np.nan]]]]), "x", None), np.float32([[[1.5, 0]]]))
+    np.testing.assert_array_equal(depth_of(np.float64([[[[1.5], [np.nan]]]]), "x", 1.0), np.float32([[[1.5, 0]]]))
     np.testing.assert_allclose(depth_of(np.uint16([[[1500]]]), "x", 0.001), 1.5)
-    for values in (np.uint16([[[1]]]), np.zeros((1, 2, 2, 3))):
+    for values in (np.zeros((1, 2, 2, 3)), np.array([[["a"]]])):
         with pytest.raises(DataError, match="x is"):
-            depth_of(values, "x", None)
+            depth_of(values, "x", 1.0)
 
 
 def test_a_pose_matrix_is_no_picture(tmp_path):

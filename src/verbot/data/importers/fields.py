@@ -33,6 +33,16 @@ COLUMNS: dict[str, tuple[str, type]] = {
 }
 
 
+DEPTH_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}  # meters
+
+
+def check_depth_unit(depth: Any, unit: str | None) -> None:
+    """Raise `ConfigError` for a unit that there is none of, and for depth without one."""
+    if unit not in DEPTH_UNITS and (unit is not None or (depth is not None and depth is not False and depth != ())):
+        known = " or ".join(f"depth_unit={unit}" for unit in DEPTH_UNITS)
+        raise ConfigError(f"depth needs its unit, which the format does not state: {known}; got {unit!r}")
+
+
 @dataclass(frozen=True)
 class FieldOptions:
     """The fields to take, by the names of the source.
@@ -42,7 +52,7 @@ class FieldOptions:
         images: a field, several, or ``{camera: field}``; False takes no pictures.
         instruction: the field of the sentences; several are alternative wordings, the first is stored first.
         depth: as `images`, for depth pictures, which become cameras of kind ``"depth"``. None leaves them out.
-        depth_scale: meters per unit of the depth pictures (0.001 for millimeters); required unless they are floats.
+        depth_unit: unit of the depth pictures, a key of `DEPTH_UNITS`; required with `depth`, because formats do not record it.
 
     Raises `ConfigError` for a value of another form.
     """
@@ -52,7 +62,7 @@ class FieldOptions:
     images: Any = None
     instruction: Any = None
     depth: Any = None
-    depth_scale: float | None = None
+    depth_unit: str | None = None
 
     def __post_init__(self) -> None:
         for label in NAMES:
@@ -61,9 +71,12 @@ class FieldOptions:
             self._cameras(label)
         if self.action is False:
             raise ConfigError("action is False; a dataset has actions")
-        scale = self.depth_scale
-        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0):
-            raise ConfigError(f"depth_scale is {scale!r}; expected meters per unit, such as 0.001")
+        check_depth_unit(self.depth, self.depth_unit)
+
+    @property
+    def meters_per_unit(self) -> float:
+        """Of the depth pictures."""
+        return DEPTH_UNITS[self.depth_unit or "m"]
 
     def names(self, label: str) -> tuple[str, ...] | None:
         """The fields of ``"state"``, ``"action"`` or ``"instruction"``; None if the format decides, () for none."""
@@ -105,7 +118,7 @@ class FieldOptions:
                 values[label] = {camera: full(name) for camera, name in given.items()}
             else:
                 values[label] = False if given == () else given and tuple(map(full, given))
-        return FieldOptions(**values, depth_scale=self.depth_scale)
+        return FieldOptions(**values, depth_unit=self.depth_unit)
 
     def _cameras(self, label: str) -> dict[str, str] | tuple[str, ...] | None:
         value = getattr(self, label)

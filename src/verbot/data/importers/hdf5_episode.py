@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import WIDEST, FieldNote, RawEpisode, listed, pick, reading
+from verbot.data.importers.fields import DEPTH_UNITS, check_depth_unit
 from verbot.data.importers.hdf5_file import (
     BROKEN,
-    DEPTH_UNITS,
     Entry,
     Hdf5Pictures,
     attribute,
@@ -27,7 +27,7 @@ from verbot.data.importers.hdf5_recognition import Hdf5Recognition
 from verbot.data.importers.hdf5_sentences import EpisodeSentences, sentences_of
 from verbot.data.importers.hdf5_time import nearest_rows
 from verbot.data.importers.known_robots import KnownRobot
-from verbot.errors import ConfigError, CorruptFileError, DataError
+from verbot.errors import CorruptFileError, DataError
 
 USUAL_STATES = (
     ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
@@ -63,9 +63,7 @@ class Hdf5Options:
     floats: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.depth and self.depth_unit not in DEPTH_UNITS:
-            known = " or ".join(f"depth_unit={unit}" for unit in DEPTH_UNITS)
-            raise ConfigError(f"depth needs its unit, which HDF5 files do not state: {known}; got {self.depth_unit!r}")
+        check_depth_unit(self.depth, self.depth_unit)
 
 
 @dataclass(frozen=True)

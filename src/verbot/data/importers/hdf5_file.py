@@ -20,7 +20,6 @@ from verbot.spec import FloatArray, Int64Array, UInt8Array
 # Errors that h5py and numpy raise for damaged files.
 BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError)
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")  # JPEG, PNG, WebP, BMP
-DEPTH_UNITS = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 DEEPEST, SMALLEST = 8, 8  # nested groups that are followed; pixels of the shorter side of a picture
 
 

@@ -35,7 +35,7 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
         raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
 
 
-def decode_depth(contents: Iterable[bytes], name: object, scale: float | None) -> FloatArray:
+def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> FloatArray:
     """Decode depth pictures of one channel (16-bit PNG, TIFF, …) to (t, h, w) in meters; `scale` as for `depth_of`."""
     from PIL import Image
 
@@ -57,21 +57,19 @@ def decode_depth(contents: Iterable[bytes], name: object, scale: float | None) -
     return depth_of(np.stack(frames), name, scale)
 
 
-def depth_of(values: np.ndarray, name: object, scale: float | None) -> FloatArray:
+def depth_of(values: np.ndarray, name: object, scale: float) -> FloatArray:
     """Depth (t, h, w) or (t, h, w, 1) in meters: float32 (t, h, w), 0 where it is unknown.
 
     Args:
-        scale: meters per unit. None takes floats as meters; integers need it, because their unit is not recorded.
+        scale: meters per unit.
 
-    Raises `DataError` for another shape, or integers without `scale`.
+    Raises `DataError` for another shape.
     """
     if values.ndim == 4 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or values.dtype.kind not in "biuf":
         raise DataError(f"{name} is {values.dtype} {values.shape}; expected depth (t, h, w)")
-    if scale is None and values.dtype.kind != "f":
-        raise DataError(f"{name} is depth in {values.dtype} of an unknown unit; give depth_scale, 0.001 for millimeters")
-    meters = values.astype(np.float32) * np.float32(1.0 if scale is None else scale)
+    meters = values.astype(np.float32) * np.float32(scale)
     return np.where(np.isfinite(meters), meters, np.float32(0))
 
 

@@ -145,7 +145,7 @@ class _Chosen:
     cameras: Mapping[str, tuple[str, str]]
     depth: Mapping[str, tuple[str, str]]
     sentences: tuple[str, ...]
-    scale: float | None
+    scale: float
 
 
 def _chosen(options: FieldOptions, entry: Any, has_state: bool) -> _Chosen:
@@ -179,7 +179,7 @@ def _chosen(options: FieldOptions, entry: Any, has_state: bool) -> _Chosen:
         {camera: stems[name] for camera, name in given.items()},
         {camera: stems[name] for camera, name in depth.items()},
         (INSTRUCTION,) if sentences is None else tuple(pick(sentences, entry, "instruction field", "entry 0")),
-        options.depth_scale,
+        options.meters_per_unit,
     )
 
 
@@ -245,7 +245,7 @@ class _Step:
         self._check(len(frames), camera)
         return frames
 
-    def depth_frames(self, camera: str, scale: float | None) -> FloatArray:
+    def depth_frames(self, camera: str, scale: float) -> FloatArray:
         paths = self.depth[camera]
         listed = [paths] * self.length if isinstance(paths, str) else self._listed(paths)
         self._check(len(listed), camera)
@@ -393,7 +393,7 @@ def _frames(steps: Sequence[_Step], camera: str) -> UInt8Array:
     return stack([frame for clip in clips for frame in clip], f"camera {camera!r}")
 
 
-def _depth(steps: Sequence[_Step], camera: str, scale: float | None) -> FloatArray:
+def _depth(steps: Sequence[_Step], camera: str, scale: float) -> FloatArray:
     clips = [step.depth_frames(camera, scale) for step in steps]
     if len({clip.shape[1:] for clip in clips}) > 1:
         raise DataError(f"camera {camera!r}: its pictures differ in size; a camera has one size")

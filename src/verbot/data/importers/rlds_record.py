@@ -179,7 +179,7 @@ class RldsRecord:
             conversion = "; ".join(filter(None, (channels_note(self.shape(key)), note[0])))
             notes.append(FieldNote(key, f"camera {camera}", conversion, note[1]))
             yield camera, partial(self._frames, key, range_)
-        scale = options.depth_scale
+        scale = options.meters_per_unit
         for camera, key in (options.cameras("depth", shapes, called, self.name) or {}).items():
             notes.append(FieldNote(key, f"camera {camera}", f"times {scale:g}" if scale else "", "depth in meters"))
             yield camera, partial(self._depth, key, scale)
@@ -194,7 +194,7 @@ class RldsRecord:
     def _frames(self, key: str, floats: str) -> UInt8Array:
         return frames_of(self.pixels(key), f"{self.name}, {key}", floats)
 
-    def _depth(self, key: str, scale: float | None) -> FloatArray:
+    def _depth(self, key: str, scale: float) -> FloatArray:
         place, value = f"{self.name}, {key}", self.steps[key]
         if self._is_encoded(key) and isinstance(value, list):
             return decode_depth(value, place, scale)

@@ -87,7 +87,7 @@ class Tensors:
             conversion = "; ".join(filter(None, (channels_note(tensors.file.shapes[key][1:]), note[0])))
             notes.append(FieldNote(key, f"camera {camera}", conversion, note[1]))
             cameras[camera] = partial(self._frames, tensors, key, rows, floats)
-        scale = tensors.options.depth_scale
+        scale = tensors.options.meters_per_unit
         for camera, key in tensors.depth.items():
             notes.append(FieldNote(key, f"camera {camera}", f"times {scale:g}" if scale else "", "depth in meters"))
             cameras[camera] = partial(self._depth, tensors, key, rows, scale)
@@ -142,7 +142,7 @@ class Tensors:
     def _frames(self, tensors: _File, key: str, rows: np.ndarray, floats: str) -> UInt8Array:
         return frames_of(tensors.file.rows(key, rows), f"{tensors.file.path.name}, {key}", floats)
 
-    def _depth(self, tensors: _File, key: str, rows: np.ndarray, scale: float | None) -> FloatArray:
+    def _depth(self, tensors: _File, key: str, rows: np.ndarray, scale: float) -> FloatArray:
         return depth_of(tensors.file.rows(key, rows), f"{tensors.file.path.name}, {key}", scale)
 
 
