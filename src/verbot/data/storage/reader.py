@@ -331,5 +331,7 @@ def open_dataset(
     if spec is None:
         own = "verbot" in info
         spec = recorded_spec(info, root) if own else derived_spec(info, roles, root, stored.metadata.data_range, stored.ranges)
+    if not depth:
+        spec = dataclasses.replace(spec, cameras=tuple(camera for camera in spec.cameras if camera.kind != "depth"))
     check_spec(spec, info, roles, root)
     return Dataset(stored, spec, journaled, source)
