@@ -60,38 +60,48 @@ class DecodedClips:
         depth = [camera for camera in self.cameras if is_depth(dataset, camera)]
         size = max(1, sum(int(np.prod(shape)) * (4 if c in depth else 1) for c, shape in shapes.items()) * span)
         self.block = int(np.clip(memory_bytes // size // BLOCKS, LEAST, MOST))
-        layout = {c: (np.dtype(np.float32 if c in depth else np.uint8), (span, *shape)) for c, shape in shapes.items()}
-        self._memory, self._lock = ClipMemory.create(BLOCKS * self.block, layout, shared=processes > 0), threading.RLock()
-        self._slots: OrderedDict[ClipKey, int] = OrderedDict()  # the clip that was used longest ago comes first
-        self._free, self._pending = list(range(self._memory.slots)), dict[int, tuple[ClipKey, int]]()
-        self._lengths = dataset.lengths
-        resources = ExitStack()
-        resources.callback(self._memory.close)
-        self._workers: Sequence[Worker] = ()
-        if processes:
-            self._workers = resources.enter_context(workers("verbot.data.samples.clip_worker", processes, "frame decoder"))
-            setup = {"root": dataset.root, "spec": dataset.spec, "fits": self.fits, "memory": self._memory.address}
-            for worker in self._workers:
-                worker.send(setup)
-        else:
-            self._reader = resources.enter_context(PictureReader(self.fits))
-        self._open = dict.fromkeys(range(len(self._workers)), 0)  # unanswered requests of each worker
-        self._finalize = weakref.finalize(self, resources.close)
+        self._layout = {c: (np.dtype(np.float32 if c in depth else np.uint8), (span, *shape)) for c, shape in shapes.items()}
+        self._processes, self._lock, self._lengths = processes, threading.RLock(), dataset.lengths
+        self._resources = ExitStack()
+        self._finalize = weakref.finalize(self, self._resources.close)
+        self._memory: ClipMemory | None = None
+
+    def _opened(self) -> ClipMemory:
+        """The memory and the processes, which start with their first use, also after `close`."""
+        if self._memory is None:
+            memory = ClipMemory.create(BLOCKS * self.block, self._layout, shared=self._processes > 0)
+            self._resources.callback(memory.close)
+            self._slots: OrderedDict[ClipKey, int] = OrderedDict()  # the clip that was used longest ago comes first
+            self._free, self._pending = list(range(memory.slots)), dict[int, tuple[ClipKey, int]]()
+            self._workers: Sequence[Worker] = ()
+            if self._processes:
+                running = workers("verbot.data.samples.clip_worker", self._processes, "frame decoder")
+                self._workers = self._resources.enter_context(running)
+                setup = {"root": self.dataset.root, "spec": self.dataset.spec, "fits": self.fits, "memory": memory.address}
+                for worker in self._workers:
+                    worker.send(setup)
+            else:
+                self._reader = self._resources.enter_context(PictureReader(self.fits))
+            self._open = dict.fromkeys(range(len(self._workers)), 0)  # unanswered requests of each worker
+            self._memory = memory
+        return self._memory
 
     @property
     def fits(self) -> Mapping[str, FitImage]:
         return self.selection.fits
 
     def close(self) -> None:
-        """End the worker processes."""
-        self._finalize()
+        """End the worker processes; they start again if frames are taken afterwards."""
+        with self._lock:
+            self._resources.close()
+            self._memory = None
 
     @property
     def random_access(self) -> bool:
         return False
 
     def shape(self, camera: str) -> tuple[int, ...]:
-        return self._memory.arrays[camera].shape[2:]
+        return self._layout[camera][1][1:]
 
     def take(self, camera: str, episodes: Int64Array, rows: Int64Array, clip_rows: Int64Array) -> Any:
         """See `FrameSource`. Rows that the clip does not hold are sought in their own."""
@@ -102,38 +112,40 @@ class DecodedClips:
         clips = np.where(absent, rows // CLIP, clips)
         keys, which = np.unique(np.stack([episodes, clips], 1), axis=0, return_inverse=True)
         which, places = which.ravel(), rows - clips * CLIP + self._reach
-        frames = self._memory.arrays[camera]
-        out = np.empty((len(rows), *frames.shape[2:]), frames.dtype)
+        out = np.empty((len(rows), *self.shape(camera)), self._layout[camera][0])
         with self._lock:
-            for start in range(0, len(keys), self._memory.slots // 2):
-                part = [(int(e), int(c)) for e, c in keys[start : start + self._memory.slots // 2]]
-                slots = np.array(self._hold(part), np.int64)
+            memory = self._opened()
+            frames, most = memory.arrays[camera], memory.slots // 2
+            for start in range(0, len(keys), most):
+                part = [(int(e), int(c)) for e, c in keys[start : start + most]]
+                slots = np.array(self._hold(memory, part), np.int64)
                 chosen = (which >= start) & (which < start + len(part))
                 out[chosen] = frames[slots[which[chosen] - start], places[chosen]]
         return out.reshape(*shape, *out.shape[1:])
 
     def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
         """Ask the workers for the clips of these rows. Without workers nothing is done."""
-        if self._workers:
+        if self._processes:
             with self._lock:
+                memory = self._opened()
                 self._collect(block=False)
                 for key in dict.fromkeys(zip(episodes.tolist(), (rows // CLIP).tolist(), strict=True)):
                     if key in self._slots:
                         self._slots.move_to_end(key)
                     elif min(self._open.values()) < AHEAD:
-                        self._request(key, keep=())
+                        self._request(memory, key, keep=())
 
-    def _hold(self, keys: Sequence[ClipKey]) -> list[int]:
+    def _hold(self, memory: ClipMemory, keys: Sequence[ClipKey]) -> list[int]:
         """The slots of these clips, all decoded."""
         for key in keys:
             if key not in self._slots:
-                self._request(key, keep=keys)
+                self._request(memory, key, keep=keys)
             self._slots.move_to_end(key)
         while any(key in keys for key, _ in self._pending.values()):
             self._collect(block=True)
         return [self._slots[key] for key in keys]
 
-    def _request(self, key: ClipKey, keep: Sequence[ClipKey]) -> None:
+    def _request(self, memory: ClipMemory, key: ClipKey, keep: Sequence[ClipKey]) -> None:
         slot = self._free.pop() if self._free else self._evict(keep)
         if slot is None:
             return  # every slot is in use: only `prefetch` can come here
@@ -143,7 +155,7 @@ class DecodedClips:
         request = ClipRequest(slot, episode, range(first, stop), first - clip * CLIP + self._reach)
         self._slots[key] = slot
         if not self._workers:
-            self._memory.fill(request, self._reader, self.dataset)
+            memory.fill(request, self._reader, self.dataset)
             return
         while min(self._open.values()) >= AHEAD:
             self._collect(block=True)
