@@ -20,7 +20,7 @@ from verbot.rollout import collect
 from verbot.rollout.collect import CollectConfig
 from verbot.training import TrainConfig, TrainResult
 from verbot.training.imitation.config import SHARED
-from verbot.training.imitation.mixing import opened
+from verbot.training.imitation.mixing import open_mapped, opened
 from verbot.workflows.load_policy import policy_folder
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def cotraining_records(
         features: as in `DataConfig`, for all datasets.
     """
     named = None if features is None else {target: list(names) for target, names in features.items()}
-    cameras = open_dataset(first, features=features).camera_names
+    cameras = open_mapped(first, features).camera_names
     records: dict[str, dict[str, Any]] = {}
     for path in datasets:
-        dataset = open_dataset(path, features=features)
+        dataset = open_mapped(path, features)
         shared = [pattern for pattern in SHARED if pattern != "vision.*" or (cameras and dataset.camera_names)]
         robot = dataset.spec.name
         record = records.setdefault(robot, {"robot": robot, "datasets": [], "features": named, "shared": shared})

@@ -162,6 +162,15 @@ def test_features_with_other_names(case, tmp_path, capsys):
     assert policy.spec.camera_names == ("front", "wrist_image") and policy.spec.state_size == 7
 
 
+def test_a_robot_of_verbots_own_beside_a_foreign_one(case, tmp_path):
+    own, out = record(tmp_path / "own"), tmp_path / "run"
+    words = ["--map", "state=state", "action=actions", "--out", out, "--steps", "1"]
+    assert command("--data", own, "--embodiments", case("l08_openpi_keys"), *words) == 0
+    assert notes(out)[0] == f"{own}: has names of its own, which the map of features leaves"
+    assert verbot.load_policy(out / "policy").spec == ARM
+    assert verbot.load_policy(out / "policy-so101_follower").spec.camera_names == ("image", "wrist_image")
+
+
 # Several datasets.
 
 

@@ -11,7 +11,8 @@ from verbot.parallel.workers import Channel, serve
 def work(channel: Channel) -> None:
     """Answers each `ClipRequest` with its slot, once the clip is there."""
     setup = channel.receive()
-    dataset, memory = open_dataset(setup["root"], setup["spec"]), ClipMemory.attach(setup["memory"])
+    arguments = dict(setup["opened"])
+    dataset, memory = open_dataset(arguments.pop("root"), **arguments), ClipMemory.attach(setup["memory"])
     with PictureReader(setup["fits"]) as reader:
         while True:
             request = channel.receive()

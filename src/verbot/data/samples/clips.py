@@ -77,7 +77,8 @@ class DecodedClips:
             if self._processes:
                 running = workers("verbot.data.samples.clip_worker", self._processes, "frame decoder")
                 self._workers = self._resources.enter_context(running)
-                setup = {"root": self.dataset.root, "spec": self.dataset.spec, "fits": self.fits, "memory": memory.address}
+                opened = {"root": self.dataset.root, **self.dataset.opened_with}
+                setup = {"opened": opened, "fits": self.fits, "memory": memory.address}
                 for worker in self._workers:
                     worker.send(setup)
             else:

@@ -45,7 +45,15 @@ class Dataset:
     keeps them.
     """
 
-    def __init__(self, stored: StoredFrames, spec: RobotSpec, journaled: Sequence[JournalEntry], origin: Dataset | None = None):
+    def __init__(
+        self,
+        stored: StoredFrames,
+        spec: RobotSpec,
+        journaled: Sequence[JournalEntry],
+        origin: Dataset | None = None,
+        opened_with: Mapping[str, Any] | None = None,
+    ):
+        self.opened_with = dict(opened_with or {})  # arguments of `open_dataset` for another process that reads its images
         self.root, self.info, self.spec, self._stored = stored.root, stored.info, spec, stored
         self._journaled = tuple(journaled)
         self._committed = int(self.info["total_episodes"])
@@ -334,4 +342,4 @@ def open_dataset(
     if not depth:
         spec = dataclasses.replace(spec, cameras=tuple(camera for camera in spec.cameras if camera.kind != "depth"))
     check_spec(spec, info, roles, root)
-    return Dataset(stored, spec, journaled, source)
+    return Dataset(stored, spec, journaled, source, {"spec": spec, "features": features, "depth": depth})

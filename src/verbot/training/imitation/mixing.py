@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from verbot.data import Dataset, open_dataset
 from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
 from verbot.data.storage.episode_statistics import episode_statistics
 from verbot.data.storage.joining import join_specs, spec_difference
-from verbot.data.storage.reader import Episode
+from verbot.data.storage.reader import Episode, read_info
 from verbot.data.storage.resample import assumed_absolute
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.spec import RobotSpec
@@ -80,7 +81,8 @@ class Recordings:
         pairs = zip(datasets, chosen, known, strict=True)
         checked = [checked_ranges(*each, config.out_of_range) for each in pairs]
         joined = _joined(datasets, [each.spec for each in checked], config.rate_hz)
-        notes = [note for each in checked for note in each.notes]
+        notes = [f"{d.root}: has names of its own, which the map of features leaves" for d in datasets if _is_own(config, d)]
+        notes += [note for each in checked for note in each.notes]
         recordings = []
         for dataset, ranges, numbers in zip(datasets, checked, chosen, strict=True):
             recordings.append(Recording(dataset, DatasetMatching(ranges.spec, joined), numbers))
@@ -140,9 +142,19 @@ def _naming(used: Sequence[tuple[Dataset, Sequence[int]]]) -> Iterator[None]:
         raise
 
 
+def _is_own(config: DataConfig, dataset: Dataset) -> bool:
+    return config.features is not None and "verbot" in dataset.info
+
+
 def opened(config: DataConfig, path: str) -> Dataset:
     """A dataset of a run, read as the configuration says."""
-    return open_dataset(path, features=config.features, depth=config.depth)
+    return open_mapped(path, config.features, config.depth)
+
+
+def open_mapped(path: str | Path, features: Mapping[str, Sequence[str]] | None, depth: bool = False) -> Dataset:
+    """As `open_dataset`; `features` are not for a dataset that verbot recorded, which may be mixed with a foreign one."""
+    own = features is not None and "verbot" in read_info(Path(path))
+    return open_dataset(path, features=None if own else features, depth=depth)
 
 
 def with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:
