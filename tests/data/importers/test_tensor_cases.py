@@ -11,6 +11,7 @@ from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.data.importers import open_source
 from verbot.data.importers.fields import mapped
 from verbot.data.importers.images import depth_of, float_range, frames_of
+from verbot.data.importers.tensors import Tensors
 from verbot.errors import DataError
 
 
@@ -189,3 +190,16 @@ def test_one_recording_in_three_formats_gives_the_same_numbers(tmp_path, truth, 
         )
     assert found[0] == found[1] == found[2]
     assert found[0][0] == one.states.tobytes() and found[0][1] == one.actions.tobytes()
+
+
+def test_a_wrong_option_is_reported_after_a_few_episodes(tmp_path, monkeypatch):
+    """Not after reading the whole source."""
+    arrays = {"actions": np.ones((20, 1), np.float32), "episode_indices": np.arange(20)}
+    save_file(arrays, tmp_path / "data.safetensors")
+    for number in range(9):
+        save_file({"actions": np.ones((1, 1), np.float32)}, tmp_path / f"more{number}.safetensors")
+    opened, read = [], Tensors._opened
+    monkeypatch.setattr(Tensors, "_opened", lambda self, path: opened.append(path) or read(self, path))
+    with pytest.raises(DataError, match=r"no episode .* has no action field 'torque'; it has actions \(1\).* \(and 2 more\)"):
+        import_dataset(tmp_path, tmp_path / "out", ImportConfig(rate_hz=1, instruction="", options={"action": "torque"}))
+    assert len(opened) == 3
