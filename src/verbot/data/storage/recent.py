@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-Key = TypeVar("Key", bound=Hashable)
+HeldKey = TypeVar("HeldKey", bound=Hashable)
 Held = TypeVar("Held")
 
 
-class Recent(Generic[Key, Held]):
+class Recent(Generic[HeldKey, Held]):
     """A mapping that forgets the values used longest ago, so that the rest has at most `limit`. The last one always stays.
 
     Threads may share it. Two of them may then make the same value.
@@ -24,13 +24,13 @@ class Recent(Generic[Key, Held]):
 
     def __init__(self, limit: int):
         self._limit, self._total = limit, 0
-        self._held: OrderedDict[Key, tuple[Held, int]] = OrderedDict()
+        self._held: OrderedDict[HeldKey, tuple[Held, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, key: Key, make: Callable[[], Held], size: Callable[[Held], int]) -> Held:
+    def get(self, key: HeldKey, make: Callable[[], Held], size: Callable[[Held], int]) -> Held:
         """The value of `key`, from `make` if it is not there; `size` measures it."""
         with self._lock:
             if key in self._held:
