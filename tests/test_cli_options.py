@@ -51,10 +51,10 @@ def given_medians(monkeypatch):
 def test_those_of_collect(capsys, monkeypatch):
     line = (
         "collect demos --suite navigation --episodes 3 --seed 4 --noise 0.2 --tasks go around --axes camera 1 --randomize all 2"
-        " --image-size 32 --cameras top --revisit again --captions 5 --max-frames 6 --workers 7 --cluster ray"
+        " --image-size 32 --cameras top --depth --revisit again --captions 5 --max-frames 6 --workers 7 --cluster ray"
     )
     given, named = reached(capsys, monkeypatch, "verbot.rollout.collect.run", line)
-    options = {"image_size": 32, "cameras": ("top",), "captions": 5}
+    options = {"image_size": 32, "cameras": ("top",), "depth": True, "captions": 5}
     config = CollectConfig(
         "navigation", 3, 4, 0.2, 7, ("go", "around"), options, {"camera": 1}, {"all": 2}, revisit_env="again", max_frames=6
     )
@@ -64,10 +64,10 @@ def test_those_of_collect(capsys, monkeypatch):
 def test_those_of_teleop(capsys, monkeypatch):
     line = (
         "teleop demos --suite navigation --by gamepad --policy starter --execute 2 --episodes 3 --seconds 9 --seed 4 --tasks go"
-        " --axes camera 1 --image-size 32 --cameras top --captions 5 --host 0.0.0.0 --port 80"
+        " --axes camera 1 --image-size 32 --cameras top --depth --captions 5 --host 0.0.0.0 --port 80"
     )
     (config, out, agent), _ = reached(capsys, monkeypatch, "verbot.teleop.teleoperate", line)
-    options = {"image_size": 32, "cameras": ("top",), "captions": 5, "max_seconds": 9.0}
+    options = {"image_size": 32, "cameras": ("top",), "depth": True, "captions": 5, "max_seconds": 9.0}
     wanted = TeleopConfig(
         env="navigation", by="gamepad", episodes=3, seed=4, tasks=("go",), axes={"camera": 1}, options=options, host="0.0.0.0",
         port=80,

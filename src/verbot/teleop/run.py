@@ -134,15 +134,15 @@ def greeting(spec: RobotSpec, mode: str, gamepad: bool, corrects: bool = False) 
     """The first message to a page: which page to show."""
     kinds = {component.kind for component in spec.action}
     return {
-        "mode": mode, "robot": spec.name, "rate_hz": spec.rate_hz, "cameras": list(spec.camera_names), "gamepad": gamepad,
+        "mode": mode, "robot": spec.name, "rate_hz": spec.rate_hz, "cameras": list(spec.color_names), "gamepad": gamepad,
         "corrects": corrects, "kinds": sorted(kinds), "speeds": list(SPEEDS),
         "end_effectors": [tool.name for tool in spec.end_effectors],
     }  # fmt: skip
 
 
 def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[str, UInt8Array]:
-    drawn = env if pixels and isinstance(env, Pictured) else None
-    return {name: drawn.picture(name, pixels) if drawn else image for name, image in images.items()}
+    drawn, colors = env if pixels and isinstance(env, Pictured) else None, {k: v for k, v in images.items() if v.ndim == 3}
+    return {name: drawn.picture(name, pixels) if drawn else image for name, image in colors.items()}
 
 
 def _resume(path: Path) -> tuple[int, int, int]:

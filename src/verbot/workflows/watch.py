@@ -202,6 +202,6 @@ def _judged(found: FoundScene, info: Mapping[str, Any], seconds: float) -> tuple
 
 
 def _views(episode: EpisodeRunner, size: int) -> dict[str, UInt8Array]:
-    """Images larger than the policy's, if the env can render them."""
-    env, images = episode.env, episode.observation.images
+    """Color images, larger than the policy's if the env can render them."""
+    env, images = episode.env, {name: image for name, image in episode.observation.images.items() if image.ndim == 3}
     return {name: env.picture(name, size) if isinstance(env, Pictured) else image for name, image in images.items()}
