@@ -240,7 +240,7 @@ class NetworkConfig:
             >>> NetworkConfig().with_image_size(spec).image_size
             (80, 80)
         """
-        found = {(c.height, c.width) for c in spec.cameras}
+        found = {(c.height, c.width) for c in spec.color_cameras}
         if self.image_size is not None or not found:
             return self
         needed = self._side_multiple()

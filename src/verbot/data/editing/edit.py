@@ -17,8 +17,8 @@ import numpy as np
 from verbot.data.editing.plan import EditPlan, Piece, pieces_of
 from verbot.data.editing.source import EditSource
 from verbot.data.storage import folder_swap, layout
-from verbot.data.storage.compatibility import join_specs
 from verbot.data.storage.files import lock, write_atomic
+from verbot.data.storage.joining import join_recordings
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.schema import FeatureEntry
 from verbot.data.storage.verify import check_dataset
@@ -123,7 +123,7 @@ def _edited(root: Path, target: Path, plan: EditPlan, shown: Path, progress: boo
 
 def _write(draft: Path, plan: EditPlan, sources: Sequence[EditSource], pieces: Sequence[Piece], progress: bool) -> Counter[str]:
     """The edited dataset at `draft`. Returns the numbers of frames, of cameras that were copied, and that were encoded."""
-    spec = join_specs([source.spec for source in sources], [source.dataset.root for source in sources], same_cameras=True)
+    spec = join_recordings([source.spec for source in sources], [str(source.dataset.root) for source in sources])
     counts: Counter[str] = Counter()
     with (
         DatasetWriter(draft, spec, images=_storage(spec, sources[0]), columns=_columns(sources)) as writer,

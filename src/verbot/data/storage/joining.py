@@ -51,6 +51,8 @@ def spec_difference(first: RobotSpec, other: RobotSpec, names: Sequence[str] = (
 def join_specs(specs: Sequence[RobotSpec], names: Sequence[str], rate_hz: float | None = None) -> RobotSpec:
     """The robot of several recordings: ranges that hold those of all, the cameras of all, everything else as in the first.
 
+    A camera that differs in size has the size of the first; where its calibration differs, it has none.
+
     Args:
         names: what to call the recordings in messages.
         rate_hz: the rate to which all of them are resampled; None needs equal rates.
@@ -69,8 +71,8 @@ def join_specs(specs: Sequence[RobotSpec], names: Sequence[str], rate_hz: float 
     if rate_hz is not None:
         specs = [spec if _same_rate(spec.rate_hz, rate_hz) else resampled_spec(spec, rate_hz) for spec in specs]
     cameras: dict[str, Camera] = {}
-    for spec in specs:
-        cameras = {camera.name: camera for camera in spec.cameras} | cameras
+    for camera in (camera for spec in specs for camera in spec.cameras):
+        cameras[camera.name] = _common(cameras.get(camera.name, camera), camera)
     own = first.camera_names
     return dataclasses.replace(
         specs[0],
@@ -78,6 +80,42 @@ def join_specs(specs: Sequence[RobotSpec], names: Sequence[str], rate_hz: float 
         state=_joined([spec.state for spec in specs]),
         action=_joined([spec.action for spec in specs]),
         frames=tuple(dict.fromkeys(frame for spec in specs for frame in spec.frames)),
+    )
+
+
+def join_recordings(specs: Sequence[RobotSpec], names: Sequence[str]) -> RobotSpec:
+    """As `join_specs`, for recordings that become one: rate, order of the numbers, and cameras must be alike too.
+
+    Raises `ConfigError` that names what differs, with both values.
+    """
+    joined = join_specs(specs, names)
+    for spec, name in zip(specs[1:], names[1:], strict=True):
+        if (found := _other_storage(specs[0], spec)) is not None:
+            what, ours, theirs = found
+            both = f"{what} {theirs} in {name} and {ours} in {names[0]}"
+            raise ConfigError(f"{name} and {names[0]} cannot become one recording: {both}")
+    return joined
+
+
+def _other_storage(first: RobotSpec, other: RobotSpec) -> tuple[str, str, str] | None:
+    """What two recordings of one robot store differently, and how each does."""
+    for vector in ("state", "action"):
+        if column_order(getattr(first, vector), getattr(other, vector)) is not None:
+            ours, theirs = (", ".join(c.name for c in getattr(each, vector)) for each in (first, other))
+            return f"the numbers of the {vector} are", ours, theirs
+    for show in (lambda c: f"{c.name} {c.height}×{c.width}", lambda c: f"{c.name} in frame {c.frame}"):
+        ours, theirs = (", ".join(sorted(map(show, each.cameras))) or "none" for each in (first, other))
+        if ours != theirs:
+            return "the cameras are", ours, theirs
+    return None
+
+
+def _common(first: Camera, other: Camera) -> Camera:
+    """The first camera, with the calibration that both have."""
+    return dataclasses.replace(
+        first,
+        intrinsics=first.intrinsics if first.intrinsics == other.intrinsics else None,
+        extrinsics=first.extrinsics if first.extrinsics == other.extrinsics else None,
     )
 
 

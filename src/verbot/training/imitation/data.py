@@ -206,7 +206,7 @@ def frame_source(config: TrainConfig, spec: RobotSpec, recording: Recording, wor
         workers: processes that decode, if frames are decoded on the fly.
     """
     data, network, dataset = config.data, config.network, recording.dataset
-    sizes = {(camera.height, camera.width) for camera in spec.cameras}
+    sizes = {(camera.height, camera.width) for camera in spec.color_cameras}
     size = network.image_size or (next(iter(sizes)) if len(sizes) == 1 else None)
     names = tuple(camera for camera in spec.camera_names if camera in dataset.camera_names)
     several = len(data.datasets) > 1

@@ -117,7 +117,7 @@ class Recordings:
         found = set()
         for recording in self.every:
             own = {c.name: (c.height, c.width) for c in recording.dataset.spec.cameras}
-            found |= {own[name] for name in self.spec.camera_names if name in own} or {(0, 0)}
+            found |= {own[name] for name in self.spec.color_names if name in own} or {(0, 0)}
         return found
 
 
