@@ -307,6 +307,14 @@ def test_counts_and_columns_that_disagree_are_found(case):
         assert expected in problems
 
 
+def test_rates_that_disagree_are_found(case):
+    root = case("l02_bframes")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["observation.images.front"]["info"]["video.fps"] = 15
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert "gives 'observation.images.front' 15 pictures a second; the rows have 30" in str(check_dataset(root)[0])
+
+
 def test_frames_that_number_themselves_otherwise_are_found(case):
     root = case("l41_index_from_zero")
     (finding,) = check_dataset(root)

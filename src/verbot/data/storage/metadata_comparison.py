@@ -16,11 +16,13 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.features import image_size
 from verbot.data.storage.files import column_names, read_json
+from verbot.data.storage.info import is_number
 from verbot.data.storage.reader import Dataset
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
 from verbot.statistics import Statistics
 
+RATE_TOLERANCE = 0.01  # relative
 MEAN_TOLERANCE = 0.01  # of the range of a dimension
 
 
@@ -82,6 +84,10 @@ def _counts(dataset: Dataset, out: Disagreements) -> None:
     sentences, tasks_path = dataset._stored.metadata.sentences, dataset._stored.metadata.tasks_path
     if sentences and info.get("total_tasks", len(sentences)) != len(sentences):
         out.add(path, "tasks", f"counts {info['total_tasks']} sentences; {tasks_path} has {len(sentences)}")
+    for key in dataset._stored.roles.cameras.values():
+        fps = (info["features"][key].get("info") or {}).get("video.fps")
+        if is_number(fps) and abs(fps / info["fps"] - 1) > RATE_TOLERANCE:
+            out.add(path, "rate", f"gives {key!r} {fps:g} pictures a second; the rows have {info['fps']:g}")
     if list(sentences) != list(range(len(sentences))):
         numbers = ", ".join(map(str, list(sentences)[:5]))
         out.add(tasks_path, "order", f"numbers its sentences {numbers}, …; LeRobot takes the n-th row for n")
@@ -134,7 +140,7 @@ def _videos(stored: StoredFrames) -> list[tuple[Path, str]]:
 
 
 def _video(stored: StoredFrames, path: Path, key: str, out: Disagreements) -> None:
-    """Size by the file's header; its frames are not decoded. Pictures have times, so their rate need not be that of the rows."""
+    """Its size by the file's header; its frames are not decoded."""
     feature = stored.info["features"][key]
     try:
         with av.open(str(path)) as container:
