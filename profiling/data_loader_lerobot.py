@@ -211,7 +211,7 @@ def run_apart(root: Path, frames: str, image_size: tuple[int, int] | None, folde
     done = subprocess.run(
         [sys.executable, "-c", code, str(HERE), json.dumps(setup)], stdout=subprocess.PIPE, text=True, check=True
     )
-    shutil.rmtree(setup["cache"], ignore_errors=True)
+    shutil.rmtree(str(setup["cache"]), ignore_errors=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

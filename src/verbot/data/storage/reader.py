@@ -151,10 +151,15 @@ class Dataset:
         if name in self._checksums and name not in self._verified:
             read_bytes(path, self._checksums[name])
             self._verified.add(name)
-        rate_hz, start_s = float(self.info["fps"]), float(row[f"videos/{key}/from_timestamp"])
-        duration_s = float(row.get(f"videos/{key}/to_timestamp", np.inf)) - start_s
-        times_s = start_s + row_times(self._stamps(row), row["length"], rate_hz, duration_s)
-        return EpisodeVideo(path, path, number, times_s, rate_hz, self.info.get("tolerance_s"))
+        rate_hz, tolerance_s = float(self.info["fps"]), self.info.get("tolerance_s")
+        bounds = [row.get(f"videos/{key}/{bound}_timestamp", other) for bound, other in (("from", None), ("to", np.inf))]
+        if not all(isinstance(bound, (int, float)) and bound >= 0 for bound in bounds):
+            reason = f"episode {number} lies from {bounds[0]} to {bounds[1]} s in the video of {key}; expected two numbers"
+            raise CorruptFileError(self.root / "meta/episodes", reason)
+        if tolerance_s is not None and not (isinstance(tolerance_s, (int, float)) and tolerance_s > 0):
+            raise CorruptFileError(self.root / layout.INFO, f"has tolerance_s {tolerance_s!r}; expected seconds, above 0")
+        times_s = bounds[0] + row_times(self._stamps(row), row["length"], rate_hz, bounds[1] - bounds[0])
+        return EpisodeVideo(path, path, number, times_s, rate_hz, tolerance_s)
 
     def _stamps(self, row: Mapping[str, Any]) -> np.ndarray | None:
         stamps = self._vectors(row, "timestamp")
