@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,7 @@ class Arguments:
     seconds: float = 30.0  # of each measurement
     lerobot: Path | None = None  # Python of LeRobot's environment
     ffmpeg: bool = True  # link PyAV's FFmpeg for torchcodec
-    whole: bool = False  # measure also a cache of whole pictures, as before: 0.9 MB a picture
+    whole: bool = False  # measure also a cache of whole pictures, as before: 28 GB while it runs
     folder: Path | None = None  # for the datasets, which are kept; a temporary one by default
     page: Path | None = None  # gets the table, e.g. docs/results/data_loading.md
 
@@ -210,6 +211,7 @@ def run_apart(root: Path, frames: str, image_size: tuple[int, int] | None, folde
     done = subprocess.run(
         [sys.executable, "-c", code, str(HERE), json.dumps(setup)], stdout=subprocess.PIPE, text=True, check=True
     )
+    shutil.rmtree(str(setup["cache"]), ignore_errors=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

@@ -40,7 +40,7 @@ def lint_dataset(
     path: Path, out: Path | None = None, config: LintConfig | None = None, *, command: str = "", progress: bool = True
 ) -> LintReport:
     """Lint a dataset; writes `PAGE` and `RECORD` into the folder `out`, if given. Raises as `lint` does."""
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, depth=True)
     report = lint(dataset, config, progress=progress)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

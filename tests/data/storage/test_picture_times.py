@@ -264,3 +264,24 @@ def test_the_packets_of_a_video_are_read_once(v3, tmp_path, monkeypatch):
 def test_a_check_decodes_nothing(case, monkeypatch):
     monkeypatch.setattr(Decoder, "__init__", None)
     assert check_dataset(case("l02_bframes")) == []
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), -1.0])
+def test_an_episode_without_its_place_in_the_video_is_named(v3, tmp_path, value):
+    def rows(found):
+        found[1][f"videos/{FRONT}/from_timestamp"] = value
+        return found
+
+    root = v3.write(tmp_path / "d", [v3.episode(5), v3.episode(6)], codec="libx264", rows_hook=rows)
+    with pytest.raises(
+        CorruptFileError, match="meta/episodes: episode 1 lies from .* to 1.1 s in the video of .*front; expected"
+    ):
+        open_dataset(root)[1].images("front")
+    assert any("episode 1 lies from" in finding.problem for finding in check_dataset(root))
+
+
+@pytest.mark.parametrize("value", ["wide", 0, -0.1])
+def test_a_tolerance_that_is_no_time_is_named(v3, tmp_path, value):
+    root = v3.write(tmp_path / "d", [v3.episode(5)], codec="libx264", info_hook=lambda info: {**info, "tolerance_s": value})
+    with pytest.raises(CorruptFileError, match=r"meta/info.json: has tolerance_s .*; expected seconds, above 0"):
+        open_dataset(root)[0].images("front")

@@ -35,7 +35,7 @@ def lint(dataset: Dataset | str | Path, config: LintConfig | None = None, *, pro
         (2, True)
     """
     config = config or LintConfig()
-    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, depth=True)
     checks = {name: lint_checks.get(name)() for name in config.checks or lint_checks.names()}
     every = np.arange(len(dataset))
     numbers = (every[spread(len(every), config.episodes)] if config.episodes else every).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from verbot.data.storage.features import image_size
@@ -32,19 +33,28 @@ class StoredCameras:
         if name in self._stored.checksums and name not in self._verified:
             read_bytes(path, self._stored.checksums[name])
             self._verified.add(name)
-        rate_hz, start_s = float(info["fps"]), float(row[f"videos/{key}/from_timestamp"])
-        size, stamps, duration_s = None, None, float("inf")
+        rate_hz, size, stamps = float(info["fps"]), None, None
+        start_s, end_s = self._bounds(number, row, key)
         if not self._stored.ours:
             self._check_present(row, key)
             size, stamps = image_size(key, info["features"][key], self._stored.root), self._stored.numbers(row, "timestamp")
-            end_s: Any = row.get(f"videos/{key}/to_timestamp")
-            duration_s = float(end_s) - start_s if is_number(end_s) else duration_s
-        times_s = start_s + row_times(stamps, row["length"], rate_hz, duration_s)
-        tolerance_s: Any = info.get("tolerance_s")
-        return EpisodeVideo(
-            path, path, number, times_s, rate_hz, float(tolerance_s) if is_number(tolerance_s) else None,
-            self._stored.roles.depth.get(camera), size,
-        )  # fmt: skip
+        times_s = start_s + row_times(stamps, row["length"], rate_hz, end_s - start_s)
+        return EpisodeVideo(path, path, number, times_s, rate_hz, self._tolerance(), self._stored.roles.depth.get(camera), size)
+
+    def _bounds(self, number: int, row: Row, key: str) -> tuple[float, float]:
+        """Where an episode begins and ends in its video, in seconds; the end may be infinite."""
+        start_s: Any = row.get(f"videos/{key}/from_timestamp")
+        end_s: Any = row.get(f"videos/{key}/to_timestamp", math.inf)
+        if not is_number(start_s) or not (is_number(end_s) or end_s == math.inf) or start_s < 0:
+            reason = f"episode {number} lies from {start_s} to {end_s} s in the video of {key}; expected two numbers"
+            raise CorruptFileError(self._stored.metadata.path, reason)
+        return float(start_s), float(end_s)
+
+    def _tolerance(self) -> float | None:
+        tolerance_s: Any = self._stored.info.get("tolerance_s")
+        if tolerance_s is not None and not (is_number(tolerance_s) and tolerance_s > 0):
+            raise CorruptFileError(self._stored.root / INFO, f"has tolerance_s {tolerance_s!r}; expected seconds, above 0")
+        return None if tolerance_s is None else float(tolerance_s)
 
     def stored_images(self, row: Row, camera: str) -> UInt8Array | FloatArray:
         """The pictures of one episode, stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
