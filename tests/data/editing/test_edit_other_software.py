@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from verbot.data import EditPlan, annotate, check_dataset, edit, open_dataset
+from verbot.data.editing.clips import cut_video
 from verbot.data.storage import writer as store
-from verbot.errors import DataError
+from verbot.data.storage.video import EncodedVideo
+from verbot.errors import CorruptFileError, DataError
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"
 
@@ -50,16 +52,23 @@ def test_a_dataset_of_other_software(tmp_path, monkeypatch):
 
 # Videos can be copied unless they have B-frames, or an episode begins between two keyframes of one long video.
 @pytest.mark.parametrize(
-    ("name", "copied", "encoded"),
-    [("l01_plain_av1", 2, 2), ("l02_bframes", 0, 2), ("l03_odd_size", 0, 1), ("l06_image_dtype", 2, 0)],
+    ("name", "deleted", "copied", "encoded"),
+    [
+        ("l01_plain_av1", 0, 2, 2),
+        ("l02_bframes", 0, 0, 2),
+        ("l02_bframes", 1, 0, 2),
+        ("l03_odd_size", 1, 0, 1),
+        ("l06_image_dtype", 0, 2, 0),
+    ],
 )
-def test_pictures_of_other_software_stay_those_of_their_frames(case, picture_number, tmp_path, name, copied, encoded):
-    result = edit(case(name), EditPlan(delete=(0,)), out=tmp_path / "ours")
+def test_pictures_of_other_software_stay_those_of_their_frames(case, picture_number, tmp_path, name, deleted, copied, encoded):
+    result = edit(case(name), EditPlan(delete=(deleted,)), out=tmp_path / "ours")
     assert (result.copied, result.encoded) == (copied, encoded)
     before, after = open_dataset(tmp_path / "cases" / name), open_dataset(tmp_path / "ours")
+    first = 0 if deleted else len(before[0])
     for camera in after.camera_names:
         found = [picture_number(image) for image in after[0].images(camera)]
-        assert found == [len(before[0]) + i for i in range(len(found))]
+        assert found == [first + i for i in range(len(found))]
     assert after.info["features"].keys() == before.info["features"].keys()
 
 
@@ -69,3 +78,18 @@ def test_an_annotated_copy_of_other_software_keeps_its_videos(tmp_path, monkeypa
     before, after = open_dataset(FIXTURE)[0], open_dataset(tmp_path / "ours")[0]
     assert after.instruction == "look" and after.extras["recorded_as"] == [before.instruction]
     assert np.array_equal(after.images("wrist"), before.images("wrist"))
+
+
+def test_a_video_is_cut_only_at_a_keyframe_and_in_the_order_of_its_frames(case):
+    case("l06_image_dtype")  # puts the helpers of the cases on the path
+    v3 = sys.modules["_v3"]
+    frames = [v3.picture(number) for number in range(24)]
+    plain, reordered = (v3.video(frames, 30, "libx264", options={"g": "8", "bf": b}) for b in ("0", "3"))
+    clip = cut_video(plain, 8 / 30, 10, 30.0)
+    assert clip is not None and [bytes(p) for p in EncodedVideo.of(clip).packets] == EncodedVideo.of(plain).payload()[8:18]
+    assert cut_video(plain, 9 / 30, 10, 30.0) is None  # no keyframe
+    assert cut_video(plain, 16 / 30, 9, 30.0) is None  # a frame too many
+    assert cut_video(plain, 0.0, 24, 10.0) is None  # another rate
+    assert cut_video(reordered, 0.0, 24, 30.0) is None
+    with pytest.raises(CorruptFileError, match="is not a video"):
+        cut_video(b"nothing", 0.0, 1, 30.0)
