@@ -1,19 +1,13 @@
 """A policy with depth from recording to evaluation."""
 
-import dataclasses
-
 import numpy as np
-import pytest
 
 import verbot
 from verbot import collect, load_policy, open_dataset
-from verbot.data import WindowBatch, WindowConfig, Windows
+from verbot.data import WindowConfig, Windows
 from verbot.workflows.train_evaluate import evaluate
 
-HAS_DEPTH = "depth" in {field.name for field in dataclasses.fields(WindowBatch)}
 
-
-@pytest.mark.skipif(not HAS_DEPTH, reason="windows have no depth")
 def test_depth_from_recording_to_evaluation(tmp_path):
     """Depth is recorded to the millimeter, trained on, stored with the policy, and given to it by the env of an evaluation."""
     collect("tabletop-starter", tmp_path / "demos", 3, workers=1, progress=False, options={"depth": True, "image_size": 32})

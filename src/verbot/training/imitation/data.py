@@ -107,7 +107,7 @@ class TrainingData:
         extractor = _extractor(config.data, network, spec, device, show_progress)
         for recording in recordings.every:
             if extractor is not None:
-                extractor.features(recording.dataset, spec.camera_names)
+                extractor.features(recording.dataset, spec.color_names)
             else:
                 frame_source(dataclasses.replace(config, network=network), spec, recording, 0, show_progress).close()
 
@@ -173,7 +173,7 @@ class TrainingData:
         )  # fmt: skip
         source = recording.source
         if self._extractor is not None:
-            features = self._extractor.features(recording.dataset, self.spec.camera_names)
+            features = self._extractor.features(recording.dataset, self.spec.color_names)
             return Windows(source, config, episodes=episodes, cache=features.frames, features=features)
         workers = self._parallelism.loader_threads or max(1, cores() // self._parallelism.processes)
         frames = frame_source(self._config, self.spec, recording, workers)
