@@ -98,8 +98,8 @@ class EpisodeMetadata:
         number = row.get("episode_index", place)
         wrong = [key for key in self._place_keys if not is_count(row.get(key), 0, 10**9)]
         for key in self._videos:
-            start, stop = row.get(f"videos/{key}/from_timestamp"), row.get(f"videos/{key}/to_timestamp", 0)
-            if not all(is_number(bound) and 0 <= bound <= 1e9 for bound in (start, stop)):
+            start, stop = bounds = [row.get(f"videos/{key}/{end}_timestamp", other) for end, other in (("from", None), ("to", 0))]
+            if not all(isinstance(bound, int | float) and is_number(bound) and 0 <= bound <= 1e9 for bound in bounds):
                 lies = f"episode {number} lies from {start} to {stop} s in the video of {key}"
                 raise CorruptFileError(self.path, f"{lies}; expected two numbers")
         if not is_count(row.get("length"), 1, MOST_FRAMES):
