@@ -105,8 +105,8 @@ def _problems(info: Mapping[str, Any]) -> Iterator[str]:
     if not is_count(info.get("chunks_size", 1), 1):
         yield f"chunks_size is {_short(info['chunks_size'])}; expected a count of at least 1"
     tolerance = info.get("tolerance_s")
-    if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
-        yield f"tolerance_s is {_short(tolerance)}; expected seconds"
+    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
+        yield f"has tolerance_s {_short(tolerance)}; expected seconds, above 0"
     if not isinstance(info.get("robot_type"), str | None):
         yield f"robot_type is {_short(info['robot_type'])}; expected a name"
     for key in ("data_path", "video_path"):

@@ -97,9 +97,11 @@ class EpisodeMetadata:
         row.setdefault("dataset_from_index", None)
         number = row.get("episode_index", place)
         wrong = [key for key in self._place_keys if not is_count(row.get(key), 0, 10**9)]
-        wrong += [key for key in self._start_keys if not is_number(row.get(key)) or not -1 <= row[key] <= 1e9]
-        ends = [f"videos/{key}/to_timestamp" for key in self._videos]
-        wrong += [key for key in ends if key in row and not is_number(row[key])]
+        for key in self._videos:
+            start, stop = bounds = [row.get(f"videos/{key}/{end}_timestamp", other) for end, other in (("from", None), ("to", 0))]
+            if not all(isinstance(bound, int | float) and is_number(bound) and 0 <= bound <= 1e9 for bound in bounds):
+                lies = f"episode {number} lies from {start} to {stop} s in the video of {key}"
+                raise CorruptFileError(self.path, f"{lies}; expected two numbers")
         if not is_count(row.get("length"), 1, MOST_FRAMES):
             wrong.append("length")
         first, last = row["dataset_from_index"], row.get("dataset_to_index")
