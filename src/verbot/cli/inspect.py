@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from verbot.cli.options import READING, ReadingOptions
 
-def data_check_command(path: Positional[Path]) -> int:
+
+def data_check_command(path: Positional[Path], reading: ReadingOptions = READING) -> int:
     """Verify a dataset's checksums and structure; names every broken file.
 
     Example: verbot data check outputs/demo/dataset
@@ -18,7 +20,7 @@ def data_check_command(path: Positional[Path]) -> int:
     """
     from verbot.data import check_dataset
 
-    problems = check_dataset(path)
+    problems = check_dataset(path, reading.features)
     for problem in problems:
         print(problem)
     print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
@@ -26,7 +28,12 @@ def data_check_command(path: Positional[Path]) -> int:
 
 
 def data_lint_command(
-    path: Positional[Path], out: Path | None = None, json: bool = False, strict: bool = False, set: tuple[str, ...] = ()
+    path: Positional[Path],
+    out: Path | None = None,
+    reading: ReadingOptions = READING,
+    json: bool = False,
+    strict: bool = False,
+    set: tuple[str, ...] = (),
 ) -> int:
     """Look for what may spoil training: constant dimensions, jumps, frozen cameras, a wrong action space, misspelled sentences.
 
@@ -46,8 +53,9 @@ def data_lint_command(
     from verbot.workflows.lint import PAGE, lint_dataset
 
     config = build(LintConfig, assignments(set))
-    command = shlex.join(["verbot", "data", "lint", str(path), *(["--set", *set] if set else [])])
-    report = lint_dataset(path, out, config, command=command, progress=not json)
+    given = [*(["--map", *reading.map] if reading.map else []), *(["--set", *set] if set else [])]
+    command = shlex.join(["verbot", "data", "lint", str(path), *given])
+    report = lint_dataset(path, out, config, features=reading.features, command=command, progress=not json)
     if json:
         print(json_module.dumps(report.to_json(), indent=1))
     else:
@@ -57,7 +65,7 @@ def data_lint_command(
     return 1 if strict and not report.clean else 0
 
 
-def data_info_command(path: Positional[Path]) -> int:
+def data_info_command(path: Positional[Path], reading: ReadingOptions = READING) -> int:
     """Print the content of a dataset: robot, cameras, episodes, instructions, statistics.
 
     Example: verbot data info outputs/demo/dataset
@@ -67,11 +75,13 @@ def data_info_command(path: Positional[Path]) -> int:
     """
     from verbot.workflows.inspect import describe
 
-    print(describe(path))
+    print(describe(path, reading.features))
     return 0
 
 
-def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None = None) -> int:
+def data_view_command(
+    path: Positional[Path], episode: int = 0, out: Path | None = None, reading: ReadingOptions = READING
+) -> int:
     """Write or show one recorded episode as a video.
 
     Example: verbot data view outputs/demo/dataset --episode 3 --out episode.mp4
@@ -84,7 +94,7 @@ def data_view_command(path: Positional[Path], episode: int = 0, out: Path | None
     from verbot.rollout import video
     from verbot.workflows.inspect import episode_frames
 
-    frames, rate_hz, instruction = episode_frames(path, episode)
+    frames, rate_hz, instruction = episode_frames(path, episode, reading.features)
     if out is None:
         video.show(frames, rate_hz, instruction)
     else:

@@ -124,6 +124,30 @@ class ActingOptions:
 
 
 @dataclass(frozen=True)
+class ReadingOptions:
+    """How a dataset of other software is read.
+
+    Args:
+        map: which features are the state, the action and the cameras, where they have other names than LeRobot's, each as
+            TARGET=FEATURE, e.g. observation.state=state action=actions images.front=image0.
+    """
+
+    map: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> dict[str, tuple[str, ...]] | None:
+        """As `verbot.open_dataset` takes them."""
+        if not self.map:
+            return None
+        from verbot.data.storage.features import feature_map
+
+        return feature_map(self.map)
+
+
+READING = ReadingOptions()
+
+
+@dataclass(frozen=True)
 class DemonstrationOptions:
     """The datasets to train on.
 

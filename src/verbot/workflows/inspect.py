@@ -10,6 +10,7 @@ from verbot.data.importers import sources
 from verbot.data.importers.table import read_table
 from verbot.data.quality.checks import lint_checks
 from verbot.data.samples.labels import labels
+from verbot.data.storage.features import FeatureMap
 from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
 from verbot.models import registries as parts
@@ -75,28 +76,32 @@ def _plural(word: str) -> str:
     return word[:-1] + "ies" if word.endswith("y") else word + ("es" if word.endswith("s") else "s")
 
 
-def describe(path: Path) -> str:
-    """Robot, cameras, episodes, instructions and components, a line each; of an imported dataset also the import's table."""
-    dataset = open_dataset(path)
-    spec, episodes = dataset.spec, list(dataset)
-    frames = sum(len(episode.actions) for episode in episodes)
-    said = sorted({episode.instruction for episode in episodes})
+def describe(path: Path, features: FeatureMap | None = None) -> str:
+    """Robot, cameras, episodes, instructions, components, and what is not read, a line each; also the table of an import.
+
+    Args:
+        features: as in `open_dataset`.
+    """
+    dataset = open_dataset(path, features=features)
+    spec, frames = dataset.spec, int(dataset.lengths.sum())
+    said = sorted({segment.wordings[0] for episode in dataset for segment in episode.segments})
     lines = [
-        f"{path}: {len(episodes)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes",
+        f"{path}: {len(dataset)} episodes, {frames} frames, {frames / spec.rate_hz / 60:.1f} minutes",
         f"robot {spec.name} at {spec.rate_hz:g} Hz; {len(said)} instructions, such as: {'; '.join(said[:5])}",
     ]
     lines += [f"camera {camera.name}: {camera.width}×{camera.height}, frame {camera.frame}" for camera in spec.cameras]
     for label, components in (("state", spec.state), ("action", spec.action)):
         lines += [f"{label} {c.name}: {c.kind}, {', '.join(c.axes)} ({c.unit}, frame {c.frame})" for c in components]
+    lines += [f"left out {name}: {reason}" for name, reason in dataset.left_out.items()]
     table = read_table(path)
     if table is not None:
         lines += ["", f"imported from {table.source} ({table.format}), {len(table.skipped)} episodes skipped", *table.lines()]
     return "\n".join(lines)
 
 
-def episode_frames(path: Path, number: int) -> tuple[list[UInt8Array], float, str]:
+def episode_frames(path: Path, number: int, features: FeatureMap | None = None) -> tuple[list[UInt8Array], float, str]:
     """(frames, rate in Hz, instruction) of one episode, for `verbot.rollout.video`. Raises `ConfigError` if there is none."""
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, features=features)
     if not 0 <= number < len(dataset):
         raise ConfigError(f"{path} has no episode {number}; it has {len(dataset)}, counted from 0")
     episode = dataset[number]

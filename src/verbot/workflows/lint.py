@@ -17,6 +17,7 @@ from PIL import Image
 from verbot.data.quality import LintConfig, LintFinding, LintReport, lint
 from verbot.data.quality.episode import dimension_names
 from verbot.data.quality.report import SEVERITIES, FramePlace, plural
+from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.errors import DataError
 from verbot.evaluation.report.plots import table
@@ -37,10 +38,16 @@ WIDTH, HEIGHT = 640, 90  # of a plot
 
 
 def lint_dataset(
-    path: Path, out: Path | None = None, config: LintConfig | None = None, *, command: str = "", progress: bool = True
+    path: Path,
+    out: Path | None = None,
+    config: LintConfig | None = None,
+    *,
+    features: FeatureMap | None = None,
+    command: str = "",
+    progress: bool = True,
 ) -> LintReport:
     """Lint a dataset; writes `PAGE` and `RECORD` into the folder `out`, if given. Raises as `lint` does."""
-    dataset = open_dataset(path, depth=True)
+    dataset = open_dataset(path, features=features, depth=True)
     report = lint(dataset, config, progress=progress)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

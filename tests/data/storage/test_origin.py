@@ -14,6 +14,8 @@ import pytest
 from verbot.data import open_dataset
 from verbot.data.storage import layout
 from verbot.errors import DataError
+from verbot.training.imitation.mixing import Recordings
+from verbot.training.imitation.records import DataConfig
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def edited(written, tmp_path) -> Path:
 
 def test_what_was_lost_is_said_and_taken_from_the_origin(edited, written):
     alone, source = open_dataset(edited), open_dataset(written)
-    assert "open_dataset(…, origin=PATH) takes them" in alone.left_out["meta/verbot"]
+    assert "open_dataset(…, origin=PATH), or --set data.origin=PATH in training, takes them" in alone.left_out["meta/verbot"]
     assert (alone[0].extras, alone.spec.action[0].kind) == ({}, "other")
     dataset = open_dataset(edited, origin=written)
     assert (dataset.spec, dict(dataset.left_out)) == (source.spec, {})
@@ -92,3 +94,8 @@ def test_another_robot_is_no_origin(edited, written, case):
     (edited / "meta/info.json").write_text(json.dumps(info | {"fps": 5}))
     with pytest.raises(DataError, match="has 5 frames a second; its origin has 10"):
         open_dataset(edited, origin=written)
+
+
+def test_training_takes_the_origin_too(edited, written):
+    found = Recordings.open(DataConfig((str(edited),), origin=str(written), out_of_range="widen"))
+    assert [c.kind for c in found.spec.action] == [c.kind for c in open_dataset(written).spec.action]

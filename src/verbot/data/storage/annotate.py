@@ -76,7 +76,7 @@ def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Anno
         ...     open_dataset(folder)[1].instructions
         ('touch the blue cube', 'go to the blue one')
     """
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, depth=True)
     if out is not None:
         _copy(dataset, Path(out))
     elif not _is_ours(dataset):

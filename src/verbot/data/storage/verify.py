@@ -9,6 +9,7 @@ from pathlib import Path
 
 from verbot.data.storage import layout
 from verbot.data.storage.episode_statistics import check_finite
+from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.info import checksums, is_ours, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
@@ -36,12 +37,15 @@ class Finding:
         return f"{self.path}: {self.problem}"
 
 
-def check_dataset(path: str | Path) -> list[Finding]:
+def check_dataset(path: str | Path, features: FeatureMap | None = None) -> list[Finding]:
     """All problems of the dataset at `path`; an empty list if it is intact.
 
     Files that verbot wrote are compared with their checksums. In a dataset of other software what its metadata say twice is
     compared, and the time of every row with the times of the pictures in its videos, which costs one pass over their packets and
     no decoding. Numbers that are not finite or outside their declared ranges are counted in both.
+
+    Args:
+        features: as in `open_dataset`.
 
     Example:
         >>> import tempfile
@@ -55,7 +59,7 @@ def check_dataset(path: str | Path) -> list[Finding]:
     """
     root = Path(path)
     found: dict[str, list[Finding]] = {}
-    for step in (_info, _files, _derived, _journal, _contents):
+    for step in (_info, _files, _derived, _journal, partial(_contents, features=features)):
         new: dict[str, list[Finding]] = {}
         for problem in step(root):
             new.setdefault(problem.path, []).append(problem)
@@ -103,11 +107,11 @@ def _read_entry(path: Path) -> None:
     JournalEntry.from_bytes(read_bytes(path), 0, path)
 
 
-def _contents(root: Path) -> Iterator[Finding]:
+def _contents(root: Path, features: FeatureMap | None) -> Iterator[Finding]:
     if any(True for _ in _journal(root)):
         return  # already reported, and the dataset cannot be opened
     try:
-        dataset = open_dataset(root)
+        dataset = open_dataset(root, features=features)
         yield from _read(dataset)
     except DataError as error:
         yield _finding(error, root)

@@ -148,13 +148,16 @@ def _is_own(config: DataConfig, dataset: Dataset) -> bool:
 
 def opened(config: DataConfig, path: str) -> Dataset:
     """A dataset of a run, read as the configuration says."""
-    return open_mapped(path, config.features, config.depth)
+    return open_mapped(path, config.features, config.depth, config.origin)
 
 
-def open_mapped(path: str | Path, features: Mapping[str, Sequence[str]] | None, depth: bool = False) -> Dataset:
-    """As `open_dataset`; `features` are not for a dataset that verbot recorded, which may be mixed with a foreign one."""
-    own = features is not None and "verbot" in read_info(Path(path))
-    return open_dataset(path, features=None if own else features, depth=depth)
+def open_mapped(
+    path: str | Path, features: Mapping[str, Sequence[str]] | None, depth: bool = False, origin: str | None = None
+) -> Dataset:
+    """As `open_dataset`; `features` and `origin` are not for a dataset of verbot, which may be mixed with a foreign one."""
+    if (features is not None or origin is not None) and "verbot" in read_info(Path(path)):
+        features = origin = None
+    return open_dataset(path, features=features, depth=depth, origin=origin)
 
 
 def with_cameras(spec: RobotSpec, cameras: Sequence[str] | None) -> RobotSpec:

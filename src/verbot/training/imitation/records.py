@@ -55,6 +55,8 @@ class DataConfig:
         features: which features of the datasets are the state, the action and the cameras, where they have other names than
             LeRobot's: ``{"observation.state": ["arm", "gripper"], "observation.images.front": ["image0"]}``.
         depth: read depth cameras too.
+        origin: the dataset of verbot that the others were edited from with LeRobot, whose tool drops spec, calibration and
+            wordings: they are taken from there (see `verbot.open_dataset`).
         rate_hz: the rate to which datasets of another rate are resampled (see `verbot.data.storage.resample.resample`); None
             refuses datasets of different rates.
         out_of_range: what to do if data lie outside the robot's declared ranges. ``"refuse"`` stops. ``"clip"`` trains: actions
@@ -74,6 +76,7 @@ class DataConfig:
     cameras: tuple[str, ...] | None = None
     features: Mapping[str, tuple[str, ...]] | None = None
     depth: bool = False
+    origin: str | None = None
     rate_hz: float | None = None
     out_of_range: Literal["refuse", "clip", "widen"] = "refuse"
     batch_size: int = 64
