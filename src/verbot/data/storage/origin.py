@@ -67,7 +67,8 @@ def lost_by_editing(info: Mapping[str, Any], roles: FeatureRoles, root: Path) ->
         return ""
     return (
         "was written by verbot and edited by other software, which dropped the robot's spec, calibration, grounding and "
-        "wordings; open_dataset(…, origin=PATH), or --set data.origin=PATH in training, takes them from the dataset that was edited"
+        "wordings; open_dataset(…, origin=PATH), or --set data.origin=PATH in training, takes them from the dataset that was "
+        "edited"
     )
 
 
