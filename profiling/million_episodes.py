@@ -66,7 +66,7 @@ def generate(root: Path, episodes: int) -> None:
     """A dataset as other software writes it: `LENGTH` frames an episode, one camera."""
     vector = Component("joints", "other", tuple("abcd"), "1", "", (-1.0,) * 4, (1.0,) * 4)
     spec = RobotSpec("generated", RATE_HZ, (Camera("front", SIZE, SIZE),), (vector,), (vector,))
-    features, rng = schema.features_of(spec, schema.storage_of(spec, None), {}), np.random.default_rng(0)
+    features, rng = schema.features_of(spec, schema.storage_of(spec, "video"), {}), np.random.default_rng(0)
     for number in range(VIDEOS):
         path = root / layout.place(layout.VIDEO_PATH, number, video_key=layout.IMAGES + "front")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,10 +77,10 @@ def test_those_of_teleop(capsys, monkeypatch):
 
 def test_those_of_train(capsys, monkeypatch):
     line = "train tiny --data a b --out run --init-from p --minutes 1 --samples 2 --steps 3 --set learning_rate=1e-3 --seed 4"
-    line += " --embodiments c --map state=qpos,grip"
+    line += " --embodiments c --map state=qpos,grip --cache frames"
     given, named = reached(capsys, monkeypatch, "verbot.workflows.train_evaluate.train", line)
     settings = {"minutes": 1.0, "samples": 2, "steps": 3, "init_from": "p", "learning_rate": 1e-3, "embodiments": (Path("c"),)}
-    settings |= {"data.features": {"observation.state": ("qpos", "grip")}}
+    settings |= {"data.features": {"observation.state": ("qpos", "grip")}, "data.cache": "frames"}
     assert (given, named) == (("tiny",), {"out": Path("run"), "data": (Path("a"), Path("b")), "seed": 4, **settings})
 
 

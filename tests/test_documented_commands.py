@@ -87,8 +87,10 @@ def command_of(words):
 
 def reads(words):
     """Paths below outputs/ that a command reads."""
-    made = makes(words)
-    return [path for word in words for path in [word.partition("=")[2] or word] if path.startswith("outputs/") and path != made]
+    made = {makes(words), *(words[words.index("--cache") + 1 :][:1] if "--cache" in words else ())}
+    return [
+        path for word in words for path in [word.partition("=")[2] or word] if path.startswith("outputs/") and path not in made
+    ]
 
 
 def shortened(words):

@@ -60,6 +60,7 @@ _CORE = (
     "data info rover",
     "data view rover --out rover.mp4",
     "data edit rover --trim 0 1: --out rover-edited",
+    "data lint rover --out rover-lint",
     "data annotate rover --instructions words.json",
     f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
     "compare rover-expert --out rover-compared",

@@ -201,5 +201,5 @@ def test_validation_episodes_are_never_trained_on(toy, tmp_path):
     windows = training_data._train[0]
     shown = set(windows.locate(np.arange(len(windows)))[0].tolist())
     hidden = training_data._held_out.source.sources[0]
-    assert shown.isdisjoint({hidden._episode[i] for i in hidden._index})
+    assert shown.isdisjoint(hidden.locate(np.arange(len(hidden)))[0].tolist())
     assert len(shown) == 5

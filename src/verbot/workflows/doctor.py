@@ -30,7 +30,7 @@ NEEDED_EXTRAS = {"torch", "mujoco"}
 # Optional packages of each command, by their import names; several lines where a command can do without some of them.
 COMMANDS = {
     "verbot list": (),
-    "verbot data check, data info, data view, data edit, data annotate": (),
+    "verbot data check, data info, data view, data lint, data edit, data annotate": (),
     "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in navigation": (),
     "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in the tabletop": ("mujoco",),
     "verbot teleop, evaluate, compare, robustness, watch, explain: a policy, in the tabletop": ("torch", "mujoco"),

@@ -11,7 +11,7 @@ import pytest
 from verbot.data import EditPlan, annotate, check_dataset, edit, open_dataset
 from verbot.data.editing.clips import cut_video
 from verbot.data.storage import writer as store
-from verbot.data.storage.video import EncodedVideo
+from verbot.data.storage.encoded_video import EncodedVideo
 from verbot.errors import CorruptFileError, DataError
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"

@@ -246,7 +246,7 @@ def test_depth_is_read_in_meters(v3):
         assert np.allclose(small[0], units[1][1::4, 5 + 1 : 25 : 4] / 1000)  # pixels of the crop, not averages of them
     with (
         Decoder(v3.video([v3.picture(0)] * 3, 10, "libx264"), "clip", 10.0) as decoder,
-        pytest.raises(CorruptFileError, match="has pixels of yuv420p; expected depth as one of gray10le, gray12le, gray16le"),
+        pytest.raises(CorruptFileError, match="is in yuv420p, whose pixels are no distances; 12 or 16 bits are needed"),
     ):
         decoder.frames_at([0.0], depth=DepthCode(unit_m=0.001))
 
@@ -274,7 +274,8 @@ def test_an_episode_without_its_place_in_the_video_is_named(v3, tmp_path, value)
 
     root = v3.write(tmp_path / "d", [v3.episode(5), v3.episode(6)], codec="libx264", rows_hook=rows)
     with pytest.raises(
-        CorruptFileError, match="meta/episodes: episode 1 lies from .* to 1.1 s in the video of .*front; expected"
+        CorruptFileError,
+        match="meta/episodes: episode 1 has videos/observation.images.front/from_timestamp .*; expected the place",
     ):
         open_dataset(root)[1].images("front")
     assert any("episode 1 lies from" in finding.problem for finding in check_dataset(root))
@@ -283,5 +284,5 @@ def test_an_episode_without_its_place_in_the_video_is_named(v3, tmp_path, value)
 @pytest.mark.parametrize("value", ["wide", 0, -0.1])
 def test_a_tolerance_that_is_no_time_is_named(v3, tmp_path, value):
     root = v3.write(tmp_path / "d", [v3.episode(5)], codec="libx264", info_hook=lambda info: {**info, "tolerance_s": value})
-    with pytest.raises(CorruptFileError, match=r"meta/info.json: has tolerance_s .*; expected seconds, above 0"):
+    with pytest.raises(CorruptFileError, match=r"meta/info.json: .*tolerance_s.*; expected seconds"):
         open_dataset(root)[0].images("front")
