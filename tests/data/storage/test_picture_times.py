@@ -275,7 +275,7 @@ def test_an_episode_without_its_place_in_the_video_is_named(v3, tmp_path, value)
     root = v3.write(tmp_path / "d", [v3.episode(5), v3.episode(6)], codec="libx264", rows_hook=rows)
     with pytest.raises(
         CorruptFileError,
-        match="episode 1 has videos/observation.images.front/from_timestamp .*; expected the place",
+        match="meta/episodes: episode 1 lies from .* to 1.1 s in the video of .*front; expected",
     ):
         open_dataset(root)[1].images("front")
     assert any("episode 1 lies from" in finding.problem for finding in check_dataset(root))
