@@ -103,6 +103,7 @@ def run(folder: Path, *arguments: object) -> str:
             output.write(f"\nTRACEBACK {type(error).__name__}: {error}")
             code = 99
     text = re.sub(re.escape(str(folder)) + "/?", "", output.getvalue())
+    text = re.sub(r"/\S*/site-packages/", "", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     shown = " / ".join(lines[-3:]) if code else (lines[-1] if lines else "")
     return f"{code} {' '.join(map(str, arguments[:2]))}: {shown[:LINE]}"
