@@ -40,6 +40,14 @@ class CorruptFileError(DataError):
         super().__init__(f"{path}: {reason}")
 
 
+class UnwritableError(DataError):
+    """A file cannot be written: the disk is full, or the folder is not writable. What was saved before is whole."""
+
+    def __init__(self, path: object, error: OSError):
+        self.path, self.errno, self.strerror = str(path), error.errno, error.strerror or str(error)
+        super().__init__(f"{path} cannot be written ({self.strerror}); what was saved before is whole: make room, and try again")
+
+
 class PolicyError(VerbotError):
     """A policy directory is incomplete, or an input does not fit a policy."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import select
 import sys
@@ -58,6 +59,7 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "compare": {"--designs": "--list"},
     "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _python_text = warnings.formatwarning
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
@@ -108,6 +110,11 @@ def _run(arguments: Sequence[str] | None) -> None:
         if not isinstance(reported, VerbotError):
             raise
         print(f"verbot: {reported}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"verbot: {error.filename or 'a file'} cannot be written: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("verbot: interrupted", file=sys.stderr)

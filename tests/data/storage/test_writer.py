@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from verbot.cli import main
 from verbot.data import DatasetWriter, EpisodeRecord, check_dataset, open_dataset
 from verbot.data.storage.journal import EpisodeJournal
-from verbot.errors import DataError, UnknownNameError
+from verbot.errors import DataError, UnknownNameError, UnwritableError
 from verbot.spec import Camera, Component, RobotSpec
 from verbot.statistics import Statistics
 
@@ -210,3 +213,30 @@ def test_extras_under_the_names_of_an_older_version_are_read(tmp_path, spec, mak
         writer.save_episode(dataclasses.replace(record, extras=extras))
         found = open_dataset(tmp_path / "old")[0].extras
     assert found["first_contact_frame"] == 4 and "engaged_frame" not in found
+
+
+def test_a_full_disk_is_said_in_a_line_and_nothing_is_lost(tmp_path, spec, make, monkeypatch):
+    writer = DatasetWriter(tmp_path / "d", spec)
+    writer.save_episode(make(0))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UnwritableError, match=r"episode-000001.episode cannot be written \(No space left on device\)"):
+            writer.save_episode(make(1))
+    assert not list((tmp_path / "d/journal").glob(".*.tmp")) and len(open_dataset(tmp_path / "d")) == 1
+    writer.save_episode(make(1))
+    writer.close()
+    assert len(open_dataset(tmp_path / "d")) == 2 and check_dataset(tmp_path / "d") == []
+
+
+def test_a_command_on_a_full_disk_has_no_traceback(tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as stop:
+        main(["collect", str(tmp_path / "d"), "--suite", "navigation", "--episodes", "1", "--workers", "1"])
+    assert stop.value.code == 2 and "cannot be written (No space left on device)" in capsys.readouterr().err.splitlines()[-1]

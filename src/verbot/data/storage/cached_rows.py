@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from verbot.data.storage.files import lock, read_json, write_atomic
 from verbot.data.storage.reader import Dataset
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import CorruptFileError, DataError, UnwritableError
 from verbot.spec import Int64Array
 
 CACHE = ".cache"  # below the dataset
@@ -100,7 +100,7 @@ class CachedRows:
                     if done < len(self.digests):
                         row = row or shape()
                         self._fill(name, path, done, row, fill)
-            except OSError as error:  # the disk is full, or the folder is not writable
+            except (OSError, UnwritableError) as error:  # the disk is full, or the folder is not writable
                 raise self._refusal(folder, error) from error
             found = path, row
         path, row = found
@@ -160,7 +160,7 @@ class CachedRows:
             if old != path and former.fullmatch(old.name):
                 old.unlink()
 
-    def _refusal(self, folder: Path, error: OSError) -> DataError:
+    def _refusal(self, folder: Path, error: OSError | UnwritableError) -> DataError:
         reason = error.strerror or str(error)
         if error.errno == errno.ENOSPC:
             reason += f" ({gigabytes(free_bytes(folder))} free)"

@@ -16,30 +16,33 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import CorruptFileError, DataError, UnwritableError
 
 
 def write_atomic(path: Path, content: bytes) -> str:
     """Write `content` so that at every instant `path` holds either the whole old content or the whole new one.
 
     The bytes are on disk (fsync of the file, rename, fsync of the folder) before this returns. Returns their sha256.
+
+    Raises `UnwritableError` if that cannot be, for instance because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError:  # the disk is full
-        draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise UnwritableError(path, error) from error
     return sha256(content)
 
 
@@ -150,10 +153,14 @@ def _unreadable(path: Path, what: str, error: Exception) -> CorruptFileError:
 def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
     """An exclusive lock that the operating system releases when its process dies.
 
-    Raises `DataError` with the text `holder` if the lock is taken, unless `wait`.
+    Raises `DataError` with the text `holder` if the lock is taken, unless `wait`; `UnwritableError` if there can be none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path, "a+b"))
+        except OSError as error:
+            raise UnwritableError(path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
