@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.editing.plan import EditPlan, Piece, pieces_of
-from verbot.data.editing.source import EditSource
+from verbot.data.editing.source import EditSource, recorded_first
 from verbot.data.storage import folder_swap, layout
 from verbot.data.storage.files import lock, write_atomic
 from verbot.data.storage.joining import join_recordings
@@ -166,7 +166,7 @@ def _check_names(plan: EditPlan, sources: Sequence[EditSource]) -> None:
                 raise UnknownNameError(f"{kind} to rename", name, known)
     if plan.replacements:
         episodes = (episode for source in sources for episode in source.dataset)
-        sentences = {segment.wordings[0] for episode in episodes for segment in episode.segments}
+        sentences = {segment.wordings[0] for episode in episodes for segment in recorded_first(episode)}
         for sentence in plan.replacements:
             if sentence not in sentences:
                 raise UnknownNameError("recorded sentence", sentence, sentences)

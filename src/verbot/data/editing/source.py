@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from verbot.data.editing.clips import StoredImages
 from verbot.data.editing.moved import moved_column, moved_extras, moved_segments
 from verbot.data.editing.plan import EditPlan, Piece
-from verbot.data.storage.journal import JournalEntry
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.record import EpisodeRecord
@@ -26,6 +22,15 @@ from verbot.errors import DataError
 from verbot.spec import Float64Array, FloatArray, Int64Array
 
 NOT_KEPT, NO_CAMERA = "its type is not written", "it is not read as a camera"
+
+
+def recorded_first(episode: Episode) -> tuple[InstructionSegment, ...]:
+    """The segments of an episode, each with its recorded sentence as the first of its wordings."""
+    segments = episode.segments
+    if len(segments) > 1:
+        return segments
+    wordings = tuple(dict.fromkeys((episode.instruction, *segments[0].wordings)))
+    return (dataclasses.replace(segments[0], wordings=wordings),)
 
 
 class EditSource:
@@ -133,15 +138,7 @@ class EditSource:
 
     def _times(self, episode: Episode) -> Float64Array:
         """The timestamps (t,) of an episode in seconds."""
-        even = np.arange(len(episode)) / self.dataset.spec.rate_hz
-        source = episode._source
-        if self.ours or isinstance(source, JournalEntry) or "timestamp" not in self.dataset.info["features"]:
-            return even
-        path: Path = self.dataset._data_path(source)
-        chosen = pc.field("episode_index") == source["episode_index"]
-        table = pq.read_table(path, columns=["timestamp", "episode_index"], filters=chosen)
-        times = np.asarray(table.column("timestamp").to_numpy(), np.float64)
-        return times if len(times) == len(even) else even
+        return np.arange(len(episode)) / self.dataset.spec.rate_hz if self.ours else episode.timestamps
 
     def _column(self, episode: Episode, name: str) -> np.ndarray:
         """A further column in the type and shape that the feature table says."""
@@ -155,10 +152,7 @@ class EditSource:
     def _words(self, episode: Episode, number: int, rows: Int64Array) -> tuple[tuple[InstructionSegment, ...], dict[str, Any]]:
         """The instruction of every frame that is kept, and the extras."""
         extras: Mapping[str, Any] = episode.extras
-        segments = episode.segments
-        if len(segments) == 1:  # the recorded sentence, which need not be the first of the wordings
-            wordings = tuple(dict.fromkeys((episode.instruction, *segments[0].wordings)))
-            segments = (dataclasses.replace(segments[0], wordings=wordings),)
+        segments = recorded_first(episode)
         texts = self._plan.instructions.get(number)
         if texts is not None:
             extras, segments = reworded(extras, texts, episode.tasks), (InstructionSegment(0, len(episode), tuple(texts)),)
