@@ -21,7 +21,7 @@ from verbot.data.storage.sentences import reworded
 from verbot.errors import DataError
 from verbot.spec import Float64Array, FloatArray, Int64Array
 
-NOT_KEPT, NO_CAMERA = "its type is not written", "it is not read as a camera"
+NOT_KEPT, NO_CAMERA, RESERVED = "its type is not written", "it is not read as a camera", "another feature has its name now"
 
 
 def recorded_first(episode: Episode) -> tuple[InstructionSegment, ...]:
@@ -42,10 +42,13 @@ class EditSource:
 
     def __init__(self, dataset: Dataset, plan: EditPlan):
         self.dataset, self._plan, self._images = dataset, plan, StoredImages(dataset)
+        self._further = dataset._stored.roles.columns
         self.recorded_columns = {
             name: feature
             for name, feature in further_features(dataset.info["features"]).items()
-            if feature["dtype"] in (*NUMBERS, "bool", "string") and all(isinstance(size, int) for size in feature["shape"])
+            if name in self._further
+            and feature["dtype"] in (*NUMBERS, "bool", "string")
+            and all(isinstance(size, int) for size in feature["shape"])
         }
         self._rate_hz = plan.rate_hz or dataset.spec.rate_hz / plan.subsample
         spec = dataset.spec if self._rate_hz == dataset.spec.rate_hz else resampled_spec(dataset.spec, self._rate_hz)
@@ -69,7 +72,8 @@ class EditSource:
     def left_out(self) -> dict[str, str]:
         """Features that are not written, each with the reason."""
         features = self.dataset.info["features"]
-        columns = {name: NOT_KEPT for name in further_features(features) if name not in self.recorded_columns}
+        kept, further = self.recorded_columns, further_features(features)
+        columns = {name: NOT_KEPT if name in further else RESERVED for name in self._further if name not in kept}
         used = {self.dataset._camera_keys[name] for name in self.dataset.spec.camera_names if name in self.dataset._camera_keys}
         cameras = [key for key, feature in features.items() if feature["dtype"] in (IMAGE, VIDEO) and key not in used]
         return columns | dict.fromkeys(cameras, NO_CAMERA)
