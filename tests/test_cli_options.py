@@ -52,25 +52,27 @@ def test_those_of_collect(capsys, monkeypatch):
     line = (
         "collect demos --suite navigation --episodes 3 --seed 4 --noise 0.2 --tasks go around --axes camera 1 --randomize all 2"
         " --image-size 32 --cameras top --depth --revisit again --captions 5 --max-frames 6 --workers 7 --cluster ray"
+        " --images image"
     )
     given, named = reached(capsys, monkeypatch, "verbot.rollout.collect.run", line)
     options = {"image_size": 32, "cameras": ("top",), "depth": True, "captions": 5}
     config = CollectConfig(
-        "navigation", 3, 4, 0.2, 7, ("go", "around"), options, {"camera": 1}, {"all": 2}, revisit_env="again", max_frames=6
-    )
+        "navigation", 3, 4, 0.2, 7, ("go", "around"), options, {"camera": 1}, {"all": 2}, revisit_env="again", max_frames=6,
+        images="image",
+    )  # fmt: skip
     assert (given, named) == ((config, Path("demos")), {"cluster": "ray"})
 
 
 def test_those_of_teleop(capsys, monkeypatch):
     line = (
         "teleop demos --suite navigation --by gamepad --policy starter --execute 2 --episodes 3 --seconds 9 --seed 4 --tasks go"
-        " --axes camera 1 --image-size 32 --cameras top --depth --captions 5 --host 0.0.0.0 --port 80"
+        " --axes camera 1 --image-size 32 --cameras top --depth --captions 5 --host 0.0.0.0 --port 80 --images image"
     )
     (config, out, agent), _ = reached(capsys, monkeypatch, "verbot.teleop.teleoperate", line)
     options = {"image_size": 32, "cameras": ("top",), "depth": True, "captions": 5, "max_seconds": 9.0}
     wanted = TeleopConfig(
         env="navigation", by="gamepad", episodes=3, seed=4, tasks=("go",), axes={"camera": 1}, options=options, host="0.0.0.0",
-        port=80,
+        port=80, images="image",
     )  # fmt: skip
     assert (config, out, callable(agent)) == (wanted, Path("demos"), True)
 
@@ -132,10 +134,11 @@ def test_those_of_an_import(capsys, monkeypatch, tmp_path):
     line = (
         f"data import logs new --format mcap --limit 2 --rate-hz {spec.rate_hz} --robot aloha --spec {tmp_path}/spec.json"
         " --instruction 'fold it' --set split=/x images.front=/y --map action=/z,/w --json"
+        " --images image"
     )
     given, named = reached(capsys, monkeypatch, "verbot.data.importers.convert.import_dataset", line)
     options = {"split": "/x", "images": {"front": "/y"}, "action": ("/z", "/w")}
-    config = ImportConfig("mcap", 2, spec.rate_hz, "aloha", spec, "fold it", options)
+    config = ImportConfig("mcap", 2, spec.rate_hz, "aloha", spec, "fold it", options, "image")
     assert (given, named) == ((Path("logs"), Path("new"), config), {"progress": True})
 
 

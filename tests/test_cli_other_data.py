@@ -2,9 +2,11 @@
 
 import json
 
+import h5py
 import pytest
 
 from verbot.cli import main
+from verbot.data import open_dataset
 
 MAP = ("--map", "state=state", "action=actions", "images.front=image", "images.wrist=wrist_image")
 
@@ -27,6 +29,19 @@ def test_every_command_takes_the_names_of_features(case, capsys, tmp_path):
     for command in ("info", "check", "view", "lint"):
         code, said = run(capsys, "data", command, root)
         assert code != 0 and "--map action=actions" in said.out + said.err
+
+
+def test_edits_and_exports_take_the_names_of_features(case, capsys, tmp_path):
+    root = case("l08_openpi_keys")
+    code, said = run(capsys, "data", "edit", root, "--out", tmp_path / "ours", "--delete", 0, *MAP)
+    assert code == 0 and "1 of 2 episodes" in said.out and open_dataset(tmp_path / "ours").camera_names == ("front", "wrist")
+    code, said = run(capsys, "data", "export", root, tmp_path / "all.hdf5", *MAP)
+    assert code == 0 and said.out.startswith("2 episodes, 20 frames: ")
+    with h5py.File(tmp_path / "all.hdf5") as file:
+        assert {"front_image", "wrist_image"} <= set(file["data/demo_0/obs"])
+    for command, out in (("edit", ["--out", tmp_path / "two"]), ("export", [tmp_path / "two.hdf5"])):
+        code, said = run(capsys, "data", command, root, *out)
+        assert code == 2 and "--map action=actions" in said.err
 
 
 def test_what_is_not_read_is_said(case, capsys):

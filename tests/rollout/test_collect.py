@@ -313,3 +313,12 @@ def test_scenes_are_recorded_with_captions_and_without_demonstrations(tmp_path):
         assert build(CollectConfig, {"again": "tabletop-revisit"}) == CollectConfig(revisit_env="tabletop-revisit")
     with pytest.raises(ConfigError, match="max_frames is 0; expected at least 1 frame, or none for whole demonstrations"):
         collect("tabletop-starter", tmp_path / "none", 1, max_frames=0, progress=False)
+
+
+def test_images_without_loss(demos, tmp_path):
+    collect("tabletop-starter", tmp_path / "exact", 1, seed=3, workers=1, options=OPTIONS, images="image", progress=False)
+    (episode,) = open_dataset(tmp_path / "exact")
+    features = episode.dataset.info["features"]
+    assert {features[f"observation.images.{name}"]["dtype"] for name in episode.dataset.camera_names} == {"image"}
+    lossy = open_dataset(demos.path)[0]
+    assert np.array_equal(episode.states, lossy.states) and not np.array_equal(episode.images("front"), lossy.images("front"))

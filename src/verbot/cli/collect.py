@@ -40,7 +40,7 @@ def collect_command(
     config = CollectConfig(
         env=recorded.suite, episodes=episodes, seed=recorded.seed, noise=noise, workers=machines.workers or cores(),
         tasks=recorded.tasks or None, axes=recorded.axes or {}, options=recorded.of_env(), randomize=randomize or {},
-        revisit_env=revisit, max_frames=max_frames,
+        revisit_env=revisit, max_frames=max_frames, images=recorded.images,
     )  # fmt: skip
     result = run(config, out, cluster=machines.cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")
@@ -79,6 +79,7 @@ def teleop_command(
     config = TeleopConfig(
         env=recorded.suite, by=by, episodes=episodes, seed=recorded.seed, tasks=recorded.tasks or None, axes=recorded.axes or {},
         options=recorded.of_env() | given(max_seconds=seconds or None), host=page.host, port=page.port,
+        images=recorded.images,
     )  # fmt: skip
     result = teleoperate(config, out, agent_maker(policy, execute or 1) if policy else None)
     print(f"{result.attempts} attempts in {result.episodes} episodes, {result.errors} simulator errors: {result.path}")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from verbot.cli.options import RECORDINGS, ImportOptions
+from verbot.cli.options import READING, RECORDINGS, ImportOptions, ReadingOptions
 
 
 def data_import_command(
@@ -52,7 +52,7 @@ def data_import_command(
     if twice:
         raise ConfigError(f"{twice[0]} is given by --map and by --set; give it once")
     given = (recordings.rate_hz, recordings.robot, spec, recordings.instruction)
-    config = ImportConfig(format, limit, *given, {**options, **fields})
+    config = ImportConfig(format, limit, *given, {**options, **fields}, recordings.images)
     result = import_dataset(source, target, config, progress=True)
     if json:
         print(json_module.dumps(result.to_json(), indent=1))
@@ -72,7 +72,11 @@ def data_import_command(
 
 
 def data_export_command(
-    source: Positional[Path], target: Positional[Path], to: Literal["hdf5"] = "hdf5", limit: int | None = None
+    source: Positional[Path],
+    target: Positional[Path],
+    to: Literal["hdf5"] = "hdf5",
+    limit: int | None = None,
+    reading: ReadingOptions = READING,
 ) -> int:
     """Write a dataset in another format: HDF5 as robomimic lays it out. LeRobotDataset v3.0 is what it is already.
 
@@ -86,6 +90,6 @@ def data_export_command(
     """
     from verbot.data.importers.export_hdf5 import export_hdf5
 
-    result = export_hdf5(source, target, limit, progress=True)
+    result = export_hdf5(source, target, limit, progress=True, features=reading.features)
     print(f"{result.episodes} episodes, {result.frames} frames: {result.path}")
     return 0

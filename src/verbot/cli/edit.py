@@ -10,6 +10,8 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import Positional, UseAppendAction
 
+from verbot.cli.options import READING, ReadingOptions
+
 Read = TypeVar("Read")
 
 
@@ -64,6 +66,7 @@ def data_edit_command(
     out: Path | None = None,
     episodes: EpisodeOptions = EPISODES,
     channels: ChannelOptions = CHANNELS,
+    reading: ReadingOptions = READING,
     json: bool = False,
 ) -> int:
     """Change a dataset, in place or as a copy: delete, trim, split, merge, rename, resample, give other instructions.
@@ -97,7 +100,7 @@ def data_edit_command(
         rate_hz=channels.rate_hz,
         subsample=channels.subsample,
     )
-    result = edit(source, plan, out, progress=True)
+    result = edit(source, plan, out, progress=True, features=reading.features)
     print(json_module.dumps(result.to_json(), indent=1) if json else f"{result.table()}\n{result.path}")
     return 0
 

@@ -13,6 +13,7 @@ Axis = Literal[
     "positions", "lighting", "appearance", "camera", "camera_dropout", "distractors", "robot_start", "sensor_noise", "dynamics"
 ]
 Strength = Literal[1, 2, 3]
+Storage = Literal["video", "image"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class RecordOptions:
         cameras: only these cameras of the suite; otherwise all.
         depth: also record a depth camera beside each camera of a tabletop.
         captions: number of captions of each scene to record, each with a hard negative, for pretraining.
+        images: how color images are stored: video, or image (PNG, without loss); otherwise video.
     """
 
     suite: str = "tabletop-starter"
@@ -38,6 +40,7 @@ class RecordOptions:
     cameras: tuple[str, ...] = ()
     depth: bool = False
     captions: int = 0
+    images: Storage | None = None
 
     def of_env(self) -> dict[str, Any]:
         """Options of `make_env`."""
@@ -228,19 +231,21 @@ class ComparisonOptions:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Properties of recordings that their format does not contain.
+    """What the format of recordings does not say: properties of them, and how they are to be stored.
 
     Args:
         rate_hz: the rate of recording, if the format does not contain it; for logs, the rate to resample to.
         robot: whose numbers these are: droid, bridge, open_x, aloha, robomimic, libero or generic; otherwise recognized.
         spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
         instruction: for episodes without one.
+        images: how color images are stored: video, or image (PNG, without loss); otherwise video.
     """
 
     rate_hz: float | None = None
     robot: str | None = None
     spec: Path | None = None
     instruction: str | None = None
+    images: Storage | None = None
 
 
 RECORDED, PAGE, MACHINES = RecordOptions(), PageOptions(), MachineOptions()

@@ -48,6 +48,7 @@ class CollectConfig:
         revisit_env: env of a second episode in each scene, directly after the first; None visits each scene once.
         max_frames: record only this many frames from the start of each episode, whether or not it would succeed. Such a dataset
             trains perception, not actions. None records whole successful episodes.
+        images: how color images are stored, as in `verbot.data.DatasetWriter`.
     """
 
     env: str = "tabletop-starter"
@@ -62,6 +63,7 @@ class CollectConfig:
     attempts_per_episode: float = 2.0
     revisit_env: str | None = None
     max_frames: int | None = None
+    images: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
@@ -139,7 +141,7 @@ def run(config: CollectConfig, path: Path, progress: bool = True, cluster: str |
     indices = range(tried, limit if saved < config.episodes else tried)
     played = demonstrations(DemonstrationSetup(config, tuple(tasks)), indices, config.workers, cluster)
     with (
-        DatasetWriter(path, spec) as writer,
+        DatasetWriter(path, spec, images=config.images) as writer,
         Progress("collect", config.episodes, "episodes", saved, progress) as bar,
         closing(played),
     ):

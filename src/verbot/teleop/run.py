@@ -38,6 +38,7 @@ class TeleopConfig:
         options: options of `make_env`.
         host, port: address of the page; port 0 takes a free one.
         picture_pixels: size of each view on the page if the env can render larger images; 0 shows the policy's images.
+        images: how color images are stored, as in `verbot.data.DatasetWriter`.
     """
 
     env: str = "tabletop-starter"
@@ -50,6 +51,7 @@ class TeleopConfig:
     host: str = "127.0.0.1"
     port: int = 0
     picture_pixels: int = 320
+    images: str | None = None
 
     def __post_init__(self) -> None:
         if self.by not in BY:
@@ -115,7 +117,10 @@ def teleoperate(
         if config.episodes is not None and saved >= config.episodes:
             return TeleopResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
         hello = greeting(spec, "teleop", config.by == "gamepad", make_policy is not None)
-        with DatasetWriter(path, spec) as writer, PageServer(inputs, hello, config.host, config.port) as page:
+        with (
+            DatasetWriter(path, spec, images=config.images) as writer,
+            PageServer(inputs, hello, config.host, config.port) as page,
+        ):
             session = TeleopSession(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
             opened(page, env)
             pace = pace or RealTime(spec.rate_hz)

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from verbot.data import EditPlan, annotate, check_dataset, edit, open_dataset
 from verbot.data.editing.clips import cut_video
 from verbot.data.storage import writer as store
 from verbot.data.storage.encoded_video import EncodedVideo
+from verbot.data.storage.features import feature_map
 from verbot.errors import CorruptFileError, DataError
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"
@@ -93,3 +96,69 @@ def test_a_video_is_cut_only_at_a_keyframe_and_in_the_order_of_its_frames(case):
     assert cut_video(reordered, 0.0, 24, 30.0) is None
     with pytest.raises(CorruptFileError, match="is not a video"):
         cut_video(b"nothing", 0.0, 1, 30.0)
+
+
+def test_pictures_as_plain_bytes_are_copied(case, picture_number, tmp_path):
+    root = case("l06_image_dtype")
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    for key in ("observation.images.image", "observation.images.image2"):
+        plain = pa.array([cell["bytes"] for cell in table.column(key).to_pylist()], pa.binary())
+        table = table.set_column(table.column_names.index(key), key, plain)
+    pq.write_table(table, data)
+    result = edit(root, EditPlan(delete=(0,)), out=tmp_path / "ours")
+    assert (result.copied, result.encoded) == (2, 0)
+    found = [picture_number(image) for image in open_dataset(tmp_path / "ours")[0].images("image2")]
+    assert found == list(range(11, 20))
+
+
+def test_a_missing_picture_names_its_frame(case, tmp_path):
+    root, key = case("l06_image_dtype"), "observation.images.image"
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    cells = table.column(key).to_pylist()
+    cells[13] = None
+    pictures = pa.array(cells, table.schema.field(key).type)
+    pq.write_table(table.set_column(table.column_names.index(key), key, pictures), data)
+    with pytest.raises(CorruptFileError, match=f"column {key!r} holds no picture at frame 2 of episode 1"):
+        edit(root, EditPlan(), out=tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("name", ["l06_image_dtype", "l01_plain_av1"])
+def test_a_data_file_that_is_cut_short_is_named(case, tmp_path, name):
+    root = case(name)
+    data = root / "data/chunk-000/file-000.parquet"
+    data.write_bytes(data.read_bytes()[:-20])
+    with pytest.raises(CorruptFileError, match=r"file-000\.parquet.* is not a whole parquet file"):
+        edit(root, EditPlan(), out=tmp_path / "ours")
+
+
+@pytest.mark.parametrize("key", ["timestamp", "observation.images.image"])
+def test_what_only_edits_read_may_be_damaged(case, tmp_path, key):
+    """One page of a column is overwritten; the other columns are whole."""
+    root = case("l06_image_dtype")
+    data = root / "data/chunk-000/file-000.parquet"
+    column = next(
+        c for c in pq.ParquetFile(data).metadata.row_group(0).to_dict()["columns"] if c["path_in_schema"].startswith(key)
+    )
+    content = bytearray(data.read_bytes())
+    start = column["data_page_offset"]
+    content[start : start + column["total_compressed_size"] // 2] = bytes(column["total_compressed_size"] // 2)
+    data.write_bytes(bytes(content))
+    with pytest.raises(CorruptFileError, match=r"file-000\.parquet.* is not a whole parquet file"):
+        edit(root, EditPlan(), out=tmp_path / "ours")
+
+
+def test_features_of_other_names_are_edited(case, picture_number, tmp_path):
+    root = case("l08_openpi_keys")
+    features = feature_map(["state=state", "action=actions", "images.front=image", "images.wrist=wrist_image"])
+    edit(root, EditPlan(delete=(0,)), out=tmp_path / "ours", features=features)
+    before, after = open_dataset(root, features=features), open_dataset(tmp_path / "ours")
+    assert after.camera_names == ("front", "wrist") and not list(after[0].columns) and check_dataset(tmp_path / "ours") == []
+    assert np.array_equal(after[0].states, before[1].states) and np.array_equal(after[0].actions, before[1].actions)
+    assert [picture_number(image) for image in after[0].images("wrist")] == list(range(11, 20))
+    (note,) = json.loads((tmp_path / "ours/meta/edits.json").read_text())
+    assert note["sources"][0]["features"]["action"] == ["actions"]
+    result = edit(root, EditPlan(merge=(root, tmp_path / "ours")), tmp_path / "all", features=features)
+    assert result.episodes == 5

@@ -93,6 +93,17 @@ def test_a_repeated_import_does_nothing_and_a_different_one_is_refused(tmp_path,
         import_dataset(folder, tmp_path / "other", ImportConfig(rate_hz=10))
 
 
+def test_images_without_loss(capsys, tmp_path, folder, truths):
+    (folder / "3.safetensors").unlink()
+    given = ["import", folder, tmp_path / "out", "--rate-hz", "10"]
+    assert run(capsys, *given, "--images", "image")[0] == 0
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.info["features"]["observation.images.front"]["dtype"] == "image"
+    assert np.array_equal(dataset[0].images("front"), truths[0].images["front"])
+    code, _, err = run(capsys, *given)
+    assert code == 2 and "was imported with {'images': 'image'}; this call has {'images': None}" in err
+
+
 def test_a_limit_can_be_raised(tmp_path, folder, truths, same):
     result = import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, limit=2))
     assert (result.episodes, result.skipped) == (2, ())

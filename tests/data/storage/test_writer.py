@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from verbot.cli import main
 from verbot.data import DatasetWriter, EpisodeRecord, check_dataset, open_dataset
+from verbot.data.storage import episode_statistics
+from verbot.data.storage.dataset_statistics import whole_statistics
 from verbot.data.storage.journal import EpisodeJournal
 from verbot.errors import DataError, UnknownNameError, UnwritableError
 from verbot.spec import Camera, Component, RobotSpec
@@ -85,6 +88,32 @@ def test_statistics_are_exact(written, make):
     actions = np.concatenate([make(i).actions for i in range(7)])
     assert Statistics.of({"action": actions}).to_json() == {"action": statistics["action"].to_json()}
     assert statistics["state"].std[3] == 0
+
+
+def test_statistics_of_many_numbers_hold_one_file_at_a_time(tmp_path, make, monkeypatch):
+    spec = RobotSpec("bare", 10.0, (), (), (Component("go", "discrete", ("n",), "1", "base", (0.0,), (9.0,)),))
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "d", spec, merge_every=1) as writer:
+        for _ in range(30):
+            actions, force = rng.integers(0, 10, (1000, 1)).astype(np.float32), rng.normal(size=(1000, 4, 5))
+            force[rng.integers(0, 1000, 5), 1, 2] = np.nan
+            columns = {"force": force, "unknown": np.full(1000, np.nan, np.float32)}
+            writer.save_episode(EpisodeRecord("go", np.zeros((1000, 0), np.float32), actions, {}, columns=columns))
+    info = json.loads((tmp_path / "d/meta/info.json").read_text())
+    exact = json.loads((tmp_path / "d/meta/stats.json").read_text())
+    monkeypatch.setattr(episode_statistics, "EXACT", 0)
+    monkeypatch.setattr(episode_statistics, "SAMPLES", 5000)
+    tracemalloc.start()
+    streamed = whole_statistics(tmp_path / "d", info["features"], info["verbot"]["files"], info["total_frames"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6 < 30 * 1000 * 20 * 8  # bytes of the column "force"
+    assert streamed.keys() == exact.keys() and "unknown" not in exact
+    for key, values in streamed.items():
+        span = np.subtract(exact[key]["max"], exact[key]["min"])
+        assert {name: values[name] for name in ("min", "max", "count")} == {n: exact[key][n] for n in ("min", "max", "count")}
+        for name, off in (("mean", 1e-12), ("std", 1e-12), ("q01", 0.02), ("q50", 0.02), ("q99", 0.02)):
+            assert (np.abs(np.subtract(values[name], exact[key][name])) <= off * span).all(), (key, name)
 
 
 def test_only_one_writer_at_a_time(tmp_path, spec):

@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import av
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from av.container import InputContainer
 
 from verbot.data.storage import layout
@@ -89,16 +87,10 @@ class StoredImages:
 
     def _pictures(self, episode: Episode, key: str, rows: Int64Array, depth: bool) -> list[bytes] | None:
         """Color pictures are copied as they are; depth only in verbot's own encoding."""
-        row = self._row(episode)
-        path = self._dataset._data_path(row)
         if depth and not self.ours:
             return None
-        self._verify(path)
-        table = pq.read_table(path, columns=["episode_index", key], filters=pc.field("episode_index") == row["episode_index"])
-        cells = [cell["bytes"] for cell in table.column(key).to_pylist()]
-        if len(cells) != len(episode) or None in cells:
-            return None
-        return [cells[number] for number in rows]
+        pictures = list(self._dataset._stored.pictures(self._row(episode), key))
+        return [pictures[number] for number in rows]
 
     def _verify(self, path: Path) -> None:
         """Compare a file with its checksum, once."""

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from verbot.data.editing.plan import EditPlan, Piece, pieces_of
-from verbot.data.editing.source import EditSource
+from verbot.data.editing.source import EditSource, recorded_first
 from verbot.data.storage import folder_swap, layout
+from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.files import lock, write_atomic
 from verbot.data.storage.joining import join_recordings
-from verbot.data.storage.reader import open_dataset
+from verbot.data.storage.reader import open_dataset, read_info
 from verbot.data.storage.schema import FeatureEntry
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
@@ -61,12 +62,21 @@ class EditResult:
         return "\n".join(f"{what:<{width}}  {detail}" for what, detail in self.lines)
 
 
-def edit(path: str | Path, plan: EditPlan, out: str | Path | None = None, progress: bool = False) -> EditResult:
+def edit(
+    path: str | Path,
+    plan: EditPlan,
+    out: str | Path | None = None,
+    progress: bool = False,
+    features: FeatureMap | None = None,
+) -> EditResult:
     """Change the dataset at `path` in place, or write the changed one to the new folder `out`.
 
     A crash at any instant leaves the old dataset or the new one. The new one is verified before it takes the place of the old
     one; both are on disk until then. Images of a camera are encoded again only if an episode begins at another frame than a
     keyframe of its video, or frames are left out within it.
+
+    Args:
+        features: as in `verbot.open_dataset`, also for datasets to merge that verbot did not write.
 
     Raises `DataError` if `out` is not empty, if a dataset of other software would be changed in place, or if the disk has
     no room; `SpecError` if datasets to merge are of different robots; errors of the plan as `pieces_of`. Nothing is changed then.
@@ -93,16 +103,19 @@ def edit(path: str | Path, plan: EditPlan, out: str | Path | None = None, progre
             folder_swap.clear(target)
             if out is None and root.is_dir():
                 stack.enter_context(lock(root / ".lock", wait=False, holder="another process is writing to this dataset"))
-            return _edited(root, target, plan, Path(path if out is None else out), progress)
+            named = [features, *(None if "verbot" in read_info(Path(each)) else features for each in plan.merge)]
+            opened = [open_dataset(p, features=names, depth=True) for p, names in zip((root, *plan.merge), named, strict=True)]
+            sources = [EditSource(dataset, plan) for dataset in opened]
+            return _edited(sources, target, plan, Path(path if out is None else out), progress)
         except OSError as error:
             raise DataError(
                 f"{target} cannot be edited: {error.strerror or error} ({error.filename}); it was not changed"
             ) from error
 
 
-def _edited(root: Path, target: Path, plan: EditPlan, shown: Path, progress: bool) -> EditResult:
+def _edited(sources: Sequence[EditSource], target: Path, plan: EditPlan, shown: Path, progress: bool) -> EditResult:
     """Write the edited dataset beside `target` and let it take its place. Nothing else is left beside it."""
-    sources = [EditSource(open_dataset(each, depth=True), plan) for each in (root, *plan.merge)]
+    root = sources[0].dataset.root
     if target == root and not sources[0].ours:
         raise DataError(f"{root} was written or changed by other software; give --out (or out=), a folder for the edited dataset")
     _check_names(plan, sources)
@@ -166,7 +179,7 @@ def _check_names(plan: EditPlan, sources: Sequence[EditSource]) -> None:
                 raise UnknownNameError(f"{kind} to rename", name, known)
     if plan.replacements:
         episodes = (episode for source in sources for episode in source.dataset)
-        sentences = {segment.wordings[0] for episode in episodes for segment in episode.segments}
+        sentences = {segment.wordings[0] for episode in episodes for segment in recorded_first(episode)}
         for sentence in plan.replacements:
             if sentence not in sentences:
                 raise UnknownNameError("recorded sentence", sentence, sentences)
@@ -214,7 +227,9 @@ def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> N
     for source in sources:
         notes = {name: _json(source.dataset.root / "meta" / name) for name in ("import.json", "edits.json")}
         kept = {name: note for name, note in notes.items() if note is not None and source is not sources[0]}
-        of = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": source.ours}
+        of: dict[str, Any] = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": source.ours}
+        if source.dataset.opened_with["features"]:
+            of["features"] = source.dataset.opened_with["features"]
         origins.append({**of, **kept, **({"left_out": dict(source.left_out)} if source.left_out else {})})
     whole = [*(history if isinstance(history, list) else []), {"plan": plan.to_json(), "sources": origins}]
     write_atomic(draft / HISTORY, json.dumps(whole, indent=1, ensure_ascii=False).encode())

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from verbot.data.editing.clips import StoredImages
 from verbot.data.editing.moved import moved_column, moved_extras, moved_segments
 from verbot.data.editing.plan import EditPlan, Piece
-from verbot.data.storage.journal import JournalEntry
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.record import EpisodeRecord
@@ -25,7 +21,16 @@ from verbot.data.storage.sentences import reworded
 from verbot.errors import DataError
 from verbot.spec import Float64Array, FloatArray, Int64Array
 
-NOT_KEPT, NO_CAMERA = "its type is not written", "it is not read as a camera"
+NOT_KEPT, NO_CAMERA, RESERVED = "its type is not written", "it is not read as a camera", "another feature has its name now"
+
+
+def recorded_first(episode: Episode) -> tuple[InstructionSegment, ...]:
+    """The segments of an episode, each with its recorded sentence as the first of its wordings."""
+    segments = episode.segments
+    if len(segments) > 1:
+        return segments
+    wordings = tuple(dict.fromkeys((episode.instruction, *segments[0].wordings)))
+    return (dataclasses.replace(segments[0], wordings=wordings),)
 
 
 class EditSource:
@@ -37,10 +42,13 @@ class EditSource:
 
     def __init__(self, dataset: Dataset, plan: EditPlan):
         self.dataset, self._plan, self._images = dataset, plan, StoredImages(dataset)
+        self._further = dataset._stored.roles.columns
         self.recorded_columns = {
             name: feature
             for name, feature in further_features(dataset.info["features"]).items()
-            if feature["dtype"] in (*NUMBERS, "bool", "string") and all(isinstance(size, int) for size in feature["shape"])
+            if name in self._further
+            and feature["dtype"] in (*NUMBERS, "bool", "string")
+            and all(isinstance(size, int) for size in feature["shape"])
         }
         self._rate_hz = plan.rate_hz or dataset.spec.rate_hz / plan.subsample
         spec = dataset.spec if self._rate_hz == dataset.spec.rate_hz else resampled_spec(dataset.spec, self._rate_hz)
@@ -64,7 +72,8 @@ class EditSource:
     def left_out(self) -> dict[str, str]:
         """Features that are not written, each with the reason."""
         features = self.dataset.info["features"]
-        columns = {name: NOT_KEPT for name in further_features(features) if name not in self.recorded_columns}
+        kept, further = self.recorded_columns, further_features(features)
+        columns = {name: NOT_KEPT if name in further else RESERVED for name in self._further if name not in kept}
         used = {self.dataset._camera_keys[name] for name in self.dataset.spec.camera_names if name in self.dataset._camera_keys}
         cameras = [key for key, feature in features.items() if feature["dtype"] in (IMAGE, VIDEO) and key not in used]
         return columns | dict.fromkeys(cameras, NO_CAMERA)
@@ -133,15 +142,7 @@ class EditSource:
 
     def _times(self, episode: Episode) -> Float64Array:
         """The timestamps (t,) of an episode in seconds."""
-        even = np.arange(len(episode)) / self.dataset.spec.rate_hz
-        source = episode._source
-        if self.ours or isinstance(source, JournalEntry) or "timestamp" not in self.dataset.info["features"]:
-            return even
-        path: Path = self.dataset._data_path(source)
-        chosen = pc.field("episode_index") == source["episode_index"]
-        table = pq.read_table(path, columns=["timestamp", "episode_index"], filters=chosen)
-        times = np.asarray(table.column("timestamp").to_numpy(), np.float64)
-        return times if len(times) == len(even) else even
+        return np.arange(len(episode)) / self.dataset.spec.rate_hz if self.ours else episode.timestamps
 
     def _column(self, episode: Episode, name: str) -> np.ndarray:
         """A further column in the type and shape that the feature table says."""
@@ -155,10 +156,7 @@ class EditSource:
     def _words(self, episode: Episode, number: int, rows: Int64Array) -> tuple[tuple[InstructionSegment, ...], dict[str, Any]]:
         """The instruction of every frame that is kept, and the extras."""
         extras: Mapping[str, Any] = episode.extras
-        segments = episode.segments
-        if len(segments) == 1:  # the recorded sentence, which need not be the first of the wordings
-            wordings = tuple(dict.fromkeys((episode.instruction, *segments[0].wordings)))
-            segments = (dataclasses.replace(segments[0], wordings=wordings),)
+        segments = recorded_first(episode)
         texts = self._plan.instructions.get(number)
         if texts is not None:
             extras, segments = reworded(extras, texts, episode.tasks), (InstructionSegment(0, len(episode), tuple(texts)),)

@@ -71,6 +71,7 @@ class ImportConfig:
         spec: replaces the spec found in the source; values are then imported unchanged.
         instruction: instruction of episodes without one.
         options: options of the format; those of `verbot.data.importers.fields.FieldOptions` name fields.
+        images: how color images are stored, as in `verbot.data.DatasetWriter`.
 
     Raises `ConfigError` for a limit or a rate that is not above 0, and for a rate that is not that of `spec`.
     """
@@ -82,6 +83,7 @@ class ImportConfig:
     spec: RobotSpec | None = None
     instruction: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    images: str | None = None
 
     def __post_init__(self) -> None:
         for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz)):
@@ -107,7 +109,7 @@ def import_dataset(
         name, path.resolve().name, config.rate_hz, config.robot, config.spec, config.instruction, config.limit, progress
     )
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}
-    request |= {"instruction": config.instruction, "options": dict(config.options)}
+    request |= {"instruction": config.instruction, "options": dict(config.options), "images": config.images}
     request |= {"spec": None if config.spec is None else config.spec.to_json()}
     plan = ImportPlan(opened, given)
     before = _known_spec(root, request)
@@ -116,7 +118,7 @@ def import_dataset(
     if before is None:
         write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode())
     log = RowLog(root / LOG)
-    with DatasetWriter(root, found) as writer:
+    with DatasetWriter(root, found, images=config.images) as writer:
         already, skipped = plan.fill(writer, log)
         writer.merge()
         counts, table = _counted(root, found, plan, log, skipped)

@@ -13,6 +13,7 @@ import numpy as np
 
 from verbot.data.importers.hdf5_notes import COLUMNS
 from verbot.data.importers.hdf5_sentences import WORDINGS
+from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.reader import Episode, open_dataset
 from verbot.errors import DataError
 from verbot.parallel.progress import Progress
@@ -28,7 +29,13 @@ class ExportResult:
     frames: int
 
 
-def export_hdf5(source: str | Path, target: str | Path, limit: int | None = None, progress: bool = False) -> ExportResult:
+def export_hdf5(
+    source: str | Path,
+    target: str | Path,
+    limit: int | None = None,
+    progress: bool = False,
+    features: FeatureMap | None = None,
+) -> ExportResult:
     """Write the dataset at `source` to the file `target`, which appears only when it is complete.
 
     ``data/demo_k`` has
@@ -46,12 +53,13 @@ def export_hdf5(source: str | Path, target: str | Path, limit: int | None = None
 
     Args:
         limit: export only this many episodes from the start; all if None.
+        features: as in `verbot.open_dataset`.
 
     Raises `DataError` if `target` exists or `source` is empty.
     """
     import h5py
 
-    dataset, path = open_dataset(source), Path(target)
+    dataset, path = open_dataset(source, features=features), Path(target)
     if path.exists():
         raise DataError(f"{path} exists; choose another file")
     count = min(len(dataset), limit or len(dataset))

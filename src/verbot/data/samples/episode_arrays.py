@@ -107,7 +107,8 @@ def _segments(episode: AnyEpisode, known: dict[str, str]) -> tuple[InstructionSe
 
 def task_of(episode: AnyEpisode) -> str | None:
     """The task of the recorder's request, or the verb of its goal; None if neither was recorded."""
-    found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
+    recorded = ((episode.extras.get(name), key) for name, key in (("request", "task"), ("goal", "verb")))
+    found = next((table[key] for table, key in recorded if isinstance(table, Mapping) and table.get(key)), None)
     return None if found is None else str(found)
 
 

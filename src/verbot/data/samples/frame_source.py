@@ -57,7 +57,7 @@ class FrameSource(Protocol):
         ...
 
     def close(self) -> None:
-        """End worker processes. The source cannot be used afterwards."""
+        """End worker processes; they start again if frames are taken afterwards."""
         ...
 
 

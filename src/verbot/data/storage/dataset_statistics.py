@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from verbot.data.storage import layout
+from verbot.data.storage import episode_statistics, layout
 from verbot.data.storage.files import Checksum, read_parquet
 from verbot.data.storage.png import millimeters
 from verbot.data.storage.schema import IMAGE, VIDEO, FeatureEntry
@@ -28,12 +28,18 @@ def column_statistics(values: np.ndarray, feature: FeatureEntry, name: str) -> d
     """
     if feature["dtype"] == "string":
         return {}
-    flat = np.asarray(values, np.float64).reshape(len(values), -1)
-    if name not in (layout.STATE, layout.ACTION):
-        flat = flat[np.isfinite(flat).all(axis=1)]
-    if not len(flat):
-        return {}
-    record = FeatureStatistics.of(flat, name).to_json()
+    flat = _counted(np.asarray(values, np.float64), name)
+    return _in_shape(FeatureStatistics.of(flat, name).to_json(), feature) if len(flat) else {}
+
+
+def _counted(values: np.ndarray, name: str) -> np.ndarray:
+    """The frames (t, d) of a column that its statistics count."""
+    flat = values.reshape(len(values), -1)
+    return flat if name in (layout.STATE, layout.ACTION) else flat[np.isfinite(flat).all(axis=1)]
+
+
+def _in_shape(record: dict[str, Any], feature: FeatureEntry) -> dict[str, Any]:
+    """Statistics of flat frames in the shape of the feature."""
     shape = tuple(feature["shape"])
     if len(shape) == 1:
         return record
@@ -85,23 +91,51 @@ def combined_image_statistics(episodes: Sequence[Mapping[str, Any]]) -> dict[str
     return {name: value.tolist() for name, value in out.items()} | {"count": [int(counts.sum())]}
 
 
-def whole_statistics(root: Path, features: Mapping[str, FeatureEntry], files: Mapping[str, Checksum]) -> dict[str, Any]:
+def whole_statistics(
+    root: Path, features: Mapping[str, FeatureEntry], files: Mapping[str, Checksum], frames: int
+) -> dict[str, Any]:
     """The content of ``meta/stats.json``: statistics over all frames, read column by column.
+
+    Of a column of many numbers one file is in memory at a time; quantiles are then as in `episode_statistics`.
 
     Args:
         files: the dataset's files and their checksums.
+        frames: how many frames they have.
     """
     record: dict[str, Any] = {}
     cameras = [key for key, feature in features.items() if feature["dtype"] in (VIDEO, IMAGE)]
     for key, feature in features.items():
-        if key not in cameras and feature["dtype"] != "string":
-            tables = _tables(root, files, "data/", partial(operator.eq, key))
-            values = np.concatenate([_values(table.column(key)) for table in tables])
-            if found := column_statistics(values, feature, key):
-                record[key] = found
+        if key in cameras or feature["dtype"] == "string":
+            continue
+        if found := _column_statistics(partial(_blocks, root, files, key), feature, key, frames):
+            record[key] = found
     for key in cameras:
         record[key] = combined_image_statistics(list(_of_episodes(root, files, f"stats/{key}/")))
     return record
+
+
+def _column_statistics(
+    blocks: Callable[[], Iterator[np.ndarray]], feature: FeatureEntry, name: str, frames: int
+) -> dict[str, Any]:
+    """As `column_statistics` of the joined `blocks` (t, d), which are read twice if there are many numbers."""
+    if frames * int(np.prod(feature["shape"])) <= episode_statistics.EXACT:
+        return column_statistics(np.concatenate(list(blocks())), feature, name)
+    running, count = episode_statistics.RunningStatistics(-(-frames // episode_statistics.SAMPLES)), 0
+    for block in blocks():
+        if len(counted := _counted(block, name)):
+            running.add(counted, count)
+            count += len(counted)
+    if not count:
+        return {}
+    for block in blocks():
+        running.add_deviations(_counted(block, name))
+    return _in_shape(running.statistics().to_json(), feature)
+
+
+def _blocks(root: Path, files: Mapping[str, Checksum], key: str) -> Iterator[np.ndarray]:
+    """A column, file by file: (t, d) each."""
+    for table in _tables(root, files, "data/", partial(operator.eq, key)):
+        yield _values(table.column(key))
 
 
 def _of_episodes(root: Path, files: Mapping[str, Checksum], prefix: str) -> Iterator[dict[str, Any]]:

@@ -52,15 +52,15 @@ def episode_statistics(episodes: Callable[[], Iterable[RecordedVectors]], frames
             vectors.append((episode.states, episode.actions))
         return statistics_of(vectors)
     step = -(-frames // SAMPLES)
-    running, start = [_Running(step), _Running(step)], 0
+    running, start = [RunningStatistics(step), RunningStatistics(step)], 0
     for episode in episodes():
         check_finite(episode)
         for each, values in zip(running, (episode.states, episode.actions), strict=True):
-            each.add(values.astype(np.float64), start)
+            each.add(values, start)
         start += len(episode.actions)
     for episode in episodes():
         for each, values in zip(running, (episode.states, episode.actions), strict=True):
-            each.add_deviations(values.astype(np.float64))
+            each.add_deviations(values)
     named = {name: each for name, each in zip(("state", "action"), running, strict=True) if each.total.size}
     return Statistics({name: each.statistics() for name, each in named.items()})
 
@@ -76,8 +76,11 @@ def check_finite(episode: RecordedVectors) -> None:
             )
 
 
-class _Running:
-    """Statistics of one vector over blocks of frames; every `step`-th frame is kept for the quantiles."""
+class RunningStatistics:
+    """Statistics of one vector over blocks (t, d) of frames; every `step`-th frame is kept for the quantiles.
+
+    Pass every block to `add`, then every block to `add_deviations`.
+    """
 
     def __init__(self, step: int):
         self._step, self._count, self._kept = step, 0, list[np.ndarray]()
@@ -85,6 +88,8 @@ class _Running:
 
     def add(self, values: np.ndarray, start: int) -> None:
         """`start` is the number of the first frame."""
+        self._kept.append(values[-start % self._step :: self._step].copy())
+        values = values.astype(np.float64)
         low, high, total = values.min(axis=0), values.max(axis=0), values.sum(axis=0)
         first = not self._count
         self._low = low if first else np.minimum(self._low, low)
@@ -92,10 +97,9 @@ class _Running:
         self.total = total if first else self.total + total
         self._squares = np.zeros_like(total)
         self._count += len(values)
-        self._kept.append(values[-start % self._step :: self._step].astype(np.float32))
 
     def add_deviations(self, values: np.ndarray) -> None:
-        self._squares += ((values - self.total / self._count) ** 2).sum(axis=0)
+        self._squares += ((values.astype(np.float64) - self.total / self._count) ** 2).sum(axis=0)
 
     def statistics(self) -> FeatureStatistics:
         constant = self._low == self._high

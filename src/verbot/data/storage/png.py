@@ -21,7 +21,7 @@ class EncodedImages:
     Args:
         video: an mp4 file of them; None if `pictures` holds them.
         pictures: a PNG of each frame.
-        statistics: in LeRobot's form (see `verbot.data.storage.commit.image_statistics`).
+        statistics: in LeRobot's form (see `verbot.data.storage.dataset_statistics.image_statistics`).
     """
 
     video: bytes | None = None

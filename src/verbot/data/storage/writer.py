@@ -311,7 +311,8 @@ class DatasetWriter:
         counted = path.is_file() and json.loads(path.read_bytes())["index"]["count"] == [self._info["total_frames"]]
         if counted and not self._stale:
             return
-        statistics = whole_statistics(self.root, self._info["features"], self._info["verbot"]["files"])
+        info = self._info
+        statistics = whole_statistics(self.root, info["features"], info["verbot"]["files"], info["total_frames"])
         self._write_info(json.loads(json.dumps(self._info)), {layout.STATS: json.dumps(statistics, indent=1).encode()})
 
 

@@ -43,7 +43,7 @@ class Saturation:
                 yield from self._ends(name, measured, dataset, config)
         for name in VECTORS:
             yield from self._resting(name, measured, config)
-        yield from self._deaf(measured, dataset)
+        yield from self._unresponsive(measured, dataset)
 
     @staticmethod
     def _ends(
@@ -79,7 +79,7 @@ class Saturation:
             yield LintFinding("warning", "saturation", text).at([FramePlace(number, 0) for number in resting], config.places)
 
     @staticmethod
-    def _deaf(measured: Sequence[tuple[int, Any]], dataset: DatasetOverview) -> Iterator[LintFinding]:
+    def _unresponsive(measured: Sequence[tuple[int, Any]], dataset: DatasetOverview) -> Iterator[LintFinding]:
         rows = [(found["action gripper"], found["state gripper"]) for _, found in measured]
         used = [seen for asked, seen in rows if asked is not None and seen is not None and asked > 0.5]
         grippers = of_kinds(dataset.spec, "state", ["gripper"])
