@@ -103,7 +103,7 @@ def edit(path: str | Path, plan: EditPlan, out: str | Path | None = None, progre
 def _edited(root: Path, target: Path, plan: EditPlan, shown: Path, progress: bool) -> EditResult:
     """Write the edited dataset beside `target` and let it take its place. Nothing else is left beside it."""
     sources = [EditSource(open_dataset(each, depth=True), plan) for each in (root, *plan.merge)]
-    if target == root and not sources[0].ours:
+    if target == root and not sources[0].dataset.is_ours:
         raise DataError(f"{root} was written or changed by other software; give --out (or out=), a folder for the edited dataset")
     _check_names(plan, sources)
     pieces = pieces_of(plan, [source.dataset for source in sources])
@@ -203,7 +203,7 @@ def _check(draft: Path, episodes: int) -> list[str]:
 def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> None:
     """Copy files of the first dataset that are not of the format, and note what was changed, with notes of the other ones."""
     first = sources[0].dataset.root
-    if sources[0].ours:
+    if sources[0].dataset.is_ours:
         for path in _files(first):
             name = path.relative_to(first)
             if not _of_format(name):
@@ -214,7 +214,7 @@ def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> N
     for source in sources:
         notes = {name: _json(source.dataset.root / "meta" / name) for name in ("import.json", "edits.json")}
         kept = {name: note for name, note in notes.items() if note is not None and source is not sources[0]}
-        of = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": source.ours}
+        of = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": source.dataset.is_ours}
         origins.append({**of, **kept, **({"left_out": dict(source.left_out)} if source.left_out else {})})
     whole = [*(history if isinstance(history, list) else []), {"plan": plan.to_json(), "sources": origins}]
     write_atomic(draft / HISTORY, json.dumps(whole, indent=1, ensure_ascii=False).encode())
