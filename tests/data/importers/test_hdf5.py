@@ -1,19 +1,36 @@
 import dataclasses
+import io
 import json
+import struct
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from verbot.data import DatasetWriter, EpisodeRecord, ImportConfig, export_hdf5, import_dataset, open_dataset
 from verbot.data.importers import known_robots
+from verbot.data.importers.hdf5_file import Hdf5Pictures
 from verbot.data.storage.writer import example_dataset
-from verbot.errors import ConfigError, DataError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import Camera, EndEffector
 
 from .conftest import decoded, encoded, psnr_db
 
 VIEWS = ("cam_high", "cam_left_wrist")
+
+
+@pytest.mark.parametrize("error", [Image.DecompressionBombError, struct.error, SyntaxError])
+def test_encoded_depth_that_cannot_be_decoded_is_named(tmp_path, monkeypatch, error):
+    cell = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 700, np.uint16)).save(cell, "PNG")
+    with h5py.File(tmp_path / "file.hdf5", "w") as file:
+        file["depth"] = np.frombuffer(cell.getvalue(), np.uint8)[None].repeat(2, 0)
+    pictures = Hdf5Pictures(tmp_path / "file.hdf5", "depth")
+    assert pictures.depth(1e-3).tolist() == np.full((2, 16, 16), np.float32(0.7)).tolist()
+    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(error("damaged")))
+    with pytest.raises(CorruptFileError, match=r"file.hdf5, depth: cannot be read \(damaged\)"):
+        pictures.depth(1e-3)
 
 
 def aloha(path, one, compressed=False, task=None):

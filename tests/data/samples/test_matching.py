@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from verbot.data import open_dataset
-from verbot.data.samples.matching import DatasetMatching, MatchedDataset
+from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
 from verbot.data.storage.resample import resample, resampled_spec
 from verbot.spec import RobotSpec
 
@@ -25,6 +25,16 @@ def test_lengths_and_rows_are_those_of_resampling(recorded_hz, rate_hz):
         found = resample(np.arange(length) / recorded_hz, nothing, nothing, spec, rate_hz)
         assert matching.length(np.array(length)) == len(found.rows)
         np.testing.assert_array_equal(matching.rows(np.arange(len(found.rows)), np.array(length)), found.rows)
+
+
+def test_extras_are_moved_as_by_editing(written):
+    recorded = open_dataset(written)
+    dataset = MatchedDataset(recorded, DatasetMatching(recorded.spec, resampled_spec(recorded.spec, 5.0)))
+    length = len(recorded[0])
+    extras = {"first_contact_frame": length, "unseen_frame": length, "marked_frame": 3, "observed_frames": [0, 3, 4], "n": 1}
+    episode = MatchedEpisode(dataclasses.replace(recorded[0], extras=extras), dataset)
+    assert episode.rows.tolist() == [0, 2, 4]
+    assert episode.extras == {"first_contact_frame": None, "marked_frame": 2, "observed_frames": [0, 2], "n": 1}
 
 
 def test_what_counts_frames_counts_rows(written):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from verbot.data import DatasetWriter, Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
-from verbot.data.samples import clips, episode_table
+from verbot.data.samples import clips, episode_table, frame_source
 from verbot.data.samples.clip_memory import ClipMemory
 from verbot.data.samples.clips import DecodedClips
 from verbot.data.samples.decks import ClipDeck, MixedDeck, ShuffledDeck
@@ -20,7 +21,7 @@ from verbot.data.samples.frame_source import FrameOptions, open_frames
 from verbot.data.samples.windows import fits_of
 from verbot.data.storage.frame_cache import FrameCache, FrameSelection
 from verbot.data.storage.pictures import PictureReader
-from verbot.errors import ConfigError, DataError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.parallel.workers import WorkerError
 from verbot.transforms import FitImage
 
@@ -159,6 +160,54 @@ def test_what_a_process_cannot_decode_is_named(numbered, tmp_path):
     with pytest.raises(WorkerError, match=r"frame decoder 1: CorruptFileError: .*wrist/chunk-000/file-000.mp4: is not a video"):
         Windows(dataset, WindowConfig(), cache=source).batch([0], np.random.default_rng(0))
     source.close()
+
+
+def test_cameras_of_the_journal_have_their_own_pictures(tmp_path, spec, make):
+    with DatasetWriter(tmp_path / "d", spec, merge_every=9) as writer:
+        for number in range(2):
+            writer.save_episode(make(number))
+        dataset = open_dataset(tmp_path / "d")
+        config = WindowConfig(cameras=("front", "wrist"))
+        batch = Windows(dataset, config, cache=small(dataset)).batch([0, 1, 2], np.random.default_rng(0))
+        for view, camera in enumerate(config.cameras):
+            assert np.array_equal(batch.images[:, 0, view], dataset[0].images(camera)[:3])
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_only_the_pictures_that_are_used_are_decoded(tmp_path, spec, make, merged, monkeypatch):
+    with DatasetWriter(tmp_path / "d", spec, merge_every=1 if merged else 9, images="image") as writer:
+        writer.save_episode(make(4))
+        episode, decoded, genuine = open_dataset(tmp_path / "d")[0], [], Image.open
+        whole = episode.images("front")
+        monkeypatch.setattr(Image, "open", lambda file: decoded.append(file) or genuine(file))
+        for rows in ([6, 2, 6], [-1], [], range(3, 5)):
+            decoded.clear()
+            assert np.array_equal(episode.images("front", rows), whole[np.asarray(rows, np.int64)])
+            assert len(decoded) == max(1, len(set(rows)))
+        with pytest.raises(IndexError):
+            episode.images("front", [len(episode)])
+
+
+def test_a_clip_that_could_not_be_decoded_is_decoded_again(numbered, monkeypatch):
+    dataset = open_dataset(numbered)
+    source, every = small(dataset), np.zeros(3, np.int64)
+    take = lambda: source.take("front", every, np.arange(3), np.arange(3))  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(ClipMemory, "fill", lambda *_: (_ for _ in ()).throw(CorruptFileError("file", "cannot be read")))
+        for _ in range(30):  # more often than there are slots
+            with pytest.raises(CorruptFileError):
+                take()
+    assert np.array_equal(take(), dataset[0].images("front")[:3])
+
+
+def test_memory_for_large_frames_is_said(numbered, monkeypatch, capsys):
+    dataset = open_dataset(numbered)
+    source = open_frames(dataset, FrameSelection(), FrameOptions("decode", show=True))
+    assert capsys.readouterr().err == "" and source.bytes <= clips.MEMORY
+    monkeypatch.setattr(frame_source, "MEMORY", 1e6)
+    source = open_frames(dataset, FrameSelection(), FrameOptions("decode", show=True))
+    assert source.bytes == 3 * 8 * 16 * 2 * 64 * 96 * 3 == sum(each.nbytes for each in source._opened().arrays.values())
+    assert "take 14.2 MB of memory while they are decoded, more than 1.0 MB: a smaller network" in capsys.readouterr().err
 
 
 def test_memory_that_the_system_has_not_is_an_error(monkeypatch):

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from verbot.data import DatasetWriter, FrameCache, open_dataset
@@ -102,6 +104,51 @@ def test_another_dataset_at_the_same_path_is_decoded_again(tmp_path, spec, make,
         assert_right(open_dataset(tmp_path / "d"))
         shutil.rmtree(tmp_path / "d")
     assert len(list((tmp_path / "cache").glob("front-*.rgb"))) == 1
+
+
+def images_of(dataset, camera, folder, selection=None):
+    cache = FrameCache(dataset, [camera], folder=folder, selection=selection)
+    rows = np.arange(len(dataset[0]))
+    return cache.take(camera, np.zeros(len(rows), np.int64), rows, rows)
+
+
+def test_another_feature_under_the_name_of_a_camera_is_decoded_again(case, tmp_path, picture_number):
+    root = case("l06_image_dtype")
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("observation.images.image2")
+    turned = pa.array(table.column(place).to_pylist()[::-1], table.schema.field(place).type)  # so that the cameras differ
+    pq.write_table(table.set_column(place, table.schema.field(place), turned), path)
+    for key in ("image", "image2", "image"):
+        dataset = open_dataset(root, features={"observation.images.front": (f"observation.images.{key}",)})
+        for selection in (None, FrameSelection(("front",), (0,))):
+            shown = images_of(dataset, "front", tmp_path / "cache", selection)
+            assert [picture_number(image) for image in shown] == list(range(11) if key == "image" else range(19, 8, -1))
+
+
+def test_pictures_that_were_replaced_or_are_sought_otherwise_are_decoded_again(case):
+    root = case("l06_image_dtype")
+    before = open_dataset(root)[0].pictures_identity("image")
+    assert before == open_dataset(root)[0].pictures_identity("image") != open_dataset(root)[0].pictures_identity("image2")
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none")
+    assert open_dataset(root)[0].pictures_identity("image") != before
+    root = case("l02_bframes")
+    known, info = {open_dataset(root)[0].pictures_identity("front")}, json.loads((root / "meta/info.json").read_text())
+    for change in ({"fps": 15}, {"tolerance_s": 0.02}):
+        (root / "meta/info.json").write_text(json.dumps(info | change))
+        known.add(open_dataset(root)[0].pictures_identity("front"))
+    assert len(known) == 3
+
+
+def test_runs_with_and_without_depth_share_the_frames_of_color_cameras(case, tmp_path, decoded):
+    root, found = case("l10c_depth_png16"), []
+    for depth in (False, True, False, True):
+        decoded.clear()
+        FrameCache(open_dataset(root, depth=depth))
+        found.append(len(decoded))
+    assert found[0] and found[1] and found[2:] == [0, 0]
+    assert len(list((tmp_path / "cache").rglob("*.rgb"))) == len(list((tmp_path / "cache").rglob("*.depth"))) == 1
 
 
 def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decoded):

@@ -242,6 +242,9 @@ def test_depth_without_a_unit_is_left_out(case):
     (root / "meta/info.json").write_text(json.dumps(info))
     reason = open_dataset(root, depth=True).left_out["observation.images.front_depth"]
     assert reason == "has the depth unit None; write info.depth_unit, mm or m, into meta/info.json"
+    info["features"]["observation.images.front_depth"]["info"]["depth_unit"] = ["mm"]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert "has the depth unit ['mm']" in open_dataset(root, depth=True).left_out["observation.images.front_depth"]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +315,12 @@ def test_rates_that_disagree_are_found(case):
     info = json.loads((root / "meta/info.json").read_text())
     info["features"]["observation.images.front"]["info"]["video.fps"] = 15
     (root / "meta/info.json").write_text(json.dumps(info))
-    assert "gives 'observation.images.front' 15 pictures a second; the rows have 30" in str(check_dataset(root)[0])
+    said = "gives 'observation.images.front' 15 pictures a second; the rows have 30"
+    assert said in str(check_dataset(root)[0])
+    feature = info["features"]["observation.images.front"]
+    feature["video_info"] = feature.pop("info")  # as version 2.0 calls it
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert said in str(check_dataset(root)[0])
 
 
 def test_frames_that_number_themselves_otherwise_are_found(case):

@@ -37,19 +37,19 @@ IN_CI, IN_SOAK = 150, 4000  # mutations of each dataset
 def cases() -> Any:
     sys.path.insert(0, str(TESTS / "cases"))
     try:
-        return importlib.import_module("_v3"), importlib.import_module("l27_v21")
+        return tuple(map(importlib.import_module, ("_v3", "l27_v21", "l10c_depth_png16")))
     finally:
         sys.path.remove(str(TESTS / "cases"))
 
 
 def v3(root: Path) -> None:
-    writer, _ = cases()
+    writer, *_ = cases()
     episodes = [writer.episode(4), writer.episode(3, task="put it down")]
     writer.write(root, episodes, codec="libx264", sizes={"observation.images.front": (16, 32)})
 
 
 def v3_image(root: Path) -> None:
-    writer, _ = cases()
+    writer, *_ = cases()
     episodes = [writer.episode(4), writer.episode(3, task="put it down")]
 
     def reward(columns: dict[str, Any], features: dict[str, Any]) -> None:
@@ -66,7 +66,11 @@ def v21(root: Path) -> None:
     (root / "meta/episodes_stats.jsonl").write_text("\n".join(lines))
 
 
-BASES: dict[str, Callable[[Path], None]] = {"v3": v3, "v3_image": v3_image, "v21": v21}
+def depth(root: Path) -> None:
+    cases()[2].make(root)
+
+
+BASES: dict[str, Callable[[Path], None]] = {"v3": v3, "v3_image": v3_image, "v21": v21, "depth": depth}
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +153,7 @@ def changed_table(table: pa.Table, row: int, column: str, change: Any) -> pa.Tab
 
 
 def read_everything(root: Path) -> None:
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, depth=True)
     assert len(dataset.lengths) == len(dataset)
     for episode in dataset:
         values = [episode.states, episode.actions, *episode.columns.values(), *map(episode.images, dataset.camera_names)]

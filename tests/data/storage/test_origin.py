@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from verbot.data import open_dataset
-from verbot.data.storage import layout
 from verbot.errors import DataError
 from verbot.training.imitation.mixing import Recordings
 from verbot.training.imitation.records import DataConfig
@@ -80,7 +79,8 @@ def test_episodes_without_an_origin_are_counted(edited, written):
     place = table.schema.get_field_index("action")
     actions = np.array(table.column(place).to_pylist(), np.float32)
     actions[0] += 0.01
-    pq.write_table(table.set_column(place, table.schema.field(place), layout.vectors(actions, actions.shape[1])), path)
+    changed = pa.FixedSizeListArray.from_arrays(pa.array(actions.reshape(-1)), actions.shape[1])
+    pq.write_table(table.set_column(place, table.schema.field(place), changed), path)
     dataset = open_dataset(edited, origin=written)
     assert dataset.left_out["meta/verbot"].startswith("1 of 5 episodes are not in")
     assert (dataset[0].extras, dataset[0].instructions) == ({}, ("pick up object 1",))

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from verbot.data.storage.ranges import RangeCounter, out_of_range, range_of
+from verbot.data.storage.ranges import out_of_range, range_of
 from verbot.spec import Component, RobotSpec
 
 
@@ -35,14 +35,6 @@ def test_what_is_outside_is_counted_by_dimension():
 def test_rounding_to_float32_is_not_outside():
     assert out_of_range([episode(0, [[1.000001, 0]], [[np.float32(0.5) + 1e-7]])], SPEC) == ()
     assert out_of_range([episode(0, [[np.nan, 0]], [[np.nan]])], SPEC) == ()
-
-
-def test_frames_of_several_episodes_at_once():
-    counter = RangeCounter(SPEC)
-    states, actions = np.zeros((3, 2), np.float32), np.array([[0], [9], [8]], np.float32)
-    counter.add_frames(states, actions, np.array([5, 6, 6]), np.array([7, 0, 1]))
-    (found,) = counter.found
-    assert (found.count, found.episode, found.frame, found.worst) == (2, 6, 0, 9.0)
 
 
 @pytest.mark.parametrize("value", [0.0, 37.5, -5000.0])

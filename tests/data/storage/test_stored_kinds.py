@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import struct
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ from PIL import Image
 from verbot.data import DatasetWriter, annotate, check_dataset, open_dataset
 from verbot.data.storage.journal import EpisodeJournal
 from verbot.data.storage.segments import InstructionSegment
-from verbot.errors import DataError
+from verbot.errors import CorruptFileError, DataError
 from verbot.spec import Camera
 
 TWO = (InstructionSegment(0, 2, ("pick it", "grab it")), InstructionSegment(2, 5, ("put it",)))
@@ -245,6 +247,28 @@ def test_depth_is_stored_in_millimeters(tmp_path, spec, make, merged):
     writer.close()
     stats = json.loads((tmp_path / "d/meta/stats.json").read_text())["observation.images.depth"]
     assert np.shape(stats["max"]) == (1, 1, 1) and stats["max"] == [[[65535.0]]] and stats["count"] == [5]
+
+
+@pytest.mark.parametrize("error", [Image.DecompressionBombError, struct.error, SyntaxError, EOFError, KeyError])
+@pytest.mark.parametrize("camera", ["front", "depth"])
+def test_a_picture_that_cannot_be_decoded_is_named(case, monkeypatch, camera, error):
+    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(error("damaged")))
+    dataset = open_dataset(case("l10c_depth_png16"), depth=True)
+    with pytest.raises(CorruptFileError, match="a picture that cannot be decoded at frame 3"):
+        dataset[0].images("front_depth" if camera == "depth" else camera, [3])
+
+
+def test_a_check_looks_at_depth(case):
+    root = case("l10c_depth_png16")
+    assert check_dataset(root) == []
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("observation.images.front_depth")
+    cells = table.column(place).to_pylist()
+    cells[12]["bytes"] = cells[12]["bytes"][:40]
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(cells, table.schema.field(place).type)), path)
+    (finding,) = check_dataset(root)
+    assert (finding.path, "cannot be decoded at frame 1" in finding.problem) == (str(path), True)
 
 
 @pytest.mark.parametrize("wrong", [-0.001, 65.536, np.nan, np.inf])

@@ -31,7 +31,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def test_small_colored_objects_survive_encoding():
     frames = scene(25)
     with Decoder(encode_video(frames, 10.0), "clip", 10.0) as decoder:
-        assert psnr(decoder.read(0.0, 25), frames) > 40
+        assert psnr(decoder.frames_at(np.arange(25) / 10), frames) > 40
 
 
 @pytest.mark.parametrize("rate_hz", [10.0, 30.0, 12.5, 29.97, 50.0])
@@ -50,10 +50,10 @@ def test_joined_videos_hold_every_frame_at_its_time(rate_hz):
     starts = np.cumsum([0, *lengths])
     with Decoder(video, "joined", rate_hz) as decoder:
         for i in (2, 0, 3, 1):  # in any order
-            frames = decoder.read(starts[i] / rate_hz, lengths[i])
+            frames = decoder.frames_at((starts[i] + np.arange(lengths[i])) / rate_hz)
             expected = 40 * i + 20 + 2 * np.arange(lengths[i])
             assert np.abs(frames.mean(axis=(1, 2, 3)) - expected).max() < 2
-        late = decoder.read((starts[1] + GOP + 2) / rate_hz, 2)  # not a keyframe
+        late = decoder.frames_at((starts[1] + GOP + np.array([2, 3])) / rate_hz)  # not a keyframe
         assert np.abs(late.mean(axis=(1, 2, 3)) - (60 + 2 * (GOP + np.array([2, 3])))).max() < 2
 
 
@@ -70,7 +70,7 @@ def test_a_file_that_is_no_video_or_too_short_is_named():
         Decoder(encode_video(scene(4), 10.0), "clip", 10.0) as decoder,
         pytest.raises(CorruptFileError, match="clip: holds 2 frames"),
     ):
-        decoder.read(0.2, 5)
+        decoder.frames_at(0.2 + np.arange(5) / 10)
 
 
 def test_image_statistics_are_those_of_the_pixels():

@@ -54,11 +54,6 @@ class StoredImages:
         statistics = self._statistics(episode, camera, rows)
         return EncodedImages(found, (), statistics) if isinstance(found, bytes) else EncodedImages(None, found, statistics)
 
-    @property
-    def ours(self) -> bool:
-        """Whether verbot wrote the files."""
-        return bool(self._dataset._checksums)
-
     def _entry(self, episode: Episode) -> JournalEntry | None:
         return episode._source if isinstance(episode._source, JournalEntry) else None
 
@@ -71,7 +66,7 @@ class StoredImages:
         path = self._dataset._video_path(row, key)
         self._verify(path)
         clip = self._part(path, float(row[f"videos/{key}/from_timestamp"]), rows)
-        if clip is None or self.ours:
+        if clip is None or self._dataset.is_ours:
             return clip
         # Another reader may turn or color pictures by what the copy no longer says.
         size = next((c.height, c.width) for c in self._dataset.spec.cameras if c.name == camera)
@@ -87,7 +82,7 @@ class StoredImages:
 
     def _pictures(self, episode: Episode, key: str, rows: Int64Array, depth: bool) -> list[bytes] | None:
         """Color pictures are copied as they are; depth only in verbot's own encoding."""
-        if depth and not self.ours:
+        if depth and not self._dataset.is_ours:
             return None
         pictures = list(self._dataset._stored.pictures(self._row(episode), key))
         return [pictures[number] for number in rows]
@@ -103,7 +98,7 @@ class StoredImages:
         whole, entry = len(rows) == len(episode), self._entry(episode)
         if whole and entry is not None:
             return cast(Mapping[str, Any], entry.statistics[camera])
-        if whole and self.ours:
+        if whole and self._dataset.is_ours:
             row = self._row(episode)
             keys = {"chunk_index": row["meta/episodes/chunk_index"], "file_index": row["meta/episodes/file_index"]}
             return self._recorded(layout.EPISODES_PATH.format(**keys), camera)[episode.index]

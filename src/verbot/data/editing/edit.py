@@ -116,7 +116,7 @@ def edit(
 def _edited(sources: Sequence[EditSource], target: Path, plan: EditPlan, shown: Path, progress: bool) -> EditResult:
     """Write the edited dataset beside `target` and let it take its place. Nothing else is left beside it."""
     root = sources[0].dataset.root
-    if target == root and not sources[0].ours:
+    if target == root and not sources[0].dataset.is_ours:
         raise DataError(f"{root} was written or changed by other software; give --out (or out=), a folder for the edited dataset")
     _check_names(plan, sources)
     pieces = pieces_of(plan, [source.dataset for source in sources])
@@ -216,7 +216,7 @@ def _check(draft: Path, episodes: int) -> list[str]:
 def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> None:
     """Copy files of the first dataset that are not of the format, and note what was changed, with notes of the other ones."""
     first = sources[0].dataset.root
-    if sources[0].ours:
+    if sources[0].dataset.is_ours:
         for path in _files(first):
             name = path.relative_to(first)
             if not _of_format(name):
@@ -227,7 +227,8 @@ def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> N
     for source in sources:
         notes = {name: _json(source.dataset.root / "meta" / name) for name in ("import.json", "edits.json")}
         kept = {name: note for name, note in notes.items() if note is not None and source is not sources[0]}
-        of: dict[str, Any] = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": source.ours}
+        ours = source.dataset.is_ours
+        of: dict[str, Any] = {"path": str(source.dataset.root), "episodes": len(source.dataset), "written_by_verbot": ours}
         if source.dataset.opened_with["features"]:
             of["features"] = source.dataset.opened_with["features"]
         origins.append({**of, **kept, **({"left_out": dict(source.left_out)} if source.left_out else {})})

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from verbot.data.editing.clips import StoredImages
-from verbot.data.editing.moved import moved_column, moved_extras, moved_segments
 from verbot.data.editing.plan import EditPlan, Piece
+from verbot.data.storage.moved import moved_column, moved_extras, moved_segments
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.record import EpisodeRecord
@@ -54,12 +54,6 @@ class EditSource:
         spec = dataset.spec if self._rate_hz == dataset.spec.rate_hz else resampled_spec(dataset.spec, self._rate_hz)
         cameras = tuple(dataclasses.replace(c, name=plan.rename_cameras.get(c.name, c.name)) for c in spec.cameras)
         self.spec = dataclasses.replace(spec, cameras=cameras)
-
-    @property
-    def ours(self) -> bool:
-        """Whether verbot wrote every episode."""
-        record = self.dataset.info.get("verbot")
-        return record is not None and (self._images.ours or not self.dataset.info["total_episodes"])
 
     @property
     def columns(self) -> dict[str, FeatureEntry]:
@@ -114,7 +108,7 @@ class EditSource:
         calibration = {self._plan.rename_cameras.get(name, name): value for name, value in episode.calibration.items()}
         several = segments if len(segments) > 1 else ()
         record = EpisodeRecord(segments[0].wordings[0], states, actions, images, calibration, extras, several, columns)
-        same = self.ours and piece.whole and not images and self._rate_hz == self.dataset.spec.rate_hz
+        same = self.dataset.is_ours and piece.whole and not images and self._rate_hz == self.dataset.spec.rate_hz
         return record, copied, episode.identity if same else None
 
     def _recorded(self, camera: str) -> str:
@@ -142,7 +136,7 @@ class EditSource:
 
     def _times(self, episode: Episode) -> Float64Array:
         """The timestamps (t,) of an episode in seconds."""
-        return np.arange(len(episode)) / self.dataset.spec.rate_hz if self.ours else episode.timestamps
+        return np.arange(len(episode)) / self.dataset.spec.rate_hz if self.dataset.is_ours else episode.timestamps
 
     def _column(self, episode: Episode, name: str) -> np.ndarray:
         """A further column in the type and shape that the feature table says."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from verbot.data.importers import reading
 from verbot.data.importers.images import decode_all, frames_of
+from verbot.data.storage.decoding import picture_errors
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import FloatArray, Int64Array, UInt8Array
 
@@ -151,7 +152,7 @@ class Hdf5Pictures:
         with opened(self.path) as file, reading(place, *BROKEN):
             stored = file[self.name]
             encoded = stored.dtype.kind in "OS" or stored.ndim == 2
-            images = [_deep(content) for content in _contents(stored, self.rows)] if encoded else []
+            images = [_deep(content, place) for content in _contents(stored, self.rows)] if encoded else []
             values = np.stack(images) if encoded else _chosen(stored[()], self.rows)
         values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
         if values.ndim != 3 or values.dtype.kind not in "iuf":
@@ -168,10 +169,10 @@ def _chosen(values: np.ndarray, rows: Int64Array | None) -> np.ndarray:
     return values if rows is None else values[rows]
 
 
-def _deep(content: bytes) -> np.ndarray:
+def _deep(content: bytes, name: str) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as picture:
+    with reading(name, *picture_errors()), Image.open(io.BytesIO(content)) as picture:
         return np.asarray(picture)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from verbot.data.storage.decoding import picture_errors
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -18,8 +17,6 @@ SCALES = {"unit": (255.0, 0.0), "signed": (127.5, 127.5), "byte": (1.0, 0.0)}  #
 SCALED = {"unit": "times 255", "signed": "(x + 1) × 127.5", "byte": "rounded"}
 MANY = 8  # different levels of pictures that are not synthetic
 SAMPLED = 1 << 20  # at most about so many floats are compared with the levels of 8 bits
-# What Pillow's decoders raise for damaged files.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError, struct.error, zlib.error)
 
 
 def decode_image(content: bytes, name: object) -> UInt8Array:
@@ -31,7 +28,7 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
             if picture.mode.startswith(("I", "F")):
                 raise CorruptFileError(name, f"is a picture of mode {picture.mode}, such as depth; expected 8 bits a channel")
             return np.asarray(picture.convert("RGB"))
-    except (*BROKEN, Image.DecompressionBombError) as error:
+    except picture_errors() as error:
         raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
 
 
@@ -44,7 +41,7 @@ def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> Float
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 frames.append(np.asarray(picture))
-        except (*BROKEN, Image.DecompressionBombError) as error:
+        except picture_errors() as error:
             raise CorruptFileError(
                 f"{name}, frame {number}", f"is not a whole picture ({error}; {len(content)} bytes)"
             ) from error

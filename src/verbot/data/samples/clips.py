@@ -43,7 +43,8 @@ class DecodedClips:
         selection: the cameras and the size of the frames.
         reach: number of frames before its own that a window needs.
         processes: worker processes that decode; 0 decodes in this one, when a frame is taken.
-        memory_bytes: for decoded frames, at most; it determines the size of a block, and with it the order of training.
+        memory_bytes: for decoded frames; it determines the size of a block, and with it the order of training. A block has at
+            least `LEAST` clips all the same, so large frames may take more, see `bytes`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class DecodedClips:
         depth = [camera for camera in self.cameras if is_depth(dataset, camera)]
         size = max(1, sum(int(np.prod(shape)) * (4 if c in depth else 1) for c, shape in shapes.items()) * span)
         self.block = int(np.clip(memory_bytes // size // BLOCKS, LEAST, MOST))
+        self.bytes = BLOCKS * self.block * size  # of memory for decoded frames
         self._layout = {c: (np.dtype(np.float32 if c in depth else np.uint8), (span, *shape)) for c, shape in shapes.items()}
         self._processes, self._lock, self._lengths = processes, threading.RLock(), dataset.lengths
         self._resources = ExitStack()
@@ -154,12 +156,17 @@ class DecodedClips:
         first = max(0, clip * CLIP - self._reach)
         stop = min((clip + 1) * CLIP, int(self._lengths[episode]))
         request = ClipRequest(slot, episode, range(first, stop), first - clip * CLIP + self._reach)
-        self._slots[key] = slot
         if not self._workers:
-            memory.fill(request, self._reader, self.dataset)
+            try:
+                memory.fill(request, self._reader, self.dataset)
+            except BaseException:  # an interruption too
+                self._free.append(slot)
+                raise
+            self._slots[key] = slot
             return
         while min(self._open.values()) >= AHEAD:
             self._collect(block=True)
+        self._slots[key] = slot
         idlest = min(self._open, key=lambda number: self._open[number])
         self._workers[idlest].send(request)
         self._open[idlest] += 1

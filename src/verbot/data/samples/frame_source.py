@@ -100,7 +100,14 @@ def open_frames(dataset: Dataset, selection: FrameSelection, options: FrameOptio
     """
     if options.frames == "decode" or (options.frames == "auto" and not _fits(dataset, selection, options)):
         processes = max(1, options.workers // options.sources) if options.workers else 0
-        return DecodedClips(dataset, selection, reach, processes, MEMORY / options.sources)
+        clips, memory = DecodedClips(dataset, selection, reach, processes, MEMORY / options.sources), MEMORY / options.sources
+        if clips.bytes > memory and options.show:
+            print(
+                f"frames of {dataset.root} take {gigabytes(clips.bytes)} of memory while they are decoded, more than "
+                f"{gigabytes(memory)}: a smaller network.image_size or fewer data.cameras take less",
+                file=sys.stderr,
+            )
+        return clips
     folders = tuple(folder / "frames" for folder in cache_folders(dataset, options.cache))
     return FrameCache(dataset, folder=folders, selection=selection, show=options.show)
 

@@ -21,7 +21,7 @@ from verbot.data.editing.edit import edit
 from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
-from verbot.data.storage.reader import Dataset, checksums, open_dataset
+from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError
@@ -79,7 +79,7 @@ def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Anno
     dataset = open_dataset(path, depth=True)
     if out is not None:
         _copy(dataset, Path(out))
-    elif not _is_ours(dataset):
+    elif not dataset.is_ours:
         raise DataError(f"{path} was written or changed by other software; give --out (or out=) to annotate a copy of it")
     root = Path(path if out is None else out)
     with DatasetWriter(root, dataset.spec) as writer:
@@ -139,16 +139,10 @@ def _task_statistics(tasks: np.ndarray) -> dict[str, Any]:
     return {f"stats/task_index/{name}": value for name, value in record.items()}
 
 
-def _is_ours(dataset: Dataset) -> bool:
-    """Whether verbot wrote every merged episode. An empty dataset has none, so its record alone decides."""
-    record = dataset.info.get("verbot")
-    return record is not None and (bool(checksums(dataset.info)) or not dataset.info["total_episodes"])
-
-
 def _copy(dataset: Dataset, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already; choose another folder for the copy")
-    if _is_ours(dataset):
+    if dataset.is_ours:
         draft = out.with_name(f".{out.name}.copy")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(dataset.root, draft, ignore=shutil.ignore_patterns(".*"))

@@ -54,6 +54,7 @@ class CachedRows:
         content: name of the cached values, for messages.
         suffix, dtype: the suffix and the dtype of the files.
         block: episodes between commits.
+        camera: whose pictures the values are of; if None, they are of the whole episode.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class CachedRows:
         suffix: str,
         dtype: npt.DTypeLike,
         block: int,
+        camera: str | None = None,
     ):
         self._dataset, self._folders, self._content = dataset, folders, content
         self._suffix, self._dtype, self._block = suffix, np.dtype(dtype), block
@@ -72,7 +74,8 @@ class CachedRows:
         if not episodes:
             raise DataError(f"{dataset.root} has no episodes yet")
         self.ends = np.cumsum([0, *(len(episode) for episode in episodes)])
-        self.digests = running_digests([f"{episode.identity} {len(episode)}" for episode in episodes])
+        known = [episode.identity if camera is None else episode.pictures_identity(camera) for episode in episodes]
+        self.digests = running_digests([f"{one} {len(episode)}" for one, episode in zip(known, episodes, strict=True)])
 
     def missing_bytes(self, name: str, shape: Callable[[], tuple[int, ...]]) -> int:
         """What computing the array called `name` still adds to the disk; `shape` as in `open`."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from verbot.data.storage.decoding import picture_errors
 from verbot.data.storage.info import is_number
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
@@ -62,17 +63,23 @@ class DepthCode:
         return cast(FloatArray, table.astype(np.float32)[np.minimum(values, CODES)])
 
 
+def picture_info(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``info.json`` says of the pictures of a camera feature; in version 2.0 under ``"video_info"``."""
+    return {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+
+
 def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
     """How a camera feature of ``info.json`` holds depth; None for a color camera."""
-    info = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    info = picture_info(feature)
     pixels = str(info.get("video.pix_fmt") or "")
     deep = pixels.startswith(("gray10", "gray12", "gray14", "gray16", "grayf"))
     if not (info.get("is_depth_map") is True or info.get("video.is_depth_map") is True or deep):
         return None
     unit = info.get("depth_unit")
     if feature["dtype"] == "image" or pixels.startswith(("gray16", "grayf")):
-        problem = "" if unit in UNITS else f"has the depth unit {unit!r}; write info.depth_unit, mm or m, into meta/info.json"
-        return DepthCode(unit_m=UNITS.get(unit, 1.0) if isinstance(unit, str) else 1.0, problem=problem)
+        if isinstance(unit, str) and unit in UNITS:
+            return DepthCode(unit_m=UNITS[unit])
+        return DepthCode(problem=f"has the depth unit {unit!r}; write info.depth_unit, mm or m, into meta/info.json")
     if pixels and not pixels.startswith("gray12") and not pixels.startswith("yuv420p12"):
         return DepthCode(problem=f"is depth in {pixels}, whose pixels are no distances; 12 or 16 bits are needed")
     numbers = [
@@ -85,16 +92,16 @@ def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
     return DepthCode(True, 1e-3, float(numbers[0]), float(numbers[1]), float(numbers[2]), logarithmic)
 
 
-def depth_pictures(cells: Iterable[bytes], path: object, code: DepthCode) -> FloatArray:
-    """Pictures of 16 bits or of floats, as they are stored, in meters: float32 (t, h, w)."""
+def depth_pictures(cells: Iterable[tuple[int, bytes]], path: object, code: DepthCode) -> FloatArray:
+    """Pictures of 16 bits or of floats, as they are stored, each with its frame, in meters: float32 (t, h, w)."""
     from PIL import Image
 
     frames = []
-    for number, cell in enumerate(cells):
+    for number, cell in cells:
         try:
             picture = Image.open(io.BytesIO(cell))
             values = np.asarray(picture)
-        except (OSError, ValueError, SyntaxError) as error:
+        except picture_errors() as error:
             raise CorruptFileError(path, f"holds a picture that cannot be decoded at frame {number} ({error})") from error
         if picture.mode not in PICTURE_MODES:
             raise CorruptFileError(path, f"holds {picture.mode} pictures; depth has 16 bits or floats a pixel")

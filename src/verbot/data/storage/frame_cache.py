@@ -211,17 +211,15 @@ def _rows_of(
 def _named_rows(
     dataset: Dataset, selection: FrameSelection, folders: Sequence[Path], numbers: Sequence[int]
 ) -> dict[str, tuple[str, CachedRows]]:
-    """Cameras of one kind share their rows. A size and a choice of episodes are part of the name."""
-    kinds, found = dict[bool, CachedRows](), {}
-    choice = ""
-    if not isinstance(numbers, range):
-        choice = "+" + running_digests([dataset[int(number)].identity for number in numbers])[-1][:8]
+    """A size and a choice of episodes are part of the name."""
+    found = {}
     for camera in selection.cameras_of(dataset):
-        depth = is_depth(dataset, camera)
-        if depth not in kinds:
-            suffix, dtype = (".depth", "float32") if depth else (".rgb", "uint8")
-            kinds[depth] = CachedRows(dataset, numbers, folders, "decoded frames", suffix, dtype, BLOCK)
-        found[camera] = f"{camera}{_size_name(selection.fits.get(camera))}{choice}", kinds[depth]
+        choice = ""
+        if not isinstance(numbers, range):
+            choice = "+" + running_digests([dataset[int(number)].pictures_identity(camera) for number in numbers])[-1][:8]
+        suffix, dtype = (".depth", "float32") if is_depth(dataset, camera) else (".rgb", "uint8")
+        rows = CachedRows(dataset, numbers, folders, "decoded frames", suffix, dtype, BLOCK, camera)
+        found[camera] = f"{camera}{_size_name(selection.fits.get(camera))}{choice}", rows
     return found
 
 
@@ -262,12 +260,13 @@ class FeatureCache:
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folders = tuple(folder.with_name("features") / name for folder in frames.folders)
         dataset = frames.dataset
-        rows = CachedRows(dataset, range(len(dataset)), self.folders, "features", ".f16", np.float16, FEATURE_BLOCK)
         self._features: dict[str, FeatureArray] = {}
+        every = range(len(dataset))
         for camera in frames.cameras:
+            rows = CachedRows(dataset, every, self.folders, "features", ".f16", np.float16, FEATURE_BLOCK, camera)
             with ExitStack() as shown:
                 self._features[camera] = rows.open(camera, self._shape(camera), self._encoder(camera, shown))
-        self.starts = rows.ends[:-1]
+        self.starts = dataset.frame_starts[:-1]
 
     def features(self, camera: str) -> FeatureArray:
         """The features of every frame of the dataset from one camera, (n, p, d), read-only."""

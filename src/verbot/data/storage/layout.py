@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from verbot.spec import Component
@@ -42,12 +41,6 @@ def fps_of(rate_hz: float) -> int | float:
 def axis_names(components: Sequence[Component]) -> list[str]:
     """``"ee_position.x"`` for each dimension; the component's own name if it has only one."""
     return [c.name if c.size == 1 else f"{c.name}.{axis}" for c in components for axis in c.axes]
-
-
-def vectors(values: np.ndarray, size: int, dtype: pa.DataType = pa.float32()) -> pa.Array:  # noqa: B008
-    """(n, size) numbers as a column: LeRobot stores vectors of one number as plain numbers."""
-    flat = pa.array(np.ascontiguousarray(values, dtype.to_pandas_dtype()).reshape(-1))
-    return flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
 
 
 EXTRAS_SCHEMA = pa.schema(

@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from verbot.data.storage import layout
+from verbot.data.storage.depth import picture_info
 from verbot.data.storage.features import image_size
 from verbot.data.storage.files import column_names, read_json
 from verbot.data.storage.info import is_number
@@ -54,6 +55,7 @@ def compare_metadata(dataset: Dataset) -> Disagreements:
         row = stored.metadata.row(place)
         _frames(stored, row, out)
         _sentences(stored, row, out)
+        _times(dataset, row, out)
     for path, key in _videos(stored):
         _video(stored, path, key, out)
     return out
@@ -85,7 +87,7 @@ def _counts(dataset: Dataset, out: Disagreements) -> None:
     if sentences and info.get("total_tasks", len(sentences)) != len(sentences):
         out.add(path, "tasks", f"counts {info['total_tasks']} sentences; {tasks_path} has {len(sentences)}")
     for key in dataset._stored.roles.cameras.values():
-        fps = (info["features"][key].get("info") or {}).get("video.fps")
+        fps = picture_info(info["features"][key]).get("video.fps")
         if is_number(fps) and abs(fps / info["fps"] - 1) > RATE_TOLERANCE:
             out.add(path, "rate", f"gives {key!r} {fps:g} pictures a second; the rows have {info['fps']:g}")
     if list(sentences) != list(range(len(sentences))):
@@ -127,6 +129,22 @@ def _sentences(stored: StoredFrames, row: Mapping[str, Any], out: Disagreements)
             f"episode {row['episode_index']} lists the sentences {texts[0]}; its frames have {texts[1]} by their task_index, "
             f"which is used",
         )  # fmt: skip
+
+
+def _times(dataset: Dataset, row: Mapping[str, Any], out: Disagreements) -> None:
+    """Recorded times that are not used, though they say that frames were dropped."""
+    gaps = (dataset._cameras.ignored_gap(row, camera) for camera in dataset.camera_names)
+    frame = next((gap for gap in gaps if gap is not None), None)
+    if frame is None:
+        return
+    stamps = dataset._stored.numbers(row, layout.TIME)
+    assert stamps is not None
+    out.add(
+        dataset._stored.data_path(row), "times",
+        f"has a gap of {stamps[frame + 1] - stamps[frame]:.3g} s after frame {frame} of episode {row['episode_index']}, in "
+        f"timestamps that are not whole periods of {1 / dataset.info['fps']:.3g} s and are not used: pictures are taken by the "
+        f"number of the row, which is wrong if frames were dropped there",
+    )  # fmt: skip
 
 
 def _videos(stored: StoredFrames) -> list[tuple[Path, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError
-from verbot.spec import BoolArray, Float64Array, Int64Array
+from verbot.spec import Float64Array, Int64Array
 
 if TYPE_CHECKING:
     from verbot.data.storage.reader import Dataset
@@ -26,11 +26,9 @@ class PacketTimes:
 
     Args:
         times_s: presentation times, ascending: float64 (n,).
-        keyframes: bool (n,); True where decoding can start.
     """
 
     times_s: Float64Array
-    keyframes: BoolArray
 
     def nearest(self, times_s: Float64Array) -> Int64Array:
         """Numbers of the pictures nearest to `times_s`, the earlier one of two equally near."""
@@ -58,14 +56,12 @@ def _packet_times(path: Path, size: int, changed_ns: int) -> PacketTimes:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             base = float(cast(Fraction, stream.time_base))
-            packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+            packets = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
     except (av.FFmpegError, OSError, IndexError) as error:
         raise CorruptFileError(path, f"is not a video ({error})") from error
-    if not packets or any(pts is None for pts, _ in packets):
+    if not packets or any(pts is None for pts in packets):
         raise CorruptFileError(path, "has no pictures" if not packets else "has pictures without a time")
-    times = np.array([cast(int, pts) * base for pts, _ in packets])
-    order = np.argsort(times, kind="stable")
-    return PacketTimes(times[order], np.array([key for _, key in packets], bool)[order])
+    return PacketTimes(np.sort([cast(int, pts) * base for pts in packets]))
 
 
 def frame_findings(dataset: Dataset, camera: str) -> Iterator[tuple[Path, str]]:

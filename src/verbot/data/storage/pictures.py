@@ -22,9 +22,11 @@ class HasPictures(Protocol):
     @property
     def index(self) -> int: ...
 
+    def __len__(self) -> int: ...
+
     def video(self, camera: str) -> EpisodeVideo | None: ...
 
-    def stored_images(self, camera: str) -> Any: ...
+    def stored_images(self, camera: str, rows: Sequence[int] | None = None) -> Any: ...
 
 
 class PictureReader:
@@ -51,20 +53,29 @@ class PictureReader:
         """The pictures of these rows of `episode`, of all if None; see `Episode.images`."""
         video, fit = episode.video(camera), self._fits.get(camera)
         if video is None:
-            stored = episode.stored_images(camera) if rows is None else episode.stored_images(camera)[np.asarray(rows, np.int64)]
-            return fitted(stored, fit, f"camera {camera!r} of episode {episode.index}")
+            return fitted(_stored(episode, camera, rows), fit, f"camera {camera!r} of episode {episode.index}")
         times, numbers = video.times_s, None if rows is None else np.asarray(rows, np.int64).tolist()
         if numbers is not None:
             times = times[numbers]
-        return self._decoder(video).frames_at(times, fit, video.depth, video.episode, numbers)
+        return self._decoder(video, camera).frames_at(times, fit, video.depth, video.episode, numbers)
 
-    def _decoder(self, video: EpisodeVideo) -> Decoder:
-        if video.name not in self._open:
+    def _decoder(self, video: EpisodeVideo, camera: str) -> Decoder:
+        key = video.name, camera  # in the journal, the videos of an episode have one name
+        if key not in self._open:
             while len(self._open) >= self._limit:
                 self._open.popitem(last=False)[1].close()
-            self._open[video.name] = video.open()
-        self._open.move_to_end(video.name)
-        return self._open[video.name]
+            self._open[key] = video.open()
+        self._open.move_to_end(key)
+        return self._open[key]
+
+
+def _stored(episode: HasPictures, camera: str, rows: Sequence[int] | npt.NDArray[np.int64] | None) -> Any:
+    """Pictures that are stored one by one; each is decoded once, and no other."""
+    if rows is None:
+        return episode.stored_images(camera)
+    wanted = np.arange(len(episode))[np.asarray(rows, np.int64)]
+    distinct, places = np.unique(wanted, return_inverse=True)
+    return episode.stored_images(camera, distinct.tolist() or [0])[places]  # without rows, one picture says their size
 
 
 def fitted(images: Any, fit: FitImage | None, name: str) -> Any:

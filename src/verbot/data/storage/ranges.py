@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from verbot.spec import Component, Float64Array, FloatArray, Int64Array, RobotSpec
+from verbot.spec import Component, Float64Array, FloatArray, RobotSpec
 
 TOLERANCE = 1e-5  # of a range: rounding to float32, and quaternions whose length is not exactly 1, are not outside
 POINT = 1e-6  # half the range of a dimension that never changes, relative to its value where that is above 1
@@ -82,12 +82,7 @@ class RangeCounter:
     def add(self, episode: int, states: FloatArray, actions: FloatArray) -> None:
         """Count the numbers of one episode: (t, s) and (t, a). Numbers that are not finite are not counted."""
         for vector, values in zip(self._vectors, (states, actions), strict=True):
-            vector.add(values, np.full(len(values), episode, np.int64), np.arange(len(values)))
-
-    def add_frames(self, states: FloatArray, actions: FloatArray, episodes: Int64Array, frames: Int64Array) -> None:
-        """As `add`, for frames of several episodes; `episodes` and `frames` (t,) number them."""
-        for vector, values in zip(self._vectors, (states, actions), strict=True):
-            vector.add(values, episodes, frames)
+            vector.add(values, episode)
 
     @property
     def found(self) -> tuple[OutOfRange, ...]:
@@ -127,14 +122,14 @@ class _Outside:
         self._count, self._worst, self._total = np.zeros(size, np.int64), np.zeros(size), 0
         self._first = np.zeros((size, 2), np.int64)
 
-    def add(self, values: FloatArray, episodes: Int64Array, frames: Int64Array) -> None:
+    def add(self, values: FloatArray, episode: int) -> None:
         self._total += len(values)
         excess = self._excess(values.astype(np.float64)) - self._allowed
         outside = excess > 0
         for dimension in np.flatnonzero(outside.any(axis=0)):
             rows = np.flatnonzero(outside[:, dimension])
             if not self._count[dimension]:
-                self._first[dimension] = episodes[rows[0]], frames[rows[0]]
+                self._first[dimension] = episode, rows[0]
             worst = float(values[rows[np.argmax(excess[rows, dimension])], dimension])
             if not self._count[dimension] or self._excess(worst)[dimension] > self._excess(self._worst)[dimension]:
                 self._worst[dimension] = worst

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +34,6 @@ from verbot.statistics import Statistics
 from verbot.transforms import FitImage
 
 __all__ = ["Dataset", "Episode", "checksums", "open_dataset", "read_info", "statistics_of"]
-
-Images = TypeVar("Images", UInt8Array, FloatArray)
 
 
 class Dataset:
@@ -99,6 +97,11 @@ class Dataset:
         """What is not read, or not as its name suggests: features, and what editing dropped; each with the reason."""
         return self._left_out
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether verbot wrote every merged episode, and no other software has changed their number since."""
+        return self._stored.ours
+
     @functools.cached_property
     def lengths(self) -> Int64Array:
         """The frames of each episode: int64 (n,)."""
@@ -135,13 +138,19 @@ class Dataset:
         return dataclasses.replace(plain, calibration=calibration, extras=extras, _extra={})
 
     def _foreign_identity(self, row: Mapping[str, Any]) -> str:
-        """Identity of an episode written by other software: its location and the file sizes, which change on rewriting."""
-        places = [[self._data_path(row), row["dataset_from_index"], row["length"]]]
-        for key in self._camera_keys.values():
-            if f"videos/{key}/from_timestamp" in row:
-                path = self._video_path(row, key)
-                places.append([path, path.stat().st_size if path.is_file() else 0, row[f"videos/{key}/from_timestamp"]])
-        return "|".join(f"{place}" for place in places)
+        """Identity of an episode written by other software: the place of its rows and the size of their file."""
+        path = self._data_path(row)
+        return f"{[str(path), _size(path), row['dataset_from_index'], row['length']]}"
+
+    def _foreign_pictures(self, row: Mapping[str, Any], camera: str) -> str:
+        """As `_foreign_identity`, of one camera: also its feature, the place of its pictures, and how they are read."""
+        key, info, place = self._camera_keys[camera], self.info, list[Any]()
+        if info["features"][key]["dtype"] == "video":
+            path = self._video_path(row, key)
+            bounds = (row.get(f"videos/{key}/{end}_timestamp") for end in ("from", "to"))
+            place = [str(path), _size(path), *bounds]
+        read = [key, info["fps"], info.get("tolerance_s"), self._stored.roles.depth.get(camera)]
+        return f"{self._foreign_identity(row)}|{place}|{read}"
 
     def _data_path(self, row: Mapping[str, Any]) -> Path:
         return self._stored.data_path(row)
@@ -189,12 +198,18 @@ class Episode:
             return self._source.identity
         return self._extra["identity"] if self._extra else self.dataset._foreign_identity(self._source)
 
+    def pictures_identity(self, camera: str) -> str:
+        """As `identity`, for the pictures of one camera: it differs where they may differ."""
+        if isinstance(self._source, JournalEntry) or self._extra:
+            return self.identity
+        return self.dataset._foreign_pictures(self._source, camera)
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The recorded sentences in the order of their frames; wordings of one instruction are in `instructions`."""
         if isinstance(self._source, JournalEntry):
             return self._source.sentences
-        intact = self._extra and self.dataset._stored.ours  # otherwise LeRobot's task_index counts
+        intact = self._extra and self.dataset.is_ours  # otherwise LeRobot's task_index counts
         if intact and len(tasks := recorded_tasks(self.dataset._stored, self._source)) == 1:
             return tasks
         found = recorded_segments(self.dataset._stored, self._source)
@@ -224,7 +239,7 @@ class Episode:
         ours = isinstance(self._source, JournalEntry) or self._extra is not None
         if ours and len(tasks := self.tasks) == 1:
             wordings = tuple(self.extras.get("instructions") or tasks)
-            edited = self._extra is not None and not self.dataset._stored.ours and tasks[0] not in wordings  # by other software
+            edited = self._extra is not None and not self.dataset.is_ours and tasks[0] not in wordings  # by other software
             return (InstructionSegment(0, self.length, tasks if edited else wordings),)
         assert not isinstance(self._source, JournalEntry)
         return recorded_segments(self.dataset._stored, self._source)
@@ -288,12 +303,21 @@ class Episode:
             return EpisodeVideo(source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz)
         return dataset._cameras.video(self.index, source, camera)
 
-    def stored_images(self, camera: str) -> UInt8Array | FloatArray:
-        """The pictures of a camera that are stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
+    def stored_images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array | FloatArray:
+        """The pictures of a camera that are stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth.
+
+        Args:
+            rows: only these frames, ascending; all of them if None.
+        """
         if isinstance(self._source, JournalEntry):
-            code = self.dataset._stored.roles.depth.get(camera)
-            return stored_pictures(self._source.pictures[camera], f"episode {self.index} of {self.dataset.root}", camera, code)
-        return self.dataset._cameras.stored_images(self._source, camera)
+            code, cells = self.dataset._stored.roles.depth.get(camera), self._source.pictures[camera]
+            chosen = ((row, cells[row]) for row in (range(len(cells)) if rows is None else rows))
+            return stored_pictures(chosen, f"episode {self.index} of {self.dataset.root}", camera, code)
+        return self.dataset._cameras.stored_images(self._source, camera, rows)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def open_dataset(

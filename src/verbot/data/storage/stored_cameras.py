@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from verbot.data.storage.features import image_size
@@ -11,7 +12,7 @@ from verbot.data.storage.info import is_number
 from verbot.data.storage.layout import INFO
 from verbot.data.storage.stored_frames import Row, StoredFrames
 from verbot.data.storage.stored_pictures import stored_pictures
-from verbot.data.storage.video import EpisodeVideo, row_times
+from verbot.data.storage.video import EpisodeVideo, ignored_gap, row_times
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -41,6 +42,14 @@ class StoredCameras:
         times_s = start_s + row_times(stamps, row["length"], rate_hz, end_s - start_s)
         return EpisodeVideo(path, path, number, times_s, rate_hz, self._tolerance(), self._stored.roles.depth.get(camera), size)
 
+    def ignored_gap(self, row: Row, camera: str) -> int | None:
+        """As `verbot.data.storage.video.ignored_gap`, of an episode in a video."""
+        key, info = self._keys[camera], self._stored.info
+        if info["features"][key]["dtype"] == "image":
+            return None
+        start_s, end_s = self._bounds(row["episode_index"], row, key)
+        return ignored_gap(self._stored.numbers(row, "timestamp"), row["length"], float(info["fps"]), end_s - start_s)
+
     def _bounds(self, number: int, row: Row, key: str) -> tuple[float, float]:
         """Where an episode begins and ends in its video, in seconds; the end may be infinite."""
         start_s: Any = row.get(f"videos/{key}/from_timestamp")
@@ -56,10 +65,14 @@ class StoredCameras:
             raise CorruptFileError(self._stored.root / INFO, f"has tolerance_s {tolerance_s!r}; expected seconds, above 0")
         return None if tolerance_s is None else float(tolerance_s)
 
-    def stored_images(self, row: Row, camera: str) -> UInt8Array | FloatArray:
-        """The pictures of one episode, stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth."""
+    def stored_images(self, row: Row, camera: str, rows: Sequence[int] | None = None) -> UInt8Array | FloatArray:
+        """Pictures that are stored one by one: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth.
+
+        Args:
+            rows: only these frames of the episode, ascending; all of them if None.
+        """
         key, path = self._keys[camera], self._stored.data_path(row)
-        frames = stored_pictures(self._stored.pictures(row, key), path, key, self._stored.roles.depth.get(camera))
+        frames = stored_pictures(self._stored.pictures(row, key, rows), path, key, self._stored.roles.depth.get(camera))
         expected = image_size(key, self._stored.info["features"][key], self._stored.root)
         if not self._stored.ours and frames.shape[1:3] != expected:
             found = f"{frames.shape[1]}×{frames.shape[2]}"

@@ -82,13 +82,21 @@ class StoredFrames:
         """Raise `CorruptFileError` unless the files hold every frame of an episode."""
         self._place(row)
 
-    def pictures(self, row: Row, key: str) -> Iterator[bytes]:
-        """The encoded pictures of one episode, which are stored in its rows or as files of their own."""
+    def pictures(self, row: Row, key: str, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
+        """The encoded pictures of one episode with their frames, which are stored in its rows or as files of their own.
+
+        Args:
+            rows: only these frames, ascending; all of them if None.
+        """
         path, _, frames = self._place(row)
-        table = self._rows(path, key, frames)
+        chosen = range(row["length"]) if rows is None else rows
+        first = chosen[0]
+        table = self._rows(path, key, slice(frames.start + first, frames.start + chosen[-1] + 1))
         if not table.column_names:
             raise CorruptFileError(path, f"lacks the column {key!r}")
-        for frame, cell in enumerate(cell.as_py() for cell in table.column(key)):
+        cells = table.column(key)
+        for frame in chosen:
+            cell = cells[frame - first].as_py()
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             if content is None and isinstance(cell, dict) and isinstance(cell.get("path"), str):
                 content = read_bytes(self._picture_path(path, cell["path"]))
@@ -96,7 +104,7 @@ class StoredFrames:
                 raise CorruptFileError(
                     path, f"column {key!r} holds no picture at frame {frame} of episode {row['episode_index']}"
                 )
-            yield content
+            yield frame, content
 
     def ranges(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The least and the largest finite value of vector features over all files, which are read one after the other."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from verbot.data.storage.decoding import picture_errors
 from verbot.data.storage.depth import DepthCode, depth_pictures
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
@@ -14,12 +15,18 @@ from verbot.spec import FloatArray, UInt8Array
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 
 
-def stored_pictures(cells: Iterable[bytes], path: object, key: str, code: DepthCode | None) -> UInt8Array | FloatArray:
-    """Decoded pictures: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth. Raises as `color_pictures`."""
+def stored_pictures(
+    cells: Iterable[tuple[int, bytes]], path: object, key: str, code: DepthCode | None
+) -> UInt8Array | FloatArray:
+    """Decoded pictures: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth. Raises as `color_pictures`.
+
+    Args:
+        cells: the encoded pictures, each with its frame.
+    """
     return color_pictures(cells, path, key) if code is None else depth_pictures(cells, path, code)
 
 
-def color_pictures(cells: Iterable[bytes], path: object, key: str) -> UInt8Array:
+def color_pictures(cells: Iterable[tuple[int, bytes]], path: object, key: str) -> UInt8Array:
     """Encoded pictures (PNG, JPEG, …) as uint8 RGB (t, h, w, 3).
 
     Raises `CorruptFileError` for one that cannot be decoded, for depth (16 bits a pixel), and for two sizes.
@@ -27,7 +34,7 @@ def color_pictures(cells: Iterable[bytes], path: object, key: str) -> UInt8Array
     from PIL import Image
 
     frames: list[UInt8Array] = []
-    for number, cell in enumerate(cells):
+    for number, cell in cells:
         try:
             picture = Image.open(io.BytesIO(cell))
             if picture.mode not in COLOR_MODES:
@@ -37,7 +44,7 @@ def color_pictures(cells: Iterable[bytes], path: object, key: str) -> UInt8Array
                     f'"info": {{"is_depth_map": true, "depth_unit": "mm"}} to it in meta/info.json',
                 )
             frames.append(np.asarray(picture.convert("RGB")))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except picture_errors() as error:
             raise CorruptFileError(
                 path, f"feature {key!r} has a picture that cannot be decoded at frame {number} ({error})"
             ) from error

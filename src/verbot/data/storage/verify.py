@@ -111,7 +111,7 @@ def _contents(root: Path, features: FeatureMap | None) -> Iterator[Finding]:
     if any(True for _ in _journal(root)):
         return  # already reported, and the dataset cannot be opened
     try:
-        dataset = open_dataset(root, features=features)
+        dataset = open_dataset(root, features=features, depth=True)
         yield from _read(dataset)
     except DataError as error:
         yield _finding(error, root)

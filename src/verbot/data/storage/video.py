@@ -32,6 +32,7 @@ from verbot.transforms import FitImage, fit_depth
 CODEC, ENCODER, PIXELS, GOP = "h264", "libx264", "yuv444p", 10
 SAME_TIME = 0.05  # periods between a row and a picture that are one instant: rounding of time bases and of float32
 ON_GRID = 0.02  # periods by which a recorded time may miss a whole period
+GAP = 1.5  # periods between two rows from which on some may have been dropped
 SKIP = 8  # frames that a seek must skip to be cheaper than decoding them
 # A triangle filter over luma and chroma alike. Without "full chroma" swscale drops every other chroma sample when it shrinks.
 SCALING_FLAGS = "bilinear+accurate_rnd+full_chroma_inp+full_chroma_int"
@@ -105,16 +106,42 @@ def row_times(stamps: np.ndarray | None, length: int, rate_hz: float, duration_s
     They come from the recorded `stamps` (length,) where these are relative and regular: whole periods, ascending, within
     `duration_s`. Anything else (clock time, jitter) cannot be compared with the times of a video, so row i lies at i / rate_hz.
     """
-    regular = np.arange(length) / rate_hz
+    periods = _relative(stamps, length, rate_hz, duration_s)
+    if periods is None or not _is_regular(periods):
+        return np.arange(length) / rate_hz
+    return np.rint(periods) / rate_hz
+
+
+def ignored_gap(stamps: np.ndarray | None, length: int, rate_hz: float, duration_s: float = np.inf) -> int | None:
+    """The frame before the longest gap in recorded times that are relative, but that `row_times` ignores as irregular.
+
+    Arguments are as there. None without a gap, of clock times too, which say nothing about places in a video.
+
+    Example:
+        >>> ignored_gap(np.array([0.0, 0.104, 0.2, 0.697, 0.8]), 5, 10.0), ignored_gap(np.array([0.0, 0.104, 0.2]), 3, 10.0)
+        (2, None)
+    """
+    periods = _relative(stamps, length, rate_hz, duration_s)
+    if periods is None or _is_regular(periods) or len(periods) < 2:
+        return None
+    frame = int(np.diff(periods).argmax())
+    return frame if periods[frame + 1] - periods[frame] > GAP else None
+
+
+def _relative(stamps: np.ndarray | None, length: int, rate_hz: float, duration_s: float) -> Float64Array | None:
+    """Recorded times in periods; None unless they lie within the episode's part of a video."""
     if stamps is None or len(stamps) != length or not length:
-        return regular
+        return None
     periods = np.asarray(stamps, np.float64).reshape(-1) * rate_hz
     if not np.isfinite(periods).all() or np.abs(periods).max() > 2**52:
-        return regular
+        return None
+    first, last = np.rint(periods[[0, -1]])
+    return periods if first >= 0 and last < duration_s * rate_hz + 0.5 else None
+
+
+def _is_regular(periods: Float64Array) -> bool:
     whole = np.rint(periods)
-    relative = whole[0] >= 0 and whole[-1] < duration_s * rate_hz + 0.5
-    on_grid = np.abs(periods - whole).max() < ON_GRID and (np.diff(whole) >= 1).all()
-    return whole / rate_hz if relative and on_grid else regular
+    return bool(np.abs(periods - whole).max() < ON_GRID and (np.diff(whole) >= 1).all())
 
 
 class Decoder:
@@ -150,10 +177,6 @@ class Decoder:
 
     def close(self) -> None:
         self._container.close()
-
-    def read(self, start_s: float, count: int) -> UInt8Array:
-        """The pictures of `count` successive rows from `start_s` (seconds) on: uint8 RGB (count, h, w, 3)."""
-        return cast(UInt8Array, self.frames_at(start_s + np.arange(count) / self._rate_hz))
 
     def frames_at(
         self,

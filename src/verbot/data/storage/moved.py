@@ -17,14 +17,17 @@ REWARD = "next.reward"
 def moved_extras(extras: Mapping[str, Any], rows: Int64Array) -> dict[str, Any]:
     """The extras of an episode of which the frames `rows` (ascending) are left.
 
-    Moved are ``first_contact_frame``, ``unseen_frame``, ``observed_frames`` and the frames of recorded instructions. Those of
-    present instructions are left out: they follow from the segments. Everything else is kept.
+    Moved are ``first_contact_frame``, ``unseen_frame`` and other numbers of frames (``…_frame``), ``observed_frames``, and the
+    frames of recorded instructions. Those of present instructions are left out: they follow from the segments. Everything else is
+    kept. Without a frame from its number on, ``first_contact_frame`` is None, and another number is left out.
     """
     out = {key: value for key, value in extras.items() if key != SEGMENTS}
-    if (frame := out.get("first_contact_frame")) is not None:
-        out["first_contact_frame"] = _first_from(rows, frame)
-    if (frame := out.pop("unseen_frame", None)) is not None and (new := _first_from(rows, frame)) is not None:
-        out["unseen_frame"] = new
+    for key in [key for key, value in out.items() if _is_frame(key, value)]:
+        new = _first_from(rows, out[key])
+        if new is None and key != "first_contact_frame":
+            del out[key]
+        else:
+            out[key] = new
     if "observed_frames" in out:
         out["observed_frames"] = np.flatnonzero(np.isin(rows, out["observed_frames"])).tolist()
     if SEGMENTS_NOTE in out:
@@ -55,6 +58,10 @@ def moved_column(name: str, values: np.ndarray, rows: Int64Array, stop: int) -> 
         combine.reduce(values[row:end], axis=0) if row < end else np.zeros_like(values[row])
         for row, end in zip(rows, ends, strict=True)
     ])  # fmt: skip
+
+
+def _is_frame(key: str, value: Any) -> bool:
+    return key.endswith("_frame") and isinstance(value, int) and not isinstance(value, bool)
 
 
 def _first_from(rows: Int64Array, frame: int) -> int | None:

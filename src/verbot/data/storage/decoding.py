@@ -1,0 +1,15 @@
+"""What Pillow's decoders raise for damaged pictures."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, struct.error, zlib.error)
+
+
+def picture_errors() -> tuple[type[Exception], ...]:
+    """Every error of opening and decoding a damaged picture, also of one that claims to be too large."""
+    from PIL import Image
+
+    return (*DAMAGED, Image.DecompressionBombError)
