@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from verbot.data.samples.episode_arrays import task_of
 from verbot.data.storage.reader import Episode
 from verbot.errors import ConfigError, UnknownNameError
 
@@ -81,13 +82,13 @@ def check_known(conditions: Sequence[Condition], episodes: Iterable[Episode]) ->
 def values_of(episode: Episode) -> dict[str, tuple[Any, ...]]:
     """Everything that a condition can compare, by name; several values where any of them may satisfy it."""
     values = {name: (value,) for name, value in _paths(episode.extras)}
-    task = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
+    task = task_of(episode)
     sentences = tuple(words for segment in episode.segments for words in segment.wordings)
     length = len(episode)
     return values | {
         "length": (length,),
         "seconds": (length / episode.dataset.spec.rate_hz,),
-        "task": sentences if task is None else (str(task),),  # LeRobot's task is the sentence
+        "task": sentences if task is None else (task,),  # LeRobot's task is the sentence
         "instruction": sentences,
     }
 

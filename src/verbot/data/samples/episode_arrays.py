@@ -107,8 +107,10 @@ def _segments(episode: AnyEpisode, known: dict[str, str]) -> tuple[InstructionSe
 
 def task_of(episode: AnyEpisode) -> str | None:
     """The task of the recorder's request, or the verb of its goal; None if neither was recorded."""
-    found = (episode.extras.get("request") or {}).get("task") or (episode.extras.get("goal") or {}).get("verb")
-    return None if found is None else str(found)
+    records = ((episode.extras.get(name), key) for name, key in (("request", "task"), ("goal", "verb")))
+    # Other software may record anything under these names.
+    found = [record[key] for record, key in records if isinstance(record, Mapping) and record.get(key)]
+    return str(found[0]) if found else None
 
 
 def task_number(task: str | None, names: Sequence[str]) -> int:
