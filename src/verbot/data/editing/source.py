@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from verbot.data.editing.clips import StoredImages
-from verbot.data.editing.moved import moved_column, moved_extras, moved_segments
 from verbot.data.editing.plan import EditPlan, Piece
 from verbot.data.storage.journal import JournalEntry
+from verbot.data.storage.moved import moved_column, moved_extras, moved_segments
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.record import EpisodeRecord

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.storage.joining import SAME_RATE, column_order
+from verbot.data.storage.moved import moved_extras, moved_segments
 from verbot.data.storage.reader import Dataset, Episode
 from verbot.data.storage.resample import SNAP, Resampled, resample
 from verbot.data.storage.segments import InstructionSegment
@@ -175,13 +176,13 @@ class MatchedEpisode:
 
     @functools.cached_property
     def extras(self) -> Mapping[str, Any]:
-        """As recorded; numbers of frames (``first_contact_frame``, …) count the rows of this episode."""
-        return {key: self._row_at(value) if _is_frame(key, value) else value for key, value in self.recorded.extras.items()}
+        """As recorded; numbers of frames (``first_contact_frame``, …) count the rows of this episode (see
+        `verbot.data.storage.moved.moved_extras`)."""
+        return moved_extras(self.recorded.extras, self.rows) if self.dataset.matching.resamples else self.recorded.extras
 
     @property
     def segments(self) -> tuple[InstructionSegment, ...]:
-        moved = ((self._row_at(s.start), self._row_at(s.stop), s.wordings) for s in self.recorded.segments)
-        return tuple(InstructionSegment(*each) for each in moved if each[0] < each[1])
+        return moved_segments(self.recorded.segments, self.rows)
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -193,14 +194,6 @@ class MatchedEpisode:
         distinct, places = np.unique(wanted, return_inverse=True)
         return self.recorded.images(camera, distinct.tolist())[places]
 
-    def _row_at(self, frame: int) -> int:
-        """The first row at or after a recorded frame."""
-        return int(np.searchsorted(self.rows, frame))
-
 
 def _ordered(values: FloatArray, order: Int64Array | None) -> FloatArray:
     return values if order is None else np.ascontiguousarray(values[:, order])
-
-
-def _is_frame(key: str, value: Any) -> bool:
-    return key.endswith("_frame") and isinstance(value, int) and not isinstance(value, bool)

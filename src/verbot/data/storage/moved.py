@@ -1,4 +1,4 @@
-"""What belongs to frames, moved along when frames are left out."""
+"""What belongs to frames, moved along when frames are left out or repeated."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ REWARD = "next.reward"
 def moved_extras(extras: Mapping[str, Any], rows: Int64Array) -> dict[str, Any]:
     """The extras of an episode of which the frames `rows` (ascending) are left.
 
-    Moved are ``first_contact_frame``, ``unseen_frame``, ``observed_frames`` and the frames of recorded instructions. Those of
+    Moved are the numbers of frames (``first_contact_frame``, ``unseen_frame``, …: integers), ``observed_frames`` and the frames
+    of recorded instructions. A frame after the last that is left is left out; ``first_contact_frame`` is then None. Frames of
     present instructions are left out: they follow from the segments. Everything else is kept.
     """
     out = {key: value for key, value in extras.items() if key != SEGMENTS}
-    if (frame := out.get("first_contact_frame")) is not None:
-        out["first_contact_frame"] = _first_from(rows, frame)
-    if (frame := out.pop("unseen_frame", None)) is not None and (new := _first_from(rows, frame)) is not None:
-        out["unseen_frame"] = new
+    for key in [key for key, value in out.items() if _is_frame(key, value)]:
+        if (new := _first_from(rows, out.pop(key))) is not None or key == "first_contact_frame":
+            out[key] = new
     if "observed_frames" in out:
         out["observed_frames"] = np.flatnonzero(np.isin(rows, out["observed_frames"])).tolist()
     if SEGMENTS_NOTE in out:
@@ -55,6 +55,10 @@ def moved_column(name: str, values: np.ndarray, rows: Int64Array, stop: int) -> 
         combine.reduce(values[row:end], axis=0) if row < end else np.zeros_like(values[row])
         for row, end in zip(rows, ends, strict=True)
     ])  # fmt: skip
+
+
+def _is_frame(key: str, value: Any) -> bool:
+    return key.endswith("_frame") and isinstance(value, int) and not isinstance(value, bool)
 
 
 def _first_from(rows: Int64Array, frame: int) -> int | None:
