@@ -15,7 +15,7 @@ from verbot.errors import ConfigError
 from verbot.policy.policy import load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.training import CotrainingEmbodiment, DaggerConfig, checkpoint, read_log, train_policy
-from verbot.training.imitation.cotraining import tie_weights
+from verbot.training.imitation.cotraining import embodiment_config, tie_weights
 
 MOVE = Component("choice", "discrete", ("action",), "1", "robot", (0.0,), (2.0,))
 PLACE = Component("position", "position", ("x", "y"), "m", "base", (-1.0,) * 2, (1.0,) * 2)
@@ -93,6 +93,13 @@ def test_two_processes_learn_with_cotraining_too(both, tmp_path):
         seen.append(read_log(tmp_path / str(processes))[-1])
     assert seen[0]["action"] == pytest.approx(seen[1]["action"], rel=1e-4)
     assert seen[0]["rover.action"] == pytest.approx(seen[1]["rover.action"], rel=0.1), "its chunks have padding"
+
+
+def test_the_origin_of_a_dataset_is_that_of_one_robot(both, toy):
+    config = both(**{"data.origin": toy})
+    (rover,) = config.cotraining
+    assert embodiment_config(config, rover).data.origin is None
+    assert embodiment_config(config, dataclasses.replace(rover, origin="mine")).data.origin == "mine"
 
 
 def test_only_weights_of_one_name_and_shape_are_shared():

@@ -13,20 +13,22 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from test_loop import losses, same
-from toys import PLAIN, SMALL, toy_config, write_toy
+from toys import PLAIN, SMALL, SPEC, changed, toy_config, write_toy
 
 from verbot.data import DatasetWriter, EpisodeRecord, FrameCache, open_dataset
 from verbot.data.samples.labels import MaskedArray
 from verbot.data.storage import cached_rows, frame_cache
+from verbot.data.storage.frame_cache import FrameSelection
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
 from verbot.policy.policy import VLAPolicy, load_policy
-from verbot.spec import Observation
+from verbot.spec import Camera, Observation
 from verbot.training import train_policy
 from verbot.training.imitation.augment import torch_numbers
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
+from verbot.training.imitation.records import Selection
 
 WITHIN = 1e-3  # of the loss: float16 rounds each feature to within 5e-4 of itself
 
@@ -141,7 +143,10 @@ def test_rounding_is_what_is_promised(toy, tower):
     config = settings(toy, tower)
     dataset = open_dataset(toy)
     extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
-    kept, frames = extractor.features(dataset, ("front",)).features("front"), FrameCache(dataset, ["front"]).frames("front")
+    kept, frames = (
+        extractor.features(dataset, FrameSelection(("front",))).features("front"),
+        FrameCache(dataset, ["front"]).frames("front"),
+    )
     exact = extractor._compute(frames)
     assert kept.dtype == np.float16 and kept.shape == exact.shape == (48, 17, 16) and not kept.flags.writeable
     assert (np.abs(kept - exact) <= np.abs(exact) * 2**-11 + 3e-8 + 1e-6).all()
@@ -167,7 +172,9 @@ def test_frames_are_seen_once_and_added_episodes_alone(tower, tmp_path, seen, ca
     dataset = open_dataset(data)
     extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
     exact = extractor._compute(FrameCache(dataset, ["wrist"]).frames("wrist"))
-    np.testing.assert_allclose(extractor.features(dataset, ("wrist",)).features("wrist"), exact, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        extractor.features(dataset, FrameSelection(("wrist",))).features("wrist"), exact, rtol=1e-3, atol=1e-5
+    )
 
 
 def grow(data: Path, episodes: int) -> None:
@@ -212,18 +219,20 @@ def test_another_checkpoint_never_reads_stale_features(toy, tower, tmp_path, see
     TrainingData.prepare(config)
     dataset = open_dataset(data)
     before = (
-        FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu")).features(dataset, ("front",)).features("front")
+        FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
+        .features(dataset, FrameSelection(("front",)))
+        .features("front")
     )
     weights = load_file(folder / "model.safetensors")
     save_file({k: v * 1.5 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     seen.clear()
     extractor = FrozenFeatureExtractor(config.network, dataset.spec, torch.device("cpu"))
-    after = extractor.features(dataset, ("front",)).features("front")
+    after = extractor.features(dataset, FrameSelection(("front",))).features("front")
     assert sum(seen) == 48 + 1 and np.abs(after - before).max() > 0.01
     np.testing.assert_allclose(after, extractor._compute(FrameCache(dataset, ["front"]).frames("front")), rtol=1e-3, atol=1e-5)
     small = settings(data, folder, image_size=(8, 8), vision=frozen(folder, size=16))
     seen.clear()
-    FrozenFeatureExtractor(small.network, dataset.spec, torch.device("cpu")).features(dataset, ("front",))
+    FrozenFeatureExtractor(small.network, dataset.spec, torch.device("cpu")).features(dataset, FrameSelection(("front",)))
     assert sum(seen) == 48 + 1, "images of another size are other features"
 
 
@@ -245,11 +254,40 @@ def test_features_beyond_float16_are_said_so(toy, tower, tmp_path, monkeypatch):
         TrainingData.prepare(settings(copied(toy, tmp_path), tower))
 
 
+def test_only_features_of_the_episodes_of_the_run_are_kept(toy, tower, tmp_path, seen):
+    """No decoded frame is; those that the encoder sees have the size of the network."""
+    network = {"image_size": (8, 12), "vision": frozen(tower, size=16)}
+    config = settings(copied(toy, tmp_path), tower, **network)
+    config = changed(config, **{"data.selections": (Selection(episodes=3),), "data.cache": str(tmp_path / "cache")})
+    TrainingData.prepare(config)
+    assert sum(seen) == 2 * (3 * 8 + 1)
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".f16", ".rgb")]
+    assert sorted(path.name[:11] for path in files) == ["front@8x12+", "wrist@8x12+"]
+    with TrainingData(config, tmp_path / "run", 0, 0) as training_data:
+        assert training_data.batch(0, 0).images.shape == (4, 1, 2, 8, 12, 0)
+        next(training_data.held_out())
+
+
+def test_features_of_a_recording_without_the_cameras_are_masked(toy, tower, tmp_path):
+    top = tmp_path / "top"
+    with DatasetWriter(top, dataclasses.replace(SPEC, cameras=(Camera("top", 8, 8),))) as writer:
+        for episode in open_dataset(toy):
+            images = {"top": np.zeros((len(episode), 8, 8, 3), np.uint8)}
+            writer.save_episode(EpisodeRecord("touch it", episode.states, episode.actions, images))
+    config = changed(settings(toy, tower, batch_size=16), **{"data.datasets": (toy, str(top)), "data.cameras": ("front",)})
+    with TrainingData(config, tmp_path / "run", 0, 0) as training_data:
+        batch = training_data.batch(0, 0)
+    assert 0 < batch.images_mask.sum() < 16 and batch.features.shape == (16, 1, 1, 17, 16)
+    assert (batch.features.any((3, 4)) == batch.images_mask).all()
+
+
 def test_images_that_change_are_refused(toy, tower):
     with pytest.raises(ConfigError, match=r"these of augment change them: shift_pixels, contrast; set them to 0"):
         settings(toy, tower, dataclasses.replace(PLAIN, shift_pixels=1, contrast=0.1))
     with pytest.raises(ConfigError, match=r"replaces the images, and the network's goal 'goal_conv' compares them"):
         settings(toy, tower, goal=Part("goal_conv"))
+    with pytest.raises(ConfigError, match="keeps the features of color images only"):
+        settings(toy, tower, depth=Part("depth_conv"))
 
 
 def test_an_encoder_that_learns_or_listens_is_refused(toy, tower, tmp_path):

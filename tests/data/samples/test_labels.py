@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from verbot.data import DatasetWriter, EpisodeRecord, WindowConfig, Windows, open_dataset
+from verbot.data.editing.conditions import Condition
 from verbot.data.samples.episode_arrays import task_number, task_of
 from verbot.data.samples.labels import MaskedArray, labels
 from verbot.data.samples.labels.grasp_state import grasps
@@ -59,6 +60,7 @@ def test_windows_have_labels_of_task_and_grasp(tmp_path):
         {"goal": {"verb": "pick"}},
         {},
         {"request": {"task": "push"}},
+        {"request": ["put"], "goal": "cube"},
     ]
     with DatasetWriter(tmp_path, SPEC) as writer:
         for extras in records:
@@ -66,9 +68,10 @@ def test_windows_have_labels_of_task_and_grasp(tmp_path):
             image = np.zeros((7, 8, 8, 3), np.uint8)
             writer.save_episode(EpisodeRecord("go", states, actions, {"front": image}, extras=extras))
     dataset = open_dataset(tmp_path)
-    assert [task_of(each) for each in dataset] == ["put", "pick", None, "push"]
-    assert [task_number(task_of(each), ("pick", "put")) for each in dataset] == [1, 0, -1, -1]
-    batch = Windows(dataset, WindowConfig(chunk=2, tasks=("pick", "put"), labels=LABELS)).batch(
+    assert [task_of(each) for each in dataset] == ["put", "pick", None, "push", None]
+    assert [task_number(task_of(each), ("pick", "put")) for each in dataset] == [1, 0, -1, -1, -1]
+    assert [Condition.parse("task=go").holds(each) for each in dataset] == [False, False, True, False, True]
+    batch = Windows(dataset, WindowConfig(chunk=2, tasks=("pick", "put"), labels=LABELS), episodes=range(4)).batch(
         np.arange(28), np.random.default_rng(0)
     )
     assert batch.targets["task"].values.reshape(4, 7)[:, 0].tolist() == [1, 0, -1, -1]

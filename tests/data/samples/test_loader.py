@@ -120,10 +120,12 @@ def test_a_rank_reads_nothing_but_its_part(windows, monkeypatch):
 
 def test_other_episodes_of_the_same_recording_are_held_but_once(written):
     dataset = open_dataset(written)
-    some = Windows(dataset, WindowConfig(chunk=3, relabel=0.5, grounding_queries=2), episodes=[0])
+    some = Windows(dataset, WindowConfig(chunk=3), episodes=[0, 1]).choosing([0], relabel=0.5, grounding_queries=2)
     others = some.choosing([1])
     assert_same(
         others.batch([0, 3], np.random.default_rng(0)),
         Windows(dataset, WindowConfig(chunk=3), episodes=[1]).batch([0, 3], np.random.default_rng(0)),
     )
     assert others._tables is some._tables and len(some) == len(dataset[0])
+    with pytest.raises(ConfigError, match="these windows are not of episode 2: name it when they are created"):
+        some.choosing([0, 2])

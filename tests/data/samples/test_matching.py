@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from verbot.data import open_dataset
+from verbot.data import DatasetWriter, open_dataset
 from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
 from verbot.data.storage.resample import resample, resampled_spec
 from verbot.spec import RobotSpec
@@ -53,3 +53,19 @@ def test_what_counts_frames_counts_rows(written):
         np.testing.assert_array_equal(after.images("front"), before.images("front")[after.rows])
         np.testing.assert_array_equal(after.states, before.states[after.rows])
     assert dataset.camera_names == recorded.camera_names and dataset.spec.rate_hz == 20
+
+
+def test_frames_that_no_row_is_left_of(tmp_path, spec, make):
+    record = make(1)
+    extras = {
+        "first_contact_frame": len(record.states) - 1,
+        "covered_frame": 99,
+        "takeover_frame": 3,
+        "observed_frames": [0, 3, 4],
+    }
+    with DatasetWriter(tmp_path, spec) as writer:
+        writer.save_episode(dataclasses.replace(record, extras=extras))
+    recorded = open_dataset(tmp_path)
+    half = MatchedDataset(recorded, DatasetMatching(recorded.spec, resampled_spec(recorded.spec, 5.0)))[0]
+    assert len(recorded[0]) % 2 == 0 and half.rows.tolist() == list(range(0, len(recorded[0]), 2)), "the last frame has no row"
+    assert half.extras == {"first_contact_frame": None, "takeover_frame": 2, "observed_frames": [0, 2]}

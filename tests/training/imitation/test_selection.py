@@ -54,6 +54,8 @@ def test_selections(mixed, selection, expected):
         (Selection(numbers=(7,)), ConfigError, "has no episode 7; it has 5, numbered from 0"),
         (Selection(numbers="0:9"), ConfigError, "has no episode 5; it has 5, numbered from 0"),
         (Selection(numbers="some"), ConfigError, "the episodes 'some' of a selection are no numbers; expected e.g. '0:50'"),
+        (Selection(numbers="1:3,"), ConfigError, "the episodes '1:3,' of a selection are no numbers; expected e.g. '0:50'"),
+        (Selection(numbers=""), ConfigError, "the episodes '' of a selection are no numbers; expected e.g. '0:50'"),
         (Selection(numbers="2:2"), ConfigError, "the selection leaves no episode of .*mixed: 0 episodes"),
         (Selection(success=False, min_length=8), ConfigError, "5 episodes, 2 of these failed, 0 of these have 8 to any number"),
         (Selection(tasks=("pusch",)), UnknownNameError, "push"),

@@ -104,29 +104,31 @@ class LabeledEpisode:
 
 
 class EpisodeTables:
-    """Tables of any episodes of a dataset: one of all that stays in memory if they are few, else one for each request.
+    """Tables of some episodes of a dataset: one of all of them that stays in memory if they are few, else one for each request.
 
     Args:
         cameras: the views of the labels, in order.
+        numbers: numbers of the episodes; no others are read.
 
     Raises `DataError` for a dataset without episodes, and for a label of the wrong shape.
     """
 
-    def __init__(self, dataset: Dataset | MatchedDataset, config: WindowConfig, cameras: Sequence[str]):
+    def __init__(self, dataset: Dataset | MatchedDataset, config: WindowConfig, cameras: Sequence[str], numbers: Iterable[int]):
         self._dataset, self._config, self._cameras = dataset, config, cameras
+        self.numbers = np.unique(np.fromiter(numbers, np.int64))
         self._functions = {name: labels.get(name) for name in config.labels}
         if not len(dataset):
             raise DataError(f"{dataset.root} has no episodes yet")
         self._recent: OrderedDict[int, LabeledEpisode] = OrderedDict()
         self._whole: EpisodeTable | None = None
         self._recent_frames, self._lock = 0, threading.Lock()
-        if int(dataset.lengths.sum()) <= IN_MEMORY_FRAMES:
+        if len(self.numbers) and int(dataset.lengths[self.numbers].sum()) <= IN_MEMORY_FRAMES:
             known: dict[str, str] = {}  # a sentence of many episodes is kept once
-            self._whole = EpisodeTable.of([self._read(number, known) for number in range(len(dataset))])
+            self._whole = EpisodeTable.of([self._read(number, known) for number in self.numbers.tolist()])
 
     @property
     def in_memory(self) -> bool:
-        """Whether every episode is in memory."""
+        """Whether all of these episodes are in memory."""
         return self._whole is not None
 
     def of(self, episodes: Int64Array) -> EpisodeTable:
@@ -135,7 +137,7 @@ class EpisodeTables:
             return self._whole
         wanted = np.unique(episodes)
         if self._config.sequence > 1:
-            wanted = np.unique(np.concatenate([wanted, np.maximum(wanted - 1, 0)]))
+            wanted = np.unique(np.concatenate([wanted, np.intersect1d(wanted - 1, self.numbers)]))
         with self._lock:
             return EpisodeTable.of([self._held(int(number)) for number in wanted])
 

@@ -176,8 +176,9 @@ class MatchedEpisode:
 
     @functools.cached_property
     def extras(self) -> Mapping[str, Any]:
-        """As recorded; numbers of frames (``first_contact_frame``, …) count the rows of this episode, see `moved_extras`."""
-        return moved_extras(self.recorded.extras, self.rows)
+        """As recorded; numbers of frames (``first_contact_frame``, …) count the rows of this episode (see
+        `verbot.data.storage.moved.moved_extras`)."""
+        return moved_extras(self.recorded.extras, self.rows) if self.dataset.matching.resamples else self.recorded.extras
 
     @property
     def segments(self) -> tuple[InstructionSegment, ...]:

@@ -50,7 +50,7 @@ class Mixture:
         if len(shapes) > 1:
             raise ConfigError(
                 f"the sources of a mixture differ in ({', '.join(f.name for f in dataclasses.fields(WindowConfig))}, "
-                f"height, width, state, action): {shapes}"
+                f"depth_cameras, height, width, depth height, depth width, state, action): {shapes}"
             )
 
     def __len__(self) -> int:

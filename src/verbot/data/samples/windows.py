@@ -21,9 +21,9 @@ from verbot.data.samples.matching import MatchedDataset
 from verbot.data.samples.window_batch import WindowBatch as WindowBatch
 from verbot.data.samples.window_batch import without
 from verbot.data.samples.window_config import WindowConfig
-from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache, is_depth
+from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
-from verbot.errors import DataError
+from verbot.errors import ConfigError, DataError
 from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array
 from verbot.transforms import FitImage
 
@@ -37,10 +37,12 @@ class Windows:
     Args:
         source: an open dataset, as it is now. To use episodes that are saved later, open it again.
         config: the content of a window.
-        episodes: numbers of the episodes to use; all if None.
+        episodes: numbers of the episodes to use; all if None. No others are read.
         cache: where frames come from (see `verbot.data.samples.frame_source.open_frames`); if None, a `FrameCache` is opened and
             filled.
         features: features of the frames, which replace the images.
+        views: cameras of other sources of the same mixture: their kind, and the size of their pictures in a batch. What `source`
+            lacks of `config.cameras` has these.
 
     Example:
         >>> import tempfile
@@ -61,28 +63,33 @@ class Windows:
         episodes: Sequence[int] | None = None,
         cache: FrameSource | None = None,
         features: FeatureCache | None = None,
+        views: Sequence[Camera] = (),
     ):
         self.config = config or WindowConfig()
         self.spec = source.spec
         recorded = source.recorded if isinstance(source, MatchedDataset) else source
         named = tuple(source.camera_names if self.config.cameras is None else self.config.cameras)
-        self.cameras = tuple(camera for camera in named if not is_depth(recorded, camera))
-        self.depth_cameras = tuple(camera for camera in named if is_depth(recorded, camera))
-        self._tables = EpisodeTables(source, self.config, self.cameras)
+        self._views = {camera.name: camera for camera in views}
+        deep = {camera.name for camera in (*views, *recorded.spec.cameras) if camera.kind == "depth"}
+        self.cameras = tuple(camera for camera in named if camera not in deep)
+        self.depth_cameras = tuple(camera for camera in named if camera in deep)
         self._lengths = source.lengths
         self._choose(None if episodes is None else np.asarray(episodes, np.int64))
+        self._tables = EpisodeTables(source, self.config, self.cameras, self._chosen)
         present = [camera for camera in named if camera in source.camera_names]
         self._matched = source if isinstance(source, MatchedDataset) else None
         self._source: FrameSource = cache or FrameCache(recorded, present)
         self._present = frozenset(camera for camera in present if camera in self._source.cameras)
         self._features = features
-        self._size = self._image_size()
+        self._size, self._depth_size = self._size_of(self.cameras), self._size_of(self.depth_cameras)
 
     def __len__(self) -> int:
         return int(self._stops[-1]) if len(self._stops) else 0
 
     def choosing(self, episodes: Sequence[int], relabel: float = 0.0, grounding_queries: int = 0) -> Windows:
-        """Windows of other episodes of the same recording, which is in memory only once; arguments as in `WindowConfig`."""
+        """Windows of some of these episodes, which are in memory only once; other arguments as in `WindowConfig`."""
+        if unread := sorted(set(np.asarray(episodes).tolist()) - set(self._tables.numbers.tolist())):
+            raise ConfigError(f"these windows are not of episode {unread[0]}: name it when they are created")
         other = copy.copy(self)
         other._choose(np.asarray(episodes, np.int64))
         other.config = dataclasses.replace(self.config, relabel=relabel, grounding_queries=grounding_queries)
@@ -133,7 +140,14 @@ class Windows:
     def shape(self) -> tuple[object, ...]:
         """What sources of one mixture must have in common."""
         own = dataclasses.replace(self.config, cameras=self.cameras, keypoints="hindsight", relabel=0.0, tasks=())
-        return (*dataclasses.astuple(own), *self._size, self.spec.state_size, self.spec.action_size)
+        return (
+            *dataclasses.astuple(own),
+            self.depth_cameras,
+            *self._size,
+            *self._depth_size,
+            self.spec.state_size,
+            self.spec.action_size,
+        )
 
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
@@ -286,7 +300,7 @@ class Windows:
         shape = (*mask.shape, len(self.cameras))
         known = self._features
         seen = [(view, camera) for view, camera in enumerate(self.cameras) if camera in self._present]
-        places = known.features(seen[0][1]).shape[1:] if known and seen else (0, 0)
+        places = known.row if known else (0, 0)
         images = np.zeros((*shape, *self._size, 0 if known else 3), np.uint8)
         features, images_mask = np.zeros((*shape, *places), np.float16), np.zeros(shape, bool)
         for view, camera in seen:
@@ -300,7 +314,7 @@ class Windows:
     def _depth(self, frames: Frames, mask: BoolArray) -> tuple[FloatArray, BoolArray]:
         """Depth of the depth cameras, and where there is some."""
         shape, seen = (*mask.shape, len(self.depth_cameras)), [c for c in self.depth_cameras if c in self._present]
-        size = self._source.shape(seen[0]) if seen else (0, 0)
+        size = self._depth_size if self.depth_cameras else (0, 0)
         depth, depth_mask = np.zeros((*shape, *size), np.float32), np.zeros(shape, bool)
         for camera in seen:
             view = self.depth_cameras.index(camera)
@@ -308,16 +322,16 @@ class Windows:
             depth_mask[:, :, view] = mask
         return depth, depth_mask
 
-    def _image_size(self) -> tuple[int, int]:
-        for names in (self.cameras, self.depth_cameras):
-            sizes = {camera: self._source.shape(camera)[:2] for camera in names if camera in self._present}
-            if len(set(sizes.values())) > 1:
-                raise DataError(
-                    f"the cameras of one batch need one image size; they have {sizes}: set network.image_size, to which every "
-                    f"camera is then resized"
-                )
-        sizes = {camera: self._source.shape(camera)[:2] for camera in self.cameras if camera in self._present}
-        height, width = next(iter(sizes.values()), (1, 1))
+    def _size_of(self, cameras: Sequence[str]) -> tuple[int, int]:
+        """The size of the pictures of all these cameras, of one kind; (1, 1) where nothing says it."""
+        sizes = {camera: self._source.shape(camera)[:2] for camera in cameras if camera in self._present}
+        if len(set(sizes.values())) > 1:
+            raise DataError(
+                f"the cameras of one batch need one image size; they have {sizes}: set network.image_size, to which every "
+                f"camera is then resized"
+            )
+        lacking = [(view.height, view.width) for name in cameras if (view := self._views.get(name)) is not None]
+        height, width = next(iter((*sizes.values(), *lacking)), (1, 1))
         return height, width
 
 

@@ -7,6 +7,7 @@ atomically and is the commit: rows beyond its count do not exist.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -196,20 +197,20 @@ def missing_bytes(dataset: Dataset, selection: FrameSelection, folders: Sequence
 
 
 def _rows_of(
-    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path]
+    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path], features: bool = False
 ) -> tuple[Sequence[int], dict[str, tuple[str, CachedRows]]]:
     """The episodes to cache, and the rows of each camera with their name; a complete cache of all episodes serves any choice."""
     whole = range(len(dataset))
-    every = _named_rows(dataset, selection, folders, whole)
+    every = _named_rows(dataset, selection, folders, whole, features)
     if selection.episodes is None or list(selection.episodes) == list(whole):
         return whole, every
     if every and all(one.complete(name) for name, one in every.values()):
         return whole, every
-    return selection.episodes, _named_rows(dataset, selection, folders, selection.episodes)
+    return selection.episodes, _named_rows(dataset, selection, folders, selection.episodes, features)
 
 
 def _named_rows(
-    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path], numbers: Sequence[int]
+    dataset: Dataset, selection: FrameSelection, folders: Sequence[Path], numbers: Sequence[int], features: bool
 ) -> dict[str, tuple[str, CachedRows]]:
     """A size and a choice of episodes are part of the name."""
     found = {}
@@ -217,8 +218,11 @@ def _named_rows(
         choice = ""
         if not isinstance(numbers, range):
             choice = "+" + running_digests([dataset[int(number)].pictures_identity(camera) for number in numbers])[-1][:8]
-        suffix, dtype = (".depth", "float32") if is_depth(dataset, camera) else (".rgb", "uint8")
-        rows = CachedRows(dataset, numbers, folders, "decoded frames", suffix, dtype, BLOCK, camera)
+        if features:
+            rows = CachedRows(dataset, numbers, folders, "features", ".f16", np.float16, FEATURE_BLOCK, camera)
+        else:
+            suffix, dtype = (".depth", "float32") if is_depth(dataset, camera) else (".rgb", "uint8")
+            rows = CachedRows(dataset, numbers, folders, "decoded frames", suffix, dtype, BLOCK, camera)
         found[camera] = f"{camera}{_size_name(selection.fits.get(camera))}{choice}", rows
     return found
 
@@ -241,13 +245,14 @@ def is_depth(dataset: Dataset, name: str) -> bool:
 
 
 class FeatureCache:
-    """Features of all frames from a frozen encoder, in episode order, as float16.
+    """Features of frames from a frozen encoder, in episode order, as float16; a source of frames without pictures.
 
     Rounding to float16 has a relative error of at most 0.05 % (half a unit of the eleventh binary place). Numbers below 6e-5
-    have an absolute error of at most 3e-8.
+    have an absolute error of at most 3e-8. Frames are decoded for the encoder and not kept.
 
     Args:
-        frames: decoded frames of the dataset.
+        selection: the cameras, the episodes, and the size in which the encoder sees the frames.
+        folders: folders of the caches of decoded frames, beside which the features are.
         key: identifies the encoder and must change whenever the features do. Features of different keys are kept separately.
         compute: maps frames uint8 (n, h, w, 3) to features (n, p, d).
         show: show rate and time left while features are computed.
@@ -255,42 +260,92 @@ class FeatureCache:
     Raises `DataError` if features do not fit into float16.
     """
 
-    def __init__(self, frames: FrameCache, key: str, compute: Callable[[UInt8Array], FloatArray], show: bool = False):
-        self.frames, self._compute, self._show = frames, compute, show
+    def __init__(
+        self,
+        dataset: Dataset,
+        selection: FrameSelection,
+        folders: Sequence[Path],
+        key: str,
+        compute: Callable[[UInt8Array], FloatArray],
+        show: bool = False,
+    ):
+        self.dataset, self.selection, self._compute, self._show = dataset, selection, compute, show
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.folders = tuple(folder.with_name("features") / name for folder in frames.folders)
-        dataset = frames.dataset
+        self.folders = tuple(folder.with_name("features") / name for folder in folders)
         self._features: dict[str, FeatureArray] = {}
-        every = range(len(dataset))
-        for camera in frames.cameras:
-            rows = CachedRows(dataset, every, self.folders, "features", ".f16", np.float16, FEATURE_BLOCK, camera)
+        self.starts = np.full(len(dataset), -1)  # row of the first frame of each episode; -1 where there are no features
+        chosen, rows = _rows_of(dataset, selection, self.folders, features=True)
+        for camera, (called, each) in rows.items():
+            self.starts[list(chosen)] = each.ends[:-1]
             with ExitStack() as shown:
-                self._features[camera] = rows.open(camera, self._shape(camera), self._encoder(camera, shown))
-        self.starts = dataset.frame_starts[:-1]
+                self._features[camera] = each.open(called, partial(self._shape, camera), self._encoder(camera, chosen, shown))
 
     def features(self, camera: str) -> FeatureArray:
-        """The features of every frame of the dataset from one camera, (n, p, d), read-only."""
+        """The features of every frame of these episodes from one camera, (n, p, d), read-only."""
         return self._features[camera]
 
-    def _shape(self, camera: str) -> Callable[[], tuple[int, ...]]:
-        return lambda: self._compute(self.frames.frames(camera)[:1]).shape[1:]
+    @functools.cached_property
+    def row(self) -> tuple[int, ...]:
+        """The shape (p, d) of the features of one picture, also where there are no cameras."""
+        found = next(iter(self._features.values()), None)
+        return (self._compute(np.zeros((1, 32, 32, 3), np.uint8)) if found is None else found).shape[1:]
 
-    def _encoder(self, camera: str, shown: ExitStack) -> Fill:
-        frames, bars = self.frames.frames(camera), list[Progress]()
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return tuple(self._features)
 
-        def fill(numbers: range, ends: Int64Array, out: FeatureArray) -> None:
-            first, last = int(ends[numbers.start]), int(ends[numbers.stop])
+    @property
+    def fits(self) -> Mapping[str, FitImage]:
+        return self.selection.fits
+
+    def shape(self, camera: str) -> tuple[int, ...]:
+        """The shape of a picture as the encoder saw it."""
+        return self.selection.row(self.dataset, camera)
+
+    def take(self, camera: str, episodes: Int64Array, rows: Int64Array, clip_rows: Int64Array) -> Any:
+        """Raises `DataError`: pictures are not kept."""
+        raise DataError(f"{self.dataset.root}: the pictures of camera {camera!r} are not kept, only their features")
+
+    def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
+        """Nothing: every feature is at hand."""
+
+    @property
+    def random_access(self) -> bool:
+        return True
+
+    @property
+    def clip(self) -> int:
+        return 1
+
+    @property
+    def block(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _shape(self, camera: str) -> tuple[int, ...]:
+        first = 0 if self.selection.episodes is None else self.selection.episodes[0]
+        return self._compute(self.dataset[first].images(camera, [0], self.fits.get(camera))).shape[1:]
+
+    def _encoder(self, camera: str, numbers: Sequence[int], shown: ExitStack) -> Fill:
+        bars = list[Progress]()
+
+        def fill(places: range, ends: Int64Array, out: FeatureArray) -> None:
             if not bars:
-                bars.append(shown.enter_context(Progress(f"encode {camera}", len(frames), "frames", first, self._show)))
-            with np.errstate(over="ignore"):
-                for start in range(first, last, FEATURE_BATCH):
-                    stop = min(start + FEATURE_BATCH, last)
-                    out[start:stop] = self._compute(frames[start:stop])
-                    bars[0].update(stop)
-            if not np.isfinite(out[first:last]).all():
-                raise DataError(
-                    f"the features of camera {camera!r} in {self.frames.dataset.root} do not fit into float16 (beyond "
-                    f"{np.finfo(np.float16).max:.0f}, or not a number): train with cache_features=False"
-                )
+                start = int(ends[places.start])
+                bars.append(shown.enter_context(Progress(f"encode {camera}", int(ends[-1]), "frames", start, self._show)))
+            for place in places:
+                frames = self.dataset[int(numbers[place])].images(camera, None, self.fits.get(camera))
+                own = out[ends[place] : ends[place + 1]]
+                with np.errstate(over="ignore"):
+                    for start in range(0, len(frames), FEATURE_BATCH):
+                        own[start : start + FEATURE_BATCH] = self._compute(frames[start : start + FEATURE_BATCH])
+                bars[0].update(int(ends[place + 1]))
+                if not np.isfinite(own).all():
+                    raise DataError(
+                        f"the features of camera {camera!r} in {self.dataset.root} do not fit into float16 (beyond "
+                        f"{np.finfo(np.float16).max:.0f}, or not a number): train with cache_features=False"
+                    )
 
         return fill

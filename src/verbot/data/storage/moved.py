@@ -1,4 +1,4 @@
-"""What belongs to frames, moved along when frames are left out."""
+"""What belongs to frames, moved along when frames are left out or repeated."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class CotrainingEmbodiment:
         datasets: folders of its episodes; every frame is drawn equally often.
         shared: patterns of weight names. Matching weights with the same name and shape in both networks are shared; each pattern
             must match at least one.
-        cameras, selections, features, rate_hz, augment: as in `DataConfig` and `TrainConfig`.
+        cameras, selections, features, origin, rate_hz, augment: as in `DataConfig` and `TrainConfig`.
     """
 
     robot: str
@@ -50,6 +50,7 @@ class CotrainingEmbodiment:
     cameras: tuple[str, ...] | None = None
     selections: tuple[Selection, ...] | None = None
     features: Mapping[str, tuple[str, ...]] | None = None
+    origin: str | None = None
     rate_hz: float | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -153,6 +154,10 @@ class TrainConfig:
             raise ConfigError(
                 f"cache_features needs images without augmentation, and these of augment change them: {', '.join(changing)}; "
                 f"set them to 0"
+            )
+        if self.network.depth:
+            raise ConfigError(
+                "cache_features keeps the features of color images only: train without network.depth, or without it"
             )
         if self.network.goal:
             raise ConfigError(

@@ -78,7 +78,7 @@ def embodiment_config(config: TrainConfig, other: CotrainingEmbodiment) -> Train
     if not other.datasets:
         raise ConfigError(f"the co-training embodiment {other.robot!r} has no dataset: add one of that robot")
     own = {f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name not in ("robot", "shared")}
-    picked = ("datasets", "cameras", "selections", "features", "rate_hz")
+    picked = ("datasets", "cameras", "selections", "features", "origin", "rate_hz")
     data = dataclasses.replace(config.data, weights=None, **{name: own.pop(name) for name in picked})
     for path in other.datasets:
         if (found := opened(data, path).spec.name) != other.robot:

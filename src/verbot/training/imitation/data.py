@@ -24,7 +24,7 @@ from verbot.data.storage.reader import Episode
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
 from verbot.parallel.workers import cores
-from verbot.spec import FloatArray, RobotSpec
+from verbot.spec import Camera, FloatArray, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
@@ -32,6 +32,7 @@ from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
 from verbot.training.imitation.mixing import Recording, Recordings
 from verbot.training.imitation.records import AugmentConfig, DataConfig
+from verbot.transforms import FitImage
 
 MANY_CHUNKS = 20_000
 CPU = torch.device("cpu")
@@ -106,10 +107,11 @@ class TrainingData:
                 print(note, file=sys.stderr)
         extractor = _extractor(config.data, network, spec, device, show_progress)
         for recording in recordings.every:
+            sized = dataclasses.replace(config, network=network)
             if extractor is not None:
-                extractor.features(recording.dataset, spec.color_names)
+                extractor.features(recording.dataset, _frames_used(sized, spec.color_only(), recording))
             else:
-                frame_source(dataclasses.replace(config, network=network), spec, recording, 0, show_progress).close()
+                frame_source(sized, spec, recording, 0, show_progress).close()
 
     def __enter__(self) -> TrainingData:
         return self
@@ -126,7 +128,7 @@ class TrainingData:
     def add_correction_rounds(self, rounds: int) -> None:
         """Include the corrections of the first `rounds` rounds, from the next batch on."""
         for number in range(len(self._corrections), rounds):
-            dataset = open_dataset(folder(self._out, number))
+            dataset = open_dataset(folder(self._out, number), depth=self._data.depth)
             recording = self._recordings.add(dataset)
             self._corrections.append(self._windows(recording, recording.numbers, self.augment))
         lengths = [float(len(w)) for w in self._train]
@@ -171,13 +173,17 @@ class TrainingData:
             labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
-        source = recording.source
+        frames: FrameSource
+        features = None
         if self._extractor is not None:
-            features = self._extractor.features(recording.dataset, self.spec.color_names)
-            return Windows(source, config, episodes=episodes, cache=features.frames, features=features)
-        workers = self._parallelism.loader_threads or max(1, cores() // self._parallelism.processes)
-        frames = frame_source(self._config, self.spec, recording, workers)
-        return Windows(source, config, episodes=episodes, cache=frames)
+            used = _frames_used(self._config, self.spec.color_only(), recording)
+            frames = features = self._extractor.features(recording.dataset, used)
+        else:
+            workers = self._parallelism.loader_threads or max(1, cores() // self._parallelism.processes)
+            frames = frame_source(self._config, self.spec, recording, workers)
+        views = _views(self._config, self.spec)
+        every = Windows(recording.source, config, episodes=recording.numbers, cache=frames, features=features, views=views)
+        return every.choosing(episodes, sampling.relabel, sampling.grounding_queries)
 
     def _loader(self, source: Mixture, seed: int) -> Loader:
         sequences, parallelism = self._data.batch_size // self.network.sequence, self._parallelism
@@ -205,18 +211,35 @@ def frame_source(config: TrainConfig, spec: RobotSpec, recording: Recording, wor
     Args:
         workers: processes that decode, if frames are decoded on the fly.
     """
-    data, network, dataset = config.data, config.network, recording.dataset
-    sizes = {(camera.height, camera.width) for camera in spec.color_cameras}
-    size = network.image_size or (next(iter(sizes)) if len(sizes) == 1 else None)
-    names = tuple(camera for camera in spec.camera_names if camera in dataset.camera_names)
-    several = len(data.datasets) > 1
-    fits = fits_of([camera for camera in dataset.spec.cameras if camera.name in names], size, network.image_fit, always=several)
-    whole = len(recording.numbers) == len(dataset)
-    selection = FrameSelection(names, None if whole else tuple(sorted(recording.numbers)), fits)
+    data, network = config.data, config.network
     sources = len(data.datasets) + config.dagger.rounds
     options = FrameOptions(data.frames, data.cache, data.cache_limit_gb, workers, sources, show)
     reach = (network.history - 1) * network.stride + (network.sequence - 1) * network.stride
-    return open_frames(dataset, selection, options, math.ceil(reach * recording.matching.stride))
+    selection = _frames_used(config, spec, recording)
+    return open_frames(recording.dataset, selection, options, math.ceil(reach * recording.matching.stride))
+
+
+def _frames_used(config: TrainConfig, spec: RobotSpec, recording: Recording) -> FrameSelection:
+    """The frames of a recording that a run uses, of the cameras in `spec`."""
+    dataset = recording.dataset
+    names = tuple(camera for camera in spec.camera_names if camera in dataset.camera_names)
+    fits = _fits(config, spec, [camera for camera in dataset.spec.cameras if camera.name in names])
+    whole = len(recording.numbers) == len(dataset)
+    return FrameSelection(names, None if whole else tuple(sorted(recording.numbers)), fits)
+
+
+def _fits(config: TrainConfig, spec: RobotSpec, cameras: Sequence[Camera]) -> dict[str, FitImage]:
+    sizes = {(camera.height, camera.width) for camera in spec.color_cameras}
+    size = config.network.image_size or (next(iter(sizes)) if len(sizes) == 1 else None)
+    return fits_of(cameras, size, config.network.image_fit, always=len(config.data.datasets) > 1)
+
+
+def _views(config: TrainConfig, spec: RobotSpec) -> list[Camera]:
+    """The cameras of a run with the size that their pictures have in a batch."""
+    fits = _fits(config, spec, spec.cameras)
+    sizes = {camera.name: fits[camera.name].target for camera in spec.cameras if camera.name in fits}
+    pairs = ((camera, sizes.get(camera.name, (camera.height, camera.width))) for camera in spec.cameras)
+    return [dataclasses.replace(camera, height=height, width=width) for camera, (height, width) in pairs]
 
 
 def _extractor(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from verbot.data import Dataset, FrameCache
+from verbot.data import Dataset
 from verbot.data.storage.cached_rows import cache_folders
-from verbot.data.storage.frame_cache import FeatureCache
+from verbot.data.storage.frame_cache import FeatureCache, FrameSelection
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.protocols import CacheableFeatures, FitsInstructions
@@ -51,13 +51,12 @@ class FrozenFeatureExtractor:
             )
         self._device, self._show, self._folder = device, show, cache
 
-    def features(self, dataset: Dataset, cameras: tuple[str, ...]) -> FeatureCache:
-        """The features of the dataset for those of `cameras` that it has; missing ones are computed."""
+    def features(self, dataset: Dataset, selection: FrameSelection) -> FeatureCache:
+        """The features of the selected frames; missing ones are computed from frames that are decoded for it and not kept."""
         folders = [folder / "frames" for folder in cache_folders(dataset, self._folder)]
-        frames = FrameCache(dataset, [camera for camera in cameras if camera in dataset.camera_names], folders)
         size = f"{self._sizes.height}x{self._sizes.width_px}"
         size += "" if self._fitter.fit == "crop" else f" {self._fitter.fit}"
-        return FeatureCache(frames, f"{self._encoder.key} of {size}", self._compute, self._show)
+        return FeatureCache(dataset, selection, folders, f"{self._encoder.key} of {size}", self._compute, self._show)
 
     def _compute(self, frames: UInt8Array) -> FloatArray:
         """Features (n, p, d) of frames (n, h, w, 3), resized as in `VLAPolicy.collate`."""

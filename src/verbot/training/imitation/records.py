@@ -62,8 +62,8 @@ class DataConfig:
         out_of_range: what to do if data lie outside the robot's declared ranges. ``"refuse"`` stops. ``"clip"`` trains: actions
             are clipped to the range, states are taken as they are. ``"widen"`` trains with ranges that hold the data.
         batch_size: samples of all processes together; for a network with a memory, frames: ``batch_size / sequence`` sequences.
-        cache_features: compute the features of a frozen vision encoder once for every frame and cache them on disk, beside the
-            decoded frames. Image augmentation must then be off.
+        cache_features: compute the features of a frozen vision encoder once for every frame of the selected episodes and cache
+            them on disk. Image augmentation must then be off; decoded frames are not kept, whatever `frames` says.
         frames: ``"cache"`` decodes every frame once into files, at the size of the network; ``"decode"`` decodes while training
             runs and writes nothing; ``"auto"`` decodes where the files would be larger than `cache_limit_gb`.
         cache: folder of these files; None takes the environment variable ``VERBOT_CACHE``, else the dataset's own folder.

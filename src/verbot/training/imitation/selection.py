@@ -60,6 +60,8 @@ def _parsed(text: str, count: int) -> list[int]:
     for part in text.split(","):
         start, colon, stop = part.strip().partition(":")
         try:
+            if not part.strip():
+                raise ValueError("an empty part")
             first, last = int(start or 0), int(stop) if stop else count
         except ValueError:
             raise ConfigError(f"the episodes {text!r} of a selection are no numbers; expected e.g. '0:50' or '0:50,60'") from None
