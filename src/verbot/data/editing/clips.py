@@ -84,8 +84,7 @@ class StoredImages:
         """Color pictures are copied as they are; depth only in verbot's own encoding."""
         if depth and not self._dataset.is_ours:
             return None
-        pictures = list(self._dataset._stored.pictures(self._row(episode), key))
-        return [pictures[number] for number in rows]
+        return [content for _, content in self._dataset._stored.pictures(self._row(episode), key, rows.tolist())]
 
     def _verify(self, path: Path) -> None:
         """Compare a file with its checksum, once."""
