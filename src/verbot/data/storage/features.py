@@ -175,7 +175,7 @@ def _cameras(
         if code is None:
             color[names[key]] = key
         elif not depth:
-            left_out[key] = "is a depth camera; open_dataset(…, depth=True) reads it"
+            left_out[key] = "is a depth camera; open_dataset(…, depth=True), or --set data.depth=true in training, reads it"
         elif code.problem:
             left_out[key] = code.problem
         else:
