@@ -10,6 +10,7 @@ import pytest
 from verbot.cli import main
 from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.data.importers import open_source
+from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.errors import ConfigError, DataError
 
 
@@ -99,10 +100,14 @@ def test_depth_is_left_out_unless_its_unit_is_given(case, tmp_path):
         raw = next(opened.items()).read()
         depth = raw.cameras[camera]()
         assert depth.dtype == np.float32 and depth.shape == (11, 64, 96) and np.all(depth == np.float32(0.7))
-        view = opened.robot.views[camera]
+        (note,) = [note for note in raw.notes if note.taken_as == f"camera {camera}"]
+        assert (note.conversion, note.reason) == ("mm to meters", "depth in meters")
+        view = next(
+            view
+            for view in ImportPlan(opened, PlanOptions("hdf5", "x", 50.0, instruction="")).survey().cameras
+            if view.name == camera
+        )
         assert (view.kind, view.height, view.width) == ("depth", 64, 96)
-        (note,) = [note for note in raw.notes if note.taken_as == f"depth camera {camera}"]
-        assert note.conversion == "mm to meters"
     with pytest.raises(DataError, match="has no depth 'side'"):
         episodes(root, depth="side", depth_unit="mm")
 

@@ -271,7 +271,7 @@ def test_missing_options_are_named(tmp_path, truths):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10))
     with pytest.raises(ConfigError, match="does not record the rate of log.mcap; give --rate-hz"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(options={"action": "/command"}))
-    with pytest.raises(ConfigError, match=r"images name a topic for each camera, as images.front=/camera"):
+    with pytest.raises(ConfigError, match=r"images is 3; expected a field, or several separated by commas"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"images": 3}))
     with pytest.raises(ConfigError, match="holds no instructions"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"action": "/command"}))
