@@ -20,6 +20,7 @@ from verbot.data.importers.hdf5_file import (
     entries,
     opened,
     record_of,
+    texts,
     whole_number,
 )
 from verbot.data.importers.hdf5_notes import COLUMNS, left_out
@@ -202,11 +203,14 @@ class _Reader:
         given = self._recorded_columns() if self._own else COLUMNS
         for path, name in given.items():
             entry = self._fields.get(path)
-            if entry is None or entry.kind != "numbers":
+            if entry is None or entry.kind not in (("numbers", "text") if self._own else ("numbers",)):
                 continue
             if entry.length != length:
                 raise DataError(f"{path} has {entry.length} values for {length} actions")
-            values = np.asarray(self._group[path][()])
+            if entry.kind == "text":
+                values = np.array(texts(self._group[path][()]), object)
+            else:
+                values = np.asarray(self._group[path][()])
             if name in ("next.reward", "next.done"):
                 if entry.width != 1:
                     continue
@@ -216,7 +220,8 @@ class _Reader:
             used.add(path)
             notes.append(FieldNote(path, f"column {name}"))
         if self._own:
-            used |= {*COLUMNS, *given, *(path for path in self._fields if path.startswith("next_obs/"))}
+            used |= {path for path in COLUMNS if path not in given}
+            used |= {path for path in self._fields if path.startswith("next_obs/")}
         return columns, used, notes
 
     def _recorded_columns(self) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
-from verbot.data.importers.images import decode_all, frames_of
+from verbot.data.importers.images import decode_all, decode_plane, frames_of
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import FloatArray, Int64Array, UInt8Array
 
@@ -151,7 +150,8 @@ class Hdf5Pictures:
         with opened(self.path) as file, reading(place, *BROKEN):
             stored = file[self.name]
             encoded = stored.dtype.kind in "OS" or stored.ndim == 2
-            images = [_deep(content) for content in _contents(stored, self.rows)] if encoded else []
+            contents = _contents(stored, self.rows) if encoded else []
+            images = [decode_plane(content, f"{place}, frame {number}") for number, content in enumerate(contents)]
             values = np.stack(images) if encoded else _chosen(stored[()], self.rows)
         values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
         if values.ndim != 3 or values.dtype.kind not in "iuf":
@@ -166,13 +166,6 @@ def _contents(stored: Any, rows: Int64Array | None) -> list[bytes]:
 
 def _chosen(values: np.ndarray, rows: Int64Array | None) -> np.ndarray:
     return values if rows is None else values[rows]
-
-
-def _deep(content: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as picture:
-        return np.asarray(picture)
 
 
 def attribute(attributes: Mapping[str, Any], name: str) -> str:

@@ -37,17 +37,9 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
 
 def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> FloatArray:
     """Decode depth pictures of one channel (16-bit PNG, TIFF, …) to (t, h, w) in meters; `scale` as for `depth_of`."""
-    from PIL import Image
-
-    frames = []
+    frames: list[np.ndarray] = []
     for number, content in enumerate(contents):
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                frames.append(np.asarray(picture))
-        except (*BROKEN, Image.DecompressionBombError) as error:
-            raise CorruptFileError(
-                f"{name}, frame {number}", f"is not a whole picture ({error}; {len(content)} bytes)"
-            ) from error
+        frames.append(decode_plane(content, f"{name}, frame {number}"))
         if frames[-1].shape != frames[0].shape:
             raise DataError(
                 f"{name}: frame 0 is {frames[0].shape} and frame {number} is {frames[-1].shape}; a camera has one size"
@@ -55,6 +47,17 @@ def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> Float
     if not frames:
         raise DataError(f"{name} has no frames")
     return depth_of(np.stack(frames), name, scale)
+
+
+def decode_plane(content: bytes, name: object) -> np.ndarray:
+    """Decode a picture to its stored numbers, such as uint16 (h, w). Raises `CorruptFileError` unless it is complete."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(picture)
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
 
 
 def depth_of(values: np.ndarray, name: object, scale: float) -> FloatArray:
