@@ -114,3 +114,29 @@ def test_false_takes_none(read):
         read(action=False)
     with pytest.raises(ConfigError, match="depth_unit"):
         read(action=action, depth_unit="inch")
+
+
+@pytest.mark.parametrize("form", ["hdf5", "zarr"])
+def test_float_pictures_have_one_range_in_all_episodes(tmp_path, form):
+    """Floats of 0..255, and an episode in black and near-black alone, whose values 0 and 1 are not 0 and 255."""
+    rng = np.random.default_rng(0)
+    frames = np.concatenate([rng.integers(0, 256, (4, 16, 24, 1)), rng.integers(0, 2, (4, 16, 24, 1))]).astype(np.float32)
+    numbers = np.zeros((4, 2))
+    if form == "hdf5":
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            for demo in range(2):
+                file[f"data/demo_{demo}/actions"], file[f"data/demo_{demo}/obs/position"] = numbers, numbers
+                file[f"data/demo_{demo}/obs/top"] = frames[4 * demo : 4 * demo + 4]
+    else:
+        root = importlib.import_module("zarr").open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+        for name, values in {"action": np.ones((8, 2)), "top": frames}.items():
+            root.create_array(f"data/{name}", data=values)
+        root.create_array("meta/episode_ends", data=np.array([4, 8]))
+    for number, item in enumerate(open_source(form, tmp_path, None, {}).items()):
+        raw = item.read()
+        expected = np.repeat(frames[4 * number : 4 * number + 4], 3, -1).astype(np.uint8)
+        np.testing.assert_array_equal(raw.cameras["top"](), expected)
+        (note,) = (note for note in raw.notes if note.taken_as == "camera top")
+        assert (note.conversion, note.reason) == ("rounded, one channel, repeated", "floats: values up to 255")
+    with pytest.raises(ConfigError, match="floats must be one of"):
+        open_source(form, tmp_path, None, {"floats": "half"})

@@ -17,15 +17,18 @@ file that has the named actions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verbot.data.importers import Item, failing, files_of, known_robots, natural, reading, sources
 from verbot.data.importers.hdf5_episode import Hdf5Options, Hdf5Place, read_episode
-from verbot.data.importers.hdf5_file import BROKEN, entries, opened, whole_number
+from verbot.data.importers.hdf5_file import BROKEN, Hdf5Pictures, entries, opened, whole_number
 from verbot.data.importers.hdf5_recognition import GENERIC, Hdf5Recognition, of_aloha, of_demonstrations, recorded_rate
+from verbot.data.importers.images import FloatRanges
 from verbot.errors import CorruptFileError, DataError
 
 SUFFIXES = (".hdf5", ".h5")
@@ -52,6 +55,7 @@ class Hdf5:
         if not self._paths:
             raise DataError(f"{path} has no file that ends with {' or '.join(SUFFIXES)}")
         self._options, self._named = fields, robot is not None
+        self._ranges = FloatRanges(fields.floats, self._float_readers)
         self._found = self._first()
         self.robot = known_robots.known(robot) if robot else self._found.robot
         self.rate_hz = self._found.rate_hz or self.robot.rate_hz
@@ -71,9 +75,18 @@ class Hdf5:
                 yield Item(path.name, failing(error))
                 continue
             for place in content.places:
-                yield Item(place.key, partial(read_episode, place, self.robot, content.found, self._options))
+                yield Item(place.key, partial(read_episode, place, self.robot, content.found, self._options, self._ranges))
             if content.problem is not None:
                 yield Item(path.name, failing(content.problem))
+
+    def _float_readers(self, field: str) -> Iterator[Callable[[], np.ndarray]]:
+        for path in self._paths:
+            try:
+                places = _content(path, self._options).places
+            except DataError:
+                continue  # named when its episodes are imported
+            for place in places:
+                yield Hdf5Pictures(path, place.full(field)).stored
 
     def _first(self) -> Hdf5Recognition:
         """What the first readable file says. Raises `DataError` if no file has a known layout."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import WIDEST, FieldNote, RawEpisode, pick, reading
-from verbot.data.importers.fields import FieldOptions
+from verbot.data.importers.fields import FieldOptions, channels_note
 from verbot.data.importers.hdf5_file import (
     BROKEN,
     Entry,
@@ -27,6 +27,7 @@ from verbot.data.importers.hdf5_notes import COLUMNS, left_out
 from verbot.data.importers.hdf5_recognition import Hdf5Recognition
 from verbot.data.importers.hdf5_sentences import EpisodeSentences, sentences_of
 from verbot.data.importers.hdf5_time import nearest_rows
+from verbot.data.importers.images import SCALED, FloatRanges
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import CorruptFileError, DataError
 
@@ -76,6 +77,10 @@ class Hdf5Place:
     def key(self) -> str:
         return f"{self.path.name}, {self.group.rpartition('/')[2]}" if self.group else self.path.name
 
+    def full(self, path: str) -> str:
+        """The path in the file of a dataset of the episode."""
+        return f"{self.group}/{path}" if self.group else path
+
     def inside(self, fields: Mapping[str, Entry], *folders: str) -> dict[str, str]:
         """The path of every field by the names that it has in one of `folders`; the first folder counts."""
         names: dict[str, str] = {}
@@ -87,17 +92,28 @@ class Hdf5Place:
         return names
 
 
-def read_episode(place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options) -> RawEpisode:
+def read_episode(
+    place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options, ranges: FloatRanges
+) -> RawEpisode:
     """One episode without its pictures, which are read when they are asked for. Raises `DataError` if it is broken."""
     with opened(place.path) as file, reading(place, *BROKEN):
         group = file[place.group] if place.group else file
-        return _Reader(place, robot, found, options, file, group).read()
+        return _Reader(place, robot, found, options, ranges, (file, group)).read()
 
 
 class _Reader:
-    def __init__(self, place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options, file: Any, group: Any):
-        self._place, self._robot, self._found, self._options = place, robot, found, options
-        self._file, self._group, self._fields = file, group, entries(group)
+    def __init__(
+        self,
+        place: Hdf5Place,
+        robot: KnownRobot,
+        found: Hdf5Recognition,
+        options: Hdf5Options,
+        ranges: FloatRanges,
+        opened: tuple[Any, Any],
+    ):
+        self._place, self._robot, self._found, self._options, self._ranges = place, robot, found, options, ranges
+        (file, group) = self._file, self._group = opened
+        self._fields = entries(group)
         self._own = bool(attribute(file["data"].attrs, "verbot_spec")) if "data" in file else False
 
     def read(self) -> RawEpisode:
@@ -239,17 +255,21 @@ class _Reader:
         unit = self._options.meters_per_unit if self._options.chosen("depth") else 1.0  # verbot exports meters
         for camera, path in (*colors.items(), *depths.items()):
             rows, times = nearest_rows(self._place, self._group, self._fields, path, length, self._options.timestamps)
-            full = f"{self._place.group}/{path}" if self._place.group else path
-            pictures = Hdf5Pictures(self._place.path, full, bool(flip), self._options.bgr, self._options.floats, rows)
-            deep = camera in depths
+            deep, entry = camera in depths, self._fields[path]
+            scaled = not deep and entry.dtype.startswith("float")
+            floats, evidence = self._ranges.of(path) if scaled else (self._options.floats, "")
+            pictures = Hdf5Pictures(self._place.path, self._place.full(path), bool(flip), self._options.bgr, floats, rows)
             cameras[camera] = partial(pictures.depth, unit) if deep else pictures.color
-            changes = ["rows flipped"] if flip else []
+            changes = [SCALED[floats]] if scaled else []
+            changes += [channels_note(entry.shape[1:])] if not deep and entry.kind in ("color", "gray") else []
+            changes += ["rows flipped"] if flip else []
             changes += ["red and blue exchanged"] if self._options.bgr and not deep else []
             changes += [f"{self._options.depth_unit} to meters"] if deep and self._options.chosen("depth") else []
             changes += ["the picture nearest to each row's time"] if rows is not None else []
             reasons = ["depth in meters"] if deep else []
             reasons += ["macros_image_convention"] if flip and self._options.flip is None else []
-            notes.append(FieldNote(path, f"camera {camera}", ", ".join(changes), "; ".join(reasons)))
+            texts = ", ".join(filter(None, changes)), "; ".join(filter(None, (evidence, *reasons)))
+            notes.append(FieldNote(path, f"camera {camera}", *texts))
             used |= {path, *times}
         return cameras, used, notes
 

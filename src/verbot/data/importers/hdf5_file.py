@@ -144,6 +144,11 @@ class Hdf5Pictures:
         frames = frames[:, ::-1] if self.flip else frames
         return frames[..., ::-1] if self.bgr else frames
 
+    def stored(self) -> np.ndarray:
+        """The whole array. Raises `CorruptFileError` if it is absent or cannot be read."""
+        with opened(self.path) as file, reading(f"{self.path}, {self.name}", *BROKEN):
+            return np.asarray(file[self.name][()])
+
     def depth(self, unit: float) -> FloatArray:
         """float32 (t, h, w) in meters, of values in `unit` meters."""
         place = f"{self.path}, {self.name}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
 
 FLOATS = ("auto", "unit", "signed", "byte")
@@ -162,6 +162,40 @@ def float_range(values: np.ndarray, name: object) -> tuple[str, str]:
         f"{name} has {values.dtype} pixels from {low:g} to {high:g}, which may be 0..1, −1..1 or 0..255; "
         "give the range: floats=unit, signed or byte"
     )
+
+
+class FloatRanges:
+    """The range of the float pictures of each field, one for all episodes of a source.
+
+    Args:
+        floats: as for `frames_of`; ``"auto"`` decides by the first episode that shows the range.
+        readers: for a field, what reads its stored pictures in each episode, in the order of the source.
+
+    Raises `ConfigError` for another value of `floats`.
+    """
+
+    def __init__(self, floats: str, readers: Callable[[str], Iterable[Callable[[], np.ndarray]]]):
+        if floats not in FLOATS:
+            raise ConfigError(f"floats must be one of {', '.join(FLOATS)}; got {floats!r}")
+        self._floats, self._readers, self._found = floats, readers, dict[str, tuple[str, str]]()
+
+    def of(self, field: str) -> tuple[str, str]:
+        """The range (``"unit"``, ``"signed"`` or ``"byte"``) and the evidence for it. Raises `DataError` without evidence."""
+        if self._floats != "auto":
+            return self._floats, f"floats={self._floats}"
+        if field not in self._found:
+            self._found[field] = self._first(field)
+        return self._found[field]
+
+    def _first(self, field: str) -> tuple[str, str]:
+        problem: DataError | None = None
+        for read in self._readers(field):
+            try:
+                found, evidence = float_range(read(), field)
+                return found, f"floats: {evidence}"
+            except DataError as error:
+                problem = problem or error
+        raise problem or DataError(f"no episode has readable pictures {field!r}")
 
 
 def _bounds(values: np.ndarray, name: object) -> tuple[float, float]:

@@ -27,8 +27,8 @@ from verbot.data.importers import (
     pick,
     sources,
 )
-from verbot.data.importers.fields import GUESSED_FIELDS, FieldOptions, segments_of_wordings
-from verbot.data.importers.images import depth_of, frames_of
+from verbot.data.importers.fields import GUESSED_FIELDS, FieldOptions, channels_note, segments_of_wordings
+from verbot.data.importers.images import SCALED, FloatRanges, depth_of, frames_of
 from verbot.data.importers.zarr_store import SMALLEST, StoredArray, ZarrStore
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -72,6 +72,7 @@ class Zarr:
         if not self._paths:
             raise DataError(f"{path} has no zarr store: a folder that ends with .zarr, or a .zarr.zip")
         self._fields, self._bgr, self._floats = fields, bgr, floats
+        self._ranges = FloatRanges(floats, self._float_readers)
         self.robot = known_robots.known(robot or "generic")
         self.rate_hz = self.robot.rate_hz
         self.total: int | None = None
@@ -116,7 +117,24 @@ class Zarr:
         segments = self._segments(plan, number, start, end)
         wordings = tuple(filter(None, segments[0].wordings)) if segments else None
         changing = segments if len(segments) > 1 else ()
-        return RawEpisode(state, action, cameras, wordings, segments=changing, notes=plan.notes)
+        notes = (*(self._picture_note(plan, camera, name) for camera, name in plan.cameras.items()), *plan.notes)
+        return RawEpisode(state, action, cameras, wordings, segments=changing, notes=notes)
+
+    def _picture_note(self, plan: _Plan, camera: str, name: str) -> FieldNote:
+        array = plan.store.arrays[f"data/{name}"]
+        floats, evidence = self._ranges.of(name) if array.letter == "f" else ("", "")
+        conversion = ", ".join(filter(None, (SCALED.get(floats, ""), channels_note(array.shape[1:]))))
+        return FieldNote(f"data/{name}", f"camera {camera}", conversion, evidence)
+
+    def _float_readers(self, name: str) -> Iterator[Callable[[], np.ndarray]]:
+        for path in self._paths:
+            try:
+                plan = self._plan(path)
+            except DataError:
+                continue  # named when its episodes are imported
+            for start, end in zip([0, *plan.ends[:-1].tolist()], plan.ends.tolist(), strict=True):
+                if f"data/{name}" in plan.store.arrays and start < end:
+                    yield partial(self._stored, plan, f"data/{name}", start, end)
 
     def _segments(self, plan: _Plan, number: int, start: int, end: int) -> tuple[InstructionSegment, ...]:
         frames: list[tuple[str, ...]] = [()] * (end - start)
@@ -136,7 +154,8 @@ class Zarr:
         return plan.store.rows(name, start, end, fill=self._absent == "fill")
 
     def _frames(self, plan: _Plan, name: str, start: int, end: int) -> UInt8Array:
-        frames = frames_of(self._stored(plan, f"data/{name}", start, end), f"{plan.store.path}, data/{name}", self._floats)
+        floats = self._ranges.of(name)[0] if plan.store.arrays[f"data/{name}"].letter == "f" else self._floats
+        frames = frames_of(self._stored(plan, f"data/{name}", start, end), f"{plan.store.path}, data/{name}", floats)
         return frames[..., ::-1] if self._bgr else frames
 
     def _plan(self, path: Path) -> _Plan:
@@ -158,8 +177,7 @@ class Zarr:
         ends = _ends(store)
         taken = {*action, *state, *cameras.values(), *depth.values(), *(name.removeprefix("data/") for name in instruction)}
         changed = f"times {self._fields.meters_per_unit:g}"
-        notes = [FieldNote(f"data/{name}", f"camera {camera}", _scaling(data[name])) for camera, name in cameras.items()]
-        notes += [FieldNote(f"data/{name}", f"camera {camera}", changed, "depth in meters") for camera, name in depth.items()]
+        notes = [FieldNote(f"data/{name}", f"camera {camera}", changed, "depth in meters") for camera, name in depth.items()]
         notes += [FieldNote(name, "instruction") for name in instruction]
         notes += [_note(name, array, state) for name, array in data.items() if name not in taken]
         notes += [
@@ -263,10 +281,6 @@ def _texts(values: np.ndarray, place: str) -> list[str]:
     if not all(isinstance(row, str | bytes) for row in rows):
         raise DataError(f"{place} is {values.dtype}; expected text")
     return [row.decode(errors="replace") if isinstance(row, bytes) else row for row in rows]
-
-
-def _scaling(array: StoredArray) -> str:
-    return "floats to uint8 by the range of each episode" if array.letter == "f" else ""
 
 
 def _note(name: str, array: StoredArray, state: tuple[str, ...]) -> FieldNote:
