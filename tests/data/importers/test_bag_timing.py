@@ -123,9 +123,9 @@ def test_equally_near_images_are_taken_from_before():
         ({"bits": 20}, "bits is 20; expected the significant bits of 16, 8 to 16"),
         ({"truncated": True}, "truncated is True; expected use or refuse"),
         ({"join": "all"}, "join is 'all'; expected true or false"),
-        ({"state": 3}, "state is 3; expected names separated by commas"),
-        ({"depth": "/x"}, "depth name a topic for each camera, as depth.front=/camera"),
-        ({"instruction": 3}, "instruction is 3; expected a topic, as instruction=/task"),
+        ({"state": 3}, "state is 3; expected a field, or several separated by commas"),
+        ({"depth": {"front": 3}}, "expected the field of each camera, as depth.front=FIELD"),
+        ({"instruction": 3}, "instruction is 3; expected a field, or several separated by commas"),
     ],
 )
 def test_wrong_options_are_named(options, message, case):

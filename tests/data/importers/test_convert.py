@@ -1,5 +1,6 @@
 """What all formats share: recognition, resuming, specs, limits, the command, and training on the outcome."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -268,3 +269,23 @@ def test_an_imported_dataset_trains(tmp_path, folder):
     assert batch.actions.shape[1:] == (4, 3) and batch.images.shape[-3:] == (24, 32, 3)
     result = verbot.train("tiny", data=(tmp_path / "out",), out=tmp_path / "run", steps=2)
     assert result.steps == 2 and result.skipped == 0
+
+
+def test_an_import_that_continues_takes_its_fields_from_the_same_episode(tmp_path, truth):
+    """The first episode has other columns and numbers that are not finite: neither survey nor continuation defines by it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(3):
+        one = truth(number)
+        arrays = {"actions": one.actions, "observations.state": one.states, "observations.front": one.images["front"]}
+        if number:
+            arrays["rewards"] = np.zeros(len(one), np.float32)
+        else:
+            arrays["actions"] = np.full_like(one.actions, np.nan)
+        save_file(arrays, source / f"{number}.safetensors")
+    config = ImportConfig(rate_hz=10, instruction="go")
+    for target, limit in (("whole", None), ("parts", 2)):
+        import_dataset(source, tmp_path / target, dataclasses.replace(config, limit=limit))
+    import_dataset(source, tmp_path / "parts", config)
+    whole, parts = (open_dataset(tmp_path / name) for name in ("whole", "parts"))
+    assert [sorted(e.columns) for e in whole] == [sorted(e.columns) for e in parts] == [["next.reward"]] * 2

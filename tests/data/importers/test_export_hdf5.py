@@ -169,3 +169,27 @@ def test_import_of_an_export_is_the_same_dataset(tmp_path):
         assert one.states.tobytes() == other.states.tobytes() and one.actions.tobytes() == other.actions.tobytes()
         assert (one.instruction, one.segments) == (other.instruction, other.segments)
         assert psnr_db(one.images("front"), other.images("front")) > 38
+
+
+def test_depth_cameras_and_text_columns_are_exported_and_come_back(tmp_path):
+    spec = RobotSpec("cart", 10.0, (Camera("top", 24, 32), Camera("far", 24, 32, kind="depth")), (XY,), SPEC.action)
+    numbers = np.zeros((4, 2), np.float32)
+    depth = np.random.default_rng(0).integers(100, 5000, (4, 24, 32)).astype(np.float32) / np.float32(1000)
+    phases = np.array(["reach", "reach", "grasp", "lift"])
+    images = {"top": np.full((4, 24, 32, 3), 90, np.uint8), "far": depth}
+    with DatasetWriter(tmp_path / "set", spec) as writer:
+        writer.save_episode(EpisodeRecord("go", numbers, numbers, images, columns={"phase": phases}))
+    export_hdf5(tmp_path / "set", tmp_path / "file.hdf5")
+    with h5py.File(tmp_path / "file.hdf5") as file:
+        assert file["data/demo_0/obs/far_depth"].shape == (4, 24, 32, 1)
+    result = import_dataset(tmp_path / "file.hdf5", tmp_path / "again")
+    assert result.skipped == ()
+    one, other = (open_dataset(tmp_path / name, depth=True)[0] for name in ("set", "again"))
+    assert other.dataset.spec == one.dataset.spec
+    np.testing.assert_allclose(other.images("far"), one.images("far"), atol=2e-3)
+    assert list(other.columns["phase"]) == phases.tolist()
+    with h5py.File(tmp_path / "file.hdf5", "a") as file:
+        del file["data/demo_0/columns/phase"]
+        file["data/demo_0/columns/phase"] = np.zeros(4, np.complex64)
+    (raw,) = (item.read() for item in open_source("hdf5", tmp_path / "file.hdf5", None, {}).items())
+    assert {note.field: note.taken_as for note in raw.notes}["columns"] == "left out", "what cannot be taken is said"

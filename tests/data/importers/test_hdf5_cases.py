@@ -1,16 +1,19 @@
 """HDF5 files of other people: what is taken as what, on which evidence, and what is left out."""
 
 import importlib
+import io
 import json
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from verbot.cli import main
 from verbot.data import ImportConfig, import_dataset, open_dataset
 from verbot.data.importers import open_source
-from verbot.errors import ConfigError, DataError
+from verbot.data.importers.plan import ImportPlan, PlanOptions
+from verbot.errors import ConfigError, CorruptFileError, DataError
 
 
 def source(root, robot=None, **options):
@@ -99,10 +102,14 @@ def test_depth_is_left_out_unless_its_unit_is_given(case, tmp_path):
         raw = next(opened.items()).read()
         depth = raw.cameras[camera]()
         assert depth.dtype == np.float32 and depth.shape == (11, 64, 96) and np.all(depth == np.float32(0.7))
-        view = opened.robot.views[camera]
+        (note,) = [note for note in raw.notes if note.taken_as == f"camera {camera}"]
+        assert (note.conversion, note.reason) == ("mm to meters", "depth in meters")
+        view = next(
+            view
+            for view in ImportPlan(opened, PlanOptions("hdf5", "x", 50.0, instruction="")).survey().cameras
+            if view.name == camera
+        )
         assert (view.kind, view.height, view.width) == ("depth", 64, 96)
-        (note,) = [note for note in raw.notes if note.taken_as == f"depth camera {camera}"]
-        assert note.conversion == "mm to meters"
     with pytest.raises(DataError, match="has no depth 'side'"):
         episodes(root, depth="side", depth_unit="mm")
 
@@ -330,3 +337,22 @@ def test_a_sentence_per_frame_is_the_frames_own(tmp_path, case):
     raw = episodes(root)[0]
     assert [(s.start, s.stop, s.wordings) for s in raw.segments] == [(0, 4, ("pick it",)), (4, 11, ("put it",))]
     assert raw.instructions == ("pick it",) and notes_of(raw)["attribute task"].taken_as == "left out"
+
+
+def test_a_depth_picture_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
+    content = io.BytesIO()
+    Image.fromarray(np.full((16, 24), 700, np.uint16)).save(content, "PNG")
+    broken = content.getvalue()[:-30]
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["cmd"] = np.zeros((2, 3))
+        for name, images in (("depth", [content.getvalue()] * 2), ("depth_cut", [content.getvalue(), broken])):
+            stored = file.create_dataset(name, (2,), h5py.vlen_dtype(np.uint8))
+            for row, image in enumerate(images):
+                stored[row] = np.frombuffer(image, np.uint8)
+    (raw,) = episodes(tmp_path, action="cmd", depth="depth,depth_cut", depth_unit="mm")
+    assert np.all(raw.cameras["depth"]() == np.float32(0.7))
+    with pytest.raises(CorruptFileError, match="depth_cut, frame 1: is not a whole picture"):
+        raw.cameras["depth_cut"]()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a picture that says it is huge
+    with pytest.raises(CorruptFileError, match="depth, frame 0: is not a whole picture"):
+        raw.cameras["depth"]()

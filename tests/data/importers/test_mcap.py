@@ -271,7 +271,7 @@ def test_missing_options_are_named(tmp_path, truths):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10))
     with pytest.raises(ConfigError, match="does not record the rate of log.mcap; give --rate-hz"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(options={"action": "/command"}))
-    with pytest.raises(ConfigError, match=r"images name a topic for each camera, as images.front=/camera"):
+    with pytest.raises(ConfigError, match=r"images is 3; expected a field, or several separated by commas"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"images": 3}))
     with pytest.raises(ConfigError, match="holds no instructions"):
         import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options={"action": "/command"}))
@@ -319,3 +319,17 @@ def test_joints_of_another_file_are_put_in_the_order_of_the_first(tmp_path, trut
     assert skipped.problem == "its state 'joint_states' has a, c; the dataset's has a, b"
     for episode, one in zip(open_dataset(tmp_path / "out"), truths, strict=False):
         assert episode.states.tobytes() == one.states.tobytes()
+
+
+def test_the_table_has_one_line_for_each_topic_that_is_taken(tmp_path, truths):
+    with Log(tmp_path / "log.mcap") as log:
+        log.episode(truths[0], START, "go")
+    options = {"state": "/joint_states,/command", "action": "/command"}
+    result = import_dataset(tmp_path / "log.mcap", tmp_path / "out", ImportConfig(rate_hz=10, options=options))
+    taken = sorted((row.field, row.taken_as) for row in result.table.rows if row.taken_as != "left out")
+    assert taken == [
+        ("/camera/front/image_raw/compressed", "camera front"), ("/command", "action"), ("/command", "state"),
+        ("/joint_states", "state"), ("/task", "instruction"),
+    ]  # fmt: skip
+    (row,) = (row for row in result.table.rows if row.field == "/joint_states")
+    assert "log times" in row.reason and "kind other" in row.reason

@@ -191,7 +191,8 @@ def test_depth_is_no_color_camera(case):
     root = case("l10_depth_video")
     dataset = open_dataset(root)
     assert dataset.camera_names == ("front",)
-    assert dataset.left_out == {"observation.images.front_depth": "is a depth camera; open_dataset(…, depth=True), or --set data.depth=true in training, reads it"}
+    reason = "is a depth camera; open_dataset(…, depth=True), or --set data.depth=true in training, reads it"
+    assert dataset.left_out == {"observation.images.front_depth": reason}
     info = json.loads((root / "meta/info.json").read_text())
     feature = info["features"]["observation.images.front_depth"]
     feature["info"] = {"video.is_depth_map": True}

@@ -59,6 +59,7 @@ class RawEpisode:
         columns: further values (t, …) by the name that they get in the dataset (``next.reward``, ``next.done``, …).
         notes: what became of fields: left out, flipped, converted. `verbot.data.importers.convert` adds those of `state` and
             `action` itself.
+        sources: the source's name of a field of `state` or `action` that is called otherwise.
     """
 
     state: Fields
@@ -71,6 +72,7 @@ class RawEpisode:
     segments: tuple[InstructionSegment, ...] = ()
     columns: Fields = field(default_factory=dict)
     notes: tuple[FieldNote, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,15 @@ class BagEpisodes:
             ordinals = np.array([stream.values[place][0] for place in taken])
             cameras[camera] = partial(self._pictures, bag, span, name, ordinals, camera in self.topics.depth)
         said = sentences_of(bag, self.topics.instruction, span, rows, _clock_offset(streams))
-        if self.topics.instruction is None:
+        if not self.topics.instruction:
             said = said.without_topic(None if self._split is None else span.instruction)
         timing = EpisodeTiming(rows, streams, places, self._timing, self.rate_hz)
         notes = (*bag.files.notes, *notes_of(bag, self.topics, timing, self._options, self._split), *said.notes)
         axes = {called(name): matrix.axes for name, matrix in matrices.items()}
         state, action = ({called(name): values[name] for name in names} for names in (self.topics.state, self.topics.action))
-        return RawEpisode(state, action, cameras, said.instructions, axes=axes, segments=said.segments, notes=notes)
+        named = {called(name): name for name in self.topics.numbers}
+        whole, segments = said.instructions, said.segments
+        return RawEpisode(state, action, cameras, whole, axes=axes, segments=segments, notes=notes, sources=named)
 
     def _collect(self, bag: Bag, span: EpisodeSpan) -> dict[str, TopicStream]:
         """The messages of an episode by topic. Images are not kept: of each only its number among those of its topic."""
@@ -218,7 +220,8 @@ class BagEpisodes:
             if rows is None:
                 continue
             value = chosen(name, message.value)
-            image: np.ndarray = depth_picture(name, value) if depth else picture(name, value, self._options)
+            scale = self.topics.meters_per_unit
+            image: np.ndarray = depth_picture(name, value, scale) if depth else picture(name, value, self._options)
             if out is None:
                 out = _room(name, len(ordinals), image)
             if image.shape != out.shape[1:]:

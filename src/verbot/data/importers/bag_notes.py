@@ -37,13 +37,16 @@ def notes_of(
     bag: Bag, topics: ChosenTopics, timing: EpisodeTiming, options: BagOptions, split: str | None
 ) -> tuple[FieldNote, ...]:
     """The lines of one episode: the topics that were taken, rows that were cut off, and the topics that were left out."""
-    taken = [_taken(bag, name, topics, timing, options) for name in (*topics.pictures.values(), *topics.numbers)]
-    if topics.instruction and topics.instruction in topics.evidence:
-        taken.append(FieldNote(topics.instruction, "instruction", reason=topics.evidence[topics.instruction]))
+    names = dict.fromkeys((*topics.pictures.values(), *topics.numbers))
+    taken = [note for name in names for note in _taken(bag, name, topics, timing, options)]
+    taken += [
+        FieldNote(name, "instruction", reason=topics.evidence[name]) for name in topics.instruction if name in topics.evidence
+    ]
     return (*taken, *_cut_off(timing), *_joint_fields(topics, timing), *_left_out(bag, topics, split), *_miscounted(bag))
 
 
-def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, options: BagOptions) -> FieldNote:
+def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, options: BagOptions) -> list[FieldNote]:
+    """One line for each camera or vector that `name` is taken as."""
     topic = topic_of(name)
     stream = timing.streams[topic]
     conversion = []
@@ -52,7 +55,8 @@ def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, opt
         if name in topics.images.values():
             conversion += [text for text in (describe(encoding, options) for encoding in sorted(stream.encodings)) if text]
         else:
-            conversion.append(f"{', '.join(sorted(stream.encodings))} to meters, 0 where unknown")
+            unit = "" if topics.meters_per_unit is None else f", as {topics.meters_per_unit:g} m,"
+            conversion.append(f"{', '.join(sorted(stream.encodings))}{unit} to meters, 0 where unknown")
         away = np.abs(np.array(stream.times, np.int64)[places] - timing.rows)
         which = "nearest" if timing.timing.align == "nearest" else "last"
         conversion.append(f"the {which} in time, at most {_ms(away.max())} away")
@@ -62,7 +66,8 @@ def _taken(bag: Bag, name: str, topics: ChosenTopics, timing: EpisodeTiming, opt
     reasons.append(_clock(stream, timing.timing))
     if topic in bag.topics and bag.topics[topic].definition:
         reasons.append(f"the file does not define {bag.topics[topic].type}: {bag.topics[topic].definition} is taken")
-    return FieldNote(name, topics.label(name), "; ".join(conversion), "; ".join(reason for reason in reasons if reason))
+    texts = "; ".join(conversion), "; ".join(reason for reason in reasons if reason)
+    return [FieldNote(name, label, *texts) for label in topics.labels(name)]
 
 
 def _clock(stream: TopicStream, timing: Timing) -> str:
@@ -107,7 +112,7 @@ def _joint_fields(topics: ChosenTopics, timing: EpisodeTiming) -> Iterator[Field
 
 
 def _left_out(bag: Bag, topics: ChosenTopics, split: str | None) -> Iterator[FieldNote]:
-    used = {topic_of(name) for name in (*topics.pictures.values(), *topics.numbers)} | {topic_of(topics.instruction or ""), split}
+    used = {topic_of(name) for name in (*topics.pictures.values(), *topics.numbers, *topics.instruction)} | {split}
     for name, topic in sorted(bag.topics.items()):
         if name not in used:
             messages = "1 message" if topic.count == 1 else f"{rough(topic.count)} messages"

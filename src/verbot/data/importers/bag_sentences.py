@@ -11,6 +11,7 @@ import numpy as np
 from verbot.data.importers import FieldNote, unique
 from verbot.data.importers.bag_reader import Bag
 from verbot.data.importers.bag_records import rough
+from verbot.data.importers.fields import joined_wordings
 from verbot.data.importers.ros_messages import chosen, text_of, topic_of
 from verbot.data.storage.segments import InstructionSegment, segments_of
 from verbot.errors import DataError
@@ -39,15 +40,22 @@ class BagSentences:
         return dataclasses.replace(self, instructions=None if marked is None else unique([marked]))
 
 
-def sentences_of(bag: Bag, name: str | None, span: TimeSpan, rows: np.ndarray, clock_offset_ns: int) -> BagSentences:
+def sentences_of(bag: Bag, names: tuple[str, ...], span: TimeSpan, rows: np.ndarray, clock_offset_ns: int) -> BagSentences:
     """The last sentence at or before each of `rows` (t,), also from before the episode; the first one for rows before it.
 
     Args:
-        name: ``topic`` or ``topic:field``; None if there is none.
+        names: ``topic`` or ``topic:field`` of alternative wordings.
         clock_offset_ns: by how much log times are after the clock of `rows`, if that is the clock of stamps.
     """
-    if not name:
-        return BagSentences(None)
+    found = [_of_topic(bag, name, span, rows, clock_offset_ns) for name in names]
+    if len(found) < 2:
+        return found[0] if found else BagSentences(None)
+    segments = joined_wordings(one.segments or [InstructionSegment(0, len(rows), one.instructions or ("",))] for one in found)
+    notes = tuple(note for one in found for note in one.notes)
+    return BagSentences(unique(segments[0].wordings), segments if len(segments) > 1 else (), notes)
+
+
+def _of_topic(bag: Bag, name: str, span: TimeSpan, rows: np.ndarray, clock_offset_ns: int) -> BagSentences:
     said = [
         (message.time, text_of(chosen(name, message.value)).strip()) for message in bag.messages([topic_of(name)], 0, span.end)
     ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from verbot.data.importers import listed
 from verbot.data.importers.bag_reader import Bag
 from verbot.data.importers.bag_records import BagTopic
+from verbot.data.importers.fields import FieldOptions
 from verbot.data.importers.ros_images import encoding_of, is_depth
 from verbot.data.importers.ros_messages import topic_of
 from verbot.errors import ConfigError, DataError
@@ -20,35 +21,34 @@ GENERAL = ("compressed", "image_raw", "image", "color", "camera", "cameras", "rg
 
 
 @dataclass(frozen=True)
-class Topics:
+class Topics(FieldOptions):
     """Where an episode is in a recording; see `verbot.data.importers.mcap`. None finds a topic by its message type.
 
+    Fields are names ``topic`` or ``topic:field``. Cameras without a name are called after their topics. `depth_unit` replaces the
+    unit that the encoding states.
+
     Args:
-        images: a topic by camera, or topics, whose cameras are called after them; False for none.
-        depth: a topic of depth images by camera.
-        state, action: names ``topic`` or ``topic:field``, joined in this order; False for none.
         joints: the joints to take from JointState messages, in this order; None takes all.
         latched: topics whose last message holds until the next, however old: those known as transient local are known already.
     """
 
-    images: Any = None
-    depth: Any = None
-    state: Any = None
-    action: Any = None
-    instruction: Any = None
+    states_unit: ClassVar[bool] = True
+
     split: str | None = None
     joints: Any = None
     latched: Any = None
 
     def __post_init__(self) -> None:
-        for label in ("state", "action", "joints", "latched"):
+        super().__post_init__()
+        for label in ("joints", "latched"):
             _names(label, getattr(self, label))
-        for label in ("images", "depth"):
-            _cameras(label, getattr(self, label))
-        for label in ("instruction", "split"):
-            value = getattr(self, label)
-            if not (value is None or (label == "instruction" and value is False) or isinstance(value, str)):
-                raise ConfigError(f"{label} is {value!r}; expected a topic, as {label}=/task")
+        if not isinstance(self.split, str | None):
+            raise ConfigError(f"split is {self.split!r}; expected a topic, as split=/task")
+
+    def pictures(self, label: str) -> dict[str, str] | None:
+        """Camera to topic of ``"images"`` or ``"depth"``; None if the format decides, {} for none."""
+        given = self._cameras(label)
+        return given if given is None or isinstance(given, dict) else named(given)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class ChosenTopics:
     """Names ``topic`` or ``topic:field`` of what is imported, with the evidence for those that were found.
 
     Args:
+        instruction: alternative wordings.
+        meters_per_unit: of the depth images; None if their encodings state it.
         evidence: why a topic was taken, by its name.
         left: why a topic was not taken, with the option that takes it.
     """
@@ -64,9 +66,10 @@ class ChosenTopics:
     depth: Mapping[str, str]
     state: tuple[str, ...]
     action: tuple[str, ...]
-    instruction: str | None
+    instruction: tuple[str, ...]
     joints: tuple[str, ...] = ()
     latched: frozenset[str] = frozenset()
+    meters_per_unit: float | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,11 +81,10 @@ class ChosenTopics:
     def pictures(self) -> dict[str, str]:
         return {**self.images, **self.depth}
 
-    def label(self, name: str) -> str:
+    def labels(self, name: str) -> list[str]:
         """What `name` is taken as, in the words of `FieldNote`."""
-        cameras = [camera for camera, taken in self.pictures.items() if taken == name]
-        numbers = [label for label in ("state", "action") if name in getattr(self, label)]
-        return ", ".join([*(f"camera {camera}" for camera in cameras), *numbers]) or "instruction"
+        cameras = [f"camera {camera}" for camera, taken in self.pictures.items() if taken == name]
+        return cameras + [label for label in ("state", "action") if name in getattr(self, label)]
 
 
 def _names(label: str, value: Any) -> tuple[str, ...] | None:
@@ -91,18 +93,6 @@ def _names(label: str, value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, str | list | tuple) or (not isinstance(value, str) and not all(isinstance(v, str) for v in value)):
         raise ConfigError(f"{label} is {value!r}; expected names separated by commas, as {label}=/one,/two")
     return listed(value)
-
-
-def _cameras(label: str, value: Any) -> dict[str, str] | None:
-    if value is None or value is False:
-        return None if value is None else {}
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) and isinstance(topic, str) and name and topic for name, topic in value.items()):
-            raise ConfigError(f"{label} is {dict(value)!r}; expected a topic for each camera, as {label}.front=/camera")
-        return dict(value)
-    if isinstance(value, str | list | tuple) and label == "images":
-        return named(_names(label, value) or ())
-    raise ConfigError(f"{label} name a topic for each camera, as {label}.front=/camera, not {value!r}")
 
 
 def named(topics: tuple[str, ...]) -> dict[str, str]:
@@ -134,31 +124,34 @@ def choose(topics: Topics, bag: Bag | None) -> ChosenTopics:
     known = {} if bag is None else {name: topic for name, topic in sorted(bag.topics.items()) if name != topics.split}
     evidence: dict[str, str] = {}
     left: dict[str, str] = {}
-    images, depth = _cameras("images", topics.images), _cameras("depth", topics.depth) or {}
+    images, depth = topics.pictures("images"), topics.pictures("depth") or {}
     if images is None:
         images = _guessed_images(bag, known, depth, evidence, left)
     numbers: dict[str, tuple[str, ...]] = {}
     for label, kinds in NUMBERS.items():
-        given = _names(label, getattr(topics, label))
+        given = topics.names(label)
         if given is None:
-            taken = (*(_names("state", topics.state) or ()), *(_names("action", topics.action) or ()))
+            taken = (*(topics.names("state") or ()), *(topics.names("action") or ()))
             given = _guessed_numbers(label, kinds, known, {topic_of(name) for name in taken}, evidence)
         numbers[label] = given
     if not numbers["action"]:
         where = bag.files.key if bag is not None else "the recording"
         listing = ", ".join(f"{name} ({topic})" for name, topic in known.items())
         raise ConfigError(f"the action topic of {where} is ambiguous; give --set action=TOPIC; it has {listing or 'none'}")
-    instruction = topics.instruction or None
-    if topics.instruction is None:
+    instruction = topics.names("instruction")
+    if instruction is None:
+        instruction = ()
         texts = [name for name, topic in known.items() if topic.short == "String" and not topic.unreadable]
         if len(texts) == 1:
-            instruction = texts[0]
-            evidence[instruction] = f"the only topic of type {known[instruction].type}"
+            instruction = (texts[0],)
+            evidence[texts[0]] = f"the only topic of type {known[texts[0]].type}"
         left |= {
             name: f"one of {len(texts)} topics of type String; --set instruction={name} takes it" for name in texts[1:] and texts
         }
     joints, latched = _names("joints", topics.joints) or (), frozenset(_names("latched", topics.latched) or ())
-    chosen = ChosenTopics(images, depth, numbers["state"], numbers["action"], instruction, joints, latched, evidence, left)
+    scale = topics.meters_per_unit if topics.depth_unit else None
+    vectors = (numbers["state"], numbers["action"])
+    chosen = ChosenTopics(images, depth, *vectors, instruction, joints, latched, scale, evidence, left)
     twice = sorted(set(images) & set(depth))
     if twice:
         raise ConfigError(

@@ -59,7 +59,7 @@ def export_hdf5(
     """
     import h5py
 
-    dataset, path = open_dataset(source, features=features), Path(target)
+    dataset, path = open_dataset(source, features=features, depth=True), Path(target)
     if path.exists():
         raise DataError(f"{path} exists; choose another file")
     count = min(len(dataset), limit or len(dataset))
@@ -127,12 +127,17 @@ def _write_pictures(observed: Any, following: Any, name: str, pictures: np.ndarr
 
 
 def _write_columns(group: Any, columns: Mapping[str, np.ndarray], length: int, success: bool) -> None:
+    import h5py
+
     names = {column: name for name, column in COLUMNS.items()}
     places = {column: names.get(column, f"columns/{column}") for column in columns}
     for column, name in places.items():
         values = np.asarray(columns[column])
         values = values.reshape(length) if name in ("rewards", "dones") else values
-        group.create_dataset(name, data=values.astype(np.uint8) if name == "dones" else values)
+        if values.dtype.kind in "OUT" and all(isinstance(value, str) for value in values.reshape(-1)):
+            group.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+        else:
+            group.create_dataset(name, data=values.astype(np.uint8) if name == "dones" else values)
     last = np.arange(length) == length - 1
     if "rewards" not in group:
         group.create_dataset("rewards", data=(last & success).astype(np.float32))

@@ -6,13 +6,15 @@ format decide.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from verbot.data.importers import FieldNote, listed, pick
+from verbot.data.importers import FieldNote, listed, pick, unique
+from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, DataError
 
 NAMES = ("state", "action", "instruction")
@@ -64,6 +66,8 @@ class FieldOptions:
     depth: Any = None
     depth_unit: str | None = None
 
+    states_unit: ClassVar[bool] = False  # whether the format records the unit of depth, which `depth_unit` then replaces
+
     def __post_init__(self) -> None:
         for label in NAMES:
             self.names(label)
@@ -71,7 +75,7 @@ class FieldOptions:
             self._cameras(label)
         if self.action is False:
             raise ConfigError("action is False; a dataset has actions")
-        check_depth_unit(self.depth, self.depth_unit)
+        check_depth_unit(None if self.states_unit else self.depth, self.depth_unit)
 
     @property
     def meters_per_unit(self) -> float:
@@ -102,6 +106,15 @@ class FieldOptions:
             raise DataError(f"{place}: two fields of {label} would be one camera; give {label}.CAMERA=FIELD")
         pick(tuple(chosen.values()), known, "pictures" if label == "images" else "depth pictures", place)
         return chosen
+
+    def chosen(self, label: str) -> dict[str, str] | None:
+        """Camera to field of ``"images"`` or ``"depth"`` where a camera is called as its field, unless given as ``CAMERA=FIELD``;
+        None if the format decides, {} for none."""
+        given = self._cameras(label)
+        if given is None or isinstance(given, dict):
+            return given
+        words = [(word.partition("=")[0].strip(), word.partition("=")[2].strip()) for word in given]
+        return {camera: name or camera for camera, name in words}
 
     def with_full_names(self, known: Iterable[str], stems: Sequence[str]) -> FieldOptions:
         """These options with short names completed: ``image`` becomes ``observation/image`` if only that exists."""
@@ -170,6 +183,27 @@ def mapped(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def segments_of_wordings(frames: Iterable[Sequence[str]]) -> tuple[InstructionSegment, ...]:
+    """The segments of an episode with alternative sentences per frame; empty and double ones are left out.
+
+    Example:
+        >>> [(s.start, s.stop, s.wordings) for s in segments_of_wordings([("pick", "lift"), ("pick", "lift"), ("put", "put")])]
+        [(0, 2, ('pick', 'lift')), (2, 3, ('put',))]
+    """
+    out, start = [], 0
+    for wordings, group in itertools.groupby(map(unique, frames)):
+        stop = start + len(list(group))
+        out.append(InstructionSegment(start, stop, wordings or ("",)))
+        start = stop
+    return tuple(out)
+
+
+def joined_wordings(fields: Iterable[Sequence[InstructionSegment]]) -> tuple[InstructionSegment, ...]:
+    """The segments of several fields over the same frames as one: alternative wordings, those of the first field first."""
+    frames = [[segment.wordings for segment in field for _ in range(segment.start, segment.stop)] for field in fields]
+    return segments_of_wordings([text for wordings in row for text in wordings] for row in zip(*frames, strict=True))
+
+
 def column_of(field: str, values: np.ndarray) -> tuple[str, np.ndarray] | None:
     """The dataset's column of a field like ``steps/reward`` and its values (t,); None if it is no known column."""
     known = COLUMNS.get(field.replace(".", "/").rpartition("/")[2])
@@ -180,8 +214,11 @@ def column_of(field: str, values: np.ndarray) -> tuple[str, np.ndarray] | None:
 
 
 def channels_note(shape: Sequence[int | None] | None) -> str:
-    """The conversion of a picture (h, w, c) to RGB, if its channels are not red, green and blue."""
+    """The conversion of a picture (h, w, c), (c, h, w) or (h, w) to RGB, if its channels are not red, green and blue."""
+    if shape is not None and len(shape) == 2:
+        return "one channel, repeated"
     last = shape[-1] if shape is not None and len(shape) == 3 else None
+    last = shape[0] if shape is not None and last not in (None, 1, 3, 4) else last  # channels first
     return {1: "one channel, repeated", 4: "the fourth channel left out"}.get(last or 0, "")
 
 

@@ -17,17 +17,19 @@ file that has the named actions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verbot.data.importers import Item, failing, files_of, known_robots, listed, natural, reading, sources
+import numpy as np
+
+from verbot.data.importers import Item, failing, files_of, known_robots, natural, reading, sources
 from verbot.data.importers.hdf5_episode import Hdf5Options, Hdf5Place, read_episode
-from verbot.data.importers.hdf5_file import BROKEN, entries, opened, whole_number
+from verbot.data.importers.hdf5_file import BROKEN, Hdf5Pictures, entries, opened, whole_number
 from verbot.data.importers.hdf5_recognition import GENERIC, Hdf5Recognition, of_aloha, of_demonstrations, recorded_rate
+from verbot.data.importers.images import FloatRanges
 from verbot.errors import CorruptFileError, DataError
-from verbot.spec import Camera
 
 SUFFIXES = (".hdf5", ".h5")
 MOST = 12  # datasets that a message lists
@@ -53,13 +55,12 @@ class Hdf5:
         if not self._paths:
             raise DataError(f"{path} has no file that ends with {' or '.join(SUFFIXES)}")
         self._options, self._named = fields, robot is not None
+        self._ranges = FloatRanges(fields.floats, self._float_readers)
         self._found = self._first()
         self.robot = known_robots.known(robot) if robot else self._found.robot
         self.rate_hz = self._found.rate_hz or self.robot.rate_hz
         self.recognition = "" if robot else self._found.evidence
         self.total: int | None = None
-        if fields.depth:
-            self.robot = dataclasses.replace(self.robot, views={**self.robot.views, **self._depth_views()})
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -74,9 +75,18 @@ class Hdf5:
                 yield Item(path.name, failing(error))
                 continue
             for place in content.places:
-                yield Item(place.key, partial(read_episode, place, self.robot, content.found, self._options))
+                yield Item(place.key, partial(read_episode, place, self.robot, content.found, self._options, self._ranges))
             if content.problem is not None:
                 yield Item(path.name, failing(content.problem))
+
+    def _float_readers(self, field: str) -> Iterator[Callable[[], np.ndarray]]:
+        for path in self._paths:
+            try:
+                places = _content(path, self._options).places
+            except DataError:
+                continue  # named when its episodes are imported
+            for place in places:
+                yield Hdf5Pictures(path, place.full(field)).stored
 
     def _first(self) -> Hdf5Recognition:
         """What the first readable file says. Raises `DataError` if no file has a known layout."""
@@ -105,26 +115,11 @@ class Hdf5:
             was, now = (f"{one.rate_hz:g} Hz" if one.rate_hz else "no rate" for one in (self._found, found))
             raise DataError(f"{path} was recorded at {now}; the first file at {was}. Import them one by one")
 
-    def _depth_views(self) -> Mapping[str, Camera]:
-        """Depth cameras with the size of their first readable pictures."""
-        for item in self.items():
-            try:
-                raw = item.read()
-                pictures = {name: read() for name, read in raw.cameras.items() if _is_depth(raw.notes, name)}
-            except DataError:
-                continue
-            return {name: Camera(name, int(v.shape[1]), int(v.shape[2]), kind="depth") for name, v in pictures.items()}
-        return {}
-
-
-def _is_depth(notes: Any, camera: str) -> bool:
-    return any(note.taken_as == f"depth camera {camera}" for note in notes)
-
 
 def _content(path: Path, options: Hdf5Options) -> _Content:
     """The episodes of a file. Raises `DataError` if it has no known layout and the options name none."""
     with opened(path) as file, reading(path, *BROKEN):
-        action = listed(options.action)
+        action = options.names("action") or ()
         fields = entries(file) if "data" not in file else {}
         if "data" in file and not (action and action[0] in file):
             return _demonstrations(path, file, action)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import WIDEST, FieldNote, RawEpisode, listed, pick, reading
-from verbot.data.importers.fields import DEPTH_UNITS, check_depth_unit
+from verbot.data.importers import WIDEST, FieldNote, RawEpisode, pick, reading
+from verbot.data.importers.fields import FieldOptions, channels_note
 from verbot.data.importers.hdf5_file import (
     BROKEN,
     Entry,
@@ -20,12 +20,14 @@ from verbot.data.importers.hdf5_file import (
     entries,
     opened,
     record_of,
+    texts,
     whole_number,
 )
 from verbot.data.importers.hdf5_notes import COLUMNS, left_out
 from verbot.data.importers.hdf5_recognition import Hdf5Recognition
 from verbot.data.importers.hdf5_sentences import EpisodeSentences, sentences_of
 from verbot.data.importers.hdf5_time import nearest_rows
+from verbot.data.importers.images import SCALED, FloatRanges
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.errors import CorruptFileError, DataError
 
@@ -36,34 +38,20 @@ USUAL_STATES = (
 
 
 @dataclass(frozen=True)
-class Hdf5Options:
-    """Fields and how they are read. Paths are those in an episode, or in its group of observations.
+class Hdf5Options(FieldOptions):
+    """Fields and how they are read. Their names are paths in an episode, or in its group of observations.
 
     Args:
-        state, action: datasets of numbers, separated by commas.
-        images: cameras by name, separated by commas, or ``images.CAMERA=path`` for each.
-        depth: depth images, as `images`; `depth_unit` is then required.
-        depth_unit: m, cm or mm.
-        instruction: a dataset of sentences.
         timestamps: the times of the rows; a camera with timestamps of its own is then aligned to them.
         flip: whether to flip images vertically; None follows the file.
         bgr: exchange red and blue.
         floats: as for `verbot.data.importers.images.frames_of`.
     """
 
-    state: Any = ()
-    action: Any = ()
-    images: Any = ()
-    depth: Any = ()
-    depth_unit: str | None = None
-    instruction: str = ""
     timestamps: str = ""
     flip: bool | None = None
     bgr: bool = False
     floats: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_depth_unit(self.depth, self.depth_unit)
 
 
 @dataclass(frozen=True)
@@ -89,6 +77,10 @@ class Hdf5Place:
     def key(self) -> str:
         return f"{self.path.name}, {self.group.rpartition('/')[2]}" if self.group else self.path.name
 
+    def full(self, path: str) -> str:
+        """The path in the file of a dataset of the episode."""
+        return f"{self.group}/{path}" if self.group else path
+
     def inside(self, fields: Mapping[str, Entry], *folders: str) -> dict[str, str]:
         """The path of every field by the names that it has in one of `folders`; the first folder counts."""
         names: dict[str, str] = {}
@@ -100,25 +92,28 @@ class Hdf5Place:
         return names
 
 
-def camera_paths(wanted: Any) -> dict[str, str]:
-    """Fields by camera, from ``{"front": "path"}``, ``"front=path,side=path"``, or names alone."""
-    if isinstance(wanted, Mapping):
-        return {str(camera): str(path) for camera, path in wanted.items()}
-    words = [(word.partition("=")[0].strip(), word.partition("=")[2].strip()) for word in listed(wanted)]
-    return {name: path or name for name, path in words}
-
-
-def read_episode(place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options) -> RawEpisode:
+def read_episode(
+    place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options, ranges: FloatRanges
+) -> RawEpisode:
     """One episode without its pictures, which are read when they are asked for. Raises `DataError` if it is broken."""
     with opened(place.path) as file, reading(place, *BROKEN):
         group = file[place.group] if place.group else file
-        return _Reader(place, robot, found, options, file, group).read()
+        return _Reader(place, robot, found, options, ranges, (file, group)).read()
 
 
 class _Reader:
-    def __init__(self, place: Hdf5Place, robot: KnownRobot, found: Hdf5Recognition, options: Hdf5Options, file: Any, group: Any):
-        self._place, self._robot, self._found, self._options = place, robot, found, options
-        self._file, self._group, self._fields = file, group, entries(group)
+    def __init__(
+        self,
+        place: Hdf5Place,
+        robot: KnownRobot,
+        found: Hdf5Recognition,
+        options: Hdf5Options,
+        ranges: FloatRanges,
+        opened: tuple[Any, Any],
+    ):
+        self._place, self._robot, self._found, self._options, self._ranges = place, robot, found, options, ranges
+        (file, group) = self._file, self._group = opened
+        self._fields = entries(group)
         self._own = bool(attribute(file["data"].attrs, "verbot_spec")) if "data" in file else False
 
     def read(self) -> RawEpisode:
@@ -159,7 +154,7 @@ class _Reader:
     def _actions(self) -> dict[str, str]:
         known = self._names("", self._place.observed)
         numbers = {name: path for name, path in known.items() if self._fields[path].kind == "numbers"}
-        wanted = listed(self._options.action) or self._robot.action_fields or self._place.actions
+        wanted = self._options.names("action") or self._robot.action_fields or self._place.actions
         lacking = [name for name in wanted if name not in known]
         if lacking or (self._place.observed and not self._observed()):
             self._raise_incomplete(lacking)
@@ -169,7 +164,7 @@ class _Reader:
         return any(path.startswith(f"{self._place.observed}/") for path in self._fields) or self._place.observed in self._group
 
     def _raise_incomplete(self, lacking: list[str]) -> None:
-        expected = listed(self._options.action) or (
+        expected = self._options.names("action") or (
             *self._place.actions,
             *([self._place.observed] if self._place.observed else []),
         )
@@ -184,8 +179,9 @@ class _Reader:
         known = self._names(self._place.observed, "")
         vectors = {name: path for name, path in known.items() if self._fields[path].kind == "numbers"}
         usual = {name: path for name, path in vectors.items() if path == f"{self._place.observed}/{name}" and "/" not in name}
-        wanted = listed(self._options.state) or self._robot.state_fields
-        if wanted:
+        given = self._options.names("state")
+        wanted = self._robot.state_fields if given is None else given
+        if wanted or given is not None:
             shown = vectors if set(wanted) <= set(vectors) else usual or vectors
             return {name: vectors[name] for name in pick(wanted, shown, "state field", self._place)}
         for names in (("qpos",), *USUAL_STATES) if self._place.observed else ():
@@ -223,11 +219,14 @@ class _Reader:
         given = self._recorded_columns() if self._own else COLUMNS
         for path, name in given.items():
             entry = self._fields.get(path)
-            if entry is None or entry.kind != "numbers":
+            if entry is None or entry.kind not in (("numbers", "text") if self._own else ("numbers",)):
                 continue
             if entry.length != length:
                 raise DataError(f"{path} has {entry.length} values for {length} actions")
-            values = np.asarray(self._group[path][()])
+            if entry.kind == "text":
+                values = np.array(texts(self._group[path][()]), object)
+            else:
+                values = np.asarray(self._group[path][()])
             if name in ("next.reward", "next.done"):
                 if entry.width != 1:
                     continue
@@ -237,7 +236,8 @@ class _Reader:
             used.add(path)
             notes.append(FieldNote(path, f"column {name}"))
         if self._own:
-            used |= {*COLUMNS, *given, *(path for path in self._fields if path.startswith("next_obs/"))}
+            used |= {path for path in COLUMNS if path not in given}
+            used |= {path for path in self._fields if path.startswith("next_obs/")}
         return columns, used, notes
 
     def _recorded_columns(self) -> dict[str, str]:
@@ -252,19 +252,24 @@ class _Reader:
         known = self._place.inside(self._fields, self._place.pictured, self._place.observed, "")
         colors = self._colors(known)
         depths = self._depths(known, set(colors))
-        unit = DEPTH_UNITS["m" if self._own else self._options.depth_unit or "m"]
+        unit = self._options.meters_per_unit if self._options.chosen("depth") else 1.0  # verbot exports meters
         for camera, path in (*colors.items(), *depths.items()):
             rows, times = nearest_rows(self._place, self._group, self._fields, path, length, self._options.timestamps)
-            full = f"{self._place.group}/{path}" if self._place.group else path
-            pictures = Hdf5Pictures(self._place.path, full, bool(flip), self._options.bgr, self._options.floats, rows)
-            deep = camera in depths
+            deep, entry = camera in depths, self._fields[path]
+            scaled = not deep and entry.dtype.startswith("float")
+            floats, evidence = self._ranges.of(path) if scaled else (self._options.floats, "")
+            pictures = Hdf5Pictures(self._place.path, self._place.full(path), bool(flip), self._options.bgr, floats, rows)
             cameras[camera] = partial(pictures.depth, unit) if deep else pictures.color
-            changes = ["rows flipped"] if flip else []
+            changes = [SCALED[floats]] if scaled else []
+            changes += [channels_note(entry.shape[1:])] if not deep and entry.kind in ("color", "gray") else []
+            changes += ["rows flipped"] if flip else []
             changes += ["red and blue exchanged"] if self._options.bgr and not deep else []
-            changes += [f"{self._options.depth_unit} to meters"] if deep and not self._own else []
+            changes += [f"{self._options.depth_unit} to meters"] if deep and self._options.chosen("depth") else []
             changes += ["the picture nearest to each row's time"] if rows is not None else []
-            why = "macros_image_convention" if flip and self._options.flip is None else ""
-            notes.append(FieldNote(path, f"depth camera {camera}" if deep else f"camera {camera}", ", ".join(changes), why))
+            reasons = ["depth in meters"] if deep else []
+            reasons += ["macros_image_convention"] if flip and self._options.flip is None else []
+            texts = ", ".join(filter(None, changes)), "; ".join(filter(None, (evidence, *reasons)))
+            notes.append(FieldNote(path, f"camera {camera}", *texts))
             used |= {path, *times}
         return cameras, used, notes
 
@@ -276,19 +281,21 @@ class _Reader:
         usual = {name: path for name, path in able.items() if place.pictured and path == start + name and "/" not in name}
         if place.pictured == place.observed:  # among numbers, (t, h, w) need not be gray pictures
             usual = {name: path for name, path in usual.items() if self._fields[path].kind != "gray"}
-        wanted = camera_paths(self._options.images)
-        pick(tuple(wanted.values()), able if set(wanted.values()) <= set(able) else usual or able, "pictures", place)
-        if wanted:
+        wanted = self._options.chosen("images")
+        if wanted is not None:
+            pick(tuple(wanted.values()), able if set(wanted.values()) <= set(able) else usual or able, "pictures", place)
             return {camera: able[name] for camera, name in wanted.items()}
         fields = tuple(name for name in robot.camera_fields if name in usual) or tuple(usual)
         return {robot.cameras.get(name, name): usual[name] for name in fields}
 
     def _depths(self, known: Mapping[str, str], cameras: set[str]) -> dict[str, str]:
         """The path of the depth images of each camera: the named ones, or those that verbot exported."""
-        if self._own:
+        wanted = self._options.chosen("depth")
+        if wanted is None:
+            if not self._own:
+                return {}
             views = [name for name, view in self._robot.views.items() if view.kind == "depth"]
             return {name: known[f"{name}_depth"] for name in views if f"{name}_depth" in known}
-        wanted = camera_paths(self._options.depth)
         deep = {name: path for name, path in known.items() if self._fields[path].kind == "depth"}
         able = deep | {name: path for name, path in known.items() if name in wanted.values() and path not in deep.values()}
         lacking = [name for name in wanted.values() if name not in able]
@@ -297,4 +304,4 @@ class _Reader:
 
     def _sentences(self, length: int) -> EpisodeSentences:
         attributes = self._file["data"].attrs if "data" in self._file else {}
-        return sentences_of(self._place, self._group, attributes, self._fields, length, self._options.instruction)
+        return sentences_of(self._place, self._group, attributes, self._fields, length, self._options.names("instruction"))

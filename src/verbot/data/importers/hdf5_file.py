@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
-from verbot.data.importers.images import decode_all, frames_of
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.importers.images import decode_all, decode_plane, frames_of
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import FloatArray, Int64Array, UInt8Array
 
@@ -146,13 +144,19 @@ class Hdf5Pictures:
         frames = frames[:, ::-1] if self.flip else frames
         return frames[..., ::-1] if self.bgr else frames
 
+    def stored(self) -> np.ndarray:
+        """The whole array. Raises `CorruptFileError` if it is absent or cannot be read."""
+        with opened(self.path) as file, reading(f"{self.path}, {self.name}", *BROKEN):
+            return np.asarray(file[self.name][()])
+
     def depth(self, unit: float) -> FloatArray:
         """float32 (t, h, w) in meters, of values in `unit` meters."""
         place = f"{self.path}, {self.name}"
         with opened(self.path) as file, reading(place, *BROKEN):
             stored = file[self.name]
             encoded = stored.dtype.kind in "OS" or stored.ndim == 2
-            images = [_deep(content, place) for content in _contents(stored, self.rows)] if encoded else []
+            contents = _contents(stored, self.rows) if encoded else []
+            images = [decode_plane(content, f"{place}, frame {number}") for number, content in enumerate(contents)]
             values = np.stack(images) if encoded else _chosen(stored[()], self.rows)
         values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
         if values.ndim != 3 or values.dtype.kind not in "iuf":
@@ -167,13 +171,6 @@ def _contents(stored: Any, rows: Int64Array | None) -> list[bytes]:
 
 def _chosen(values: np.ndarray, rows: Int64Array | None) -> np.ndarray:
     return values if rows is None else values[rows]
-
-
-def _deep(content: bytes, name: str) -> np.ndarray:
-    from PIL import Image
-
-    with reading(name, *picture_errors()), Image.open(io.BytesIO(content)) as picture:
-        return np.asarray(picture)
 
 
 def attribute(attributes: Mapping[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verbot.data.importers import FieldNote, pick, unique
+from verbot.data.importers.fields import joined_wordings
 from verbot.data.importers.hdf5_file import Entry, record_of, texts
 from verbot.data.storage.segments import InstructionSegment, segments_of
 from verbot.errors import DataError
@@ -27,7 +28,7 @@ class EpisodeSentences:
 
 
 def sentences_of(
-    place: Any, group: Any, shared: Mapping[str, Any], fields: Mapping[str, Entry], length: int, named: str
+    place: Any, group: Any, shared: Mapping[str, Any], fields: Mapping[str, Entry], length: int, named: tuple[str, ...] | None
 ) -> EpisodeSentences:
     """The sentences of an episode of `length` frames from the first field that has some; others are noted as left out.
 
@@ -36,13 +37,13 @@ def sentences_of(
 
     Args:
         group, shared: the episode's group, and the attributes that all episodes of the file share.
-        named: the dataset that the user named; empty to look for the usual ones.
+        named: the datasets that the user named, alternative wordings; None to look for the usual ones.
     """
     found = _Candidates(place, group, shared, fields, length)
-    if named:
+    if named is not None:
         known = place.inside(fields, "", place.observed)
-        pick((named,), {name: path for name, path in known.items() if fields[path].kind == "text"}, "sentences", place)
-        return found.dataset(known[named])
+        pick(named, {name: path for name, path in known.items() if fields[path].kind == "text"}, "sentences", place)
+        return _joined([found.dataset(known[name]) for name in named], length)
     every = [one for one in found.all() if one.wordings]
     if not every:
         return EpisodeSentences(()) if found.empty else EpisodeSentences()
@@ -51,6 +52,16 @@ def sentences_of(
     notes = [FieldNote(one.notes[0].field, "left out", "", reason) for one in others if one.wordings != first.wordings]
     used = tuple(path for one in every for path in one.used)
     return dataclasses.replace(first, used=used, notes=(*first.notes, *notes))
+
+
+def _joined(found: list[EpisodeSentences], length: int) -> EpisodeSentences:
+    """The sentences of several fields as alternative wordings of each frame, those of the first field first."""
+    if len(found) < 2:
+        return found[0] if found else EpisodeSentences()
+    segments = joined_wordings(one.segments or [InstructionSegment(0, length, one.wordings or ("",))] for one in found)
+    used = tuple(path for one in found for path in one.used)
+    notes = tuple(FieldNote(note.field, note.taken_as, "", "alternative wordings") for one in found for note in one.notes)
+    return EpisodeSentences(unique(segments[0].wordings), segments if len(segments) > 1 else (), used, notes)
 
 
 class _Candidates:

@@ -1,4 +1,4 @@
-"""Hdf5Pictures with times of their own: which one belongs to each row of an HDF5 episode."""
+"""Pictures with times of their own: which one belongs to each row of an HDF5 episode."""
 
 from __future__ import annotations
 

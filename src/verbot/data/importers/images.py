@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from verbot.data.storage.decoding import picture_errors
-from verbot.errors import CorruptFileError, DataError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
 
 FLOATS = ("auto", "unit", "signed", "byte")
@@ -34,17 +34,9 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
 
 def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> FloatArray:
     """Decode depth pictures of one channel (16-bit PNG, TIFF, …) to (t, h, w) in meters; `scale` as for `depth_of`."""
-    from PIL import Image
-
-    frames = []
+    frames: list[np.ndarray] = []
     for number, content in enumerate(contents):
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                frames.append(np.asarray(picture))
-        except picture_errors() as error:
-            raise CorruptFileError(
-                f"{name}, frame {number}", f"is not a whole picture ({error}; {len(content)} bytes)"
-            ) from error
+        frames.append(decode_plane(content, f"{name}, frame {number}"))
         if frames[-1].shape != frames[0].shape:
             raise DataError(
                 f"{name}: frame 0 is {frames[0].shape} and frame {number} is {frames[-1].shape}; a camera has one size"
@@ -52,6 +44,17 @@ def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> Float
     if not frames:
         raise DataError(f"{name} has no frames")
     return depth_of(np.stack(frames), name, scale)
+
+
+def decode_plane(content: bytes, name: object) -> np.ndarray:
+    """Decode a picture to its stored numbers, such as uint16 (h, w). Raises `CorruptFileError` unless it is complete."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(picture)
+    except picture_errors() as error:
+        raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
 
 
 def depth_of(values: np.ndarray, name: object, scale: float) -> FloatArray:
@@ -156,6 +159,40 @@ def float_range(values: np.ndarray, name: object) -> tuple[str, str]:
         f"{name} has {values.dtype} pixels from {low:g} to {high:g}, which may be 0..1, −1..1 or 0..255; "
         "give the range: floats=unit, signed or byte"
     )
+
+
+class FloatRanges:
+    """The range of the float pictures of each field, one for all episodes of a source.
+
+    Args:
+        floats: as for `frames_of`; ``"auto"`` decides by the first episode that shows the range.
+        readers: for a field, what reads its stored pictures in each episode, in the order of the source.
+
+    Raises `ConfigError` for another value of `floats`.
+    """
+
+    def __init__(self, floats: str, readers: Callable[[str], Iterable[Callable[[], np.ndarray]]]):
+        if floats not in FLOATS:
+            raise ConfigError(f"floats must be one of {', '.join(FLOATS)}; got {floats!r}")
+        self._floats, self._readers, self._found = floats, readers, dict[str, tuple[str, str]]()
+
+    def of(self, field: str) -> tuple[str, str]:
+        """The range (``"unit"``, ``"signed"`` or ``"byte"``) and the evidence for it. Raises `DataError` without evidence."""
+        if self._floats != "auto":
+            return self._floats, f"floats={self._floats}"
+        if field not in self._found:
+            self._found[field] = self._first(field)
+        return self._found[field]
+
+    def _first(self, field: str) -> tuple[str, str]:
+        problem: DataError | None = None
+        for read in self._readers(field):
+            try:
+                found, evidence = float_range(read(), field)
+                return found, f"floats: {evidence}"
+            except DataError as error:
+                problem = problem or error
+        raise problem or DataError(f"no episode has readable pictures {field!r}")
 
 
 def _bounds(values: np.ndarray, name: object) -> tuple[float, float]:

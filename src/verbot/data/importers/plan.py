@@ -145,12 +145,12 @@ class ImportPlan:
         self.first = RawEpisode(state, action, {}, None, axes=raw.axes, columns=columns)
 
     def prepare(self) -> None:
-        """Define the fields by the first readable episode if no survey did, because the spec was given."""
+        """Define the fields as a survey does if there was none: the spec was given, or an import continues."""
         if self.first is not None:
             return
         for item in self.items():
             try:
-                self._define(item.read())
+                self._surveyed(item, _Ranges(), None)
                 return
             except DataError:
                 continue
@@ -243,11 +243,14 @@ class ImportPlan:
 
     def _notes(self, raw: RawEpisode, cameras: set[str], columns: set[str]) -> list[FieldNote]:
         """The rows of the table for one episode: those of the vectors, those of the source, and what the source does not note."""
+        vectors = {(note[0], note[1]): note for label in ("state", "action") for note in self._vector_notes(label, raw)}
         noted = {(note.field, note.taken_as) for note in raw.notes}
-        notes = [note for label in ("state", "action") for note in self._vector_notes(label, raw) if note[:2] not in noted]
-        out = [FieldNote(*note) for note in notes]
+        out = [FieldNote(*note) for key, note in vectors.items() if key not in noted]
         kept = {f"camera {name}" for name in cameras} | {f"column {name}" for name in columns}
         for note in raw.notes:
+            _, _, *own = vectors.get((note.field, note.taken_as), ("", "", "", ""))
+            texts = zip((note.conversion, note.reason), own, strict=True)
+            note = FieldNote(note.field, note.taken_as, *("; ".join(filter(None, pair)) for pair in texts))
             if note.taken_as.startswith(("camera ", "column ")) and note.taken_as not in kept:
                 why = "the spec given has no such camera" if note.taken_as.startswith("camera ") else "the first episode has none"
                 note = FieldNote(note.field, "left out", "", why)
@@ -264,17 +267,18 @@ class ImportPlan:
         robot, given = self.source.robot, self.given
         meaning = robot.state if label == "state" else robot.action
         for name, values in _fields(raw, label).items():
+            shown = raw.sources.get(name, name)
             if given.spec is not None:
-                yield name, label, "", "the spec given"
+                yield shown, label, "", "the spec given"
                 continue
             parts = known_robots.field_parts(meaning, name, values, raw.axes.get(name, ()))
             texts = {part.name: known_robots.CONVERSION_TEXTS[part.of] for part in parts}
             conversion = "; ".join(f"{part}: {text}" for part, text in texts.items() if text)
             if name not in meaning:
-                yield name, label, conversion, "of unknown meaning (kind other)"
+                yield shown, label, conversion, "of unknown meaning (kind other)"
                 continue
             evidence = f"--robot {given.robot}" if given.robot else "as recognized" if self.recognition else ""
-            yield name, label, conversion, f"{', '.join(texts)} of {robot.name}" + (f", {evidence}" if evidence else "")
+            yield shown, label, conversion, f"{', '.join(texts)} of {robot.name}" + (f", {evidence}" if evidence else "")
 
 
 class _Unfit(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import WIDEST, FieldNote, RawEpisode, known_robots, pick, unique
-from verbot.data.importers.fields import COLUMNS, FieldOptions, channels_note, column_of, left_out
+from verbot.data.importers import WIDEST, FieldNote, RawEpisode, known_robots, pick
+from verbot.data.importers.fields import COLUMNS, FieldOptions, channels_note, column_of, left_out, segments_of_wordings
 from verbot.data.importers.images import SCALED, decode_all, decode_depth, depth_of, float_range, frames_of
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.importers.rlds_fields import METADATA, OBSERVATION, STEPS, Field, kind_of, unpacked
@@ -249,12 +248,7 @@ class RldsRecord:
         frames: list[tuple[str, ...]] = [()] * self.length
         for key in keys:
             frames = [(*before, *texts) for before, texts in zip(frames, self._sentences(key), strict=True)]
-        out, start = [], 0
-        for wordings, group in itertools.groupby(map(unique, frames)):
-            stop = start + len(list(group))
-            out.append(InstructionSegment(start, stop, wordings or ("",)))
-            start = stop
-        return tuple(out)
+        return segments_of_wordings(frames)
 
     def _sentences(self, key: str) -> list[tuple[str, ...]]:
         """The sentences of each step in a field."""

@@ -105,13 +105,18 @@ def picture(name: str, value: Any, options: BagOptions) -> UInt8Array:
     return np.ascontiguousarray(np.repeat(pixels, 3, -1) if count == 1 else pixels[..., :3])
 
 
-def depth_picture(name: str, value: Any) -> FloatArray:
-    """float32 (h, w) in meters of a depth image, 0 where it is unknown. Raises `DataError` for another encoding."""
+def depth_picture(name: str, value: Any, meters_per_unit: float | None = None) -> FloatArray:
+    """float32 (h, w) in meters of a depth image, 0 where it is unknown. Raises `DataError` for another encoding.
+
+    Args:
+        meters_per_unit: replaces the unit of the encoding: millimeters of integers, meters of floats.
+    """
     data, encoding = _data(name, value), encoding_of(value)
     stated = encoding.partition(";")[0].strip()
     kind, scale = DEPTHS.get("16UC1" if stated == "mono16" else stated, ("", 0.0))
     if not kind:
         raise DataError(f"{name} has pictures encoded as {encoding!r}; expected depth: {', '.join(DEPTHS)}, or compressedDepth")
+    scale = scale if meters_per_unit is None else meters_per_unit
     if field_of(value, "encoding") is None:
         meters = _decompressed_depth(name, bytes(data), encoding, stated == "32FC1", scale)
     else:

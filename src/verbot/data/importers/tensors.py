@@ -16,7 +16,6 @@ One episode is read at a time. A compressed ``.npz`` is decompressed as a stream
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,8 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from verbot.data.importers import FieldNote, Item, RawEpisode, failing, files_of, known_robots, pick, sources, unique
-from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, channels_note, column_of, left_out
+from verbot.data.importers import FieldNote, Item, RawEpisode, failing, files_of, known_robots, pick, sources
+from verbot.data.importers.fields import (
+    COLUMNS,
+    GUESSED_FIELDS,
+    FieldOptions,
+    channels_note,
+    column_of,
+    left_out,
+    segments_of_wordings,
+)
 from verbot.data.importers.images import FLOATS, SCALED, depth_of, float_range, frames_of
 from verbot.data.importers.tensor_files import SUFFIXES, TensorFile, open_tensors
 from verbot.data.storage.segments import InstructionSegment
@@ -234,12 +241,7 @@ class _File:
             numbers = chosen[len(texts)]
             found = [texts[i] for i in (numbers if len(numbers) == len(rows) else np.repeat(numbers[:1], len(rows)))]
             frames = [(*before, text) for before, text in zip(frames, found, strict=True)]
-        out, start = [], 0
-        for wordings, group in itertools.groupby(map(unique, frames)):
-            stop = start + len(list(group))
-            out.append(InstructionSegment(start, stop, wordings or ("",)))
-            start = stop
-        return tuple(out)
+        return segments_of_wordings(frames)
 
     def _texts(self, key: str) -> list[str]:
         if key not in self.file.texts:
