@@ -98,11 +98,12 @@ def _widened(spec: RobotSpec, found: Sequence[OutOfRange], episodes: Sequence[Ep
         outside = {each.axis for each in found if (each.vector, each.component) == (vector, component.name)}
         if not outside:
             return component
-        values = np.concatenate([(e.states if vector == "state" else e.actions)[:, place] for e in episodes]).astype(float)
         low, high = list(component.low), list(component.high)
-        for axis, (name, column) in enumerate(zip(component.axes, values.T, strict=True)):
-            if name in outside:
-                low[axis], high[axis] = min(low[axis], float(column.min())), max(high[axis], float(column.max()))
+        for episode in episodes:
+            values = (episode.states if vector == "state" else episode.actions)[:, place].astype(float)
+            for axis, (name, column) in enumerate(zip(component.axes, values.T, strict=True)):
+                if name in outside:
+                    low[axis], high[axis] = min(low[axis], float(column.min())), max(high[axis], float(column.max()))
         return dataclasses.replace(component, low=tuple(low), high=tuple(high))
 
     state = tuple(wider("state", c, spec.state_slices()[c.name]) for c in spec.state)
