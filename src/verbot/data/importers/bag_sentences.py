@@ -29,7 +29,7 @@ class TimeSpan(Protocol):
 
 @dataclass(frozen=True)
 class BagSentences:
-    """What was said: the episode's instruction, segments where it changes, and notes for the table of the import."""
+    """The episode's instruction, its segments where it changes, and notes for the table of the import."""
 
     instructions: tuple[str, ...] | None
     segments: tuple[InstructionSegment, ...] = ()

@@ -66,7 +66,29 @@ class FrameSelection:
         return sum(size * (4 if is_depth(dataset, camera) else 1) for camera, size in sizes.items()) * int(lengths.sum())
 
 
-class FrameCache:
+class RowsAtHand:
+    """What the sources of frames have in common whose rows are all in files: there is nothing to prefetch or to release."""
+
+    def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
+        """Nothing: every row is at hand."""
+
+    @property
+    def random_access(self) -> bool:
+        return True
+
+    @property
+    def clip(self) -> int:
+        return 1
+
+    @property
+    def block(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class FrameCache(RowsAtHand):
     """Decoded frames of `dataset`, in episode order.
 
     Args:
@@ -132,24 +154,6 @@ class FrameCache:
         if starts.size and starts.min() < 0:
             raise DataError(f"{self.dataset.root}: the frames of episode {episodes.flat[starts.argmin()]} are not cached")
         return self._frames[camera][starts + rows]
-
-    def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
-        """Nothing: every frame is at hand."""
-
-    @property
-    def random_access(self) -> bool:
-        return True
-
-    @property
-    def clip(self) -> int:
-        return 1
-
-    @property
-    def block(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _check_room(self, show: bool) -> None:
         """Print the size of what is missing, and refuse it if the disk has not the room."""
@@ -244,7 +248,7 @@ def is_depth(dataset: Dataset, name: str) -> bool:
     return known is not None and known.kind == "depth"
 
 
-class FeatureCache:
+class FeatureCache(RowsAtHand):
     """Features of frames from a frozen encoder, in episode order, as float16; a source of frames without pictures.
 
     Rounding to float16 has a relative error of at most 0.05 % (half a unit of the eleventh binary place). Numbers below 6e-5
@@ -305,24 +309,6 @@ class FeatureCache:
     def take(self, camera: str, episodes: Int64Array, rows: Int64Array, clip_rows: Int64Array) -> Any:
         """Raises `DataError`: pictures are not kept."""
         raise DataError(f"{self.dataset.root}: the pictures of camera {camera!r} are not kept, only their features")
-
-    def prefetch(self, episodes: Int64Array, rows: Int64Array) -> None:
-        """Nothing: every feature is at hand."""
-
-    @property
-    def random_access(self) -> bool:
-        return True
-
-    @property
-    def clip(self) -> int:
-        return 1
-
-    @property
-    def block(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _shape(self, camera: str) -> tuple[int, ...]:
         first = 0 if self.selection.episodes is None else self.selection.episodes[0]
