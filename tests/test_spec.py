@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from verbot.errors import SpecError
-from verbot.spec import Camera, Component, EndEffector, Observation, RobotSpec
+from verbot.spec import ActionChunk, Camera, Component, EndEffector, Observation, RobotSpec
 
 MOVE = Component("move", "position_delta", ("x", "y"), "m", "base", (-0.1, -0.2), (0.1, 0.2))
 GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -127,3 +127,26 @@ def test_an_observation_that_fits_passes():
 def test_an_observation_that_does_not_fit_is_refused(changes, message):
     with pytest.raises(SpecError, match=message):
         observation(**changes).check(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": np.full((2, 3), np.nan, np.float32)}, "row 0 .* is not finite"),
+        ({"values": np.zeros((0, 3), np.float32)}, "expects 1 to 4096 rows of 3"),
+        ({"values": np.zeros((5000, 3), np.float32)}, "expects 1 to 4096 rows of 3"),
+        ({"values": np.zeros((2, 4), np.float32)}, "expects 1 to 4096 rows of 3"),
+        ({"values": np.zeros(3, np.float32)}, "expected floating point"),
+        ({"values": np.zeros((2, 3), object)}, "expected floating point"),
+        ({"time_s": float("inf")}, "has the time inf"),
+        ({"memory": {"state": np.array([np.inf])}}, "memory 'state' is not finite"),
+        ({"memory": {"state": np.array(["a"])}}, "expected an array of plain numbers"),
+    ],
+)
+def test_a_chunk_that_no_robot_can_execute_is_refused(change, message):
+    axes = ("x", "y", "z")
+    spec = RobotSpec("arm", 10.0, (), (), (Component("move", "position_delta", axes, "m", "base", (-1.0,) * 3, (1.0,) * 3),))
+    good = {"values": np.zeros((2, 3), np.float32), "memory": {"state": np.zeros(2, np.float32)}}
+    ActionChunk(**good).check(spec)
+    with pytest.raises(SpecError, match=message):
+        ActionChunk(**{**good, **change}).check(spec)

@@ -23,6 +23,7 @@ LEVELS = {
     "spec": 0,
     "contracts": 1,
     "gymnasium_ids": 0,
+    "files": 1,
     "registry": 1,
     "configuration": 1,
     "parallel": 1,

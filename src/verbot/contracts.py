@@ -35,6 +35,16 @@ class SavablePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class IdentifiedPolicy(Policy, Protocol):
+    """A policy that says which one it is, so that results of different policies are never mixed."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of its content (configuration and weights); ``""`` if it is unknown."""
+        ...
+
+
+@runtime_checkable
 class Agent(Protocol):
     """Acts in one episode and holds that episode's state."""
 

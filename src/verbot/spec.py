@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ Memory = Mapping[str, npt.NDArray[Any]]
 
 BASE = "base"  # the frame of the robot's base
 TOOL = "tool"  # the frame of the end effector of a robot that has one
+MAX_ROWS = 4096  # of one chunk of actions
 # Kinds of components that belong to the end effector of a spec without groups.
 _TOOL_STATE = ("position", "quaternion", "gripper")
 _TOOL_ACTION = ("position", "quaternion", "position_delta", "rotation_delta", "joint_position", "joint_velocity", "gripper")
@@ -334,6 +336,38 @@ class ActionChunk:
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
     value: float | None = None
+
+    def check(self, spec: RobotSpec) -> None:
+        """Raise `SpecError` unless a robot of `spec` can execute this: 1 to `MAX_ROWS` rows of its size, finite throughout.
+
+        The memory is checked too: arrays of plain numbers, finite. Ranges are not: who executes it clips to them.
+        """
+        values = self.values
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
+            shown = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise SpecError(f"a chunk of actions is {shown}; expected floating point (k, {spec.action_size})")
+        if not 1 <= len(values) <= MAX_ROWS or values.shape[1] != spec.action_size:
+            raise SpecError(
+                f"a chunk of actions has shape {values.shape}; "
+                f"robot {spec.name!r} expects 1 to {MAX_ROWS} rows of {spec.action_size}"
+            )
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise SpecError(f"row {row} of a chunk of actions is not finite: {values[row].tolist()}")
+        if not math.isfinite(self.time_s):
+            raise SpecError(f"a chunk of actions has the time {self.time_s}; expected seconds since the episode began")
+        check_memory(self.memory)
+
+
+def check_memory(memory: Memory | None) -> None:
+    """Raise `SpecError` unless `memory` holds arrays of plain numbers, finite throughout."""
+    for name, array in (memory or {}).items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise SpecError(
+                f"memory {name!r} is {getattr(array, 'dtype', type(array).__name__)}; expected an array of plain numbers"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise SpecError(f"memory {name!r} is not finite")
 
 
 def _check_depth(image: npt.NDArray[Any], camera: Camera) -> None:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 import verbot
 from verbot import training
 from verbot.configuration import build, to_plain
-from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, DataError, UnknownNameError
 from verbot.evaluation.protocol.intervals import wilson
+from verbot.files import lock
 from verbot.recipes.overrides import override
 from verbot.recipes.variants import parse_variant, resolve_variant
 from verbot.training.imitation import loop

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import dump_yaml, former_names, replace
-from verbot.data.storage.files import lock
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig, run_evaluation
 from verbot.evaluation.comparison.page import write_comparison_page
@@ -24,6 +23,7 @@ from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
+from verbot.files import lock
 from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, folder_for, slug

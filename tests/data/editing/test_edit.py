@@ -13,9 +13,9 @@ import pytest
 from verbot.data import DatasetWriter, EditPlan, EpisodeRecord, check_dataset, edit, open_dataset
 from verbot.data.storage import writer as store
 from verbot.data.storage.encoded_video import EncodedVideo
-from verbot.data.storage.files import lock
 from verbot.data.storage.resample import resample, resampled_spec
 from verbot.errors import ConfigError, DataError, SpecError, UnknownNameError
+from verbot.files import lock
 from verbot.spec import Camera, Component, RobotSpec
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/lerobot_v3"

@@ -18,13 +18,13 @@ from verbot.data.editing.plan import EditPlan, Piece, pieces_of
 from verbot.data.editing.source import EditSource, recorded_first
 from verbot.data.storage import folder_swap, layout
 from verbot.data.storage.features import FeatureMap
-from verbot.data.storage.files import lock, write_atomic
 from verbot.data.storage.joining import join_recordings
 from verbot.data.storage.reader import open_dataset, read_info
 from verbot.data.storage.schema import FeatureEntry
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError, UnknownNameError
+from verbot.files import lock, write_atomic
 from verbot.parallel.progress import Progress
 from verbot.spec import RobotSpec
 

@@ -14,13 +14,14 @@ from verbot.data.importers import open_source, reading, recognize
 from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
 from verbot.data.storage import layout
-from verbot.data.storage.files import read_json, write_atomic
+from verbot.data.storage.files import read_json
 from verbot.data.storage.info import READ_VERSIONS
 from verbot.data.storage.ranges import RangeCounter
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import ConfigError, DataError
+from verbot.files import write_atomic
 from verbot.spec import RobotSpec
 
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode

@@ -16,9 +16,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from verbot.data.storage.files import lock, read_json, write_atomic
+from verbot.data.storage.files import read_json
 from verbot.data.storage.reader import Dataset
 from verbot.errors import CorruptFileError, DataError, UnwritableError
+from verbot.files import lock, write_atomic
 from verbot.spec import Int64Array
 
 CACHE = ".cache"  # below the dataset

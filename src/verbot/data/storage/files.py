@@ -1,56 +1,21 @@
-"""Files that are either whole or absent: atomic writes, checksums, parquet with verified pages."""
+"""Files of a dataset: checksums, JSON, parquet with verified pages."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import io
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verbot.errors import CorruptFileError, DataError, UnwritableError
-
-
-def write_atomic(path: Path, content: bytes) -> str:
-    """Write `content` so that at every instant `path` holds either the whole old content or the whole new one.
-
-    The bytes are on disk (fsync of the file, rename, fsync of the folder) before this returns. Returns their sha256.
-
-    Raises `UnwritableError` if that cannot be, for instance because the disk is full.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise UnwritableError(path, error) from error
-    return sha256(content)
-
+from verbot.errors import CorruptFileError
+from verbot.files import sha256
 
 LFS = b"version https://git-lfs"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 Checksum = str | Sequence[str] | None  # the required sha256, several accepted ones, or None if unknown
@@ -147,22 +112,3 @@ def _unreadable(path: Path, what: str, error: Exception) -> CorruptFileError:
     if not path.is_file():
         return CorruptFileError(path, "cannot be read (there is no such file)")
     return CorruptFileError(path, f"{what} ({' '.join(str(error).split())})")
-
-
-@contextlib.contextmanager
-def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
-    """An exclusive lock that the operating system releases when its process dies.
-
-    Raises `DataError` with the text `holder` if the lock is taken, unless `wait`; `UnwritableError` if there can be none.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "a+b"))
-        except OSError as error:
-            raise UnwritableError(path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise DataError(f"{path.parent}: {holder}") from error
-        yield

@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from verbot.data.storage.files import lock
 from verbot.data.storage.layout import INFO
 from verbot.errors import DataError
+from verbot.files import lock
 
 
 def draft_of(root: Path) -> Path:

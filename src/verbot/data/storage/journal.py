@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.storage.files import read_bytes, sha256, write_atomic
+from verbot.data.storage.files import read_bytes
 from verbot.data.storage.segments import InstructionSegment, segments_from_json, segments_to_json
 from verbot.errors import CorruptFileError
+from verbot.files import sha256, write_atomic
 from verbot.spec import FloatArray
 
 MAGIC = b"verbot episode 1"

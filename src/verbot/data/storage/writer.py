@@ -22,7 +22,7 @@ import numpy as np
 from verbot.data.storage import layout
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
-from verbot.data.storage.files import lock, parquet_bytes, read_parquet, sha256, write_atomic
+from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.folder_swap import recover
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import EncodedImages, encode_pictures
@@ -32,6 +32,7 @@ from verbot.data.storage.schema import IMAGE, FeatureEntry, check_column, featur
 from verbot.data.storage.segments import SEGMENTS, segments_to_json
 from verbot.data.storage.video import encode_video, encoding_of
 from verbot.errors import DataError
+from verbot.files import lock, sha256, write_atomic
 from verbot.spec import Camera, Component, RobotSpec
 
 MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # the journal is merged when it reaches either size
