@@ -363,9 +363,8 @@ def check_memory(memory: Memory | None) -> None:
     """Raise `SpecError` unless `memory` holds arrays of plain numbers, finite throughout."""
     for name, array in (memory or {}).items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-            raise SpecError(
-                f"memory {name!r} is {getattr(array, 'dtype', type(array).__name__)}; expected an array of plain numbers"
-            )
+            shown = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            raise SpecError(f"memory {name!r} is {shown}; expected an array of plain numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SpecError(f"memory {name!r} is not finite")
 
