@@ -68,3 +68,29 @@ def two_arms():
     )
     cameras = (Camera("front", 24, 32), *(Camera(f"{side}_wrist", 24, 32, frame=side) for side in sides))
     return RobotSpec("two-arms", 10.0, cameras, tuple(state), tuple(action), groups)
+
+
+_WARM = {"process": None, "use": True}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_workers():
+    """Workers are forked from a process that has imported everything; see `warm_workers.py`."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        from warm_workers import new_start
+    finally:
+        sys.path.pop(0)
+    from verbot.parallel import workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "_start", new_start(workers._start, _WARM))
+        yield
+    if _WARM["process"] is not None:
+        _WARM["process"].close()
+
+
+@pytest.fixture(autouse=True)
+def cold_workers(request):
+    """A test marked ``cold_workers`` starts a new interpreter for each worker, as users do."""
+    _WARM["use"] = request.node.get_closest_marker("cold_workers") is None

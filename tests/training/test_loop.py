@@ -67,6 +67,7 @@ def test_another_seed_is_another_run(toy, tmp_path):
     assert not same(tmp_path / "0", tmp_path / "1")
 
 
+@pytest.mark.cold_workers
 def test_two_processes_learn_as_one_does(toy, tmp_path):
     curves = []
     for processes in (1, 2):
