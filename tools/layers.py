@@ -24,6 +24,7 @@ LEVELS = {
     "contracts": 1,
     "gymnasium_ids": 0,
     "files": 1,
+    "folders": 2,
     "registry": 1,
     "configuration": 1,
     "parallel": 1,
@@ -51,6 +52,7 @@ TOP = {"__init__", "__main__"}
 # Neighbors that may see each other, each with its reason.
 ALLOWED = {
     ("spec", "errors"): "the spec raises typed errors",
+    ("configuration", "files"): "a configuration is written whole or not at all",
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from verbot.errors import ConfigError, VerbotDeprecationWarning
+from verbot.files import write_atomic
 
 C = TypeVar("C")
 Record = Mapping[str, Any]
@@ -253,7 +254,7 @@ def load_yaml(kind: type[C], path: str | Path) -> C:
 
 def dump_yaml(config: object, path: str | Path) -> None:
     """Write every field, defaults too, so that the file alone repeats the run."""
-    Path(path).write_text(written_yaml(config), encoding="utf-8")
+    write_atomic(Path(path), written_yaml(config))
 
 
 def written_yaml(config: object) -> str:

@@ -43,9 +43,9 @@ class CorruptFileError(DataError):
 class UnwritableError(DataError):
     """A file cannot be written: the disk is full, or the folder is not writable. What was saved before is whole."""
 
-    def __init__(self, path: object, error: OSError):
-        self.path, self.errno, self.strerror = str(path), error.errno, error.strerror or str(error)
-        super().__init__(f"{path} cannot be written ({self.strerror}); what was saved before is whole: make room, and try again")
+    def __init__(self, path: object, error: OSError, advice: str = "what was saved before is whole: make room, and try again"):
+        self.path, self.errno, self.strerror, self.cause = str(path), error.errno, error.strerror or str(error), error
+        super().__init__(f"{path} cannot be written ({self.strerror}); {advice}")
 
 
 class PolicyError(VerbotError):

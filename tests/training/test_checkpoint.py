@@ -57,12 +57,6 @@ def test_no_sound_one_among_several_is_an_error(tmp_path):
         checkpoint.load_latest(tmp_path)
 
 
-def test_replace_durably_leaves_no_draft(tmp_path):
-    for content in (b"one", b"two"):
-        checkpoint.replace_durably(tmp_path / "file", content)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_bytes() == b"two"
-
 
 def test_the_share_done_follows_a_changing_total_smoothly():
     now = TrainingProgress(total=10)

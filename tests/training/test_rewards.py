@@ -60,13 +60,13 @@ def test_training_of_a_reward_model_resumes_to_the_same_weights(tmp_path, monkey
     few = dataclasses.replace(TAUGHT, episodes=6, steps=6, width=8)
     whole = train_model(few, progress=False)
     monkeypatch.setattr(train_reward_model, "EVERY", 4)
-    path, step = tmp_path / "checkpoint", train_reward_model.replace_durably
+    path, step = tmp_path / "checkpoint", train_reward_model.write_atomic
 
     def killed(*args):
         step(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_reward_model, "replace_durably", killed)
+    monkeypatch.setattr(train_reward_model, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         train_model(few, progress=False, checkpoint=path)
     again = train_model(few, progress=False, checkpoint=path)

@@ -16,6 +16,8 @@ from safetensors.torch import load, save
 
 from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
+from verbot.files import sha256
+from verbot.folders import write_folder
 from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
@@ -27,7 +29,7 @@ from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
-from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
+from verbot.policy.storage import MANIFEST, policy_folder, read, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
@@ -197,10 +199,12 @@ class VLAPolicy:
         return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
-        """Write one directory atomically; an existing one is replaced.
+        """Write one directory, in the place of an existing one: at every instant the old policy or the new one is found whole.
 
         Args:
             card: Markdown for the model card: recipe, commit, figures.
+
+        Raises `UnwritableError` if it cannot be written, for instance because the disk is full.
         """
         files = {
             WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in merged(self.network).items()}),
@@ -217,7 +221,7 @@ class VLAPolicy:
             CARD: (self._card() + card).encode(),
         }
         files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
-        write(Path(path), files)
+        write_folder(Path(path), files)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:

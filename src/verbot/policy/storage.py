@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from verbot.errors import CorruptFileError, PolicyError
+from verbot.files import sha256
+from verbot.folders import recover
 
 MANIFEST = "manifest.json"
 STARTER = Path(__file__).resolve().parents[1] / "assets" / "starter"  # the policy that ships with verbot
@@ -22,6 +22,7 @@ def policy_folder(name: str | os.PathLike[str]) -> Path:
     Raises `PolicyError` if the starter policy did not come along.
     """
     if os.fspath(name) != "starter":
+        recover(Path(name))  # from a crash while it was replaced
         return Path(name)
     if not (STARTER / MANIFEST).is_file():
         raise PolicyError(
@@ -34,35 +35,9 @@ def to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def write(path: Path, files: Mapping[str, bytes]) -> None:
-    """All files or none: written aside, flushed to the disk, then renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir()
-    for name, data in files.items():
-        with open(aside / name, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    if path.exists():
-        path.rename(old)
-    aside.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
     """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
+    recover(path)
     if not (path / MANIFEST).is_file():
         raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
     try:

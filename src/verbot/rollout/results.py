@@ -16,6 +16,7 @@ import numpy as np
 
 from verbot.contracts import EpisodeRequest
 from verbot.errors import CorruptFileError
+from verbot.files import LineLog, read_lines
 from verbot.spec import FloatArray
 
 RENAMED = {"named": "target_object", "engaged": "first_contact", "player": "agent"}  # field names of verbot 0.1
@@ -104,18 +105,12 @@ class ResultsJournal:
     def __init__(self, path: Path):
         self.path = path
         self.results: dict[str, EpisodeResult] = {}
-        if path.exists():
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                path.write_bytes(whole)
-            self.results = {result.key: result for result in read_results(path)}
-        self._file = path.open("a", encoding="utf-8")
+        self._file = LineLog(path)
+        self.results = {result.key: result for result in read_results(path)}
 
     def add(self, result: EpisodeResult) -> None:
         self.results[result.key] = result
-        self._file.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
 
     def __enter__(self) -> ResultsJournal:
         return self
@@ -125,9 +120,12 @@ class ResultsJournal:
 
 
 def read_results(path: Path) -> list[EpisodeResult]:
-    """All results in a ``results.jsonl``; a later line for the same episode replaces the earlier one."""
+    """All results in a ``results.jsonl``; a later line for the same episode replaces the earlier one.
+
+    Nothing is read of a last line that a run which died left incomplete.
+    """
     results: dict[str, EpisodeResult] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             record = json.loads(line)
             result = EpisodeResult(**{RENAMED.get(key, key): value for key, value in record.items()})

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from verbot.errors import ConfigError, MissingDependencyError
+from verbot.files import replacing
 from verbot.spec import FloatArray, UInt8Array
 
 RGB = tuple[int, int, int]
@@ -74,8 +75,8 @@ def write(path: str | Path, frames: Sequence[UInt8Array], rate_hz: float) -> Pat
     writers = {".mp4": _write_mp4, ".gif": _write_gif}
     if path.suffix not in writers:
         raise ConfigError(f"cannot write {path}: a video ends in .mp4 or .gif")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix](path, frames, rate_hz)
+    with replacing(path) as draft:
+        writers[path.suffix](draft, frames, rate_hz)
     return path
 
 
@@ -119,7 +120,7 @@ def _window(instead: str) -> Any:
 def _write_mp4(path: Path, frames: Sequence[UInt8Array], rate_hz: float) -> None:
     import av
 
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -131,7 +132,7 @@ def _write_mp4(path: Path, frames: Sequence[UInt8Array], rate_hz: float) -> None
 
 def _write_gif(path: Path, frames: Sequence[UInt8Array], rate_hz: float) -> None:
     images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / rate_hz), loop=0, optimize=True)
+    images[0].save(path, "gif", save_all=True, append_images=images[1:], duration=round(1000 / rate_hz), loop=0, optimize=True)
 
 
 @lru_cache

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from verbot.errors import CorruptFileError
+from verbot.errors import CorruptFileError, UnwritableError
+from verbot.files import remove, sha256, sync, write_atomic
+from verbot.folders import remove_folder, replace_folder, write_folder
 from verbot.training.distributed import shards
 from verbot.training.distributed.shards import Shard
 
@@ -45,57 +44,59 @@ class TrainingProgress:
 
 
 def save(folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], keep: int = 2) -> Path:
-    """Write ``folder/step-00000123`` atomically, then delete all but the newest `keep`."""
+    """Write ``folder/step-00000123`` atomically, then delete all but the newest `keep`. Raises `UnwritableError`."""
     from safetensors.torch import save as serialize
 
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = _draft(folder, progress)
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
     blob = serialize({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    write_durably(draft / TENSORS, blob)
-    return _commit(draft, {**asdict(progress), "sha256": hashlib.sha256(blob).hexdigest()}, keep)
+    record = {**asdict(progress), "sha256": sha256(blob)}
+    final = _final(folder, progress)
+    write_folder(final, {TENSORS: blob, PROGRESS: json.dumps(record, indent=1).encode()})
+    _prune(folder, keep)
+    return final
 
 
 def save_shares(
     folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor], process_group: ProcessGroup, keep: int = 2
 ) -> None:
     """As `save`, by all processes together: each writes its shard, into a folder that all can access."""
-    from safetensors.torch import save_file
-
-    draft, file = _draft(folder, progress), Shard(process_group.rank, process_group.size).file
+    draft, file = folder / f".{_final(folder, progress).name}.tmp", Shard(process_group.rank, process_group.size).file
     if process_group.is_main:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft)
         draft.mkdir(parents=True)
     process_group.broadcast()
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft / file)
-    write_durably(draft / f"{file}.sha256", shards.sha256(draft / file).encode())
-    _sync(draft / file)
+    _write_shard(draft / file, tensors)
     process_group.broadcast()
     if process_group.is_main:
         names = [Shard(rank, process_group.size).file for rank in range(process_group.size)]
         record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
-        _commit(draft, record, keep)
+        write_atomic(draft / PROGRESS, json.dumps(record, indent=1))
+        replace_folder(draft, _final(folder, progress))
+        _prune(folder, keep)
     process_group.broadcast()
 
 
-def _draft(folder: Path, progress: TrainingProgress) -> Path:
-    return folder / f".step-{progress.step:08d}.tmp"
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+        sync(path)
+    except (OSError, SafetensorError) as error:
+        raise UnwritableError(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    write_atomic(path.with_name(f"{path.name}.sha256"), shards.sha256(path))
 
 
-def _commit(draft: Path, record: dict[str, object], keep: int) -> Path:
-    """Turn the `draft` into a checkpoint, and delete all but the newest `keep`."""
-    folder = draft.parent
-    write_durably(draft / PROGRESS, json.dumps(record, indent=1).encode())
-    sync_folder(draft)
-    final = folder / draft.stem[1:]
-    if final.exists():  # saved again, e.g. with corrections; if interrupted here, the previous one is used
-        shutil.rmtree(final)
-    os.replace(draft, final)
-    sync_folder(folder)
+def _final(folder: Path, progress: TrainingProgress) -> Path:
+    return folder / f"step-{progress.step:08d}"
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep`, and what an interrupted run left of others."""
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+        remove_folder(old)
+    for draft in folder.glob(".step-*.tmp"):
+        remove(draft)
 
 
 def found(folder: Path) -> list[Path]:
@@ -119,7 +120,7 @@ def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict
         blob = (path / TENSORS).read_bytes()
     except (OSError, ValueError) as error:
         raise CorruptFileError(path, f"cannot be read: {error}") from error
-    if hashlib.sha256(blob).hexdigest() != record.pop("sha256", None):
+    if sha256(blob) != record.pop("sha256", None):
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
     return TrainingProgress(**record), deserialize(blob)
 
@@ -146,32 +147,3 @@ def load_latest(
         if path == existing[0]:
             raise damage or CorruptFileError(path, "another process cannot read its shard")
     return None
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write and sync to disk before returning."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace a file atomically: at any time `path` has either the old or the new content."""
-    draft = path.with_name(f".{path.name}.tmp")
-    write_durably(draft, content)
-    os.replace(draft, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Sync a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from verbot.files import LineLog, read_lines, write_atomic
 from verbot.parallel.progress import Progress
-from verbot.training.checkpoint import replace_durably
 
 LOG = "log.jsonl"
 
@@ -23,14 +23,14 @@ class Log:
     """
 
     def __init__(self, out: Path | None, step: int, total: int | None, show: bool):
-        self._file: TextIO | None = None
+        self._file: LineLog | None = None
         self._board: Any = None
         self._progress = Progress("train", total, "steps", step, show and out is not None)
         if out is not None:
             path = out / LOG
             keep = [line for line in _lines(path) if line["step"] <= step]
-            replace_durably(path, "".join(json.dumps(line) + "\n" for line in keep).encode())
-            self._file, self._board = path.open("a"), _board(out / "tensorboard", step)
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in keep))
+            self._file, self._board = LineLog(path), _board(out / "tensorboard", step)
 
     def __enter__(self) -> Log:
         self._progress.__enter__()
@@ -45,8 +45,7 @@ class Log:
     def record(self, kind: str, step: int, **values: float | int | str | None) -> None:
         """One line ``{"kind":…, "step":…, **values}``; numbers go to TensorBoard as ``kind/name``."""
         if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
+            self._file.append(json.dumps({"kind": kind, "step": step, **values}))
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
@@ -64,7 +63,7 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """All complete records; only the last line can be incomplete."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in read_lines(path):
         try:
             found.append(json.loads(line))
         except ValueError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbot.configuration import dump_yaml, former_names, replace
+from verbot.configuration import former_names, replace, written_yaml
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation import EvaluationConfig, run_evaluation
 from verbot.evaluation.comparison.page import write_comparison_page
@@ -23,7 +23,7 @@ from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
-from verbot.files import lock
+from verbot.files import hold, write_atomic
 from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, folder_for, slug
@@ -36,7 +36,7 @@ else:
 
 CONDITIONS = ("counterfactual", "paraphrase")
 TRAININGS, EVALUATIONS, ERRORS, DATASET = "trainings", "evaluations", "errors", "dataset"
-COLLECTION, LOCK = "collection.yaml", ".lock"
+COLLECTION = "collection.yaml"
 NOT_AFFECTING_EPISODES = ("workers", "videos", "latency_calls")  # fields of an evaluation on which no episode depends
 
 
@@ -104,8 +104,7 @@ def run_comparison(config: ComparisonConfig, out: str | Path, *, command: str | 
         wanted += [
             ComparisonEntry(x, policy=x, baseline=True) for x in reversed(POLICY_FREE_AGENTS) if x not in {e.name for e in wanted}
         ]
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out / LOCK, wait=False, holder="another comparison is at work here; choose another folder, or wait for it"):
+    with hold(out, "another comparison is at work here; choose another folder, or wait for it"):
         comparison_run = ComparisonRun(out, _datasets(first, config.data, out, progress), evaluation, progress, command)
         about = {**played, **budget, **({"data": comparison_run.sources} if first else {})}
         title = f"Comparison on {evaluation.suite}" if played else "Comparison"
@@ -229,8 +228,7 @@ def _run_or_record_error(comparison_run: ComparisonRun, entry: ComparisonEntry) 
         assert row is not None
         return row
     except Exception as error:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        write_atomic(path, traceback.format_exc())
         lines = str(error).strip().splitlines() or ["no message"]
         message = f"{type(error).__name__}: " + " … ".join(dict.fromkeys((lines[0], lines[-1])))
         print(f"compare: {entry.name} failed: {message} (all of it: {path})", file=sys.stderr, flush=True)
@@ -268,14 +266,12 @@ def _datasets(first: Recipe | None, data: Sequence[str | Path], out: Path, progr
 
     if data:
         return tuple(str(Path(folder).resolve()) for folder in data)
-    path, fresh = out / COLLECTION, out / f".{COLLECTION}"
-    dump_yaml(first.collection, fresh)
-    if path.is_file() and path.read_text() != fresh.read_text():
-        fresh.unlink()
+    path, record = out / COLLECTION, written_yaml(first.collection)
+    if path.is_file() and path.read_text(encoding="utf-8") != record:
         raise ConfigError(
             f"{out / DATASET} holds demonstrations of another recipe or seed; choose another folder, or give the data"
         )
-    fresh.replace(path)
+    write_atomic(path, record)
     return (str(demonstrations(first.collection, out / DATASET, progress).resolve()),)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from verbot.configuration import dump_yaml
+from verbot.configuration import written_yaml
 from verbot.errors import ConfigError
 from verbot.evaluation import Summary, run_evaluation
 from verbot.evaluation.report.summary import format_estimate
+from verbot.files import hold, write_atomic
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import Recipe, resolve
 from verbot.workflows.load_policy import policy_source
@@ -39,18 +39,20 @@ def demo(
 
     Raises:
         ConfigError: `out` holds the demo of another recipe or seed.
+        DataError: another process runs a demo or a training in `out`.
     """
     out, run = Path(out), resolve(recipe, seed=seed)
-    _claim(out, run)
-    with _timed(out, "collect"):
-        datasets = all_demonstrations(run, out / "dataset", progress)
-    with _timed(out, "train"):
-        learn(run, datasets, out, progress=progress)
-    with _timed(out, "evaluate"):
-        source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
-        summary = run_evaluation(source, run.evaluation, out / "evaluation", command=command, progress=progress)
-    shutil.copyfile(out / "evaluation" / "report.html", out / "report.html")
-    load_policy(out / "policy").save(out / "policy", card=card(run) + metrics_markdown(summary))
+    with hold(out, "another demo runs here; wait for it, or choose another folder"):
+        _claim(out, run)
+        with _timed(out, "collect"):
+            datasets = all_demonstrations(run, out / "dataset", progress)
+        with _timed(out, "train"):
+            learn(run, datasets, out, progress=progress)
+        with _timed(out, "evaluate"):
+            source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
+            summary = run_evaluation(source, run.evaluation, out / "evaluation", command=command, progress=progress)
+        write_atomic(out / "report.html", (out / "evaluation" / "report.html").read_bytes())
+        load_policy(out / "policy").save(out / "policy", card=card(run) + metrics_markdown(summary))
     return summary
 
 
@@ -76,15 +78,12 @@ def _timed(out: Path, stage: str) -> Iterator[None]:
     finally:
         seconds = timing(out)
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
-        (out / "timing.json").write_text(json.dumps(seconds, indent=2) + "\n")
+        write_atomic(out / "timing.json", json.dumps(seconds, indent=2) + "\n")
 
 
 def _claim(out: Path, run: Recipe) -> None:
     """Write the resolved recipe beside its results, or check that `out` holds the same."""
-    out.mkdir(parents=True, exist_ok=True)
-    path, fresh = out / "recipe.yaml", out / ".recipe.yaml"
-    dump_yaml(run, fresh)
-    if path.is_file() and path.read_text() != fresh.read_text():
-        fresh.unlink()
+    path, record = out / "recipe.yaml", written_yaml(run)
+    if path.is_file() and path.read_text(encoding="utf-8") != record:
         raise ConfigError(f"{out} holds the demo of another recipe or seed; choose another folder, or delete it")
-    fresh.replace(path)
+    write_atomic(path, record)

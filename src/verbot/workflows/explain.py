@@ -27,6 +27,7 @@ from verbot.evaluation.grounding.metrics import (
 )
 from verbot.evaluation.grounding.page import METRICS_FILE, Page, Word, write_page
 from verbot.evaluation.report import overlay
+from verbot.files import replacing, write_atomic
 from verbot.policy.attribution import Attributed
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout import video
@@ -91,12 +92,13 @@ def explain(
     frames = [_frame(moment, attributed.spec) for moment in moments]
     video.write(out / "explain.mp4", frames, attributed.spec.rate_hz)
     strip = overlay.sheet([[_views(moment, attributed.spec)] for moment in _stills(moments)])
-    Image.fromarray(strip).save(out / "strip.png", optimize=True)
     words = _words(moments[0], attributed.spec)
-    Image.fromarray(_sheet(words)).save(out / "words.png", optimize=True)
+    for name, sheet in (("strip.png", strip), ("words.png", _sheet(words))):
+        with replacing(out / name) as draft:
+            Image.fromarray(sheet).save(draft, "png", optimize=True)
     if metrics is not None:
         record = {"policy": policy, "suite": suite, "command": command, **metrics.to_json()}
-        (out / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_atomic(out / METRICS_FILE, json.dumps(record, indent=2) + "\n")
     instruction = moments[0].observation.instruction
     page = Page(policy, suite, instruction, success, (out / "explain.mp4").read_bytes(), strip, words, metrics, command)
     return Explanation(write_page(page, out / "explain.html"), instruction, success, metrics)

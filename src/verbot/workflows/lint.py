@@ -21,6 +21,7 @@ from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.errors import DataError
 from verbot.evaluation.report.plots import table
+from verbot.files import write_atomic
 from verbot.spec import FloatArray, UInt8Array
 
 PAGE, RECORD = "lint.html", "lint.json"
@@ -50,9 +51,8 @@ def lint_dataset(
     dataset = open_dataset(path, features=features, depth=True)
     report = lint(dataset, config, progress=progress)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RECORD).write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / PAGE).write_text(lint_page(report, dataset, command), encoding="utf-8")
+        write_atomic(out / RECORD, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_atomic(out / PAGE, lint_page(report, dataset, command))
     return report
 
 

@@ -25,6 +25,7 @@ from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError, UnknownNameError
 from verbot.files import lock, write_atomic
+from verbot.folders import replace_folder
 from verbot.parallel.progress import Progress
 from verbot.spec import RobotSpec
 
@@ -126,7 +127,7 @@ def _edited(sources: Sequence[EditSource], target: Path, plan: EditPlan, shown: 
         counts = _write(draft, plan, sources, pieces, progress)
         notes = _check(draft, len(pieces))
         result = _result(shown, plan, sources, pieces, counts, notes)
-        folder_swap.replace_folder(target)
+        replace_folder(draft, target)
     except BaseException:
         with contextlib.suppress(OSError):
             folder_swap.clear(target)

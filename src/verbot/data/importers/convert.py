@@ -15,6 +15,7 @@ from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
+from verbot.data.storage.folder_swap import exclusively
 from verbot.data.storage.info import READ_VERSIONS
 from verbot.data.storage.ranges import RangeCounter
 from verbot.data.storage.reader import open_dataset
@@ -99,8 +100,14 @@ def import_dataset(
 ) -> ImportResult:
     """Import the dataset at `source` to a new native one at `target`. After an interruption the same call continues.
 
-    Raises `DataError` if nothing can be imported or `target` holds something else, `ConfigError` for a missing or wrong option.
+    Raises `DataError` if nothing can be imported, `target` holds something else, or another process imports to it; `ConfigError`
+    for a missing or wrong option.
     """
+    with exclusively(Path(target), "importing to"):
+        return _imported(source, target, config, progress)
+
+
+def _imported(source: str | Path, target: str | Path, config: ImportConfig | None, progress: bool) -> ImportResult:
     path, root, config, started = Path(source), Path(target), config or ImportConfig(), time.monotonic()
     _refuse_native(path)
     name = config.format or recognize(path)

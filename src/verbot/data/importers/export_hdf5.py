@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from verbot.data.importers.hdf5_sentences import WORDINGS
 from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.reader import Episode, open_dataset
 from verbot.errors import DataError
+from verbot.files import replacing
 from verbot.parallel.progress import Progress
 
 VALID, SEED = 0.1, 0  # the part of the episodes that mask/valid lists, and the seed that draws them
@@ -55,7 +55,7 @@ def export_hdf5(
         limit: export only this many episodes from the start; all if None.
         features: as in `verbot.open_dataset`.
 
-    Raises `DataError` if `target` exists or `source` is empty.
+    Raises `DataError` if `target` exists or `source` is empty, `UnwritableError` if the disk is full.
     """
     import h5py
 
@@ -65,24 +65,22 @@ def export_hdf5(
     count = min(len(dataset), limit or len(dataset))
     if not count:
         raise DataError(f"{source} has no episodes")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frames = 0
-        with h5py.File(draft, "w") as file, Progress("export", count, "episodes", enabled=progress) as bar:
-            data = file.create_group("data")
-            for number in range(count):
-                frames += _write(data.create_group(f"demo_{number}"), dataset[number])
-                bar.update(number + 1)
-            data.attrs["total"] = frames
-            arguments = {"env_name": dataset.spec.name, "type": GYM, "env_kwargs": {"control_freq": dataset.spec.rate_hz}}
-            data.attrs["env_args"] = json.dumps(arguments)
-            data.attrs["verbot_spec"] = json.dumps(dataset.spec.to_json())
-            for name, numbers in _parts(count).items():
-                file[f"mask/{name}"] = np.array([f"demo_{number}" for number in numbers], "S")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    frames = 0
+    with (
+        replacing(path) as draft,
+        h5py.File(draft, "w") as file,
+        Progress("export", count, "episodes", enabled=progress) as bar,
+    ):
+        data = file.create_group("data")
+        for number in range(count):
+            frames += _write(data.create_group(f"demo_{number}"), dataset[number])
+            bar.update(number + 1)
+        data.attrs["total"] = frames
+        arguments = {"env_name": dataset.spec.name, "type": GYM, "env_kwargs": {"control_freq": dataset.spec.rate_hz}}
+        data.attrs["env_args"] = json.dumps(arguments)
+        data.attrs["verbot_spec"] = json.dumps(dataset.spec.to_json())
+        for name, numbers in _parts(count).items():
+            file[f"mask/{name}"] = np.array([f"demo_{number}" for number in numbers], "S")
     return ExportResult(str(path), count, frames)
 
 

@@ -7,7 +7,6 @@ every episode, so that an interrupted import ends with the same table.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -17,6 +16,7 @@ from typing import Any
 from verbot.data.importers import FieldNote, reading
 from verbot.data.storage.files import read_json
 from verbot.data.storage.ranges import OutOfRange
+from verbot.files import LineLog, read_lines
 
 TABLE = "meta/import.json"
 LOG = ".import.rows"
@@ -123,16 +123,12 @@ class RowLog:
     _episodes: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
         with reading(self.path, KeyError, TypeError, ValueError):
-            for record in map(json.loads, whole.splitlines()):
+            for record in map(json.loads, read_lines(self.path)):
                 if "row" in record:
                     self._rows[FieldNote(*record["row"])] = len(self._rows)
                 else:
                     self._episodes[record["episode"]] = record["rows"]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
 
     def add(self, episode: str, notes: Iterable[FieldNote]) -> None:
         """Record the notes of an episode, before it is saved."""
@@ -145,11 +141,8 @@ class RowLog:
         if not lines and self._episodes.get(episode) == numbers:
             return
         self._episodes[episode] = numbers
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
-            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, {"episode": episode, "rows": numbers}]))
-            file.flush()
-            os.fsync(file.fileno())
+        with LineLog(self.path) as log:
+            log.append(*(json.dumps(line) for line in [*lines, {"episode": episode, "rows": numbers}]), sync=True)
 
     def rows(self, episodes: Container[str]) -> tuple[ImportRow, ...]:
         """The rows of the table for the episodes that were saved, in order of appearance, what was left out last."""

@@ -24,7 +24,9 @@ from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
-from verbot.errors import DataError
+from verbot.errors import DataError, UnwritableError
+from verbot.files import remove
+from verbot.folders import replace_folder
 from verbot.statistics import FeatureStatistics
 
 __all__ = ["NOTE", "Annotator", "annotate", "annotating", "check_sentences", "load_sentences"]
@@ -144,10 +146,12 @@ def _copy(dataset: Dataset, out: Path) -> None:
         raise DataError(f"{out} exists already; choose another folder for the copy")
     if dataset.is_ours:
         draft = out.with_name(f".{out.name}.copy")
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(dataset.root, draft, ignore=shutil.ignore_patterns(".*"))
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
+        remove(draft)
+        try:
+            shutil.copytree(dataset.root, draft, ignore=shutil.ignore_patterns(".*"))
+        except OSError as error:
+            remove(draft)
+            raise UnwritableError(out, error) from error
+        replace_folder(draft, out)
         return
     edit(dataset.root, EditPlan(), out)

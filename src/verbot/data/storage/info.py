@@ -11,8 +11,8 @@ from typing import Any
 
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
-from verbot.data.storage.folder_swap import recover
 from verbot.errors import CorruptFileError, DataError, SpecError
+from verbot.folders import recover
 from verbot.spec import RobotSpec
 
 READ_VERSIONS = (layout.VERSION, "v2.1", "v2.0")

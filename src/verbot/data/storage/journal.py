@@ -19,8 +19,8 @@ import numpy as np
 
 from verbot.data.storage.files import read_bytes
 from verbot.data.storage.segments import InstructionSegment, segments_from_json, segments_to_json
-from verbot.errors import CorruptFileError
-from verbot.files import sha256, write_atomic
+from verbot.errors import CorruptFileError, UnwritableError
+from verbot.files import remove, sha256, write_atomic
 from verbot.spec import FloatArray
 
 MAGIC = b"verbot episode 1"
@@ -161,9 +161,13 @@ class EpisodeJournal:
         self._folder = root / FOLDER
 
     def write(self, entry: JournalEntry) -> int:
-        """Commit one episode: on return it survives a crash. Returns the bytes written."""
-        content = entry.to_bytes()
-        write_atomic(self._path(entry.index), content)
+        """Commit one episode: on return it survives a crash; if this raises, it is not there. Returns the bytes written."""
+        content, path = entry.to_bytes(), self._path(entry.index)
+        try:
+            write_atomic(path, content)
+        except UnwritableError:
+            remove(path)  # the disk may have refused it after it had its name
+            raise
         return len(content)
 
     def read(self, start: int) -> Iterator[JournalEntry]:

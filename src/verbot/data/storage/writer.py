@@ -23,7 +23,6 @@ from verbot.data.storage import layout
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import parquet_bytes, read_parquet
-from verbot.data.storage.folder_swap import recover
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import EncodedImages, encode_pictures
 from verbot.data.storage.reader import read_info
@@ -31,8 +30,9 @@ from verbot.data.storage.record import EpisodeRecord
 from verbot.data.storage.schema import IMAGE, FeatureEntry, check_column, feature_of, further_features, new_info, storage_of
 from verbot.data.storage.segments import SEGMENTS, segments_to_json
 from verbot.data.storage.video import encode_video, encoding_of
-from verbot.errors import DataError
+from verbot.errors import DataError, UnwritableError
 from verbot.files import lock, sha256, write_atomic
+from verbot.folders import recover
 from verbot.spec import Camera, Component, RobotSpec
 
 MERGE_EPISODES, MERGE_BYTES = 256, 64 << 20  # the journal is merged when it reaches either size
@@ -88,6 +88,7 @@ class DatasetWriter:
             raise
         self._pending_bytes = sum(path.stat().st_size for path in self._journal.paths())
         self._count = self._info["total_episodes"] + len(self._journal.paths())
+        self._merge_at = self._info["total_episodes"] + merge_every
 
     def __len__(self) -> int:
         """Number of saved episodes, including those of earlier writers."""
@@ -102,13 +103,16 @@ class DatasetWriter:
     def save_episode(
         self, record: EpisodeRecord, encoded: Mapping[str, EncodedImages] | None = None, identity: str | None = None
     ) -> int:
-        """Save one episode and return its number. On return the episode survives a crash.
+        """Save one episode and return its number. On return the episode survives a crash; if this raises, it is not there.
+
+        If the disk is full when the journal is to be merged, the episode stays in the journal, and a later call tries again.
 
         Args:
             encoded: the frames of cameras that are already encoded, which `record` then lacks.
             identity: the identity of an episode that this is an unchanged copy of.
 
-        Raises `DataError` for an episode that does not fit the robot or the dataset's columns.
+        Raises `DataError` for an episode that does not fit the robot or the dataset's columns, `UnwritableError` if the disk is
+        full.
         """
         encoded = dict(encoded or {})
         record.check(self.spec, tuple(encoded))
@@ -136,8 +140,10 @@ class DatasetWriter:
         )
         self._pending_bytes += self._journal.write(entry)
         self._count += 1
-        if self._count - self._info["total_episodes"] >= self._merge_every or self._pending_bytes >= MERGE_BYTES:
-            self.merge()
+        if self._count >= self._merge_at or self._pending_bytes >= MERGE_BYTES:
+            self._pending_bytes, self._merge_at = 0, self._count + self._merge_every  # of the next attempt
+            with contextlib.suppress(UnwritableError):  # the episode is saved; `close` merges it, or raises
+                self.merge()
         return entry.index
 
     def stored_as(self, camera: str) -> str:
@@ -207,15 +213,21 @@ class DatasetWriter:
         """Move the journal's episodes into v3.0 files, which LeRobot can read too."""
         for run in runs(self._journal.read(self._info["total_episodes"])):
             self._commit(run)
-        self._pending_bytes = 0
+        self._pending_bytes, self._merge_at = 0, self._info["total_episodes"] + self._merge_every
 
     def close(self) -> None:
-        """Merge the journal, update ``meta/stats.json`` and release the write lock."""
+        """Merge the journal, update ``meta/stats.json`` and release the write lock.
+
+        Raises `UnwritableError` if the disk is full; every saved episode is kept, and merged when the dataset is next extended.
+        """
         try:
             self.merge()
             self._write_statistics()
             self._settle()
             self._journal.remove()
+        except UnwritableError as error:
+            raise UnwritableError(self.root, error.cause, f"its {self._count} episodes are saved in it: make room, and extend it "
+                                  f"or check it with `verbot data check`") from error  # fmt: skip
         finally:
             self._open.close()
 
@@ -291,7 +303,13 @@ class DatasetWriter:
         for name, content in derived.items():
             path = self.root / name
             info["verbot"]["derived"][name] = sorted({_checksum(path), sha256(content)})
-        write_atomic(self.root / layout.INFO, _sealed(info))
+        content = _sealed(info)
+        try:
+            write_atomic(self.root / layout.INFO, content)
+        except UnwritableError:
+            if (self.root / layout.INFO).read_bytes() == content:  # the disk refused it after it had its name
+                self._info = info
+            raise
         self._info = info
         for name, content in derived.items():
             write_atomic(self.root / name, content)

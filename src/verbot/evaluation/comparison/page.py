@@ -19,6 +19,7 @@ from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 from verbot.evaluation.report import text as wording
 from verbot.evaluation.report.plots import Bar, Dot, bars, interval, percent, scatter, table
 from verbot.evaluation.report.summary import format_estimate, versions
+from verbot.files import write_atomic
 
 COLORS: dict[Verdict, str] = {"base": "policy", "better": "good", "worse": "bad", "same": "other", "unpaired": "other"}
 VERDICTS: dict[Verdict, str] = {
@@ -66,9 +67,8 @@ def write_comparison_page(found: Table, path: Path) -> Path:
         sections="\n".join(_sections(found, ranked)),
         footer=html.escape(f"verbot {versions().get('verbot', '')}. Intervals are 95 %."),
     )
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(page, encoding="utf-8")
-    return draft.replace(path)
+    write_atomic(path, page)
+    return path
 
 
 def _kicker(found: Table) -> str:

@@ -15,6 +15,7 @@ from verbot.evaluation.protocol.conditions import WORDINGS, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import condition, p_value, plain
+from verbot.files import write_atomic
 from verbot.rollout.results import EpisodeResult, read_results
 
 if not TYPE_CHECKING:
@@ -69,8 +70,7 @@ class Comparison:
         }
 
     def save(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
         return path
 
     def table(self) -> str:

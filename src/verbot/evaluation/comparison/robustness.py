@@ -21,6 +21,7 @@ from verbot.evaluation.report.radar import Outline, radar
 from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import errors as errors_text
 from verbot.evaluation.report.text import p_value, plain
+from verbot.files import replacing, write_atomic
 
 NOMINAL = "canonical"
 
@@ -136,7 +137,7 @@ def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = Non
     """Write ``robustness.json`` and, for at least three domains, ``robustness.png``, a radar chart. Returns the folder."""
     out.mkdir(parents=True, exist_ok=True)
     record = {"command": command, "policies": [gap.to_json() for gap in gaps]}
-    (out / "robustness.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(out / "robustness.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     labels = list(dict.fromkeys(shift.label for gap in gaps for shift in gap.shifts))
     outlines = []
     for gap in gaps:
@@ -144,5 +145,6 @@ def write(gaps: Sequence[RobustnessReport], out: Path, command: str | None = Non
         title = f"{gap.policy}: nominal {format_estimate('success_rate', gap.nominal)}"
         outlines.append(Outline(title, [gap.nominal, *(found.get(label) for label in labels)]))
     if len(labels) > 1:
-        radar(["nominal", *labels], outlines).quantize(128).save(out / "robustness.png", optimize=True)
+        with replacing(out / "robustness.png") as draft:
+            radar(["nominal", *labels], outlines).quantize(128).save(draft, "png", optimize=True)
     return out

@@ -16,6 +16,7 @@ from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 from verbot.evaluation.report.summary import format_estimate, versions
 from verbot.evaluation.report.text import condition, p_value, plain
+from verbot.files import write_atomic
 from verbot.rollout.results import EpisodeResult
 
 Verdict = Literal["base", "better", "worse", "same", "unpaired"]
@@ -109,9 +110,7 @@ class Table:
         """Write ``table.json`` and ``table.md`` into `out`, each atomically."""
         content = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
         for name, text in (("table.json", content), ("table.md", self.markdown())):
-            draft = self.out / f".{name}"
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(self.out / name)
+            write_atomic(self.out / name, text)
 
 
 def read_figures(folder: Path) -> Figures:

@@ -16,6 +16,7 @@ from PIL import Image
 from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.evaluation.report.overlay import COLORS, FULL, LESS, MORE
 from verbot.evaluation.report.plots import Bar, bars, percent, table
+from verbot.files import write_atomic
 from verbot.rollout.video import RGB
 from verbot.spec import UInt8Array
 
@@ -81,7 +82,7 @@ def write_page(page: Page, path: Path) -> Path:
         sections="\n".join(_sections(page)),
         footer="verbot. Intervals are 95 %.",
     )
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text)
     return path
 
 

@@ -22,6 +22,7 @@ from verbot.evaluation.protocol.intervals import difference, mcnemar
 from verbot.evaluation.report.clips import VideoClip, choose
 from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
+from verbot.files import write_atomic
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
 from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
@@ -195,7 +196,7 @@ def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> N
     }
     path = out / "run.json"
     if not path.exists():
-        path.write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(shape, indent=2) + "\n")
         return
     earlier = {"sample": False} | json.loads(path.read_text(encoding="utf-8"))  # verbot 0.1 did not write it
     if shape["identity"] == earlier.get("identity") != "":

@@ -17,6 +17,7 @@ from verbot.evaluation.report import text
 from verbot.evaluation.report.clips import Section, VideoClip
 from verbot.evaluation.report.plots import Bar, bars, interval, percent, table, video
 from verbot.evaluation.report.summary import Summary, format_estimate
+from verbot.files import write_atomic
 from verbot.rollout.results import EpisodeResult
 
 Videos = Sequence[tuple[VideoClip, bytes]]
@@ -41,7 +42,7 @@ def write_report(summary: Summary, videos: Videos, path: Path) -> Path:
         sections="\n".join([*_sections(summary, videos), *_grounding(summary, path.parent)]),
         footer=html.escape(f"verbot {summary.versions.get('verbot', '')}. Intervals are 95 %."),
     )
-    path.write_text(page, encoding="utf-8")
+    write_atomic(path, page)
     return path
 
 

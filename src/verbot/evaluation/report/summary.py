@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.evaluation.protocol.intervals import Estimate
+from verbot.files import write_atomic
 
 PERCENT = frozenset(
     [
@@ -74,7 +75,7 @@ class Summary:
 
     def save(self) -> Path:
         path = Path(self.out) / "summary.json"
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
         return path
 
     def table(self) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError, PolicyError
+from verbot.files import write_atomic
 from verbot.models.encoders.language.minilm import WIDTH, FrozenEncoder, frozen_encoder
 from verbot.models.encoders.language.tokenizer import split_words
 from verbot.models.reward_models import reward_models
@@ -116,7 +117,7 @@ class Matcher(nn.Module):
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
         """Write one file; it records the digest of the frozen weights that it needs."""
         metadata = {"format": FORMAT, "options": json.dumps(self.options), "minilm": self._frozen.sha256}
-        save_file(self.state_dict(), path, {**metadata, "about": json.dumps(about or {})})
+        write_atomic(Path(path), save(self.state_dict(), {**metadata, "about": json.dumps(about or {})}))
 
     @staticmethod
     def load(path: str | Path) -> Matcher:

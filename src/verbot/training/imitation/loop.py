@@ -19,6 +19,7 @@ from torch import Tensor
 from verbot.agents.grounding_monitor import ConsecutiveAlarm
 from verbot.configuration import build, differences, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, GroundingWarning, TrainingError
+from verbot.files import hold, write_atomic
 from verbot.models.lora import count
 from verbot.parallel.progress import Progress as Bar
 from verbot.policy.policy import VLAPolicy
@@ -41,6 +42,7 @@ from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.log import LOG, Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
+BUSY = "another process trains here; wait for it, or choose another folder"
 TEXTS_PER_BATCH = 256
 ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
@@ -101,7 +103,8 @@ def train_policy(
         card: Markdown for the policy's model card.
 
     Raises `ConfigError` if `out` contains another run, if the initial policy does not fit, or for an unavailable device;
-    `TrainingError` if the loss stays non-finite or a process dies.
+    `TrainingError` if the loss stays non-finite or a process dies; `DataError` while another process trains in `out`;
+    `UnwritableError` if the disk is full.
     """
     out, launch = Path(out), launched()
     if launch is not None:
@@ -112,10 +115,11 @@ def train_policy(
     robots = [config, *(embodiment_config(config, other) for other in config.cotraining)]
     if config.parallelism.sharded:
         check_sharding(device)
-    if launch is None or launch.rank == 0:
-        _claim(config, out, resume)
     random_state = torch.random.fork_rng(devices=generators(device))
-    with torch_threads(config.parallelism.threads), random_state, ExitStack() as joined:
+    with ExitStack() as joined, torch_threads(config.parallelism.threads), random_state:
+        if launch is None or launch.rank == 0:
+            joined.enter_context(hold(out, BUSY))
+            _claim(config, out, resume)
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
             return build(TrainResult, json.loads((out / RESULT).read_text()))
@@ -370,7 +374,7 @@ def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float
                     each.network.eval()
                     folder = out / (f"{POLICY}-{name}" if name else POLICY)
                     each.save(folder, card=card + card_text(config.init, trained, parameters))
-                checkpoint.replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+                write_atomic(out / RESULT, json.dumps(asdict(result), indent=1))
     return result
 
 

@@ -23,13 +23,13 @@ from verbot.configuration import differences, dump_yaml, former_names, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.files import hold, write_atomic
 from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
 from verbot.statistics import Statistics
-from verbot.training.checkpoint import replace_durably
 from verbot.training.distributed.device import find_device
 from verbot.training.log import Log
 from verbot.training.optimizer_state import flat, nested
@@ -43,6 +43,7 @@ if not TYPE_CHECKING:
     __getattr__ = former_names(__name__, reinforce="train_ppo")
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
+BUSY = "another process trains here; wait for it, or choose another folder"
 RECENT = 400  # number of episodes in the success rate of the progress line
 
 
@@ -78,9 +79,15 @@ def train_ppo(
 
     Raises:
         ConfigError: the policy cannot be trained by PPO, or `out` holds another run.
+        DataError: another process trains in `out`.
     """
     out, config = Path(out), with_content_hashes(config)
     _check_tasks(config)
+    with hold(out, BUSY):
+        return _train(config, out, reward, resume, progress, card)
+
+
+def _train(config: ReinforceConfig, out: Path, reward: Reward | None, resume: bool, progress: bool, card: str) -> ReinforceResult:
     done = _claim(config, out, resume)
     if done is not None:
         return done
@@ -100,7 +107,7 @@ def train_ppo(
             learned.save(out)
         result = ReinforceResult(str(out / POLICY), algorithm.num_timesteps, callback.episodes, callback.success(),
                                  callback.errors, round(callback.seconds, 1))  # fmt: skip
-        replace_durably(out / RESULT, json.dumps(asdict(result), indent=1).encode())
+        write_atomic(out / RESULT, json.dumps(asdict(result), indent=1))
     return result
 
 
@@ -293,7 +300,7 @@ class _RunCallback(BaseCallback):
         if isinstance(vec_env.reward, LearnedReward):
             tensors |= {f"reward.{name}": value for name, value in vec_env.reward.state().items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        replace_durably(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
+        write_atomic(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
 
 
 def _check_tasks(config: ReinforceConfig) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from verbot.errors import UnwritableError
+from verbot.files import write_atomic
 from verbot.models.tokens import TextBatch
 
 TILE = 8  # texts per batch, and the multiple to which their length is padded
@@ -106,11 +108,8 @@ class TextCache:
         path = self._folder() / f"{digest}.safetensors"
         lists = {"texts": json.dumps(texts), "lengths": json.dumps([len(rows) for rows in states])}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file({"states": torch.cat(list(states))}, aside, lists)
-            aside.rename(path)
-        except OSError:
+            write_atomic(path, save({"states": torch.cat(list(states))}, lists))
+        except UnwritableError:
             return  # without a writable cache, only time is lost
         self._read.add(path)
 

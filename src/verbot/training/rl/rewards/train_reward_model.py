@@ -20,11 +20,11 @@ from verbot.configuration import to_plain
 from verbot.contracts import Described, Goal, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
+from verbot.files import write_atomic
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel.progress import Progress
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import EpisodeRunner
-from verbot.training.checkpoint import replace_durably
 from verbot.training.optimizer_state import PREFIX, flat, nested
 
 EVERY = 250  # steps between two checkpoints
@@ -146,7 +146,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
             if checkpoint is not None and (step + 1) % EVERY == 0:
                 optimizer_state = flat(optimizer.state_dict()["state"])
                 about = {"config": json.dumps(to_plain(config)), "step": str(step + 1)}
-                replace_durably(checkpoint, save({**matcher.state_dict(), **optimizer_state}, about))
+                write_atomic(checkpoint, save({**matcher.state_dict(), **optimizer_state}, about))
     return matcher.eval()
 
 
