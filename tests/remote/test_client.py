@@ -159,7 +159,10 @@ def test_a_restarted_server_is_found_again_unless_it_serves_another_policy() -> 
     with serving(identity="b" * 64, port=port), pytest.raises(WireError, match=f"policy '{'b' * 16}', before '{'a' * 16}'"):
         policy.predict([NOW])
     other = RobotSpec("other", 10.0, (), (STEP,), (STEP,))
-    with serving(identity="a" * 64, spec=other.to_json(), port=port), pytest.raises(WireError, match="robot 'other', before for 'line'"):
+    with (
+        serving(identity="a" * 64, spec=other.to_json(), port=port),
+        pytest.raises(WireError, match="robot 'other', before for 'line'"),
+    ):
         policy.predict([NOW])
     policy.close()
     with pytest.raises(WireError, match="was closed"):
@@ -255,7 +258,9 @@ def test_wrong_arguments_teach(url: str, options: dict[str, Any], message: str) 
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["not a url", "http://127.0.0.1:1", "ws://[::1", "ws://127.0.0.1:99999", "ws://" + "a" * 70 + ".x"])
+@pytest.mark.parametrize(
+    "url", ["not a url", "http://127.0.0.1:1", "ws://[::1", "ws://127.0.0.1:99999", "ws://" + "a" * 70 + ".x"]
+)
 def test_addresses_that_are_none_are_typed_errors(url: str) -> None:
     with pytest.raises(VerbotError, match="no policy server answers"):
         RemotePolicy(url, timeout_s=1)
