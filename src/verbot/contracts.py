@@ -69,6 +69,13 @@ class ChunkedAgent(Agent, Protocol):
 
 
 @runtime_checkable
+class InterruptibleAgent(ChunkedAgent, Protocol):
+    """An agent that can drop the actions it has left, because the robot did something else; the policy's memory stays."""
+
+    def interrupt(self) -> None: ...
+
+
+@runtime_checkable
 class Robot(Protocol):
     """A robot in real time: time passes whether or not a method is called.
 

@@ -72,6 +72,10 @@ class WireError(VerbotError, ValueError):
     """A message between a robot and a policy server cannot be read, or the other side could not answer it."""
 
 
+class ConnectionLostError(WireError):
+    """A policy server cannot be reached, or did not answer in time; a later request may succeed."""
+
+
 # Modules that come with an extra of the distribution.
 _EXTRAS = {
     "torch": "torch",

@@ -9,15 +9,16 @@ import numpy as np
 from verbot.agents import ChunkAgent, SamplingAgent
 from verbot.contracts import ChunkedAgent
 from verbot.remote.codec import observation_from_wire, observation_to_wire
-from verbot.spec import ActionChunk, Observation
+from verbot.spec import ActionChunk, Component, Observation, RobotSpec
 
+STEP = Component("x", "position_delta", ("x",), "m", "base", (-1.0,), (1.0,))
 NOW = Observation({}, np.zeros(1, np.float32), "go")
 
 
 class Drawing:
     """Predicts the seed that it is asked with."""
 
-    spec = None
+    spec = RobotSpec("line", 10.0, (), (STEP,), (STEP,))
 
     def __init__(self):
         self.seeds: list[int | None] = []

@@ -90,9 +90,9 @@ def test_a_missing_server_is_reported():
 
 def test_a_closed_server_is_reported():
     server = PolicyServer(Echo())
-    remote = RemotePolicy(server.url)
+    remote = RemotePolicy(server.url, timeout_s=0.2)
     server.close()
-    with pytest.raises(WireError, match="broke"):
+    with pytest.raises(WireError, match="no policy server answers"):
         remote.predict([observation(0.5)])
     remote.close()
 
@@ -102,7 +102,6 @@ def test_a_slow_server_times_out(server, monkeypatch):
 
     monkeypatch.setattr(Echo, "predict", lambda self, observations: time.sleep(0.5) or [])
     with RemotePolicy(server.url, timeout_s=0.1) as remote:
-        with pytest.raises(WireError, match=r"did not answer within 0\.1 s"):
-            remote.predict([observation(0.5)])
-        with pytest.raises(WireError, match="broke"):
-            remote.predict([observation(0.5)])
+        for _ in range(2):  # the second time over a new connection
+            with pytest.raises(WireError, match=r"did not answer within 0\.1 s"):
+                remote.predict([observation(0.5)])

@@ -6,6 +6,16 @@ from verbot.agents.chunking import ChunkAgent
 from verbot.agents.color_alignment import ColorAlignmentAgent
 from verbot.agents.ensembling import EnsembleAgent
 from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
+from verbot.agents.holding import HoldAction, HoldAgent
 from verbot.agents.sampling import SamplingAgent
 
-__all__ = ["GroundingMonitor", "ChunkAgent", "EnsembleAgent", "Misalignment", "ColorAlignmentAgent", "SamplingAgent"]
+__all__ = [
+    "GroundingMonitor",
+    "ChunkAgent",
+    "EnsembleAgent",
+    "HoldAction",
+    "HoldAgent",
+    "Misalignment",
+    "ColorAlignmentAgent",
+    "SamplingAgent",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+import dataclasses
 
 from verbot.agents.policy_memory import PolicyMemory
+from verbot.agents.timing import Queries, TimedChunk, late
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -13,13 +14,15 @@ from verbot.spec import ActionChunk, FloatArray, Observation
 class ChunkAgent:
     """Executes the first `execute` actions of each chunk open loop, then requests the next chunk.
 
+    Row i of a chunk is for the time of its observation plus i control periods. Rows whose time has passed are not executed.
+
     Args:
         policy: predicts the chunks; shared with other agents and never changed.
         execute: number of actions executed per chunk; 1 predicts at every control step.
         across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
 
     Raises:
-        PolicyError: when a chunk holds fewer than `execute` actions.
+        PolicyError: when a chunk holds fewer than `execute` actions, cannot be executed, or is for a time that has passed.
     """
 
     def __init__(self, policy: Policy, execute: int = 1, across_episodes: bool = False):
@@ -27,28 +30,39 @@ class ChunkAgent:
             raise ConfigError(f"execute is {execute}; expected at least 1 action per chunk")
         self.policy = policy
         self._execute = execute
-        self._left: deque[FloatArray] = deque()
+        self._chunk: TimedChunk | None = None
         self._memory = PolicyMemory(across_episodes)
+        self._queries = Queries(self._memory)
 
     def reset(self, instruction: str) -> None:
-        self._left.clear()
+        self.interrupt()
         self._memory.reset(instruction)
 
+    def interrupt(self) -> None:
+        self._chunk = None
+        self._queries.clear()
+
     def next_query(self, observation: Observation) -> Observation | None:
-        if self._left:
+        if self._chunk is not None and self._chunk.due(observation.time_s) is not None:
             return None
-        return self._memory.query(observation)
+        return self._queries.ask(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
-        if len(chunk.values) < self._execute:
+        timed = self._queries.receive(chunk, self.policy.spec)
+        if len(timed.values) < self._execute:
             raise PolicyError(
-                f"the policy predicts {len(chunk.values)} actions at a time, but execute is {self._execute}; "
-                f"choose execute between 1 and {len(chunk.values)}"
+                f"the policy predicts {len(timed.values)} actions at a time, but execute is {self._execute}; "
+                f"choose execute between 1 and {len(timed.values)}"
             )
-        self._left, self._memory.value = deque(chunk.values[: self._execute]), chunk.memory
+        self._chunk = dataclasses.replace(timed, values=timed.values[: self._execute])
 
     def act(self, observation: Observation) -> FloatArray:
         query = self.next_query(observation)
         if query is not None:
+            self._queries.only_latest()
             self.receive(self.policy.predict([query])[0])
-        return self._left.popleft()
+        assert self._chunk is not None
+        action = self._chunk.take(observation.time_s)
+        if action is None:
+            raise late(self._chunk, observation.time_s)
+        return action

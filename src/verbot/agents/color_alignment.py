@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from verbot.agents.interrupting import interrupt
 from verbot.contracts import ChunkedAgent
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, FloatArray, Observation, UInt8Array
@@ -48,6 +49,10 @@ class ColorAlignmentAgent:
             medians.clear()
         self._latest = None
         self._agent.reset(instruction)
+
+    def interrupt(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot."""
+        interrupt(self._agent)
 
     def next_query(self, observation: Observation) -> Observation | None:
         return self._agent.next_query(self._aligned(observation))

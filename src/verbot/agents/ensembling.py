@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.agents.policy_memory import PolicyMemory
+from verbot.agents.timing import Queries, TimedChunk, late
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -18,11 +19,15 @@ class EnsembleAgent:
     """Averages every prediction of this step's action with weights ``exp(-decay · i)``, where i = 0 is the *oldest* one.
 
     The oldest chunk has the largest weight. A larger `decay` gives old predictions more weight and reacts more slowly.
+    Row i of a chunk is for the time of its observation plus i control periods; predictions for another time are not averaged.
 
     Args:
         policy: predicts the chunks; shared with other agents and never changed.
         decay: m in the paper; 0 gives equal weights.
         across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
+
+    Raises:
+        PolicyError: when a chunk cannot be executed, or is for a time that has passed.
     """
 
     def __init__(self, policy: Policy, decay: float = 0.01, across_episodes: bool = False):
@@ -30,31 +35,40 @@ class EnsembleAgent:
             raise ConfigError(f"decay is {decay}; expected 0 or more")
         self.policy = policy
         self._decay = decay
-        self._chunks: list[FloatArray] = []  # oldest first; row 0 of each is the current action
+        self._chunks: list[TimedChunk] = []  # oldest first
         self._current = False
         self._memory = PolicyMemory(across_episodes)
+        self._queries = Queries(self._memory)
 
     def reset(self, instruction: str) -> None:
-        self._chunks, self._current = [], False
+        self.interrupt()
         self._memory.reset(instruction)
 
+    def interrupt(self) -> None:
+        self._chunks, self._current = [], False
+        self._queries.clear()
+
     def next_query(self, observation: Observation) -> Observation | None:
-        if self._current:
+        if self._current and any(chunk.due(observation.time_s) is not None for chunk in self._chunks):
             return None
-        return self._memory.query(observation)
+        return self._queries.ask(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
-        self._chunks.append(chunk.values)
-        self._current, self._memory.value = True, chunk.memory
+        self._chunks.append(self._queries.receive(chunk, self.policy.spec))
+        self._current = True
 
     def act(self, observation: Observation) -> FloatArray:
-        query = self.next_query(observation)
+        query, now_s = self.next_query(observation), observation.time_s
         if query is not None:
+            self._queries.only_latest()
             self.receive(self.policy.predict([query])[0])
-        weights = ensemble_weights(len(self._chunks), self._decay)
-        action = weights @ np.stack([chunk[0] for chunk in self._chunks])
-        self._chunks = [chunk[1:] for chunk in self._chunks if len(chunk) > 1]
+        latest = self._chunks[-1]
+        self._chunks = [chunk for chunk in self._chunks if chunk.due(now_s) is not None]
         self._current = False
+        if not self._chunks:
+            raise late(latest, now_s)
+        rows = [row for chunk in self._chunks if (row := chunk.take(now_s)) is not None]
+        action = ensemble_weights(len(rows), self._decay) @ np.stack(rows)
         return action.astype(np.float32)
 
 

@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from verbot.agents.interrupting import interrupt
 from verbot.contracts import ChunkedAgent
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -100,6 +103,10 @@ class GroundingMonitor:
         self._alarm = ConsecutiveAlarm(self._alarm.threshold, self._alarm.patience)
         self._instruction, self.event = instruction, None
 
+    def interrupt(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot."""
+        interrupt(self.agent)
+
     def next_query(self, observation: Observation) -> Observation | None:
         self._now_s = observation.time_s
         return self.agent.next_query(observation)
@@ -111,7 +118,12 @@ class GroundingMonitor:
                 "this policy does not report whether the instruction matches the images: its chunks have no 'alignment'; "
                 "train one with objectives.contrastive and augment.captions"
             )
-        cosine = float(chunk.extras["alignment"])
+        cosine = chunk.extras["alignment"]
+        if not isinstance(cosine, int | float | np.number) or not np.isfinite(cosine):
+            raise PolicyError(
+                f"this policy reports the similarity {cosine!r} of instruction and images; expected a finite number"
+            )
+        cosine = float(cosine)
         if self._now_s <= self.seconds and self._alarm.update(cosine) and self.event is None:
             self.event = Misalignment(self._instruction, cosine, self._now_s, self._alarm.below)
             self._notify(self.event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 
+from verbot.agents.interrupting import interrupt
 from verbot.contracts import ChunkedAgent
 from verbot.spec import ActionChunk, FloatArray, Observation
 
@@ -32,6 +33,10 @@ class SamplingAgent:
     def reset(self, instruction: str) -> None:
         self._step = 0
         self._agent.reset(instruction)
+
+    def interrupt(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot."""
+        interrupt(self._agent)
 
     def next_query(self, observation: Observation) -> Observation | None:
         query = self._agent.next_query(observation)

@@ -2,71 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import math
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
-from websockets.sync.client import connect
+from websockets.exceptions import InvalidStatus, InvalidURI
 
-from verbot.errors import WireError
-from verbot.remote.codec import MAX_BYTES, VERSION, chunk_from_wire, decode, encode, observation_to_wire
+from verbot.errors import ConfigError, ConnectionLostError, SpecError, WireError
+from verbot.remote.codec import chunk_from_wire, decode, encode, observation_to_wire
+from verbot.remote.greeting import Greeting
+from verbot.remote.transport import FAULTS, Address, LateError, Transport
 from verbot.spec import ActionChunk, Observation, RobotSpec
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0  # between two attempts to connect
+MAX_EXTRAS = 256  # entries of a chunk's extras, nested ones included
+MAX_EXTRAS_BYTES = 4 * 2**20
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class RemotePolicy:
-    """A `verbot.Policy` behind a websocket. It holds one connection, which one thread may use.
+    """A `verbot.Policy` behind a websocket. Threads may share it; their predictions wait for each other.
+
+    A broken connection is opened anew, with pauses of 0.1 to 5 s between attempts, and the request is repeated once: a policy is
+    stateless. The server must then serve the same robot and policy as before. After a prediction that met no server in all its
+    time, each further one makes one attempt and fails at once.
 
     Args:
-        url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`.
-        timeout_s: time limit for the connection and for each answer.
+        url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`, or ``"wss://…"`` for TLS.
+        timeout_s: time limit for the first connection, and for each prediction: connecting, sending and receiving together.
+        token: the server's token. It is sent to other computers with TLS only.
+        cafile: certificates (PEM) that sign the server's, instead of those of the system.
+        ssl_context: instead of `cafile`, for client certificates and other settings of TLS.
 
     Raises:
-        WireError: no server answers, the connection broke, or the server could not predict (with its error and message).
+        ConnectionLostError: no server answers, or not in time. A later prediction may succeed.
+        WireError: the server cannot be used, could not predict (with its error and message), or its answer is no chunk of finite
+            actions for the robot.
+        ConfigError: an argument is wrong.
     """
 
-    def __init__(self, url: str, timeout_s: float = 10.0):
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 10.0,
+        token: str | None = None,
+        cafile: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ):
+        if not (math.isfinite(timeout_s) and timeout_s > 0):
+            raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, more than 0")
         self.url, self._timeout_s, self._count = url, timeout_s, 0
-        self._stack = ExitStack()
-        try:
-            self._socket = self._stack.enter_context(connect(url, open_timeout=timeout_s, max_size=MAX_BYTES, compression=None))
-        except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
-            raise WireError(f"no policy server answers at {url}: {error}") from error
-        try:
-            greeting = self._receive()
-            if greeting.get("verbot") != VERSION:
-                raise WireError(f"{url} speaks version {greeting.get('verbot')!r} of the wire format; expected {VERSION}")
-            self._spec = RobotSpec.from_json(greeting.get("spec") or {})
-        except Exception:
-            self.close()
-            raise
+        self._address = Address(url, _headers(url, token), _context(url, cafile, ssl_context))
+        self._lock, self._closed, self._lost = threading.Lock(), False, True
+        self._transport: Transport | None = None
+        self._greeting: Greeting | None = None
+        self._connected(time.monotonic() + timeout_s)
 
     @property
     def spec(self) -> RobotSpec:
-        return self._spec
+        return self._server.spec
+
+    @property
+    def identity(self) -> str:
+        """The content hash of the policy that is served; ``""`` if the server does not say."""
+        return self._server.identity
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's units."""
-        self._count += 1
-        request = encode({"id": self._count, "observations": [observation_to_wire(o) for o in observations]})
-        try:
-            self._socket.send(request)
-        except (WebSocketException, OSError) as error:
-            raise WireError(f"the connection to {self.url} broke: {error}") from error
-        answer = self._receive()
-        if isinstance(answer.get("error"), dict):
-            fault = answer["error"]
-            raise WireError(f"{self.url} answered {fault.get('kind')}: {fault.get('message')}")
-        if answer.get("id") != self._count:
-            raise WireError(f"{self.url} answered request {answer.get('id')!r}; expected {self._count}")
-        chunks = answer.get("chunks")
-        if not isinstance(chunks, list) or len(chunks) != len(observations):
-            raise WireError(f"{self.url} did not answer with one chunk for each of {len(observations)} observations")
-        return [chunk_from_wire(chunk) for chunk in chunks]
+        deadline = time.monotonic() + self._timeout_s
+        records = [observation_to_wire(observation) for observation in observations]
+        with self._turn(deadline):
+            self._count += 1
+            request = encode({"id": self._count, "observations": records})
+            self._server.check_request(self.url, len(records), len(request))
+            return self._read(self._exchange(request, deadline), len(records))
 
     def close(self) -> None:
-        self._stack.close()
+        """Close the connection; takes at most a second."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
 
     def __enter__(self) -> RemotePolicy:
         return self
@@ -74,12 +96,166 @@ class RemotePolicy:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _receive(self) -> dict[str, Any]:
+    @property
+    def _server(self) -> Greeting:
+        assert self._greeting is not None  # the constructor has received it
+        return self._greeting
+
+    @contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise ConnectionLostError(f"{self.url} is still answering another thread after {self._timeout_s:g} s")
         try:
-            return decode(self._socket.recv(timeout=self._timeout_s))  # type: ignore[arg-type]
-        except TimeoutError as error:
-            # A late answer would be taken for the next request's, so this connection cannot be used again.
-            self.close()
-            raise WireError(f"{self.url} did not answer within {self._timeout_s} s") from error
-        except (WebSocketException, OSError) as error:
-            raise WireError(f"the connection to {self.url} broke: {error}") from error
+            yield
+        finally:
+            self._lock.release()
+
+    def _exchange(self, request: bytes, deadline: float) -> bytes | str:
+        """The server's answer. Repeats the request once if the connection breaks first."""
+        for is_last in (False, True):
+            transport = self._connected(deadline)
+            try:
+                return transport.exchange(request, deadline)
+            except LateError as error:
+                # A late answer would be taken for the next request's, so this connection is not used again.
+                self._drop()
+                raise ConnectionLostError(f"{self.url} did not answer within {self._timeout_s:g} s") from error
+            except FAULTS as error:
+                self._drop()
+                if is_last:
+                    raise ConnectionLostError(f"the connection to {self.url} broke twice: {_plain(error)}") from error
+        raise AssertionError("the second attempt returns or raises")
+
+    def _read(self, data: bytes | str, count: int) -> list[ActionChunk]:
+        """The chunks of an answer, each one that the robot can execute. An answer that cannot be read ends the connection."""
+        answered = False
+        try:
+            answer = decode(data)  # type: ignore[arg-type]
+            fault, number = answer.get("error"), answer.get("id")
+            if number != self._count and not (number is None and isinstance(fault, dict)):
+                raise WireError(f"{self.url} answered request {_plain(number)}; expected {self._count}")
+            answered = True
+            if isinstance(fault, dict):
+                raise WireError(f"{self.url} answered {_plain(fault.get('kind'))}: {_plain(fault.get('message'))}")
+            chunks = answer.get("chunks")
+            if not isinstance(chunks, list) or len(chunks) != count:
+                raise WireError(f"{self.url} did not answer with one chunk for each of {count} observations")
+            return [self._checked(chunk) for chunk in chunks]
+        finally:
+            if not answered:
+                self._drop()
+
+    def _checked(self, record: Any) -> ActionChunk:
+        try:
+            chunk = chunk_from_wire(record)
+            chunk.check(self._server.spec)
+            if chunk.value is not None and not math.isfinite(chunk.value):
+                raise SpecError(f"a chunk of actions has the value {chunk.value}; expected a finite number")
+            _check_extras(chunk.extras)
+        except SpecError as error:
+            raise WireError(f"{self.url} answered with a chunk that cannot be executed: {error}") from error
+        return chunk
+
+    def _connected(self, deadline: float) -> Transport:
+        """The open connection; a new one if there is none. Its greeting must name the same robot and policy as before."""
+        delay = FIRST_DELAY_S
+        while self._transport is None:
+            if self._closed:
+                raise WireError(f"this policy of {self.url} was closed; make a new RemotePolicy")
+            attempt = Transport(self._address, max(0.01, deadline - time.monotonic()))
+            try:
+                greeting = Greeting.read(attempt.greeting(deadline), self.url)
+                if self._greeting is not None:
+                    greeting.check_same(self._greeting, self.url)
+            except LateError as error:
+                self._lost = True
+                raise ConnectionLostError(f"no policy server answers at {self.url}: none within {self._timeout_s:g} s") from error
+            except WireError:
+                attempt.give_up()
+                raise
+            except FAULTS as error:
+                attempt.give_up()
+                _raise_if_permanent(self.url, error)
+                if self._lost or time.monotonic() + delay >= deadline:
+                    self._lost = True
+                    raise ConnectionLostError(f"no policy server answers at {self.url}: {_plain(error)}") from error
+                time.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY_S)
+            else:
+                self._transport, self._greeting, self._lost = attempt, greeting, False
+        return self._transport
+
+    def _drop(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.give_up()
+
+
+def _raise_if_permanent(url: str, error: Exception) -> None:
+    """Raise `WireError` for a fault that a further attempt meets too."""
+    if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
+        raise WireError(
+            f"{url} refuses this client (HTTP {error.response.status_code}); give RemotePolicy the server's token"
+        ) from error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        raise WireError(
+            f"the certificate of {url} is not trusted: {error.verify_message}; give RemotePolicy its cafile"
+        ) from error
+    if isinstance(error, InvalidURI) or (isinstance(error, InvalidStatus) and 300 <= error.response.status_code < 500):
+        raise WireError(f"no policy server answers at {url}: {_plain(error)}") from error
+
+
+def _headers(url: str, token: str | None) -> dict[str, str]:
+    if token is None:
+        return {}
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            "the token is empty or has other characters than letters, digits and signs; copy it as the server shows it"
+        )
+    if not url.startswith("wss://") and _host(url) not in LOOPBACK:
+        raise ConfigError(f"a token would go to {url} in plain text; use wss://, or a tunnel to 127.0.0.1")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _context(url: str, cafile: str | None, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    if cafile is None and ssl_context is None:
+        return None
+    if not url.startswith("wss://"):
+        raise ConfigError(f"{url} does not use TLS, but certificates are given; use wss://")
+    if cafile is None or ssl_context is not None:
+        return ssl_context
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:  # `ssl.SSLError` is one
+        raise ConfigError(f"{cafile} has no certificates that can be read: {error}") from error
+
+
+def _check_extras(extras: Any) -> None:
+    """Raise `SpecError` for more than a robot has use for."""
+    entries, size, left = 0, 0, [extras]
+    while left:
+        value = left.pop()
+        entries += 1
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str | bytes):
+            size += len(value)
+        elif value is not None and not isinstance(value, bool | int | float):
+            size += value.nbytes  # the decoder makes nothing else than arrays
+        if entries > MAX_EXTRAS or size > MAX_EXTRAS_BYTES:
+            raise SpecError(f"the extras of a chunk are more than {MAX_EXTRAS} entries or {MAX_EXTRAS_BYTES} bytes")
+
+
+def _plain(value: Any) -> str:
+    """Text of a server, for a message on one line of a terminal."""
+    text = str(value) if isinstance(value, str | Exception) else repr(value)
+    return "".join(character if character.isprintable() else " " for character in text[:1000])

@@ -1,0 +1,187 @@
+"""Holding: while the policy does not answer in time, the robot is kept where it is."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verbot.agents.interrupting import interrupt
+from verbot.contracts import ChunkedAgent, Policy
+from verbot.errors import ConfigError, ConnectionLostError, SpecError
+from verbot.spec import ActionChunk, Component, FloatArray, Observation, RobotSpec
+
+RATES = frozenset({"position_delta", "rotation_delta", "joint_velocity", "velocity"})  # zero is rest
+TARGETS = frozenset({"position", "quaternion", "joint_position", "gripper"})  # the measured value is rest
+
+
+class HoldAction:
+    """The action that keeps a robot where it is: zero for deltas and velocities, the measured value for targets.
+
+    A gripper keeps what it was commanded last. A target is held where it was measured when the hold began, so the arm does not
+    sink. A target's measured value is a state component of its kind, size, unit and frame: the one of the same name or axes, or
+    the only one.
+
+    Raises:
+        ConfigError: no hold is known for a component of the action.
+    """
+
+    def __init__(self, spec: RobotSpec):
+        self._spec, self._slices = spec, spec.action_slices()
+        self._low, self._high = spec.action_low(), spec.action_high()
+        self._sources = {c.name: source for c in spec.action if (source := _source(spec, c)) is not None}
+        for component in spec.action:
+            _check_known(spec, component, self._sources)
+
+    def of(self, state: FloatArray, last: FloatArray | None) -> FloatArray:
+        """float32 (a,), within the ranges.
+
+        Args:
+            state: float32 (s,), measured when the hold began.
+            last: the last action (a,) that was commanded; None if there was none.
+
+        Raises `SpecError` for a state that is not finite, or of another size.
+        """
+        if state.shape != (self._spec.state_size,) or not np.isfinite(state).all():
+            raise SpecError(f"robot {self._spec.name!r} cannot be held: its state is {state.tolist()}")
+        action = np.zeros(len(self._low), np.float32)
+        for component in self._spec.action:
+            place = self._slices[component.name]
+            if component.kind == "gripper" and last is not None:
+                action[place] = last[place]
+            elif component.kind in TARGETS:
+                action[place] = state[self._sources[component.name]]
+        held: FloatArray = np.clip(action, self._low, self._high)
+        return held
+
+
+@dataclass
+class Prediction:
+    """A prediction in a thread of its own."""
+
+    query: Observation
+    chunk: ActionChunk | None = None
+    error: Exception | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    is_old: bool = False  # of an episode before
+
+    def run(self, policy: Policy) -> None:
+        try:
+            self.chunk = policy.predict([self.query])[0]
+        except Exception as error:  # raised again by `HoldAgent.act`
+            self.error = error
+        self.done.set()
+
+    def raise_unless_lost(self) -> None:
+        """Raise what the policy raised in this episode, unless it was lost."""
+        if self.error is not None and not self.is_old and not isinstance(self.error, ConnectionLostError):
+            raise self.error
+
+
+class HoldAgent:
+    """Wraps an agent for a robot in real time: if its policy has no answer within a time limit, the robot is held.
+
+    `act` returns within `timeout_s`, whatever the policy does. A policy that is lost or late (`ConnectionLostError`, or no answer
+    yet) makes it return the `HoldAction` at once and try again at the next step. After a hold it acts only on an observation
+    that was taken later: what was predicted before is dropped. It is the outermost wrapper. A hold is no emergency stop.
+
+    Args:
+        agent: acts while the policy answers; one that can be interrupted, as all of `verbot.agents`.
+        timeout_s: time limit of each step; by default one control period.
+
+    Raises:
+        ConfigError: the agent cannot be interrupted, or no hold is known for this robot.
+
+    Errors of the policy other than `ConnectionLostError` are raised: the caller stops the robot.
+
+    Example:
+        >>> from verbot.agents import ChunkAgent
+        >>> agent = HoldAgent(ChunkAgent(policy, execute=8), timeout_s=0.05)  # doctest: +SKIP
+    """
+
+    def __init__(self, agent: ChunkedAgent, timeout_s: float | None = None):
+        spec = agent.policy.spec
+        self.timeout_s = 1.0 / spec.rate_hz if timeout_s is None else timeout_s
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, more than 0")
+        interrupt(agent)
+        self._agent, self._hold = agent, HoldAction(spec)
+        self.holds = 0  # steps of this episode in which the robot was held
+        self.reason: str = ""  # why it is held now; "" while the policy acts
+        self._pending: Prediction | None = None  # not answered in time
+        self._last: FloatArray | None = None
+        self._held_state: FloatArray | None = None
+
+    def reset(self, instruction: str) -> None:
+        """A prediction for the episode before is dropped when it arrives."""
+        self._agent.reset(instruction)
+        self.holds, self.reason, self._last, self._held_state = 0, "", None, None
+        if self._pending is not None:
+            self._pending.is_old = True
+
+    def act(self, observation: Observation) -> FloatArray:
+        deadline = time.monotonic() + self.timeout_s
+        pending = self._pending
+        if pending is not None:
+            if not pending.done.is_set():
+                return self._held(observation, "the policy has not answered yet")
+            self._pending = None  # its chunk is from before the hold
+            pending.raise_unless_lost()
+        query = self._agent.next_query(observation)
+        if query is not None:
+            reason = self._receive(query, deadline) or (
+                "" if self._agent.next_query(observation) is None else "its answer is late"
+            )
+            if reason:
+                return self._held(observation, reason)
+        self.reason, self._held_state = "", None
+        self._last = self._agent.act(observation)
+        return self._last
+
+    def _receive(self, query: Observation, deadline: float) -> str:
+        """Predict and pass the chunk on. Returns why that was not possible, or ``""``."""
+        pending = Prediction(query)
+        threading.Thread(target=pending.run, args=(self._agent.policy,), name="hold-agent", daemon=True).start()
+        if not pending.done.wait(max(0.0, deadline - time.monotonic())):
+            self._pending = pending
+            return f"the policy did not answer within {self.timeout_s:g} s"
+        pending.raise_unless_lost()
+        if pending.error is not None:
+            return str(pending.error)
+        assert pending.chunk is not None
+        self._agent.receive(pending.chunk)
+        return ""
+
+    def _held(self, observation: Observation, reason: str) -> FloatArray:
+        interrupt(self._agent)
+        if self._held_state is None:
+            self._held_state = observation.state.copy()
+        self.holds, self.reason = self.holds + 1, reason
+        return self._hold.of(self._held_state, self._last)
+
+
+def _source(spec: RobotSpec, component: Component) -> slice | None:
+    """Where the state holds the measured value of a target; None if that is not clear."""
+    if component.kind not in TARGETS:
+        return None
+    same = [c for c in spec.state if _signature(c) == _signature(component)]
+    found = [c for c in same if c.name == component.name] or [c for c in same if c.axes == component.axes] or same
+    return spec.state_slices()[found[0].name] if len(found) == 1 else None
+
+
+def _signature(component: Component) -> tuple[object, ...]:
+    return component.kind, component.size, component.unit, component.frame
+
+
+def _check_known(spec: RobotSpec, component: Component, sources: dict[str, slice]) -> None:
+    where = f"component {component.name!r} ({component.kind}) of the action of robot {spec.name!r}"
+    if component.kind in TARGETS:
+        if component.name not in sources:
+            raise ConfigError(f"no hold is known for {where}: no single state component measures it")
+    elif component.kind not in RATES:
+        raise ConfigError(f"no hold is known for {where}; known are {', '.join(sorted(RATES | TARGETS))}")
+    elif not all(low <= 0.0 <= high for low, high in zip(component.low, component.high, strict=True)):
+        raise ConfigError(f"no hold is known for {where}: zero is outside its range")
