@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from verbot.data.storage import layout
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.dataset_statistics import image_statistics, sampled_rows
 from verbot.data.storage.encoded_video import EncodedVideo, stream_like
 from verbot.data.storage.files import read_bytes, read_parquet
@@ -125,7 +125,7 @@ def cut_video(video: bytes | Path, start_s: float, count: int, rate_hz: float) -
     ``1 / rate_hz`` apart. Raises `CorruptFileError` for a file that is no video.
     """
     try:
-        with cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video))) as container:
+        with open_video(video) as container:
             stream = container.streams.video[0]
             base = cast(Fraction, stream.time_base)
             container.seek(max(0, round((start_s + 0.25 / rate_hz) / base)), stream=stream)
@@ -169,5 +169,5 @@ def _muxed(source: Any, packets: list[av.Packet], rate_hz: float) -> bytes | Non
 
 
 def _first_frame(video: bytes) -> np.ndarray:
-    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+    with open_video(video) as container:
         return next(container.decode(container.streams.video[0])).to_ndarray(format="rgb24")
