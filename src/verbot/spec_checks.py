@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.errors import SpecError
-from verbot.text import name_problem, text_problem
+from verbot.text import clean_names, name_problem, text_problem
 
 LONGEST_SIDE = 2**15  # pixels
 LARGEST_NUMBER = float(np.finfo(np.float32).max)  # states and actions are float32
@@ -104,4 +104,39 @@ def check_members(robot: str, label: str, names: Sequence[str], groups: Sequence
 
 def is_finite(value: Any) -> bool:
     """Whether `value` is a finite number."""
-    return isinstance(value, int | float | np.integer | np.floating) and bool(abs(value) < 1e300)
+    plain = value.item() if isinstance(value, np.generic) else value
+    return isinstance(plain, int | float) and -1e300 < plain < 1e300
+
+
+def with_clean_names(record: Any) -> Any:
+    """The record of a spec (`RobotSpec.to_json`) with clean names, for files of versions that took any; itself if all are clean.
+
+    Names of members and frames are changed alike. What is no record of a spec comes back as it is.
+    """
+    parts = ("cameras", "state", "action", "groups")
+    if not isinstance(record, dict) or not all(_are_named(record.get(part, [])) for part in parts):
+        return record
+    names = {part: clean_names(each["name"] for each in record.get(part, [])) for part in parts}
+    frames = record.get("frames", [])
+    if not isinstance(frames, list) or not all(isinstance(name, str) for name in frames):
+        return record
+    framed = clean_names([*names["groups"], *frames])
+    names["groups"] = {name: framed[name] for name in names["groups"]}
+
+    def renamed(part: str, each: dict[str, Any]) -> dict[str, Any]:
+        out = {**each, "name": names[part][each["name"]]}
+        if part == "cameras" and isinstance(each.get("frame"), str):
+            out["frame"] = framed.get(each["frame"], each["frame"])
+        if part == "groups":
+            for label in ("state", "action"):
+                members, known = each.get(label, []), names[label]
+                if isinstance(members, list):
+                    out[label] = [known.get(name, name) if isinstance(name, str) else name for name in members]
+        return out
+
+    out = {**record, **{part: [renamed(part, each) for each in record[part]] for part in parts if part in record}}
+    return out | ({"frames": [framed[name] for name in frames]} if frames else {})
+
+
+def _are_named(listed: Any) -> bool:
+    return isinstance(listed, list) and all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in listed)

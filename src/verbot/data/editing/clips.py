@@ -17,6 +17,7 @@ from verbot.data.storage.containers import open_video
 from verbot.data.storage.dataset_statistics import image_statistics, sampled_rows
 from verbot.data.storage.encoded_video import EncodedVideo, stream_like
 from verbot.data.storage.files import read_bytes, read_parquet
+from verbot.data.storage.info import placed
 from verbot.data.storage.journal import JournalEntry
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
@@ -108,7 +109,7 @@ class StoredImages:
         """The image statistics of each episode in a file of ``meta/episodes``."""
         prefix = f"stats/{self._dataset._camera_keys[camera]}/"
         table = read_parquet(
-            self._dataset.root / name,
+            placed(self._dataset.root, name),
             self._dataset._checksums.get(name),
             lambda column: column == "episode_index" or column.startswith(prefix),
         )
