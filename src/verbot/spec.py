@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.errors import SpecError
+from verbot.spec_checks import check_camera, check_depth, check_members, check_name, check_range, check_rate, check_texts
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -49,12 +50,12 @@ class Component:
     """A named contiguous slice of the state or action vector.
 
     Args:
-        name: unique within the vector, e.g. ``"ee_position"``.
+        name: unique within the vector, e.g. ``"ee_position"``; like every name of a spec letters, digits, ``_``, ``-`` and ``.``.
         kind: one of `KINDS`; heads and transforms choose their treatment by it.
         axes: one name per dimension.
         unit: e.g. ``"m"``, ``"rad"``, ``"1"``.
         frame: the frame the values are expressed in, e.g. ``"base"``.
-        low, high: the range of each dimension, in `unit`.
+        low, high: the range of each dimension, in `unit`: finite.
     """
 
     name: str
@@ -66,15 +67,11 @@ class Component:
     high: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_name("component", self.name)
         if self.kind not in KINDS:
             raise SpecError(f"component {self.name!r} has kind {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if not len(self.axes) == len(self.low) == len(self.high) or not self.axes:
-            raise SpecError(
-                f"component {self.name!r} needs one low and one high per axis: "
-                f"{len(self.axes)} axes, {len(self.low)} low, {len(self.high)} high"
-            )
-        if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
-            raise SpecError(f"component {self.name!r} has a low that is not below its high: {self.low} and {self.high}")
+        check_range(self.name, self.axes, self.low, self.high)
+        check_texts(f"an axis, the unit or the frame of component {self.name!r}", (*self.axes, self.unit, self.frame))
 
     @property
     def size(self) -> int:
@@ -102,13 +99,10 @@ class Camera:
     kind: str = "color"
 
     def __post_init__(self) -> None:
+        check_name("camera", self.name)
         if self.kind not in CAMERA_KINDS:
             raise SpecError(f"camera {self.name!r} has kind {self.kind!r}; expected one of {', '.join(CAMERA_KINDS)}")
-        if self.height < 1 or self.width < 1:
-            raise SpecError(f"camera {self.name!r} has size {self.height}×{self.width}; expected positive pixels")
-        for label, values, size in (("intrinsics", self.intrinsics, 9), ("extrinsics", self.extrinsics, 16)):
-            if values is not None and len(values) != size:
-                raise SpecError(f"camera {self.name!r} has {len(values)} {label}; expected {size} numbers, row-major")
+        check_camera(self.name, (self.height, self.width), self.intrinsics, self.extrinsics)
 
 
 @dataclass(frozen=True)
@@ -129,6 +123,7 @@ class EndEffector:
     def __post_init__(self) -> None:
         if not self.name or self.name == BASE:
             raise SpecError(f"an end effector is called {self.name!r}; expected a name of its own, such as 'left'")
+        check_name("end effector", self.name)
         if not self.state and not self.action:
             raise SpecError(f"end effector {self.name!r} has no components; expected names of state or action components")
 
@@ -157,16 +152,19 @@ class RobotSpec:
     frames: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rate_hz <= 0:
-            raise SpecError(f"robot {self.name!r} has rate {self.rate_hz} Hz; expected more than 0")
+        check_texts("the name of the robot", self.name)
+        check_rate(self.name, self.rate_hz)
+        for frame in self.frames:
+            check_name("frame", frame)
         for label, items in (
             ("camera", self.cameras), ("state", self.state), ("action", self.action), ("end effector", self.groups),
         ):  # fmt: skip
             names = [item.name for item in items]
             if len(set(names)) != len(names):
                 raise SpecError(f"robot {self.name!r} has a {label} name twice: {', '.join(names)}")
-        _check_members(self.name, "state", self.state, [(group.name, group.state) for group in self.groups])
-        _check_members(self.name, "action", self.action, [(group.name, group.action) for group in self.groups])
+        for label, parts in (("state", self.state), ("action", self.action)):
+            members = [(group.name, group.state if label == "state" else group.action) for group in self.groups]
+            check_members(self.name, label, [part.name for part in parts], members)
         known = self.frame_names
         for camera in self.cameras:
             if camera.frame not in known:
@@ -271,7 +269,9 @@ class RobotSpec:
                 groups=tuple(EndEffector(**_tuples(group)) for group in record.get("groups", ())),
                 frames=tuple(record.get("frames", ())),
             )
-        except (KeyError, TypeError) as error:
+        except SpecError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SpecError(f"not a robot spec: {error}; expected the fields of RobotSpec.to_json()") from error
 
 
@@ -307,7 +307,7 @@ class Observation:
                 )
             image = self.images[camera.name]
             if camera.kind == "depth":
-                _check_depth(image, camera)
+                check_depth(image, camera.name, camera.height, camera.width)
             elif image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
                 raise SpecError(
                     f"camera {camera.name!r} gave {image.dtype} {image.shape}; "
@@ -367,34 +367,6 @@ def check_memory(memory: Memory | None) -> None:
             raise SpecError(f"memory {name!r} is {shown}; expected an array of plain numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SpecError(f"memory {name!r} is not finite")
-
-
-def _check_depth(image: npt.NDArray[Any], camera: Camera) -> None:
-    if image.dtype != np.float32 or image.shape != (camera.height, camera.width):
-        raise SpecError(
-            f"depth camera {camera.name!r} gave {image.dtype} {image.shape}; "
-            f"expected float32 ({camera.height}, {camera.width}) in meters"
-        )
-    if not (np.isfinite(image).all() and (image >= 0).all()):
-        raise SpecError(f"depth camera {camera.name!r} gave values that are negative or not finite; expected 0 where unknown")
-
-
-def _check_members(
-    robot: str, label: str, components: Sequence[Component], groups: Sequence[tuple[str, tuple[str, ...]]]
-) -> None:
-    """Raise `SpecError` unless every member of a group is a component, and of one group only."""
-    names = [component.name for component in components]
-    owner: dict[str, str] = {}
-    for group, members in groups:
-        for name in members:
-            if name not in names:
-                raise SpecError(
-                    f"end effector {group!r} of robot {robot!r} has the {label} component {name!r}; "
-                    f"the robot's are {', '.join(names) or 'none'}"
-                )
-            if name in owner:
-                raise SpecError(f"{label} component {name!r} of robot {robot!r} is in two groups: {owner[name]} and {group}")
-            owner[name] = group
 
 
 def _of_kind(components: Sequence[Component], kind: str) -> list[Component]:

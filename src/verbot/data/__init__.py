@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verbot.data.editing import EditPlan, EditResult, edit
+    from verbot.data.editing.edit import EditResult, edit
+    from verbot.data.editing.plan import EditPlan
     from verbot.data.importers.convert import ImportConfig, ImportResult, import_dataset
     from verbot.data.importers.export_hdf5 import export_hdf5
     from verbot.data.samples.loader import Loader

@@ -31,6 +31,7 @@ from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.storage import MANIFEST, policy_folder, read, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
+from verbot.spec_checks import with_clean_names
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
 
@@ -229,7 +230,7 @@ class VLAPolicy:
         files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
         try:
             record = json.loads(files[CONFIG])
-            spec = RobotSpec.from_json(record["spec"])
+            spec = RobotSpec.from_json(with_clean_names(record["spec"]))
             config, blind = NetworkConfig.from_json(_network_record(record)), record["blind"]
             preprocessing = Preprocessing(**record["preprocessing"])
             statistics = Statistics.from_json(json.loads(files[STATISTICS]))

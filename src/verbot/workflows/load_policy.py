@@ -16,6 +16,7 @@ from verbot.policy.identity import policy_identity
 from verbot.policy.storage import policy_folder
 from verbot.rollout.baselines import PolicySource
 from verbot.spec import RobotSpec
+from verbot.spec_checks import with_clean_names
 
 
 def open_policy(name: str, device: str = "cpu") -> Policy:
@@ -72,7 +73,7 @@ def policy_spec(name: str) -> RobotSpec | None:
     folder = policy_folder(name)
     policy_identity(folder)
     try:
-        return RobotSpec.from_json(json.loads((folder / "policy.json").read_bytes())["spec"])
+        return RobotSpec.from_json(with_clean_names(json.loads((folder / "policy.json").read_bytes())["spec"]))
     except (OSError, ValueError, KeyError, VerbotError):
         return None  # loading it says what is wrong
 

@@ -130,7 +130,7 @@ def other_size(group, source):
         (lambda g, s: g[0].update(action=[1.0, 2.0, float("nan")]), "actions are not finite at frame 0"),
         (lambda g, s: g[0].update(image_path="../../x.png"), "is not a path within the manifest's folder"),
         (lambda g, s: g[0].update(image_path="none.png"), "none.png: cannot be read (No such file or directory)"),
-        (lambda g, s: g[0].update(image_path="none.mp4"), "none.mp4: is not a whole video"),
+        (lambda g, s: g[0].update(image_path="none.mp4"), "none.mp4: cannot be read"),
         (lambda g, s: g[0].update(image_path=["a.png", "b.png"]), "a.png: cannot be read"),
         (lambda g, s: g[0].update(image_path=3), "entry 0: image_path is int; expected a path, a list or an object"),
         (lambda g, s: g[0].update(image_path={"left": "a.png"}), "entry 1 has cameras image; the first has left"),

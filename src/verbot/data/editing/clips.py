@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from verbot.data.storage import layout
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.dataset_statistics import image_statistics, sampled_rows
 from verbot.data.storage.encoded_video import EncodedVideo, stream_like
 from verbot.data.storage.files import read_bytes, read_parquet
+from verbot.data.storage.info import placed
 from verbot.data.storage.journal import JournalEntry
 from verbot.data.storage.png import EncodedImages
 from verbot.data.storage.reader import Dataset, Episode
@@ -108,7 +109,7 @@ class StoredImages:
         """The image statistics of each episode in a file of ``meta/episodes``."""
         prefix = f"stats/{self._dataset._camera_keys[camera]}/"
         table = read_parquet(
-            self._dataset.root / name,
+            placed(self._dataset.root, name),
             self._dataset._checksums.get(name),
             lambda column: column == "episode_index" or column.startswith(prefix),
         )
@@ -125,7 +126,7 @@ def cut_video(video: bytes | Path, start_s: float, count: int, rate_hz: float) -
     ``1 / rate_hz`` apart. Raises `CorruptFileError` for a file that is no video.
     """
     try:
-        with cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video))) as container:
+        with open_video(video) as container:
             stream = container.streams.video[0]
             base = cast(Fraction, stream.time_base)
             container.seek(max(0, round((start_s + 0.25 / rate_hz) / base)), stream=stream)
@@ -169,5 +170,5 @@ def _muxed(source: Any, packets: list[av.Packet], rate_hz: float) -> bytes | Non
 
 
 def _first_frame(video: bytes) -> np.ndarray:
-    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+    with open_video(video) as container:
         return next(container.decode(container.streams.video[0])).to_ndarray(format="rgb24")

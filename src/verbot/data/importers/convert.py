@@ -24,6 +24,7 @@ from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import ConfigError, DataError
 from verbot.files import write_atomic
 from verbot.spec import RobotSpec
+from verbot.spec_checks import with_clean_names
 
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
 
@@ -173,7 +174,7 @@ def _same_request(root: Path, before: Mapping[str, Any], request: Mapping[str, A
     if differing:
         was, now = ({key: record.get(key) for key in differing} for record in (before["request"], request))
         raise DataError(f"{root} was imported with {was}; this call has {now}. Choose another folder, or use the same arguments")
-    return RobotSpec.from_json(before["found"])
+    return RobotSpec.from_json(with_clean_names(before["found"]))
 
 
 def _refuse_native(path: Path) -> None:

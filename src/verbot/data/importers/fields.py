@@ -16,6 +16,7 @@ import numpy as np
 from verbot.data.importers import FieldNote, listed, pick, unique
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, DataError
+from verbot.text import name_problem
 
 NAMES = ("state", "action", "instruction")
 CAMERAS = ("images", "depth")
@@ -114,7 +115,7 @@ class FieldOptions:
         if given is None or isinstance(given, dict):
             return given
         words = [(word.partition("=")[0].strip(), word.partition("=")[2].strip()) for word in given]
-        return {camera: name or camera for camera, name in words}
+        return {_camera_name(camera) if name else camera: name or camera for camera, name in words}
 
     def with_full_names(self, known: Iterable[str], stems: Sequence[str]) -> FieldOptions:
         """These options with short names completed: ``image`` becomes ``observation/image`` if only that exists."""
@@ -140,8 +141,15 @@ class FieldOptions:
         if isinstance(value, Mapping):
             if not all(isinstance(name, str) and name for name in value.values()):
                 raise ConfigError(f"{label} is {dict(value)!r}; expected the field of each camera, as {label}.front=FIELD")
-            return {str(camera): name for camera, name in value.items()}
+            return {_camera_name(str(camera)): name for camera, name in value.items()}
         return () if value is False else _listed(label, value) or None
+
+
+def _camera_name(name: str) -> str:
+    """The name that the user gives a camera. Raises `ConfigError` if it can be none."""
+    if problem := name_problem(name):
+        raise ConfigError(f"a camera is to be called {name!r:.200}; {problem}")
+    return name
 
 
 def _listed(label: str, value: Any) -> tuple[str, ...]:

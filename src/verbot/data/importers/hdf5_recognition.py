@@ -14,6 +14,7 @@ from verbot.data.importers import FieldNote, known_robots, natural, reading
 from verbot.data.importers.hdf5_file import Entry, attribute, record_of
 from verbot.data.importers.known_robots import KnownComponent, KnownRobot
 from verbot.spec import RobotSpec
+from verbot.spec_checks import with_clean_names
 
 RATES = ("fps", "rate_hz", "control_freq")  # attributes that state the recording rate
 ROBOSUITE = 1  # the type of an environment in env_args
@@ -110,7 +111,7 @@ def measured_rate(file: Any, fields: Mapping[str, Entry]) -> float | None:
 def _of_spec(attributes: Mapping[str, Any], place: object) -> Hdf5Recognition:
     record = record_of(attributes, "verbot_spec", place)
     with reading(f"{place}, verbot_spec", ValueError, TypeError, LookupError, AttributeError):
-        given = RobotSpec.from_json(record)
+        given = RobotSpec.from_json(with_clean_names(record))
     return Hdf5Recognition(known_robots.robot_of_spec(given), given.rate_hz, f"verbot_spec: {given.name}", False)
 
 

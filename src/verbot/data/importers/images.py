@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.decoding import picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
@@ -94,7 +95,7 @@ def read_video(path: Path) -> UInt8Array:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             frames: list[UInt8Array] = [
                 np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)
             ]

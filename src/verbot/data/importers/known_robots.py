@@ -18,6 +18,7 @@ import numpy as np
 
 from verbot.errors import DataError, UnknownNameError
 from verbot.spec import BASE, TOOL, Camera, Component, EndEffector, FloatArray, RobotSpec
+from verbot.text import clean_names, repaired_text
 
 XYZ, RPY = ("x", "y", "z"), ("roll", "pitch", "yaw")
 
@@ -94,7 +95,8 @@ def parts_of(meaning: Meaning, fields: Mapping[str, np.ndarray], axes: Mapping[s
     parts = [part for name, values in fields.items() for part in field_parts(meaning, name, values, axes.get(name, ()))]
     if len({part.name for part in parts}) != len(parts):
         raise DataError(f"two fields would have the same name: {', '.join(part.name for part in parts)}")
-    return parts
+    clean = clean_names(part.name for part in parts)
+    return [replace(part, name=clean[part.name]) for part in parts]
 
 
 def field_parts(meaning: Meaning, name: str, values: np.ndarray, axes: tuple[str, ...]) -> tuple[KnownComponent, ...]:
@@ -141,7 +143,8 @@ def components(parts: list[KnownComponent], low: np.ndarray, high: np.ndarray) -
         top = np.asarray(high[place] if part.high is None else part.high, float)
         bottom = np.asarray(low[place] if part.low is None else part.low, float)
         bottom = np.minimum(bottom, top - 1e-6 * np.maximum(1, np.abs(top)))  # a range is not a point
-        out.append(Component(part.name, part.kind, part.axes, part.unit, part.frame, tuple(bottom.tolist()), tuple(top.tolist())))
+        axes = tuple(map(repaired_text, part.axes))
+        out.append(Component(part.name, part.kind, axes, part.unit, part.frame, tuple(bottom.tolist()), tuple(top.tolist())))
     return tuple(out)
 
 

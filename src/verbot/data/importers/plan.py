@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, Source, UnknownFieldError, known_robots
+from verbot.data.importers.clean import with_clean_cameras
 from verbot.data.importers.table import RowLog, Skipped
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.segments import check_segments
@@ -17,6 +18,7 @@ from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, DataError
 from verbot.parallel.progress import Progress
 from verbot.spec import Camera, RobotSpec
+from verbot.text import clean_names
 
 ENOUGH = 3  # episodes without a field that must exist
 
@@ -114,7 +116,7 @@ class ImportPlan:
 
     def _surveyed(self, item: Item, ranges: _Ranges, cameras: tuple[Camera, ...] | None) -> tuple[Camera, ...]:
         """Add the numbers of an episode to `ranges`; the cameras are those of the first one."""
-        raw = item.read()
+        raw = with_clean_cameras(item.read())
         _check_lengths(raw)
         if cameras is None:
             self._define(raw)
@@ -183,7 +185,7 @@ class ImportPlan:
         return len(record.actions)
 
     def _record(self, item: Item, spec: RobotSpec) -> tuple[EpisodeRecord, list[FieldNote]]:
-        raw = item.read()
+        raw = with_clean_cameras(item.read())
         _check_lengths(raw)
         states, actions = self._vectors(raw)
         given, sentences = self.given, raw.instructions or ()
@@ -266,6 +268,7 @@ class ImportPlan:
     def _vector_notes(self, label: str, raw: RawEpisode) -> Iterator[tuple[str, str, str, str]]:
         robot, given = self.source.robot, self.given
         meaning = robot.state if label == "state" else robot.action
+        clean = clean_names(name.rpartition("/")[2] for name in _fields(raw, label) if name not in meaning)
         for name, values in _fields(raw, label).items():
             shown = raw.sources.get(name, name)
             if given.spec is not None:
@@ -275,7 +278,9 @@ class ImportPlan:
             texts = {part.name: known_robots.CONVERSION_TEXTS[part.of] for part in parts}
             conversion = "; ".join(f"{part}: {text}" for part, text in texts.items() if text)
             if name not in meaning:
-                yield shown, label, conversion, "of unknown meaning (kind other)"
+                short = name.rpartition("/")[2]
+                called = f", called {clean[short]}" if clean[short] != short else ""
+                yield shown, label, conversion, f"of unknown meaning (kind other){called}"
                 continue
             evidence = f"--robot {given.robot}" if given.robot else "as recognized" if self.recognition else ""
             yield shown, label, conversion, f"{', '.join(texts)} of {robot.name}" + (f", {evidence}" if evidence else "")

@@ -21,6 +21,7 @@ from verbot.data.editing.edit import edit
 from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
+from verbot.data.storage.info import placed
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
@@ -105,7 +106,7 @@ def _rewritten(dataset: Dataset, file: int, sentences: Mapping[int, tuple[str, .
 
     def table(template: str) -> tuple[str, pa.Table]:
         name = layout.place(template, file)
-        return name, read_parquet(dataset.root / name, dataset._checksums.get(name))
+        return name, read_parquet(placed(dataset.root, name), dataset._checksums.get(name))
 
     name, data = table(layout.DATA_PATH)
     episodes, task = (data.column(key).to_numpy() for key in ("episode_index", "task_index"))

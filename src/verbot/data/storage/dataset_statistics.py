@@ -15,6 +15,7 @@ from verbot.data.storage import episode_statistics, layout
 from verbot.data.storage.files import Checksum, read_parquet
 from verbot.data.storage.png import millimeters
 from verbot.data.storage.schema import IMAGE, VIDEO, FeatureEntry
+from verbot.files import below
 from verbot.statistics import QUANTILES, FeatureStatistics, quantile_name
 
 # Image statistics use this many evenly spaced frames of an episode, and every second row and column of each.
@@ -147,7 +148,7 @@ def _of_episodes(root: Path, files: Mapping[str, Checksum], prefix: str) -> Iter
 def _tables(root: Path, files: Mapping[str, Checksum], folder: str, columns: Callable[[str], bool]) -> Iterator[pa.Table]:
     """Of each file below `folder`, in order, the columns for whose name `columns` is true."""
     for name in sorted(name for name in files if name.startswith(folder)):
-        yield read_parquet(root / name, files[name], columns)
+        yield read_parquet(below(root, name), files[name], columns)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:

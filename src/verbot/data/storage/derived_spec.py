@@ -13,6 +13,7 @@ from verbot.data.storage.features import FeatureRoles, axis_labels, image_size
 from verbot.data.storage.ranges import range_of
 from verbot.errors import DataError
 from verbot.spec import Camera, Component, RobotSpec
+from verbot.text import clean_names, repaired_text
 
 Range = tuple[np.ndarray, np.ndarray]
 Stored = Callable[[str], Range | None]
@@ -51,7 +52,7 @@ def derived_spec(info: Mapping[str, Any], roles: FeatureRoles, root: Path, store
         return tuple(out)
 
     state, action = components(layout.STATE, roles.state), components(layout.ACTION, roles.action)
-    return RobotSpec(info.get("robot_type") or "unknown", float(info["fps"]), tuple(cameras), state, action)
+    return RobotSpec(repaired_text(info.get("robot_type") or "unknown"), float(info["fps"]), tuple(cameras), state, action)
 
 
 def check_spec(spec: RobotSpec, info: Mapping[str, Any], roles: FeatureRoles, root: Path) -> None:
@@ -65,8 +66,13 @@ def check_spec(spec: RobotSpec, info: Mapping[str, Any], roles: FeatureRoles, ro
 
 
 def _component_names(target: str, sources: Sequence[str]) -> list[str]:
-    """``state`` or ``action``; of joined features their last words."""
+    """``state`` or ``action``; of joined features their last words, as clean names."""
     if len(sources) == 1:
         return [target.rpartition(".")[2]]
-    last = [source.rpartition(".")[2] for source in sources]
-    return last if len(set(last)) == len(last) else [source.replace(".", "_") for source in sources]
+    names = [source.rpartition(".")[2] for source in sources]
+    if len(set(names)) < len(names):
+        names = [source.replace(".", "_") for source in sources]
+    if len(set(names)) < len(names):
+        names = list(sources)
+    clean = clean_names(names)
+    return [clean[name] for name in names]

@@ -9,9 +9,10 @@ from fractions import Fraction
 from typing import cast
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from verbot.data.storage.containers import open_video
 from verbot.errors import DataError
 
 
@@ -29,7 +30,7 @@ class EncodedVideo:
 
     @staticmethod
     def of(video: bytes) -> EncodedVideo:
-        with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+        with open_video(video) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
             signature = f"{context.width}×{context.height} {stream.time_base} ".encode() + bytes(context.extradata or b"")
@@ -51,7 +52,7 @@ def join(clips: Sequence[EncodedVideo]) -> bytes:
         )
     payload = [packet for clip in clips for packet in clip.payload()]
     sink = io.BytesIO()
-    with av.open(io.BytesIO(clips[0].video)) as first, av.open(sink, "w", format="mp4") as container:
+    with open_video(clips[0].video) as first, av.open(sink, "w", format="mp4") as container:
         source = first.streams.video[0]
         base = cast(Fraction, source.time_base)
         step = round(1 / (cast(Fraction, source.average_rate) * base))  # ticks a frame

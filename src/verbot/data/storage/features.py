@@ -14,6 +14,7 @@ from typing import Any
 from verbot.data.storage import layout
 from verbot.data.storage.depth import DepthCode, depth_code
 from verbot.errors import ConfigError, DataError, UnknownNameError
+from verbot.text import clean_names, name_problem, repaired_text
 
 FeatureMap = Mapping[str, Sequence[str]]
 
@@ -39,6 +40,8 @@ def feature_map(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
         target, equals, sources = line.partition("=")
         features = tuple(source.strip() for source in sources.split(","))
         key = _target(target.strip())
+        if key is not None and key.startswith(layout.IMAGES) and (problem := name_problem(key.removeprefix(layout.IMAGES))):
+            raise ConfigError(f"--map {line!r}: the name of a camera: {problem}")
         if not equals or key is None or not all(features):
             raise ConfigError(
                 f"--map {line!r}: expected TARGET=FEATURE[,FEATURE…], where TARGET is observation.state, action or "
@@ -116,6 +119,7 @@ def image_size(key: str, feature: Mapping[str, Any], path: Path) -> tuple[int, i
     return height, width
 
 
+RENAMED = "a name is made of letters, digits, '_', '-' and '.'"
 CHANNEL = ("channel", "channels", "c")
 
 
@@ -131,7 +135,7 @@ def axis_labels(feature: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(names, list) and any(isinstance(name, list) for name in names):
         names = [name for row in names for name in (row if isinstance(row, list) else [row])]
     if isinstance(names, list) and len(names) == size and len(set(map(str, names))) == size and None not in names:
-        return tuple(map(str, names))
+        return tuple(repaired_text(str(name)) for name in names)
     if len(shape) == 2:
         return tuple(f"{i}.{j}" for i in range(shape[0]) for j in range(shape[1]))
     return tuple(map(str, range(size)))
@@ -151,6 +155,8 @@ def _check_chosen(named: Mapping[str, tuple[str, ...]], features: Mapping[str, A
         if _target(target) != target:
             expected = f"{layout.STATE!r}, {layout.ACTION!r} or '{layout.IMAGES}NAME'"
             raise ConfigError(f"{path}: features say what {target!r} is; expected {expected}")
+        if target.startswith(layout.IMAGES) and (problem := name_problem(target.removeprefix(layout.IMAGES))):
+            raise ConfigError(f"{path}: features say what {target!r} is; the name of a camera: {problem}")
         for source in sources:
             if source not in features:
                 raise UnknownNameError(f"feature of {path}", source, features)
@@ -168,8 +174,11 @@ def _cameras(
         sources[0]: target.removeprefix(layout.IMAGES) for target, sources in named.items() if target.startswith(layout.IMAGES)
     }
     pictures = [key for key, feature in features.items() if feature["dtype"] in PICTURES]
-    names = camera_names([key for key in pictures if key not in own], taken=own.values()) | own
-    color, deep, codes, left_out = {}, {}, {}, {}
+    called = camera_names([key for key in pictures if key not in own], taken=own.values()) | own
+    clean = clean_names(called.values())
+    names = {key: clean[name] for key, name in called.items()}
+    left_out = {key: f"is the camera {names[key]!r}: {RENAMED}" for key, name in called.items() if names[key] != name}
+    color, deep, codes = {}, {}, {}
     for key in pictures:
         code = depth_code(features[key])
         if code is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import string
@@ -12,12 +13,13 @@ from typing import Any
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
 from verbot.errors import CorruptFileError, DataError, SpecError
+from verbot.files import below
 from verbot.folders import recover
 from verbot.spec import RobotSpec
+from verbot.spec_checks import LONGEST_SIDE, with_clean_names
 
 READ_VERSIONS = (layout.VERSION, "v2.1", "v2.0")
 MOST = 10**12  # episodes or frames; more is a damaged number
-LONGEST_SIDE = 2**15  # pixels
 LARGEST_FEATURE = 10**7  # numbers of one frame
 
 _REQUIRED = ("data_path", "features", "fps", "total_episodes", "total_frames")
@@ -32,7 +34,7 @@ def read_info(root: Path) -> dict[str, Any]:
     path = root / layout.INFO
     if not path.is_file() and not (recover(root) and path.is_file()):
         raise DataError(f"{root} holds no dataset: there is no {layout.INFO}")
-    info = read_json(path)
+    info = read_json(below(root, layout.INFO))
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version not in READ_VERSIONS:
         raise DataError(f"{root} is a dataset of version {version!r}; verbot reads {', '.join(READ_VERSIONS)}")
@@ -64,7 +66,7 @@ def recorded_spec(info: Mapping[str, Any], root: Path) -> RobotSpec:
         for key in ("cameras", "state", "action", "groups"):
             if not isinstance(record.get(key, []), list) or not all(isinstance(each, dict) for each in record.get(key, [])):
                 raise SpecError(f"its {key} are no list of records")
-        spec = RobotSpec.from_json(record)
+        spec = RobotSpec.from_json(with_clean_names(record))
         numbers = [spec.rate_hz, *(x for c in (*spec.state, *spec.action) for x in (*c.low, *c.high))]
         texts = [spec.name, *(x for c in (*spec.state, *spec.action) for x in (c.name, c.unit, c.frame, *c.axes))]
         sides = [side for c in spec.cameras for side in (c.height, c.width)]
@@ -81,9 +83,21 @@ def place_of(root: Path, template: object, keys: Mapping[str, Any]) -> Path:
     if not isinstance(template, str):
         raise CorruptFileError(root / layout.INFO, f"names no file: its template is {template!r}")
     try:
-        return root / template.format(**keys)
+        name = template.format(**keys)
     except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
         raise CorruptFileError(root / layout.INFO, f"has the template {template!r}, which cannot be filled ({error})") from error
+    try:
+        return placed(root, name)
+    except DataError as error:
+        raise CorruptFileError(
+            root / layout.INFO, f"has the template {template!r}, which leads out of the dataset: {error}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def placed(root: Path, name: str) -> Path:
+    """As `verbot.files.below`, for a file of the dataset at `root`; its links are resolved once."""
+    return below(root, name, layout.INFO)
 
 
 def is_number(value: object) -> bool:
@@ -143,7 +157,8 @@ def _feature_problems(features: Mapping[str, Any], video_path: object) -> Iterat
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
             yield f"features[{key!r}] has no dtype"
             continue
-        if "/" in key or "\0" in key or not key:
+        parts = key.split("/") if feature["dtype"] in ("video", "image") else [key]  # pictures may lie in folders of their own
+        if "\0" in key or any(part in ("", ".", "..") or "/" in part for part in parts):
             yield f"features[{key!r}] has a name that no file can have"
         shape, dtype = feature.get("shape"), feature["dtype"]
         if dtype == "language":

@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from verbot.data.storage import layout
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.depth import picture_info
 from verbot.data.storage.features import image_size
 from verbot.data.storage.files import column_names, read_json
@@ -21,6 +22,7 @@ from verbot.data.storage.info import is_number
 from verbot.data.storage.reader import Dataset
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.data.storage.stored_sentences import recorded_segments, recorded_tasks
+from verbot.errors import CorruptFileError
 from verbot.statistics import Statistics
 
 RATE_TOLERANCE = 0.01  # relative
@@ -161,10 +163,10 @@ def _video(stored: StoredFrames, path: Path, key: str, out: Disagreements) -> No
     """Its size by the file's header; its frames are not decoded."""
     feature = stored.info["features"][key]
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = container.streams.video[0]
             size = stream.codec_context.height, stream.codec_context.width
-    except (av.FFmpegError, OSError, IndexError, ValueError):
+    except (av.FFmpegError, OSError, IndexError, ValueError, CorruptFileError):
         return  # reported where it is read
     said = image_size(key, feature, stored.root)
     if size != said:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import av
 import numpy as np
 
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.video import EpisodeVideo
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import Float64Array, Int64Array
@@ -53,7 +54,7 @@ def packet_times(path: Path) -> PacketTimes:
 @functools.lru_cache(maxsize=256)
 def _packet_times(path: Path, size: int, changed_ns: int) -> PacketTimes:
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = container.streams.video[0]
             base = float(cast(Fraction, stream.time_base))
             packets = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]

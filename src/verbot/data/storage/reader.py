@@ -17,7 +17,7 @@ from verbot.data.storage.derived_spec import check_spec, derived_spec
 from verbot.data.storage.episode_statistics import episode_statistics, statistics_of
 from verbot.data.storage.features import FeatureMap, FeatureRoles
 from verbot.data.storage.files import read_json
-from verbot.data.storage.info import checksums, read_info, recorded_spec
+from verbot.data.storage.info import checksums, placed, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.origin import LOST, adopted_extras, lost_by_editing, matching_episodes, spec_of_origin
 from verbot.data.storage.pictures import PictureReader
@@ -160,7 +160,7 @@ class Dataset:
 
     def _stored_statistics(self) -> Statistics | None:
         frames = sum(entry.length for entry in self._journaled) + int(self.info["total_frames"])
-        path = self.root / layout.STATS
+        path = placed(self.root, layout.STATS)
         if "verbot" not in self.info or not path.is_file():
             return None  # LeRobot's quantiles are averages over episodes, not quantiles
         record = read_json(path, self.info["verbot"]["derived"].get(layout.STATS))

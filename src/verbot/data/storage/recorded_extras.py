@@ -11,9 +11,11 @@ import numpy as np
 
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.files import row_groups
+from verbot.data.storage.info import placed
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.errors import CorruptFileError
 from verbot.spec import Int64Array
+from verbot.text import clean_names, repaired_record
 
 FOLDER = "meta/verbot"
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
@@ -40,11 +42,16 @@ class RecordedExtras:
             raise CorruptFileError(self._path, f"holds {key} that are not JSON ({error})") from error
         if not isinstance(table, dict):
             raise CorruptFileError(self._path, f"holds {key} that are no table")
+        table = repaired_record(table)
+        if key == "calibration":  # of cameras, which older versions called anything
+            return {clean: table[name] for name, clean in clean_names(table).items()}
         return table
 
     @functools.cached_property
     def _rows(self) -> Rows:
-        paths = sorted(self._stored.root / name for name in self._stored.info["verbot"]["files"] if name.startswith(f"{FOLDER}/"))
+        paths = sorted(
+            placed(self._stored.root, name) for name in self._stored.info["verbot"]["files"] if name.startswith(f"{FOLDER}/")
+        )
         return Rows([TablePart(sum(row_groups(path)), functools.partial(self._stored.read, path)) for path in paths])
 
     @functools.cached_property

@@ -13,9 +13,10 @@ from verbot.data.storage.arrow_rows import Chosen
 from verbot.data.storage.columns import FrameColumns, float32, numbers_of, values_of
 from verbot.data.storage.features import FeatureRoles
 from verbot.data.storage.files import read_bytes, read_parquet, read_rows
-from verbot.data.storage.info import checksums, is_ours, place_of
+from verbot.data.storage.info import checksums, is_ours, place_of, placed
 from verbot.data.storage.versions import EpisodeMetadata, template_keys
-from verbot.errors import CorruptFileError
+from verbot.errors import CorruptFileError, DataError
+from verbot.files import below
 from verbot.spec import FloatArray
 
 Row = Mapping[str, Any]
@@ -39,7 +40,8 @@ class StoredFrames:
 
     def read(self, path: Path, wanted: Chosen = lambda name: True) -> pa.Table:
         """Columns of a parquet file, which must have its checksum, if there is one."""
-        return read_parquet(path, self.checksums.get(path.relative_to(self.root).as_posix()), wanted)
+        name = path.relative_to(self.root).as_posix()
+        return read_parquet(placed(self.root, name), self.checksums.get(name), wanted)
 
     def data_path(self, row: Row) -> Path:
         return place_of(self.root, self.info["data_path"], template_keys(row, "data"))
@@ -152,9 +154,10 @@ class StoredFrames:
         return table
 
     def _picture_path(self, path: Path, name: str) -> Path:
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise CorruptFileError(path, f"names the picture {name!r}, which is not below the dataset")
-        return self.root / name
+        try:
+            return below(self.root, name, "a picture's cell")
+        except DataError as error:
+            raise CorruptFileError(path, f"names the picture {name!r:.200}, which is not below the dataset") from error
 
     def _place(self, row: Row) -> tuple[Path, dict[str, np.ndarray], slice]:
         """The file of an episode, its columns, and which of their rows are the episode's.

@@ -22,6 +22,7 @@ from verbot.data.storage.columns import ReadTable
 from verbot.data.storage.files import read_bytes, read_json, read_rows, row_groups
 from verbot.data.storage.info import is_count, is_number, is_ours
 from verbot.errors import CorruptFileError
+from verbot.files import below
 from verbot.spec import Int64Array
 
 EPISODES, EPISODE_LINES, TASK_LINES, STAT_LINES = (
@@ -48,8 +49,8 @@ class EpisodeMetadata:
         self._root, self._info, self._checksums, self._videos, self._read = root, info, checksums, tuple(videos), read
         self._ours = is_ours(info)
         self._old = info["codebase_version"] != layout.VERSION
-        self.path = root / (EPISODE_LINES if self._old else EPISODES)  # for messages
-        self.tasks_path = root / (TASK_LINES if self._old else layout.TASKS)
+        self.path = below(root, EPISODE_LINES if self._old else EPISODES)  # for messages
+        self.tasks_path = below(root, TASK_LINES if self._old else layout.TASKS)
 
     @functools.cached_property
     def rows(self) -> Rows:
@@ -148,10 +149,10 @@ class EpisodeMetadata:
 
     def data_range(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         """The least and the largest value of a feature by the stored statistics; None if they do not hold them."""
-        path = self._root / layout.STATS
+        path = below(self._root, layout.STATS)
         if path.is_file():
             return _bounds([read_json(path)], key)
-        lines = self._root / STAT_LINES
+        lines = below(self._root, STAT_LINES)
         return _bounds([record.get("stats") for record in _lines(lines)], key) if self._old and lines.is_file() else None
 
     @functools.cached_property
@@ -175,7 +176,8 @@ class EpisodeMetadata:
     def _parquet_parts(self) -> list[TablePart]:
         listed = [self._root / name for name in self._checksums if name.startswith(EPISODES + "/")]
         paths = sorted(listed if self._ours else self._root.glob(f"{EPISODES}/*/*.parquet"))
-        return [part for path in paths for part in self._parts(path)]
+        placed = [below(self._root, path.relative_to(self._root).as_posix()) for path in paths]
+        return [part for path in placed for part in self._parts(path)]
 
     def _parts(self, path: Path) -> list[TablePart]:
         """A file in parts of whole row groups, so that a row can be read without the rest of a large file."""

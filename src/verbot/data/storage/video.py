@@ -20,9 +20,9 @@ import av
 import av.filter
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from verbot.data.storage.containers import open_video
 from verbot.data.storage.depth import DepthCode
 from verbot.data.storage.layout import INFO
 from verbot.errors import CorruptFileError
@@ -57,7 +57,7 @@ def encode_video(frames: UInt8Array, rate_hz: float) -> bytes:
 
 def encoding_of(video: bytes) -> dict[str, str]:
     """Codec and pixel format of an mp4 file, as the feature table of ``info.json`` states them."""
-    with cast(InputContainer, av.open(io.BytesIO(video))) as container:
+    with open_video(video) as container:
         context = container.streams.video[0].codec_context
         return {"video.codec": context.codec.canonical_name, "video.pix_fmt": str(context.pix_fmt)}
 
@@ -162,7 +162,7 @@ class Decoder:
         self._reformatter = VideoReformatter()  # reused on one thread: five times as fast as frame.to_ndarray("rgb24")
         self._cropper: tuple[FitImage, av.filter.Graph] | None = None
         try:
-            self._container = cast(InputContainer, av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)))
+            self._container = open_video(video)
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, IndexError) as error:
             raise CorruptFileError(name, f"is not a video ({error})") from error

@@ -23,9 +23,9 @@ from verbot.data.storage import layout
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import parquet_bytes, read_parquet
+from verbot.data.storage.info import read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import EncodedImages, encode_pictures
-from verbot.data.storage.reader import read_info
 from verbot.data.storage.record import EpisodeRecord
 from verbot.data.storage.schema import IMAGE, FeatureEntry, check_column, feature_of, further_features, new_info, storage_of
 from verbot.data.storage.segments import SEGMENTS, segments_to_json
@@ -242,10 +242,13 @@ class DatasetWriter:
         record = info.get("verbot")
         if record is None or record["episodes"] != info["total_episodes"]:
             raise DataError(f"{self.root} was written or changed by other software; copy its episodes to a new dataset instead")
-        if RobotSpec.from_json(record["spec"]) != self.spec:
+        if recorded_spec(info, self.root) != self.spec:
             raise DataError(
                 f"{self.root} has another robot spec ({record['spec']['name']!r}); episodes of {self.spec.name!r} do not fit"
             )
+        for camera in self.spec.camera_names:
+            if layout.IMAGES + camera not in info["features"]:
+                raise DataError(f"{self.root} calls its camera {camera!r} otherwise; copy its episodes to a new dataset instead")
         for camera, stored in self._images.items():
             if stored != info["features"][layout.IMAGES + camera]["dtype"]:
                 raise DataError(f"{self.root} does not store the images of camera {camera!r} as {stored!r}; leave the option out")
