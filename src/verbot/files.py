@@ -9,10 +9,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from verbot.errors import DataError, UnwritableError
+from verbot.errors import CorruptFileError, DataError, UnwritableError
 
 
 def write_atomic(path: Path, content: bytes) -> str:
@@ -84,4 +85,21 @@ def below(root: Path, relative: str, source: object = None) -> Path:
     path = root / relative
     if not path.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{root}: {named} the file {relative!r}, which a link leads out of this folder; copy the file into it")
+    return path
+
+
+def regular_file(path: Path) -> Path:
+    """`path`, if it is a file or a link to one. Opening a pipe, a socket or a device could wait for ever.
+
+    Raises `DataError` for anything else, and if there is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a zero byte
+        raise CorruptFileError(path, f"cannot be read ({error})") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise CorruptFileError(path, f"is {kinds.get(stat.S_IFMT(mode), 'a device')}; expected a file")
     return path
