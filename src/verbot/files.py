@@ -301,6 +301,8 @@ def _leave_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_locks)
+
+
 def _reach(root: Path) -> list[Path]:
     """The folders in which links of `root` may end."""
     whole = root.resolve()

@@ -127,9 +127,10 @@ def test_a_given_spec_defines_the_robot_and_selects_cameras(tmp_path, folder, tr
         import_dataset(tmp_path / "unlabeled.safetensors", tmp_path / "unlabeled", ImportConfig(spec=spec))
     assert not (tmp_path / "unlabeled").exists()
     wrong = RobotSpec("mine", 25.0, (Camera("top", 8, 8),), (), (move,))
-    result = import_dataset(folder, tmp_path / "wrong", ImportConfig(spec=wrong))
-    assert result.episodes == 0 and len(result.skipped) == 7
-    assert result.skipped[0].problem == "states have shape (5, 4); robot 'mine' expects (5, 0)"
+    text = r"0.safetensors, episode 0: states have shape \(5, 4\); robot 'mine' expects \(5, 0\) \(and 6 more\)"
+    with pytest.raises(DataError, match=f"no episode of raw can be imported: {text}"):
+        import_dataset(folder, tmp_path / "wrong", ImportConfig(spec=wrong))
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_formats_are_recognized(tmp_path, folder):

@@ -130,13 +130,13 @@ def other_size(group, source):
         (lambda g, s: g[0].update(action=[1.0, 2.0, float("nan")]), "actions are not finite at frame 0"),
         (lambda g, s: g[0].update(image_path="../../x.png"), "is not a path within the manifest's folder"),
         (lambda g, s: g[0].update(image_path="none.png"), "none.png: cannot be read (No such file or directory)"),
-        (lambda g, s: g[0].update(image_path="none.mp4"), "none.mp4: cannot be read"),
-        (lambda g, s: g[0].update(image_path=["a.png", "b.png"]), "a.png: cannot be read"),
+        (lambda g, s: g[0].update(image_path="none.mp4"), "none.mp4: cannot be read (No such file or directory)"),
+        (lambda g, s: g[0].update(image_path=["a.png", "b.png"]), "a.png: is a folder; expected a plain file"),
         (lambda g, s: g[0].update(image_path=3), "entry 0: image_path is int; expected a path, a list or an object"),
         (lambda g, s: g[0].update(image_path={"left": "a.png"}), "entry 1 has cameras image; the first has left"),
         (lambda g, s: g[0].update(robot_state=[[1.0] * 4] * 2), "entry 0: robot_state has shape (2, 4) for 1 actions"),
         (cut_picture, "is not a whole picture"),
-        (other_size, "frame 0 is 24×32 and frame 1 is 8×8; a camera has one size"),
+        (other_size, "is a picture of 8×8 pixels; those of its camera have 24×32"),
     ],
 )
 def test_a_broken_episode_is_named_and_the_rest_imported(tmp_path, truth, same, change, message):

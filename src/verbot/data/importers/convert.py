@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data.importers import open_source, reading, recognize
+from verbot.data.importers.limits import EPISODE_BYTES
 from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
 from verbot.data.storage import layout
@@ -22,10 +25,12 @@ from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import ConfigError, DataError
-from verbot.files import write_atomic
+from verbot.files import regular_file, write_atomic
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
 
+LOCK = ".lock"  # of the dataset's writer
+GIB = 1 << 30
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
 
 
@@ -75,8 +80,10 @@ class ImportConfig:
         instruction: instruction of episodes without one.
         options: options of the format; those of `verbot.data.importers.fields.FieldOptions` name fields.
         images: how color images are stored, as in `verbot.data.DatasetWriter`.
+        strict: raise for the first episode that cannot be imported, instead of leaving it out. What was saved stays.
+        max_episode_gb: gibibytes of decoded values that one episode may hold.
 
-    Raises `ConfigError` for a limit or a rate that is not above 0, and for a rate that is not that of `spec`.
+    Raises `ConfigError` for a limit, a rate or a size that is not above 0, and for a rate that is not that of `spec`.
     """
 
     format: str | None = None
@@ -87,10 +94,12 @@ class ImportConfig:
     instruction: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     images: str | None = None
+    strict: bool = False
+    max_episode_gb: float = EPISODE_BYTES / GIB
 
     def __post_init__(self) -> None:
-        for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz)):
-            if value is not None and value <= 0:
+        for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz), ("max_episode_gb", self.max_episode_gb)):
+            if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{label} is {value}; expected more than 0")
         if None not in (self.rate_hz, self.spec) and self.spec is not None and self.rate_hz != self.spec.rate_hz:
             raise ConfigError(f"rate_hz is {self.rate_hz:g}, and the spec given has {self.spec.rate_hz:g} Hz; give one of them")
@@ -101,8 +110,10 @@ def import_dataset(
 ) -> ImportResult:
     """Import the dataset at `source` to a new native one at `target`. After an interruption the same call continues.
 
-    Raises `DataError` if nothing can be imported, `target` holds something else, or another process imports to it; `ConfigError`
-    for a missing or wrong option.
+    Episodes that are broken or do not fit are left out and named in the result, in the table and in ``meta/import.json``.
+
+    Raises `DataError` if no episode can be imported, of which nothing is left at `target`, if `target` holds something else, or
+    if another process imports to it; `ConfigError` for a missing or wrong option.
     """
     with exclusively(Path(target), "importing to"):
         return _imported(source, target, config, progress)
@@ -110,13 +121,16 @@ def import_dataset(
 
 def _imported(source: str | Path, target: str | Path, config: ImportConfig | None, progress: bool) -> ImportResult:
     path, root, config, started = Path(source), Path(target), config or ImportConfig(), time.monotonic()
+    if path.exists() and not path.is_dir():
+        regular_file(path)
     _refuse_native(path)
     name = config.format or recognize(path)
     rate_hz = config.rate_hz if config.spec is None else config.spec.rate_hz
     opened = open_source(name, path, config.robot, config.options, rate_hz)
     given = PlanOptions(
-        name, path.resolve().name, config.rate_hz, config.robot, config.spec, config.instruction, config.limit, progress
-    )
+        name, path.resolve().name, config.rate_hz, config.robot, config.spec, config.instruction, config.limit,
+        config.strict, int(config.max_episode_gb * GIB), progress,
+    )  # fmt: skip
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}
     request |= {"instruction": config.instruction, "options": dict(config.options), "images": config.images}
     request |= {"spec": None if config.spec is None else config.spec.to_json()}
@@ -126,16 +140,46 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     plan.prepare()
     if before is None:
         write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode())
-    log = RowLog(root / LOG)
-    with DatasetWriter(root, found, images=config.images) as writer:
-        already, skipped = plan.fill(writer, log)
-        writer.merge()
-        counts, table = _counted(root, found, plan, log, skipped)
-        table = replace(table, options=dict(config.options))
-        writer.attach(TABLE, table.to_bytes())
+    try:
+        counts, table, already = _filled(root, found, plan, config)
+    except _NothingSavedError:
+        if before is None:
+            _remove_started(root)
+        raise
     problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind != "range")  # those are in the table
     seconds = time.monotonic() - started
-    return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], tuple(skipped), problems, seconds, table)
+    return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], table.skipped, problems, seconds, table)
+
+
+class _NothingSavedError(DataError):
+    """The dataset would have no episode."""
+
+
+def _filled(root: Path, spec: RobotSpec, plan: ImportPlan, config: ImportConfig) -> tuple[tuple[int, int, int], ImportTable, int]:
+    """Save the episodes. Returns the numbers of `_counted`, the table, and the number of episodes that were there before."""
+    log = RowLog(root / LOG)
+    with DatasetWriter(root, spec, images=config.images) as writer:
+        try:
+            already, skipped = plan.fill(writer, log)
+        except DataError as error:
+            raise error if len(writer) else _NothingSavedError(str(error)) from error
+        if not len(writer):
+            raise _NothingSavedError(plan.nothing([str(one) for one in skipped]))
+        writer.merge()
+        counts, table = _counted(root, spec, plan, log, skipped)
+        table = replace(table, options=dict(config.options))
+        writer.attach(TABLE, table.to_bytes())
+    return counts, table, already
+
+
+def _remove_started(root: Path) -> None:
+    """Remove what an import that saved nothing has written, and the folders that are then empty."""
+    for name in (REQUEST, LOG, LOCK, layout.INFO):
+        (root / name).unlink(missing_ok=True)
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())]
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _counted(

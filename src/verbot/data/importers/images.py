@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from verbot.data.importers.limits import PIXELS, check_picture, take
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.decoding import picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -21,11 +25,12 @@ SAMPLED = 1 << 20  # at most about so many floats are compared with the levels o
 
 
 def decode_image(content: bytes, name: object) -> UInt8Array:
-    """Decode a JPEG, PNG, … to uint8 (h, w, 3). Raises `CorruptFileError` unless it is a complete image of 8 bits."""
-    from PIL import Image
+    """Decode a JPEG, PNG, … to uint8 (h, w, 3). Raises `CorruptFileError` unless it is a complete image of 8 bits.
 
+    Its size is compared with the limits before it is decoded.
+    """
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with opened_picture(content, name) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise CorruptFileError(name, f"is a picture of mode {picture.mode}, such as depth; expected 8 bits a channel")
             return np.asarray(picture.convert("RGB"))
@@ -35,24 +40,13 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
 
 def decode_depth(contents: Iterable[bytes], name: object, scale: float) -> FloatArray:
     """Decode depth pictures of one channel (16-bit PNG, TIFF, …) to (t, h, w) in meters; `scale` as for `depth_of`."""
-    frames: list[np.ndarray] = []
-    for number, content in enumerate(contents):
-        frames.append(decode_plane(content, f"{name}, frame {number}"))
-        if frames[-1].shape != frames[0].shape:
-            raise DataError(
-                f"{name}: frame 0 is {frames[0].shape} and frame {number} is {frames[-1].shape}; a camera has one size"
-            )
-    if not frames:
-        raise DataError(f"{name} has no frames")
-    return depth_of(np.stack(frames), name, scale)
+    return depth_of(stack((decode_plane(content, f"{name}, frame {i}") for i, content in enumerate(contents)), name), name, scale)
 
 
 def decode_plane(content: bytes, name: object) -> np.ndarray:
     """Decode a picture to its stored numbers, such as uint16 (h, w). Raises `CorruptFileError` unless it is complete."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with opened_picture(content, name) as picture:
             return np.asarray(picture)
     except picture_errors() as error:
         raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error
@@ -76,30 +70,52 @@ def depth_of(values: np.ndarray, name: object, scale: float) -> FloatArray:
 
 def decode_all(contents: Iterable[bytes], name: object) -> UInt8Array:
     """Decode images of one size to (t, h, w, 3). Raises `DataError` naming the first whose size differs."""
-    return stack([decode_image(content, f"{name}, frame {number}") for number, content in enumerate(contents)], name)
+    return stack((decode_image(content, f"{name}, frame {number}") for number, content in enumerate(contents)), name)
 
 
-def stack(frames: list[UInt8Array], name: object) -> UInt8Array:
-    """Stack images (h, w, 3) to (t, h, w, 3). Raises `DataError` if their sizes differ."""
-    if not frames:
+def stack(frames: Iterable[np.ndarray], name: object) -> np.ndarray:
+    """Stack images (h, w, …) to (t, h, w, …); only one of `frames` is asked for at a time.
+
+    Raises `DataError` if their sizes differ, or if they are more than an episode may hold.
+    """
+    found: list[np.ndarray] = []
+    for number, frame in enumerate(frames):
+        if found and frame.shape != found[0].shape:
+            sizes = [f"{shape[0]}×{shape[1]}" for shape in (found[0].shape, frame.shape)]
+            raise DataError(f"{name}: frame 0 is {sizes[0]} and frame {number} is {sizes[1]}; a camera has one size")
+        take(frame.nbytes, name)
+        found.append(frame)
+    if not found:
         raise DataError(f"{name} has no frames")
-    odd = next((number for number, frame in enumerate(frames) if frame.shape != frames[0].shape), None)
-    if odd is not None:
-        sizes = [f"{frames[number].shape[0]}×{frames[number].shape[1]}" for number in (0, odd)]
-        raise DataError(f"{name}: frame 0 is {sizes[0]} and frame {odd} is {sizes[1]}; a camera has one size")
-    return np.stack(frames)
+    return np.stack(found)
 
 
-def read_video(path: Path) -> UInt8Array:
-    """Every frame of a video file, (t, h, w, 3)."""
+@contextlib.contextmanager
+def opened_picture(content: bytes, name: object) -> Iterator[Any]:
+    """An encoded picture, not decoded yet, whose size is within the limits; Pillow's errors are not caught.
+
+    Raises `DataError` for one that is too large or of another size than its camera.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # its size is checked here
+        with Image.open(io.BytesIO(content)) as picture:
+            check_picture(*picture.size, name)
+            yield picture
+
+
+def video_frames(path: Path) -> Iterator[UInt8Array]:
+    """The frames of a video file, (h, w, 3). Raises `CorruptFileError` if it cannot be decoded to its end."""
     import av
 
     try:
         with open_video(path) as container:
-            frames: list[UInt8Array] = [
-                np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)
-            ]
-            return stack(frames, path)
+            stream = container.streams.video[0]
+            check_picture(stream.codec_context.width, stream.codec_context.height, path)
+            stream.codec_context.options = {"max_pixels": str(PIXELS)}
+            for frame in container.decode(stream):
+                check_picture(frame.width, frame.height, path)  # the size may change within the stream
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise CorruptFileError(path, f"is not a whole video ({error})") from error
 

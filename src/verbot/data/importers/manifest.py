@@ -24,10 +24,11 @@ import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, known_robots, pick, reading, sources, unique
 from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, column_of, left_out
-from verbot.data.importers.images import decode_depth, decode_image, read_video, stack
+from verbot.data.importers.images import decode_image, decode_plane, depth_of, stack, video_frames
 from verbot.data.importers.json_entries import Place, entries, read_entry
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import CorruptFileError, DataError
+from verbot.files import regular_file
 from verbot.spec import FloatArray, UInt8Array
 
 IDS = ("episode_id", "episode", "episode_index")
@@ -233,23 +234,30 @@ class _Step:
             isinstance(path, str) and not path.lower().endswith(VIDEOS) for path in (*self.cameras.values(), *self.depth.values())
         )
 
-    def frames(self, camera: str) -> UInt8Array:
+    def frames(self, camera: str) -> Iterator[UInt8Array]:
+        """The frames (h, w, 3), one at a time; the same array for an image that stands for several."""
         paths = self.cameras[camera]
         if isinstance(paths, str) and paths.lower().endswith(VIDEOS):
-            frames = read_video(self._inside(paths))
+            count = 0
+            for count, frame in enumerate(video_frames(self._inside(paths)), 1):
+                yield frame
+            self._check(count, camera)
         elif isinstance(paths, str):
-            frames = np.repeat(decode_image(self._content(paths), self._inside(paths))[None], self.length, 0)
+            yield from [decode_image(self._content(paths), self._inside(paths))] * self.length
         else:
             listed = self._listed(paths)
-            frames = stack([decode_image(self._content(path), self._inside(path)) for path in listed], f"entry {self.number}")
-        self._check(len(frames), camera)
-        return frames
+            self._check(len(listed), camera)
+            yield from (decode_image(self._content(path), self._inside(path)) for path in listed)
 
-    def depth_frames(self, camera: str, scale: float) -> FloatArray:
+    def depth_frames(self, camera: str) -> Iterator[np.ndarray]:
+        """The stored numbers of the depth pictures, (h, w), one at a time."""
         paths = self.depth[camera]
-        listed = [paths] * self.length if isinstance(paths, str) else self._listed(paths)
-        self._check(len(listed), camera)
-        return decode_depth(map(self._content, listed), f"entry {self.number}, camera {camera!r}", scale)
+        if isinstance(paths, str):
+            yield from [decode_plane(self._content(paths), self._inside(paths))] * self.length
+        else:
+            listed = self._listed(paths)
+            self._check(len(listed), camera)
+            yield from (decode_plane(self._content(path), self._inside(path)) for path in listed)
 
     def _check(self, count: int, camera: str) -> None:
         if count != self.length:
@@ -272,7 +280,7 @@ class _Step:
     def _content(self, path: Any) -> bytes:
         place = self._inside(path)
         try:
-            return place.read_bytes()
+            return regular_file(place).read_bytes()
         except OSError as error:
             raise CorruptFileError(place, f"cannot be read ({error.strerror})") from error
 
@@ -389,12 +397,9 @@ def _joined(rows: Sequence[np.ndarray], key: str) -> np.ndarray:
 
 
 def _frames(steps: Sequence[_Step], camera: str) -> UInt8Array:
-    clips = [step.frames(camera) for step in steps]
-    return stack([frame for clip in clips for frame in clip], f"camera {camera!r}")
+    return stack((frame for step in steps for frame in step.frames(camera)), f"camera {camera!r}")
 
 
 def _depth(steps: Sequence[_Step], camera: str, scale: float) -> FloatArray:
-    clips = [step.depth_frames(camera, scale) for step in steps]
-    if len({clip.shape[1:] for clip in clips}) > 1:
-        raise DataError(f"camera {camera!r}: its pictures differ in size; a camera has one size")
-    return np.concatenate(clips)
+    name = f"camera {camera!r}"
+    return depth_of(stack((frame for step in steps for frame in step.depth_frames(camera)), name), name, scale)

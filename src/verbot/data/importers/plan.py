@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +13,17 @@ import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, Source, UnknownFieldError, known_robots
 from verbot.data.importers.clean import with_clean_cameras
+from verbot.data.importers.limits import EPISODE_BYTES, episode_room, pictures_of_size
 from verbot.data.importers.table import RowLog, Skipped
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.segments import check_segments
 from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
-from verbot.errors import ConfigError, DataError
+from verbot.errors import ConfigError, DataError, SpecError
 from verbot.parallel.progress import Progress
 from verbot.spec import Camera, RobotSpec
 from verbot.text import clean_names
 
+UNFIT = (DataError, SpecError)  # of one episode; an error of another kind ends the import
 ENOUGH = 3  # episodes without a field that must exist
 
 
@@ -30,6 +34,8 @@ class PlanOptions:
     Args:
         format, name: the format, and the name of the file or folder.
         rate_hz, robot, spec, instruction, limit: as in `verbot.data.importers.convert.ImportConfig`.
+        strict: stop at the first episode that cannot be imported.
+        max_episode_bytes: of decoded values.
         progress: print progress.
     """
 
@@ -40,6 +46,8 @@ class PlanOptions:
     spec: RobotSpec | None = None
     instruction: str | None = None
     limit: int | None = None
+    strict: bool = False
+    max_episode_bytes: int = EPISODE_BYTES
     progress: bool = False
 
 
@@ -96,7 +104,9 @@ class ImportPlan:
             for count, item in enumerate(self.items(), 1):
                 try:
                     cameras = self._surveyed(item, ranges, cameras)
-                except DataError as error:
+                except UNFIT as error:
+                    if self.given.strict:
+                        raise _stopped(item.key, error) from error
                     problems.append(f"{item.key}: {error}")
                     if cameras is None and isinstance(error, UnknownFieldError) and count >= ENOUGH:
                         break  # an option is wrong, not the episodes
@@ -104,27 +114,30 @@ class ImportPlan:
                 if cameras is not None and all(part.low is not None for part in (*self.state, *self.action)):
                     break
         if cameras is None:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise DataError(
-                f"no episode of {self.given.name} can be imported: {problems[0] if problems else 'it has none'}{more}"
-            )
+            raise DataError(self.nothing(problems))
         state, action = (
             known_robots.components(parts, low, high)
             for parts, (low, high) in zip((self.state, self.action), ranges.found, strict=True)
         )
         return known_robots.spec_of(self.source.robot, rate, cameras, state, action)
 
+    def nothing(self, problems: Sequence[str]) -> str:
+        """The message that no episode can be imported."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"no episode of {self.given.name} can be imported: {problems[0] if problems else 'it has none'}{more}"
+
     def _surveyed(self, item: Item, ranges: _Ranges, cameras: tuple[Camera, ...] | None) -> tuple[Camera, ...]:
         """Add the numbers of an episode to `ranges`; the cameras are those of the first one."""
-        raw = with_clean_cameras(item.read())
-        _check_lengths(raw)
-        if cameras is None:
-            self._define(raw)
-        vectors = self._vectors(raw)
-        if not all(np.isfinite(values).all() for values in vectors):
-            raise DataError("its numbers are not finite")
-        if cameras is None:
-            cameras = tuple(self._camera(name, read()) for name, read in raw.cameras.items())
+        with _reading_episode(self.given.max_episode_bytes):
+            raw = with_clean_cameras(item.read())
+            _check_lengths(raw)
+            if cameras is None:
+                self._define(raw)
+            vectors = self._vectors(raw)
+            if not all(np.isfinite(values).all() for values in vectors):
+                raise DataError("its numbers are not finite")
+            if cameras is None:
+                cameras = tuple(self._camera(name, read()) for name, read in raw.cameras.items())
         ranges.update(vectors)
         return cameras
 
@@ -154,7 +167,7 @@ class ImportPlan:
             try:
                 self._surveyed(item, _Ranges(), None)
                 return
-            except DataError:
+            except UNFIT:
                 continue
 
     def fill(self, writer: DatasetWriter, log: RowLog) -> tuple[int, list[Skipped]]:
@@ -168,6 +181,8 @@ class ImportPlan:
                 try:
                     frames += self._copy(item, writer, log)
                 except _Unfit as error:
+                    if self.given.strict:
+                        raise _stopped(item.key, error) from error
                     skipped.append(Skipped(item.key, str(error)))
                 note = f"{frames} frames" + (f", {len(skipped)} skipped" if skipped else "")
                 bar.update(len(writer) + len(skipped), note)
@@ -176,9 +191,10 @@ class ImportPlan:
     def _copy(self, item: Item, writer: DatasetWriter, log: RowLog) -> int:
         """Save one episode; its number of frames. Raises `_Unfit` if it cannot be imported."""
         try:
-            record, notes = self._record(item, writer.spec)
+            with _reading_episode(self.given.max_episode_bytes):
+                record, notes = self._record(item, writer.spec)
             record.check(writer.spec)
-        except DataError as error:
+        except UNFIT as error:
             raise _Unfit(str(error)) from error
         log.add(item.key, notes)
         writer.save_episode(record)
@@ -196,12 +212,17 @@ class ImportPlan:
             extras["instructions"] = list(sentences)
         wanted = {n: raw.cameras[n] for n in spec.camera_names if n in raw.cameras} if given.spec is not None else raw.cameras
         images: dict[str, Any] = {}
+        sizes = {camera.name: (camera.height, camera.width) for camera in spec.cameras}
         for name, read in wanted.items():
-            images[name] = read()
+            with pictures_of_size(*sizes[name]) if name in sizes else contextlib.nullcontext():
+                images[name] = read()
             if len(images[name]) != len(actions):
                 raise DataError(f"camera {name!r} has {len(images[name])} frames for {len(actions)} actions")
         first = raw.segments[0].wordings[0] if raw.segments else sentences[0] if sentences else ""
         columns = self._columns(raw)
+        _check_texts(
+            [first, *sentences, *(text for segment in raw.segments for text in segment.wordings)], extras, raw.calibration
+        )
         record = EpisodeRecord(first, states, actions, images, raw.calibration, extras, raw.segments, columns)
         return record, self._notes(raw, set(wanted), set(columns))
 
@@ -286,6 +307,22 @@ class ImportPlan:
             yield shown, label, conversion, f"{', '.join(texts)} of {robot.name}" + (f", {evidence}" if evidence else "")
 
 
+@contextlib.contextmanager
+def _reading_episode(most_bytes: int) -> Iterator[None]:
+    """Count the bytes of the episode that is read. What it asks for beyond the machine's means is its error too."""
+    try:
+        with episode_room(most_bytes):
+            yield
+    except MemoryError as error:
+        raise DataError(f"it does not fit into memory ({str(error) or 'no more is free'})") from error
+    except RecursionError as error:
+        raise DataError("its values are nested too deeply") from error
+
+
+def _stopped(key: str, error: Exception) -> DataError:
+    return DataError(f"{key}: {error}; --strict stops here, and without it this episode is left out and the others are imported")
+
+
 class _Unfit(Exception):
     """One episode that cannot be imported, unlike an error of the writer, which ends the import."""
 
@@ -311,6 +348,20 @@ def _length(raw: RawEpisode) -> int:
     if not raw.action:
         raise DataError("it has no actions")
     return len(next(iter(raw.action.values())))
+
+
+def _check_texts(sentences: Sequence[str], extras: Mapping[str, Any], calibration: Mapping[str, Any]) -> None:
+    """Raise `DataError` for text that no file can hold: JSON may escape half a character (a lone surrogate)."""
+    for sentence in sentences:
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"its instruction {sentence[:80]!r} is no text: character {error.start} is half of one") from error
+    for label, record in (("extras", extras), ("calibration", calibration)):
+        try:
+            json.dumps(record, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise DataError(f"its {label} are no JSON ({error})") from error
 
 
 def _check_lengths(raw: RawEpisode) -> None:
