@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
+from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, PolicyError
 from verbot.models import pretrained
 from verbot.models.encoders.vision import small_towers
 from verbot.models.encoders.vision.hf_vision import HFVision
@@ -332,5 +332,5 @@ def test_of_a_frozen_tower_a_policy_keeps_the_identity_alone(tmp_path, vision, s
     with pytest.raises(CorruptFileError, match="not the weights that the policy was trained on"):
         VLAPolicy.load(tmp_path / "policy")
     shutil.rmtree(folder)
-    with pytest.raises(ConfigError, match="there is no checkpoint"):
+    with pytest.raises(PolicyError, match="there is no checkpoint"):
         VLAPolicy.load(tmp_path / "policy")

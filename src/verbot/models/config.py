@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from verbot.configuration import renamed
+from verbot.configuration import build, renamed
 from verbot.errors import ConfigError
 from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
 from verbot.models.protocols import ClassifiesTasks, FitsActions, NeedsSideMultiple
@@ -152,18 +152,13 @@ class NetworkConfig:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> NetworkConfig:
-        """Inverse of `to_json`. Raises `ConfigError` on an unknown field."""
+        """Inverse of `to_json`. Raises `ConfigError` on an unknown field or a value of another type."""
         known = {f.name for f in dataclasses.fields(NetworkConfig)}
         if unknown := set(record) - known:
             raise ConfigError(
                 f"a network configuration has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
             )
-        values: dict[str, Any] = dict(record)
-        if "objectives" in values:
-            values["objectives"] = {name: Objective(**value) for name, value in record["objectives"].items()}
-        values |= {name: Part(**value) for name, value in record.items() if name in PARTS and value is not None}
-        values |= {name: tuple(values[name]) for name in ("image_size", "depth_range_m") if values.get(name) is not None}
-        return NetworkConfig(**values)
+        return build(NetworkConfig, record)
 
     @property
     def is_modular(self) -> bool:

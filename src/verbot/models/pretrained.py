@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
+from verbot.models.allocation import uncounted
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
 FILES = (CONFIG, PROCESSOR, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
@@ -148,10 +149,11 @@ def load(kind: str, config: Any, folder: Path, **options: Any) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, report = getattr(library(), kind).from_pretrained(
-            folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True, dtype=torch.float32, **options,
-        )  # fmt: skip
+        with uncounted():
+            model, report = getattr(library(), kind).from_pretrained(
+                folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+                output_loading_info=True, dtype=torch.float32, **options,
+            )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise CorruptFileError(folder, f"its weights cannot be read as a {kind}: {error}") from error
     finally:

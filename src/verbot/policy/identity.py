@@ -6,19 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
-from verbot.errors import PolicyError
+from verbot.policy.storage import manifest
 
-MANIFEST, CARD = "manifest.json", "README.md"
+CARD = "README.md"
 
 
 def policy_identity(folder: Path) -> str:
     """The content hash of a policy's folder, a sha256; README.md is excluded.
 
-    Raises `PolicyError` if there is no policy.
+    Raises `PolicyError` if there is no policy, `CorruptFileError` for a damaged manifest.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise PolicyError(f"{folder} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
-    digests = json.loads(path.read_bytes())["sha256"]
-    digests.pop(CARD, None)
+    digests = {name: digest for name, digest in manifest(folder).items() if name != CARD}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.files import sha256
 from verbot.folders import write_folder
 from verbot.models.features import AuxiliaryPrediction, NetworkOutput
-from verbot.models.format_1 import network_record, weight_name
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
@@ -28,10 +25,10 @@ from verbot.models.validation import check_acts
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD
+from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
-from verbot.policy.storage import MANIFEST, policy_folder, read, to_json
+from verbot.policy.storage import FORMAT, MANIFEST, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
-from verbot.spec_checks import with_clean_names
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
 
@@ -40,23 +37,6 @@ if TYPE_CHECKING:
     from verbot.data.samples.windows import WindowBatch
 else:
     __getattr__ = former_names(__name__, Policy="VLAPolicy")
-
-FORMAT, OLDER = "verbot-policy/2", "verbot-policy/1"
-WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How raw values become normalized ones; see `verbot.transforms.METHODS`.
-
-    Args:
-        state, action: the method for state and action.
-        allow_missing_cameras: mask a camera that an observation lacks, instead of raising an error.
-    """
-
-    state: str = "z_score"
-    action: str = "z_score"
-    allow_missing_cameras: bool = False
 
 
 class VLAPolicy:
@@ -226,22 +206,16 @@ class VLAPolicy:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:
-        """Inverse of `save`, verified. Raises `PolicyError` if it is incomplete, `CorruptFileError` naming a changed file."""
-        files = read(policy_folder(path), (WEIGHTS, CONFIG, STATISTICS))
+        """Inverse of `save`, verified.
+
+        Raises `PolicyError` for an incomplete folder, an unknown format, a number that is not finite, and weights that are not
+        the network's; `CorruptFileError` that names a changed file.
+        """
+        found = stored_policy(os.fspath(path))
         try:
-            record = json.loads(files[CONFIG])
-            spec = RobotSpec.from_json(with_clean_names(record["spec"]))
-            config, blind = NetworkConfig.from_json(_network_record(record)), record["blind"]
-            preprocessing = Preprocessing(**record["preprocessing"])
-            statistics = Statistics.from_json(json.loads(files[STATISTICS]))
-        except (ConfigError, DataError, KeyError, TypeError, ValueError) as error:
+            return VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind)
+        except (ConfigError, DataError) as error:
             raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
-        network = VLANetwork(config, spec)
-        weights = load(files[WEIGHTS])
-        if record["format"] == OLDER:
-            weights = {weight_name(name): value for name, value in weights.items()}
-        network.load_state_dict(weights)
-        return VLAPolicy(network.eval(), spec, statistics, preprocessing, blind)
 
     def preprocess(self, observation: Observation) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
@@ -393,11 +367,3 @@ def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
 def _action_transform(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
     normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
     return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))
-
-
-def _network_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network of a policy's record, whatever its format. Raises `ConfigError` for an unknown format."""
-    found, network = record["format"], record["network"]
-    if found not in (FORMAT, OLDER):
-        raise ConfigError(f"its format is {found!r}; known are {FORMAT!r} and {OLDER!r}")
-    return network_record(network) if found == OLDER else network

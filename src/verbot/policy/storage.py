@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from verbot.errors import CorruptFileError, PolicyError
-from verbot.files import sha256
+from verbot import __version__
+from verbot.errors import CorruptFileError, DataError, PolicyError
+from verbot.files import below, sha256
 from verbot.folders import recover
 
 MANIFEST = "manifest.json"
+FORMAT, OLDER = "verbot-policy/2", "verbot-policy/1"
 STARTER = Path(__file__).resolve().parents[1] / "assets" / "starter"  # the policy that ships with verbot
 
 
@@ -35,21 +37,58 @@ def to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
-    """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
+def manifest(path: Path) -> dict[str, str]:
+    """The sha256 of each file of a policy's folder, by its plain name.
+
+    Raises `PolicyError` if this is no policy or one of an unknown format, `CorruptFileError` for a damaged manifest.
+    """
     recover(path)
-    if not (path / MANIFEST).is_file():
+    file = path / MANIFEST
+    try:
+        content = file.read_bytes() if file.is_file() else None
+    except OSError as error:
+        raise CorruptFileError(file, f"cannot be read ({error.strerror})") from error
+    if content is None:
         raise PolicyError(f"{path} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
     try:
-        expected = json.loads((path / MANIFEST).read_bytes())["sha256"]
-        files = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in expected}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(path / MANIFEST, f"not a policy's manifest: {error}") from error
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(file, f"not a policy's manifest: {' '.join(str(error).split())}") from error
+    found = record.get("sha256") if isinstance(record, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
+        raise CorruptFileError(file, "not a policy's manifest: it has no table of files with their sha256")
+    check_format(record.get("format"), file)
+    for name in found:
+        if name != Path(name).name or "\\" in name:
+            raise CorruptFileError(file, f"names the file {name!r}; expected plain names of files in this folder")
+        try:
+            below(path, name, MANIFEST)
+        except (DataError, OSError, ValueError) as error:
+            raise CorruptFileError(file, f"names a file that is not in this folder: {error}") from error
+    return found
+
+
+def check_format(found: object, path: Path) -> None:
+    """Raise `PolicyError` unless this version of verbot reads the format of a policy."""
+    if found not in (FORMAT, OLDER):
+        raise PolicyError(
+            f"{path}: its format is {found!r}; this version of verbot ({__version__}) reads {FORMAT!r} and {OLDER!r}: load it "
+            f"with the version that wrote it, such as a newer one (pip install --upgrade verbot)"
+        )
+
+
+def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
+    """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
+    expected, files = manifest(path), dict[str, bytes]()
     if missing := set(needed) - set(expected):
         raise PolicyError(f"{path} lacks {', '.join(sorted(missing))}: a policy without it cannot act")
-    for name, data in files.items():
-        if data is None:
-            raise CorruptFileError(path / name, "missing, though the manifest lists it")
-        if sha256(data) != expected[name]:
+    for name, digest in expected.items():
+        try:
+            if not (path / name).is_file():
+                raise CorruptFileError(path / name, "missing, though the manifest lists it")
+            files[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise CorruptFileError(path / name, f"cannot be read ({error.strerror})") from error
+        if sha256(files[name]) != digest:
             raise CorruptFileError(path / name, "changed since it was saved: its sha256 is not the manifest's")
-    return {name: data for name, data in files.items() if data is not None}
+    return files

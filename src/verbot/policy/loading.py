@@ -1,0 +1,202 @@
+"""What the files of a policy hold, checked field by field before a network is allocated."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from verbot.configuration import build
+from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDependencyError, PolicyError, VerbotError
+from verbot.models.bounded import bounded_network
+from verbot.models.format_1 import network_record, weight_name
+from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.policy.storage import OLDER, check_format, policy_folder, read
+from verbot.spec import MAX_ROWS, Component, RobotSpec
+from verbot.spec_checks import with_clean_names
+from verbot.statistics import FeatureStatistics, Statistics
+
+WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
+MOST_PIXELS, MOST_FRAMES = 2**24, 1024  # of the images of a network, and of its history; more is a damaged number
+MOST = 2**20  # of any other whole number of a network, unless the weights hold as many
+FLOAT32 = float(np.finfo(np.float32).max)
+# What a part raises for options that it cannot have; they are plain JSON until then.
+UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How raw values become normalized ones; see `verbot.transforms.METHODS`.
+
+    Args:
+        state, action: the method for state and action.
+        allow_missing_cameras: mask a camera that an observation lacks, instead of raising an error.
+    """
+
+    state: str = "z_score"
+    action: str = "z_score"
+    allow_missing_cameras: bool = False
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """The content of a policy's folder."""
+
+    network: VLANetwork
+    spec: RobotSpec
+    statistics: Statistics
+    preprocessing: Preprocessing
+    blind: bool
+
+
+def stored_policy(name: str | Path) -> StoredPolicy:
+    """The verified content of the folder of the policy called `name`, with every number finite and every weight in its place.
+
+    Raises `PolicyError` that names the file and the field or the weight, `CorruptFileError` for a changed file.
+    """
+    folder = policy_folder(name)
+    files = read(folder, (WEIGHTS, CONFIG, STATISTICS))
+    path = folder / CONFIG
+    record = json_table(files[CONFIG], path)
+    try:
+        check_format(record.get("format"), path)
+        if not isinstance(record.get("blind"), bool):
+            raise ConfigError(f"blind is {record.get('blind')!r}; expected true or false")
+        spec = build(RobotSpec, with_clean_names(_field(record, "spec")), "spec")
+        config = _network(record)
+        preprocessing = build(Preprocessing, _field(record, "preprocessing"), "preprocessing")
+    except (ConfigError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise PolicyError(f"{path}: this version of verbot cannot read the policy: {_line(error)}") from error
+    statistics = _statistics(files[STATISTICS], spec, folder / STATISTICS)
+    weights = _weights(files[WEIGHTS], record["format"] == OLDER, folder / WEIGHTS)
+    network = _filled(config, spec, weights, folder)
+    return StoredPolicy(network, spec, statistics, preprocessing, record["blind"])
+
+
+def json_table(content: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `PolicyError` for anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"{path} is not JSON ({_line(error)})") from error
+    if not isinstance(record, dict):
+        raise PolicyError(f"{path} holds a {type(record).__name__}; expected a table")
+    return record
+
+
+def _field(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = record.get(name)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {_short(value)}; expected a table")
+    return value
+
+
+def _network(record: Mapping[str, Any]) -> NetworkConfig:
+    network = _field(record, "network")
+    for place, value in _numbers(network, "network"):
+        if not math.isfinite(value):
+            raise ConfigError(f"{place} is {value}; expected a number")
+    config = NetworkConfig.from_json(network_record(network) if record["format"] == OLDER else network)
+    height, width = config.image_size or (1, 1)
+    if height * width > MOST_PIXELS or config.chunk > MAX_ROWS or max(config.history, config.sequence) > MOST_FRAMES:
+        raise ConfigError(
+            f"image_size {config.image_size}, chunk {config.chunk}, history {config.history} or sequence {config.sequence} is "
+            f"too large; expected at most {MOST_PIXELS} pixels, {MAX_ROWS} actions and {MOST_FRAMES} frames"
+        )
+    return config
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Every number in a JSON value, with the keys that lead to it."""
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _numbers(item, f"{place}.{key}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield place, value
+
+
+def _statistics(content: bytes, spec: RobotSpec, path: Path) -> Statistics:
+    record = json_table(content, path)
+    try:
+        found = Statistics.from_json(record)
+    except (DataError, AttributeError, OverflowError) as error:
+        raise PolicyError(f"{path}: {_line(error)}") from error
+    vectors: dict[str, tuple[Component, ...]] = {"action": spec.action} | ({"state": spec.state} if spec.state else {})
+    for name, components in vectors.items():
+        if name not in found:
+            raise PolicyError(f"{path} has no statistics of {name!r}; it has those of {', '.join(found) or 'nothing'}")
+        size = sum(component.size for component in components)
+        if found[name].size != size:
+            raise PolicyError(f"{path} has statistics of {found[name].size} numbers of {name!r}; the robot has {size}")
+        _check_finite(found[name], name, path)
+    return found
+
+
+def _check_finite(statistics: FeatureStatistics, name: str, path: Path) -> None:
+    kinds = {"min": statistics.min, "max": statistics.max, "mean": statistics.mean, "std": statistics.std}
+    for kind, values in (kinds | {f"quantile {q:g}": values for q, values in statistics.quantiles.items()}).items():
+        wrong = ~(np.abs(values) <= FLOAT32) | ((values < 0) & (kind == "std"))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise PolicyError(f"{path}: the {kind} of {name!r} is {values[place]} in dimension {place}; expected a finite number")
+    if (statistics.min > statistics.max).any() or statistics.count < 1:
+        raise PolicyError(f"{path}: the statistics of {name!r} have a min above the max, or a count of {statistics.count}")
+
+
+def _weights(content: bytes, older: bool, path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise PolicyError(f"{path} is not a file of weights ({_line(error)})") from error
+    return {weight_name(name): value for name, value in weights.items()} if older else weights
+
+
+def _filled(config: NetworkConfig, spec: RobotSpec, weights: Mapping[str, Tensor], folder: Path) -> VLANetwork:
+    """The network with its weights. No more is allocated than the file can fill."""
+    path, most = folder / WEIGHTS, max(MOST, sum(weight.numel() for weight in weights.values()))
+    try:
+        for place, value in _numbers(config.to_json(), "network"):
+            if isinstance(value, int) and abs(value) > most:
+                raise ConfigError(f"{place} is {_short(value)}; the weights hold {most} numbers at most")
+        network = bounded_network(config, spec, weights)
+        _compare(network.state_dict(), weights, path)
+        network.load_state_dict(dict(weights))
+    except (PolicyError, CorruptFileError, MissingDependencyError):
+        raise
+    except (VerbotError, *UNUSABLE) as error:
+        raise PolicyError(f"{folder / CONFIG}: the network of the policy cannot be built: {_line(error)}") from error
+    return network.eval()
+
+
+def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `PolicyError` unless `weights` are those of a network: their names, shapes, kinds of numbers, and finite."""
+    if other := sorted(set(expected) ^ set(weights)):
+        missing = [name for name in other if name in expected]
+        said = f"lacks {len(missing)} weights of the network" if missing else f"has {len(other)} weights that the network lacks"
+        raise PolicyError(f"{path} {said}, among them {(missing or other)[0]}")
+    for name, weight in weights.items():
+        wanted = expected[name]
+        if weight.shape != wanted.shape or weight.dtype.is_floating_point != wanted.dtype.is_floating_point:
+            shapes = [f"{tuple(each.shape)} of {each.dtype}".replace("torch.", "") for each in (weight, wanted)]
+            raise PolicyError(f"{path}: the weight {name} is {shapes[0]}; the network has {shapes[1]}")
+        if weight.dtype.is_floating_point and not weight.to(wanted.dtype).isfinite().all():
+            raise PolicyError(f"{path}: the weight {name} is not finite; the policy cannot act")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{text} is missing" if isinstance(error, KeyError) and not isinstance(error, VerbotError) else text
+    return text if len(text) <= 400 else f"{text[:399]}…"
