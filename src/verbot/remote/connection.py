@@ -1,0 +1,235 @@
+"""One client of a `verbot.remote.connections.ConnectionServer`: its messages one at a time, with a time limit on everything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from websockets.frames import BINARY, CONT, TEXT, Frame
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+READ_BYTES, MORE_BYTES = 2**12, 2**16  # in one turn: what may begin messages; what goes on with one
+POST_BYTES = 2**23  # unsent at most, of what `Connection.post` was given
+AHEAD = 256  # messages at most that a client sends before the first of them was dealt with
+FRAMES, PAUSE_S = 8, 0.05  # of a turn that complete no message, and how long a client that sends more has to wait
+GRACE_S, LEAST_BYTES_PER_S = 5.0, 2**16  # a message may take this long, and longer in proportion to its length
+POLICY_VIOLATION, TRY_AGAIN_LATER, INVALID_DATA = 1008, 1013, 1007
+LOGGER = logging.getLogger("verbot.connections.protocol")
+LOGGER.setLevel(logging.CRITICAL)  # a client must not fill the log
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What a server takes from its clients.
+
+    Args:
+        message_bytes: of one message.
+        connections: at most so many at once, and never more than `most_connections`. Beyond it a client that has said nothing
+            for `silence_s` is closed for a new one; where there is none, the new one gets 503.
+        unfinished_bytes: of the messages of all clients that are being received and dealt with.
+        handshake_s: until a client has sent its request, TLS included.
+        silence_s: a client that says nothing for half of it is sent a ping, and dropped if it does not answer within the other.
+        send_s: a client that does not read is dropped after it.
+        close_s: `ConnectionServer.close` takes no longer than twice this.
+    """
+
+    message_bytes: int
+    connections: int = 256
+    unfinished_bytes: int = 2**26
+    handshake_s: float = 5.0
+    silence_s: float = 4.0
+    send_s: float = 4.0
+    close_s: float = 0.8
+
+
+@dataclass
+class Room:
+    """What the connections of one server share.
+
+    Args:
+        most: how many there may be.
+        call: calls a function in the server's thread, from any thread.
+        held: bytes of messages that are being received and dealt with.
+    """
+
+    most: int
+    call: Callable[..., None]
+    held: int = 0
+
+
+class Connection:
+    """One client. `post` and `close` may be called from any thread, the rest in `WebsocketService.converse`."""
+
+    def __init__(self, room: Room, limits: ConnectionLimits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self._room, self._limits, self._reader, self._writer = room, limits, reader, writer
+        self._protocol = ServerProtocol(max_size=self._limits.message_bytes, logger=LOGGER)
+        self._parts, self._is_text, self._partial = bytearray(), False, 0
+        self._since: float | None = None  # when the message that is being received began
+        self.held = 0  # bytes of messages that are being received or dealt with
+        self.silent_since: float | None = time.monotonic()  # None while a message is dealt with
+
+    async def messages(self) -> AsyncIterator[bytes | str]:
+        """The client's messages until it leaves or is dropped. The next is read when the loop comes back for it."""
+        while self._protocol.state is State.OPEN:
+            frames = await self._receive()
+            waiting = deque(message for frame in frames if (message := self._joined(frame)) is not None)
+            if len(waiting) > AHEAD:
+                self.start_closing(POLICY_VIOLATION, f"more than {AHEAD} messages at once: wait for the answers")
+            await asyncio.sleep(PAUSE_S if len(frames) - len(waiting) > FRAMES else 0)
+            del frames
+            while waiting and self._protocol.state is State.OPEN:
+                message = waiting.popleft()
+                self._hold(len(message))
+                self.silent_since = None
+                yield message
+                del message
+                self.silent_since = time.monotonic()
+                self._hold(0)
+
+    async def send(self, data: bytes | str) -> None:
+        """Send a message. Raises `ConnectionError` if the client has left, `TimeoutError` if it does not read."""
+        self._write(data)
+        await self._flush()
+
+    def post(self, data: bytes | str) -> None:
+        """Send a message later, in order; it is lost if the client leaves. A client that does not read is dropped."""
+        self._room.call(self._post, data)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Say goodbye, and drop the connection soon after."""
+        self._room.call(self.start_closing, code, reason)
+
+    def drop(self) -> None:
+        """Close at once, in the server's thread."""
+        self._writer.transport.abort()
+
+    async def handshake(self, admit: Callable[[Request], Response | None]) -> bool:
+        """Whether the client was admitted; otherwise it has had its response."""
+        events: list[object] = []
+        while not events and self._protocol.state is State.CONNECTING and not self._protocol.close_expected():
+            self._feed(await self._reader.read(READ_BYTES))
+            events = list(self._protocol.events_received())
+        if events and isinstance(request := events[0], Request):
+            self._protocol.send_response(admit(request) or self._protocol.accept(request))
+        await self._flush()
+        return self._protocol.state is State.OPEN
+
+    async def finish(self) -> None:
+        """Wait until what was sent has left, and the client has closed too, but not for long."""
+        self.start_closing(1000, "")
+        try:
+            async with asyncio.timeout(self._limits.close_s):
+                while await self._reader.read(READ_BYTES):
+                    pass
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self._hold(0)
+            self.drop()
+
+    def _feed(self, data: bytes) -> None:
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+
+    async def _receive(self) -> list[Frame]:
+        """The frames in what the client sent next."""
+        data = await self._read()
+        self._feed(data)
+        frames = [event for event in self._protocol.events_received() if isinstance(event, Frame)]
+        self._partial = 0 if frames else self._partial + len(data)
+        await self._flush()
+        return frames
+
+    async def _read(self) -> bytes:
+        """The next bytes, none at the end. Raises `TimeoutError` if the client is not there."""
+        self._check_pace()
+        most = MORE_BYTES if self._partial else READ_BYTES
+        try:
+            async with asyncio.timeout(self._limits.silence_s / 2):
+                return await self._reader.read(most)
+        except TimeoutError:
+            self._protocol.send_ping(b"")
+        await self._flush()
+        async with asyncio.timeout(self._limits.silence_s / 2):
+            return await self._reader.read(most)
+
+    def _check_pace(self) -> None:
+        """Raise `TimeoutError` for a message that arrives too slowly, or for which there is no room."""
+        held, now = len(self._parts) + self._partial, time.monotonic()
+        self._hold(held)
+        self._since = (self._since or now) if held else None
+        if self._since is not None and now - self._since > GRACE_S + held / LEAST_BYTES_PER_S:
+            self.start_closing(POLICY_VIOLATION, "a message took too long")
+            raise TimeoutError
+        if held > self._limits.unfinished_bytes / self._room.most and self._room.held > self._limits.unfinished_bytes:
+            self.start_closing(TRY_AGAIN_LATER, "the server receives too much at once")
+            raise TimeoutError
+
+    def _joined(self, frame: Frame) -> bytes | str | None:
+        """The message that this frame completes."""
+        if frame.opcode not in (TEXT, BINARY, CONT):
+            return None
+        if frame.opcode is not CONT:
+            self._is_text = frame.opcode is TEXT
+            if frame.fin:
+                return self._decoded(bytes(frame.data))
+        self._parts += frame.data
+        if not frame.fin:
+            return None
+        message, self._parts = bytes(self._parts), bytearray()
+        return self._decoded(message)
+
+    def _decoded(self, message: bytes) -> bytes | str | None:
+        if not self._is_text:
+            return message
+        try:
+            return message.decode()
+        except UnicodeDecodeError:
+            self.start_closing(INVALID_DATA, "a text message is not UTF-8")
+            return None
+
+    def _hold(self, count: int) -> None:
+        self._room.held += count - self.held
+        self.held = count
+
+    def _write(self, data: bytes | str) -> None:
+        if self._protocol.state is not State.OPEN:
+            raise ConnectionError("the client has left")
+        if isinstance(data, str):
+            self._protocol.send_text(data.encode())
+        else:
+            self._protocol.send_binary(data)
+
+    async def _flush(self) -> None:
+        self._flush_some()
+        async with asyncio.timeout(self._limits.send_s):
+            await self._writer.drain()
+
+    def _flush_some(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                self._writer.write(data)
+            elif self._writer.can_write_eof():
+                self._writer.write_eof()
+
+    def _post(self, data: bytes | str) -> None:
+        if self._protocol.state is State.OPEN:
+            self._write(data)
+            self._flush_some()
+            if self._writer.transport.get_write_buffer_size() > POST_BYTES:
+                self.drop()
+
+    def start_closing(self, code: int, reason: str) -> None:
+        """`close`, in the server's thread."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, reason)
+            asyncio.get_running_loop().call_later(self._limits.close_s, self.drop)
+        self._flush_some()
