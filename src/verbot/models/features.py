@@ -139,6 +139,10 @@ class Backbone(nn.Module, ABC):
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         """Tokenize raw instructions for `Batch.text`."""
 
+    def most_tokens(self) -> int:
+        """How many tokens of an instruction it reads at most; 0 if that is not known."""
+        return 0
+
     @abstractmethod
     def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """The features of a batch without memory, and the answers to the `queries` of the objectives."""

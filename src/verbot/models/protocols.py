@@ -54,6 +54,13 @@ class CountsUnreadTokens(Protocol):
 
 
 @runtime_checkable
+class LimitsTokens(Protocol):
+    """A language encoder that knows how many tokens of an instruction it reads at most."""
+
+    def most_tokens(self) -> int: ...
+
+
+@runtime_checkable
 class NeedsSideMultiple(Protocol):
     """A class of encoders of images whose sides must be multiples of a number."""
 

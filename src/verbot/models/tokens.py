@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from verbot.spec import Component
 
+TEXT_TILE = 64
 MemoryState = dict[str, Tensor]  # the state of a memory; every tensor has one row (b, …) per episode
 
 
@@ -112,6 +114,19 @@ class TextBatch:
     values: Tensor
     mask: Tensor
     rows: Tensor | None = None
+
+    def equally_long(self, most: int) -> TextBatch:
+        """The same padded to a multiple of `TEXT_TILE` tokens or to `most`, if that is less; masked tokens end each text.
+
+        Rounding depends on the length. After this, what is computed for a text does not depend on the other texts of the batch,
+        unless one has more than `TEXT_TILE` tokens.
+        """
+        length = self.mask.shape[1]
+        more = min(most, -(-length // TEXT_TILE) * TEXT_TILE) - length
+        if more <= 0:
+            return self
+        pad = (0, more) if self.values.ndim == 2 else (0, 0, 0, more)
+        return TextBatch(F.pad(self.values, pad), F.pad(self.mask, (0, more)), self.rows)
 
     def by_row(self) -> TextBatch:
         """The same with each row's own text."""

@@ -24,6 +24,7 @@ from verbot.models.protocols import (
     GivesLayers,
     GrowsVocabulary,
     InstructionFreeFeatures,
+    LimitsTokens,
 )
 from verbot.models.queries import join_texts
 from verbot.models.registries import (
@@ -123,6 +124,10 @@ class Modular(Backbone):
         """Tokenize with the tokenizer of the language encoder."""
         text: TextBatch = self.language.prepare(texts)
         return text
+
+    def most_tokens(self) -> int:
+        """As its language encoder says, if it does."""
+        return self.language.most_tokens() if isinstance(self.language, LimitsTokens) else 0
 
     def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
         """As its language encoder finds; none for one that makes its own vocabulary."""

@@ -22,7 +22,7 @@ const HELP = {
 };
 const PAD = "Gamepad: left stick moves, right stick up/down and turn, D-pad tilts, A gripper, B repeat, X discard, Y next scene, " +
   "LB speed, RB hand back, RT other end effector, Back another goal, Start end or save.";
-let socket = null, hello = null, pads = "";
+let socket = null, hello = null, pads = "", beat = -1, beaten = 0;
 
 function send(message) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
@@ -33,19 +33,30 @@ function release() {
   send({type: "release"});
 }
 
+// The dead-man's switch: the server releases all keys and sticks unless it hears this from a visible page in focus every 0.3 s.
+// Called from the animation, which stops with the page, and before each key. The latest beat dates the page's clock.
+function alive() {
+  if (beat < 0 || document.visibilityState !== "visible" || !document.hasFocus()) return;
+  beaten = performance.now();
+  send({type: "alive", at: Math.floor(beaten), beat});
+}
+
 function connect() {
   const base = location.pathname.endsWith("/") ? location.pathname : location.pathname + "/";
   socket = new WebSocket("ws://" + location.host + base + "socket");
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.type === "hello") greet(message);
+    else if (message.type === "beat") beat = message.beat;
     else if (message.type === "error") at("error").textContent = message.message;
     else if (message.type === "state") { show(message.state); send({type: "seen", frame: message.frame}); }
   };
   socket.onclose = (event) => {
+    beat = -1;
     badge("not connected", "");
     if (event.code === 4000) at("message").textContent = "The session has ended; you can close this page.";
     else if (event.code === 4001) at("message").textContent = "Another page took over.";
+    else if (event.code === 1013) at("message").textContent = "Too many pages are open; close some, then reload this one.";
     else { at("message").textContent = "Connection lost; reconnecting."; setTimeout(connect, 1000); }
   };
 }
@@ -65,6 +76,9 @@ function greet(message) {
   }
   at("pad").textContent = hello.gamepad ? PAD : "";
   at("views").textContent = "";
+  pads = "";
+  beat = hello.beat;
+  alive();
   for (const name of hello.cameras) {
     const figure = document.createElement("figure"), image = document.createElement("img"), caption = document.createElement("figcaption");
     image.id = "camera-" + name;
@@ -111,7 +125,7 @@ document.addEventListener("keydown", (event) => {
   if (event.code === "KeyT") { event.preventDefault(); release(); at("text").focus(); return; }
   if (!MOVES.includes(event.code) && !COMMANDS.includes(event.code)) return;
   event.preventDefault();
-  if (!event.repeat) { at("error").textContent = ""; send({type: "key", code: event.code, down: true}); }
+  if (!event.repeat) { at("error").textContent = ""; alive(); send({type: "key", code: event.code, down: true}); }
 });
 document.addEventListener("keyup", (event) => {
   if (event.target !== at("text") && MOVES.includes(event.code)) send({type: "key", code: event.code, down: false});
@@ -131,6 +145,7 @@ at("say").addEventListener("click", () => at("say").blur());
 
 // Browsers send no events for gamepad sticks, so they are polled with every animation frame.
 function poll() {
+  if (performance.now() - beaten > 95) alive();
   const pad = hello && hello.gamepad && !document.hidden ? [...navigator.getGamepads()].find((p) => p && p.mapping === "standard") : null;
   if (pad) {
     const state = {

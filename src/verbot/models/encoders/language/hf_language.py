@@ -103,11 +103,13 @@ class HFLanguage(nn.Module):
                 raise CorruptFileError(folder, f"not the weights that the policy was trained on, sha256 {fitted.sha256}")
             self._cache, self._text = _frozen(folder, identity, source.depth, longest), _read_tokenizer(folder)
             width, kind = self._cache.width, pretrained.architecture(folder)["model_type"]
+            self._most = self._cache.longest or longest
         else:
             self.model, config, text, reason = _model(source, fitted)
             width, kind = config.hidden_size, config.model_type
             pretrained.scale_rate(self.model, source.mode)
-            self._tokenizer = _tokenizer(text, config, _longest(config, longest), padded=source.checkpoint is not None)
+            self._most = _longest(config, longest)
+            self._tokenizer = _tokenizer(text, config, self._most, padded=source.checkpoint is not None)
             self._special = _special(text, self._tokenizer, config)
             table = torch.tensor([*self._special, *range(self._tokenizer.get_vocab_size())])
             self.register_buffer("table", table, persistent=False)
@@ -165,6 +167,9 @@ class HFLanguage(nn.Module):
             place = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
             return states[torch.arange(len(states), device=mask.device), place]
         return TokenGroup(states, mask, "words").mean()
+
+    def most_tokens(self) -> int:
+        return self._most
 
     def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
         tokenizer = self._tokenizer if self._text is None else pretrained.library("tokenizers").Tokenizer.from_str(self._text)

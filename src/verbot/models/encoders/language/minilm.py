@@ -61,6 +61,9 @@ class MiniLM(nn.Module):
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         return self.frozen.cache.batch([" ".join(split_words(text)) for text in texts])
 
+    def most_tokens(self) -> int:
+        return LONGEST
+
     def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
         return count_unread(_load(self.frozen.folder)[0], [" ".join(split_words(text)) for text in texts])
 

@@ -60,6 +60,9 @@ class WordEmbedding(nn.Module):
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.int64)
         return TextBatch(ids, ids != PAD)
 
+    def most_tokens(self) -> int:
+        return len(self.positions)
+
     def forward(self, text: TextBatch) -> TokenGroup:
         x: Tensor = self.embed(text.values) + self.positions[: text.values.shape[1]]  # (b, l, e)
         for block in self.blocks:
