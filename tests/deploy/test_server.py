@@ -171,13 +171,13 @@ def test_what_a_policy_returns_never_ends_a_connection(server, monkeypatch, extr
 
 
 def test_it_closes_while_a_prediction_lasts(monkeypatch):
-    begun, go = threading.Event(), threading.Event()
-    monkeypatch.setattr(Echo, "predict", lambda self, observations: (begun.set(), go.wait(5), [])[2])
+    started, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: (started.set(), go.wait(5), [])[2])
     server = PolicyServer(Echo())
     with connect(server.url, compression=None) as socket:
         socket.recv()
         socket.send(encode({"id": 1, "observations": [observation_to_wire(observation(0.5))]}))
-        assert begun.wait(5)
+        assert started.wait(5)
         start = time.monotonic()
         server.close()
         assert time.monotonic() - start < 2

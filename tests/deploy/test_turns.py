@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from verbot.deploy.turns import BATCH, Job, Turns
+from verbot.deploy.turns import BATCH, TurnRequest, Turns
 from verbot.errors import PolicyError, SpecError, WireError
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
 
@@ -56,7 +56,7 @@ def ask(turns, client, count, instruction=None, memory=None):
             raise WireError("wrong")
         return observations
 
-    turns.submit(Job(client, b"wrong" if instruction == "wrong" else b"x" * count, read, finish))
+    turns.submit(TurnRequest(client, b"wrong" if instruction == "wrong" else b"x" * count, read, finish))
 
     def result():
         assert done.wait(5)

@@ -12,7 +12,7 @@ from websockets.http11 import Request, Response
 
 from verbot.contracts import IdentifiedPolicy, Policy
 from verbot.deploy.access import Access, Certificate, check_exposed, context_of
-from verbot.deploy.turns import Job, Turns
+from verbot.deploy.turns import TurnRequest, Turns
 from verbot.errors import VerbotError, WireError
 from verbot.remote.codec import VERSION, WireLimits, chunk_to_wire, decode, encode, observation_from_wire
 from verbot.remote.connections import Connection, ConnectionLimits, ConnectionServer
@@ -122,7 +122,7 @@ class PolicyServer:
         def finish(result: list[ActionChunk] | Exception) -> None:
             self._server.call(_set, answered, request.answer(result))
 
-        self._turns.submit(Job(client, data, lambda data: self._read(request, data), finish))
+        self._turns.submit(TurnRequest(client, data, lambda data: self._read(request, data), finish))
         answer: bytes = await answered
         return answer
 

@@ -20,7 +20,7 @@ RECENT_S = 1.0  # a client counts among those that ask for so long after its las
 
 
 @dataclass
-class Job:
+class TurnRequest:
     """A request of one client.
 
     Args:
@@ -53,13 +53,13 @@ class Turns:
     def __init__(self, policy: Policy):
         self._policy, self._lock = policy, threading.Lock()
         self._changed, self._is_closed = threading.Condition(), False
-        self._unread: deque[Job] = deque()
-        self._ready: deque[Job] = deque()
+        self._unread: deque[TurnRequest] = deque()
+        self._ready: deque[TurnRequest] = deque()
         self._asked: dict[int, float] = {}
         self._suspects: set[int] = set()
         threading.Thread(target=self._run, name="policy-server-predict", daemon=True).start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: TurnRequest) -> None:
         with self._changed:
             self._unread.append(job)
             self._changed.notify()
@@ -124,7 +124,7 @@ class Turns:
             else:
                 job.finish([])
 
-    def _parts(self) -> list[tuple[Job, Sequence[Observation]]]:
+    def _parts(self) -> list[tuple[TurnRequest, Sequence[Observation]]]:
         """What to predict next: jobs and some of their observations. The jobs go to the end of the queue."""
         if not self._ready:
             return []
@@ -135,7 +135,7 @@ class Turns:
             job = self._ready.popleft()
             return [(job, job.rest(len(job.observations)))]
         share = max(1, BATCH // len(self._ready))
-        parts: list[tuple[Job, Sequence[Observation]]] = []
+        parts: list[tuple[TurnRequest, Sequence[Observation]]] = []
         for _ in range(min(BATCH, len(self._ready))):
             if self._ready[0].client in self._suspects:
                 if parts:
@@ -146,7 +146,7 @@ class Turns:
             parts.append((job, job.rest(share)))
         return parts
 
-    def _advance(self, parts: list[tuple[Job, Sequence[Observation]]]) -> None:
+    def _advance(self, parts: list[tuple[TurnRequest, Sequence[Observation]]]) -> None:
         try:
             chunks = self.predict([observation for _, part in parts for observation in part])
         except Exception as error:  # an error in the policy must not stop the other clients
@@ -165,7 +165,7 @@ class Turns:
             self._take(job, chunks[start : start + len(part)])
             start += len(part)
 
-    def _take(self, job: Job, chunks: Sequence[ActionChunk]) -> None:
+    def _take(self, job: TurnRequest, chunks: Sequence[ActionChunk]) -> None:
         try:
             job.chunks += self.checked(chunks)
         except Exception as error:  # the policy may have given anything
