@@ -1,5 +1,10 @@
+import threading
+import time
+
+import msgpack
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from verbot.contracts import Policy
@@ -74,7 +79,8 @@ def test_errors_are_answered_and_the_connection_lives(server):
 )
 def test_malformed_messages_get_a_typed_error(server, message):
     with connect(server.url, compression=None) as socket:
-        assert decode(socket.recv())["verbot"] == 1
+        greeting = decode(socket.recv())
+        assert greeting["verbot"] == 1 and greeting["identity"] == "" and greeting["limits"]["observations"] == 64
         socket.send(message)
         assert decode(socket.recv())["error"]["kind"] == "WireError"
         socket.send(encode({"id": 7, "observations": [observation_to_wire(observation(0.5))]}))
@@ -98,10 +104,80 @@ def test_a_closed_server_is_reported():
 
 
 def test_a_slow_server_times_out(server, monkeypatch):
-    import time
-
     monkeypatch.setattr(Echo, "predict", lambda self, observations: time.sleep(0.5) or [])
     with RemotePolicy(server.url, timeout_s=0.1) as remote:
         for _ in range(2):  # the second time over a new connection
             with pytest.raises(WireError, match=r"did not answer within 0\.1 s"):
                 remote.predict([observation(0.5)])
+
+
+def test_a_request_holds_no_more_than_the_spec_asks_for(server):
+    small, one = server._limits, observation_to_wire(observation(0.5))
+    assert small.message_bytes < 2**22, "a robot with one small camera sends small messages"
+    for request, message in (
+        ([one] * 65, "array"),
+        ([{**one, "images": {"front": np.zeros((900, 900, 3), np.uint8)}}], "has 2430000 bytes; at most"),
+        ([{**one, "instruction": "x" * 5000}], "5000 characters"),
+        ([{**one, "x": [[] for _ in range(40)]} for _ in range(64)] * 2, "array"),
+        ([{**one, "x": [[[] for _ in range(60)] for _ in range(64)]}], "maps and lists"),
+        ([{**one, "time_s": float("nan")}], "time_s"),
+        ([{**one, "sample_seed": -1}], "sample_seed"),
+        ([{**one, "memory": {"h": np.array([np.inf])}}], "memory 'h' is not finite"),
+        ([{**one, "memory": {"h": 3}}], "memory 'h' is int"),
+    ):
+        fault = decode(server.answer(encode({"id": 3, "observations": request})))["error"]
+        assert fault["kind"] in ("WireError", "SpecError") and message in fault["message"]
+    with connect(server.url, compression=None) as socket:
+        socket.recv()
+        with pytest.raises(ConnectionClosed, match="1009"):
+            socket.send(bytes(small.message_bytes + 1))
+            socket.recv(timeout=5)
+
+
+def test_half_a_character_is_no_instruction(server):
+    record = {**observation_to_wire(observation(0.5)), "instruction": "push \ud83d"}
+    with pytest.raises(WireError, match="cannot be sent"):
+        encode({"id": 1, "observations": [record]})
+    data = msgpack.packb({"id": 1, "observations": [{"instruction": record["instruction"]}]}, unicode_errors="surrogatepass")
+    assert decode(server.answer(data))["error"]["kind"] == "WireError"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.full((2, 1), np.nan), np.zeros((0, 1)), np.zeros((2, 3)), np.zeros((5000, 1)), np.full((1, 1), 1e300)],
+)
+def test_no_chunk_leaves_that_a_robot_cannot_execute(server, monkeypatch, values):
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: [ActionChunk(values) for _ in observations])
+    for answer in (server.answer, lambda data: ask(server, data)):
+        error = decode(answer(encode({"id": 4, "observations": [observation_to_wire(observation(0.5))]})))["error"]
+        assert error["kind"] == "SpecError" and "chunk of actions" in error["message"]
+
+
+def ask(server, data):
+    with connect(server.url, compression=None) as socket:
+        socket.recv()
+        socket.send(data)
+        return socket.recv(timeout=5)
+
+
+@pytest.mark.parametrize("extras", [{"text": "\ud83d"}, {"object": object()}, None, 3])
+def test_what_a_policy_returns_never_ends_a_connection(server, monkeypatch, extras):
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: [ActionChunk(np.zeros((1, 1), np.float32), extras=extras)])
+    request = encode({"id": 4, "observations": [observation_to_wire(observation(0.5))]})
+    assert decode(ask(server, request))["error"]["kind"] in ("WireError", "PolicyError")
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: 1 / 0 if observations else [])
+    assert "ZeroDivisionError" in decode(ask(server, request))["error"]["message"]
+
+
+def test_it_closes_while_a_prediction_lasts(monkeypatch):
+    started, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(Echo, "predict", lambda self, observations: (started.set(), go.wait(5), [])[2])
+    server = PolicyServer(Echo())
+    with connect(server.url, compression=None) as socket:
+        socket.recv()
+        socket.send(encode({"id": 1, "observations": [observation_to_wire(observation(0.5))]}))
+        assert started.wait(5)
+        start = time.monotonic()
+        server.close()
+        assert time.monotonic() - start < 2
+    go.set()

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import itertools
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
-from verbot.contracts import Policy
+from verbot.contracts import IdentifiedPolicy, Policy
+from verbot.deploy.access import Access, Certificate, check_exposed, context_of
+from verbot.deploy.turns import TurnRequest, Turns
 from verbot.errors import VerbotError, WireError
-from verbot.remote.codec import MAX_BYTES, VERSION, chunk_to_wire, decode, encode, observation_from_wire
+from verbot.remote.codec import VERSION, WireLimits, chunk_to_wire, decode, encode, observation_from_wire
+from verbot.remote.connections import Connection, ConnectionLimits, ConnectionServer
+from verbot.spec import ActionChunk, Observation, check_memory
 
 
 class PolicyServer:
-    """Serves `policy` from a background thread until closed. Each connection is answered in order, one prediction at a time.
+    """Serves `policy` from background threads until closed. Each client has one request at a time; several take turns.
 
     A message that cannot be read, or an observation that does not fit the policy's spec, is answered with an error and the
-    connection stays open.
+    connection stays open. Every chunk that leaves is checked (`ActionChunk.check`). How large a request may be follows from the
+    spec; the greeting says it. Clients that send nothing, read nothing or are too many lose their connection.
 
     Args:
-        host: the interface to bind. The default is the loopback interface, because the protocol has no authentication.
+        host: the interface to bind. The default is the loopback interface, which only this machine reaches.
         port: 0 takes a free one; `url` contains it.
+        token: what clients have to know; they send it as ``Authorization: Bearer TOKEN``.
+        tls: the certificate and its key as PEM files, or a context. The address is then ``wss://``.
+        origins: web pages that may connect, e.g. ``("https://robot.example",)``; none by default.
+        insecure: serve other interfaces than the loopback without a token or without encryption. Everybody who reaches the
+            interface may then use the policy.
+        observations: of one request, at most.
+
+    Raises:
+        ConfigError: the address cannot be bound, or is reached by other machines and `token` or `tls` is not given.
 
     Example:
         >>> from verbot.remote import RemotePolicy
@@ -30,24 +45,50 @@ class PolicyServer:
         ...     remote.predict([observation])
     """
 
-    def __init__(self, policy: Policy, host: str = "127.0.0.1", port: int = 0):
-        self._policy, self._lock = policy, threading.Lock()
-        self._server = serve(self._converse, host, port, max_size=MAX_BYTES, compression=None)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="policy-server", daemon=True)
-        self._thread.start()
+    def __init__(
+        self,
+        policy: Policy,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        tls: Certificate | None = None,
+        origins: Sequence[str] = (),
+        insecure: bool = False,
+        observations: int = 64,
+    ):
+        if not insecure:
+            check_exposed(host, token, tls)
+        self._access = Access(host, token, origins)
+        context = context_of(tls)
+        self._spec, self._scheme = policy.spec, "ws" if context is None else "wss"
+        self._limits = WireLimits.of_requests(self._spec, observations)
+        self._greeting = encode(
+            {
+                "verbot": VERSION,
+                "spec": self._spec.to_json(),
+                "identity": policy.identity if isinstance(policy, IdentifiedPolicy) else "",
+                "limits": {"observations": observations, "message_bytes": self._limits.message_bytes},
+            }
+        )
+        self._numbers = itertools.count()
+        self._server = ConnectionServer(
+            self, host, port, ConnectionLimits(self._limits.message_bytes), name="policy-server", tls=context
+        )
+        self._turns = Turns(policy)
 
     @property
     def url(self) -> str:
-        host, port = self._server.socket.getsockname()[:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        host, port = self._server.address
+        return f"{self._scheme}://[{host}]:{port}" if ":" in host else f"{self._scheme}://{host}:{port}"
 
     def wait(self) -> None:
         """Block until the server is closed."""
-        self._thread.join()
+        self._server.wait()
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
+        """Stop within two seconds, whatever the clients do."""
+        self._turns.close()
+        self._server.close()
 
     def __enter__(self) -> PolicyServer:
         return self
@@ -55,37 +96,79 @@ class PolicyServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _converse(self, connection: ServerConnection) -> None:
-        try:
-            connection.send(encode({"verbot": VERSION, "spec": self._policy.spec.to_json()}))
-            for data in connection:
-                connection.send(self.answer(data))
-        except ConnectionClosed:
-            pass  # the client disconnected during an answer
+    def admit(self, request: Request) -> Response | None:
+        """None for a client that may connect, otherwise its response; see `verbot.deploy.access`."""
+        return self._access.admit(request)
+
+    async def converse(self, connection: Connection) -> None:
+        """Answer one client until it leaves."""
+        client = next(self._numbers)
+        await connection.send(self._greeting)
+        async for data in connection.messages():
+            await connection.send(await self._answer_in_turn(client, data))
 
     def answer(self, data: bytes | str) -> bytes:
         """The answer to one message: chunks, or an error of a named kind. Never raises."""
-        number: Any = None
+        request = _Request(self._limits)
         try:
-            request = decode(data)  # type: ignore[arg-type]
-            number = request.get("id")
-            if type(number) is not int:
-                number = None
-                raise WireError("a request needs a whole number as its 'id'")
-            records = request.get("observations")
-            if not isinstance(records, list):
-                raise WireError("a request needs a list of 'observations'")
-            observations = [observation_from_wire(record) for record in records]
-            for observation in observations:
-                observation.check(self._policy.spec)
-            with self._lock:
-                chunks = self._policy.predict(observations)
-            return encode({"id": number, "chunks": [chunk_to_wire(chunk) for chunk in chunks]})
-        except VerbotError as error:
-            return _error(number, type(error).__name__, str(error))
+            observations = self._read(request, data)
+            return request.answer(self._turns.checked(self._turns.predict(observations)))
         except Exception as error:  # an error in the policy must not stop the other clients
-            return _error(number, "PolicyError", f"{type(error).__name__}: {error}")
+            return request.answer(error)
+
+    async def _answer_in_turn(self, client: int, data: bytes | str) -> bytes:
+        request, answered = _Request(self._limits), asyncio.get_running_loop().create_future()
+
+        def finish(result: list[ActionChunk] | Exception) -> None:
+            self._server.call(_set, answered, request.answer(result))
+
+        self._turns.submit(TurnRequest(client, data, lambda data: self._read(request, data), finish))
+        answer: bytes = await answered
+        return answer
+
+    def _read(self, request: _Request, data: bytes | str) -> Sequence[Observation]:
+        observations = request.read(data)
+        for observation in observations:
+            observation.check(self._spec)
+            check_memory(observation.memory)
+        return observations
 
 
-def _error(number: int | None, kind: str, message: str) -> bytes:
-    return encode({"id": number, "error": {"kind": kind, "message": message[:2000]}})
+class _Request:
+    """A request while it is answered; it has a number once that could be read."""
+
+    def __init__(self, limits: WireLimits):
+        self._limits = limits
+        self._number: int | None = None
+
+    def read(self, data: bytes | str) -> list[Observation]:
+        request = decode(data, self._limits)  # type: ignore[arg-type]
+        number = request.get("id")
+        if type(number) is not int:
+            raise WireError("a request needs a whole number as its 'id'")
+        self._number = number
+        records = request.get("observations")
+        if not isinstance(records, list):
+            raise WireError("a request needs a list of 'observations'")
+        if len(records) > self._limits.observations:
+            raise WireError(f"a request has {len(records)} observations; at most {self._limits.observations} are answered")
+        return [observation_from_wire(record) for record in records]
+
+    def answer(self, result: Sequence[ActionChunk] | Exception) -> bytes:
+        if not isinstance(result, Exception):
+            try:
+                return encode({"id": self._number, "chunks": [chunk_to_wire(chunk) for chunk in result]})
+            except Exception as error:  # the policy may have put anything into a chunk
+                result = error
+        kind, text = (type(result).__name__, str(result)) if isinstance(result, VerbotError) else ("PolicyError", _named(result))
+        readable = text[:2000].encode(errors="replace").decode()  # what the policy says may be no text
+        return encode({"id": self._number, "error": {"kind": kind, "message": readable}})
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _set(future: asyncio.Future[Any], value: bytes) -> None:
+    if not future.done():
+        future.set_result(value)

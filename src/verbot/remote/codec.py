@@ -2,7 +2,9 @@
 
 An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [k, a]}``. Three messages exist:
 
-- server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json()}``
+- server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json(), "identity": str, "limits": {"observations": n,
+  "message_bytes": n}}``; ``"identity"`` says which policy it is (`verbot.contracts.IdentifiedPolicy`), ``""`` if unknown, and
+  ``"limits"`` what one request may hold
 - client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
   "memory", "sample_seed" if any}, …]}``
 - server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory", "value"}, …]}`` or
@@ -13,20 +15,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 import numpy as np
 
 from verbot.errors import WireError
-from verbot.spec import ActionChunk, Memory, Observation
+from verbot.spec import ActionChunk, Memory, Observation, RobotSpec
 
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 8
+MAX_INSTRUCTION = 4096  # characters
+MAX_SHOWN = 80  # characters of a foreign value in a message
 # Plain numbers only. With an object dtype one message could crash the reader or execute code.
 DTYPES = frozenset({"|b1", "|u1", "|i1", "<u2", "<u4", "<u8", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"})
 ARRAY_KEYS = frozenset({b"__ndarray__", b"data", b"dtype", b"shape"})
+
+
+@dataclass(frozen=True)
+class WireLimits:
+    """What one message may hold, so that reading it takes time and memory in proportion to what a peer may ask for.
+
+    Args:
+        message_bytes: of the whole message.
+        array_bytes: of one array.
+        items: entries of one list or map.
+        containers: maps and lists, those of arrays included.
+        text_bytes: of one text.
+        observations: of one request.
+    """
+
+    message_bytes: int
+    array_bytes: int
+    items: int = 2**16
+    containers: int = 2**17
+    text_bytes: int = 2**20
+    observations: int = 64
+
+    @staticmethod
+    def of_requests(spec: RobotSpec, observations: int = 64) -> WireLimits:
+        """Those of requests to a policy of `spec`: images, state and goal image, and a memory of 16 such frames and 1 MiB."""
+        sizes = [camera.height * camera.width * (4 if camera.kind == "depth" else 3) for camera in spec.cameras]
+        frame = sum(sizes) + max(sizes, default=0) + 4 * spec.state_size
+        memory = 16 * frame + 2**20
+        return WireLimits(
+            message_bytes=min(MAX_BYTES, observations * (2 * frame + 2**15) + memory),
+            array_bytes=memory,
+            items=max(64, observations),
+            containers=64 + observations * (48 + 2 * len(spec.cameras)),
+            text_bytes=4 * MAX_INSTRUCTION,
+            observations=observations,
+        )
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -45,18 +86,23 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return bytes(data)
 
 
-def decode(data: bytes) -> dict[str, Any]:
-    """Inverse of `encode`. Raises `WireError`, and no other error, for invalid data."""
+def decode(data: bytes, limits: WireLimits | None = None) -> dict[str, Any]:
+    """Inverse of `encode`. Raises `WireError`, and no other error, for invalid data and for more than `limits` allow."""
+    limits = limits or WireLimits(MAX_BYTES, MAX_BYTES)
     if not isinstance(data, bytes):
         raise WireError(f"expected a binary message; got {type(data).__name__}")
-    if len(data) > MAX_BYTES:
-        raise WireError(f"the message has {len(data)} bytes; at most {MAX_BYTES} are read")
+    if len(data) > limits.message_bytes:
+        raise WireError(f"the message has {len(data)} bytes; at most {limits.message_bytes} are read")
+    reader = _Reader(limits)
     try:
-        message = msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=True)
+        message = msgpack.unpackb(
+            data, object_hook=reader.map, list_hook=reader.list, strict_map_key=True, max_str_len=limits.text_bytes,
+            max_array_len=limits.items, max_map_len=limits.items, max_ext_len=0,
+        )  # fmt: skip
     except WireError:
         raise
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise WireError(f"not a msgpack message: {error or type(error).__name__}") from error
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not a msgpack message: {str(error)[:200] or type(error).__name__}") from error
     if not isinstance(message, dict):
         raise WireError(f"expected a map at the top of the message; got {type(message).__name__}")
     return message
@@ -79,23 +125,31 @@ def observation_from_wire(record: Any) -> Observation:
     images = _field(record, "images", dict)
     for name, image in images.items():
         if not _is_depth(image):
-            _check_image(f"image {name!r}", image)
+            _check_image(f"image {_shown(name)}", image)
     goal_image = record.get("goal_image")
     if goal_image is not None:
         _check_image("the goal image", goal_image)
     state = _array(record, "state", 1)
     instruction = _field(record, "instruction", str)
-    time_s = float(_field(record, "time_s", float))
+    if len(instruction) > MAX_INSTRUCTION:
+        raise WireError(f"the instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} are read")
+    time_s = _field(record, "time_s", float)
+    if not math.isfinite(time_s):
+        raise WireError(f"field 'time_s' is {time_s}; expected seconds since the episode began")
     seed = None if record.get("sample_seed") is None else _field(record, "sample_seed", int)
+    if seed is not None and (seed is True or seed is False or not 0 <= seed < 2**63):
+        raise WireError(f"field 'sample_seed' is {seed}; expected a whole number from 0 to 2**63 - 1")
     return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed)
 
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:
-    memory = None if chunk.memory is None else dict(chunk.memory)
-    value = None if chunk.value is None else float(chunk.value)
     return {
-        "values": chunk.values, "time_s": float(chunk.time_s), "extras": dict(chunk.extras), "memory": memory, "value": value,
-    }  # fmt: skip
+        "values": chunk.values,
+        "time_s": float(chunk.time_s),
+        "extras": dict(chunk.extras),
+        "memory": None if chunk.memory is None else dict(chunk.memory),
+        "value": None if chunk.value is None else float(chunk.value),
+    }
 
 
 def chunk_from_wire(record: Any) -> ActionChunk:
@@ -111,7 +165,7 @@ def _memory(record: Any) -> Memory | None:
     memory = _field(record, "memory", dict)
     for name, value in memory.items():
         if not isinstance(value, np.ndarray):
-            raise WireError(f"memory {name!r} is {type(value).__name__}; expected an array")
+            raise WireError(f"memory {_shown(name)} is {type(value).__name__}; expected an array")
     return memory
 
 
@@ -126,19 +180,41 @@ def _pack_array(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a map, list, string, number, None or array")
 
 
-def _unpack_array(record: dict[Any, Any]) -> Any:
+class _Reader:
+    """Reads the maps and lists of one message, and counts them."""
+
+    def __init__(self, limits: WireLimits):
+        self._limits, self._containers = limits, 0
+
+    def list(self, items: list[Any]) -> list[Any]:
+        self._count()
+        return items
+
+    def map(self, record: dict[Any, Any]) -> Any:
+        self._count()
+        return _unpack_array(record, self._limits.array_bytes)
+
+    def _count(self) -> None:
+        self._containers += 1
+        if self._containers > self._limits.containers:
+            raise WireError(f"a message has more than {self._limits.containers} maps and lists")
+
+
+def _unpack_array(record: dict[Any, Any], most: int) -> Any:
     if b"__ndarray__" not in record:
         if all(isinstance(key, str) for key in record):
             return record
         raise WireError("a map has a key that is not text")
     if set(record) != ARRAY_KEYS:
-        raise WireError(f"an array needs exactly the keys {sorted(ARRAY_KEYS)}; got {sorted(map(repr, record))}")
+        raise WireError(f"an array needs exactly the keys {sorted(ARRAY_KEYS)}; got {_shown(list(record))}")
     data, dtype, shape = record[b"data"], record[b"dtype"], record[b"shape"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WireError(f"an array has dtype {dtype!r}; expected one of {', '.join(sorted(DTYPES))}")
+        raise WireError(f"an array has dtype {_shown(dtype)}; expected one of {', '.join(sorted(DTYPES))}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-        raise WireError(f"an array has shape {shape!r}; expected at most {MAX_DIMENSIONS} whole numbers")
+        raise WireError(f"an array has shape {_shown(shape)}; expected at most {MAX_DIMENSIONS} whole numbers")
     expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if expected > most:
+        raise WireError(f"an array of {dtype} {shape} has {expected} bytes; at most {most} are read")
     if not isinstance(data, bytes) or len(data) != expected:
         raise WireError(f"an array of {dtype} {shape} needs {expected} bytes; got {len(data) if data else 0}")
     return np.frombuffer(data, dtype).reshape(shape).copy()
@@ -158,6 +234,11 @@ def _array(record: Any, name: str, dimensions: int) -> Any:
     if value.dtype != np.float32 or value.ndim != dimensions:
         raise WireError(f"field {name!r} is {value.dtype} {value.shape}; expected float32 with {dimensions} dimension(s)")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def _is_depth(image: Any) -> bool:

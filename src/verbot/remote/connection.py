@@ -219,6 +219,8 @@ class Connection:
                 self._writer.write(data)
             elif self._writer.can_write_eof():
                 self._writer.write_eof()
+            else:  # TLS cannot be closed on one side
+                self._writer.close()
 
     def _post(self, data: bytes | str) -> None:
         if self._protocol.state is State.OPEN:

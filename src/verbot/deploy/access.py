@@ -1,0 +1,102 @@
+"""Who may use a policy server: no web page, on other interfaces than the loopback only who has the token, encrypted."""
+
+from __future__ import annotations
+
+import hmac
+import http
+import ipaddress
+import os
+import ssl
+from collections.abc import Sequence
+
+from websockets.http11 import Request, Response
+
+from verbot.errors import ConfigError
+from verbot.remote.connections import refusal
+
+Certificate = ssl.SSLContext | tuple[str | os.PathLike[str], str | os.PathLike[str]]
+LEAST_TOKEN = 16  # characters
+_MAKE_TOKEN = 'python -c "import secrets; print(secrets.token_urlsafe())" makes one'
+
+
+class Access:
+    """Checks the request of each client.
+
+    Args:
+        host: the interface that is served.
+        token: what clients have to send as ``Authorization: Bearer TOKEN``; None admits without.
+        origins: web pages that may connect, e.g. ``"https://robot.example"``; a browser names them, other clients do not.
+
+    Raises:
+        ConfigError: the token is too short, or cannot be sent.
+    """
+
+    def __init__(self, host: str, token: str | None = None, origins: Sequence[str] = ()):
+        if token is not None and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+            raise ConfigError(f"a token has at least {LEAST_TOKEN} letters, digits and signs, and no spaces: {_MAKE_TOKEN}")
+        if isinstance(origins, str):
+            raise ConfigError(f"origins is {origins!r}; expected a sequence of origins: ({origins!r},)")
+        self._is_local, self._token, self._origins = is_loopback(host), token, tuple(origins)
+
+    def admit(self, request: Request) -> Response | None:
+        """None for a client that may connect, otherwise its response."""
+        hosts = request.headers.get_all("Host")
+        if len(hosts) != 1 or (self._is_local and not is_loopback(_name(hosts[0]))):
+            # A foreign name that resolves to the loopback: a web page tries to pass as a page of this machine.
+            return refusal(http.HTTPStatus.FORBIDDEN, "wrong host: use the address of the loopback, or serve another interface")
+        if any(origin not in self._origins for origin in request.headers.get_all("Origin")):
+            return refusal(http.HTTPStatus.FORBIDDEN, "web pages may not connect, but for those of the server's `origins`")
+        if self._token is not None and not self._knows(request.headers.get_all("Authorization")):
+            response = refusal(http.HTTPStatus.UNAUTHORIZED, "a token is needed, as Authorization: Bearer TOKEN")
+            response.headers["WWW-Authenticate"] = "Bearer"
+            return response
+        return None
+
+    def _knows(self, sent: Sequence[str]) -> bool:
+        return len(sent) == 1 and hmac.compare_digest(sent[0].encode(), f"Bearer {self._token}".encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is the machine's own, which no other machine reaches.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+        (True, True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def check_exposed(host: str, token: str | None, tls: Certificate | None) -> None:
+    """Raise `ConfigError` unless what is served on `host` is safe from others on its network."""
+    lacking = [name for name, value in (("token", token), ("tls=(certificate, key)", tls)) if value is None]
+    if lacking and not is_loopback(host):
+        raise ConfigError(
+            f"{host} is reached by other machines, and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given: "
+            f"give {'it' if len(lacking) == 1 else 'them'} (a token: {_MAKE_TOKEN}), or serve 127.0.0.1 and use a tunnel, "
+            f"or say insecure=True where everybody on the network may use the policy and read its images"
+        )
+
+
+def context_of(tls: Certificate | None) -> ssl.SSLContext | None:
+    """The context of a certificate and its key, two PEM files. Raises `ConfigError` if they cannot be read."""
+    if tls is None or isinstance(tls, ssl.SSLContext):
+        return tls
+    certificate, key = tls
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(os.fspath(certificate), os.fspath(key))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(
+            f"the certificate {certificate} with the key {key} cannot be used: {error}; expected PEM files"
+        ) from error
+    return context
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
