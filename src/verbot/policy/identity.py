@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from verbot.errors import PolicyError
@@ -21,4 +22,10 @@ def policy_identity(folder: Path) -> str:
         raise PolicyError(f"{folder} is not a policy directory: it has no {MANIFEST}; a policy is written by VLAPolicy.save")
     digests = json.loads(path.read_bytes())["sha256"]
     digests.pop(CARD, None)
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(files: Mapping[str, bytes]) -> str:
+    """`policy_identity` of a folder with these files."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != CARD}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
