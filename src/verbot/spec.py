@@ -317,6 +317,8 @@ class Observation:
             raise SpecError(f"the state has shape {self.state.shape}; robot {spec.name!r} expects ({spec.state_size},)")
         if not np.isfinite(self.state).all():
             raise SpecError(f"the state of robot {spec.name!r} is not finite: {self.state.tolist()}")
+        if not math.isfinite(self.time_s):
+            raise SpecError(f"the observation has the time {self.time_s}; expected seconds since the episode began")
 
 
 @dataclass(frozen=True)

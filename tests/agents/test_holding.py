@@ -117,7 +117,7 @@ def test_other_errors_are_raised_also_late_ones_but_not_those_of_an_episode_befo
         agent.timeout_s = 5.0
         if ends:
             made = ActionChunk(np.ones((1, 4), np.float32), 0.1)
-            agent._agent.policy.predict = lambda seen, made=made: [made]  # type: ignore[method-assign, misc]
+            agent._agent.policy.predict = lambda seen, chunk=made: [chunk]  # type: ignore[method-assign, misc]
             assert agent.act(at(0.1)).tolist() == [1, 1, 1, 1]
         else:
             with pytest.raises(WireError, match="not finite"):
@@ -128,8 +128,8 @@ def test_targets_stay_where_they_were_measured_when_the_hold_began() -> None:
     spec = RobotSpec(
         "two arms", 50.0, (),
         (component("left", "joint_position", 2), component("b", "joint_position", 2, axes="ab"), component("q", "quaternion", 4)),
-        (component("a", "joint_position", 2, axes="ab"), component("left", "joint_position", 2, -1.0), component("r", "quaternion", 4),
-         component("spin", "velocity", 2)),
+        (component("a", "joint_position", 2, axes="ab"), component("left", "joint_position", 2, -1.0),
+         component("r", "quaternion", 4), component("spin", "velocity", 2)),
     )  # fmt: skip
     hold = HoldAction(spec)
     state = np.array([-2, 2, 3, 4, 1, 0, 0, 0], np.float32)

@@ -211,7 +211,7 @@ def test_a_wrong_greeting_is_a_typed_error(greeting: dict[str, Any]) -> None:
 
 
 def test_limits_of_the_server_are_kept() -> None:
-    with serving(limits={"observations": 1, "bytes": 1000}) as url, RemotePolicy(url) as policy:
+    with serving(limits={"observations": 1, "message_bytes": 1000}) as url, RemotePolicy(url) as policy:
         with pytest.raises(WireError, match="2 observations; .* reads at most 1"):
             policy.predict([NOW, NOW])
         with pytest.raises(WireError, match=r"bytes; .* reads at most 1000"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from verbot.agents.policy_memory import PolicyMemory
-from verbot.agents.timing import Queries, TimedChunk, late
+from verbot.agents.timing import DatedQueries, TimedChunk, late
 from verbot.contracts import Policy
 from verbot.errors import ConfigError, PolicyError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -32,7 +32,7 @@ class ChunkAgent:
         self._execute = execute
         self._chunk: TimedChunk | None = None
         self._memory = PolicyMemory(across_episodes)
-        self._queries = Queries(self._memory)
+        self._queries = DatedQueries(self._memory)
 
     def reset(self, instruction: str) -> None:
         self.interrupt()

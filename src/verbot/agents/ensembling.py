@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.agents.policy_memory import PolicyMemory
-from verbot.agents.timing import Queries, TimedChunk, late
+from verbot.agents.timing import DatedQueries, TimedChunk, late
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -38,7 +38,7 @@ class EnsembleAgent:
         self._chunks: list[TimedChunk] = []  # oldest first
         self._current = False
         self._memory = PolicyMemory(across_episodes)
-        self._queries = Queries(self._memory)
+        self._queries = DatedQueries(self._memory)
 
     def reset(self, instruction: str) -> None:
         self.interrupt()

@@ -49,7 +49,7 @@ class TimedChunk:
         return values
 
 
-class Queries:
+class DatedQueries:
     """Makes the queries of an agent, and dates the chunks that answer them.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from verbot.policy.storage import manifest
@@ -17,4 +18,10 @@ def policy_identity(folder: Path) -> str:
     Raises `PolicyError` if there is no policy, `CorruptFileError` for a damaged manifest.
     """
     digests = {name: digest for name, digest in manifest(folder).items() if name != CARD}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(files: Mapping[str, bytes]) -> str:
+    """`policy_identity` of a folder with these files."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != CARD}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

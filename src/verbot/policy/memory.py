@@ -103,8 +103,8 @@ def last_actions(observations: Sequence[Observation], spec: RobotSpec) -> tuple[
         if seen.memory is None:
             continue
         chunk, since_s = get_array(seen.memory, "last_chunk"), seen.time_s - float(get_array(seen.memory, "last_chunk_s"))
-        row = round(since_s * spec.rate_hz) - 1
-        if 0 <= row < len(chunk):
+        periods = since_s * spec.rate_hz
+        if 0 < periods < len(chunk) + 1 and 0 <= (row := round(periods) - 1) < len(chunk):
             values[i], known[i] = chunk[row], True
     return values, known
 

@@ -22,9 +22,11 @@ from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.card import model_card
+from verbot.policy.checks import check_memories, check_output
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
-from verbot.policy.identity import CARD
+from verbot.policy.identity import CARD, identity_of
 from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.storage import FORMAT, MANIFEST, to_json
@@ -65,6 +67,7 @@ class VLAPolicy:
         self._fitter = ImageFitter.of(network.config, network.sizes)
         self._color_cameras = spec.color_cameras
         self._depth_cameras = spec.depth_cameras if network.config.depth else ()
+        self._identity: tuple[tuple[Any, ...], str] | None = None
 
     @staticmethod
     def create(
@@ -101,6 +104,15 @@ class VLAPolicy:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    @property
+    def identity(self) -> str:
+        """The content hash that `policy_identity` finds after `save`. It is computed anew only after a weight has changed."""
+        weights = (*self.network.parameters(), *self.network.buffers())
+        state = tuple((id(tensor), tensor._version) for tensor in weights)
+        if self._identity is None or self._identity[0] != state:
+            self._identity = state, identity_of(self._files())
+        return self._identity[1]
+
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
         return VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
@@ -116,8 +128,9 @@ class VLAPolicy:
         receptacle and reference in each image, x right and y down in [−1, 1]; ``"tasks"`` {name: probability}; ``"grasp"`` (s,),
         the state of the next grasp in the robot's units; ``"alignment"``, the cosine similarity of image and instruction.
 
-        Raises `SpecError` for an observation that does not fit the spec, and `PolicyError` for a policy that was trained without
-        actions; use `predict_extras` for such a policy.
+        Raises `SpecError` for an observation that does not fit the spec, or with a memory that this policy does not write.
+        Raises `PolicyError` if the prediction is not finite, and for a policy that was trained without actions; use
+        `predict_extras` for such a policy.
         """
         if not observations:
             return []
@@ -130,6 +143,7 @@ class VLAPolicy:
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         extras = [self._extras(i, prediction) for i in range(len(actions))]
         memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
+        check_output(self._spec.name, prediction, actions, memories)
         if self.config.previous_action:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
         values = [each.pop("value", None) for each in extras]
@@ -187,7 +201,14 @@ class VLAPolicy:
 
         Raises `UnwritableError` if it cannot be written, for instance because the disk is full.
         """
-        files = {
+        files = self._files()
+        files[CARD] = (model_card(self.network, self._spec, (*self._color_cameras, *self._depth_cameras)) + card).encode()
+        files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
+        write_folder(Path(path), files)
+
+    def _files(self) -> dict[str, bytes]:
+        """What `save` writes, without the card."""
+        return {
             WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in merged(self.network).items()}),
             CONFIG: to_json(
                 {
@@ -199,10 +220,7 @@ class VLAPolicy:
                 }
             ),
             STATISTICS: to_json(self.statistics.to_json()),
-            CARD: (self._card() + card).encode(),
         }
-        files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
-        write_folder(Path(path), files)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:
@@ -227,15 +245,15 @@ class VLAPolicy:
 
     def collate_observations(self, observations: Sequence[Observation], processed: Sequence[ProcessedObservation]) -> Batch:
         """A batch of preprocessed observations, with the past frames and the memory that come with them."""
-        frames = self.config.history - 1
+        frames, initial_memory = self.config.history - 1, self.network.backbone.initial(1)
         pairs = list(zip(observations, processed, strict=True))
+        check_memories(pairs, self.config, self._spec.action_size, initial_memory)
         shown = stacked([[*look_back(o.memory, latest.time_s, frames, self._step_s), latest] for o, latest in pairs])
         depth, depth_mask = shown.pop("depth"), shown.pop("depth_mask")
         batch = self._batch(**shown, instructions=[o.instruction for o in observations])
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
-        initial_memory = self.network.backbone.initial(1)
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
         return dataclasses.replace(batch, **previous_action, **goal, **remembered, **measured).to(self.device)
@@ -266,7 +284,9 @@ class VLAPolicy:
         """The memory of every episode, and whether the next write to it is due."""
 
         def row(memory: Memory | None, name: str) -> torch.Tensor:
-            return initial[name] if memory is None else torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None]
+            if memory is None:
+                return initial[name]
+            return torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None].to(initial[name].dtype)
 
         state, step_s = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial}, 0.999 * self._step_s
         due = [o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > step_s for o in observations]
@@ -325,26 +345,6 @@ class VLAPolicy:
         if self.preprocessing.allow_missing_cameras:
             spec = dataclasses.replace(spec, cameras=tuple(c for c in spec.cameras if c.name in observation.images))
         observation.check(spec)
-
-    def _card(self) -> str:
-        config, count = self.config, sum(p.numel() for p in self.network.parameters())
-        parts = [f"- {label}: `{part.name}`" for label, part in config.essential_parts.items()]
-        seen = [camera.name for camera in (*self._color_cameras, *self._depth_cameras)]
-        lines = [
-            f"# A verbot policy for {self._spec.name}",
-            "",
-            f"{count:,} parameters; sees {', '.join(seen) or 'no images'}; "
-            f"predicts {config.chunk} actions at {self._spec.rate_hz:g} Hz.",
-            "",
-            *parts,
-            "",
-            "```python",
-            "import verbot",
-            'policy = verbot.load_policy("this directory")',
-            "chunk, = policy.predict([observation])",
-            "```\n\n",
-        ]
-        return "\n".join(lines)
 
 
 def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:

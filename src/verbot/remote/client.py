@@ -84,11 +84,11 @@ class RemotePolicy:
             return self._read(self._exchange(request, deadline), len(records))
 
     def close(self) -> None:
-        """Close the connection; takes at most a second."""
+        """Close the connection; takes at most `timeout_s`, and at most a second."""
         self._closed = True
         transport, self._transport = self._transport, None
         if transport is not None:
-            transport.close()
+            transport.close(self._timeout_s)
 
     def __enter__(self) -> RemotePolicy:
         return self

@@ -21,7 +21,7 @@ class Greeting:
     Args:
         spec: the robot that the policy was made for.
         identity: content hash of the policy; ``""`` if the server does not say.
-        limits: the most that one request may hold: ``"bytes"``, ``"observations"``. What is missing is not limited.
+        limits: the most that one request may hold: ``"observations"``, ``"message_bytes"``. What is missing is not limited.
     """
 
     spec: RobotSpec
@@ -48,10 +48,10 @@ class Greeting:
 
     def check_request(self, url: str, observations: int, size: int) -> None:
         """Raise `WireError` for a request of more observations or bytes than the server reads."""
-        for name, count in (("observations", observations), ("bytes", size)):
+        for name, unit, count in (("observations", "observations", observations), ("message_bytes", "bytes", size)):
             limit = self.limits.get(name, count)
             if count > limit:
-                raise WireError(f"the request has {count} {name}; {url} reads at most {limit}: send fewer observations at a time")
+                raise WireError(f"the request has {count} {unit}; {url} reads at most {limit}: send fewer observations at a time")
 
     def check_same(self, before: Greeting, url: str) -> None:
         """Raise `WireError` if another robot or policy is served than `before`."""

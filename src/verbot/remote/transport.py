@@ -67,10 +67,10 @@ class Transport:
         if self._socket is not None:
             _shut(self._socket.socket)
 
-    def close(self) -> None:
-        """Say goodbye, for at most `CLOSE_S`."""
+    def close(self, limit_s: float) -> None:
+        """Say goodbye, for at most `limit_s` and `CLOSE_S`."""
         self._requests.put(None)
-        self._thread.join(CLOSE_S)
+        self._thread.join(min(limit_s, CLOSE_S))
         self.give_up()
 
     def _wait(self, deadline: float) -> bytes | str:
