@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -109,6 +110,36 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, torn:
     timed = {name for name in whole.metrics if name.startswith("latency")}
     for name in set(whole.metrics) - timed:
         assert resumed.metrics[name] == whole.metrics[name]
+
+
+def test_two_policies_behind_one_address_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toy_world
+
+    from verbot.workflows import load_policy
+
+    class Served(toy_world.ToyPolicy):
+        """What `RemotePolicy` says of a server."""
+
+        identity = "a" * 64
+
+        def __init__(self, url: str):
+            super().__init__()
+
+        def __enter__(self) -> Served:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+    monkeypatch.setattr("verbot.remote.RemotePolicy", Served)
+    config = EvaluationConfig(**(SMALL | {"conditions": (), "baselines": False}))  # type: ignore[arg-type]
+    run = functools.partial(run_evaluation, config=config, out=tmp_path, make=toy_world.ToyEnv, progress=False)
+    source = functools.partial(load_policy.policy_source, "ws://127.0.0.1:1")
+    listening = functools.partial(dataclasses.replace, load=toy_world.listening)  # what a worker process can load
+    assert run(listening(source())).played == 8
+    assert run(listening(source())).played == 0
+    monkeypatch.setattr(Served, "identity", "b" * 64)
+    with pytest.raises(ConfigError, match=f"identity: '{'a' * 16}', now '{'b' * 16}'"):
+        run(listening(source()))
 
 
 def test_more_episodes_keep_those_already_played(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -52,8 +53,12 @@ class Page:
             connect(address, origin=settings.pop("origin", origin_of(url)), compression=None, **settings)
         )
         self.hello = json.loads(self.socket.recv(timeout=10))
+        assert self.hello["type"] == "hello"
         self.errors: list[str] = []
-        self.frame = -1
+        self._states: deque[dict] = deque()
+        self.frame, self.beat = -1, -1
+        while self.beat < 0:
+            self._take(self.socket.recv(timeout=10))
 
     def __enter__(self) -> Page:
         return self
@@ -64,18 +69,28 @@ class Page:
     def receive(self) -> dict | None:
         """The next state sent to the page; None when the session has ended."""
         try:
-            while True:
-                message = json.loads(self.socket.recv(timeout=20))
-                if message["type"] == "state":
-                    self.frame = message["frame"]
-                    return message["state"]
-                self.errors.append(message["message"])
+            while not self._states:
+                self._take(self.socket.recv(timeout=20))
+            message = self._states.popleft()
+            self.frame = message["frame"]
+            return message["state"]
         except ConnectionClosed:
             return None
 
     def send(self, **message) -> None:
+        """Send a message, after a heartbeat, as the page does before each key."""
         with suppress(ConnectionClosed):  # the last key of a session ends it, and later messages have no receiver
+            self.socket.send(json.dumps({"type": "alive", "at": time.monotonic() * 1000, "beat": self.beat}))
             self.socket.send(json.dumps(message))
+
+    def _take(self, data: str) -> None:
+        message = json.loads(data)
+        if message["type"] == "beat":
+            self.beat = message["beat"]
+        elif message["type"] == "error":
+            self.errors.append(message["message"])
+        else:
+            self._states.append(message)
 
     def press(self, name: str) -> None:
         self.send(type="key", code=CODES.get(name, name), down=True)
@@ -219,6 +234,8 @@ def ready(page: Page) -> dict:
     """The state of a new scene, with all keys released and at full speed."""
     state = page.receive()
     page.send(type="release")
+    if page.hello["gamepad"]:
+        page.pad([0, 0, 0, 0])
     while state["speed"] != "fast":
         state = after(page, "speed")
     return state

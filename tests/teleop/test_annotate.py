@@ -14,9 +14,9 @@ from scripted import Page, after, lockstep
 
 from verbot import cli
 from verbot.data import DatasetWriter, EpisodeRecord, annotate, check_dataset, open_dataset
-from verbot.data.storage import files
 from verbot.data.storage.writer import example_dataset
 from verbot.errors import DataError
+from verbot.files import write_atomic
 from verbot.teleop.annotate import annotate_in_page
 
 FOREIGN = Path(__file__).parents[1] / "fixtures" / "lerobot_v3"
@@ -84,7 +84,7 @@ def test_an_annotated_dataset_accepts_more_episodes(dataset):
 def test_a_crash_between_any_two_writes_leaves_every_episode_consistent(dataset, tmp_path, monkeypatch):
     """For every reader each episode has the old or the new instruction, and a second attempt completes the change."""
     old, new = "touch the blue cube", "go to the blue one"
-    stops, genuine = 0, files.write_atomic
+    stops, genuine = 0, write_atomic
     while True:
         root = tmp_path / f"crash-{stops}"
         shutil.copytree(dataset, root)

@@ -24,7 +24,8 @@ from verbot.teleop.controls import (
     basis_of,
     motion_of,
 )
-from verbot.teleop.inputs import MAX_BYTES, Inputs, parse
+from verbot.teleop.heartbeat import Heartbeat
+from verbot.teleop.inputs import MAX_BYTES, Given, Inputs, parse
 
 SPEC = robot_spec(32)
 FRONT = Basis(np.array([0.0, 1.0, 0.0]), np.array([-1.0, 0.0, 0.0]))
@@ -199,8 +200,27 @@ def message(**fields):
     return json.dumps(fields)
 
 
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def hear(inputs, at_s=0.0, beat=0):
+    inputs.put(message(type="alive", at=1000 * at_s, beat=beat))
+
+
+def living(clock=None, gamepad=True):
+    """Inputs whose page was heard just now."""
+    inputs = Inputs(gamepad, clock or Clock())
+    inputs.beat()
+    hear(inputs)
+    return inputs
+
+
 def test_a_tap_between_two_control_steps_counts_once():
-    inputs = Inputs()
+    inputs = living()
     inputs.put(message(type="key", code="KeyW", down=True))
     inputs.put(message(type="key", code="KeyW", down=False))
     assert inputs.take().motion == MotionCommand(away=1.0)
@@ -208,8 +228,8 @@ def test_a_tap_between_two_control_steps_counts_once():
 
 
 def test_buttons_act_when_pressed_and_not_while_held():
-    inputs = Inputs()
-    for buttons in ([1], [1], [0], [1]):
+    inputs = living()
+    for buttons in ([0], [1], [1], [0], [1]):
         inputs.put(message(type="pad", axes=[0, 0], buttons=buttons))
     assert [command.name for command in inputs.take().commands] == ["gripper", "gripper"]
     with pytest.raises(WireError, match="start with --by gamepad"):
@@ -217,21 +237,128 @@ def test_buttons_act_when_pressed_and_not_while_held():
 
 
 def test_commands_do_not_pile_up():
-    inputs = Inputs()
+    inputs = living()
+    inputs.put(message(type="key", code="KeyW", down=True))
     for _ in range(64):
         inputs.put(message(type="key", code="Space", down=True))
     with pytest.raises(WireError, match="more than 64 commands are waiting"):
         inputs.put(message(type="key", code="Space", down=True))
+    inputs.put(message(type="key", code="KeyW", down=False))  # a key is released all the same
     assert len(inputs.take().commands) == 64
     inputs.put(message(type="key", code="Space", down=True))
 
 
 def test_release_releases_keys_and_sticks():
-    inputs = Inputs()
+    inputs = living()
     inputs.put(message(type="key", code="KeyW", down=True))
+    inputs.put(message(type="pad", axes=[0, 0], buttons=[]))
     inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
+    assert inputs.take().motion == MotionCommand(right=1.0, away=1.0)
     inputs.put(message(type="release"))
     assert not inputs.take().motion.moves
+
+
+def test_a_silent_page_releases_everything_until_it_is_pressed_anew():
+    clock = Clock()
+    inputs = living(clock)
+    inputs.put(message(type="key", code="KeyW", down=True))
+    inputs.put(message(type="pad", axes=[0, 0], buttons=[]))
+    inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
+    for _ in range(3):  # no heartbeat for 0.3 s is no silence yet
+        assert inputs.take().motion == MotionCommand(right=1.0, away=1.0)
+        clock.now_s += 0.1
+    clock.now_s += 0.01
+    assert not inputs.take().motion.moves
+    with pytest.raises(WireError, match="KeyD has no effect: the page was not heard for 0.3 s, or only late; press it again"):
+        inputs.put(message(type="key", code="KeyD", down=True))
+    with pytest.raises(WireError, match="Space has no effect"):
+        inputs.put(message(type="key", code="Space", down=True))
+    hear(inputs, 0.31)
+    inputs.put(message(type="pad", axes=[0.9, 0], buttons=[1]))
+    assert inputs.take() == Given(), "held keys and sticks have no effect, and a held button presses nothing"
+    inputs.put(message(type="pad", axes=[0, 0], buttons=[]))
+    inputs.put(message(type="pad", axes=[-1, 0], buttons=[]))
+    inputs.put(message(type="key", code="KeyW", down=True))
+    assert inputs.take().motion == MotionCommand(right=-1.0, away=1.0)
+
+
+def test_a_gap_counts_even_if_no_control_step_fell_into_it():
+    clock = Clock()
+    inputs = living(clock)
+    inputs.put(message(type="key", code="KeyW", down=True))
+    clock.now_s += 1.0
+    hear(inputs, 1.0)
+    assert not inputs.take().motion.moves
+
+
+def test_a_gamepad_at_rest_in_a_silence_needs_no_second_rest():
+    clock = Clock()
+    inputs = living(clock)
+    inputs.put(message(type="pad", axes=[0, 0], buttons=[]))
+    clock.now_s += 1.0
+    assert not inputs.take().motion.moves
+    hear(inputs, 1.0)
+    inputs.put(message(type="pad", axes=[1, 0], buttons=[]))
+    assert inputs.take().motion.right == 1
+
+
+def test_a_late_heartbeat_is_no_heartbeat():
+    """Heartbeats that lay in a buffer come all at once; only those that were sent within 0.3 s count, and no key before them."""
+    clock = Clock()
+    inputs = living(clock)
+    clock.now_s += 5.0
+    for at_s in (0.1, 2.0, 4.6):
+        hear(inputs, at_s)
+        with pytest.raises(WireError, match="KeyW has no effect"):
+            inputs.put(message(type="key", code="KeyW", down=True))
+    inputs.beat()
+    hear(inputs, 4.8, beat=1)
+    inputs.put(message(type="key", code="KeyW", down=True))
+    assert inputs.take().motion.away == 1
+
+
+def test_a_page_of_unknown_delay_is_not_alive_before_it_answers_a_beat():
+    clock = Clock()
+    inputs = Inputs(clock=clock)
+    hear_nothing = message(type="key", code="KeyW", down=True)
+    with pytest.raises(WireError, match="KeyW has no effect"):
+        inputs.put(hear_nothing)
+    with pytest.raises(WireError, match="beat 0 was not sent yet; the latest is -1"):
+        hear(inputs)
+    inputs.beat()
+    clock.now_s += 1.0  # on the way there or back: nobody knows
+    hear(inputs)
+    with pytest.raises(WireError, match="KeyW has no effect"):
+        inputs.put(hear_nothing)
+
+
+def test_a_page_that_gets_nothing_is_not_alive():
+    """Its heartbeats come, but the pictures stand still: it repeats an old beat."""
+    clock = Clock()
+    inputs = living(clock)
+    for tenth in range(1, 30):
+        clock.now_s += 0.1
+        if tenth % 5 == 0:
+            inputs.beat()
+        hear(inputs, 0.1 * tenth, beat=0)
+        if tenth <= 15:
+            inputs.put(message(type="key", code="KeyW", down=True))
+    assert not inputs.take().motion.moves
+
+
+@pytest.mark.parametrize("rate", [1 - 1e-4, 1 + 1e-4])
+def test_clocks_that_drift_apart_stay_in_touch(rate):
+    clock = Clock()
+    heartbeat = Heartbeat(clock)
+    for second in range(3 * 3600):
+        clock.now_s = 100.0 + second
+        beat = heartbeat.beat()
+        clock.now_s += 0.05
+        heartbeat.hear((second + 0.05) * rate, beat)
+        clock.now_s += 0.05
+        assert heartbeat.alive
+        clock.now_s += 0.3
+        assert not heartbeat.alive
 
 
 @pytest.mark.parametrize(
@@ -241,7 +368,7 @@ def test_release_releases_keys_and_sticks():
         ("{", "a message is JSON; this is not"),
         ("[" * 3000, "a message is JSON; this is not"),
         ('{"type": "pad", "axes": [NaN], "buttons": []}', "NaN is not a JSON number"),
-        ("3", "a message is a map whose type is one of key, pad, release, say, seen; got 3"),
+        ("3", "a message is a map whose type is one of alive, key, pad, release, say, seen; got 3"),
         ('{"type": ["key"]}', "whose type is one of"),
         ('{"type": "eval", "code": "1"}', "got 'eval'"),
         ('{"type": "key", "code": "KeyW"}', "has exactly the fields code, down"),
@@ -253,6 +380,9 @@ def test_release_releases_keys_and_sticks():
         ('{"type": "say", "text": "a\\nb", "add": false}', "must be one line of 1 to 300 printable characters"),
         ('{"type": "say", "text": "  ", "add": false}', "must be one line"),
         ('{"type": "say", "text": "' + "x" * 301 + '", "add": false}', "must be one line"),
+        ('{"type": "alive", "at": -1, "beat": 0}', "must be the page's clock in milliseconds"),
+        ('{"type": "alive", "at": 1, "beat": 0.5}', "must be the number of a beat"),
+        ('{"type": "say", "text": "half an emoji \\ud83d", "add": false}', "must be one line of 1 to 300 printable characters"),
         ('{"type": "seen", "frame": -1}', "must be a frame's number"),
         ('{"type": "seen", "frame": true}', "must be a frame's number"),
         ('"' + "x" * MAX_BYTES + '"', "a message has at most 4096 bytes"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -19,7 +23,7 @@ from verbot.errors import ConfigError
 from verbot.teleop.controls import DIGITS, MOTIONS
 from verbot.teleop.inputs import COMMANDS, MAX_BYTES, Inputs
 from verbot.teleop.run import RealTime, greeting
-from verbot.teleop.server import AHEAD, REPLACED, PageServer
+from verbot.teleop.server import AHEAD, LIMITS, REPLACED, PageServer
 
 
 @pytest.fixture
@@ -126,39 +130,111 @@ def test_a_second_page_takes_over(server):
             assert server._inputs.take().motion.away == 0
 
 
+class Silent:
+    """A connection that sends nothing anywhere."""
+
+    def __init__(self, *messages):
+        self.sent, self._messages = [], messages
+
+    async def messages(self, last=False):
+        for message in self._messages:
+            yield message() if callable(message) else message
+
+    async def send(self, text):
+        self.sent.append(json.loads(text))
+
+    def post(self, text):
+        self.sent.append(json.loads(text))
+
+    def close(self, code, reason):
+        self.sent.append(code)
+
+
 def test_a_page_that_was_replaced_presses_no_key(server):
     """A message that it sent before is still on its way when the other page takes over; nobody would release that key."""
-    over, motions = threading.Event(), []
+    replacement = Silent()
 
-    class Connection:
-        def __init__(self, messages):
-            self.messages = messages
+    def take_over():
+        server._take_over(replacement)
+        server._inputs.beat()
+        server._inputs.put('{"type": "alive", "at": 0, "beat": 0}')
+        return '{"type": "key", "code": "KeyW", "down": true}'
 
-        def __iter__(self):
-            return self.messages()
+    first = Silent(take_over)
+    asyncio.run(server.converse(first))
+    assert first.sent[-1] == REPLACED
+    assert not server._inputs.take().motion.moves
+    assert server._page is replacement
 
-        def send(self, text):
-            pass
 
-        def close(self, code, reason):
-            pass
+def test_the_greeting_comes_before_every_state():
+    """However the control loop's `show` falls between: a page is nobody's before it was greeted."""
+    server = PageServer(Inputs(), {"mode": "teleop"})
+    server.close()
 
-    def second():
-        over.wait(5)
-        yield from ()
+    class Slow(Silent):
+        async def send(self, text):
+            server.show({"number": 1}, {})
+            await super().send(text)
+            server.show({"number": 2}, {})
 
-    def first():
-        other = threading.Thread(target=server._converse, args=(replacement,))
-        other.start()
-        wait_until(lambda: server._page is replacement)
-        yield json.dumps({"type": "key", "code": "KeyW", "down": True})
-        motions.append(server._inputs.take().motion.away)
-        over.set()
-        other.join()
+    page = Slow(lambda: server.show({"number": 3}, {}) or '{"type": "release"}')
+    asyncio.run(server.converse(page))
+    assert [message["type"] for message in page.sent if message["type"] != "beat"] == ["hello", "state"]
 
-    replacement = Connection(second)
-    server._converse(Connection(first))
-    assert motions == [0]
+
+def test_a_page_that_never_reads_blocks_nobody_and_is_dropped():
+    """A browser that was stopped, with full buffers: every call returns at once, and the next page takes over."""
+    image = {"front": np.random.default_rng(0).integers(0, 255, (320, 320, 3), np.uint8)}
+    server = PageServer(Inputs(), {"mode": "teleop"})
+    try:
+        with frozen_page(server):
+            wait_until(lambda: server.connected)
+            longest = 0.0
+            for number in range(20):
+                server._inputs.seen = server._frame  # as if it had confirmed every frame, so that its buffers fill
+                began = time.monotonic()
+                server.show({"number": number}, image)
+                longest = max(longest, time.monotonic() - began)
+                time.sleep(0.01)
+            assert longest < 0.5
+            with Page(server.url) as other:
+                server.show({"number": 99}, image)
+                assert other.receive()["number"] == 99
+            began = time.monotonic()
+    finally:
+        server.close()
+    assert time.monotonic() - began < 4
+
+
+@contextmanager
+def frozen_page(server):
+    """The connection of a page that shook hands and never reads."""
+    with socket.create_connection(("127.0.0.1", server.port)) as frozen:
+        frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, path = f"127.0.0.1:{server.port}", f"/{server.token}/socket"
+        frozen.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        yield frozen
+
+
+def test_a_half_open_page_is_dropped_within_seconds(monkeypatch):
+    monkeypatch.setattr("verbot.teleop.server.LIMITS", replace(LIMITS, silence_s=0.4))
+    with PageServer(Inputs(), {"mode": "teleop"}) as server, frozen_page(server):
+        wait_until(lambda: server.connected)
+        wait_until(lambda: not server.connected)
+    assert LIMITS.silence_s <= 5 and LIMITS.handshake_s <= 5
+
+
+def test_a_frozen_page_releases_its_key(server):
+    with Page(server.url) as page:
+        page.press("KeyW")
+        wait_until(lambda: server._inputs.take().motion.away == 1)
+        began = time.monotonic()
+        wait_until(lambda: not server._inputs.take().motion.moves)
+        assert server.connected and time.monotonic() - began < 2
 
 
 def test_a_slow_page_skips_frames(server):
@@ -179,7 +255,7 @@ def test_a_slow_page_skips_frames(server):
 
 
 def test_a_port_that_is_taken_is_reported(server):
-    with pytest.raises(ConfigError, match=f"no page can be served at 127.0.0.1:{server.port}: "):
+    with pytest.raises(ConfigError, match=f"nothing can be served at 127.0.0.1:{server.port}: "):
         PageServer(Inputs(), {}, port=server.port)
 
 

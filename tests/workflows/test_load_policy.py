@@ -38,7 +38,7 @@ def test_a_policy_is_known_by_its_content_not_by_its_card(folder):
     assert load_policy.policy_source(str(folder)).identity != first.identity
 
 
-def test_a_served_policy_is_known_by_its_address(folder):
+def test_a_served_policy_predicts_the_same(folder):
     policy = verbot.load_policy(folder)
     images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in policy.spec.cameras}
     observation = verbot.Observation(images, np.array([0.5, 0, 0.2, 1, 0, 0, 0, 1], np.float32), "pick up the red cube")
@@ -46,7 +46,39 @@ def test_a_served_policy_is_known_by_its_address(folder):
         remote = load_policy.open_policy(server.url)
         np.testing.assert_array_equal(remote.predict([observation])[0].values, policy.predict([observation])[0].values)
         remote.close()
-        assert load_policy.policy_source(server.url).identity == server.url
+
+
+class Served:
+    """What `RemotePolicy` says of a server."""
+
+    identity = "a" * 64
+    spec = None
+
+    def __init__(self, url):
+        self.url = url
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def predict(self, observations):
+        return []
+
+
+def test_a_served_policy_is_known_by_its_content_not_by_its_address(monkeypatch):
+    monkeypatch.setattr("verbot.remote.RemotePolicy", Served)
+    url = "ws://127.0.0.1:1"
+    first = load_policy.policy_source(url)
+    assert (first.name, first.identity) == (url, "a" * 16)
+    first.load()
+    monkeypatch.setattr(Served, "identity", "b" * 64)
+    assert load_policy.policy_source(url).identity == "b" * 16
+    with pytest.raises(ConfigError, match=f"{url} now serves policy {'b' * 16}; expected {'a' * 16}, as at the start"):
+        first.load()
+    monkeypatch.setattr(Served, "identity", "")  # an older server does not say: its results are not mixed with any
+    assert load_policy.policy_source(url).identity.startswith(f"unknown to {url} at ")
 
 
 def test_the_starter_policy_lies_in_the_package(monkeypatch, tmp_path, folder):

@@ -60,6 +60,7 @@ class VLAPolicy:
         blind: bool = False,
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
+        self.equal_texts = False  # see `verbot.policy.batch_invariance`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state) if spec.state else Affine.of_nothing()
@@ -251,12 +252,13 @@ class VLAPolicy:
         shown = stacked([[*look_back(o.memory, latest.time_s, frames, self._step_s), latest] for o, latest in pairs])
         depth, depth_mask = shown.pop("depth"), shown.pop("depth_mask")
         batch = self._batch(**shown, instructions=[o.instruction for o in observations])
+        text = batch.text.equally_long(self.network.backbone.most_tokens()) if self.equal_texts else batch.text
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
-        return dataclasses.replace(batch, **previous_action, **goal, **remembered, **measured).to(self.device)
+        return dataclasses.replace(batch, text=text, **previous_action, **goal, **remembered, **measured).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if not self.config.previous_action:

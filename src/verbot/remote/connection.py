@@ -74,8 +74,12 @@ class Connection:
         self.held = 0  # bytes of messages that are being received or dealt with
         self.silent_since: float | None = time.monotonic()  # None while a message is dealt with
 
-    async def messages(self) -> AsyncIterator[bytes | str]:
-        """The client's messages until it leaves or is dropped. The next is read when the loop comes back for it."""
+    async def messages(self, last: bool = False) -> AsyncIterator[bytes | str]:
+        """The client's messages until it leaves or is dropped. The next is read when the loop comes back for it.
+
+        Args:
+            last: also those that came together with its goodbye.
+        """
         while self._protocol.state is State.OPEN:
             frames = await self._receive()
             waiting = deque(message for frame in frames if (message := self._joined(frame)) is not None)
@@ -83,7 +87,7 @@ class Connection:
                 self.start_closing(POLICY_VIOLATION, f"more than {AHEAD} messages at once: wait for the answers")
             await asyncio.sleep(PAUSE_S if len(frames) - len(waiting) > FRAMES else 0)
             del frames
-            while waiting and self._protocol.state is State.OPEN:
+            while waiting and (self._protocol.state is State.OPEN or (last and self._protocol.close_rcvd_then_sent)):
                 message = waiting.popleft()
                 self._hold(len(message))
                 self.silent_since = None

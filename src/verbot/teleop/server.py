@@ -1,11 +1,13 @@
 """Serves the page and its messages: one HTTP and WebSocket server for one user at a time.
 
-Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
+A page has the arm only after it got its greeting, and only while its heartbeat is heard (`verbot.teleop.inputs`). Nothing that a
+page does or leaves undone holds up the control loop. Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
 therefore neither read nor control.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import http
@@ -20,14 +22,16 @@ from typing import Any
 
 from PIL import Image
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
 
-from verbot.errors import ConfigError, WireError
+from verbot.errors import WireError
+from verbot.remote.connection import Connection, ConnectionLimits
+from verbot.remote.connections import ConnectionServer
 from verbot.spec import UInt8Array
+from verbot.teleop.heartbeat import BEAT_S
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
+LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90
@@ -49,10 +53,10 @@ _SAFETY = {
 
 
 class PageServer:
-    """Serves the page from background threads until closed, and passes its messages to `inputs`.
+    """Serves the page from a background thread until closed, and passes its messages to `inputs`.
 
     An invalid message is answered with an error and the connection stays open. A message over the size limit closes it. A second
-    page replaces the first.
+    page replaces the first. A page that does not read, or does not answer for some seconds, is dropped.
 
     Args:
         hello: the first message to a page; JSON.
@@ -67,21 +71,13 @@ class PageServer:
         self._inputs, self._hello, self._host = inputs, hello, host
         self.token = secrets.token_urlsafe(18)
         self._lock = threading.Lock()
-        self._page: ServerConnection | None = None
+        self._page: Connection | None = None
         self._latest, self._frame = "", -1
-        try:
-            self._server = serve(
-                self._converse, host, port, process_request=self._admit, max_size=MAX_BYTES, compression=None,
-                server_header=None,
-            )  # fmt: skip
-        except OSError as error:
-            raise ConfigError(f"no page can be served at {host}:{port}: {error}") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="teleop-page", daemon=True)
-        self._thread.start()
+        self._server = ConnectionServer(self, host, port, LIMITS, name="teleop-page")
 
     @property
     def port(self) -> int:
-        return int(self._server.socket.getsockname()[1])
+        return self._server.address[1]
 
     @property
     def url(self) -> str:
@@ -99,7 +95,10 @@ class PageServer:
         return self.connected and self._inputs.seen < self._frame
 
     def show(self, state: Mapping[str, Any], images: Mapping[str, UInt8Array]) -> None:
-        """Send the page a new `state` (JSON) and `images` uint8 (h, w, 3) by camera, unless nothing has changed."""
+        """Send the page a new `state` (JSON) and `images` uint8 (h, w, 3) by camera, unless nothing has changed.
+
+        Returns without waiting for the page. A page that has not confirmed `AHEAD` frames gets no further one.
+        """
         pictures = {name: _jpeg(image) for name, image in images.items()}
         text = json.dumps({**state, "images": pictures})
         with self._lock:
@@ -107,15 +106,14 @@ class PageServer:
             if page is None or text == self._latest or self._frame - self._inputs.seen >= AHEAD:
                 return
             self._latest, self._frame = text, self._frame + 1
-            number = self._frame
-        _send(page, f'{{"type": "state", "frame": {number}, "state": {text}}}')
+            page.post(f'{{"type": "state", "frame": {self._frame}, "state": {text}}}')
 
     def close(self) -> None:
+        """End the session; within some seconds, whatever the page does."""
         page = self._page
         if page is not None:
             page.close(LEFT, "the session has ended")
-        self._server.shutdown()
-        self._thread.join()
+        self._server.close()
 
     def __enter__(self) -> PageServer:
         return self
@@ -123,7 +121,7 @@ class PageServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    def admit(self, request: Request) -> Response | None:
         """None accepts a WebSocket; any other request gets its response here."""
         folder, _, name = request.path.partition("?")[0].lstrip("/").partition("/")
         if not hmac.compare_digest(folder.encode(), self.token.encode()):
@@ -141,46 +139,52 @@ class PageServer:
         file, kind = _PAGE[name]
         return _answer(http.HTTPStatus.OK, files("verbot.teleop").joinpath("page", file).read_text("utf-8"), kind)
 
+    async def converse(self, connection: Connection) -> None:
+        """Greet a page, then let it take over until it leaves."""
+        await connection.send(json.dumps({"type": "hello", **self._hello}))
+        self._take_over(connection)
+        beats = asyncio.create_task(self._beat(connection))
+        try:
+            async for data in connection.messages(last=True):
+                try:
+                    self._put(connection, data)
+                except WireError as error:
+                    await connection.send(json.dumps({"type": "error", "message": str(error)}))
+        finally:
+            beats.cancel()
+            with self._lock:
+                if self._page is connection:
+                    self._page = None
+                    self._inputs.release()
+
     def _is_own_name(self, host: str) -> bool:
         """Accept only the loopback's names on the loopback: another name that resolves to it belongs to another page."""
         name = host.rpartition(":")[0]
         return self._host not in ("127.0.0.1", "localhost", "::1") or name in LOOPBACK
 
-    def _converse(self, connection: ServerConnection) -> None:
+    def _take_over(self, connection: Connection) -> None:
         with self._lock:
             before, self._page = self._page, connection
             self._latest, self._inputs.seen = "", self._frame
-            self._inputs.release()
+            self._inputs.restart()
         if before is not None:
             before.close(REPLACED, "another page took over")
-        try:
-            connection.send(json.dumps({"type": "hello", **self._hello}))
-            for data in connection:
-                try:
-                    self._put(connection, data)
-                except WireError as error:
-                    connection.send(json.dumps({"type": "error", "message": str(error)}))
-        except ConnectionClosed:
-            pass  # the page was closed during a message
-        finally:
-            with self._lock:
-                current = self._page is connection
-                if current:
-                    self._page = None
-                    self._inputs.release()
 
-    def _put(self, connection: ServerConnection, data: str | bytes) -> None:
+    async def _beat(self, connection: Connection) -> None:
+        """Send beats, after which the page dates its heartbeats, until another page has taken over."""
+        while True:
+            with self._lock:
+                if self._page is not connection:
+                    return
+                number = self._inputs.beat()
+            connection.post(json.dumps({"type": "beat", "beat": number}))
+            await asyncio.sleep(BEAT_S)
+
+    def _put(self, connection: Connection, data: str | bytes) -> None:
         """Take a message, unless another page took over meanwhile: nobody would release its keys."""
         with self._lock:
             if self._page is connection:
                 self._inputs.put(data)
-
-
-def _send(page: ServerConnection, text: str) -> None:
-    try:
-        page.send(text)
-    except ConnectionClosed:
-        pass  # `_converse` notices
 
 
 def _answer(status: http.HTTPStatus, body: str, kind: str = "text/plain; charset=utf-8") -> Response:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
 from verbot.agents import ChunkAgent
-from verbot.contracts import Agent, Env, Policy, expert_of
+from verbot.contracts import Agent, Env, IdentifiedPolicy, Policy, expert_of
 from verbot.envs import make_env
 from verbot.envs.fitting import fitting_options
-from verbot.errors import VerbotError
+from verbot.errors import ConfigError, VerbotError
 from verbot.policy.identity import policy_identity
 from verbot.policy.storage import policy_folder
 from verbot.rollout.baselines import PolicySource
@@ -45,17 +46,20 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
 def policy_source(name: str, device: str = "cpu") -> PolicySource:
     """The policy called `name` for `verbot.evaluation`, which loads it in every worker process.
 
+    Its identity is the content hash of the policy, also of one behind an address. Results of a server that does not say which
+    policy it serves have an identity of their own at each call, because it may serve another one the next time.
+
     Raises `PolicyError` if there is no policy, `WireError` if no server answers, `ConfigError` if there is no device.
     """
     if name.startswith(("ws://", "wss://")):
-        return PolicySource(name, functools.partial(open_policy, name), name, policy_spec(name))
+        return _remote_source(name)
     folder = policy_folder(name)
     identity = policy_identity(folder)[:16]
     if device != "cpu":
         from verbot.training.distributed.device import find_device
 
         find_device(device)
-    return PolicySource(name, functools.partial(open_policy, str(folder.resolve()), device), identity, policy_spec(name))
+    return PolicySource(name, functools.partial(_open_to_evaluate, str(folder.resolve()), device), identity, policy_spec(name))
 
 
 def policy_spec(name: str) -> RobotSpec | None:
@@ -76,6 +80,40 @@ def policy_spec(name: str) -> RobotSpec | None:
         return RobotSpec.from_json(with_clean_names(json.loads((folder / "policy.json").read_bytes())["spec"]))
     except (OSError, ValueError, KeyError, VerbotError):
         return None  # loading it says what is wrong
+
+
+def _open_to_evaluate(folder: str, device: str) -> Policy:
+    """The policy in `folder`; its predictions do not depend on the batch, so that results do not depend on an interruption."""
+    from verbot.policy.batch_invariance import batch_invariant
+    from verbot.policy.policy import VLAPolicy
+
+    policy = open_policy(folder, device)
+    return batch_invariant(policy) if isinstance(policy, VLAPolicy) else policy
+
+
+def _remote_source(url: str) -> PolicySource:
+    from verbot.remote import RemotePolicy
+
+    with RemotePolicy(url) as remote:
+        identity, spec = _identity_of(remote), remote.spec
+    now = datetime.datetime.now().isoformat(timespec="milliseconds")
+    load = functools.partial(_open_remote, url, identity)
+    return PolicySource(url, load, identity[:16] or f"unknown to {url} at {now}", spec)
+
+
+def _open_remote(url: str, identity: str) -> Policy:
+    """The policy behind `url`. Raises `ConfigError` if it is no longer the one of this identity."""
+    policy = open_policy(url)
+    if (found := _identity_of(policy)) != identity:
+        raise ConfigError(
+            f"{url} now serves policy {found[:16] or 'unknown'}; expected {identity[:16] or 'unknown'}, as at the start. "
+            "Evaluate one policy at a time"
+        )
+    return policy
+
+
+def _identity_of(policy: Policy) -> str:
+    return policy.identity if isinstance(policy, IdentifiedPolicy) else ""
 
 
 def fitting(name: str, suite: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ function connect() {
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.type === "hello") greet(message);
-    else if (message.type === "beat") beat = message.beat;
+    else if (message.type === "beat") { beat = message.beat; alive(); }
     else if (message.type === "error") at("error").textContent = message.message;
     else if (message.type === "state") { show(message.state); send({type: "seen", frame: message.frame}); }
   };
@@ -56,7 +56,6 @@ function connect() {
     badge("not connected", "");
     if (event.code === 4000) at("message").textContent = "The session has ended; you can close this page.";
     else if (event.code === 4001) at("message").textContent = "Another page took over.";
-    else if (event.code === 1013) at("message").textContent = "Too many pages are open; close some, then reload this one.";
     else { at("message").textContent = "Connection lost; reconnecting."; setTimeout(connect, 1000); }
   };
 }
@@ -77,8 +76,6 @@ function greet(message) {
   at("pad").textContent = hello.gamepad ? PAD : "";
   at("views").textContent = "";
   pads = "";
-  beat = hello.beat;
-  alive();
   for (const name of hello.cameras) {
     const figure = document.createElement("figure"), image = document.createElement("img"), caption = document.createElement("figcaption");
     image.id = "camera-" + name;
