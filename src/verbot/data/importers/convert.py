@@ -126,7 +126,7 @@ def import_dataset(
         counts, table = _counted(root, found, plan, log, skipped)
         table = replace(table, options=dict(config.options))
         writer.attach(TABLE, table.to_bytes())
-    problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind != "range")  # those are in the table
+    problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind == "file")  # those are in the table
     seconds = time.monotonic() - started
     return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], tuple(skipped), problems, seconds, table)
 
