@@ -11,7 +11,7 @@ from verbot.cli.options import READING, ReadingOptions
 
 
 def data_check_command(path: Positional[Path], reading: ReadingOptions = READING) -> int:
-    """Verify a dataset's checksums and structure; names every broken file.
+    """Verify a dataset's checksums and structure; names every broken file, and files that are not part of the dataset.
 
     Example: verbot data check outputs/demo/dataset
 
@@ -20,9 +20,10 @@ def data_check_command(path: Positional[Path], reading: ReadingOptions = READING
     """
     from verbot.data import check_dataset
 
-    problems = check_dataset(path, reading.features)
-    for problem in problems:
-        print(problem)
+    found = check_dataset(path, reading.features)
+    problems = [finding for finding in found if finding.kind != "note"]
+    for finding in found:
+        print(finding)
     print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: all well")
     return 1 if problems else 0
 

@@ -101,7 +101,8 @@ def of_every_kind(record):
 @pytest.mark.parametrize(("change", "images"), [(lambda record: record, "video"), (of_every_kind, "image")], ids=["plain", "all"])
 def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypatch, change, images):
     """The writer stops at each single change of a file in turn. This covers a merge, a close and the next opening."""
-    from verbot.data.storage import files, journal
+    from verbot import files
+    from verbot.data.storage import journal
     from verbot.data.storage import writer as store
 
     class Stopped(BaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from verbot.data.editing.source import EditSource, recorded_first
 from verbot.data.storage import folder_swap, layout
 from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.joining import join_recordings
+from verbot.data.storage.own_files import DRAFT, foreign
 from verbot.data.storage.reader import open_dataset, read_info
 from verbot.data.storage.schema import FeatureEntry
 from verbot.data.storage.verify import check_dataset
@@ -28,6 +30,7 @@ from verbot.files import lock, write_atomic
 from verbot.folders import replace_folder
 from verbot.parallel.progress import Progress
 from verbot.spec import RobotSpec
+from verbot.text import repaired_record
 
 HISTORY = "meta/edits.json"
 
@@ -206,7 +209,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _check(draft: Path, episodes: int) -> list[str]:
     """What is to be said of the edited dataset. Raises `DataError` if a file of it is damaged."""
-    findings = check_dataset(draft)
+    findings = [finding for finding in check_dataset(draft) if finding.kind != "note"]
     if damaged := [finding for finding in findings if finding.path != str(draft)]:
         raise DataError(f"the edited dataset is not whole, and was discarded: {damaged[0]} ({len(damaged)} findings)")
     if len(found := open_dataset(draft)) != episodes:
@@ -218,11 +221,16 @@ def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> N
     """Copy files of the first dataset that are not of the format, and note what was changed, with notes of the other ones."""
     first = sources[0].dataset.root
     if sources[0].dataset.is_ours:
-        for path in _files(first):
+        extra = set(foreign(first, sources[0].dataset.info))
+        for path in first.rglob("*"):
             name = path.relative_to(first)
-            if not _of_format(name):
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, draft / name)
+            stored = path.is_symlink() or path.is_file()  # a link stays a link, also to a folder
+            if stored and ".cache" not in name.parts and (name.as_posix() in extra or not _of_format(name)):
+                target = draft / name
+                if os.path.lexists(target):  # the edited dataset has a file of this name
+                    target = target.with_name(f"{name.name}.other")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target, follow_symlinks=False)
     history = _json(first / HISTORY)
     origins: list[dict[str, Any]] = []
     for source in sources:
@@ -241,13 +249,13 @@ def _of_format(name: Path) -> bool:
     known = (layout.INFO, layout.STATS, layout.TASKS, HISTORY)
     folders = ("data", "videos", "journal", ".cache")
     return name.parts[0] in folders or name.parts[:2] in (("meta", "episodes"), ("meta", "verbot")) or (
-        name.as_posix() in known or name.name == ".lock" or name.suffix == ".tmp"
+        name.as_posix() in known or name.name == ".lock" or DRAFT.fullmatch(name.name) is not None
     )  # fmt: skip
 
 
 def _json(path: Path) -> Any:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return repaired_record(json.loads(path.read_text(encoding="utf-8")))
     return None
 
 

@@ -146,7 +146,7 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
         if before is None:
             _remove_started(root)
         raise
-    problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind != "range")  # those are in the table
+    problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind == "file")  # those are in the table
     seconds = time.monotonic() - started
     return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], table.skipped, problems, seconds, table)
 

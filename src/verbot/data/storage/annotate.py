@@ -8,7 +8,6 @@ its number. Files from before and after a change therefore agree with the same t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +21,11 @@ from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.info import placed
+from verbot.data.storage.own_files import copy_dataset, remove_tree
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError, UnwritableError
-from verbot.files import remove
 from verbot.folders import replace_folder
 from verbot.statistics import FeatureStatistics
 
@@ -147,11 +146,11 @@ def _copy(dataset: Dataset, out: Path) -> None:
         raise DataError(f"{out} exists already; choose another folder for the copy")
     if dataset.is_ours:
         draft = out.with_name(f".{out.name}.copy")
-        remove(draft)
+        remove_tree(draft)
         try:
-            shutil.copytree(dataset.root, draft, ignore=shutil.ignore_patterns(".*"))
+            copy_dataset(dataset.root, draft)
         except OSError as error:
-            remove(draft)
+            remove_tree(draft)
             raise UnwritableError(out, error) from error
         replace_folder(draft, out)
         return

@@ -35,15 +35,25 @@ def cache_folders(dataset: Dataset, given: str | Path | None = None) -> tuple[Pa
     It is written below `given` or `VERBOT_CACHE`, in a folder of the dataset's own; else below the dataset; else, where that is
     read-only, below ``~/.cache/verbot``.
     """
-    own, root = dataset.root / CACHE, dataset.root.resolve()
+    whole, root = dataset.root / CACHE, dataset.root.resolve()
+    own = (whole,) if _is_direct(whole) else ()  # a link would lead what is written elsewhere
     content = dataset[0].identity if len(dataset) else ""
     name = f"{root.name}-{hashlib.sha256(f'{root} {content}'.encode()).hexdigest()[:12]}"
     chosen = given or os.environ.get("VERBOT_CACHE")
     if chosen:
-        return Path(chosen) / "datasets" / name, own
-    if os.access(own if own.exists() else dataset.root, os.W_OK):
-        return (own,)
-    return Path.home() / CACHE / "verbot" / "datasets" / name, own
+        return Path(chosen) / "datasets" / name, *own
+    if own and os.access(whole if whole.exists() else dataset.root, os.W_OK):
+        return own
+    return Path.home() / CACHE / "verbot" / "datasets" / name, *own
+
+
+def _is_direct(folder: Path) -> bool:
+    """Whether neither the cache nor a folder in it is a link."""
+    try:
+        with os.scandir(folder) as entries:
+            return not folder.is_symlink() and not any(entry.is_symlink() for entry in entries)
+    except OSError:  # there is none yet, or it may not be read
+        return not folder.is_symlink()
 
 
 class CachedRows:
@@ -127,7 +137,9 @@ class CachedRows:
         if record.is_file():
             try:
                 state = read_json(record)
-                held, path = state["digests"], folder / state["file"]
+                held, path = state["digests"], folder / str(state["file"])
+                if path.parent != folder or path.is_symlink() or not self._named(name).fullmatch(path.name):
+                    raise KeyError("file")  # leads elsewhere
                 done = min(len(held), len(self.digests))
                 # The cache may hold more episodes than a process that opened the dataset earlier knows of.
                 if done and held[done - 1] == self.digests[done - 1] and path.suffix == self._suffix and path.is_file():
@@ -159,10 +171,13 @@ class CachedRows:
             else:
                 path.unlink(missing_ok=True)
             raise
-        former = re.compile(re.escape(name) + "-[0-9a-f]{8}" + re.escape(self._suffix))
         for old in path.parent.iterdir():
-            if old != path and former.fullmatch(old.name):
+            if old != path and self._named(name).fullmatch(old.name):
                 old.unlink()
+
+    def _named(self, name: str) -> re.Pattern[str]:
+        """The files of rows called `name`."""
+        return re.compile(re.escape(name) + "-[0-9a-f]{8}" + re.escape(self._suffix))
 
     def _refusal(self, folder: Path, error: OSError | UnwritableError) -> DataError:
         reason = error.strerror or str(error)

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from verbot.data.storage.files import read_bytes
+from verbot.data.storage.own_files import ENTRY
 from verbot.data.storage.segments import InstructionSegment, segments_from_json, segments_to_json
 from verbot.errors import CorruptFileError, UnwritableError
-from verbot.files import remove, sha256, write_atomic
+from verbot.files import below, remove, sha256, write_atomic
 from verbot.spec import FloatArray
 
 MAGIC = b"verbot episode 1"
@@ -173,6 +174,7 @@ class EpisodeJournal:
     def read(self, start: int) -> Iterator[JournalEntry]:
         """The entries from episode `start` on, up to the first gap. Raises `CorruptFileError` at a damaged one."""
         while (path := self._path(start)).is_file():
+            below(self._folder.parent, path.relative_to(self._folder.parent).as_posix())
             try:
                 content = read_bytes(path)
             except CorruptFileError:
@@ -183,7 +185,8 @@ class EpisodeJournal:
             start += 1
 
     def paths(self) -> list[Path]:
-        return sorted(self._folder.glob("episode-*.episode"))
+        found = [path for path in self._folder.glob("episode-*.episode") if ENTRY.fullmatch(path.name)]
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
     def renumber(self, start: int) -> None:
         """Renumber entries consecutively from `start`. A gap remains where a user removed a damaged entry."""
@@ -191,16 +194,14 @@ class EpisodeJournal:
             path.rename(self._path(index))
 
     def clear(self, before: int) -> None:
-        """Remove entries below episode `before`, which the v3.0 files hold, and drafts of a writer that died."""
+        """Remove entries below episode `before`, which the v3.0 files hold."""
         for path in self.paths():
             if int(path.stem.partition("-")[2]) < before:
                 path.unlink()
-        for draft in self._folder.glob(".*.tmp"):
-            draft.unlink()
 
     def remove(self) -> None:
         """Remove the folder if it is empty."""
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
+        if self._folder.is_dir() and not self._folder.is_symlink() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
     def _path(self, index: int) -> Path:

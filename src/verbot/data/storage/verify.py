@@ -14,6 +14,7 @@ from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.info import checksums, is_ours, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.metadata_comparison import compare_metadata, compare_statistics
+from verbot.data.storage.own_files import foreign
 from verbot.data.storage.packets import frame_findings
 from verbot.data.storage.ranges import RangeCounter
 from verbot.data.storage.reader import Dataset, Episode, open_dataset
@@ -26,7 +27,8 @@ class Finding:
     """A problem with one file.
 
     Args:
-        kind: ``"file"``, or ``"range"`` for numbers outside the declared ranges, which training can clip.
+        kind: ``"file"``; ``"range"`` for numbers outside the declared ranges, which training can clip; or ``"note"`` for a file
+            in the dataset's folders that is not a part of it, which is no fault, and which verbot leaves alone.
     """
 
     path: str
@@ -38,7 +40,7 @@ class Finding:
 
 
 def check_dataset(path: str | Path, features: FeatureMap | None = None) -> list[Finding]:
-    """All problems of the dataset at `path`; an empty list if it is intact.
+    """All problems of the dataset at `path`, and notes on what else lies in its folders; an empty list if it is intact.
 
     Files that verbot wrote are compared with their checksums. In a dataset of other software what its metadata say twice is
     compared, and the time of every row with the times of the pictures in its videos, which costs one pass over their packets and
@@ -67,7 +69,7 @@ def check_dataset(path: str | Path, features: FeatureMap | None = None) -> list[
             found.setdefault(name, problems)  # what an earlier step finds about a file is more specific
         if str(root / layout.INFO) in found or str(root) in found:
             break
-    return [problem for problems in found.values() for problem in dict.fromkeys(problems)]
+    return [problem for problems in found.values() for problem in dict.fromkeys(problems)] + list(_notes(root))
 
 
 def _info(root: Path) -> Iterator[Finding]:
@@ -78,6 +80,16 @@ def _info(root: Path) -> Iterator[Finding]:
         return
     if is_ours(info) and info["verbot"]["files"] and info["verbot"].get("seal") != seal(info):
         yield Finding(str(root / layout.INFO), "is damaged, or was edited by hand: its own checksum differs")
+
+
+def _notes(root: Path) -> Iterator[Finding]:
+    """What else lies in the folders of a dataset of verbot."""
+    try:
+        info = read_info(root)
+    except DataError:
+        return
+    if is_ours(info):
+        yield from (Finding(str(root / name), "not part of the dataset: left alone", "note") for name in foreign(root, info))
 
 
 def _files(root: Path) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.storage import layout
+from verbot.data.storage import layout, own_files
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import parquet_bytes, read_parquet
@@ -80,6 +80,7 @@ class DatasetWriter:
         self._open = contextlib.ExitStack()
         self._open.enter_context(lock(self.root / ".lock", wait=False, holder="another process is writing to this dataset"))
         try:
+            own_files.refuse_links(self.root)
             self._info = self._load()
             self._tasks = self._known_tasks()
             self._clean()
@@ -270,11 +271,8 @@ class DatasetWriter:
 
     def _clean(self) -> None:
         """Remove uncommitted files of a writer that died, and close gaps that a user left in the journal."""
-        known = self._info["verbot"]["files"]
-        for pattern in ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", "meta/verbot/*/*", "meta/.*.tmp"):
-            for path in self.root.glob(pattern):
-                if path.relative_to(self.root).as_posix() not in known:
-                    path.unlink()
+        for path in own_files.uncommitted(self.root, self._info):
+            path.unlink()
         self._journal.clear(before=self._info["total_episodes"])
         self._journal.renumber(self._info["total_episodes"])
         tasks = parquet_bytes(layout.tasks_table(self._tasks))
