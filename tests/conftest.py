@@ -4,8 +4,11 @@ import atexit
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,68 @@ def warm_workers():
 def cold_workers(request):
     """A test marked ``cold_workers`` starts a new interpreter for each worker, as users do."""
     _WARM["use"] = request.node.get_closest_marker("cold_workers") is None
+
+
+@pytest.fixture(scope="session")
+def killed():
+    """``killed(work, number, folder)``: whether kill -9 came before `work`, in a forked process, had done its change number `number`.
+
+    Counted are the changes below `folder`: files that are opened to write, flushed, renamed, cut or removed, folders that are made
+    or removed. Of a draft that is being flushed only a half is left, as if the kill had come while it was written.
+    """
+
+    def run(work, number, folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forking beside threads, which these processes do not need
+            child = os.fork()
+        if child:
+            status = os.waitpid(child, 0)[1]
+            assert status in (0, signal.SIGKILL), f"the work itself failed at change {number}"
+            return status != 0
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)
+            _die_at(number, str(folder))
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    return run
+
+
+CHANGES = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1}  # and the number of their paths
+
+
+def _die_at(number, folder):
+    left = [number]
+    inside = lambda path: isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(folder)  # noqa: E731
+
+    def count():
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event, arguments):
+        if event == "open":
+            path, _, flags = arguments
+            changes = inside(path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        elif event in CHANGES:
+            relative = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # within a folder that is being removed
+            changes = relative or any(map(inside, arguments[: CHANGES[event]]))
+        else:
+            changes = event == "ctypes.dlsym" and arguments[1] == "renameat2"  # about to exchange two folders
+        if changes:
+            count()
+
+    def fsync(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if inside(path):
+            if left[0] == 0 and path.endswith(".tmp"):
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            count()
+
+    os.fsync = fsync
+    sys.addaudithook(watch)

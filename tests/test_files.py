@@ -1,11 +1,25 @@
-"""Paths never leave their root, whatever names other people's data hold."""
+"""Files and folders are whole at every instant, locks die with their process, and paths never leave their root."""
 
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import itertools
+import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from verbot.errors import DataError
-from verbot.files import below
+from verbot import files, folders
+from verbot.errors import DataError, UnwritableError
+from verbot.files import LineLog, below, hold, lock, read_lines, replacing, write_atomic
+from verbot.folders import recover, remove_folder, write_folder
+
+SOURCE = Path(files.__file__).parent
+OLD, NEW = {"a": b"old" * 9, "b": b"old"}, {"a": b"new" * 9, "c": b"new"}
 
 
 @pytest.mark.parametrize("name", ["../other/a.png", "/etc/passwd", "a/../../b", "nul\0byte", "out/a.png"])
@@ -20,3 +34,241 @@ def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path: Path, name: str)
 def test_links_within_the_root_are_paths_below_it(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path)
     assert below(tmp_path, "b/c.png") == tmp_path / "b/c.png"
+
+
+@pytest.fixture
+def unsynced(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # matters when the power fails, not when a process is killed
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def in_two_renames(monkeypatch):
+    """As on a file system that cannot exchange two names."""
+    monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+
+
+def test_a_file_is_old_or_new_at_every_kill(tmp_path, unsynced, killed):
+    path = tmp_path / "file"
+    for number in itertools.count():
+        write_atomic(path, b"old" * 9)
+        if not killed(lambda: write_atomic(path, b"new" * 9), number, tmp_path):
+            break
+        assert path.read_bytes() in (b"old" * 9, b"new" * 9)
+        write_atomic(path, b"next")
+        assert content(tmp_path) == {"file": b"next"}  # and nothing else is left
+    assert number >= 3
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_is_old_or_new_at_every_kill(tmp_path, unsynced, killed, monkeypatch, exchange):
+    path, seen, between = tmp_path / "folder", [], 0
+    if not exchange:
+        in_two_renames(monkeypatch)
+    for number in itertools.count():
+        write_folder(path, OLD)
+        if not killed(lambda: write_folder(path, NEW), number, tmp_path):
+            break
+        between += recover(path)
+        seen.append(content(path))
+        assert seen[-1] in (OLD, NEW), number
+        write_folder(path, OLD)
+        assert {found.name for found in tmp_path.iterdir()} - {".folder.swap"} == {"folder"}, number
+    assert OLD in seen and NEW in seen and len(seen) > 8 and between == (not exchange)
+
+
+def test_a_removed_folder_is_whole_or_gone_at_every_kill(tmp_path, unsynced, killed):
+    path = tmp_path / "folder"
+    for number in itertools.count():
+        write_folder(path, OLD)
+        if not killed(lambda: remove_folder(path), number, tmp_path):
+            break
+        assert not path.exists() or content(path) == OLD
+        remove_folder(path)
+        assert [*tmp_path.iterdir()] == []
+    assert number > 3
+
+
+def test_a_policy_that_an_older_version_was_replacing_is_found(tmp_path):
+    dead = next(number for number in range(4_000_000, 5_000_000) if not files._alive(number))
+    write_folder(tmp_path / f".folder.old-{dead}", OLD)
+    write_folder(tmp_path / f".folder.new-{dead}", NEW)
+    assert recover(tmp_path / "folder") and content(tmp_path / "folder") == OLD
+    write_folder(tmp_path / "folder", NEW)
+    assert [*tmp_path.iterdir()] == [tmp_path / "folder"]
+
+
+def test_a_folder_never_takes_the_place_of_a_file(tmp_path):
+    (tmp_path / "file").write_text("a person's")
+    with pytest.raises(UnwritableError, match="there is a file in its place"):
+        write_folder(tmp_path / "file", NEW)
+    assert content(tmp_path) == {"file": b"a person's"}
+
+
+def full_after(monkeypatch, count):
+    """The disk is full from write number `count` on, also of the name of a file."""
+    left = [count]
+
+    def failing(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "replace", "rename", "mkdir"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    opened, creating = builtins.open, failing(builtins.open)
+    monkeypatch.setattr(
+        builtins, "open", lambda path, mode="r", *a, **k: (opened if "r" in mode else creating)(path, mode, *a, **k)
+    )
+    return left
+
+
+WRITERS = {
+    "file": lambda path: write_atomic(path / "file", b"new"),
+    "library": lambda path: replacing_by_library(path / "file"),
+    "folder": lambda path: write_folder(path / "folder", NEW),
+    "lines": lambda path: appended(path / "lines"),
+}
+
+
+def replacing_by_library(path):
+    with replacing(path) as draft:
+        draft.write_bytes(b"new")
+
+
+def appended(path):
+    with LineLog(path) as log:
+        log.append("two", sync=True)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_error_and_leaves_old_or_new(tmp_path, monkeypatch, writer):
+    for number in itertools.count():
+        folder = tmp_path / f"{number}"
+        write_atomic(folder / "file", b"old")
+        write_folder(folder / "folder", OLD)
+        write_atomic(folder / "lines", b"one\n")
+        with monkeypatch.context() as patch:
+            full_after(patch, number)
+            try:
+                writer(folder)
+            except UnwritableError as error:
+                assert "No space left on device" in str(error) and "\n" not in str(error)
+            else:
+                break
+        assert (folder / "file").read_bytes() in (b"old", b"new")
+        assert content(folder / "folder") in (OLD, NEW)
+        assert read_lines(folder / "lines") in ([b"one"], [b"one", b"two"])
+        assert len([*folder.iterdir()]) == 3  # no draft is left
+    assert number >= 2
+
+
+def test_a_torn_last_line_is_cut_off_whole_at_every_kill(tmp_path, unsynced, killed):
+    path, torn = tmp_path / "lines", b"one\ntwo\nthr"
+    for number in itertools.count():
+        path.write_bytes(torn)
+        assert read_lines(path) == [b"one", b"two"]
+        if not killed(lambda: appended(path), number, tmp_path):
+            break
+        assert read_lines(path)[:2] == [b"one", b"two"], number
+    assert path.read_bytes() == b"one\ntwo\ntwo\n" and number >= 4
+
+
+def test_a_line_that_a_full_disk_cut_is_removed_before_the_next(tmp_path):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, content):
+            if self.file.tell() > 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(content[:2])
+
+        def close(self):
+            self.file.close()
+
+    with LineLog(tmp_path / "lines") as log:
+        log.append("one")
+        log._file = Full(log._file)
+        with pytest.raises(UnwritableError, match="No space left"):
+            log.append("second")
+        log.append("three")
+    assert read_lines(tmp_path / "lines") == [b"one", b"three"]
+
+
+def test_a_lock_names_its_holder_and_dies_with_it_though_its_children_live(tmp_path):
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException), hold(tmp_path, "another process trains here"):
+            grandchild = os.fork()
+            os.write(told, f"{grandchild}\n".encode())
+            signal.alarm(30)
+            signal.pause()
+        os._exit(0)
+    os.close(told)
+    with open(ready) as pipe:
+        lines = [pipe.readline(), pipe.readline()]
+    try:
+        with (
+            pytest.raises(DataError, match=rf"{tmp_path.name}: another process trains here \(process {child}\)"),
+            hold(tmp_path, "another process trains here"),
+        ):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    try:
+        with hold(tmp_path, "x"), hold(tmp_path, "held by the same thread"):
+            pass
+    finally:
+        os.kill(int(next(line for line in lines if line != "0\n")), signal.SIGKILL)
+
+
+def test_a_lock_whose_file_is_removed_is_not_held_twice(tmp_path):
+    path = tmp_path / "lock"
+    with lock(path, wait=False, holder="busy"):
+        path.unlink()
+        with lock(path, wait=False, holder="busy"), pytest.raises(DataError, match="busy"), lock(path, wait=False, holder="busy"):
+            pass
+
+
+# Where a file is written otherwise, and why that is right.
+REASONS = {
+    "files.py": "writes whole files",
+    "folders.py": "replaces whole folders",
+    "data/editing/edit.py": "fills the draft of a dataset, which takes its place when it is whole",
+    "data/storage/annotate.py": "fills the draft of a dataset, which takes its place when it is whole",
+    "data/storage/cached_rows.py": "a cache, whose record says which rows are whole",
+    "data/samples/clip_memory.py": "shared memory, which ends with the process",
+    "data/importers/rosbag_reader.py": "a temporary copy",
+    "data/storage/journal.py": "renames whole entries to close a gap",
+    "training/checkpoint.py": "a shard in the draft of a checkpoint, which takes its place when it is whole",
+    "training/distributed/process_group.py": "shared memory, which ends with the run",
+    "training/imitation/dagger.py": "removes a copy of the policy that workers have read",
+}
+WRITES = re.compile(
+    r"\.write_(text|bytes)\(|\b(os|path|draft|root|aside)\.(rename|replace)\(|\btruncate\(|\bsave_file\(|shutil\.(copy|move|rmtree)|"
+    r"open\(.*[\"'][wax]b?\+?[\"']|open\(.*[\"']r\+b?[\"']"
+)
+WHOLE = re.compile(
+    r"av\.open\((sink|io\.BytesIO|str\(path\), \"w\", format)|h5py\.File\(draft|>>> |^\s+\.\.\. "
+)  # into memory or a draft
+
+
+def test_every_file_is_written_whole():
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if WRITES.search(line) and not WHOLE.search(line):
+                found.setdefault(name, []).append(f"{name}:{number}: {line.strip()}")
+    loose = [line for name, lines in found.items() if name not in REASONS for line in lines]
+    assert loose == [], "written with neither verbot.files nor verbot.folders"
+    assert REASONS.keys() <= found.keys(), "these no longer need their reason"

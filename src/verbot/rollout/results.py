@@ -104,9 +104,8 @@ class ResultsJournal:
 
     def __init__(self, path: Path):
         self.path = path
-        self.results: dict[str, EpisodeResult] = {}
-        self._file = LineLog(path)
         self.results = {result.key: result for result in read_results(path)}
+        self._file = LineLog(path)
 
     def add(self, result: EpisodeResult) -> None:
         self.results[result.key] = result

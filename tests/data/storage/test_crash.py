@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from verbot.data import DatasetWriter, check_dataset, open_dataset
+from verbot.data.storage import writer as store
+from verbot.data.storage.annotate import annotate
 from verbot.data.storage.segments import InstructionSegment
+from verbot.data.storage.video import encode_video
+from verbot.errors import UnwritableError
 
 SOURCE = Path(__file__).parents[3] / "src"
 
@@ -80,6 +89,7 @@ def survive(root: Path, times: int, seed: int) -> None:
     assert assert_whole(root, count, count) == count
 
 
+@pytest.mark.soak
 def test_killed_twenty_times(tmp_path):
     survive(tmp_path / "d", 20, seed=0)
 
@@ -98,59 +108,123 @@ def of_every_kind(record):
     return dataclasses.replace(record, segments=segments, columns={"next.reward": np.arange(length, dtype=np.float32)})
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is flushed to the disk, and a video is encoded once: neither matters when a process is killed."""
+    known = {}
+
+    def encoded(frames, rate_hz):
+        key = frames.tobytes()
+        if key not in known:
+            known[key] = encode_video(frames, rate_hz)
+        return known[key]
+
+    monkeypatch.setattr(store, "encode_video", encoded)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def state(root):
+    """What is on disk, but for the names and the content of drafts."""
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    whole = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in found.items() if path.suffix != ".tmp"}
+    return frozenset(whole.items()), len(whole) < len(found)
+
+
+def recorded(root, log, records, spec, images):
+    """Sessions of two episodes and of one. A line of `log` for each that was saved."""
+    with log.open("a") as saved:
+        for part in (records[:2], records[2:]):
+            with DatasetWriter(root, spec, merge_every=2, images=images) as writer:
+                for record in part:
+                    print(writer.save_episode(record), file=saved, flush=True)
+
+
 @pytest.mark.parametrize(("change", "images"), [(lambda record: record, "video"), (of_every_kind, "image")], ids=["plain", "all"])
-def test_stopped_between_any_two_changes_on_disk(tmp_path, spec, make, monkeypatch, change, images):
-    """The writer stops at each single change of a file in turn. This covers a merge, a close and the next opening."""
-    from verbot import files
-    from verbot.data.storage import journal
-    from verbot.data.storage import writer as store
-
-    class Stopped(BaseException):
-        pass
-
-    def count_down(function):
-        def counted(*args, **kwargs):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Stopped
-            return function(*args, **kwargs)
-
-        return counted
-
-    left = 10**9
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # matters when the power fails, not when the writer does
-    for module in (journal, store):
-        monkeypatch.setattr(module, "write_atomic", count_down(files.write_atomic))
-    for name in ("unlink", "rename", "rmdir"):
-        monkeypatch.setattr(Path, name, count_down(getattr(Path, name)))
-    stopped_at = 0
-    while True:
-        root, saved = tmp_path / f"{stopped_at}", 0
-        left = stopped_at
-        try:
-            for _ in range(2):
-                writer = DatasetWriter(root, spec, merge_every=2, images=images)
-                try:
-                    for number in range(saved, saved + 2):
-                        writer.save_episode(change(make(number)))
-                        saved = number + 1
-                    writer.close()
-                finally:
-                    writer._open.close()
-        except Stopped:
-            pass
-        else:
+def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, change, images):
+    """This covers the journal, merges, a close and the next opening."""
+    spec = dataclasses.replace(spec, cameras=spec.cameras[:1])
+    records = [dataclasses.replace(record, images={"front": record.images["front"]}) for record in map(make, range(3))]
+    records = [change(record) for record in records]
+    recorded(tmp_path / "whole", tmp_path / "whole.txt", records, spec, images)
+    seen = set()
+    for number in itertools.count():
+        root, log = tmp_path / "killed" / f"{number}", tmp_path / f"{number}.txt"
+        if not killed(partial(recorded, root, log, records, spec, images), number, root):
             break
-        left = 10**9
+        saved = len(log.read_text().splitlines())
+        if (now := (state(root), saved)) in seen:
+            continue
+        seen.add(now)
         if (root / "meta/info.json").is_file():
-            numbers = [episode.extras["number"] for episode in open_dataset(root)]
-            assert numbers in ([*range(saved)], [*range(saved + 1)]), stopped_at
-            assert check_dataset(root) == [], stopped_at
-        writer = DatasetWriter(root, spec, images=images)
-        writer.save_episode(change(make(len(writer))))
-        writer._open.close()
-        numbers = [episode.extras["number"] for episode in open_dataset(root)]
-        assert numbers in ([*range(saved + 1)], [*range(saved + 2)]), stopped_at
-        stopped_at += 1
-    assert stopped_at > (30 if images == "video" else 25)  # the number of changes made by two sessions of writing
+            found = [episode.extras["number"] for episode in open_dataset(root)]
+            assert found in ([*range(saved)], [*range(saved + 1)]), number
+            assert check_dataset(root) == [], number
+        with DatasetWriter(root, spec, images=images) as writer:
+            for record in records[len(writer) :]:
+                writer.save_episode(record)
+        assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2], number
+        assert [path for path in root.rglob("*.tmp")] == [] and not (root / "journal").exists(), number
+    assert number > 80 and len(seen) > 40
+
+
+def test_an_instruction_is_old_or_new_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed):
+    spec = dataclasses.replace(spec, cameras=())
+    with DatasetWriter(tmp_path / "before", spec) as writer:
+        for number in range(2):
+            writer.save_episode(dataclasses.replace(make(number), images={}, calibration={}))
+    old, new = open_dataset(tmp_path / "before")[1].instructions, ("put it there", "place it")
+    seen = set()
+    for number in itertools.count():
+        root = Path(shutil.copytree(tmp_path / "before", tmp_path / f"{number}"))
+        if not killed(lambda root=root: annotate(root, {1: new}), number, root):
+            break
+        if (now := state(root)) in seen:
+            continue
+        seen.add(now)
+        assert open_dataset(root)[1].instructions in (old, new) and check_dataset(root) == [], number
+        annotate(root, {1: new})
+        assert open_dataset(root)[1].instructions == new and check_dataset(root) == [], number
+    assert number > 30 and len(seen) > 15
+
+
+def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path, spec, make, quick, monkeypatch):
+    """The disk is full from each of its writes on, for as long as one call; then the person makes room and tries again."""
+    spec = dataclasses.replace(spec, cameras=())
+    records = [dataclasses.replace(make(number), images={}, calibration={}) for number in range(3)]
+    left = [10**9]
+
+    def failing(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    refused = []
+    for number in itertools.count():
+        root, left[0] = tmp_path / f"{number}", 10**9
+        writer, left[0] = DatasetWriter(root, spec, merge_every=2), number
+        for record in records:
+            try:
+                writer.save_episode(record)
+            except UnwritableError:
+                refused.append(number)
+                assert [episode.extras["number"] for episode in open_dataset(root)] == [*range(record.extras["number"])], number
+                left[0] = 10**9
+                writer.save_episode(record)
+        try:
+            writer.close()
+        except UnwritableError as error:
+            assert f"{root} cannot be written (No space left on device); its 3 episodes are saved in it: make room" in str(error)
+        else:
+            if left[0] in range(10**8):
+                break
+        left[0] = 10**9
+        assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2], number
+        DatasetWriter(root, spec).close()
+        assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2] and check_dataset(root) == [], number
+    assert number > 20 and len(refused) >= 6
