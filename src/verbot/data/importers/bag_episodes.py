@@ -17,6 +17,7 @@ from verbot.data.importers.bag_records import BagMessage, BagOptions
 from verbot.data.importers.bag_sentences import sentences_of
 from verbot.data.importers.bag_timing import NUMBER_AGE_S, Timing, TopicStream, bounds, last_before, pictures_of, rows_between
 from verbot.data.importers.bag_topics import Topics, choose
+from verbot.data.importers.limits import take
 from verbot.data.importers.ros_images import check_encoding, depth_picture, encoding_of, picture
 from verbot.data.importers.ros_messages import chosen, filled_joint_fields, is_joints, numbers, stamp_ns, text_of, topic_of
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -106,7 +107,7 @@ class BagEpisodes:
         matrices = {name: _Numbers(name, streams[topic_of(name)], self.topics.joints) for name in self.topics.numbers}
         starts = {topic_of(name): matrix.first for name, matrix in matrices.items()}
         first, last = bounds(streams, starts, span.key)
-        rows = rows_between(first, last, self.rate_hz)
+        rows = rows_between(first, last, self.rate_hz, sum(len(stream.times) for stream in streams.values()))
         values = {name: matrix.rows(rows, self._timing.max_age_s, span.key) for name, matrix in matrices.items()}
         self._check_joints(matrices, span.key)
         cameras: dict[str, Callable[[], Any]] = {}
@@ -138,7 +139,8 @@ class BagEpisodes:
         for message in self._window(bag, span, list(streams)):
             stream, value = streams[message.topic], message.value
             time = self._time(message, value, stream)
-            found = {name: (is_joints(name, value), numbers(name, value)) for name in wanted[message.topic]}
+            before = stream.values[-1][1] if stream.values else {}
+            found = {name: _packed(name, value, before.get(name)) for name in wanted[message.topic]}
             self._note_encodings(message.topic, value, stream)
             stream.filled.update(filled_joint_fields(value) if found else ())
             if span.end is None or time < span.end:
@@ -240,7 +242,29 @@ def called(name: str) -> str:
     return name.strip("/").replace("/", "_").replace(":", "_").replace(".", "_")
 
 
+@dataclass(frozen=True)
+class PackedNumbers:
+    """The numbers of one message, float64 (d,), by the names of `axes`, which messages of one kind share."""
+
+    by_joint: bool
+    axes: tuple[str, ...]
+    values: np.ndarray
+
+    def of(self, axis: str) -> float:
+        return float(self.values[self.axes.index(axis)])
+
+
+def _packed(name: str, value: Any, before: PackedNumbers | None) -> PackedNumbers:
+    found = numbers(name, value)
+    axes = tuple(found)
+    take(8 * len(axes), name)
+    return PackedNumbers(
+        is_joints(name, value), before.axes if before is not None and before.axes == axes else axes, np.array(list(found.values()))
+    )
+
+
 def _room(name: str, count: int, image: np.ndarray) -> np.ndarray:
+    take(count * image.nbytes, name)
     try:
         return np.empty((count, *image.shape), image.dtype)
     except (MemoryError, ValueError) as error:
@@ -258,19 +282,18 @@ class _Numbers:
 
     def __init__(self, name: str, stream: TopicStream, joints: tuple[str, ...]):
         self._name, self._stream = name, stream
-        found = [value[1][name] for value in stream.values]
-        self.by_joint = all(by_joint for by_joint, _ in found)
-        self._values: list[dict[str, float]] = [values for _, values in found]
-        self.all_axes = tuple(self._values[0])
+        self._values: list[PackedNumbers] = [value[1][name] for value in stream.values]
+        self.by_joint = all(values.by_joint for values in self._values)
+        self.all_axes = self._values[0].axes
         self._joined = False
-        for values in self._values:
-            if values.keys() != self._values[0].keys() or not values:
+        for axes in {id(values.axes): values.axes for values in self._values}.values():  # equal ones are mostly the same
+            if set(axes) != set(self.all_axes) or not axes:
                 self._joined = True
-                if not self.by_joint or not values:
-                    found_here, before = ", ".join(values) or "no numbers", ", ".join(self.all_axes) or "none"
-                    raise DataError(f"{name}: a message has {found_here}; the first has {before}")
+                if not self.by_joint or not axes:
+                    found_here, before = ", ".join(axes) or "no numbers", ", ".join(self.all_axes) or "none"
+                    raise DataError(f"{name}: a message has {found_here[:200]}; the first has {before[:200]}")
         if self._joined:
-            self.all_axes = tuple(sorted({axis for values in self._values for axis in values}, key=natural))
+            self.all_axes = tuple(sorted({axis for values in self._values for axis in values.axes}, key=natural))
         self.axes = tuple(joint for joint in joints if joint in self.all_axes) if joints and self.by_joint else self.all_axes
 
     @property
@@ -281,7 +304,7 @@ class _Numbers:
         return max(self._places(axis)[0][0] for axis in self.axes) if self.axes else self._stream.times[0]
 
     def _places(self, axis: str) -> tuple[list[int], list[float]]:
-        found = [(time, values[axis]) for time, values in zip(self._stream.times, self._values, strict=True) if axis in values]
+        found = [(time, values.of(axis)) for time, values in zip(self._stream.times, self._values, strict=True) if axis in values.axes]
         return [time for time, _ in found], [value for _, value in found]
 
     def rows(self, rows: np.ndarray, limit_s: float | None, key: str) -> np.ndarray:
@@ -291,10 +314,11 @@ class _Numbers:
         """
         label = f"{key}: {topic_of(self._name)}"
         columns = []
+        take(8 * len(rows) * len(self.axes), label)
         if not self._joined:
             places = last_before(np.array(self._stream.times, np.int64), rows, self._stream.latched, limit_s, label)
         for axis in self.axes:
-            values = [found[axis] for found in self._values] if not self._joined else []
+            values = [found.of(axis) for found in self._values] if not self._joined else []
             if self._joined:
                 times, values = self._places(axis)
                 where = f"{label}, joint {axis},"

@@ -13,6 +13,7 @@ from verbot.errors import CorruptFileError, DataError
 
 MCAP, SQLITE = (".mcap", ".mcap.zstd"), (".db3", ".db3.zstd")
 STORAGES = {"mcap": MCAP, "sqlite3": SQLITE}
+METADATA_BYTES = 1 << 19
 METADATA, ROOT_KEY = "metadata.yaml", "rosbag2_bagfile_information"
 UNREADABLE = (ValueError, RecursionError, MemoryError, TypeError, AttributeError, LookupError)  # of YAML's constructors
 DEPTH = 3  # folders below the given one
@@ -157,8 +158,10 @@ def read_metadata(path: Path) -> BagMetadata:
     """What the ``metadata.yaml`` at `path` states. Raises `CorruptFileError` if it is not that of rosbag2."""
     import yaml
 
+    if path.stat().st_size > METADATA_BYTES:
+        raise CorruptFileError(path, f"has {path.stat().st_size} bytes; at most {METADATA_BYTES} are read; {ADVICE}")
     with reading(path, OSError, yaml.YAMLError, *UNREADABLE):
-        document = yaml.safe_load(path.read_bytes())
+        document = yaml_document(path.read_bytes())
     info = document.get(ROOT_KEY) if isinstance(document, dict) else None
     if not isinstance(info, dict):
         raise CorruptFileError(path, f"has no {ROOT_KEY}; expected the metadata of rosbag2; {ADVICE}")
@@ -174,6 +177,26 @@ def read_metadata(path: Path) -> BagMetadata:
     counts, latched = _topics(info.get("topics_with_message_count"))
     files = _names(path, info.get("relative_file_paths"))
     return BagMetadata(files, mode == "message", frozenset(latched), counts, str(info.get("ros_distro") or ""))
+
+
+def yaml_document(content: str | bytes) -> Any:
+    """What a YAML text holds. Raises `yaml.YAMLError`, those of `UNREADABLE`, and `ValueError` for one that repeats itself.
+
+    A few lines of aliases can stand for billions of values, which printing or comparing them would go through.
+    """
+    import yaml
+
+    class WithoutAliases(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases (*name), which rosbag2 does not write")
+            return super().compose_node(parent, index)
+
+    loader = WithoutAliases(content)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _names(path: Path, value: Any) -> tuple[str, ...] | None:
@@ -208,7 +231,7 @@ def is_latched(profiles: Any) -> bool:
 
     if isinstance(profiles, str):
         try:
-            profiles = yaml.safe_load(profiles)
+            profiles = yaml_document(profiles[:METADATA_BYTES])
         except (yaml.YAMLError, *UNREADABLE):
             return False
     found = [profile.get("durability") for profile in profiles if isinstance(profile, dict)] if isinstance(profiles, list) else []

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from verbot.data.importers.limits import take
 from verbot.errors import ConfigError, DataError
 
 NUMBER_AGE_S = 1.0
+FEW_ROWS, ROWS_OF_MESSAGE = 1000, 100  # so many rows are made of any recording; and of each message of a longer one
 JITTER = 1.5  # an interval between images of one and a half times the usual one is jitter; of twice, an image is missing
 
 
@@ -85,14 +87,19 @@ class TopicStream:
         self.times, self.values = self.times[before:], self.values[before:]
 
 
-def rows_between(first: int, last: int, rate_hz: float) -> np.ndarray:
-    """The times of the rows in ns, int64 (t,), at `rate_hz` from `first` to at most `last`."""
+def rows_between(first: int, last: int, rate_hz: float, messages: int) -> np.ndarray:
+    """The times of the rows in ns, int64 (t,), at `rate_hz` from `first` to at most `last`.
+
+    Raises `DataError` where they would be many for so many `messages`: a clock that jumps makes no rows.
+    """
     period_ns = 1e9 / rate_hz
     count = int((last - first) / period_ns + 1e-6) + 1
-    if count > 100_000_000:
+    if count > max(FEW_ROWS, ROWS_OF_MESSAGE * messages):
         raise DataError(
-            f"it would have {count} rows from {first / 1e9:.0f} s to {last / 1e9:.0f} s; the times of its messages are wrong"
+            f"it would have {count} rows from {first / 1e9:.0f} s to {last / 1e9:.0f} s, and has {messages} messages; "
+            f"expected at most {ROWS_OF_MESSAGE} rows for each: the times of its messages are wrong, or --rate-hz is"
         )
+    take(8 * count, "its times")
     return first + np.rint(np.arange(count) * period_ns).astype(np.int64)
 
 

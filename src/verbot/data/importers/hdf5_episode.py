@@ -20,6 +20,7 @@ from verbot.data.importers.hdf5_file import (
     entries,
     opened,
     record_of,
+    stored,
     texts,
     whole_number,
 )
@@ -195,7 +196,7 @@ class _Reader:
     def _numbers(self, paths: Mapping[str, str]) -> dict[str, np.ndarray]:
         values = {}
         for name, path in paths.items():
-            values[name] = np.asarray(self._group[path][()])
+            values[name] = stored(self._group[path], f"{self._place}, {path}")
             if values[name].dtype.kind not in "biuf" or not values[name].ndim:
                 raise DataError(f"{self._place}, {path} is {self._fields[path]}; expected numbers (t, …)")
         return values
@@ -207,8 +208,8 @@ class _Reader:
             raise CorruptFileError(self._place, f"num_samples is {counted}, but it has {length} actions")
         lengths = self._fields.get("compress_len")
         if lengths is not None and not self._place.group:
-            stored = [entry for path, entry in self._fields.items() if path.startswith("observations/images/")]
-            cameras = sum(entry.kind == "encoded" for entry in stored)
+            pictures = [entry for path, entry in self._fields.items() if path.startswith("observations/images/")]
+            cameras = sum(entry.kind == "encoded" for entry in pictures)
             if lengths.shape != (cameras, length):
                 expected = f"({cameras}, {length}): {cameras} compressed cameras, {length} actions"
                 raise CorruptFileError(self._place, f"compress_len is {lengths.shape}; expected {expected}")
@@ -224,9 +225,9 @@ class _Reader:
             if entry.length != length:
                 raise DataError(f"{path} has {entry.length} values for {length} actions")
             if entry.kind == "text":
-                values = np.array(texts(self._group[path][()]), object)
+                values = np.array(texts(stored(self._group[path], f"{self._place}, {path}")), object)
             else:
-                values = np.asarray(self._group[path][()])
+                values = stored(self._group[path], f"{self._place}, {path}")
             if name in ("next.reward", "next.done"):
                 if entry.width != 1:
                     continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
-from verbot.data.importers.images import decode_all, decode_plane, frames_of
+from verbot.data.importers.images import decode_all, decode_plane, frames_of, stack
+from verbot.data.importers.limits import ITEM_BYTES, check_inflated, check_item, take
 from verbot.errors import CorruptFileError, DataError
 from verbot.spec import FloatArray, Int64Array, UInt8Array
 
@@ -20,6 +23,8 @@ from verbot.spec import FloatArray, Int64Array, UInt8Array
 BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError)
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")  # JPEG, PNG, WebP, BMP
 DEEPEST, SMALLEST = 8, 8  # nested groups that are followed; pixels of the shorter side of a picture
+MOST = 100_000  # datasets and groups below one group; links may make them endless
+SUSPECT = 256 << 10  # bytes of a compressed chunk, below which it cannot expand to much
 
 
 @dataclass(frozen=True)
@@ -62,20 +67,23 @@ def opened(path: Path) -> Iterator[Any]:
 
 def entries(group: Any) -> dict[str, Entry]:
     """Every dataset below `group` by its path in it, in the order of names; links to other files are not followed."""
-    return {path: _entry(path, dataset) for path, dataset in _datasets(group, "", DEEPEST)}
+    return {path: _entry(path, dataset) for path, dataset in _datasets(group, "", (), itertools.count(1))}
 
 
-def _datasets(group: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _datasets(group: Any, prefix: str, around: tuple[Any, ...], count: Iterator[int]) -> Iterator[tuple[str, Any]]:
+    """Every dataset below `group`, which lies in the groups `around`: links to one of those are not followed."""
     import h5py
 
-    for name in group if depth else ():
+    for name in group if len(around) < DEEPEST else ():
+        if next(count) > MOST:
+            raise CorruptFileError(group.file.filename, f"has more than {MOST} groups and datasets in one episode")
         if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
             continue
         found = group.get(name)
         if isinstance(found, h5py.Dataset):
             yield prefix + name, found
-        elif isinstance(found, h5py.Group):
-            yield from _datasets(found, f"{prefix}{name}/", depth - 1)
+        elif isinstance(found, h5py.Group) and found not in (*around, group):
+            yield from _datasets(found, f"{prefix}{name}/", (*around, group), count)
 
 
 def _entry(path: str, dataset: Any) -> Entry:
@@ -88,7 +96,7 @@ def _kind(path: str, shape: tuple[int, ...], dataset: Any) -> str:
 
     name, dtype = path.rpartition("/")[2], dataset.dtype
     if dtype.kind in "OS" or (dtype == np.uint8 and len(shape) == 2):
-        if len(shape) == (1 if dtype.kind in "OS" else 2) and shape[0] and _bytes(dataset[0]).startswith(MAGIC):
+        if len(shape) == (1 if dtype.kind in "OS" else 2) and shape[0] and _begins(dataset).startswith(MAGIC):
             return "depth" if "depth" in path else "encoded"
         if dtype.kind in "OS":
             return "text" if h5py.check_string_dtype(dtype) is not None and len(shape) < 2 else "other"
@@ -106,6 +114,57 @@ def _kind(path: str, shape: tuple[int, ...], dataset: Any) -> str:
     if len(shape) == 4 and shape[-1] == 1:
         return "depth"
     return {np.dtype(np.uint8): "gray", np.dtype(np.uint16): "depth"}.get(dtype, "numbers") if len(shape) == 3 else "numbers"
+
+
+def _begins(dataset: Any) -> bytes:
+    """The first row of a dataset, or as much of it as shows whether it is a picture."""
+    if dataset.dtype.kind == "O":
+        return _bytes(dataset[0])
+    _check_chunks(dataset)
+    if dataset.dtype.kind == "S":
+        check_item(dataset.dtype.itemsize, _named(dataset), "a text")
+        return _bytes(dataset[0])
+    return _bytes(dataset[0, :64])
+
+
+def stored(dataset: Any, place: object) -> np.ndarray:
+    """All values of a dataset. Raises `DataError` if they are more than an episode may hold.
+
+    Texts and lists are read in blocks: many rows may refer to one long text, of which the file holds one copy.
+    """
+    if dataset.dtype.kind != "O":
+        _check_chunks(dataset)
+        take(int(np.prod(dataset.shape or (0,), dtype=object)) * dataset.dtype.itemsize, place)
+        return np.asarray(dataset[()])
+    take(8 * int(np.prod(dataset.shape or (0,), dtype=object)), place)
+    if not dataset.shape:
+        return np.asarray(dataset[()])
+    out = np.empty(dataset.shape, object)
+    wide = os.path.getsize(dataset.file.filename) * int(np.prod(dataset.shape[1:], dtype=object))  # a row has at most so many bytes
+    block = max(1, ITEM_BYTES // max(1, wide))
+    for start in range(0, len(out), block):
+        out[start : start + block] = dataset[start : start + block]
+        found = out[start : start + block].reshape(-1)
+        take(sum(len(value) for value in found if isinstance(value, str | bytes | np.ndarray)), place)
+    return out
+
+
+def _check_chunks(dataset: Any) -> None:
+    """Raise `DataError` for chunks that are too large by their shape, or that expand to more than that."""
+    if dataset.chunks is None:
+        return
+    size = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
+    check_item(size, _named(dataset), "chunks")
+    if dataset.compression != "gzip":
+        return
+    found: list[tuple[int, ...]] = []
+    dataset.id.chunk_iter(lambda chunk: found.append(chunk.chunk_offset) if chunk.size > SUSPECT else None)
+    for offset in found:
+        check_inflated(dataset.id.read_direct_chunk(offset)[1], _named(dataset), 2 * size)
+
+
+def _named(dataset: Any) -> str:
+    return f"{dataset.file.filename}, {dataset.name.strip('/')}"
 
 
 def _bytes(row: Any) -> bytes:
@@ -136,28 +195,29 @@ class Hdf5Pictures:
         """uint8 RGB (t, h, w, 3)."""
         place = f"{self.path}, {self.name}"
         with opened(self.path) as file, reading(place, *BROKEN):
-            stored = file[self.name]
-            encoded = stored.dtype.kind in "OS" or stored.ndim == 2
-            contents = _contents(stored, self.rows) if encoded else []
-            values = None if encoded else stored[()]
-        frames = decode_all(contents, place) if values is None else frames_of(_chosen(values, self.rows), place, self.floats)
+            found = file[self.name]
+            if found.dtype.kind in "OS" or found.ndim == 2:
+                frames = decode_all(_contents(found, self.rows), place)
+            else:
+                frames = frames_of(_chosen(stored(found, place), self.rows), place, self.floats)
         frames = frames[:, ::-1] if self.flip else frames
         return frames[..., ::-1] if self.bgr else frames
 
     def stored(self) -> np.ndarray:
         """The whole array. Raises `CorruptFileError` if it is absent or cannot be read."""
         with opened(self.path) as file, reading(f"{self.path}, {self.name}", *BROKEN):
-            return np.asarray(file[self.name][()])
+            return stored(file[self.name], f"{self.path}, {self.name}")
 
     def depth(self, unit: float) -> FloatArray:
         """float32 (t, h, w) in meters, of values in `unit` meters."""
         place = f"{self.path}, {self.name}"
         with opened(self.path) as file, reading(place, *BROKEN):
-            stored = file[self.name]
-            encoded = stored.dtype.kind in "OS" or stored.ndim == 2
-            contents = _contents(stored, self.rows) if encoded else []
-            images = [decode_plane(content, f"{place}, frame {number}") for number, content in enumerate(contents)]
-            values = np.stack(images) if encoded else _chosen(stored[()], self.rows)
+            found = file[self.name]
+            if found.dtype.kind in "OS" or found.ndim == 2:
+                contents = enumerate(_contents(found, self.rows))
+                values = stack((decode_plane(content, f"{place}, frame {number}") for number, content in contents), place)
+            else:
+                values = _chosen(stored(found, place), self.rows)
         values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
         if values.ndim != 3 or values.dtype.kind not in "iuf":
             raise DataError(f"{place} has {values.dtype} {values.shape}; expected depth (t, h, w)")
@@ -165,8 +225,12 @@ class Hdf5Pictures:
         return (values.astype(np.float64) * unit).astype(np.float32)
 
 
-def _contents(stored: Any, rows: Int64Array | None) -> list[bytes]:
-    return [_bytes(stored[int(row)]) for row in rows] if rows is not None else [_bytes(row) for row in stored]
+def _contents(dataset: Any, rows: Int64Array | None) -> Iterator[bytes]:
+    """The encoded pictures, one at a time."""
+    if dataset.dtype.kind != "O":
+        _check_chunks(dataset)
+        check_item(int(np.prod(dataset.shape[1:], dtype=object)) * dataset.dtype.itemsize, _named(dataset), "a row")
+    return (_bytes(dataset[int(row)]) for row in (range(len(dataset)) if rows is None else rows))
 
 
 def _chosen(values: np.ndarray, rows: Int64Array | None) -> np.ndarray:
@@ -184,7 +248,7 @@ def record_of(attributes: Mapping[str, Any], name: str, place: object) -> dict[s
     text = attribute(attributes, name)
     try:
         record = json.loads(text) if text else {}
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(place, f"attribute {name} is no JSON ({error})") from error
     if not isinstance(record, dict):
         raise CorruptFileError(place, f"attribute {name} holds {type(record).__name__}; expected a JSON object")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import FieldNote, known_robots, natural, reading
-from verbot.data.importers.hdf5_file import Entry, attribute, record_of
+from verbot.data.importers.hdf5_file import Entry, attribute, record_of, stored
 from verbot.data.importers.known_robots import KnownComponent, KnownRobot
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
@@ -102,7 +102,7 @@ def measured_rate(file: Any, fields: Mapping[str, Entry]) -> float | None:
     """The rate of the rows' timestamps in seconds; None without such timestamps."""
     for name in (f"{group}timestamp{s}" for group in ("observations/", "obs/", "") for s in ("", "s")):
         if name in fields and fields[name].kind == "numbers" and fields[name].length > 2 and fields[name].width == 1:
-            times = np.asarray(file[name][()], np.float64).reshape(-1)
+            times = np.asarray(stored(file[name], name), np.float64).reshape(-1)
             step = float(np.median(np.diff(times))) if np.isfinite(times).all() else 0.0
             return 1 / step if 1e-3 <= step <= 2 else None
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from verbot.data.importers import FieldNote, pick, unique
 from verbot.data.importers.fields import joined_wordings
-from verbot.data.importers.hdf5_file import Entry, record_of, texts
+from verbot.data.importers.hdf5_file import Entry, record_of, stored, texts
 from verbot.data.storage.segments import InstructionSegment, segments_of
 from verbot.errors import DataError
 
@@ -82,7 +82,7 @@ class _Candidates:
         return [*out, self._record(self._shared, "problem_info", "language_instruction")]
 
     def dataset(self, path: str) -> EpisodeSentences:
-        sentences = texts(self._group[path][()])
+        sentences = texts(stored(self._group[path], f"{self._place}, {path}"))
         if len(sentences) > 1 and len(sentences) == self._length:
             return self._by_frame(path, sentences)
         return self._wordings(path, sentences, (path,))

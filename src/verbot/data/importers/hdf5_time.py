@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers.hdf5_file import Entry
+from verbot.data.importers.hdf5_file import Entry, stored
 from verbot.errors import DataError
 from verbot.spec import Float64Array, Int64Array
 
@@ -74,7 +74,7 @@ def _is_times(entry: Entry) -> bool:
 
 
 def _ascending(place: Any, group: Any, name: str) -> Float64Array:
-    times = np.asarray(group[name][()], np.float64).reshape(-1)
+    times = np.asarray(stored(group[name], f"{place}, {name}"), np.float64).reshape(-1)
     if not len(times) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
         raise DataError(f"{place}, {name}: its times are not ascending")
     return times

@@ -97,15 +97,7 @@ def unzstd(content: bytes, name: object, most: int = ITEM_BYTES) -> bytes:
 
     stated = zstandard.frame_content_size(content)
     check_item(max(stated, 0), name, "a compressed part", most)
-    pieces, size = list[bytes](), 0
-    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(content) as stream:
-        while piece := stream.read(PIECE):
-            size += len(piece)
-            check_item(size, name, "a compressed part", most)
-            pieces.append(piece)
-    if not pieces and stated > 0:
-        raise zstandard.ZstdError("the frame is cut short")
-    return b"".join(pieces)
+    return zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(content, max_output_size=most)
 
 
 def unzlib(content: bytes, name: object, most: int, window: int = zlib.MAX_WBITS) -> bytes:

@@ -15,12 +15,13 @@ from typing import Any
 from verbot.data.importers import reading
 from verbot.data.importers.bag_folders import BagMetadata, is_latched
 from verbot.data.importers.bag_records import BagMessage, BagTopic
+from verbot.data.importers.limits import unzstd
+from verbot.data.importers.mcap_records import MAGIC, indexed_messages, records, summary_of
 from verbot.errors import CorruptFileError, DataError
+from verbot.files import regular_file
 
 BROKEN = (OSError, ValueError, struct.error, RuntimeError, MemoryError, OverflowError, LookupError, AttributeError, TypeError)
-MAGIC = b"\x89MCAP0\r\n"
 DISORDER_NS = 10**9  # by how much messages may be out of order in a file without an index
-LARGEST = 1 << 30  # bytes of a record; a longer one is damage
 
 
 def messages(
@@ -31,48 +32,43 @@ def messages(
     Raises `CorruptFileError` if the file is damaged; of a truncated one only at the cut, and not if `partial` or if a message
     after `end` was before the cut.
     """
-    from mcap.reader import SeekingReader
-
     with _opened(path) as file:
-        if _is_indexed(path, file):
+        summary = _summary(path, file)
+        if summary is not None:
             with reading(path, *_broken()):
-                found = SeekingReader(file, validate_crcs=True).iter_messages(topics, starting_at=start, ending_before=end)
-                for schema, channel, message in found:
+                for schema, channel, message in indexed_messages(file, path, summary, topics, start, end):
                     yield _message(path, schema, channel, message, metadata)
             return
         latest = 0
         try:
-            for schema, channel, message in _linear(file):
+            for schema, channel, message in _linear(file, path):
                 latest = max(latest, message.log_time)
                 if end is not None and message.log_time >= end + DISORDER_NS:
                     return
                 if channel.topic in topics and message.log_time >= start and (end is None or message.log_time < end):
                     yield _message(path, schema, channel, message, metadata)
-        except _broken() as error:
+        except (*_broken(), CorruptFileError) as error:
             if not partial and (end is None or latest < end):
                 raise _cut(path, error) from error
 
 
 def topics(path: Path, metadata: BagMetadata) -> dict[str, BagTopic]:
     """The topics of a file; of a truncated one, those with a definition before the cut."""
-    from mcap.reader import SeekingReader
-
     with _opened(path) as file:
-        if _is_indexed(path, file):
+        summary = _summary(path, file)
+        if summary is not None:
             with reading(path, *_broken()):
-                summary = SeekingReader(file).get_summary()
-                assert summary is not None  # it has chunks
                 counts = summary.statistics.channel_message_counts if summary.statistics else {}
                 return _topics(summary.schemas, summary.channels, counts)
-        return _scanned(file)
+        return _scanned(file, path)
 
 
-def _scanned(file: Any) -> dict[str, BagTopic]:
+def _scanned(file: Any, path: Path) -> dict[str, BagTopic]:
     from mcap.records import Channel, Message, Schema
 
     schemas, channels, counts = dict[int, Any](), dict[int, Any](), dict[int, int]()
-    with contextlib.suppress(*_broken()):
-        for record in _records(file):
+    with contextlib.suppress(*_broken(), DataError):
+        for record in records(file, path):
             if isinstance(record, Schema):
                 schemas[record.id] = record
             elif isinstance(record, Channel):
@@ -102,13 +98,13 @@ def _unreadable(schema: Any, channel: Any) -> str:
     return f"{channel.message_encoding!r} with {defined}"
 
 
-def _linear(file: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _linear(file: Any, path: Path) -> Iterator[tuple[Any, Any, Any]]:
     """The messages in the order of the file, up to the cut of a truncated file; then the reader's error is raised."""
     from mcap.records import Channel, Message, Schema
 
     schemas: dict[int, Any] = {}
     channels: dict[int, Any] = {}
-    for record in _records(file):
+    for record in records(file, path):
         if isinstance(record, Schema):
             schemas[record.id] = record
         elif isinstance(record, Channel):
@@ -118,12 +114,6 @@ def _linear(file: Any) -> Iterator[tuple[Any, Any, Any]]:
             yield schemas.get(channel.schema_id), channel, record
 
 
-def _records(file: Any) -> Iterator[Any]:
-    from mcap.stream_reader import StreamReader
-
-    yield from StreamReader(file, validate_crcs=True, record_size_limit=LARGEST).records
-
-
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The file, decompressed where its name says so. Raises `CorruptFileError` if it is not an MCAP file at all."""
@@ -131,7 +121,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
     with contextlib.ExitStack() as stack:
         with reading(path, OSError):
-            file: Any = stack.enter_context(open(path, "rb"))
+            file: Any = stack.enter_context(open(regular_file(path), "rb"))
             if path.suffix == ".zstd":
                 source = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
                 file = io.BufferedReader(source, 1 << 20)
@@ -151,29 +141,19 @@ def _is_zstd(path: Path) -> bool:
         return file.read(4) == b"\x28\xb5\x2f\xfd"
 
 
-def _is_indexed(path: Path, file: Any) -> bool:
-    """Whether a file ends as it should and has an index of its chunks. Leaves `file` at its beginning."""
-    from mcap.reader import SeekingReader
-
+def _summary(path: Path, file: Any) -> Any:
+    """The index of a file's chunks; None if it is compressed, has none, or does not end as it should."""
     if path.suffix == ".zstd":
-        return False
-    try:
-        file.seek(max(0, path.stat().st_size - len(MAGIC)))
-        if file.read() != MAGIC:
-            return False
-        file.seek(0)
-        with reading(path, *_broken()):
-            summary = SeekingReader(file).get_summary()
-        return summary is not None and bool(summary.chunk_indexes)
-    finally:
-        file.seek(0)
+        return None
+    with reading(path, *_broken()):
+        return summary_of(path, file)
 
 
 def _broken() -> tuple[type[Exception], ...]:
     import zstandard
     from mcap.exceptions import McapError
 
-    return (*BROKEN, McapError, zstandard.ZstdError)
+    return (*BROKEN, EOFError, McapError, zstandard.ZstdError)
 
 
 def _cut(path: Path, error: Exception) -> CorruptFileError:
@@ -203,12 +183,10 @@ def _decoder(name: str, definition: bytes) -> Callable[[bytes], Any]:
 
 
 def _decoded(path: Path, schema: Any, channel: Any, data: bytes, compressed: bool) -> Any:
-    import zstandard
-
     kind = "no schema" if schema is None else f"schema {schema.name!r} in {schema.encoding!r}"
     try:
         if compressed:
-            data = zstandard.ZstdDecompressor().decompress(data)
+            data = unzstd(data, path)
         if channel.message_encoding == "json":
             return json.loads(data)
         if channel.message_encoding == "cdr" and schema is not None and schema.encoding == "ros2msg":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
+from verbot.data.importers.limits import DOCUMENT_BYTES, ITEM_BYTES, unzlib
 from verbot.data.importers.tfrecord import Feature
 from verbot.errors import CorruptFileError
 
@@ -66,6 +67,8 @@ def read_object(path: Path) -> Mapping[str, Any]:
     """The object in a JSON file; an empty one if there is no file. Raises `CorruptFileError` for anything else."""
     if not path.is_file():
         return {}
+    if path.stat().st_size > DOCUMENT_BYTES:
+        raise CorruptFileError(path, f"has {path.stat().st_size} bytes; at most {DOCUMENT_BYTES} are read")
     with reading(path, OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
@@ -95,7 +98,8 @@ def unpacked(contents: Sequence[bytes], field: Field, name: str) -> np.ndarray:
         dtype = np.dtype(field.dtype).newbyteorder("<")
         if dtype.kind not in "biuf":
             raise ValueError(f"its type is {field.dtype}, which is not of numbers")
-        raw = [zlib.decompress(content) if field.encoding == "zlib" else content for content in contents]
+        most = ITEM_BYTES if field.size is None else field.size * dtype.itemsize
+        raw = [unzlib(content, name, min(most, ITEM_BYTES)) if field.encoding == "zlib" else content for content in contents]
         return np.frombuffer(b"".join(raw), dtype)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from verbot.errors import DataError
 
+MOST = 1 << 16  # numbers of one message
 JOINT_FIELDS = ("position", "velocity", "effort")
 PLAIN = (bool, int, float, str, bytes, bytearray, memoryview)
 
@@ -68,6 +70,16 @@ def is_joints(name: str, value: Any) -> bool:
 
 
 def numbers(name: str, value: Any) -> dict[str, float]:
+    """As `_named_numbers` has them. Raises `DataError` for more than `MOST` of them, too, which are no state and no action."""
+    found: dict[str, float] = {}
+    for label, number in _named_numbers(name, value):
+        found[label] = number
+        if len(found) > MOST:
+            raise DataError(f"{name}: a message has more than {MOST} numbers; name a field of it, as {topic_of(name)}:FIELD")
+    return found
+
+
+def _named_numbers(name: str, value: Any) -> Iterable[tuple[str, float]]:
     """The numbers of a message, or of the field of it that `name` chooses, by their names.
 
     Those of a JointState are the positions by joint, of ``topic:velocity`` the velocities; others are `data`, or all numbers
@@ -76,7 +88,7 @@ def numbers(name: str, value: Any) -> dict[str, float]:
     if is_joints(name, value):
         owner, label = _owner(name, value)
         joints, values = [str(joint) for joint in field_of(owner, "name")], field_of(owner, label)
-        found = [number for _, number in _numbers(values)] if values is not None else []
+        found = [number for _, number in itertools.islice(_numbers(values), MOST + 1)] if values is not None else []
         if len(found) != len(joints):
             others = [other for other in JOINT_FIELDS if len(joints) == _length(field_of(owner, other))]
             hint = "".join(f"; {topic_of(name)}:{other} has as many" for other in others)
@@ -85,12 +97,12 @@ def numbers(name: str, value: Any) -> dict[str, float]:
             )
         if len(set(joints)) != len(joints):
             raise DataError(f"{name}: a message has a joint twice: {', '.join(joints)}")
-        return dict(zip(joints, found, strict=True))
+        return zip(joints, found, strict=True)
     value = chosen(name, value)
     position, data = field_of(value, "position"), field_of(value, "data")
     if position is not None and isinstance(field_of(value, "name"), list | tuple):  # a JointState without names
-        return dict(_numbers(position))
-    return dict(_numbers(value if data is None else data))
+        return _numbers(position)
+    return _numbers(value if data is None else data)
 
 
 def filled_joint_fields(value: Any) -> list[str]:

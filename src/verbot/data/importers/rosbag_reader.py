@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import partial as bound
@@ -14,8 +13,11 @@ from typing import Any
 from verbot.data.importers import reading
 from verbot.data.importers.bag_folders import BagMetadata, is_latched
 from verbot.data.importers.bag_records import BagMessage, BagTopic
+from verbot.data.importers.limits import PIECE, check_item, most_expanded, unzstd
 from verbot.errors import CorruptFileError, DataError
+from verbot.files import regular_file
 
+TABLES = ("messages", "topics", "message_definitions", "schema", "metadata")
 CONVERT = "'ros2 bag convert' writes a recording as MCAP where ROS 2 can read it"
 
 
@@ -93,8 +95,26 @@ def _opened(path: Path) -> Iterator[Any]:
             )
         file = stack.enter_context(_decompressed(path)) if path.suffix == ".zstd" else path
         with _wrapped(path):
+            _check_tables(file)
             reader = stack.enter_context(Reader(file))
         yield reader
+
+
+def _check_tables(path: Path) -> None:
+    """Raise `CorruptFileError` unless the file holds its messages in tables: views and computed columns may go on for ever."""
+    import apsw
+
+    connection = apsw.Connection(f"{path.absolute().as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        for name in TABLES:
+            kinds = [kind for (kind,) in connection.execute("SELECT type FROM sqlite_master WHERE lower(name) = ?", (name,))]
+            if any(kind != "table" for kind in kinds):
+                raise CorruptFileError(path, f"has a {kinds[0]} {name!r} in place of the table")
+            hidden = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({name})") if row[6]]
+            if hidden:
+                raise CorruptFileError(path, f"computes {', '.join(map(str, hidden))} of {name!r}; expected stored values")
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager
@@ -103,8 +123,13 @@ def _decompressed(path: Path) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / path.stem
-        with reading(path, OSError, zstandard.ZstdError), open(path, "rb") as source, open(target, "wb") as sink:
-            shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True), sink, 1 << 20)
+        most, size = most_expanded(path.stat().st_size), 0
+        with reading(path, OSError, zstandard.ZstdError), open(regular_file(path), "rb") as source, open(target, "wb") as sink:
+            stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+            while piece := stream.read(PIECE):
+                size += len(piece)
+                check_item(size, path, "a database", most)
+                sink.write(piece)
         yield target
 
 
@@ -168,9 +193,7 @@ def _defined(name: str, form: Any, text: str) -> dict[str, Any]:
 def _decoded(path: Path, store: Any, connection: Any, data: bytes, compressed: bool) -> Any:
     try:
         if compressed:
-            import zstandard
-
-            data = zstandard.ZstdDecompressor().decompress(data)
+            data = unzstd(data, path)
         if connection.ext.serialization_format == "cdr":
             return store.deserialize_cdr(data, connection.msgtype)
     except ModuleNotFoundError:

@@ -75,7 +75,8 @@ class ImportTable:
         return record
 
     def to_bytes(self) -> bytes:
-        return json.dumps(self.to_json(), indent=1, ensure_ascii=False).encode()
+        # A name of the source may hold half a character (a lone surrogate), which JSON escapes in the same way.
+        return json.dumps(self.to_json(), indent=1, ensure_ascii=False).encode(errors="backslashreplace")
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> ImportTable:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
+import struct
 import tokenize
 import weakref
 import zipfile
@@ -17,9 +19,11 @@ from typing import IO, Any
 import numpy as np
 
 from verbot.data.importers import reading
+from verbot.data.importers.limits import DEFLATE, take
 from verbot.errors import CorruptFileError, DataError
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
+MOST, DEEPEST = 10_000, 16  # values of a .pt file; dictionaries in dictionaries
 Reader = Callable[[np.ndarray], np.ndarray]  # row numbers in ascending order to rows
 BROKEN_NPZ = (
     OSError,
@@ -45,6 +49,7 @@ class TensorFile:
         readers: reads rows of a tensor.
         shapes, kinds: the shape of each tensor, and the kind of its type as in NumPy (``"f"``, ``"u"``, …).
         texts: sentences that are stored as text, by name.
+        sizes: bytes of a number of each tensor.
     """
 
     path: Path
@@ -52,10 +57,15 @@ class TensorFile:
     shapes: Mapping[str, tuple[int, ...]]
     kinds: Mapping[str, str]
     texts: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def rows(self, key: str, rows: np.ndarray) -> np.ndarray:
         """Some rows of a tensor. Raises `CorruptFileError` if they cannot be read."""
-        with reading(f"{self.path}, {key}", *BROKEN_NPZ, TypeError):
+        place = f"{self.path}, {key}"
+        if len(rows):
+            spanned = int(rows[-1]) - int(rows[0]) + 1
+            take(spanned * math.prod(self.shapes[key][1:]) * self.sizes.get(key, 1), place)
+        with reading(place, *BROKEN_NPZ, TypeError):
             return self.readers[key](rows)
 
 
@@ -82,7 +92,7 @@ def _between(read: Callable[[int, int], np.ndarray], empty: np.ndarray) -> Reade
 def _safetensors(path: Path, language: str) -> TensorFile:
     from safetensors import SafetensorError, safe_open
 
-    broken = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError)
+    broken = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, OverflowError)
     with reading(path, *broken):
         handle = safe_open(str(path), framework="numpy")
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
@@ -102,12 +112,15 @@ def _safetensors(path: Path, language: str) -> TensorFile:
     with reading(f"{path}, metadata {language!r}", ValueError, RecursionError):
         sentences = None if text is None else json.loads(text)
     texts = {} if sentences is None else {language: [sentences] if isinstance(sentences, str) else sentences}
-    return TensorFile(path, {name: reader(name) for name in slices}, shapes, kinds, texts)
+    sizes = {name: 8 if part.get_dtype()[-2:] == "64" else 4 for name, part in slices.items()}
+    sizes |= {name: 1 for name, part in slices.items() if part.get_dtype() in ("U8", "I8", "BOOL")}
+    return TensorFile(path, {name: reader(name) for name in slices}, shapes, kinds, texts, sizes)
 
 
 def _npz(path: Path) -> TensorFile:
     with reading(path, *BROKEN_NPZ):
         archive = _archive(path)
+        check_archive(archive, path)
         damaged = archive.testzip()  # reads every array once and compares its checksum
         if damaged is not None:
             raise CorruptFileError(path, f"cannot be read (the checksum of {damaged} differs)")
@@ -120,7 +133,25 @@ def _npz(path: Path) -> TensorFile:
         texts = {name: arrays[name].all().reshape(-1).tolist() for name in arrays if name not in numbers}
     readers = {name: _between(array.rows, np.zeros((0, *array.shape[1:]))) for name, array in numbers.items()}
     shapes, kinds = ({name: get(a) for name, a in numbers.items()} for get in (lambda a: a.shape, lambda a: a.dtype.kind))
-    return TensorFile(path, readers, shapes, kinds, texts)
+    return TensorFile(path, readers, shapes, kinds, texts, {name: array.dtype.itemsize for name, array in numbers.items()})
+
+
+def check_archive(archive: zipfile.ZipFile, path: Path, compressed: bool = True) -> None:
+    """Raise `CorruptFileError` for an archive that expands to more than deflate can, or by methods without such a bound.
+
+    Args:
+        compressed: whether its members may be compressed at all.
+    """
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if compressed else (zipfile.ZIP_STORED,)
+    odd = next((member for member in archive.infolist() if member.compress_type not in methods), None)
+    if odd is not None:
+        known = "stored or deflated" if compressed else "stored without compression"
+        raise CorruptFileError(path, f"has {odd.filename} compressed by method {odd.compress_type}; expected members {known}")
+    held = path.stat().st_size
+    if sum(member.compress_size for member in archive.infolist()) > held:
+        raise CorruptFileError(path, "has members that share their bytes; expected each to have its own")
+    if sum(member.file_size for member in archive.infolist()) > held * DEFLATE:
+        raise CorruptFileError(path, "says that its members expand to more than they can")
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
@@ -147,11 +178,15 @@ class _Array:
             self._head = stream.tell()
         if self.dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, which are not read")
+        stated, held = math.prod(self.shape) * self.dtype.itemsize, archive.getinfo(name).file_size - self._head
+        if stated != held:
+            raise ValueError(f"{name} holds {held} bytes; its header says {stated}")
         self._stream: IO[bytes] | None = None
         self._place = 0
 
     def all(self) -> np.ndarray:
         """The whole array."""
+        take(math.prod(self.shape) * self.dtype.itemsize, self._name)
         values = np.frombuffer(self._bytes(0, math.prod(self.shape) * self.dtype.itemsize), self.dtype)
         return values.reshape(self.shape, order="F" if self._fortran else "C")
 
@@ -182,25 +217,35 @@ def _torch(path: Path) -> TensorFile:
     import torch
 
     broken = (OSError, RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+    broken = (*broken, OverflowError, AssertionError, NotImplementedError, MemoryError, zipfile.BadZipFile, struct.error)
     with reading(path, *broken):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_archive(archive, path, compressed=False)
         load = functools.partial(torch.load, str(path), map_location="cpu", weights_only=True)  # only tensors and plain values
         content = load(mmap=True) if zipfile.is_zipfile(path) else load()  # the older format cannot be mapped
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}; expected a dictionary of tensors")
-    flat = dict(_flat(content))
+    flat = dict(itertools.islice(_flat(content), MOST + 1))
+    if len(flat) > MOST:
+        raise DataError(f"{path} has more than {MOST} values in dictionaries of dictionaries")
     tensors = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
     texts = {name: value for name, value in flat.items() if name not in tensors and _is_text(value)}
     other = [name for name in flat if name not in tensors and name not in texts]
     if other:
         raise DataError(f"{path}: {', '.join(other)} are not tensors")
-    odd = [name for name, tensor in tensors.items() if tensor.is_complex() or tensor.is_quantized or tensor.is_sparse]
+    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
     if odd:
         raise DataError(f"{path}: {', '.join(odd)} are not tensors of plain numbers")
+    repeated = [name for name, t in tensors.items() if t.numel() * t.element_size() > t.untyped_storage().nbytes()]
+    if repeated:
+        raise DataError(f"{path}: {', '.join(repeated)} repeat the numbers that are stored (expand); save them after .contiguous()")
 
     def reader(tensor: Any) -> Reader:
         def read(start: int, stop: int) -> np.ndarray:
-            rows = tensor[start:stop]
-            return np.asarray((rows.float() if rows.dtype is torch.bfloat16 else rows).numpy())
+            rows = tensor.detach()[start:stop].resolve_neg()
+            short = rows.is_floating_point() and rows.dtype not in (torch.float16, torch.float32, torch.float64)
+            return np.asarray((rows.float() if short else rows).numpy())  # NumPy has no bfloat16 and no float8
 
         return _between(read, np.zeros((0, *tensor.shape[1:])))
 
@@ -211,16 +256,27 @@ def _torch(path: Path) -> TensorFile:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     readers = {name: reader(tensor) for name, tensor in tensors.items()}
     listed = {name: [value] if isinstance(value, str) else value for name, value in texts.items()}
-    return TensorFile(path, readers, shapes, kinds, listed)
+    return TensorFile(path, readers, shapes, kinds, listed, {name: max(4, t.element_size()) for name, t in tensors.items()})
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether a tensor of torch holds numbers in memory, one beside the other."""
+    import torch
+
+    strided = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_nested
+    return strided and not tensor.is_meta and not tensor.is_complex()
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(text, str) for text in value))
 
 
-def _flat(content: Mapping[Any, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[Any, Any], stem: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every value of nested dictionaries by its joined names. Raises `DataError` where they are nested deeply."""
+    if depth > DEEPEST:
+        raise DataError(f"{stem[:40]}… is in more than {DEEPEST} dictionaries of dictionaries")
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{stem}{name}.")
+            yield from _flat(value, f"{stem}{name}.", depth + 1)
         else:
             yield f"{stem}{name}", value

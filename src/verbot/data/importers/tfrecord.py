@@ -18,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from verbot.data.importers.limits import RATIO, RECORD_BYTES, most_expanded
 from verbot.errors import CorruptFileError
+from verbot.files import regular_file
 
 Feature = list[bytes] | np.ndarray  # float32 (n,) or int64 (n,)
 HEAD, TAIL = 12, 4
 PIECE = 1 << 20  # bytes that are decompressed at a time
+VARINTS = 1 << 16  # numbers that are decoded at a time
 GZIP_OR_ZLIB = 47  # zlib's window bits that detect either header
 
 
@@ -87,6 +90,10 @@ class RecordFile:
                 yield RecordLocation(index, start, 0, problem)
                 return
             end = start + HEAD + length + TAIL
+            if length > RECORD_BYTES:
+                problem = f"record {index} at byte {start} says that it has {length} bytes; at most {RECORD_BYTES} are read"
+                yield RecordLocation(index, start, 0, problem)
+                return
             if reader.size is not None and end > reader.size:
                 problem = f"ends within record {index}: {end - reader.size} bytes are missing"
                 yield RecordLocation(index, start, length, problem)
@@ -105,7 +112,7 @@ class _Plain:
     """An uncompressed file."""
 
     def __init__(self, path: Path):
-        self._file = open(path, "rb")  # noqa: SIM115  # closed with this object
+        self._file = open(regular_file(path), "rb")  # noqa: SIM115  # closed with this object
         weakref.finalize(self, self._file.close)
         self.size: int | None = os.path.getsize(path)
 
@@ -124,6 +131,7 @@ class _Inflated:
         weakref.finalize(self, self._file.close)
         self.size: int | None = None
         self._inflater, self._ready, self._place = zlib.decompressobj(GZIP_OR_ZLIB), b"", 0
+        self._most = most_expanded(os.path.getsize(path))
 
     def seek(self, place: int) -> None:
         if place < self._place:
@@ -138,6 +146,8 @@ class _Inflated:
             pieces.append(piece)
             wanted -= len(piece)
         self._place += count - wanted
+        if self._place > self._most:
+            raise zlib.error(f"it expands to more than {self._most} bytes, {RATIO} times its size")
         return b"".join(pieces)
 
     def _more(self) -> bool:
@@ -256,11 +266,18 @@ def _varints(content: bytes) -> np.ndarray:
     ends = np.flatnonzero(raw < 128)
     if not ends.size or ends[-1] != raw.size - 1:
         raise ValueError("a number is cut short")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(raw.size) - np.repeat(starts, ends - starts + 1)
-    if place.max() > 9:
-        raise ValueError("a number has more than ten bytes")
-    return np.add.reduceat((raw & 127).astype(np.uint64) << (7 * place).astype(np.uint64), starts).view(np.int64)
+    out, done = np.empty(ends.size, np.int64), 0
+    for first in range(0, ends.size, VARINTS):  # in blocks: what is computed for a byte takes many
+        last = ends[first : first + VARINTS] - done
+        part = raw[done : done + last[-1] + 1]
+        starts = np.concatenate([[0], last[:-1] + 1])
+        place = np.arange(part.size) - np.repeat(starts, last - starts + 1)
+        if place.max() > 9:
+            raise ValueError("a number has more than ten bytes")
+        bits = (part & 127).astype(np.uint64) << (7 * place).astype(np.uint64)
+        out[first : first + VARINTS] = np.add.reduceat(bits, starts).view(np.int64)
+        done += part.size
+    return out
 
 
 def _joined(steps: list[Feature]) -> Feature:

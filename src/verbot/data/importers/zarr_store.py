@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,15 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import natural, reading
+from verbot.data.importers.limits import DOCUMENT_BYTES, check_item, take
+from verbot.data.importers.tensor_files import check_archive
+from verbot.data.importers.zarr_pieces import check_piece
 from verbot.errors import CorruptFileError, MissingDependencyError
+from verbot.files import regular_file
 
 IMAGE_CODECS = "imagecodecs_"  # codecs of the package imagecodecs
+DEEPEST, MOST_PIECES = 16, 10_000_000  # folders in folders; pieces of the rows of one episode
+SLACK, SMALL_PIECE = 2, 1 << 20  # a piece may expand to so many times its size in metadata, or to so many bytes more
 SMALLEST = 8  # pixels of the shorter side of a picture
 DOCUMENTS = (".zarray", "zarr.json")  # of format 2 and 3
 
@@ -26,7 +34,7 @@ class StoredArray:
     """An array by its metadata alone, so that an unknown codec matters only where the array is read.
 
     Args:
-        letter: numpy's letter for the kind of its dtype.
+        letter, itemsize: numpy's letter for the kind of its dtype, and the bytes of a number.
         pieces: the shape of the pieces in which it is stored.
         prefix, separator: the name of piece (i, j) in the array's folder is prefix + i + separator + j.
     """
@@ -39,6 +47,7 @@ class StoredArray:
     pieces: tuple[int, ...]
     prefix: str = ""
     separator: str = "."
+    itemsize: int = 8
 
     @property
     def kind(self) -> str:
@@ -56,10 +65,17 @@ class StoredArray:
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
+    def grid(self, start: int, end: int) -> list[int]:
+        """The number of pieces along each dimension that hold rows `start` to `end`."""
+        return [len(span) for span in self._spans(start, end)]
+
+    def _spans(self, start: int, end: int) -> list[range]:
+        spans = [range(start // self.pieces[0], -(-end // self.pieces[0]))]
+        return spans + [range(-(-size // piece)) for size, piece in zip(self.shape[1:], self.pieces[1:], strict=True)]
+
     def names(self, start: int, end: int) -> Iterator[str]:
         """The names of the pieces that hold rows `start` to `end`."""
-        spans = [range(start // self.pieces[0], -(-end // self.pieces[0]))]
-        spans += [range(-(-size // piece)) for size, piece in zip(self.shape[1:], self.pieces[1:], strict=True)]
+        spans = self._spans(start, end)
         for place in itertools.product(*spans):
             yield self.prefix + self.separator.join(map(str, place))
 
@@ -73,12 +89,16 @@ class ZarrStore:
 
     def __init__(self, path: Path):
         self.path, self._open = path, dict[str, Any]()
-        with reading(path, OSError, zipfile.BadZipFile, NotImplementedError):
+        with reading(path, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
+            if path.is_file():
+                with zipfile.ZipFile(regular_file(path)) as archive:
+                    check_archive(archive, path)
             documents = dict(_zipped(path) if path.is_file() else _in_folders(path, path))
             self._files = set(_names(path)) if path.is_file() else None
         self.arrays: dict[str, StoredArray] = {}
         for name, content in sorted(documents.items(), key=lambda pair: natural(pair[0])):
             with reading(f"{path}, {name}", ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+                check_item(len(content), path, f"metadata of {name}", DOCUMENT_BYTES)
                 record = json.loads(content)
                 if record.get("node_type", "array") == "array":
                     self.arrays[name] = _array(record)
@@ -95,28 +115,38 @@ class ZarrStore:
         place, array = f"{self.path}, {name}", self.arrays[name]
         if not array.shape or array.shape[0] < end:
             raise CorruptFileError(place, f"is {array}; the episode is rows {start} to {end}")
+        check_item(array.itemsize * math.prod(array.pieces), place, "pieces")
+        take(array.itemsize * math.prod((end - start, *array.shape[1:])), place)
+        if math.prod(array.grid(start, end)) > MOST_PIECES:
+            raise CorruptFileError(place, f"has more than {MOST_PIECES} pieces in rows {start} to {end}")
         absent = [] if fill else [piece for piece in array.names(start, end) if not self._has(f"{name}/{piece}")]
         if absent:
             text = f"{len(absent)} pieces of rows {start} to {end} are absent, {absent[0]} first"
             raise CorruptFileError(place, f"{text}. If they hold the fill value alone, add --set absent=fill; else copy it again")
         _register(place, array.codecs)
-        self._check_sizes(name, start, end)
+        self._check_pieces(name, start, end)
         with reading(place, Exception):
             return np.asarray(self._array(name)[start:end])
 
-    def _check_sizes(self, name: str, start: int, end: int) -> None:
-        """Raise `CorruptFileError` for a file that is shorter than its blosc header says: blosc would read on in memory."""
+    def _check_pieces(self, name: str, start: int, end: int) -> None:
+        """Raise `DataError` for a piece that cannot be read, or would expand to more than the array's metadata say."""
         array = self.arrays[name]
-        if self._files is not None or array.codecs[-1:] != ("blosc",):
-            return
+        codec = array.codecs[-1] if array.codecs else ""
+        most = SLACK * array.itemsize * math.prod(array.pieces) + SMALL_PIECE
         for piece in array.names(start, end):
             path = self.path / name / piece
-            if path.is_file():
-                with path.open("rb") as file:
-                    head = file.read(16)
-                stated = int.from_bytes(head[12:16], "little")
-                if len(head) < 16 or path.stat().st_size != stated:
-                    raise CorruptFileError(path, f"has {path.stat().st_size} bytes; its header says {stated}")
+            if self._files is not None:
+                if f"{name}/{piece}" in self._files:
+                    with zipfile.ZipFile(self.path) as archive:
+                        check_item(archive.getinfo(f"{name}/{piece}").file_size, path, "a compressed piece")
+                        check_piece(codec, archive.read(f"{name}/{piece}"), path, most)
+            elif path.exists():
+                check_item(regular_file(path).stat().st_size, path, "a compressed piece")
+                check_piece(codec, path.read_bytes(), path, most)
+        for document in (".zattrs", ".zgroup", "zarr.json", ".zarray"):
+            place = self.path / name / document
+            if self._files is None and place.exists():
+                regular_file(place)
 
     def _has(self, name: str) -> bool:
         return (self.path / name).is_file() if self._files is None else name in self._files
@@ -143,18 +173,20 @@ def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
         for name in archive.namelist():
             folder, _, file = name.rpartition("/")
             if file in DOCUMENTS:
+                check_item(archive.getinfo(name).file_size, name, "metadata", DOCUMENT_BYTES)
                 yield folder, archive.read(name)
 
 
 def _in_folders(root: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in DOCUMENTS:
         if (folder / name).is_file():
+            check_item((folder / name).stat().st_size, folder / name, "metadata", DOCUMENT_BYTES)
             content = (folder / name).read_bytes()
             yield folder.relative_to(root).as_posix(), content
             if name == ".zarray" or b'"array"' in content:
                 return  # its folders hold pieces of the array
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink() and len(folder.relative_to(root).parts) < DEEPEST:
             yield from _in_folders(root, entry)
 
 
@@ -176,8 +208,9 @@ def _array(record: Mapping[str, Any]) -> StoredArray:
         raise ValueError(f"shape {shape} in pieces of {pieces}")
     known = 3 if record.get("zarr_format") == 3 else 2
     return StoredArray(
-        shape, str(dtype or record.get("data_type")), dtype.kind if dtype else "O", codecs, known, pieces, prefix, separator
-    )
+        shape, str(dtype or record.get("data_type")), dtype.kind if dtype else "O", codecs, known, pieces, prefix, separator,
+        dtype.itemsize if dtype else 8,
+    )  # fmt: skip
 
 
 def _dtype(name: Any) -> np.dtype[Any] | None:

@@ -1,0 +1,72 @@
+"""How far a compressed piece of a zarr array would expand, by its header where that says so."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from typing import Protocol
+
+from verbot.data.importers.limits import PIECE, check_inflated, check_item
+from verbot.errors import CorruptFileError
+
+BLOSC_HEAD, LZ4_HEAD = 16, 4  # bytes
+
+
+class Expander(Protocol):
+    eof: bool
+    needs_input: bool
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def check_piece(codec: str, content: bytes, name: object, most: int) -> None:
+    """Raise `DataError` for a piece that expands to more than `most` bytes, `CorruptFileError` where its header is wrong.
+
+    What is compressed by a codec that is not known here is not checked.
+    """
+    if codec == "blosc":
+        stated = int.from_bytes(content[12:16], "little")
+        if len(content) < BLOSC_HEAD or len(content) != stated:  # blosc would read on in memory
+            raise CorruptFileError(name, f"has {len(content)} bytes; its header says {stated}")
+        check_item(int.from_bytes(content[4:8], "little"), name, "a compressed piece", most)
+    elif codec == "lz4":
+        check_item(int.from_bytes(content[:LZ4_HEAD], "little"), name, "a compressed piece", most)
+    elif codec == "zstd":
+        _check_zstd(content, name, most)
+    elif codec in ("gzip", "zlib"):
+        check_inflated(content, name, most)
+    elif codec == "bz2":
+        _check_expanded(bz2.BZ2Decompressor(), content, name, most)
+    elif codec == "lzma":
+        _check_expanded(lzma.LZMADecompressor(memlimit=1 << 28), content, name, most)
+
+
+def _check_zstd(content: bytes, name: object, most: int) -> None:
+    stated = _zstd_size(content)
+    if stated is not None:
+        check_item(stated, name, "a compressed piece", most)
+
+
+def _zstd_size(content: bytes) -> int | None:
+    """The size of the content in the header of a zstd frame (RFC 8878, 3.1.1.1); None if it does not say."""
+    if len(content) < 5 or content[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = content[4]
+    single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
+    size = (single, 2, 4, 8)[flags >> 6]
+    place = 5 + (not single) + dictionary
+    stated = int.from_bytes(content[place : place + size], "little") + (256 if size == 2 else 0)
+    return stated if size else None
+
+
+def _check_expanded(expander: Expander, content: bytes, name: object, most: int) -> None:
+    size, rest = 0, content
+    while not expander.eof:
+        try:
+            found = expander.decompress(rest, PIECE)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise CorruptFileError(name, f"cannot be decompressed ({error})") from error
+        size, rest = size + len(found), b""
+        check_item(size, name, "a compressed piece", most)
+        if expander.needs_input and not found:
+            return  # it is cut short, which reading it says
