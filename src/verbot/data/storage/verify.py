@@ -17,7 +17,7 @@ from verbot.data.storage.metadata_comparison import compare_metadata, compare_st
 from verbot.data.storage.packets import frame_findings
 from verbot.data.storage.ranges import RangeCounter
 from verbot.data.storage.reader import Dataset, Episode, open_dataset
-from verbot.data.storage.writer import ABSENT, seal
+from verbot.data.storage.writer import ABSENT
 from verbot.errors import CorruptFileError, DataError
 
 
@@ -71,13 +71,7 @@ def check_dataset(path: str | Path, features: FeatureMap | None = None) -> list[
 
 
 def _info(root: Path) -> Iterator[Finding]:
-    try:
-        info = read_info(root)
-    except DataError as error:
-        yield _finding(error, root)
-        return
-    if is_ours(info) and info["verbot"]["files"] and info["verbot"].get("seal") != seal(info):
-        yield Finding(str(root / layout.INFO), "is damaged, or was edited by hand: its own checksum differs")
+    yield from _try(partial(read_info, root), root)
 
 
 def _files(root: Path) -> Iterator[Finding]:
