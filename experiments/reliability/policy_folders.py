@@ -16,17 +16,15 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
-import signal
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isolated import forked
 from safetensors.numpy import load_file, save_file
 
 NAMES = ("policy.json", "statistics.json", "weights.safetensors")
@@ -36,7 +34,6 @@ VALUES: tuple[Any, ...] = (
     "../../etc/passwd", "\ud800", [], [1], [[1]], ["a"], [math.nan], {}, {"a": 1}, {"name": "mlp", "options": {"hidden": 10**9}},
     [0.0] * 4, [0.0] * 100,
 )  # fmt: skip
-LIMIT_S, LIMIT_BYTES = 20, 3 * 2**30
 
 
 def main() -> None:
@@ -137,51 +134,6 @@ def use(root: Path, actions: np.ndarray) -> tuple[str, str]:
     if not np.isfinite(values).all():
         return "non-finite", "actions"
     return "same", "" if np.array_equal(values, actions) else "other actions"
-
-
-def forked(action: Callable[[], tuple[str, str]]) -> tuple[str, str, int]:
-    """The outcome of `action` in a process of its own, and the bytes of memory that it took in addition."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            os.close(reading)
-            resource.setrlimit(resource.RLIMIT_AS, (virtual() + LIMIT_BYTES,) * 2)
-            signal.alarm(LIMIT_S)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-            before = peak_memory()
-            try:
-                outcome = action()
-            except BaseException as error:  # what a person would see as a traceback
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                outcome = "untyped", f"{type(error).__name__}: {str(error)[:200]} ({last.filename}:{last.lineno})"
-            used = max(0, peak_memory() - before)
-            os.write(writing, json.dumps([*outcome, used]).encode("utf-8", "replace")[:60_000])
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        kind = "hang" if os.WTERMSIG(status) == signal.SIGALRM else "abort"
-        return kind, signal.Signals(os.WTERMSIG(status)).name, 0
-    if not said:
-        return "abort", f"exit {os.waitstatus_to_exitcode(status)}", 0
-    outcome, detail, used = json.loads(said)
-    return outcome, detail, used
-
-
-def virtual() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-
-
-def peak_memory() -> int:
-    """The peak of resident memory of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 Case = tuple[str, Callable[[Path], None]]

@@ -158,9 +158,7 @@ def test_an_unknown_format_is_named(tmp_path):
     sealed = json.loads(manifest.read_text())
     sealed["sha256"]["policy.json"] = sha256(path.read_bytes())
     manifest.write_text(json.dumps(sealed))
-    with pytest.raises(
-        PolicyError, match="its format is 'verbot-policy/9'; this version .* reads 'verbot-policy/2' and 'verb.*newer"
-    ):
+    with pytest.raises(PolicyError, match="format is 'verbot-policy/9'; .* reads 'verbot-policy/2' and 'verbot-policy/1'.*newer"):
         VLAPolicy.load(tmp_path / "p")
 
 

@@ -84,7 +84,7 @@ def bases(tmp_path_factory, spec, make) -> dict[str, Path]:
             writer.save_episode(make(number))
     shutil.copytree(folder / "ours", folder / "ours_changed")  # its checksums count no more
     info = json.loads((folder / "ours_changed/meta/info.json").read_text())
-    info["verbot"]["episodes"] = 1
+    info["verbot"] |= {"episodes": 1, "seal": "of the time when there was one episode"}
     (folder / "ours_changed/meta/info.json").write_text(json.dumps(info))
     return {path.name: path for path in folder.iterdir()}
 

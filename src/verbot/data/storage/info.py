@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import math
 import re
 import string
@@ -13,7 +15,7 @@ from typing import Any
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
 from verbot.errors import CorruptFileError, DataError, SpecError
-from verbot.files import below
+from verbot.files import below, sha256
 from verbot.folders import recover
 from verbot.spec import RobotSpec
 from verbot.spec_checks import LONGEST_SIDE, with_clean_names
@@ -41,7 +43,7 @@ def read_info(root: Path) -> dict[str, Any]:
     missing = set(_REQUIRED) - info.keys()
     if missing:
         raise CorruptFileError(path, f"lacks {', '.join(sorted(missing))}")
-    for problem in _problems(info):
+    for problem in itertools.chain(_problems(info), _seal_problems(info)):  # the seal only of what has no other problem
         raise CorruptFileError(path, problem)
     return info
 
@@ -52,6 +54,12 @@ def checksums(info: Mapping[str, Any]) -> dict[str, Any]:
     Empty if other software has changed the dataset since verbot wrote it.
     """
     return dict(info["verbot"]["files"]) if is_ours(info) else {}
+
+
+def seal(info: Mapping[str, Any]) -> str:
+    """Checksum of an ``info.json`` without its own ``"seal"``."""
+    record = {key: value for key, value in info["verbot"].items() if key != "seal"}
+    return sha256(json.dumps({**info, "verbot": record}, sort_keys=True).encode())
 
 
 def is_ours(info: Mapping[str, Any]) -> bool:
@@ -132,6 +140,26 @@ def _problems(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _feature_problems(info["features"], info.get("video_path"))
     if "verbot" in info:
         yield from _record_problems(info["verbot"])
+
+
+def _seal_problems(info: Mapping[str, Any]) -> Iterator[str]:
+    """Whether what verbot wrote has changed since. Other software, which adds episodes, changes several counts at once."""
+    hidden = [key for key, value in info.items() if isinstance(value, dict) and {"seal", "spec", "files"} <= value.keys()]
+    if "verbot" not in info:
+        if hidden:
+            yield f"is damaged: it calls verbot's record {hidden[0]!r}; restore it from a copy"
+        return
+    record = info["verbot"]
+    if is_ours(info):
+        damaged = bool(record["files"] or "seal" in record) and record.get("seal") != seal(info)
+    else:
+        one = {**info, "verbot": {**record, "episodes": info["total_episodes"]}}
+        damaged = record.get("seal") in (seal(one), seal({**info, "total_episodes": record["episodes"]}))
+    if damaged:
+        yield (
+            "is damaged, or was edited by hand: its own checksum differs; restore it from a copy, or remove its key 'verbot' "
+            "to read the dataset without verbot's spec and checksums"
+        )
 
 
 def _template_problems(template: object) -> Iterator[str]:

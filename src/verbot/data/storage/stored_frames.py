@@ -32,6 +32,7 @@ class StoredFrames:
     def __init__(self, root: Path, info: Mapping[str, Any], roles: FeatureRoles):
         self.root, self.info, self.roles = root, info, roles
         self.checksums, self.ours = checksums(info), is_ours(info)  # a dataset of other software is checked as it is read
+        self._derived: Mapping[str, Any] = info["verbot"]["derived"] if self.ours else {}
         self._features, self._verified = info["features"], set[str]()
         videos = [key for key in roles.cameras.values() if self._features[key]["dtype"] == "video"]
         self.metadata = EpisodeMetadata(root, info, self.checksums, videos, self.read)
@@ -41,7 +42,7 @@ class StoredFrames:
     def read(self, path: Path, wanted: Chosen = lambda name: True) -> pa.Table:
         """Columns of a parquet file, which must have its checksum, if there is one."""
         name = path.relative_to(self.root).as_posix()
-        return read_parquet(placed(self.root, name), self.checksums.get(name), wanted)
+        return read_parquet(placed(self.root, name), self.checksums.get(name, self._derived.get(name)), wanted)
 
     def data_path(self, row: Row) -> Path:
         return place_of(self.root, self.info["data_path"], template_keys(row, "data"))

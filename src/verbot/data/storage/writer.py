@@ -23,7 +23,7 @@ from verbot.data.storage import layout, own_files
 from verbot.data.storage.commit import Run, merged, runs
 from verbot.data.storage.dataset_statistics import image_statistics, whole_statistics
 from verbot.data.storage.files import parquet_bytes, read_parquet
-from verbot.data.storage.info import read_info, recorded_spec
+from verbot.data.storage.info import read_info, recorded_spec, seal
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
 from verbot.data.storage.png import EncodedImages, encode_pictures
 from verbot.data.storage.record import EpisodeRecord
@@ -345,12 +345,6 @@ def _sealed(info: dict[str, Any]) -> bytes:
     info["verbot"].pop("seal", None)
     info["verbot"]["seal"] = seal(info)
     return json.dumps(info, indent=4, ensure_ascii=False).encode()
-
-
-def seal(info: Mapping[str, Any]) -> str:
-    """Checksum of an ``info.json`` without its own ``"seal"``."""
-    record = {key: value for key, value in info["verbot"].items() if key != "seal"}
-    return sha256(json.dumps({**info, "verbot": record}, sort_keys=True).encode())
 
 
 def example_dataset(folder: str | Path) -> Path:
