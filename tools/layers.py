@@ -21,9 +21,12 @@ PACKAGE = "verbot"
 LEVELS = {
     "errors": 0,
     "spec": 0,
+    "text": 0,
+    "yaml_values": 0,
     "contracts": 1,
     "gymnasium_ids": 0,
     "files": 1,
+    "ranges": 1,
     "registry": 1,
     "configuration": 1,
     "parallel": 1,
@@ -51,6 +54,7 @@ TOP = {"__init__", "__main__"}
 # Neighbors that may see each other, each with its reason.
 ALLOWED = {
     ("spec", "errors"): "the spec raises typed errors",
+    ("yaml_values", "errors"): "text that is no YAML is a typed error",
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.

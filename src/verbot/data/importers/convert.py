@@ -22,6 +22,7 @@ from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import ConfigError, DataError
 from verbot.files import write_atomic
+from verbot.ranges import COUNT, RATE_HZ, check_ranges
 from verbot.spec import RobotSpec
 
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
@@ -87,9 +88,7 @@ class ImportConfig:
     images: str | None = None
 
     def __post_init__(self) -> None:
-        for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz)):
-            if value is not None and value <= 0:
-                raise ConfigError(f"{label} is {value}; expected more than 0")
+        check_ranges(self, limit=COUNT, rate_hz=RATE_HZ)
         if None not in (self.rate_hz, self.spec) and self.spec is not None and self.rate_hz != self.spec.rate_hz:
             raise ConfigError(f"rate_hz is {self.rate_hz:g}, and the spec given has {self.spec.rate_hz:g} Hz; give one of them")
 

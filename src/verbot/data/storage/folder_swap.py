@@ -76,7 +76,8 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _beside(root: Path, what: str) -> Path:
-    return root.with_name(f".{root.name}.{what}")
+    root = root.absolute()  # the folder one is in has no name
+    return root.parent / f".{root.name}.{what}"
 
 
 def _sync(folder: Path) -> None:
