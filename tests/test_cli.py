@@ -1,6 +1,5 @@
 import ast
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -40,18 +39,10 @@ def commands_in(text):
 def parse(line):
     """Parse a command line as `verbot` would, without running it."""
     name, rest = cli._command(shlex.split(line)[1:])
-    called = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerbotDeprecationWarning)
         name, rest = cli._with_successors(name, rest)
-
-    @functools.wraps(cli.OLD_COMMANDS[name][0] if name in cli.OLD_COMMANDS else cli.COMMANDS[name])
-    def remember(**arguments):
-        called.update(arguments)
-        return 0
-
-    cli._called(remember, name, rest)
-    return called
+    return cli._parsed(cli.OLD_COMMANDS[name][0] if name in cli.OLD_COMMANDS else cli.COMMANDS[name], name, rest)
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy():

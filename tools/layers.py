@@ -27,6 +27,8 @@ LEVELS = {
     "gymnasium_ids": 0,
     "files": 1,
     "folders": 2,
+    "yaml_values": 0,
+    "ranges": 1,
     "registry": 1,
     "configuration": 1,
     "parallel": 1,
@@ -59,6 +61,7 @@ ALLOWED = {
     ("spec", "spec_checks"): "what the parts of a spec must be",
     ("spec_checks", "errors"): "a wrong part is a typed error",
     ("spec_checks", "text"): "names of a spec become parts of paths",
+    ("yaml_values", "errors"): "text that is no YAML is a typed error",
     ("transforms", "statistics"): "a transform is made from statistics",
 }
 # Units that know policies only through contracts.

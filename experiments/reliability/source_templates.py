@@ -120,7 +120,9 @@ def aloha(root: Path) -> None:
         with h5py.File(root / f"episode_{number}.hdf5", "w") as file:
             numbers = np.random.default_rng(number).normal(size=(LENGTH, 14))
             file["action"], file["observations/qpos"], file["observations/qvel"] = numbers, numbers, numbers
-            file.create_dataset("observations/images/cam_high", data=pictures(number), compression="gzip", chunks=(1, SIDE, SIDE, 3))
+            file.create_dataset(
+                "observations/images/cam_high", data=pictures(number), compression="gzip", chunks=(1, SIDE, SIDE, 3)
+            )
             file.attrs["language_instruction"] = "fold it"
 
 

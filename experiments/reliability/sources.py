@@ -134,7 +134,9 @@ def run(name: str, source: Path, options: tuple[str, ...], folder: Path, limit_s
     status, seconds = in_child(imported(source, options, folder), limit_s)
     peak = folder / "memory"
     errors = (folder / "err").read_text(errors="replace") if (folder / "err").exists() else ""
-    lines = [line for line in errors.replace("\r", "\n").splitlines() if line.strip() and not line.startswith(("survey:", "import:"))]
+    lines = [
+        line for line in errors.replace("\r", "\n").splitlines() if line.strip() and not line.startswith(("survey:", "import:"))
+    ]
     found = Outcome(name, "", seconds, 0, int(peak.read_text()) if peak.exists() else 0, lines[-1][:300] if lines else "")
     if status is None:
         found.result = "hang"
@@ -207,7 +209,9 @@ class Bench:
         self.outcomes: list[Outcome] = []
         self.lost: list[str] = []
 
-    def case(self, name: str, options: tuple[str, ...], change: Callable[[Path], Path | None], whole: Path | None, good: int) -> Outcome:
+    def case(
+        self, name: str, options: tuple[str, ...], change: Callable[[Path], Path | None], whole: Path | None, good: int
+    ) -> Outcome:
         """Copy the source `whole`, let `change` bend it, and import it; `good` episodes must come through."""
         folder = self._scratch / "case"
         shutil.rmtree(folder, ignore_errors=True)
@@ -277,7 +281,9 @@ class Bench:
 
             def grow(source: Path, path: Path = path, writers: list[subprocess.Popen[bytes]] = writers) -> None:
                 script = "import sys, time\nfor _ in range(300):\n open(sys.argv[1], 'ab').write(b'x' * 4096); time.sleep(0.002)"
-                writers.append(subprocess.Popen([sys.executable, "-S", "-c", script, str(source / path)], stderr=subprocess.DEVNULL))
+                writers.append(
+                    subprocess.Popen([sys.executable, "-S", "-c", script, str(source / path)], stderr=subprocess.DEVNULL)
+                )
 
             self.case(f"{template.name}, {path} grows", template.options, grow, whole, 0)
             for writer in writers:

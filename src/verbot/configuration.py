@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import math
-import re
 import sys
 import types
 import typing
@@ -17,17 +15,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from verbot.errors import ConfigError, VerbotDeprecationWarning
 from verbot.files import write_atomic
+from verbot.yaml_values import parse_value, read_yaml
 
 C = TypeVar("C")
 Record = Mapping[str, Any]
 _OLD_NAMES: dict[type, dict[str, str]] = {}
 _OLD_SHAPES: dict[type, Callable[[Record], Record]] = {}
-# Integers and floats as Python writes them: YAML 1.1 takes 1e-3 for a word, 010 for 8 and 1:30 for 90.
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+)$")
-_DIGITS, _EXPONENT = r"[0-9](?:_?[0-9])*", r"[eE][-+]?[0-9]+"
-_FLOAT = re.compile(
-    rf"[-+]?(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:{_EXPONENT})?|{_DIGITS}{_EXPONENT}|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
-)
 
 
 def renamed(upgrade: Callable[[Record], Record] | None = None, /, **names: str) -> Callable[[type[C]], type[C]]:
@@ -186,40 +179,6 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def parse_value(text: str) -> Any:
-    """A value as a person types it: YAML, with numbers as Python reads them.
-
-    Raises `ConfigError` for text that is no YAML.
-
-    Example:
-        >>> parse_value("1e-3"), parse_value("[1, 2_000]"), parse_value("{name: vit}"), parse_value("best"), parse_value("")
-        (0.001, [1, 2000], {'name': 'vit'}, 'best', None)
-    """
-    import yaml
-
-    try:
-        return _loader()(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value {text!r}: {error}") from error
-
-
-@functools.cache
-def _loader() -> Any:
-    """A safe YAML loader whose numbers are those of Python."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Plain values only."""
-
-    kept = {first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
-            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}  # fmt: skip
-    Loader.yaml_implicit_resolvers = kept
-    Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 0))
-    return Loader
-
-
 def differences(one: object, other: object, path: str = "") -> list[str]:
     """Dotted paths of the fields in which two configurations of one type differ; a part or a list counts as one field.
 
@@ -242,10 +201,7 @@ def differences(one: object, other: object, path: str = "") -> list[str]:
 
 def load_yaml(kind: type[C], path: str | Path) -> C:
     """The configuration in a YAML file. Raises `ConfigError` naming the file and the field."""
-    try:
-        record = parse_value(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ConfigError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.__cause__ or error}") from error
+    record = read_yaml(path)
     try:
         return build(kind, record)
     except ConfigError as error:
@@ -329,7 +285,7 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
             _refuse(hint, value, where)
         return {str(key): _fit(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else _refuse(hint, value, where)
+        return float(value) if abs(value) <= sys.float_info.max else _refuse(hint, value, where)
     if hint is int and isinstance(value, bool):
         _refuse(hint, value, where)
     return value if isinstance(hint, type) and isinstance(value, hint) else _refuse(hint, value, where)
@@ -373,7 +329,8 @@ def _fit_tuple(hint: Any, arguments: tuple[Any, ...], value: Any, where: str) ->
 
 
 def _refuse(hint: Any, value: Any, where: str) -> Any:
-    raise ConfigError(f"{where} is {value!r}; expected {_words(hint)}")
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of more than 30 digits"
+    raise ConfigError(f"{where} is {text if len(text) <= 200 else text[:199] + '…'}; expected {_words(hint)}")
 
 
 def _words(hint: Any) -> str:

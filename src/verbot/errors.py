@@ -126,5 +126,9 @@ class VerbotDeprecationWarning(FutureWarning):
     """An old name was used; the message names its successor. Old names are read for one version."""
 
 
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint is passed over, and the steps since an older one are repeated."""
+
+
 class GroundingWarning(UserWarning):
     """The similarity of instruction and images stayed below a threshold, in training or on a robot."""

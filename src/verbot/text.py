@@ -12,13 +12,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from verbot.errors import DataError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 LONGEST_NAME = 128  # characters
 BREAKS = "\t\n\r"
+# Controls but for newline and tab, marks that reverse the direction of writing, line separators, and halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def text_problem(text: object) -> str:
@@ -128,6 +130,35 @@ def clean_names(names: Iterable[str]) -> dict[str, str]:
             for name, clean in found.items()
         }
     return found
+
+
+def printable(text: str) -> str:
+    r"""`text` with the characters that control a terminal as Python escapes them; newlines and tabs stay.
+
+    Example:
+        >>> printable("red\x1b[31m\r")
+        'red\\x1b[31m\\r'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class PrintableStream:
+    """A stream that writes `printable` text to `stream`; everything else is that of `stream`."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def terminal(stream: Any) -> Any:
+    """The stream behind a `PrintableStream`, for what draws on a terminal; other streams as they are."""
+    return stream.stream if isinstance(stream, PrintableStream) else stream
 
 
 def _digest(name: str, length: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from verbot.errors import CorruptFileError
+from verbot.errors import CheckpointWarning, CorruptFileError
 from verbot.training import checkpoint
 from verbot.training.checkpoint import TrainingProgress
 
@@ -28,7 +28,8 @@ def test_the_newest_two_are_kept_and_drafts_are_nothing(tmp_path):
     (tmp_path / ".step-00000008.tmp").mkdir()
     (tmp_path / "step-00000009").mkdir()  # without its progress.json it never happened
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000004", "step-00000006"]
-    assert checkpoint.load_latest(tmp_path)[0].step == 6
+    with pytest.warns(CheckpointWarning, match="step-00000009: cannot be read"):
+        assert checkpoint.load_latest(tmp_path)[0].step == 6
     assert checkpoint.load_latest(tmp_path / "nowhere") is None
 
 
@@ -47,7 +48,10 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path, name):
     (newest / name).write_bytes(content)
     with pytest.raises(CorruptFileError, match="step-00000004"):
         checkpoint.load(newest)
-    assert checkpoint.load_latest(tmp_path)[0].step == 2
+    passed_over = []
+    with pytest.warns(CheckpointWarning, match=r"the newest checkpoint is damaged .*; training goes on from step 2: 2 steps are"):
+        assert checkpoint.load_latest(tmp_path, passed_over=passed_over)[0].step == 2
+    assert len(passed_over) == 1 and "step-00000004" in passed_over[0]
 
 
 def test_no_sound_one_among_several_is_an_error(tmp_path):

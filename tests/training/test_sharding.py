@@ -11,7 +11,7 @@ from test_distributed import together
 from test_loop import losses
 from toys import PLAIN, changed, toy_config
 
-from verbot.errors import ConfigError, CorruptFileError
+from verbot.errors import CheckpointWarning, ConfigError, CorruptFileError
 from verbot.models.network import Part
 from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint, train_policy
@@ -86,12 +86,14 @@ def test_a_damaged_share_is_named_and_the_checkpoint_before_it_taken(tmp_path):
     broken.write_bytes(content)
     with pytest.raises(CorruptFileError, match="shard-00002-of-00002.*sha256"):
         checkpoint.load(broken.parent)
-    assert checkpoint.load_latest(tmp_path)[0].step == 2
+    with pytest.warns(CheckpointWarning, match="goes on from step 2: 2 steps are repeated"):
+        assert checkpoint.load_latest(tmp_path)[0].step == 2
     assert checkpoint.load_latest(tmp_path, Shard(0, 2))[0].step == 4, "what is not read is not verified"
 
-    steps = together(
-        2, lambda process_group: checkpoint.load_latest(tmp_path, Shard(process_group.rank, 2), process_group)[0].step
-    )
+    with pytest.warns(CheckpointWarning):
+        steps = together(
+            2, lambda process_group: checkpoint.load_latest(tmp_path, Shard(process_group.rank, 2), process_group)[0].step
+        )
     assert steps == [2, 2], "who could read on does as the one who cannot"
 
 

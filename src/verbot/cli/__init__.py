@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import errno
+import functools
+import io
 import os
 import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from signal import SIGINT
+from typing import Any
 
+from verbot.cli.checks import PATH_ERRORS, check_options, described
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.convert import data_export_command, data_import_command
 from verbot.cli.edit import data_edit_command
@@ -23,8 +28,10 @@ from verbot.cli.inspect import (
     list_command,
 )
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
-from verbot.errors import ConfigError, VerbotDeprecationWarning, VerbotError, missing
+from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
+from verbot.parallel.signals import Stopped, raising
 from verbot.registry import options_of
+from verbot.text import PrintableStream, printable
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo_command,
@@ -59,8 +66,8 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "compare": {"--designs": "--list"},
     "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _python_text = warnings.formatwarning
+RESUMED = ("demo", "collect", "teleop", "train", "evaluate", "compare", "robustness", "data import", "reinforce", "gap")
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 
@@ -77,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _warning_text(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    """A line without file and code for a former name, Python's text for other warnings."""
-    if issubclass(category, VerbotDeprecationWarning):
-        return f"verbot: {message}\n"
+    """A line without file and code for verbot's own warnings, Python's text for others."""
+    if issubclass(category, VerbotDeprecationWarning | CheckpointWarning | GroundingWarning):
+        return f"verbot: {printable(str(message))}\n"
     return _python_text(message, category, filename, lineno, line)
 
 
@@ -109,23 +116,47 @@ def _run(arguments: Sequence[str] | None) -> None:
         reported = missing(error) if isinstance(error, ModuleNotFoundError) else error
         if not isinstance(reported, VerbotError):
             raise
-        print(f"verbot: {reported}", file=sys.stderr)
+        print(f"verbot: {printable(str(reported))}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        print(f"verbot: {error.filename or 'a file'} cannot be written: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("verbot: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped(SIGINT)
+        resumed = "; the same command goes on" if _command(arguments)[0] in RESUMED else ""
+        print(f"verbot: {stopped}{resumed}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
 
 
 def _called(function: Callable[..., int], name: str, arguments: Sequence[str]) -> int:
-    """What the command's function returns. The fields of a record among its parameters are options without a prefix."""
+    """What the command's function returns. The fields of a record among its parameters are options without a prefix.
+
+    What it prints is made harmless for a terminal, and a path that cannot be read or written is one line.
+    """
+    options = _parsed(function, name, arguments)
+    check_options(name, options)
+    printed = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
+    with contextlib.redirect_stdout(printed[0]), contextlib.redirect_stderr(printed[1]):
+        try:
+            with raising():
+                return function(**options)
+        except OSError as error:
+            if error.errno not in PATH_ERRORS:
+                raise
+            raise ConfigError(described(error, name, options)) from error
+
+
+def _parsed(function: Callable[..., int], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The arguments of the command's function, by name. What is wrong with them is printed, and the exit code is 2."""
     import tyro
 
-    return tyro.cli(function, args=arguments, prog=f"verbot {name}", config=(tyro.conf.OmitArgPrefixes,))
+    @functools.wraps(function)
+    def bound(**options: Any) -> dict[str, Any]:
+        return options
+
+    errors = io.StringIO()  # tyro repeats what was typed
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(bound, args=arguments, prog=f"verbot {name}", config=(tyro.conf.OmitArgPrefixes,))
+    finally:
+        print(printable(errors.getvalue()), end="", file=sys.stderr)
 
 
 def _command(arguments: list[str]) -> tuple[str | None, list[str]]:

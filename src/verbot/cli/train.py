@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -53,18 +54,31 @@ def train_command(
             `verbot config RECIPE --fields`.
         seed: the seed of the whole run; otherwise that of the recipe.
     """
-    from verbot.configuration import assignments
     from verbot.training.distributed.launch import launched
     from verbot.workflows.train_evaluate import exit_code, result_text
     from verbot.workflows.train_evaluate import train as run
 
     folders = {"init_from": init_from, "data.cache": cache}
     settings = budget.settings() | demonstrations.settings()
-    settings |= given(**{name: None if path is None else str(path) for name, path in folders.items()}) | assignments(set)
+    settings |= given(**{name: None if path is None else str(path) for name, path in folders.items()}) | _assigned(set)
     result = run(recipe, out=out, data=demonstrations.data or None, seed=seed, **settings)
     if (launch := launched()) is None or launch.rank == 0:
         print(result_text(result))
     return exit_code(result)
+
+
+def _assigned(words: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of `verbot train`. Raises `ConfigError` for one that has an option of its own."""
+    from verbot.configuration import assignments
+    from verbot.errors import ConfigError
+
+    found = assignments(words)
+    for name, option in {"seed": "--seed", "out": "--out", "data": "--data, or its fields, as in data.batch_size=64"}.items():
+        if name in found:
+            raise ConfigError(f"--set {name}=… does not apply: give {option}")
+    if unknown := [name for name in found if name in ("recipe", "embodiments", "resume", "progress")]:
+        raise ConfigError(f"there is no setting {unknown[0]!r}; `verbot config RECIPE --fields` lists them")
+    return found
 
 
 def config_command(

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from verbot.text import printable, terminal
+
 INTERVAL_S = 15.0  # between printed lines without a terminal
 
 
@@ -32,8 +34,12 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4)
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
+            self._bar = RichProgress(*columns, console=Console(file=terminal(sys.stderr)), refresh_per_second=4)
             self._bar.start()
             self._bar.add_task(self._title, total=self._total, completed=self._done, text="")
         return self
@@ -58,7 +64,7 @@ class Progress:
         rate = (self._done - self._first) / seconds
         left = "" if self._total is None or not rate else f", {_clock(max(self._total - self._done, 0) / rate)} left"
         of = "" if self._total is None else f"/{max(self._total, self._done)}"  # the total may be an estimate
-        note = f", {self._note}" if self._note else ""
+        note = f", {printable(self._note)}" if self._note else ""
         return f"{self._done}{of} {self._unit}, {rate:.3g}/s{left}{note}"
 
     def _print(self) -> None:

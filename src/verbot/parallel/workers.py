@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.errors import VerbotError, missing
+from verbot.parallel import signals
 
 Serve = Callable[["Channel"], None]
 PREFETCH = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
@@ -156,6 +157,7 @@ def cores() -> int:
 def serve(work: Serve) -> None:
     """The body of a worker module's ``__main__``: run `work`, send an error to the parent, and exit quietly if it is gone."""
     channel = Channel(Connection(int(sys.argv[1])))
+    signals.ignore()
     try:
         work(channel)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
@@ -196,7 +198,7 @@ def _start(module: str, name: str) -> Worker:
     source = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
-    with theirs:
+    with theirs, signals.blocked():
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

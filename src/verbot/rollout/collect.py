@@ -21,6 +21,7 @@ from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
 from verbot.parallel.progress import Progress
+from verbot.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, STRENGTH, check_ranges
 from verbot.rollout.episode import EpisodeRunner, Supervised, Transition
 from verbot.rollout.worker import answers_from_cluster, answers_from_workers
 from verbot.spec import RobotSpec
@@ -66,6 +67,10 @@ class CollectConfig:
     images: str | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, episodes=COUNT, seed=SEED, noise=NOT_NEGATIVE, workers=COUNT, axes=STRENGTH, randomize=STRENGTH,
+            attempts_per_episode=POSITIVE,
+        )  # fmt: skip
         if self.max_frames is not None and self.max_frames < 1:
             raise ConfigError(f"max_frames is {self.max_frames}; expected at least 1 frame, or none for whole demonstrations")
 

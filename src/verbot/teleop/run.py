@@ -13,6 +13,7 @@ from verbot.contracts import Agent, Env, Pictured, TaskEnv
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.ranges import COUNT_OR_NONE, PORT, SEED, STRENGTH, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.teleop.controls import SPEEDS, Teleoperator
@@ -54,6 +55,7 @@ class TeleopConfig:
     images: str | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, episodes=COUNT_OR_NONE, seed=SEED, axes=STRENGTH, port=PORT, picture_pixels=COUNT_OR_NONE)
         if self.by not in BY:
             raise ConfigError(f"by is {self.by!r}; expected one of {', '.join(BY)}")
         if self.axes.get("camera_dropout"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from verbot.errors import CorruptFileError, UnwritableError
+from verbot.errors import CheckpointWarning, CorruptFileError, UnwritableError
 from verbot.files import remove, sha256, sync, write_atomic
 from verbot.folders import remove_folder, replace_folder, write_folder
 from verbot.training.distributed import shards
@@ -117,33 +118,55 @@ def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict
         if shard is not None or "files" in record:
             files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
             return TrainingProgress(**record), shards.read(path, record["layout"], files, shard or Shard())
-        blob = (path / TENSORS).read_bytes()
-    except (OSError, ValueError) as error:
+        digest = record.pop("sha256", None)
+        progress, blob = TrainingProgress(**record), (path / TENSORS).read_bytes()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # the last three: JSON of another form
         raise CorruptFileError(path, f"cannot be read: {error}") from error
-    if sha256(blob) != record.pop("sha256", None):
+    if sha256(blob) != digest:
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
-    return TrainingProgress(**record), deserialize(blob)
+    return progress, deserialize(blob)
 
 
 def load_latest(
-    folder: Path, shard: Shard | None = None, process_group: ProcessGroup | None = None
+    folder: Path,
+    shard: Shard | None = None,
+    process_group: ProcessGroup | None = None,
+    passed_over: list[str] | None = None,
 ) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
-    """The newest valid checkpoint, or None; damaged ones are skipped.
+    """The newest valid checkpoint, or None if there is none. A damaged one is passed over with a `CheckpointWarning`.
 
     Args:
         shard: as in `load`.
         process_group: a checkpoint is valid only if all processes can read their shards.
+        passed_over: gets the text of each warning.
+
+    Raises `CorruptFileError` if all checkpoints are damaged.
     """
-    existing = found(folder)
-    for path in reversed(existing):
-        loaded, damage = None, None
+    damages: list[CorruptFileError] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        loaded, damage = None, CorruptFileError(path, "another process cannot read its shard")
         try:
             loaded = load(path, shard)
         except CorruptFileError as error:
             damage = error
         sound = loaded is not None if process_group is None else process_group.all(loaded is not None)
-        if sound:
+        if sound and loaded is not None:
+            texts = _warned(damages, loaded[0].step, process_group is None or process_group.is_main)
+            (passed_over if passed_over is not None else []).extend(texts)
             return loaded
-        if path == existing[0]:
-            raise damage or CorruptFileError(path, "another process cannot read its shard")
+        damages.append(damage)
+    if found(folder):
+        raise damages[-1]
     return None
+
+
+def _warned(damages: list[CorruptFileError], step: int, aloud: bool) -> list[str]:
+    """The text of a warning for each damaged checkpoint that is passed over for the one of `step`."""
+    texts = []
+    for damage in damages:
+        newer = next(part for part in reversed(Path(damage.path).parts) if part.startswith("step-")).removeprefix("step-")
+        lost = f": {int(newer) - step} steps are repeated" if newer.isdecimal() else ""
+        texts.append(f"the newest checkpoint is damaged ({damage}); training goes on from step {step}{lost}")
+        if aloud:
+            warnings.warn(texts[-1], CheckpointWarning, stacklevel=3)
+    return texts

@@ -24,6 +24,7 @@ from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
 from verbot.files import hold, write_atomic
+from verbot.ranges import COUNT, COUNT_OR_NONE, SEED, check_ranges
 from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import ComparisonEntry, digest, find_entries, folder_for, slug
@@ -71,6 +72,9 @@ class ComparisonConfig:
     conditions: tuple[str, ...] = CONDITIONS
     baselines: bool = True
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, episodes=COUNT, seed=SEED, workers=COUNT_OR_NONE)
 
 
 def run_comparison(config: ComparisonConfig, out: str | Path, *, command: str | None = None, progress: bool = True) -> Table:

@@ -137,7 +137,8 @@ def result_text(result: TrainResult | ReinforceResult) -> str:
 
     if isinstance(result, TrainResult):
         speed = f"{result.samples} samples in {result.seconds:.0f} s ({result.samples_per_s:.0f}/s)"
-        return f"{result.steps} steps, {speed}, {result.skipped} skipped: {result.policy}"
+        why = ", where the loss was not a number" if result.skipped else ""
+        return f"{result.steps} steps, {speed}, {result.skipped} skipped{why}: {result.policy}"
     success = "no episode ended" if result.success is None else f"{100 * result.success:.0f} % of the last ones succeeded"
     errors = f", {result.errors} simulator errors" if result.errors else ""
     return f"{result.steps} steps, {result.episodes} episodes in {result.seconds:.0f} s; {success}{errors}: {result.policy}"

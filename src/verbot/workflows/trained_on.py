@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from verbot.errors import PolicyError
+from verbot.errors import ConfigError, PolicyError
 from verbot.policy.identity import CARD
 from verbot.workflows.load_policy import policy_folder
+from verbot.yaml_values import parse_value
 
 EXPERT_SUITES = ("tabletop-starter", "tabletop-full", "tabletop-relations", "tabletop-memory", "navigation")
 _SETTINGS = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
@@ -32,8 +31,8 @@ def trained_on(name: str) -> tuple[str, ...]:
         return ()
     try:
         card = (Path(policy_folder(name)) / CARD).read_text(encoding="utf-8")
-        records = [yaml.safe_load(block) for block in _SETTINGS.findall(card)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, PolicyError):
+        records = [parse_value(block) for block in _SETTINGS.findall(card)]
+    except (OSError, UnicodeDecodeError, ConfigError, PolicyError):
         return ()
     return tuple(dict.fromkeys(env for record in records if isinstance(record, dict) for env in _envs(record)))
 

@@ -15,6 +15,7 @@ from verbot.data.editing.conditions import Condition, check_known
 from verbot.data.storage.reader import Dataset
 from verbot.data.storage.sentences import check_sentences, load_sentences
 from verbot.errors import ConfigError, DataError
+from verbot.ranges import COUNT, RATE_HZ, check_ranges
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class EditPlan:
     subsample: int = 1
 
     def __post_init__(self) -> None:
-        if self.subsample < 1:
-            raise ConfigError(f"every {self.subsample}th frame is to be kept; expected a number of at least 1")
-        if self.rate_hz is not None and not 0 < self.rate_hz < 1e6:
-            raise ConfigError(f"the new rate is {self.rate_hz} Hz; expected more than 0")
+        check_ranges(self, subsample=COUNT, rate_hz=RATE_HZ)
         if self.subsample > 1 and self.rate_hz is not None:
             raise ConfigError("give either a rate to resample to or a number of frames to subsample by, not both")
         for number, texts in self.instructions.items():
@@ -190,7 +188,7 @@ def load_replacements(path: Path) -> tuple[dict[int, tuple[str, ...]], dict[str,
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict) or not record or any(key.isdecimal() for key in record):
         return load_sentences(path), {}

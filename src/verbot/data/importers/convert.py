@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import ConfigError, DataError
 from verbot.files import regular_file, write_atomic
+from verbot.ranges import COUNT, POSITIVE, RATE_HZ, check_ranges
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
 
@@ -98,9 +98,7 @@ class ImportConfig:
     max_episode_gb: float = EPISODE_BYTES / GIB
 
     def __post_init__(self) -> None:
-        for label, value in (("limit", self.limit), ("rate_hz", self.rate_hz), ("max_episode_gb", self.max_episode_gb)):
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{label} is {value}; expected more than 0")
+        check_ranges(self, limit=COUNT, rate_hz=RATE_HZ, max_episode_gb=POSITIVE)
         if None not in (self.rate_hz, self.spec) and self.spec is not None and self.rate_hz != self.spec.rate_hz:
             raise ConfigError(f"rate_hz is {self.rate_hz:g}, and the spec given has {self.spec.rate_hz:g} Hz; give one of them")
 

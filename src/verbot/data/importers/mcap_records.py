@@ -88,7 +88,9 @@ def indexed_messages(file: Any, name: object, summary: Any, topics: Container[st
     if len(set(places)) != len(places):
         raise CorruptFileError(name, "cannot be read: its index names a chunk twice")
     waiting: list[tuple[int, int, int, Any]] = []
-    for index in sorted(_candidates(summary, topics, start, end), key=lambda one: (one.message_start_time, one.chunk_start_offset)):
+    for index in sorted(
+        _candidates(summary, topics, start, end), key=lambda one: (one.message_start_time, one.chunk_start_offset)
+    ):
         while waiting and waiting[0][:2] < (index.message_start_time, index.chunk_start_offset):
             yield heapq.heappop(waiting)[3]
         file.seek(index.chunk_start_offset)
@@ -96,7 +98,9 @@ def indexed_messages(file: Any, name: object, summary: Any, topics: Container[st
         check_item(int.from_bytes(head[1:], "little"), name, "a chunk")
         chunk = parsed(head[0], _exactly(file, int.from_bytes(head[1:], "little")))
         if not isinstance(chunk, Chunk):
-            raise CorruptFileError(name, f"cannot be read: its index names byte {index.chunk_start_offset}, where no chunk begins")
+            raise CorruptFileError(
+                name, f"cannot be read: its index names byte {index.chunk_start_offset}, where no chunk begins"
+            )
         for number, record in enumerate(chunk_records(chunk, name)):
             if not isinstance(record, Message) or record.log_time < start or (end is not None and record.log_time >= end):
                 continue

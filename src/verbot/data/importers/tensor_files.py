@@ -239,7 +239,9 @@ def _torch(path: Path) -> TensorFile:
         raise DataError(f"{path}: {', '.join(odd)} are not tensors of plain numbers")
     repeated = [name for name, t in tensors.items() if t.numel() * t.element_size() > t.untyped_storage().nbytes()]
     if repeated:
-        raise DataError(f"{path}: {', '.join(repeated)} repeat the numbers that are stored (expand); save them after .contiguous()")
+        raise DataError(
+            f"{path}: {', '.join(repeated)} repeat the numbers that are stored (expand); save them after .contiguous()"
+        )
 
     def reader(tensor: Any) -> Reader:
         def read(start: int, stop: int) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from verbot.errors import ConfigError
+from verbot.ranges import COUNT, NOT_NEGATIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class LintConfig:
     jitter_share: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("scale_episodes", "picture_step", "picture_side_px", "places"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        counts = ("scale_episodes", "picture_step", "picture_side_px", "places")
+        thresholds = {field.name: NOT_NEGATIVE for field in dataclasses.fields(self) if field.name not in ("checks", "episodes")}
+        check_ranges(self, **thresholds | dict.fromkeys(counts, COUNT))
         if self.episodes < 0:
             raise ConfigError(f"episodes is {self.episodes}; expected a number of episodes, or 0 for all")

@@ -42,4 +42,5 @@ def clear(root: Path) -> None:
 
 
 def _beside(root: Path, what: str) -> Path:
-    return root.with_name(f".{root.name}.{what}")
+    root = root.absolute()  # the folder one is in has no name
+    return root.parent / f".{root.name}.{what}"

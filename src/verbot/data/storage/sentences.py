@@ -19,7 +19,7 @@ def load_sentences(path: str | Path) -> dict[int, tuple[str, ...]]:
     """Sentences by episode from a JSON file such as ``{"0": ["pick up the cube"]}``. Raises `DataError` for anything else."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict) or not record or not all(key.isdecimal() for key in record):
         raise DataError(f'{path}: expected a map of episode numbers to lists of sentences, such as {{"0": ["pick up the cube"]}}')

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from verbot.contracts import EpisodeRequest
 from verbot.errors import ConfigError, UnknownNameError
+from verbot.ranges import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, SEED, Range, check_ranges
 from verbot.rollout.results import Job
 
 MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
@@ -78,9 +79,10 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _one_of("instruction mode", self.mode, MODES)
-        for name, least in (("episodes", 1), ("goals", 2), ("execute", 1), ("slots", 1), ("videos", 0), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        check_ranges(
+            self, episodes=COUNT, seed=SEED, side_episodes=COUNT, goals=Range(2, whole=True), execute=COUNT, decay=NOT_NEGATIVE,
+            align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE, slots=COUNT,
+        )  # fmt: skip
         for axis, strength in self.axes.items():
             _check_axis(axis, strength)
         for condition in self.conditions or ():

@@ -10,6 +10,7 @@ from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
 from verbot.policy.policy import Preprocessing
+from verbot.ranges import RATE_HZ, SEED, check_ranges
 from verbot.training.imitation.records import (
     AugmentConfig,
     BudgetConfig,
@@ -53,6 +54,9 @@ class CotrainingEmbodiment:
     origin: str | None = None
     rate_hz: float | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, rate_hz=RATE_HZ)
 
 
 @renamed(
@@ -114,6 +118,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks between records; each record validates itself."""
+        check_ranges(self, seed=SEED)
         size, processes = self.data.batch_size, self.parallelism.processes
         if size % (processes * self.network.sequence):
             frames = f" in sequences of {self.network.sequence}" if self.network.sequence > 1 else ""

@@ -9,18 +9,20 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 
 import torch
 from torch import Tensor
 
 from verbot.agents.grounding_monitor import ConsecutiveAlarm
 from verbot.configuration import build, differences, dump_yaml, load_yaml, to_plain
-from verbot.errors import ConfigError, GroundingWarning, TrainingError
+from verbot.errors import ConfigError, GroundingWarning
 from verbot.files import hold, write_atomic
 from verbot.models.lora import count
+from verbot.parallel import signals
 from verbot.parallel.progress import Progress as Bar
 from verbot.policy.policy import VLAPolicy
 from verbot.training import checkpoint
@@ -38,51 +40,20 @@ from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_c
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
 from verbot.training.imitation.records import OptimizerConfig
+from verbot.training.imitation.result import TrainResult
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
+from verbot.training.imitation.skipped import ROLL_BACK_AFTER, check_skipped, roll_back
 from verbot.training.log import LOG, Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
 BUSY = "another process trains here; wait for it, or choose another folder"
 TEXTS_PER_BATCH = 256
-ROLL_BACK_AFTER = 10  # steps in a row without a finite loss
 # Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
 # init.sha256 identifies it.
 MAY_CHANGE_ON_RESUME = (
     "parallelism.loader_threads", "data.cache", "logging.log_every", "logging.checkpoint_every", "init.init_from",
 )  # fmt: skip
 MAY_CHANGE_UP_TO_ROUNDING = ("parallelism.processes", "parallelism.parallel")  # the same batches
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a run, also written to ``result.json``.
-
-    Args:
-        policy: the directory of the trained policy.
-        steps, samples: completed in total.
-        seconds: training time over all sessions.
-        loss: the mean over the last steps; `validation_loss` of the saved weights, None without validation.
-        skipped: steps without a finite loss.
-        corrections: completed rounds of expert corrections.
-        finished: False if `stop_at` ended the run; there is no policy yet.
-        trained: number of trained parameters; `parameters` is the number of all.
-    """
-
-    policy: str
-    steps: int
-    samples: int
-    seconds: float
-    loss: float | None
-    validation_loss: float | None
-    skipped: int
-    corrections: int
-    finished: bool
-    trained: int = 0
-    parameters: int = 0
-
-    @property
-    def samples_per_s(self) -> float:
-        return self.samples / max(self.seconds, 1e-9)
 
 
 def train_policy(
@@ -144,7 +115,8 @@ def run(
 ) -> TrainResult:
     """`train_policy` in one process of the process group."""
     shard = Shard(process_group.rank, process_group.size) if config.parallelism.sharded else None
-    latest = checkpoint.load_latest(out / CHECKPOINTS, shard, process_group)
+    passed_over = list[str]()
+    latest = checkpoint.load_latest(out / CHECKPOINTS, shard, process_group, passed_over)
     state, tensors = latest or (TrainingProgress(total=config.total_steps), {})
     device = find_device(config.parallelism.device, *process_group.local_rank)
     embodiments = _embodiments(config, out, state.rounds, process_group, device, show_progress)
@@ -161,11 +133,14 @@ def run(
         optimizer.restore(tensors, state.layout)
     state.layout = optimizer.layout
     with ExitStack() as stack, Log(out if process_group.is_main else None, state.step, state.total, show_progress) as log:
+        for text in passed_over:
+            log.record("damaged checkpoint", state.step, text=text)
         for embodiment in embodiments:
             stack.enter_context(embodiment.training_data)
             if latest is None:
                 embodiment.record_notes(log, show_progress and process_group.is_main)
-        last = _loop(config, session, log, stop_at)
+        with signals.deferred() as request:
+            last = _loop(config, session, log, stop_at, request)
     return _finish(config, session, last, card)
 
 
@@ -204,14 +179,17 @@ def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_
     process_group.broadcast()
 
 
-def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None) -> dict[str, float]:
+def _loop(
+    config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None, request: signals.Request
+) -> dict[str, float]:
     """Steps until the run is over; returns the last mean losses. Every random number is a function of (seed, step, rank)."""
     state, optimizer, process_group, logging = session.state, session.optimizer, session.process_group, config.logging
     recent, last = Mean(config.samples_per_step), {}
     alarm = ConsecutiveAlarm(config.monitor.threshold, config.monitor.patience)
     while not session.is_finished(stop_at):
         if dagger.due(config.dagger, state):
-            with optimizer.averaged(), session.gathered_policy() as policy:
+            session.save()  # a round takes minutes, in which a signal ends the run
+            with signals.raising(), optimizer.averaged(), session.gathered_policy() as policy:
                 workers = config.dagger.workers or config.parallelism.processes
                 dagger.collect_dagger_round(
                     config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers
@@ -220,17 +198,19 @@ def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int 
             session.training_data.add_correction_rounds(state.rounds)
             session.save()
 
-        losses = _compute_gradients(session, config.optimizer, config.seed)
+        losses = _compute_gradients(session, config.optimizer, config.seed, request)
+        stop = losses.pop("stop")  # of any process
         rate = learning_rate(config.optimizer.learning_rate, config.schedule, state.step, state.done)
         norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
         state.advance()
         if math.isfinite(norm):
             state.skipped_in_a_row = 0
+            check_skipped(session, log, config.optimizer, state.total)
             recent.add({**losses, "norm": norm})
         else:
             state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
             if state.skipped_in_a_row == ROLL_BACK_AFTER:
-                _roll_back(session, log, config.optimizer)
+                roll_back(session, log, config.optimizer)
 
         if state.total is None and session.update_total_steps():
             session.save()
@@ -240,10 +220,13 @@ def _loop(config: TrainConfig, session: TrainingSession, log: Log, stop_at: int 
             log.advance(state.step, state.total, _progress_text(last))
         if session.training_data.validates and state.step % config.validation.every == 0:
             _record_validation(session, log, alarm, _validate(session, config.seed), keep_best=logging.keep == "best")
-        if state.step % logging.checkpoint_every == 0:
+        if state.step % logging.checkpoint_every == 0 or stop:
             session.update_total_steps()
             session.save()
+        if stop:
+            raise signals.Stopped(request.number or SIGTERM, f" after step {state.step}, with a checkpoint")
     session.save()
+    check_skipped(session, log, config.optimizer, state.step if session.is_finished(None) else None)
     last = recent.pop_means() or last
     log.advance(state.step, state.total, _progress_text(last))
     return last
@@ -280,8 +263,13 @@ def _warn_mismatch(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, 
         )
 
 
-def _compute_gradients(session: TrainingSession, config: OptimizerConfig, seed: int) -> dict[str, float]:
-    """Compute the gradient of one global batch, averaged over all processes, in `optimizer.gradient`. Returns the losses."""
+def _compute_gradients(
+    session: TrainingSession, config: OptimizerConfig, seed: int, request: signals.Request
+) -> dict[str, float]:
+    """Compute the gradient of one global batch, averaged over all processes, in `optimizer.gradient`.
+
+    Returns the losses, and under ``"stop"`` the share of processes that a signal asked to stop.
+    """
     state, process_group = session.state, session.process_group
     session.optimizer.held.zero_grad()
     losses: dict[str, Tensor] = {}
@@ -302,6 +290,7 @@ def _compute_gradients(session: TrainingSession, config: OptimizerConfig, seed: 
         for name, value in embodiment.named(parts).items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation
     losses["loss"] = _total(session, losses)
+    losses["stop"] = losses["loss"].new_tensor(float(request.number > 0))
     numbers = torch.stack(list(losses.values()))
     session.optimizer.held.all_reduce(process_group, numbers)
     return dict(zip(losses, numbers.tolist(), strict=True))
@@ -328,21 +317,6 @@ def _validate(session: TrainingSession, seed: int) -> dict[str, float]:
     numbers = torch.stack(list(sums.values()))
     session.process_group.average(numbers)
     return dict(zip(sums, numbers.tolist(), strict=True))
-
-
-def _roll_back(session: TrainingSession, log: Log, config: OptimizerConfig) -> None:
-    sharded = isinstance(session.optimizer.held, Sharded)
-    shard = Shard(session.process_group.rank, session.process_group.size) if sharded else None
-    latest = checkpoint.load_latest(session.out / CHECKPOINTS, shard, session.process_group)
-    step = latest[0].step if latest else 0
-    if latest:
-        session.optimizer.restore(latest[1], latest[0].layout)
-    log.record("rolled back", session.state.step, to=step)
-    raise TrainingError(
-        f"the loss was not a finite number for {ROLL_BACK_AFTER} steps in a row, up to step {session.state.step}; rolled back to "
-        f"the checkpoint of step {step}. Look for broken samples with `verbot data check`, or restart training with a lower "
-        f"learning_rate (now {config.learning_rate:g}) or clip_norm (now {config.clip_norm:g})."
-    )
 
 
 def _finish(config: TrainConfig, session: TrainingSession, last: dict[str, float], card: str) -> TrainResult:

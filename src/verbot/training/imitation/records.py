@@ -11,6 +11,18 @@ from verbot.agents.grounding_monitor import THRESHOLD
 from verbot.configuration import renamed
 from verbot.errors import ConfigError
 from verbot.models.lora import LoraConfig
+from verbot.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    FRACTION,
+    FRACTION_BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE_HZ,
+    STRENGTH,
+    Range,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,9 @@ class Selection:
     def __post_init__(self) -> None:
         if self.episodes is not None and self.episodes < 1:
             raise ConfigError(f"a selection of {self.episodes} episodes is empty; expected at least 1")
+        check_ranges(self, min_length=COUNT_OR_NONE)
+        if not isinstance(self.numbers, str):
+            check_ranges(self, numbers=COUNT_OR_NONE)
         if self.max_length is not None and self.max_length < (self.min_length or 1):
             raise ConfigError(
                 f"a selection of episodes with {self.min_length or 1} to {self.max_length} frames is empty; expected max_length "
@@ -86,13 +101,11 @@ class DataConfig:
     cache_limit_gb: float = 20.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "batch_size")
+        check_ranges(self, batch_size=COUNT, weights=NOT_NEGATIVE, rate_hz=RATE_HZ, cache_limit_gb=NOT_NEGATIVE)
         if self.frames not in ("auto", "cache", "decode"):
             raise ConfigError(f"frames is {self.frames!r}; expected 'auto', 'cache' or 'decode'")
         if not self.datasets:
             raise ConfigError("no dataset to train on: datasets is empty")
-        if self.rate_hz is not None and self.rate_hz <= 0:
-            raise ConfigError(f"data.rate_hz is {self.rate_hz:g}; expected more than 0")
         for name in ("weights", "selections"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.datasets):
@@ -121,6 +134,7 @@ class BudgetConfig:
         budgets = [name for name in ("steps", "samples", "minutes") if getattr(self, name) is not None]
         if len(budgets) != 1:
             raise ConfigError(f"give one of steps, samples and minutes; got {' and '.join(budgets) or 'none'}")
+        check_ranges(self, steps=COUNT, samples=COUNT, minutes=POSITIVE, patience=COUNT)
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,10 @@ class OptimizerConfig:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        at_least_one(self, "accumulation")
+        check_ranges(
+            self, learning_rate=POSITIVE, weight_decay=NOT_NEGATIVE, clip_norm=POSITIVE, ema_decay=FRACTION_BELOW_ONE,
+            accumulation=COUNT,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,9 @@ class ScheduleConfig:
     name: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = (0.6, 0.85)
     warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        check_ranges(self, milestones=FRACTION, warmup_steps=COUNT_OR_NONE)
 
 
 @dataclass(frozen=True)
@@ -219,7 +239,7 @@ class ParallelismConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        at_least_one(self, "processes", "threads")
+        check_ranges(self, processes=COUNT, threads=COUNT, loader_threads=COUNT_OR_NONE)
         if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; expected 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'")
 
@@ -243,8 +263,7 @@ class ValidationConfig:
     every: int = 500
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"validation.share is {self.share}; expected at least 0 and below 1")
+        check_ranges(self, share=FRACTION_BELOW_ONE, batches=COUNT, every=COUNT)
 
 
 @dataclass(frozen=True)
@@ -262,7 +281,7 @@ class LoggingConfig:
     keep: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        at_least_one(self, "log_every", "checkpoint_every")
+        check_ranges(self, log_every=COUNT, checkpoint_every=COUNT)
 
 
 @dataclass(frozen=True)
@@ -276,6 +295,9 @@ class MonitorConfig:
 
     threshold: float = THRESHOLD
     patience: int = 3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, threshold=Range(-1, 1), patience=COUNT)
 
 
 @renamed(questions="grounding_queries")
@@ -307,6 +329,13 @@ class AugmentConfig:
     captions: int = 0
     goal_image: float = 0.0
     camera_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, shift_pixels=COUNT_OR_NONE, brightness=FRACTION, contrast=FRACTION, saturation=FRACTION,
+            blank_instruction=FRACTION, relabel=FRACTION, grounding_queries=COUNT_OR_NONE, captions=COUNT_OR_NONE,
+            goal_image=FRACTION, camera_dropout=FRACTION,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -340,9 +369,8 @@ class DaggerConfig:
     noise: float = 0.1
     workers: int = 0
 
-
-def at_least_one(record: object, *names: str) -> None:
-    """Raise `ConfigError` for a field below 1."""
-    for name in names:
-        if getattr(record, name) < 1:
-            raise ConfigError(f"{name} is {getattr(record, name)}; expected at least 1")
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, rounds=COUNT_OR_NONE, axes=STRENGTH, episodes=COUNT, first=FRACTION, last=FRACTION, max_steps=COUNT_OR_NONE,
+            weight=NOT_NEGATIVE, execute=COUNT, noise=NOT_NEGATIVE, workers=COUNT_OR_NONE,
+        )  # fmt: skip

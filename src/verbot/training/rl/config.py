@@ -10,6 +10,7 @@ from verbot.configuration import Record, former_names, renamed, warn_renamed
 from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.registries import Part
+from verbot.ranges import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, POSITIVE, SEED, STRENGTH, check_ranges
 from verbot.training.rl.curriculum import Curriculum
 
 if not TYPE_CHECKING:
@@ -35,7 +36,7 @@ class EnvConfig:
     num_envs: int = 16
 
     def __post_init__(self) -> None:
-        at_least_one(self, "num_envs")
+        check_ranges(self, num_envs=COUNT, axes=STRENGTH)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class RewardShaping:
     best_so_far_share: float = 0.0
 
     def __post_init__(self) -> None:
+        check_ranges(self, potential_weight=NOT_NEGATIVE, progress_weight=NOT_NEGATIVE)
         share, weight = self.best_so_far_share, self.progress_weight
         if not 0 <= share <= 1 or (share and not weight):
             raise ConfigError(
@@ -123,7 +125,11 @@ class PPOConfig:
     log_std: float = -1.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "num_steps", "batch_size", "epochs")
+        check_ranges(
+            self, num_steps=COUNT, batch_size=COUNT, epochs=COUNT, learning_rate=POSITIVE, clip=POSITIVE, target_kl=POSITIVE,
+            entropy_coef=NOT_NEGATIVE, entropy_coef_end=NOT_NEGATIVE, value_coef=NOT_NEGATIVE, critic_lr_multiplier=NOT_NEGATIVE,
+            critic_warmup=COUNT_OR_NONE, clip_norm=POSITIVE, log_std=FINITE,
+        )  # fmt: skip
         if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
             raise ConfigError(f"gamma and gae_lambda are fractions of 1; got {self.gamma:g} and {self.gae_lambda:g}")
 
@@ -150,7 +156,7 @@ class PerceptionWarmup:
     lr_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "batch_size")
+        check_ranges(self, batch_size=COUNT)
         if self.updates < 0:
             raise ConfigError(f"perception_warmup.updates is {self.updates}; expected at least 0")
         if self.learning_rate <= 0 or self.lr_multiplier < 0:
@@ -179,7 +185,7 @@ class ReinforceParallelismConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        at_least_one(self, "threads")
+        check_ranges(self, threads=COUNT, workers=COUNT_OR_NONE)
 
 
 # Former names of the options of rewards, which are read for one version.
@@ -276,7 +282,7 @@ class ReinforceConfig:
 
     def __post_init__(self) -> None:
         """Checks between records; each record validates itself."""
-        at_least_one(self, "steps", "checkpoint_every")
+        check_ranges(self, steps=COUNT, checkpoint_every=COUNT, keypoint_weight=NOT_NEGATIVE, seed=SEED)
         if self.grounding_queries < 0 or (self.grounding_queries and not self.keypoint_weight):
             raise ConfigError(
                 f"grounding_queries are trained by the keypoint loss: {self.grounding_queries} of them need a keypoint_weight"
@@ -303,10 +309,3 @@ class ReinforceConfig:
     @property
     def samples_per_update(self) -> int:
         return self.env.num_envs * self.ppo.num_steps
-
-
-def at_least_one(record: object, *names: str) -> None:
-    """Raise `ConfigError` for a field below 1."""
-    for name in names:
-        if getattr(record, name) < 1:
-            raise ConfigError(f"{name} is {getattr(record, name)}; expected at least 1")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,10 +23,11 @@ from stable_baselines3.common.logger import Logger
 from verbot.configuration import differences, dump_yaml, former_names, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError
 from verbot.files import hold, write_atomic
 from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
+from verbot.parallel import signals
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
@@ -95,8 +97,8 @@ def _train(config: ReinforceConfig, out: Path, reward: Reward | None, resume: bo
     torch.set_num_threads(config.parallelism.threads)
     with torch.random.fork_rng(devices=[]), _algorithm(config, out, reward) as (algorithm, policy, runners):
         state = _restore(out, algorithm)
-        with Log(out, algorithm.num_timesteps, config.steps, progress) as log:
-            callback = _RunCallback(config, out, policy, log, state, runners, curriculum_state)
+        with Log(out, algorithm.num_timesteps, config.steps, progress) as log, signals.deferred() as request:
+            callback = _RunCallback(config, out, policy, log, state, runners, curriculum_state, request)
             left = config.steps - algorithm.num_timesteps
             if left > 0:
                 algorithm.learn(left, callback=callback, reset_num_timesteps=False)
@@ -193,9 +195,11 @@ class _RunCallback(BaseCallback):
         log: Log,
         state: dict[str, Any],
         runners: EnvRunners,
-        curriculum_state: CurriculumState | None = None,
+        curriculum_state: CurriculumState | None,
+        request: signals.Request,
     ):
         super().__init__()
+        self._request, self._steps = request, 0  # control steps up to the current rollout
         self._runners, self._curriculum_state = runners, curriculum_state
         self._config, self._out, self._policy, self._log = config, out, policy, log
         self.updates: int = state.get("updates", 0)
@@ -219,6 +223,7 @@ class _RunCallback(BaseCallback):
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
 
     def _on_rollout_start(self) -> None:
+        self._steps = self.num_timesteps
         actor: Any = self.model.policy
         actor.train_critic_only(self.updates < self._config.ppo.critic_warmup)
         self._anneal_entropy()
@@ -249,6 +254,9 @@ class _RunCallback(BaseCallback):
             self._broadcast_run_state()
 
     def _on_step(self) -> bool:
+        if self._request.number:
+            self._save()
+            raise signals.Stopped(self._request.number, f" after {self._steps} steps, with a checkpoint")
         for info in self.locals["infos"]:
             if "terminal_observation" in info:
                 self.episodes += 1
@@ -290,7 +298,7 @@ class _RunCallback(BaseCallback):
         return vec_env.reward.learn(lambda seen, actions: vec_env.log_probs(actor, seen, actions), log_probs)
 
     def _save(self) -> None:
-        state = {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
+        state = {"steps": self._steps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
                  "seconds": self.seconds, "ended": list(self._ended),
                  "course": self._curriculum_state.state() if self._curriculum_state is not None else None}  # fmt: skip
         actor = self.model.policy
@@ -328,11 +336,12 @@ def _progress(out: Path) -> dict[str, Any]:
     path = out / CHECKPOINT
     if not path.is_file():
         return {}
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    found: dict[str, Any] = json.loads(header["__metadata__"]["state"])
-    return found
+    try:
+        with safe_open(path, "pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+        return found
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CorruptFileError(path, f"is a damaged checkpoint ({error}); delete it to train from the beginning") from error
 
 
 def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:

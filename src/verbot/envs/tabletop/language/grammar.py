@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from verbot.envs.tabletop.language import templates_basic, templates_full, templates_relations
 from verbot.envs.tabletop.language.vocabulary import COLORS, SHAPES, SYNONYMS, VERBS
 from verbot.errors import ConfigError
+from verbot.yaml_values import read_yaml
 
 PLACEHOLDERS = ("object", "receptacle", "preposition", "direction", "color")
 
@@ -141,10 +141,7 @@ def load_templates(path: str | Path) -> dict[str, list[str]]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such template file")
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    record = read_yaml(path, "the templates")
     if not isinstance(record, dict) or not record:
         raise ConfigError(f"{path}: expected a mapping of verbs to lists of templates, such as {{pick: ['grab the {{object}}']}}")
     for verb, templates in record.items():

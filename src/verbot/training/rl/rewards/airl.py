@@ -16,6 +16,7 @@ from verbot.contracts import POINTS, Described, Env, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.reward_models.matcher import Matcher
+from verbot.ranges import COUNT, COUNT_OR_NONE, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation
@@ -71,6 +72,9 @@ class ExpertData:
     seed: int = 1
     noise: float = 0.15
 
+    def __post_init__(self) -> None:
+        check_ranges(self, demonstrations=COUNT, seed=SEED, noise=NOT_NEGATIVE)
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -92,6 +96,12 @@ class DiscriminatorConfig:
     episodes_per_side: int = 8
     steps_per_episode: int = 8
     absorbing_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, width=COUNT, learning_rate=POSITIVE, decay=NOT_NEGATIVE, updates=COUNT_OR_NONE, episodes_per_side=COUNT,
+            steps_per_episode=COUNT, absorbing_fraction=FRACTION,
+        )  # fmt: skip
 
 
 EXPERT, DISCRIMINATOR = ExpertData(), DiscriminatorConfig()

@@ -22,7 +22,9 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError, TrainingError
 from verbot.files import write_atomic
 from verbot.models.reward_models.matcher import Matcher
+from verbot.parallel import signals
 from verbot.parallel.progress import Progress
+from verbot.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import EpisodeRunner
 from verbot.training.optimizer_state import PREFIX, flat, nested
@@ -58,6 +60,12 @@ class RewardModelConfig:
     learning_rate: float = 2e-3
     width: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, episodes=COUNT, noise=NOT_NEGATIVE, discount=FRACTION, steps=COUNT, batch_size=COUNT, learning_rate=POSITIVE,
+            width=COUNT, seed=SEED,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
     matcher.prepare(sentences.all())
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=config.learning_rate)
     first = _resume(checkpoint, config, matcher, optimizer)
-    with Progress("train", config.steps, "steps", enabled=progress) as bar:
+    with Progress("train", config.steps, "steps", enabled=progress) as bar, signals.deferred() as request:
         for step in range(first, config.steps):
             states, goals, progress_targets, success_targets = _batch(
                 episodes, sentences, config, np.random.default_rng([config.seed, 2, step]), matcher
@@ -143,10 +151,12 @@ def train_reward_model(config: RewardModelConfig, progress: bool = True, checkpo
             torch.nn.utils.clip_grad_norm_(matcher.parameters(), 1.0)
             optimizer.step()
             bar.update(step + 1, f"loss {float(loss.detach()):.4f}")
-            if checkpoint is not None and (step + 1) % EVERY == 0:
+            if checkpoint is not None and ((step + 1) % EVERY == 0 or request.number):
                 optimizer_state = flat(optimizer.state_dict()["state"])
                 about = {"config": json.dumps(to_plain(config)), "step": str(step + 1)}
                 write_atomic(checkpoint, save({**matcher.state_dict(), **optimizer_state}, about))
+            if request.number:
+                raise signals.Stopped(request.number, f" after step {step + 1}{', with a checkpoint' if checkpoint else ''}")
     return matcher.eval()
 
 

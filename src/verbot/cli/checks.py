@@ -1,0 +1,160 @@
+"""What every command checks before its work begins: the ranges of numbers, and that results can be written."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from verbot.errors import ConfigError
+from verbot.ranges import COUNT, COUNT_OR_NONE, IMAGE_SIZE, NOT_NEGATIVE, PORT, POSITIVE, RATE_HZ, SEED, STRENGTH, Range
+
+# By the option's name; by command and name where they differ.
+RANGES: dict[str, Range | None] = {
+    "axes": STRENGTH,
+    "captions": COUNT_OR_NONE,
+    "episode": COUNT_OR_NONE,
+    "episodes": COUNT,
+    "execute": COUNT,
+    "image_size": IMAGE_SIZE,
+    "index": COUNT_OR_NONE,
+    "limit": COUNT,
+    "max_frames": COUNT,
+    "minutes": POSITIVE,
+    "noise": NOT_NEGATIVE,
+    "port": PORT,
+    "randomize": STRENGTH,
+    "robustness axes": None,  # names
+    "rate_hz": RATE_HZ,
+    "samples": COUNT,
+    "scene": COUNT_OR_NONE,
+    "scenes": COUNT_OR_NONE,
+    "seconds": NOT_NEGATIVE,
+    "seed": SEED,
+    "steps": COUNT,
+    "strength": STRENGTH,
+    "strengths": STRENGTH,
+    "subsample": COUNT,
+    "videos": COUNT_OR_NONE,
+    "workers": COUNT_OR_NONE,
+}
+# The files and folders into which commands write.
+FOLDERS = {
+    "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
+    "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
+    "reinforce": "out", "gap": "out", "look": "out",
+}  # fmt: skip
+FILES = {"watch": "out", "data view": "out", "data export": "target"}
+# What a path of a person can be wrong about; other errors of the operating system are faults of the program.
+PATH_ERRORS = (
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV,
+    errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENXIO, errno.EPERM, errno.EROFS,
+)  # fmt: skip
+
+
+def check_options(command: str, options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError`, naming the option, for a number outside its range or a result that cannot be written.
+
+    Args:
+        options: the command's arguments by name; records among them stand for their fields.
+    """
+    given = dict(_flat(options))
+    for name, value in given.items():
+        allowed = RANGES.get(f"{command} {name}", RANGES.get(name))
+        if allowed is not None:
+            allowed.check(_flag(name), value)
+        if name == "host":
+            check_host(value)
+        for word in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
+            if isinstance(word, str) and word.startswith(("ws://", "wss://")):
+                check_address(word)
+    folder, file = FOLDERS.get(command), FILES.get(command)
+    if folder and given[folder] is not None:
+        check_folder(_flag(folder), given[folder])
+    if file and given[file] is not None:
+        check_file(_flag(file), given[file])
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raise `ConfigError` unless files can be written into the folder `path`, which need not exist."""
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(path.parents), path):
+            if not os.path.isdir(folder):
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise ConfigError(f"{option} is {path}, which is a file; expected a folder") from error
+        raise ConfigError(f"{option} is {path}, and no folder can be written there: {_reason(error, path)}") from error
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raise `ConfigError` unless the file `path` can be written; nothing is left of the try."""
+    if os.path.isdir(path):
+        raise ConfigError(f"{option} is {path}, which is a folder; expected a file")
+    check_folder(f"the folder of {option}", path.parent)
+    try:
+        with open(path, "ab") if os.path.exists(path) else tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} is {path}, and no file can be written there: {error.strerror}") from error
+
+
+def check_host(host: str) -> None:
+    """Raise `ConfigError` for what can be the name of no machine."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ConfigError(f"--host is {host!r}; expected an address such as 127.0.0.1, or the name of a machine") from error
+
+
+def check_address(url: str) -> None:
+    """Raise `ConfigError` for an address of no policy server."""
+    try:
+        parts = urlsplit(url)
+        wrong = "it names no machine" if not parts.hostname else "there is no port 0" if parts.port == 0 else ""
+    except ValueError as error:
+        wrong = str(error)
+    if not url.isprintable():
+        wrong = "it has characters that cannot be printed"
+    if wrong:
+        raise ConfigError(f"{url!r} is not the address of a policy server ({wrong}); expected ws://HOST:PORT")
+
+
+def described(error: OSError, command: str, options: Mapping[str, Any]) -> str:
+    """One line about a path that could not be read or written."""
+    name = FOLDERS.get(command) or FILES.get(command)
+    output = dict(_flat(options)).get(name or "")
+    path = error.filename or "a file"
+    writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+    if isinstance(path, str | bytes) and output is not None:
+        writing |= os.path.abspath(os.fsdecode(path)).startswith(os.path.abspath(output))
+    return f"{os.fsdecode(path)} cannot be {'written' if writing else 'read'}: {error.strerror or error}"
+
+
+def _reason(error: OSError, path: Path) -> str:
+    inner = f"{error.filename}: " if error.filename and Path(error.filename) != path else ""
+    return f"{inner}{error.strerror or error}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name != "target" else name
+
+
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if dataclasses.is_dataclass(value):
+            yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        else:
+            yield name, value
