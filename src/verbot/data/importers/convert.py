@@ -24,6 +24,7 @@ from verbot.errors import ConfigError, DataError
 from verbot.files import write_atomic
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
+from verbot.text import repaired_text
 
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
 
@@ -108,7 +109,14 @@ def import_dataset(
     rate_hz = config.rate_hz if config.spec is None else config.spec.rate_hz
     opened = open_source(name, path, config.robot, config.options, rate_hz)
     given = PlanOptions(
-        name, path.resolve().name, config.rate_hz, config.robot, config.spec, config.instruction, config.limit, progress
+        name,
+        repaired_text(path.resolve().name),
+        config.rate_hz,
+        config.robot,
+        config.spec,
+        config.instruction,
+        config.limit,
+        progress,
     )
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}
     request |= {"instruction": config.instruction, "options": dict(config.options), "images": config.images}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from verbot.data.storage.containers import open_video
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -25,7 +25,7 @@ def decode_image(content: bytes, name: object) -> UInt8Array:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise CorruptFileError(name, f"is a picture of mode {picture.mode}, such as depth; expected 8 bits a channel")
             return np.asarray(picture.convert("RGB"))
@@ -52,7 +52,7 @@ def decode_plane(content: bytes, name: object) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             return np.asarray(picture)
     except picture_errors() as error:
         raise CorruptFileError(name, f"is not a whole picture ({error}; {len(content)} bytes)") from error

@@ -17,6 +17,7 @@ from typing import Any
 from verbot.data.importers import FieldNote, reading
 from verbot.data.storage.files import read_json
 from verbot.data.storage.ranges import OutOfRange
+from verbot.text import repaired_record
 
 TABLE = "meta/import.json"
 LOG = ".import.rows"
@@ -75,7 +76,7 @@ class ImportTable:
         return record
 
     def to_bytes(self) -> bytes:
-        return json.dumps(self.to_json(), indent=1, ensure_ascii=False).encode()
+        return json.dumps(repaired_record(self.to_json()), indent=1, ensure_ascii=False).encode()
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> ImportTable:
