@@ -122,9 +122,9 @@ def make_template(root: Path) -> None:
 
 
 def write_manifest(box: Sandbox, pictures: Any) -> None:
-    entry: dict[str, Any] = {"image_path": pictures, "instruction": "go", "action": [0.1], "robot_state": [0.2], "episode_id": 0}
-    several = isinstance(pictures, list) or str(pictures)[-3:] != "png"
-    entries = [entry | {"action_sequence": [[0.1]] * LENGTH}] if several else [entry] * 2
+    entry: dict[str, Any] = {"image_path": pictures, "instruction": "go", "robot_state": [0.2], "episode_id": 0}
+    several = isinstance(pictures, list) or str(pictures).endswith((".mp4", ".mkv", ".mov"))
+    entries = [entry | {"action_sequence": [[0.1]] * LENGTH}] if several else [entry | {"action": [0.1]}] * 2
     (box.source / "manifest.json").write_text(json.dumps(entries))
 
 

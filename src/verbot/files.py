@@ -56,7 +56,7 @@ def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "a+b"))
+            file = stack.enter_context(open(path, "a+b", opener=_no_link))
         except OSError as error:
             raise UnwritableError(path, error) from error
         try:
@@ -64,6 +64,11 @@ def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise DataError(f"{path.parent}: {holder}") from error
         yield
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file that is no link, which could lead to a file elsewhere, or make one there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def below(root: Path, relative: str, source: object = None) -> Path:

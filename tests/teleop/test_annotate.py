@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from scripted import Page, after, lockstep
 
-from verbot import cli
+from verbot import cli, files
 from verbot.data import DatasetWriter, EpisodeRecord, annotate, check_dataset, open_dataset
-from verbot.data.storage import files
 from verbot.data.storage.writer import example_dataset
 from verbot.errors import DataError
 from verbot.teleop.annotate import annotate_in_page
