@@ -27,7 +27,7 @@ from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
-from verbot.policy.storage import MANIFEST, policy_folder, read, sha256, to_json, write
+from verbot.policy.storage import MANIFEST, notes_of, policy_folder, read, sha256, to_json, write
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.spec_checks import with_clean_names
 from verbot.statistics import Statistics
@@ -218,7 +218,7 @@ class VLAPolicy:
             CARD: (self._card() + card).encode(),
         }
         files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
-        write(Path(path), files)
+        write(Path(path), files | notes_of(Path(path), files))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> VLAPolicy:

@@ -8,6 +8,7 @@ its number. Files from before and after a change therefore agree with the same t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.info import placed
-from verbot.data.storage.own_files import copy_dataset, remove_tree
+from verbot.data.storage.own_files import copy_dataset
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
@@ -145,7 +146,7 @@ def _copy(dataset: Dataset, out: Path) -> None:
         raise DataError(f"{out} exists already; choose another folder for the copy")
     if dataset.is_ours:
         draft = out.with_name(f".{out.name}.copy")
-        remove_tree(draft)
+        shutil.rmtree(draft, ignore_errors=True)
         copy_dataset(dataset.root, draft)
         if out.exists():
             out.rmdir()

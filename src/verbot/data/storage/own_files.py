@@ -18,7 +18,9 @@ from verbot.files import below
 
 FOLDERS = ("data", "videos", "meta", "journal")  # that the writer fills
 ENTRY = re.compile(r"episode-\d{6,}\.episode")  # of the journal
-DRAFT = re.compile(r"\.(file-\d{3,}\.(parquet|mp4)|episode-\d{6,}\.episode|\w+\.(json|parquet))\.\w+\.tmp")  # of `write_atomic`
+DRAFT = re.compile(
+    r"\.(file-\d{3,}\.(parquet|mp4)|episode-\d{6,}\.episode|\w+\.(json|parquet))\.[\w-]+\.tmp"
+)  # of `write_atomic`
 NOTES = ("meta/import.json", "meta/edits.json")  # of `verbot data import` and `edit`
 
 
@@ -74,14 +76,6 @@ def copy_dataset(root: Path, target: Path) -> None:
         shutil.copy2(below(root, Path(source).relative_to(root).as_posix()), copied)
 
     shutil.copytree(root, target, ignore=hidden, copy_function=copy)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, or a link to one, which is not followed; nothing if there is neither."""
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
 
 
 def _entries(root: Path, name: str) -> Iterator[os.DirEntry[str]]:
