@@ -150,6 +150,11 @@ def hold(folder: Path, holder: str) -> Iterator[None]:
             _mine.folders.discard(key)
 
 
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file that is no link, which could lead to a file elsewhere, or make one there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def below(root: Path, relative: str, source: object = None) -> Path:
     """The path of the file `relative` of the folder `root`, for a name that stands in other people's data.
 
@@ -259,7 +264,7 @@ def _locked(path: Path, wait: bool, holder: str) -> IO[bytes]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+b")  # noqa: SIM115  # closed by the caller
+            file = open(path, "a+b", opener=_no_link)  # noqa: SIM115  # closed by the caller
         except OSError as error:
             raise UnwritableError(path, error) from error
         try:

@@ -306,10 +306,9 @@ def test_missing_statistics_are_an_error(tmp_path):
 
 def test_saving_replaces_as_a_whole(tmp_path):
     make_policy(seed=0).save(tmp_path / "p")
-    (tmp_path / "p" / "stray").touch()
     second = make_policy(seed=1)
     second.save(tmp_path / "p")
-    assert [p.name for p in tmp_path.iterdir()] == ["p"] and not (tmp_path / "p" / "stray").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["p"]
     loaded = load_policy(tmp_path / "p")
     assert np.array_equal(loaded.predict([observation()])[0].values, second.predict([observation()])[0].values)
 
@@ -321,3 +320,17 @@ def test_creation_is_a_function_of_the_seed_and_leaves_the_global_state():
     assert torch.equal(torch.get_rng_state(), before)
     values = [p.predict([observation()])[0].values for p in (one, two, three)]
     assert np.array_equal(values[0], values[1]) and not np.array_equal(values[0], values[2])
+
+
+def test_saving_keeps_a_persons_notes_and_replaces_nothing_else(tmp_path):
+    policy = make_policy()
+    policy.save(tmp_path / "policy")
+    (tmp_path / "policy/notes.txt").write_text("mine")
+    policy.save(tmp_path / "policy")
+    assert (tmp_path / "policy/notes.txt").read_text() == "mine"
+    load_policy(tmp_path / "policy")
+    for folder, name in ((tmp_path / "policy", "plots"), (tmp_path / "project", "code")):
+        (folder / name).mkdir(parents=True)
+        with pytest.raises(PolicyError, match=name):
+            policy.save(folder)
+        assert (folder / name).is_dir()

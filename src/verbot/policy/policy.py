@@ -29,7 +29,7 @@ from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of
 from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
-from verbot.policy.storage import FORMAT, MANIFEST, to_json
+from verbot.policy.storage import FORMAT, MANIFEST, notes_of, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
@@ -205,7 +205,7 @@ class VLAPolicy:
         files = self._files()
         files[CARD] = (model_card(self.network, self._spec, (*self._color_cameras, *self._depth_cameras)) + card).encode()
         files[MANIFEST] = to_json({"format": FORMAT, "sha256": {name: sha256(data) for name, data in files.items()}})
-        write_folder(Path(path), files)
+        write_folder(Path(path), files | notes_of(Path(path), files))
 
     def _files(self) -> dict[str, bytes]:
         """What `save` writes, without the card."""

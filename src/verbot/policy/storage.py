@@ -77,6 +77,32 @@ def check_format(found: object, path: Path) -> None:
         )
 
 
+def notes_of(path: Path, own: Collection[str]) -> dict[str, bytes]:
+    """A person's files in the policy directory that is to be replaced, by name, so that they stay in it.
+
+    Args:
+        own: the files that a policy has.
+
+    Raises `PolicyError` for a folder that holds anything else: one without a policy, or with folders and links.
+    """
+    found = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")] if path.is_dir() else []
+    if found and not (path / MANIFEST).is_file() and any(entry.name not in own for entry in found):
+        raise PolicyError(f"{path} holds {found[0].name} and no policy; choose another folder, which is replaced by the policy")
+    others = [entry for entry in found if entry.name not in {*own, *_listed(path)}]
+    if odd := [entry.name for entry in others if entry.is_symlink() or not entry.is_file()]:
+        raise PolicyError(f"{path} is to be replaced by a policy, and holds {odd[0]}, which is no part of one; move it away")
+    return {entry.name: entry.read_bytes() for entry in others}
+
+
+def _listed(path: Path) -> Collection[str]:
+    """The files that the manifest of an earlier policy lists; none if it cannot be read."""
+    try:
+        listed = json.loads((path / MANIFEST).read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return [str(name) for name in listed] if isinstance(listed, dict) else ()
+
+
 def read(path: Path, needed: Collection[str]) -> dict[str, bytes]:
     """Every file of the manifest, each verified, `needed` among them. Raises `PolicyError` or `CorruptFileError`."""
     expected, files = manifest(path), dict[str, bytes]()

@@ -28,7 +28,7 @@ def test_encoded_depth_that_cannot_be_decoded_is_named(tmp_path, monkeypatch, er
         file["depth"] = np.frombuffer(cell.getvalue(), np.uint8)[None].repeat(2, 0)
     pictures = Hdf5Pictures(tmp_path / "file.hdf5", "depth")
     assert pictures.depth(1e-3).tolist() == np.full((2, 16, 16), np.float32(0.7)).tolist()
-    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(error("damaged")))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(error("damaged")))
     with pytest.raises(CorruptFileError, match=r"file.hdf5, depth, frame 0: is not a whole picture \(damaged"):
         pictures.depth(1e-3)
 

@@ -179,7 +179,7 @@ def test_only_the_pictures_that_are_used_are_decoded(tmp_path, spec, make, merge
         writer.save_episode(make(4))
         episode, decoded, genuine = open_dataset(tmp_path / "d")[0], [], Image.open
         whole = episode.images("front")
-        monkeypatch.setattr(Image, "open", lambda file: decoded.append(file) or genuine(file))
+        monkeypatch.setattr(Image, "open", lambda file, **options: decoded.append(file) or genuine(file, **options))
         for rows in ([6, 2, 6], [-1], [], range(3, 5)):
             decoded.clear()
             assert np.array_equal(episode.images("front", rows), whole[np.asarray(rows, np.int64)])

@@ -7,6 +7,7 @@ registers itself in `sources`.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 from verbot.data.importers.known_robots import KnownRobot
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import ConfigError, CorruptFileError, DataError
+from verbot.files import below
 from verbot.registry import Registry, options_of
 from verbot.spec import FloatArray, UInt8Array
 
@@ -138,7 +140,8 @@ def recognize(path: Path) -> str:
 def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, Any], rate_hz: float | None = None) -> Source:
     """Open the dataset at `path` in format `name`. A format that resamples takes `rate_hz` too.
 
-    Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist.
+    Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist, or a link in it leads
+    out of it: the files of the machine are no part of other people's data.
     """
     factory: SourceType = sources.get(name)
     parameters = options_of(factory)
@@ -148,9 +151,22 @@ def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, 
         raise ConfigError(f"format {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
     if not path.exists():
         raise DataError(f"{path} does not exist")
+    _refuse_links(path)
     timing = {"rate_hz": rate_hz} if "rate_hz" in parameters else {}
     source: Source = sources.build(name, path, robot, **timing, **options)
     return source
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise `DataError` for the first link in a folder that leads out of it."""
+    waiting = [str(path)] if path.is_dir() else []
+    while waiting:
+        with contextlib.suppress(PermissionError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    below(path, Path(entry.path).relative_to(path).as_posix())
+                elif entry.is_dir():
+                    waiting.append(entry.path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from verbot.data.importers import FieldNote, RawEpisode
+from verbot.data.importers import FieldNote, Item, RawEpisode
 from verbot.text import clean_names
 
 
@@ -27,3 +27,8 @@ def with_clean_cameras(raw: RawEpisode) -> RawEpisode:
         calibration={names.get(name, name): value for name, value in raw.calibration.items()},
         notes=(*map(renamed, raw.notes), *further),
     )
+
+
+def with_plain_key(item: Item) -> Item:
+    """An item whose key can be stored: bytes of a file's name that are no UTF-8, and halves of characters, are escaped."""
+    return replace(item, key=item.key.encode(errors="backslashreplace").decode())

@@ -28,6 +28,7 @@ from verbot.files import regular_file, write_atomic
 from verbot.ranges import COUNT, POSITIVE, RATE_HZ, check_ranges
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
+from verbot.text import repaired_text
 
 LOCK = ".lock"  # of the dataset's writer
 GIB = 1 << 30
@@ -126,7 +127,7 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     rate_hz = config.rate_hz if config.spec is None else config.spec.rate_hz
     opened = open_source(name, path, config.robot, config.options, rate_hz)
     given = PlanOptions(
-        name, path.resolve().name, config.rate_hz, config.robot, config.spec, config.instruction, config.limit,
+        name, repaired_text(path.resolve().name), config.rate_hz, config.robot, config.spec, config.instruction, config.limit,
         config.strict, int(config.max_episode_gb * GIB), progress,
     )  # fmt: skip
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}

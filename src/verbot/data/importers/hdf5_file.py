@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
+from verbot.data.importers.hdf5_links import refuse_other_files
 from verbot.data.importers.images import decode_all, decode_plane, frames_of, stack
 from verbot.data.importers.limits import ITEM_BYTES, check_inflated, check_item, take
 from verbot.errors import CorruptFileError, DataError
+from verbot.files import regular_file
 from verbot.spec import FloatArray, Int64Array, UInt8Array
 
 # Errors that h5py and numpy raise for damaged files.
@@ -56,12 +58,14 @@ class Entry:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file, open for reading. Raises `CorruptFileError` if it cannot be opened."""
+    """The file, open for reading. Raises `CorruptFileError` if it cannot be opened, or takes content from other files."""
     import h5py
 
     with reading(path, *BROKEN):
-        file = h5py.File(path, "r")
+        file = h5py.File(regular_file(path), "r")
     with file:
+        with reading(path, *BROKEN):
+            refuse_other_files(file, path)
         yield file
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from verbot.data.importers.limits import PIXELS, check_picture, take
 from verbot.data.storage.containers import open_video
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -99,7 +99,7 @@ def opened_picture(content: bytes, name: object) -> Iterator[Any]:
     from PIL import Image
 
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # its size is checked here
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             check_picture(*picture.size, name)
             yield picture
 

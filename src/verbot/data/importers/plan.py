@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, Source, UnknownFieldError, known_robots
-from verbot.data.importers.clean import with_clean_cameras
+from verbot.data.importers.clean import with_clean_cameras, with_plain_key
 from verbot.data.importers.limits import EPISODE_BYTES, episode_room, pictures_of_size
 from verbot.data.importers.table import RowLog, Skipped
 from verbot.data.storage.reader import open_dataset
@@ -62,7 +62,7 @@ class ImportPlan:
     first: RawEpisode | None = None  # defines the fields, and their order, of all episodes
 
     def items(self) -> Iterator[Item]:
-        return itertools.islice(self.source.items(), self.given.limit)
+        return (with_plain_key(item) for item in itertools.islice(self.source.items(), self.given.limit))
 
     @property
     def total(self) -> int | None:

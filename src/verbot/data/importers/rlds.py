@@ -30,6 +30,7 @@ from verbot.data.importers.rlds_fields import MALFORMED, read_fields, read_objec
 from verbot.data.importers.rlds_record import RldsReading, RldsRecord
 from verbot.data.importers.tfrecord import RecordFile, RecordLocation, parse_example
 from verbot.errors import ConfigError, CorruptFileError, DataError
+from verbot.files import below
 
 SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d+)(-of-(?P<count>\d+))?(\.gz)?$")
 OTHER = re.compile(r".*\.tfrecords?([.-].*)?$")  # shards that other writers named
@@ -215,7 +216,8 @@ def _shards(root: Path, info: Mapping[str, Any], split: str) -> Iterator[tuple[P
         present = {int(match["number"]): match.string for match in matches}
         for number in range(max(total, len(matches))):
             absent = f"{stem}-{name}.tfrecord-{number:05d}-of-{total:05d}"
-            yield root / present.get(number, absent), counts[number] if number < len(counts) else None
+            shard = below(root, present.get(number, absent), "dataset_info.json")
+            yield shard, counts[number] if number < len(counts) else None
 
 
 def _count(value: Any) -> int:

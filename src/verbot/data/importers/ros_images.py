@@ -20,7 +20,7 @@ from verbot.data.importers import reading
 from verbot.data.importers.bag_records import BagOptions
 from verbot.data.importers.images import decode_image
 from verbot.data.importers.ros_messages import field_of, fields_of
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.errors import DataError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -254,7 +254,7 @@ def _decompressed_depth(name: str, content: bytes, encoding: str, inverse: bool,
         content = content[12:]
     elif inverse:
         raise DataError(f"{name} has depth in floats as {encoding!r}; expected '32FC1; compressedDepth png'")
-    with reading(name, *picture_errors()), Image.open(io.BytesIO(content)) as image:
+    with reading(name, *picture_errors()), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if not image.mode.startswith("I"):
             raise DataError(f"{name} has depth in a picture of mode {image.mode}; expected 16 bits, one channel")
         values = np.asarray(image).astype(np.float64)

@@ -93,6 +93,9 @@ def _opened(path: Path) -> Iterator[Any]:
                 f"is unfinished: {journal.name} holds messages that are not in it yet. "
                 f"sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)' brings them in",
             )
+        odd = next((c for c in "%?#" if c in str(path)), "")
+        if odd:  # rosbags opens it by an address, in which these lead to another file
+            raise DataError(f"{path} has {odd!r} in its path, by which another file may be opened; rename it")
         file = stack.enter_context(_decompressed(path)) if path.suffix == ".zstd" else path
         with _wrapped(path):
             _check_tables(file)

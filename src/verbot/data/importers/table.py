@@ -17,6 +17,7 @@ from verbot.data.importers import FieldNote, reading
 from verbot.data.storage.files import read_json
 from verbot.data.storage.ranges import OutOfRange
 from verbot.files import LineLog, read_lines
+from verbot.text import repaired_record
 
 TABLE = "meta/import.json"
 LOG = ".import.rows"
@@ -75,8 +76,7 @@ class ImportTable:
         return record
 
     def to_bytes(self) -> bytes:
-        # A name of the source may hold half a character (a lone surrogate), which JSON escapes in the same way.
-        return json.dumps(self.to_json(), indent=1, ensure_ascii=False).encode(errors="backslashreplace")
+        return json.dumps(repaired_record(self.to_json()), indent=1, ensure_ascii=False).encode()
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> ImportTable:

@@ -203,6 +203,8 @@ def _array(record: Mapping[str, Any]) -> StoredArray:
         filters = (*(record.get("filters") or ()), record.get("compressor"))
         dtype, codecs = _dtype(record["dtype"]), tuple(str(codec["id"]) for codec in filters if codec is not None)
         grid, prefix, separator = record["chunks"], "", str(record.get("dimension_separator", "."))
+    if separator not in (".", "/"):
+        raise ValueError(f"pieces are named with {separator!r}")
     pieces = tuple(int(size) for size in grid)
     if min(shape, default=1) < 0 or min(pieces, default=1) < 1 or len(pieces) != len(shape):
         raise ValueError(f"shape {shape} in pieces of {pieces}")

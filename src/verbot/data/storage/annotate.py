@@ -21,7 +21,7 @@ from verbot.data.editing.plan import EditPlan
 from verbot.data.storage import layout
 from verbot.data.storage.files import parquet_bytes, read_parquet
 from verbot.data.storage.info import placed
-from verbot.data.storage.own_files import copy_dataset, remove_tree
+from verbot.data.storage.own_files import copy_dataset
 from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter

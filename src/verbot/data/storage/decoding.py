@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")  # others start programs, such as Ghostscript
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, struct.error, zlib.error)
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.data.storage.info import is_number
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
@@ -99,7 +99,7 @@ def depth_pictures(cells: Iterable[tuple[int, bytes]], path: object, code: Depth
     frames = []
     for number, cell in cells:
         try:
-            picture = Image.open(io.BytesIO(cell))
+            picture = Image.open(io.BytesIO(cell), formats=FORMATS)
             values = np.asarray(picture)
         except picture_errors() as error:
             raise CorruptFileError(path, f"holds a picture that cannot be decoded at frame {number} ({error})") from error

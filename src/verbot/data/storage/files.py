@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from verbot.errors import CorruptFileError
 from verbot.files import sha256
+from verbot.text import repaired_record
 
 LFS = b"version https://git-lfs"
 
@@ -36,9 +37,19 @@ def read_bytes(path: Path, checksum: Checksum = None) -> bytes:
 def read_json(path: Path, checksum: Checksum = None) -> Any:
     """Raises `CorruptFileError` when the file is missing, damaged or not JSON."""
     try:
-        return json.loads(read_bytes(path, checksum))
+        return parsed(read_bytes(path, checksum))
     except ValueError as error:
         raise CorruptFileError(path, f"is not JSON ({error})") from error
+
+
+def parsed(content: bytes) -> Any:
+    """The value of a JSON text. Halves of surrogate pairs, which JSON can hold and no other file, are joined or replaced.
+
+    Raises `ValueError` for what is not JSON.
+    """
+    record = json.loads(content)
+    suspicious = any(mark in content for mark in (b"\\ud", b"\\uD", b"\xed"))
+    return repaired_record(record) if suspicious else record
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from verbot.data.storage.layout import INFO
-from verbot.data.storage.own_files import remove_tree
 from verbot.errors import DataError
 from verbot.files import lock, remove
 from verbot.folders import recover
@@ -38,7 +37,8 @@ def clear(root: Path) -> None:
     if _beside(root, "before").is_dir() and not (root / INFO).is_file():
         raise DataError(f"{root} holds no dataset; the one that was there is {_beside(root, 'before')}: rename it, and try again")
     for name in ("draft", "edited", "before"):
-        remove_tree(_beside(root, name))
+        if _beside(root, name).exists():
+            shutil.rmtree(_beside(root, name))
 
 
 def _beside(root: Path, what: str) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.storage.files import read_bytes
+from verbot.data.storage.files import parsed, read_bytes
 from verbot.data.storage.own_files import ENTRY
 from verbot.data.storage.segments import InstructionSegment, segments_from_json, segments_to_json
 from verbot.errors import CorruptFileError, UnwritableError
@@ -109,7 +109,7 @@ class JournalEntry:
         if magic != MAGIC or checksum.decode(errors="replace") != sha256(body):
             raise CorruptFileError(path, "differs from what was written; remove it to continue without that episode")
         head, _, tail = body.partition(b"\n")
-        header = json.loads(head)
+        header = parsed(head)
         blocks, start = {}, 0
         for name, size in header["blocks"]:
             blocks[name], start = tail[start : start + size], start + size
@@ -146,7 +146,7 @@ def _block(values: np.ndarray) -> bytes:
 
 def _values(block: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
     if dtype == "string":
-        return np.array(json.loads(block), object).reshape(shape)
+        return np.array(parsed(block), object).reshape(shape)
     return np.frombuffer(block, dtype).reshape(shape)
 
 

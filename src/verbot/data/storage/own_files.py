@@ -78,14 +78,6 @@ def copy_dataset(root: Path, target: Path) -> None:
     shutil.copytree(root, target, ignore=hidden, copy_function=copy)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, or a link to one, which is not followed; nothing if there is neither."""
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-
-
 def _entries(root: Path, name: str) -> Iterator[os.DirEntry[str]]:
     """What is at and below the folder `name` of `root`; links are listed, and not followed."""
     for entry in _listed(root):

@@ -12,6 +12,7 @@ from verbot.data.storage.png import check_depth
 from verbot.data.storage.segments import SEGMENTS, InstructionSegment, check_segments
 from verbot.errors import DataError
 from verbot.spec import FloatArray, RobotSpec
+from verbot.text import check_record, check_text
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class EpisodeRecord:
             stored in whole millimeters: it is rounded by at most 0.5 mm.
         calibration: ``{"intrinsics": 9 floats, "extrinsics": 16 floats, "frame": a frame of the spec}`` of each camera.
         extras: other values in JSON (goal, instructions, grounding, first_contact_frame, success, …).
+        instruction: plain text of any length, with line breaks and tabs but no other control characters; may be empty.
         segments: the instruction of every frame, if it changes within the episode; `instruction` is then that of the first.
         columns: further values by feature name (``next.reward``, ``next.done``, ``observation.environment_state``), (t, …):
             numbers, bool, or one text a frame. All episodes of a dataset have the same.
@@ -48,6 +50,7 @@ class EpisodeRecord:
                 raise DataError(f"{label} have shape {array.shape}; robot {spec.name!r} expects ({length}, {size})")
             if not np.isfinite(array).all():
                 raise DataError(f"{label} are not finite at frame {int(np.argwhere(~np.isfinite(array))[0, 0])}")
+        self._check_texts()
         _check_images(self, spec, encoded)
         for name, values in self.columns.items():
             if len(values) != length:
@@ -60,6 +63,18 @@ class EpisodeRecord:
                 )
         elif SEGMENTS in self.extras:
             raise DataError(f"the extras have {SEGMENTS!r}, a name of the format; pass the record's segments instead")
+
+    def _check_texts(self) -> None:
+        """Raise `DataError` for text that cannot be stored or printed, see `verbot.text`."""
+        check_text(self.instruction, "the instruction")
+        for wording in (wording for segment in self.segments for wording in segment.wordings):
+            check_text(wording, "a wording of the instruction")
+        check_record(self.extras, "the extras")
+        check_record(self.calibration, "the calibration")
+        for name, values in self.columns.items():
+            check_text(name, "the name of a column")
+            if np.asarray(values).dtype.kind in "UO":
+                check_record(np.asarray(values).tolist(), f"the texts of column {name!r}")
 
 
 def _check_images(record: EpisodeRecord, spec: RobotSpec, encoded: Sequence[str]) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from verbot.data.storage.arrow_rows import Rows, TablePart
-from verbot.data.storage.files import row_groups
+from verbot.data.storage.files import parsed, row_groups
 from verbot.data.storage.info import placed
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.errors import CorruptFileError
 from verbot.spec import Int64Array
-from verbot.text import clean_names, repaired_record
+from verbot.text import clean_names
 
 FOLDER = "meta/verbot"
 RENAMED_EXTRAS = {"engaged_frame": "first_contact_frame"}  # as verbot 0.1 recorded them
@@ -37,12 +36,11 @@ class RecordedExtras:
     def table(self, record: Mapping[str, Any], key: str) -> dict[str, Any]:
         """The JSON table ``"calibration"`` or ``"extras"`` of a row. Raises `CorruptFileError` if it is none."""
         try:
-            table = json.loads(record[key])
+            table = parsed(str.encode(record[key], errors="surrogatepass"))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CorruptFileError(self._path, f"holds {key} that are not JSON ({error})") from error
         if not isinstance(table, dict):
             raise CorruptFileError(self._path, f"holds {key} that are no table")
-        table = repaired_record(table)
         if key == "calibration":  # of cameras, which older versions called anything
             return {clean: table[name] for name, clean in clean_names(table).items()}
         return table

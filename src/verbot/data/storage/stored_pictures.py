@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from verbot.data.storage.decoding import picture_errors
+from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.data.storage.depth import DepthCode, depth_pictures
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
@@ -36,7 +36,7 @@ def color_pictures(cells: Iterable[tuple[int, bytes]], path: object, key: str) -
     frames: list[UInt8Array] = []
     for number, cell in cells:
         try:
-            picture = Image.open(io.BytesIO(cell))
+            picture = Image.open(io.BytesIO(cell), formats=FORMATS)
             if picture.mode not in COLOR_MODES:
                 raise CorruptFileError(
                     path,

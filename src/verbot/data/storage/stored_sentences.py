@@ -10,6 +10,7 @@ import numpy as np
 from verbot.data.storage.segments import SEGMENTS, InstructionSegment, check_segments, segments_from_json, segments_of
 from verbot.data.storage.stored_frames import StoredFrames
 from verbot.errors import CorruptFileError, DataError
+from verbot.text import repaired_text
 
 TASK = "task_index"
 
@@ -34,7 +35,7 @@ def recorded_tasks(stored: StoredFrames, row: Mapping[str, Any]) -> tuple[str, .
         raise CorruptFileError(
             stored.metadata.path, f"episode {row['episode_index']} has the tasks {tasks!r}; expected a list of sentences"
         )
-    return tuple(tasks)
+    return tuple(map(repaired_text, tasks))
 
 
 def recorded_segments(stored: StoredFrames, row: Mapping[str, Any]) -> tuple[InstructionSegment, ...]:

@@ -8,7 +8,6 @@ of 2.x has no ``dataset_from_index``, because the episode is its whole file.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ import pyarrow as pa
 from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.columns import ReadTable
-from verbot.data.storage.files import read_bytes, read_json, read_rows, row_groups
+from verbot.data.storage.files import parsed, read_bytes, read_json, read_rows, row_groups
 from verbot.data.storage.info import is_count, is_number, is_ours
 from verbot.errors import CorruptFileError
 from verbot.files import below
 from verbot.spec import Int64Array
+from verbot.text import repaired_text
 
 EPISODES, EPISODE_LINES, TASK_LINES, STAT_LINES = (
     "meta/episodes",
@@ -135,7 +135,7 @@ class EpisodeMetadata:
                 )
         if len({number for number, _ in pairs}) != len(pairs):
             raise CorruptFileError(self.tasks_path, "gives two sentences one task_index")
-        return dict(pairs)
+        return {number: repaired_text(sentence) for number, sentence in pairs}
 
     def _task_pairs(self) -> list[tuple[Any, Any]]:
         table = self._read(self.tasks_path, lambda name: True)
@@ -231,7 +231,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if line.strip():
             try:
-                record = json.loads(line)
+                record = parsed(line)
             except (ValueError, RecursionError) as error:
                 raise CorruptFileError(path, f"line {number} is not JSON ({error})") from error
             if not isinstance(record, dict):
