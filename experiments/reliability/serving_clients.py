@@ -144,7 +144,20 @@ def _wrong_array(rng: random.Random, whole: bytes, wire: Any, array: Any) -> byt
 
 
 def _wrong_field(rng: random.Random, whole: bytes, wire: Any, array: Any) -> bytes:
-    values = (None, -1, 2**63, float("nan"), float("inf"), "x" * 5000, [], {}, b"x", True, [[]] * 50, {"a": {"b": {}}})
+    values: tuple[Any, ...] = (
+        None,
+        -1,
+        2**63,
+        float("nan"),
+        float("inf"),
+        "x" * 5000,
+        [],
+        {},
+        b"x",
+        True,
+        [[]] * 50,
+        {"a": {"b": {}}},
+    )
     record = {
         **_shrunk(wire),
         rng.choice(tuple(wire)): rng.choice(values),
@@ -265,7 +278,8 @@ class Crowd:
 def crowd_of_idle(address: tuple[str, int], count: int) -> tuple[list[socket.socket], int]:
     """So many connections that say nothing, and how many of them the server closed at once."""
     sockets: list[socket.socket] = []
-    for _ in range(count):
+    until = time.monotonic() + 20
+    while len(sockets) < count and time.monotonic() < until:
         try:
             sockets.append(socket.create_connection(address, timeout=2))
         except OSError:
