@@ -140,7 +140,7 @@ def _wrong_array(rng: random.Random, whole: bytes, wire: Any, array: Any) -> byt
     changed = {**array, rng.choice((b"dtype", b"shape", b"data", b"x")): rng.choice((dtype, shape, b"", None, 2**60))}
     place = rng.choice(("state", "goal_image", "images"))
     record = {**wire, "images": {"front": changed}} if place == "images" else {**wire, place: changed}
-    return _packed({"id": 1, "observations": [_shrunk(record)]})
+    return encode({"id": 1, "observations": [record if rng.random() < 0.5 else _shrunk(record)]})
 
 
 def _wrong_field(rng: random.Random, whole: bytes, wire: Any, array: Any) -> bytes:
@@ -159,12 +159,12 @@ def _wrong_field(rng: random.Random, whole: bytes, wire: Any, array: Any) -> byt
         {"a": {"b": {}}},
     )
     record = {
-        **_shrunk(wire),
+        **(wire if rng.random() < 0.5 else _shrunk(wire)),
         rng.choice(tuple(wire)): rng.choice(values),
         rng.choice(("sample_seed", "memory", "x")): rng.choice(values),
     }
     number = rng.choice((1, None, "x", -5, 2**63, 1.5))
-    return _packed({"id": number, "observations": rng.choice(([record], record, [record] * 70, None, [[]]))})
+    return encode({"id": number, "observations": rng.choice(([record], record, [record] * 70, None, [[]]))})
 
 
 def _poisoned_memory(rng: random.Random, whole: bytes, wire: Any, array: Any) -> bytes:
@@ -184,10 +184,6 @@ def _shrunk(wire: Any) -> Any:
     """Without large arrays: wrong before the first of them is looked at."""
     return {name: {} if name == "images" and value and isinstance(next(iter(value.values())), np.ndarray) else value
             for name, value in wire.items() if not isinstance(value, np.ndarray)}  # fmt: skip
-
-
-def _packed(message: Any) -> bytes:
-    return bytes(msgpack.packb(message, default=lambda value: None))
 
 
 def fuzz(address: tuple[str, int], messages: Sequence[tuple[bytes, int]], rate: float, until: float) -> Counter[str]:
