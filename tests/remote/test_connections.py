@@ -164,6 +164,17 @@ def test_a_flood_of_pings_leaves_time_for_others(server):
         assert echoes(server) and time.monotonic() - start < 0.5
 
 
+def test_who_asks_again_before_it_has_its_answer_is_answered_slowly(server, monkeypatch):
+    monkeypatch.setattr(one_client, "AHEAD_PAUSE_S", 0.1)
+    for size in (10, 5000):
+        with open_socket(server) as raw:
+            raw.sendall(frame(b"x" * size) * 4)
+            start, received = time.monotonic(), b""
+            while len(received) < 4 * size:
+                received += raw.recv(2**16)
+            assert 0.25 < time.monotonic() - start < 2
+
+
 @pytest.mark.parametrize("piece", [b"\x82\xfe\x10\x00", frame(b"x", fin=False)])
 def test_a_message_that_never_ends_is_dropped(server, monkeypatch, piece):
     monkeypatch.setattr(one_client, "GRACE_S", 0.3)

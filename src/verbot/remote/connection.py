@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -18,6 +19,7 @@ READ_BYTES, MORE_BYTES = 2**12, 2**16  # in one turn: what may begin messages; w
 POST_BYTES = 2**23  # unsent at most, of what `Connection.post` was given
 AHEAD = 256  # messages at most that a client sends before the first of them was dealt with
 FRAMES, PAUSE_S = 8, 0.05  # of a turn that complete no message, and how long a client that sends more has to wait
+AHEAD_BYTES, AHEAD_PAUSE_S = 64, 0.05  # who asks again before it has its answer is answered no faster than this
 GRACE_S, LEAST_BYTES_PER_S = 5.0, 2**16  # a message may take this long, and longer in proportion to its length
 POLICY_VIOLATION, TRY_AGAIN_LATER, INVALID_DATA = 1008, 1013, 1007
 LOGGER = logging.getLogger("verbot.connections.protocol")
@@ -42,7 +44,7 @@ class ConnectionLimits:
     message_bytes: int
     connections: int = 256
     unfinished_bytes: int = 2**26
-    handshake_s: float = 5.0
+    handshake_s: float = 4.0
     silence_s: float = 4.0
     send_s: float = 4.0
     close_s: float = 0.8
@@ -70,6 +72,7 @@ class Connection:
         self._room, self._limits, self._reader, self._writer = room, limits, reader, writer
         self._protocol = ServerProtocol(max_size=self._limits.message_bytes, logger=LOGGER)
         self._parts, self._is_text, self._partial = bytearray(), False, 0
+        self._is_answered, self._ahead = False, b""  # read before the last message was answered
         self._since: float | None = None  # when the message that is being received began
         self.held = 0  # bytes of messages that are being received or dealt with
         self.silent_since: float | None = time.monotonic()  # None while a message is dealt with
@@ -90,14 +93,21 @@ class Connection:
             while waiting and (self._protocol.state is State.OPEN or (last and self._protocol.close_rcvd_then_sent)):
                 message = waiting.popleft()
                 self._hold(len(message))
-                self.silent_since = None
+                self.silent_since, self._is_answered = None, False
                 yield message
                 del message
+                if self._is_answered and (waiting or len(self._ahead) > AHEAD_BYTES):
+                    await asyncio.sleep(AHEAD_PAUSE_S)
                 self.silent_since = time.monotonic()
                 self._hold(0)
 
     async def send(self, data: bytes | str) -> None:
         """Send a message. Raises `ConnectionError` if the client has left, `TimeoutError` if it does not read."""
+        self._is_answered = True
+        if not self._ahead:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):  # takes only what is there already
+                    self._ahead = await self._reader.read(READ_BYTES)
         self._write(data)
         await self._flush()
 
@@ -155,6 +165,9 @@ class Connection:
     async def _read(self) -> bytes:
         """The next bytes, none at the end. Raises `TimeoutError` if the client is not there."""
         self._check_pace()
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
         most = MORE_BYTES if self._partial else READ_BYTES
         try:
             async with asyncio.timeout(self._limits.silence_s / 2):

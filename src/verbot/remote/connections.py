@@ -38,6 +38,7 @@ from verbot.remote.connection import MORE_BYTES, Connection, ConnectionLimits, R
 from verbot.remote.notes import Notes
 
 RETRY_S = 0.1  # after a connection could not be accepted
+SEND_BUFFER = 2**17  # bytes that the system takes for a client; more would hide for long that it does not read
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 LOGGER = logging.getLogger("verbot.connections")
 
@@ -136,6 +137,7 @@ class ConnectionServer:
         while True:
             try:
                 client, _ = await self._loop.sock_accept(self._listener)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             except OSError as error:  # no descriptor or memory is left, or the client has left: later there may be
                 self._notes.add(f"no connection could be accepted ({error})")
                 await asyncio.sleep(RETRY_S)

@@ -26,6 +26,7 @@ from verbot.data.storage.reader import Dataset, open_dataset
 from verbot.data.storage.sentences import NOTE, check_sentences, load_sentences, reworded
 from verbot.data.storage.writer import DatasetWriter
 from verbot.errors import DataError, UnwritableError
+from verbot.files import remove
 from verbot.folders import replace_folder
 from verbot.statistics import FeatureStatistics
 
@@ -146,11 +147,11 @@ def _copy(dataset: Dataset, out: Path) -> None:
         raise DataError(f"{out} exists already; choose another folder for the copy")
     if dataset.is_ours:
         draft = out.with_name(f".{out.name}.copy")
-        remove_tree(draft)
+        remove(draft)
         try:
             copy_dataset(dataset.root, draft)
         except OSError as error:
-            remove_tree(draft)
+            remove(draft)
             raise UnwritableError(out, error) from error
         replace_folder(draft, out)
         return

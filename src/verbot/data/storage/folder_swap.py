@@ -37,8 +37,7 @@ def clear(root: Path) -> None:
     if _beside(root, "before").is_dir() and not (root / INFO).is_file():
         raise DataError(f"{root} holds no dataset; the one that was there is {_beside(root, 'before')}: rename it, and try again")
     for name in ("draft", "edited", "before"):
-        if _beside(root, name).exists():
-            shutil.rmtree(_beside(root, name))
+        remove(_beside(root, name))
 
 
 def _beside(root: Path, what: str) -> Path:
