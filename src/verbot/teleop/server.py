@@ -1,7 +1,9 @@
 """Serves the page and its messages: one HTTP and WebSocket server for one user at a time.
 
 A page has the arm only after it got its greeting, and only while its heartbeat is heard (`verbot.teleop.inputs`). Nothing that a
-page does or leaves undone holds up the control loop. Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
+page does or leaves undone holds up the control loop.
+
+Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
 therefore neither read nor control.
 """
 
