@@ -33,7 +33,7 @@ from verbot.spec import UInt8Array
 from verbot.teleop.heartbeat import BEAT_S
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
-LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32)
+LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32, handshake_s=4.0)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90
