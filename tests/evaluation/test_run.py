@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from verbot.errors import ConfigError, CorruptFileError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run_evaluation
+from verbot.evaluation.protocol.run import LOCK
+from verbot.files import lock
 from verbot.parallel.workers import WorkerError
 from verbot.rollout.results import EpisodeResult, ResultsJournal
 
@@ -140,6 +142,19 @@ def test_two_policies_behind_one_address_are_not_mixed(tmp_path: Path, monkeypat
     monkeypatch.setattr(Served, "identity", "b" * 64)
     with pytest.raises(ConfigError, match=f"identity: '{'a' * 16}', now '{'b' * 16}'"):
         run(listening(source()))
+
+
+def test_a_second_evaluation_into_one_folder_is_refused_at_once(tmp_path: Path) -> None:
+    lean: dict[str, object] = {"conditions": (), "baselines": False, "episodes": 2}
+    evaluate(tmp_path, **lean)
+    before = (tmp_path / "results.jsonl").read_bytes()
+    with (
+        lock(tmp_path / LOCK, wait=False, holder="a test"),  # as the other process holds it
+        pytest.raises(DataError, match=f"{tmp_path}: another evaluation runs here; choose another folder, or wait for it"),
+    ):
+        evaluate(tmp_path, **lean | {"episodes": 4})
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    assert evaluate(tmp_path, **lean).played == 0
 
 
 def test_more_episodes_keep_those_already_played(tmp_path: Path) -> None:

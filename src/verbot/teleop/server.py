@@ -1,7 +1,9 @@
 """Serves the page and its messages: one HTTP and WebSocket server for one user at a time.
 
 A page has the arm only after it got its greeting, and only while its heartbeat is heard (`verbot.teleop.inputs`). Nothing that a
-page does or leaves undone holds up the control loop. Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
+page does or leaves undone holds up the control loop.
+
+Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
 therefore neither read nor control.
 """
 
@@ -31,7 +33,7 @@ from verbot.spec import UInt8Array
 from verbot.teleop.heartbeat import BEAT_S
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
-LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32)
+LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32, handshake_s=4.0)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90

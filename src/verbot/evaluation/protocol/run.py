@@ -22,7 +22,7 @@ from verbot.evaluation.protocol.intervals import difference, mcnemar
 from verbot.evaluation.report.clips import VideoClip, choose
 from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
-from verbot.files import write_atomic
+from verbot.files import lock, write_atomic
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
 from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
@@ -30,6 +30,8 @@ from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
 from verbot.rollout.results import EpisodeResult, ResultsJournal
 from verbot.rollout.vector import EnvFactories, MakeEnv
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,37 @@ def run_evaluation(
 
     Raises:
         ConfigError: `out` holds results of another policy or of other settings.
+        DataError: another process evaluates into `out` at this moment.
     """
     name = policy if isinstance(policy, str) else policy.name
     if isinstance(policy, str) and policy not in POLICY_FREE_AGENTS:
         raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(POLICY_FREE_AGENTS)}")
-    config = _fitted(config, policy, make)
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, policy, config)
-    factory = functools.partial(make, config.suite, **config.options)
+    with lock(out / LOCK, wait=False, holder="another evaluation runs here; choose another folder, or wait for it"):
+        config = _fitted(config, policy, make)
+        _claim(out, policy, config)
+        return _evaluate(policy, config, out, Conduct(name, make, command, progress, cluster))
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How an evaluation is run; see `run_evaluation`. `name` is the policy's."""
+
+    name: str
+    make: MakeEnv
+    command: str | None
+    progress: bool
+    cluster: str | None
+
+
+def _evaluate(policy: PolicySource | str, config: EvaluationConfig, out: Path, conduct: Conduct) -> Summary:
+    factory = functools.partial(conduct.make, config.suite, **config.options)
     factories = EnvFactories.of(factory)
     with closing(factories.without_cameras()) as env:
         compositional = env.compositional_tasks if isinstance(env, Compositional) else None
         plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
     setup = EvaluationSetup(factories, None if isinstance(policy, str) else policy, _agents(config), config.slots, config.sample)
-    played = _play(plan, setup, config, out, progress, cluster)
-    summary = summarize(name, config, plan, played, out, command)
+    played = _play(plan, setup, config, out, conduct.progress, conduct.cluster)
+    summary = summarize(conduct.name, config, plan, played, out, conduct.command)
     summary.save()
     write_report(summary, played.videos, out / "report.html")
     return summary
