@@ -82,10 +82,10 @@ def run(case: Case, root: Path, limit_s: float) -> dict[str, Any]:
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _run_child([*words[0], *words[1]], work)
-    ended, status = _wait(child, limit_s)
+        run_child([*words[0], *words[1]], work)
+    ended, status = wait(child, limit_s)
     seconds = time.monotonic() - started
-    orphans = _end_group(child)
+    orphans = end_group(child)
     output = b"".join((work / name).read_bytes() for name in ("stdout", "stderr") if (work / name).exists())
     shutil.rmtree(work, ignore_errors=True)
     kind = _judge(case, ended, status, output)
@@ -93,7 +93,8 @@ def run(case: Case, root: Path, limit_s: float) -> dict[str, Any]:
             "orphans": orphans, "output": output[-1500:].decode("utf-8", "backslashreplace")}  # fmt: skip
 
 
-def _run_child(arguments: list[str], work: Path) -> typing.NoReturn:
+def run_child(arguments: list[str], work: Path) -> typing.NoReturn:
+    """In a forked child: run the command in a session of its own; its output goes into files of `work`."""
     code = 70
     try:
         os.setsid()
@@ -109,6 +110,7 @@ def _run_child(arguments: list[str], work: Path) -> typing.NoReturn:
         from verbot.cli import main
 
         os.environ["VERBOT_CACHE"] = str(work / "cache")
+        sys.argv = ["verbot", *arguments]
         main(arguments)
         code = 0
     except SystemExit as stopped:
@@ -126,7 +128,8 @@ def _run_child(arguments: list[str], work: Path) -> typing.NoReturn:
         os._exit(code)
 
 
-def _wait(child: int, limit_s: float) -> tuple[bool, int]:
+def wait(child: int, limit_s: float) -> tuple[bool, int]:
+    """Whether the child ended in time, and its status; otherwise its group is killed."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -137,7 +140,7 @@ def _wait(child: int, limit_s: float) -> tuple[bool, int]:
     return False, os.waitpid(child, 0)[1]
 
 
-def _end_group(group: int) -> int:
+def end_group(group: int) -> int:
     """The number of processes that the command left; they are ended."""
     left = 0
     for _ in range(100):  # workers notice within a second that their pipe has closed

@@ -71,6 +71,8 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
         if name == "host":
             check_host(value)
         for word in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
+            if isinstance(word, str) and any("\ud800" <= character <= "\udfff" for character in word):
+                raise ConfigError(f"{_flag(name)} is {word!r}, which is no text in UTF-8")
             if isinstance(word, str) and word.startswith(("ws://", "wss://")):
                 check_address(word)
     folder, file = FOLDERS.get(command), FILES.get(command)

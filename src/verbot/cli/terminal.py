@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from verbot.errors import ConfigError
+from verbot.text import printable
 
 if TYPE_CHECKING:
     from verbot.evaluation import Summary
@@ -17,7 +18,7 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def typed() -> str:
-    return shlex.join(["verbot", *sys.argv[1:]])
+    return printable(shlex.join(["verbot", *sys.argv[1:]]))
 
 
 def show(summary: Summary) -> None:
