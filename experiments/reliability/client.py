@@ -1,9 +1,9 @@
 """A policy server that fails in every way, and a robot's loop of a remote policy and each agent that must survive it.
 
 Each case draws a fault, when it begins and how long it lasts, as a function of the seed. A loop in real time asks the agent for
-an action at every control step; every row of the server's chunks holds the time that it is for, so a late action shows. Counted are
+an action at every control step; every row of the server's chunks holds the time that it is for, so a late action shows. Counted:
 exceptions that are no verbot error, actions that are not finite or misshapen, actions executed late, loops that did not act again
-after the fault ended, and how long a step or the closing of the connection lasted beyond its time limit.
+after the fault ended, and how long a step, or the closing of the connection, lasted beyond its time limit.
 
 Run it: python experiments/reliability/client.py --cases 240 --out client.json
 """
