@@ -61,6 +61,16 @@ def serving(answer: Answer = good, port: int = 0, tls: ssl.SSLContext | None = N
             thread.join(5)
 
 
+def connected(url: str, timeout_s: float) -> RemotePolicy:
+    """Also on a machine that is too busy to connect within the time limit."""
+    for _ in range(20):
+        try:
+            return RemotePolicy(url, timeout_s)
+        except ConnectionLostError:
+            continue
+    raise AssertionError(f"{url} never answers")
+
+
 @contextmanager
 def stopped() -> Iterator[str]:
     """What a stopped process looks like: connections are accepted by the system, and nothing is read or said."""
@@ -144,13 +154,13 @@ def test_a_broken_connection_is_opened_anew_and_the_request_repeated_once() -> N
 
 def test_a_restarted_server_is_found_again_unless_it_serves_another_policy() -> None:
     with serving(identity="a" * 64) as url:
-        policy = RemotePolicy(url, timeout_s=0.5)
+        policy = RemotePolicy(url, timeout_s=1.0)
         assert isinstance(policy, IdentifiedPolicy)
         assert policy.identity == "a" * 64
     start = time.monotonic()
     with pytest.raises(ConnectionLostError, match="no policy server answers"):
         policy.predict([NOW])
-    assert 0.2 < time.monotonic() - start < 1.5
+    assert 0.5 < time.monotonic() - start < 1.5
     start = time.monotonic()
     with pytest.raises(ConnectionLostError):
         policy.predict([NOW])
@@ -175,7 +185,7 @@ def test_a_server_that_stops_blocks_for_the_time_limit_at_most() -> None:
     """Also while a request is sent that the other side does not read, and while the connection is closed."""
     wait = threading.Event()
     with serving(lambda *_: wait.wait(5) and None) as url:
-        policy = RemotePolicy(url, timeout_s=0.3)
+        policy = connected(url, timeout_s=0.3)
         big = Observation({}, np.zeros(3, np.float32), "go", memory={"m": np.zeros(2**21)})  # more than the buffers hold
         for observation in (NOW, big, big):
             start = time.monotonic()
