@@ -81,6 +81,12 @@ def test_a_policy_without_similarities_is_refused() -> None:
         drive(GroundingMonitor(ChunkAgent(SimilarityPolicy())), 1)
 
 
+@pytest.mark.parametrize("cosine", [float("nan"), "high", None])
+def test_a_similarity_that_is_no_number_is_an_error(cosine) -> None:
+    with pytest.raises(PolicyError, match="expected a finite number"):
+        drive(GroundingMonitor(ChunkAgent(SimilarityPolicy(cosine))), 1)
+
+
 @pytest.mark.parametrize(("threshold", "patience"), [(1.5, 1), (0.3, 0)])
 def test_an_alarm_needs_a_cosine_and_a_patience(threshold: float, patience: int) -> None:
     with pytest.raises(ConfigError, match="an alarm needs a threshold between -1 and 1 .* and a patience of at least 1"):

@@ -96,7 +96,7 @@ def test_a_missing_server_is_reported():
 
 def test_a_closed_server_is_reported():
     server = PolicyServer(Echo())
-    remote = RemotePolicy(server.url, timeout_s=0.2)
+    remote = RemotePolicy(server.url, timeout_s=1.0)
     server.close()
     with pytest.raises(WireError, match="no policy server answers"):
         remote.predict([observation(0.5)])
