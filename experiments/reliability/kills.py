@@ -1,11 +1,12 @@
 """Kill -9 at the system calls that write, of recording, importing, training, evaluating, saving and the demo.
 
-A first run of each command, traced by strace, lists the system calls that change its folder. Then a fresh run is killed as it enters
-one of them, for each of them or for a part, drawn evenly over (system call, kind of file). Afterwards the folder must open, must
-hold no less than after an earlier kill, and the same command must go on to the same result as the run that nobody killed.
+A first run of each command, traced by strace, lists the system calls that change its folder. Then a fresh run is killed as it
+enters one of them, for each of them or for a part, drawn evenly over (system call, kind of file). Afterwards the folder must
+open, must hold no less than after an earlier kill, and the same command must go on to the same result as the run that nobody
+killed.
 
-Prints one JSON record, and a line for each loss on stderr. Needs Linux and strace. Each kill costs a fork of this process, which has
-imported everything, and the run itself.
+Prints one JSON record, and a line for each loss on stderr. Needs Linux and strace. Each kill costs a fork of this process, which
+has imported everything, and the run itself.
 
 Example:
     python experiments/reliability/kills.py --commands record import save --kills 40 --out kills.json
@@ -28,12 +29,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 CALLS = (
-    "write", "pwrite64", "writev", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "ftruncate",
-    "truncate", "fsync", "fdatasync", "fallocate", "openat", "link", "linkat", "symlink",
+    "write", "pwrite64", "writev", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir",
+    "ftruncate", "truncate", "fsync", "fdatasync", "fallocate", "openat", "link", "linkat", "symlink",
 )  # fmt: skip
 CALL = re.compile(r"^(\w+)\((.*)$")
 WRITES = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC")
@@ -195,43 +197,25 @@ def _lines(path: Path) -> list[str]:
 
 def prepared(folder: Path, names: Sequence[str]) -> dict[str, Command]:
     """The commands by name, with the data that they need in `folder`."""
-    commands: dict[str, Command] = {}
+    import verbot
+    from verbot.data.importers.export_hdf5 import export_hdf5
+
     dataset, trained = folder / "dataset", [folder / "one", folder / "two"]
     if {"import", "train", "save"} & {*names}:
-        _in_child(lambda: _collected(dataset))
+        small = {"image_size": 32}
+        _in_child(lambda: verbot.collect("tabletop-starter", dataset, 3, workers=1, progress=False, options=small))
     if "save" in names:
         for seed, out in enumerate(trained):
-            _in_child(lambda seed=seed, out=out: _trained(dataset, out, seed))  # type: ignore[misc]
+            _in_child(partial(verbot.train, "tiny", out=out, data=dataset, seed=seed, progress=False, steps=2))
     makers: dict[str, Callable[[], Command]] = {
         "record": _recording,
-        "import": lambda: _importing(_exported(dataset, folder / "source.hdf5")),
+        "import": lambda: _importing(Path(export_hdf5(dataset, folder / "source.hdf5").path)),
         "train": lambda: _training(dataset),
         "evaluate": _evaluating,
         "save": lambda: _saving([out / "policy" for out in trained]),
         "demo": _demonstrating,
     }
-    for name in names:
-        commands[name] = makers[name]()
-    return commands
-
-
-def _collected(dataset: Path) -> None:
-    import verbot
-
-    verbot.collect("tabletop-starter", dataset, 3, workers=1, progress=False, options={"image_size": 32})
-
-
-def _trained(dataset: Path, out: Path, seed: int) -> None:
-    import verbot
-
-    verbot.train("tiny", out=out, data=dataset, seed=seed, progress=False, steps=2)
-
-
-def _exported(dataset: Path, target: Path) -> Path:
-    from verbot.data.importers.export_hdf5 import export_hdf5
-
-    export_hdf5(dataset, target)
-    return target
+    return {name: makers[name]() for name in names}
 
 
 @contextmanager

@@ -57,7 +57,6 @@ def test_no_sound_one_among_several_is_an_error(tmp_path):
         checkpoint.load_latest(tmp_path)
 
 
-
 def test_the_share_done_follows_a_changing_total_smoothly():
     now = TrainingProgress(total=10)
     shares = []
