@@ -101,10 +101,10 @@ def cold_workers(request):
 
 @pytest.fixture(scope="session")
 def killed():
-    """``killed(work, number, folder)``: whether kill -9 came before `work`, in a forked process, had done its change number `number`.
+    """``killed(work, number, folder)``: whether kill -9 came before the change number `number` of `work`, in a forked process.
 
-    Counted are the changes below `folder`: files that are opened to write, flushed, renamed, cut or removed, folders that are made
-    or removed. Of a draft that is being flushed only a half is left, as if the kill had come while it was written.
+    Counted are the changes below `folder`: files that are opened to write, flushed, renamed, cut or removed, folders that are
+    made or removed. Of a draft that is being flushed only a half is left, as if the kill had come while it was written.
     """
 
     def run(work, number, folder):

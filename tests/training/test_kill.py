@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_loop import losses, same
 from toys import toy_config
 
 from verbot.configuration import dump_yaml
-from verbot.training import train_policy
+from verbot.training import checkpoint, train_policy
+from verbot.training.checkpoint import TrainingProgress
 
 # Imports once, then forks a trainer for every kill: most kills come while it steps, saves and validates, some while it starts.
 # Prints which step's checkpoint each kill found on disk.
@@ -83,6 +87,38 @@ def check(config, folder: Path, kills: int) -> None:
     assert any(found), "no kill came after a checkpoint: the test tested nothing"
 
 
+def test_a_checkpoint_is_there_or_not_after_a_kill_at_every_change(tmp_path, killed, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    save = lambda folder, step: checkpoint.save(folder, TrainingProgress(step), {"weights": torch.full((3,), step)})  # noqa: E731
+    for number in itertools.count():
+        folder = tmp_path / f"{number}"
+        for step in (1, 2):
+            save(folder, step)
+        if not killed(lambda folder=folder: save(folder, 3), number, folder):
+            break
+        progress, tensors = checkpoint.load_latest(folder)
+        assert progress.step in (2, 3) and (tensors["weights"] == progress.step).all(), number
+        save(folder, 4)
+        assert sorted(path.name for path in folder.iterdir())[-1] == "step-00000004", number
+        assert len(checkpoint.found(folder)) == 2 and not [*folder.glob(".step-*.tmp")], number
+    assert number > 8
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(toy, tmp_path, killed, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    config, out, kills = toy_config(toy, steps=6, checkpoint_every=2, validate_every=3, loader_threads=1), tmp_path / "killed", []
+    train_policy(config, tmp_path / "whole", progress=False)
+    for number in (0, 3, 9, 15, 20, 24, 28, 32):
+        if not killed(lambda: train_policy(config, out, progress=False), number, out):
+            break
+        saved = checkpoint.found(out / "checkpoints")
+        kills.append(int(saved[-1].name[5:]) if saved else 0)
+    train_policy(config, out, progress=False)
+    assert same(tmp_path / "whole", out) and losses(tmp_path / "whole") == losses(out)
+    assert len(kills) >= 6 and 0 in kills and any(kills)
+
+
+@pytest.mark.soak
 def test_twenty_kills_of_one_process(toy, tmp_path):
     check(toy_config(toy, steps=60, checkpoint_every=3, validate_every=20, loader_threads=1), tmp_path, kills=20)
 

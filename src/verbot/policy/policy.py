@@ -195,12 +195,10 @@ class VLAPolicy:
         return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
-        """Write one directory, in the place of an existing one: at every instant the old policy or the new one is found whole.
+        """Write one directory; instead of an existing one so that a crash leaves either. Raises `UnwritableError` on a full disk.
 
         Args:
             card: Markdown for the model card: recipe, commit, figures.
-
-        Raises `UnwritableError` if it cannot be written, for instance because the disk is full.
         """
         files = self._files()
         files[CARD] = (model_card(self.network, self._spec, (*self._color_cameras, *self._depth_cameras)) + card).encode()

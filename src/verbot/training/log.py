@@ -11,6 +11,7 @@ from verbot.files import LineLog, read_lines, write_atomic
 from verbot.parallel.progress import Progress
 
 LOG = "log.jsonl"
+BUSY = "another process trains here; wait for it, or choose another folder"
 
 
 class Log:

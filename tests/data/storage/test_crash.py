@@ -139,15 +139,18 @@ def recorded(root, log, records, spec, images):
                     print(writer.save_episode(record), file=saved, flush=True)
 
 
-@pytest.mark.parametrize(("change", "images"), [(lambda record: record, "video"), (of_every_kind, "image")], ids=["plain", "all"])
-def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, change, images):
-    """This covers the journal, merges, a close and the next opening."""
+KINDS = {"all": (of_every_kind, "image", 1), "plain": (lambda record: record, "video", 3)}
+
+
+@pytest.mark.parametrize(("change", "images", "step"), KINDS.values(), ids=KINDS)
+def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, change, images, step):
+    """This covers the journal, merges, a close and the next opening; with videos, every third change."""
     spec = dataclasses.replace(spec, cameras=spec.cameras[:1])
     records = [dataclasses.replace(record, images={"front": record.images["front"]}) for record in map(make, range(3))]
     records = [change(record) for record in records]
     recorded(tmp_path / "whole", tmp_path / "whole.txt", records, spec, images)
     seen = set()
-    for number in itertools.count():
+    for number in itertools.count(step=step):
         root, log = tmp_path / "killed" / f"{number}", tmp_path / f"{number}.txt"
         if not killed(partial(recorded, root, log, records, spec, images), number, root):
             break
@@ -163,8 +166,8 @@ def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, 
             for record in records[len(writer) :]:
                 writer.save_episode(record)
         assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2], number
-        assert [path for path in root.rglob("*.tmp")] == [] and not (root / "journal").exists(), number
-    assert number > 80 and len(seen) > 40
+        assert list(root.rglob("*.tmp")) == [] and not (root / "journal").exists(), number
+    assert number > 80 and len(seen) > 40 // step
 
 
 def test_an_instruction_is_old_or_new_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed):
@@ -216,13 +219,16 @@ def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path,
                 assert [episode.extras["number"] for episode in open_dataset(root)] == [*range(record.extras["number"])], number
                 left[0] = 10**9
                 writer.save_episode(record)
+        reported = None
         try:
             writer.close()
         except UnwritableError as error:
-            assert f"{root} cannot be written (No space left on device); its 3 episodes are saved in it: make room" in str(error)
-        else:
-            if left[0] in range(10**8):
-                break
+            reported = str(error)
+        assert (
+            reported is None or f"{root} cannot be written (No space left on device); its 3 episodes are saved in it" in reported
+        )
+        if reported is None and left[0] in range(10**8):
+            break
         left[0] = 10**9
         assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2], number
         DatasetWriter(root, spec).close()

@@ -43,10 +43,9 @@ from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.result import TrainResult
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
 from verbot.training.imitation.skipped import ROLL_BACK_AFTER, check_skipped, roll_back
-from verbot.training.log import LOG, Log
+from verbot.training.log import BUSY, LOG, Log
 
 CONFIG, RESULT, POLICY = "config.yaml", "result.json", "policy"
-BUSY = "another process trains here; wait for it, or choose another folder"
 TEXTS_PER_BATCH = 256
 # Fields that may differ when a run is resumed, because no weight depends on them. The policy of init_from may have moved:
 # init.sha256 identifies it.
@@ -74,8 +73,7 @@ def train_policy(
         card: Markdown for the policy's model card.
 
     Raises `ConfigError` if `out` contains another run, if the initial policy does not fit, or for an unavailable device;
-    `TrainingError` if the loss stays non-finite or a process dies; `DataError` while another process trains in `out`;
-    `UnwritableError` if the disk is full.
+    `TrainingError` if the loss stays non-finite or a process dies; `DataError` if another one trains there or the disk is full.
     """
     out, launch = Path(out), launched()
     if launch is not None:

@@ -33,7 +33,7 @@ from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
 from verbot.statistics import Statistics
 from verbot.training.distributed.device import find_device
-from verbot.training.log import Log
+from verbot.training.log import BUSY, Log
 from verbot.training.optimizer_state import flat, nested
 from verbot.training.rl.actor_critic import ActorCritic, ObservationEncoder, PolicyVecEnv
 from verbot.training.rl.config import PerceptionWarmup, ReinforceConfig
@@ -45,7 +45,6 @@ if not TYPE_CHECKING:
     __getattr__ = former_names(__name__, reinforce="train_ppo")
 
 CHECKPOINT, CONFIG, RESULT, POLICY = "checkpoint.safetensors", "config.yaml", "result.json", "policy"
-BUSY = "another process trains here; wait for it, or choose another folder"
 RECENT = 400  # number of episodes in the success rate of the progress line
 
 
