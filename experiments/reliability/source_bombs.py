@@ -51,7 +51,7 @@ def bomb(
 def zeros_png(side: int, mode: int = 2, bits: int = 8) -> bytes:
     """A PNG of zeros, line by line compressed, so that making it takes no memory."""
     line = b"\0" * (1 + side * (3 if mode == 2 else 1) * bits // 8)
-    packer, body = zlib.compressobj(9), []
+    packer, body = zlib.compressobj(6), []
     for _ in range(side):
         body.append(packer.compress(line))
     body.append(packer.flush())
@@ -65,7 +65,7 @@ def zeros_png(side: int, mode: int = 2, bits: int = 8) -> bytes:
 
 def zeros_gzip(size: int, head: bytes = b"", tail: bytes = b"") -> bytes:
     sink = io.BytesIO()
-    with gzip.GzipFile(fileobj=sink, mode="wb", mtime=0) as file:
+    with gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=6, mtime=0) as file:
         file.write(head)
         for _ in range(size // MIB):
             file.write(bytes(MIB))
@@ -84,12 +84,15 @@ def zeros_zstd(size: int, stated: bool) -> bytes:
     return sink.getvalue()
 
 
-for side in (7000, 12000, 30000):  # below Pillow's warning, at it, above it
+for side in (7000, 12000, 30000):  # below Pillow's warning, at it, above it: an error
 
     @bomb(f"manifest, PNG of {side}×{side}", side * side * 3, RATE)
     def _(root: Path, side: int = side) -> None:
         templates.manifest(root)
         (root / "1_2.png").write_bytes(zeros_png(side))
+
+
+for side in (7000, 12000):
 
     @bomb(f"rlds, PNG of {side}×{side}", side * side * 3 * LENGTH, RATE)
     def _(root: Path, side: int = side) -> None:
@@ -178,7 +181,7 @@ def _(root: Path) -> None:
     import _formats
 
     sink = io.BytesIO()
-    with gzip.GzipFile(fileobj=sink, mode="wb", mtime=0) as file:
+    with gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=6, mtime=0) as file:
         piece = _formats.record(b"") * 65536
         for _ in range(160):
             file.write(piece)
@@ -235,7 +238,7 @@ def _(root: Path) -> None:
     with h5py.File(root / "episode_1.hdf5", "a") as file:
         del file["action"]
         stored = file.create_dataset("action", shape=(LENGTH, 14), dtype="f8", chunks=(LENGTH, 14), compression="gzip")
-        packer = zlib.compressobj(9)
+        packer = zlib.compressobj(6)
         pieces = [packer.compress(bytes(MIB)) for _ in range(2048)]
         stored.id.write_direct_chunk((0, 0), b"".join([*pieces, packer.flush()]))
 

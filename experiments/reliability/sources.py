@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -204,8 +205,8 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 class Bench:
     """Runs every case in a folder that is thrown away, and keeps what is not as it should be."""
 
-    def __init__(self, scratch: Path, limit_s: float):
-        self._scratch, self._limit_s = scratch, limit_s
+    def __init__(self, scratch: Path, limit_s: float, match: str = ""):
+        self._scratch, self._limit_s, self._match = scratch, limit_s, match
         self.outcomes: list[Outcome] = []
         self.lost: list[str] = []
 
@@ -256,7 +257,7 @@ class Bench:
 
     def structured(self) -> None:
         for name, (make, options, good) in CASES.items():
-            if built(make, self._scratch / name):
+            if re.search(self._match, name) and built(make, self._scratch / name):
                 self.case(name, options, lambda source: None, self._scratch / name, good)
                 shutil.rmtree(self._scratch / name)
 
@@ -293,7 +294,7 @@ class Bench:
     def bombs(self) -> list[dict[str, object]]:
         table = []
         for name, bomb in BOMBS.items():
-            if not built(bomb.make, self._scratch / name):
+            if not re.search(self._match, name) or not built(bomb.make, self._scratch / name):
                 continue
             size = sum(path.stat().st_size for path in files(self._scratch / name))
             found = self.case(f"bomb: {name}", bomb.options, lambda source: None, self._scratch / name, 0)
@@ -315,6 +316,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutations", type=int, default=40, help="changed copies of each of the formats' sources")
     parser.add_argument("--only", nargs="*", default=[], help="templates, structured, special, growing, bombs; all by default")
+    parser.add_argument("--match", default="", help="a regular expression: only templates, cases and bombs with it in their names")
     parser.add_argument("--scratch", type=Path, help="a folder for the sources; a temporary one by default")
     parser.add_argument("--limit-s", type=float, default=TIME_S)
     given = parser.parse_args()
@@ -322,9 +324,9 @@ def main() -> None:
     warm()
     memory = Path("/dev/shm")  # where a file need not reach a disk
     scratch = Path(tempfile.mkdtemp(prefix="sources-", dir=given.scratch or (memory if memory.is_dir() else None)))
-    bench, table = Bench(scratch, given.limit_s), list[dict[str, object]]()
+    bench, table = Bench(scratch, given.limit_s, given.match), list[dict[str, object]]()
     try:
-        for template in TEMPLATES:
+        for template in [template for template in TEMPLATES if re.search(given.match, template.name)]:
             if "templates" in chosen:
                 bench.of_template(template, given.mutations, given.seed)
             elif "growing" in chosen:

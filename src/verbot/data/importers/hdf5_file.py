@@ -16,7 +16,7 @@ import numpy as np
 from verbot.data.importers import reading
 from verbot.data.importers.hdf5_links import refuse_other_files
 from verbot.data.importers.images import decode_all, decode_plane, frames_of, stack
-from verbot.data.importers.limits import ITEM_BYTES, check_inflated, check_item, take
+from verbot.data.importers.limits import TEXT_BYTES, check_inflated, check_item, take
 from verbot.errors import CorruptFileError, DataError
 from verbot.files import regular_file
 from verbot.spec import FloatArray, Int64Array, UInt8Array
@@ -144,14 +144,13 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     if not dataset.shape:
         return np.asarray(dataset[()])
     out = np.empty(dataset.shape, object)
-    wide = os.path.getsize(dataset.file.filename) * int(
-        np.prod(dataset.shape[1:], dtype=object)
-    )  # a row has at most so many bytes
-    block = max(1, ITEM_BYTES // max(1, wide))
+    wide = os.path.getsize(dataset.file.filename) * int(np.prod(dataset.shape[1:], dtype=object))  # a row has at most so many bytes
+    block, size = max(1, TEXT_BYTES // max(1, wide)), 0
     for start in range(0, len(out), block):
         out[start : start + block] = dataset[start : start + block]
         found = out[start : start + block].reshape(-1)
-        take(sum(len(value) for value in found if isinstance(value, str | bytes | np.ndarray)), place)
+        size += sum(len(value) for value in found if isinstance(value, str | bytes | np.ndarray))
+        check_item(size, place, "texts", TEXT_BYTES)
     return out
 
 

@@ -18,6 +18,7 @@ from verbot.errors import DataError
 PIXELS = 1 << 26  # of a picture, or of a frame of a video
 ITEM_BYTES = 1 << 28  # of a message, a chunk, a member of an archive, or a row
 RECORD_BYTES = 1 << 30  # of a TFRecord, which holds a whole episode, compressed pictures and all
+TEXT_BYTES = 1 << 26  # of the texts of one field of an episode
 DOCUMENT_BYTES = 1 << 24  # of metadata in JSON
 EPISODE_BYTES = 8 << 30
 DEFLATE = 1032  # deflate expands its input at most so many times

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from verbot.data.importers import reading
-from verbot.data.importers.limits import DEFLATE, take
+from verbot.data.importers.limits import most_expanded, take
 from verbot.errors import CorruptFileError, DataError
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
@@ -121,10 +121,10 @@ def _npz(path: Path) -> TensorFile:
     with reading(path, *BROKEN_NPZ):
         archive = _archive(path)
         check_archive(archive, path)
+        arrays = {name.removesuffix(".npy"): _Array(archive, name) for name in archive.namelist()}
         damaged = archive.testzip()  # reads every array once and compares its checksum
         if damaged is not None:
             raise CorruptFileError(path, f"cannot be read (the checksum of {damaged} differs)")
-        arrays = {name.removesuffix(".npy"): _Array(archive, name) for name in archive.namelist()}
     numbers = {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
     for name, array in numbers.items():
         if array.dtype.kind not in "biuf":
@@ -137,7 +137,7 @@ def _npz(path: Path) -> TensorFile:
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path, compressed: bool = True) -> None:
-    """Raise `CorruptFileError` for an archive that expands to more than deflate can, or by methods without such a bound.
+    """Raise `CorruptFileError` for an archive that expands to much more than its size, or by methods whose streams have no bound.
 
     Args:
         compressed: whether its members may be compressed at all.
@@ -150,8 +150,9 @@ def check_archive(archive: zipfile.ZipFile, path: Path, compressed: bool = True)
     held = path.stat().st_size
     if sum(member.compress_size for member in archive.infolist()) > held:
         raise CorruptFileError(path, "has members that share their bytes; expected each to have its own")
-    if sum(member.file_size for member in archive.infolist()) > held * DEFLATE:
-        raise CorruptFileError(path, "says that its members expand to more than they can")
+    expanded = sum(member.file_size for member in archive.infolist())
+    if expanded > most_expanded(held):
+        raise CorruptFileError(path, f"says that its {held} bytes expand to {expanded}; at most {most_expanded(held)} are read")
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
