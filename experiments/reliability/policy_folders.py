@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def measure(folder: Path, cases: int, seed: int, show: bool) -> dict[str, Any]:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(base, root)
         change(root)
-        outcome, detail, used = forked(lambda root=root: use(root, actions))
+        outcome, detail, used = forked(partial(use, root, actions))
         found[outcome] += 1
         peak = max(peak, used)
         if outcome not in ("same", "refused"):
@@ -136,7 +137,7 @@ def use(root: Path, actions: np.ndarray) -> tuple[str, str]:
     return "same", "" if np.array_equal(values, actions) else "other actions"
 
 
-Case = tuple[str, Callable[[Path], None]]
+Case = tuple[str, Callable[[Path], object]]
 
 
 def generated(base: Path, cases: int, seed: int) -> Iterator[Case]:
@@ -152,7 +153,7 @@ def generated(base: Path, cases: int, seed: int) -> Iterator[Case]:
         keys, value = rng.choice(places[name]), rng.choice(VALUES)
         record = changed(files[name], keys, value)
         shown = "deleted" if value is DELETED else repr(value)[:40]
-        yield f"{name} {'.'.join(map(str, keys))} = {shown}", lambda root, name=name, record=record: rewrite(root, name, record)
+        yield f"{name} {'.'.join(map(str, keys))} = {shown}", on(rewrite, name, record)
 
 
 def flipped(rng: random.Random) -> Case:
@@ -201,7 +202,7 @@ def reseal(root: Path) -> None:
 def listed() -> Iterator[Case]:
     """What chance would not find."""
     for value in (math.nan, math.inf, -math.inf):
-        yield f"a weight is {value}", lambda root, value=value: weights(root, lambda w: first(w).__setitem__(0, value))
+        yield f"a weight is {value}", on(poisoned, value)
     yield "a weight is missing", lambda root: weights(root, lambda w: w.pop(next(iter(w))))
     yield "a weight too many", lambda root: weights(root, lambda w: w.update(more=np.zeros(3, np.float32)))
     yield "a weight of integers", lambda root: weights(root, lambda w: w.update({k: v.astype(np.int64) for k, v in w.items()}))
@@ -210,10 +211,17 @@ def listed() -> Iterator[Case]:
         lambda root: weights(root, lambda w: w.update({k: v * np.float64(1e300) for k, v in w.items()})),
     )
     yield "a weight of another shape", lambda root: weights(root, lambda w: w.update({k: v.reshape(-1) for k, v in w.items()}))
-    for name, keys in (("width", ("width",)), ("chunk", ("chunk",)), ("history", ("history",)), ("layers", ("vision", "options", "depth")),
-                       ("hidden", ("fusion", "options", "hidden")), ("task_embeddings", ("task_embeddings",))):  # fmt: skip
+    sizes = {
+        "width": ("width",),
+        "chunk": ("chunk",),
+        "history": ("history",),
+        "layers": ("vision", "options", "depth"),
+        "hidden": ("fusion", "options", "hidden"),
+        "task_embeddings": ("task_embeddings",),
+    }
+    for name, keys in sizes.items():
         for size in (10**5, 10**6, 10**9):
-            yield f"{name} {size}", lambda root, keys=keys, size=size: network(root, keys, size)
+            yield f"{name} {size}", on(network, keys, size)
     yield "image_size", lambda root: network(root, ("image_size",), [10**5, 10**5])
     yield (
         "an unknown format",
@@ -224,16 +232,16 @@ def listed() -> Iterator[Case]:
         lambda root: rewrite(root, "manifest.json", {**table(root, "manifest.json"), "format": 7}),
     )
     for name in ("../outside.json", "/etc/passwd", "a/../policy.json", "/dev/zero", "link", "pipe", "folder", "\0", "x" * 5000):
-        yield f"the manifest names {name[:20]!r}", lambda root, name=name: names(root, name)
+        yield f"the manifest names {name[:20]!r}", on(names, name)
     for name in (*NAMES, "manifest.json"):
-        yield f"{name} is empty", lambda root, name=name: (root / name).write_bytes(b"")
-        yield f"{name} is binary", lambda root, name=name: sealed(root, name, os.urandom(2000))
-        yield f"{name} is deep", lambda root, name=name: sealed(root, name, b"[" * 200_000)
-        yield f"{name} is a long number", lambda root, name=name: sealed(root, name, b'{"a": ' + b"9" * 10**6 + b"}")
-        yield f"{name} is UTF-16", lambda root, name=name: sealed(root, name, '{"a": 1}'.encode("utf-16"))
-        yield f"{name} is a pipe", lambda root, name=name: pipe(root / name)
-        yield f"{name} is a folder", lambda root, name=name: ((root / name).unlink(), (root / name).mkdir())
-        yield f"{name} is missing", lambda root, name=name: (root / name).unlink()
+        yield f"{name} is empty", on(written, name, b"")
+        yield f"{name} is binary", on(sealed, name, os.urandom(2000))
+        yield f"{name} is deep", on(sealed, name, b"[" * 200_000)
+        yield f"{name} is a long number", on(sealed, name, b'{"a": ' + b"9" * 10**6 + b"}")
+        yield f"{name} is UTF-16", on(sealed, name, '{"a": 1}'.encode("utf-16"))
+        yield f"{name} is a pipe", on(replaced, name, os.mkfifo)
+        yield f"{name} is a folder", on(replaced, name, os.mkdir)
+        yield f"{name} is missing", on(replaced, name, str)
     yield "a header of weights that claims too much", lambda root: sealed(root, "weights.safetensors", header(10**12))
     yield (
         "a header of weights beyond the file",
@@ -284,9 +292,21 @@ def sealed(root: Path, name: str, content: bytes) -> None:
         reseal(root)
 
 
-def pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
+def on(function: Callable[..., object], *arguments: Any) -> Callable[[Path], object]:
+    return lambda root: function(root, *arguments)
+
+
+def poisoned(root: Path, value: float) -> None:
+    weights(root, lambda held: first(held).__setitem__(0, value))
+
+
+def written(root: Path, name: str, content: bytes) -> None:
+    (root / name).write_bytes(content)
+
+
+def replaced(root: Path, name: str, make: Callable[[Path], object]) -> None:
+    (root / name).unlink()
+    make(root / name)
 
 
 def header(size: int) -> bytes:

@@ -326,8 +326,8 @@ def mcap_chunk(size: int, stated: int, compression: str) -> Callable[[Path], Non
 
     def make(root: Path) -> None:
         import lz4.frame
-        from mcap.records import Chunk, ChunkIndex, DataEnd, Footer, Header
         from mcap.data_stream import RecordBuilder
+        from mcap.records import Chunk, ChunkIndex, DataEnd, Footer, Header
 
         templates.mcap(root)
         if compression == "zstd":

@@ -67,7 +67,7 @@ def warm() -> None:
     import yaml  # noqa: F401
     import zarr  # noqa: F401
 
-    import verbot.cli  # noqa: F401
+    import verbot.cli
     import verbot.data.importers.convert  # noqa: F401
     from verbot.data.importers import sources
 
@@ -148,7 +148,7 @@ def run(name: str, source: Path, options: tuple[str, ...], folder: Path, limit_s
         code = os.WEXITSTATUS(status)
         if "Traceback" in errors or code not in (0, 1, 2):
             found.result = "traceback"
-        elif code and not lines or (code == 2 and not lines[-1].startswith("verbot: ")):
+        elif (code and not lines) or (code == 2 and not lines[-1].startswith("verbot: ")):
             found.result = "untyped"
         else:
             found.result = ("good", "partial", "refused")[code]
@@ -316,7 +316,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutations", type=int, default=40, help="changed copies of each of the formats' sources")
     parser.add_argument("--only", nargs="*", default=[], help="templates, structured, special, growing, bombs; all by default")
-    parser.add_argument("--match", default="", help="a regular expression: only templates, cases and bombs with it in their names")
+    parser.add_argument(
+        "--match", default="", help="a regular expression: only templates, cases and bombs with it in their names"
+    )
     parser.add_argument("--scratch", type=Path, help="a folder for the sources; a temporary one by default")
     parser.add_argument("--limit-s", type=float, default=TIME_S)
     given = parser.parse_args()

@@ -6,14 +6,13 @@ A video of 8 bits (a colored or gray rendering of depth) holds no distances and 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from verbot.data.storage.decoding import FORMATS, picture_errors
+from verbot.data.storage.decoding import open_picture, picture_errors
 from verbot.data.storage.info import is_number
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray
@@ -92,14 +91,18 @@ def depth_code(feature: Mapping[str, Any]) -> DepthCode | None:
     return DepthCode(True, 1e-3, float(numbers[0]), float(numbers[1]), float(numbers[2]), logarithmic)
 
 
-def depth_pictures(cells: Iterable[tuple[int, bytes]], path: object, code: DepthCode) -> FloatArray:
-    """Pictures of 16 bits or of floats, as they are stored, each with its frame, in meters: float32 (t, h, w)."""
-    from PIL import Image
+def depth_pictures(
+    cells: Iterable[tuple[int, bytes]], path: object, code: DepthCode, size: tuple[int, int] | None = None
+) -> FloatArray:
+    """Pictures of 16 bits or of floats, as they are stored, each with its frame, in meters: float32 (t, h, w).
 
+    Args:
+        size: (height, width) that they must have, if known; one of another size is not unpacked.
+    """
     frames = []
     for number, cell in cells:
         try:
-            picture = Image.open(io.BytesIO(cell), formats=FORMATS)
+            picture = open_picture(cell, path, number, size)
             values = np.asarray(picture)
         except picture_errors() as error:
             raise CorruptFileError(path, f"holds a picture that cannot be decoded at frame {number} ({error})") from error

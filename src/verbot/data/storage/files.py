@@ -12,11 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verbot.data.storage.parquet_limits import UNDECLARED, Limits, check_limits
 from verbot.errors import CorruptFileError
 from verbot.files import sha256
 from verbot.text import repaired_record
 
 LFS = b"version https://git-lfs"
+# Arrow refuses types that it cannot read, texts that are no UTF-8 (of names too), and sizes beyond memory.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
 
 
 Checksum = str | Sequence[str] | None  # the required sha256, several accepted ones, or None if unknown
@@ -38,7 +41,7 @@ def read_json(path: Path, checksum: Checksum = None) -> Any:
     """Raises `CorruptFileError` when the file is missing, damaged or not JSON."""
     try:
         return parsed(read_bytes(path, checksum))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(path, f"is not JSON ({error})") from error
 
 
@@ -59,23 +62,30 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def read_parquet(path: Path, checksum: Checksum = None, columns: Callable[[str], bool] = lambda name: True) -> pa.Table:
+def read_parquet(
+    path: Path,
+    checksum: Checksum = None,
+    columns: Callable[[str], bool] = lambda name: True,
+    limits: Limits = UNDECLARED,
+) -> pa.Table:
     """Read the columns for whose name `columns` is true. Verifies the sha256 (if known) and the page checksums.
 
-    Raises `CorruptFileError` naming the file when it is missing or damaged.
+    Raises `CorruptFileError` naming the file when it is missing or damaged, or unpacks to more than `limits` allow.
     """
     try:
         source = str(path) if checksum is None else pa.BufferReader(read_bytes(path, checksum))
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
-            return file.read([name for name in file.schema_arrow.names if columns(name)])
-    except (pa.ArrowException, OSError, ValueError) as error:
+            names = [name for name in file.schema_arrow.names if columns(name)]
+            check_limits(file, path, names, limits)
+            return file.read(names)
+    except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 
-def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int) -> pa.Table:
+def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int, limits: Limits = UNDECLARED) -> pa.Table:
     """`count` rows of a parquet file from row `start` on; of its row groups only those that hold them are read.
 
-    Raises `CorruptFileError` naming the file when it is missing or damaged.
+    Raises `CorruptFileError` as `read_parquet` does.
     """
     try:
         with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
@@ -84,9 +94,11 @@ def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int
             groups = [
                 i for i, (end, size) in enumerate(zip(ends, sizes, strict=True)) if end > start and end - size < start + count
             ]
-            table = file.read_row_groups(groups, [name for name in file.schema_arrow.names if columns(name)])
+            names = [name for name in file.schema_arrow.names if columns(name)]
+            check_limits(file, path, names, limits, groups)
+            table = file.read_row_groups(groups, names)
             return table.slice(start - (ends[groups[0]] - sizes[groups[0]]), count) if groups else table
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 
@@ -95,7 +107,7 @@ def row_groups(path: Path) -> list[int]:
     try:
         with pq.ParquetFile(str(path)) as file:
             return [int(file.metadata.row_group(i).num_rows) for i in range(file.metadata.num_row_groups)]
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 
@@ -104,7 +116,7 @@ def column_names(path: Path) -> list[str]:
     try:
         with pq.ParquetFile(str(path)) as file:
             return list(file.schema_arrow.names)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
 
 

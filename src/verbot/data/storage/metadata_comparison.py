@@ -63,6 +63,14 @@ def compare_metadata(dataset: Dataset) -> Disagreements:
     return out
 
 
+def compare_sizes(dataset: Dataset) -> Disagreements:
+    """Where the pictures of a dataset's videos have another size than ``info.json`` says, by the headers of the files."""
+    out = Disagreements()
+    for path, key in _videos(dataset._stored):
+        _video(dataset._stored, path, key, out)
+    return out
+
+
 def compare_statistics(dataset: Dataset, computed: Statistics) -> Disagreements:
     """Where ``meta/stats.json`` of a dataset of other software disagrees with its data, whose statistics are `computed`."""
     out, path = Disagreements(), dataset.root / layout.STATS

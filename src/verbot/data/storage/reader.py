@@ -15,7 +15,7 @@ from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows
 from verbot.data.storage.derived_spec import check_spec, derived_spec
 from verbot.data.storage.episode_statistics import episode_statistics, statistics_of
-from verbot.data.storage.features import FeatureMap, FeatureRoles
+from verbot.data.storage.features import FeatureMap, FeatureRoles, image_size
 from verbot.data.storage.files import read_json
 from verbot.data.storage.info import checksums, placed, read_info, recorded_spec
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
@@ -300,7 +300,9 @@ class Episode:
             if camera in source.pictures:
                 return None
             name, rate_hz = f"episode {self.index} of {dataset.root}", dataset.spec.rate_hz
-            return EpisodeVideo(source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz)
+            return EpisodeVideo(
+                source.videos[camera], name, self.index, np.arange(self.length) / rate_hz, rate_hz, size=self._size(camera)
+            )
         return dataset._cameras.video(self.index, source, camera)
 
     def stored_images(self, camera: str, rows: Sequence[int] | None = None) -> UInt8Array | FloatArray:
@@ -312,8 +314,13 @@ class Episode:
         if isinstance(self._source, JournalEntry):
             code, cells = self.dataset._stored.roles.depth.get(camera), self._source.pictures[camera]
             chosen = ((row, cells[row]) for row in (range(len(cells)) if rows is None else rows))
-            return stored_pictures(chosen, f"episode {self.index} of {self.dataset.root}", camera, code)
+            return stored_pictures(chosen, f"episode {self.index} of {self.dataset.root}", camera, code, self._size(camera))
         return self.dataset._cameras.stored_images(self._source, camera, rows)
+
+    def _size(self, camera: str) -> tuple[int, int]:
+        """(height, width) as ``info.json`` has it."""
+        key = self.dataset._camera_keys[camera]
+        return image_size(key, self.dataset.info["features"][key], self.dataset.root)
 
 
 def _size(path: Path) -> int:

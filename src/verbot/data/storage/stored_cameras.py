@@ -34,11 +34,12 @@ class StoredCameras:
         if name in self._stored.checksums and name not in self._verified:
             read_bytes(path, self._stored.checksums[name])
             self._verified.add(name)
-        rate_hz, size, stamps = float(info["fps"]), None, None
+        rate_hz, stamps = float(info["fps"]), None
+        size = image_size(key, info["features"][key], self._stored.root)
         start_s, end_s = self._bounds(number, row, key)
         if not self._stored.ours:
             self._check_present(row, key)
-            size, stamps = image_size(key, info["features"][key], self._stored.root), self._stored.numbers(row, "timestamp")
+            stamps = self._stored.numbers(row, "timestamp")
         times_s = start_s + row_times(stamps, row["length"], rate_hz, end_s - start_s)
         return EpisodeVideo(path, path, number, times_s, rate_hz, self._tolerance(), self._stored.roles.depth.get(camera), size)
 
@@ -72,12 +73,8 @@ class StoredCameras:
             rows: only these frames of the episode, ascending; all of them if None.
         """
         key, path = self._keys[camera], self._stored.data_path(row)
-        frames = stored_pictures(self._stored.pictures(row, key, rows), path, key, self._stored.roles.depth.get(camera))
-        expected = image_size(key, self._stored.info["features"][key], self._stored.root)
-        if not self._stored.ours and frames.shape[1:3] != expected:
-            found = f"{frames.shape[1]}×{frames.shape[2]}"
-            raise CorruptFileError(path, f"has pictures of {found}; {INFO} says {expected[0]}×{expected[1]} of {key!r}")
-        return frames
+        size = image_size(key, self._stored.info["features"][key], self._stored.root)
+        return stored_pictures(self._stored.pictures(row, key, rows), path, key, self._stored.roles.depth.get(camera), size)
 
     def _check_present(self, row: Row, key: str) -> None:
         """Raise `CorruptFileError` if the video file is absent, or the rows of the episode are: they count its pictures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Chosen
 from verbot.data.storage.columns import FrameColumns, float32, numbers_of, values_of
-from verbot.data.storage.features import FeatureRoles
+from verbot.data.storage.features import PICTURES, VECTORS, FeatureRoles
 from verbot.data.storage.files import read_bytes, read_parquet, read_rows
 from verbot.data.storage.info import checksums, is_ours, place_of, placed
+from verbot.data.storage.parquet_limits import CELL, UNDECLARED, Limits
 from verbot.data.storage.versions import EpisodeMetadata, template_keys
 from verbot.errors import CorruptFileError, DataError
 from verbot.files import below
 from verbot.spec import FloatArray
 
 Row = Mapping[str, Any]
+ROWS, SPARE_ROWS = 4, 10**6  # a file may hold so many times the frames of the episodes, and so many more: of deleted ones
 
 
 class StoredFrames:
@@ -42,7 +46,9 @@ class StoredFrames:
     def read(self, path: Path, wanted: Chosen = lambda name: True) -> pa.Table:
         """Columns of a parquet file, which must have its checksum, if there is one."""
         name = path.relative_to(self.root).as_posix()
-        return read_parquet(placed(self.root, name), self.checksums.get(name, self._derived.get(name)), wanted)
+        return read_parquet(
+            placed(self.root, name), self.checksums.get(name, self._derived.get(name)), wanted, self._limits(name)
+        )
 
     def data_path(self, row: Row) -> Path:
         return place_of(self.root, self.info["data_path"], template_keys(row, "data"))
@@ -149,10 +155,23 @@ class StoredFrames:
         if name in self.checksums and name not in self._verified:
             read_bytes(path, self.checksums[name])
             self._verified.add(name)
-        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start)
+        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start, self._limits(name))
         if len(table.column_names) > 1:
             raise CorruptFileError(path, f"has the column {key!r} twice")
         return table
+
+    def _limits(self, name: str) -> Limits:
+        """What a file of the dataset may hold: of frames as many as the episodes have, each as large as ``info.json`` says."""
+        if name == layout.INFO or name.startswith("meta/"):
+            return UNDECLARED
+        return Limits(ROWS * int(self.metadata.lengths.sum()) + SPARE_ROWS, self._cell)
+
+    def _cell(self, key: str) -> int:
+        """Bytes of a feature in one row. PNG without any compression takes a little more than its pixels."""
+        feature = self._features.get(key, {})
+        if feature.get("dtype") in PICTURES:
+            return CELL + 8 * math.prod(feature["shape"])
+        return 64 + 16 * math.prod(feature["shape"]) if VECTORS.fullmatch(feature.get("dtype", "")) else CELL
 
     def _picture_path(self, path: Path, name: str) -> Path:
         try:

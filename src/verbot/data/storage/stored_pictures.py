@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
 
-from verbot.data.storage.decoding import FORMATS, picture_errors
+from verbot.data.storage.decoding import open_picture, picture_errors
 from verbot.data.storage.depth import DepthCode, depth_pictures
 from verbot.errors import CorruptFileError
 from verbot.spec import FloatArray, UInt8Array
@@ -16,27 +15,26 @@ COLOR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr"
 
 
 def stored_pictures(
-    cells: Iterable[tuple[int, bytes]], path: object, key: str, code: DepthCode | None
+    cells: Iterable[tuple[int, bytes]], path: object, key: str, code: DepthCode | None, size: tuple[int, int] | None = None
 ) -> UInt8Array | FloatArray:
     """Decoded pictures: uint8 RGB (t, h, w, 3), or float32 (t, h, w) meters of depth. Raises as `color_pictures`.
 
     Args:
         cells: the encoded pictures, each with its frame.
+        size: (height, width) that they must have, if known; one of another size is not unpacked.
     """
-    return color_pictures(cells, path, key) if code is None else depth_pictures(cells, path, code)
+    return color_pictures(cells, path, key, size) if code is None else depth_pictures(cells, path, code, size)
 
 
-def color_pictures(cells: Iterable[tuple[int, bytes]], path: object, key: str) -> UInt8Array:
+def color_pictures(cells: Iterable[tuple[int, bytes]], path: object, key: str, size: tuple[int, int] | None = None) -> UInt8Array:
     """Encoded pictures (PNG, JPEG, …) as uint8 RGB (t, h, w, 3).
 
     Raises `CorruptFileError` for one that cannot be decoded, for depth (16 bits a pixel), and for two sizes.
     """
-    from PIL import Image
-
     frames: list[UInt8Array] = []
     for number, cell in cells:
         try:
-            picture = Image.open(io.BytesIO(cell), formats=FORMATS)
+            picture = open_picture(cell, path, number, size)
             if picture.mode not in COLOR_MODES:
                 raise CorruptFileError(
                     path,

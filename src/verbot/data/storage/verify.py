@@ -13,7 +13,7 @@ from verbot.data.storage.features import FeatureMap
 from verbot.data.storage.files import read_bytes, read_json, read_parquet
 from verbot.data.storage.info import checksums, is_ours, read_info
 from verbot.data.storage.journal import EpisodeJournal, JournalEntry
-from verbot.data.storage.metadata_comparison import compare_metadata, compare_statistics
+from verbot.data.storage.metadata_comparison import compare_metadata, compare_sizes, compare_statistics
 from verbot.data.storage.own_files import foreign
 from verbot.data.storage.packets import frame_findings
 from verbot.data.storage.ranges import RangeCounter
@@ -136,6 +136,8 @@ def _read(dataset: Dataset) -> Iterator[Finding]:
     for camera in () if intact else dataset.camera_names:
         for video, reason in frame_findings(dataset, camera):
             pictures.setdefault(str(video), Finding(str(video), reason))
+    if intact:  # those of other software are compared below
+        pictures |= {path: Finding(path, problem) for path, problem in compare_sizes(dataset)}
     yield from (vectors | pictures).values()
     if vectors:
         return

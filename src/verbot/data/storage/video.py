@@ -167,6 +167,9 @@ class Decoder:
         except (av.FFmpegError, OSError, IndexError) as error:
             raise CorruptFileError(name, f"is not a video ({error})") from error
         self._stream.codec_context.thread_count = 1
+        # A picture that is larger than the file declares is not decoded; coded sizes are multiples of up to 64.
+        height, width = self.size
+        self._stream.codec_context.options = {"max_pixels": str((height + 64) * (width + 64))}
         self._base_s = float(cast(Fraction, self._stream.time_base))
 
     def __enter__(self) -> Decoder:
@@ -232,6 +235,9 @@ class Decoder:
         frames = self._frames_from(times[0]) if len(times) else iter(())
         while number < len(times):
             frame = next(frames, None)
+            if frame is not None and (frame.height, frame.width) != self.size:
+                sizes = [f"{height}×{width}" for height, width in ((frame.height, frame.width), self.size)]
+                raise CorruptFileError(self._name, f"has a picture of {sizes[0]} among those of {sizes[1]}")
             if frame is None:
                 if before is None:
                     raise CorruptFileError(self._name, "holds no frame")
