@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from verbot.errors import ConfigError
-from verbot.ranges import COUNT, COUNT_OR_NONE, IMAGE_SIZE, NOT_NEGATIVE, PORT, POSITIVE, RATE_HZ, SEED, STRENGTH, Range
+from verbot.ranges import COUNT, COUNT_OR_NONE, IMAGE_SIZE, NOT_NEGATIVE, PORT, POSITIVE, RATE_HZ, SEED, STRENGTH, NumberRange
 
 # By the option's name; by command and name where they differ.
-RANGES: dict[str, Range | None] = {
+RANGES: dict[str, NumberRange | None] = {
     "axes": STRENGTH,
     "captions": COUNT_OR_NONE,
     "episode": COUNT_OR_NONE,
