@@ -11,7 +11,7 @@ from verbot.ranges import COUNT, NOT_NEGATIVE, check_ranges
 
 @dataclass(frozen=True)
 class LintConfig:
-    """What is compared with what. "NumberRange" means the range between the 1 % and the 99 % quantile of a dimension in this dataset.
+    """What is compared with what. "Range" means the range between the 1 % and the 99 % quantile of a dimension in this dataset.
 
     Args:
         checks: only these checks; all if empty.
